@@ -1,0 +1,5 @@
+//! spectrum's loader and proxy: one listening socket for any port on any address of whole IP prefixes.
+//!
+//! The program is `main.rs`; everything it does is here, so that tests and benchmarks can do the same.
+
+pub mod model;

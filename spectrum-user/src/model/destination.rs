@@ -1,0 +1,32 @@
+//! What the kernel knows of a service.
+
+use std::fmt;
+
+use super::{Family, Protocol, ServiceName};
+
+/// The small integer by which the kernel knows a [`Destination`]: an index of the sockmap and of the counters.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct DestinationId(pub u32);
+
+impl fmt::Display for DestinationId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// One protocol and family of one service: each has a listener of its own.
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct Destination {
+    /// The service.
+    pub service: ServiceName,
+    /// Address family.
+    pub family: Family,
+    /// Transport protocol.
+    pub protocol: Protocol,
+}
+
+impl fmt::Display for Destination {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {} {}", self.service, self.protocol, self.family)
+    }
+}

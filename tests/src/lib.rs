@@ -1,0 +1,1 @@
+//! What the privileged tests share. Holds no test itself.
