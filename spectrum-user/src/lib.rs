@@ -3,3 +3,5 @@
 //! The program is `main.rs`; everything it does is here, so that tests and benchmarks can do the same.
 
 pub mod model;
+pub mod observe;
+pub mod proxy;
