@@ -4,4 +4,6 @@
 
 pub mod dispatcher;
 pub mod model;
+pub mod observe;
 pub mod plan;
+pub mod proxy;
