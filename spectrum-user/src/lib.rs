@@ -2,4 +2,8 @@
 //!
 //! The program is `main.rs`; everything it does is here, so that tests and benchmarks can do the same.
 
+pub mod instance;
 pub mod model;
+pub mod net;
+pub mod plan;
+pub mod tproxy;

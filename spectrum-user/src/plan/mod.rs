@@ -1,0 +1,3 @@
+//! What the kernel must contain for a configuration: pure values and texts. Applies nothing.
+
+pub mod firewall;
