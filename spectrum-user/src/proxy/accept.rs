@@ -317,6 +317,15 @@ mod tests {
     }
 
     #[test]
+    fn accepted_sockets_inherit_nodelay_from_their_listener() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        socket2::SockRef::from(&listener).set_tcp_nodelay(true).unwrap();
+        let _client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (accepted, _) = listener.accept().unwrap();
+        assert!(accepted.nodelay().unwrap());
+    }
+
+    #[test]
     fn pauses_grow_to_their_limit_and_begin_anew_after_a_success() {
         let destination = crate::model::Destination {
             service: crate::model::ServiceName::default(),
