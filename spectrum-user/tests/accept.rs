@@ -5,14 +5,15 @@ mod served;
 
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::num::NonZeroUsize;
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use served::{Running, accept, assert_reset, dial, origin, pass, read_to_end, reset, until};
-use spectrum_user::model::{Responder, Target};
-use spectrum_user::proxy::{DrainOutcome, End, Side};
+use spectrum_user::model::{Responder, ServiceName, Target};
+use spectrum_user::proxy::{DrainOutcome, End, Event, Served, Side, Workers};
 
 fn hello(address: &str) {
     let running = Running::serve_from(TcpListener::bind(address).unwrap(), Target::Respond(Responder::Hello));
@@ -228,6 +229,23 @@ fn a_listener_that_can_accept_no_more_is_a_failure_that_names_it() {
     running.listen(socket.into(), Target::Respond(Responder::Hello));
     let failure = running.block_on(running.workers.failure()).unwrap();
     assert_eq!(failure.to_string(), "accept connections for default tcp ipv4");
+}
+
+#[test]
+fn an_accept_loop_that_panics_is_a_failure_that_names_its_worker() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let running = Running::idle(address);
+    let workers = Workers::start(NonZeroUsize::MIN, |_| |_: Event<'_>| panic!("as this test wants")).unwrap();
+    let served = Served { service: ServiceName::default(), target: Target::Respond(Responder::Hello) };
+    let failure = running.block_on(async {
+        workers.listen(&running.destination, vec![listener], Arc::new(served)).await.unwrap();
+        let client = thread::spawn(move || dial(address));
+        let failure = workers.failure().await;
+        drop(client.join());
+        failure
+    });
+    assert_eq!(failure.unwrap().to_string(), "worker 0 ended unexpectedly");
 }
 
 const CHILD: &str = "SPECTRUM_TEST_SHORT_OF_DESCRIPTORS";

@@ -117,7 +117,7 @@ impl Queue {
                         tracing::debug!(destination = %self.destination, %error, "accept connection");
                     }
                     AcceptFailure::Listener => {
-                        self.worker.listener_failed(self.destination, error);
+                        self.worker.listener_failed(self.destination.clone(), error);
                         return;
                     }
                     AcceptFailure::Resources => {
@@ -179,6 +179,15 @@ impl Queue {
             let end = serve(peer, &assignment, &session).await;
             session.end(end);
         });
+    }
+}
+
+impl Drop for Queue {
+    /// The runtime keeps a panic to the task, and nobody would notice a listener that is never accepted from.
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.worker.died();
+        }
     }
 }
 
