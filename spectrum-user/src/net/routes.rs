@@ -1,4 +1,4 @@
-//! AnyIP: `local` routes that make the kernel take every address of a prefix for its own, and their removal. Touches
+//! `AnyIP`: `local` routes that make the kernel take every address of a prefix for its own, and their removal. Touches
 //! no route of another protocol number, and brings no interface up.
 
 use std::collections::HashMap;
