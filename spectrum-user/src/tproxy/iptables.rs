@@ -92,13 +92,23 @@ impl Iptables {
         }
     }
 
+    /// Whether the mangle table is there, or may be: iptables-save prints one where there is none.
+    pub(super) fn has_table(&self) -> Result<bool, TproxyError> {
+        match (self.variant, find_program("nft")) {
+            (Variant::Legacy, _) => self.legacy_table_exists(),
+            (Variant::Nft, None) => Ok(true),
+            (Variant::Nft, Some(nft)) => {
+                let tables = output("list", Command::new(nft).args(["list", "tables"]), "")?;
+                let ours = format!("table {} mangle", self.nft_family());
+                Ok(tables.lines().any(|table| table == ours))
+            }
+        }
+    }
+
     /// Removes the table that iptables made for our rules and leaves behind, unless it holds anything. Without the
     /// `nft` program it stays: it does nothing. A legacy table stays as long as the namespace.
     pub(super) fn drop_bare_table(&self) {
-        let family = match self.family {
-            Family::Ipv4 => "ip",
-            Family::Ipv6 => "ip6",
-        };
+        let family = self.nft_family();
         if self.variant == Variant::Nft
             && let Some(nft) = find_program("nft")
             && let Ok(listing) =
@@ -108,6 +118,13 @@ impl Iptables {
                 output("remove", Command::new(&nft).args(["delete", "table", family, "mangle"]), "")
         {
             tracing::debug!(%error, family, "leave the empty table mangle");
+        }
+    }
+
+    fn nft_family(&self) -> &'static str {
+        match self.family {
+            Family::Ipv4 => "ip",
+            Family::Ipv6 => "ip6",
         }
     }
 

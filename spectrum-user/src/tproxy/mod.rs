@@ -36,10 +36,9 @@ impl Tproxy {
             .map(|(family, text)| Ok((Iptables::find(family)?, text)))
             .collect::<Result<_, TproxyError>>()?;
         for (iptables, text) in found {
-            let before = iptables.save();
-            let applied = before.and_then(|saved| {
+            let applied = iptables.has_table().and_then(|table| {
                 iptables.restore("apply", text)?;
-                Ok(Applied { iptables, table: !saved.is_empty() })
+                Ok(Applied { iptables, table })
             });
             match applied {
                 Ok(applied) => tproxy.applied.push(applied),
@@ -80,7 +79,12 @@ pub fn list_ours() -> Result<BTreeSet<Chain>, TproxyError> {
     let mut ours = BTreeSet::new();
     for family in [Family::Ipv4, Family::Ipv6] {
         for iptables in Iptables::find_all(family) {
-            ours.extend(iptables.chains()?);
+            match iptables.chains() {
+                Ok(chains) => ours.extend(chains),
+                // A kernel that cannot have rules of this variant has none.
+                Err(TproxyError::ExtensionMissing { .. }) => {}
+                Err(error) => return Err(error),
+            }
         }
     }
     Ok(ours)
@@ -97,7 +101,7 @@ pub fn remove(doomed: &BTreeSet<Chain>) -> Vec<TproxyError> {
         for iptables in Iptables::find_all(family) {
             match iptables.remove(doomed) {
                 Ok(true) => iptables.drop_bare_table(),
-                Ok(false) => {}
+                Ok(false) | Err(TproxyError::ExtensionMissing { .. }) => {}
                 Err(error) => errors.push(error),
             }
         }
