@@ -4,9 +4,13 @@
 
 mod build;
 mod ebpf;
+mod lint;
 mod privilege;
 mod setup;
 mod shell;
+mod style;
+mod test;
+mod tidy;
 mod workspace;
 
 use std::process::ExitCode;
@@ -28,8 +32,12 @@ struct Cli {
 enum Task {
     /// Build the eBPF object, after setting up what builds it
     BuildEbpf,
+    /// Check formatting, lints, documentation, the rules of the code base and dependencies
+    Lint(lint::LintOptions),
     /// Build spectrum-user as you, then run it as root
     Run(build::RunOptions),
+    /// Run every test, the privileged ones as root
+    Test(test::TestOptions),
 }
 
 fn main() -> ExitCode {
@@ -37,6 +45,8 @@ fn main() -> ExitCode {
     let consent = if no_install { setup::Consent::Withheld } else { setup::Consent::Given };
     let done = match command {
         Task::BuildEbpf => build::build_ebpf(consent),
+        Task::Lint(options) => lint::lint(&options, consent),
+        Task::Test(options) => test::test(&options, consent),
         Task::Run(options) => build::run(&options, consent),
     };
     done.unwrap_or_else(|error| {

@@ -167,6 +167,12 @@ fn install_bpf_linker() -> Command {
 fn install_cargo_deny() -> Command {
     let mut cargo = cargo_install("cargo-deny", CARGO_DENY_VERSION);
     cargo.arg("--no-default-features");
+    // Its own profile costs minutes for a program that runs for a second.
+    cargo.envs([
+        ("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "16"),
+        ("CARGO_PROFILE_RELEASE_LTO", "off"),
+        ("CARGO_PROFILE_RELEASE_OPT_LEVEL", "0"),
+    ]);
     cargo
 }
 
