@@ -3,3 +3,4 @@
 //! The program is `main.rs`; everything it does is here, so that tests and benchmarks can do the same.
 
 pub mod model;
+pub mod plan;
