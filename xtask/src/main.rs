@@ -3,9 +3,14 @@
 #![expect(clippy::print_stdout, reason = "a developer's tool talks on standard output")]
 
 mod build;
+mod demo;
 mod ebpf;
+mod interrupt;
 mod lint;
+mod namespace;
 mod privilege;
+mod random;
+mod server;
 mod setup;
 mod shell;
 mod style;
@@ -32,6 +37,11 @@ struct Cli {
 enum Task {
     /// Build the eBPF object, after setting up what builds it
     BuildEbpf,
+    /// Show the program at work, in a throw-away network namespace
+    Demo,
+    /// The part of `demo` that runs as root
+    #[command(hide = true)]
+    DemoStage(demo::StageOptions),
     /// Check formatting, lints, documentation, the rules of the code base and dependencies
     Lint(lint::LintOptions),
     /// Build spectrum-user as you, then run it as root
@@ -45,6 +55,8 @@ fn main() -> ExitCode {
     let consent = if no_install { setup::Consent::Withheld } else { setup::Consent::Given };
     let done = match command {
         Task::BuildEbpf => build::build_ebpf(consent),
+        Task::Demo => demo::demo(consent),
+        Task::DemoStage(options) => demo::stage(&options),
         Task::Lint(options) => lint::lint(&options, consent),
         Task::Test(options) => test::test(&options, consent),
         Task::Run(options) => build::run(&options, consent),
