@@ -1,5 +1,7 @@
 //! What became of a destination's packets.
 
+use core::ops::Add;
+
 /// Counters of one destination on one CPU; they wrap.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 #[repr(C)]
@@ -10,6 +12,22 @@ pub struct Counts {
     pub missed: u64,
     /// Packets that the kernel would not give to the listener, by [`Refusal`].
     pub refused: [u64; REFUSALS],
+}
+
+impl Add for Counts {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        let mut refused = self.refused;
+        for (sum, more) in refused.iter_mut().zip(other.refused) {
+            *sum = sum.wrapping_add(more);
+        }
+        Self {
+            steered: self.steered.wrapping_add(other.steered),
+            missed: self.missed.wrapping_add(other.missed),
+            refused,
+        }
+    }
 }
 
 /// Number of [`Refusal`]s.
