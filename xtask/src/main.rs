@@ -2,6 +2,7 @@
 
 #![expect(clippy::print_stdout, reason = "a developer's tool talks on standard output")]
 
+mod bench;
 mod build;
 mod demo;
 mod ebpf;
@@ -35,6 +36,11 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Task {
+    /// Measure, as root, in throw-away network namespaces
+    Bench(bench::BenchOptions),
+    /// The part of `bench` that runs as root
+    #[command(hide = true)]
+    BenchStage(bench::BenchOptions),
     /// Build the eBPF object, after setting up what builds it
     BuildEbpf,
     /// Show the program at work, in a throw-away network namespace
@@ -54,6 +60,8 @@ fn main() -> ExitCode {
     let Cli { command, no_install } = Cli::parse();
     let consent = if no_install { setup::Consent::Withheld } else { setup::Consent::Given };
     let done = match command {
+        Task::Bench(options) => bench::bench(&options, consent),
+        Task::BenchStage(options) => bench::stage(&options),
         Task::BuildEbpf => build::build_ebpf(consent),
         Task::Demo => demo::demo(consent),
         Task::DemoStage(options) => demo::stage(&options),

@@ -23,6 +23,16 @@ pub(crate) fn enter() -> Result<()> {
     mount(Some("tmpfs"), "/run", Some("tmpfs"), MsFlags::empty(), nothing).context("mount /run")?;
     // A kernel without BPF has no place for it; whoever needs it says so better than we could.
     let _ = mount(Some("bpffs"), "/sys/fs/bpf", Some("bpf"), MsFlags::empty(), nothing);
+    raise_loopback()
+}
+
+/// Moves the calling thread, and the children it will have, into one more network namespace. After [`enter`].
+pub(crate) fn enter_another() -> Result<()> {
+    unshare(CloneFlags::CLONE_NEWNET).context("enter a network namespace")?;
+    raise_loopback()
+}
+
+fn raise_loopback() -> Result<()> {
     shell::stdout(Command::new("ip").args(["link", "set", "lo", "up"]))?;
     Ok(())
 }

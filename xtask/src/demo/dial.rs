@@ -2,7 +2,7 @@
 
 use std::io::Read as _;
 use std::net::{SocketAddr, TcpStream};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 
@@ -18,23 +18,19 @@ pub(super) struct Answer {
     pub(super) dialled: String,
     /// The address that it says dialled.
     pub(super) client: String,
-    /// From dialling to the end of the answer.
-    pub(super) took: Duration,
 }
 
 /// Dials `address`, reads to the end, and makes sure that the answer names the address.
 pub(super) fn dial(address: SocketAddr) -> Result<Answer> {
-    let started = Instant::now();
     let mut stream =
         TcpStream::connect_timeout(&address, PATIENCE).with_context(|| format!("dial {address}"))?;
     stream.set_read_timeout(Some(PATIENCE)).with_context(|| format!("dial {address}"))?;
     let mut text = String::new();
     stream.read_to_string(&mut text).with_context(|| format!("read the answer of {address}"))?;
-    let took = started.elapsed();
     let (dialled, client) = (field(&text, "dialled"), field(&text, "client"));
     ensure!(text.starts_with("hello world\n"), "dial {address}: answered {text:?}");
     ensure!(dialled == address.to_string(), "dial {address}: the answer says that {dialled:?} was dialled");
-    Ok(Answer { text, dialled, client, took })
+    Ok(Answer { text, dialled, client })
 }
 
 fn field(text: &str, name: &str) -> String {

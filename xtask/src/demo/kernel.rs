@@ -40,6 +40,11 @@ pub(super) fn programs() -> Result<Vec<View>> {
     Ok(views)
 }
 
+/// The listening sockets: few, and on loopback.
+pub(super) fn listeners() -> Result<View> {
+    view(Command::new("ss").args(["-H", "-t", "-l", "-n", "-p"]), |_| true)
+}
+
 /// The `local` routes of the prefixes.
 pub(super) fn routes() -> Result<Vec<View>> {
     PREFIXES
@@ -64,6 +69,10 @@ pub(super) fn rules() -> Result<Vec<View>> {
 
 fn view(command: &mut Command, wanted: impl Fn(&str) -> bool) -> Result<View> {
     let printed = shell::stdout(command)?;
-    let lines = printed.lines().filter(|line| wanted(line)).map(|line| line.replace('\t', "    ")).collect();
+    let lines = printed
+        .lines()
+        .filter(|line| wanted(line))
+        .map(|line| line.trim_end().replace('\t', "    "))
+        .collect();
     Ok(View { command: shell::line(command), lines })
 }

@@ -54,10 +54,11 @@ impl Scene {
         let mut running = Command::new(program);
         running.args(command.get_args());
         let server = Server::start(&mut running, interrupt)?;
-        println!("   {}  {}", style.good(&server.ready), style.faint(&milliseconds(server.ready_after)));
+        println!("   {}  {}", style.good(&server.ready), style.faint(&after(server.ready_after)));
         println!();
 
         show_dials(interrupt, style)?;
+        show(&kernel::listeners()?, style);
         let mut held = Vec::new();
         for views in [kernel::programs()?, kernel::routes()?, kernel::rules()?] {
             held.extend(views);
@@ -76,7 +77,7 @@ impl Scene {
         println!(
             "   {}  {}",
             style.good("ended with 0; no link, program, route, chain or rule is left"),
-            style.faint(&milliseconds(took))
+            style.faint(&after(took))
         );
         Ok(())
     }
@@ -116,8 +117,7 @@ fn show_first(target: SocketAddr, answer: &Answer, style: Style) {
 
 fn dial_line(target: SocketAddr, answer: &Answer, style: Style) -> String {
     let target = format!("{:<39}", target.to_string());
-    let Answer { dialled, client, took, .. } = answer;
-    let _ = took;
+    let Answer { dialled, client, .. } = answer;
     format!("{}{dialled:<39}{}", style.key(&target), style.faint(client))
 }
 
@@ -137,6 +137,6 @@ fn lines(views: &[View]) -> usize {
     views.iter().map(|view| view.lines.len()).sum()
 }
 
-fn milliseconds(duration: Duration) -> String {
-    format!("{} ms", duration.as_millis())
+fn after(duration: Duration) -> String {
+    format!("after {} ms", duration.as_millis())
 }

@@ -68,7 +68,7 @@ impl fmt::Display for Need {
 impl Purpose {
     /// What it takes.
     pub(super) fn needs(self) -> Vec<Need> {
-        let ip = || program("the ip command", || has("ip"), &["iproute2"]);
+        let ip = || program("ip and ss", || has("ip") && has("ss"), &["iproute2"]);
         let iptables = || program("iptables, nft and legacy", has_iptables, &["iptables"]);
         let bpftool = || program("bpftool", || has("bpftool"), &["bpftool"]);
         match self {
