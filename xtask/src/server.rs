@@ -18,6 +18,9 @@ use crate::shell;
 /// How long a server may take to be ready, and to end.
 const PATIENCE: Duration = Duration::from_secs(15);
 
+/// How much of its log is kept: enough to say why it did not start, not a line for every connection of a benchmark.
+const LOG_LINES: usize = 100;
+
 /// A running server.
 #[derive(Debug)]
 pub(crate) struct Server {
@@ -41,7 +44,12 @@ impl Server {
         let log = Arc::new(Mutex::new(Vec::new()));
         if let Some(stderr) = child.stderr.take() {
             let log = Arc::clone(&log);
-            each_line(stderr, move |line| log.lock().unwrap_or_else(PoisonError::into_inner).push(line));
+            each_line(stderr, move |line| {
+                let mut log = log.lock().unwrap_or_else(PoisonError::into_inner);
+                if log.len() < LOG_LINES {
+                    log.push(line);
+                }
+            });
         }
         let (sender, lines) = channel();
         if let Some(stdout) = child.stdout.take() {
@@ -61,8 +69,8 @@ impl Server {
         self.child.id()
     }
 
-    /// What it said on standard error so far.
-    pub(crate) fn log(&self) -> Vec<String> {
+    /// The first lines that it said on standard error.
+    fn log(&self) -> Vec<String> {
         self.log.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
