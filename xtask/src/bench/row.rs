@@ -86,7 +86,7 @@ impl Row {
 pub(super) fn print_table(rows: &[Row]) {
     let style = Style::of_stdout();
     let head = format!(
-        "  {:<6} {:<15} {:>10} {:<6} {:>7} {:<13} {:<8}",
+        "  {:<9} {:<13} {:>10} {:<6} {:>7} {:<13} {:<8}",
         "case", "subject", "median", "unit", "ratio", "middle half", "to"
     );
     println!("{}", style.faint(&head));
@@ -102,7 +102,7 @@ pub(super) fn print_table(rows: &[Row]) {
         };
         let Row { case, subject, value, unit, .. } = row;
         let line = format!(
-            "  {case:<6} {subject:<15} {value:>10.1} {unit:<6} {ratio:>7} {spread:<13} {peer:<8} {goal}"
+            "  {case:<9} {subject:<13} {value:>10.1} {unit:<6} {ratio:>7} {spread:<13} {peer:<8} {goal}"
         );
         println!("{}", line.trim_end());
     }

@@ -42,7 +42,7 @@ pub(super) fn programs() -> Result<Vec<View>> {
 
 /// The listening sockets: few, and on loopback.
 pub(super) fn listeners() -> Result<View> {
-    view(Command::new("ss").args(["-H", "-t", "-l", "-n", "-p"]), |_| true)
+    view(Command::new("ss").args(["-H", "-t", "-l", "-n"]), |_| true)
 }
 
 /// The `local` routes of the prefixes.
