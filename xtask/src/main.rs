@@ -40,7 +40,7 @@ enum Task {
     Bench(bench::BenchOptions),
     /// The part of `bench` that runs as root
     #[command(hide = true)]
-    BenchStage(bench::BenchOptions),
+    BenchStage(bench::StageOptions),
     /// Build the eBPF object, after setting up what builds it
     BuildEbpf,
     /// Show the program at work, in a throw-away network namespace

@@ -56,7 +56,7 @@ pub(crate) struct Bench {
 }
 
 /// Options of `bench`.
-#[derive(Clone, Debug, clap::Args)]
+#[derive(Debug, clap::Args)]
 pub(crate) struct BenchOptions {
     /// Which to run: all, unless named
     #[arg(value_parser = BENCHMARKS.map(|benchmark| benchmark.name))]
@@ -64,6 +64,16 @@ pub(crate) struct BenchOptions {
     /// Print one JSON object per row
     #[arg(long)]
     json: bool,
+}
+
+/// The part of the benchmarks that runs as root.
+#[derive(Debug, clap::Args)]
+pub(crate) struct StageOptions {
+    /// The program under test; sudo keeps no variable that would tell
+    #[arg(long)]
+    program: PathBuf,
+    #[command(flatten)]
+    options: BenchOptions,
 }
 
 /// Sets up, builds as the invoking user, and hands the rest to root.
@@ -80,17 +90,18 @@ pub(crate) fn bench(options: &BenchOptions, consent: Consent) -> Result<ExitCode
     ]))?;
     let _interrupt = Interrupt::watch()?;
     let mut stage = privilege::as_root(env::current_exe().context("find this program")?, &[])?;
-    stage.arg("bench-stage").args(options.json.then_some("--json")).args(&options.names);
+    stage.arg("bench-stage").arg("--program").arg(workspace::spectrum_user());
+    stage.args(options.json.then_some("--json")).args(&options.names);
     Ok(if shell::status(&mut stage)?.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// The benchmarks themselves. As root.
-pub(crate) fn stage(options: &BenchOptions) -> Result<ExitCode> {
+pub(crate) fn stage(stage: &StageOptions) -> Result<ExitCode> {
     namespace::enter()?;
-    let release = workspace::spectrum_user();
+    let StageOptions { program, options } = stage;
     let bench = Bench {
-        plain_listener: release.with_file_name("examples").join("plain-listener"),
-        program: release,
+        plain_listener: program.with_file_name("examples").join("plain-listener"),
+        program: program.clone(),
         interrupt: Interrupt::watch()?,
     };
     for benchmark in &BENCHMARKS {
