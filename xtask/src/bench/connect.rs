@@ -72,7 +72,10 @@ pub(super) fn run(bench: &Bench) -> Result<Vec<Row>> {
             // A kernel without one path can still measure the others.
             match open(name, case, bench) {
                 Ok(station) => stations.push(station),
-                Err(error) => eprintln!("not measured: {name}, {}: {error:#}", case.name),
+                Err(error) => {
+                    bench.interrupt.check()?;
+                    eprintln!("not measured: {name}, {}: {error:#}", case.name);
+                }
             }
         }
         let samples = slices::interleave(&mut stations, &bench.interrupt, |station| station.measure(SLICE))?;

@@ -34,7 +34,10 @@ pub(super) fn run(bench: &Bench) -> Result<Vec<Row>> {
                 rows.push(row("idle memory", sizes, "MB", Some(Goal::Value(16.0))));
             }
             // A kernel without one path can still measure the other.
-            Err(error) => eprintln!("not measured: {mode}: {error:#}"),
+            Err(error) => {
+                bench.interrupt.check()?;
+                eprintln!("not measured: {mode}: {error:#}");
+            }
         }
     }
     Ok(rows)
