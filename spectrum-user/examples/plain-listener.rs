@@ -38,6 +38,8 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking().cloexec(), None)?;
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
+        // A local route alone does not let an IPv6 socket bind.
+        socket.set_freebind_v6(true)?;
     }
     socket.set_reuse_port(true)?;
     socket.bind(&address.into())?;
