@@ -8,6 +8,9 @@ use crate::path::{Family, Path};
 use crate::random::Random;
 use crate::require;
 
+/// The prefixes of both families, as arguments.
+pub const BOTH_PREFIXES: &str = "--prefix 192.0.2.0/24 --prefix 2001:db8::/64";
+
 /// What a steering case works with.
 #[derive(Debug)]
 pub struct Case {
@@ -51,6 +54,16 @@ impl Case {
     /// The program, started on the case's prefix with nothing else said, and ready.
     pub fn start_on_prefix(&self) -> Instance {
         self.start(&format!("--prefix {}", self.prefix()))
+    }
+
+    /// The program, started on a prefix of each family, and ready.
+    pub fn start_on_both(&self, arguments: &str) -> Instance {
+        self.start(&format!("{BOTH_PREFIXES} {arguments}"))
+    }
+
+    /// One target of each of [`BOTH_PREFIXES`].
+    pub fn targets_of_both(&self) -> [SocketAddr; 2] {
+        ["192.0.2.9:4443", "[2001:db8::9]:4443"].map(|target| target.parse().expect("an address and a port"))
     }
 
     /// A /24 or a /64.

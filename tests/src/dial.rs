@@ -34,6 +34,14 @@ pub fn dial(netns: &Netns, target: SocketAddr) -> io::Result<Heard> {
     netns.run(|| runtime().block_on(hear(target, None)))
 }
 
+/// Connects from inside `netns` and leaves the talking to the caller; reading and writing give up after a while.
+pub fn call(netns: &Netns, target: SocketAddr) -> io::Result<std::net::TcpStream> {
+    let stream = netns.run(|| std::net::TcpStream::connect_timeout(&target, PATIENCE))?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    Ok(stream)
+}
+
 /// Connects from inside `netns` with `client` as the source address.
 pub fn dial_from(netns: &Netns, client: IpAddr, target: SocketAddr) -> io::Result<Heard> {
     netns.run(|| runtime().block_on(hear(target, Some(client))))

@@ -110,6 +110,9 @@ macro_rules! on_every_path {
             $crate::on_every_path!(@test tproxy_iptables_nft_ipv6, $case, TproxyIptablesNft, V6);
         }
     )+};
+    (@families $case:ident: $($test:ident $path:ident),+) => {$(
+        $crate::on_every_path!(@test $test, $case, $path, V4);
+    )+};
     (@test $test:ident, $case:ident, $path:ident, $family:ident) => {
         #[test]
         fn $test() {
@@ -121,4 +124,19 @@ macro_rules! on_every_path {
             );
         }
     };
+}
+
+/// Makes three tests of each case, a function of `&mut Case` that does not care for the case's family: one a path.
+#[macro_export]
+macro_rules! on_each_path {
+    ($($case:ident),+ $(,)?) => {$(
+        mod $case {
+            $crate::on_every_path!(
+                @families $case:
+                sk_lookup SkLookup,
+                tproxy_iptables_legacy TproxyIptablesLegacy,
+                tproxy_iptables_nft TproxyIptablesNft
+            );
+        }
+    )+};
 }

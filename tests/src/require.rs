@@ -27,6 +27,8 @@ pub enum Need {
     Program,
     /// `setpriv`, to run with few capabilities.
     Setpriv,
+    /// `strace`, to make single system calls fail.
+    Strace,
 }
 
 impl Need {
@@ -45,6 +47,7 @@ impl Need {
             Self::Object => object().is_file(),
             Self::Program => instance::program().is_some(),
             Self::Setpriv => find_in_path("setpriv").is_some(),
+            Self::Strace => find_in_path("strace").is_some(),
         }
     }
 }
@@ -59,6 +62,7 @@ impl fmt::Display for Need {
             Self::Object => "object",
             Self::Program => "program",
             Self::Setpriv => "setpriv",
+            Self::Strace => "strace",
         })
     }
 }
