@@ -95,9 +95,7 @@ impl<'netns> Launch<'netns> {
 
     /// Starts it and waits for its ready line.
     pub fn start(self) -> Instance {
-        let mut instance = self.spawn();
-        instance.await_ready();
-        instance
+        self.spawn().await_ready_or_end().unwrap_or_else(|finished| panic!("not ready: {finished}"))
     }
 
     /// Runs it to its end, which it must reach by itself.
@@ -206,19 +204,26 @@ impl Instance {
         self.finish(PATIENCE);
     }
 
-    fn await_ready(&mut self) {
-        let what = format!("ready line of {}", self.line);
-        let stdout = self.stdout.clone();
-        let stderr = self.stderr.clone();
-        let child = &mut self.child;
-        let ready = eventually_or(&what, PATIENCE, &stderr, || {
-            if let Some(line) = stdout.text().lines().next().filter(|_| stdout.text().contains('\n')) {
-                return Some(Ready::parse(line).unwrap_or_else(|| panic!("not a ready line: {line:?}")));
+    /// Waits until it is ready or has ended.
+    pub fn await_ready_or_end(mut self) -> Result<Self, Finished> {
+        let what = format!("ready line or end of {}", self.line);
+        let Self { child, stdout, stderr, .. } = &mut self;
+        let ready = eventually_or(&what, PATIENCE, stderr, || {
+            let text = stdout.text();
+            if let Some((line, _)) = text.split_once('\n') {
+                return Some(Some(
+                    Ready::parse(line).unwrap_or_else(|| panic!("not a ready line: {line:?}")),
+                ));
             }
-            let status = child.try_wait().expect("ask for the exit status")?;
-            panic!("{what}: ended with {status}\n{}", stderr.text());
+            child.try_wait().expect("ask for the exit status").map(|_| None)
         });
-        self.ready = Some(ready);
+        match ready {
+            Some(_) => {
+                self.ready = ready;
+                Ok(self)
+            }
+            None => Err(self.finish(PATIENCE)),
+        }
     }
 }
 

@@ -140,3 +140,17 @@ macro_rules! on_each_path {
         }
     )+};
 }
+
+/// Like [`on_each_path!`], on the paths that need iptables.
+#[macro_export]
+macro_rules! on_tproxy {
+    ($($case:ident),+ $(,)?) => {$(
+        mod $case {
+            $crate::on_every_path!(
+                @families $case:
+                tproxy_iptables_legacy TproxyIptablesLegacy,
+                tproxy_iptables_nft TproxyIptablesNft
+            );
+        }
+    )+};
+}
