@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "test code panics")]
 
 use std::fs;
+use std::net::SocketAddr;
 
 use spectrum_tests::case::Case;
 use spectrum_tests::dial::assert_answered;
@@ -113,7 +114,7 @@ fn prefix_of_an_address_of_the_host_needs_force(case: &mut Case) {
         before.assert_restored(&case.server, "a refusal");
     }
     let instance = case.start("--prefix 198.51.100.1 --prefix 2001:db8:ffff::1 --force");
-    let targets = [veth::SERVER_V4, veth::SERVER_V6].map(|address| (address.parse().unwrap(), 4443).into());
+    let targets = [veth::SERVER_V4, veth::SERVER_V6].map(|address| SocketAddr::new(address.parse().unwrap(), 4443));
     assert_answered(&client, &targets);
     assert_answered(&case.server, &targets);
     instance.stop();
