@@ -1,2 +1,47 @@
+//! The sk_lookup program: reads the context once, calls `steer()`, acts on the verdict, counts. Decides nothing.
 #![no_std]
 #![no_main]
+#![allow(unsafe_code, reason = "map memory and the context are the kernel's")]
+
+mod assign;
+mod counters;
+mod packet;
+mod tables;
+
+use aya_ebpf::bindings::sk_action::{SK_DROP, SK_PASS};
+use aya_ebpf::macros::sk_lookup;
+use aya_ebpf::programs::SkLookupContext;
+use spectrum_common::{Verdict, names, steer};
+
+/// Lets the loader refuse an object, or state pinned by one, that speaks another version.
+#[unsafe(no_mangle)]
+static ABI: u32 = names::ABI_VERSION;
+
+// The kernel offers some helpers only to programs that say they are compatible with the GPL.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+
+/// Chooses the listener for a packet that looks for one.
+#[sk_lookup]
+#[expect(missing_docs, unreachable_pub, reason = "what the attribute makes of it")]
+pub fn spectrum(ctx: SkLookupContext) -> u32 {
+    let Some(table) = tables::current() else { return SK_PASS };
+    let Some(packet) = packet::read(&ctx) else { return SK_PASS };
+    match steer(&packet, &table) {
+        Verdict::Assign(id) => {
+            if assign::assign(&ctx, id) {
+                SK_PASS
+            } else {
+                SK_DROP
+            }
+        }
+        Verdict::Pass => SK_PASS,
+    }
+}
+
+#[cfg(not(test))]
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
+    loop {}
+}

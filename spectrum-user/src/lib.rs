@@ -2,4 +2,6 @@
 //!
 //! The program is `main.rs`; everything it does is here, so that tests and benchmarks can do the same.
 
+pub mod dispatcher;
 pub mod model;
+pub mod plan;

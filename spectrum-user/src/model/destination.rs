@@ -4,15 +4,7 @@ use std::fmt;
 
 use super::{Family, Protocol, ServiceName};
 
-/// The small integer by which the kernel knows a [`Destination`]: an index of the sockmap and of the counters.
-#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
-pub struct DestinationId(pub u32);
-
-impl fmt::Display for DestinationId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
+pub use spectrum_common::DestinationId;
 
 /// One protocol and family of one service: each has a listener of its own.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]

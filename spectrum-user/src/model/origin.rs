@@ -51,7 +51,7 @@ impl FromStr for Origin {
         if let Some(rest) = typed.strip_prefix('[') {
             let (address, after) = rest.split_once(']').ok_or(ParseOriginError::Bracket)?;
             let address: Ipv6Addr =
-                address.parse().map_err(|_| ParseOriginError::Host { host: address.to_owned() })?;
+                address.parse().map_err(|_error| ParseOriginError::Host { host: address.to_owned() })?;
             let port = match after.strip_prefix(':') {
                 Some(text) => Some(port(text)?),
                 None if after.is_empty() => None,

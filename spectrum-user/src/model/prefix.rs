@@ -18,7 +18,7 @@ impl Prefix {
     /// # Errors
     /// [`ParsePrefixError::Length`] when `length` is longer than the address.
     pub fn containing(address: IpAddr, length: u8) -> Result<Self, ParsePrefixError> {
-        let net = IpNet::new(address, length).map_err(|_| ParsePrefixError::Length {
+        let net = IpNet::new(address, length).map_err(|_error| ParsePrefixError::Length {
             length: length.to_string(),
             max: if address.is_ipv4() { 32 } else { 128 },
         })?;
@@ -77,7 +77,7 @@ impl FromStr for Prefix {
             None => (typed, None),
         };
         let address: IpAddr =
-            address.parse().map_err(|_| ParsePrefixError::Address { address: address.to_owned() })?;
+            address.parse().map_err(|_error| ParsePrefixError::Address { address: address.to_owned() })?;
         let max = if address.is_ipv4() { 32 } else { 128 };
         let length = match length {
             None => max,

@@ -1,0 +1,26 @@
+//! Protocol and family together: bindings of one domain never match packets of another.
+
+/// A protocol of a family. The discriminant is the index of the domain's first [`Step`](crate::Step).
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+#[repr(u32)]
+pub enum Domain {
+    /// TCP over IPv4.
+    Tcp4 = 0,
+    /// UDP over IPv4.
+    Udp4 = 1,
+    /// TCP over IPv6.
+    Tcp6 = 2,
+    /// UDP over IPv6.
+    Udp6 = 3,
+}
+
+impl Domain {
+    /// Every domain, in the order of their steps.
+    pub const ALL: [Self; 4] = [Self::Tcp4, Self::Udp4, Self::Tcp6, Self::Udp6];
+
+    /// The index of the domain's first step in the steering table.
+    #[must_use]
+    pub const fn first_step(self) -> u32 {
+        self as u32
+    }
+}

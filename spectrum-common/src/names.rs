@@ -1,0 +1,21 @@
+//! Names that both sides of the kernel boundary use: typed once, here. At most 15 characters, the kernel's limit for
+//! the names of maps and programs.
+
+/// The sk_lookup program, and what `bpftool prog show` calls it.
+pub const PROGRAM: &str = "spectrum";
+/// Array of one map: the steering table of the current generation.
+pub const TABLES: &str = "TABLES";
+/// Sockmap: the listener of each destination.
+pub const LISTENERS: &str = "LISTENERS";
+/// Per-CPU array: what became of each destination's packets.
+pub const COUNTERS: &str = "COUNTERS";
+/// Read-only global, a `u8`: 1 makes the program log every packet it drops.
+pub const LOG_DROPS: &str = "LOG_DROPS";
+/// Read-only global, a `u32`: the version of all that is in this crate.
+pub const ABI: &str = "ABI";
+
+/// Changes whenever a loader and a program of different versions would misunderstand each other.
+pub const ABI_VERSION: u32 = 1;
+
+/// How many destinations the maps hold unless the loader asks for more.
+pub const DEFAULT_DESTINATIONS: usize = 4096;

@@ -1,0 +1,165 @@
+//! The steering table's elements. A table is one array of them, all of one size: a cache line.
+//!
+//! What a table means is said by [`steer`](crate::steer); how one is made, by the loader's `plan`.
+
+use crate::Address;
+
+/// An element of the table: a [`Step`], a [`Bucket`] or [`Ports`]. Which one follows from how it was reached.
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
+#[repr(C, align(64))]
+pub struct Node {
+    words: [u64; 8],
+}
+
+/// In place of a node's index: there is none. Index 0 is a domain's first step, to which nothing ever points.
+pub const NO_NODE: u32 = 0;
+
+/// One prefix length of a domain: a hash table of the prefixes of this length, and of the markers that say "there
+/// are longer prefixes below this one". The steps of a domain form a binary search tree over its lengths.
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
+#[repr(C, align(64))]
+pub struct Step {
+    /// As many leading ones as the length, upper half.
+    pub mask_hi: u64,
+    /// As many leading ones as the length, lower half.
+    pub mask_lo: u64,
+    /// Makes another hash function of the same one, for the rare set of prefixes that the first one spreads badly.
+    pub seed: u64,
+    /// The first of the hash table's consecutive buckets.
+    pub first_bucket: u32,
+    /// The number of buckets; 0 says that the domain has no bindings.
+    pub buckets: u32,
+    /// The step to go on with when the address is not found: shorter prefixes.
+    pub shorter: u32,
+    /// The step to go on with when it is found: longer prefixes.
+    pub longer: u32,
+    /// Zero.
+    pub reserved: [u64; 3],
+}
+
+/// Keys in a [`Bucket`].
+pub const SLOTS: usize = 3;
+
+/// Some of the prefixes of one length whose hashes are equal, and where the rest of them are.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+#[repr(C, align(64))]
+pub struct Bucket {
+    /// The masked addresses.
+    pub keys: [Address; SLOTS],
+    /// What stands for each; slots are filled from the first on, the others are [`EMPTY`].
+    pub values: [Value; SLOTS],
+    /// The bucket to go on with, or [`NO_NODE`].
+    pub next: u32,
+}
+
+impl Default for Bucket {
+    fn default() -> Self {
+        Self { keys: [Address { hi: 0, lo: 0 }; SLOTS], values: [EMPTY; SLOTS], next: NO_NODE }
+    }
+}
+
+/// Intervals of ports: interval `i` begins at `firsts[i]` and ends before `firsts[i + 1]`. Unused ones at the end
+/// repeat the last interval's value and begin at 65535, so that they change nothing.
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
+#[repr(C, align(64))]
+pub struct Ports {
+    /// The first port of each interval, ascending; `firsts[0]` is the first port this node is asked for.
+    pub firsts: [u16; Self::INTERVALS],
+    /// Zero.
+    pub reserved: u32,
+    /// What stands for each interval; another node where one is not enough.
+    pub values: [Value; Self::INTERVALS],
+}
+
+impl Ports {
+    /// Intervals in one node.
+    pub const INTERVALS: usize = 10;
+}
+
+/// What a table says of a prefix or of an interval of ports.
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
+#[repr(transparent)]
+pub struct Value(u32);
+
+/// The value of an unused slot.
+pub const EMPTY: Value = Value(u32::MAX);
+
+impl Value {
+    /// Nothing is bound.
+    pub const PASS: Self = Self(0);
+
+    const PORTS: u32 = 1 << 31;
+
+    /// Every port leads to the destination `id`. Ids must be below 2^31 - 1.
+    #[must_use]
+    pub const fn destination(id: u32) -> Self {
+        Self(id + 1)
+    }
+
+    /// The [`Ports`] at `index` say which port leads where. Indexes must be below 2^31 - 1.
+    #[must_use]
+    pub const fn ports(index: u32) -> Self {
+        Self(index | Self::PORTS)
+    }
+
+    /// The index of the [`Ports`] to ask, if this is not the answer itself.
+    #[must_use]
+    #[inline(always)]
+    pub const fn as_ports(self) -> Option<u32> {
+        if self.0 & Self::PORTS == 0 { None } else { Some(self.0 & !Self::PORTS) }
+    }
+
+    /// The destination's id, if this is one.
+    #[must_use]
+    #[inline(always)]
+    pub const fn as_destination(self) -> Option<u32> {
+        if self.0 == 0 || self.0 & Self::PORTS != 0 { None } else { Some(self.0 - 1) }
+    }
+}
+
+/// Which of `buckets` consecutive buckets holds the masked address `key`: 0 to `buckets - 1`.
+///
+/// Two multiplications: prefixes are configured by the operator, so the hash needs to spread addresses that differ in
+/// few bits, not to withstand an adversary.
+#[must_use]
+#[inline(always)]
+pub const fn bucket_of(key: Address, seed: u64, buckets: u32) -> u32 {
+    let mut hash = (key.hi ^ seed).wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ key.lo;
+    hash ^= hash >> 32;
+    hash = hash.wrapping_mul(0xd6e8_feb8_6659_fd93);
+    // The upper half scaled to 0..buckets: a multiplication instead of a division (Lemire, arXiv:1805.10941).
+    (((hash >> 32) * (buckets as u64)) >> 32) as u32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_node_is_a_cache_line() {
+        assert_eq!(size_of::<Node>(), 64);
+        assert_eq!(size_of::<Step>(), 64);
+        assert_eq!(size_of::<Bucket>(), 64);
+        assert_eq!(size_of::<Ports>(), 64);
+    }
+
+    #[test]
+    fn values_are_what_they_were_made_of() {
+        assert_eq!(Value::PASS.as_destination(), None);
+        assert_eq!(Value::PASS.as_ports(), None);
+        assert_eq!(Value::destination(0).as_destination(), Some(0));
+        assert_eq!(Value::destination(4095).as_ports(), None);
+        assert_eq!(Value::ports(7).as_ports(), Some(7));
+        assert_eq!(Value::ports(7).as_destination(), None);
+        assert_eq!(EMPTY.as_destination(), None);
+    }
+
+    #[test]
+    fn dense_addresses_spread_over_the_buckets() {
+        let mut counts = [0_u32; 4096];
+        for host in 0..8192_u64 {
+            counts[bucket_of(Address { hi: (0xc000_0200 + host) << 32, lo: 0 }, 0, 4096) as usize] += 1;
+        }
+        assert!(counts.iter().all(|count| *count < 12), "{counts:?}");
+    }
+}

@@ -1,0 +1,17 @@
+//! What became of each destination's packets, per CPU, so that counting never contends.
+
+use aya_ebpf::btf_maps::PerCpuArray;
+use aya_ebpf::macros::btf_map;
+use spectrum_common::{Counts, DestinationId, names};
+
+#[btf_map]
+static COUNTERS: PerCpuArray<Counts, { names::DEFAULT_DESTINATIONS }> = PerCpuArray::new();
+
+/// Lets `note` count in the destination's counters.
+#[inline(always)]
+pub(crate) fn count(id: DestinationId, note: impl FnOnce(&mut Counts)) {
+    if let Some(counts) = COUNTERS.get_ptr_mut(id.0) {
+        // SAFETY: this CPU's own element; the program is not interrupted by itself on one CPU.
+        note(unsafe { &mut *counts });
+    }
+}

@@ -1,0 +1,122 @@
+//! Why the kernel would not have the dispatcher. Cures are named here; what to do instead is the caller's choice.
+
+use std::io;
+
+use aya::EbpfError;
+use aya::maps::MapError;
+use aya::programs::ProgramError;
+
+use crate::model::DestinationId;
+
+type Source = Box<dyn std::error::Error + Send + Sync>;
+
+/// A failed bpf(2) operation.
+#[derive(Debug, thiserror::Error)]
+pub enum DispatcherError {
+    /// The program is not attached.
+    #[error("attach the sk_lookup program to the network namespace{}", cure(.source.as_ref()))]
+    Attach {
+        /// What the kernel said.
+        source: Source,
+    },
+    /// Counters were not read.
+    #[error("read the counters of destination {id}")]
+    Count {
+        /// Whose.
+        id: DestinationId,
+        /// What the kernel said.
+        source: Box<MapError>,
+    },
+    /// The program is still attached.
+    #[error("detach the sk_lookup program")]
+    Detach {
+        /// What the kernel said.
+        source: Source,
+    },
+    /// The maps or the program are not loaded.
+    #[error("load the sk_lookup program{}", cure(.source.as_ref()))]
+    Load {
+        /// What the kernel said.
+        source: Source,
+    },
+    /// The embedded object is not the one this loader was built with.
+    #[error("the eBPF object has no {name} of the expected type; build it anew")]
+    Object {
+        /// The map or program.
+        name: &'static str,
+    },
+    /// The table is not published: the one before still holds.
+    #[error("publish the steering table{}", cure(.source.as_ref()))]
+    Publish {
+        /// What the kernel said.
+        source: Source,
+    },
+    /// The socket is not the destination's listener.
+    #[error("register the listener of destination {id}{}", cure(.source.as_ref()))]
+    Register {
+        /// Whose.
+        id: DestinationId,
+        /// What the kernel said.
+        source: Source,
+    },
+    /// The destination still has its listener.
+    #[error("remove the listener of destination {id}")]
+    Unregister {
+        /// Whose.
+        id: DestinationId,
+        /// What the kernel said.
+        source: Source,
+    },
+}
+
+impl DispatcherError {
+    pub(super) fn load(error: EbpfError) -> Self {
+        Self::Load { source: Box::new(error) }
+    }
+
+    pub(super) fn verify(error: ProgramError) -> Self {
+        let source = match error {
+            ProgramError::LoadError { io_error, verifier_log } => {
+                // The log of a program that the verifier refuses fills screens; the errno is what users can act on.
+                tracing::debug!(%verifier_log, "verifier log");
+                Box::new(io_error) as Source
+            }
+            other => Box::new(other),
+        };
+        Self::Load { source }
+    }
+
+    pub(super) fn attach(error: ProgramError) -> Self {
+        Self::Attach { source: Box::new(error) }
+    }
+
+    pub(super) fn detach(error: ProgramError) -> Self {
+        Self::Detach { source: Box::new(error) }
+    }
+}
+
+/// What to do about an errno that has one likely reason.
+fn cure(source: &(dyn std::error::Error + Send + Sync + 'static)) -> &'static str {
+    match os_error(source) {
+        Some(libc::EPERM | libc::EACCES) => " (needs CAP_BPF and CAP_NET_ADMIN; try sudo)",
+        Some(libc::EINVAL) => {
+            " (needs Linux 5.10 with CONFIG_BPF_SYSCALL and CONFIG_NET; --mode tproxy works without)"
+        }
+        Some(libc::ENOSYS) => " (this kernel has no bpf(2); --mode tproxy works without)",
+        Some(libc::E2BIG) => " (64 sk_lookup programs are attached already; see `bpftool link`)",
+        Some(libc::ENOMEM) => " (not enough memory, or the memory cgroup's limit is reached)",
+        _ => "",
+    }
+}
+
+/// The errno at the bottom of an error.
+fn os_error(error: &(dyn std::error::Error + 'static)) -> Option<i32> {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        if let Some(errno) = error.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error) {
+            return Some(errno);
+        }
+        cause = error.source();
+    }
+    None
+}

@@ -1,0 +1,41 @@
+//! One generation of the steering table in kernel memory. Publishing it is the dispatcher's.
+
+use aya::maps::{MapData, MapError};
+use aya_obj::generated::bpf_map_type::BPF_MAP_TYPE_ARRAY;
+use aya_obj::generated::{BPF_F_INNER_MAP, BPF_F_MMAPABLE};
+use spectrum_common::Node;
+
+use super::{DispatcherError, mapping};
+
+/// The name of a generation's map, as bpftool prints it.
+const NAME: &str = "TABLE";
+
+/// A map that holds a table.
+#[derive(Debug)]
+pub(super) struct Generation(MapData);
+
+impl Generation {
+    /// Copies `nodes` into a map of their number. The flags are those of the inner map that the program declares.
+    pub(super) fn of(nodes: &[Node]) -> Result<Self, DispatcherError> {
+        let error = |source: MapError| DispatcherError::Publish { source: Box::new(source) };
+        let count = u32::try_from(nodes.len())
+            .map_err(|source| DispatcherError::Publish { source: Box::new(source) })?;
+        #[expect(clippy::cast_possible_truncation, reason = "a node has 64 bytes, a key four")]
+        let definition = aya_obj::Map::new_from_params(
+            BPF_MAP_TYPE_ARRAY as u32,
+            size_of::<u32>() as u32,
+            size_of::<Node>() as u32,
+            count,
+            BPF_F_INNER_MAP | BPF_F_MMAPABLE,
+        );
+        let map = MapData::create(definition, NAME, None).map_err(error)?;
+        mapping::fill(map.fd(), nodes)
+            .map_err(|source| DispatcherError::Publish { source: Box::new(source) })?;
+        Ok(Self(map))
+    }
+
+    /// The map.
+    pub(super) fn map(&self) -> &MapData {
+        &self.0
+    }
+}

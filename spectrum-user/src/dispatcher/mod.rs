@@ -1,0 +1,141 @@
+//! The loaded sk_lookup program with its maps and link, and the object that controls it: bpf(2) happens here and
+//! nowhere else. What the table says is decided in `plan`; which sockets are registered, by the caller.
+
+mod error;
+mod generation;
+mod mapping;
+
+use std::os::fd::{AsFd, AsRawFd};
+
+use aya::maps::{ArrayOfMaps, Map, MapData, PerCpuArray, SockMap};
+use aya::programs::SkLookup;
+use aya::programs::sk_lookup::SkLookupLinkId;
+use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
+use spectrum_common::{Counts, Node, names};
+
+pub use error::DispatcherError;
+use generation::Generation;
+
+use crate::model::DestinationId;
+
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/spectrum.o"));
+
+/// The dispatcher of one network namespace. Dropping it detaches the program and frees its maps: nothing of it
+/// outlives the process, however that ends.
+pub struct Dispatcher {
+    ebpf: Ebpf,
+    tables: ArrayOfMaps<MapData, MapData>,
+    listeners: SockMap<MapData>,
+    link: Option<SkLookupLinkId>,
+    generation: u64,
+}
+
+impl Dispatcher {
+    /// Loads the program and its maps: it steers nothing yet. Needs CAP_BPF and CAP_NET_ADMIN (CAP_SYS_ADMIN before
+    /// Linux 5.8), and Linux 5.10.
+    ///
+    /// With `log_drops` the program logs each packet it drops, which costs time for each.
+    pub fn load(log_drops: bool) -> Result<Self, DispatcherError> {
+        raise_memlock();
+        let mut ebpf = EbpfLoader::new()
+            // The kernel's own BTF is only needed for relocations, and the program has none.
+            .btf(None)
+            .override_global(names::LOG_DROPS, &u8::from(log_drops), true)
+            .verifier_log_level(VerifierLogLevel::DISABLE)
+            .load(OBJECT)
+            .map_err(DispatcherError::load)?;
+        let tables = take(&mut ebpf, names::TABLES)?;
+        let listeners = take(&mut ebpf, names::LISTENERS)?;
+        let mut dispatcher = Self { ebpf, tables, listeners, link: None, generation: 0 };
+        dispatcher.program()?.load().map_err(DispatcherError::verify)?;
+        Ok(dispatcher)
+    }
+
+    /// Attaches the program to the network namespace that `netns` refers to: from now on every packet that looks for
+    /// a listener there is decided upon. Needs CAP_NET_ADMIN in it.
+    pub fn attach(&mut self, netns: impl AsFd) -> Result<(), DispatcherError> {
+        let link = self.program()?.attach(netns).map_err(DispatcherError::attach)?;
+        self.link = Some(link);
+        Ok(())
+    }
+
+    /// Detaches the program: every packet passes. Does nothing when it is not attached.
+    pub fn detach(&mut self) -> Result<(), DispatcherError> {
+        match self.link.take() {
+            Some(link) => self.program()?.detach(link).map_err(DispatcherError::detach),
+            None => Ok(()),
+        }
+    }
+
+    /// Makes `socket` the listener of destination `id`. The map holds no reference that keeps the socket open; of a
+    /// SO_REUSEPORT group any one socket stands for all.
+    pub fn register(&mut self, id: DestinationId, socket: &impl AsRawFd) -> Result<(), DispatcherError> {
+        self.listeners
+            .set(id.0, socket, 0)
+            .map_err(|source| DispatcherError::Register { id, source: Box::new(source) })
+    }
+
+    /// Leaves destination `id` without a listener: its packets are refused.
+    pub fn unregister(&mut self, id: DestinationId) -> Result<(), DispatcherError> {
+        self.listeners
+            .clear_index(&id.0)
+            .map_err(|source| DispatcherError::Unregister { id, source: Box::new(source) })
+    }
+
+    /// Makes `nodes` the steering table. Atomic: a packet sees either the one before or this one.
+    pub fn publish(&mut self, nodes: &[Node]) -> Result<(), DispatcherError> {
+        let generation = Generation::of(nodes)?;
+        self.tables
+            .set(0, generation.map(), 0)
+            .map_err(|source| DispatcherError::Publish { source: Box::new(source) })?;
+        self.generation += 1;
+        Ok(())
+    }
+
+    /// How many tables have been published.
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// What became of the packets to destination `id` since the program was loaded, all CPUs together.
+    pub fn counts(&self, id: DestinationId) -> Result<Counts, DispatcherError> {
+        let read = || -> Result<Counts, aya::maps::MapError> {
+            let map = self.ebpf.map(names::COUNTERS).ok_or(aya::maps::MapError::KeyNotFound)?;
+            let counters = PerCpuArray::<_, mapping::PodCounts>::try_from(map)?;
+            let per_cpu = counters.get(&id.0, 0)?;
+            Ok(per_cpu.iter().fold(Counts::default(), |sum, counts| sum + counts.0))
+        };
+        read().map_err(|source| DispatcherError::Count { id, source: Box::new(source) })
+    }
+
+    /// The kernel's id of the program, as `bpftool prog show` prints it.
+    pub fn program_id(&self) -> Result<u32, DispatcherError> {
+        let program = self.ebpf.program(names::PROGRAM).ok_or_else(|| missing(names::PROGRAM))?;
+        Ok(program.info().map_err(DispatcherError::verify)?.id())
+    }
+
+    fn program(&mut self) -> Result<&mut SkLookup, DispatcherError> {
+        let program = self.ebpf.program_mut(names::PROGRAM).ok_or_else(|| missing(names::PROGRAM))?;
+        program.try_into().map_err(DispatcherError::verify)
+    }
+}
+
+/// Takes the map `name` out of the object.
+fn take<M: TryFrom<Map>>(ebpf: &mut Ebpf, name: &'static str) -> Result<M, DispatcherError> {
+    let map = ebpf.take_map(name).ok_or_else(|| missing(name))?;
+    map.try_into().map_err(|_error| missing(name))
+}
+
+fn missing(name: &'static str) -> DispatcherError {
+    DispatcherError::Object { name }
+}
+
+/// Until Linux 5.11 the memory of maps counts against RLIMIT_MEMLOCK, 64 KiB by default. Later kernels charge the
+/// cgroup; raising the limit is then needless, and failing to is no failure.
+fn raise_memlock() {
+    use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
+    if let Err(error) = setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY) {
+        tracing::debug!(%error, "raise RLIMIT_MEMLOCK");
+    }
+}

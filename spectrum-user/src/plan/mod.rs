@@ -1,0 +1,6 @@
+//! What the kernel must contain for a configuration: decisions as values. Carries none of them out.
+
+mod bindings;
+pub mod table;
+
+pub use bindings::{Plan, PlanError, PlannedBinding};

@@ -1,0 +1,135 @@
+//! The compiled form of all bindings. How it is read is said by `spectrum_common::steer`; here it is made.
+
+mod buckets;
+mod lengths;
+mod ports;
+mod prefixes;
+
+use spectrum_common::{Domain, NO_NODE, Node, Nodes, Packet, Step, Verdict, steer};
+
+use super::PlannedBinding;
+use crate::model::{Family, Protocol};
+use lengths::SearchTree;
+use ports::PortMaps;
+use prefixes::BoundPrefix;
+
+/// One generation of the steering table.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Table {
+    nodes: Vec<Node>,
+}
+
+impl Default for Table {
+    /// The table without bindings: everything passes.
+    fn default() -> Self {
+        Self { nodes: vec![Node::default(); Domain::ALL.len()] }
+    }
+}
+
+impl Table {
+    /// Compiles bindings that do not tie, in any order.
+    ///
+    /// Linear in the number of bindings after sorting them; [`TableError`] when nodes outgrow their indexes, far
+    /// beyond the memory of present machines.
+    pub fn compile(bindings: &[PlannedBinding]) -> Result<Self, TableError> {
+        let mut table = Self::default();
+        let mut maps = PortMaps::from_node(table.nodes.len());
+        let prefixes = Domain::ALL.map(|domain| prefixes::resolve(of_domain(bindings, domain), &mut maps));
+        table.nodes.extend(maps.into_nodes());
+        for (domain, prefixes) in Domain::ALL.into_iter().zip(&prefixes) {
+            table.add_domain(domain, prefixes)?;
+        }
+        // Values use one bit of an index for themselves.
+        if table.nodes.len() < (u32::MAX >> 1) as usize {
+            Ok(table)
+        } else {
+            Err(TableError { nodes: table.nodes.len() })
+        }
+    }
+
+    /// The nodes, as the kernel reads them.
+    #[must_use]
+    pub fn nodes(&self) -> &[Node] {
+        &self.nodes
+    }
+
+    /// The decision that the kernel takes with this table.
+    #[must_use]
+    pub fn steer(&self, packet: &Packet) -> Verdict {
+        steer(packet, self)
+    }
+
+    fn add_domain(&mut self, domain: Domain, prefixes: &[BoundPrefix]) -> Result<(), TableError> {
+        let tree = SearchTree::over(prefixes);
+        let mut entries = tree.entries(prefixes);
+        // The root has its place; the other steps follow wherever the table has grown to.
+        let places: Vec<u32> = (0..tree.steps().len())
+            .map(|at| if at == 0 { Ok(domain.first_step()) } else { self.grow() })
+            .collect::<Result<_, _>>()?;
+        let place = |step: Option<usize>| step.and_then(|at| places.get(at).copied()).unwrap_or(NO_NODE);
+        for (step, at) in tree.steps().iter().zip(&places) {
+            let entries = entries.remove(&step.length).unwrap_or_default();
+            let hashed = buckets::append(&mut self.nodes, &entries)?;
+            let mask = spectrum_common::Address::mask(step.length);
+            if let Some(node) = self.nodes.get_mut(*at as usize) {
+                *node = Step {
+                    mask_hi: mask.hi,
+                    mask_lo: mask.lo,
+                    seed: hashed.seed,
+                    first_bucket: hashed.first,
+                    buckets: hashed.count,
+                    shorter: place(step.shorter),
+                    longer: place(step.longer),
+                    ..Step::default()
+                }
+                .into();
+            }
+        }
+        Ok(())
+    }
+
+    fn grow(&mut self) -> Result<u32, TableError> {
+        let index = index(&self.nodes)?;
+        self.nodes.push(Node::default());
+        Ok(index)
+    }
+}
+
+impl Nodes for Table {
+    fn node(&self, index: u32) -> Option<&Node> {
+        self.nodes.node(index)
+    }
+}
+
+/// The index that the next node gets.
+fn index(nodes: &[Node]) -> Result<u32, TableError> {
+    u32::try_from(nodes.len()).map_err(|_error| TableError { nodes: nodes.len() })
+}
+
+/// A table too large for its indexes.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("a steering table of {nodes} nodes is too large; bind fewer prefixes")]
+pub struct TableError {
+    /// Its size.
+    pub nodes: usize,
+}
+
+fn of_domain(bindings: &[PlannedBinding], domain: Domain) -> impl Iterator<Item = &PlannedBinding> {
+    bindings
+        .iter()
+        .filter(move |planned| domain_of(planned.binding.protocol, planned.binding.family()) == domain)
+}
+
+/// The domain of a protocol and a family.
+#[must_use]
+pub fn domain_of(protocol: Protocol, family: Family) -> Domain {
+    match (protocol, family) {
+        (Protocol::Tcp, Family::Ipv4) => Domain::Tcp4,
+        (Protocol::Tcp, Family::Ipv6) => Domain::Tcp6,
+        (Protocol::Udp, Family::Ipv4) => Domain::Udp4,
+        (Protocol::Udp, Family::Ipv6) => Domain::Udp6,
+    }
+}
+
+#[cfg(test)]
+mod tests;

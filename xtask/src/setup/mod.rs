@@ -1,0 +1,88 @@
+//! Makes the machine able to do what a command is about to do: finds what is missing, says each command that adds it,
+//! runs it. Checks for files and programs, never for package names, and installs nothing that is there.
+
+mod apt;
+mod need;
+
+use std::process::Command;
+
+use anyhow::{Result, bail, ensure};
+
+use crate::shell;
+
+pub(crate) use need::Purpose;
+use need::{Cure, Need};
+
+/// Whether the user lets us install.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Consent {
+    /// Install what is missing.
+    Given,
+    /// Only say what is missing.
+    Withheld,
+}
+
+/// Returns once everything that `purposes` need is there.
+///
+/// # Errors
+/// When something is missing that may not be installed, or could not be.
+pub(crate) fn ready(purposes: &[Purpose], consent: Consent) -> Result<()> {
+    let missing = missing(purposes);
+    if missing.is_empty() {
+        return Ok(());
+    }
+    if consent == Consent::Withheld {
+        for need in &missing {
+            println!("missing: {need}");
+        }
+        bail!("{} missing; run the same without --no-install to set it up", count(missing.len()));
+    }
+    println!("setting up: {}", missing.iter().map(|need| need.name).collect::<Vec<_>>().join(", "));
+
+    let packages: Vec<&str> = missing.iter().flat_map(|need| need.cure.packages()).copied().collect();
+    apt::install(&packages)?;
+    for need in &missing {
+        for mut command in need.cure.commands() {
+            shell::announce_and_run(&mut command)?;
+        }
+    }
+
+    let left = self::missing(purposes);
+    ensure!(
+        left.is_empty(),
+        "set up: still missing after installing: {}",
+        left.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+    );
+    Ok(())
+}
+
+fn missing(purposes: &[Purpose]) -> Vec<Need> {
+    let mut missing: Vec<Need> = Vec::new();
+    for need in purposes.iter().flat_map(|purpose| purpose.needs()) {
+        // Two purposes may need the same.
+        if !missing.iter().any(|other| other.name == need.name) && !(need.is_met)() {
+            missing.push(need);
+        }
+    }
+    missing
+}
+
+fn count(number: usize) -> String {
+    if number == 1 { "1 thing is".to_owned() } else { format!("{number} things are") }
+}
+
+impl Cure {
+    fn packages(&self) -> &[&'static str] {
+        match self {
+            Self::Apt(packages) | Self::AptThen(packages, _) => packages,
+            Self::Run(_) => &[],
+        }
+    }
+
+    fn commands(&self) -> Vec<Command> {
+        match self {
+            Self::Apt(_) => Vec::new(),
+            Self::AptThen(_, command) | Self::Run(command) => vec![command()],
+        }
+    }
+}

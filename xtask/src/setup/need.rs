@@ -1,0 +1,179 @@
+//! The list of what each purpose needs, how to tell that it is there, and what adds it. Runs no installer.
+
+use std::fmt;
+use std::path::Path;
+use std::process::Command;
+
+use crate::ebpf::toolchain::{BPF_LINKER_VERSION, LLVM_PREFIX, Missing, Toolchain, on_path, tool_root};
+use crate::shell;
+use crate::workspace;
+
+/// The cargo-deny that set-up installs; it is for developers, so its version is not the user's concern.
+pub(crate) const CARGO_DENY_VERSION: &str = "0.20.2";
+
+/// What the machine is to be made ready for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Purpose {
+    /// Benchmarks.
+    Bench,
+    /// Building the eBPF object and the host crates.
+    Build,
+    /// Lint.
+    Lint,
+    /// Running the program in a network namespace, and looking at it.
+    Run,
+    /// The privileged tests.
+    Test,
+}
+
+/// One thing that a purpose needs.
+pub(super) struct Need {
+    /// What a person calls it.
+    pub(super) name: &'static str,
+    /// Whether it is there: files and programs only, in milliseconds.
+    pub(super) is_met: fn() -> bool,
+    /// What adds it.
+    pub(super) cure: Cure,
+}
+
+/// What adds a missing thing.
+pub(super) enum Cure {
+    /// Debian packages.
+    Apt(&'static [&'static str]),
+    /// Debian packages, then a command.
+    AptThen(&'static [&'static str], fn() -> Command),
+    /// A command.
+    Run(fn() -> Command),
+}
+
+impl fmt::Display for Need {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} (", self.name)?;
+        let (packages, command): (&[&str], _) = match &self.cure {
+            Cure::Apt(packages) => (packages, None),
+            Cure::AptThen(packages, command) => (packages, Some(command())),
+            Cure::Run(command) => (&[], Some(command())),
+        };
+        if !packages.is_empty() {
+            write!(f, "apt-get install {}", packages.join(" "))?;
+        }
+        if let Some(command) = command {
+            let then = if packages.is_empty() { "" } else { ", then " };
+            write!(f, "{then}{}", shell::line(&command))?;
+        }
+        f.write_str(")")
+    }
+}
+
+impl Purpose {
+    /// What it takes.
+    pub(super) fn needs(self) -> Vec<Need> {
+        let ip = || program("the ip command", || has("ip"), &["iproute2"]);
+        let iptables = || program("iptables, nft and legacy", has_iptables, &["iptables"]);
+        let bpftool = || program("bpftool", || has("bpftool"), &["bpftool"]);
+        match self {
+            Self::Build => vec![
+                program("a C compiler as linker", || has("cc") && has_c_library(), &["gcc", "libc6-dev"]),
+                program(
+                    "a Rust compiler for BPF",
+                    || !Toolchain::lacks(Missing::Compiler),
+                    &["rustc-web", "cargo-web", "rust-web-src"],
+                ),
+                Need {
+                    name: "bpf-linker",
+                    is_met: || !Toolchain::lacks(Missing::Linker),
+                    cure: Cure::AptThen(&["llvm-22-dev", "g++"], install_bpf_linker),
+                },
+                program("llvm-objcopy", || !Toolchain::lacks(Missing::Objcopy), &["llvm-22"]),
+            ],
+            Self::Run => vec![ip(), iptables(), bpftool()],
+            Self::Test => vec![
+                ip(),
+                iptables(),
+                bpftool(),
+                program("nft", || has("nft"), &["nftables"]),
+                program("sysctl", || has("sysctl"), &["procps"]),
+            ],
+            Self::Bench => vec![ip(), iptables(), program("nft", || has("nft"), &["nftables"])],
+            Self::Lint => vec![
+                Need { name: "clippy and rustfmt", is_met: host_lints, cure: host_lints_cure() },
+                program("clippy for BPF", ebpf_clippy, &["rust-web-clippy"]),
+                Need {
+                    name: "cargo-deny",
+                    is_met: || cargo_deny().is_some_and(|deny| deny.is_file()),
+                    cure: Cure::Run(install_cargo_deny),
+                },
+            ],
+        }
+    }
+}
+
+/// cargo-deny where set-up puts it.
+pub(crate) fn cargo_deny() -> Option<std::path::PathBuf> {
+    tool_root("cargo-deny", CARGO_DENY_VERSION).map(|root| root.join("bin/cargo-deny"))
+}
+
+fn program(name: &'static str, is_met: fn() -> bool, packages: &'static [&'static str]) -> Need {
+    Need { name, is_met, cure: Cure::Apt(packages) }
+}
+
+fn has(program: &str) -> bool {
+    on_path(program).is_some()
+}
+
+fn has_c_library() -> bool {
+    Path::new("/usr/include/stdio.h").is_file()
+}
+
+fn has_iptables() -> bool {
+    ["iptables-nft", "iptables-legacy", "ip6tables-nft", "ip6tables-legacy"].into_iter().all(has)
+}
+
+/// Whether `name` stands beside the cargo that runs us: a component of the same toolchain.
+fn beside_cargo(name: &str) -> bool {
+    workspace::cargo_path().with_file_name(name).is_file()
+}
+
+fn host_lints() -> bool {
+    ["cargo-clippy", "clippy-driver", "cargo-fmt", "rustfmt"].into_iter().all(beside_cargo)
+}
+
+fn host_lints_cure() -> Cure {
+    if workspace::cargo_path().parent() == Some(Path::new("/usr/bin")) {
+        Cure::Apt(&["rust-web-clippy", "rustfmt-web"])
+    } else {
+        Cure::Run(|| {
+            let mut rustup = Command::new("rustup");
+            rustup.args(["component", "add", "clippy", "rustfmt"]);
+            rustup
+        })
+    }
+}
+
+fn ebpf_clippy() -> bool {
+    // Without a toolchain there is nothing to stand beside; the purpose `Build` comes first and says so.
+    Toolchain::find().map_or_else(
+        |_| Path::new("/usr/bin/cargo-clippy").is_file(),
+        |toolchain| toolchain.compiler.bin.join("cargo-clippy").is_file(),
+    )
+}
+
+fn install_bpf_linker() -> Command {
+    let mut cargo = cargo_install("bpf-linker", BPF_LINKER_VERSION);
+    cargo.args(["--no-default-features", "--features", "llvm-22"]).env("LLVM_PREFIX", LLVM_PREFIX);
+    cargo
+}
+
+fn install_cargo_deny() -> Command {
+    let mut cargo = cargo_install("cargo-deny", CARGO_DENY_VERSION);
+    cargo.arg("--no-default-features");
+    cargo
+}
+
+fn cargo_install(name: &str, version: &str) -> Command {
+    let mut cargo = workspace::cargo(["install", "--quiet", "--locked", name, "--version", version]);
+    if let Some(root) = tool_root(name, version) {
+        cargo.arg("--root").arg(root);
+    }
+    cargo
+}

@@ -1,0 +1,44 @@
+//! Where things are: the workspace, its target directory, the cargo that runs us. Reads no manifest.
+
+use std::env;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::ebpf::Machine;
+
+/// The root of the workspace.
+pub(crate) fn root() -> &'static Path {
+    let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
+    manifest.parent().unwrap_or(manifest)
+}
+
+/// The machine that we build for: this one.
+pub(crate) fn machine() -> Machine {
+    Machine { arch: env::consts::ARCH.to_owned(), big_endian: cfg!(target_endian = "big") }
+}
+
+/// The cargo that runs us, and so the toolchain of the host crates.
+pub(crate) fn cargo_path() -> PathBuf {
+    env::var_os("CARGO").map_or_else(|| PathBuf::from("cargo"), PathBuf::from)
+}
+
+/// That cargo, in the root of the workspace.
+pub(crate) fn cargo<I: IntoIterator<Item: AsRef<std::ffi::OsStr>>>(arguments: I) -> Command {
+    let mut cargo = Command::new(cargo_path());
+    cargo.current_dir(root()).args(arguments);
+    // These describe xtask's own package, and would make a build script of another one look changed.
+    for variable in ["CARGO_MANIFEST_DIR", "CARGO_MANIFEST_PATH", "CARGO_PKG_NAME", "OUT_DIR"] {
+        cargo.env_remove(variable);
+    }
+    cargo
+}
+
+/// Where cargo leaves what it builds for the host.
+pub(crate) fn target_dir() -> PathBuf {
+    env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), |target| root().join(target))
+}
+
+/// The release build of the program.
+pub(crate) fn spectrum_user() -> PathBuf {
+    target_dir().join("release/spectrum-user")
+}
