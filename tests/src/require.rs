@@ -15,6 +15,8 @@ use crate::path::Path;
 pub enum Need {
     /// Loading eBPF programs of the type `sk_lookup`.
     Bpf,
+    /// `bpftool`.
+    Bpftool,
     /// iptables and ip6tables over the legacy interface, with the TPROXY target.
     IptablesLegacy,
     /// iptables and ip6tables over nftables, with the TPROXY target.
@@ -41,6 +43,7 @@ impl Need {
             Self::Bpf => *BPF.get_or_init(|| {
                 aya::sys::is_program_supported(aya::programs::ProgramType::SkLookup).unwrap_or(false)
             }),
+            Self::Bpftool => find_in_path("bpftool").is_some(),
             Self::IptablesLegacy => *LEGACY.get_or_init(|| takes_tproxy_rules(Path::TproxyIptablesLegacy)),
             Self::IptablesNft => *NFT.get_or_init(|| takes_tproxy_rules(Path::TproxyIptablesNft)),
             Self::Netns => *NETNS.get_or_init(|| Netns::create().is_ok()),
@@ -56,6 +59,7 @@ impl fmt::Display for Need {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Bpf => "bpf",
+            Self::Bpftool => "bpftool",
             Self::IptablesLegacy => "iptables-legacy",
             Self::IptablesNft => "iptables-nft",
             Self::Netns => "netns",

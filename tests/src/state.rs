@@ -105,6 +105,11 @@ impl BpfObjects {
         ["prog", "map", "link"].iter().all(|kind| self.0.iter().any(|(held, _)| held == kind))
     }
 
+    /// The ids of one kind: `prog`, `map` or `link`.
+    pub fn ids(&self, kind: &str) -> impl Iterator<Item = u32> {
+        self.0.iter().filter(move |(held, _)| *held == kind).map(|(_, id)| *id)
+    }
+
     /// Panics unless the kernel frees all of them. (Ids are not used again before 2³¹ others were.)
     pub fn assert_freed(&self) {
         for (kind, id) in &self.0 {

@@ -114,7 +114,8 @@ fn prefix_of_an_address_of_the_host_needs_force(case: &mut Case) {
         before.assert_restored(&case.server, "a refusal");
     }
     let instance = case.start("--prefix 198.51.100.1 --prefix 2001:db8:ffff::1 --force");
-    let targets = [veth::SERVER_V4, veth::SERVER_V6].map(|address| SocketAddr::new(address.parse().unwrap(), 4443));
+    let targets =
+        [veth::SERVER_V4, veth::SERVER_V6].map(|address| SocketAddr::new(address.parse().unwrap(), 4443));
     assert_answered(&client, &targets);
     assert_answered(&case.server, &targets);
     instance.stop();
