@@ -20,4 +20,5 @@ pub mod path;
 pub mod random;
 pub mod require;
 pub mod state;
+pub mod test_run;
 pub mod veth;

@@ -46,12 +46,12 @@ impl Random {
             IpAddr::V4(v4) => {
                 let host = u32::MAX.checked_shr(u32::from(length)).unwrap_or(0);
                 let drawn = u32::try_from(self.bits() >> 32).unwrap();
-                IpAddr::V4(Ipv4Addr::from_bits(v4.to_bits() | drawn & host))
+                IpAddr::V4(Ipv4Addr::from_bits(v4.to_bits() & !host | drawn & host))
             }
             IpAddr::V6(v6) => {
                 let host = u128::MAX.checked_shr(u32::from(length)).unwrap_or(0);
                 let drawn = u128::from(self.bits()) << 64 | u128::from(self.bits());
-                IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() | drawn & host))
+                IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() & !host | drawn & host))
             }
         }
     }
