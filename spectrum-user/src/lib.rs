@@ -3,5 +3,9 @@
 //! The program is `main.rs`; everything it does is here, so that tests and benchmarks can do the same.
 
 pub mod dispatcher;
+pub mod instance;
 pub mod model;
+pub mod net;
+pub mod observe;
 pub mod plan;
+pub mod proxy;

@@ -1,0 +1,87 @@
+//! Why the registry of instances refused. Does not print: `main` does, once.
+
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::model::Prefix;
+
+/// Why an instance could not be registered.
+#[derive(Debug, thiserror::Error)]
+pub enum InstanceError {
+    /// A live instance has a prefix that equals, contains or lies within one of ours.
+    #[error("claim prefix {prefix}: process {pid} has {theirs}")]
+    Claimed {
+        /// The prefix we asked for.
+        prefix: Prefix,
+        /// Theirs.
+        theirs: Prefix,
+        /// The other process.
+        pid: u32,
+    },
+    /// A live instance holds its state file, but what it says cannot be understood, so that nobody can know what it
+    /// claims.
+    #[error("read the state of the running instance in {}: {cause} (stop that instance first)", .path.display())]
+    Corrupt {
+        /// The state file.
+        path: PathBuf,
+        /// What is wrong with it.
+        cause: String,
+    },
+    /// Another instance is starting or being cleaned up, and has been for long.
+    #[error("wait for another instance to start: {} is still locked after {} s", .path.display(), .waited.as_secs())]
+    Busy {
+        /// The lock.
+        path: PathBuf,
+        /// How long we waited.
+        waited: Duration,
+    },
+    /// The run directory cannot be used.
+    #[error("{op} {}", .path.display())]
+    RunDir {
+        /// What we were doing, a verb phrase.
+        op: &'static str,
+        /// The file or directory.
+        path: PathBuf,
+        /// The cause.
+        source: RunDirError,
+    },
+}
+
+impl InstanceError {
+    /// The capability that was missing, if that was the cause.
+    #[must_use]
+    pub fn not_permitted(&self) -> Option<&'static str> {
+        match self {
+            Self::RunDir { source: RunDirError::NotPermitted(_), .. } => Some("CAP_DAC_OVERRIDE"),
+            _ => None,
+        }
+    }
+}
+
+/// The cause of [`InstanceError::RunDir`], with its cure.
+#[derive(Debug, thiserror::Error)]
+pub enum RunDirError {
+    /// The directory belongs to somebody else.
+    #[error("{0} (run as root, or set SPECTRUM_RUN_DIR to a directory you may write)")]
+    NotPermitted(io::Error),
+    /// The file system is read-only, or cannot hold the directory.
+    #[error("{0} (set SPECTRUM_RUN_DIR to a directory that can be written)")]
+    NotWritable(io::Error),
+    /// Anything else.
+    #[error("{0}")]
+    Other(io::Error),
+}
+
+impl From<io::Error> for RunDirError {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::PermissionDenied => Self::NotPermitted(error),
+            io::ErrorKind::ReadOnlyFilesystem
+            | io::ErrorKind::NotADirectory
+            | io::ErrorKind::NotFound
+            | io::ErrorKind::StorageFull => Self::NotWritable(error),
+            _ => Self::Other(error),
+        }
+    }
+}

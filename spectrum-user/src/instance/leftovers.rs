@@ -1,0 +1,66 @@
+//! What dead instances left in the kernel: of all that bears our marks, what no live instance claims. Does not remove
+//! it.
+
+use std::collections::{BTreeSet, HashSet};
+
+use super::Instance;
+use crate::model::Prefix;
+use crate::plan::firewall::Chain;
+
+/// What dead instances left in a network namespace.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Leftovers {
+    /// Prefixes of local routes with our protocol number.
+    pub routes: Vec<Prefix>,
+    /// Firewall chains of ours.
+    pub chains: BTreeSet<Chain>,
+}
+
+impl Leftovers {
+    /// Picks what none of `live` claims from the `routes` and `chains` that were found and bear our marks.
+    #[must_use]
+    pub fn among(
+        routes: impl IntoIterator<Item = Prefix>,
+        chains: impl IntoIterator<Item = Chain>,
+        live: &[Instance],
+    ) -> Self {
+        let claimed: HashSet<Prefix> =
+            live.iter().flat_map(|instance| instance.prefixes.iter().copied()).collect();
+        let used: HashSet<&Chain> = live.iter().map(|instance| &instance.chain).collect();
+        Self {
+            routes: routes.into_iter().filter(|prefix| !claimed.contains(prefix)).collect(),
+            chains: chains.into_iter().filter(|chain| !used.contains(chain)).collect(),
+        }
+    }
+
+    /// Whether there is nothing to remove.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.routes.is_empty() && self.chains.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_live_instance_claims_is_no_leftover() {
+        let prefix = |text: &str| text.parse::<Prefix>().unwrap();
+        let live = Instance {
+            pid: 7,
+            started: 0,
+            mode: None,
+            prefixes: vec![prefix("192.0.2.0/24")],
+            chain: Chain::of(7),
+        };
+        let leftovers = Leftovers::among(
+            [prefix("192.0.2.0/24"), prefix("192.0.2.0/25"), prefix("2001:db8::/64")],
+            [Chain::of(7), Chain::of(8)],
+            std::slice::from_ref(&live),
+        );
+        assert_eq!(leftovers.routes, [prefix("192.0.2.0/25"), prefix("2001:db8::/64")]);
+        assert_eq!(leftovers.chains, BTreeSet::from([Chain::of(8)]));
+        assert!(Leftovers::among([prefix("192.0.2.0/24")], [Chain::of(7)], &[live]).is_empty());
+    }
+}

@@ -1,0 +1,12 @@
+//! The live instances of a network namespace: what each has claimed, so that none takes another's, and so that what
+//! dead ones left can be told from what live ones use. Removes nothing from the kernel.
+
+mod error;
+mod leftovers;
+mod registry;
+mod state;
+
+pub use error::{InstanceError, RunDirError};
+pub use leftovers::Leftovers;
+pub use registry::{Claim, Registry, StartupLock, run_dir};
+pub use state::{Instance, InstanceId, Mode};

@@ -1,0 +1,232 @@
+//! Where instances are registered: a directory per network namespace with a lock and one state file per instance.
+//!
+//! An instance holds a lock (`flock`) on its state file for as long as it lives. The kernel drops it however the
+//! process ends, so that a file without a lock is that of a dead instance, whoever has its process id by now. The same
+//! goes for directories of namespaces that are gone and whose inode the kernel used again.
+//!
+//! A state file appears complete and locked or not at all, and before the instance acts on what it says.
+
+use std::collections::BTreeSet;
+use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use super::{Instance, InstanceError, InstanceId, Mode};
+use crate::model::Prefix;
+use crate::plan::firewall::Chain;
+
+const DEFAULT_RUN_DIR: &str = "/run/spectrum";
+const LOCK: &str = "lock";
+const EXTENSION: &str = "json";
+
+/// How often a lock that another process holds is tried again.
+const RETRY: Duration = Duration::from_millis(20);
+
+/// The directory below which instances are registered: `SPECTRUM_RUN_DIR`, or `/run/spectrum`.
+#[must_use]
+pub fn run_dir() -> PathBuf {
+    std::env::var_os("SPECTRUM_RUN_DIR")
+        .filter(|dir| !dir.is_empty())
+        .map_or_else(|| PathBuf::from(DEFAULT_RUN_DIR), PathBuf::from)
+}
+
+/// The registry of one network namespace.
+#[derive(Debug)]
+pub struct Registry {
+    dir: PathBuf,
+}
+
+impl Registry {
+    /// Opens the registry of the namespace with inode `namespace` below `run_dir`, which is made if missing.
+    pub fn open(run_dir: &Path, namespace: u64) -> Result<Self, InstanceError> {
+        let dir = run_dir.join(namespace.to_string());
+        // Readable by root alone: whoever can open a file can lock it.
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o755)
+            .create(run_dir)
+            .and_then(|()| DirBuilder::new().recursive(true).mode(0o700).create(&dir))
+            .map_err(|source| failed("create directory", &dir, source))?;
+        Ok(Self { dir })
+    }
+
+    /// Takes the lock under which instances claim and leftovers are removed, waiting at most `patience` for others.
+    /// Blocks the calling thread.
+    pub fn lock(&self, patience: Duration) -> Result<StartupLock<'_>, InstanceError> {
+        let path = self.dir.join(LOCK);
+        let file = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .mode(0o600)
+            .open(&path)
+            .map_err(|source| failed("open lock", &path, source))?;
+        let begun = Instant::now();
+        loop {
+            match file.try_lock() {
+                Ok(()) => return Ok(StartupLock { registry: self, _file: file }),
+                Err(TryLockError::WouldBlock) if begun.elapsed() < patience => std::thread::sleep(RETRY),
+                Err(TryLockError::WouldBlock) => return Err(InstanceError::Busy { path, waited: patience }),
+                Err(TryLockError::Error(source)) => return Err(failed("lock", &path, source)),
+            }
+        }
+    }
+}
+
+/// The right to claim, and to remove what dead instances left. Released when dropped.
+#[derive(Debug)]
+pub struct StartupLock<'a> {
+    registry: &'a Registry,
+    _file: File,
+}
+
+impl StartupLock<'_> {
+    /// The live instances of the namespace. State files of dead ones are removed.
+    pub fn live(&self) -> Result<Vec<Instance>, InstanceError> {
+        let dir = &self.registry.dir;
+        let entries = fs::read_dir(dir).map_err(|source| failed("list directory", dir, source))?;
+        let mut live = Vec::new();
+        for entry in entries {
+            let path = entry.map_err(|source| failed("list directory", dir, source))?.path();
+            // Of a claim that was interrupted: claims are made under the lock, and we have it.
+            let interrupted = path.extension().is_some_and(|extension| extension == "new");
+            if path.extension().is_some_and(|extension| extension == EXTENSION) || interrupted {
+                live.extend(examine(&path)?);
+            }
+        }
+        live.sort_by_key(|instance| (instance.started, instance.pid));
+        Ok(live)
+    }
+
+    /// Claims `prefixes` for this process until the claim is dropped or the process ends. A prefix that equals,
+    /// contains or lies within one of a live instance is refused.
+    pub fn claim(&self, prefixes: &[Prefix]) -> Result<Claim, InstanceError> {
+        let live = self.live()?;
+        refuse_overlaps(prefixes, &live)?;
+        let pid = std::process::id();
+        let taken: BTreeSet<Chain> = live.into_iter().map(|instance| instance.chain).collect();
+        let id = (0..=u32::MAX)
+            .map(|number| InstanceId::new(pid, number))
+            .find(|id| !taken.contains(&Chain::of(id)))
+            .unwrap_or(InstanceId::new(pid, 0));
+        let started = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        let instance =
+            Instance { pid, started, mode: None, prefixes: prefixes.to_vec(), chain: Chain::of(id) };
+        let path = self.registry.dir.join(format!("{id}.{EXTENSION}"));
+        let file = write(&path, &instance)?;
+        Ok(Claim { path, _file: file, instance })
+    }
+
+    /// Replaces what `claim` claims, as on a reload: first by all that is in use and all that will be, then, when the
+    /// rest is gone from the kernel, by what remains.
+    pub fn amend(&self, claim: &mut Claim, mode: Mode, prefixes: &[Prefix]) -> Result<(), InstanceError> {
+        let others: Vec<Instance> =
+            self.live()?.into_iter().filter(|instance| instance.chain != claim.instance.chain).collect();
+        refuse_overlaps(prefixes, &others)?;
+        let instance = Instance { mode: Some(mode), prefixes: prefixes.to_vec(), ..claim.instance.clone() };
+        claim._file = write(&claim.path, &instance)?;
+        claim.instance = instance;
+        Ok(())
+    }
+}
+
+/// What this process has claimed. Dropping it ends the claim, so it goes last, when the kernel holds nothing of ours
+/// any more.
+#[derive(Debug)]
+pub struct Claim {
+    path: PathBuf,
+    _file: File,
+    instance: Instance,
+}
+
+impl Claim {
+    /// What is claimed.
+    #[must_use]
+    pub fn instance(&self) -> &Instance {
+        &self.instance
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        // Without the file, and with it, an ended claim is an ended claim: the next start removes the file.
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+/// The instance whose state file is at `path`, if it lives. Removes the file if not.
+fn examine(path: &Path) -> Result<Option<Instance>, InstanceError> {
+    let mut file = match File::open(path) {
+        Ok(file) => file,
+        // It ended just now.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(source) => return Err(failed("open state file", path, source)),
+    };
+    // Shared, so that two who look do not take each other for the owner.
+    match file.try_lock_shared() {
+        Ok(()) => {
+            return match fs::remove_file(path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    Err(failed("remove state file", path, error))
+                }
+                _ => Ok(None),
+            };
+        }
+        Err(TryLockError::WouldBlock) => {}
+        Err(TryLockError::Error(source)) => return Err(failed("lock state file", path, source)),
+    }
+    let mut text = String::new();
+    let corrupt = |cause: String| InstanceError::Corrupt { path: path.to_owned(), cause };
+    file.read_to_string(&mut text).map_err(|error| corrupt(error.to_string()))?;
+    serde_json::from_str(&text).map(Some).map_err(|error| corrupt(error.to_string()))
+}
+
+/// Puts `instance` at `path`, locked from the moment it can be seen there.
+fn write(path: &Path, instance: &Instance) -> Result<File, InstanceError> {
+    let new = path.with_extension("new");
+    let write = || {
+        let mut file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&new)?;
+        file.lock()?;
+        serde_json::to_writer(&mut file, instance)?;
+        file.write_all(b"\n")?;
+        fs::rename(&new, path)?;
+        Ok(file)
+    };
+    write().map_err(|source: io::Error| {
+        let _ = fs::remove_file(&new);
+        failed("write state file", path, source)
+    })
+}
+
+/// Finds a prefix that one of `others` has, in whole or in part.
+fn refuse_overlaps(prefixes: &[Prefix], others: &[Instance]) -> Result<(), InstanceError> {
+    for other in others {
+        // Disjoint and in order, only the neighbours of a prefix can overlap it.
+        let theirs: BTreeSet<Prefix> = other.prefixes.iter().copied().collect();
+        let mut outermost = BTreeSet::new();
+        let mut last: Option<Prefix> = None;
+        for prefix in theirs {
+            if last.is_none_or(|last| !last.overlaps(&prefix)) {
+                outermost.insert(prefix);
+                last = Some(prefix);
+            }
+        }
+        for prefix in prefixes {
+            let before = outermost.range(..prefix).next_back();
+            let after = outermost.range(prefix..).next();
+            if let Some(theirs) = before.into_iter().chain(after).find(|theirs| theirs.overlaps(prefix)) {
+                return Err(InstanceError::Claimed { prefix: *prefix, theirs: *theirs, pid: other.pid });
+            }
+        }
+    }
+    Ok(())
+}
+
+fn failed(op: &'static str, path: &Path, source: io::Error) -> InstanceError {
+    InstanceError::RunDir { op, path: path.to_owned(), source: source.into() }
+}
+
+#[cfg(test)]
+mod tests;

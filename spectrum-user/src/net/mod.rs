@@ -1,0 +1,13 @@
+//! Sockets, addresses and routes of one network namespace. Decides nothing about which of them are wanted.
+
+mod addresses;
+mod error;
+mod listener;
+mod namespace;
+mod routes;
+
+pub use addresses::{CoveredAddress, InterfaceAddress, covered_addresses, interface_addresses};
+pub use error::{Denied, NetError};
+pub use listener::{ListenerGroup, ListenerOptions, Transparency};
+pub use namespace::{NamespaceId, enter_namespace};
+pub use routes::{LocalRoutes, ROUTE_PROTOCOL};

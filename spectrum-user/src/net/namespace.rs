@@ -1,0 +1,92 @@
+//! Entering a network namespace, and telling namespaces apart. Creates none.
+
+use std::fmt;
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::sched::{CloneFlags, setns};
+
+use super::NetError;
+
+/// Where `ip netns` keeps the namespaces it names.
+const NAMED: &str = "/run/netns";
+
+/// What distinguishes a network namespace from the others that exist at the same time. Prints as the inode, like the
+/// target of `/proc/self/ns/net` and `lsns`. The kernel reuses inodes of namespaces that are gone.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct NamespaceId(u64);
+
+impl NamespaceId {
+    /// The namespace the calling thread is in.
+    pub fn current() -> Result<Self, NetError> {
+        // Not /proc/self, which is the main thread's: tests enter namespaces thread by thread.
+        let path = "/proc/thread-self/ns/net";
+        fs::metadata(path)
+            .map(|metadata| Self(metadata.ino()))
+            .map_err(|source| NetError::os("identify network namespace", path, source, "CAP_SYS_PTRACE"))
+    }
+
+    /// The inode.
+    #[must_use]
+    pub fn inode(self) -> u64 {
+        self.0
+    }
+}
+
+impl fmt::Display for NamespaceId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Moves the calling thread into the network namespace called `name` (as in `ip netns`), or, when `name` contains a
+/// slash, the one at that path. Threads inherit the namespace of the thread that starts them, so this comes before
+/// any is started. Needs `CAP_SYS_ADMIN`.
+pub fn enter_namespace(name: &str) -> Result<NamespaceId, NetError> {
+    let op = "enter network namespace";
+    let path = path_of(name);
+    let shown = path.display().to_string();
+    let file = File::open(&path).map_err(|source| match source.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => {
+            NetError::NamespaceMissing { path: shown.clone() }
+        }
+        _ => NetError::os(op, &shown, source, "CAP_SYS_ADMIN"),
+    })?;
+    setns(file, CloneFlags::CLONE_NEWNET).map_err(|errno| match errno {
+        Errno::EINVAL => NetError::NotANamespace { path: shown.clone() },
+        _ => NetError::os(op, &shown, errno, "CAP_SYS_ADMIN"),
+    })?;
+    NamespaceId::current()
+}
+
+fn path_of(name: &str) -> PathBuf {
+    if name.contains('/') { PathBuf::from(name) } else { Path::new(NAMED).join(name) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_and_paths_are_told_apart_by_the_slash() {
+        assert_eq!(path_of("blue"), Path::new("/run/netns/blue"));
+        assert_eq!(path_of("/proc/1/ns/net"), Path::new("/proc/1/ns/net"));
+        assert_eq!(path_of("./net"), Path::new("./net"));
+    }
+
+    #[test]
+    fn a_missing_namespace_is_named_with_the_cure() {
+        let message = enter_namespace("there-is-no-such-namespace").unwrap_err().to_string();
+        assert!(message.contains("/run/netns/there-is-no-such-namespace"), "{message}");
+        assert!(message.contains("ip netns add"), "{message}");
+    }
+
+    #[test]
+    fn the_current_namespace_is_the_one_proc_shows() {
+        let link = fs::read_link("/proc/self/ns/net").unwrap();
+        assert_eq!(link.to_str().unwrap(), format!("net:[{}]", NamespaceId::current().unwrap()));
+    }
+}

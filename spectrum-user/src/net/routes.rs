@@ -1,0 +1,297 @@
+//! AnyIP: `local` routes that make the kernel take every address of a prefix for its own, and their removal. Touches
+//! no route of another protocol number, and brings no interface up.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use futures_util::future::join_all;
+use futures_util::stream::TryStreamExt as _;
+use nix::errno::Errno;
+use nix::ifaddrs::getifaddrs;
+use nix::net::if_::{InterfaceFlags, if_nametoindex};
+use rtnetlink::packet_route::AddressFamily;
+use rtnetlink::packet_route::route::{
+    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
+};
+use rtnetlink::{Handle, new_connection_with_strict_check};
+use tokio::task::JoinHandle;
+
+use super::{NetError, interface_addresses};
+use crate::model::{Family, Prefix};
+
+/// The routing protocol number that marks our routes, `S`. `ip route` shows it as `proto 83`.
+pub const ROUTE_PROTOCOL: u8 = b'S';
+
+/// The kernel's table of local routes, the first one it consults (`RT_TABLE_LOCAL`).
+const LOCAL_TABLE: u8 = 255;
+
+/// How many requests are under way at once: enough to hide the round trips, few enough that the acknowledgements fit
+/// the socket's receive buffer.
+const WINDOW: usize = 128;
+
+const LOOPBACK: &str = "lo";
+const CAPABILITY: &str = "CAP_NET_ADMIN";
+
+/// The `local` routes that this process added, and the netlink socket by which it did. What it added it removes only
+/// when asked: dropping it leaves the routes.
+///
+/// Every route names the loopback address as the source that local clients prefer. Without it the kernel gives an IPv4
+/// client the dialled address itself as its source (`ip route get` shows it), so that logs name no client and replies
+/// are addressed to the prefix and steered in their turn.
+///
+/// A prefix of length 0 gets no route, which would make the whole internet local: its bindings match only addresses
+/// that the host has anyway.
+#[derive(Debug)]
+pub struct LocalRoutes {
+    handle: Handle,
+    connection: JoinHandle<()>,
+    added: Vec<Prefix>,
+}
+
+impl LocalRoutes {
+    /// Opens the netlink socket, in the network namespace of the calling thread and on the running tokio runtime.
+    pub fn open() -> Result<Self, NetError> {
+        let (connection, handle, _) = new_connection_with_strict_check()
+            .map_err(|source| NetError::os("open", "netlink socket", source, CAPABILITY))?;
+        Ok(Self { handle, connection: tokio::spawn(connection), added: Vec::new() })
+    }
+
+    /// Adds a route for each of `prefixes` that has none. A route of somebody else for the very prefix is left as it is
+    /// and stays after [`undo`](Self::undo); one of a dead predecessor is taken over. On failure those added so far
+    /// remain, for `undo`.
+    pub async fn add(&mut self, prefixes: &[Prefix]) -> Result<(), NetError> {
+        let op = "add local route";
+        let routed: Vec<Prefix> = prefixes.iter().copied().filter(|prefix| prefix.length() > 0).collect();
+        let loopback = usable_loopback(&routed)?;
+        let mut taken: Vec<Prefix> = Vec::new();
+        let mut failure = None;
+        for window in routed.chunks(WINDOW) {
+            let answers = window.iter().map(|prefix| {
+                let request = self.handle.route().add(message(*prefix, loopback));
+                async move { (*prefix, request.execute().await) }
+            });
+            for (prefix, answer) in join_all(answers).await {
+                match answer.map_err(io_error) {
+                    Ok(()) => self.added.push(prefix),
+                    Err(source) if source.raw_os_error() == Some(libc::EEXIST) => taken.push(prefix),
+                    Err(source) => failure = failure.or(Some(NetError::os(op, prefix, source, CAPABILITY))),
+                }
+            }
+            if let Some(failure) = failure {
+                return Err(failure);
+            }
+        }
+        self.adopt(&taken).await
+    }
+
+    /// Looks at the routes that were there before.
+    async fn adopt(&mut self, taken: &[Prefix]) -> Result<(), NetError> {
+        let mut present: HashMap<Prefix, Vec<(RouteType, RouteProtocol)>> = HashMap::new();
+        for family in [Family::Ipv4, Family::Ipv6] {
+            if taken.iter().any(|prefix| prefix.family() == family) {
+                for (prefix, route) in self.local_table(family).await? {
+                    present.entry(prefix).or_default().push((route.header.kind, route.header.protocol));
+                }
+            }
+        }
+        for prefix in taken {
+            let routes = present.get(prefix).map_or(&[][..], Vec::as_slice);
+            if routes.contains(&(RouteType::Local, RouteProtocol::Other(ROUTE_PROTOCOL))) {
+                self.added.push(*prefix);
+            } else if let Some((kind, _)) = routes.first()
+                && routes.iter().all(|(kind, _)| *kind != RouteType::Local)
+            {
+                return Err(NetError::RouteTaken {
+                    prefix: *prefix,
+                    kind: format!("{kind:?}").to_ascii_lowercase(),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// The prefixes whose routes we added and have not removed.
+    #[must_use]
+    pub fn added(&self) -> &[Prefix] {
+        &self.added
+    }
+
+    /// Every prefix with a route of ours in the namespace, whichever process added it.
+    pub async fn list_ours(&self) -> Result<Vec<Prefix>, NetError> {
+        let mut ours = Vec::new();
+        for family in [Family::Ipv4, Family::Ipv6] {
+            let table = self.local_table(family).await?;
+            ours.extend(
+                table.into_iter().filter(|(_, route)| is_ours(&route.header)).map(|(prefix, _)| prefix),
+            );
+        }
+        ours.sort_unstable();
+        ours.dedup();
+        Ok(ours)
+    }
+
+    /// Removes our route of each of `prefixes`, whichever process added it. One that is gone already is no error.
+    pub async fn remove(&mut self, prefixes: &[Prefix]) -> Vec<NetError> {
+        let op = "remove local route";
+        let loopback = match if_nametoindex(LOOPBACK) {
+            Ok(index) => index,
+            Err(errno) => return vec![NetError::os("find interface", LOOPBACK, errno, CAPABILITY)],
+        };
+        let mut errors = Vec::new();
+        for window in prefixes.chunks(WINDOW) {
+            let answers = window.iter().map(|prefix| {
+                let request = self.handle.route().del(message(*prefix, loopback));
+                async move { (*prefix, request.execute().await) }
+            });
+            for (prefix, answer) in join_all(answers).await {
+                match answer.map_err(io_error) {
+                    Ok(()) => {}
+                    Err(source) if source.raw_os_error() == Some(libc::ESRCH) => {}
+                    Err(source) => errors.push(NetError::os(op, prefix, source, CAPABILITY)),
+                }
+            }
+        }
+        let removed: std::collections::HashSet<&Prefix> = prefixes.iter().collect();
+        self.added.retain(|prefix| !removed.contains(prefix));
+        errors
+    }
+
+    /// Removes exactly what [`add`](Self::add) added.
+    pub async fn undo(&mut self) -> Vec<NetError> {
+        let added = std::mem::take(&mut self.added);
+        self.remove(&added).await
+    }
+
+    async fn local_table(&self, family: Family) -> Result<Vec<(Prefix, RouteMessage)>, NetError> {
+        let mut filter = RouteMessage::default();
+        filter.header.address_family = address_family(family);
+        // The kernel then walks this table only, however many routes the others hold.
+        filter.header.table = LOCAL_TABLE;
+        let routes = self.handle.route().get(filter).execute();
+        let routes: Vec<RouteMessage> = match routes.try_collect().await.map_err(io_error) {
+            Ok(routes) => routes,
+            // The kernel does without this family.
+            Err(source)
+                if matches!(
+                    source.raw_os_error().map(Errno::from_raw),
+                    Some(Errno::EAFNOSUPPORT | Errno::EOPNOTSUPP)
+                ) =>
+            {
+                Vec::new()
+            }
+            Err(source) => return Err(NetError::os("list local routes of", family, source, CAPABILITY)),
+        };
+        Ok(routes
+            .into_iter()
+            .filter(|route| route.header.table == LOCAL_TABLE)
+            .filter_map(|route| Some((prefix_of(&route, family)?, route)))
+            .collect())
+    }
+}
+
+impl Drop for LocalRoutes {
+    fn drop(&mut self) {
+        self.connection.abort();
+    }
+}
+
+fn is_ours(header: &RouteHeader) -> bool {
+    header.kind == RouteType::Local && header.protocol == RouteProtocol::Other(ROUTE_PROTOCOL)
+}
+
+/// The route of `prefix`, for adding it and for removing exactly it.
+fn message(prefix: Prefix, loopback: u32) -> RouteMessage {
+    let mut message = RouteMessage::default();
+    message.header.address_family = address_family(prefix.family());
+    message.header.table = LOCAL_TABLE;
+    message.header.protocol = RouteProtocol::Other(ROUTE_PROTOCOL);
+    message.header.scope = RouteScope::Host;
+    message.header.kind = RouteType::Local;
+    message.header.destination_prefix_length = prefix.length();
+    let (destination, source) = match prefix.address() {
+        IpAddr::V4(address) => (RouteAddress::Inet(address), RouteAddress::Inet(Ipv4Addr::LOCALHOST)),
+        IpAddr::V6(address) => (RouteAddress::Inet6(address), RouteAddress::Inet6(Ipv6Addr::LOCALHOST)),
+    };
+    message.attributes.push(RouteAttribute::Destination(destination));
+    message.attributes.push(RouteAttribute::PrefSource(source));
+    message.attributes.push(RouteAttribute::Oif(loopback));
+    message
+}
+
+fn prefix_of(route: &RouteMessage, family: Family) -> Option<Prefix> {
+    let destination = route.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Destination(RouteAddress::Inet(address)) => Some(IpAddr::V4(*address)),
+        RouteAttribute::Destination(RouteAddress::Inet6(address)) => Some(IpAddr::V6(*address)),
+        _ => None,
+    });
+    // A default route carries no destination.
+    let unspecified = match family {
+        Family::Ipv4 => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        Family::Ipv6 => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+    };
+    Prefix::containing(destination.unwrap_or(unspecified), route.header.destination_prefix_length).ok()
+}
+
+fn address_family(family: Family) -> AddressFamily {
+    match family {
+        Family::Ipv4 => AddressFamily::Inet,
+        Family::Ipv6 => AddressFamily::Inet6,
+    }
+}
+
+fn io_error(error: rtnetlink::Error) -> io::Error {
+    match error {
+        rtnetlink::Error::NetlinkError(message) => message.to_io(),
+        other => io::Error::other(other),
+    }
+}
+
+/// The index of `lo`, once it is up and has the source addresses that the routes name: the kernel's own refusals
+/// ("Invalid argument") do not say what is missing.
+fn usable_loopback(prefixes: &[Prefix]) -> Result<u32, NetError> {
+    let op = "add local route";
+    let failed = |errno| NetError::os("find interface", LOOPBACK, errno, CAPABILITY);
+    let index = if_nametoindex(LOOPBACK).map_err(failed)?;
+    let Some(first) = prefixes.first() else { return Ok(index) };
+    let up = getifaddrs()
+        .map_err(failed)?
+        .any(|entry| entry.interface_name == LOOPBACK && entry.flags.contains(InterfaceFlags::IFF_UP));
+    if !up {
+        return Err(NetError::Loopback {
+            op,
+            object: first.to_string(),
+            state: "lo is down",
+            cure: "ip link set lo up",
+        });
+    }
+    let addresses = interface_addresses()?;
+    for family in [Family::Ipv4, Family::Ipv6] {
+        let Some(prefix) = prefixes.iter().find(|prefix| prefix.family() == family) else { continue };
+        let loopback = loopback_address(family);
+        if !addresses.iter().any(|of| of.interface == LOOPBACK && of.address == loopback) {
+            return Err(loopback_error(op, prefix, family));
+        }
+    }
+    Ok(index)
+}
+
+fn loopback_address(family: Family) -> IpAddr {
+    match family {
+        Family::Ipv4 => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        Family::Ipv6 => IpAddr::V6(Ipv6Addr::LOCALHOST),
+    }
+}
+
+/// The error of a `lo` without the loopback address of `family`.
+pub(super) fn loopback_error(op: &'static str, object: impl fmt::Display, family: Family) -> NetError {
+    let (state, cure) = match family {
+        Family::Ipv4 => ("lo has no address 127.0.0.1", "ip link set lo up"),
+        Family::Ipv6 => (
+            "lo has no address ::1, IPv6 is disabled or lo is down",
+            "sysctl -w net.ipv6.conf.lo.disable_ipv6=0; ip link set lo up",
+        ),
+    };
+    NetError::Loopback { op, object: object.to_string(), state, cure }
+}

@@ -1,0 +1,286 @@
+//! One record per connection, written by a thread of its own. Loses records rather than hold a worker up.
+
+use std::fmt::Write as _;
+use std::io::{self, Write};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender, TryRecvError, TrySendError};
+use std::thread;
+use std::time::Duration;
+
+use serde::Serialize;
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
+
+use crate::proxy::Report;
+
+/// How many records may wait for the writer.
+const QUEUE: usize = 4096;
+
+/// How long the writer lets records gather. While it sleeps, handing one over wakes nobody: a worker pays for a queue
+/// operation and not for a system call.
+const GATHER: Duration = Duration::from_millis(10);
+
+/// How long the last records may take to be written.
+const FINISH: Duration = Duration::from_secs(1);
+
+/// How a record is written.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum LogFormat {
+    /// One JSON object per line.
+    Json,
+    /// `key=value` pairs on one line; the origin is `-` where there is none.
+    #[default]
+    Text,
+}
+
+/// The connection log's writer.
+#[derive(Debug)]
+pub struct ConnectionLog {
+    sender: RecordSender,
+    written: Receiver<()>,
+}
+
+impl ConnectionLog {
+    /// Starts the thread that writes to `sink`.
+    ///
+    /// # Errors
+    /// When the system has no thread to spare.
+    pub fn start(format: LogFormat, sink: impl Write + Send + 'static) -> io::Result<Self> {
+        let (queue, records) = mpsc::sync_channel(QUEUE);
+        let (done, written) = mpsc::channel();
+        let sender = RecordSender { queue, dropped: Arc::default() };
+        let dropped = Arc::clone(&sender.dropped);
+        thread::Builder::new().name("connection-log".into()).stack_size(128 * 1024).spawn(move || {
+            write_records(&records, format, sink, &dropped);
+            // Nobody waits for it unless the log was asked to finish.
+            let _ = done.send(());
+        })?;
+        Ok(Self { sender, written })
+    }
+
+    /// What a worker hands its records to.
+    #[must_use]
+    pub fn sender(&self) -> RecordSender {
+        self.sender.clone()
+    }
+
+    /// How many records were lost because the writer could not keep up.
+    #[must_use]
+    pub fn dropped(&self) -> u64 {
+        self.sender.dropped.load(Ordering::Relaxed)
+    }
+
+    /// Waits until all records are written, for a second at most: whoever reads them may have stopped reading. All
+    /// [`RecordSender`]s must be gone, or it waits in vain.
+    pub fn finish(self) {
+        drop(self.sender);
+        if let Err(RecvTimeoutError::Timeout) = self.written.recv_timeout(FINISH) {
+            tracing::warn!("the last connection records were not written in time");
+        }
+    }
+}
+
+/// Hands records to the writer, without ever waiting.
+#[derive(Clone, Debug)]
+pub struct RecordSender {
+    queue: SyncSender<Report>,
+    dropped: Arc<AtomicU64>,
+}
+
+impl RecordSender {
+    /// Has `report` written, or counts it as dropped.
+    pub fn send(&self, report: &Report) {
+        if let Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) =
+            self.queue.try_send(report.clone())
+        {
+            self.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+/// Until every sender is gone.
+fn write_records(records: &Receiver<Report>, format: LogFormat, mut sink: impl Write, dropped: &AtomicU64) {
+    let mut lines = String::new();
+    let mut reported = 0;
+    let mut failing = false;
+    while let Ok(first) = records.recv() {
+        let mut next = Ok(first);
+        while let Ok(report) = next {
+            write_record(&mut lines, format, &report);
+            // A page or two at a time, so that the buffer stays small however long the queue is.
+            if lines.len() >= 8192 {
+                write_lines(&mut sink, &mut lines, &mut failing);
+            }
+            next = records.try_recv();
+            if next == Err(TryRecvError::Empty) {
+                write_lines(&mut sink, &mut lines, &mut failing);
+                thread::sleep(GATHER);
+                next = records.try_recv();
+            }
+        }
+        write_lines(&mut sink, &mut lines, &mut failing);
+        let dropped = dropped.load(Ordering::Relaxed);
+        if dropped > reported {
+            tracing::warn!(
+                records = dropped - reported,
+                "connection records dropped: the log is read too slowly"
+            );
+            reported = dropped;
+        }
+    }
+}
+
+fn write_lines(sink: &mut impl Write, lines: &mut String, failing: &mut bool) {
+    let written = sink.write_all(lines.as_bytes()).and_then(|()| sink.flush());
+    lines.clear();
+    match written {
+        Err(error) if !*failing => {
+            tracing::error!(%error, "write connection records");
+            *failing = true;
+        }
+        Err(_) => {}
+        Ok(()) => *failing = false,
+    }
+}
+
+/// The fields of a JSON record.
+#[derive(Serialize)]
+struct Record<'a> {
+    time: String,
+    event: &'static str,
+    service: &'a str,
+    protocol: crate::model::Protocol,
+    client: std::net::SocketAddr,
+    dialled: std::net::SocketAddr,
+    origin: Option<std::net::SocketAddr>,
+    bytes_from_client: u64,
+    bytes_to_client: u64,
+    duration_ms: f64,
+    end: String,
+}
+
+fn write_record(lines: &mut String, format: LogFormat, report: &Report) {
+    let mut time = String::new();
+    // Writing to a String cannot fail, here and below.
+    let _ = SystemTime.format_time(&mut Writer::new(&mut time));
+    let milliseconds = report.duration.as_secs_f64() * 1000.0;
+    let _ = match format {
+        LogFormat::Json => {
+            let record = Record {
+                time,
+                event: "connection",
+                service: report.service.as_str(),
+                protocol: report.protocol,
+                client: report.client,
+                dialled: report.dialled,
+                origin: report.origin,
+                bytes_from_client: report.bytes_from_client,
+                bytes_to_client: report.bytes_to_client,
+                duration_ms: (milliseconds * 1000.0).round() / 1000.0,
+                end: report.end.to_string(),
+            };
+            serde_json::to_string(&record).map_or(Err(std::fmt::Error), |json| writeln!(lines, "{json}"))
+        }
+        LogFormat::Text => writeln!(
+            lines,
+            "{time} connection service={} protocol={} client={} dialled={} origin={} bytes_from_client={} \
+             bytes_to_client={} duration_ms={milliseconds:.3} end={}",
+            report.service,
+            report.protocol,
+            report.client,
+            report.dialled,
+            report.origin.map_or_else(|| "-".to_owned(), |origin| origin.to_string()),
+            report.bytes_from_client,
+            report.bytes_to_client,
+            report.end,
+        ),
+    };
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use std::sync::Mutex;
+
+    use super::*;
+    use crate::model::{Protocol, ServiceName};
+    use crate::proxy::{End, Side};
+
+    pub(in crate::observe) fn report() -> Report {
+        Report {
+            service: ServiceName::default(),
+            protocol: Protocol::Tcp,
+            client: "127.0.0.1:51234".parse().unwrap(),
+            dialled: "[2001:db8::1]:9999".parse().unwrap(),
+            origin: None,
+            bytes_from_client: 7,
+            bytes_to_client: 100,
+            duration: Duration::from_micros(1234),
+            end: End::Reset(Side::Downstream),
+        }
+    }
+
+    /// A sink that can be read back, and that blocks while its owner holds it.
+    #[derive(Clone, Default)]
+    struct Sink(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Sink {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn logged(format: LogFormat) -> String {
+        let sink = Sink::default();
+        let log = ConnectionLog::start(format, sink.clone()).unwrap();
+        log.sender().send(&report());
+        log.finish();
+        let bytes = sink.0.lock().unwrap().clone();
+        String::from_utf8(bytes).unwrap()
+    }
+
+    #[test]
+    fn text_records_are_pairs_on_one_line() {
+        let line = logged(LogFormat::Text);
+        let (time, rest) = line.split_once(' ').unwrap();
+        assert!(time.ends_with('Z') && time.contains('T'), "{time}");
+        assert_eq!(
+            rest,
+            "connection service=default protocol=tcp client=127.0.0.1:51234 dialled=[2001:db8::1]:9999 origin=- \
+             bytes_from_client=7 bytes_to_client=100 duration_ms=1.234 end=downstream-reset\n"
+        );
+    }
+
+    #[test]
+    fn json_records_are_objects_on_one_line() {
+        let line = logged(LogFormat::Json);
+        assert_eq!(line.matches('\n').count(), 1);
+        let record: serde_json::Value = serde_json::from_str(&line).unwrap();
+        assert_eq!(record["dialled"], "[2001:db8::1]:9999");
+        assert_eq!(record["origin"], serde_json::Value::Null);
+        assert_eq!(record["duration_ms"], 1.234);
+        assert_eq!(record["end"], "downstream-reset");
+    }
+
+    #[test]
+    fn a_reader_that_stops_reading_costs_records_and_no_time() {
+        let sink = Sink::default();
+        let held = sink.0.lock().unwrap();
+        let log = ConnectionLog::start(LogFormat::Text, sink.clone()).unwrap();
+        let sender = log.sender();
+        for _ in 0..2 * QUEUE + 100 {
+            sender.send(&report());
+        }
+        assert!(log.dropped() >= 100, "{} dropped", log.dropped());
+        drop(held);
+        let kept = 2 * QUEUE as u64 + 100 - log.dropped();
+        drop(sender);
+        log.finish();
+        let written = String::from_utf8(sink.0.lock().unwrap().clone()).unwrap();
+        assert_eq!(written.lines().count() as u64, kept);
+    }
+}

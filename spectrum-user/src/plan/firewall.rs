@@ -1,0 +1,363 @@
+//! The TPROXY rules that steer as the steering table does, as texts for `iptables-restore --noflush`. Runs nothing.
+//!
+//! One chain in the mangle table, jumped to from `PREROUTING`, first match wins:
+//!
+//! ```text
+//! -A PREROUTING -d 192.0.2.0/24 -p tcp -j SPECTRUM-4711
+//! -A SPECTRUM-4711 -p tcp -m tcp ! --syn -m socket -j RETURN
+//! -A SPECTRUM-4711 -d 192.0.2.0/24 -p tcp -m tcp --dport 80:443 -j TPROXY --on-ip 127.0.0.1 --on-port 40001
+//! ```
+//!
+//! The guard in the second line makes TPROXY see what `sk_lookup` would see: packets that no established connection
+//! takes. The target drops a packet whose connection belongs to a socket that is not transparent, and those are the
+//! replies to a client of this host whose source address lies in a binding, and connections that are older than the
+//! binding. It is also what makes rules cheap, since the packets of an established connection leave after it. What
+//! reaches the rules is then
+//!
+//! - a SYN, whichever socket it finds: a listener of somebody else loses to the binding, and TPROXY itself lets a SYN
+//!   reopen a connection in TIME-WAIT;
+//! - the last ACK of a handshake answered with a SYN cookie, for which the kernel keeps no socket;
+//! - strays, which the listener answers with RST as the kernel would.
+//!
+//! Two differences remain. While the kernel sends SYN cookies, a listener of somebody else bound to the very address
+//! and port (not to a wildcard address) takes the last ACK and resets the connection. And a UDP socket of somebody else
+//! that is connected from an address and port of a binding loses its datagrams: `-m socket` cannot tell it from a bound
+//! one, which has to lose.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::{self, Write as _};
+use std::net::SocketAddr;
+use std::str::FromStr;
+
+use crate::model::{Binding, Family, PortRange, Prefix, Protocol};
+
+/// With so many outermost prefixes, packets are compared with each before they enter the chain; with more, all of a
+/// protocol enter it.
+const MAX_JUMPS: usize = 8;
+
+/// A binding and the listener that its packets go to.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Rule {
+    /// What is matched.
+    pub binding: Binding,
+    /// Where it goes. Of the binding's family.
+    pub listener: SocketAddr,
+}
+
+/// The name of a chain of ours: `SPECTRUM-` and the id of the instance that owns it.
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd, serde::Deserialize, serde::Serialize)]
+#[serde(transparent)]
+pub struct Chain(String);
+
+impl Chain {
+    const PREFIX: &str = "SPECTRUM-";
+
+    /// The chain of the instance `id`.
+    #[must_use]
+    pub fn of(id: impl fmt::Display) -> Self {
+        Self(format!("{}{id}", Self::PREFIX))
+    }
+
+    /// The name as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Chain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
+impl FromStr for Chain {
+    type Err = ParseChainError;
+
+    fn from_str(name: &str) -> Result<Self, Self::Err> {
+        match name.strip_prefix(Self::PREFIX) {
+            Some(id) if !id.is_empty() => Ok(Self(name.to_owned())),
+            _ => Err(ParseChainError),
+        }
+    }
+}
+
+/// The name is not that of one of our chains.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("not a chain of spectrum's")]
+pub struct ParseChainError;
+
+/// What to apply: one text per family that has bindings.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Firewall {
+    texts: BTreeMap<Family, String>,
+}
+
+impl Firewall {
+    /// Compiles `rules` into the chain `chain`. Their order does not matter: precedence is that of
+    /// [`Binding::precedence`].
+    #[must_use]
+    pub fn compile(chain: &Chain, rules: &[Rule]) -> Self {
+        let mut by_family: BTreeMap<Family, Vec<&Rule>> = BTreeMap::new();
+        for rule in rules {
+            by_family.entry(rule.binding.family()).or_default().push(rule);
+        }
+        let texts = by_family
+            .into_iter()
+            .map(|(family, mut rules)| {
+                rules.sort_by(|a, b| a.binding.precedence(&b.binding));
+                (family, text(chain, &rules))
+            })
+            .collect();
+        Self { texts }
+    }
+
+    /// The families that have rules, each with the text for its `iptables-restore --noflush`.
+    pub fn texts(&self) -> impl Iterator<Item = (Family, &str)> {
+        self.texts.iter().map(|(family, text)| (*family, text.as_str()))
+    }
+}
+
+/// `rules` are of one family and in order of precedence.
+fn text(chain: &Chain, rules: &[&Rule]) -> String {
+    let mut lines = vec!["*mangle".to_owned(), format!(":{chain} - [0:0]")];
+    for protocol in [Protocol::Tcp, Protocol::Udp] {
+        let prefixes: BTreeSet<Prefix> = rules
+            .iter()
+            .filter(|rule| rule.binding.protocol == protocol)
+            .map(|rule| rule.binding.prefix)
+            .collect();
+        let outermost = outermost(&prefixes);
+        if outermost.len() > MAX_JUMPS {
+            lines.push(format!("-A PREROUTING -p {protocol} -j {chain}"));
+        } else {
+            // Appended, so that the marks others set there are set before TPROXY ends the table for the packet.
+            lines.extend(
+                outermost
+                    .iter()
+                    .map(|prefix| format!("-A PREROUTING{} -p {protocol} -j {chain}", destination(*prefix))),
+            );
+        }
+    }
+    if rules.iter().any(|rule| rule.binding.protocol == Protocol::Tcp) {
+        lines.push(format!("-A {chain} -p tcp -m tcp ! --syn -m socket -j RETURN"));
+    }
+    lines.extend(rules.iter().map(|rule| target(chain, rule)));
+    lines.push("COMMIT\n".to_owned());
+    lines.join("\n")
+}
+
+/// The prefixes that no other contains.
+fn outermost(prefixes: &BTreeSet<Prefix>) -> Vec<Prefix> {
+    let mut outermost: Vec<Prefix> = Vec::new();
+    // A prefix sorts before those it contains, and they follow it without a gap.
+    for prefix in prefixes {
+        if outermost.last().is_none_or(|last| !last.overlaps(prefix)) {
+            outermost.push(*prefix);
+        }
+    }
+    outermost
+}
+
+fn target(chain: &Chain, Rule { binding, listener }: &Rule) -> String {
+    let Binding { protocol, prefix, ports } = binding;
+    let mut line = format!("-A {chain}{} -p {protocol}", destination(*prefix));
+    if prefix.length() == 0 {
+        // It has no local route. A packet that is forwarded must not get a socket: the kernel would drop it.
+        line.push_str(" -m addrtype --dst-type LOCAL");
+    }
+    if *ports != PortRange::ALL {
+        // Writing to a string cannot fail.
+        let _ = write!(line, " -m {protocol} --dport {}", ports.first());
+        if ports.last() != ports.first() {
+            let _ = write!(line, ":{}", ports.last());
+        }
+    }
+    // Without --on-ip the target takes the address of the interface that the packet came in by.
+    let _ = write!(line, " -j TPROXY --on-ip {} --on-port {}", listener.ip(), listener.port());
+    line
+}
+
+fn destination(prefix: Prefix) -> String {
+    if prefix.length() == 0 { String::new() } else { format!(" -d {prefix}") }
+}
+
+/// Our chains in what `iptables-save -t mangle` printed.
+#[must_use]
+pub fn chains(saved: &str) -> BTreeSet<Chain> {
+    saved.lines().filter_map(|line| line.strip_prefix(':')?.split_whitespace().next()?.parse().ok()).collect()
+}
+
+/// The text that removes `doomed` from what `iptables-save -t mangle` printed, with every jump to them and nothing
+/// else; `None` when none of them is there. Made from what is there, not from what was applied, so that it works on what
+/// a dead process or a helpful administrator left.
+#[must_use]
+pub fn removal(saved: &str, doomed: &BTreeSet<Chain>) -> Option<String> {
+    let present: Vec<Chain> = chains(saved).into_iter().filter(|chain| doomed.contains(chain)).collect();
+    if present.is_empty() {
+        return None;
+    }
+    let jumps = saved.lines().filter_map(|line| {
+        let rule = line.strip_prefix("-A ")?;
+        let mut words = rule.split_whitespace();
+        let within: Option<Chain> = words.next()?.parse().ok();
+        let jumps = words
+            .skip_while(|word| !matches!(*word, "-j" | "-g"))
+            .nth(1)
+            .and_then(|target| target.parse().ok())
+            .is_some_and(|target: Chain| doomed.contains(&target));
+        // Rules within a doomed chain go with it.
+        (jumps && within.is_none_or(|chain| !doomed.contains(&chain))).then(|| format!("-D {rule}"))
+    });
+    let lines = ["*mangle".to_owned()]
+        .into_iter()
+        .chain(jumps)
+        .chain(present.iter().map(|chain| format!("-F {chain}")))
+        .chain(present.iter().map(|chain| format!("-X {chain}")))
+        .chain(["COMMIT\n".to_owned()]);
+    Some(lines.collect::<Vec<_>>().join("\n"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rule(protocol: Protocol, prefix: &str, ports: &str, listener: &str) -> Rule {
+        Rule {
+            binding: Binding { protocol, prefix: prefix.parse().unwrap(), ports: ports.parse().unwrap() },
+            listener: listener.parse().unwrap(),
+        }
+    }
+
+    fn compiled(rules: &[Rule]) -> Vec<(Family, String)> {
+        Firewall::compile(&Chain::of(7), rules)
+            .texts()
+            .map(|(family, text)| (family, text.to_owned()))
+            .collect()
+    }
+
+    #[test]
+    fn all_ports_of_a_prefix_are_one_rule() {
+        assert_eq!(
+            compiled(&[rule(Protocol::Tcp, "192.0.2.0/24", "1-65535", "127.0.0.1:40001")]),
+            [(
+                Family::Ipv4,
+                "*mangle\n\
+                 :SPECTRUM-7 - [0:0]\n\
+                 -A PREROUTING -d 192.0.2.0/24 -p tcp -j SPECTRUM-7\n\
+                 -A SPECTRUM-7 -p tcp -m tcp ! --syn -m socket -j RETURN\n\
+                 -A SPECTRUM-7 -d 192.0.2.0/24 -p tcp -j TPROXY --on-ip 127.0.0.1 --on-port 40001\n\
+                 COMMIT\n"
+                    .to_owned()
+            )]
+        );
+    }
+
+    #[test]
+    fn longer_prefixes_then_narrower_ranges_come_first() {
+        let rules = [
+            rule(Protocol::Udp, "2001:db8::/64", "53", "[::1]:40005"),
+            rule(Protocol::Tcp, "2001:db8::/32", "80-90", "[::1]:40001"),
+            rule(Protocol::Tcp, "2001:db8::/64", "1-65535", "[::1]:40002"),
+            rule(Protocol::Tcp, "2001:db8::/64", "443", "[::1]:40003"),
+            rule(Protocol::Tcp, "2001:db8:1::1/128", "1-65535", "[::1]:40004"),
+        ];
+        let mut reversed = rules;
+        reversed.reverse();
+        assert_eq!(compiled(&rules), compiled(&reversed));
+        assert_eq!(
+            compiled(&rules),
+            [(
+                Family::Ipv6,
+                "*mangle\n\
+                 :SPECTRUM-7 - [0:0]\n\
+                 -A PREROUTING -d 2001:db8::/32 -p tcp -j SPECTRUM-7\n\
+                 -A PREROUTING -d 2001:db8::/64 -p udp -j SPECTRUM-7\n\
+                 -A SPECTRUM-7 -p tcp -m tcp ! --syn -m socket -j RETURN\n\
+                 -A SPECTRUM-7 -d 2001:db8:1::1/128 -p tcp -j TPROXY --on-ip ::1 --on-port 40004\n\
+                 -A SPECTRUM-7 -d 2001:db8::/64 -p tcp -m tcp --dport 443 -j TPROXY --on-ip ::1 --on-port 40003\n\
+                 -A SPECTRUM-7 -d 2001:db8::/64 -p tcp -j TPROXY --on-ip ::1 --on-port 40002\n\
+                 -A SPECTRUM-7 -d 2001:db8::/32 -p tcp -m tcp --dport 80:90 -j TPROXY --on-ip ::1 --on-port 40001\n\
+                 -A SPECTRUM-7 -d 2001:db8::/64 -p udp -m udp --dport 53 -j TPROXY --on-ip ::1 --on-port 40005\n\
+                 COMMIT\n"
+                    .to_owned()
+            )]
+        );
+    }
+
+    #[test]
+    fn families_have_texts_of_their_own() {
+        let families: Vec<Family> = compiled(&[
+            rule(Protocol::Tcp, "192.0.2.0/24", "80", "127.0.0.1:40001"),
+            rule(Protocol::Tcp, "2001:db8::/64", "80", "[::1]:40002"),
+        ])
+        .into_iter()
+        .map(|(family, _)| family)
+        .collect();
+        assert_eq!(families, [Family::Ipv4, Family::Ipv6]);
+        assert!(compiled(&[]).is_empty());
+    }
+
+    #[test]
+    fn everything_means_the_addresses_of_the_host() {
+        let texts = compiled(&[rule(Protocol::Tcp, "0.0.0.0/0", "22", "127.0.0.1:40001")]);
+        assert!(texts[0].1.contains("-A PREROUTING -p tcp -j SPECTRUM-7\n"), "{}", texts[0].1);
+        assert!(texts[0].1.contains(
+            "-A SPECTRUM-7 -p tcp -m addrtype --dst-type LOCAL -m tcp --dport 22 -j TPROXY --on-ip 127.0.0.1 --on-port 40001\n"
+        ));
+    }
+
+    #[test]
+    fn many_prefixes_share_one_jump() {
+        let rules: Vec<Rule> =
+            (0..100).map(|i| rule(Protocol::Tcp, &format!("192.0.2.{i}"), "80", "127.0.0.1:40001")).collect();
+        let texts = compiled(&rules);
+        assert_eq!(texts[0].1.matches("-A PREROUTING").count(), 1);
+        assert!(texts[0].1.contains("-A PREROUTING -p tcp -j SPECTRUM-7\n"));
+    }
+
+    #[test]
+    fn chain_names_fit_the_legacy_limit_of_28() {
+        assert!(Chain::of("4194304-4294967295").as_str().len() <= 28);
+    }
+
+    const SAVED: &str = "# Generated by iptables-save\n\
+        *mangle\n\
+        :PREROUTING ACCEPT [0:0]\n\
+        :INPUT ACCEPT [0:0]\n\
+        :SPECTRUM-1 - [0:0]\n\
+        :SPECTRUM-2 - [0:0]\n\
+        :SPECTRAL - [0:0]\n\
+        -A PREROUTING -d 192.0.2.0/24 -p tcp -j SPECTRUM-1\n\
+        -A PREROUTING -d 198.51.100.0/24 -p tcp -j SPECTRUM-2\n\
+        -A PREROUTING -p tcp -j SPECTRAL\n\
+        -A PREROUTING -p udp -m comment --comment \"by hand\" -j SPECTRUM-1\n\
+        -A SPECTRUM-1 -p tcp -m tcp ! --tcp-flags FIN,SYN,RST,ACK SYN -m socket -j RETURN\n\
+        -A SPECTRUM-1 -d 192.0.2.0/24 -p tcp -j TPROXY --on-port 40001 --on-ip 127.0.0.1 --tproxy-mark 0x0/0x0\n\
+        COMMIT\n";
+
+    #[test]
+    fn only_our_chains_are_listed() {
+        assert_eq!(chains(SAVED), BTreeSet::from([Chain::of(1), Chain::of(2)]));
+        assert!(chains("").is_empty());
+    }
+
+    #[test]
+    fn a_chain_is_removed_with_the_jumps_to_it_and_nothing_else() {
+        assert_eq!(
+            removal(SAVED, &BTreeSet::from([Chain::of(1), Chain::of(9)])).unwrap(),
+            "*mangle\n\
+             -D PREROUTING -d 192.0.2.0/24 -p tcp -j SPECTRUM-1\n\
+             -D PREROUTING -p udp -m comment --comment \"by hand\" -j SPECTRUM-1\n\
+             -F SPECTRUM-1\n\
+             -X SPECTRUM-1\n\
+             COMMIT\n"
+        );
+    }
+
+    #[test]
+    fn nothing_is_removed_where_there_is_nothing() {
+        assert_eq!(removal(SAVED, &BTreeSet::from([Chain::of(9)])), None);
+        assert_eq!(removal(SAVED, &BTreeSet::new()), None);
+    }
+}

@@ -1,0 +1,335 @@
+//! One worker's accept loop on one listener. No failure of a connection gets past this file: it becomes the end in that
+//! connection's report.
+
+use std::cell::RefCell;
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::io::Interest;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::oneshot;
+use tokio::task::{JoinHandle, spawn_local};
+use tokio::time::sleep;
+
+use super::dial::Dialler;
+use super::peer::Peer;
+use super::relay::relay;
+use super::report::{End, Side};
+use super::respond::respond;
+use super::session::Session;
+use super::worker::Worker;
+use super::workers::Served;
+use crate::model::{Destination, Origin, Target};
+
+/// The first and the longest pause while the host is out of descriptors or memory.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(1));
+
+/// How long accepting must have gone well before a shortage counts as over: one that comes and goes is one shortage.
+const CALM: Duration = Duration::from_secs(1);
+
+/// What this worker serves for a destination.
+pub(super) struct Assignment {
+    served: Arc<Served>,
+    dialler: Dialler,
+}
+
+impl Assignment {
+    pub(super) fn new(served: Arc<Served>, worker: &Worker) -> Self {
+        Self { served, dialler: Dialler::new(worker.index) }
+    }
+}
+
+/// The assignment that connections accepted from now on get; those already open keep theirs. Clones show the same one.
+#[derive(Clone)]
+pub(super) struct CurrentAssignment(Rc<RefCell<Rc<Assignment>>>);
+
+impl CurrentAssignment {
+    pub(super) fn new(assignment: Assignment) -> Self {
+        Self(Rc::new(RefCell::new(Rc::new(assignment))))
+    }
+
+    pub(super) fn replace(&self, assignment: Assignment) {
+        self.0.replace(Rc::new(assignment));
+    }
+
+    fn get(&self) -> Rc<Assignment> {
+        Rc::clone(&self.0.borrow())
+    }
+}
+
+/// A running accept loop.
+pub(super) struct Acceptor {
+    stop: oneshot::Sender<()>,
+    task: JoinHandle<()>,
+}
+
+impl Acceptor {
+    /// Starts accepting from `listener`. Must be called within the worker's runtime.
+    pub(super) fn start(
+        worker: Rc<Worker>,
+        destination: Destination,
+        listener: std::net::TcpListener,
+        assignment: CurrentAssignment,
+    ) -> io::Result<Self> {
+        listener.set_nonblocking(true)?;
+        // Linux hands the option on to accepted sockets: one system call here instead of one for each of them.
+        socket2::SockRef::from(&listener).set_tcp_nodelay(true)?;
+        let listener = TcpListener::from_std(listener)?;
+        let (stop, stopped) = oneshot::channel();
+        let queue = Queue { worker, destination, assignment };
+        Ok(Self { stop, task: spawn_local(queue.accept(listener, stopped)) })
+    }
+
+    /// Serves what sits in the accept queue, then closes the listener.
+    pub(super) async fn stop(self) {
+        // Fails where the loop has ended by itself, and that was reported then.
+        let _ = self.stop.send(());
+        let _ = self.task.await;
+    }
+}
+
+/// Where accepted connections come from and what becomes of them.
+struct Queue {
+    worker: Rc<Worker>,
+    destination: Destination,
+    assignment: CurrentAssignment,
+}
+
+impl Queue {
+    async fn accept(self, listener: TcpListener, mut stopped: oneshot::Receiver<()>) {
+        let mut shortage = None;
+        loop {
+            let accepted = tokio::select! {
+                biased;
+                _ = &mut stopped => break,
+                accepted = listener.accept() => accepted,
+            };
+            match accepted {
+                Ok((stream, client)) => {
+                    Shortage::relieve(&mut shortage, &self.destination);
+                    self.open(stream, client);
+                }
+                Err(error) => match AcceptFailure::of(&error) {
+                    AcceptFailure::Connection => {
+                        tracing::debug!(destination = %self.destination, %error, "accept connection");
+                    }
+                    AcceptFailure::Listener => {
+                        self.worker.listener_failed(self.destination, error);
+                        return;
+                    }
+                    AcceptFailure::Resources => {
+                        let pause = Shortage::worsen(&mut shortage, &self.destination, &error);
+                        tokio::select! {
+                            biased;
+                            _ = &mut stopped => break,
+                            () = sleep(pause) => {}
+                        }
+                    }
+                },
+            }
+        }
+        self.drain(listener);
+    }
+
+    /// Closing a listener resets what waits in its queue, though those clients were already told that they are
+    /// connected. The runtime's idea of readiness may lag behind the kernel's, so the kernel is asked.
+    fn drain(&self, listener: TcpListener) {
+        let accept = |listener: &std::net::TcpListener| {
+            let (stream, client) = listener.accept()?;
+            stream.set_nonblocking(true)?;
+            Ok::<_, io::Error>((TcpStream::from_std(stream)?, client))
+        };
+        let drained = listener.into_std().and_then(|listener| {
+            loop {
+                match accept(&listener) {
+                    Ok((stream, client)) => self.open(stream, client),
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                    Err(error) if matches!(AcceptFailure::of(&error), AcceptFailure::Connection) => {}
+                    Err(error) => return Err(error),
+                }
+            }
+        });
+        if let Err(error) = drained {
+            tracing::warn!(destination = %self.destination, %error, "accept the last connections");
+        }
+    }
+
+    fn open(&self, stream: TcpStream, client: SocketAddr) {
+        let dialled = match stream.local_addr() {
+            Ok(address) => canonical(address),
+            Err(error) => {
+                tracing::debug!(destination = %self.destination, %error, "read dialled address");
+                return;
+            }
+        };
+        let assignment = self.assignment.get();
+        let session = Session::open(
+            Rc::clone(&self.worker),
+            assignment.served.service.clone(),
+            self.destination.protocol,
+            canonical(client),
+            dialled,
+        );
+        // A session dropped before its task's first poll is reported all the same.
+        let peer = Peer::new(stream);
+        spawn_local(async move {
+            let end = serve(peer, &assignment, &session).await;
+            session.end(end);
+        });
+    }
+}
+
+async fn serve(mut downstream: Peer, assignment: &Assignment, session: &Session) -> End {
+    let end = match &assignment.served.target {
+        Target::Origins(origins) => proxy(&mut downstream, origins, &assignment.dialler, session).await,
+        Target::Respond(responder) => respond(*responder, &mut downstream, session).await,
+    };
+    if end == End::Closed {
+        downstream.finish();
+    }
+    end
+}
+
+async fn proxy(downstream: &mut Peer, origins: &[Origin], dialler: &Dialler, session: &Session) -> End {
+    let attempt = tokio::select! {
+        biased;
+        attempt = dialler.dial(origins, session) => attempt,
+        // A client that gives up while the origin is slow to answer need not hold the attempt open.
+        _ = downstream.ready(Interest::ERROR) => return End::Reset(Side::Downstream),
+    };
+    let mut upstream = match attempt {
+        Ok(stream) => Peer::new(stream),
+        Err(failure) => return End::Undialled(failure),
+    };
+    let buffers = &session.worker().buffers;
+    let end = relay(downstream, &mut upstream, &session.from_client, &session.to_client, buffers).await;
+    if end == End::Closed {
+        upstream.finish();
+    }
+    end
+}
+
+/// A listener for both families reports IPv4 addresses mapped into IPv6; the client dialled IPv4.
+fn canonical(address: SocketAddr) -> SocketAddr {
+    match address {
+        SocketAddr::V6(v6) => match v6.ip().to_ipv4_mapped() {
+            Some(v4) => SocketAddr::new(v4.into(), v6.port()),
+            None => address,
+        },
+        SocketAddr::V4(_) => address,
+    }
+}
+
+/// What an error of accept(2) is about, and so what to do next.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum AcceptFailure {
+    /// The connection that would have been accepted: take the next one at once.
+    Connection,
+    /// The listener: it will never accept again.
+    Listener,
+    /// The host, for now: wait a little.
+    Resources,
+}
+
+impl AcceptFailure {
+    fn of(error: &io::Error) -> Self {
+        match error.raw_os_error() {
+            // accept(2): Linux hands pending network errors of the new socket to its caller.
+            Some(
+                libc::ECONNABORTED
+                | libc::ECONNRESET
+                | libc::EHOSTDOWN
+                | libc::EHOSTUNREACH
+                | libc::EINTR
+                | libc::ENETDOWN
+                | libc::ENETUNREACH
+                | libc::ENONET
+                | libc::ENOPROTOOPT
+                | libc::EPROTO
+                | libc::ETIMEDOUT,
+            ) => Self::Connection,
+            // EPERM comes from a security module, which may change its mind; retrying at once would spin.
+            Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM | libc::EPERM) => Self::Resources,
+            _ => Self::Listener,
+        }
+    }
+}
+
+/// A time during which accepting fails for want of resources. Logged once when it begins and once when it is over.
+struct Shortage {
+    began: Instant,
+    last: Instant,
+    pause: Duration,
+}
+
+impl Shortage {
+    /// Notes a failure: how long to wait before the next attempt.
+    fn worsen(shortage: &mut Option<Self>, destination: &Destination, error: &io::Error) -> Duration {
+        let now = Instant::now();
+        let this = shortage.get_or_insert_with(|| {
+            tracing::error!(%destination, %error, "accept connection; trying again until it succeeds");
+            Self { began: now, last: now, pause: BACKOFF.0 }
+        });
+        this.last = now;
+        let pause = this.pause;
+        this.pause = (pause * 2).min(BACKOFF.1);
+        pause
+    }
+
+    /// Notes a success.
+    fn relieve(shortage: &mut Option<Self>, destination: &Destination) {
+        let Some(this) = shortage else { return };
+        this.pause = BACKOFF.0;
+        if this.last.elapsed() >= CALM {
+            let lasted = this.last.duration_since(this.began);
+            tracing::info!(%destination, ?lasted, "accepting connections again");
+            *shortage = None;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mapped_addresses_are_shown_as_the_ipv4_addresses_that_were_dialled() {
+        for (raw, shown) in
+            [("[::ffff:192.0.2.1]:80", "192.0.2.1:80"), ("[2001:db8::1]:80", "[2001:db8::1]:80")]
+        {
+            assert_eq!(canonical(raw.parse().unwrap()).to_string(), shown);
+        }
+    }
+
+    #[test]
+    fn unknown_accept_errors_end_the_listener() {
+        for (errno, failure) in [
+            (libc::ECONNABORTED, AcceptFailure::Connection),
+            (libc::EMFILE, AcceptFailure::Resources),
+            (libc::EBADF, AcceptFailure::Listener),
+            (libc::EINVAL, AcceptFailure::Listener),
+        ] {
+            assert_eq!(AcceptFailure::of(&io::Error::from_raw_os_error(errno)), failure);
+        }
+    }
+
+    #[test]
+    fn pauses_grow_to_their_limit_and_begin_anew_after_a_success() {
+        let destination = crate::model::Destination {
+            service: crate::model::ServiceName::default(),
+            family: crate::model::Family::Ipv4,
+            protocol: crate::model::Protocol::Tcp,
+        };
+        let error = io::Error::from_raw_os_error(libc::EMFILE);
+        let mut shortage = None;
+        let mut pauses: Vec<_> =
+            (0..9).map(|_| Shortage::worsen(&mut shortage, &destination, &error).as_millis()).collect();
+        Shortage::relieve(&mut shortage, &destination);
+        assert!(shortage.is_some(), "a success in the middle of a shortage does not end it");
+        pauses.push(Shortage::worsen(&mut shortage, &destination, &error).as_millis());
+        assert_eq!(pauses, [10, 20, 40, 80, 160, 320, 640, 1000, 1000, 10]);
+    }
+}

@@ -1,0 +1,17 @@
+//! What stands behind the listeners: accept, dial, relay or respond, and one report per connection. Knows nothing of
+//! how a connection came to its listener: no steering, no firewall, no configuration.
+
+mod accept;
+mod dial;
+mod peer;
+mod relay;
+mod report;
+mod resolve;
+mod respond;
+mod session;
+mod worker;
+mod workers;
+
+pub use report::{DialFailure, End, Event, Report, Side};
+pub use resolve::{ResolveError, resolve_all};
+pub use workers::{DrainOutcome, Served, Workers, WorkersError};

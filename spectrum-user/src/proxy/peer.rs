@@ -1,0 +1,47 @@
+//! A connected socket that never pretends: what is dropped unfinished is reset, not closed.
+
+use std::ops::{Deref, DerefMut};
+
+use tokio::net::TcpStream;
+
+/// One side of a connection. Dropped before [`Peer::finish`], whether by an error, a cut or a panic, it sends a RST, so
+/// that a truncated stream never looks complete.
+#[derive(Debug)]
+pub(super) struct Peer {
+    stream: TcpStream,
+    finished: bool,
+}
+
+impl Peer {
+    pub(super) fn new(stream: TcpStream) -> Self {
+        Self { stream, finished: false }
+    }
+
+    /// Everything was said: dropping it now is an ordinary close.
+    pub(super) fn finish(&mut self) {
+        self.finished = true;
+    }
+}
+
+impl Deref for Peer {
+    type Target = TcpStream;
+
+    fn deref(&self) -> &TcpStream {
+        &self.stream
+    }
+}
+
+impl DerefMut for Peer {
+    fn deref_mut(&mut self) -> &mut TcpStream {
+        &mut self.stream
+    }
+}
+
+impl Drop for Peer {
+    fn drop(&mut self) {
+        if !self.finished {
+            // Nothing is left to do for a socket that refuses even this: it is closed either way.
+            let _ = self.stream.set_zero_linger();
+        }
+    }
+}

@@ -1,0 +1,58 @@
+//! The built-in answers. Speaks to the client only: no origin is involved.
+
+use std::future::poll_fn;
+use std::time::Duration;
+
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use super::relay;
+use super::report::{End, Side};
+use super::session::Session;
+use crate::model::Responder;
+
+/// How long a client that was answered may keep its side open.
+const LINGER: Duration = Duration::from_secs(2);
+
+/// Answers `client` as `responder` does.
+pub(super) async fn respond(responder: Responder, client: &mut TcpStream, session: &Session) -> End {
+    match responder {
+        Responder::Discard => discard(client, session).await,
+        Responder::Echo => {
+            relay::echo(client, &session.from_client, &session.to_client, &session.worker().buffers).await
+        }
+        Responder::Hello => hello(client, session).await,
+    }
+}
+
+/// Reads until the client is done.
+async fn discard(client: &mut TcpStream, session: &Session) -> End {
+    loop {
+        match poll_fn(|cx| session.worker().buffers.poll_discard(client, cx)).await {
+            Ok(0) => return End::Closed,
+            Ok(bytes) => session.from_client.set(session.from_client.get() + bytes as u64),
+            Err(error) => return End::of(Side::Downstream, &error),
+        }
+    }
+}
+
+async fn hello(client: &mut TcpStream, session: &Session) -> End {
+    let answer = format!(
+        "hello world\nservice={} protocol={} dialled={} client={}\n",
+        session.service(),
+        session.protocol(),
+        session.dialled,
+        session.client,
+    );
+    let said = async {
+        client.write_all(answer.as_bytes()).await?;
+        client.shutdown().await
+    };
+    if let Err(error) = said.await {
+        return End::of(Side::Downstream, &error);
+    }
+    session.to_client.set(answer.len() as u64);
+    // Closing while something the client sent lies unread makes the kernel send a RST, which may overtake the answer.
+    timeout(LINGER, discard(client, session)).await.unwrap_or(End::Closed)
+}

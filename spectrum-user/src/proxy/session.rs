@@ -1,0 +1,83 @@
+//! The unit of accounting: one per connection, reported exactly once. Moves no bytes itself.
+
+use std::cell::Cell;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::Instant;
+
+use super::report::{End, Event, Report};
+use super::worker::Worker;
+use crate::model::{Protocol, ServiceName};
+
+/// An open connection's account. Dropping it is what reports it, so that every way out of serving a connection, a panic
+/// among them, is counted.
+pub(super) struct Session {
+    worker: Rc<Worker>,
+    service: ServiceName,
+    protocol: Protocol,
+    pub(super) client: SocketAddr,
+    pub(super) dialled: SocketAddr,
+    pub(super) origin: Cell<Option<SocketAddr>>,
+    pub(super) from_client: Cell<u64>,
+    pub(super) to_client: Cell<u64>,
+    began: Instant,
+    /// What to report when the session is dropped: a cut, unless [`Session::end`] says otherwise.
+    end: Cell<End>,
+}
+
+impl Session {
+    pub(super) fn open(
+        worker: Rc<Worker>,
+        service: ServiceName,
+        protocol: Protocol,
+        client: SocketAddr,
+        dialled: SocketAddr,
+    ) -> Self {
+        worker.opened(&service);
+        Self {
+            worker,
+            service,
+            protocol,
+            client,
+            dialled,
+            origin: Cell::new(None),
+            from_client: Cell::new(0),
+            to_client: Cell::new(0),
+            began: Instant::now(),
+            end: Cell::new(End::Cut),
+        }
+    }
+
+    pub(super) fn service(&self) -> &ServiceName {
+        &self.service
+    }
+
+    pub(super) fn protocol(&self) -> Protocol {
+        self.protocol
+    }
+
+    pub(super) fn worker(&self) -> &Worker {
+        &self.worker
+    }
+
+    pub(super) fn end(self, end: End) {
+        self.end.set(end);
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        let report = Report {
+            service: self.service.clone(),
+            protocol: self.protocol,
+            client: self.client,
+            dialled: self.dialled,
+            origin: self.origin.get(),
+            bytes_from_client: self.from_client.get(),
+            bytes_to_client: self.to_client.get(),
+            duration: self.began.elapsed(),
+            end: self.end.get(),
+        };
+        self.worker.ended(Event::Ended(&report));
+    }
+}

@@ -1,0 +1,199 @@
+//! One worker: a thread with a runtime of its own, that serves its listeners until it is told to stop. Shares nothing
+//! with other workers while connections are served.
+
+use std::cell::Cell;
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::runtime::Runtime;
+use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::task::LocalSet;
+use tokio::time::{Instant, sleep_until};
+
+use super::accept::{Acceptor, Assignment, CurrentAssignment};
+use super::relay::Buffers;
+use super::report::Event;
+use super::resolve::Resolver;
+use super::workers::{DrainOutcome, Served, WorkersError};
+use crate::model::{Destination, ServiceName};
+
+/// Who is told of every connection, on the worker's own thread.
+pub(super) type Observer = Box<dyn Fn(Event<'_>) + Send>;
+
+/// What a worker is told.
+pub(super) enum Command {
+    /// Accept connections of a destination from one more socket.
+    Listen {
+        destination: Destination,
+        listener: std::net::TcpListener,
+        served: Arc<Served>,
+        done: oneshot::Sender<io::Result<()>>,
+    },
+    /// Serve a destination's future connections so.
+    Replace { destination: Destination, served: Arc<Served> },
+    /// Close a destination's listeners.
+    Remove { destination: Destination, done: oneshot::Sender<()> },
+    /// Close all listeners, wait for the connections to end, and end.
+    Drain { timeout: Duration, done: oneshot::Sender<DrainOutcome> },
+    /// End now; if draining, with the outcome as it is.
+    Abort,
+}
+
+/// What a worker's connections have in common.
+pub(super) struct Worker {
+    pub(super) index: usize,
+    pub(super) buffers: Buffers,
+    pub(super) resolver: Resolver,
+    observer: Observer,
+    failures: mpsc::UnboundedSender<WorkersError>,
+    open: Cell<usize>,
+    ended: Cell<usize>,
+    idle: Notify,
+}
+
+impl Worker {
+    pub(super) fn new(
+        index: usize,
+        observer: Observer,
+        failures: mpsc::UnboundedSender<WorkersError>,
+    ) -> Self {
+        Self {
+            index,
+            buffers: Buffers::default(),
+            resolver: Resolver::default(),
+            observer,
+            failures,
+            open: Cell::new(0),
+            ended: Cell::new(0),
+            idle: Notify::new(),
+        }
+    }
+
+    pub(super) fn opened(&self, service: &ServiceName) {
+        self.open.set(self.open.get() + 1);
+        (self.observer)(Event::Opened { service });
+    }
+
+    pub(super) fn ended(&self, event: Event<'_>) {
+        (self.observer)(event);
+        self.ended.set(self.ended.get() + 1);
+        self.open.set(self.open.get() - 1);
+        if self.open.get() == 0 {
+            self.idle.notify_waiters();
+        }
+    }
+
+    pub(super) fn listener_failed(&self, destination: Destination, source: io::Error) {
+        // Nobody listens any more when the process is on its way out.
+        let _ = self.failures.send(WorkersError::Accept { destination, source });
+    }
+
+    async fn idle(&self) {
+        while self.open.get() > 0 {
+            self.idle.notified().await;
+        }
+    }
+}
+
+/// A worker's thread, from start to end.
+pub(super) fn run(runtime: Runtime, worker: Worker, commands: mpsc::UnboundedReceiver<Command>) {
+    let worker = Rc::new(worker);
+    let connections = LocalSet::new();
+    let lead = Lead { worker: Rc::clone(&worker), listeners: HashMap::new(), commands };
+    let drained = connections.block_on(&runtime, lead.run());
+    let (finished, cut) = (worker.ended.get(), worker.open.get());
+    // What is still open ends here: dropped sessions report themselves as cut, dropped peers send a RST.
+    drop(connections);
+    // A lookup in the system's resolver can take long and cannot be interrupted: it is left behind.
+    runtime.shutdown_background();
+    if let Some((before, done)) = drained {
+        let _ = done.send(DrainOutcome { finished: finished - before, cut });
+    }
+}
+
+/// What obeys the commands.
+struct Lead {
+    worker: Rc<Worker>,
+    listeners: HashMap<Destination, Listeners>,
+    commands: mpsc::UnboundedReceiver<Command>,
+}
+
+/// A destination's accept loops of this worker.
+struct Listeners {
+    assignment: CurrentAssignment,
+    acceptors: Vec<Acceptor>,
+}
+
+impl Lead {
+    /// Until all is over. If that was by draining: how many connections had ended before, and who asked.
+    async fn run(mut self) -> Option<(usize, oneshot::Sender<DrainOutcome>)> {
+        loop {
+            match self.commands.recv().await {
+                None | Some(Command::Abort) => return None,
+                Some(Command::Drain { timeout, done }) => {
+                    let before = self.worker.ended.get();
+                    self.drain(timeout).await;
+                    return Some((before, done));
+                }
+                Some(Command::Listen { destination, listener, served, done }) => {
+                    let _ = done.send(self.listen(destination, listener, served));
+                }
+                Some(Command::Remove { destination, done }) => {
+                    if let Some(listeners) = self.listeners.remove(&destination) {
+                        stop(listeners).await;
+                    }
+                    let _ = done.send(());
+                }
+                Some(Command::Replace { destination, served }) => {
+                    if let Some(listeners) = self.listeners.get(&destination) {
+                        listeners.assignment.replace(Assignment::new(served, &self.worker));
+                    }
+                }
+            }
+        }
+    }
+
+    fn listen(
+        &mut self,
+        destination: Destination,
+        listener: std::net::TcpListener,
+        served: Arc<Served>,
+    ) -> io::Result<()> {
+        let assignment = Assignment::new(served, &self.worker);
+        let listeners = match self.listeners.entry(destination.clone()) {
+            Entry::Occupied(listeners) => {
+                let listeners = listeners.into_mut();
+                listeners.assignment.replace(assignment);
+                listeners
+            }
+            Entry::Vacant(place) => place
+                .insert(Listeners { assignment: CurrentAssignment::new(assignment), acceptors: Vec::new() }),
+        };
+        let current = listeners.assignment.clone();
+        listeners.acceptors.push(Acceptor::start(Rc::clone(&self.worker), destination, listener, current)?);
+        Ok(())
+    }
+
+    async fn drain(&mut self, timeout: Duration) {
+        let deadline = Instant::now() + timeout;
+        for (_, listeners) in self.listeners.drain() {
+            stop(listeners).await;
+        }
+        tokio::select! {
+            () = self.worker.idle() => {}
+            () = sleep_until(deadline) => {}
+            // Only an abort, or nobody left to send one, is of interest now.
+            () = async { while !matches!(self.commands.recv().await, None | Some(Command::Abort)) {} } => {}
+        }
+    }
+}
+
+async fn stop(listeners: Listeners) {
+    for acceptor in listeners.acceptors {
+        acceptor.stop().await;
+    }
+}

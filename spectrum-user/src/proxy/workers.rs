@@ -1,0 +1,258 @@
+//! The threads that serve connections, seen from outside. Makes no sockets: listeners come from elsewhere, ready.
+
+use std::io;
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use tokio::runtime;
+use tokio::sync::{Mutex, mpsc, oneshot};
+
+use super::report::Event;
+use super::worker::{self, Command, Worker};
+use crate::model::{Destination, ServiceName, Target};
+
+/// Deep enough for everything that runs here and for the system's resolver. Only touched pages count as memory.
+const STACK: usize = 512 * 1024;
+
+/// Blocking threads per worker: only lookups of names use them.
+const LOOKUPS: usize = 2;
+
+/// What stands behind a destination's listeners.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Served {
+    /// The service, as reports name it.
+    pub service: ServiceName,
+    /// What answers.
+    pub target: Target,
+}
+
+/// How a drain ended.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct DrainOutcome {
+    /// Connections that ended by themselves while we waited.
+    pub finished: usize,
+    /// Connections that were cut.
+    pub cut: usize,
+}
+
+/// The worker threads. Dropping it cuts every connection and waits for the threads.
+#[derive(Debug)]
+pub struct Workers {
+    threads: Vec<Thread>,
+    failures: Mutex<mpsc::UnboundedReceiver<WorkersError>>,
+}
+
+impl Workers {
+    /// Starts `count` threads. They live in the network namespace that the calling thread is in now. `observer` makes what
+    /// each of them, by its index, tells of its connections; it is called on that worker's thread and must not block.
+    ///
+    /// # Errors
+    /// [`WorkersError::Start`], when the system has no thread or descriptor to spare.
+    pub fn start<O>(count: NonZeroUsize, mut observer: impl FnMut(usize) -> O) -> Result<Self, WorkersError>
+    where
+        O: Fn(Event<'_>) + Send + 'static,
+    {
+        let (failed, failures) = mpsc::unbounded_channel();
+        let mut workers = Self { threads: Vec::new(), failures: Mutex::new(failures) };
+        for index in 0..count.get() {
+            let thread = Thread::start(index, Box::new(observer(index)), failed.clone())
+                .map_err(|source| WorkersError::Start { worker: index, source })?;
+            workers.threads.push(thread);
+        }
+        Ok(workers)
+    }
+
+    /// How many workers there are, and so how many sockets a destination should have.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.threads.len()
+    }
+
+    /// Accepts `destination`'s connections from `listeners`, one for each worker in turn, and serves them as `served` says.
+    ///
+    /// # Errors
+    /// [`WorkersError::Listen`]; the listeners handed over before it stay until [`Workers::remove`].
+    pub async fn listen(
+        &self,
+        destination: &Destination,
+        listeners: Vec<std::net::TcpListener>,
+        served: Arc<Served>,
+    ) -> Result<(), WorkersError> {
+        for (listener, thread) in listeners.into_iter().zip(self.threads.iter().cycle()) {
+            let (done, listening) = oneshot::channel();
+            thread.tell(Command::Listen {
+                destination: destination.clone(),
+                listener,
+                served: Arc::clone(&served),
+                done,
+            });
+            match listening.await {
+                Ok(Ok(())) => {}
+                Ok(Err(source)) => {
+                    return Err(WorkersError::Listen { destination: destination.clone(), source });
+                }
+                Err(oneshot::error::RecvError { .. }) => {
+                    return Err(WorkersError::Died { worker: thread.index });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Serves what `destination` accepts from now on as `served` says. Open connections are not touched.
+    pub fn replace(&self, destination: &Destination, served: &Arc<Served>) {
+        for thread in &self.threads {
+            thread.tell(Command::Replace { destination: destination.clone(), served: Arc::clone(served) });
+        }
+    }
+
+    /// Closes `destination`'s listeners, after accepting what waits in their queues. Steer nothing to them any more
+    /// before: a handshake that completes in between is reset. Open connections are not touched.
+    pub async fn remove(&self, destination: &Destination) {
+        let mut removals = Vec::new();
+        for thread in &self.threads {
+            let (done, removed) = oneshot::channel();
+            thread.tell(Command::Remove { destination: destination.clone(), done });
+            removals.push(removed);
+        }
+        for removed in removals {
+            // A worker that is gone has no listeners.
+            let _ = removed.await;
+        }
+    }
+
+    /// Closes all listeners as [`Workers::remove`] does, lets open connections end by themselves for up to `timeout`, and
+    /// cuts the rest. The workers are gone afterwards.
+    pub async fn drain(&self, timeout: Duration) -> DrainOutcome {
+        let mut drains = Vec::new();
+        for thread in &self.threads {
+            let (done, drained) = oneshot::channel();
+            thread.tell(Command::Drain { timeout, done });
+            drains.push(drained);
+        }
+        let mut outcome = DrainOutcome::default();
+        for drained in drains {
+            if let Ok(one) = drained.await {
+                outcome.finished += one.finished;
+                outcome.cut += one.cut;
+            }
+        }
+        outcome
+    }
+
+    /// Cuts everything at once. A [`Workers::drain`] that is waited for returns without further delay.
+    pub fn abort(&self) {
+        for thread in &self.threads {
+            thread.tell(Command::Abort);
+        }
+    }
+
+    /// Waits for something that must not happen: a listener that can accept no more, a worker that died. `None` once every
+    /// worker has ended.
+    pub async fn failure(&self) -> Option<WorkersError> {
+        self.failures.lock().await.recv().await
+    }
+}
+
+/// Why connections are not served, or no longer.
+#[derive(Debug, thiserror::Error)]
+pub enum WorkersError {
+    /// A listener broke.
+    #[error("accept connections for {destination}")]
+    Accept {
+        /// Whose listener.
+        destination: Destination,
+        /// What accept(2) said.
+        #[source]
+        source: io::Error,
+    },
+    /// A worker's thread ended unasked.
+    #[error("worker {worker} ended unexpectedly")]
+    Died {
+        /// Its index.
+        worker: usize,
+    },
+    /// A listener could not be handed over.
+    #[error("listen for {destination}")]
+    Listen {
+        /// Whose listener.
+        destination: Destination,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// A worker's thread or runtime could not be made.
+    #[error("start worker {worker}")]
+    Start {
+        /// Its index.
+        worker: usize,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// One worker's thread.
+#[derive(Debug)]
+struct Thread {
+    index: usize,
+    /// `None` only while being dropped: the closed channel is what ends the thread.
+    commands: Option<mpsc::UnboundedSender<Command>>,
+    handle: Option<thread::JoinHandle<()>>,
+}
+
+impl Thread {
+    fn start(
+        index: usize,
+        observer: worker::Observer,
+        failures: mpsc::UnboundedSender<WorkersError>,
+    ) -> io::Result<Self> {
+        let runtime = runtime::Builder::new_current_thread()
+            .enable_io()
+            .enable_time()
+            .max_blocking_threads(LOOKUPS)
+            .thread_stack_size(STACK)
+            .thread_name(format!("lookup-{index}"))
+            .build()?;
+        let (commands, inbox) = mpsc::unbounded_channel();
+        let handle =
+            thread::Builder::new().name(format!("worker-{index}")).stack_size(STACK).spawn(move || {
+                let _guard = DeathGuard { worker: index, failures: failures.clone() };
+                worker::run(runtime, Worker::new(index, observer, failures), inbox);
+            })?;
+        Ok(Self { index, commands: Some(commands), handle: Some(handle) })
+    }
+
+    /// A worker that is gone cannot be told anything, and need not be.
+    fn tell(&self, command: Command) {
+        if let Some(commands) = &self.commands {
+            let _ = commands.send(command);
+        }
+    }
+}
+
+impl Drop for Thread {
+    fn drop(&mut self) {
+        self.commands = None;
+        if let Some(handle) = self.handle.take() {
+            // A panic was reported by the thread's guard.
+            let _ = handle.join();
+        }
+    }
+}
+
+/// Reports a worker's panic.
+struct DeathGuard {
+    worker: usize,
+    failures: mpsc::UnboundedSender<WorkersError>,
+}
+
+impl Drop for DeathGuard {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            let _ = self.failures.send(WorkersError::Died { worker: self.worker });
+        }
+    }
+}
