@@ -2,6 +2,9 @@
 //!
 //! The program is `main.rs`; everything it does is here, so that tests and benchmarks can do the same.
 
+pub mod cli;
+pub mod commands;
+pub mod config;
 pub mod dispatcher;
 pub mod instance;
 pub mod model;
@@ -9,3 +12,4 @@ pub mod net;
 pub mod observe;
 pub mod plan;
 pub mod proxy;
+pub mod tproxy;

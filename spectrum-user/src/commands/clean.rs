@@ -1,0 +1,32 @@
+//! `clean`: removes what killed instances left in a network namespace. Live instances lose nothing.
+
+use std::io::{self, Write as _};
+
+use anyhow::Context as _;
+use tokio::runtime;
+
+use super::privileges::require_net_admin;
+use super::run::LOCK_PATIENCE;
+use super::sweep;
+use crate::cli::CleanArgs;
+use crate::instance::{Registry, run_dir};
+use crate::net::{self, NamespaceId};
+
+/// Removes leftovers and says what they were, a line each.
+pub(super) fn clean(args: &CleanArgs) -> anyhow::Result<()> {
+    require_net_admin("clean")?;
+    if let Some(netns) = &args.netns {
+        net::enter_namespace(netns)?;
+    }
+    let runtime = runtime::Builder::new_current_thread().enable_all().build().context("start the runtime")?;
+    let swept = runtime.block_on(async {
+        let registry = Registry::open(&run_dir(), NamespaceId::current()?.inode())?;
+        let lock = registry.lock(LOCK_PATIENCE)?;
+        sweep::leftovers(&lock).await
+    })?;
+    let mut stdout = io::stdout().lock();
+    for leftover in swept {
+        writeln!(stdout, "removed {leftover}").context("write what was removed")?;
+    }
+    Ok(())
+}

@@ -1,0 +1,101 @@
+//! The default command: start, serve until asked to stop, undo. The steps in their order are in `running`.
+
+use std::io::{self, Write as _};
+use std::time::Duration;
+
+use anyhow::{Context as _, anyhow, bail};
+use tokio::runtime;
+
+use super::privileges::require_net_admin;
+use super::running::{Running, Settings};
+use super::signals::{Asked, Signals};
+use crate::cli::RunArgs;
+use crate::net;
+use crate::plan::Plan;
+
+/// Runs until SIGINT or SIGTERM.
+pub(super) fn run(args: &RunArgs) -> anyhow::Result<()> {
+    let config = args.config()?;
+    let plan =
+        Plan::of(&config.services).map_err(|errors| joined(errors.into_iter().map(anyhow::Error::from)))?;
+    require_net_admin("serve")?;
+    // Before any thread exists: each is in the namespace that its parent was in.
+    if let Some(netns) = &args.netns {
+        net::enter_namespace(netns)?;
+    }
+    raise_file_limit();
+    let settings = Settings {
+        workers: args.workers,
+        log_format: args.log_format.into(),
+        force: args.force,
+        drain: args.drain,
+    };
+    // The workers carry the traffic; this thread only steers, so it needs no others.
+    let runtime = runtime::Builder::new_current_thread().enable_all().build().context("start the runtime")?;
+    runtime.block_on(async {
+        let mut signals = Signals::catch().context("catch signals")?;
+        let mut running = Running::new(config, plan, settings);
+        let outcome = match running.start().await {
+            Ok(ready) => {
+                announce(&ready);
+                serve(&mut running, &mut signals).await
+            }
+            Err(error) => Err(error),
+        };
+        finish(running, outcome, &mut signals).await
+    })
+}
+
+/// Until asked to stop, or until something that must not happen does.
+async fn serve(running: &mut Running, signals: &mut Signals) -> anyhow::Result<()> {
+    loop {
+        tokio::select! {
+            asked = signals.next() => match asked {
+                Asked::Stop => return Ok(()),
+                Asked::Reload => tracing::warn!("nothing to reload: the configuration is the command line"),
+            },
+            failure = running.failure() => return Err(failure),
+        }
+    }
+}
+
+/// Undoes everything, whatever the outcome; a second request to stop cuts what is still open.
+async fn finish(running: Running, outcome: anyhow::Result<()>, signals: &mut Signals) -> anyhow::Result<()> {
+    let undone = running.stop(signals.stop()).await;
+    match (outcome, undone.is_empty()) {
+        (outcome, true) => outcome,
+        (Ok(()), false) => Err(joined(undone).context("stop")),
+        (Err(error), false) => bail!("{error:#}; then, while undoing: {:#}", joined(undone)),
+    }
+}
+
+/// Tells who waits that a connection would now succeed.
+fn announce(ready: &str) {
+    let mut stdout = io::stdout().lock();
+    // Whoever started us may not be interested.
+    if let Err(error) = writeln!(stdout, "{ready}").and_then(|()| stdout.flush()) {
+        tracing::warn!(%error, "write the ready line");
+    }
+    if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
+        tracing::warn!(%error, "notify systemd");
+    }
+}
+
+/// Each connection takes a file descriptor or two; the usual soft limit of 1,024 is for programs that use select(2).
+fn raise_file_limit() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
+    if let Err(error) = raised {
+        tracing::warn!(%error, "raise the limit of open files");
+    }
+}
+
+/// Several errors as one line.
+fn joined(errors: impl IntoIterator<Item = anyhow::Error>) -> anyhow::Error {
+    let texts: Vec<String> = errors.into_iter().map(|error| format!("{error:#}")).collect();
+    anyhow!("{}", texts.join("; "))
+}
+
+/// Longer than any start takes; a start that waits longer than this waits for one that hangs.
+pub(super) const LOCK_PATIENCE: Duration = Duration::from_secs(10);
