@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use socket2::{Domain, Socket, Type};
 use tokio::io::AsyncReadExt;
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::Semaphore;
@@ -134,11 +135,16 @@ async fn hear(target: SocketAddr, client: Option<IpAddr>) -> io::Result<Heard> {
 }
 
 async fn connect(target: SocketAddr, client: Option<IpAddr>) -> io::Result<TcpStream> {
-    let socket = if target.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    let socket = Socket::new(Domain::for_address(target), Type::STREAM, None)?;
+    socket.set_nonblocking(true)?;
     if let Some(client) = client {
-        socket.bind(SocketAddr::new(client, 0))?;
+        // AnyIP makes an IPv4 prefix bindable, but not an IPv6 one: there only addresses of an interface are.
+        if target.is_ipv6() {
+            socket.set_freebind_v6(true)?;
+        }
+        socket.bind(&SocketAddr::new(client, 0).into())?;
     }
-    timeout(PATIENCE, socket.connect(target)).await?
+    timeout(PATIENCE, TcpSocket::from_std_stream(socket.into()).connect(target)).await?
 }
 
 async fn listen(mut stream: TcpStream) -> io::Result<Heard> {

@@ -5,7 +5,9 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
+use nix::sys::signal::Signal;
 use spectrum_tests::case::{BOTH_PREFIXES, Case};
+use spectrum_tests::deadline::PATIENCE;
 use spectrum_tests::dial::assert_answered;
 use spectrum_tests::instance::{Finished, Instance, Launch};
 use spectrum_tests::path::{Path, TOOLS};
@@ -58,7 +60,15 @@ fn any_system_call_may_fail(case: &mut Case) {
             let fault = format!("failure of {call} number {nth} with {error}");
             match outcome {
                 Ok(instance) => {
-                    instance.stop();
+                    instance.signal(Signal::SIGTERM);
+                    let finished = instance.finish(PATIENCE);
+                    // The fault may come while undoing, too: then it is said and what is left is cleaned.
+                    if finished.code() != 0 {
+                        assert_eq!(finished.code(), 1, "after {fault}: {finished}");
+                        assert!(finished.stderr.contains(strerror(error)), "after {fault}: {finished}");
+                        let cleaned = Launch::new(&case.server).arguments("clean").finish();
+                        assert_eq!(cleaned.code(), 0, "{cleaned}");
+                    }
                 }
                 Err(finished) => {
                     failed += 1;
@@ -94,6 +104,20 @@ fn start_with_fault(case: &Case, fault: &str) -> Option<Result<Instance, Finishe
         instance.stop();
     }
     None
+}
+
+fn strerror(name: &str) -> &'static str {
+    match name {
+        "EADDRINUSE" => "Address already in use",
+        "EAGAIN" => "Resource temporarily unavailable",
+        "EINTR" => "Interrupted system call",
+        "EMFILE" => "Too many open files",
+        "ENOBUFS" => "No buffer space available",
+        "ENOMEM" => "Cannot allocate memory",
+        "ENOSPC" => "No space left on device",
+        "EPERM" => "Operation not permitted",
+        _ => panic!("{name}: add its text"),
+    }
 }
 
 fn assert_explained(finished: &Finished, fault: &str) {

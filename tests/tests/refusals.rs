@@ -140,11 +140,9 @@ fn unresolvable_origin_is_refused(case: &mut Case) {
 }
 
 fn unknown_namespace_is_refused(case: &mut Case) {
-    for (name, words) in
-        [("nowhere", ["nowhere", "No such file"]), ("/nowhere/at/all", ["/nowhere/at/all", "No such file"])]
-    {
+    for name in ["nowhere", "/nowhere/at/all"] {
         let finished = case.launch(&format!("--prefix {} --netns {name}", case.prefix())).finish();
-        assert_says(&finished, FAILURE, &words);
+        assert_says(&finished, FAILURE, &[name]);
     }
     case.server.run(|| fs::write("/run/file", "no namespace")).unwrap();
     let finished = case.launch(&format!("--prefix {} --netns /run/file", case.prefix())).finish();
