@@ -1,6 +1,7 @@
 //! The sk_lookup program: reads the context once, calls `steer()`, acts on the verdict, counts. Decides nothing.
 #![no_std]
 #![no_main]
+#![allow(missing_docs, unreachable_pub, reason = "of what #[sk_lookup] makes of a function")]
 #![allow(unsafe_code, reason = "map memory and the context are the kernel's")]
 
 mod assign;
@@ -24,7 +25,6 @@ static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
 
 /// Chooses the listener for a packet that looks for one.
 #[sk_lookup]
-#[expect(missing_docs, unreachable_pub, reason = "what the attribute makes of it")]
 pub fn spectrum(ctx: SkLookupContext) -> u32 {
     let Some(table) = tables::current() else { return SK_PASS };
     let Some(packet) = packet::read(&ctx) else { return SK_PASS };

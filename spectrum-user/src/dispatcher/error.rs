@@ -51,6 +51,12 @@ pub enum DispatcherError {
         /// What the kernel said.
         source: Source,
     },
+    /// The program was not run.
+    #[error("run the sk_lookup program on a test packet{}", test_cure(.source))]
+    Test {
+        /// What the kernel said.
+        source: io::Error,
+    },
     /// The socket is not the destination's listener.
     #[error("register the listener of destination {id}{}", cure(.source.as_ref()))]
     Register {
@@ -105,6 +111,15 @@ fn cure(source: &(dyn std::error::Error + Send + Sync + 'static)) -> &'static st
         Some(libc::ENOSYS) => " (this kernel has no bpf(2); --mode tproxy works without)",
         Some(libc::E2BIG) => " (64 sk_lookup programs are attached already; see `bpftool link`)",
         Some(libc::ENOMEM) => " (not enough memory, or the memory cgroup's limit is reached)",
+        _ => "",
+    }
+}
+
+fn test_cure(source: &io::Error) -> &'static str {
+    match source.raw_os_error() {
+        Some(libc::EPERM) => " (needs CAP_BPF and CAP_NET_ADMIN)",
+        // ENOTSUPP, which is no errno of user space's.
+        Some(libc::EINVAL | 524) => " (needs Linux 5.13)",
         _ => "",
     }
 }

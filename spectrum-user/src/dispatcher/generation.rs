@@ -5,7 +5,7 @@ use aya_obj::generated::bpf_map_type::BPF_MAP_TYPE_ARRAY;
 use aya_obj::generated::{BPF_F_INNER_MAP, BPF_F_MMAPABLE};
 use spectrum_common::Node;
 
-use super::{DispatcherError, mapping};
+use super::{DispatcherError, sys};
 
 /// The name of a generation's map, as bpftool prints it.
 const NAME: &str = "TABLE";
@@ -29,8 +29,7 @@ impl Generation {
             BPF_F_INNER_MAP | BPF_F_MMAPABLE,
         );
         let map = MapData::create(definition, NAME, None).map_err(error)?;
-        mapping::fill(map.fd(), nodes)
-            .map_err(|source| DispatcherError::Publish { source: Box::new(source) })?;
+        sys::fill(map.fd(), nodes).map_err(|source| DispatcherError::Publish { source: Box::new(source) })?;
         Ok(Self(map))
     }
 

@@ -3,9 +3,12 @@
 
 mod error;
 mod generation;
-mod mapping;
+mod sys;
 
-use std::os::fd::{AsFd, AsRawFd};
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::time::Duration;
 
 use aya::maps::{ArrayOfMaps, Map, MapData, PerCpuArray, SockMap};
 use aya::programs::SkLookup;
@@ -16,7 +19,7 @@ use spectrum_common::{Counts, Node, names};
 pub use error::DispatcherError;
 use generation::Generation;
 
-use crate::model::DestinationId;
+use crate::model::{DestinationId, Protocol};
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/spectrum.o"));
 
@@ -28,6 +31,20 @@ pub struct Dispatcher {
     listeners: SockMap<MapData>,
     link: Option<SkLookupLinkId>,
     generation: u64,
+}
+
+/// What the kernel would do with a packet.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Steered {
+    /// Give it to the socket with this cookie, or to another one of its SO_REUSEPORT group.
+    Assigned {
+        /// As `ss -e` prints it.
+        cookie: u64,
+    },
+    /// Refuse it: TCP gets a RST, UDP an ICMP port unreachable.
+    Dropped,
+    /// Look for a socket as if no program were there.
+    Passed,
 }
 
 impl Dispatcher {
@@ -102,11 +119,36 @@ impl Dispatcher {
     pub fn counts(&self, id: DestinationId) -> Result<Counts, DispatcherError> {
         let read = || -> Result<Counts, aya::maps::MapError> {
             let map = self.ebpf.map(names::COUNTERS).ok_or(aya::maps::MapError::KeyNotFound)?;
-            let counters = PerCpuArray::<_, mapping::PodCounts>::try_from(map)?;
+            let counters = PerCpuArray::<_, sys::PodCounts>::try_from(map)?;
             let per_cpu = counters.get(&id.0, 0)?;
             Ok(per_cpu.iter().fold(Counts::default(), |sum, counts| sum + counts.0))
         };
         read().map_err(|source| DispatcherError::Count { id, source: Box::new(source) })
+    }
+
+    /// Asks the kernel where a packet from `from` to `to` goes, by running the program on it. That counts it as steered,
+    /// missed or refused, too. Needs Linux 5.13.
+    pub fn test(
+        &self,
+        protocol: Protocol,
+        from: SocketAddr,
+        to: SocketAddr,
+    ) -> Result<Steered, DispatcherError> {
+        test_run(self.program_fd()?, protocol, from, to).map_err(|source| DispatcherError::Test { source })
+    }
+
+    /// The program, for [`test_run`].
+    pub fn program_fd(&self) -> Result<BorrowedFd<'_>, DispatcherError> {
+        let program = self.ebpf.program(names::PROGRAM).ok_or_else(|| missing(names::PROGRAM))?;
+        Ok(program.fd().map_err(DispatcherError::verify)?.as_fd())
+    }
+
+    /// Runs of the program and the nanoseconds they took together, which the kernel counts while
+    /// `kernel.bpf_stats_enabled` is set.
+    pub fn run_time(&self) -> Result<(u64, Duration), DispatcherError> {
+        let program = self.ebpf.program(names::PROGRAM).ok_or_else(|| missing(names::PROGRAM))?;
+        let info = program.info().map_err(DispatcherError::verify)?;
+        Ok((info.run_count(), info.run_time()))
     }
 
     /// The kernel's id of the program, as `bpftool prog show` prints it.
@@ -119,6 +161,22 @@ impl Dispatcher {
         let program = self.ebpf.program_mut(names::PROGRAM).ok_or_else(|| missing(names::PROGRAM))?;
         program.try_into().map_err(DispatcherError::verify)
     }
+}
+
+/// Runs an sk_lookup program that is loaded, ours or not, once, as if a packet from `from` to `to` had arrived. The
+/// addresses must be of one family. Needs CAP_BPF, CAP_NET_ADMIN and Linux 5.13.
+pub fn test_run(
+    program: BorrowedFd<'_>,
+    protocol: Protocol,
+    from: SocketAddr,
+    to: SocketAddr,
+) -> io::Result<Steered> {
+    let run = sys::test_run(program, protocol, from, to)?;
+    Ok(match (run.verdict, run.cookie) {
+        (0, _) => Steered::Dropped,
+        (_, 0) => Steered::Passed,
+        (_, cookie) => Steered::Assigned { cookie },
+    })
 }
 
 /// Takes the map `name` out of the object.

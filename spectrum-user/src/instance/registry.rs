@@ -66,7 +66,7 @@ impl Registry {
         let begun = Instant::now();
         loop {
             match file.try_lock() {
-                Ok(()) => return Ok(StartupLock { registry: self, _file: file }),
+                Ok(()) => return Ok(StartupLock { registry: self, lock: file }),
                 Err(TryLockError::WouldBlock) if begun.elapsed() < patience => std::thread::sleep(RETRY),
                 Err(TryLockError::WouldBlock) => return Err(InstanceError::Busy { path, waited: patience }),
                 Err(TryLockError::Error(source)) => return Err(failed("lock", &path, source)),
@@ -79,7 +79,8 @@ impl Registry {
 #[derive(Debug)]
 pub struct StartupLock<'a> {
     registry: &'a Registry,
-    _file: File,
+    #[expect(dead_code, reason = "held, not read: closing it releases the lock")]
+    lock: File,
 }
 
 impl StartupLock<'_> {
@@ -116,7 +117,7 @@ impl StartupLock<'_> {
             Instance { pid, started, mode: None, prefixes: prefixes.to_vec(), chain: Chain::of(id) };
         let path = self.registry.dir.join(format!("{id}.{EXTENSION}"));
         let file = write(&path, &instance)?;
-        Ok(Claim { path, _file: file, instance })
+        Ok(Claim { path, lock: file, instance })
     }
 
     /// Replaces what `claim` claims, as on a reload: first by all that is in use and all that will be, then, when the
@@ -126,7 +127,7 @@ impl StartupLock<'_> {
             self.live()?.into_iter().filter(|instance| instance.chain != claim.instance.chain).collect();
         refuse_overlaps(prefixes, &others)?;
         let instance = Instance { mode: Some(mode), prefixes: prefixes.to_vec(), ..claim.instance.clone() };
-        claim._file = write(&claim.path, &instance)?;
+        claim.lock = write(&claim.path, &instance)?;
         claim.instance = instance;
         Ok(())
     }
@@ -137,7 +138,7 @@ impl StartupLock<'_> {
 #[derive(Debug)]
 pub struct Claim {
     path: PathBuf,
-    _file: File,
+    lock: File,
     instance: Instance,
 }
 

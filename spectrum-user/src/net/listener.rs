@@ -11,7 +11,7 @@ use crate::model::{Family, Protocol};
 /// Whether the listener receives packets through TPROXY, which demands a transparent socket.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum Transparency {
-    /// An ordinary socket: sk_lookup asks for nothing else.
+    /// An ordinary socket: `sk_lookup` asks for nothing else.
     Opaque,
     /// `IP_TRANSPARENT` or `IPV6_TRANSPARENT`, inherited by accepted connections. Needs `CAP_NET_ADMIN`.
     Transparent,

@@ -1,7 +1,7 @@
-//! AnyIP: `local` routes that make the kernel take every address of a prefix for its own, and their removal. Touches
+//! `AnyIP`: `local` routes that make the kernel take every address of a prefix for its own, and their removal. Touches
 //! no route of another protocol number, and brings no interface up.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -69,7 +69,7 @@ impl LocalRoutes {
         let mut failure = None;
         for window in routed.chunks(WINDOW) {
             let answers = window.iter().map(|prefix| {
-                let request = self.handle.route().add(message(*prefix, loopback));
+                let request = self.handle.route().add(wanted(*prefix, loopback));
                 async move { (*prefix, request.execute().await) }
             });
             for (prefix, answer) in join_all(answers).await {
@@ -142,7 +142,7 @@ impl LocalRoutes {
         let mut errors = Vec::new();
         for window in prefixes.chunks(WINDOW) {
             let answers = window.iter().map(|prefix| {
-                let request = self.handle.route().del(message(*prefix, loopback));
+                let request = self.handle.route().del(any_of_ours(*prefix, loopback));
                 async move { (*prefix, request.execute().await) }
             });
             for (prefix, answer) in join_all(answers).await {
@@ -153,7 +153,7 @@ impl LocalRoutes {
                 }
             }
         }
-        let removed: std::collections::HashSet<&Prefix> = prefixes.iter().collect();
+        let removed: HashSet<&Prefix> = prefixes.iter().collect();
         self.added.retain(|prefix| !removed.contains(prefix));
         errors
     }
@@ -201,8 +201,18 @@ fn is_ours(header: &RouteHeader) -> bool {
     header.kind == RouteType::Local && header.protocol == RouteProtocol::Other(ROUTE_PROTOCOL)
 }
 
-/// The route of `prefix`, for adding it and for removing exactly it.
-fn message(prefix: Prefix, loopback: u32) -> RouteMessage {
+/// The route of `prefix` with the source that local clients are to have.
+fn wanted(prefix: Prefix, loopback: u32) -> RouteMessage {
+    let mut message = any_of_ours(prefix, loopback);
+    message.attributes.push(RouteAttribute::PrefSource(match loopback_address(prefix.family()) {
+        IpAddr::V4(address) => RouteAddress::Inet(address),
+        IpAddr::V6(address) => RouteAddress::Inet6(address),
+    }));
+    message
+}
+
+/// What every route of `prefix` matches that bears our protocol number.
+fn any_of_ours(prefix: Prefix, loopback: u32) -> RouteMessage {
     let mut message = RouteMessage::default();
     message.header.address_family = address_family(prefix.family());
     message.header.table = LOCAL_TABLE;
@@ -210,12 +220,10 @@ fn message(prefix: Prefix, loopback: u32) -> RouteMessage {
     message.header.scope = RouteScope::Host;
     message.header.kind = RouteType::Local;
     message.header.destination_prefix_length = prefix.length();
-    let (destination, source) = match prefix.address() {
-        IpAddr::V4(address) => (RouteAddress::Inet(address), RouteAddress::Inet(Ipv4Addr::LOCALHOST)),
-        IpAddr::V6(address) => (RouteAddress::Inet6(address), RouteAddress::Inet6(Ipv6Addr::LOCALHOST)),
-    };
-    message.attributes.push(RouteAttribute::Destination(destination));
-    message.attributes.push(RouteAttribute::PrefSource(source));
+    message.attributes.push(RouteAttribute::Destination(match prefix.address() {
+        IpAddr::V4(address) => RouteAddress::Inet(address),
+        IpAddr::V6(address) => RouteAddress::Inet6(address),
+    }));
     message.attributes.push(RouteAttribute::Oif(loopback));
     message
 }

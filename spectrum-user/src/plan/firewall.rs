@@ -218,6 +218,19 @@ pub fn removal(saved: &str, doomed: &BTreeSet<Chain>) -> Option<String> {
     Some(lines.collect::<Vec<_>>().join("\n"))
 }
 
+/// Whether a table, as `nft list table` printed it, holds nothing but empty chains that accept everything, so that
+/// nobody would miss it.
+#[must_use]
+pub fn is_bare(listing: &str) -> bool {
+    listing.lines().map(str::trim).all(|line| {
+        line.is_empty()
+            || line == "}"
+            || line.starts_with('#')
+            || (line.starts_with("table ") || line.starts_with("chain ")) && line.ends_with('{')
+            || line.starts_with("type ") && line.ends_with("policy accept;")
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -359,5 +372,19 @@ mod tests {
     fn nothing_is_removed_where_there_is_nothing() {
         assert_eq!(removal(SAVED, &BTreeSet::from([Chain::of(9)])), None);
         assert_eq!(removal(SAVED, &BTreeSet::new()), None);
+    }
+
+    #[test]
+    fn a_table_with_empty_accepting_chains_is_bare() {
+        let listing = "# Warning: table ip mangle is managed by iptables-nft, do not touch!\n\
+            table ip mangle {\n\
+            \tchain PREROUTING {\n\
+            \t\ttype filter hook prerouting priority mangle; policy accept;\n\
+            \t}\n\
+            }\n";
+        assert!(is_bare(listing));
+        assert!(!is_bare(&listing.replace("policy accept", "policy drop")));
+        assert!(!is_bare(&listing.replace("\t}\n", "\t\tmeta l4proto tcp accept\n\t}\n")));
+        assert!(!is_bare(&listing.replace("chain PREROUTING", "set PREROUTING")));
     }
 }

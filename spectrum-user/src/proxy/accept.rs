@@ -117,7 +117,7 @@ impl Queue {
                         tracing::debug!(destination = %self.destination, %error, "accept connection");
                     }
                     AcceptFailure::Listener => {
-                        self.worker.listener_failed(self.destination, error);
+                        self.worker.listener_failed(self.destination.clone(), error);
                         return;
                     }
                     AcceptFailure::Resources => {
@@ -179,6 +179,15 @@ impl Queue {
             let end = serve(peer, &assignment, &session).await;
             session.end(end);
         });
+    }
+}
+
+impl Drop for Queue {
+    /// The runtime keeps a panic to the task, and nobody would notice a listener that is never accepted from.
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.worker.died();
+        }
     }
 }
 
@@ -314,6 +323,15 @@ mod tests {
         ] {
             assert_eq!(AcceptFailure::of(&io::Error::from_raw_os_error(errno)), failure);
         }
+    }
+
+    #[test]
+    fn accepted_sockets_inherit_nodelay_from_their_listener() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        socket2::SockRef::from(&listener).set_tcp_nodelay(true).unwrap();
+        let _client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (accepted, _) = listener.accept().unwrap();
+        assert!(accepted.nodelay().unwrap());
     }
 
     #[test]

@@ -92,6 +92,10 @@ impl Worker {
         let _ = self.failures.send(WorkersError::Accept { destination, source });
     }
 
+    pub(super) fn died(&self) {
+        let _ = self.failures.send(WorkersError::Died { worker: self.index });
+    }
+
     async fn idle(&self) {
         while self.open.get() > 0 {
             self.idle.notified().await;

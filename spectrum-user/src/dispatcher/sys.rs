@@ -1,0 +1,145 @@
+//! Raw access to the kernel: the one place of this crate where unsafe code is. aya neither maps an array's memory nor
+//! test-runs an sk_lookup program, nor can it know that our counters are plain old data.
+#![allow(unsafe_code, reason = "see above; each block says why it is sound")]
+
+use std::io;
+use std::net::SocketAddr;
+use std::num::NonZeroUsize;
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd};
+use std::ptr;
+
+use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
+use spectrum_common::{Counts, Node};
+
+use crate::model::Protocol;
+
+/// [`Counts`] as map values are read.
+#[derive(Clone, Copy, Debug)]
+#[repr(transparent)]
+pub(super) struct PodCounts(pub(super) Counts);
+
+// SAFETY: repr(C), u64 fields only, so without padding and valid for every bit pattern.
+unsafe impl aya::Pod for PodCounts {}
+
+/// Writes `nodes` to the beginning of an array map that was created with BPF_F_MMAPABLE (Linux 5.5) and has at least
+/// as many elements of their size. A system call for each element would take seconds for a million.
+pub(super) fn fill(map: impl AsFd, nodes: &[Node]) -> io::Result<()> {
+    let bytes = Node::bytes(nodes);
+    let Some(length) = NonZeroUsize::new(bytes.len()) else { return Ok(()) };
+    let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+    // SAFETY: a fresh shared mapping at an address of the kernel's choice; nothing else in this process knows it.
+    let memory = unsafe { mmap(None, length, protection, MapFlags::MAP_SHARED, map, 0)? };
+    // SAFETY: the mapping is at least `length` long, since the kernel refuses to map more than the array has, and
+    // does not overlap `bytes`, since it is fresh.
+    unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), memory.as_ptr().cast(), bytes.len()) };
+    // SAFETY: mapped above with this length, and no pointer into it is left.
+    unsafe { munmap(memory, bytes.len())? };
+    Ok(())
+}
+
+/// What a test run of an sk_lookup program ended with.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) struct TestRun {
+    /// The program's return value: `SK_DROP` or `SK_PASS`.
+    pub(super) verdict: u32,
+    /// The cookie of the socket that was chosen; 0 if none was.
+    pub(super) cookie: u64,
+}
+
+/// Runs `program` once as if a packet from `from` to `to` had arrived (BPF_PROG_TEST_RUN; for sk_lookup programs Linux
+/// 5.13). The addresses must be of one family. Needs CAP_BPF and CAP_NET_ADMIN.
+pub(super) fn test_run(
+    program: BorrowedFd<'_>,
+    protocol: Protocol,
+    from: SocketAddr,
+    to: SocketAddr,
+) -> io::Result<TestRun> {
+    let mut context = Lookup::new(protocol, from, to);
+    let mut attributes = TestAttributes {
+        program: program.as_raw_fd().cast_unsigned(),
+        context_in: size_of::<Lookup>().try_into().unwrap_or(u32::MAX),
+        context_out: size_of::<Lookup>().try_into().unwrap_or(u32::MAX),
+        context_in_address: (&raw const context).expose_provenance() as u64,
+        context_out_address: (&raw mut context).expose_provenance() as u64,
+        ..TestAttributes::default()
+    };
+    // SAFETY: bpf(2) reads and writes `attributes`, whose size is given, and `context`, whose size stands in it twice;
+    // both live until it returns.
+    let result = unsafe {
+        libc::syscall(libc::SYS_bpf, BPF_PROG_TEST_RUN, &raw mut attributes, size_of::<TestAttributes>())
+    };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: `context` was handed to the kernel as a raw pointer; it is read back as one.
+    let cookie = unsafe { ptr::read_volatile(&raw const context.cookie) };
+    Ok(TestRun { verdict: attributes.result, cookie })
+}
+
+const BPF_PROG_TEST_RUN: libc::c_long = 10;
+
+/// `struct bpf_sk_lookup` of linux/bpf.h as user space sees it.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+struct Lookup {
+    cookie: u64,
+    family: u32,
+    protocol: u32,
+    remote_ip4: [u8; 4],
+    remote_ip6: [u8; 16],
+    remote_port: [u8; 2],
+    reserved: u16,
+    local_ip4: [u8; 4],
+    local_ip6: [u8; 16],
+    /// In host byte order, unlike the remote one.
+    local_port: u32,
+    ingress_interface: u32,
+    padding: u32,
+}
+
+impl Lookup {
+    fn new(protocol: Protocol, from: SocketAddr, to: SocketAddr) -> Self {
+        let mut lookup = Self {
+            protocol: match protocol {
+                Protocol::Tcp => libc::IPPROTO_TCP.cast_unsigned(),
+                Protocol::Udp => libc::IPPROTO_UDP.cast_unsigned(),
+            },
+            remote_port: from.port().to_be_bytes(),
+            local_port: to.port().into(),
+            ..Self::default()
+        };
+        match (from, to) {
+            (SocketAddr::V4(from), SocketAddr::V4(to)) => {
+                lookup.family = libc::AF_INET.cast_unsigned();
+                lookup.remote_ip4 = from.ip().octets();
+                lookup.local_ip4 = to.ip().octets();
+            }
+            (SocketAddr::V6(from), SocketAddr::V6(to)) => {
+                lookup.family = libc::AF_INET6.cast_unsigned();
+                lookup.remote_ip6 = from.ip().octets();
+                lookup.local_ip6 = to.ip().octets();
+            }
+            // The kernel refuses family 0.
+            _ => {}
+        }
+        lookup
+    }
+}
+
+/// The part of `union bpf_attr` that BPF_PROG_TEST_RUN reads.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+struct TestAttributes {
+    program: u32,
+    result: u32,
+    data_in: u32,
+    data_out: u32,
+    data_in_address: u64,
+    data_out_address: u64,
+    repeat: u32,
+    duration: u32,
+    context_in: u32,
+    context_out: u32,
+    context_in_address: u64,
+    context_out_address: u64,
+}

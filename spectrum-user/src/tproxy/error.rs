@@ -1,0 +1,175 @@
+//! Why firewall rules could not be applied or removed, from what the programs said. Does not print: `main` does, once.
+
+use std::io;
+use std::process::ExitStatus;
+
+/// Why firewall rules could not be listed, applied or removed.
+#[derive(Debug, thiserror::Error)]
+pub enum TproxyError {
+    /// The process lacks `CAP_NET_ADMIN`.
+    #[error("{op} firewall rules with {program}: Operation not permitted (needs CAP_NET_ADMIN; try sudo)")]
+    Denied {
+        /// What we were doing, a verb.
+        op: &'static str,
+        /// The program that was refused.
+        program: String,
+    },
+    /// The rules were refused for another reason.
+    #[error("{op} firewall rules with {program}: {said}")]
+    Failed {
+        /// What we were doing, a verb.
+        op: &'static str,
+        /// The program.
+        program: String,
+        /// What it said, in one line.
+        said: String,
+    },
+    /// Another program has been changing the firewall for longer than we wait.
+    #[error(
+        "{op} firewall rules with {program}: another program holds the lock of iptables (see: fuser /run/xtables.lock)"
+    )]
+    Locked {
+        /// What we were doing, a verb.
+        op: &'static str,
+        /// The program.
+        program: String,
+    },
+    /// The kernel or iptables lacks something that the rules need.
+    #[error(
+        "{op} firewall rules with {program}: {said} (the kernel needs CONFIG_NETFILTER_XT_TARGET_TPROXY and \
+         CONFIG_NETFILTER_XT_MATCH_SOCKET; try: modprobe -a xt_TPROXY xt_socket)"
+    )]
+    ExtensionMissing {
+        /// What we were doing, a verb.
+        op: &'static str,
+        /// The program.
+        program: String,
+        /// What it said, in one line.
+        said: String,
+    },
+    /// iptables is not installed.
+    #[error("find {program}: not in PATH or the sbin directories (try: apt install iptables)")]
+    ProgramMissing {
+        /// What was looked for.
+        program: String,
+    },
+    /// A program could not be run.
+    #[error("run {program}")]
+    Run {
+        /// The program.
+        program: String,
+        /// The cause.
+        source: io::Error,
+    },
+    /// What had been applied before the failure could not all be removed again.
+    #[error("{source}; then {}", listed(.undo))]
+    Undo {
+        /// The failure.
+        source: Box<TproxyError>,
+        /// What could not be undone.
+        undo: Vec<TproxyError>,
+    },
+}
+
+fn listed(errors: &[TproxyError]) -> String {
+    errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+}
+
+impl TproxyError {
+    /// The error of `program` having ended with `status` after writing `stderr`.
+    pub(super) fn said(op: &'static str, program: &str, status: ExitStatus, stderr: &str) -> Self {
+        let program = program.to_owned();
+        let lower = stderr.to_ascii_lowercase();
+        let any = |pieces: &[&str]| pieces.iter().any(|piece| lower.contains(piece));
+        let said = said(stderr).unwrap_or_else(|| format!("it ended with {status} and said nothing"));
+        if any(&["you must be root", "operation not permitted", "permission denied"]) {
+            Self::Denied { op, program }
+        } else if any(&["holding the xtables lock", "resource temporarily unavailable"]) {
+            Self::Locked { op, program }
+        } else if any(&[
+            "couldn't load target",
+            "couldn't load match",
+            "missing kernel module",
+            "no chain/target/match by that name",
+            "no such file or directory",
+            "rule_append failed (no such",
+            "rule_append failed (operation not supported",
+            "can't initialize ip",
+            "failed to initialize nft",
+        ]) {
+            Self::ExtensionMissing { op, program, said }
+        } else {
+            Self::Failed { op, program, said }
+        }
+    }
+
+    /// The capability that was missing, if that was the cause.
+    #[must_use]
+    pub fn not_permitted(&self) -> Option<&'static str> {
+        match self {
+            Self::Denied { .. } => Some("CAP_NET_ADMIN"),
+            Self::Undo { source, .. } => source.not_permitted(),
+            _ => None,
+        }
+    }
+}
+
+/// The first line that says something, without the program's name and version before it.
+fn said(stderr: &str) -> Option<String> {
+    let line = stderr.lines().map(str::trim).find(|line| !line.is_empty() && !line.starts_with('#'))?;
+    let said = match line.split_once("): ") {
+        Some((program, said)) if program.contains("tables") => said,
+        _ => line,
+    };
+    Some(said.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::process::ExitStatusExt as _;
+
+    use super::*;
+
+    fn error(stderr: &str) -> TproxyError {
+        TproxyError::said("apply", "iptables-restore", ExitStatus::from_raw(4 << 8), stderr)
+    }
+
+    #[test]
+    fn refusals_of_both_variants_name_the_capability() {
+        for stderr in [
+            "iptables-restore v1.8.9 (nf_tables): Could not fetch rule set generation id: Permission denied (you must be root)\n\n",
+            "Fatal: can't open lock file /run/xtables.lock: Permission denied\n",
+            "iptables-restore v1.8.9 (legacy): can't initialize iptables table `mangle': Permission denied (you must be root)\n",
+        ] {
+            assert_eq!(error(stderr).not_permitted(), Some("CAP_NET_ADMIN"), "{stderr}");
+        }
+    }
+
+    #[test]
+    fn a_missing_extension_names_the_modules() {
+        for stderr in [
+            "iptables-restore v1.8.9 (legacy): Couldn't load target `TPROXY':No such file or directory\n\nError occurred at line: 2\n",
+            "Warning: Extension TPROXY revision 0 not supported, missing kernel module?\niptables-restore v1.8.9 (nf_tables): \nline 5: RULE_APPEND failed (No such file or directory): rule in chain SPECTRUM-1\n",
+        ] {
+            let error = error(stderr);
+            assert!(matches!(error, TproxyError::ExtensionMissing { .. }), "{error}");
+            assert!(error.to_string().contains("modprobe -a xt_TPROXY xt_socket"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_held_lock_is_told_from_other_failures() {
+        let held = "Another app is currently holding the xtables lock; still 4s 0us time ahead to have a chance to grab the lock...\n";
+        assert!(matches!(error(held), TproxyError::Locked { .. }));
+    }
+
+    #[test]
+    fn other_failures_repeat_the_program_in_one_line() {
+        let stderr = "iptables-restore v1.8.9 (nf_tables): Chain 'FOO' does not exist\nError occurred at line: 3\nTry `iptables-restore -h'\n";
+        assert_eq!(
+            error(stderr).to_string(),
+            "apply firewall rules with iptables-restore: Chain 'FOO' does not exist"
+        );
+        assert!(error("").to_string().contains("said nothing"));
+    }
+}

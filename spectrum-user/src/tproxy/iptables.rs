@@ -1,0 +1,203 @@
+//! Running iptables-save and iptables-restore of the system, in their nft and legacy variants. Knows no rule but what it
+//! is given.
+
+use std::collections::BTreeSet;
+use std::env;
+use std::fs;
+use std::io::{ErrorKind, Write as _};
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use super::TproxyError;
+use crate::model::Family;
+use crate::plan::firewall::{Chain, chains, is_bare, removal};
+
+/// Searched after PATH, which often lacks them for services and plain users.
+const SBIN: [&str; 3] = ["/usr/local/sbin", "/usr/sbin", "/sbin"];
+
+/// How long iptables waits for other programs that change the firewall, in seconds.
+const PATIENCE: &str = "5";
+
+/// Which part of the kernel the rules live in.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Variant {
+    /// The tables of `x_tables` itself. A look at one makes it.
+    Legacy,
+    /// `nf_tables`.
+    Nft,
+}
+
+/// The iptables programs of one family and variant.
+#[derive(Clone, Debug)]
+pub(super) struct Iptables {
+    family: Family,
+    variant: Variant,
+    restore: PathBuf,
+    save: PathBuf,
+}
+
+impl Iptables {
+    /// The programs that `iptables` or `ip6tables` stands for on this system.
+    pub(super) fn find(family: Family) -> Result<Self, TproxyError> {
+        let stem = stem(family);
+        let restore = find_or_fail(&format!("{stem}-restore"))?;
+        let save = find_or_fail(&format!("{stem}-save"))?;
+        let version = output("ask the version of", Command::new(&restore).arg("--version"), "")?;
+        let variant = if version.contains("nf_tables") { Variant::Nft } else { Variant::Legacy };
+        Ok(Self { family, variant, restore, save })
+    }
+
+    /// The programs of every variant that is installed: a predecessor may have used the other one.
+    pub(super) fn find_all(family: Family) -> Vec<Self> {
+        let stem = stem(family);
+        let own = Self::find(family).ok();
+        let others =
+            [(Variant::Nft, "nft"), (Variant::Legacy, "legacy")].into_iter().filter_map(|(variant, name)| {
+                if own.as_ref().is_some_and(|own| own.variant == variant) {
+                    return None;
+                }
+                let restore = find_program(&format!("{stem}-{name}-restore"))?;
+                let save = find_program(&format!("{stem}-{name}-save"))?;
+                Some(Self { family, variant, restore, save })
+            });
+        let others: Vec<Self> = others.collect();
+        own.into_iter().chain(others).collect()
+    }
+
+    /// The mangle table as `iptables-save` prints it; empty when there is none.
+    pub(super) fn save(&self) -> Result<String, TproxyError> {
+        if self.variant == Variant::Legacy && !self.legacy_table_exists()? {
+            return Ok(String::new());
+        }
+        output("list", Command::new(&self.save).args(["-t", "mangle"]), "")
+    }
+
+    /// Our chains.
+    pub(super) fn chains(&self) -> Result<BTreeSet<Chain>, TproxyError> {
+        Ok(chains(&self.save()?))
+    }
+
+    /// Applies `text` at once or not at all, without touching what it does not name.
+    pub(super) fn restore(&self, op: &'static str, text: &str) -> Result<(), TproxyError> {
+        output(op, Command::new(&self.restore).args(["--noflush", "--wait", PATIENCE]), text).map(drop)
+    }
+
+    /// Removes the chains `doomed` and the jumps to them; whether there were any.
+    pub(super) fn remove(&self, doomed: &BTreeSet<Chain>) -> Result<bool, TproxyError> {
+        match removal(&self.save()?, doomed) {
+            Some(text) => self.restore("remove", &text).map(|()| true),
+            None => Ok(false),
+        }
+    }
+
+    /// Whether the mangle table is there, or may be: iptables-save prints one where there is none.
+    pub(super) fn has_table(&self) -> Result<bool, TproxyError> {
+        match (self.variant, find_program("nft")) {
+            (Variant::Legacy, _) => self.legacy_table_exists(),
+            (Variant::Nft, None) => Ok(true),
+            (Variant::Nft, Some(nft)) => {
+                let tables = output("list", Command::new(nft).args(["list", "tables"]), "")?;
+                let ours = format!("table {} mangle", self.nft_family());
+                Ok(tables.lines().any(|table| table == ours))
+            }
+        }
+    }
+
+    /// Removes the table that iptables made for our rules and leaves behind, unless it holds anything. Without the
+    /// `nft` program it stays: it does nothing. A legacy table stays as long as the namespace.
+    pub(super) fn drop_bare_table(&self) {
+        let family = self.nft_family();
+        if self.variant == Variant::Nft
+            && let Some(nft) = find_program("nft")
+            && let Ok(listing) =
+                output("list", Command::new(&nft).args(["list", "table", family, "mangle"]), "")
+            && is_bare(&listing)
+            && let Err(error) =
+                output("remove", Command::new(&nft).args(["delete", "table", family, "mangle"]), "")
+        {
+            tracing::debug!(%error, family, "leave the empty table mangle");
+        }
+    }
+
+    fn nft_family(&self) -> &'static str {
+        match self.family {
+            Family::Ipv4 => "ip",
+            Family::Ipv6 => "ip6",
+        }
+    }
+
+    /// Whether the namespace has the legacy mangle table, without making it.
+    fn legacy_table_exists(&self) -> Result<bool, TproxyError> {
+        // The thread's and not the process's, whose main thread may be in another namespace.
+        let path = match self.family {
+            Family::Ipv4 => "/proc/thread-self/net/ip_tables_names",
+            Family::Ipv6 => "/proc/thread-self/net/ip6_tables_names",
+        };
+        match fs::read_to_string(path) {
+            Ok(names) => Ok(names.lines().any(|name| name == "mangle")),
+            // The kernel has no legacy tables, or none yet.
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+            Err(error) if error.kind() == ErrorKind::PermissionDenied => {
+                Err(TproxyError::Denied { op: "list", program: shown(&self.save) })
+            }
+            Err(source) => Err(TproxyError::Run { program: path.to_owned(), source }),
+        }
+    }
+}
+
+fn stem(family: Family) -> &'static str {
+    match family {
+        Family::Ipv4 => "iptables",
+        Family::Ipv6 => "ip6tables",
+    }
+}
+
+fn find_or_fail(program: &str) -> Result<PathBuf, TproxyError> {
+    find_program(program).ok_or_else(|| TproxyError::ProgramMissing { program: program.to_owned() })
+}
+
+fn find_program(program: &str) -> Option<PathBuf> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    env::split_paths(&path)
+        .chain(SBIN.map(PathBuf::from))
+        .map(|dir| dir.join(program))
+        .find(|candidate| is_executable(candidate))
+}
+
+fn is_executable(path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|metadata| metadata.is_file() && metadata.permissions().mode() & 0o111 != 0)
+}
+
+fn shown(program: &Path) -> String {
+    program.file_name().unwrap_or(program.as_os_str()).to_string_lossy().into_owned()
+}
+
+/// What `command` prints when given `input`, or what it complained about.
+fn output(op: &'static str, command: &mut Command, input: &str) -> Result<String, TproxyError> {
+    let program = shown(Path::new(command.get_program()));
+    let failed = |source| TproxyError::Run { program: program.clone(), source };
+    let mut child = command
+        .env("LC_ALL", "C")
+        // A Ctrl-C at the terminal is meant for us: it must not cut short the removal of our rules.
+        .process_group(0)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(failed)?;
+    if let Some(mut stdin) = child.stdin.take() {
+        match stdin.write_all(input.as_bytes()) {
+            // It has given up, and its exit status and message say why.
+            Err(source) if source.kind() != ErrorKind::BrokenPipe => return Err(failed(source)),
+            _ => {}
+        }
+    }
+    let Output { status, stdout, stderr } = child.wait_with_output().map_err(failed)?;
+    if status.success() {
+        Ok(String::from_utf8_lossy(&stdout).into_owned())
+    } else {
+        Err(TproxyError::said(op, &program, status, &String::from_utf8_lossy(&stderr)))
+    }
+}
