@@ -21,7 +21,8 @@ on_each_path!(
 
 fn needed_to_run(path: Path) -> &'static [&'static str] {
     match path {
-        Path::SkLookup => &["bpf", "net_admin"],
+        // Without perfmon the verifier guards against speculation, and refuses pointers it cannot guard.
+        Path::SkLookup => &["bpf", "net_admin", "perfmon"],
         // The legacy interface is a socket option of a raw socket.
         Path::TproxyIptablesLegacy => &["net_admin", "net_raw"],
         Path::TproxyIptablesNft => &["net_admin"],
