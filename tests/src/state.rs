@@ -165,14 +165,23 @@ fn nft_rules(netns: &Netns) -> Vec<String> {
             || object.get("table").is_some()
             || object.get("chain").is_some_and(|chain| chain.get("hook").is_some());
         if !is_scaffolding {
-            let mut object = object.clone();
-            for body in object.as_object_mut().into_iter().flat_map(serde_json::Map::values_mut) {
-                body.as_object_mut().map(|body| body.remove("handle"));
-            }
-            kept.push(object.to_string());
+            kept.push(without_counts(object).to_string());
         }
     }
     kept
+}
+
+/// The same but for what traffic changes, and for handles, which are never used again.
+fn without_counts(value: &Value) -> Value {
+    match value {
+        Value::Array(values) => values.iter().map(without_counts).collect(),
+        Value::Object(fields) => fields
+            .iter()
+            .filter(|(name, _)| !["bytes", "handle", "packets"].contains(&name.as_str()))
+            .map(|(name, value)| (name.clone(), without_counts(value)))
+            .collect(),
+        other => other.clone(),
+    }
 }
 
 /// The eBPF links that are attached to the network namespace, whoever holds them.
