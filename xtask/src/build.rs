@@ -8,6 +8,7 @@ use anyhow::Result;
 
 use crate::ebpf;
 use crate::ebpf::toolchain::Toolchain;
+use crate::interrupt::Interrupt;
 use crate::privilege;
 use crate::setup::{self, Consent, Purpose};
 use crate::shell;
@@ -39,6 +40,8 @@ pub(crate) fn spectrum_user() -> Result<()> {
 pub(crate) fn run(options: &RunOptions, consent: Consent) -> Result<ExitCode> {
     setup::ready(&[Purpose::Build, Purpose::Run], consent)?;
     spectrum_user()?;
+    // Ctrl-C reaches the program as well; we wait for it to undo what it did.
+    let _interrupt = Interrupt::watch()?;
     let mut program = privilege::as_root(workspace::spectrum_user(), &[])?;
     let status = shell::status(program.args(&options.arguments))?;
     Ok(status.code().and_then(|code| u8::try_from(code).ok()).map_or(ExitCode::FAILURE, ExitCode::from))

@@ -2,11 +2,21 @@
 
 #![expect(clippy::print_stdout, reason = "a developer's tool talks on standard output")]
 
+mod bench;
 mod build;
+mod demo;
 mod ebpf;
+mod interrupt;
+mod lint;
+mod namespace;
 mod privilege;
+mod random;
+mod server;
 mod setup;
 mod shell;
+mod style;
+mod test;
+mod tidy;
 mod workspace;
 
 use std::process::ExitCode;
@@ -26,17 +36,37 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Task {
+    /// Measure, as root, in throw-away network namespaces
+    Bench(bench::BenchOptions),
+    /// The part of `bench` that runs as root
+    #[command(hide = true)]
+    BenchStage(bench::StageOptions),
     /// Build the eBPF object, after setting up what builds it
     BuildEbpf,
+    /// Show the program at work, in a throw-away network namespace
+    Demo,
+    /// The part of `demo` that runs as root
+    #[command(hide = true)]
+    DemoStage(demo::StageOptions),
+    /// Check formatting, lints, documentation, the rules of the code base and dependencies
+    Lint(lint::LintOptions),
     /// Build spectrum-user as you, then run it as root
     Run(build::RunOptions),
+    /// Run every test, the privileged ones as root
+    Test(test::TestOptions),
 }
 
 fn main() -> ExitCode {
     let Cli { command, no_install } = Cli::parse();
     let consent = if no_install { setup::Consent::Withheld } else { setup::Consent::Given };
     let done = match command {
+        Task::Bench(options) => bench::bench(&options, consent),
+        Task::BenchStage(options) => bench::stage(&options),
         Task::BuildEbpf => build::build_ebpf(consent),
+        Task::Demo => demo::demo(consent),
+        Task::DemoStage(options) => demo::stage(&options),
+        Task::Lint(options) => lint::lint(&options, consent),
+        Task::Test(options) => test::test(&options, consent),
         Task::Run(options) => build::run(&options, consent),
     };
     done.unwrap_or_else(|error| {

@@ -125,7 +125,7 @@ impl Running {
             Some(Steering::SkLookup(mut dispatcher)) => {
                 errors.extend(dispatcher.detach().err().map(Into::into));
             }
-            Some(Steering::Tproxy(mut tproxy)) => errors.extend(tproxy.undo().into_iter().map(Into::into)),
+            Some(Steering::Tproxy(tproxy)) => errors.extend(tproxy.undo().into_iter().map(Into::into)),
             None => {}
         }
         // The workers' sockets are duplicates of these: both must go for the port to close.
@@ -290,7 +290,7 @@ impl Running {
                         Some(Rule { binding: planned.binding, listener: group.address() })
                     })
                     .collect::<Vec<_>>();
-                let tproxy = Tproxy::apply(&Firewall::compile(chain, &rules), chain)?;
+                let tproxy = Tproxy::apply(chain, &Firewall::compile(chain, &rules))?;
                 self.steering = Some(Steering::Tproxy(tproxy));
             }
         }

@@ -3,10 +3,9 @@
 
 use std::collections::BTreeSet;
 
-use anyhow::{anyhow, bail};
+use anyhow::anyhow;
 
-use crate::instance::StartupLock;
-use crate::model::Prefix;
+use crate::instance::{Leftovers, StartupLock};
 use crate::net::LocalRoutes;
 use crate::tproxy;
 
@@ -15,34 +14,26 @@ use crate::tproxy;
 /// # Errors
 /// Everything that could not be removed; the rest is gone all the same.
 pub(super) async fn leftovers(lock: &StartupLock<'_>) -> anyhow::Result<Vec<String>> {
-    let live = lock.live()?;
-    let claimed: BTreeSet<Prefix> =
-        live.iter().flat_map(|instance| instance.prefixes.iter().copied()).collect();
-    let chains = live.into_iter().map(|instance| instance.chain).collect();
-    let mut swept = Vec::new();
-    let mut errors: Vec<anyhow::Error> = Vec::new();
-
-    // Rules first: what they steered to is gone, and without them the kernel refuses what it now drops.
-    match tproxy::sweep(&chains) {
-        Ok(removed) => swept.extend(removed.into_iter().map(|chain| format!("firewall chain {chain}"))),
-        Err(failed) => errors.extend(failed.into_iter().map(Into::into)),
-    }
     let mut routes = LocalRoutes::open()?;
-    let doomed: Vec<Prefix> =
-        routes.list_ours().await?.into_iter().filter(|prefix| !claimed.contains(prefix)).collect();
-    let failed = routes.remove(&doomed).await;
-    if failed.is_empty() {
-        swept.extend(doomed.iter().map(|prefix| format!("local route {prefix}")));
+    let chains = tproxy::list_ours().unwrap_or_else(|error| {
+        // sk_lookup needs no firewall, so a firewall that cannot be read must not stop it.
+        tracing::warn!("look for firewall rules of killed instances: {error}");
+        BTreeSet::default()
+    });
+    let leftovers = Leftovers::among(routes.list_ours().await?, chains, &lock.live()?);
+    // Rules first: what they steered to is gone, and without them the kernel refuses what it now drops.
+    let mut errors: Vec<anyhow::Error> =
+        tproxy::remove(&leftovers.chains).into_iter().map(Into::into).collect();
+    errors.extend(routes.remove(&leftovers.routes).await.into_iter().map(Into::into));
+    if !errors.is_empty() {
+        let list = errors.iter().map(|error| format!("{error:#}")).collect::<Vec<_>>().join("; ");
+        return Err(anyhow!("{list}").context("remove what killed instances left"));
     }
-    errors.extend(failed.into_iter().map(Into::into));
-
+    let chains = leftovers.chains.iter().map(|chain| format!("firewall chain {chain}"));
+    let routes = leftovers.routes.iter().map(|prefix| format!("local route {prefix}"));
+    let swept: Vec<String> = chains.chain(routes).collect();
     for leftover in &swept {
         tracing::info!("removed {leftover}, which a killed instance left");
     }
-    if errors.is_empty() {
-        Ok(swept)
-    } else {
-        let list = errors.iter().map(|error| format!("{error:#}")).collect::<Vec<_>>().join("; ");
-        bail!(anyhow!("{list}").context("remove what killed instances left"))
-    }
+    Ok(swept)
 }

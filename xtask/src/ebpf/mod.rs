@@ -103,10 +103,10 @@ pub(crate) fn build(root: &Path, machine: &Machine) -> Result<PathBuf, EbpfError
     Ok(object(root))
 }
 
-/// Lints the eBPF crate for its own target, with the clippy of the toolchain that builds it.
+/// The command that lints the eBPF crate for its own target, with the clippy of the toolchain that builds it.
 ///
 /// # Errors
-/// As for [`build`].
+/// When the toolchain is missing.
 #[allow(dead_code, reason = "the build script only builds")]
 pub(crate) fn clippy(root: &Path, machine: &Machine, extra: &[&str]) -> Result<Command, EbpfError> {
     let toolchain = Toolchain::find().map_err(EbpfError::Toolchain)?;

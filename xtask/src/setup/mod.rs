@@ -10,8 +10,8 @@ use anyhow::{Result, bail, ensure};
 
 use crate::shell;
 
-pub(crate) use need::Purpose;
 use need::{Cure, Need};
+pub(crate) use need::{Purpose, cargo_deny};
 
 /// Whether the user lets us install.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

@@ -68,7 +68,7 @@ impl fmt::Display for Need {
 impl Purpose {
     /// What it takes.
     pub(super) fn needs(self) -> Vec<Need> {
-        let ip = || program("the ip command", || has("ip"), &["iproute2"]);
+        let ip = || program("ip and ss", || has("ip") && has("ss"), &["iproute2"]);
         let iptables = || program("iptables, nft and legacy", has_iptables, &["iptables"]);
         let bpftool = || program("bpftool", || has("bpftool"), &["bpftool"]);
         match self {
@@ -167,6 +167,12 @@ fn install_bpf_linker() -> Command {
 fn install_cargo_deny() -> Command {
     let mut cargo = cargo_install("cargo-deny", CARGO_DENY_VERSION);
     cargo.arg("--no-default-features");
+    // Its own profile costs minutes for a program that runs for a second.
+    cargo.envs([
+        ("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "16"),
+        ("CARGO_PROFILE_RELEASE_LTO", "off"),
+        ("CARGO_PROFILE_RELEASE_OPT_LEVEL", "0"),
+    ]);
     cargo
 }
 

@@ -1,0 +1,48 @@
+//! The same workers, responder and connection log behind an ordinary listener: what `cargo xtask bench connect` compares
+//! with. Steers nothing and undoes nothing.
+
+use std::error::Error;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::thread;
+
+use socket2::{Domain, Socket, Type};
+use spectrum_user::model::{Destination, Family, Protocol, Responder, ServiceName, Target};
+use spectrum_user::observe::{self, ConnectionLog, Counters, LogFormat};
+use spectrum_user::proxy::{Served, Workers};
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<(), Box<dyn Error>> {
+    let address: SocketAddr = std::env::args().nth(1).ok_or("usage: plain-listener ADDRESS:PORT")?.parse()?;
+    let count = thread::available_parallelism()?;
+    let log = ConnectionLog::start(LogFormat::default(), io::stderr())?;
+    let counters = Counters::default();
+    let workers = Workers::start(count, |_| observe::observer(counters.worker(), log.sender()))?;
+
+    let sockets = (0..count.get()).map(|_| listen(address)).collect::<io::Result<Vec<_>>>()?;
+    let service = ServiceName::default();
+    let destination =
+        Destination { service: service.clone(), family: Family::of(address.ip()), protocol: Protocol::Tcp };
+    let served = Arc::new(Served { service, target: Target::Respond(Responder::Hello) });
+    workers.listen(&destination, sockets, served).await?;
+    #[expect(clippy::print_stdout, reason = "the benchmark waits for this line")]
+    {
+        println!("ready listening={address}");
+    }
+    Ok(std::future::pending().await)
+}
+
+/// As spectrum-user makes its listeners, but for the address.
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking().cloexec(), None)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+        // A local route alone does not let an IPv6 socket bind.
+        socket.set_freebind_v6(true)?;
+    }
+    socket.set_reuse_port(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(i32::MAX)?;
+    Ok(socket.into())
+}

@@ -1,0 +1,99 @@
+//! `test`: every test there is. Builds and runs as the invoking user what needs no privilege, then runs the binaries of
+//! the privileged tests as root. Decides nothing about which test may skip; it passes on what was asked.
+
+use std::env;
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::{ExitCode, Stdio};
+
+use anyhow::{Context as _, Result};
+use serde_json::Value;
+
+use crate::build;
+use crate::ebpf;
+use crate::privilege;
+use crate::setup::{self, Consent, Purpose};
+use crate::shell;
+use crate::workspace;
+
+/// The package of the privileged tests.
+const PRIVILEGED: &str = "spectrum-tests";
+
+/// Options of `test`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct TestOptions {
+    /// Count a test that cannot run here as failed; the default where CI=true
+    #[arg(long)]
+    require: bool,
+    /// What to pass to every test binary, such as part of a test's name
+    #[arg(last = true)]
+    arguments: Vec<OsString>,
+}
+
+/// Runs the tests; fails if any failed, after all have run.
+pub(crate) fn test(options: &TestOptions, consent: Consent) -> Result<ExitCode> {
+    setup::ready(&[Purpose::Build, Purpose::Test], consent)?;
+    let require = options.require || env::var_os("CI").is_some_and(|ci| ci == "true");
+    build::spectrum_user()?;
+
+    let mut unprivileged =
+        workspace::cargo(["test", "--workspace", "--no-fail-fast", "--exclude", "spectrum-ebpf"]);
+    unprivileged.args(["--exclude", PRIVILEGED, "--"]).args(&options.arguments);
+    let mut passed = shell::status(&mut unprivileged)?.success();
+
+    let binaries = privileged_binaries()?;
+    if privilege::available() {
+        for binary in &binaries {
+            passed &= run_as_root(binary, options, require)?;
+        }
+    } else if require {
+        println!("FAILED the privileged tests: this user is not root, and there is no sudo");
+        passed = false;
+    } else {
+        println!("SKIP the privileged tests: this user is not root, and there is no sudo");
+    }
+    Ok(if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn run_as_root(binary: &Binary, options: &TestOptions, require: bool) -> Result<bool> {
+    let mut environment = vec![
+        ("SPECTRUM_BIN", workspace::spectrum_user().display().to_string()),
+        ("SPECTRUM_EBPF_OBJECT", ebpf::object(workspace::root()).display().to_string()),
+    ];
+    if require {
+        environment.push(("SPECTRUM_TEST_REQUIRE", "all".to_owned()));
+    }
+    for name in ["RUST_BACKTRACE", "SPECTRUM_TEST_SEED"] {
+        if let Ok(value) = env::var(name) {
+            environment.push((name, value));
+        }
+    }
+    println!("     Running {} as root", binary.name);
+    let mut command = privilege::as_root(&binary.path, &environment)?;
+    command.current_dir(workspace::root().join("tests")).args(&options.arguments);
+    Ok(shell::status(&mut command)?.success())
+}
+
+struct Binary {
+    name: String,
+    path: PathBuf,
+}
+
+/// Builds the privileged tests and returns where they are.
+fn privileged_binaries() -> Result<Vec<Binary>> {
+    let mut cargo = workspace::cargo(["test", "--no-run", "--package", PRIVILEGED]);
+    cargo.arg("--message-format=json-render-diagnostics").stderr(Stdio::inherit());
+    let messages = shell::stdout(&mut cargo)?;
+    let mut binaries = Vec::new();
+    for message in messages.lines().filter(|line| line.starts_with('{')) {
+        let message: Value = serde_json::from_str(message).context("read what cargo built")?;
+        let name = message.pointer("/target/name").and_then(Value::as_str);
+        let is_test = message.pointer("/profile/test").and_then(Value::as_bool) == Some(true);
+        let executable = message.get("executable").and_then(Value::as_str);
+        if let (true, Some(name), Some(path)) = (is_test, name, executable) {
+            binaries.push(Binary { name: name.to_owned(), path: PathBuf::from(path) });
+        }
+    }
+    binaries.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(binaries)
+}

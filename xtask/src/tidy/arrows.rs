@@ -1,0 +1,109 @@
+//! Which module of spectrum-user may import which. The picture is in ARCHITECTURE.md; only the arrows that would be
+//! easiest to break are checked, not a whole graph.
+
+use super::{Finding, at, code};
+
+/// The modules with effects, which know of one another only what `commands` passes to them.
+const EFFECTS: [&str; 5] = ["dispatcher", "net", "observe", "proxy", "tproxy"];
+
+/// What is observed is reported by the proxy, in the proxy's words; nothing else crosses between effects.
+const OBSERVED: (&str, &str) = ("observe", "proxy");
+
+/// No module with effects imports another or the configuration, and the model imports nothing of the crate.
+pub(super) fn modules_import_along_the_arrows(path: &str, text: &str) -> Vec<Finding> {
+    let Some(inner) = path.strip_prefix("spectrum-user/src/") else { return Vec::new() };
+    let module = inner.split('/').next().unwrap_or_default().trim_end_matches(".rs");
+    let allowed = |imported: &str| match module {
+        "model" => imported == "model",
+        _ if EFFECTS.contains(&module) => {
+            imported == module
+                || (module, imported) == OBSERVED
+                || (imported != "config" && !EFFECTS.contains(&imported))
+        }
+        _ => true,
+    };
+    // A `use` with braces may span lines, so the file is read as one.
+    let lines = code::lines(text);
+    let all = lines.iter().map(|(_, code)| code.as_str()).collect::<Vec<_>>().join("\n");
+    all.match_indices("crate::")
+        .flat_map(|(start, found)| {
+            let line = all[..start].matches('\n').count() + 1;
+            imported(&all[start + found.len()..]).into_iter().map(move |name| (line, name))
+        })
+        .filter(|(_, imported)| !allowed(imported))
+        .map(|(line, imported)| at(path, line, format!("{module} must not import {imported}")))
+        .collect()
+}
+
+/// The first names after `crate::`: one, or each at the first level of braces.
+fn imported(rest: &str) -> Vec<&str> {
+    let name = |text: &'_ str| text.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(text.len());
+    let Some(group) = rest.strip_prefix('{') else { return vec![&rest[..name(rest)]] };
+    let mut names = Vec::new();
+    let mut depth = 0_usize;
+    let mut start = 0;
+    for (index, c) in group.char_indices() {
+        match c {
+            '{' => depth += 1,
+            '}' if depth > 0 => depth -= 1,
+            ',' | '}' if depth == 0 => {
+                let item = group[start..index].trim_start();
+                names.push(&item[..name(item)]);
+                start = index + 1;
+                if c == '}' {
+                    break;
+                }
+            }
+            _ => {}
+        }
+    }
+    names.retain(|name| !name.is_empty());
+    names
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(path: &str, text: &str) -> usize {
+        modules_import_along_the_arrows(path, text).len()
+    }
+
+    #[test]
+    fn effects_do_not_import_each_other_or_the_configuration() {
+        assert_eq!(check("spectrum-user/src/proxy/relay.rs", "use crate::dispatcher::Dispatcher;"), 1);
+        assert_eq!(check("spectrum-user/src/net/route.rs", "use crate::config::Config;"), 1);
+        assert_eq!(check("spectrum-user/src/observe.rs", "fn f() { crate::tproxy::sweep(); }"), 1);
+    }
+
+    #[test]
+    fn the_observer_knows_what_the_proxy_reports_and_not_the_reverse() {
+        assert_eq!(check("spectrum-user/src/observe/mod.rs", "use crate::proxy::Event;"), 0);
+        assert_eq!(check("spectrum-user/src/proxy/accept.rs", "use crate::observe::Counters;"), 1);
+    }
+
+    #[test]
+    fn an_import_in_braces_is_seen_wherever_it_stands() {
+        let text = "use crate::{\n    model::{Prefix, Service},\n    net,\n};\n";
+        assert_eq!(check("spectrum-user/src/proxy/mod.rs", text), 1);
+    }
+
+    #[test]
+    fn effects_import_the_model_and_themselves() {
+        let text = "use crate::model::Prefix;\nuse crate::net::route;\n";
+        assert_eq!(check("spectrum-user/src/net/mod.rs", text), 0);
+    }
+
+    #[test]
+    fn the_model_imports_nothing_of_the_crate() {
+        assert_eq!(check("spectrum-user/src/model/binding.rs", "use crate::plan::Plan;"), 1);
+        assert_eq!(check("spectrum-user/src/model/binding.rs", "use crate::model::Prefix;"), 0);
+    }
+
+    #[test]
+    fn commands_and_comments_are_free() {
+        assert_eq!(check("spectrum-user/src/commands/run.rs", "use crate::{net, proxy, config};"), 0);
+        assert_eq!(check("spectrum-user/src/net/mod.rs", "// unlike crate::proxy"), 0);
+        assert_eq!(check("xtask/src/main.rs", "use crate::config;"), 0);
+    }
+}
