@@ -23,7 +23,7 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<()> {
     if let Some(netns) = &args.netns {
         net::enter_namespace(netns)?;
     }
-    raise_file_limit();
+    raise_file_limit()?;
     let settings = Settings {
         workers: args.workers,
         log_format: args.log_format.into(),
@@ -82,13 +82,18 @@ fn announce(ready: &str) {
 }
 
 /// Each connection takes a file descriptor or two; the usual soft limit of 1,024 is for programs that use select(2).
-fn raise_file_limit() {
+fn raise_file_limit() -> anyhow::Result<()> {
     use nix::sys::resource::{Resource, getrlimit, setrlimit};
-    let raised = getrlimit(Resource::RLIMIT_NOFILE)
-        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
-    if let Err(error) = raised {
-        tracing::warn!(%error, "raise the limit of open files");
+    let op = "raise the limit of open files";
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).context(op)?;
+    // With fewer, what catches signals panics instead of saying what is wrong.
+    if hard < FEWEST_FILES {
+        bail!("{op}: {hard} are allowed, and it takes {FEWEST_FILES} to begin with (see ulimit -n)");
     }
+    if let Err(error) = setrlimit(Resource::RLIMIT_NOFILE, hard, hard) {
+        tracing::warn!(%error, op);
+    }
+    Ok(())
 }
 
 /// Several errors as one line.
@@ -96,6 +101,9 @@ fn joined(errors: impl IntoIterator<Item = anyhow::Error>) -> anyhow::Error {
     let texts: Vec<String> = errors.into_iter().map(|error| format!("{error:#}")).collect();
     anyhow!("{}", texts.join("; "))
 }
+
+/// Enough to start far enough to report every later shortage.
+const FEWEST_FILES: u64 = 24;
 
 /// Longer than any start takes; a start that waits longer than this waits for one that hangs.
 pub(super) const LOCK_PATIENCE: Duration = Duration::from_secs(10);
