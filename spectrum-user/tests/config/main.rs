@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use proptest::prelude::*;
 use spectrum_user::config::{Config, ConfigError, ModeChoice};
 use spectrum_user::model::Target;
 
@@ -115,4 +116,42 @@ fn marks_and_line_ends_of_other_systems_are_understood() {
     assert!(parse(text).is_ok());
     let error = parse("\u{feff}mode = 1\r\nverbose = 2\r\n").unwrap_err().to_string();
     assert!(error.contains("spectrum.toml:2:1: verbose"), "{error}");
+}
+
+#[test]
+fn depth_is_refused_before_the_stack_ends() {
+    let text = format!("service = {}", "[".repeat(1_000_000));
+    let told = parse(&text).unwrap_err().to_string();
+    assert!(told.starts_with("spectrum.toml:1:"), "{}", told.lines().next().unwrap());
+}
+
+proptest! {
+    /// Whatever an editor leaves behind is judged, and every problem has a place in the file.
+    #[test]
+    fn no_damage_to_a_file_is_too_much(
+        at in 0_usize..3_000,
+        removed in 0_usize..40,
+        inserted in prop_oneof![
+            "[\\[\\]{}=\",.#\n a-z0-9-]{0,12}",
+            "\\PC{0,8}",
+            Just("\"192.0.2.0/24\"".to_owned()),
+            Just("bindings = []\n".to_owned()),
+        ],
+    ) {
+        let example = include_str!("../../../config/spectrum.toml");
+        let damaged: String = example
+            .chars()
+            .take(at)
+            .chain(inserted.chars())
+            .chain(example.chars().skip(at + removed))
+            .collect();
+        if let Err(ConfigError::Invalid { problems }) = parse(&damaged) {
+            prop_assert!(!problems.is_empty());
+            let lines: Vec<&str> = damaged.split('\n').collect();
+            for problem in problems {
+                let line = lines.get(problem.line - 1);
+                prop_assert!(line.is_some_and(|line| problem.column <= line.chars().count() + 1), "{problem}");
+            }
+        }
+    }
 }
