@@ -10,12 +10,13 @@ use super::privileges::require_net_admin;
 use super::running::{Running, Settings};
 use super::signals::{Asked, Signals};
 use crate::cli::RunArgs;
+use crate::config::Config;
 use crate::net;
 use crate::plan::Plan;
 
 /// Runs until SIGINT or SIGTERM.
 pub(super) fn run(args: &RunArgs) -> anyhow::Result<()> {
-    let config = args.config()?;
+    let config = configured(args)?;
     let plan =
         Plan::of(&config.services).map_err(|errors| joined(errors.into_iter().map(anyhow::Error::from)))?;
     require_net_admin("serve")?;
@@ -44,6 +45,16 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<()> {
         };
         finish(running, outcome, &mut signals).await
     })
+}
+
+/// What the command line asks for, as its file reads now.
+fn configured(args: &RunArgs) -> anyhow::Result<Config> {
+    let Some(path) = &args.config else { return Ok(args.short_form()?) };
+    let mut config = Config::load(path)?;
+    if let Some(mode) = args.mode {
+        config.mode = mode;
+    }
+    Ok(config)
 }
 
 /// Until asked to stop, or until something that must not happen does.
@@ -97,7 +108,7 @@ fn raise_file_limit() -> anyhow::Result<()> {
 }
 
 /// Several errors as one line.
-fn joined(errors: impl IntoIterator<Item = anyhow::Error>) -> anyhow::Error {
+pub(super) fn joined(errors: impl IntoIterator<Item = anyhow::Error>) -> anyhow::Error {
     let texts: Vec<String> = errors.into_iter().map(|error| format!("{error:#}")).collect();
     anyhow!("{}", texts.join("; "))
 }
