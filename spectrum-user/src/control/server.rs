@@ -43,7 +43,7 @@ pub struct Asked {
 
 impl Asked {
     /// Answers it.
-    pub fn done(self, value: Value) {
+    pub fn done(self, value: &impl serde::Serialize) {
         // Who asked may have gone.
         let _ = self.answer.send(json!({ "done": value }));
     }
