@@ -28,6 +28,15 @@ pub struct PlannedBinding {
     pub destination: DestinationId,
 }
 
+/// Which of the services' bindings one is.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct BindingIndex {
+    /// Which service, the first is 0.
+    pub service: usize,
+    /// Which of its bindings, the first is 0.
+    pub binding: usize,
+}
+
 /// Why services cannot be planned.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum PlanError {
@@ -39,10 +48,14 @@ pub enum PlanError {
     Tie {
         /// The one that is configured first.
         first: Binding,
+        /// Which that is.
+        first_at: BindingIndex,
         /// The service that has it.
         first_service: String,
         /// The other.
         second: Binding,
+        /// Which that is.
+        second_at: BindingIndex,
         /// The service that has it.
         second_service: String,
     },
@@ -64,9 +77,9 @@ impl Plan {
     pub fn of(services: &[Service]) -> Result<Self, Vec<PlanError>> {
         let mut plan = Self::default();
         let mut configured = Vec::new();
-        for (index, service) in services.iter().enumerate() {
+        for (service_index, service) in services.iter().enumerate() {
             let mut ids: Vec<(Destination, DestinationId)> = Vec::new();
-            for binding in &service.bindings {
+            for (binding_index, binding) in service.bindings.iter().enumerate() {
                 let id = ids
                     .iter()
                     .find(|(known, _)| known.family == binding.family() && known.protocol == binding.protocol)
@@ -82,11 +95,11 @@ impl Plan {
                     ids.push((destination, id));
                     id
                 });
-                configured.push((PlannedBinding { binding: *binding, destination }, index));
+                let at = BindingIndex { service: service_index, binding: binding_index };
+                configured.push((PlannedBinding { binding: *binding, destination }, at));
             }
         }
-        // Stable: of two equal bindings the one configured first comes first, and is named first.
-        configured.sort_by(|(a, _), (b, _)| a.binding.precedence(&b.binding));
+        configured.sort_unstable_by(|(a, _), (b, _)| a.binding.precedence(&b.binding));
 
         let mut errors = ties(&configured, services);
         if plan.destinations.len() > names::DEFAULT_DESTINATIONS {
@@ -119,32 +132,41 @@ impl Plan {
 
 /// Ties among bindings in the order of precedence, where those of one prefix follow each other. Ranges that nest form a
 /// tree, so each need only be compared with the innermost one that it begins in.
-fn ties(sorted: &[(PlannedBinding, usize)], services: &[Service]) -> Vec<PlanError> {
-    let name =
-        |index: usize| services.get(index).map_or_else(String::new, |service| service.name.to_string());
+fn ties(sorted: &[(PlannedBinding, BindingIndex)], services: &[Service]) -> Vec<PlanError> {
+    let name = |at: BindingIndex| {
+        services.get(at.service).map_or_else(String::new, |service| service.name.to_string())
+    };
     let mut errors = Vec::new();
     for run in sorted.chunk_by(|(a, _), (b, _)| {
         a.binding.protocol == b.binding.protocol && a.binding.prefix == b.binding.prefix
     }) {
-        let mut run: Vec<(Binding, usize)> =
-            run.iter().map(|(planned, service)| (planned.binding, *service)).collect();
-        run.sort_by_key(|(binding, _)| (binding.ports.first(), Reverse(binding.ports.last())));
-        let mut open: Vec<(Binding, usize)> = Vec::new();
-        for (binding, service) in run {
+        if run.len() == 1 {
+            continue;
+        }
+        let mut run: Vec<(Binding, BindingIndex)> =
+            run.iter().map(|(planned, at)| (planned.binding, *at)).collect();
+        run.sort_unstable_by_key(|(binding, at)| (binding.ports.first(), Reverse(binding.ports.last()), *at));
+        let mut open: Vec<(Binding, BindingIndex)> = Vec::new();
+        for (binding, at) in run {
             while open.last().is_some_and(|(outer, _)| outer.ports.last() < binding.ports.first()) {
                 open.pop();
             }
-            if let Some((outer, outer_service)) = open.last()
+            if let Some((outer, outer_at)) = open.last()
                 && outer.ties(&binding)
             {
+                let mut both = [(*outer, *outer_at), (binding, at)];
+                both.sort_unstable_by_key(|(_, at)| *at);
+                let [(first, first_at), (second, second_at)] = both;
                 errors.push(PlanError::Tie {
-                    first: *outer,
-                    first_service: name(*outer_service),
-                    second: binding,
-                    second_service: name(service),
+                    first,
+                    first_at,
+                    first_service: name(first_at),
+                    second,
+                    second_at,
+                    second_service: name(second_at),
                 });
             }
-            open.push((binding, service));
+            open.push((binding, at));
         }
     }
     errors
