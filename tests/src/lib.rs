@@ -11,6 +11,7 @@
 
 pub mod answer;
 pub mod case;
+pub mod datagram;
 pub mod deadline;
 pub mod dial;
 pub mod instance;
