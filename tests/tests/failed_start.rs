@@ -7,7 +7,7 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 
 use nix::sys::signal::Signal;
 use spectrum_tests::case::{BOTH_PREFIXES, Case};
-use spectrum_tests::deadline::PATIENCE;
+use spectrum_tests::deadline::{PATIENCE, eventually};
 use spectrum_tests::dial::assert_answered;
 use spectrum_tests::instance::{Finished, Instance, Launch};
 use spectrum_tests::path::{Path, TOOLS};
@@ -59,10 +59,15 @@ fn any_system_call_may_fail(case: &mut Case) {
             };
             let fault = format!("failure of {call} number {nth} with {error}");
             match outcome {
-                Ok(instance) => {
-                    // Two, since the fault may hit the byte by which a signal handler wakes its program.
-                    instance.signal(Signal::SIGTERM);
-                    instance.signal(Signal::SIGINT);
+                Ok(mut instance) => {
+                    // Again and again, since the fault may hit the byte by which a signal handler wakes its program.
+                    eventually("end of the instance", PATIENCE, || {
+                        let has_ended = !instance.is_running();
+                        if !has_ended {
+                            instance.signal(Signal::SIGTERM);
+                        }
+                        has_ended.then_some(())
+                    });
                     let finished = instance.finish(PATIENCE);
                     // The fault may come while undoing, too: then it is said and what is left is cleaned.
                     if finished.code() != 0 {
