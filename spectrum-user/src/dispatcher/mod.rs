@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::time::Duration;
 
-use aya::maps::{ArrayOfMaps, Map, MapData, PerCpuArray, SockMap};
+use aya::maps::{ArrayOfMaps, Map, MapData, PerCpuArray, PerCpuValues, SockMap};
 use aya::programs::SkLookup;
 use aya::programs::sk_lookup::SkLookupLinkId;
 use aya::{Ebpf, EbpfLoader};
@@ -123,6 +123,18 @@ impl Dispatcher {
             Ok(per_cpu.iter().fold(Counts::default(), |sum, counts| sum + counts.0))
         };
         read().map_err(|source| DispatcherError::Count { id, source: Box::new(source) })
+    }
+
+    /// Begins to count anew for destination `id`, which must have no packets now.
+    pub fn reset_counts(&mut self, id: DestinationId) -> Result<(), DispatcherError> {
+        let mut reset = || -> Result<(), aya::maps::MapError> {
+            let map = self.ebpf.map_mut(names::COUNTERS).ok_or(aya::maps::MapError::KeyNotFound)?;
+            let mut counters = PerCpuArray::<_, sys::PodCounts>::try_from(map)?;
+            let cpus = counters.get(&id.0, 0)?.len();
+            let zeros = PerCpuValues::try_from(vec![sys::PodCounts(Counts::default()); cpus])?;
+            counters.set(id.0, zeros, 0)
+        };
+        reset().map_err(|source| DispatcherError::Count { id, source: Box::new(source) })
     }
 
     /// Asks the kernel where a packet from `from` to `to` goes, by running the program on it. That counts it as steered,
