@@ -12,9 +12,9 @@ const EDGE: &str = include_str!("../data/prefixes.json");
 
 /// A set of host bindings.
 #[derive(Clone, Debug)]
-pub struct Case {
+pub(crate) struct Case {
     /// The family whose addresses are dialled.
-    pub family: Family,
+    pub(crate) family: Family,
     shape: Shape,
     count: usize,
     ranges: &'static [&'static str],
@@ -22,7 +22,7 @@ pub struct Case {
 
 /// How the addresses lie.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Shape {
+pub(crate) enum Shape {
     /// Consecutive.
     Dense,
     /// Each address of [`EDGE`] by itself.
@@ -33,29 +33,29 @@ pub enum Shape {
 
 impl Case {
     /// `count` addresses with every port; of [`Shape::Edge`] as many as it has.
-    pub fn of_hosts(family: Family, shape: Shape, count: usize) -> Self {
+    pub(crate) fn of_hosts(family: Family, shape: Shape, count: usize) -> Self {
         Self { family, shape, count, ranges: &["1-65535"] }
     }
 
     /// `count` addresses with four port ranges each.
-    pub fn of_ranges(family: Family, shape: Shape, count: usize) -> Self {
+    pub(crate) fn of_ranges(family: Family, shape: Shape, count: usize) -> Self {
         Self { family, shape, count, ranges: &["80", "443", "8000-8010", "27000-27100"] }
     }
 
     /// `FAMILY/SHAPE/ADDRESSES`, and `xRANGES` if an address has several.
-    pub fn name(&self, addresses: &[IpAddr]) -> String {
+    pub(crate) fn name(&self, addresses: &[IpAddr]) -> String {
         let shape = format!("{:?}", self.shape).to_lowercase();
         let ranges = if self.ranges.len() == 1 { String::new() } else { format!("x{}", self.ranges.len()) };
         format!("{}/{shape}/{}{ranges}", self.family, addresses.len())
     }
 
     /// The ports of each address.
-    pub fn ports(&self) -> Vec<PortRange> {
+    pub(crate) fn ports(&self) -> Vec<PortRange> {
         self.ranges.iter().map(|range| range.parse().unwrap()).collect()
     }
 
     /// Every address, of [`Shape::Edge`] those of the other family as well.
-    pub fn addresses(&self) -> Vec<IpAddr> {
+    pub(crate) fn addresses(&self) -> Vec<IpAddr> {
         let mut random = Random::new(1);
         (0..self.count)
             .map(|nth| match (self.shape, self.family) {
@@ -77,7 +77,7 @@ impl Case {
     }
 
     /// What is bound at `addresses`, all of one destination.
-    pub fn bindings(&self, addresses: &[IpAddr]) -> Vec<PlannedBinding> {
+    pub(crate) fn bindings(&self, addresses: &[IpAddr]) -> Vec<PlannedBinding> {
         let ports = self.ports();
         let binding = |address: IpAddr, ports: PortRange| PlannedBinding {
             binding: Binding { protocol: Protocol::Tcp, prefix: Prefix::host(address), ports },
@@ -105,16 +105,16 @@ fn hosts(prefix: Prefix) -> Vec<IpAddr> {
 }
 
 /// xorshift64: numbers that are the same in every run.
-pub struct Random(u64);
+pub(crate) struct Random(u64);
 
 impl Random {
     /// Another `seed`, other numbers.
-    pub fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         Self(0x9e37_79b9_7f4a_7c15 ^ seed)
     }
 
     /// The next number.
-    pub fn number(&mut self) -> u64 {
+    pub(crate) fn number(&mut self) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
@@ -122,7 +122,7 @@ impl Random {
     }
 
     /// The next number, below `limit`.
-    pub fn below(&mut self, limit: usize) -> usize {
+    pub(crate) fn below(&mut self, limit: usize) -> usize {
         usize::try_from(self.number() % limit as u64).unwrap()
     }
 }
