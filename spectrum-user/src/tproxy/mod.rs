@@ -108,3 +108,10 @@ pub fn remove(doomed: &BTreeSet<Chain>) -> Vec<TproxyError> {
     }
     errors
 }
+
+impl Tproxy {
+    /// Stub until the backends can.
+    pub fn replace(&mut self, _firewall: &Firewall) -> Result<(), TproxyError> {
+        Err(TproxyError::ProgramMissing { program: "replace".into() })
+    }
+}
