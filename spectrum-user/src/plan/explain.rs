@@ -101,12 +101,12 @@ impl Plan {
         let Some(winner) = matching.next() else { return self.miss(protocol, dialled) };
         let hides: Vec<&PlannedBinding> = matching.collect();
         let within = winner.binding.prefix;
-        let (same, shorter): (Vec<_>, Vec<_>) =
-            hides.iter().partition(|hidden| hidden.binding.prefix == within);
-        let why = match (same.is_empty(), shorter.is_empty()) {
-            (true, true) => Precedence::OnlyOne,
-            (true, false) => Precedence::LongestPrefix,
-            (false, only) => Precedence::NarrowestRange { within, longest: !only },
+        let of_same_prefix = hides.iter().any(|hidden| hidden.binding.prefix == within);
+        let longest = hides.iter().any(|hidden| hidden.binding.prefix != within);
+        let why = match (of_same_prefix, longest) {
+            (false, false) => Precedence::OnlyOne,
+            (false, true) => Precedence::LongestPrefix,
+            (true, longest) => Precedence::NarrowestRange { within, longest },
         };
         Explained::Bound { winner, why, hides }
     }
@@ -224,7 +224,11 @@ mod tests {
                 "203.0.113.1:53",
                 "203.0.113.0/24 contains the address and binds udp only; nearest udp 203.0.113.0/24 53",
             ),
-            (Protocol::Udp, "[2001:db8::1]:53", "::/0 contains the address and binds tcp only; nearest tcp ::/0 1-65535"),
+            (
+                Protocol::Udp,
+                "[2001:db8::1]:53",
+                "::/0 contains the address and binds tcp only; nearest tcp ::/0 1-65535",
+            ),
             (Protocol::Tcp, "10.0.0.1:80", "no prefix contains the address"),
             (Protocol::Tcp, "192.0.2.7:0", "port 0 is in no range"),
         ] {

@@ -56,7 +56,8 @@ impl Plan {
     }
 
     fn hidden_everywhere(&self, protocol: Protocol, address: SocketAddr) -> Option<Extent<'static>> {
-        let hears = |family: Family| family == Family::of(address.ip()) || matches!(address.ip(), IpAddr::V6(_));
+        let hears =
+            |family: Family| family == Family::of(address.ip()) || matches!(address.ip(), IpAddr::V6(_));
         let hides = |binding: &Binding| {
             binding.protocol == protocol && hears(binding.family()) && binding.ports.contains(address.port())
         };

@@ -81,9 +81,6 @@ mod tests {
 
     #[test]
     fn one_of_several_ranges_is_enough() {
-        assert_eq!(
-            overlapping(None, "", "1-21,50-60"),
-            ["tcp 192.0.2.0/24 1-65535", "udp 192.0.2.0/25 53"]
-        );
+        assert_eq!(overlapping(None, "", "1-21,50-60"), ["tcp 192.0.2.0/24 1-65535", "udp 192.0.2.0/25 53"]);
     }
 }
