@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 
-use crate::config::{Config, Flags, ModeChoice};
+use crate::config::{Config, FirewallChoice, Flags, ModeChoice};
 use crate::model::{Origin, PortRange, Prefix};
 use crate::observe::LogFormat;
 
@@ -54,6 +54,10 @@ pub struct RunArgs {
     /// How packets reach the listener: auto, sk-lookup or tproxy
     #[arg(long, default_value_t, value_name = "MODE")]
     pub mode: ModeChoice,
+
+    /// What carries the rules where packets come by tproxy: auto, iptables or nftables
+    #[arg(long, default_value_t, value_name = "FIREWALL")]
+    pub firewall: FirewallChoice,
 
     /// Network namespace to work in: a name that `ip netns` knows, or a path
     #[arg(long, value_name = "NAME|PATH")]
@@ -114,6 +118,7 @@ impl RunArgs {
             ports: self.ports.clone(),
             origins: self.origins.clone(),
             mode: self.mode,
+            firewall: self.firewall,
         };
         flags
             .into_config()

@@ -14,7 +14,7 @@ use anyhow::{Context as _, anyhow, bail};
 
 use super::run::LOCK_PATIENCE;
 use super::sweep;
-use crate::config::{Config, ModeChoice};
+use crate::config::{Config, FirewallChoice, ModeChoice};
 use crate::dispatcher::{Dispatcher, DispatcherError};
 use crate::instance::{Claim, Mode, Registry, run_dir};
 use crate::model::{DestinationId, Target};
@@ -24,7 +24,7 @@ use crate::plan::Plan;
 use crate::plan::firewall::{Firewall, Rule};
 use crate::plan::table::Table;
 use crate::proxy::{self, Served, Workers};
-use crate::tproxy::Tproxy;
+use crate::tproxy::{Backend, Tproxy};
 
 /// What is not part of the configuration.
 #[derive(Clone, Copy, Debug)]
@@ -290,7 +290,12 @@ impl Running {
                         Some(Rule { binding: planned.binding, listener: group.address() })
                     })
                     .collect::<Vec<_>>();
-                let tproxy = Tproxy::apply(chain, &Firewall::compile(chain, &rules))?;
+                let backends = match self.config.firewall {
+                    FirewallChoice::Auto => &Backend::PREFERENCE[..],
+                    FirewallChoice::Iptables => &[Backend::Iptables],
+                    FirewallChoice::Nftables => &[Backend::Nftables],
+                };
+                let tproxy = Tproxy::apply(backends, chain, &Firewall::of(rules))?;
                 self.steering = Some(Steering::Tproxy(tproxy));
             }
         }

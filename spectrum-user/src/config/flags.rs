@@ -1,6 +1,6 @@
 //! The short form of a configuration: one service named `default`.
 
-use super::{Config, ModeChoice};
+use super::{Config, FirewallChoice, ModeChoice};
 use crate::model::{Binding, Origin, PortRange, Prefix, Protocol, Responder, Service, ServiceName, Target};
 use crate::plan::{Plan, PlanError};
 
@@ -15,6 +15,8 @@ pub struct Flags {
     pub origins: Vec<Origin>,
     /// `--mode`.
     pub mode: ModeChoice,
+    /// `--firewall`.
+    pub firewall: FirewallChoice,
 }
 
 /// Flags that contradict each other.
@@ -68,7 +70,7 @@ impl Flags {
         {
             return Err(FlagsError::PortsOverlap { first: first.ports, second: second.ports });
         }
-        Ok(Config { mode: self.mode, services })
+        Ok(Config { mode: self.mode, firewall: self.firewall, services })
     }
 }
 
