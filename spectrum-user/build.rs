@@ -10,7 +10,6 @@ use std::process::ExitCode;
 #[path = "../xtask/src/ebpf/mod.rs"]
 mod ebpf;
 
-#[expect(clippy::print_stdout, reason = "a build script talks to cargo on standard output")]
 fn main() -> ExitCode {
     match embed() {
         Ok(()) => ExitCode::SUCCESS,
@@ -23,7 +22,6 @@ fn main() -> ExitCode {
     }
 }
 
-#[expect(clippy::print_stdout, reason = "a build script talks to cargo on standard output")]
 fn embed() -> Result<(), Box<dyn Error>> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().ok_or("find the workspace")?;
     for source in ebpf::SOURCES {

@@ -1,12 +1,13 @@
 //! The command line: what may be typed, and the help that says so. Acts on nothing.
 
 use std::num::NonZeroUsize;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 
-use crate::config::{Config, FirewallChoice, Flags, ModeChoice};
-use crate::model::{Origin, PortRange, Prefix};
+use crate::config::{Config, FirewallChoice, Flags, ModeChoice, Protocols};
+use crate::model::{Origin, PortRange, Prefix, Responder};
 use crate::observe::LogFormat;
 
 /// One listening socket for any port on any address of whole IP prefixes, and an L4 proxy behind it.
@@ -32,6 +33,8 @@ pub struct Cli {
 /// A verb.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Judge a configuration file and print what would be done with it; needs no privileges
+    Check(CheckArgs),
     /// Remove the routes and firewall rules that killed instances left in the network namespace
     Clean(CleanArgs),
 }
@@ -40,24 +43,36 @@ pub enum Command {
 #[derive(Args, Clone, Debug)]
 pub struct RunArgs {
     /// Prefix whose addresses are served, e.g. 192.0.2.0/24 or 2001:db8::/64; a bare address is itself alone [repeatable]
-    #[arg(long = "prefix", value_name = "PREFIX", required = true)]
+    #[arg(long = "prefix", value_name = "PREFIX", required_unless_present = "config")]
     pub prefixes: Vec<Prefix>,
 
     /// Ports that are served, e.g. 80,443,8000-8100 [default: 1-65535]
     #[arg(long, value_name = "RANGE", value_delimiter = ',')]
     pub ports: Vec<PortRange>,
 
+    /// Protocols that are served: tcp, udp or both
+    #[arg(long = "protocol", default_value_t, value_name = "PROTOCOL")]
+    pub protocols: Protocols,
+
     /// Server to relay to; without PORT the dialled port is kept. Without any, answer "hello world" [repeatable]
     #[arg(long = "origin", value_name = "HOST[:PORT]")]
     pub origins: Vec<Origin>,
 
-    /// How packets reach the listener: auto, sk-lookup or tproxy
-    #[arg(long, default_value_t, value_name = "MODE")]
-    pub mode: ModeChoice,
+    /// Answer without any origin: hello, echo or discard [default: hello]
+    #[arg(long, value_name = "RESPONDER", conflicts_with = "origins")]
+    pub respond: Option<Responder>,
 
-    /// What carries the rules where packets come by tproxy: auto, iptables or nftables
-    #[arg(long, default_value_t, value_name = "FIREWALL")]
-    pub firewall: FirewallChoice,
+    /// File that says what to serve, in place of the flags above; config/spectrum.toml is an example
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["prefixes", "ports", "protocols", "origins", "respond"])]
+    pub config: Option<PathBuf>,
+
+    /// How packets reach the listener: auto, sk-lookup or tproxy [default: what the file says, else auto]
+    #[arg(long, value_name = "MODE")]
+    pub mode: Option<ModeChoice>,
+
+    /// What carries the rules where packets come by tproxy: auto, iptables or nftables [default: as for mode]
+    #[arg(long, value_name = "FIREWALL")]
+    pub firewall: Option<FirewallChoice>,
 
     /// Network namespace to work in: a name that `ip netns` knows, or a path
     #[arg(long, value_name = "NAME|PATH")]
@@ -88,6 +103,18 @@ pub struct CleanArgs {
     pub netns: Option<String>,
 }
 
+/// Flags of `check`.
+#[derive(Args, Clone, Debug)]
+pub struct CheckArgs {
+    /// File to judge
+    #[arg(long, value_name = "FILE")]
+    pub config: PathBuf,
+
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
 /// How log lines are written.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, ValueEnum)]
 pub enum LogFormatArg {
@@ -108,17 +135,19 @@ impl From<LogFormatArg> for LogFormat {
 }
 
 impl RunArgs {
-    /// The configuration that the flags stand for.
+    /// The configuration that the flags stand for when there is no file.
     ///
     /// # Errors
     /// As clap reports usage errors.
-    pub fn config(&self) -> Result<Config, clap::Error> {
+    pub fn short_form(&self) -> Result<Config, clap::Error> {
         let flags = Flags {
             prefixes: self.prefixes.clone(),
             ports: self.ports.clone(),
+            protocols: self.protocols,
             origins: self.origins.clone(),
-            mode: self.mode,
-            firewall: self.firewall,
+            respond: self.respond,
+            mode: self.mode.unwrap_or_default(),
+            firewall: self.firewall.unwrap_or_default(),
         };
         flags
             .into_config()

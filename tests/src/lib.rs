@@ -1,1 +1,25 @@
-//! What the privileged tests share. Holds no test itself.
+//! What the privileged tests share: namespaces, the program under test, dialling, and what must be left as it was.
+//! Holds no test itself and knows nothing of the program beyond its command line and its answers.
+#![allow(
+    clippy::expect_used,
+    clippy::missing_panics_doc,
+    clippy::must_use_candidate,
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    reason = "this is test code: it panics where a test would, and nobody outside the tests calls it"
+)]
+
+pub mod answer;
+pub mod case;
+pub mod datagram;
+pub mod deadline;
+pub mod dial;
+pub mod instance;
+pub mod netns;
+pub mod origin;
+pub mod path;
+pub mod random;
+pub mod require;
+pub mod state;
+pub mod test_run;
+pub mod veth;

@@ -40,9 +40,16 @@ pub fn empty(_ctx: SkLookupContext) -> u32 {
 pub fn reference(ctx: SkLookupContext) -> u32 {
     // SAFETY: the kernel hands every run a valid context.
     let lookup = unsafe { &*ctx.lookup };
+    // Volatile and before the branch, lest the compiler reads the context at an offset that varies, which the verifier
+    // refuses.
+    // SAFETY: as above.
+    let word = |field: &u32| unsafe { core::ptr::read_volatile(field) };
+    let v4 = word(&lookup.local_ip4);
+    let [a, b, c, d] = &lookup.local_ip6;
+    let v6 = [word(a), word(b), word(c), word(d)];
     let words = match lookup.family {
-        2 => [0, 0, 0xffff_u32.to_be(), lookup.local_ip4],
-        10 => lookup.local_ip6,
+        2 => [0, 0, 0xffff_u32.to_be(), v4],
+        10 => v6,
         _ => return SK_PASS,
     };
     let mut data: Data = [0; 20];

@@ -3,6 +3,7 @@
 use std::io::{self, Write as _};
 use std::process::ExitCode;
 
+use crate::config::ConfigError;
 use crate::instance::InstanceError;
 use crate::net::NetError;
 use crate::tproxy::TproxyError;
@@ -11,6 +12,8 @@ use super::privileges::NotPermitted;
 
 /// `EX_NOPERM` of sysexits.h.
 const NOT_PERMITTED: u8 = 77;
+/// `EX_CONFIG` of sysexits.h.
+const BAD_CONFIGURATION: u8 = 78;
 /// As clap exits, and as most programs do.
 const USAGE: u8 = 2;
 
@@ -28,8 +31,18 @@ pub fn failure(error: &anyhow::Error) -> ExitCode {
     if let Some(error) = error.downcast_ref::<clap::Error>() {
         return usage(error);
     }
-    let _ = writeln!(io::stderr(), "error: {error:#}");
-    ExitCode::from(if is_permission(error) { NOT_PERMITTED } else { 1 })
+    // The problems of a configuration are a line each, and each is an error of its own.
+    for line in format!("{error:#}").lines() {
+        let _ = writeln!(io::stderr(), "error: {line}");
+    }
+    let code = if is_permission(error) {
+        NOT_PERMITTED
+    } else if error.is::<ConfigError>() {
+        BAD_CONFIGURATION
+    } else {
+        1
+    };
+    ExitCode::from(code)
 }
 
 fn is_permission(error: &anyhow::Error) -> bool {

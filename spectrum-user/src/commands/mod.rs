@@ -1,5 +1,6 @@
 //! One file per verb. Errors end here as one line and an exit code.
 
+mod check;
 mod clean;
 mod exit;
 mod logging;
@@ -16,6 +17,7 @@ use crate::cli::{Cli, Command};
 /// Carries out what was typed.
 pub fn execute(cli: &Cli) -> anyhow::Result<()> {
     match &cli.command {
+        Some(Command::Check(args)) => check::check(args),
         Some(Command::Clean(args)) => {
             logging::init(crate::cli::LogFormatArg::Text);
             clean::clean(args)

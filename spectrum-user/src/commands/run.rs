@@ -10,12 +10,13 @@ use super::privileges::require_net_admin;
 use super::running::{Running, Settings};
 use super::signals::{Asked, Signals};
 use crate::cli::RunArgs;
+use crate::config::Config;
 use crate::net;
 use crate::plan::Plan;
 
 /// Runs until SIGINT or SIGTERM.
 pub(super) fn run(args: &RunArgs) -> anyhow::Result<()> {
-    let config = args.config()?;
+    let config = configured(args)?;
     let plan =
         Plan::of(&config.services).map_err(|errors| joined(errors.into_iter().map(anyhow::Error::from)))?;
     require_net_admin("serve")?;
@@ -23,7 +24,7 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<()> {
     if let Some(netns) = &args.netns {
         net::enter_namespace(netns)?;
     }
-    raise_file_limit();
+    raise_file_limit()?;
     let settings = Settings {
         workers: args.workers,
         log_format: args.log_format.into(),
@@ -44,6 +45,19 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<()> {
         };
         finish(running, outcome, &mut signals).await
     })
+}
+
+/// What the command line asks for, as its file reads now.
+fn configured(args: &RunArgs) -> anyhow::Result<Config> {
+    let Some(path) = &args.config else { return Ok(args.short_form()?) };
+    let mut config = Config::load(path)?;
+    if let Some(mode) = args.mode {
+        config.mode = mode;
+    }
+    if let Some(firewall) = args.firewall {
+        config.firewall = firewall;
+    }
+    Ok(config)
 }
 
 /// Until asked to stop, or until something that must not happen does.
@@ -82,20 +96,28 @@ fn announce(ready: &str) {
 }
 
 /// Each connection takes a file descriptor or two; the usual soft limit of 1,024 is for programs that use select(2).
-fn raise_file_limit() {
+fn raise_file_limit() -> anyhow::Result<()> {
     use nix::sys::resource::{Resource, getrlimit, setrlimit};
-    let raised = getrlimit(Resource::RLIMIT_NOFILE)
-        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
-    if let Err(error) = raised {
-        tracing::warn!(%error, "raise the limit of open files");
+    let op = "raise the limit of open files";
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).context(op)?;
+    // With fewer, what catches signals panics instead of saying what is wrong.
+    if hard < FEWEST_FILES {
+        bail!("{op}: {hard} are allowed, and it takes {FEWEST_FILES} to begin with (see ulimit -n)");
     }
+    if let Err(error) = setrlimit(Resource::RLIMIT_NOFILE, hard, hard) {
+        tracing::warn!(%error, op);
+    }
+    Ok(())
 }
 
 /// Several errors as one line.
-fn joined(errors: impl IntoIterator<Item = anyhow::Error>) -> anyhow::Error {
+pub(super) fn joined(errors: impl IntoIterator<Item = anyhow::Error>) -> anyhow::Error {
     let texts: Vec<String> = errors.into_iter().map(|error| format!("{error:#}")).collect();
     anyhow!("{}", texts.join("; "))
 }
+
+/// Enough to start far enough to report every later shortage.
+const FEWEST_FILES: u64 = 24;
 
 /// Longer than any start takes; a start that waits longer than this waits for one that hangs.
 pub(super) const LOCK_PATIENCE: Duration = Duration::from_secs(10);

@@ -17,13 +17,13 @@ use super::sweep;
 use crate::config::{Config, FirewallChoice, ModeChoice};
 use crate::dispatcher::{Dispatcher, DispatcherError};
 use crate::instance::{Claim, Mode, Registry, run_dir};
-use crate::model::{DestinationId, Target};
+use crate::model::{DestinationId, Protocol, Target};
 use crate::net::{self, ListenerGroup, ListenerOptions, LocalRoutes, NamespaceId, Transparency};
 use crate::observe::{self, ConnectionLog, Counters, LogFormat};
 use crate::plan::Plan;
 use crate::plan::firewall::{Firewall, Rule};
 use crate::plan::table::Table;
-use crate::proxy::{self, Served, Workers};
+use crate::proxy::{self, Listener, Served, Workers};
 use crate::tproxy::{Backend, Tproxy};
 
 /// What is not part of the configuration.
@@ -259,8 +259,14 @@ impl Running {
             let sockets = group
                 .sockets()
                 .iter()
-                .map(|socket| socket.try_clone().map(|socket| OwnedFd::from(socket).into()))
-                .collect::<io::Result<Vec<std::net::TcpListener>>>()
+                .map(|socket| {
+                    let socket = OwnedFd::from(socket.try_clone()?);
+                    Ok(match destination.protocol {
+                        Protocol::Tcp => Listener::Tcp(socket.into()),
+                        Protocol::Udp => Listener::Udp(socket.into()),
+                    })
+                })
+                .collect::<io::Result<Vec<Listener>>>()
                 .context("duplicate listeners")?;
             workers.listen(destination, sockets, served).await?;
         }

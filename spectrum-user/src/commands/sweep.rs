@@ -1,6 +1,8 @@
 //! Removes what dead instances left in the network namespace: routes with our protocol number and chains with our name
 //! that no live instance claims. `run` does it before it starts, and `clean` by itself.
 
+use std::collections::BTreeSet;
+
 use anyhow::anyhow;
 
 use crate::instance::{Leftovers, StartupLock};
@@ -16,7 +18,7 @@ pub(super) async fn leftovers(lock: &StartupLock<'_>) -> anyhow::Result<Vec<Stri
     let chains = tproxy::list_ours().unwrap_or_else(|error| {
         // sk_lookup needs no firewall, so a firewall that cannot be read must not stop it.
         tracing::warn!("look for firewall rules of killed instances: {error}");
-        Default::default()
+        BTreeSet::default()
     });
     let leftovers = Leftovers::among(routes.list_ours().await?, chains, &lock.live()?);
     // Rules first: what they steered to is gone, and without them the kernel refuses what it now drops.

@@ -15,6 +15,11 @@ pub enum FirewallChoice {
     Nftables,
 }
 
+impl FirewallChoice {
+    /// The words.
+    pub const WORDS: &'static [&'static str] = &["auto", "iptables", "nftables"];
+}
+
 impl fmt::Display for FirewallChoice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {

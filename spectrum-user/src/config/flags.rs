@@ -1,7 +1,8 @@
 //! The short form of a configuration: one service named `default`.
 
-use super::{Config, FirewallChoice, ModeChoice};
-use crate::model::{Binding, Origin, PortRange, Prefix, Protocol, Responder, Service, ServiceName, Target};
+use super::udp::{self, UdpTargetError};
+use super::{Config, FirewallChoice, ModeChoice, Protocols};
+use crate::model::{Binding, Origin, PortRange, Prefix, Responder, Service, ServiceName, Target};
 use crate::plan::{Plan, PlanError};
 
 /// What the command line's flags say of the one service.
@@ -11,8 +12,12 @@ pub struct Flags {
     pub prefixes: Vec<Prefix>,
     /// Every range of every `--ports`; none means all ports.
     pub ports: Vec<PortRange>,
-    /// Every `--origin`; none means the built-in answer.
+    /// `--protocol`.
+    pub protocols: Protocols,
+    /// Every `--origin`; none means a built-in answer.
     pub origins: Vec<Origin>,
+    /// `--respond`: which built-in answer; none means `hello`. Not together with origins.
+    pub respond: Option<Responder>,
     /// `--mode`.
     pub mode: ModeChoice,
     /// `--firewall`.
@@ -36,6 +41,12 @@ pub enum FlagsError {
         /// Which.
         prefix: Prefix,
     },
+    /// UDP in front of what speaks only TCP.
+    #[error("{error}; add --respond echo or --respond discard")]
+    Udp {
+        /// What is possible.
+        error: UdpTargetError,
+    },
 }
 
 impl Flags {
@@ -56,14 +67,18 @@ impl Flags {
             .prefixes
             .iter()
             .flat_map(|prefix| {
-                ports.iter().map(|ports| Binding { protocol: Protocol::Tcp, prefix: *prefix, ports: *ports })
+                let protocols = self.protocols.each().iter();
+                protocols.flat_map(|protocol| {
+                    ports.iter().map(|ports| Binding { protocol: *protocol, prefix: *prefix, ports: *ports })
+                })
             })
-            .collect();
+            .collect::<Vec<_>>();
         let target = if self.origins.is_empty() {
-            Target::Respond(Responder::Hello)
+            Target::Respond(self.respond.unwrap_or(Responder::Hello))
         } else {
             Target::Origins(self.origins)
         };
+        udp::require_answer(&bindings, &target).map_err(|error| FlagsError::Udp { error })?;
         let services = vec![Service { name: ServiceName::default(), bindings, target }];
         if let Err(errors) = Plan::of(&services)
             && let Some(PlanError::Tie { first, second, .. }) = errors.into_iter().next()
@@ -96,6 +111,23 @@ mod tests {
     fn every_prefix_has_every_range() {
         let config = flags(&["192.0.2.0/24", "2001:db8::/64"], &["80", "8000-8100"]).into_config().unwrap();
         assert_eq!(config.services[0].bindings.len(), 4);
+    }
+
+    #[test]
+    fn both_protocols_are_two_bindings() {
+        let mut flags = flags(&["192.0.2.0/24"], &["80"]);
+        flags.protocols = Protocols::Both;
+        let error = flags.clone().into_config().unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "UDP can only echo or discard so far; add --respond echo or --respond discard"
+        );
+        flags.respond = Some(Responder::Echo);
+        let config = flags.into_config().unwrap();
+        assert_eq!(
+            config.services[0].bindings.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            ["tcp 192.0.2.0/24 80", "udp 192.0.2.0/24 80"]
+        );
     }
 
     #[test]

@@ -1,12 +1,19 @@
-//! What the user asked for, understood: flags, and files later, become one [`Config`]. Asks the system nothing.
+//! What the user asked for, understood: flags or a file become one [`Config`]. Asks the system for nothing but the file.
 
+mod error;
+mod file;
 mod firewall;
 mod flags;
 mod mode;
+mod protocols;
+mod udp;
 
+pub use error::{ConfigError, Problem};
 pub use firewall::{FirewallChoice, ParseFirewallError};
 pub use flags::{Flags, FlagsError};
 pub use mode::{ModeChoice, ParseModeError};
+pub use protocols::{ParseProtocolsError, Protocols};
+pub use udp::UdpTargetError;
 
 use crate::model::Service;
 

@@ -15,6 +15,11 @@ pub enum ModeChoice {
     Tproxy,
 }
 
+impl ModeChoice {
+    /// The words.
+    pub const WORDS: &'static [&'static str] = &["auto", "sk-lookup", "tproxy"];
+}
+
 impl fmt::Display for ModeChoice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {

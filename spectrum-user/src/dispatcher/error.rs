@@ -104,7 +104,7 @@ impl DispatcherError {
 /// What to do about an errno that has one likely reason.
 fn cure(source: &(dyn std::error::Error + Send + Sync + 'static)) -> &'static str {
     match os_error(source) {
-        Some(libc::EPERM | libc::EACCES) => " (needs CAP_BPF and CAP_NET_ADMIN; try sudo)",
+        Some(libc::EPERM | libc::EACCES) => " (needs CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON; try sudo)",
         Some(libc::EINVAL) => {
             " (needs Linux 5.10 with CONFIG_BPF_SYSCALL and CONFIG_NET; --mode tproxy works without)"
         }

@@ -13,7 +13,7 @@ use std::time::Duration;
 use aya::maps::{ArrayOfMaps, Map, MapData, PerCpuArray, SockMap};
 use aya::programs::SkLookup;
 use aya::programs::sk_lookup::SkLookupLinkId;
-use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
+use aya::{Ebpf, EbpfLoader};
 use spectrum_common::{Counts, Node, names};
 
 pub use error::DispatcherError;
@@ -48,8 +48,8 @@ pub enum Steered {
 }
 
 impl Dispatcher {
-    /// Loads the program and its maps: it steers nothing yet. Needs CAP_BPF and CAP_NET_ADMIN (CAP_SYS_ADMIN before
-    /// Linux 5.8), and Linux 5.10.
+    /// Loads the program and its maps: it steers nothing yet. Needs CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON (without the
+    /// last the verifier demands guards against speculation that the program has not), and Linux 5.10.
     ///
     /// With `log_drops` the program logs each packet it drops, which costs time for each.
     pub fn load(log_drops: bool) -> Result<Self, DispatcherError> {
@@ -58,7 +58,6 @@ impl Dispatcher {
             // The kernel's own BTF is only needed for relocations, and the program has none.
             .btf(None)
             .override_global(names::LOG_DROPS, &u8::from(log_drops), true)
-            .verifier_log_level(VerifierLogLevel::DISABLE)
             .load(OBJECT)
             .map_err(DispatcherError::load)?;
         let tables = take(&mut ebpf, names::TABLES)?;

@@ -14,4 +14,4 @@ pub use origin::{Origin, OriginHost, ParseOriginError};
 pub use port_range::{ParsePortRangeError, PortRange, parse_port_ranges};
 pub use prefix::{ParsePrefixError, Prefix};
 pub use protocol::{Family, Protocol};
-pub use service::{ParseServiceNameError, Responder, Service, ServiceName, Target};
+pub use service::{ParseResponderError, ParseServiceNameError, Responder, Service, ServiceName, Target};

@@ -79,6 +79,29 @@ pub enum Responder {
     Hello,
 }
 
+impl Responder {
+    /// The words.
+    pub const WORDS: &'static [&'static str] = &["hello", "echo", "discard"];
+}
+
+impl FromStr for Responder {
+    type Err = ParseResponderError;
+
+    fn from_str(typed: &str) -> Result<Self, Self::Err> {
+        match typed {
+            "discard" => Ok(Self::Discard),
+            "echo" => Ok(Self::Echo),
+            "hello" => Ok(Self::Hello),
+            _ => Err(ParseResponderError),
+        }
+    }
+}
+
+/// Why a text is not a [`Responder`].
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("expected hello, echo or discard")]
+pub struct ParseResponderError;
+
 impl fmt::Display for Responder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {

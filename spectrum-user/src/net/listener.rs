@@ -3,10 +3,16 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroUsize;
 
+use nix::sys::socket::setsockopt;
+use nix::sys::socket::sockopt::RcvBufForce;
 use socket2::{Domain, Socket, Type};
 
 use super::NetError;
 use crate::model::{Family, Protocol};
+
+/// The receive buffer of a UDP listener, in bytes: a burst of first datagrams waits here while sockets are made for their
+/// sessions, and the usual default holds less than three hundred.
+const RECEIVE_BUFFER: usize = 4 << 20;
 
 /// Whether the listener receives packets through TPROXY, which demands a transparent socket.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
@@ -118,6 +124,10 @@ fn open(options: &ListenerOptions, address: SocketAddr) -> Result<Socket, NetErr
     if options.family == Family::Ipv6 {
         // A socket of both families may be assigned IPv4 packets, whose destination is another one.
         socket.set_only_v6(true).map_err(failed("make IPv6-only the listener on"))?;
+    }
+    if options.protocol == Protocol::Udp && setsockopt(&socket, RcvBufForce, &RECEIVE_BUFFER).is_err() {
+        // Without CAP_NET_ADMIN as much as net.core.rmem_max allows.
+        socket.set_recv_buffer_size(RECEIVE_BUFFER).map_err(failed("size receive buffer of listener on"))?;
     }
     if options.transparency == Transparency::Transparent {
         match options.family {

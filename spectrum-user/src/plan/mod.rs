@@ -4,4 +4,4 @@ mod bindings;
 pub mod firewall;
 pub mod table;
 
-pub use bindings::{Plan, PlanError, PlannedBinding};
+pub use bindings::{BindingIndex, Plan, PlanError, PlannedBinding};

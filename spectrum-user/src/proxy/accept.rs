@@ -40,6 +40,10 @@ impl Assignment {
     pub(super) fn new(served: Arc<Served>, worker: &Worker) -> Self {
         Self { served, dialler: Dialler::new(worker.index) }
     }
+
+    pub(super) fn served(&self) -> &Served {
+        &self.served
+    }
 }
 
 /// The assignment that connections accepted from now on get; those already open keep theirs. Clones show the same one.
@@ -55,7 +59,7 @@ impl CurrentAssignment {
         self.0.replace(Rc::new(assignment));
     }
 
-    fn get(&self) -> Rc<Assignment> {
+    pub(super) fn get(&self) -> Rc<Assignment> {
         Rc::clone(&self.0.borrow())
     }
 }
@@ -338,6 +342,7 @@ mod tests {
     fn pauses_grow_to_their_limit_and_begin_anew_after_a_success() {
         let destination = crate::model::Destination {
             service: crate::model::ServiceName::default(),
+            revision: 0,
             family: crate::model::Family::Ipv4,
             protocol: crate::model::Protocol::Tcp,
         };

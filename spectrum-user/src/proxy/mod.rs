@@ -1,4 +1,4 @@
-//! What stands behind the listeners: accept, dial, relay or respond, and one report per connection. Knows nothing of
+//! What stands behind the listeners: accept or receive, dial, relay or respond, and one report per session. Knows nothing of
 //! how a connection came to its listener: no steering, no firewall, no configuration.
 
 mod accept;
@@ -9,9 +9,10 @@ mod report;
 mod resolve;
 mod respond;
 mod session;
+mod udp;
 mod worker;
 mod workers;
 
 pub use report::{DialFailure, End, Event, Report, Side};
 pub use resolve::{ResolveError, resolve_all};
-pub use workers::{DrainOutcome, Served, Workers, WorkersError};
+pub use workers::{DrainOutcome, Listener, Served, Workers, WorkersError};

@@ -10,7 +10,7 @@ use crate::model::{Protocol, ServiceName};
 /// What a worker tells its observer.
 #[derive(Clone, Copy, Debug)]
 pub enum Event<'a> {
-    /// A connection was accepted. [`Event::Ended`] follows for each, whatever happens to it.
+    /// A connection was accepted, or the first datagram of a UDP session came. [`Event::Ended`] follows for each, whatever happens to it.
     Opened {
         /// The service whose listener accepted it.
         service: &'a ServiceName,
@@ -19,7 +19,7 @@ pub enum Event<'a> {
     Ended(&'a Report),
 }
 
-/// One connection, from accept to end.
+/// One connection, from accept to end, or one UDP session, from its first datagram to its end.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Report {
     /// The service whose listener accepted it.
@@ -67,6 +67,10 @@ pub enum End {
     Closed,
     /// We ended it: shut down before the connection was done.
     Cut,
+    /// We ended it: a newer UDP session needed its place.
+    Evicted,
+    /// Nothing came for so long that it counts as over, which is how UDP sessions end.
+    Idle,
     /// A side failed otherwise, for example because its network became unreachable.
     Lost(Side),
     /// A side reset the connection.
@@ -79,9 +83,11 @@ pub enum End {
 
 impl End {
     /// Every way to end, in the order of [`End::index`].
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 16] = [
         Self::Closed,
         Self::Cut,
+        Self::Evicted,
+        Self::Idle,
         Self::Lost(Side::Downstream),
         Self::Lost(Side::Upstream),
         Self::Reset(Side::Downstream),
@@ -102,10 +108,12 @@ impl End {
         match self {
             Self::Closed => 0,
             Self::Cut => 1,
-            Self::Lost(side) => 2 + side as usize,
-            Self::Reset(side) => 4 + side as usize,
-            Self::TimedOut(side) => 6 + side as usize,
-            Self::Undialled(failure) => 8 + failure as usize,
+            Self::Evicted => 2,
+            Self::Idle => 3,
+            Self::Lost(side) => 4 + side as usize,
+            Self::Reset(side) => 6 + side as usize,
+            Self::TimedOut(side) => 8 + side as usize,
+            Self::Undialled(failure) => 10 + failure as usize,
         }
     }
 
@@ -126,6 +134,8 @@ impl fmt::Display for End {
         f.write_str(match self {
             Self::Closed => "closed",
             Self::Cut => "cut",
+            Self::Evicted => "evicted",
+            Self::Idle => "idle",
             Self::Lost(Side::Downstream) => "downstream-lost",
             Self::Lost(Side::Upstream) => "upstream-lost",
             Self::Reset(Side::Downstream) => "downstream-reset",

@@ -61,6 +61,11 @@ impl Session {
     }
 
     pub(super) fn end(self, end: End) {
+        self.ends_as(end);
+    }
+
+    /// What to report when it is dropped.
+    pub(super) fn ends_as(&self, end: End) {
         self.end.set(end);
     }
 }

@@ -18,7 +18,8 @@ use super::accept::{Acceptor, Assignment, CurrentAssignment};
 use super::relay::Buffers;
 use super::report::Event;
 use super::resolve::Resolver;
-use super::workers::{DrainOutcome, Served, WorkersError};
+use super::udp::{Receiver, Sessions};
+use super::workers::{DrainOutcome, Listener, Served, WorkersError};
 use crate::model::{Destination, ServiceName};
 
 /// Who is told of every connection, on the worker's own thread.
@@ -26,10 +27,10 @@ pub(super) type Observer = Box<dyn Fn(Event<'_>) + Send>;
 
 /// What a worker is told.
 pub(super) enum Command {
-    /// Accept connections of a destination from one more socket.
+    /// Serve a destination from one more socket.
     Listen {
         destination: Destination,
-        listener: std::net::TcpListener,
+        listener: Listener,
         served: Arc<Served>,
         done: oneshot::Sender<io::Result<()>>,
     },
@@ -48,6 +49,7 @@ pub(super) struct Worker {
     pub(super) index: usize,
     pub(super) buffers: Buffers,
     pub(super) resolver: Resolver,
+    pub(super) sessions: Sessions,
     observer: Observer,
     failures: mpsc::UnboundedSender<WorkersError>,
     open: Cell<usize>,
@@ -58,6 +60,7 @@ pub(super) struct Worker {
 impl Worker {
     pub(super) fn new(
         index: usize,
+        sessions: Sessions,
         observer: Observer,
         failures: mpsc::UnboundedSender<WorkersError>,
     ) -> Self {
@@ -65,6 +68,7 @@ impl Worker {
             index,
             buffers: Buffers::default(),
             resolver: Resolver::default(),
+            sessions,
             observer,
             failures,
             open: Cell::new(0),
@@ -112,6 +116,7 @@ pub(super) fn run(runtime: Runtime, worker: Worker, commands: mpsc::UnboundedRec
     let (finished, cut) = (worker.ended.get(), worker.open.get());
     // What is still open ends here: dropped sessions report themselves as cut, dropped peers send a RST.
     drop(connections);
+    worker.sessions.clear();
     // A lookup in the system's resolver can take long and cannot be interrupted: it is left behind.
     runtime.shutdown_background();
     if let Some((before, done)) = drained {
@@ -126,10 +131,16 @@ struct Lead {
     commands: mpsc::UnboundedReceiver<Command>,
 }
 
-/// A destination's accept loops of this worker.
+/// A destination's loops of this worker.
 struct Listeners {
     assignment: CurrentAssignment,
-    acceptors: Vec<Acceptor>,
+    loops: Vec<Loop>,
+}
+
+/// What serves one listener.
+enum Loop {
+    Accept(Acceptor),
+    Receive(Receiver),
 }
 
 impl Lead {
@@ -164,7 +175,7 @@ impl Lead {
     fn listen(
         &mut self,
         destination: Destination,
-        listener: std::net::TcpListener,
+        listener: Listener,
         served: Arc<Served>,
     ) -> io::Result<()> {
         let assignment = Assignment::new(served, &self.worker);
@@ -174,11 +185,18 @@ impl Lead {
                 listeners.assignment.replace(assignment);
                 listeners
             }
-            Entry::Vacant(place) => place
-                .insert(Listeners { assignment: CurrentAssignment::new(assignment), acceptors: Vec::new() }),
+            Entry::Vacant(place) => {
+                place.insert(Listeners { assignment: CurrentAssignment::new(assignment), loops: Vec::new() })
+            }
         };
         let current = listeners.assignment.clone();
-        listeners.acceptors.push(Acceptor::start(Rc::clone(&self.worker), destination, listener, current)?);
+        let worker = Rc::clone(&self.worker);
+        listeners.loops.push(match listener {
+            Listener::Tcp(listener) => Loop::Accept(Acceptor::start(worker, destination, listener, current)?),
+            Listener::Udp(listener) => {
+                Loop::Receive(Receiver::start(worker, destination, listener, current)?)
+            }
+        });
         Ok(())
     }
 
@@ -187,6 +205,8 @@ impl Lead {
         for (_, listeners) in self.listeners.drain() {
             stop(listeners).await;
         }
+        // UDP has no end of its own to wait for.
+        self.worker.sessions.hurry();
         tokio::select! {
             () = self.worker.idle() => {}
             () = sleep_until(deadline) => {}
@@ -197,7 +217,10 @@ impl Lead {
 }
 
 async fn stop(listeners: Listeners) {
-    for acceptor in listeners.acceptors {
-        acceptor.stop().await;
+    for one in listeners.loops {
+        match one {
+            Loop::Accept(acceptor) => acceptor.stop().await,
+            Loop::Receive(receiver) => receiver.stop().await,
+        }
     }
 }

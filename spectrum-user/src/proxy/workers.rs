@@ -6,12 +6,14 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
+use nix::sys::resource::{Resource, getrlimit};
 use tokio::runtime;
 use tokio::sync::{Mutex, mpsc, oneshot};
 
 use super::report::Event;
+use super::udp::{self, Answer};
 use super::worker::{self, Command, Worker};
-use crate::model::{Destination, ServiceName, Target};
+use crate::model::{Destination, Protocol, ServiceName, Target};
 
 /// Deep enough for everything that runs here and for the system's resolver. Only touched pages count as memory.
 const STACK: usize = 512 * 1024;
@@ -26,6 +28,28 @@ pub struct Served {
     pub service: ServiceName,
     /// What answers.
     pub target: Target,
+}
+
+/// A socket that a destination's packets come to.
+#[derive(Debug)]
+pub enum Listener {
+    /// Listening already.
+    Tcp(std::net::TcpListener),
+    /// Bound already. `IP_TRANSPARENT` or `IPV6_TRANSPARENT` where packets come through TPROXY: the sockets of sessions
+    /// are then made so as well, which needs `CAP_NET_ADMIN`.
+    Udp(std::net::UdpSocket),
+}
+
+impl From<std::net::TcpListener> for Listener {
+    fn from(listener: std::net::TcpListener) -> Self {
+        Self::Tcp(listener)
+    }
+}
+
+impl From<std::net::UdpSocket> for Listener {
+    fn from(listener: std::net::UdpSocket) -> Self {
+        Self::Udp(listener)
+    }
 }
 
 /// How a drain ended.
@@ -55,9 +79,12 @@ impl Workers {
         O: Fn(Event<'_>) + Send + 'static,
     {
         let (failed, failures) = mpsc::unbounded_channel();
+        let (descriptors, _) = getrlimit(Resource::RLIMIT_NOFILE)
+            .map_err(|errno| WorkersError::Start { worker: 0, source: errno.into() })?;
+        let capacity = udp::capacity(descriptors, count.get());
         let mut workers = Self { threads: Vec::new(), failures: Mutex::new(failures) };
         for index in 0..count.get() {
-            let thread = Thread::start(index, Box::new(observer(index)), failed.clone())
+            let thread = Thread::start(index, capacity, Box::new(observer(index)), failed.clone())
                 .map_err(|source| WorkersError::Start { worker: index, source })?;
             workers.threads.push(thread);
         }
@@ -70,21 +97,26 @@ impl Workers {
         self.threads.len()
     }
 
-    /// Accepts `destination`'s connections from `listeners`, one for each worker in turn, and serves them as `served` says.
+    /// Accepts `destination`'s connections or receives its datagrams from `listeners`, one for each worker in turn, and
+    /// serves them as `served` says.
     ///
     /// # Errors
-    /// [`WorkersError::Listen`]; the listeners handed over before it stay until [`Workers::remove`].
-    pub async fn listen(
+    /// [`WorkersError::Unanswerable`] at once; [`WorkersError::Listen`], after which the listeners handed over before it
+    /// stay until [`Workers::remove`].
+    pub async fn listen<L: Into<Listener>>(
         &self,
         destination: &Destination,
-        listeners: Vec<std::net::TcpListener>,
+        listeners: Vec<L>,
         served: Arc<Served>,
     ) -> Result<(), WorkersError> {
+        if destination.protocol == Protocol::Udp && Answer::of(&served.target).is_none() {
+            return Err(WorkersError::Unanswerable { destination: destination.clone() });
+        }
         for (listener, thread) in listeners.into_iter().zip(self.threads.iter().cycle()) {
             let (done, listening) = oneshot::channel();
             thread.tell(Command::Listen {
                 destination: destination.clone(),
-                listener,
+                listener: listener.into(),
                 served: Arc::clone(&served),
                 done,
             });
@@ -101,7 +133,8 @@ impl Workers {
         Ok(())
     }
 
-    /// Serves what `destination` accepts from now on as `served` says. Open connections are not touched.
+    /// Serves what `destination` accepts from now on as `served` says. Open connections and UDP sessions are not touched.
+    /// New sessions of a UDP destination get no answer where its new target has none for datagrams.
     pub fn replace(&self, destination: &Destination, served: &Arc<Served>) {
         for thread in &self.threads {
             thread.tell(Command::Replace { destination: destination.clone(), served: Arc::clone(served) });
@@ -109,7 +142,8 @@ impl Workers {
     }
 
     /// Closes `destination`'s listeners, after accepting what waits in their queues. Steer nothing to them any more
-    /// before: a handshake that completes in between is reset. Open connections are not touched.
+    /// before: a handshake that completes in between is reset. Open connections are not touched, nor are UDP sessions, which
+    /// last until their clients fall silent.
     pub async fn remove(&self, destination: &Destination) {
         let mut removals = Vec::new();
         for thread in &self.threads {
@@ -124,7 +158,7 @@ impl Workers {
     }
 
     /// Closes all listeners as [`Workers::remove`] does, lets open connections end by themselves for up to `timeout`, and
-    /// cuts the rest. The workers are gone afterwards.
+    /// cuts the rest. A UDP session ends by itself when its client was silent for a second. The workers are gone afterwards.
     pub async fn drain(&self, timeout: Duration) -> DrainOutcome {
         let mut drains = Vec::new();
         for thread in &self.threads {
@@ -183,6 +217,12 @@ pub enum WorkersError {
         #[source]
         source: io::Error,
     },
+    /// A UDP destination whose target has no answer to datagrams.
+    #[error("answer datagrams of {destination}: only echo and discard can")]
+    Unanswerable {
+        /// Whose.
+        destination: Destination,
+    },
     /// A worker's thread or runtime could not be made.
     #[error("start worker {worker}")]
     Start {
@@ -206,6 +246,7 @@ struct Thread {
 impl Thread {
     fn start(
         index: usize,
+        sessions: usize,
         observer: worker::Observer,
         failures: mpsc::UnboundedSender<WorkersError>,
     ) -> io::Result<Self> {
@@ -220,7 +261,8 @@ impl Thread {
         let handle =
             thread::Builder::new().name(format!("worker-{index}")).stack_size(STACK).spawn(move || {
                 let _guard = DeathGuard { worker: index, failures: failures.clone() };
-                worker::run(runtime, Worker::new(index, observer, failures), inbox);
+                let worker = Worker::new(index, udp::Sessions::new(sessions), observer, failures);
+                worker::run(runtime, worker, inbox);
             })?;
         Ok(Self { index, commands: Some(commands), handle: Some(handle) })
     }

@@ -66,6 +66,19 @@ pub enum TproxyError {
         /// The cause.
         source: io::Error,
     },
+    /// The legacy variant got no table from the kernel, and does not say why.
+    #[error(
+        "{op} firewall rules with {program}: {said} (iptables-legacy needs CAP_NET_RAW too; or try: modprobe -a \
+         iptable_mangle ip6table_mangle)"
+    )]
+    TableMissing {
+        /// What we were doing, a verb.
+        op: &'static str,
+        /// The program.
+        program: String,
+        /// What it said, in one line.
+        said: String,
+    },
     /// What had been applied before the failure could not all be removed again.
     #[error("{source}; then {}", listed(.undo))]
     Undo {
@@ -123,6 +136,8 @@ impl TproxyError {
             "cache initialization failed: invalid argument",
         ]) {
             Self::ExtensionMissing { op, program, said }
+        } else if any(&["unable to initialize table"]) {
+            Self::TableMissing { op, program, said }
         } else {
             Self::Failed { op, program, said }
         }

@@ -14,7 +14,7 @@ use crate::interrupt::Interrupt;
 use crate::namespace;
 use crate::server::Server;
 
-use super::cpu::Meter;
+use super::cpu::{self, Meter};
 use super::slices::Sample;
 
 /// A subject, ready to be measured. Its server ends when it is dropped.
@@ -42,7 +42,9 @@ impl Station {
         let thread = thread::Builder::new()
             .name(name.to_owned())
             .spawn(move || {
-                let started = namespace::enter_another().and_then(|()| serve(&interrupt));
+                let started = cpu::stay_on_one()
+                    .and_then(|()| namespace::enter_another())
+                    .and_then(|()| serve(&interrupt));
                 let (server, meter) = match started.and_then(|server| Ok((Meter::of(server.pid())?, server)))
                 {
                     Ok((meter, server)) => (server, meter),

@@ -25,6 +25,14 @@ const SPARES: usize = 8;
 pub(in crate::proxy) struct Buffers(RefCell<Vec<Box<[u8]>>>);
 
 impl Buffers {
+    /// Lets `used` have a buffer that any datagram fits in.
+    pub(in crate::proxy) fn lend<T>(&self, used: impl FnOnce(&mut [u8]) -> T) -> T {
+        let mut buffer = self.take();
+        let result = used(&mut buffer);
+        self.give(buffer);
+        result
+    }
+
     fn take(&self) -> Box<[u8]> {
         self.0.borrow_mut().pop().unwrap_or_else(|| vec![0; CHUNK].into_boxed_slice())
     }

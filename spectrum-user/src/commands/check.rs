@@ -1,0 +1,177 @@
+//! `check`: judges a configuration file and prints what the kernel would be told. Touches nothing, needs no privileges.
+
+use std::fmt::{self, Write as _};
+use std::io::{self, BufWriter, Write};
+
+use anyhow::Context as _;
+use serde::{Serialize, Serializer};
+
+use super::run::joined;
+use crate::cli::CheckArgs;
+use crate::config::{Config, ModeChoice};
+use crate::model::{Family, Origin, PortRange, Prefix, Protocol, Target};
+use crate::plan::Plan;
+use crate::plan::table::Table;
+
+/// Prints the plan of a good configuration; a bad one is the error.
+pub(super) fn check(args: &CheckArgs) -> anyhow::Result<()> {
+    let config = Config::load(&args.config)?;
+    let plan =
+        Plan::of(&config.services).map_err(|errors| joined(errors.into_iter().map(anyhow::Error::from)))?;
+    let table = Table::compile(&plan.bindings)?;
+    let checked = Checked::of(&config, &plan, &table);
+    let mut stdout = BufWriter::new(io::stdout().lock());
+    let written = if args.json { checked.write_json(&mut stdout) } else { checked.write_text(&mut stdout) };
+    match written.and_then(|()| stdout.flush()) {
+        // The reader has seen enough: a million bindings are more than a screen.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        written => written.context("write the plan"),
+    }
+}
+
+/// What `check` shows.
+#[derive(Serialize)]
+struct Checked<'a> {
+    #[serde(serialize_with = "as_text")]
+    mode: ModeChoice,
+    services: Vec<CheckedService<'a>>,
+    destinations: Vec<CheckedDestination<'a>>,
+    /// In the order of precedence.
+    bindings: Vec<CheckedBinding<'a>>,
+    #[serde(serialize_with = "as_texts")]
+    routes: &'a [Prefix],
+    table: CheckedTable,
+}
+
+#[derive(Serialize)]
+struct CheckedService<'a> {
+    name: &'a str,
+    bindings: usize,
+    #[serde(skip_serializing_if = "<[_]>::is_empty", serialize_with = "as_texts")]
+    origins: &'a [Origin],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    respond: Option<String>,
+}
+
+#[derive(Serialize)]
+struct CheckedDestination<'a> {
+    id: usize,
+    service: &'a str,
+    protocol: Protocol,
+    family: Family,
+}
+
+#[derive(Serialize)]
+struct CheckedBinding<'a> {
+    protocol: Protocol,
+    #[serde(serialize_with = "as_text")]
+    prefix: Prefix,
+    #[serde(serialize_with = "as_text")]
+    ports: PortRange,
+    service: &'a str,
+}
+
+#[derive(Serialize)]
+struct CheckedTable {
+    nodes: usize,
+    bytes: usize,
+}
+
+impl<'a> Checked<'a> {
+    fn of(config: &'a Config, plan: &'a Plan, table: &Table) -> Self {
+        let services = config.services.iter().map(|service| {
+            let (origins, respond) = match &service.target {
+                Target::Origins(origins) => (origins.as_slice(), None),
+                Target::Respond(responder) => (&[][..], Some(responder.to_string())),
+            };
+            CheckedService { name: service.name.as_str(), bindings: service.bindings.len(), origins, respond }
+        });
+        let destinations = plan.destinations.iter().map(|(id, destination)| CheckedDestination {
+            id: id.0 as usize,
+            service: destination.service.as_str(),
+            protocol: destination.protocol,
+            family: destination.family,
+        });
+        let bindings = plan.bindings.iter().map(|planned| CheckedBinding {
+            protocol: planned.binding.protocol,
+            prefix: planned.binding.prefix,
+            ports: planned.binding.ports,
+            service: plan
+                .destination(planned.destination)
+                .map_or("", |destination| destination.service.as_str()),
+        });
+        Self {
+            mode: config.mode,
+            services: services.collect(),
+            destinations: destinations.collect(),
+            bindings: bindings.collect(),
+            routes: &plan.routes,
+            table: CheckedTable { nodes: table.nodes().len(), bytes: size_of_val(table.nodes()) },
+        }
+    }
+
+    fn write_json(&self, out: &mut impl Write) -> io::Result<()> {
+        serde_json::to_writer(&mut *out, self).map_err(io::Error::from)?;
+        writeln!(out)
+    }
+
+    fn write_text(&self, out: &mut impl Write) -> io::Result<()> {
+        writeln!(out, "mode: {}", self.mode)?;
+
+        writeln!(out, "\nservices: {}", self.services.len())?;
+        let name = width(self.services.iter().map(|service| service.name));
+        for service in &self.services {
+            let answer = match &service.respond {
+                Some(responder) => format!("respond {responder}"),
+                None => {
+                    format!(
+                        "origins {}",
+                        service.origins.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+                    )
+                }
+            };
+            writeln!(out, "  {:name$}  bindings {}, {answer}", service.name, service.bindings)?;
+        }
+
+        writeln!(out, "\ndestinations: {}", self.destinations.len())?;
+        for destination in &self.destinations {
+            let CheckedDestination { id, service, protocol, family } = destination;
+            writeln!(out, "  {id:>4}  {service:name$}  {protocol}  {family}")?;
+        }
+
+        writeln!(out, "\nbindings in the order of precedence: {}", self.bindings.len())?;
+        let prefix_width = width(self.bindings.iter().map(|binding| binding.prefix));
+        for binding in &self.bindings {
+            let CheckedBinding { protocol, prefix, ports, service } = binding;
+            // Prefixes and ranges do not pad themselves.
+            let (prefix, ports) = (prefix.to_string(), ports.to_string());
+            writeln!(out, "  {protocol}  {prefix:prefix_width$}  {ports:11}  {service}")?;
+        }
+
+        writeln!(out, "\nlocal routes: {}", self.routes.len())?;
+        for route in self.routes {
+            writeln!(out, "  {route}")?;
+        }
+
+        writeln!(out, "\nsteering table: {} nodes, {} bytes", self.table.nodes, self.table.bytes)
+    }
+}
+
+/// The width of the widest, as text.
+fn width<T: fmt::Display>(values: impl Iterator<Item = T>) -> usize {
+    let mut text = String::new();
+    values.fold(0, |widest, value| {
+        text.clear();
+        // Writing to a String cannot fail.
+        let _ = write!(text, "{value}");
+        widest.max(text.len())
+    })
+}
+
+fn as_text<S: Serializer>(value: &impl fmt::Display, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(value)
+}
+
+fn as_texts<S: Serializer>(values: &&[impl fmt::Display], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(values.iter().map(ToString::to_string))
+}

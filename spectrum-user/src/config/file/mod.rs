@@ -1,0 +1,154 @@
+//! The configuration file: what was typed, in TOML, becomes a [`Config`] or a list of everything that is wrong with it.
+//! Pure but for [`Config::load`], so that starting, reloading and checking judge alike.
+
+mod binding;
+mod key_path;
+mod nearest;
+mod section;
+mod service;
+mod ties;
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::fs;
+use std::path::Path;
+
+use toml::de::{DeTable, DeValue};
+
+use super::error::Problems;
+use super::{Config, ConfigError, FirewallChoice, ModeChoice};
+use crate::model::ServiceName;
+use crate::plan::Plan;
+use key_path::KeyPath;
+use section::{Section, Typed, refuse_type, word};
+use service::DescribedService;
+
+const NO_SERVICE: &str = "no service; add [[service]] with name, bindings, and origins or respond";
+
+impl Config {
+    /// What the file at `path` says.
+    ///
+    /// # Errors
+    /// The file cannot be read, or any of its problems.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let bytes = fs::read(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+        match String::from_utf8(bytes) {
+            Ok(text) => Self::parse(path, &text),
+            Err(error) => {
+                let valid = error.utf8_error().valid_up_to();
+                let text = String::from_utf8_lossy(error.as_bytes());
+                let mut problems = Problems::in_text(&text);
+                problems.add(valid, "not UTF-8, which TOML is written in");
+                Err(problems.into_error(path))
+            }
+        }
+    }
+
+    /// What `text` says, which was read from `path`.
+    ///
+    /// # Errors
+    /// Every problem there is; while the text is not TOML, every place where it is not.
+    pub fn parse(path: &Path, text: &str) -> Result<Self, ConfigError> {
+        let mut problems = Problems::in_text(text);
+        // Editors of other systems put a byte order mark there; blanks keep every later byte in its place.
+        let blanked = text.strip_prefix('\u{feff}').map(|rest| format!("   {rest}"));
+        let (root, errors) = DeTable::parse_recoverable(blanked.as_deref().unwrap_or(text));
+        let mut line = 0;
+        for error in errors {
+            let offset = error.span().map_or(text.len(), |span| span.start);
+            // Further ones in the line are mostly about how the parser went on after the first.
+            if std::mem::replace(&mut line, problems.line_of(offset)) != problems.line_of(offset) {
+                problems.add(offset, format!("not TOML: {}", error.message()));
+            }
+        }
+        // What the parser made of the rest after an error would be guesswork to judge.
+        if problems.count() > 0 {
+            return Err(problems.into_error(path));
+        }
+        let config = read(root.get_ref(), &mut problems);
+        if problems.count() == 0 { Ok(config) } else { Err(problems.into_error(path)) }
+    }
+}
+
+/// What the file says as far as it can be understood; sound if `problems` stays empty.
+fn read(root: &DeTable<'_>, problems: &mut Problems<'_>) -> Config {
+    let mut file = Section::new(root, KeyPath::File);
+    let (mode, firewall) =
+        file.take("dispatcher").map(|value| dispatcher(value, problems)).unwrap_or_default();
+    let described = file.take("service").map(|value| services(value, problems));
+    if described.is_none() && !file.misspells("service") {
+        problems.add(0, NO_SERVICE);
+    }
+    file.finish(problems);
+
+    let described = described.unwrap_or_default();
+    refuse_shared_names(&described, problems);
+    let (services, places): (Vec<_>, Vec<_>) =
+        described.into_iter().map(|described| (described.service, described.places)).unzip();
+    if let Err(errors) = Plan::of(&services) {
+        ties::explain(&errors, &places, problems);
+    }
+    Config { mode, firewall, services }
+}
+
+fn dispatcher(value: &Typed<'_>, problems: &mut Problems<'_>) -> (ModeChoice, FirewallChoice) {
+    let path = KeyPath::Key(&KeyPath::File, "dispatcher");
+    let DeValue::Table(table) = value.get_ref() else {
+        refuse_type(value, path, "a table, [dispatcher]", problems);
+        return Default::default();
+    };
+    let mut section = Section::new(table, path);
+    let mode = section
+        .take("mode")
+        .and_then(|value| word(value, KeyPath::Key(&path, "mode"), ModeChoice::WORDS, problems));
+    let firewall = section
+        .take("firewall")
+        .and_then(|value| word(value, KeyPath::Key(&path, "firewall"), FirewallChoice::WORDS, problems));
+    section.finish(problems);
+    (mode.unwrap_or_default(), firewall.unwrap_or_default())
+}
+
+fn services(value: &Typed<'_>, problems: &mut Problems<'_>) -> Vec<DescribedService> {
+    let path = KeyPath::Key(&KeyPath::File, "service");
+    let DeValue::Array(list) = value.get_ref() else {
+        refuse_type(value, path, "a list of tables, each under [[service]]", problems);
+        return Vec::new();
+    };
+    if list.is_empty() {
+        problems.add(value.span().start, NO_SERVICE);
+    }
+    let mut services = Vec::with_capacity(list.len());
+    for (index, value) in list.iter().enumerate() {
+        match value.get_ref() {
+            DeValue::Table(table) => {
+                services.push(DescribedService::read(table, value.span().start, index, problems));
+            }
+            _ => refuse_type(value, KeyPath::Index(&path, index), "a table under [[service]]", problems),
+        }
+    }
+    services
+}
+
+/// Refuses each service that has the name of an earlier one.
+fn refuse_shared_names(services: &[DescribedService], problems: &mut Problems<'_>) {
+    let mut taken: HashMap<&ServiceName, usize> = HashMap::new();
+    for described in services {
+        let Some(offset) = described.places.name else { continue };
+        let name = &described.service.name;
+        match taken.entry(name) {
+            Entry::Vacant(free) => {
+                free.insert(offset);
+            }
+            Entry::Occupied(first) => {
+                let line = problems.line_of(*first.get());
+                let name = name.as_str();
+                problems.add(
+                    offset,
+                    format!(
+                        "service {name:?} name: {name:?}: line {line} has a service of this name; rename one"
+                    ),
+                );
+            }
+        }
+    }
+}

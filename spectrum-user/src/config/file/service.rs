@@ -1,0 +1,152 @@
+//! One `[[service]]`: its name, its bindings, and what answers.
+
+use toml::de::{DeTable, DeValue};
+
+use super::binding::{BindingPlace, DescribedBindings};
+use super::key_path::KeyPath;
+use super::section::{Section, Typed, parsed, refuse, refuse_type, word};
+use crate::config::error::Problems;
+use crate::config::udp;
+use crate::model::{Origin, Responder, Service, ServiceName, Target};
+
+const ADD_TARGET: &str = "add origins = [\"203.0.113.10\"] or respond = \"hello\"";
+const ADD_NAME: &str = "missing; name the service, for instance name = \"games\"";
+const ADD_BINDINGS: &str = "add at least one, for instance bindings = [{ prefix = \"192.0.2.0/24\" }]";
+
+/// A service as far as it can be understood, and where its parts were typed.
+#[derive(Debug)]
+pub(super) struct DescribedService {
+    /// With stand-ins for what was refused.
+    pub(super) service: Service,
+    /// Of the service's parts.
+    pub(super) places: ServicePlaces,
+}
+
+/// Where the parts of a service were typed.
+#[derive(Debug)]
+pub(super) struct ServicePlaces {
+    /// The byte at which the name stands, if it is one.
+    pub(super) name: Option<usize>,
+    /// For each of the service's bindings.
+    pub(super) bindings: Vec<BindingPlace>,
+}
+
+impl DescribedService {
+    /// Reads the service `index` of the file from `table`, which stands at the byte `offset`.
+    pub(super) fn read(
+        table: &DeTable<'_>,
+        offset: usize,
+        index: usize,
+        problems: &mut Problems<'_>,
+    ) -> Self {
+        let typed_name = table.get("name").and_then(|value| value.get_ref().as_str());
+        // A name that is none would only make messages longer.
+        let path =
+            KeyPath::Service { index, name: typed_name.filter(|name| name.parse::<ServiceName>().is_ok()) };
+        let mut section = Section::new(table, path);
+        let (name, bindings) = (section.take("name"), section.take("bindings"));
+        let (origins, respond) = (section.take("origins"), section.take("respond"));
+        let mut refuse_missing = |key: KeyPath<'_>, words: &[&str], cure: &str| {
+            if !words.iter().any(|word| section.misspells(word)) {
+                problems.add(offset, format!("{key}: {cure}"));
+            }
+        };
+        if name.is_none() {
+            refuse_missing(KeyPath::Key(&path, "name"), &["name"], ADD_NAME);
+        }
+        if bindings.is_none() {
+            let cure = format!("missing; {ADD_BINDINGS}");
+            refuse_missing(KeyPath::Key(&path, "bindings"), &["bindings"], &cure);
+        }
+        if origins.is_none() && respond.is_none() {
+            let cure = format!("nothing answers; {ADD_TARGET}");
+            refuse_missing(path, &["origins", "respond"], &cure);
+        }
+        section.finish(problems);
+
+        let name_place = name.map(|value| value.span().start);
+        let name = name.and_then(|value| parsed(value, KeyPath::Key(&path, "name"), "a string", problems));
+        let DescribedBindings { bindings, places } = read_bindings(bindings, path, problems);
+        let target = read_target(origins, respond, path, problems);
+        if let (Some(target), Some(value)) = (&target, origins.or(respond))
+            && let Err(error) = udp::require_answer(&bindings, target)
+        {
+            let key = if origins.is_some() { "origins" } else { "respond" };
+            let cure = "give its UDP bindings to another service with respond = \"echo\" or \"discard\"";
+            refuse(value, KeyPath::Key(&path, key), format_args!("{error}; {cure}"), problems);
+        }
+        Self {
+            places: ServicePlaces { name: name_place.filter(|_| name.is_some()), bindings: places },
+            service: Service {
+                name: name.unwrap_or_default(),
+                bindings,
+                target: target.unwrap_or(Target::Respond(Responder::Discard)),
+            },
+        }
+    }
+}
+
+fn read_bindings(
+    value: Option<&Typed<'_>>,
+    path: KeyPath<'_>,
+    problems: &mut Problems<'_>,
+) -> DescribedBindings {
+    let key = KeyPath::Key(&path, "bindings");
+    let mut described = DescribedBindings::default();
+    match value.map(|value| (value, value.get_ref())) {
+        None => {}
+        Some((value, DeValue::Array(list))) => {
+            if list.is_empty() {
+                refuse(value, key, format_args!("the list is empty; {ADD_BINDINGS}"), problems);
+            }
+            for (index, element) in list.iter().enumerate() {
+                described.read(element, KeyPath::Index(&key, index), index, problems);
+            }
+        }
+        Some((value, _)) => {
+            refuse_type(value, key, "a list such as [{ prefix = \"192.0.2.0/24\" }]", problems);
+        }
+    }
+    described
+}
+
+fn read_target(
+    origins: Option<&Typed<'_>>,
+    respond: Option<&Typed<'_>>,
+    path: KeyPath<'_>,
+    problems: &mut Problems<'_>,
+) -> Option<Target> {
+    let key = KeyPath::Key(&path, "respond");
+    match (origins, respond) {
+        (None, None) => None,
+        (origins, Some(respond)) => {
+            let responder = word(respond, key, Responder::WORDS, problems);
+            if let Some(origins) = origins {
+                read_origins(origins, path, problems);
+                refuse(respond, key, "a service has origins or respond, not both; remove one", problems);
+                return None;
+            }
+            responder.map(Target::Respond)
+        }
+        (Some(origins), None) => read_origins(origins, path, problems).map(Target::Origins),
+    }
+}
+
+/// `None` if any is refused.
+fn read_origins(value: &Typed<'_>, path: KeyPath<'_>, problems: &mut Problems<'_>) -> Option<Vec<Origin>> {
+    let key = KeyPath::Key(&path, "origins");
+    let DeValue::Array(list) = value.get_ref() else {
+        refuse_type(value, key, "a list such as [\"203.0.113.10\"]", problems);
+        return None;
+    };
+    if list.is_empty() {
+        refuse(value, key, format_args!("the list is empty; {ADD_TARGET}"), problems);
+        return None;
+    }
+    let origins: Vec<Option<Origin>> = list
+        .iter()
+        .enumerate()
+        .map(|(index, value)| parsed(value, KeyPath::Index(&key, index), "a string", problems))
+        .collect();
+    origins.into_iter().collect()
+}

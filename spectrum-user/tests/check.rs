@@ -1,0 +1,168 @@
+//! `check` and `--config` through the real program: what is printed where, and exit codes. Needs no privileges.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+fn spectrum(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_spectrum-user")).args(arguments).output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).unwrap()
+}
+
+fn example() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../config/spectrum.toml")
+}
+
+/// A file of its own for each test, removed afterwards.
+struct File(PathBuf);
+
+impl File {
+    fn with(name: &str, content: impl AsRef<[u8]>) -> Self {
+        let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{}.toml", std::process::id()));
+        fs::write(&path, content).unwrap();
+        Self(path)
+    }
+
+    fn path(&self) -> &str {
+        self.0.to_str().unwrap()
+    }
+}
+
+impl Drop for File {
+    fn drop(&mut self) {
+        fs::remove_file(&self.0).unwrap();
+    }
+}
+
+#[test]
+fn the_example_is_good_and_its_plan_is_printed() {
+    let output = spectrum(&["check", "--config", example().to_str().unwrap()]);
+    assert_eq!(text(&output.stderr), "");
+    assert_eq!(output.status.code(), Some(0));
+    let plan = text(&output.stdout);
+    let order: Vec<&str> = plan
+        .lines()
+        .skip_while(|line| !line.starts_with("bindings"))
+        .skip(1)
+        .take_while(|line| !line.is_empty())
+        .collect();
+    assert_eq!(
+        order,
+        [
+            "  tcp  192.0.2.80/32    8080         web",
+            "  tcp  192.0.2.80/32    8443-8453    web",
+            "  tcp  198.51.100.7/32  7            games",
+            "  tcp  192.0.2.0/24     80           web",
+            "  tcp  192.0.2.0/24     443          web",
+            "  tcp  192.0.2.0/24     1-65535      catch-all",
+            "  tcp  2001:db8:7::/48  80           web",
+            "  tcp  2001:db8:7::/48  443          web",
+            "  tcp  2001:db8:7::/48  1-65535      catch-all",
+            "  udp  198.51.100.7/32  7            games",
+            "  udp  198.51.100.0/24  3478         games",
+            "  udp  198.51.100.0/24  27000-27100  games",
+        ]
+    );
+    assert!(
+        plan.contains("\nlocal routes: 3\n  192.0.2.0/24\n  198.51.100.0/24\n  2001:db8:7::/48\n"),
+        "{plan}"
+    );
+    assert!(plan.contains("\nsteering table: "), "{plan}");
+}
+
+#[test]
+fn the_plan_is_one_json_object_when_asked_for() {
+    let output = spectrum(&["check", "--json", "--config", example().to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(0));
+    let plan: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(plan["mode"], "auto");
+    assert_eq!(plan["services"][0]["name"], "web");
+    assert_eq!(plan["services"][0]["origins"][1], "[2001:db8:9::10]:8080");
+    assert_eq!(plan["services"][2]["respond"], "echo");
+    assert_eq!(plan["destinations"].as_array().unwrap().len(), 6);
+    assert_eq!(
+        plan["bindings"][1],
+        serde_json::json!({"protocol": "tcp", "prefix": "192.0.2.80/32", "ports": "8443-8453", "service": "web"})
+    );
+    assert_eq!(plan["routes"][2], "2001:db8:7::/48");
+    let nodes = plan["table"]["nodes"].as_u64().unwrap();
+    assert_eq!(plan["table"]["bytes"], nodes * 64);
+}
+
+#[test]
+fn every_problem_is_an_error_of_its_own_and_printed_once() {
+    let file = File::with("problems", "mode = 1\n\n[[service]]\nname = \"a\"\nrespond = \"helo\"\n");
+    for arguments in [&["check", "--config", file.path()][..], &["--config", file.path()]] {
+        let output = spectrum(arguments);
+        assert_eq!(output.status.code(), Some(78), "{arguments:?}");
+        assert_eq!(text(&output.stdout), "");
+        let path = file.path();
+        assert_eq!(
+            text(&output.stderr),
+            format!(
+                "error: {path}:1:1: mode: unknown key; it belongs in [dispatcher]\n\
+                 error: {path}:3:1: service \"a\" bindings: missing; add at least one, for instance bindings = \
+                 [{{ prefix = \"192.0.2.0/24\" }}]\n\
+                 error: {path}:5:11: service \"a\" respond: \"helo\": expected hello, echo or discard; did you mean \
+                 hello?\n"
+            )
+        );
+    }
+}
+
+#[test]
+fn a_file_that_is_not_there_is_a_bad_configuration() {
+    let output = spectrum(&["check", "--config", "/nonexistent/spectrum.toml"]);
+    assert_eq!(output.status.code(), Some(78));
+    assert_eq!(
+        text(&output.stderr),
+        "error: read configuration /nonexistent/spectrum.toml: No such file or directory (os error 2)\n"
+    );
+}
+
+#[test]
+fn a_file_that_is_not_text_is_refused_where_it_ceases_to_be() {
+    let file = File::with("binary", b"[dispatcher]\nmode = \"\xff\"\n");
+    let output = spectrum(&["check", "--config", file.path()]);
+    assert_eq!(output.status.code(), Some(78));
+    assert_eq!(
+        text(&output.stderr),
+        format!("error: {}:2:9: not UTF-8, which TOML is written in\n", file.path())
+    );
+}
+
+#[test]
+fn flags_that_a_file_replaces_are_a_usage_error() {
+    let example = example();
+    let example = example.to_str().unwrap();
+    for flag in [
+        &["--prefix", "192.0.2.0/24"],
+        &["--ports", "80"],
+        &["--protocol", "tcp"],
+        &["--origin", "203.0.113.10"],
+        &["--respond", "echo"],
+    ] {
+        let output = spectrum(&["--config", example, flag[0], flag[1]]);
+        assert_eq!(output.status.code(), Some(2), "{flag:?}");
+        assert!(text(&output.stderr).contains("--config"), "{}", text(&output.stderr));
+        assert_eq!(text(&output.stdout), "");
+    }
+}
+
+#[test]
+fn udp_needs_an_answer_that_speaks_it() {
+    let output = spectrum(&["--prefix", "192.0.2.0/24", "--protocol", "both"]);
+    assert_eq!(output.status.code(), Some(2));
+    let said = text(&output.stderr);
+    assert!(said.contains("UDP can only echo or discard so far; add --respond echo"), "{said}");
+}
+
+#[test]
+fn check_without_a_file_is_a_usage_error() {
+    assert_eq!(spectrum(&["check"]).status.code(), Some(2));
+}

@@ -1,0 +1,19 @@
+//! Bad configuration files, each with everything that is said about it.
+
+mod bindings;
+mod services;
+mod texts;
+mod ties;
+
+/// A file and what is wrong with it.
+pub(super) struct Bad {
+    pub(super) title: &'static str,
+    pub(super) text: &'static str,
+    /// `line:column: message`, in the order printed.
+    pub(super) problems: &'static [&'static str],
+}
+
+/// All of them.
+pub(super) fn files() -> impl Iterator<Item = &'static Bad> {
+    [texts::FILES, services::FILES, bindings::FILES, ties::FILES].into_iter().flatten()
+}

@@ -1,0 +1,157 @@
+//! Configuration files, good and bad: what is understood, and what exactly is said about the rest.
+
+use std::path::Path;
+
+use proptest::prelude::*;
+use spectrum_user::config::{Config, ConfigError, ModeChoice};
+use spectrum_user::model::Target;
+
+mod bad;
+
+fn parse(text: &str) -> Result<Config, ConfigError> {
+    Config::parse(Path::new("spectrum.toml"), text)
+}
+
+/// The bindings of every service, in the order configured.
+fn bindings(config: &Config) -> Vec<String> {
+    let services = config.services.iter();
+    services
+        .flat_map(|service| service.bindings.iter().map(move |binding| format!("{} {binding}", service.name)))
+        .collect()
+}
+
+#[test]
+fn every_problem_is_told_with_its_place_and_its_cure() {
+    assert!(bad::files().count() >= 60);
+    for file in bad::files() {
+        let told = parse(file.text).expect_err(file.title).to_string();
+        let expected: Vec<String> =
+            file.problems.iter().map(|problem| format!("spectrum.toml:{problem}")).collect();
+        assert_eq!(told.lines().collect::<Vec<_>>(), expected, "{}", file.title);
+    }
+}
+
+#[test]
+fn the_example_is_good() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../config/spectrum.toml");
+    let config = Config::load(&path).unwrap();
+    assert_eq!(config.mode, ModeChoice::Auto);
+    let names: Vec<&str> = config.services.iter().map(|service| service.name.as_str()).collect();
+    assert_eq!(names, ["web", "catch-all", "games"]);
+}
+
+#[test]
+fn what_is_left_out_is_tcp_and_all_ports() {
+    let config =
+        parse("[[service]]\nname = \"a\"\nbindings = [{ prefix = \"192.0.2.0/24\" }]\nrespond = \"hello\"\n")
+            .unwrap();
+    assert_eq!(config.mode, ModeChoice::Auto);
+    assert_eq!(bindings(&config), ["a tcp 192.0.2.0/24 1-65535"]);
+}
+
+#[test]
+fn a_bad_piece_of_ports_is_told_where_it_stands() {
+    let error = parse(
+        r#"
+        [[service]]
+        name = "a"
+        bindings = [
+            { protocol = "both", prefix = ["192.0.2.1", "2001:db8::/64"], ports = [80, "443, 1_000-2000"] },
+        ]
+        respond = "echo"
+        "#,
+    )
+    .unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "spectrum.toml:5:88: service \"a\" bindings[0].ports[1]: \"443, 1_000-2000\": port \"1_000\" is not a number \
+         from 1 to 65535"
+    );
+}
+
+#[test]
+fn all_forms_of_ports_are_understood() {
+    for (ports, ranges) in [
+        ("80", &["80"][..]),
+        ("8_080", &["8080"]),
+        ("0x50", &["80"]),
+        ("\"80\"", &["80"]),
+        ("\"443, 80,27000-27100\"", &["443", "80", "27000-27100"]),
+        ("[80, \"443,8000-8100\"]", &["80", "443", "8000-8100"]),
+        ("[\"1-100\", \"50\"]", &["1-100", "50"]),
+    ] {
+        let text = format!(
+            "[[service]]\nname = \"a\"\nbindings = [{{ prefix = \"::1\", ports = {ports} }}]\nrespond = \"echo\"\n"
+        );
+        let config = parse(&text).expect(ports);
+        let expected: Vec<String> = ranges.iter().map(|range| format!("a tcp ::1/128 {range}")).collect();
+        assert_eq!(bindings(&config), expected, "{ports}");
+    }
+}
+
+#[test]
+fn bindings_may_be_tables_of_their_own() {
+    let config = parse(
+        "[[service]]\nname = \"a\"\norigins = [\"o.example:80\"]\n[[service.bindings]]\nprefix = \"192.0.2.0/24\"\n\
+         [[service.bindings]]\nprefix = \"2001:db8::/64\"\nports = 80\n",
+    )
+    .unwrap();
+    assert_eq!(bindings(&config), ["a tcp 192.0.2.0/24 1-65535", "a tcp 2001:db8::/64 80"]);
+    let Target::Origins(origins) = &config.services[0].target else { panic!("{config:?}") };
+    assert_eq!(origins[0].to_string(), "o.example:80");
+}
+
+#[test]
+fn services_may_share_a_prefix_when_one_range_is_within_the_other() {
+    let text = "[[service]]\nname = \"a\"\nbindings = [{ prefix = \"192.0.2.0/24\" }]\nrespond = \"hello\"\n\
+                [[service]]\nname = \"b\"\nbindings = [{ prefix = \"192.0.2.0/24\", ports = 80 }]\n\
+                respond = \"discard\"\n";
+    assert_eq!(parse(text).unwrap().services.len(), 2);
+}
+
+#[test]
+fn marks_and_line_ends_of_other_systems_are_understood() {
+    let text = "\u{feff}[[service]]\r\nname = \"a\"\r\nbindings = [{ prefix = \"192.0.2.0/24\" }]\r\n\
+                respond = \"hello\"\r\n";
+    assert!(parse(text).is_ok());
+    let error = parse("\u{feff}mode = 1\r\nverbose = 2\r\n").unwrap_err().to_string();
+    assert!(error.contains("spectrum.toml:2:1: verbose"), "{error}");
+}
+
+#[test]
+fn depth_is_refused_before_the_stack_ends() {
+    let text = format!("service = {}", "[".repeat(1_000_000));
+    let told = parse(&text).unwrap_err().to_string();
+    assert!(told.starts_with("spectrum.toml:1:"), "{}", told.lines().next().unwrap());
+}
+
+proptest! {
+    /// Whatever an editor leaves behind is judged, and every problem has a place in the file.
+    #[test]
+    fn no_damage_to_a_file_is_too_much(
+        at in 0_usize..3_000,
+        removed in 0_usize..40,
+        inserted in prop_oneof![
+            "[\\[\\]{}=\",.#\n a-z0-9-]{0,12}",
+            "\\PC{0,8}",
+            Just("\"192.0.2.0/24\"".to_owned()),
+            Just("bindings = []\n".to_owned()),
+        ],
+    ) {
+        let example = include_str!("../../../config/spectrum.toml");
+        let damaged: String = example
+            .chars()
+            .take(at)
+            .chain(inserted.chars())
+            .chain(example.chars().skip(at + removed))
+            .collect();
+        if let Err(ConfigError::Invalid { problems }) = parse(&damaged) {
+            prop_assert!(!problems.is_empty());
+            let lines: Vec<&str> = damaged.split('\n').collect();
+            for problem in problems {
+                let line = lines.get(problem.line - 1);
+                prop_assert!(line.is_some_and(|line| problem.column <= line.chars().count() + 1), "{problem}");
+            }
+        }
+    }
+}

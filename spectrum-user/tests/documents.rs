@@ -1,0 +1,74 @@
+//! What the documents say that a machine can check: links, flags, and the words of a record. Does not judge prose.
+#![allow(clippy::unwrap_used, reason = "test code panics")]
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use clap::CommandFactory as _;
+use spectrum_user::cli::Cli;
+use spectrum_user::proxy::End;
+
+const DOCUMENTS: [&str; 8] = [
+    "ARCHITECTURE.md",
+    "CHANGELOG.md",
+    "CONTRIBUTING.md",
+    "README.md",
+    "SECURITY.md",
+    "docs/glossary.md",
+    "docs/operations.md",
+    "docs/threat-model.md",
+];
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
+}
+
+fn read(document: &str) -> String {
+    fs::read_to_string(root().join(document)).unwrap()
+}
+
+/// Every text between `open` and the next `close`.
+fn between<'a>(text: &'a str, open: &'a str, close: char) -> impl Iterator<Item = &'a str> {
+    text.split(open).skip(1).filter_map(move |rest| rest.split(close).next())
+}
+
+#[test]
+fn links_lead_to_files_that_exist() {
+    for document in DOCUMENTS {
+        let text = read(document);
+        let beside = root().join(document).parent().unwrap().to_owned();
+        for link in between(&text, "](", ')').filter(|link| !link.starts_with("http")) {
+            let file = link.split('#').next().unwrap();
+            assert!(file.is_empty() || beside.join(file).exists(), "{document} links to {link}");
+        }
+    }
+}
+
+#[test]
+fn flags_after_the_program_s_name_exist() {
+    let command = Cli::command();
+    let known: BTreeSet<String> = std::iter::once(&command)
+        .chain(command.get_subcommands())
+        .flat_map(clap::Command::get_arguments)
+        .filter_map(|argument| argument.get_long().map(|long| format!("--{long}")))
+        .chain(["--help", "--version"].map(ToOwned::to_owned))
+        .collect();
+    for document in DOCUMENTS {
+        let text = read(document);
+        // In a table's cell or a line of code; other programs' flags stand after other names.
+        for line in text.lines().filter(|line| line.contains("spectrum-user --") || line.contains("| `--")) {
+            for flag in line.split([' ', '`', '\'', '"']).filter(|word| word.starts_with("--")) {
+                assert!(known.contains(flag), "{document} speaks of {flag}");
+            }
+        }
+    }
+}
+
+#[test]
+fn every_end_of_a_connection_is_explained() {
+    let text = read("docs/operations.md");
+    for end in End::ALL {
+        assert!(text.contains(&format!("`{end}`")), "docs/operations.md does not explain {end}");
+    }
+}

@@ -1,0 +1,96 @@
+//! Clients of UDP services. A connected one takes only what comes from the very address and port that it dialled, so that
+//! an answer from anywhere else is no answer.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::time::Duration;
+
+use socket2::{Domain, Socket, Type};
+
+use crate::netns::Netns;
+
+/// How long an answer may take.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+/// How long to wait for what must not come.
+const SILENCE: Duration = Duration::from_millis(300);
+
+/// What is sent where nothing depends on it.
+const HELLO: &[u8] = b"is anybody there?";
+
+/// A socket in `netns` that is connected to `target`.
+pub fn client(netns: &Netns, target: SocketAddr) -> UdpSocket {
+    client_from(netns, SocketAddr::new(unspecified(target), 0), target)
+}
+
+/// A socket in `netns`, bound to `client` and connected to `target`.
+pub fn client_from(netns: &Netns, client: SocketAddr, target: SocketAddr) -> UdpSocket {
+    let socket = bound(netns, client);
+    socket.connect(target).unwrap_or_else(|error| panic!("connect to {target}: {error}"));
+    socket
+}
+
+/// A socket in `netns`, bound to `address` even if no interface has it.
+pub fn bound(netns: &Netns, address: SocketAddr) -> UdpSocket {
+    netns.run(|| {
+        let socket = Socket::new(Domain::for_address(address), Type::DGRAM, None).expect("open a socket");
+        if address.is_ipv6() {
+            socket.set_freebind_v6(true).expect("allow any address");
+        }
+        socket.bind(&address.into()).unwrap_or_else(|error| panic!("bind {address}: {error}"));
+        let socket = UdpSocket::from(socket);
+        socket.set_read_timeout(Some(PATIENCE)).expect("limit reading");
+        socket
+    })
+}
+
+/// The address that means none, of the family of `target`.
+pub fn unspecified(target: SocketAddr) -> IpAddr {
+    if target.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() }
+}
+
+/// The next datagram.
+pub fn hear(client: &UdpSocket) -> io::Result<Vec<u8>> {
+    let mut heard = vec![0; 65_536];
+    let length = client.recv(&mut heard)?;
+    heard.truncate(length);
+    Ok(heard)
+}
+
+/// Sends `said` and expects it back.
+pub fn assert_echo(client: &UdpSocket, said: &[u8]) {
+    let target = client.peer_addr().expect("a connected client");
+    client.send(said).unwrap_or_else(|error| panic!("send {} bytes to {target}: {error}", said.len()));
+    let heard =
+        hear(client).unwrap_or_else(|error| panic!("no echo of {} bytes from {target}: {error}", said.len()));
+    assert!(heard == said, "{target} sent back {} bytes instead of {}, or others", heard.len(), said.len());
+}
+
+/// Expects an echo from each of `targets`, each asked by a client of its own.
+pub fn assert_echoes(netns: &Netns, targets: &[SocketAddr]) {
+    for target in targets {
+        assert_echo(&client(netns, *target), target.to_string().as_bytes());
+    }
+}
+
+/// Expects an ICMP error, and at once, from each of `targets`.
+pub fn assert_refused(netns: &Netns, targets: &[SocketAddr]) {
+    for target in targets {
+        let client = client(netns, *target);
+        client.send(HELLO).unwrap_or_else(|error| panic!("send to {target}: {error}"));
+        match hear(&client) {
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {}
+            other => panic!("{target} answered {other:?}"),
+        }
+    }
+}
+
+/// Expects neither an answer nor an error.
+pub fn assert_silence(client: &UdpSocket) {
+    client.set_read_timeout(Some(SILENCE)).expect("limit reading");
+    match hear(client) {
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+        other => panic!("heard {other:?}"),
+    }
+    client.set_read_timeout(Some(PATIENCE)).expect("limit reading");
+}

@@ -1,0 +1,21 @@
+//! Waiting for something to become true. The only place of the tests that pauses, and never without a deadline.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// Long enough for anything that is going to happen, on a machine that does much else.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+const PAUSE: Duration = Duration::from_millis(5);
+
+/// Calls `probe` until it answers; panics naming `what` when `within` has passed.
+pub fn eventually<T>(what: &str, within: Duration, mut probe: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + within;
+    loop {
+        if let Some(answer) = probe() {
+            return answer;
+        }
+        assert!(Instant::now() < deadline, "{what}: not within {within:?}");
+        thread::sleep(PAUSE);
+    }
+}

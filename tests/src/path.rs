@@ -1,0 +1,156 @@
+//! The two ways of steering, and the variants of iptables, that every steering case runs over. Holds no case.
+
+use std::fmt;
+use std::os::unix::fs::symlink;
+use std::process::Command;
+
+use crate::netns::Netns;
+use crate::require::{Need, find_in_path};
+
+/// How packets get to the listener.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Path {
+    /// The eBPF program.
+    SkLookup,
+    /// TPROXY rules through iptables over the legacy interface.
+    TproxyIptablesLegacy,
+    /// TPROXY rules through iptables over nftables.
+    TproxyIptablesNft,
+}
+
+/// An address family.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+/// The directory that is the whole search path of the program under test. Lies in the private /run of a namespace.
+pub const TOOLS: &str = "/run/tools";
+
+impl Path {
+    /// What `--mode` calls it, and the ready line.
+    pub fn mode(self) -> &'static str {
+        match self {
+            Self::SkLookup => "sk-lookup",
+            Self::TproxyIptablesLegacy | Self::TproxyIptablesNft => "tproxy",
+        }
+    }
+
+    /// What the path needs of the machine.
+    pub fn needs(self) -> &'static [Need] {
+        match self {
+            Self::SkLookup => &[Need::Netns, Need::Program, Need::Bpf],
+            Self::TproxyIptablesLegacy => &[Need::Netns, Need::Program, Need::IptablesLegacy],
+            Self::TproxyIptablesNft => &[Need::Netns, Need::Program, Need::IptablesNft],
+        }
+    }
+
+    /// Makes [`TOOLS`] in the namespace hold this path's variant of iptables and nothing else; for `sk_lookup`, nothing
+    /// at all. False when the variant is not installed.
+    pub fn install(self, netns: &Netns) -> bool {
+        let multi = match self {
+            Self::SkLookup => None,
+            Self::TproxyIptablesLegacy => Some("xtables-legacy-multi"),
+            Self::TproxyIptablesNft => Some("xtables-nft-multi"),
+        };
+        netns.run(|| {
+            std::fs::create_dir_all(TOOLS).expect("make the directory of tools");
+            let Some(multi) = multi else { return true };
+            let Some(multi) = find_in_path(multi) else { return false };
+            for family in ["iptables", "ip6tables"] {
+                for verb in ["", "-restore", "-save"] {
+                    symlink(&multi, format!("{TOOLS}/{family}{verb}")).expect("link a tool");
+                }
+            }
+            true
+        })
+    }
+
+    /// A command line (split at spaces) run with this path's tools, to be started inside the namespace.
+    pub fn command(self, line: &str) -> Command {
+        let mut words = line.split(' ');
+        let mut command = Command::new(format!("{TOOLS}/{}", words.next().unwrap_or_default()));
+        command.args(words).env("PATH", TOOLS);
+        command
+    }
+}
+
+impl fmt::Display for Path {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::SkLookup => "sk_lookup",
+            Self::TproxyIptablesLegacy => "tproxy_iptables_legacy",
+            Self::TproxyIptablesNft => "tproxy_iptables_nft",
+        })
+    }
+}
+
+impl fmt::Display for Family {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::V4 => "ipv4",
+            Self::V6 => "ipv6",
+        })
+    }
+}
+
+/// Makes six tests of each case, a function of `&mut Case`: every path, over IPv4 and IPv6.
+#[macro_export]
+macro_rules! on_every_path {
+    ($($case:ident),+ $(,)?) => {$(
+        mod $case {
+            $crate::on_every_path!(@test sk_lookup_ipv4, $case, SkLookup, V4);
+            $crate::on_every_path!(@test sk_lookup_ipv6, $case, SkLookup, V6);
+            $crate::on_every_path!(@test tproxy_iptables_legacy_ipv4, $case, TproxyIptablesLegacy, V4);
+            $crate::on_every_path!(@test tproxy_iptables_legacy_ipv6, $case, TproxyIptablesLegacy, V6);
+            $crate::on_every_path!(@test tproxy_iptables_nft_ipv4, $case, TproxyIptablesNft, V4);
+            $crate::on_every_path!(@test tproxy_iptables_nft_ipv6, $case, TproxyIptablesNft, V6);
+        }
+    )+};
+    (@families $case:ident: $($test:ident $path:ident),+) => {$(
+        $crate::on_every_path!(@test $test, $case, $path, V4);
+    )+};
+    (@test $test:ident, $case:ident, $path:ident, $family:ident) => {
+        #[test]
+        fn $test() {
+            $crate::case::check(
+                concat!(stringify!($case), "::", stringify!($test)),
+                $crate::path::Path::$path,
+                $crate::path::Family::$family,
+                super::$case,
+            );
+        }
+    };
+}
+
+/// Makes three tests of each case, a function of `&mut Case` that does not care for the case's family: one a path.
+#[macro_export]
+macro_rules! on_each_path {
+    ($($case:ident),+ $(,)?) => {$(
+        mod $case {
+            $crate::on_every_path!(
+                @families $case:
+                sk_lookup SkLookup,
+                tproxy_iptables_legacy TproxyIptablesLegacy,
+                tproxy_iptables_nft TproxyIptablesNft
+            );
+        }
+    )+};
+}
+
+/// Like [`on_each_path!`], on the paths that need iptables.
+#[macro_export]
+macro_rules! on_tproxy {
+    ($($case:ident),+ $(,)?) => {$(
+        mod $case {
+            $crate::on_every_path!(
+                @families $case:
+                tproxy_iptables_legacy TproxyIptablesLegacy,
+                tproxy_iptables_nft TproxyIptablesNft
+            );
+        }
+    )+};
+}

@@ -1,0 +1,113 @@
+//! What a test needs of the machine, and what happens when it is not there: a line that says so, or a failure where
+//! skips are not accepted. Installs nothing.
+
+use std::fmt;
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::sync::OnceLock;
+
+use crate::instance;
+use crate::netns::Netns;
+use crate::path::Path;
+
+/// Something without which a test proves nothing.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Need {
+    /// Loading eBPF programs of the type `sk_lookup`.
+    Bpf,
+    /// `bpftool`.
+    Bpftool,
+    /// iptables and ip6tables over the legacy interface, with the TPROXY target.
+    IptablesLegacy,
+    /// iptables and ip6tables over nftables, with the TPROXY target.
+    IptablesNft,
+    /// Making network and mount namespaces.
+    Netns,
+    /// The eBPF object as a file.
+    Object,
+    /// The built program under test.
+    Program,
+    /// `setpriv`, to run with few capabilities.
+    Setpriv,
+    /// `strace`, to make single system calls fail.
+    Strace,
+}
+
+impl Need {
+    fn is_met(self) -> bool {
+        static BPF: OnceLock<bool> = OnceLock::new();
+        static LEGACY: OnceLock<bool> = OnceLock::new();
+        static NETNS: OnceLock<bool> = OnceLock::new();
+        static NFT: OnceLock<bool> = OnceLock::new();
+        match self {
+            Self::Bpf => *BPF.get_or_init(|| {
+                aya::sys::is_program_supported(aya::programs::ProgramType::SkLookup).unwrap_or(false)
+            }),
+            Self::Bpftool => find_in_path("bpftool").is_some(),
+            Self::IptablesLegacy => *LEGACY.get_or_init(|| takes_tproxy_rules(Path::TproxyIptablesLegacy)),
+            Self::IptablesNft => *NFT.get_or_init(|| takes_tproxy_rules(Path::TproxyIptablesNft)),
+            Self::Netns => *NETNS.get_or_init(|| Netns::create().is_ok()),
+            Self::Object => object().is_file(),
+            Self::Program => instance::program().is_some(),
+            Self::Setpriv => find_in_path("setpriv").is_some(),
+            Self::Strace => find_in_path("strace").is_some(),
+        }
+    }
+}
+
+impl fmt::Display for Need {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Bpf => "bpf",
+            Self::Bpftool => "bpftool",
+            Self::IptablesLegacy => "iptables-legacy",
+            Self::IptablesNft => "iptables-nft",
+            Self::Netns => "netns",
+            Self::Object => "object",
+            Self::Program => "program",
+            Self::Setpriv => "setpriv",
+            Self::Strace => "strace",
+        })
+    }
+}
+
+/// Whether the test may run. Otherwise prints `SKIP <test>: needs <x>`, or panics when `SPECTRUM_TEST_REQUIRE` lists
+/// the need or says `all`.
+pub fn met(test: &str, needs: &[Need]) -> bool {
+    let Some(missing) = needs.iter().find(|need| !need.is_met()) else { return true };
+    let required = std::env::var("SPECTRUM_TEST_REQUIRE").unwrap_or_default();
+    let is_required = required.split(',').any(|word| word == "all" || word == missing.to_string());
+    assert!(
+        !is_required,
+        "{test} needs {missing}, and SPECTRUM_TEST_REQUIRE={required} accepts no skip of it"
+    );
+    // Not `println!`: libtest captures that, and a skip must be seen when the test passes.
+    writeln!(io::stdout(), "SKIP {test}: needs {missing}").expect("write to stdout");
+    false
+}
+
+/// Where the eBPF object is: `SPECTRUM_EBPF_OBJECT`, else where `cargo xtask build-ebpf` leaves it.
+pub fn object() -> PathBuf {
+    std::env::var_os("SPECTRUM_EBPF_OBJECT")
+        .map_or_else(|| instance::workspace().join("target/bpf/spectrum.o"), PathBuf::from)
+}
+
+/// The full path of an executable of the search path or of the administrator's directories.
+pub fn find_in_path(name: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path)
+        .chain(["/usr/sbin", "/sbin"].map(PathBuf::from))
+        .map(|directory| directory.join(name))
+        .find(|file| file.is_file())
+}
+
+fn takes_tproxy_rules(path: Path) -> bool {
+    let Ok(netns) = Netns::create() else { return false };
+    path.install(&netns) && ["iptables", "ip6tables"].into_iter().all(|tool| {
+        let address = if tool == "iptables" { "127.0.0.1" } else { "::1" };
+        let rule = format!(
+            "{tool} -w -t mangle -A PREROUTING -p tcp -j TPROXY --on-ip {address} --on-port 9 --tproxy-mark 0"
+        );
+        netns.run(|| path.command(&rule).output()).is_ok_and(|output| output.status.success())
+    })
+}

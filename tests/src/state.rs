@@ -1,0 +1,210 @@
+//! What a namespace holds that the program may have put there, to be compared before and after. Changes nothing.
+
+use std::fmt::Write;
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::deadline::eventually;
+use crate::netns::Netns;
+use crate::require::find_in_path;
+
+/// Routes, firewall rules, eBPF links and pins, and sockets of a namespace.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct State(Vec<(&'static str, Vec<String>)>);
+
+impl State {
+    /// Takes the state of `netns` as it is now.
+    pub fn of(netns: &Netns) -> Self {
+        Self(vec![
+            ("ip route show table all", lines(&netns.ip("route show table all"))),
+            ("ip -6 route show table all", lines(&netns.ip("-6 route show table all"))),
+            ("ip rule and ip -6 rule", lines(&(netns.ip("rule") + &netns.ip("-6 rule")))),
+            ("ip address", lines(&netns.ip("-o address"))),
+            ("iptables-save, nft variant", saved(netns, "xtables-nft-multi", "iptables-save")),
+            ("ip6tables-save, nft variant", saved(netns, "xtables-nft-multi", "ip6tables-save")),
+            ("iptables-save, legacy variant", saved(netns, "xtables-legacy-multi", "iptables-save")),
+            ("ip6tables-save, legacy variant", saved(netns, "xtables-legacy-multi", "ip6tables-save")),
+            ("nft list ruleset", nft_rules(netns)),
+            ("bpftool link", links(netns)),
+            ("files in /sys/fs/bpf", netns.run(|| files(Path::new("/sys/fs/bpf")))),
+            ("ss: listening sockets", lines(&netns.command("ss -Hltun"))),
+        ])
+    }
+
+    /// Panics with the differences unless `netns` gets back to this state. The kernel frees programs, links and
+    /// sockets a moment after the process has gone, so it is given that moment.
+    pub fn assert_restored(&self, netns: &Netns, after: &str) {
+        let deadline = Instant::now() + Duration::from_secs(5);
+        eventually("the state as before", Duration::from_secs(10), || {
+            let now = Self::of(netns);
+            if now == *self {
+                return Some(());
+            }
+            assert!(
+                Instant::now() < deadline,
+                "after {after} there are differences:\n{}",
+                self.difference(&now)
+            );
+            None
+        });
+    }
+
+    /// The lines that only one of the two has, by section.
+    pub fn difference(&self, now: &Self) -> String {
+        let mut text = String::new();
+        for ((section, before), (_, now)) in self.0.iter().zip(&now.0) {
+            if before != now {
+                let _ = writeln!(text, "{section}");
+                for gone in before.iter().filter(|line| !now.contains(line)) {
+                    let _ = writeln!(text, "  - {gone}");
+                }
+                for new in now.iter().filter(|line| !before.contains(line)) {
+                    let _ = writeln!(text, "  + {new}");
+                }
+            }
+        }
+        text
+    }
+
+    /// The lines of the section whose title contains `title`.
+    pub fn section(&self, title: &str) -> &[String] {
+        let found = self.0.iter().find(|(section, _)| section.contains(title));
+        &found.unwrap_or_else(|| panic!("no section {title}")).1
+    }
+}
+
+/// The ids of programs, maps and links that a process holds.
+#[derive(Clone, Debug, Default)]
+pub struct BpfObjects(Vec<(&'static str, u32)>);
+
+impl BpfObjects {
+    /// What `pid` has descriptors of.
+    pub fn of_process(pid: u32) -> Self {
+        let mut held = Vec::new();
+        for entry in fs::read_dir(format!("/proc/{pid}/fdinfo")).expect("list the descriptors").flatten() {
+            let about = fs::read_to_string(entry.path()).unwrap_or_default();
+            // A link's entry also names its program.
+            for line in about.lines() {
+                for (kind, key) in [("prog", "prog_id:"), ("map", "map_id:"), ("link", "link_id:")] {
+                    if let Some(id) = line.strip_prefix(key).and_then(|id| id.trim().parse().ok()) {
+                        held.push((kind, id));
+                    }
+                }
+            }
+        }
+        held.sort_unstable();
+        held.dedup();
+        Self(held)
+    }
+
+    /// Whether there are programs, maps and links among them.
+    pub fn is_complete(&self) -> bool {
+        ["prog", "map", "link"].iter().all(|kind| self.0.iter().any(|(held, _)| held == kind))
+    }
+
+    /// The ids of one kind: `prog`, `map` or `link`.
+    pub fn ids(&self, kind: &str) -> impl Iterator<Item = u32> {
+        self.0.iter().filter(move |(held, _)| *held == kind).map(|(_, id)| *id)
+    }
+
+    /// Panics unless the kernel frees all of them. (Ids are not used again before 2³¹ others were.)
+    pub fn assert_freed(&self) {
+        for (kind, id) in &self.0 {
+            eventually(&format!("end of bpf {kind} {id}"), Duration::from_secs(10), || {
+                let output = std::process::Command::new(find_in_path("bpftool").expect("bpftool"))
+                    .args([kind, "show", "id", &id.to_string()])
+                    .output()
+                    .expect("run bpftool");
+                (!output.status.success()).then_some(())
+            });
+        }
+    }
+}
+
+fn lines(text: &str) -> Vec<String> {
+    let mut lines: Vec<String> = text.lines().map(|line| line.trim_end().to_owned()).collect();
+    lines.sort();
+    lines
+}
+
+/// The chains and rules of one variant. Built-in chains without rules are left out: whoever looks at a table first
+/// makes the kernel create them, and the legacy interface has no way to remove them again.
+fn saved(netns: &Netns, multi: &str, verb: &str) -> Vec<String> {
+    let Some(multi) = find_in_path(multi) else { return Vec::new() };
+    let output = netns.output(&format!("{} {verb}", multi.display()));
+    let text = String::from_utf8_lossy(&output.stdout);
+    let mut table = "";
+    let mut kept = Vec::new();
+    for line in text.lines() {
+        if let Some(name) = line.strip_prefix('*') {
+            table = name;
+        } else if let Some(chain) = line.strip_prefix(':') {
+            let chain = chain.split(" [").next().unwrap_or_default();
+            if !chain.ends_with(" ACCEPT") {
+                kept.push(format!("-t {table} -N {chain}"));
+            }
+        } else if line.starts_with('-') {
+            kept.push(format!("-t {table} {line}"));
+        }
+    }
+    kept
+}
+
+/// All but tables and base chains, for the reason given at [`saved`].
+fn nft_rules(netns: &Netns) -> Vec<String> {
+    if find_in_path("nft").is_none() {
+        return Vec::new();
+    }
+    let ruleset: Value = serde_json::from_str(&netns.command("nft -j list ruleset")).expect("JSON of nft");
+    let mut kept = Vec::new();
+    for object in ruleset["nftables"].as_array().into_iter().flatten() {
+        let is_scaffolding = object.get("metainfo").is_some()
+            || object.get("table").is_some()
+            || object.get("chain").is_some_and(|chain| chain.get("hook").is_some());
+        if !is_scaffolding {
+            kept.push(without_counts(object).to_string());
+        }
+    }
+    kept
+}
+
+/// The same but for what traffic changes, and for handles, which are never used again.
+fn without_counts(value: &Value) -> Value {
+    match value {
+        Value::Array(values) => values.iter().map(without_counts).collect(),
+        Value::Object(fields) => fields
+            .iter()
+            .filter(|(name, _)| !["bytes", "handle", "packets"].contains(&name.as_str()))
+            .map(|(name, value)| (name.clone(), without_counts(value)))
+            .collect(),
+        other => other.clone(),
+    }
+}
+
+/// The eBPF links that are attached to the network namespace, whoever holds them.
+fn links(netns: &Netns) -> Vec<String> {
+    if find_in_path("bpftool").is_none() {
+        return Vec::new();
+    }
+    let inode = netns.inode();
+    let links: Value = serde_json::from_str(&netns.command("bpftool -j link show")).unwrap_or_default();
+    let ours =
+        links.as_array().into_iter().flatten().filter(|link| link["netns_ino"].as_u64() == Some(inode));
+    ours.map(|link| format!("link {} of program {} ({})", link["id"], link["prog_id"], link["attach_type"]))
+        .collect()
+}
+
+fn files(directory: &Path) -> Vec<String> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+        found.push(entry.path().display().to_string());
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            found.extend(files(&entry.path()));
+        }
+    }
+    found.sort();
+    found
+}

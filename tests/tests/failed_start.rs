@@ -1,0 +1,273 @@
+//! Starts that fail half-way, at every step that can fail: nothing is left and one message says why. What the program
+//! refuses before it acts is in `refusals.rs`.
+#![allow(clippy::unwrap_used, reason = "test code panics")]
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
+
+use nix::sys::signal::Signal;
+use spectrum_tests::case::{BOTH_PREFIXES, Case};
+use spectrum_tests::deadline::PATIENCE;
+use spectrum_tests::dial::assert_answered;
+use spectrum_tests::instance::{Finished, Instance, Launch};
+use spectrum_tests::path::{Path, TOOLS};
+use spectrum_tests::require::{self, Need, find_in_path};
+use spectrum_tests::state::State;
+use spectrum_tests::{on_each_path, on_tproxy};
+
+on_each_path!(
+    any_system_call_may_fail,
+    any_limit_of_file_descriptors_is_survived,
+    loopback_that_is_down_is_explained,
+    read_only_run_directory_is_explained,
+);
+
+on_tproxy!(
+    absent_iptables_is_explained,
+    absent_target_is_explained,
+    second_family_failing_undoes_the_first,
+    auto_falls_back_when_the_kernel_refuses_the_program,
+);
+
+/// System calls that a start makes for an effect, each with an error that it can meet in earnest.
+const EFFECTS: [(&str, &str); 13] = [
+    ("bpf", "EPERM"),
+    ("bpf", "ENOMEM"),
+    ("socket", "EMFILE"),
+    ("bind", "EADDRINUSE"),
+    ("listen", "EADDRINUSE"),
+    ("setsockopt", "EPERM"),
+    ("getsockname", "ENOBUFS"),
+    ("sendto", "ENOBUFS"),
+    ("sendmsg", "ENOBUFS"),
+    ("flock", "EINTR"),
+    ("mkdir", "ENOSPC"),
+    ("epoll_create1", "EMFILE"),
+    ("clone3", "EAGAIN"),
+];
+
+fn any_system_call_may_fail(case: &mut Case) {
+    if !require::met("any_system_call_may_fail", &[Need::Strace]) {
+        return;
+    }
+    let before = State::of(&case.server);
+    for (call, error) in EFFECTS {
+        let mut failed = 0;
+        for nth in 1..=200 {
+            let Some(outcome) = start_with_fault(case, &format!("{call}:error={error}:when={nth}")) else {
+                break;
+            };
+            let fault = format!("failure of {call} number {nth} with {error}");
+            match outcome {
+                Ok(instance) => {
+                    // Two, since the fault may hit the byte by which a signal handler wakes its program.
+                    instance.signal(Signal::SIGTERM);
+                    instance.signal(Signal::SIGINT);
+                    let finished = instance.finish(PATIENCE);
+                    // The fault may come while undoing, too: then it is said and what is left is cleaned.
+                    if finished.code() != 0 {
+                        assert_eq!(finished.code(), 1, "after {fault}: {finished}");
+                        assert!(finished.stderr.contains("stop"), "after {fault}: {finished}");
+                        let cleaned = Launch::new(&case.server).arguments("clean").finish();
+                        assert_eq!(cleaned.code(), 0, "{cleaned}");
+                    }
+                }
+                Err(finished) => {
+                    failed += 1;
+                    assert_explained(&finished, &fault);
+                }
+            }
+            before.assert_restored(&case.server, &fault);
+        }
+        let is_essential = match call {
+            "bpf" => case.path == Path::SkLookup,
+            "socket" | "bind" | "listen" => true,
+            _ => false,
+        };
+        assert!(!is_essential || failed > 0, "no start failed for want of {call}");
+    }
+    let instance = case.start_on_both("");
+    assert_answered(&case.server, &case.targets_of_both());
+    instance.stop();
+}
+
+/// Starts the program with one system call failing; `None` when it made fewer of them than that.
+fn start_with_fault(case: &Case, fault: &str) -> Option<Result<Instance, Finished>> {
+    let strace = find_in_path("strace").unwrap();
+    let call = fault.split(':').next().unwrap_or_default();
+    // -D makes the tracer a grandchild, so that the process we started is the program itself.
+    let through = format!("{} -D -f -o /run/strace -e trace={call} -e inject={fault}", strace.display());
+    let outcome = case.launch(BOTH_PREFIXES).through(&through).spawn().await_ready_or_end();
+    let log = case.server.run(|| fs::read_to_string("/run/strace")).unwrap_or_default();
+    if log.contains("INJECTED") {
+        return Some(outcome);
+    }
+    if let Ok(instance) = outcome {
+        instance.stop();
+    }
+    None
+}
+
+fn assert_explained(finished: &Finished, fault: &str) {
+    let code = finished.code();
+    assert!([1, 77].contains(&code), "after {fault}: {finished}");
+    assert!(!finished.stderr.contains("panicked"), "after {fault}: {finished}");
+    assert!(!finished.stderr.trim().is_empty(), "after {fault}: {finished}");
+    assert_eq!(finished.stdout, "", "after {fault}: {finished}");
+}
+
+fn any_limit_of_file_descriptors_is_survived(case: &mut Case) {
+    let before = State::of(&case.server);
+    let prlimit = find_in_path("prlimit").unwrap();
+    let mut ready = 0;
+    for limit in 3..=80 {
+        let outcome = case
+            .launch(BOTH_PREFIXES)
+            .through(&format!("{} --nofile={limit}:{limit}", prlimit.display()))
+            .spawn()
+            .await_ready_or_end();
+        match outcome {
+            Ok(instance) => {
+                ready += 1;
+                // Not `stop`: with so few descriptors the undo may have to say what it could not do.
+                instance.kill();
+                let finished = Launch::new(&case.server).arguments("clean").finish();
+                assert_eq!(finished.code(), 0, "{finished}");
+            }
+            // 127: the dynamic linker itself could not open a library.
+            Err(finished) if finished.code() == 127 => {}
+            Err(finished) => assert_explained(&finished, &format!("a limit of {limit} descriptors")),
+        }
+        before.assert_restored(&case.server, &format!("a limit of {limit} descriptors"));
+        if ready == 3 {
+            break;
+        }
+    }
+    assert!(ready > 0, "it does not start with 80 descriptors");
+}
+
+fn loopback_that_is_down_is_explained(case: &mut Case) {
+    case.server.ip("link set lo down");
+    let before = State::of(&case.server);
+    let finished = case.launch(BOTH_PREFIXES).finish();
+    assert_explained(&finished, "lo down");
+    assert!(finished.stderr.contains("ip link set lo up"), "{finished}");
+    before.assert_restored(&case.server, "a start with lo down");
+}
+
+fn read_only_run_directory_is_explained(case: &mut Case) {
+    let before = State::of(&case.server);
+    let finished = case.launch(BOTH_PREFIXES).environment("SPECTRUM_RUN_DIR", "/proc/nowhere").finish();
+    assert_explained(&finished, "a run directory that cannot be made");
+    assert!(finished.stderr.contains("/proc/nowhere"), "{finished}");
+    before.assert_restored(&case.server, "a start without a run directory");
+}
+
+fn absent_iptables_is_explained(case: &mut Case) {
+    hide_iptables(case);
+    let before = State::of(&case.server);
+    let finished = case.launch(BOTH_PREFIXES).finish();
+    assert_explained(&finished, "absence of iptables");
+    for word in ["iptables", "install"] {
+        assert!(finished.stderr.contains(word), "{word:?} is missing: {finished}");
+    }
+    before.assert_restored(&case.server, "absence of iptables");
+}
+
+/// Takes iptables out of the directories of the namespace in which programs look for it, and leaves the rest there.
+fn hide_iptables(case: &Case) {
+    case.server.run(|| {
+        fs::remove_dir_all(TOOLS).unwrap();
+        fs::create_dir("/run/sbin").unwrap();
+    });
+    case.server.command("mount --bind /usr/sbin /run/sbin");
+    case.server.command("mount -t tmpfs tmpfs /usr/sbin");
+    case.server.run(|| {
+        for entry in fs::read_dir("/run/sbin").unwrap().flatten() {
+            let name = entry.file_name().into_string().unwrap();
+            if !name.starts_with("iptables") && !name.starts_with("ip6tables") {
+                symlink(entry.path(), format!("/usr/sbin/{name}")).unwrap();
+            }
+        }
+    });
+}
+
+/// Puts a script in the place of a tool.
+fn replace_tool(case: &Case, tool: &str, script: &str) {
+    case.server.run(|| {
+        let file = format!("{TOOLS}/{tool}");
+        let _ = fs::remove_file(&file);
+        fs::write(&file, format!("#!/bin/sh\n{script}\n")).unwrap();
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o755)).unwrap();
+    });
+}
+
+fn absent_target_is_explained(case: &mut Case) {
+    let before = State::of(&case.server);
+    for tool in ["iptables-restore", "ip6tables-restore"] {
+        replace_tool(
+            case,
+            tool,
+            "echo 'iptables-restore: line 4 failed: No chain/target/match by that name.' >&2; exit 1",
+        );
+    }
+    let finished = case.launch(BOTH_PREFIXES).finish();
+    assert_explained(&finished, "absence of the target");
+    assert!(finished.stderr.contains("TPROXY"), "{finished}");
+    before.assert_restored(&case.server, "absence of the target");
+}
+
+fn second_family_failing_undoes_the_first(case: &mut Case) {
+    for failing in ["iptables-restore", "ip6tables-restore"] {
+        let case = Case::new(case.path, case.family);
+        let before = State::of(&case.server);
+        replace_tool(&case, failing, "echo 'something unheard of' >&2; exit 1");
+        let finished = case.launch(BOTH_PREFIXES).finish();
+        assert_explained(&finished, failing);
+        assert!(finished.stderr.contains("something unheard of"), "{finished}");
+        before.assert_restored(&case.server, failing);
+    }
+}
+
+fn auto_falls_back_when_the_kernel_refuses_the_program(case: &mut Case) {
+    if !require::met("auto_falls_back_when_the_kernel_refuses_the_program", &[Need::Strace]) {
+        return;
+    }
+    let strace = find_in_path("strace").unwrap();
+    for (error, code) in [("EPERM", 77), ("EINVAL", 1), ("ENOSYS", 1)] {
+        let case = Case::new(case.path, case.family);
+        let before = State::of(&case.server);
+        let through =
+            format!("{} -D -f -o /run/strace -e trace=bpf -e inject=bpf:error={error}", strace.display());
+        let launch = |mode: &str| {
+            Launch::new(&case.server).through(&through).arguments(&format!("{BOTH_PREFIXES} --mode {mode}"))
+        };
+
+        let instance = launch("auto").start();
+        assert_eq!(instance.ready().mode, "tproxy");
+        assert_answered(&case.server, &case.targets_of_both());
+        let stderr = instance.stop().stderr;
+        assert!(stderr.contains("sk_lookup"), "no reason given:\n{stderr}");
+        before.assert_restored(&case.server, "auto");
+
+        let finished = launch("sk-lookup").finish();
+        assert_explained(&finished, error);
+        assert_eq!(finished.code(), code, "{finished}");
+        let word = match error {
+            "EPERM" => "CAP_BPF",
+            "EINVAL" => "Linux 5.10",
+            _ => "kernel has no bpf",
+        };
+        assert!(finished.stderr.contains(word), "{word:?} is missing: {finished}");
+        before.assert_restored(&case.server, "sk-lookup where it is impossible");
+
+        hide_iptables(&case);
+        let nothing = launch("auto").finish();
+        assert_explained(&nothing, "absence of everything");
+        for word in ["iptables", "sk_lookup"] {
+            assert!(nothing.stderr.contains(word), "{word:?} is missing: {nothing}");
+        }
+        before.assert_restored(&case.server, "auto where nothing is possible");
+    }
+    assert_ne!(case.path, Path::SkLookup);
+}

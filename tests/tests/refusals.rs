@@ -1,0 +1,176 @@
+//! What the program refuses to do, what it says then, and with which exit code. Failures of the machine are in
+//! `failed_start.rs`.
+#![allow(clippy::unwrap_used, reason = "test code panics")]
+
+use std::fs;
+use std::net::SocketAddr;
+
+use spectrum_tests::case::Case;
+use spectrum_tests::dial::assert_answered;
+use spectrum_tests::instance::{Finished, Launch};
+use spectrum_tests::netns::Netns;
+use spectrum_tests::on_each_path;
+use spectrum_tests::path::TOOLS;
+use spectrum_tests::require::{self, Need};
+use spectrum_tests::state::State;
+use spectrum_tests::veth;
+
+const FAILURE: i32 = 1;
+const USAGE: i32 = 2;
+
+/// Panics unless the program ended with `code` and one message that has all of `words` in it.
+fn assert_says(finished: &Finished, code: i32, words: &[&str]) {
+    assert_eq!(finished.code(), code, "{finished}");
+    assert_eq!(finished.stdout, "", "{finished}");
+    for word in words {
+        assert!(finished.stderr.contains(word), "{word:?} is missing: {finished}");
+        let repeated = finished.stderr.matches(word).count() > 1 && word.contains(' ');
+        assert!(!repeated, "{word:?} is said twice: {finished}");
+    }
+    assert!(!finished.stderr.contains("panicked"), "{finished}");
+}
+
+#[test]
+fn what_cannot_be_meant_is_refused_as_usage() {
+    if !require::met("what_cannot_be_meant_is_refused_as_usage", &[Need::Netns, Need::Program]) {
+        return;
+    }
+    let netns = Netns::create().unwrap();
+    let before = State::of(&netns);
+    let cases: &[(&str, &[&str])] = &[
+        ("", &["--prefix"]),
+        ("--prefix", &["--prefix"]),
+        ("--prefix banana", &["banana"]),
+        ("--prefix 192.0.2/24", &["192.0.2"]),
+        ("--prefix 192.0.2.0/33", &["33", "from 0 to 32"]),
+        ("--prefix 192.0.2.0/24/1", &["192.0.2.0/24/1"]),
+        ("--prefix 192.0.2.1/24", &["192.0.2.1/24", "masked prefix is 192.0.2.0/24"]),
+        ("--prefix 2001:db8::1/64", &["2001:db8::1/64", "masked prefix is 2001:db8::/64"]),
+        ("--prefix ::ffff:192.0.2.0/120", &["IPv4-mapped", "write 192.0.2.0/24"]),
+        ("--prefix 224.0.0.0/4", &["multicast"]),
+        ("--prefix 192.0.2.0/24 --ports 0", &["--ports", "0"]),
+        ("--prefix 192.0.2.0/24 --ports 0-80", &["--ports", "0-80"]),
+        ("--prefix 192.0.2.0/24 --ports 70000", &["--ports", "70000"]),
+        ("--prefix 192.0.2.0/24 --ports 1-70000", &["--ports", "1-70000"]),
+        ("--prefix 192.0.2.0/24 --ports 9-3", &["--ports", "9-3"]),
+        ("--prefix 192.0.2.0/24 --ports http", &["--ports", "http"]),
+        ("--prefix 192.0.2.0/24 --ports 80,", &["--ports"]),
+        ("--prefix 192.0.2.0/24 --mode magic", &["--mode", "magic", "sk-lookup", "tproxy"]),
+        ("--prefix 192.0.2.0/24 --drain soon", &["--drain", "soon"]),
+        ("--prefix 192.0.2.0/24 --origin :80", &["--origin"]),
+        ("--prefix 192.0.2.0/24 --origin host:0", &["--origin", "host:0"]),
+        ("--prefix 192.0.2.0/24 --origin host:99999", &["--origin", "host:99999"]),
+        ("--prefix 192.0.2.0/24 --log-format prose", &["--log-format", "prose", "text", "json"]),
+        ("--prefix 192.0.2.0/24 --unheard-of", &["--unheard-of"]),
+        ("--prefix 192.0.2.0/24 --prefix 192.0.2.0/24", &["192.0.2.0/24"]),
+        ("--prefix 192.0.2.0/24 --ports 80,80", &["80"]),
+        ("--prefix 192.0.2.0/24 --ports 1-100,50-150", &["1-100", "50-150"]),
+    ];
+    for (arguments, words) in cases {
+        let finished = Launch::new(&netns).arguments(arguments).finish();
+        assert_says(&finished, USAGE, words);
+    }
+    before.assert_restored(&netns, "refusals");
+}
+
+#[test]
+fn help_and_version_are_on_standard_output() {
+    if !require::met("help_and_version_are_on_standard_output", &[Need::Netns, Need::Program]) {
+        return;
+    }
+    let netns = Netns::create().unwrap();
+    for (arguments, word) in [
+        ("--help", "--prefix"),
+        ("-h", "--prefix"),
+        ("--version", "spectrum-user"),
+        ("clean --help", "clean"),
+    ] {
+        let finished = Launch::new(&netns).arguments(arguments).finish();
+        assert_eq!(finished.code(), 0, "{finished}");
+        assert!(finished.stdout.contains(word), "{finished}");
+        assert_eq!(finished.stderr, "", "{finished}");
+    }
+}
+
+on_each_path!(
+    prefix_of_an_address_of_the_host_needs_force,
+    prefix_of_the_loopback_needs_no_force,
+    unresolvable_origin_is_refused,
+    unknown_namespace_is_refused,
+    namespace_can_be_named_or_given_by_path,
+);
+
+fn prefix_of_an_address_of_the_host_needs_force(case: &mut Case) {
+    let client = veth::client_of(&case.server);
+    let before = State::of(&case.server);
+    for (prefix, address) in [
+        ("198.51.100.0/24", veth::SERVER_V4),
+        ("198.51.100.1", veth::SERVER_V4),
+        ("2001:db8:ffff::/64", veth::SERVER_V6),
+        ("2001:db8::/32", veth::SERVER_V6),
+    ] {
+        let finished = case.launch(&format!("--prefix {prefix}")).finish();
+        assert_says(&finished, FAILURE, &[prefix, address, "to-client", "--force"]);
+        before.assert_restored(&case.server, "a refusal");
+    }
+    let instance = case.start("--prefix 198.51.100.1 --prefix 2001:db8:ffff::1 --force");
+    let targets =
+        [veth::SERVER_V4, veth::SERVER_V6].map(|address| SocketAddr::new(address.parse().unwrap(), 4443));
+    assert_answered(&client, &targets);
+    assert_answered(&case.server, &targets);
+    instance.stop();
+    before.assert_restored(&case.server, "start with --force and stop");
+}
+
+fn prefix_of_the_loopback_needs_no_force(case: &mut Case) {
+    let before = State::of(&case.server);
+    let instance = case.start("--prefix 127.3.0.0/16 --ports 1-1000");
+    assert_answered(&case.server, &["127.3.9.9:9".parse().unwrap(), "127.3.0.1:1000".parse().unwrap()]);
+    instance.stop();
+    before.assert_restored(&case.server, "start and stop");
+}
+
+fn unresolvable_origin_is_refused(case: &mut Case) {
+    let before = State::of(&case.server);
+    for origin in ["no-such-host.invalid:80", "no-such-host.invalid"] {
+        let finished = case.launch(&format!("--prefix {} --origin {origin}", case.prefix())).finish();
+        assert_says(&finished, FAILURE, &["no-such-host.invalid"]);
+    }
+    before.assert_restored(&case.server, "refusals");
+}
+
+fn unknown_namespace_is_refused(case: &mut Case) {
+    for name in ["nowhere", "/nowhere/at/all"] {
+        let finished = case.launch(&format!("--prefix {} --netns {name}", case.prefix())).finish();
+        assert_says(&finished, FAILURE, &[name]);
+    }
+    case.server.run(|| fs::write("/run/file", "no namespace")).unwrap();
+    let finished = case.launch(&format!("--prefix {} --netns /run/file", case.prefix())).finish();
+    assert_says(&finished, FAILURE, &["/run/file"]);
+}
+
+fn namespace_can_be_named_or_given_by_path(case: &mut Case) {
+    let outside = Netns::create().unwrap();
+    assert!(case.path.install(&outside), "no tools in {TOOLS}");
+    outside.run(|| {
+        fs::create_dir_all("/run/netns").unwrap();
+        fs::write("/run/netns/inside", "").unwrap();
+    });
+    outside.command(&format!("mount --bind {} /run/netns/inside", case.server.path().display()));
+    let [within, without] = [State::of(&case.server), State::of(&outside)];
+    for name in ["inside".to_owned(), case.server.path().display().to_string()] {
+        let arguments = format!("--mode {} --prefix {} --netns {name}", case.path.mode(), case.prefix());
+        let instance = Launch::new(&outside).arguments(&arguments).start();
+        let target = case.any_target();
+        assert_answered(&case.server, &[target]);
+        without.assert_restored(&outside, "a start in another namespace");
+        instance.stop();
+        within.assert_restored(&case.server, "start and stop from outside");
+    }
+    let arguments = format!("--mode {} --prefix {} --netns inside", case.path.mode(), case.prefix());
+    Launch::new(&outside).arguments(&arguments).start().kill();
+    let finished = Launch::new(&outside).arguments("clean --netns inside").finish();
+    assert_eq!(finished.code(), 0, "{finished}");
+    within.assert_restored(&case.server, "SIGKILL and clean from outside");
+    without.assert_restored(&outside, "SIGKILL and clean from outside");
+}

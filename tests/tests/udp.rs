@@ -1,0 +1,279 @@
+//! Datagrams: which reach the service, and that the answers come from the address and port that was dialled. The same
+//! cases on every path, over IPv4 and IPv6. Does not test connections.
+
+#![allow(clippy::unwrap_used, reason = "test code panics")]
+
+use std::collections::BTreeMap;
+use std::net::{SocketAddr, UdpSocket};
+use std::time::Duration;
+
+use spectrum_tests::case::Case;
+use spectrum_tests::datagram::{
+    assert_echo, assert_echoes, assert_refused, assert_silence, bound, client, client_from, hear, unspecified,
+};
+use spectrum_tests::deadline::eventually;
+use spectrum_tests::instance::{Finished, Instance};
+use spectrum_tests::{on_each_path, on_every_path, veth};
+
+on_every_path!(
+    any_port_of_any_address_echoes,
+    any_port_echoes_to_a_client_over_a_link_with_rp_filter,
+    one_client_socket_hears_every_port_by_its_own_name,
+    datagrams_of_every_size_come_back,
+    datagrams_larger_than_the_link_come_back_whole,
+    datagrams_of_a_session_keep_their_order,
+    thousand_sessions_at_once_are_answered,
+    thousand_clients_of_one_port_are_answered,
+    ports_outside_are_refused,
+    addresses_just_outside_are_refused,
+    binding_beats_a_socket_on_the_same_address_and_port,
+    binding_beats_a_socket_on_every_address,
+    client_whose_own_address_lies_in_the_prefix_is_answered,
+    echoes_that_talk_to_each_other_fall_silent,
+    service_ports_are_not_answered,
+    discard_reads_and_says_nothing,
+    sessions_end_with_the_program,
+);
+
+on_each_path!(idle_sessions_end_after_half_a_minute);
+
+const NOTABLE_PORTS: [u16; 6] = [1, 22, 53, 443, 32_768, 65_535];
+
+fn echo(case: &Case) -> Instance {
+    case.start(&format!("--prefix {} --protocol udp --respond echo", case.prefix()))
+}
+
+/// The notable ports and 300 random ones, each on an address of its own.
+fn sample(case: &mut Case) -> Vec<SocketAddr> {
+    let notable: Vec<SocketAddr> =
+        NOTABLE_PORTS.iter().map(|port| SocketAddr::new(case.any_address(), *port)).collect();
+    let edges = [case.address(0), case.address(255)].map(|address| SocketAddr::new(address, 80));
+    let drawn: Vec<SocketAddr> = (0..300).map(|_| case.any_target()).collect();
+    notable.into_iter().chain(edges).chain(drawn).collect()
+}
+
+/// The session records that it wrote: their fields.
+fn records(finished: &Finished) -> Vec<BTreeMap<&str, &str>> {
+    finished
+        .stderr
+        .lines()
+        .filter(|line| line.contains(" connection service="))
+        .map(|line| line.split(' ').filter_map(|field| field.split_once('=')).collect())
+        .collect()
+}
+
+fn any_port_of_any_address_echoes(case: &mut Case) {
+    let _instance = echo(case);
+    let targets = sample(case);
+    assert_echoes(&case.server, &targets);
+}
+
+fn any_port_echoes_to_a_client_over_a_link_with_rp_filter(case: &mut Case) {
+    let client = veth::client_of(&case.server);
+    let _instance = echo(case);
+    let targets = sample(case);
+    assert_echoes(&client, &targets);
+}
+
+fn one_client_socket_hears_every_port_by_its_own_name(case: &mut Case) {
+    let _instance = echo(case);
+    let targets = sample(case);
+    let client = bound(&case.server, SocketAddr::new(unspecified(targets[0]), 0));
+    let mut heard = [0; 64];
+    for target in targets {
+        client.send_to(b"x", target).unwrap();
+        assert_eq!(client.recv_from(&mut heard).unwrap(), (1, target));
+    }
+}
+
+fn datagrams_of_every_size_come_back(case: &mut Case) {
+    let _instance = echo(case);
+    let target = case.any_target();
+    let client = client(&case.server, target);
+    for length in [0, 1, 1_472, 1_473, 9_000, 65_000, case.family.pick(65_507, 65_527)] {
+        let mut said = vec![0; length];
+        case.random.fill(&mut said);
+        // Once through the listener if it is the first, once through the session's socket.
+        assert_echo(&client, &said);
+        assert_echo(&client, &said);
+        // And once as the first of a session.
+        assert_echo(&spectrum_tests::datagram::client(&case.server, target), &said);
+    }
+}
+
+fn datagrams_larger_than_the_link_come_back_whole(case: &mut Case) {
+    let netns = veth::client_of(&case.server);
+    let _instance = echo(case);
+    for length in [1_452, 1_453, 1_472, 1_473, 20_000, case.family.pick(65_507, 65_527)] {
+        let mut said = vec![0; length];
+        case.random.fill(&mut said);
+        let target = case.any_target();
+        let client = client(&netns, target);
+        assert_echo(&client, &said);
+        assert_echo(&client, &said);
+    }
+}
+
+fn datagrams_of_a_session_keep_their_order(case: &mut Case) {
+    let _instance = echo(case);
+    for _ in 0..20 {
+        let target = case.any_target();
+        let client = client(&case.server, target);
+        // Some come to the listener, and from some moment on the rest to the session's socket.
+        for number in 0..100_u8 {
+            client.send(&[number]).unwrap();
+        }
+        for number in 0..100 {
+            assert_eq!(hear(&client).unwrap(), [number]);
+        }
+    }
+}
+
+fn assert_all_answered(clients: &[UdpSocket]) {
+    for (number, client) in clients.iter().enumerate() {
+        client.send(&number.to_le_bytes()).unwrap();
+    }
+    for (number, client) in clients.iter().enumerate() {
+        assert_eq!(hear(client).unwrap(), number.to_le_bytes());
+    }
+}
+
+fn thousand_sessions_at_once_are_answered(case: &mut Case) {
+    let _instance = echo(case);
+    let targets: Vec<_> = (0..1_000).map(|_| case.any_target()).collect();
+    let clients: Vec<_> = targets.into_iter().map(|target| client(&case.server, target)).collect();
+    assert_all_answered(&clients);
+    assert_all_answered(&clients);
+}
+
+fn thousand_clients_of_one_port_are_answered(case: &mut Case) {
+    let _instance = echo(case);
+    let target = case.any_target();
+    let clients: Vec<_> = (0..1_000).map(|_| client(&case.server, target)).collect();
+    assert_all_answered(&clients);
+    assert_all_answered(&clients);
+}
+
+fn ports_outside_are_refused(case: &mut Case) {
+    let _instance =
+        case.start(&format!("--prefix {} --ports 1000-2000 --protocol udp --respond echo", case.prefix()));
+    let address = case.any_address();
+    assert_refused(&case.server, &[1, 999, 2001, 65_535].map(|port| SocketAddr::new(address, port)));
+    assert_echoes(&case.server, &[1000, 2000].map(|port| SocketAddr::new(address, port)));
+}
+
+fn addresses_just_outside_are_refused(case: &mut Case) {
+    case.own_surroundings();
+    let _instance = echo(case);
+    assert_refused(&case.server, &case.just_outside().map(|address| SocketAddr::new(address, 4000)));
+}
+
+fn binding_beats_a_socket_on_the_same_address_and_port(case: &mut Case) {
+    let target = SocketAddr::new(case.any_address(), 5353);
+    let earlier = {
+        case.own_surroundings();
+        bound(&case.server, target)
+    };
+    let _instance = echo(case);
+    let client = client(&case.server, target);
+    for _ in 0..3 {
+        assert_echo(&client, b"not for the other one");
+    }
+    assert_silence(&earlier);
+}
+
+fn binding_beats_a_socket_on_every_address(case: &mut Case) {
+    let target = SocketAddr::new(case.any_address(), 123);
+    let other = bound(&case.server, SocketAddr::new(unspecified(target), target.port()));
+    let instance = echo(case);
+    let client = client(&case.server, target);
+    for length in [0, 1, 7, 65_000] {
+        let mut said = vec![0; length];
+        case.random.fill(&mut said);
+        assert_echo(&client, &said);
+    }
+    assert_silence(&other);
+    let finished = instance.stop();
+    assert!(finished.stderr.contains("answering by raw socket"), "{finished}");
+}
+
+fn client_whose_own_address_lies_in_the_prefix_is_answered(case: &mut Case) {
+    let _instance = echo(case);
+    let (own, target) = (SocketAddr::new(case.address(5), 4000), SocketAddr::new(case.address(6), 5000));
+    let client = client_from(&case.server, own, target);
+    assert_echo(&client, b"one");
+    assert_echo(&client, b"two");
+}
+
+fn echoes_that_talk_to_each_other_fall_silent(case: &mut Case) {
+    let instance = echo(case);
+    let (own, target) = (SocketAddr::new(case.address(5), 4000), SocketAddr::new(case.address(6), 5000));
+    let client = client_from(&case.server, own, target);
+    client.send(b"x").unwrap();
+    // The echo goes to nobody, and so to the binding, which makes it another echo's.
+    drop(client);
+    let finished = instance.stop();
+    let received: u64 =
+        records(&finished).iter().map(|record| record["bytes_from_client"].parse::<u64>().unwrap()).sum();
+    assert!((1..=64).contains(&received), "{received} datagrams\n{finished}");
+}
+
+fn service_ports_are_not_answered(case: &mut Case) {
+    let _instance = echo(case);
+    let target = case.any_target();
+    let service = client_from(&case.server, SocketAddr::new(case.loopback(), 7), target);
+    service.send(b"a loop?").unwrap();
+    assert_silence(&service);
+    assert_echo(&client(&case.server, target), b"others are");
+}
+
+fn discard_reads_and_says_nothing(case: &mut Case) {
+    let instance = case.start(&format!("--prefix {} --protocol udp --respond discard", case.prefix()));
+    let target = case.any_target();
+    let client = client(&case.server, target);
+    for _ in 0..10 {
+        client.send(b"forget").unwrap();
+    }
+    assert_silence(&client);
+    let finished = instance.stop();
+    let records = records(&finished);
+    assert_eq!(records.len(), 1, "{finished}");
+    assert_eq!((records[0]["bytes_from_client"], records[0]["bytes_to_client"]), ("60", "0"));
+}
+
+fn sessions_end_with_the_program(case: &mut Case) {
+    let instance = echo(case);
+    let target = case.any_target();
+    let client = client(&case.server, target);
+    assert_echo(&client, b"12345");
+    assert_echo(&client, b"678");
+    let local = client.local_addr().unwrap().to_string();
+    let finished = instance.stop();
+    let records = records(&finished);
+    assert_eq!(records.len(), 1, "{finished}");
+    for (field, value) in [
+        ("service", "default"),
+        ("protocol", "udp"),
+        ("client", &local),
+        ("dialled", &target.to_string()),
+        ("bytes_from_client", "8"),
+        ("bytes_to_client", "8"),
+        ("end", "idle"),
+    ] {
+        assert_eq!(records[0][field], value, "{field}: {finished}");
+    }
+}
+
+fn idle_sessions_end_after_half_a_minute(case: &mut Case) {
+    let instance = echo(case);
+    let target = case.any_target();
+    let client = client(&case.server, target);
+    assert_echo(&client, b"hello");
+    let ended = eventually("the end of the session", Duration::from_secs(60), || {
+        instance.stderr().lines().find(|line| line.contains("end=idle")).map(str::to_owned)
+    });
+    let duration: f64 =
+        ended.split(' ').find_map(|field| field.strip_prefix("duration_ms=")?.parse().ok()).unwrap();
+    assert!((30_000.0..45_000.0).contains(&duration), "{ended}");
+    assert_echo(&client, b"and again");
+}
