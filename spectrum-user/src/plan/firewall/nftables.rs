@@ -130,11 +130,11 @@ impl Ruleset {
             let table = self.table(family);
             match (old.families.get(&family), self.families.get(&family)) {
                 (None, None) => {}
-                (Some(_), None) => replacement.exchange += &format!("delete {table}\n"),
+                (Some(_), None) => replacement.exchange += &["delete ", &table, "\n"].concat(),
                 (None, Some(contents)) => replacement.exchange += &contents.definition(&table),
                 (Some(before), Some(contents)) => {
                     let name = table.trim_start_matches("table ");
-                    replacement.exchange += &format!("flush chain {name} {BASE}\n");
+                    replacement.exchange += &["flush chain ", name, " ", BASE, "\n"].concat();
                     replacement.exchange += &contents.definition(&table);
                     replacement.cleanup += &before.deletion(name);
                 }
@@ -206,7 +206,7 @@ impl Contents {
             let mut definition = format!("type {kind} : verdict; flags interval; elements = {{ ");
             for piece in &pieces {
                 // Writing to a string cannot fail.
-                let _ = write!(definition, "{} : goto {},\n", piece.range(family), name_of(&piece.value));
+                let _ = writeln!(definition, "{} : goto {},", piece.range(family), name_of(&piece.value));
             }
             definition.push_str("}; ");
             self.maps.push((map.clone(), definition));
@@ -222,18 +222,14 @@ impl Contents {
     }
 
     fn definition(&self, table: &str) -> String {
-        let mut text = format!("{table} {{\n");
-        for (name, body) in &self.chains {
-            text += &format!("chain {name} {{\n{body}\n}}\n");
-        }
-        for (name, body) in &self.maps {
-            text += &format!("map {name} {{ {body}}}\n");
-        }
-        text += &format!("chain {BASE} {{\ntype filter hook prerouting priority mangle; policy accept;\n");
-        for rule in &self.rules {
-            text += &format!("{rule}\n");
-        }
-        text + "}\n}\n"
+        let chains = self.chains.iter().map(|(name, body)| format!("chain {name} {{\n{body}\n}}\n"));
+        let maps = self.maps.iter().map(|(name, body)| format!("map {name} {{ {body}}}\n"));
+        let rules = self.rules.join("\n");
+        let base = format!(
+            "chain {BASE} {{\ntype filter hook prerouting priority mangle; policy accept;\n{rules}\n}}\n"
+        );
+        let contents: String = chains.chain(maps).chain([base]).collect();
+        format!("{table} {{\n{contents}}}\n")
     }
 
     /// Deletes all but the base chain; what refers to others goes before them.
@@ -279,7 +275,6 @@ struct Piece {
 impl Piece {
     fn range(&self, family: Family) -> String {
         let address = |bits: u128| match family {
-            #[expect(clippy::cast_possible_truncation, reason = "32 bits remain")]
             Family::Ipv4 => IpAddr::V4(Ipv4Addr::from_bits((bits >> 96) as u32)),
             Family::Ipv6 => IpAddr::V6(Ipv6Addr::from_bits(bits)),
         };
