@@ -92,6 +92,8 @@ impl Purpose {
                 iptables(),
                 bpftool(),
                 program("nft", || has("nft"), &["nftables"]),
+                program("setpriv and prlimit", || has("setpriv") && has("prlimit"), &["util-linux"]),
+                program("strace", || has("strace"), &["strace"]),
                 program("sysctl", || has("sysctl"), &["procps"]),
             ],
             Self::Bench => vec![ip(), iptables(), program("nft", || has("nft"), &["nftables"])],
