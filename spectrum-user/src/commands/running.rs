@@ -355,6 +355,9 @@ pub(super) async fn resolve_origins(config: &Config) -> anyhow::Result<()> {
 fn attached() -> Result<Dispatcher, DispatcherError> {
     let log_drops = tracing::enabled!(tracing::Level::DEBUG);
     let mut dispatcher = Dispatcher::load(log_drops)?;
+    if log_drops && let Some(log) = dispatcher.take_drop_log() {
+        tokio::spawn(log.write_on());
+    }
     let namespace = File::open("/proc/thread-self/ns/net")
         .map_err(|source| DispatcherError::Attach { source: Box::new(source) })?;
     dispatcher.attach(namespace)?;

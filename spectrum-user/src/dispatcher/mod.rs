@@ -1,6 +1,7 @@
 //! The loaded sk_lookup program with its maps and link, and the object that controls it: bpf(2) happens here and
 //! nowhere else. What the table says is decided in `plan`; which sockets are registered, by the caller.
 
+mod drop_log;
 mod error;
 mod generation;
 mod sys;
@@ -16,6 +17,7 @@ use aya::programs::sk_lookup::SkLookupLinkId;
 use aya::{Ebpf, EbpfLoader};
 use spectrum_common::{Counts, Node, names};
 
+pub use drop_log::DropLog;
 pub use error::DispatcherError;
 use generation::Generation;
 
@@ -81,6 +83,11 @@ impl Dispatcher {
             Some(link) => self.program()?.detach(link).map_err(DispatcherError::detach),
             None => Ok(()),
         }
+    }
+
+    /// What the program logs of packets it drops, if it was loaded to log them. `None` the second time.
+    pub fn take_drop_log(&mut self) -> Option<DropLog> {
+        DropLog::of(&mut self.ebpf)
     }
 
     /// Makes `socket` the listener of destination `id`. The map holds no reference that keeps the socket open; of a
