@@ -60,7 +60,7 @@ impl Running {
     }
 
     fn report(&self) -> Report {
-        self.reports.recv_timeout(DEADLINE).expect("a session is reported when it is over")
+        self.reports.recv_timeout(DEADLINE).unwrap()
     }
 }
 
@@ -138,6 +138,9 @@ fn a_changed_target_is_for_new_sessions() {
     let old = running.client(1);
     assert_echo(&old, b"echo");
     running.workers.replace(&running.destination, &served(Responder::Discard));
+    // Commands are obeyed in order, so this one's answer shows that the other was.
+    let other = Destination { protocol: Protocol::Tcp, ..destination() };
+    running.runtime.block_on(running.workers.remove(&other));
     let new = running.client(2);
     new.send(b"nothing").unwrap();
     assert_echo(&old, b"echo still");
