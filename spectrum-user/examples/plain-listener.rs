@@ -22,15 +22,20 @@ async fn main() -> Result<(), Box<dyn Error>> {
 
     let sockets = (0..count.get()).map(|_| listen(address)).collect::<io::Result<Vec<_>>>()?;
     let service = ServiceName::default();
-    let destination =
-        Destination { service: service.clone(), family: Family::of(address.ip()), protocol: Protocol::Tcp };
+    let destination = Destination {
+        service: service.clone(),
+        revision: 0,
+        family: Family::of(address.ip()),
+        protocol: Protocol::Tcp,
+    };
     let served = Arc::new(Served { service, target: Target::Respond(Responder::Hello) });
     workers.listen(&destination, sockets, served).await?;
     #[expect(clippy::print_stdout, reason = "the benchmark waits for this line")]
     {
         println!("ready listening={address}");
     }
-    Ok(std::future::pending().await)
+    std::future::pending::<()>().await;
+    Ok(())
 }
 
 /// As spectrum-user makes its listeners, but for the address.

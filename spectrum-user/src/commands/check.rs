@@ -86,8 +86,8 @@ impl<'a> Checked<'a> {
             };
             CheckedService { name: service.name.as_str(), bindings: service.bindings.len(), origins, respond }
         });
-        let destinations = plan.destinations.iter().enumerate().map(|(id, destination)| CheckedDestination {
-            id,
+        let destinations = plan.destinations.iter().map(|(id, destination)| CheckedDestination {
+            id: id.0 as usize,
             service: destination.service.as_str(),
             protocol: destination.protocol,
             family: destination.family,

@@ -6,11 +6,14 @@ use super::{Family, Protocol, ServiceName};
 
 pub use spectrum_common::DestinationId;
 
-/// One protocol and family of one service: each has a listener of its own.
+/// One protocol and family of one revision of a service: each has a listener of its own.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct Destination {
     /// The service.
     pub service: ServiceName,
+    /// The generation with which the service became what it is. When a reload changes what answers, the service gets new
+    /// listeners, so that bindings and what answers behind them change together.
+    pub revision: u32,
     /// Address family.
     pub family: Family,
     /// Transport protocol.

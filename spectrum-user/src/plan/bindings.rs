@@ -2,20 +2,21 @@
 //! the definition of every other answer.
 
 use std::cmp::Reverse;
+use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 
 use spectrum_common::names;
 
-use crate::model::{Binding, Destination, DestinationId, Prefix, Protocol, Service};
+use crate::model::{Binding, Destination, DestinationId, Prefix, Protocol, Service, ServiceName, Target};
 
 /// What the kernel must contain.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Plan {
-    /// Every destination that a binding leads to; its id is its index.
-    pub destinations: Vec<Destination>,
+    /// Every destination that a binding leads to.
+    pub destinations: BTreeMap<DestinationId, Destination>,
     /// Every binding, in the order of precedence.
     pub bindings: Vec<PlannedBinding>,
-    /// The prefixes whose addresses must be local, each once, none within another.
+    /// The fewest prefixes that cover the addresses of all bindings, and no others: those must be local.
     pub routes: Vec<Prefix>,
 }
 
@@ -70,49 +71,49 @@ pub enum PlanError {
 }
 
 impl Plan {
-    /// Brings the services' bindings into the order of precedence and numbers their destinations.
+    /// The plan of a first configuration.
+    ///
+    /// # Errors
+    /// As for [`Plan::following`].
+    pub fn of(services: &[Service]) -> Result<Self, Vec<PlanError>> {
+        Self::default().following(&[], services, 0)
+    }
+
+    /// The plan of `services` when this one, made of `before`, is in force: brings the bindings into the order of
+    /// precedence, and numbers the destinations. Those of services that answer as before keep their ids; no other id
+    /// that is in use now is given away, so that both plans can be prepared for at once. What is new is of `revision`,
+    /// which must be unlike any before.
     ///
     /// # Errors
     /// Every pair of neighbouring bindings that tie, and a number of destinations that the maps cannot hold.
-    pub fn of(services: &[Service]) -> Result<Self, Vec<PlanError>> {
+    pub fn following(
+        &self,
+        before: &[Service],
+        services: &[Service],
+        revision: u32,
+    ) -> Result<Self, Vec<PlanError>> {
+        let mut numbering = Numbering::after(self, before, revision);
         let mut plan = Self::default();
         let mut configured = Vec::new();
         for (service_index, service) in services.iter().enumerate() {
-            let mut ids: Vec<(Destination, DestinationId)> = Vec::new();
             for (binding_index, binding) in service.bindings.iter().enumerate() {
-                let id = ids
-                    .iter()
-                    .find(|(known, _)| known.family == binding.family() && known.protocol == binding.protocol)
-                    .map(|(_, id)| *id);
-                let destination = id.unwrap_or_else(|| {
-                    let destination = Destination {
-                        service: service.name.clone(),
-                        family: binding.family(),
-                        protocol: binding.protocol,
-                    };
-                    let id = DestinationId(u32::try_from(plan.destinations.len()).unwrap_or(u32::MAX));
-                    plan.destinations.push(destination.clone());
-                    ids.push((destination, id));
-                    id
-                });
+                let id = numbering.id(service, binding, &mut plan.destinations);
                 let at = BindingIndex { service: service_index, binding: binding_index };
-                configured.push((PlannedBinding { binding: *binding, destination }, at));
+                configured.push((PlannedBinding { binding: *binding, destination: id }, at));
             }
         }
         configured.sort_unstable_by(|(a, _), (b, _)| a.binding.precedence(&b.binding));
 
         let mut errors = ties(&configured, services);
-        if plan.destinations.len() > names::DEFAULT_DESTINATIONS {
-            errors.push(PlanError::TooManyDestinations {
-                count: plan.destinations.len(),
-                limit: names::DEFAULT_DESTINATIONS,
-            });
+        let count = plan.destinations.keys().next_back().map_or(0, |last| last.0 as usize + 1);
+        if count > names::DEFAULT_DESTINATIONS {
+            errors.push(PlanError::TooManyDestinations { count, limit: names::DEFAULT_DESTINATIONS });
         }
         if !errors.is_empty() {
             return Err(errors);
         }
         plan.bindings = configured.into_iter().map(|(binding, _)| binding).collect();
-        plan.routes = outermost(plan.bindings.iter().map(|planned| planned.binding.prefix));
+        plan.routes = aggregated(plan.bindings.iter().map(|planned| planned.binding.prefix));
         Ok(plan)
     }
 
@@ -126,7 +127,90 @@ impl Plan {
     /// The destination with this id.
     #[must_use]
     pub fn destination(&self, id: DestinationId) -> Option<&Destination> {
-        self.destinations.get(id.0 as usize)
+        self.destinations.get(&id)
+    }
+}
+
+/// Gives destinations their ids.
+struct Numbering<'a> {
+    /// Ids of the plan in force.
+    kept: HashMap<&'a Destination, DestinationId>,
+    /// What answered until now, and since which revision.
+    revisions: HashMap<&'a ServiceName, (u32, &'a Target)>,
+    revision: u32,
+    used: Vec<bool>,
+    next: u32,
+    /// The ids of the service that was asked for last.
+    latest: Vec<(Destination, DestinationId)>,
+}
+
+impl<'a> Numbering<'a> {
+    fn after(plan: &'a Plan, before: &'a [Service], revision: u32) -> Self {
+        let targets: HashMap<&ServiceName, &Target> =
+            before.iter().map(|service| (&service.name, &service.target)).collect();
+        let mut used =
+            vec![false; plan.destinations.keys().next_back().map_or(0, |last| last.0 as usize + 1)];
+        for id in plan.destinations.keys() {
+            if let Some(used) = used.get_mut(id.0 as usize) {
+                *used = true;
+            }
+        }
+        Self {
+            kept: plan.destinations.iter().map(|(id, destination)| (destination, *id)).collect(),
+            revisions: plan
+                .destinations
+                .values()
+                .filter_map(|destination| {
+                    let target = targets.get(&destination.service)?;
+                    Some((&destination.service, (destination.revision, *target)))
+                })
+                .collect(),
+            revision,
+            used,
+            next: 0,
+            latest: Vec::new(),
+        }
+    }
+
+    /// The id of the destination that `binding` of `service` leads to, added to `destinations` when it is new there.
+    fn id(
+        &mut self,
+        service: &Service,
+        binding: &Binding,
+        destinations: &mut BTreeMap<DestinationId, Destination>,
+    ) -> DestinationId {
+        let known = self.latest.iter().find(|(known, _)| {
+            known.family == binding.family()
+                && known.protocol == binding.protocol
+                && known.service == service.name
+        });
+        if let Some((_, id)) = known {
+            return *id;
+        }
+        let revision = match self.revisions.get(&service.name) {
+            Some((revision, target)) if **target == service.target => *revision,
+            _ => self.revision,
+        };
+        let destination = Destination {
+            service: service.name.clone(),
+            revision,
+            family: binding.family(),
+            protocol: binding.protocol,
+        };
+        let id = self.kept.get(&destination).copied().unwrap_or_else(|| self.free());
+        destinations.insert(id, destination.clone());
+        self.latest.retain(|(known, _)| known.service == service.name);
+        self.latest.push((destination, id));
+        id
+    }
+
+    fn free(&mut self) -> DestinationId {
+        while self.used.get(self.next as usize).copied().unwrap_or(false) {
+            self.next += 1;
+        }
+        let id = DestinationId(self.next);
+        self.next += 1;
+        id
     }
 }
 
@@ -172,17 +256,29 @@ fn ties(sorted: &[(PlannedBinding, BindingIndex)], services: &[Service]) -> Vec<
     errors
 }
 
-/// The prefixes that lie in no other, sorted, each once.
-fn outermost(prefixes: impl Iterator<Item = Prefix>) -> Vec<Prefix> {
+/// The fewest prefixes that have the same addresses as `prefixes` together, sorted: none lies in another, and two halves
+/// of one are that one. A million neighbouring hosts need a handful of routes then, not a million.
+fn aggregated(prefixes: impl Iterator<Item = Prefix>) -> Vec<Prefix> {
     let mut prefixes: Vec<Prefix> = prefixes.collect();
     prefixes.sort_unstable_by_key(|prefix| (prefix.address(), prefix.length()));
-    let mut outermost: Vec<Prefix> = Vec::new();
+    let mut aggregated: Vec<Prefix> = Vec::new();
     for prefix in prefixes {
-        if !outermost.last().is_some_and(|last| last.contains(prefix.address())) {
-            outermost.push(prefix);
+        if aggregated.last().is_some_and(|last| last.contains(prefix.address())) {
+            continue;
         }
+        let mut whole = prefix;
+        while let (Some(last), Some(parent)) = (aggregated.last(), whole.parent())
+            && last.length() == whole.length()
+            && last.parent() == Some(parent)
+            // Which would be no route at all: everything would be local.
+            && parent.length() > 0
+        {
+            aggregated.pop();
+            whole = parent;
+        }
+        aggregated.push(whole);
     }
-    outermost
+    aggregated
 }
 
 #[cfg(test)]
@@ -243,6 +339,49 @@ mod tests {
         )])
         .unwrap_err();
         assert_eq!(errors.len(), 1, "{errors:?}");
+    }
+
+    fn destinations(plan: &Plan) -> Vec<String> {
+        plan.destinations
+            .iter()
+            .map(|(id, destination)| format!("{id} {destination} r{}", destination.revision))
+            .collect()
+    }
+
+    #[test]
+    fn what_answers_as_before_keeps_its_destinations() {
+        let before = [
+            service("a", &["tcp 192.0.2.0/24 80", "tcp 2001:db8::/64 80"]),
+            service("b", &["tcp 192.0.2.0/24 443"]),
+        ];
+        let first = Plan::of(&before).unwrap();
+        assert_eq!(destinations(&first), ["0 a tcp ipv4 r0", "1 a tcp ipv6 r0", "2 b tcp ipv4 r0"]);
+
+        // a changes its answer, b only its bindings, c is new.
+        let mut a = service("a", &["tcp 192.0.2.0/24 80"]);
+        a.target = Target::Respond(Responder::Echo);
+        let after = [service("c", &["udp 192.0.2.0/24 53"]), a, service("b", &["tcp 192.0.2.0/24 8443"])];
+        let second = first.following(&before, &after, 1).unwrap();
+        assert_eq!(destinations(&second), ["2 b tcp ipv4 r0", "3 c udp ipv4 r1", "4 a tcp ipv4 r1"]);
+
+        // What was given up is free again, one generation later.
+        let third = second.following(&after, &before, 2).unwrap();
+        assert_eq!(destinations(&third), ["0 a tcp ipv4 r2", "1 a tcp ipv6 r2", "2 b tcp ipv4 r0"]);
+    }
+
+    #[test]
+    fn halves_make_one_route() {
+        let plan = Plan::of(&[service(
+            "a",
+            &["tcp 192.0.2.0/25 80", "tcp 192.0.2.128/26 80", "tcp 192.0.2.192 80", "tcp 192.0.2.193 80"],
+        )])
+        .unwrap();
+        let routes: Vec<String> = plan.routes.iter().map(ToString::to_string).collect();
+        assert_eq!(routes, ["192.0.2.0/25", "192.0.2.128/26", "192.0.2.192/31"]);
+        let plan = Plan::of(&[service("a", &["tcp 192.0.2.0/25 80", "tcp 192.0.2.128/25 443"])]).unwrap();
+        assert_eq!(plan.routes, ["192.0.2.0/24".parse().unwrap()]);
+        let plan = Plan::of(&[service("a", &["tcp 0.0.0.0/1 80", "tcp 128.0.0.0/1 443"])]).unwrap();
+        assert_eq!(plan.routes.len(), 2);
     }
 
     #[test]

@@ -342,6 +342,7 @@ mod tests {
     fn pauses_grow_to_their_limit_and_begin_anew_after_a_success() {
         let destination = crate::model::Destination {
             service: crate::model::ServiceName::default(),
+            revision: 0,
             family: crate::model::Family::Ipv4,
             protocol: crate::model::Protocol::Tcp,
         };

@@ -60,6 +60,7 @@ impl Running {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         let destination = Destination {
             service: ServiceName::default(),
+            revision: 0,
             family: Family::of(address.ip()),
             protocol: Protocol::Tcp,
         };

@@ -235,7 +235,12 @@ fn destinations_are_numbered_by_service_protocol_and_family() {
     let plan = Plan::of(&[service(0, vec![binding("tcp 192.0.2.0/24 80"), binding("tcp 192.0.2.0/24 443")])])
         .unwrap();
     assert_eq!(
-        plan.destinations,
-        [Destination { service: "s0".parse().unwrap(), family: Family::Ipv4, protocol: Protocol::Tcp }]
+        plan.destinations.into_values().collect::<Vec<_>>(),
+        [Destination {
+            service: "s0".parse().unwrap(),
+            revision: 0,
+            family: Family::Ipv4,
+            protocol: Protocol::Tcp
+        }]
     );
 }

@@ -1,0 +1,37 @@
+//! The asking side. Blocking: a command has nothing else to do.
+
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::{ControlError, Request};
+
+/// What a server writes.
+#[derive(Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum Answer {
+    Done(Value),
+    Refused { message: String, code: u8 },
+}
+
+/// Asks the instance whose socket is at `path`, and waits for its answer.
+pub fn ask(path: &Path, request: &Request) -> Result<Value, ControlError> {
+    let mut stream = UnixStream::connect(path)
+        .map_err(|source| ControlError::Connect { path: path.to_owned(), source })?;
+    let mut line =
+        serde_json::to_vec(request).map_err(|error| ControlError::Speak { source: error.into() })?;
+    line.push(b'\n');
+    let mut answer = String::new();
+    stream
+        .write_all(&line)
+        .and_then(|()| BufReader::new(stream).read_line(&mut answer))
+        .map_err(|source| ControlError::Speak { source })?;
+    match serde_json::from_str(&answer) {
+        Ok(Answer::Done(value)) => Ok(value),
+        Ok(Answer::Refused { message, code }) => Err(ControlError::Refused { message, code }),
+        Err(error) => Err(ControlError::Answer { cause: error.to_string() }),
+    }
+}

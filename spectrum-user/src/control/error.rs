@@ -1,0 +1,45 @@
+//! Why a running instance could not be asked, or would not do what it was asked.
+
+use std::io;
+use std::path::PathBuf;
+
+/// A conversation with a running instance that failed.
+#[derive(Debug, thiserror::Error)]
+pub enum ControlError {
+    /// The instance closed the connection, or what it said cannot be understood.
+    #[error("understand the instance's answer: {cause}")]
+    Answer {
+        /// What is wrong with it.
+        cause: String,
+    },
+    /// No instance listens there.
+    #[error("reach the instance at {} (is it running? needs root or membership of the group spectrum)", .path.display())]
+    Connect {
+        /// The socket.
+        path: PathBuf,
+        /// The cause.
+        source: io::Error,
+    },
+    /// The socket could not be made.
+    #[error("listen on {}", .path.display())]
+    Listen {
+        /// The socket.
+        path: PathBuf,
+        /// The cause.
+        source: io::Error,
+    },
+    /// The instance refused; its words.
+    #[error("{message}")]
+    Refused {
+        /// Why.
+        message: String,
+        /// The exit code that fits.
+        code: u8,
+    },
+    /// The conversation broke off.
+    #[error("speak with the instance")]
+    Speak {
+        /// The cause.
+        source: io::Error,
+    },
+}

@@ -1,0 +1,12 @@
+//! How other processes speak with a running instance: one request and one answer per connection to a unix socket, each
+//! a line of JSON. Carries them; what they ask for is done in `commands`.
+
+mod client;
+mod error;
+mod request;
+mod server;
+
+pub use client::ask;
+pub use error::ControlError;
+pub use request::{BindingsQuery, ExplainQuery, Request};
+pub use server::{Asked, ControlServer};

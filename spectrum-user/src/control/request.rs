@@ -1,0 +1,54 @@
+//! What may be asked of a running instance.
+
+use std::net::{IpAddr, SocketAddr};
+
+use serde::{Deserialize, Serialize};
+
+use crate::model::Protocol;
+
+/// A request.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case", tag = "request")]
+pub enum Request {
+    /// The bindings that overlap all that is given.
+    Bindings(BindingsQuery),
+    /// Where a packet goes, and why.
+    Explain(ExplainQuery),
+    /// Read the configuration file again and steer by it.
+    Reload,
+    /// What the instance is, and how it fares.
+    Status,
+}
+
+/// Which bindings: those that overlap everything that is given. Texts are as they are typed on the command line.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct BindingsQuery {
+    /// Of this protocol.
+    pub protocol: Option<Protocol>,
+    /// Overlapping this prefix.
+    pub prefix: Option<String>,
+    /// Overlapping one of these ranges.
+    pub ports: Option<String>,
+}
+
+/// A packet.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct ExplainQuery {
+    /// Its protocol.
+    pub protocol: Protocol,
+    /// The dialled address and port.
+    pub dialled: SocketAddr,
+    /// The client's, if it matters to other programs.
+    pub from: Option<SocketAddr>,
+}
+
+impl ExplainQuery {
+    /// Where the packet comes from: what was said, or an address of documentation's (RFC 5737, RFC 3849).
+    #[must_use]
+    pub fn from_or_example(&self) -> SocketAddr {
+        self.from.unwrap_or(match self.dialled.ip() {
+            IpAddr::V4(_) => SocketAddr::from(([198, 51, 100, 9], 4000)),
+            IpAddr::V6(_) => SocketAddr::from(([0x2001, 0xdb8, 0, 0, 0, 0, 0, 9], 4000)),
+        })
+    }
+}
