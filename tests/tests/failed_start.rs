@@ -103,6 +103,8 @@ fn start_with_fault(case: &Case, fault: &str) -> Option<Result<Instance, Finishe
         return Some(outcome);
     }
     if let Ok(instance) = outcome {
+        // The handler of a signal wakes the program by a system call, which may be the one that fails: two signals.
+        instance.signal(Signal::SIGINT);
         instance.stop();
     }
     None
