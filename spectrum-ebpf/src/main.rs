@@ -3,6 +3,11 @@
 #![no_main]
 #![allow(missing_docs, unreachable_pub, reason = "of what #[sk_lookup] makes of a function")]
 #![allow(unsafe_code, reason = "map memory and the context are the kernel's")]
+#![expect(
+    clippy::inline_always,
+    reason = "BPF passes five register arguments at most, and the verifier walks one program"
+)]
+#![expect(clippy::needless_pass_by_value, reason = "#[sk_lookup] hands the context over by value")]
 
 mod assign;
 mod counters;

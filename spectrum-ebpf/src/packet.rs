@@ -28,7 +28,9 @@ pub(crate) fn read(ctx: &SkLookupContext) -> Option<Packet> {
             Address { hi: join(a, b), lo: join(c, d) }
         }
     };
-    Some(Packet { domain, address, port: lookup.local_port as u16 })
+    #[expect(clippy::cast_possible_truncation, reason = "a port, which the kernel widens")]
+    let port = lookup.local_port as u16;
+    Some(Packet { domain, address, port })
 }
 
 #[inline(always)]

@@ -1,25 +1,29 @@
 //! Nanoseconds per run of the sk_lookup program inside the kernel, next to an empty program and one that asks an LPM
 //! trie twice: random packets that hit, run one by one through BPF_PROG_TEST_RUN while the kernel counts run time.
 //! Prints a JSON object per case and subject, with a value for each slice; `cargo xtask bench dispatch` compares them.
-#![allow(
+#![expect(
     clippy::print_stdout,
     clippy::unwrap_used,
     reason = "a measuring program: its output is its purpose"
 )]
 
+mod bindings;
+
 use std::env;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
-use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd};
-use std::time::{Duration, Instant};
+use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::os::fd::{AsFd as _, BorrowedFd};
+use std::thread;
+use std::time::Duration;
 
 use aya::maps::lpm_trie::Key;
 use aya::maps::{LpmTrie, MapData, SockMap};
 use aya::programs::SkLookup;
 use aya::{Ebpf, EbpfLoader};
 use spectrum_user::dispatcher::{Dispatcher, Steered, test_run};
-use spectrum_user::model::{Binding, DestinationId, PortRange, Prefix, Protocol};
-use spectrum_user::plan::PlannedBinding;
+use spectrum_user::model::{DestinationId, Family, PortRange, Protocol};
 use spectrum_user::plan::table::Table;
+
+use bindings::{Case, Random, Shape};
 
 /// Packets in a slice.
 const PACKETS: usize = 4_000;
@@ -30,9 +34,11 @@ fn main() {
     let reference =
         env::var("SPECTRUM_REFERENCE_OBJECT").unwrap_or_else(|_| "target/bpf/reference.o".to_owned());
     let _stats = aya::sys::enable_stats(aya::sys::Stats::RunTime).unwrap();
-    for case in Case::all() {
-        if only.as_ref().is_none_or(|only| case.name().contains(only)) {
-            case.measure(slices, &reference);
+    for case in cases() {
+        let addresses = case.addresses();
+        let name = case.name(&addresses);
+        if only.as_ref().is_none_or(|only| name.contains(only)) {
+            measure(&case, &name, &addresses, slices, &reference);
         }
     }
 }
@@ -42,108 +48,58 @@ fn argument(name: &str) -> Option<String> {
     arguments.nth(1)
 }
 
-/// Which bindings there are.
-#[derive(Clone, Copy, Debug)]
-struct Case {
-    v6: bool,
-    shape: Shape,
-    count: usize,
-    ranges: bool,
-}
-
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Shape {
-    /// Consecutive addresses.
-    Dense,
-    /// The prefixes of shared/data/prefixes.json, each address by itself.
-    Edge,
-    /// Addresses anywhere.
-    Random,
-}
-
-impl Case {
-    fn all() -> Vec<Self> {
-        let mut cases = Vec::new();
-        for ranges in [false, true] {
-            for v6 in [false, true] {
-                for count in [1, 1_000, 50_000, 1_000_000] {
-                    for shape in [Shape::Dense, Shape::Random] {
-                        if count > 1 || shape == Shape::Dense {
-                            // A million bindings either way.
-                            let count = if ranges && count == 1_000_000 { count / 4 } else { count };
-                            cases.push(Self { v6, shape, count, ranges });
-                        }
-                    }
-                }
-            }
+fn cases() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for (of, most) in [(Case::of_hosts as fn(_, _, _) -> _, 1_000_000), (Case::of_ranges, 250_000)] {
+        for (shape, count) in [
+            (Shape::Dense, 1),
+            (Shape::Dense, 1_000),
+            (Shape::Random, 1_000),
+            (Shape::Edge, 0),
+            (Shape::Dense, 50_000),
+            (Shape::Random, 50_000),
+            (Shape::Dense, most),
+            (Shape::Random, most),
+        ] {
+            cases.extend([Family::Ipv4, Family::Ipv6].map(|family| of(family, shape, count)));
         }
-        cases
     }
+    cases
+}
 
-    fn name(&self) -> String {
-        let family = if self.v6 { "ipv6" } else { "ipv4" };
-        let shape = format!("{:?}", self.shape).to_lowercase();
-        let ranges = if self.ranges { "x4" } else { "" };
-        format!("{family}/{shape}/{}{ranges}", self.count)
-    }
-
-    fn addresses(&self) -> Vec<IpAddr> {
-        let mut random = Random(0x2545_f491_4f6c_dd1d);
-        (0..self.count)
-            .map(|index| match (self.v6, self.shape) {
-                (false, Shape::Dense) => {
-                    IpAddr::V4(Ipv4Addr::from_bits(0x0a00_0000 + u32::try_from(index).unwrap()))
-                }
-                (false, _) => IpAddr::V4(Ipv4Addr::from_bits(u32::try_from(random.next() >> 33).unwrap())),
-                (true, Shape::Dense) => {
-                    IpAddr::V6(Ipv6Addr::from_bits(0x2001_0db8_0000_0000_0000_0000_0000_0000 + index as u128))
-                }
-                (true, _) => IpAddr::V6(Ipv6Addr::from_bits(
-                    (u128::from(random.next()) << 64 | u128::from(random.next())) >> 3 | 1 << 125,
-                )),
+fn measure(case: &Case, name: &str, addresses: &[IpAddr], slices: usize, reference: &str) {
+    let ports = case.ports();
+    let listener =
+        TcpListener::bind(if case.family == Family::Ipv4 { "127.0.0.1:0" } else { "[::1]:0" }).unwrap();
+    let mut subjects: Vec<(&str, Box<dyn Subject>)> = vec![
+        ("empty", Box::new(Reference::empty(reference))),
+        ("reference", Box::new(Reference::filled(reference, addresses, &ports, &listener))),
+        ("spectrum", Box::new(Spectrum::filled(case, addresses, &listener))),
+    ];
+    let dialled: Vec<IpAddr> =
+        addresses.iter().copied().filter(|address| Family::of(*address) == case.family).collect();
+    let mut values: Vec<Vec<f64>> = vec![Vec::new(); subjects.len()];
+    let mut random = Random::new(2);
+    for _ in 0..slices {
+        let packets: Vec<SocketAddr> = (0..PACKETS)
+            .map(|_| {
+                let range = ports[random.below(ports.len())];
+                SocketAddr::new(dialled[random.below(dialled.len())], range.first())
             })
-            .collect()
-    }
-
-    fn ports(&self) -> Vec<PortRange> {
-        let ranges: &[&str] =
-            if self.ranges { &["80", "443", "8000-8010", "27000-27100"] } else { &["1-65535"] };
-        ranges.iter().map(|range| range.parse().unwrap()).collect()
-    }
-
-    fn measure(&self, slices: usize, reference: &str) {
-        let addresses = self.addresses();
-        let ports = self.ports();
-        let listener = TcpListener::bind(if self.v6 { "[::1]:0" } else { "127.0.0.1:0" }).unwrap();
-
-        let mut subjects: Vec<(&str, Box<dyn Subject>)> = vec![
-            ("empty", Box::new(Reference::empty(reference))),
-            ("reference", Box::new(Reference::filled(reference, &addresses, &ports, &listener))),
-            ("spectrum", Box::new(Spectrum::filled(&addresses, &ports, &listener))),
-        ];
-        let mut values: Vec<Vec<f64>> = vec![Vec::new(); subjects.len()];
-        let mut random = Random(0x9e37_79b9_7f4a_7c15);
-        for _ in 0..slices {
-            let packets: Vec<SocketAddr> = (0..PACKETS)
-                .map(|_| {
-                    let range = ports[random.below(ports.len())];
-                    SocketAddr::new(addresses[random.below(addresses.len())], range.first())
-                })
-                .collect();
-            for ((_, subject), values) in subjects.iter_mut().zip(&mut values) {
-                values.push(slice(subject.as_mut(), &packets));
-            }
+            .collect();
+        for ((_, subject), values) in subjects.iter_mut().zip(&mut values) {
+            values.push(slice(subject.as_mut(), &packets));
         }
-        for ((name, _), values) in subjects.iter().zip(values) {
-            println!(
-                "{}",
-                serde_json::json!({ "case": self.name(), "subject": name, "unit": "ns", "values": values })
-            );
-        }
-        // Freeing a trie of a million entries takes seconds; not while the next case is measured.
-        drop(subjects);
-        std::thread::sleep(Duration::from_millis(if self.count > 100_000 { 1_000 } else { 10 }));
     }
+    for ((subject, _), values) in subjects.iter().zip(values) {
+        println!(
+            "{}",
+            serde_json::json!({ "case": name, "subject": subject, "unit": "ns", "values": values })
+        );
+    }
+    // Freeing a trie of a million entries takes seconds; not while the next case is measured.
+    drop(subjects);
+    thread::sleep(Duration::from_millis(if addresses.len() > 100_000 { 1_000 } else { 10 }));
 }
 
 /// Nanoseconds per run, by the kernel's account.
@@ -154,20 +110,19 @@ fn slice(subject: &mut dyn Subject, packets: &[SocketAddr]) -> f64 {
     } else {
         "[2001:db8:9::9]:4000".parse().unwrap()
     };
-    let begun = Instant::now();
     for packet in packets {
         let steered = test_run(subject.program(), Protocol::Tcp, from, *packet).unwrap();
         assert!(subject.steers() == matches!(steered, Steered::Assigned { .. }), "{packet}: {steered:?}");
     }
     let (count_after, time_after) = subject.run_time();
+    let runs = count_after - count;
     assert!(
-        count_after - count >= packets.len() as u64,
-        "run-time statistics are off after {:?}",
-        begun.elapsed()
+        runs >= packets.len() as u64,
+        "{runs} runs are counted: the kernel's run-time statistics are off"
     );
     #[expect(clippy::cast_precision_loss, reason = "small numbers")]
     {
-        (time_after - time).as_nanos() as f64 / (count_after - count) as f64
+        (time_after.as_nanos() - time.as_nanos()) as f64 / runs as f64
     }
 }
 
@@ -180,32 +135,11 @@ trait Subject {
 struct Spectrum(Dispatcher);
 
 impl Spectrum {
-    fn filled(addresses: &[IpAddr], ports: &[PortRange], listener: &TcpListener) -> Self {
-        let bindings: Vec<PlannedBinding> = addresses
-            .iter()
-            .flat_map(|address| {
-                ports.iter().map(|ports| PlannedBinding {
-                    binding: Binding {
-                        protocol: Protocol::Tcp,
-                        prefix: Prefix::host(*address),
-                        ports: *ports,
-                    },
-                    destination: DestinationId(0),
-                })
-            })
-            .collect();
-        let begun = Instant::now();
-        let table = Table::compile(&bindings).unwrap();
-        let compiled = begun.elapsed();
+    fn filled(case: &Case, addresses: &[IpAddr], listener: &TcpListener) -> Self {
+        let table = Table::compile(&case.bindings(addresses)).unwrap();
         let mut dispatcher = Dispatcher::load(false).unwrap();
         dispatcher.register(DestinationId(0), listener).unwrap();
         dispatcher.publish(table.nodes()).unwrap();
-        eprintln!(
-            "{} bindings: compiled in {compiled:?}, published after {:?}, {} bytes each",
-            bindings.len(),
-            begun.elapsed(),
-            size_of_val(table.nodes()) / bindings.len()
-        );
         Self(dispatcher)
     }
 }
@@ -275,21 +209,5 @@ impl Subject for Reference {
     }
     fn steers(&self) -> bool {
         self.program == "reference"
-    }
-}
-
-/// xorshift64: the packets are the same in every run.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0
-    }
-
-    fn below(&mut self, limit: usize) -> usize {
-        usize::try_from(self.next() % limit as u64).unwrap()
     }
 }

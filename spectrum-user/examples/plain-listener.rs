@@ -34,7 +34,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
     {
         println!("ready listening={address}");
     }
-    Ok(std::future::pending().await)
+    std::future::pending::<()>().await;
+    Ok(())
 }
 
 /// As spectrum-user makes its listeners, but for the address.

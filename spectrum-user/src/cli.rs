@@ -42,7 +42,7 @@ pub enum Command {
 /// Flags of the default command.
 #[derive(Args, Clone, Debug)]
 pub struct RunArgs {
-    /// Prefix whose addresses are served, e.g. 192.0.2.0/24 or 2001:db8::/64; a bare address is itself alone [repeatable]
+    /// Prefix whose addresses are served, e.g. 192.0.2.0/24 or 2001:db8::/64; a bare address is itself alone (repeatable)
     #[arg(long = "prefix", value_name = "PREFIX", required_unless_present = "config")]
     pub prefixes: Vec<Prefix>,
 
@@ -54,7 +54,7 @@ pub struct RunArgs {
     #[arg(long = "protocol", default_value_t, value_name = "PROTOCOL")]
     pub protocols: Protocols,
 
-    /// Server to relay to; without PORT the dialled port is kept. Without any, answer "hello world" [repeatable]
+    /// Server to relay to; without PORT the dialled port is kept. Without any, answer "hello world" (repeatable)
     #[arg(long = "origin", value_name = "HOST[:PORT]")]
     pub origins: Vec<Origin>,
 

@@ -7,7 +7,7 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 
 use nix::sys::signal::Signal;
 use spectrum_tests::case::{BOTH_PREFIXES, Case};
-use spectrum_tests::deadline::PATIENCE;
+use spectrum_tests::deadline::{PATIENCE, eventually};
 use spectrum_tests::dial::assert_answered;
 use spectrum_tests::instance::{Finished, Instance, Launch};
 use spectrum_tests::path::{Path, TOOLS};
@@ -54,15 +54,18 @@ fn any_system_call_may_fail(case: &mut Case) {
     for (call, error) in EFFECTS {
         let mut failed = 0;
         for nth in 1..=200 {
-            let Some(outcome) = start_with_fault(case, &format!("{call}:error={error}:when={nth}")) else {
-                break;
-            };
+            let outcome = start_with_fault(case, call, &format!("{call}:error={error}:when={nth}"));
             let fault = format!("failure of {call} number {nth} with {error}");
             match outcome {
-                Ok(instance) => {
-                    // Two, since the fault may hit the byte by which a signal handler wakes its program.
-                    instance.signal(Signal::SIGTERM);
-                    instance.signal(Signal::SIGINT);
+                Ok(mut instance) => {
+                    // Again and again, since the fault may hit the byte by which a signal handler wakes its program.
+                    eventually("end of the instance", PATIENCE, || {
+                        let has_ended = !instance.is_running();
+                        if !has_ended {
+                            instance.signal(Signal::SIGTERM);
+                        }
+                        has_ended.then_some(())
+                    });
                     let finished = instance.finish(PATIENCE);
                     // The fault may come while undoing, too: then it is said and what is left is cleaned.
                     if finished.code() != 0 {
@@ -78,6 +81,11 @@ fn any_system_call_may_fail(case: &mut Case) {
                 }
             }
             before.assert_restored(&case.server, &fault);
+            // Only now, since the fault may have come at the very end.
+            let calls = case.server.run(|| fs::read_to_string("/run/strace")).unwrap();
+            if !calls.contains("INJECTED") {
+                break;
+            }
         }
         let is_essential = match call {
             "bpf" => case.path == Path::SkLookup,
@@ -91,23 +99,12 @@ fn any_system_call_may_fail(case: &mut Case) {
     instance.stop();
 }
 
-/// Starts the program with one system call failing; `None` when it made fewer of them than that.
-fn start_with_fault(case: &Case, fault: &str) -> Option<Result<Instance, Finished>> {
+/// Starts the program with one system call failing, unless it makes fewer of them than that.
+fn start_with_fault(case: &Case, call: &str, fault: &str) -> Result<Instance, Finished> {
     let strace = find_in_path("strace").unwrap();
-    let call = fault.split(':').next().unwrap_or_default();
     // -D makes the tracer a grandchild, so that the process we started is the program itself.
     let through = format!("{} -D -f -o /run/strace -e trace={call} -e inject={fault}", strace.display());
-    let outcome = case.launch(BOTH_PREFIXES).through(&through).spawn().await_ready_or_end();
-    let log = case.server.run(|| fs::read_to_string("/run/strace")).unwrap_or_default();
-    if log.contains("INJECTED") {
-        return Some(outcome);
-    }
-    if let Ok(instance) = outcome {
-        // The handler of a signal wakes the program by a system call, which may be the one that fails: two signals.
-        instance.signal(Signal::SIGINT);
-        instance.stop();
-    }
-    None
+    case.launch(BOTH_PREFIXES).through(&through).spawn().await_ready_or_end()
 }
 
 fn assert_explained(finished: &Finished, fault: &str) {

@@ -269,7 +269,7 @@ fn idle_sessions_end_after_half_a_minute(case: &mut Case) {
     let target = case.any_target();
     let client = client(&case.server, target);
     assert_echo(&client, b"hello");
-    let ended = eventually("the end of the session", Duration::from_secs(60), || {
+    let ended = eventually("the end of the session", Duration::from_mins(1), || {
         instance.stderr().lines().find(|line| line.contains("end=idle")).map(str::to_owned)
     });
     let duration: f64 =

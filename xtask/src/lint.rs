@@ -40,7 +40,13 @@ pub(crate) fn lint(options: &LintOptions, consent: Consent) -> Result<ExitCode> 
 
     report.step("format", || quiet(&mut workspace::cargo(["fmt", "--all", "--check"])));
     report.step("clippy", || {
-        quiet(workspace::cargo(["clippy"]).args(host).args(["--all-targets", "--", "-D", "warnings"]))
+        quiet(workspace::cargo(["clippy"]).args(host).args([
+            "--all-targets",
+            "--keep-going",
+            "--",
+            "-D",
+            "warnings",
+        ]))
     });
     report.step("clippy for BPF", || {
         quiet(&mut ebpf::clippy(workspace::root(), &workspace::machine(), &["--", "-D", "warnings"])?)

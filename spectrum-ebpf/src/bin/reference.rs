@@ -4,6 +4,8 @@
 #![no_main]
 #![allow(missing_docs, unreachable_pub, reason = "of what #[sk_lookup] makes of a function")]
 #![allow(unsafe_code, reason = "map memory and the context are the kernel's")]
+#![expect(clippy::cast_possible_truncation, reason = "a protocol and a port, which the kernel widens")]
+#![expect(clippy::needless_pass_by_value, reason = "#[sk_lookup] hands the context over by value")]
 
 use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
 use aya_ebpf::bindings::sk_action::{SK_DROP, SK_PASS};

@@ -4,6 +4,7 @@ use std::io::{self, Write as _};
 use std::process::ExitCode;
 
 use crate::config::ConfigError;
+use crate::control::ControlError;
 use crate::instance::InstanceError;
 use crate::net::NetError;
 use crate::tproxy::TproxyError;
@@ -35,14 +36,22 @@ pub fn failure(error: &anyhow::Error) -> ExitCode {
     for line in format!("{error:#}").lines() {
         let _ = writeln!(io::stderr(), "error: {line}");
     }
-    let code = if is_permission(error) {
+    ExitCode::from(code(error))
+}
+
+/// The exit code that fits `error`.
+pub(super) fn code(error: &anyhow::Error) -> u8 {
+    if let Some(ControlError::Refused { code, .. }) = error.downcast_ref() {
+        *code
+    } else if error.is::<clap::Error>() {
+        USAGE
+    } else if is_permission(error) {
         NOT_PERMITTED
     } else if error.is::<ConfigError>() {
         BAD_CONFIGURATION
     } else {
         1
-    };
-    ExitCode::from(code)
+    }
 }
 
 fn is_permission(error: &anyhow::Error) -> bool {

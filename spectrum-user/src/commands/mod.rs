@@ -5,6 +5,7 @@ mod clean;
 mod exit;
 mod logging;
 mod privileges;
+mod reload;
 mod run;
 mod running;
 mod signals;

@@ -4,13 +4,18 @@ use std::io::{self, Write as _};
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, bail};
+use sd_notify::NotifyState;
 use tokio::runtime;
+use tokio::time::Instant;
 
+use super::exit;
 use super::privileges::require_net_admin;
+use super::reload::Reloaded;
 use super::running::{Running, Settings};
-use super::signals::{Asked, Signals};
+use super::signals::{Signalled, Signals};
 use crate::cli::RunArgs;
 use crate::config::Config;
+use crate::control::{Asked, ControlServer, Request};
 use crate::net;
 use crate::plan::Plan;
 
@@ -39,7 +44,7 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<()> {
         let outcome = match running.start().await {
             Ok(ready) => {
                 announce(&ready);
-                serve(&mut running, &mut signals).await
+                serve(&mut running, args, &mut signals).await
             }
             Err(error) => Err(error),
         };
@@ -61,16 +66,83 @@ fn configured(args: &RunArgs) -> anyhow::Result<Config> {
 }
 
 /// Until asked to stop, or until something that must not happen does.
-async fn serve(running: &mut Running, signals: &mut Signals) -> anyhow::Result<()> {
+async fn serve(running: &mut Running, args: &RunArgs, signals: &mut Signals) -> anyhow::Result<()> {
+    // Apart from the rest, so that waiting for a request leaves the rest free to be changed.
+    let mut control = running.control.take();
     loop {
-        tokio::select! {
+        let due = running.retiring.next();
+        let event = tokio::select! {
             asked = signals.next() => match asked {
-                Asked::Stop => return Ok(()),
-                Asked::Reload => tracing::warn!("nothing to reload: the configuration is the command line"),
+                Signalled::Reload => Event::Reload,
+                Signalled::Stop => Event::Stop,
             },
+            asked = asked(control.as_mut()) => Event::Asked(asked),
+            () = until(due) => Event::Due,
             failure = running.failure() => return Err(failure),
+        };
+        match event {
+            Event::Asked(asked) => answer(running, args, asked).await,
+            Event::Due => running.retire_due().await,
+            // Who sent the signal reads the log.
+            Event::Reload => drop(reload(running, args).await),
+            Event::Stop => return Ok(()),
         }
     }
+}
+
+/// What [`serve`] waits for.
+enum Event {
+    Asked(Asked),
+    Due,
+    Reload,
+    Stop,
+}
+
+async fn asked(control: Option<&mut ControlServer>) -> Asked {
+    match control {
+        Some(control) => control.next().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn until(due: Option<Instant>) {
+    match due {
+        Some(due) => tokio::time::sleep_until(due).await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn answer(running: &mut Running, args: &RunArgs, asked: Asked) {
+    match &asked.request {
+        Request::Reload => match reload(running, args).await {
+            Ok(reloaded) => asked.done(&reloaded),
+            Err(error) => asked.refused(&format!("{error:#}"), exit::code(&error)),
+        },
+        Request::Bindings(_) | Request::Explain(_) | Request::Status => {
+            asked.refused("this instance cannot answer that", 1);
+        }
+    }
+}
+
+/// Reads the configuration anew and goes over to it; says in the log how that went.
+async fn reload(running: &mut Running, args: &RunArgs) -> anyhow::Result<Reloaded> {
+    notify(&[NotifyState::Reloading, NotifyState::monotonic_usec_now().unwrap_or(NotifyState::Reloading)]);
+    let outcome = if args.config.is_some() {
+        match configured(args) {
+            Ok(config) => running.reload(config).await,
+            Err(error) => Err(error),
+        }
+    } else {
+        Err(anyhow!("reload: there is no configuration file; start with --config FILE"))
+    };
+    notify(&[NotifyState::Ready]);
+    match &outcome {
+        Ok(Reloaded { revision, services, bindings, added, removed }) => {
+            tracing::info!(revision, services, bindings, added, removed, "reloaded");
+        }
+        Err(error) => tracing::error!("not reloaded, nothing has changed: {error:#}"),
+    }
+    outcome
 }
 
 /// Undoes everything, whatever the outcome; a second request to stop cuts what is still open.
@@ -90,7 +162,12 @@ fn announce(ready: &str) {
     if let Err(error) = writeln!(stdout, "{ready}").and_then(|()| stdout.flush()) {
         tracing::warn!(%error, "write the ready line");
     }
-    if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
+    notify(&[NotifyState::Ready]);
+}
+
+/// Tells systemd, if it started us.
+fn notify(states: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(states) {
         tracing::warn!(%error, "notify systemd");
     }
 }

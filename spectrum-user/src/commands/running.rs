@@ -1,6 +1,7 @@
 //! One instance's parts in the order of starting them; undoing goes the other way. Every step that changes the system
 //! leaves behind what undoes it before the next one begins.
 
+use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::future::Future;
 use std::io;
@@ -12,16 +13,18 @@ use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, bail};
 
+use super::reload::Retiring;
 use super::run::LOCK_PATIENCE;
 use super::sweep;
 use crate::config::{Config, FirewallChoice, ModeChoice};
+use crate::control::ControlServer;
 use crate::dispatcher::{Dispatcher, DispatcherError};
 use crate::instance::{Claim, Mode, Registry, run_dir};
-use crate::model::{DestinationId, Protocol, Target};
+use crate::model::{Destination, DestinationId, Protocol, Service, ServiceName, Target};
 use crate::net::{self, ListenerGroup, ListenerOptions, LocalRoutes, NamespaceId, Transparency};
 use crate::observe::{self, ConnectionLog, Counters, LogFormat};
 use crate::plan::Plan;
-use crate::plan::firewall::{Firewall, Rule};
+use crate::plan::firewall::{Chain, Firewall, Rule};
 use crate::plan::table::Table;
 use crate::proxy::{self, Listener, Served, Workers};
 use crate::tproxy::{Backend, Tproxy};
@@ -37,21 +40,26 @@ pub(super) struct Settings {
 
 /// An instance, complete or as far as it got.
 pub(super) struct Running {
-    config: Config,
-    plan: Plan,
-    settings: Settings,
+    pub(super) config: Config,
+    pub(super) plan: Plan,
+    pub(super) settings: Settings,
     // In the order of starting.
-    claim: Option<Claim>,
+    pub(super) claim: Option<Claim>,
+    pub(super) control: Option<ControlServer>,
     log: Option<ConnectionLog>,
-    counters: Counters,
-    workers: Option<Workers>,
-    listeners: Vec<ListenerGroup>,
-    routes: Option<LocalRoutes>,
-    steering: Option<Steering>,
+    pub(super) counters: Counters,
+    pub(super) workers: Option<Workers>,
+    pub(super) listeners: BTreeMap<DestinationId, ListenerGroup>,
+    pub(super) routes: Option<LocalRoutes>,
+    pub(super) steering: Option<Steering>,
+    /// What earlier generations needed and nothing needs soon.
+    pub(super) retiring: Retiring,
+    /// How many configurations there have been before this one.
+    pub(super) revision: u32,
 }
 
 /// What brings packets to the listeners.
-enum Steering {
+pub(super) enum Steering {
     SkLookup(Box<Dispatcher>),
     Tproxy(Tproxy),
 }
@@ -69,25 +77,29 @@ impl Running {
             plan,
             settings,
             claim: None,
+            control: None,
             log: None,
             counters: Counters::default(),
             workers: None,
-            listeners: Vec::new(),
+            listeners: BTreeMap::new(),
             routes: None,
             steering: None,
+            retiring: Retiring::default(),
+            revision: 0,
         }
     }
 
     /// Takes every step until traffic flows, and returns the line that says so. After an error the steps taken so far
     /// are for [`stop`](Self::stop) to undo.
     pub(super) async fn start(&mut self) -> anyhow::Result<String> {
-        self.refuse_covered_addresses()?;
-        self.resolve_origins().await?;
+        self.refuse_covered_addresses(&self.plan)?;
+        resolve_origins(&self.config).await?;
 
-        let registry = Registry::open(&run_dir(), NamespaceId::current()?.inode())?;
+        let registry = registry()?;
         let lock = registry.lock(LOCK_PATIENCE)?;
         sweep::leftovers(&lock).await?;
-        self.claim = Some(lock.claim(&self.plan.routes)?);
+        let claim = self.claim.insert(lock.claim(&self.plan.routes)?);
+        self.control = Some(ControlServer::listen(&claim.control_socket())?);
 
         let path = self.choose_path()?;
         let mode = match path {
@@ -95,9 +107,11 @@ impl Running {
             Path::Tproxy => Mode::Tproxy,
         };
         self.start_workers()?;
-        self.bind_listeners(&path)?;
-        self.add_routes().await?;
-        self.listen().await?;
+        let destinations = self.plan.destinations.clone();
+        self.bind_listeners(&destinations, mode)?;
+        let routes = self.routes.insert(LocalRoutes::open()?);
+        routes.add(&self.plan.routes).await?;
+        self.listen(&destinations, &self.config).await?;
         self.steer(path)?;
         if let Some(claim) = &mut self.claim {
             lock.amend(claim, mode, &self.plan.routes)?;
@@ -128,8 +142,11 @@ impl Running {
             Some(Steering::Tproxy(tproxy)) => errors.extend(tproxy.undo().into_iter().map(Into::into)),
             None => {}
         }
+        // Nobody is to ask for a reload any more.
+        drop(self.control.take());
         // The workers' sockets are duplicates of these: both must go for the port to close.
         self.listeners.clear();
+        self.retiring.listeners.clear();
         if let Some(workers) = self.workers.take() {
             let outcome = {
                 let drain = workers.drain(self.settings.drain);
@@ -158,9 +175,17 @@ impl Running {
         errors
     }
 
+    /// The path that is taken, once it is.
+    pub(super) fn mode(&self) -> Option<Mode> {
+        self.steering.as_ref().map(|steering| match steering {
+            Steering::SkLookup(_) => Mode::SkLookup,
+            Steering::Tproxy(_) => Mode::Tproxy,
+        })
+    }
+
     /// A typo in a prefix must not lock anybody out of the host.
-    fn refuse_covered_addresses(&self) -> anyhow::Result<()> {
-        let covered = net::covered_addresses(&self.plan.routes, &net::interface_addresses()?);
+    pub(super) fn refuse_covered_addresses(&self, plan: &Plan) -> anyhow::Result<()> {
+        let covered = net::covered_addresses(&plan.routes, &net::interface_addresses()?);
         if covered.is_empty() {
             return Ok(());
         }
@@ -170,17 +195,6 @@ impl Running {
             return Ok(());
         }
         bail!("{list}: serving it would cut what is reached through that address; --force does it anyway")
-    }
-
-    async fn resolve_origins(&self) -> anyhow::Result<()> {
-        let origins = self.config.services.iter().flat_map(|service| match &service.target {
-            Target::Origins(origins) => origins.as_slice(),
-            Target::Respond(_) => &[],
-        });
-        proxy::resolve_all(origins).await.map_err(|errors| {
-            let list = errors.iter().map(|error| chain(error)).collect::<Vec<_>>();
-            anyhow!("{}", list.join("; "))
-        })
     }
 
     /// Loads and attaches the dispatcher, which steers nothing yet: whether sk_lookup is possible is what the kernel
@@ -217,17 +231,22 @@ impl Running {
         Ok(())
     }
 
-    fn bind_listeners(&mut self, path: &Path) -> anyhow::Result<()> {
-        let transparency = match path {
-            Path::SkLookup(_) => Transparency::Opaque,
-            Path::Tproxy => Transparency::Transparent,
+    /// Binds a group of listeners for each of `destinations`.
+    pub(super) fn bind_listeners(
+        &mut self,
+        destinations: &BTreeMap<DestinationId, Destination>,
+        mode: Mode,
+    ) -> anyhow::Result<()> {
+        let transparency = match mode {
+            Mode::SkLookup => Transparency::Opaque,
+            Mode::Tproxy => Transparency::Transparent,
         };
         let sockets = self
             .workers
             .as_ref()
             .and_then(|workers| NonZeroUsize::new(workers.count()))
             .context("bind listeners before starting workers")?;
-        for destination in &self.plan.destinations {
+        for (id, destination) in destinations {
             let options = ListenerOptions {
                 family: destination.family,
                 protocol: destination.protocol,
@@ -235,26 +254,23 @@ impl Running {
                 transparency,
             };
             let group = ListenerGroup::bind(&options).with_context(|| format!("listen for {destination}"))?;
-            self.listeners.push(group);
+            self.listeners.insert(*id, group);
         }
         Ok(())
     }
 
-    async fn add_routes(&mut self) -> anyhow::Result<()> {
-        let routes = self.routes.insert(LocalRoutes::open()?);
-        Ok(routes.add(&self.plan.routes).await?)
-    }
-
-    /// Hands the listeners to the workers.
-    async fn listen(&self) -> anyhow::Result<()> {
+    /// Hands the listeners of `destinations` to the workers, to be served as `config` says.
+    pub(super) async fn listen(
+        &self,
+        destinations: &BTreeMap<DestinationId, Destination>,
+        config: &Config,
+    ) -> anyhow::Result<()> {
         let workers = self.workers.as_ref().context("listen without workers")?;
-        for (destination, group) in self.plan.destinations.iter().zip(&self.listeners) {
-            let service = self
-                .config
-                .services
-                .iter()
-                .find(|service| service.name == destination.service)
-                .context("listen for an unknown service")?;
+        let services: HashMap<&ServiceName, &Service> =
+            config.services.iter().map(|service| (&service.name, service)).collect();
+        for (id, destination) in destinations {
+            let service = services.get(&destination.service).context("listen for an unknown service")?;
+            let group = self.listeners.get(id).context("listen without listeners")?;
             let served = Arc::new(Served { service: service.name.clone(), target: service.target.clone() });
             let sockets = group
                 .sockets()
@@ -275,43 +291,77 @@ impl Running {
 
     /// Traffic goes on.
     fn steer(&mut self, path: Path) -> anyhow::Result<()> {
-        match path {
+        self.steering = Some(match path {
             Path::SkLookup(mut dispatcher) => {
-                for (id, group) in (0..).map(DestinationId).zip(&self.listeners) {
-                    let socket = group.sockets().first().context("register a listener without sockets")?;
-                    dispatcher.register(id, socket)?;
-                }
+                register(&mut dispatcher, &self.listeners)?;
                 dispatcher.publish(Table::compile(&self.plan.bindings)?.nodes())?;
-                self.steering = Some(Steering::SkLookup(dispatcher));
+                Steering::SkLookup(dispatcher)
             }
             Path::Tproxy => {
-                let chain =
-                    &self.claim.as_ref().context("write firewall rules without a claim")?.instance().chain;
-                let rules = self
-                    .plan
-                    .bindings
-                    .iter()
-                    .filter_map(|planned| {
-                        let group = self.listeners.get(planned.destination.0 as usize)?;
-                        Some(Rule { binding: planned.binding, listener: group.address() })
-                    })
-                    .collect::<Vec<_>>();
                 let backends = match self.config.firewall {
                     FirewallChoice::Auto => &Backend::PREFERENCE[..],
                     FirewallChoice::Iptables => &[Backend::Iptables],
                     FirewallChoice::Nftables => &[Backend::Nftables],
                 };
-                let tproxy = Tproxy::apply(backends, chain, &Firewall::of(rules))?;
-                self.steering = Some(Steering::Tproxy(tproxy));
+                Steering::Tproxy(Tproxy::apply(backends, self.chain()?, &self.firewall(&self.plan)?)?)
             }
-        }
+        });
         Ok(())
     }
+
+    /// The firewall rules of `plan`, whose destinations all have listeners.
+    pub(super) fn firewall(&self, plan: &Plan) -> anyhow::Result<Firewall> {
+        let rules = plan
+            .bindings
+            .iter()
+            .map(|planned| {
+                let group = self.listeners.get(&planned.destination).context("steer without listeners")?;
+                Ok(Rule { binding: planned.binding, listener: group.address() })
+            })
+            .collect::<anyhow::Result<Vec<_>>>()?;
+        Ok(Firewall::of(rules))
+    }
+
+    fn chain(&self) -> anyhow::Result<&Chain> {
+        Ok(&self.claim.as_ref().context("write firewall rules without a claim")?.instance().chain)
+    }
+}
+
+/// The registry of the network namespace that this process works in.
+pub(super) fn registry() -> anyhow::Result<Registry> {
+    Ok(Registry::open(&run_dir(), NamespaceId::current()?.inode())?)
+}
+
+/// Registers the first socket of each group; it stands for all.
+pub(super) fn register<'a>(
+    dispatcher: &mut Dispatcher,
+    listeners: impl IntoIterator<Item = (&'a DestinationId, &'a ListenerGroup)>,
+) -> anyhow::Result<()> {
+    for (id, group) in listeners {
+        let socket = group.sockets().first().context("register a listener without sockets")?;
+        dispatcher.register(*id, socket)?;
+    }
+    Ok(())
+}
+
+/// Refuses origins whose names have no address.
+pub(super) async fn resolve_origins(config: &Config) -> anyhow::Result<()> {
+    let origins = config.services.iter().flat_map(|service| match &service.target {
+        Target::Origins(origins) => origins.as_slice(),
+        Target::Respond(_) => &[],
+    });
+    proxy::resolve_all(origins).await.map_err(|errors| {
+        let list = errors.iter().map(|error| chain(error)).collect::<Vec<_>>();
+        anyhow!("{}", list.join("; "))
+    })
 }
 
 fn attached() -> Result<Dispatcher, DispatcherError> {
     let log_drops = tracing::enabled!(tracing::Level::DEBUG);
     let mut dispatcher = Dispatcher::load(log_drops)?;
+    if log_drops && let Some(log) = dispatcher.take_drop_log() {
+        tokio::spawn(log.write_on());
+    }
     let namespace = File::open("/proc/thread-self/ns/net")
         .map_err(|source| DispatcherError::Attach { source: Box::new(source) })?;
     dispatcher.attach(namespace)?;

@@ -1,6 +1,7 @@
 //! The loaded sk_lookup program with its maps and link, and the object that controls it: bpf(2) happens here and
 //! nowhere else. What the table says is decided in `plan`; which sockets are registered, by the caller.
 
+mod drop_log;
 mod error;
 mod generation;
 mod sys;
@@ -10,12 +11,13 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::time::Duration;
 
-use aya::maps::{ArrayOfMaps, Map, MapData, PerCpuArray, SockMap};
+use aya::maps::{ArrayOfMaps, Map, MapData, PerCpuArray, PerCpuValues, SockMap};
 use aya::programs::SkLookup;
 use aya::programs::sk_lookup::SkLookupLinkId;
 use aya::{Ebpf, EbpfLoader};
 use spectrum_common::{Counts, Node, names};
 
+pub use drop_log::DropLog;
 pub use error::DispatcherError;
 use generation::Generation;
 
@@ -83,6 +85,11 @@ impl Dispatcher {
         }
     }
 
+    /// What the program logs of packets it drops, if it was loaded to log them. `None` the second time.
+    pub fn take_drop_log(&mut self) -> Option<DropLog> {
+        DropLog::of(&mut self.ebpf)
+    }
+
     /// Makes `socket` the listener of destination `id`. The map holds no reference that keeps the socket open; of a
     /// SO_REUSEPORT group any one socket stands for all.
     pub fn register(&mut self, id: DestinationId, socket: &impl AsRawFd) -> Result<(), DispatcherError> {
@@ -123,6 +130,18 @@ impl Dispatcher {
             Ok(per_cpu.iter().fold(Counts::default(), |sum, counts| sum + counts.0))
         };
         read().map_err(|source| DispatcherError::Count { id, source: Box::new(source) })
+    }
+
+    /// Begins to count anew for destination `id`, which must have no packets now.
+    pub fn reset_counts(&mut self, id: DestinationId) -> Result<(), DispatcherError> {
+        let mut reset = || -> Result<(), aya::maps::MapError> {
+            let map = self.ebpf.map_mut(names::COUNTERS).ok_or(aya::maps::MapError::KeyNotFound)?;
+            let mut counters = PerCpuArray::<_, sys::PodCounts>::try_from(map)?;
+            let cpus = counters.get(&id.0, 0)?.len();
+            let zeros = PerCpuValues::try_from(vec![sys::PodCounts(Counts::default()); cpus])?;
+            counters.set(id.0, zeros, 0)
+        };
+        reset().map_err(|source| DispatcherError::Count { id, source: Box::new(source) })
     }
 
     /// Asks the kernel where a packet from `from` to `to` goes, by running the program on it. That counts it as steered,

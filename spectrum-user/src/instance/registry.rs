@@ -20,6 +20,7 @@ use crate::plan::firewall::Chain;
 const DEFAULT_RUN_DIR: &str = "/run/spectrum";
 const LOCK: &str = "lock";
 const EXTENSION: &str = "json";
+const CONTROL: &str = "sock";
 
 /// How often a lock that another process holds is tried again.
 const RETRY: Duration = Duration::from_millis(20);
@@ -143,6 +144,12 @@ pub struct Claim {
 }
 
 impl Claim {
+    /// Where the instance listens for requests.
+    #[must_use]
+    pub fn control_socket(&self) -> PathBuf {
+        self.path.with_extension(CONTROL)
+    }
+
     /// What is claimed.
     #[must_use]
     pub fn instance(&self) -> &Instance {
@@ -168,6 +175,8 @@ fn examine(path: &Path) -> Result<Option<Instance>, InstanceError> {
     // Shared, so that two who look do not take each other for the owner.
     match file.try_lock_shared() {
         Ok(()) => {
+            // Its control socket has nobody behind it any more.
+            let _ = fs::remove_file(path.with_extension(CONTROL));
             return match fs::remove_file(path) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => {
                     Err(failed("remove state file", path, error))

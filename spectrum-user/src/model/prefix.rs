@@ -43,6 +43,12 @@ impl Prefix {
         self.0.prefix_len()
     }
 
+    /// The prefix that is one bit shorter, or `None` of a prefix of length 0.
+    #[must_use]
+    pub fn parent(&self) -> Option<Self> {
+        self.0.supernet().map(Self)
+    }
+
     /// The address family.
     #[must_use]
     pub fn family(&self) -> Family {

@@ -50,12 +50,28 @@ pub struct LocalRoutes {
     added: Vec<Prefix>,
 }
 
+fn connect() -> Result<(Handle, JoinHandle<()>), NetError> {
+    let (connection, handle, _) = new_connection_with_strict_check()
+        .map_err(|source| NetError::os("open", "netlink socket", source, CAPABILITY))?;
+    Ok((handle, tokio::spawn(connection)))
+}
+
 impl LocalRoutes {
     /// Opens the netlink socket, in the network namespace of the calling thread and on the running tokio runtime.
     pub fn open() -> Result<Self, NetError> {
-        let (connection, handle, _) = new_connection_with_strict_check()
-            .map_err(|source| NetError::os("open", "netlink socket", source, CAPABILITY))?;
-        Ok(Self { handle, connection: tokio::spawn(connection), added: Vec::new() })
+        let (handle, connection) = connect()?;
+        Ok(Self { handle, connection, added: Vec::new() })
+    }
+
+    /// Whether the connection has ended, as it does after a failed system call. Then no answer is to be believed:
+    /// rtnetlink takes the end of the answers for success.
+    fn is_lost(&self) -> bool {
+        self.connection.is_finished()
+    }
+
+    fn reconnect(&mut self) -> Result<(), NetError> {
+        (self.handle, self.connection) = connect()?;
+        Ok(())
     }
 
     /// Adds a route for each of `prefixes` that has none. A route of somebody else for the very prefix is left as it is
@@ -78,6 +94,9 @@ impl LocalRoutes {
                     Err(source) if source.raw_os_error() == Some(libc::EEXIST) => taken.push(prefix),
                     Err(source) => failure = failure.or(Some(NetError::os(op, prefix, source, CAPABILITY))),
                 }
+            }
+            if self.is_lost() {
+                failure = failure.or_else(|| window.first().map(|prefix| lost(op, *prefix)));
             }
             if let Some(failure) = failure {
                 return Err(failure);
@@ -141,20 +160,37 @@ impl LocalRoutes {
         };
         let mut errors = Vec::new();
         for window in prefixes.chunks(WINDOW) {
-            let answers = window.iter().map(|prefix| {
-                let request = self.handle.route().del(any_of_ours(*prefix, loopback));
-                async move { (*prefix, request.execute().await) }
-            });
-            for (prefix, answer) in join_all(answers).await {
-                match answer.map_err(io_error) {
-                    Ok(()) => {}
-                    Err(source) if source.raw_os_error() == Some(libc::ESRCH) => {}
-                    Err(source) => errors.push(NetError::os(op, prefix, source, CAPABILITY)),
+            let mut failed = self.remove_window(op, window, loopback).await;
+            // Once more on a new connection: what is gone by then is no error.
+            if self.is_lost() {
+                failed = match self.reconnect() {
+                    Ok(()) => self.remove_window(op, window, loopback).await,
+                    Err(error) => vec![error],
+                };
+                if self.is_lost() && failed.is_empty() {
+                    failed.extend(window.iter().map(|prefix| lost(op, *prefix)));
                 }
             }
+            errors.append(&mut failed);
         }
         let removed: HashSet<&Prefix> = prefixes.iter().collect();
         self.added.retain(|prefix| !removed.contains(prefix));
+        errors
+    }
+
+    async fn remove_window(&self, op: &'static str, window: &[Prefix], loopback: u32) -> Vec<NetError> {
+        let answers = window.iter().map(|prefix| {
+            let request = self.handle.route().del(any_of_ours(*prefix, loopback));
+            async move { (*prefix, request.execute().await) }
+        });
+        let mut errors = Vec::new();
+        for (prefix, answer) in join_all(answers).await {
+            match answer.map_err(io_error) {
+                Ok(()) => {}
+                Err(source) if source.raw_os_error() == Some(libc::ESRCH) => {}
+                Err(source) => errors.push(NetError::os(op, prefix, source, CAPABILITY)),
+            }
+        }
         errors
     }
 
@@ -254,6 +290,10 @@ fn io_error(error: rtnetlink::Error) -> io::Error {
         rtnetlink::Error::NetlinkError(message) => message.to_io(),
         other => io::Error::other(other),
     }
+}
+
+fn lost(op: &'static str, prefix: Prefix) -> NetError {
+    NetError::os(op, prefix, io::Error::other("the netlink connection was lost"), CAPABILITY)
 }
 
 /// The index of `lo`, once it is up and has the source addresses that the routes name: the kernel's own refusals

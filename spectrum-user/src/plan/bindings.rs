@@ -16,7 +16,7 @@ pub struct Plan {
     pub destinations: BTreeMap<DestinationId, Destination>,
     /// Every binding, in the order of precedence.
     pub bindings: Vec<PlannedBinding>,
-    /// The prefixes whose addresses must be local, each once, none within another.
+    /// The fewest prefixes that cover the addresses of all bindings, and no others: those must be local.
     pub routes: Vec<Prefix>,
 }
 
@@ -113,7 +113,7 @@ impl Plan {
             return Err(errors);
         }
         plan.bindings = configured.into_iter().map(|(binding, _)| binding).collect();
-        plan.routes = outermost(plan.bindings.iter().map(|planned| planned.binding.prefix));
+        plan.routes = aggregated(plan.bindings.iter().map(|planned| planned.binding.prefix));
         Ok(plan)
     }
 
@@ -256,17 +256,29 @@ fn ties(sorted: &[(PlannedBinding, BindingIndex)], services: &[Service]) -> Vec<
     errors
 }
 
-/// The prefixes that lie in no other, sorted, each once.
-fn outermost(prefixes: impl Iterator<Item = Prefix>) -> Vec<Prefix> {
+/// The fewest prefixes that have the same addresses as `prefixes` together, sorted: none lies in another, and two halves
+/// of one are that one. A million neighbouring hosts need a handful of routes then, not a million.
+fn aggregated(prefixes: impl Iterator<Item = Prefix>) -> Vec<Prefix> {
     let mut prefixes: Vec<Prefix> = prefixes.collect();
     prefixes.sort_unstable_by_key(|prefix| (prefix.address(), prefix.length()));
-    let mut outermost: Vec<Prefix> = Vec::new();
+    let mut aggregated: Vec<Prefix> = Vec::new();
     for prefix in prefixes {
-        if !outermost.last().is_some_and(|last| last.contains(prefix.address())) {
-            outermost.push(prefix);
+        if aggregated.last().is_some_and(|last| last.contains(prefix.address())) {
+            continue;
         }
+        let mut whole = prefix;
+        while let (Some(last), Some(parent)) = (aggregated.last(), whole.parent())
+            && last.length() == whole.length()
+            && last.parent() == Some(parent)
+            // Which would be no route at all: everything would be local.
+            && parent.length() > 0
+        {
+            aggregated.pop();
+            whole = parent;
+        }
+        aggregated.push(whole);
     }
-    outermost
+    aggregated
 }
 
 #[cfg(test)]
@@ -355,6 +367,21 @@ mod tests {
         // What was given up is free again, one generation later.
         let third = second.following(&after, &before, 2).unwrap();
         assert_eq!(destinations(&third), ["0 a tcp ipv4 r2", "1 a tcp ipv6 r2", "2 b tcp ipv4 r0"]);
+    }
+
+    #[test]
+    fn halves_make_one_route() {
+        let plan = Plan::of(&[service(
+            "a",
+            &["tcp 192.0.2.0/25 80", "tcp 192.0.2.128/26 80", "tcp 192.0.2.192 80", "tcp 192.0.2.193 80"],
+        )])
+        .unwrap();
+        let routes: Vec<String> = plan.routes.iter().map(ToString::to_string).collect();
+        assert_eq!(routes, ["192.0.2.0/25", "192.0.2.128/26", "192.0.2.192/31"]);
+        let plan = Plan::of(&[service("a", &["tcp 192.0.2.0/25 80", "tcp 192.0.2.128/25 443"])]).unwrap();
+        assert_eq!(plan.routes, ["192.0.2.0/24".parse().unwrap()]);
+        let plan = Plan::of(&[service("a", &["tcp 0.0.0.0/1 80", "tcp 128.0.0.0/1 443"])]).unwrap();
+        assert_eq!(plan.routes.len(), 2);
     }
 
     #[test]

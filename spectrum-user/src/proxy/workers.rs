@@ -258,13 +258,31 @@ impl Thread {
             .thread_name(format!("lookup-{index}"))
             .build()?;
         let (commands, inbox) = mpsc::unbounded_channel();
-        let handle =
+        // Handed over once the thread exists: a runtime dropped with the closure of a thread that could not be made
+        // panics, because the caller is in a runtime of its own.
+        let (hand_over, handed) = std::sync::mpsc::sync_channel(1);
+        let spawned =
             thread::Builder::new().name(format!("worker-{index}")).stack_size(STACK).spawn(move || {
                 let _guard = DeathGuard { worker: index, failures: failures.clone() };
-                let worker = Worker::new(index, udp::Sessions::new(sessions), observer, failures);
-                worker::run(runtime, worker, inbox);
-            })?;
-        Ok(Self { index, commands: Some(commands), handle: Some(handle) })
+                if let Ok(runtime) = handed.recv() {
+                    worker::run(
+                        runtime,
+                        Worker::new(index, udp::Sessions::new(sessions), observer, failures),
+                        inbox,
+                    );
+                }
+            });
+        match spawned {
+            Ok(handle) => {
+                // The thread waits for nothing else, so it takes it.
+                let _ = hand_over.send(runtime);
+                Ok(Self { index, commands: Some(commands), handle: Some(handle) })
+            }
+            Err(error) => {
+                runtime.shutdown_background();
+                Err(error)
+            }
+        }
     }
 
     /// A worker that is gone cannot be told anything, and need not be.

@@ -73,7 +73,6 @@ impl Purpose {
         let bpftool = || program("bpftool", || has("bpftool"), &["bpftool"]);
         match self {
             Self::Build => vec![
-                program("a C compiler as linker", || has("cc") && has_c_library(), &["gcc", "libc6-dev"]),
                 program(
                     "a Rust compiler for BPF",
                     || !Toolchain::lacks(Missing::Compiler),
@@ -92,7 +91,8 @@ impl Purpose {
                 iptables(),
                 bpftool(),
                 program("nft", || has("nft"), &["nftables"]),
-                program("sysctl", || has("sysctl"), &["procps"]),
+                program("setpriv and prlimit", || has("setpriv") && has("prlimit"), &["util-linux"]),
+                program("strace", || has("strace"), &["strace"]),
             ],
             Self::Bench => vec![ip(), iptables(), program("nft", || has("nft"), &["nftables"])],
             Self::Lint => vec![
@@ -119,10 +119,6 @@ fn program(name: &'static str, is_met: fn() -> bool, packages: &'static [&'stati
 
 fn has(program: &str) -> bool {
     on_path(program).is_some()
-}
-
-fn has_c_library() -> bool {
-    Path::new("/usr/include/stdio.h").is_file()
 }
 
 fn has_iptables() -> bool {

@@ -64,9 +64,9 @@ impl Connected {
                 socket.set_only_v6(true)?;
                 // No interface has the address: for IPv6 a local route is not enough to bind.
                 if transparent {
-                    socket.set_ip_transparent_v6(true)?
+                    socket.set_ip_transparent_v6(true)?;
                 } else {
-                    socket.set_freebind_v6(true)?
+                    socket.set_freebind_v6(true)?;
                 }
             }
         }

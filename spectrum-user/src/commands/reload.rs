@@ -1,0 +1,251 @@
+//! From one configuration to the next while traffic flows: everything the next one needs is prepared beside the present
+//! one, then one publication decides which of them a packet sees, then what nothing needs any more goes.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use serde::Serialize;
+use tokio::time::Instant;
+
+use super::run::{LOCK_PATIENCE, joined};
+use super::running::{Running, Steering, register, registry, resolve_origins};
+use crate::config::{Config, ModeChoice};
+use crate::model::{Destination, DestinationId, Prefix};
+use crate::net::{ListenerGroup, LocalRoutes};
+use crate::plan::Plan;
+use crate::plan::table::Table;
+
+/// Handshakes that the previous generation began complete within this time, or their clients try again: the first
+/// retransmission of a SYN-ACK comes after a second (RFC 6298).
+const HANDSHAKES: Duration = Duration::from_secs(3);
+
+/// What a reload came to.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
+pub(super) struct Reloaded {
+    /// Which configuration this is; the first was 0.
+    pub(super) revision: u32,
+    pub(super) services: usize,
+    pub(super) bindings: usize,
+    /// Destinations that have new listeners.
+    pub(super) added: usize,
+    /// Destinations that get no packets any more.
+    pub(super) removed: usize,
+}
+
+/// What an earlier generation needed, and when it goes.
+#[derive(Debug, Default)]
+pub(super) struct Retiring {
+    /// Listeners to which nothing is steered any more. They still take what was on its way to them.
+    pub(super) listeners: Vec<(Instant, Destination, ListenerGroup)>,
+    /// Prefixes that no binding is in. Connections that are open still need their addresses.
+    pub(super) routes: Vec<(Instant, Prefix)>,
+}
+
+impl Retiring {
+    /// When something is due next.
+    pub(super) fn next(&self) -> Option<Instant> {
+        let listeners = self.listeners.iter().map(|(due, ..)| *due);
+        listeners.chain(self.routes.iter().map(|(due, _)| *due)).min()
+    }
+}
+
+impl Running {
+    /// Goes over to `config`. After an error everything is as before.
+    pub(super) async fn reload(&mut self, config: Config) -> anyhow::Result<Reloaded> {
+        let mode = self.mode().context("reload before steering")?;
+        if config.mode != self.config.mode && config.mode != ModeChoice::Auto {
+            bail!(
+                "dispatcher.mode: cannot change from {mode} to {} while running; restart instead",
+                config.mode
+            );
+        }
+        let revision = self.revision + 1;
+        let plan = self
+            .plan
+            .following(&self.config.services, &config.services, revision)
+            .map_err(|errors| joined(errors.into_iter().map(Into::into)))?;
+        self.refuse_covered_addresses(&plan)?;
+        resolve_origins(&config).await?;
+        let table = Table::compile(&plan.bindings)?;
+
+        let registry = registry()?;
+        let lock = registry.lock(LOCK_PATIENCE)?;
+        let claim = self.claim.as_mut().context("reload without a claim")?;
+        let both: BTreeSet<Prefix> = claim.instance().prefixes.iter().chain(&plan.routes).copied().collect();
+        lock.amend(claim, mode, &both.into_iter().collect::<Vec<_>>())?;
+
+        let added = minus(&plan.destinations, &self.plan.destinations);
+        let routed: BTreeSet<Prefix> =
+            self.routes.iter().flat_map(|routes| routes.added().iter().copied()).collect();
+        let switched = match self.prepare(&config, &plan, &added).await {
+            Ok(()) => self.switch(&plan, &table, &added),
+            Err(error) => Err(error),
+        };
+        if let Err(error) = switched {
+            let undone = self.abandon(&added, &routed).await;
+            let claimed = self.claimed();
+            if let Some(claim) = &mut self.claim {
+                lock.amend(claim, mode, &claimed)?;
+            }
+            if undone.is_empty() {
+                return Err(error);
+            }
+            bail!("{error:#}; then, while undoing: {:#}", joined(undone));
+        }
+
+        let removed = minus(&self.plan.destinations, &plan.destinations);
+        let reloaded = Reloaded {
+            revision,
+            services: config.services.len(),
+            bindings: plan.bindings.len(),
+            added: added.len(),
+            removed: removed.len(),
+        };
+        self.retire(removed, &plan);
+        self.plan = plan;
+        self.config = config;
+        self.revision = revision;
+        Ok(reloaded)
+    }
+
+    /// Gives the new destinations listeners and the new prefixes routes. Nothing is steered there yet.
+    async fn prepare(
+        &mut self,
+        config: &Config,
+        plan: &Plan,
+        added: &BTreeMap<DestinationId, Destination>,
+    ) -> anyhow::Result<()> {
+        let mode = self.mode().context("reload before steering")?;
+        self.bind_listeners(added, mode)?;
+        let routes = self.routes.as_mut().context("reload without routes")?;
+        let present: BTreeSet<Prefix> = self.plan.routes.iter().chain(routes.added()).copied().collect();
+        let missing: Vec<Prefix> =
+            plan.routes.iter().copied().filter(|prefix| !present.contains(prefix)).collect();
+        routes.add(&missing).await?;
+        self.listen(added, config).await
+    }
+
+    /// The one moment from which packets see the new generation.
+    fn switch(
+        &mut self,
+        plan: &Plan,
+        table: &Table,
+        added: &BTreeMap<DestinationId, Destination>,
+    ) -> anyhow::Result<()> {
+        let firewall = self.firewall(plan)?;
+        match self.steering.as_mut().context("reload before steering")? {
+            Steering::SkLookup(dispatcher) => {
+                for id in added.keys() {
+                    dispatcher.reset_counts(*id)?;
+                }
+                let listeners = self.listeners.iter().filter(|(id, _)| added.contains_key(id));
+                register(dispatcher, listeners)?;
+                dispatcher.publish(table.nodes())?;
+            }
+            Steering::Tproxy(tproxy) => tproxy.replace(&firewall)?,
+        }
+        Ok(())
+    }
+
+    /// Undoes [`prepare`](Self::prepare), complete or not.
+    async fn abandon(
+        &mut self,
+        added: &BTreeMap<DestinationId, Destination>,
+        routed: &BTreeSet<Prefix>,
+    ) -> Vec<anyhow::Error> {
+        let mut errors = Vec::new();
+        for (id, destination) in added {
+            if self.listeners.remove(id).is_some()
+                && let Some(workers) = &self.workers
+            {
+                workers.remove(destination).await;
+            }
+        }
+        if let Some(routes) = &mut self.routes {
+            let doomed: Vec<Prefix> =
+                routes.added().iter().copied().filter(|prefix| !routed.contains(prefix)).collect();
+            errors.extend(routes.remove(&doomed).await.into_iter().map(Into::into));
+        }
+        errors
+    }
+
+    /// Lets go of what the plan before `plan` needed: at once of its place in the kernel, later of the rest.
+    fn retire(&mut self, removed: BTreeMap<DestinationId, Destination>, plan: &Plan) {
+        let now = Instant::now();
+        for (id, destination) in removed {
+            if let Some(Steering::SkLookup(dispatcher)) = &mut self.steering
+                && let Err(error) = dispatcher.unregister(id)
+            {
+                // Nothing leads there any more, and the socket leaves the map when it closes.
+                tracing::debug!(%error, "retire");
+            }
+            if let Some(group) = self.listeners.remove(&id) {
+                self.retiring.listeners.push((now + HANDSHAKES, destination, group));
+            }
+        }
+        let needed: BTreeSet<&Prefix> = plan.routes.iter().collect();
+        self.retiring.routes.retain(|(_, prefix)| !needed.contains(prefix));
+        let retiring: BTreeSet<Prefix> = self.retiring.routes.iter().map(|(_, prefix)| *prefix).collect();
+        for prefix in self.routes.iter().flat_map(LocalRoutes::added) {
+            if !needed.contains(prefix) && !retiring.contains(prefix) {
+                self.retiring.routes.push((now + self.settings.drain, *prefix));
+            }
+        }
+    }
+
+    /// Takes away what is due.
+    pub(super) async fn retire_due(&mut self) {
+        let now = Instant::now();
+        let (due, later): (Vec<_>, Vec<_>) =
+            self.retiring.listeners.drain(..).partition(|(due, ..)| *due <= now);
+        self.retiring.listeners = later;
+        for (_, destination, group) in due {
+            // The workers' sockets are duplicates: both must go for the port to close.
+            drop(group);
+            if let Some(workers) = &self.workers {
+                workers.remove(&destination).await;
+            }
+        }
+        let (due, later): (Vec<_>, Vec<_>) = self.retiring.routes.drain(..).partition(|(due, _)| *due <= now);
+        self.retiring.routes = later;
+        if due.is_empty() {
+            return;
+        }
+        let doomed: Vec<Prefix> = due.into_iter().map(|(_, prefix)| prefix).collect();
+        if let Some(routes) = &mut self.routes {
+            for error in routes.remove(&doomed).await {
+                tracing::warn!("{:#}", anyhow::Error::from(error));
+            }
+        }
+        if let Err(error) = self.amend_claim() {
+            tracing::warn!("{error:#}");
+        }
+    }
+
+    fn amend_claim(&mut self) -> anyhow::Result<()> {
+        let mode = self.mode().context("claim before steering")?;
+        let claimed = self.claimed();
+        let registry = registry()?;
+        let lock = registry.lock(LOCK_PATIENCE)?;
+        match &mut self.claim {
+            Some(claim) => Ok(lock.amend(claim, mode, &claimed)?),
+            None => Ok(()),
+        }
+    }
+
+    /// The prefixes in use: those of the plan, and those that are retiring.
+    fn claimed(&self) -> Vec<Prefix> {
+        let retiring = self.retiring.routes.iter().map(|(_, prefix)| *prefix);
+        let claimed: BTreeSet<Prefix> = self.plan.routes.iter().copied().chain(retiring).collect();
+        claimed.into_iter().collect()
+    }
+}
+
+/// The entries of `all` whose keys `other` has not.
+fn minus(
+    all: &BTreeMap<DestinationId, Destination>,
+    other: &BTreeMap<DestinationId, Destination>,
+) -> BTreeMap<DestinationId, Destination> {
+    all.iter().filter(|(id, _)| !other.contains_key(id)).map(|(id, one)| (*id, one.clone())).collect()
+}
