@@ -56,12 +56,16 @@ const REDIRECTED_PORT: u16 = 7778;
 const PLAIN: &str = "bind";
 
 /// The others, and how much more they may cost.
-const SUBJECTS: [(&str, Option<Goal>); 4] = [
+const SUBJECTS: [(&str, Option<Goal>); 5] = [
     ("sk_lookup", Some(Goal::Ratio(1.03))),
-    ("tproxy nft", Some(Goal::Ratio(1.12))),
-    ("tproxy legacy", Some(Goal::Ratio(1.12))),
+    ("tproxy iptables-nft", Some(Goal::Ratio(1.12))),
+    ("tproxy iptables-legacy", Some(Goal::Ratio(1.12))),
+    ("tproxy nftables", Some(Goal::Ratio(1.12))),
     ("redirect", None),
 ];
+
+/// The flags with which the rules are in iptables.
+const IPTABLES: [&str; 4] = ["--mode", "tproxy", "--firewall", "iptables"];
 
 /// Measures every subject in every case.
 pub(super) fn run(bench: &Bench) -> Result<Vec<Row>> {
@@ -130,9 +134,10 @@ fn open(name: &'static str, case: &'static Case, bench: &Bench) -> Result<Statio
             let loopback = case.loopback.parse().context("parse an address")?;
             listen(&plain, SocketAddr::new(loopback, REDIRECTED_PORT), interrupt)
         }
-        "sk_lookup" => steer(&program, case, "sk-lookup", None, interrupt),
-        "tproxy nft" => steer(&program, case, "tproxy", Some("nft"), interrupt),
-        _ => steer(&program, case, "tproxy", Some("legacy"), interrupt),
+        "sk_lookup" => steer(&program, case, &["--mode", "sk-lookup"], None, interrupt),
+        "tproxy iptables-nft" => steer(&program, case, &IPTABLES, Some("nft"), interrupt),
+        "tproxy iptables-legacy" => steer(&program, case, &IPTABLES, Some("legacy"), interrupt),
+        _ => steer(&program, case, &["--mode", "tproxy", "--firewall", "nftables"], None, interrupt),
     })
 }
 
@@ -150,12 +155,12 @@ fn listen(plain_listener: &Path, address: SocketAddr, interrupt: &Interrupt) -> 
 fn steer(
     program: &Path,
     case: &Case,
-    mode: &str,
+    flags: &[&str],
     variant: Option<&str>,
     interrupt: &Interrupt,
 ) -> Result<Server> {
     let mut command = Command::new(program);
-    command.args(["--prefix", case.prefix, "--mode", mode]);
+    command.args(["--prefix", case.prefix]).args(flags);
     if let Some(variant) = variant {
         let path = std::env::var("PATH").unwrap_or_default();
         command.env("PATH", format!("{}:{path}", iptables_of(variant)?.display()));
