@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 
-use crate::config::{Config, Flags, ModeChoice, Protocols};
+use crate::config::{Config, FirewallChoice, Flags, ModeChoice, Protocols};
 use crate::model::{Origin, PortRange, Prefix, Responder};
 use crate::observe::LogFormat;
 
@@ -69,6 +69,10 @@ pub struct RunArgs {
     /// How packets reach the listener: auto, sk-lookup or tproxy [default: what the file says, else auto]
     #[arg(long, value_name = "MODE")]
     pub mode: Option<ModeChoice>,
+
+    /// What carries the rules where packets come by tproxy: auto, iptables or nftables [default: as for mode]
+    #[arg(long, value_name = "FIREWALL")]
+    pub firewall: Option<FirewallChoice>,
 
     /// Network namespace to work in: a name that `ip netns` knows, or a path
     #[arg(long, value_name = "NAME|PATH")]
@@ -143,6 +147,7 @@ impl RunArgs {
             origins: self.origins.clone(),
             respond: self.respond,
             mode: self.mode.unwrap_or_default(),
+            firewall: self.firewall.unwrap_or_default(),
         };
         flags
             .into_config()

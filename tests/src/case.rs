@@ -39,9 +39,9 @@ impl Case {
         Self { path, family, server, random: Random::seeded() }
     }
 
-    /// The program with the path's mode and tools and these arguments (split at spaces), not yet started.
+    /// The program with the path's flags and tools and these arguments (split at spaces), not yet started.
     pub fn launch(&self, arguments: &str) -> Launch<'_> {
-        Launch::new(&self.server).arguments("--mode").arguments(self.path.mode()).arguments(arguments)
+        Launch::new(&self.server).arguments(self.path.flags()).arguments(arguments)
     }
 
     /// The program, started with these arguments and ready.

@@ -1,4 +1,4 @@
-//! The two ways of steering, and the variants of iptables, that every steering case runs over. Holds no case.
+//! The two ways of steering, and the firewalls that carry the rules of one, that every steering case runs over. Holds no case.
 
 use std::fmt;
 use std::os::unix::fs::symlink;
@@ -16,6 +16,8 @@ pub enum Path {
     TproxyIptablesLegacy,
     /// TPROXY rules through iptables over nftables.
     TproxyIptablesNft,
+    /// TPROXY rules in a table of nftables.
+    TproxyNftables,
 }
 
 /// An address family.
@@ -35,7 +37,16 @@ impl Path {
     pub fn mode(self) -> &'static str {
         match self {
             Self::SkLookup => "sk-lookup",
-            Self::TproxyIptablesLegacy | Self::TproxyIptablesNft => "tproxy",
+            Self::TproxyIptablesLegacy | Self::TproxyIptablesNft | Self::TproxyNftables => "tproxy",
+        }
+    }
+
+    /// The flags that insist on the path.
+    pub fn flags(self) -> &'static str {
+        match self {
+            Self::SkLookup => "--mode sk-lookup",
+            Self::TproxyIptablesLegacy | Self::TproxyIptablesNft => "--mode tproxy --firewall iptables",
+            Self::TproxyNftables => "--mode tproxy --firewall nftables",
         }
     }
 
@@ -45,21 +56,27 @@ impl Path {
             Self::SkLookup => &[Need::Netns, Need::Program, Need::Bpf],
             Self::TproxyIptablesLegacy => &[Need::Netns, Need::Program, Need::IptablesLegacy],
             Self::TproxyIptablesNft => &[Need::Netns, Need::Program, Need::IptablesNft],
+            Self::TproxyNftables => &[Need::Netns, Need::Program, Need::Nftables],
         }
     }
 
-    /// Makes [`TOOLS`] in the namespace hold this path's variant of iptables and nothing else; for `sk_lookup`, nothing
+    /// Makes [`TOOLS`] in the namespace hold this path's variant of iptables, or nft, and nothing else; for `sk_lookup`, nothing
     /// at all. False when the variant is not installed.
     pub fn install(self, netns: &Netns) -> bool {
         let multi = match self {
             Self::SkLookup => None,
             Self::TproxyIptablesLegacy => Some("xtables-legacy-multi"),
             Self::TproxyIptablesNft => Some("xtables-nft-multi"),
+            Self::TproxyNftables => Some("nft"),
         };
         netns.run(|| {
             std::fs::create_dir_all(TOOLS).expect("make the directory of tools");
             let Some(multi) = multi else { return true };
             let Some(multi) = find_in_path(multi) else { return false };
+            if self == Self::TproxyNftables {
+                symlink(&multi, format!("{TOOLS}/nft")).expect("link a tool");
+                return true;
+            }
             for family in ["iptables", "ip6tables"] {
                 for verb in ["", "-restore", "-save"] {
                     symlink(&multi, format!("{TOOLS}/{family}{verb}")).expect("link a tool");
@@ -84,6 +101,7 @@ impl fmt::Display for Path {
             Self::SkLookup => "sk_lookup",
             Self::TproxyIptablesLegacy => "tproxy_iptables_legacy",
             Self::TproxyIptablesNft => "tproxy_iptables_nft",
+            Self::TproxyNftables => "tproxy_nftables",
         })
     }
 }
@@ -97,7 +115,7 @@ impl fmt::Display for Family {
     }
 }
 
-/// Makes six tests of each case, a function of `&mut Case`: every path, over IPv4 and IPv6.
+/// Makes eight tests of each case, a function of `&mut Case`: every path, over IPv4 and IPv6.
 #[macro_export]
 macro_rules! on_every_path {
     ($($case:ident),+ $(,)?) => {$(
@@ -108,6 +126,8 @@ macro_rules! on_every_path {
             $crate::on_every_path!(@test tproxy_iptables_legacy_ipv6, $case, TproxyIptablesLegacy, V6);
             $crate::on_every_path!(@test tproxy_iptables_nft_ipv4, $case, TproxyIptablesNft, V4);
             $crate::on_every_path!(@test tproxy_iptables_nft_ipv6, $case, TproxyIptablesNft, V6);
+            $crate::on_every_path!(@test tproxy_nftables_ipv4, $case, TproxyNftables, V4);
+            $crate::on_every_path!(@test tproxy_nftables_ipv6, $case, TproxyNftables, V6);
         }
     )+};
     (@families $case:ident: $($test:ident $path:ident),+) => {$(
@@ -126,7 +146,7 @@ macro_rules! on_every_path {
     };
 }
 
-/// Makes three tests of each case, a function of `&mut Case` that does not care for the case's family: one a path.
+/// Makes four tests of each case, a function of `&mut Case` that does not care for the case's family: one a path.
 #[macro_export]
 macro_rules! on_each_path {
     ($($case:ident),+ $(,)?) => {$(
@@ -135,7 +155,8 @@ macro_rules! on_each_path {
                 @families $case:
                 sk_lookup SkLookup,
                 tproxy_iptables_legacy TproxyIptablesLegacy,
-                tproxy_iptables_nft TproxyIptablesNft
+                tproxy_iptables_nft TproxyIptablesNft,
+                tproxy_nftables TproxyNftables
             );
         }
     )+};
@@ -143,7 +164,7 @@ macro_rules! on_each_path {
 
 /// Like [`on_each_path!`], on the paths that need iptables.
 #[macro_export]
-macro_rules! on_tproxy {
+macro_rules! on_iptables {
     ($($case:ident),+ $(,)?) => {$(
         mod $case {
             $crate::on_every_path!(

@@ -23,6 +23,8 @@ pub enum Need {
     IptablesNft,
     /// Making network and mount namespaces.
     Netns,
+    /// nft, with the `tproxy` statement.
+    Nftables,
     /// The eBPF object as a file.
     Object,
     /// The built program under test.
@@ -39,6 +41,7 @@ impl Need {
         static LEGACY: OnceLock<bool> = OnceLock::new();
         static NETNS: OnceLock<bool> = OnceLock::new();
         static NFT: OnceLock<bool> = OnceLock::new();
+        static NFTABLES: OnceLock<bool> = OnceLock::new();
         match self {
             Self::Bpf => *BPF.get_or_init(|| {
                 aya::sys::is_program_supported(aya::programs::ProgramType::SkLookup).unwrap_or(false)
@@ -47,6 +50,7 @@ impl Need {
             Self::IptablesLegacy => *LEGACY.get_or_init(|| takes_tproxy_rules(Path::TproxyIptablesLegacy)),
             Self::IptablesNft => *NFT.get_or_init(|| takes_tproxy_rules(Path::TproxyIptablesNft)),
             Self::Netns => *NETNS.get_or_init(|| Netns::create().is_ok()),
+            Self::Nftables => *NFTABLES.get_or_init(takes_tproxy_statements),
             Self::Object => object().is_file(),
             Self::Program => instance::program().is_some(),
             Self::Setpriv => find_in_path("setpriv").is_some(),
@@ -63,6 +67,7 @@ impl fmt::Display for Need {
             Self::IptablesLegacy => "iptables-legacy",
             Self::IptablesNft => "iptables-nft",
             Self::Netns => "netns",
+            Self::Nftables => "nftables",
             Self::Object => "object",
             Self::Program => "program",
             Self::Setpriv => "setpriv",
@@ -110,4 +115,20 @@ fn takes_tproxy_rules(path: Path) -> bool {
         );
         netns.run(|| path.command(&rule).output()).is_ok_and(|output| output.status.success())
     })
+}
+
+fn takes_tproxy_statements() -> bool {
+    let path = Path::TproxyNftables;
+    let Ok(netns) = Netns::create() else { return false };
+    path.install(&netns)
+        && ["ip", "ip6"].into_iter().all(|family| {
+            let chain = format!("{family} t c {{ type filter hook prerouting priority mangle ; }}");
+            [
+                format!("nft add table {family} t"),
+                format!("nft add chain {chain}"),
+                format!("nft add rule {family} t c meta l4proto tcp tproxy to :9"),
+            ]
+            .iter()
+            .all(|line| netns.run(|| path.command(line).output()).is_ok_and(|output| output.status.success()))
+        })
 }

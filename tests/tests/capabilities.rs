@@ -26,7 +26,7 @@ fn needed_to_run(path: Path) -> &'static [&'static str] {
         Path::SkLookup => &["bpf", "net_admin", "perfmon"],
         // The legacy interface is a socket option of a raw socket.
         Path::TproxyIptablesLegacy => &["net_admin", "net_raw"],
-        Path::TproxyIptablesNft => &["net_admin"],
+        Path::TproxyIptablesNft | Path::TproxyNftables => &["net_admin"],
     }
 }
 
@@ -75,7 +75,7 @@ fn run_in_another_namespace_needs_sys_admin_too(case: &mut Case) {
     // Another process's descriptors are not for everybody; a mounted namespace is.
     outside.run(|| std::fs::write("/run/inside", "").unwrap());
     outside.command(&format!("mount --bind {} /run/inside", case.server.path().display()));
-    let arguments = format!("--mode {} {BOTH_PREFIXES} --netns /run/inside", case.path.mode());
+    let arguments = format!("{} {BOTH_PREFIXES} --netns /run/inside", case.path.flags());
     let launch =
         |capabilities: &[&str]| Launch::new(&outside).arguments(&arguments).through(&with(capabilities));
     assert_wants(launch(needed), &case.server, "sys_admin");
@@ -95,7 +95,7 @@ fn clean_needs_net_admin(case: &mut Case) {
     assert_wants(clean(&[]), &case.server, "net_admin");
     let needed: &[&str] = match case.path {
         Path::TproxyIptablesLegacy => &["net_admin", "net_raw"],
-        Path::SkLookup | Path::TproxyIptablesNft => &["net_admin"],
+        Path::SkLookup | Path::TproxyIptablesNft | Path::TproxyNftables => &["net_admin"],
     };
     let finished = clean(needed).finish();
     assert_eq!(finished.code(), 0, "{finished}");
@@ -107,9 +107,9 @@ fn nothing_at_all_is_refused(case: &mut Case) {
         return;
     }
     let before = State::of(&case.server);
-    for mode in ["auto", case.path.mode()] {
+    for flags in ["--mode auto", case.path.flags()] {
         let finished = Launch::new(&case.server)
-            .arguments(&format!("{BOTH_PREFIXES} --mode {mode}"))
+            .arguments(&format!("{BOTH_PREFIXES} {flags}"))
             .through(&with(&[]))
             .finish();
         assert_eq!(finished.code(), NOT_PERMITTED, "{finished}");

@@ -13,7 +13,7 @@ use spectrum_tests::instance::{Finished, Instance, Launch};
 use spectrum_tests::path::{Path, TOOLS};
 use spectrum_tests::require::{self, Need, find_in_path};
 use spectrum_tests::state::State;
-use spectrum_tests::{on_each_path, on_tproxy};
+use spectrum_tests::{on_each_path, on_iptables};
 
 on_each_path!(
     any_system_call_may_fail,
@@ -22,7 +22,7 @@ on_each_path!(
     read_only_run_directory_is_explained,
 );
 
-on_tproxy!(
+on_iptables!(
     absent_iptables_is_explained,
     absent_target_is_explained,
     second_family_failing_undoes_the_first,

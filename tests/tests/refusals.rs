@@ -159,7 +159,7 @@ fn namespace_can_be_named_or_given_by_path(case: &mut Case) {
     outside.command(&format!("mount --bind {} /run/netns/inside", case.server.path().display()));
     let [within, without] = [State::of(&case.server), State::of(&outside)];
     for name in ["inside".to_owned(), case.server.path().display().to_string()] {
-        let arguments = format!("--mode {} --prefix {} --netns {name}", case.path.mode(), case.prefix());
+        let arguments = format!("{} --prefix {} --netns {name}", case.path.flags(), case.prefix());
         let instance = Launch::new(&outside).arguments(&arguments).start();
         let target = case.any_target();
         assert_answered(&case.server, &[target]);
@@ -167,7 +167,7 @@ fn namespace_can_be_named_or_given_by_path(case: &mut Case) {
         instance.stop();
         within.assert_restored(&case.server, "start and stop from outside");
     }
-    let arguments = format!("--mode {} --prefix {} --netns inside", case.path.mode(), case.prefix());
+    let arguments = format!("{} --prefix {} --netns inside", case.path.flags(), case.prefix());
     Launch::new(&outside).arguments(&arguments).start().kill();
     let finished = Launch::new(&outside).arguments("clean --netns inside").finish();
     assert_eq!(finished.code(), 0, "{finished}");

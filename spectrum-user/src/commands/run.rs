@@ -59,6 +59,9 @@ fn configured(args: &RunArgs) -> anyhow::Result<Config> {
     if let Some(mode) = args.mode {
         config.mode = mode;
     }
+    if let Some(firewall) = args.firewall {
+        config.firewall = firewall;
+    }
     Ok(config)
 }
 

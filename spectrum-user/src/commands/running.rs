@@ -16,7 +16,7 @@ use anyhow::{Context as _, anyhow, bail};
 use super::reload::Retiring;
 use super::run::LOCK_PATIENCE;
 use super::sweep;
-use crate::config::{Config, ModeChoice};
+use crate::config::{Config, FirewallChoice, ModeChoice};
 use crate::control::ControlServer;
 use crate::dispatcher::{Dispatcher, DispatcherError};
 use crate::instance::{Claim, Mode, Registry, run_dir};
@@ -27,7 +27,7 @@ use crate::plan::Plan;
 use crate::plan::firewall::{Chain, Firewall, Rule};
 use crate::plan::table::Table;
 use crate::proxy::{self, Listener, Served, Workers};
-use crate::tproxy::Tproxy;
+use crate::tproxy::{Backend, Tproxy};
 
 /// What is not part of the configuration.
 #[derive(Clone, Copy, Debug)]
@@ -298,8 +298,12 @@ impl Running {
                 Steering::SkLookup(dispatcher)
             }
             Path::Tproxy => {
-                let chain = self.chain()?;
-                Steering::Tproxy(Tproxy::apply(chain, &self.firewall(&self.plan)?)?)
+                let backends = match self.config.firewall {
+                    FirewallChoice::Auto => &Backend::PREFERENCE[..],
+                    FirewallChoice::Iptables => &[Backend::Iptables],
+                    FirewallChoice::Nftables => &[Backend::Nftables],
+                };
+                Steering::Tproxy(Tproxy::apply(backends, self.chain()?, &self.firewall(&self.plan)?)?)
             }
         });
         Ok(())
@@ -315,7 +319,7 @@ impl Running {
                 Ok(Rule { binding: planned.binding, listener: group.address() })
             })
             .collect::<anyhow::Result<Vec<_>>>()?;
-        Ok(Firewall::compile(self.chain()?, &rules))
+        Ok(Firewall::of(rules))
     }
 
     fn chain(&self) -> anyhow::Result<&Chain> {

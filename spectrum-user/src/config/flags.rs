@@ -1,7 +1,7 @@
 //! The short form of a configuration: one service named `default`.
 
 use super::udp::{self, UdpTargetError};
-use super::{Config, ModeChoice, Protocols};
+use super::{Config, FirewallChoice, ModeChoice, Protocols};
 use crate::model::{Binding, Origin, PortRange, Prefix, Responder, Service, ServiceName, Target};
 use crate::plan::{Plan, PlanError};
 
@@ -20,6 +20,8 @@ pub struct Flags {
     pub respond: Option<Responder>,
     /// `--mode`.
     pub mode: ModeChoice,
+    /// `--firewall`.
+    pub firewall: FirewallChoice,
 }
 
 /// Flags that contradict each other.
@@ -83,7 +85,7 @@ impl Flags {
         {
             return Err(FlagsError::PortsOverlap { first: first.ports, second: second.ports });
         }
-        Ok(Config { mode: self.mode, services })
+        Ok(Config { mode: self.mode, firewall: self.firewall, services })
     }
 }
 

@@ -2,12 +2,14 @@
 
 mod error;
 mod file;
+mod firewall;
 mod flags;
 mod mode;
 mod protocols;
 mod udp;
 
 pub use error::{ConfigError, Problem};
+pub use firewall::{FirewallChoice, ParseFirewallError};
 pub use flags::{Flags, FlagsError};
 pub use mode::{ModeChoice, ParseModeError};
 pub use protocols::{ParseProtocolsError, Protocols};
@@ -20,6 +22,8 @@ use crate::model::Service;
 pub struct Config {
     /// Which path to steer by.
     pub mode: ModeChoice,
+    /// Which firewall carries the rules of the TPROXY path.
+    pub firewall: FirewallChoice,
     /// At least one, each with at least one binding; names differ.
     pub services: Vec<Service>,
 }

@@ -3,6 +3,8 @@
 use std::io;
 use std::process::ExitStatus;
 
+use crate::plan::firewall::TooManyBindings;
+
 /// Why firewall rules could not be listed, applied or removed.
 #[derive(Debug, thiserror::Error)]
 pub enum TproxyError {
@@ -34,11 +36,14 @@ pub enum TproxyError {
         /// The program.
         program: String,
     },
-    /// The kernel or iptables lacks something that the rules need.
-    #[error(
-        "{op} firewall rules with {program}: {said} (the kernel needs CONFIG_NETFILTER_XT_TARGET_TPROXY and \
-         CONFIG_NETFILTER_XT_MATCH_SOCKET; try: modprobe -a xt_TPROXY xt_socket)"
-    )]
+    /// Neither firewall would do.
+    #[error("{}", listed(.0))]
+    None(Vec<TproxyError>),
+    /// More bindings than the firewall can carry.
+    #[error(transparent)]
+    TooMany(#[from] TooManyBindings),
+    /// The kernel or the program lacks something that the rules need.
+    #[error("{op} firewall rules with {program}: {said} ({})", cure(program))]
     ExtensionMissing {
         /// What we were doing, a verb.
         op: &'static str,
@@ -47,8 +52,8 @@ pub enum TproxyError {
         /// What it said, in one line.
         said: String,
     },
-    /// iptables is not installed.
-    #[error("find {program}: not in PATH or the sbin directories (try: apt install iptables)")]
+    /// The program is not installed.
+    #[error("find {program}: not in PATH or the sbin directories (try: apt install {})", package(program))]
     ProgramMissing {
         /// What was looked for.
         program: String,
@@ -84,6 +89,23 @@ pub enum TproxyError {
     },
 }
 
+fn is_nft(program: &str) -> bool {
+    program == "nft"
+}
+
+fn package(program: &str) -> &'static str {
+    if is_nft(program) { "nftables" } else { "iptables" }
+}
+
+fn cure(program: &str) -> &'static str {
+    if is_nft(program) {
+        "the kernel needs CONFIG_NFT_TPROXY; try: modprobe nft_tproxy"
+    } else {
+        "the kernel needs CONFIG_NETFILTER_XT_TARGET_TPROXY and CONFIG_NETFILTER_XT_MATCH_SOCKET; try: modprobe -a \
+         xt_TPROXY xt_socket"
+    }
+}
+
 fn listed(errors: &[TproxyError]) -> String {
     errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
 }
@@ -109,6 +131,9 @@ impl TproxyError {
             "rule_append failed (operation not supported",
             "can't initialize ip",
             "failed to initialize nft",
+            "could not process rule: operation not supported",
+            "unable to initialize netlink socket: protocol not supported",
+            "cache initialization failed: invalid argument",
         ]) {
             Self::ExtensionMissing { op, program, said }
         } else if any(&["unable to initialize table"]) {
@@ -123,6 +148,7 @@ impl TproxyError {
     pub fn not_permitted(&self) -> Option<&'static str> {
         match self {
             Self::Denied { .. } => Some("CAP_NET_ADMIN"),
+            Self::None(errors) => errors.iter().find_map(Self::not_permitted),
             Self::Undo { source, .. } => source.not_permitted(),
             _ => None,
         }

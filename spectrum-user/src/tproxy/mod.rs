@@ -1,117 +1,251 @@
-//! The TPROXY path's effect on the kernel: firewall rules, applied and removed. Decides nothing about what they say.
+//! The TPROXY path's effect on the kernel: firewall rules, applied, replaced and removed. Decides nothing about what
+//! they say.
 
 mod error;
 mod iptables;
+mod nftables;
+mod program;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 
 pub use error::TproxyError;
 use iptables::Iptables;
+use nftables::Nft;
 
 use crate::model::Family;
-use crate::plan::firewall::{Chain, Firewall};
+use crate::plan::firewall::nftables::Ruleset;
+use crate::plan::firewall::{Chain, Firewall, iptables as texts};
+
+/// A firewall of the kernel's that can carry the rules.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum Backend {
+    /// A chain of iptables and one of ip6tables.
+    Iptables,
+    /// A table of our own per family.
+    Nftables,
+}
+
+impl Backend {
+    /// The order in which to try them where the user does not care. A table of our own is out of the way of everybody
+    /// else's rules, whichever programs made them, its cost does not grow with the bindings, and it is kinder to other
+    /// sockets. What a host already uses is no reason for the one or the other: the kernel runs both.
+    pub const PREFERENCE: [Self; 2] = [Self::Nftables, Self::Iptables];
+}
+
+impl fmt::Display for Backend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Iptables => "iptables",
+            Self::Nftables => "nftables",
+        })
+    }
+}
 
 /// The rules that this process applied. They stay until [`undo`](Self::undo): dropping it removes nothing.
 #[derive(Debug)]
 pub struct Tproxy {
     chain: Chain,
-    applied: Vec<Applied>,
+    applied: Applied,
 }
 
 #[derive(Debug)]
-struct Applied {
+enum Applied {
+    Iptables(BTreeMap<Family, AppliedFamily>),
+    Nftables { nft: Nft, ruleset: Ruleset },
+}
+
+#[derive(Debug)]
+struct AppliedFamily {
     iptables: Iptables,
     /// Whether there was a mangle table before.
     table: bool,
 }
 
 impl Tproxy {
-    /// Applies `firewall`, whose rules are in `chain`: each family's at once or not at all, and if one family's fail,
-    /// none stay. Families without rules need no iptables. Blocks the calling thread.
-    pub fn apply(chain: &Chain, firewall: &Firewall) -> Result<Self, TproxyError> {
-        let mut tproxy = Self { chain: chain.clone(), applied: Vec::new() };
-        // All programs are found before the first is run.
-        let found: Vec<(Iptables, &str)> = firewall
-            .texts()
-            .map(|(family, text)| Ok((Iptables::find(family)?, text)))
-            .collect::<Result<_, TproxyError>>()?;
-        for (iptables, text) in found {
-            let applied = iptables.has_table().and_then(|table| {
-                iptables.restore("apply", text)?;
-                Ok(Applied { iptables, table })
-            });
+    /// Applies `firewall` under the name `chain` with the first of `backends` that takes it: all of it or nothing.
+    /// Families without rules need no iptables. Blocks the calling thread.
+    pub fn apply(backends: &[Backend], chain: &Chain, firewall: &Firewall) -> Result<Self, TproxyError> {
+        let mut errors = Vec::new();
+        for backend in backends {
+            let applied = match backend {
+                Backend::Iptables => apply_iptables(chain, firewall),
+                Backend::Nftables => apply_nftables(chain, firewall),
+            };
             match applied {
-                Ok(applied) => tproxy.applied.push(applied),
-                Err(source) => {
-                    let undo = tproxy.undo();
-                    return Err(if undo.is_empty() {
-                        source
+                Ok(applied) => {
+                    let refused = errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
+                    if refused.is_empty() {
+                        tracing::info!("firewall rules are in {backend}");
                     } else {
-                        TproxyError::Undo { source: Box::new(source), undo }
-                    });
+                        tracing::info!(refused, "firewall rules are in {backend}");
+                    }
+                    return Ok(Self { chain: chain.clone(), applied });
                 }
+                Err(error) => errors.push(error),
             }
         }
-        Ok(tproxy)
+        Err(if errors.len() == 1 { errors.remove(0) } else { TproxyError::None(errors) })
     }
 
-    /// Removes what [`apply`](Self::apply) applied. What is gone already is no error. Blocks the calling thread.
+    /// Which firewall has the rules.
+    #[must_use]
+    pub fn backend(&self) -> Backend {
+        match self.applied {
+            Applied::Iptables(_) => Backend::Iptables,
+            Applied::Nftables { .. } => Backend::Nftables,
+        }
+    }
+
+    /// Puts `firewall` in place of what was applied before. A packet meets the rules of before or those of after, never
+    /// some of each and never none. When it fails, the rules of before stay; with iptables, where each family is a
+    /// commit of its own, those of IPv4 may be the new ones already. Blocks the calling thread.
+    pub fn replace(&mut self, firewall: &Firewall) -> Result<(), TproxyError> {
+        match &mut self.applied {
+            Applied::Iptables(applied) => replace_iptables(applied, &self.chain, firewall),
+            Applied::Nftables { nft, ruleset } => {
+                let next = ruleset.next(&self.chain, firewall)?;
+                let replacement = next.replacement(ruleset);
+                nft.transact("replace", &replacement.exchange)?;
+                if let Err(error) = nft.transact("remove", &replacement.cleanup) {
+                    // They steer nothing and go with the table.
+                    tracing::warn!("remove the replaced firewall rules: {error}");
+                }
+                *ruleset = next;
+                Ok(())
+            }
+        }
+    }
+
+    /// Removes what was applied. What is gone already is no error. Blocks the calling thread.
     #[must_use]
     pub fn undo(self) -> Vec<TproxyError> {
-        let doomed = BTreeSet::from([self.chain]);
-        self.applied
-            .iter()
-            .rev()
-            .filter_map(|applied| {
-                let removed = applied.iptables.remove(&doomed);
-                if !applied.table {
-                    applied.iptables.drop_bare_table();
-                }
-                removed.err()
-            })
-            .collect()
+        match self.applied {
+            Applied::Iptables(applied) => undo_iptables(&self.chain, applied),
+            Applied::Nftables { nft, .. } => {
+                nft.remove(&BTreeSet::from([self.chain])).err().into_iter().collect()
+            }
+        }
     }
 }
 
-/// Every chain of ours in the namespace, whichever process made it and with whichever variant of iptables. Without
-/// iptables there are none. Blocks the calling thread.
+fn apply_nftables(chain: &Chain, firewall: &Firewall) -> Result<Applied, TproxyError> {
+    let ruleset = Ruleset::compile(chain, firewall)?;
+    let nft = Nft::find()?;
+    nft.transact("apply", &ruleset.creation())?;
+    Ok(Applied::Nftables { nft, ruleset })
+}
+
+fn apply_iptables(chain: &Chain, firewall: &Firewall) -> Result<Applied, TproxyError> {
+    // All programs are found before the first is run.
+    let found: Vec<(Family, Iptables, String)> = texts::texts(chain, firewall)?
+        .into_iter()
+        .map(|(family, text)| Ok((family, Iptables::find(family)?, text)))
+        .collect::<Result<_, TproxyError>>()?;
+    let mut applied = BTreeMap::new();
+    for (family, iptables, text) in found {
+        match apply_family(iptables, &text) {
+            Ok(done) => {
+                applied.insert(family, done);
+            }
+            Err(source) => {
+                let undo = undo_iptables(chain, applied);
+                return Err(if undo.is_empty() {
+                    source
+                } else {
+                    TproxyError::Undo { source: Box::new(source), undo }
+                });
+            }
+        }
+    }
+    Ok(Applied::Iptables(applied))
+}
+
+fn apply_family(iptables: Iptables, text: &str) -> Result<AppliedFamily, TproxyError> {
+    let table = iptables.has_table()?;
+    iptables.restore("apply", text)?;
+    Ok(AppliedFamily { iptables, table })
+}
+
+fn replace_iptables(
+    applied: &mut BTreeMap<Family, AppliedFamily>,
+    chain: &Chain,
+    firewall: &Firewall,
+) -> Result<(), TproxyError> {
+    let texts = texts::texts(chain, firewall)?;
+    for (family, text) in &texts {
+        if let Some(applied) = applied.get(family) {
+            applied.iptables.replace(chain, text)?;
+        } else {
+            applied.insert(*family, apply_family(Iptables::find(*family)?, text)?);
+        }
+    }
+    let gone: Vec<Family> = applied.keys().copied().filter(|family| !texts.contains_key(family)).collect();
+    for family in gone {
+        if let Some(done) = applied.get(&family) {
+            done.iptables.remove(&BTreeSet::from([chain.clone()]))?;
+            if !done.table {
+                done.iptables.drop_bare_table();
+            }
+        }
+        applied.remove(&family);
+    }
+    Ok(())
+}
+
+fn undo_iptables(chain: &Chain, applied: BTreeMap<Family, AppliedFamily>) -> Vec<TproxyError> {
+    let doomed = BTreeSet::from([chain.clone()]);
+    applied
+        .into_values()
+        .rev()
+        .filter_map(|applied| {
+            let removed = applied.iptables.remove(&doomed);
+            if !applied.table {
+                applied.iptables.drop_bare_table();
+            }
+            removed.err()
+        })
+        .collect()
+}
+
+/// The name of every chain and table of ours in the namespace, whichever process made it and with whichever program.
+/// Without the programs there are none. Blocks the calling thread.
 pub fn list_ours() -> Result<BTreeSet<Chain>, TproxyError> {
     let mut ours = BTreeSet::new();
-    for family in [Family::Ipv4, Family::Ipv6] {
-        for iptables in Iptables::find_all(family) {
-            match iptables.chains() {
-                Ok(chains) => ours.extend(chains),
-                // A kernel that cannot have rules of this variant has none.
-                Err(TproxyError::ExtensionMissing { .. }) => {}
-                Err(error) => return Err(error),
-            }
+    let found = [Family::Ipv4, Family::Ipv6]
+        .into_iter()
+        .flat_map(Iptables::find_all)
+        .map(|iptables| iptables.chains())
+        .chain(Nft::find_any().map(|nft| nft.chains()));
+    for chains in found {
+        match chains {
+            Ok(chains) => ours.extend(chains),
+            // A kernel that cannot have rules of this kind has none.
+            Err(TproxyError::ExtensionMissing { .. }) => {}
+            Err(error) => return Err(error),
         }
     }
     Ok(ours)
 }
 
-/// Removes the chains `doomed`, of both families and variants, with the jumps to them. Blocks the calling thread.
+/// Removes the chains `doomed`, of both families and variants, with the jumps to them, and the tables of the same
+/// instances. Blocks the calling thread.
 #[must_use]
 pub fn remove(doomed: &BTreeSet<Chain>) -> Vec<TproxyError> {
     if doomed.is_empty() {
         return Vec::new();
     }
     let mut errors = Vec::new();
-    for family in [Family::Ipv4, Family::Ipv6] {
-        for iptables in Iptables::find_all(family) {
-            match iptables.remove(doomed) {
-                Ok(true) => iptables.drop_bare_table(),
-                Ok(false) | Err(TproxyError::ExtensionMissing { .. }) => {}
-                Err(error) => errors.push(error),
-            }
+    for iptables in [Family::Ipv4, Family::Ipv6].into_iter().flat_map(Iptables::find_all) {
+        match iptables.remove(doomed) {
+            Ok(true) => iptables.drop_bare_table(),
+            Ok(false) | Err(TproxyError::ExtensionMissing { .. }) => {}
+            Err(error) => errors.push(error),
         }
     }
-    errors
-}
-
-impl Tproxy {
-    /// Stub until the backends can.
-    pub fn replace(&mut self, _firewall: &Firewall) -> Result<(), TproxyError> {
-        Err(TproxyError::ProgramMissing { program: "replace".into() })
+    match Nft::find_any().map(|nft| nft.remove(doomed)) {
+        None | Some(Ok(_) | Err(TproxyError::ExtensionMissing { .. })) => {}
+        Some(Err(error)) => errors.push(error),
     }
+    errors
 }

@@ -16,7 +16,7 @@ use std::path::Path;
 use toml::de::{DeTable, DeValue};
 
 use super::error::Problems;
-use super::{Config, ConfigError, ModeChoice};
+use super::{Config, ConfigError, FirewallChoice, ModeChoice};
 use crate::model::ServiceName;
 use crate::plan::Plan;
 use key_path::KeyPath;
@@ -73,7 +73,8 @@ impl Config {
 /// What the file says as far as it can be understood; sound if `problems` stays empty.
 fn read(root: &DeTable<'_>, problems: &mut Problems<'_>) -> Config {
     let mut file = Section::new(root, KeyPath::File);
-    let mode = file.take("dispatcher").and_then(|value| dispatcher(value, problems)).unwrap_or_default();
+    let (mode, firewall) =
+        file.take("dispatcher").map(|value| dispatcher(value, problems)).unwrap_or_default();
     let described = file.take("service").map(|value| services(value, problems));
     if described.is_none() && !file.misspells("service") {
         problems.add(0, NO_SERVICE);
@@ -87,21 +88,24 @@ fn read(root: &DeTable<'_>, problems: &mut Problems<'_>) -> Config {
     if let Err(errors) = Plan::of(&services) {
         ties::explain(&errors, &places, problems);
     }
-    Config { mode, services }
+    Config { mode, firewall, services }
 }
 
-fn dispatcher(value: &Typed<'_>, problems: &mut Problems<'_>) -> Option<ModeChoice> {
+fn dispatcher(value: &Typed<'_>, problems: &mut Problems<'_>) -> (ModeChoice, FirewallChoice) {
     let path = KeyPath::Key(&KeyPath::File, "dispatcher");
     let DeValue::Table(table) = value.get_ref() else {
         refuse_type(value, path, "a table, [dispatcher]", problems);
-        return None;
+        return Default::default();
     };
     let mut section = Section::new(table, path);
     let mode = section
         .take("mode")
         .and_then(|value| word(value, KeyPath::Key(&path, "mode"), ModeChoice::WORDS, problems));
+    let firewall = section
+        .take("firewall")
+        .and_then(|value| word(value, KeyPath::Key(&path, "firewall"), FirewallChoice::WORDS, problems));
     section.finish(problems);
-    mode
+    (mode.unwrap_or_default(), firewall.unwrap_or_default())
 }
 
 fn services(value: &Typed<'_>, problems: &mut Problems<'_>) -> Vec<DescribedService> {

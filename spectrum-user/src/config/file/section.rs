@@ -19,6 +19,7 @@ const SHOWN_CHARACTERS: usize = 60;
 /// Keys that people put into the wrong table, and where they belong.
 const HOMES: &[(&str, &str)] = &[
     ("bindings", "[[service]]"),
+    ("firewall", "[dispatcher]"),
     ("mode", "[dispatcher]"),
     ("origins", "[[service]]"),
     ("ports", "an element of bindings"),

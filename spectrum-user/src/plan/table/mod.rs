@@ -2,8 +2,8 @@
 
 mod buckets;
 mod lengths;
-mod ports;
-mod prefixes;
+pub(super) mod ports;
+pub(super) mod prefixes;
 
 use spectrum_common::{Domain, NO_NODE, Node, Nodes, Packet, Step, Verdict, steer};
 

@@ -21,7 +21,7 @@ impl PortMapId {
 
 /// The distinct port maps of a table, and the nodes that the kernel reads them from.
 #[derive(Debug)]
-pub(super) struct PortMaps {
+pub(in crate::plan) struct PortMaps {
     /// Each map, and the value that leads to it.
     maps: Vec<(Intervals, Value)>,
     known: HashMap<Intervals, PortMapId>,
@@ -31,7 +31,7 @@ pub(super) struct PortMaps {
 
 impl PortMaps {
     /// No maps but [`PortMapId::NONE`]; their nodes will stand in the table from `first_node` on.
-    pub(super) fn from_node(first_node: usize) -> Self {
+    pub(in crate::plan) fn from_node(first_node: usize) -> Self {
         let none = vec![(0, Value::PASS)];
         Self {
             maps: vec![(none.clone(), Value::PASS)],
@@ -66,6 +66,11 @@ impl PortMaps {
     /// What a prefix with this map has for a value.
     pub(super) fn value(&self, map: PortMapId) -> Value {
         self.maps.get(map.0).map_or(Value::PASS, |(_, value)| *value)
+    }
+
+    /// Every map, with the value that stands for it: no two have the same.
+    pub(in crate::plan) fn iter(&self) -> impl Iterator<Item = (Value, &[(u16, Value)])> {
+        self.maps.iter().map(|(intervals, value)| (*value, intervals.as_slice()))
     }
 
     /// The nodes of all maps.

@@ -9,25 +9,25 @@ use crate::plan::PlannedBinding;
 
 /// A prefix with bindings.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct BoundPrefix {
+pub(in crate::plan) struct BoundPrefix {
     /// Its lowest address.
-    pub(super) address: Address,
+    pub(in crate::plan) address: Address,
     /// Its length.
-    pub(super) length: u8,
+    pub(in crate::plan) length: u8,
     /// What it says of every port, shorter prefixes included.
-    pub(super) value: Value,
+    pub(in crate::plan) value: Value,
 }
 
 impl BoundPrefix {
     /// Whether `address` lies within.
-    pub(super) fn contains(&self, address: Address) -> bool {
+    pub(in crate::plan) fn contains(&self, address: Address) -> bool {
         address.masked(self.length) == self.address
     }
 }
 
 /// The prefixes that bindings of one domain have, each once, in the order of their addresses; of two that begin at one
 /// address the shorter comes first, so every prefix follows those that contain it.
-pub(super) fn resolve<'a>(
+pub(in crate::plan) fn resolve<'a>(
     bindings: impl Iterator<Item = &'a PlannedBinding>,
     maps: &mut PortMaps,
 ) -> Vec<BoundPrefix> {

@@ -1,4 +1,4 @@
-//! The TPROXY rules that steer as the steering table does, as texts for `iptables-restore --noflush`. Runs nothing.
+//! The rules as texts for `iptables-restore --noflush`. Runs nothing.
 //!
 //! One chain in the mangle table, jumped to from `PREROUTING`, first match wins:
 //!
@@ -25,97 +25,39 @@
 //! one, which has to lose.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::{self, Write as _};
-use std::net::SocketAddr;
-use std::str::FromStr;
+use std::fmt::Write as _;
 
+use super::{Chain, Firewall, Rule, TooManyBindings};
 use crate::model::{Binding, Family, PortRange, Prefix, Protocol};
 
 /// With so many outermost prefixes, packets are compared with each before they enter the chain; with more, all of a
 /// protocol enter it.
 const MAX_JUMPS: usize = 8;
 
-/// A binding and the listener that its packets go to.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Rule {
-    /// What is matched.
-    pub binding: Binding,
-    /// Where it goes. Of the binding's family.
-    pub listener: SocketAddr,
+/// More rules than this are refused for one family: every new connection is compared with each in turn, at 10 to 20
+/// ns a rule, so that with as many it costs about three times what it costs without.
+pub const MAX_RULES: usize = 5_000;
+
+/// One text per family that has rules, each for its `iptables-restore --noflush`. A chain that is there is emptied first.
+pub fn texts(chain: &Chain, firewall: &Firewall) -> Result<BTreeMap<Family, String>, TooManyBindings> {
+    let mut by_family: BTreeMap<Family, Vec<&Rule>> = BTreeMap::new();
+    for rule in firewall.rules() {
+        by_family.entry(rule.binding.family()).or_default().push(rule);
+    }
+    if let Some(count) = by_family.values().map(Vec::len).find(|count| *count > MAX_RULES) {
+        return Err(TooManyBindings::Iptables { count, limit: MAX_RULES });
+    }
+    Ok(by_family.into_iter().map(|(family, rules)| (family, text(chain, &rules))).collect())
 }
 
-/// The name of a chain of ours: `SPECTRUM-` and the id of the instance that owns it.
-#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd, serde::Deserialize, serde::Serialize)]
-#[serde(transparent)]
-pub struct Chain(String);
-
-impl Chain {
-    const PREFIX: &str = "SPECTRUM-";
-
-    /// The chain of the instance `id`.
-    #[must_use]
-    pub fn of(id: impl fmt::Display) -> Self {
-        Self(format!("{}{id}", Self::PREFIX))
-    }
-
-    /// The name as text.
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Display for Chain {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(&self.0)
-    }
-}
-
-impl FromStr for Chain {
-    type Err = ParseChainError;
-
-    fn from_str(name: &str) -> Result<Self, Self::Err> {
-        match name.strip_prefix(Self::PREFIX) {
-            Some(id) if !id.is_empty() => Ok(Self(name.to_owned())),
-            _ => Err(ParseChainError),
-        }
-    }
-}
-
-/// The name is not that of one of our chains.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
-#[error("not a chain of spectrum's")]
-pub struct ParseChainError;
-
-/// What to apply: one text per family that has bindings.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct Firewall {
-    texts: BTreeMap<Family, String>,
-}
-
-impl Firewall {
-    /// Compiles `rules` into the chain `chain`. Their order does not matter: precedence is that of
-    /// [`Binding::precedence`].
-    #[must_use]
-    pub fn compile(chain: &Chain, rules: &[Rule]) -> Self {
-        let mut by_family: BTreeMap<Family, Vec<&Rule>> = BTreeMap::new();
-        for rule in rules {
-            by_family.entry(rule.binding.family()).or_default().push(rule);
-        }
-        let texts = by_family
-            .into_iter()
-            .map(|(family, mut rules)| {
-                rules.sort_by(|a, b| a.binding.precedence(&b.binding));
-                (family, text(chain, &rules))
-            })
-            .collect();
-        Self { texts }
-    }
-
-    /// The families that have rules, each with the text for its `iptables-restore --noflush`.
-    pub fn texts(&self) -> impl Iterator<Item = (Family, &str)> {
-        self.texts.iter().map(|(family, text)| (*family, text.as_str()))
-    }
+/// The text that puts `text`, made by [`texts`], in place of what `saved`, which `iptables-save -t mangle` printed, has
+/// of `chain`: in one commit, so that every packet meets the rules of before or those of after.
+#[must_use]
+pub fn replacement(saved: &str, chain: &Chain, text: &str) -> String {
+    let doomed = BTreeSet::from([chain.clone()]);
+    let old = jumps(saved, &doomed).fold(String::new(), |lines, jump| lines + &jump + "\n");
+    let declaration = format!(":{chain} - [0:0]\n");
+    text.replacen(&declaration, &(declaration.clone() + &old), 1)
 }
 
 /// `rules` are of one family and in order of precedence.
@@ -197,7 +139,18 @@ pub fn removal(saved: &str, doomed: &BTreeSet<Chain>) -> Option<String> {
     if present.is_empty() {
         return None;
     }
-    let jumps = saved.lines().filter_map(|line| {
+    let lines = ["*mangle".to_owned()]
+        .into_iter()
+        .chain(jumps(saved, doomed))
+        .chain(present.iter().map(|chain| format!("-F {chain}")))
+        .chain(present.iter().map(|chain| format!("-X {chain}")))
+        .chain(["COMMIT\n".to_owned()]);
+    Some(lines.collect::<Vec<_>>().join("\n"))
+}
+
+/// The lines that delete every jump to `doomed` from without.
+fn jumps<'a>(saved: &'a str, doomed: &'a BTreeSet<Chain>) -> impl Iterator<Item = String> + 'a {
+    saved.lines().filter_map(|line| {
         let rule = line.strip_prefix("-A ")?;
         let mut words = rule.split_whitespace();
         let within: Option<Chain> = words.next()?.parse().ok();
@@ -208,14 +161,7 @@ pub fn removal(saved: &str, doomed: &BTreeSet<Chain>) -> Option<String> {
             .is_some_and(|target: Chain| doomed.contains(&target));
         // Rules within a doomed chain go with it.
         (jumps && within.is_none_or(|chain| !doomed.contains(&chain))).then(|| format!("-D {rule}"))
-    });
-    let lines = ["*mangle".to_owned()]
-        .into_iter()
-        .chain(jumps)
-        .chain(present.iter().map(|chain| format!("-F {chain}")))
-        .chain(present.iter().map(|chain| format!("-X {chain}")))
-        .chain(["COMMIT\n".to_owned()]);
-    Some(lines.collect::<Vec<_>>().join("\n"))
+    })
 }
 
 /// Whether a table, as `nft list table` printed it, holds nothing but empty chains that accept everything, so that
@@ -243,10 +189,7 @@ mod tests {
     }
 
     fn compiled(rules: &[Rule]) -> Vec<(Family, String)> {
-        Firewall::compile(&Chain::of(7), rules)
-            .texts()
-            .map(|(family, text)| (family, text.to_owned()))
-            .collect()
+        texts(&Chain::of(7), &Firewall::of(rules.to_vec())).unwrap().into_iter().collect()
     }
 
     #[test]
@@ -332,6 +275,38 @@ mod tests {
     #[test]
     fn chain_names_fit_the_legacy_limit_of_28() {
         assert!(Chain::of("4194304-4294967295").as_str().len() <= 28);
+    }
+
+    #[test]
+    fn more_rules_than_lookups_can_bear_are_refused_with_the_number() {
+        let rules = (0..=MAX_RULES)
+            .map(|i| {
+                rule(
+                    Protocol::Tcp,
+                    &std::net::Ipv4Addr::from_bits(0x0a00_0000 + u32::try_from(i).unwrap()).to_string(),
+                    "80",
+                    "127.0.0.1:40001",
+                )
+            })
+            .collect();
+        let error = texts(&Chain::of(7), &Firewall::of(rules)).unwrap_err().to_string();
+        assert!(error.contains("5001") && error.contains("--firewall nftables"), "{error}");
+    }
+
+    #[test]
+    fn a_replacement_deletes_the_old_jumps_in_the_same_commit() {
+        let text = compiled(&[rule(Protocol::Tcp, "198.51.100.0/24", "80", "127.0.0.1:40002")]).remove(0).1;
+        assert_eq!(
+            replacement(&SAVED.replace("SPECTRUM-1", "SPECTRUM-7"), &Chain::of(7), &text),
+            "*mangle\n\
+             :SPECTRUM-7 - [0:0]\n\
+             -D PREROUTING -d 192.0.2.0/24 -p tcp -j SPECTRUM-7\n\
+             -D PREROUTING -p udp -m comment --comment \"by hand\" -j SPECTRUM-7\n\
+             -A PREROUTING -d 198.51.100.0/24 -p tcp -j SPECTRUM-7\n\
+             -A SPECTRUM-7 -p tcp -m tcp ! --syn -m socket -j RETURN\n\
+             -A SPECTRUM-7 -d 198.51.100.0/24 -p tcp -m tcp --dport 80 -j TPROXY --on-ip 127.0.0.1 --on-port 40002\n\
+             COMMIT\n"
+        );
     }
 
     const SAVED: &str = "# Generated by iptables-save\n\

@@ -1,0 +1,126 @@
+//! The TPROXY rules that steer as the steering table does, for either firewall of the kernel. Runs nothing.
+
+pub mod iptables;
+pub mod nftables;
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::str::FromStr;
+
+use crate::model::Binding;
+
+/// A binding and the listener that its packets go to.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Rule {
+    /// What is matched.
+    pub binding: Binding,
+    /// Where it goes. Of the binding's family.
+    pub listener: SocketAddr,
+}
+
+/// What is to be applied, whichever firewall carries it.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Firewall {
+    rules: Vec<Rule>,
+}
+
+impl Firewall {
+    /// The firewall with `rules`. Their order does not matter: precedence is that of [`Binding::precedence`].
+    #[must_use]
+    pub fn of(mut rules: Vec<Rule>) -> Self {
+        rules.sort_by(|a, b| a.binding.precedence(&b.binding));
+        Self { rules }
+    }
+
+    /// The rules in the order of precedence.
+    #[must_use]
+    pub fn rules(&self) -> &[Rule] {
+        &self.rules
+    }
+}
+
+/// The name of what an instance has in the firewall: `SPECTRUM-` and its id is a chain of iptables, `spectrum-` and its
+/// id a table of nftables.
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd, serde::Deserialize, serde::Serialize)]
+#[serde(transparent)]
+pub struct Chain(String);
+
+impl Chain {
+    const PREFIX: &str = "SPECTRUM-";
+    const TABLE_PREFIX: &str = "spectrum-";
+
+    /// The chain of the instance `id`.
+    #[must_use]
+    pub fn of(id: impl fmt::Display) -> Self {
+        Self(format!("{}{id}", Self::PREFIX))
+    }
+
+    /// The chain of the instance whose table has this name.
+    pub fn of_table(name: &str) -> Result<Self, ParseChainError> {
+        match name.strip_prefix(Self::TABLE_PREFIX) {
+            Some(id) if !id.is_empty() => Ok(Self::of(id)),
+            _ => Err(ParseChainError),
+        }
+    }
+
+    /// The name as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The name of the same instance's table.
+    #[must_use]
+    pub fn table(&self) -> String {
+        self.0.to_ascii_lowercase()
+    }
+}
+
+impl fmt::Display for Chain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
+impl FromStr for Chain {
+    type Err = ParseChainError;
+
+    fn from_str(name: &str) -> Result<Self, Self::Err> {
+        match name.strip_prefix(Self::PREFIX) {
+            Some(id) if !id.is_empty() => Ok(Self(name.to_owned())),
+            _ => Err(ParseChainError),
+        }
+    }
+}
+
+/// The name is not that of one of our chains or tables.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("not a chain of spectrum's")]
+pub struct ParseChainError;
+
+/// More than a firewall can sensibly carry.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum TooManyBindings {
+    /// Rules, which are tried one after the other.
+    #[error(
+        "carry {count} bindings of one family in iptables: it compares every new connection with each in turn, and \
+         {limit} are the most that makes sense (use --firewall nftables, or sk_lookup)"
+    )]
+    Iptables {
+        /// How many there are.
+        count: usize,
+        /// How many are possible.
+        limit: usize,
+    },
+    /// Elements of maps, which take long to load.
+    #[error(
+        "carry {count} address and port ranges in nftables: loading more than {limit} takes too long (use sk_lookup, \
+         or fewer bindings)"
+    )]
+    Nftables {
+        /// How many there are.
+        count: usize,
+        /// How many are possible.
+        limit: usize,
+    },
+}

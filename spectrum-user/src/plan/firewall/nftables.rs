@@ -1,0 +1,349 @@
+//! The rules as texts for `nft -f -`. Runs nothing.
+//!
+//! A table for each family that has bindings:
+//!
+//! ```text
+//! table ip spectrum-4711 {
+//!     map gen1-tcp {
+//!         type ipv4_addr : verdict; flags interval
+//!         elements = { 192.0.2.0-192.0.2.6 : goto gen1-to-tcp-40001, 192.0.2.7 : goto gen1-ports-tcp-1, … }
+//!     }
+//!     chain gen1-to-tcp-40001 { meta l4proto tcp tproxy to 127.0.0.1:40001 }
+//!     chain gen1-ports-tcp-1 { tcp dport vmap { 80 : goto gen1-to-tcp-40002, 81-65535 : goto gen1-to-tcp-40001 } }
+//!     chain prerouting { type filter hook prerouting priority mangle; meta l4proto tcp ip daddr vmap @gen1-tcp }
+//! }
+//! ```
+//!
+//! Precedence is resolved here and by the code that resolves it for the steering table: the map holds disjoint pieces
+//! of the address space, each with what is bound there, so a packet costs one search among addresses and one among
+//! ports, however many bindings there are. One map of addresses concatenated with ports would cost the kernel a pass
+//! over bitmaps as long as the number of elements.
+//!
+//! There is no guard as in iptables, because the statement is kinder than the target: where the packet's connection
+//! belongs to a socket that is not transparent, or nobody listens, it lets the packet go on instead of dropping it. So
+//! replies to clients of this host find their sockets, TCP and UDP alike; the last ACK of a handshake answered with a
+//! SYN cookie finds our listener; and rules that a killed instance left steer nothing.
+//!
+//! A replacement makes everything anew beside the old and exchanges the rules of the one base chain. The packet that
+//! is being looked up meanwhile has begun with the rules of one generation, and finds the map and chains of that
+//! generation intact: the old ones go in a second transaction. Were a map refilled in place, or the table deleted and
+//! made again, it could find the rules of one generation and the elements of the other.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt::Write as _;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use spectrum_common::Value;
+
+use super::{Chain, Firewall, Rule, TooManyBindings};
+use crate::model::{DestinationId, Family, Protocol};
+use crate::plan::PlannedBinding;
+use crate::plan::table::ports::PortMaps;
+use crate::plan::table::prefixes::{self, BoundPrefix};
+
+/// More elements than this are refused: loading as many takes several seconds.
+pub const MAX_ELEMENTS: usize = 200_000;
+
+/// The one base chain of a table.
+const BASE: &str = "prerouting";
+
+/// One generation of the rules, and the names of what it consists of.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Ruleset {
+    table: String,
+    generation: u64,
+    families: BTreeMap<Family, Contents>,
+}
+
+/// What a table holds of one generation.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+struct Contents {
+    /// Maps in the order of making them, name and definition.
+    maps: Vec<(String, String)>,
+    /// Chains in the order of making them: those that are gone to come first.
+    chains: Vec<(String, String)>,
+    /// The rules of the base chain.
+    rules: Vec<String>,
+    elements: usize,
+}
+
+/// The two transactions of a replacement.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Replacement {
+    /// Traffic follows the new rules after it.
+    pub exchange: String,
+    /// Removes what nothing refers to any more.
+    pub cleanup: String,
+}
+
+impl Ruleset {
+    /// Compiles the first generation of `firewall` into the table that belongs to `chain`.
+    pub fn compile(chain: &Chain, firewall: &Firewall) -> Result<Self, TooManyBindings> {
+        Self::generation(chain, firewall, 1)
+    }
+
+    /// Compiles the generation that follows this one.
+    pub fn next(&self, chain: &Chain, firewall: &Firewall) -> Result<Self, TooManyBindings> {
+        Self::generation(chain, firewall, self.generation + 1)
+    }
+
+    fn generation(chain: &Chain, firewall: &Firewall, generation: u64) -> Result<Self, TooManyBindings> {
+        let mut families = BTreeMap::new();
+        for family in [Family::Ipv4, Family::Ipv6] {
+            let mut contents = Contents::default();
+            for protocol in [Protocol::Tcp, Protocol::Udp] {
+                let rules: Vec<&Rule> = firewall
+                    .rules()
+                    .iter()
+                    .filter(|rule| rule.binding.family() == family && rule.binding.protocol == protocol)
+                    .collect();
+                if !rules.is_empty() {
+                    contents.add(family, protocol, &rules, generation);
+                }
+            }
+            if !contents.rules.is_empty() {
+                families.insert(family, contents);
+            }
+        }
+        let count = families.values().map(|contents| contents.elements).sum();
+        if count > MAX_ELEMENTS {
+            return Err(TooManyBindings::Nftables { count, limit: MAX_ELEMENTS });
+        }
+        Ok(Self { table: chain.table(), generation, families })
+    }
+
+    /// The transaction that makes the tables, in place of any of the same name.
+    #[must_use]
+    pub fn creation(&self) -> String {
+        self.families.iter().fold(String::new(), |text, (family, contents)| {
+            let table = self.table(*family);
+            // Only what is there can be deleted, so it is made first.
+            text + &format!("{table}\ndelete {table}\n") + &contents.definition(&table)
+        })
+    }
+
+    /// What replaces `old`, the generation before this one, and lets every packet meet either.
+    #[must_use]
+    pub fn replacement(&self, old: &Self) -> Replacement {
+        let mut replacement = Replacement { exchange: String::new(), cleanup: String::new() };
+        for family in [Family::Ipv4, Family::Ipv6] {
+            let table = self.table(family);
+            match (old.families.get(&family), self.families.get(&family)) {
+                (None, None) => {}
+                (Some(_), None) => replacement.exchange += &["delete ", &table, "\n"].concat(),
+                (None, Some(contents)) => replacement.exchange += &contents.definition(&table),
+                (Some(before), Some(contents)) => {
+                    let name = table.trim_start_matches("table ");
+                    replacement.exchange += &["flush chain ", name, " ", BASE, "\n"].concat();
+                    replacement.exchange += &contents.definition(&table);
+                    replacement.cleanup += &before.deletion(name);
+                }
+            }
+        }
+        replacement
+    }
+
+    /// The families that have tables.
+    pub fn families(&self) -> impl Iterator<Item = Family> {
+        self.families.keys().copied()
+    }
+
+    fn table(&self, family: Family) -> String {
+        format!("table {} {}", keyword(family), self.table)
+    }
+}
+
+impl Contents {
+    /// Adds the rules of one protocol, which are of one family.
+    fn add(&mut self, family: Family, protocol: Protocol, rules: &[&Rule], generation: u64) {
+        let mut listeners: Vec<SocketAddr> = rules.iter().map(|rule| rule.listener).collect();
+        listeners.sort_unstable();
+        listeners.dedup();
+        for listener in &listeners {
+            self.chains.push((
+                to(generation, protocol, *listener),
+                format!("meta l4proto {protocol} tproxy to {listener}"),
+            ));
+        }
+        let planned: Vec<PlannedBinding> = rules
+            .iter()
+            .filter_map(|rule| {
+                let index = listeners.binary_search(&rule.listener).ok()?;
+                let destination = DestinationId(u32::try_from(index).ok()?);
+                Some(PlannedBinding { binding: rule.binding, destination })
+            })
+            .collect();
+        let mut maps = PortMaps::from_node(0);
+        let prefixes = prefixes::resolve(planned.iter(), &mut maps);
+
+        let to_listener = |value: Value| {
+            let listener = listeners.get(value.as_destination()? as usize)?;
+            Some(to(generation, protocol, *listener))
+        };
+        let mut names: HashMap<Value, String> = HashMap::new();
+        for (value, intervals) in maps.iter() {
+            if let Some(chain) = to_listener(value) {
+                names.insert(value, chain);
+            } else if value.as_ports().is_some() {
+                let name = format!("gen{generation}-ports-{protocol}-{}", names.len() + 1);
+                let elements = ports(intervals, to_listener);
+                self.elements += elements.len();
+                self.chains
+                    .push((name.clone(), format!("{protocol} dport vmap {{ {} }}", elements.join(", "))));
+                names.insert(value, name);
+            }
+        }
+        let name_of = |value: &Value| names.get(value).cloned().unwrap_or_default();
+
+        let pieces = pieces(&prefixes);
+        if !pieces.is_empty() {
+            self.elements += pieces.len();
+            let map = format!("gen{generation}-{protocol}");
+            let (kind, field) = match family {
+                Family::Ipv4 => ("ipv4_addr", "ip daddr"),
+                Family::Ipv6 => ("ipv6_addr", "ip6 daddr"),
+            };
+            let mut definition = format!("type {kind} : verdict; flags interval; elements = {{ ");
+            for piece in &pieces {
+                // Writing to a string cannot fail.
+                let _ = writeln!(definition, "{} : goto {},", piece.range(family), name_of(&piece.value));
+            }
+            definition.push_str("}; ");
+            self.maps.push((map.clone(), definition));
+            self.rules.push(format!("meta l4proto {protocol} {field} vmap @{map}"));
+        }
+        if let Some(everything) = prefixes.first().filter(|prefix| prefix.length == 0) {
+            // It has no local route. A packet that is forwarded must not get a socket: the kernel would drop it.
+            self.rules.push(format!(
+                "meta l4proto {protocol} fib daddr type local goto {}",
+                name_of(&everything.value)
+            ));
+        }
+    }
+
+    fn definition(&self, table: &str) -> String {
+        let chains = self.chains.iter().map(|(name, body)| format!("chain {name} {{\n{body}\n}}\n"));
+        let maps = self.maps.iter().map(|(name, body)| format!("map {name} {{ {body}}}\n"));
+        let rules = self.rules.join("\n");
+        let base = format!(
+            "chain {BASE} {{\ntype filter hook prerouting priority mangle; policy accept;\n{rules}\n}}\n"
+        );
+        let contents: String = chains.chain(maps).chain([base]).collect();
+        format!("{table} {{\n{contents}}}\n")
+    }
+
+    /// Deletes all but the base chain; what refers to others goes before them.
+    fn deletion(&self, table: &str) -> String {
+        let maps = self.maps.iter().map(|(name, _)| format!("delete map {table} {name}\n"));
+        let chains = || self.chains.iter().rev();
+        let flushed = chains().map(|(name, _)| format!("flush chain {table} {name}\n"));
+        let deleted = chains().map(|(name, _)| format!("delete chain {table} {name}\n"));
+        maps.chain(flushed).chain(deleted).collect()
+    }
+}
+
+/// The name of the chain that leads to a listener.
+fn to(generation: u64, protocol: Protocol, listener: SocketAddr) -> String {
+    format!("gen{generation}-to-{protocol}-{}", listener.port())
+}
+
+/// The elements of a map of ports: ranges and the chains they lead to.
+fn ports(intervals: &[(u16, Value)], chain: impl Fn(Value) -> Option<String>) -> Vec<String> {
+    let lasts = intervals.iter().skip(1).map(|(next, _)| next - 1).chain([u16::MAX]);
+    intervals
+        .iter()
+        .zip(lasts)
+        .filter_map(|((first, value), last)| {
+            let (first, chain) = ((*first).max(1), chain(*value)?);
+            Some(if first == last {
+                format!("{first} : goto {chain}")
+            } else {
+                format!("{first}-{last} : goto {chain}")
+            })
+        })
+        .collect()
+}
+
+/// Addresses that follow each other and have the same bound to them. IPv4 addresses stand in the upper 32 bits.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+struct Piece {
+    first: u128,
+    last: u128,
+    value: Value,
+}
+
+impl Piece {
+    fn range(&self, family: Family) -> String {
+        let address = |bits: u128| match family {
+            Family::Ipv4 => IpAddr::V4(Ipv4Addr::from_bits((bits >> 96) as u32)),
+            Family::Ipv6 => IpAddr::V6(Ipv6Addr::from_bits(bits)),
+        };
+        let (first, last) = (address(self.first), address(self.last));
+        if first == last { first.to_string() } else { format!("{first}-{last}") }
+    }
+}
+
+/// Flattens prefixes, which come in the order that [`prefixes::resolve`] gives them: of two that contain an address the
+/// longer one says what is bound there, its value accounting for the shorter. The prefix of length 0 is left out.
+fn pieces(prefixes: &[BoundPrefix]) -> Vec<Piece> {
+    let mut pieces = Pieces::default();
+    let mut open: Vec<Piece> = Vec::new();
+    for prefix in prefixes.iter().filter(|prefix| prefix.length > 0) {
+        let first = u128::from(prefix.address.hi) << 64 | u128::from(prefix.address.lo);
+        let last = first | u128::MAX.checked_shr(prefix.length.into()).unwrap_or(0);
+        while let Some(outer) = open.pop_if(|outer| outer.last < first) {
+            pieces.extend(outer.last, outer.value);
+        }
+        if let (Some(outer), Some(before)) = (open.last(), first.checked_sub(1)) {
+            pieces.extend(before, outer.value);
+        }
+        pieces.next = Some(first);
+        open.push(Piece { first, last, value: prefix.value });
+    }
+    while let Some(outer) = open.pop() {
+        pieces.extend(outer.last, outer.value);
+    }
+    pieces.done
+}
+
+/// Pieces in ascending order.
+#[derive(Default)]
+struct Pieces {
+    done: Vec<Piece>,
+    /// The lowest address not dealt with; none beyond the highest there is.
+    next: Option<u128>,
+}
+
+impl Pieces {
+    /// Gives what is left up to `last` the value `value`.
+    fn extend(&mut self, last: u128, value: Value) {
+        let Some(first) = self.next.filter(|next| *next <= last) else { return };
+        match self.done.last_mut() {
+            Some(before) if before.value == value && before.last.checked_add(1) == Some(first) => {
+                before.last = last;
+            }
+            _ => self.done.push(Piece { first, last, value }),
+        }
+        self.next = last.checked_add(1);
+    }
+}
+
+fn keyword(family: Family) -> &'static str {
+    match family {
+        Family::Ipv4 => "ip",
+        Family::Ipv6 => "ip6",
+    }
+}
+
+/// Our tables in what `nft list tables` printed: the instance each belongs to, and how nft names it.
+pub fn tables(listed: &str) -> impl Iterator<Item = (Chain, &str)> {
+    listed.lines().filter_map(|line| {
+        let table = line.trim().strip_prefix("table ")?;
+        let (family, name) = table.split_once(' ')?;
+        let chain = Chain::of_table(name).ok()?;
+        matches!(family, "ip" | "ip6").then_some((chain, table))
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,53 @@
+//! Running nft of the system. Knows no rule but what it is given.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::process::Command;
+
+use super::TproxyError;
+use super::program::{find_or_fail, find_program, output};
+use crate::plan::firewall::Chain;
+use crate::plan::firewall::nftables::tables;
+
+/// The nft program.
+#[derive(Clone, Debug)]
+pub(super) struct Nft {
+    program: PathBuf,
+}
+
+impl Nft {
+    pub(super) fn find() -> Result<Self, TproxyError> {
+        Ok(Self { program: find_or_fail("nft")? })
+    }
+
+    /// The program, if it is installed. Without it, nobody made tables of ours.
+    pub(super) fn find_any() -> Option<Self> {
+        find_program("nft").map(|program| Self { program })
+    }
+
+    /// Carries out `text` as one transaction.
+    pub(super) fn transact(&self, op: &'static str, text: &str) -> Result<(), TproxyError> {
+        output(op, Command::new(&self.program).args(["-f", "-"]), text).map(drop)
+    }
+
+    /// The instances that have tables.
+    pub(super) fn chains(&self) -> Result<BTreeSet<Chain>, TproxyError> {
+        Ok(tables(&self.list()?).map(|(chain, _)| chain).collect())
+    }
+
+    /// Removes the tables of the instances `doomed`; whether there were any.
+    pub(super) fn remove(&self, doomed: &BTreeSet<Chain>) -> Result<bool, TproxyError> {
+        let listed = self.list()?;
+        let text = tables(&listed)
+            .filter(|(chain, _)| doomed.contains(chain))
+            .fold(String::new(), |text, (_, table)| text + "delete table " + table + "\n");
+        if text.is_empty() {
+            return Ok(false);
+        }
+        self.transact("remove", &text).map(|()| true)
+    }
+
+    fn list(&self) -> Result<String, TproxyError> {
+        output("list", Command::new(&self.program).args(["list", "tables"]), "")
+    }
+}
