@@ -15,6 +15,7 @@ use crate::server::Server;
 use crate::shell;
 
 use super::Bench;
+use super::report::Report;
 use super::row::{Goal, Peer, Row};
 use super::slices::{self, SLICE, Sample};
 use super::station::Station;
@@ -68,9 +69,8 @@ const SUBJECTS: [(&str, Option<Goal>); 5] = [
 const IPTABLES: [&str; 4] = ["--mode", "tproxy", "--firewall", "iptables"];
 
 /// Measures every subject in every case.
-pub(super) fn run(bench: &Bench) -> Result<Vec<Row>> {
-    let mut rows = Vec::new();
-    for case in &CASES {
+pub(super) fn run(bench: &Bench, report: &mut Report) -> Result<()> {
+    for case in CASES.iter().filter(|case| bench.wants(case.name)) {
         let mut stations = vec![open(PLAIN, case, bench)?];
         for (name, _) in SUBJECTS {
             // A kernel without one path can still measure the others.
@@ -84,9 +84,11 @@ pub(super) fn run(bench: &Bench) -> Result<Vec<Row>> {
         }
         let samples = slices::interleave(&mut stations, &bench.interrupt, |station| station.measure(SLICE))?;
         let names: Vec<_> = stations.iter().map(|station| station.name).collect();
-        rows.extend(rows_of(case, &names, &samples));
+        for row in rows_of(case, &names, &samples) {
+            report.add(&row);
+        }
     }
-    Ok(rows)
+    Ok(())
 }
 
 /// Two rows for each subject: its cost and its rate. The first subject is the plain one.
@@ -94,13 +96,12 @@ fn rows_of(case: &Case, names: &[&str], samples: &[Vec<Sample>]) -> Vec<Row> {
     let Some(plain) = samples.first() else { return Vec::new() };
     let cost = |samples: &[Sample]| Spread::of(samples.iter().map(|sample| sample.cost / 1e3)).median;
     let rate = |samples: &[Sample]| Spread::of(samples.iter().map(|sample| sample.rate)).median;
-    let row = |subject: &str, value, unit, peer, goal| Row {
-        bench: "connect",
+    let row = |subject: &str, value, unit: &str, peer, goal| Row {
         case: case.name.to_owned(),
         subject: subject.to_owned(),
         peer,
         value,
-        unit,
+        unit: unit.to_owned(),
         goal,
     };
     let mut rows = Vec::new();
