@@ -1,5 +1,6 @@
 //! The command line: what may be typed, and the help that says so. Acts on nothing.
 
+use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -7,7 +8,9 @@ use std::time::Duration;
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 
 use crate::config::{Config, FirewallChoice, Flags, ModeChoice, Protocols};
-use crate::model::{Origin, PortRange, Prefix, Responder};
+use crate::control::BindingsQuery;
+use crate::instance::InstanceId;
+use crate::model::{Origin, PortRange, Prefix, Protocol, Responder};
 use crate::observe::LogFormat;
 
 /// One listening socket for any port on any address of whole IP prefixes, and an L4 proxy behind it.
@@ -33,10 +36,18 @@ pub struct Cli {
 /// A verb.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Print the bindings of the running instance that overlap what is given, in the order of precedence
+    Bindings(BindingsArgs),
     /// Judge a configuration file and print what would be done with it; needs no privileges
     Check(CheckArgs),
     /// Remove the routes and firewall rules that killed instances left in the network namespace
     Clean(CleanArgs),
+    /// Ask the kernel where a packet goes, and say why; the packet counts as one that came
+    Explain(ExplainArgs),
+    /// Make the running instance read its configuration file again
+    Reload(InstanceArgs),
+    /// Print what the running instance is, how it fares, and what stands in its way
+    Status(InstanceArgs),
 }
 
 /// Flags of the default command.
@@ -115,6 +126,76 @@ pub struct CheckArgs {
     pub json: bool,
 }
 
+/// Which instance is asked, and how its answer is printed.
+#[derive(Args, Clone, Debug)]
+pub struct InstanceArgs {
+    /// Network namespace of the instance: a name that `ip netns` knows, or a path
+    #[arg(long, value_name = "NAME|PATH")]
+    pub netns: Option<String>,
+
+    /// Process id of the instance, where the namespace has several
+    #[arg(long, value_name = "PID")]
+    pub instance: Option<InstanceId>,
+
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Flags of `bindings`.
+#[derive(Args, Clone, Debug)]
+pub struct BindingsArgs {
+    /// What the bindings must overlap, each at most once: tcp or udp, a prefix, port ranges such as 80,8000-8100
+    #[arg(value_name = "PROTOCOL|PREFIX|PORTS", num_args = 0..=3)]
+    pub words: Vec<String>,
+
+    /// Which instance.
+    #[command(flatten)]
+    pub instance: InstanceArgs,
+}
+
+impl BindingsArgs {
+    /// The query that the words stand for. What they say is for the instance to judge.
+    ///
+    /// # Errors
+    /// As clap reports usage errors, when two words are of one kind.
+    pub fn query(&self) -> Result<BindingsQuery, clap::Error> {
+        let mut query = BindingsQuery::default();
+        for word in &self.words {
+            let twice = match word.parse::<Protocol>() {
+                Ok(protocol) => query.protocol.replace(protocol).is_some(),
+                Err(_) if word.contains(['.', ':', '/']) => query.prefix.replace(word.clone()).is_some(),
+                Err(_) => query.ports.replace(word.clone()).is_some(),
+            };
+            if twice {
+                let message = format!("{word}: a protocol, a prefix and ports may be given once each\n");
+                return Err(Cli::command().error(clap::error::ErrorKind::ValueValidation, message));
+            }
+        }
+        Ok(query)
+    }
+}
+
+/// Flags of `explain`.
+#[derive(Args, Clone, Debug)]
+pub struct ExplainArgs {
+    /// tcp or udp
+    #[arg(value_name = "PROTOCOL")]
+    pub protocol: Protocol,
+
+    /// What the packet dials, e.g. 192.0.2.7:8443 or [2001:db8::7]:53
+    #[arg(value_name = "ADDRESS:PORT")]
+    pub dialled: SocketAddr,
+
+    /// Where the packet comes from [default: an address of documentation's]
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub from: Option<SocketAddr>,
+
+    /// Which instance.
+    #[command(flatten)]
+    pub instance: InstanceArgs,
+}
+
 /// How log lines are written.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, ValueEnum)]
 pub enum LogFormatArg {
@@ -162,5 +243,22 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn words_about_bindings_may_come_in_any_order() {
+        let query = |line: &str| match Cli::try_parse_from(line.split(' ')).map(|cli| cli.command) {
+            Ok(Some(Command::Bindings(args))) => args.query(),
+            other => panic!("{other:?}"),
+        };
+        let expected = BindingsQuery {
+            protocol: Some(Protocol::Udp),
+            prefix: Some("2001:db8::/64".into()),
+            ports: Some("53,80".into()),
+        };
+        assert_eq!(query("spectrum-user bindings udp 2001:db8::/64 53,80").unwrap(), expected);
+        assert_eq!(query("spectrum-user bindings 53,80 2001:db8::/64 udp").unwrap(), expected);
+        assert_eq!(query("spectrum-user bindings --json").unwrap(), BindingsQuery::default());
+        assert!(query("spectrum-user bindings 53 80").is_err());
     }
 }

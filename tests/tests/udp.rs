@@ -12,6 +12,7 @@ use spectrum_tests::datagram::{
 };
 use spectrum_tests::deadline::eventually;
 use spectrum_tests::instance::Instance;
+use spectrum_tests::path::Path;
 use spectrum_tests::record::records;
 use spectrum_tests::{on_each_path, on_every_path, veth};
 
@@ -28,7 +29,7 @@ on_every_path!(
     addresses_just_outside_are_refused,
     binding_beats_a_socket_on_the_same_address_and_port,
     binding_beats_a_socket_on_every_address,
-    client_whose_own_address_lies_in_the_prefix_is_answered,
+    client_whose_own_address_lies_in_the_prefix_is_answered_by_sk_lookup,
     echoes_that_talk_to_each_other_fall_silent,
     service_ports_are_not_answered,
     discard_reads_and_says_nothing,
@@ -187,12 +188,18 @@ fn binding_beats_a_socket_on_every_address(case: &mut Case) {
     assert!(finished.stderr.contains("answering by raw socket"), "{finished}");
 }
 
-fn client_whose_own_address_lies_in_the_prefix_is_answered(case: &mut Case) {
+fn client_whose_own_address_lies_in_the_prefix_is_answered_by_sk_lookup(case: &mut Case) {
     let _instance = echo(case);
     let (own, target) = (SocketAddr::new(case.address(5), 4000), SocketAddr::new(case.address(6), 5000));
     let client = client_from(&case.server, own, target);
-    assert_echo(&client, b"one");
-    assert_echo(&client, b"two");
+    if case.path == Path::SkLookup {
+        assert_echo(&client, b"one");
+        assert_echo(&client, b"two");
+    } else {
+        // The one known difference: rules cannot tell a connected socket from one that is bound, and that has to lose.
+        client.send(b"one").unwrap();
+        assert_silence(&client);
+    }
 }
 
 fn echoes_that_talk_to_each_other_fall_silent(case: &mut Case) {

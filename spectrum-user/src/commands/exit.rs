@@ -16,7 +16,7 @@ const NOT_PERMITTED: u8 = 77;
 /// `EX_CONFIG` of sysexits.h.
 const BAD_CONFIGURATION: u8 = 78;
 /// As clap exits, and as most programs do.
-const USAGE: u8 = 2;
+pub(super) const USAGE: u8 = 2;
 
 /// Prints what clap has to say; help and version are no failure.
 #[must_use]

@@ -1,5 +1,6 @@
 //! One file per verb. Errors end here as one line and an exit code.
 
+mod ask;
 mod check;
 mod clean;
 mod exit;
@@ -8,6 +9,7 @@ mod privileges;
 mod reload;
 mod run;
 mod running;
+mod seeing;
 mod signals;
 mod sweep;
 
@@ -18,7 +20,11 @@ use crate::cli::{Cli, Command};
 /// Carries out what was typed.
 pub fn execute(cli: &Cli) -> anyhow::Result<()> {
     match &cli.command {
+        Some(Command::Bindings(args)) => ask::bindings(args),
         Some(Command::Check(args)) => check::check(args),
+        Some(Command::Explain(args)) => ask::explain(args),
+        Some(Command::Reload(args)) => ask::reload(args),
+        Some(Command::Status(args)) => ask::status(args),
         Some(Command::Clean(args)) => {
             logging::init(crate::cli::LogFormatArg::Text);
             clean::clean(args)

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use super::run::{LOCK_PATIENCE, joined};
@@ -22,7 +22,7 @@ use crate::plan::table::Table;
 const HANDSHAKES: Duration = Duration::from_secs(3);
 
 /// What a reload came to.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub(super) struct Reloaded {
     /// Which configuration this is; the first was 0.
     pub(super) revision: u32,

@@ -114,13 +114,17 @@ async fn until(due: Option<Instant>) {
 
 async fn answer(running: &mut Running, args: &RunArgs, asked: Asked) {
     match &asked.request {
-        Request::Reload => match reload(running, args).await {
-            Ok(reloaded) => asked.done(&reloaded),
-            Err(error) => asked.refused(&format!("{error:#}"), exit::code(&error)),
-        },
-        Request::Bindings(_) | Request::Explain(_) | Request::Status => {
-            asked.refused("this instance cannot answer that", 1);
-        }
+        Request::Reload => settle(reload(running, args).await, asked),
+        Request::Bindings(query) => settle(running.bindings(query).map_err(Into::into), asked),
+        Request::Explain(query) => settle(running.explain(query).map_err(Into::into), asked),
+        Request::Status => settle(running.status(), asked),
+    }
+}
+
+fn settle(outcome: anyhow::Result<impl serde::Serialize>, asked: Asked) {
+    match outcome {
+        Ok(value) => asked.done(&value),
+        Err(error) => asked.refused(&format!("{error:#}"), exit::code(&error)),
     }
 }
 

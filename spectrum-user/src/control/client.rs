@@ -5,20 +5,20 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 
 use serde::Deserialize;
-use serde_json::Value;
+use serde::de::DeserializeOwned;
 
 use super::{ControlError, Request};
 
 /// What a server writes.
 #[derive(Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub(super) enum Answer {
-    Done(Value),
+pub(super) enum Answer<T> {
+    Done(T),
     Refused { message: String, code: u8 },
 }
 
 /// Asks the instance whose socket is at `path`, and waits for its answer.
-pub fn ask(path: &Path, request: &Request) -> Result<Value, ControlError> {
+pub fn ask<T: DeserializeOwned>(path: &Path, request: &Request) -> Result<T, ControlError> {
     let mut stream = UnixStream::connect(path)
         .map_err(|source| ControlError::Connect { path: path.to_owned(), source })?;
     let mut line =

@@ -1,11 +1,16 @@
 //! How other processes speak with a running instance: one request and one answer per connection to a unix socket, each
 //! a line of JSON. Carries them; what they ask for is done in `commands`.
 
+mod answer;
 mod client;
 mod error;
 mod request;
 mod server;
 
+pub use answer::{
+    Conflict, Decider, DestinationAnswer, Explanation, ListedBinding, ListenerAnswer, Outcome, PacketCounts,
+    ProgramAnswer, ServiceAnswer, Status, TableAnswer,
+};
 pub use client::ask;
 pub use error::ControlError;
 pub use request::{BindingsQuery, ExplainQuery, Request};

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::unistd::{Group, chown};
-use serde_json::{Value, json};
+use serde::Serialize;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, oneshot};
@@ -38,20 +38,39 @@ pub struct ControlServer {
 pub struct Asked {
     /// What is asked.
     pub request: Request,
-    answer: oneshot::Sender<Value>,
+    answer: oneshot::Sender<Vec<u8>>,
 }
 
 impl Asked {
     /// Answers it.
-    pub fn done(self, value: &impl serde::Serialize) {
+    pub fn done(self, value: &impl Serialize) {
         // Who asked may have gone.
-        let _ = self.answer.send(json!({ "done": value }));
+        let _ = self.answer.send(line(&Answer::Done(value)));
     }
 
     /// Refuses it, with the exit code that fits.
     pub fn refused(self, message: &str, code: u8) {
-        let _ = self.answer.send(json!({ "refused": { "message": message, "code": code } }));
+        let _ = self.answer.send(refusal(message, code));
     }
+}
+
+/// What is written. A million bindings are written as they are, without another copy in between.
+#[derive(Serialize)]
+#[serde(rename_all = "kebab-case")]
+enum Answer<'a, T: Serialize> {
+    Done(&'a T),
+    Refused { message: &'a str, code: u8 },
+}
+
+fn refusal(message: &str, code: u8) -> Vec<u8> {
+    let refused: Answer<'_, ()> = Answer::Refused { message, code };
+    line(&refused)
+}
+
+fn line(answer: &Answer<'_, impl Serialize>) -> Vec<u8> {
+    let mut line = serde_json::to_vec(answer).unwrap_or_else(|error| refusal(&error.to_string(), 1));
+    line.push(b'\n');
+    line
 }
 
 impl ControlServer {
@@ -120,20 +139,16 @@ async fn converse(stream: UnixStream, requests: &mpsc::Sender<Asked>) -> io::Res
     let answer = match serde_json::from_str(&line) {
         Ok(request) => {
             let (answer, answered) = oneshot::channel();
-            let stopping = || json!({ "refused": { "message": "the instance is stopping", "code": 1 } });
+            let stopping = || refusal("the instance is stopping", 1);
             match requests.send(Asked { request, answer }).await {
                 Ok(()) => answered.await.unwrap_or_else(|_dropped| stopping()),
                 Err(_closed) => stopping(),
             }
         }
-        Err(error) => {
-            json!({ "refused": { "message": format!("understand the request: {error}"), "code": 2 } })
-        }
+        Err(error) => refusal(&format!("understand the request: {error}"), 2),
     };
-    let mut bytes = serde_json::to_vec(&answer)?;
-    bytes.push(b'\n');
     // Long answers take their time; a reader that stopped does not hold this task for ever.
-    for chunk in bytes.chunks(1 << 20) {
+    for chunk in answer.chunks(1 << 20) {
         timeout(PATIENCE, writer.write_all(chunk)).await??;
     }
     Ok(())

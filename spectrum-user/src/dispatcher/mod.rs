@@ -1,6 +1,7 @@
 //! The loaded sk_lookup program with its maps and link, and the object that controls it: bpf(2) happens here and
 //! nowhere else. What the table says is decided in `plan`; which sockets are registered, by the caller.
 
+mod attached;
 mod drop_log;
 mod error;
 mod generation;
@@ -17,6 +18,7 @@ use aya::programs::sk_lookup::SkLookupLinkId;
 use aya::{Ebpf, EbpfLoader};
 use spectrum_common::{Counts, Node, names};
 
+pub use attached::{AttachedProgram, attached_programs};
 pub use drop_log::DropLog;
 pub use error::DispatcherError;
 use generation::Generation;
@@ -33,15 +35,18 @@ pub struct Dispatcher {
     listeners: SockMap<MapData>,
     link: Option<SkLookupLinkId>,
     generation: u64,
+    /// How many the current generation has.
+    nodes: usize,
 }
 
 /// What the kernel would do with a packet.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Steered {
-    /// Give it to the socket with this cookie, or to another one of its SO_REUSEPORT group.
+    /// Give it to a socket.
     Assigned {
-        /// As `ss -e` prints it.
-        cookie: u64,
+        /// By which `ss -e` knows the socket. `None` when it is one of a SO_REUSEPORT group: a test run does not repeat
+        /// the choice within the group (net/bpf/test_run.c, bpf_prog_test_run_sk_lookup).
+        cookie: Option<u64>,
     },
     /// Refuse it: TCP gets a RST, UDP an ICMP port unreachable.
     Dropped,
@@ -64,7 +69,7 @@ impl Dispatcher {
             .map_err(DispatcherError::load)?;
         let tables = take(&mut ebpf, names::TABLES)?;
         let listeners = take(&mut ebpf, names::LISTENERS)?;
-        let mut dispatcher = Self { ebpf, tables, listeners, link: None, generation: 0 };
+        let mut dispatcher = Self { ebpf, tables, listeners, link: None, generation: 0, nodes: 0 };
         dispatcher.program()?.load().map_err(DispatcherError::verify)?;
         Ok(dispatcher)
     }
@@ -112,6 +117,7 @@ impl Dispatcher {
             .set(0, generation.map(), 0)
             .map_err(|source| DispatcherError::Publish { source: Box::new(source) })?;
         self.generation += 1;
+        self.nodes = nodes.len();
         Ok(())
     }
 
@@ -119,6 +125,12 @@ impl Dispatcher {
     #[must_use]
     pub fn generation(&self) -> u64 {
         self.generation
+    }
+
+    /// The nodes of the current generation, [`Node`]s in kernel memory.
+    #[must_use]
+    pub fn nodes(&self) -> usize {
+        self.nodes
     }
 
     /// What became of the packets to destination `id` since the program was loaded, all CPUs together.
@@ -189,11 +201,17 @@ pub fn test_run(
     from: SocketAddr,
     to: SocketAddr,
 ) -> io::Result<Steered> {
-    let run = sys::test_run(program, protocol, from, to)?;
+    let run = match sys::test_run(program, protocol, from, to) {
+        Ok(run) => run,
+        Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => {
+            return Ok(Steered::Assigned { cookie: None });
+        }
+        Err(error) => return Err(error),
+    };
     Ok(match (run.verdict, run.cookie) {
         (0, _) => Steered::Dropped,
         (_, 0) => Steered::Passed,
-        (_, cookie) => Steered::Assigned { cookie },
+        (_, cookie) => Steered::Assigned { cookie: Some(cookie) },
     })
 }
 

@@ -1,5 +1,5 @@
 //! Raw access to the kernel: the one place of this crate where unsafe code is. aya neither maps an array's memory nor
-//! test-runs an sk_lookup program, nor can it know that our counters are plain old data.
+//! test-runs an sk_lookup program nor asks which are attached, nor can it know that our counters are plain old data.
 #![allow(unsafe_code, reason = "see above; each block says why it is sound")]
 
 use std::io;
@@ -8,6 +8,7 @@ use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd};
 use std::ptr;
 
+use aya_obj::generated::bpf_attach_type::BPF_SK_LOOKUP;
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 use spectrum_common::{Counts, Node};
 
@@ -74,6 +75,48 @@ pub(super) fn test_run(
     // SAFETY: `context` was handed to the kernel as a raw pointer; it is read back as one.
     let cookie = unsafe { ptr::read_volatile(&raw const context.cookie) };
     Ok(TestRun { verdict: attributes.result, cookie })
+}
+
+/// The ids of the sk_lookup programs that are attached to the network namespace, in the order of attaching
+/// (BPF_PROG_QUERY). Needs CAP_NET_ADMIN.
+pub(super) fn attached_to(netns: BorrowedFd<'_>) -> io::Result<Vec<u32>> {
+    let mut ids = [0_u32; MAX_ATTACHED];
+    let mut attributes = QueryAttributes {
+        target: netns.as_raw_fd().cast_unsigned(),
+        attach_type: BPF_SK_LOOKUP as u32,
+        programs_address: (&raw mut ids).expose_provenance() as u64,
+        count: MAX_ATTACHED.try_into().unwrap_or(u32::MAX),
+        ..QueryAttributes::default()
+    };
+    // SAFETY: bpf(2) reads and writes `attributes`, whose size is given, and at most `count` elements of `ids`; both live
+    // until it returns.
+    let result = unsafe {
+        libc::syscall(libc::SYS_bpf, BPF_PROG_QUERY, &raw mut attributes, size_of::<QueryAttributes>())
+    };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: `ids` was handed to the kernel as a raw pointer; it is read back as one, initialised before.
+    let ids = unsafe { ptr::read_volatile(&raw const ids) };
+    Ok(ids.into_iter().take(attributes.count as usize).collect())
+}
+
+/// A namespace holds no more (include/linux/bpf-netns.h's array of 64 programs).
+const MAX_ATTACHED: usize = 64;
+
+const BPF_PROG_QUERY: libc::c_long = 16;
+
+/// The part of `union bpf_attr` that BPF_PROG_QUERY reads.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+struct QueryAttributes {
+    target: u32,
+    attach_type: u32,
+    query_flags: u32,
+    attach_flags: u32,
+    programs_address: u64,
+    count: u32,
+    padding: u32,
 }
 
 const BPF_PROG_TEST_RUN: libc::c_long = 10;

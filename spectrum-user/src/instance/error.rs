@@ -36,6 +36,14 @@ pub enum InstanceError {
         /// How long we waited.
         waited: Duration,
     },
+    /// Who asks may not know which instances there are.
+    #[error("look for instances in {} (needs root or membership of the group spectrum)", .path.display())]
+    NotAMember {
+        /// The directory.
+        path: PathBuf,
+        /// The cause.
+        source: io::Error,
+    },
     /// The run directory cannot be used.
     #[error("{op} {}", .path.display())]
     RunDir {

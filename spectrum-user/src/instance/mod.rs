@@ -4,9 +4,11 @@
 mod error;
 mod leftovers;
 mod registry;
+mod sockets;
 mod state;
 
 pub use error::{InstanceError, RunDirError};
 pub use leftovers::Leftovers;
 pub use registry::{Claim, Registry, StartupLock, run_dir};
+pub use sockets::{ControlSocket, control_sockets};
 pub use state::{Instance, InstanceId, Mode};

@@ -20,7 +20,7 @@ use crate::plan::firewall::Chain;
 const DEFAULT_RUN_DIR: &str = "/run/spectrum";
 const LOCK: &str = "lock";
 const EXTENSION: &str = "json";
-const CONTROL: &str = "sock";
+pub(super) const CONTROL: &str = "sock";
 
 /// How often a lock that another process holds is tried again.
 const RETRY: Duration = Duration::from_millis(20);

@@ -13,5 +13,5 @@ pub use destination::{Destination, DestinationId};
 pub use origin::{Origin, OriginHost, ParseOriginError};
 pub use port_range::{ParsePortRangeError, PortRange, parse_port_ranges};
 pub use prefix::{ParsePrefixError, Prefix};
-pub use protocol::{Family, Protocol};
+pub use protocol::{Family, ParseProtocolError, Protocol};
 pub use service::{ParseResponderError, ParseServiceNameError, Responder, Service, ServiceName, Target};

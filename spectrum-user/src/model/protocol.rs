@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::net::IpAddr;
+use std::str::FromStr;
 
 /// A transport protocol that listeners have.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd, serde::Deserialize, serde::Serialize)]
@@ -21,6 +22,23 @@ impl fmt::Display for Protocol {
         })
     }
 }
+
+impl FromStr for Protocol {
+    type Err = ParseProtocolError;
+
+    fn from_str(typed: &str) -> Result<Self, Self::Err> {
+        match typed {
+            "tcp" => Ok(Self::Tcp),
+            "udp" => Ok(Self::Udp),
+            _ => Err(ParseProtocolError),
+        }
+    }
+}
+
+/// Why a text is not a [`Protocol`].
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("expected tcp or udp")]
+pub struct ParseProtocolError;
 
 /// An address family. Bindings of one never match packets of the other.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd, serde::Deserialize, serde::Serialize)]

@@ -5,9 +5,13 @@ mod error;
 mod listener;
 mod namespace;
 mod routes;
+mod rp_filter;
+mod sockets;
 
 pub use addresses::{CoveredAddress, InterfaceAddress, covered_addresses, interface_addresses};
 pub use error::{Denied, NetError};
 pub use listener::{ListenerGroup, ListenerOptions, Transparency};
 pub use namespace::{NamespaceId, enter_namespace};
 pub use routes::{LocalRoutes, ROUTE_PROTOCOL};
+pub use rp_filter::strict_rp_filter;
+pub use sockets::{ListeningSocket, SocketOwner, listening_sockets, own_sockets, socket_owners};

@@ -29,6 +29,20 @@ impl NamespaceId {
             .map_err(|source| NetError::os("identify network namespace", path, source, "CAP_SYS_PTRACE"))
     }
 
+    /// The namespace called `name` as [`enter_namespace`] takes it. Needs no capability.
+    pub fn named(name: &str) -> Result<Self, NetError> {
+        let path = path_of(name);
+        match fs::metadata(&path) {
+            Ok(metadata) => Ok(Self(metadata.ino())),
+            Err(error) if [io::ErrorKind::NotFound, io::ErrorKind::NotADirectory].contains(&error.kind()) => {
+                Err(NetError::NamespaceMissing { path: path.display().to_string() })
+            }
+            Err(source) => {
+                Err(NetError::os("identify network namespace", path.display(), source, "CAP_SYS_PTRACE"))
+            }
+        }
+    }
+
     /// The inode.
     #[must_use]
     pub fn inode(self) -> u64 {

@@ -1,7 +1,15 @@
 //! What the kernel must contain for a configuration: decisions as values. Carries none of them out.
 
 mod bindings;
+mod explain;
 pub mod firewall;
+mod hidden;
+mod overlap;
 pub mod table;
+#[cfg(test)]
+mod tests;
 
 pub use bindings::{BindingIndex, Plan, PlanError, PlannedBinding};
+pub use explain::{Explained, Miss, Precedence};
+pub use hidden::{Extent, Hidden};
+pub use overlap::Overlap;

@@ -1,0 +1,113 @@
+//! The verbs that ask a running instance. They find it, ask it one thing and print its answer; the answers are made by
+//! the instance itself.
+
+mod columns;
+mod explanation;
+mod status;
+
+use std::io::{self, BufWriter, Write};
+use std::os::unix::net::UnixStream;
+
+use anyhow::{Context as _, bail};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::reload::Reloaded;
+use crate::cli::{BindingsArgs, ExplainArgs, InstanceArgs};
+use crate::control::{self, ExplainQuery, Explanation, ListedBinding, Request, Status};
+use crate::instance::{ControlSocket, control_sockets, run_dir};
+use crate::net::NamespaceId;
+use columns::Columns;
+
+/// Prints the bindings that overlap what was typed.
+pub(super) fn bindings(args: &BindingsArgs) -> anyhow::Result<()> {
+    let bindings: Vec<ListedBinding> = ask(&args.instance, &Request::Bindings(args.query()?))?;
+    print(&args.instance, &bindings, |out| {
+        let mut columns = Columns::of(["PROTOCOL", "PREFIX", "PORTS", "SERVICE"]);
+        for binding in &bindings {
+            columns.row([&binding.protocol.to_string(), &binding.prefix, &binding.ports, &binding.service]);
+        }
+        columns.write(out, "")
+    })
+}
+
+/// Prints where a packet goes, and why.
+pub(super) fn explain(args: &ExplainArgs) -> anyhow::Result<()> {
+    let query = ExplainQuery { protocol: args.protocol, dialled: args.dialled, from: args.from };
+    let explanation: Explanation = ask(&args.instance, &Request::Explain(query))?;
+    print(&args.instance, &explanation, |out| explanation::write(&explanation, out))
+}
+
+/// Prints what a reload came to, on one line.
+pub(super) fn reload(args: &InstanceArgs) -> anyhow::Result<()> {
+    let reloaded: Reloaded = ask(args, &Request::Reload)?;
+    print(args, &reloaded, |out| {
+        let Reloaded { revision, services, bindings, added, removed } = reloaded;
+        writeln!(
+            out,
+            "reloaded revision={revision} services={services} bindings={bindings} added={added} removed={removed}"
+        )
+    })
+}
+
+/// Prints what the instance is and how it fares.
+pub(super) fn status(args: &InstanceArgs) -> anyhow::Result<()> {
+    let status: Status = ask(args, &Request::Status)?;
+    print(args, &status, |out| status::write(&status, out))
+}
+
+fn ask<T: DeserializeOwned>(args: &InstanceArgs, request: &Request) -> anyhow::Result<T> {
+    Ok(control::ask(&find(args)?.path, request)?)
+}
+
+/// The instance that is meant.
+fn find(args: &InstanceArgs) -> anyhow::Result<ControlSocket> {
+    let namespace = match &args.netns {
+        Some(name) => NamespaceId::named(name)?,
+        None => NamespaceId::current()?,
+    };
+    let mut sockets = control_sockets(&run_dir(), namespace.inode())?;
+    if let Some(id) = args.instance {
+        return match sockets.into_iter().find(|socket| socket.id == id) {
+            Some(socket) => Ok(socket),
+            None => bail!("find instance {id}: it does not run in network namespace {namespace}"),
+        };
+    }
+    if sockets.len() > 1 {
+        // A killed instance leaves its socket behind.
+        sockets.retain(|socket| {
+            let refused = UnixStream::connect(&socket.path).err().map(|error| error.kind());
+            refused != Some(io::ErrorKind::ConnectionRefused)
+        });
+    }
+    let ids: Vec<String> = sockets.iter().map(|socket| socket.id.to_string()).collect();
+    match (sockets.pop(), sockets.is_empty()) {
+        (Some(only), true) => Ok(only),
+        (Some(_), false) => {
+            bail!("find the instance: there are several, say which by --instance: {}", ids.join(", "))
+        }
+        (None, _) => bail!(
+            "find the instance: none runs in network namespace {namespace} (start one, or name its namespace by \
+             --netns)"
+        ),
+    }
+}
+
+/// Prints as JSON or for people.
+fn print(
+    args: &InstanceArgs,
+    answer: &impl Serialize,
+    text: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+) -> anyhow::Result<()> {
+    let mut stdout = BufWriter::new(io::stdout().lock());
+    let written = if args.json {
+        serde_json::to_writer(&mut stdout, answer).map_err(io::Error::from).and_then(|()| writeln!(stdout))
+    } else {
+        text(&mut stdout)
+    };
+    match written.and_then(|()| stdout.flush()) {
+        // The reader has seen enough.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        written => written.context("write the answer"),
+    }
+}

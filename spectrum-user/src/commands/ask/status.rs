@@ -1,0 +1,119 @@
+//! A status as people read it. Leaves out what only machines need, such as the cookies of the sixtieth worker.
+
+use std::fmt;
+use std::io::{self, Write};
+
+use super::columns::Columns;
+use crate::control::{DestinationAnswer, PacketCounts, ProgramAnswer, Status};
+
+/// So many cookies of a listener are shown.
+const COOKIES: usize = 4;
+
+/// Writes `status` in sections.
+pub(super) fn write(status: &Status, out: &mut dyn Write) -> io::Result<()> {
+    let Status { pid, mode, namespace, generation, .. } = status;
+    writeln!(out, "instance {pid}: mode {mode}, network namespace {namespace}, generation {generation}")?;
+    if let Some(own) = &status.program {
+        writeln!(out, "program: {}", program(own))?;
+    }
+    if let Some(chain) = &status.chain {
+        writeln!(out, "firewall chain: {chain}")?;
+    }
+    if let Some(table) = status.table {
+        writeln!(out, "steering table: {} nodes, {} bytes", table.nodes, table.bytes)?;
+    }
+
+    writeln!(out, "\nservices: {}", status.services.len())?;
+    let mut services = Columns::of(["NAME", "BINDINGS", "OPEN", "TOTAL", "TARGET"]);
+    for service in &status.services {
+        services.row([
+            &service.name,
+            &service.bindings.to_string(),
+            &service.open.to_string(),
+            &service.total.to_string(),
+            &service.target,
+        ]);
+    }
+    services.write(out, "  ")?;
+
+    writeln!(out, "\ndestinations: {}", status.destinations.len())?;
+    destinations(&status.destinations, out)?;
+
+    let programs: Vec<String> = status.other_programs.iter().map(program).collect();
+    section(out, "other sk_lookup programs of the namespace", &programs)?;
+    let conflicts: Vec<String> = status
+        .conflicts
+        .iter()
+        .map(|conflict| {
+            let who = match (&conflict.command, conflict.pid) {
+                (Some(command), Some(pid)) => format!(" of {command} (process {pid})"),
+                _ => String::new(),
+            };
+            let extent = if conflict.wholly { "hidden" } else { "hidden in part" };
+            format!("{} {}{who}: {extent} {}", conflict.protocol, conflict.address, conflict.hidden)
+        })
+        .collect();
+    section(out, "conflicts with listeners of others", &conflicts)?;
+    section(out, "obstacles", &status.obstacles)?;
+    if !status.unknown.is_empty() {
+        section(out, "could not be looked at", &status.unknown)?;
+    }
+    Ok(())
+}
+
+/// The first few of a listener's cookies.
+pub(super) fn cookies(cookies: &[String]) -> String {
+    let shown: Vec<String> = cookies.iter().take(COOKIES).map(|cookie| format!("sk:{cookie}")).collect();
+    match cookies.len().saturating_sub(COOKIES) {
+        0 => shown.join(" "),
+        more => format!("{} and {more} more", shown.join(" ")),
+    }
+}
+
+fn destinations(destinations: &[DestinationAnswer], out: &mut dyn Write) -> io::Result<()> {
+    let mut columns = Columns::of([
+        "ID", "SERVICE", "PROTOCOL", "FAMILY", "STEERED", "MISSED", "REFUSED", "LISTENER", "COOKIES",
+    ]);
+    let count = |counts: &Option<PacketCounts>, of: fn(&PacketCounts) -> String| {
+        counts.as_ref().map_or("-".to_owned(), of)
+    };
+    for DestinationAnswer { id, service, protocol, family, listener, packets } in destinations {
+        columns.row([
+            &id.to_string(),
+            service,
+            &protocol.to_string(),
+            &family.to_string(),
+            &count(packets, |counts| counts.steered.to_string()),
+            &count(packets, |counts| counts.missed.to_string()),
+            &count(packets, refusals),
+            &listener.as_ref().map_or("none".to_owned(), |listener| listener.address.to_string()),
+            &listener.as_ref().map_or(String::new(), |listener| cookies(&listener.cookies)),
+        ]);
+    }
+    columns.write(out, "  ")
+}
+
+/// `0`, or how many of which: `3 EEXIST`.
+fn refusals(counts: &PacketCounts) -> String {
+    if counts.refused.is_empty() {
+        return "0".to_owned();
+    }
+    let refused: Vec<String> =
+        counts.refused.iter().map(|(errno, count)| format!("{count} {errno}")).collect();
+    refused.join(", ")
+}
+
+fn program(program: &ProgramAnswer) -> String {
+    match &program.name {
+        Some(name) => format!("{} ({name})", program.id),
+        None => program.id.to_string(),
+    }
+}
+
+fn section(out: &mut dyn Write, title: &str, lines: &[impl fmt::Display]) -> io::Result<()> {
+    if lines.is_empty() {
+        return writeln!(out, "\n{title}: none");
+    }
+    writeln!(out, "\n{title}: {}", lines.len())?;
+    lines.iter().try_for_each(|line| writeln!(out, "  {line}"))
+}

@@ -1,0 +1,269 @@
+//! Where a packet goes, and why. The kernel is asked where it can be; the bindings are asked in any case, since they
+//! know the reasons, and since the two must agree.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::net::IpAddr;
+
+use spectrum_common::{Counts, Refusal};
+
+use super::misunderstood;
+use crate::commands::running::{Running, Steering};
+use crate::control::{ControlError, Decider, ExplainQuery, Explanation, Outcome};
+use crate::dispatcher::{Dispatcher, DispatcherError, Steered};
+use crate::model::{DestinationId, Protocol};
+use crate::net::{self, ListeningSocket};
+use crate::plan::Explained;
+
+/// So often the program is run on the packet, until the counters tell which destination it was: others may get packets
+/// at the same time.
+const RUNS: usize = 5;
+
+/// What became of a packet.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+enum Fate {
+    Passed,
+    Steered(DestinationId),
+    Missed(DestinationId),
+    /// And which of the [`Refusal`]s it was.
+    Refused(DestinationId, usize),
+}
+
+impl Fate {
+    fn destination(self) -> Option<DestinationId> {
+        match self {
+            Self::Passed => None,
+            Self::Missed(id) | Self::Refused(id, _) | Self::Steered(id) => Some(id),
+        }
+    }
+}
+
+impl Running {
+    /// Where the packet goes, and why.
+    pub(in crate::commands) fn explain(&self, query: &ExplainQuery) -> Result<Explanation, ControlError> {
+        let ExplainQuery { protocol, dialled, .. } = *query;
+        let from = query.from_or_example();
+        if from.is_ipv4() != dialled.is_ipv4() {
+            return Err(misunderstood(format!(
+                "explain {dialled} from {from}: they are of different families"
+            )));
+        }
+        if let IpAddr::V6(v6) = dialled.ip()
+            && let Some(v4) = v6.to_ipv4_mapped()
+        {
+            return Err(misunderstood(format!(
+                "explain {dialled}: the packets of IPv4-mapped addresses are IPv4; ask for {v4}:{}",
+                dialled.port()
+            )));
+        }
+        let explained = self.plan.explain(protocol, dialled);
+        let expected = match &explained {
+            Explained::Bound { winner, .. } => Fate::Steered(winner.destination),
+            Explained::Unbound { .. } => Fate::Passed,
+        };
+        let (fate, not_asked) = match &self.steering {
+            Some(Steering::SkLookup(dispatcher)) => match self.test(dispatcher, query, expected) {
+                Ok(fate) => (Some(fate), None),
+                Err(error) => (None, Some(format!("{:#}", anyhow::Error::from(error)))),
+            },
+            _ => (None, Some("with tproxy there is no program to ask".to_owned())),
+        };
+        let decided_by = if fate.is_some() { Decider::Kernel } else { Decider::Host };
+        let disagreement = fate.filter(|fate| fate.destination() != expected.destination()).map(|fate| {
+            format!(
+                "the kernel says {}, the host's copy says {}",
+                self.named(fate.destination()),
+                self.named(expected.destination())
+            )
+        });
+        let fate = fate.unwrap_or(expected);
+        let (outcome, detail) = match fate {
+            Fate::Passed => (Outcome::Passed, Some(passed(protocol, dialled))),
+            Fate::Steered(_) => (Outcome::Steered, None),
+            Fate::Missed(id) => (Outcome::Refused, Some(format!("destination {id} has no listener"))),
+            Fate::Refused(id, at) => {
+                let errno = Refusal::ALL.get(at).map_or("other", |refusal| refusal.errno());
+                (
+                    Outcome::Refused,
+                    Some(format!("the listener of destination {id} is refused by the kernel: {errno}")),
+                )
+            }
+        };
+        let (binding, why, hides, nearest) = match explained {
+            Explained::Bound { winner, why, hides } => {
+                (Some(self.listed(winner)), why.to_string(), hides, None)
+            }
+            Explained::Unbound { why, nearest } => {
+                (None, why.to_string(), Vec::new(), nearest.map(|nearest| self.listed(nearest)))
+            }
+        };
+        Ok(Explanation {
+            protocol,
+            dialled,
+            from,
+            outcome,
+            detail,
+            decided_by,
+            not_asked,
+            disagreement,
+            binding,
+            why,
+            hides: hides.into_iter().map(|hidden| self.listed(hidden)).collect(),
+            nearest,
+            listener: fate.destination().and_then(|id| self.listener(id)),
+            notes: self.other_programs_note(),
+        })
+    }
+
+    /// Runs the program on the packet. Since it only says whether it chose a socket, the counters say whose.
+    fn test(
+        &self,
+        dispatcher: &Dispatcher,
+        query: &ExplainQuery,
+        expected: Fate,
+    ) -> Result<Fate, DispatcherError> {
+        let mut possible: Option<BTreeSet<Fate>> = None;
+        for _ in 0..RUNS {
+            let before = self.counts(dispatcher)?;
+            let steered = dispatcher.test(query.protocol, query.from_or_example(), query.dialled)?;
+            let after = self.counts(dispatcher)?;
+            let rose = match steered {
+                Steered::Passed => return Ok(Fate::Passed),
+                Steered::Assigned { cookie: Some(cookie) } => {
+                    if let Some(id) = self.destination_with(cookie) {
+                        return Ok(Fate::Steered(id));
+                    }
+                    rises(&before, &after)
+                }
+                Steered::Assigned { cookie: None } | Steered::Dropped => rises(&before, &after),
+            };
+            let is_dropped = steered == Steered::Dropped;
+            let fits = rose.into_iter().filter(|fate| matches!(fate, Fate::Steered(_)) != is_dropped);
+            let remaining: BTreeSet<Fate> = match possible.take() {
+                Some(possible) => fits.filter(|fate| possible.contains(fate)).collect(),
+                None => fits.collect(),
+            };
+            if let [only] = remaining.iter().copied().collect::<Vec<_>>()[..] {
+                return Ok(only);
+            }
+            possible = Some(remaining);
+        }
+        // Under such a load of packets to several destinations none can be excluded, not even the expected one.
+        let possible = possible.unwrap_or_default();
+        let likely = possible.iter().find(|fate| fate.destination() == expected.destination());
+        Ok(likely.or(possible.first()).copied().unwrap_or(expected))
+    }
+
+    fn counts(&self, dispatcher: &Dispatcher) -> Result<BTreeMap<DestinationId, Counts>, DispatcherError> {
+        self.plan.destinations.keys().map(|id| Ok((*id, dispatcher.counts(*id)?))).collect()
+    }
+
+    fn destination_with(&self, cookie: u64) -> Option<DestinationId> {
+        let has = |group: &net::ListenerGroup| group.cookies().is_ok_and(|cookies| cookies.contains(&cookie));
+        self.listeners.iter().find(|(_, group)| has(group)).map(|(id, _)| *id)
+    }
+
+    fn named(&self, id: Option<DestinationId>) -> String {
+        match id.and_then(|id| Some((id, self.plan.destination(id)?))) {
+            Some((id, destination)) => format!("destination {id} ({destination})"),
+            None => "pass".to_owned(),
+        }
+    }
+}
+
+/// What happened between two counts.
+fn rises(before: &BTreeMap<DestinationId, Counts>, after: &BTreeMap<DestinationId, Counts>) -> Vec<Fate> {
+    let mut rises = Vec::new();
+    for ((id, before), after) in before.iter().zip(after.values()) {
+        if before.steered != after.steered {
+            rises.push(Fate::Steered(*id));
+        }
+        if before.missed != after.missed {
+            rises.push(Fate::Missed(*id));
+        }
+        let refused = before.refused.iter().zip(after.refused).enumerate();
+        rises.extend(
+            refused
+                .filter(|(_, (before, after))| *before != after)
+                .map(|(refusal, _)| Fate::Refused(*id, refusal)),
+        );
+    }
+    rises
+}
+
+/// Who takes a packet that passes.
+fn passed(protocol: Protocol, dialled: std::net::SocketAddr) -> String {
+    let sockets = match net::listening_sockets() {
+        Ok(sockets) => sockets,
+        Err(error) => return format!("{:#}", anyhow::Error::from(error)),
+    };
+    let Some(socket) = best(&sockets, protocol, dialled) else {
+        return "no socket listens there: refused, if the address is this host's".to_owned();
+    };
+    let address = socket.address;
+    match net::socket_owners(&HashSet::from([socket.inode])).remove(&socket.inode) {
+        Some(owner) => {
+            format!(
+                "to the socket of {} (process {}) on {address}, if the address is this host's",
+                owner.command, owner.pid
+            )
+        }
+        None => format!("to the socket on {address}, if the address is this host's"),
+    }
+}
+
+/// The socket that the kernel would find: one of the very address before one of every address.
+fn best(
+    sockets: &[ListeningSocket],
+    protocol: Protocol,
+    dialled: std::net::SocketAddr,
+) -> Option<&ListeningSocket> {
+    let listens =
+        |socket: &&ListeningSocket| socket.protocol == protocol && socket.address.port() == dialled.port();
+    let on =
+        |address: IpAddr| sockets.iter().filter(listens).find(move |socket| socket.address.ip() == address);
+    on(dialled.ip())
+        .or_else(|| match dialled.ip() {
+            IpAddr::V4(v4) => {
+                on(v4.to_ipv6_mapped().into()).or_else(|| on(std::net::Ipv4Addr::UNSPECIFIED.into()))
+            }
+            IpAddr::V6(_) => None,
+        })
+        // One of both families, or of IPv6.
+        .or_else(|| on(std::net::Ipv6Addr::UNSPECIFIED.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_rose_is_possible() {
+        let counts = |steered, missed| Counts { steered, missed, refused: [0; 5] };
+        let before = BTreeMap::from([(DestinationId(0), counts(7, 0)), (DestinationId(3), counts(1, 1))]);
+        let mut after = before.clone();
+        assert_eq!(rises(&before, &after), []);
+        after.insert(DestinationId(3), Counts { steered: 2, missed: 1, refused: [0, 1, 0, 0, 0] });
+        assert_eq!(
+            rises(&before, &after),
+            [Fate::Steered(DestinationId(3)), Fate::Refused(DestinationId(3), 1)]
+        );
+    }
+
+    #[test]
+    fn a_socket_of_the_very_address_comes_before_one_of_every_address() {
+        let socket = |address: &str, inode| ListeningSocket {
+            protocol: Protocol::Tcp,
+            address: address.parse().unwrap(),
+            inode,
+        };
+        let sockets = [socket("[::]:22", 1), socket("0.0.0.0:22", 2), socket("192.0.2.7:22", 3)];
+        let found = |dialled: &str| {
+            best(&sockets, Protocol::Tcp, dialled.parse().unwrap()).map(|socket| socket.inode)
+        };
+        assert_eq!(found("192.0.2.7:22"), Some(3));
+        assert_eq!(found("192.0.2.8:22"), Some(2));
+        assert_eq!(found("[2001:db8::1]:22"), Some(1));
+        assert_eq!(found("192.0.2.7:23"), None);
+        assert_eq!(best(&sockets, Protocol::Udp, "192.0.2.7:22".parse().unwrap()), None);
+    }
+}

@@ -1,0 +1,211 @@
+//! What an instance is and how it fares, and what on the host stands in its way. Removes no obstacle.
+
+use std::collections::HashSet;
+use std::fs::File;
+
+use spectrum_common::{Node, Refusal};
+
+use crate::commands::running::{Running, Steering};
+use crate::control::{
+    Conflict, DestinationAnswer, PacketCounts, ProgramAnswer, ServiceAnswer, Status, TableAnswer,
+};
+use crate::dispatcher::{self, AttachedProgram, Dispatcher};
+use crate::instance::Mode;
+use crate::model::{DestinationId, Family, Target};
+use crate::net::{self, ListeningSocket, NamespaceId};
+use crate::plan::Extent;
+
+impl Running {
+    /// What there is to know. What could not be found out is among it.
+    pub(in crate::commands) fn status(&self) -> anyhow::Result<Status> {
+        let mut unknown = Vec::new();
+        let mut known = |outcome: anyhow::Result<()>| {
+            if let Err(error) = outcome {
+                unknown.push(format!("{error:#}"));
+            }
+        };
+        let dispatcher = match &self.steering {
+            Some(Steering::SkLookup(dispatcher)) => Some(dispatcher.as_ref()),
+            _ => None,
+        };
+        let id = dispatcher.map(Dispatcher::program_id).transpose()?;
+        let (mut program, mut other_programs) = (id.map(|id| ProgramAnswer { id, name: None }), Vec::new());
+        known(attached().map(|attached| {
+            for AttachedProgram { id, name } in attached {
+                match &mut program {
+                    Some(own) if own.id == id => own.name = name,
+                    _ => other_programs.push(ProgramAnswer { id, name }),
+                }
+            }
+        }));
+        let mut conflicts = Vec::new();
+        known(self.conflicts().map(|found| conflicts = found));
+        let (obstacles, unread) = self.obstacles();
+        unknown.extend(unread);
+        Ok(Status {
+            pid: std::process::id(),
+            mode: self.mode().unwrap_or(Mode::SkLookup),
+            namespace: NamespaceId::current()?.inode(),
+            generation: dispatcher.map_or(u64::from(self.revision) + 1, Dispatcher::generation),
+            program,
+            chain: match (&self.steering, &self.claim) {
+                (Some(Steering::Tproxy(_)), Some(claim)) => Some(claim.instance().chain.to_string()),
+                _ => None,
+            },
+            table: dispatcher
+                .map(Dispatcher::nodes)
+                .map(|nodes| TableAnswer { nodes, bytes: nodes * size_of::<Node>() }),
+            services: self.services(),
+            destinations: self.destinations(dispatcher),
+            other_programs,
+            conflicts,
+            obstacles,
+            unknown,
+        })
+    }
+
+    fn services(&self) -> Vec<ServiceAnswer> {
+        let totals = self.counters.totals();
+        let services = self.config.services.iter().map(|service| {
+            let counted = totals.get(&service.name);
+            ServiceAnswer {
+                name: service.name.to_string(),
+                target: target(&service.target),
+                bindings: service.bindings.len(),
+                open: counted.map_or(0, |totals| totals.open),
+                total: counted.map_or(0, |totals| totals.opened),
+            }
+        });
+        services.collect()
+    }
+
+    fn destinations(&self, dispatcher: Option<&Dispatcher>) -> Vec<DestinationAnswer> {
+        let destinations = self.plan.destinations.iter().map(|(id, destination)| DestinationAnswer {
+            id: id.0,
+            service: destination.service.to_string(),
+            protocol: destination.protocol,
+            family: destination.family,
+            listener: self.listener(*id),
+            packets: dispatcher.and_then(|dispatcher| packets(dispatcher, *id)),
+        });
+        destinations.collect()
+    }
+
+    /// The listeners of others that bindings hide.
+    fn conflicts(&self) -> anyhow::Result<Vec<Conflict>> {
+        let own = net::own_sockets();
+        let others: Vec<ListeningSocket> =
+            net::listening_sockets()?.into_iter().filter(|socket| !own.contains(&socket.inode)).collect();
+        let addresses: Vec<_> = others.iter().map(|socket| (socket.protocol, socket.address)).collect();
+        let hidden: Vec<_> = self
+            .plan
+            .hidden(&addresses)
+            .into_iter()
+            .filter_map(|hidden| Some((others.get(hidden.index)?, hidden.extent)))
+            .collect();
+        if hidden.is_empty() {
+            return Ok(Vec::new());
+        }
+        let owners =
+            net::socket_owners(&hidden.iter().map(|(socket, _)| socket.inode).collect::<HashSet<_>>());
+        let conflicts = hidden.into_iter().map(|(socket, extent)| {
+            let owner = owners.get(&socket.inode);
+            Conflict {
+                protocol: socket.protocol,
+                address: socket.address,
+                pid: owner.map(|owner| owner.pid),
+                command: owner.map(|owner| owner.command.clone()),
+                wholly: matches!(extent, Extent::Wholly { .. }),
+                hidden: self.hiding(socket, &extent),
+            }
+        });
+        Ok(conflicts.collect())
+    }
+
+    fn hiding(&self, socket: &ListeningSocket, extent: &Extent<'_>) -> String {
+        match extent {
+            Extent::Wholly { binding } => {
+                let service =
+                    self.plan.destination(binding.destination).map(|destination| &destination.service);
+                let service = service.map_or_else(String::new, |service| format!(" (service {service})"));
+                format!("by {}{service}", binding.binding)
+            }
+            Extent::Partly { prefixes, bindings } => {
+                let mut text =
+                    format!("on {}", prefixes.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "));
+                if *bindings > prefixes.len() {
+                    text = format!("{text} and others, {bindings} bindings");
+                }
+                // Whether a socket on :: takes IPv4 as well is not in proc(5).
+                if socket.address.is_ipv6() && prefixes.iter().any(|prefix| prefix.family() == Family::Ipv4) {
+                    text.push_str(" (those of IPv4 unless the socket is IPv6-only)");
+                }
+                text
+            }
+        }
+    }
+
+    /// What may drop packets before they are steered, and what could not be looked at.
+    fn obstacles(&self) -> (Vec<String>, Vec<String>) {
+        let mut obstacles = Vec::new();
+        let serves_ipv4 = self.plan.routes.iter().any(|prefix| prefix.family() == Family::Ipv4);
+        let strict = net::strict_rp_filter();
+        if serves_ipv4 && !strict.is_empty() {
+            obstacles.push(format!(
+                "rp_filter is strict on {}: IPv4 packets are dropped whose sender is reached through another interface",
+                strict.join(", ")
+            ));
+        }
+        (obstacles, Vec::new())
+    }
+
+    pub(super) fn other_programs_note(&self) -> Vec<String> {
+        let own = match &self.steering {
+            Some(Steering::SkLookup(dispatcher)) => dispatcher.program_id().ok(),
+            _ => None,
+        };
+        let others: Vec<String> = attached()
+            .unwrap_or_default()
+            .into_iter()
+            .filter(|program| Some(program.id) != own)
+            .map(|program| program.id.to_string())
+            .collect();
+        if others.is_empty() {
+            return Vec::new();
+        }
+        vec![format!(
+            "other sk_lookup programs are attached and may choose another socket: {}",
+            others.join(", ")
+        )]
+    }
+}
+
+fn attached() -> anyhow::Result<Vec<AttachedProgram>> {
+    use anyhow::Context as _;
+    let op = "list the sk_lookup programs of the namespace";
+    let namespace = File::open("/proc/thread-self/ns/net").context(op)?;
+    match dispatcher::attached_programs(namespace) {
+        // A kernel without bpf(2), or without sk_lookup, has none.
+        Err(error) if matches!(error.raw_os_error(), Some(libc::ENOSYS | libc::EINVAL)) => Ok(Vec::new()),
+        attached => attached.context(op),
+    }
+}
+
+fn packets(dispatcher: &Dispatcher, id: DestinationId) -> Option<PacketCounts> {
+    let counts = dispatcher.counts(id).ok()?;
+    let refused = Refusal::ALL.into_iter().zip(counts.refused).filter(|(_, count)| *count > 0);
+    Some(PacketCounts {
+        steered: counts.steered,
+        missed: counts.missed,
+        refused: refused.map(|(refusal, count)| (refusal.errno().to_owned(), count)).collect(),
+    })
+}
+
+fn target(target: &Target) -> String {
+    match target {
+        Target::Origins(origins) => {
+            format!("origins {}", origins.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "))
+        }
+        Target::Respond(responder) => format!("respond {responder}"),
+    }
+}

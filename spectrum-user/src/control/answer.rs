@@ -1,0 +1,206 @@
+//! What a running instance answers, as it travels. Texts are as they are typed on the command line, so that who reads
+//! the JSON needs nothing else. How people see it is said in `commands`.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::instance::Mode;
+use crate::model::{Family, Protocol};
+
+/// A binding and its service.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct ListedBinding {
+    /// Its protocol.
+    pub protocol: Protocol,
+    /// Its prefix.
+    pub prefix: String,
+    /// Its ports.
+    pub ports: String,
+    /// Where it leads.
+    pub service: String,
+    /// The same for the kernel.
+    pub destination: u32,
+}
+
+/// Where a packet goes, and why.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Explanation {
+    /// Its protocol.
+    pub protocol: Protocol,
+    /// What it dials.
+    pub dialled: SocketAddr,
+    /// Where it comes from.
+    pub from: SocketAddr,
+    /// What happens to it.
+    pub outcome: Outcome,
+    /// More of what happens: why it is refused, or who takes what passes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
+    /// Who was asked.
+    pub decided_by: Decider,
+    /// Why the kernel was not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_asked: Option<String>,
+    /// What the kernel and the host's copy say, should they differ: a defect.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disagreement: Option<String>,
+    /// The binding that wins.
+    pub binding: Option<ListedBinding>,
+    /// Why it does, or why none matches.
+    pub why: String,
+    /// The bindings that match as well, in the order of precedence.
+    pub hides: Vec<ListedBinding>,
+    /// When none matches, the one that comes closest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nearest: Option<ListedBinding>,
+    /// Who takes it.
+    pub listener: Option<ListenerAnswer>,
+    /// What else may interfere.
+    pub notes: Vec<String>,
+}
+
+/// What happens to a packet.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Outcome {
+    /// The kernel looks for a socket as if we were not there.
+    Passed,
+    /// TCP gets a RST, UDP an ICMP port unreachable.
+    Refused,
+    /// A listener of ours takes it.
+    Steered,
+}
+
+/// Who decided.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Decider {
+    /// The host's copy of the decision.
+    Host,
+    /// The attached program.
+    Kernel,
+}
+
+/// The sockets behind a destination.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct ListenerAnswer {
+    /// The address that all have.
+    pub address: SocketAddr,
+    /// Their cookies, in hexadecimal, as `ss -e` prints them behind `sk:`.
+    pub cookies: Vec<String>,
+}
+
+/// What an instance is, and how it fares.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Status {
+    /// Its process id.
+    pub pid: u32,
+    /// How it steers.
+    pub mode: Mode,
+    /// The inode of its network namespace, as `lsns` prints it.
+    pub namespace: u64,
+    /// How many times the bindings have been published.
+    pub generation: u64,
+    /// The program that is attached, with sk_lookup.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub program: Option<ProgramAnswer>,
+    /// The firewall chain, with TPROXY.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chain: Option<String>,
+    /// The steering table, with sk_lookup.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub table: Option<TableAnswer>,
+    /// In the order configured.
+    pub services: Vec<ServiceAnswer>,
+    /// By id.
+    pub destinations: Vec<DestinationAnswer>,
+    /// The other sk_lookup programs of the namespace.
+    pub other_programs: Vec<ProgramAnswer>,
+    /// Listeners of others that bindings hide.
+    pub conflicts: Vec<Conflict>,
+    /// What may drop packets before they are steered.
+    pub obstacles: Vec<String>,
+    /// What could not be looked at, and why.
+    pub unknown: Vec<String>,
+}
+
+/// A loaded program.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct ProgramAnswer {
+    /// As `bpftool prog show` prints it.
+    pub id: u32,
+    /// Its name, if it could be asked for.
+    pub name: Option<String>,
+}
+
+/// The size of the steering table.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct TableAnswer {
+    /// Its nodes.
+    pub nodes: usize,
+    /// The memory that they take in the kernel.
+    pub bytes: usize,
+}
+
+/// A service.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct ServiceAnswer {
+    /// Its name.
+    pub name: String,
+    /// What answers.
+    pub target: String,
+    /// How many bindings it has.
+    pub bindings: usize,
+    /// Connections and UDP sessions that are open.
+    pub open: u64,
+    /// All there were.
+    pub total: u64,
+}
+
+/// A destination.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct DestinationAnswer {
+    /// Its id.
+    pub id: u32,
+    /// Its service.
+    pub service: String,
+    /// Its protocol.
+    pub protocol: Protocol,
+    /// Its family.
+    pub family: Family,
+    /// Its listener.
+    pub listener: Option<ListenerAnswer>,
+    /// What became of its packets, with sk_lookup.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub packets: Option<PacketCounts>,
+}
+
+/// What became of packets.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct PacketCounts {
+    /// Given to the listener.
+    pub steered: u64,
+    /// Refused since there is no listener.
+    pub missed: u64,
+    /// Refused for another reason, by the name of the error.
+    pub refused: BTreeMap<String, u64>,
+}
+
+/// A listener of another program that bindings hide.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Conflict {
+    /// Its protocol.
+    pub protocol: Protocol,
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// The process that has it, if that is known.
+    pub pid: Option<u32>,
+    /// The name of its program.
+    pub command: Option<String>,
+    /// Whether nothing reaches it, or only what is dialled elsewhere does.
+    pub wholly: bool,
+    /// Which bindings hide it, in words.
+    pub hidden: String,
+}

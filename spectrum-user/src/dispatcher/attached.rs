@@ -1,0 +1,30 @@
+//! The sk_lookup programs of a network namespace, whoever attached them. Leaves them attached.
+
+use std::io;
+use std::os::fd::AsFd;
+
+use aya::programs::loaded_programs;
+
+use super::sys;
+
+/// A program that decides about the packets of a namespace.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct AttachedProgram {
+    /// As `bpftool prog show` prints it.
+    pub id: u32,
+    /// Its name, where we may know it: that needs CAP_SYS_ADMIN.
+    pub name: Option<String>,
+}
+
+/// The sk_lookup programs that are attached to `netns`, in the order in which they run. Needs CAP_NET_ADMIN.
+pub fn attached_programs(netns: impl AsFd) -> io::Result<Vec<AttachedProgram>> {
+    let mut programs: Vec<AttachedProgram> =
+        sys::attached_to(netns.as_fd())?.into_iter().map(|id| AttachedProgram { id, name: None }).collect();
+    // The first refusal ends the listing, and so does the end.
+    for info in loaded_programs().map_while(Result::ok) {
+        if let Some(program) = programs.iter_mut().find(|program| program.id == info.id()) {
+            program.name = info.name_as_str().map(str::to_owned);
+        }
+    }
+    Ok(programs)
+}

@@ -1,0 +1,60 @@
+//! The control sockets of a network namespace's instances, found by their names. Connects to none.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::registry::CONTROL;
+use super::{InstanceError, InstanceId};
+
+/// Where an instance listens for requests, or did when it was killed.
+#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub struct ControlSocket {
+    /// The instance.
+    pub id: InstanceId,
+    /// The socket.
+    pub path: PathBuf,
+}
+
+/// The control sockets below `run_dir` of the namespace with inode `namespace`, in the order of process ids. Makes
+/// nothing and needs no lock.
+pub fn control_sockets(run_dir: &Path, namespace: u64) -> Result<Vec<ControlSocket>, InstanceError> {
+    let dir = run_dir.join(namespace.to_string());
+    let entries = match fs::read_dir(&dir) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            return Err(InstanceError::NotAMember { path: dir, source: error });
+        }
+        Err(source) => {
+            return Err(InstanceError::RunDir { op: "list directory", path: dir, source: source.into() });
+        }
+    };
+    let mut sockets: Vec<ControlSocket> = entries
+        .flatten()
+        .map(|entry| entry.path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == CONTROL))
+        .filter_map(|path| Some(ControlSocket { id: path.file_stem()?.to_str()?.parse().ok()?, path }))
+        .collect();
+    sockets.sort();
+    Ok(sockets)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sockets_are_found_by_their_names() {
+        let dir = std::env::temp_dir().join(format!("spectrum-sockets-{}", std::process::id()));
+        assert_eq!(control_sockets(&dir, 7).unwrap(), []);
+        fs::create_dir_all(dir.join("7")).unwrap();
+        for name in ["11.sock", "9.sock", "9-1.sock", "9.json", "lock", "x.sock"] {
+            fs::write(dir.join("7").join(name), "").unwrap();
+        }
+        let ids: Vec<String> =
+            control_sockets(&dir, 7).unwrap().into_iter().map(|socket| socket.id.to_string()).collect();
+        assert_eq!(ids, ["9", "9-1", "11"]);
+        fs::remove_dir_all(&dir).unwrap();
+    }
+}

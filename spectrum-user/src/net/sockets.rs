@@ -1,0 +1,170 @@
+//! The listening sockets of the network namespace, whoever has them, as proc(5) shows them. Judges none of them.
+
+use std::collections::{HashMap, HashSet};
+use std::fs::{self, File};
+use std::io::{self, BufRead as _, BufReader};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use super::NetError;
+use crate::model::Protocol;
+
+/// A socket that takes connections or datagrams from anybody.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct ListeningSocket {
+    /// Its protocol.
+    pub protocol: Protocol,
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// By which /proc knows it.
+    pub inode: u64,
+}
+
+/// A process that has a socket.
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct SocketOwner {
+    /// Its process id.
+    pub pid: u32,
+    /// The name of its program.
+    pub command: String,
+}
+
+/// Every listening TCP and unconnected UDP socket of the calling thread's namespace.
+pub fn listening_sockets() -> Result<Vec<ListeningSocket>, NetError> {
+    let mut sockets = Vec::new();
+    for (protocol, name) in
+        [(Protocol::Tcp, "tcp"), (Protocol::Tcp, "tcp6"), (Protocol::Udp, "udp"), (Protocol::Udp, "udp6")]
+    {
+        let path = format!("/proc/thread-self/net/{name}");
+        match listed(protocol, &path) {
+            Ok(listed) => sockets.extend(listed),
+            // A kernel without IPv6.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(source) => return Err(NetError::os("list sockets in", &path, source, "CAP_SYS_PTRACE")),
+        }
+    }
+    Ok(sockets)
+}
+
+/// Which processes have the sockets with these inodes; of some, nobody may be found without the right to look.
+#[must_use]
+pub fn socket_owners(inodes: &HashSet<u64>) -> HashMap<u64, SocketOwner> {
+    let mut owners = HashMap::new();
+    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+    for (pid, path) in
+        processes.filter_map(|entry| Some((entry.file_name().to_str()?.parse::<u32>().ok()?, entry.path())))
+    {
+        for inode in socket_inodes(&path.join("fd")).filter(|inode| inodes.contains(inode)) {
+            let command = fs::read_to_string(path.join("comm")).unwrap_or_default();
+            owners.entry(inode).or_insert(SocketOwner { pid, command: command.trim_end().to_owned() });
+        }
+    }
+    owners
+}
+
+/// The inodes of this process's own sockets.
+#[must_use]
+pub fn own_sockets() -> HashSet<u64> {
+    socket_inodes("/proc/self/fd".as_ref()).collect()
+}
+
+fn socket_inodes(descriptors: &std::path::Path) -> impl Iterator<Item = u64> {
+    fs::read_dir(descriptors).into_iter().flatten().flatten().filter_map(|entry| {
+        let target = fs::read_link(entry.path()).ok()?;
+        target.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
+    })
+}
+
+fn listed(protocol: Protocol, path: &str) -> io::Result<Vec<ListeningSocket>> {
+    let mut sockets = Vec::new();
+    for line in BufReader::new(File::open(path)?).lines().skip(1) {
+        match listening(protocol, &line?) {
+            Some(socket) => sockets.push(socket),
+            // TCP's listening sockets come first (net/ipv4/tcp_ipv4.c, tcp_get_idx), and there may be a million others.
+            None if protocol == Protocol::Tcp => break,
+            None => {}
+        }
+    }
+    Ok(sockets)
+}
+
+/// The socket of a line, unless it is one that has its peer already.
+fn listening(protocol: Protocol, line: &str) -> Option<ListeningSocket> {
+    const TCP_LISTEN: &str = "0A";
+    const UDP_UNCONNECTED: &str = "07";
+    let mut fields = line.split_ascii_whitespace().skip(1);
+    let local = fields.next()?;
+    let state = fields.nth(1)?;
+    let listens = match protocol {
+        Protocol::Tcp => TCP_LISTEN,
+        Protocol::Udp => UDP_UNCONNECTED,
+    };
+    if state != listens {
+        return None;
+    }
+    let inode = fields.nth(5)?.parse().ok()?;
+    Some(ListeningSocket { protocol, address: address(local)?, inode })
+}
+
+/// `0100007F:1F90`: words of 32 bits as the host reads them, then the port.
+fn address(text: &str) -> Option<SocketAddr> {
+    let (address, port) = text.split_once(':')?;
+    let mut octets = [0; 16];
+    for (word, bytes) in octets.chunks_exact_mut(4).zip(0..address.len() / 8) {
+        let digits = address.get(bytes * 8..bytes * 8 + 8)?;
+        word.copy_from_slice(&u32::from_str_radix(digits, 16).ok()?.to_ne_bytes());
+    }
+    let ip: IpAddr = match address.len() {
+        8 => Ipv4Addr::from(*octets.first_chunk::<4>()?).into(),
+        32 => Ipv6Addr::from(octets).into(),
+        _ => return None,
+    };
+    Some(SocketAddr::new(ip, u16::from_str_radix(port, 16).ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{TcpListener, UdpSocket};
+    use std::os::fd::AsRawFd as _;
+
+    use super::*;
+
+    #[test]
+    fn lines_of_proc_are_read() {
+        let line = "   1: 0100007F:1F90 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 4711 1 0 100 0 0 10 0";
+        let socket = listening(Protocol::Tcp, line).unwrap();
+        assert_eq!((socket.address, socket.inode), ("127.0.0.1:8080".parse().unwrap(), 4711));
+        assert_eq!(listening(Protocol::Tcp, &line.replace(" 0A ", " 01 ")), None);
+        assert_eq!(listening(Protocol::Udp, line), None);
+        assert_eq!(
+            address("B80D0120000000000000000001000000:0035"),
+            Some("[2001:db8::1]:53".parse().unwrap())
+        );
+        assert_eq!(address("0100007F"), None);
+    }
+
+    #[test]
+    fn sockets_that_listen_are_found_with_their_owner() {
+        let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
+        let udp = UdpSocket::bind("[::1]:0").unwrap();
+        let connected = UdpSocket::bind("127.0.0.1:0").unwrap();
+        connected.connect("127.0.0.1:9").unwrap();
+        let sockets = listening_sockets().unwrap();
+        let own = own_sockets();
+        for (protocol, address, fd) in [
+            (Protocol::Tcp, tcp.local_addr().unwrap(), tcp.as_raw_fd()),
+            (Protocol::Udp, udp.local_addr().unwrap(), udp.as_raw_fd()),
+        ] {
+            let found = sockets
+                .iter()
+                .find(|socket| socket.protocol == protocol && socket.address == address)
+                .unwrap();
+            let link = fs::read_link(format!("/proc/self/fd/{fd}")).unwrap();
+            assert_eq!(link.to_str().unwrap(), format!("socket:[{}]", found.inode));
+            assert!(own.contains(&found.inode));
+            let owners = socket_owners(&HashSet::from([found.inode]));
+            assert_eq!(owners[&found.inode].pid, std::process::id());
+        }
+        let address = connected.local_addr().unwrap();
+        assert!(!sockets.iter().any(|socket| socket.protocol == Protocol::Udp && socket.address == address));
+    }
+}
