@@ -4,7 +4,7 @@
 
 use crate::Address;
 
-/// An element of the table: a [`Step`], a [`Bucket`] or [`Ports`]. Which one follows from how it was reached.
+/// An element of the table: a [`Step`], a [`Bucket4`], a [`Bucket6`] or [`Ports`]. Which one follows from how it was reached.
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
 #[repr(C, align(64))]
 pub struct Node {
@@ -37,24 +37,51 @@ pub struct Step {
     pub reserved: [u64; 3],
 }
 
-/// Keys in a [`Bucket`].
-pub const SLOTS: usize = 3;
-
-/// Some of the prefixes of one length whose hashes are equal, and where the rest of them are.
+/// Some of the IPv6 prefixes of one length whose hashes are equal, and where the rest of them are.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 #[repr(C, align(64))]
-pub struct Bucket {
+pub struct Bucket6 {
     /// The masked addresses.
-    pub keys: [Address; SLOTS],
+    pub keys: [Address; Self::SLOTS],
     /// What stands for each; slots are filled from the first on, the others are [`EMPTY`].
-    pub values: [Value; SLOTS],
+    pub values: [Value; Self::SLOTS],
     /// The bucket to go on with, or [`NO_NODE`].
     pub next: u32,
 }
 
-impl Default for Bucket {
+impl Bucket6 {
+    /// Keys in one bucket.
+    pub const SLOTS: usize = 3;
+}
+
+impl Default for Bucket6 {
     fn default() -> Self {
-        Self { keys: [Address { hi: 0, lo: 0 }; SLOTS], values: [EMPTY; SLOTS], next: NO_NODE }
+        Self { keys: [Address { hi: 0, lo: 0 }; Self::SLOTS], values: [EMPTY; Self::SLOTS], next: NO_NODE }
+    }
+}
+
+/// As [`Bucket6`], of IPv4 prefixes: shorter keys, so more of them in a cache line.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+#[repr(C, align(64))]
+pub struct Bucket4 {
+    /// The masked addresses as numbers: the upper halves of [`Address::hi`].
+    pub keys: [u32; Self::SLOTS],
+    /// What stands for each; slots are filled from the first on, the others are [`EMPTY`].
+    pub values: [Value; Self::SLOTS],
+    /// The bucket to go on with, or [`NO_NODE`].
+    pub next: u32,
+    /// Zero.
+    pub reserved: u32,
+}
+
+impl Bucket4 {
+    /// Keys in one bucket.
+    pub const SLOTS: usize = 7;
+}
+
+impl Default for Bucket4 {
+    fn default() -> Self {
+        Self { keys: [0; Self::SLOTS], values: [EMPTY; Self::SLOTS], next: NO_NODE, reserved: 0 }
     }
 }
 
@@ -139,7 +166,8 @@ mod tests {
     fn every_node_is_a_cache_line() {
         assert_eq!(size_of::<Node>(), 64);
         assert_eq!(size_of::<Step>(), 64);
-        assert_eq!(size_of::<Bucket>(), 64);
+        assert_eq!(size_of::<Bucket4>(), 64);
+        assert_eq!(size_of::<Bucket6>(), 64);
         assert_eq!(size_of::<Ports>(), 64);
     }
 

@@ -3,7 +3,7 @@
 
 use core::slice;
 
-use crate::{Bucket, Node, Ports, Step};
+use crate::{Bucket4, Bucket6, Node, Ports, Step};
 
 /// # Safety
 /// Implementors are `repr(C, align(64))`, 64 bytes long, without padding, and valid for every bit pattern.
@@ -12,12 +12,15 @@ unsafe trait View {}
 // SAFETY: integers only, 64 bytes without padding (the const assertion below).
 unsafe impl View for Step {}
 // SAFETY: as above.
-unsafe impl View for Bucket {}
+unsafe impl View for Bucket4 {}
+// SAFETY: as above.
+unsafe impl View for Bucket6 {}
 // SAFETY: as above.
 unsafe impl View for Ports {}
 
 const _: () = assert!(size_of::<Step>() == 5 * 8 + 3 * 8);
-const _: () = assert!(size_of::<Bucket>() == 6 * 8 + 4 * 4);
+const _: () = assert!(size_of::<Bucket4>() == 14 * 4 + 2 * 4);
+const _: () = assert!(size_of::<Bucket6>() == 6 * 8 + 4 * 4);
 const _: () = assert!(size_of::<Ports>() == 10 * 2 + 4 + 10 * 4);
 
 #[inline(always)]
@@ -42,10 +45,17 @@ impl Node {
         view(self)
     }
 
-    /// The node read as a [`Bucket`].
+    /// The node read as a [`Bucket4`].
     #[must_use]
     #[inline(always)]
-    pub const fn as_bucket(&self) -> &Bucket {
+    pub const fn as_bucket4(&self) -> &Bucket4 {
+        view(self)
+    }
+
+    /// The node read as a [`Bucket6`].
+    #[must_use]
+    #[inline(always)]
+    pub const fn as_bucket6(&self) -> &Bucket6 {
         view(self)
     }
 
@@ -70,8 +80,14 @@ impl From<Step> for Node {
     }
 }
 
-impl From<Bucket> for Node {
-    fn from(bucket: Bucket) -> Self {
+impl From<Bucket4> for Node {
+    fn from(bucket: Bucket4) -> Self {
+        node(bucket)
+    }
+}
+
+impl From<Bucket6> for Node {
+    fn from(bucket: Bucket6) -> Self {
         node(bucket)
     }
 }

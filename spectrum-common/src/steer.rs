@@ -1,6 +1,8 @@
 //! The one decision: where a packet goes. Never touches a socket; the caller acts on the verdict.
 
-use crate::{Address, Bucket, DestinationId, EMPTY, NO_NODE, Node, Packet, Ports, Value, bucket_of};
+use crate::{
+    Address, Bucket4, Bucket6, DestinationId, Domain, EMPTY, NO_NODE, Node, Packet, Ports, Value, bucket_of,
+};
 
 /// Where steering reads its table from. The kernel implements it over a map, the host over a slice.
 pub trait Nodes {
@@ -61,7 +63,7 @@ fn on_address<N: Nodes + ?Sized>(packet: &Packet, nodes: &N) -> Value {
         }
         let key = Address { hi: packet.address.hi & step.mask_hi, lo: packet.address.lo & step.mask_lo };
         let bucket = step.first_bucket + bucket_of(key, step.seed, step.buckets);
-        let found = find(key, bucket, nodes);
+        let found = find(packet.domain, key, bucket, nodes);
         next = if found == EMPTY { step.shorter } else { step.longer };
         if found != EMPTY {
             best = found;
@@ -74,26 +76,49 @@ fn on_address<N: Nodes + ?Sized>(packet: &Packet, nodes: &N) -> Value {
 }
 
 #[inline(always)]
-fn find<N: Nodes + ?Sized>(key: Address, first: u32, nodes: &N) -> Value {
+fn find<N: Nodes + ?Sized>(domain: Domain, key: Address, first: u32, nodes: &N) -> Value {
     let mut next = first;
     for _ in 0..MAX_BUCKETS {
         let Some(node) = nodes.node(next) else { return EMPTY };
-        let Bucket { keys: [a, b, c], values: [at_a, at_b, at_c], next: chained } = node.as_bucket();
-        if *a == key {
-            return *at_a;
-        }
-        if *b == key {
-            return *at_b;
-        }
-        if *c == key {
-            return *at_c;
-        }
-        next = *chained;
-        if next == NO_NODE {
-            break;
+        let found;
+        (found, next) = if domain.is_ipv4() {
+            let bucket = node.as_bucket4();
+            (in_bucket4(bucket, key), bucket.next)
+        } else {
+            let bucket = node.as_bucket6();
+            (in_bucket6(bucket, key), bucket.next)
+        };
+        if found != EMPTY || next == NO_NODE {
+            return found;
         }
     }
     EMPTY
+}
+
+// All slots are looked at: to leave early would cost the CPU a branch it cannot predict. Backwards, so that a key of
+// zeros, which unused slots have as well, is found where it is used.
+
+#[inline(always)]
+fn in_bucket4(bucket: &Bucket4, key: Address) -> Value {
+    let key = (key.hi >> 32) as u32;
+    let mut found = EMPTY;
+    for (slot, value) in bucket.keys.iter().zip(&bucket.values).rev() {
+        if *slot == key {
+            found = *value;
+        }
+    }
+    found
+}
+
+#[inline(always)]
+fn in_bucket6(bucket: &Bucket6, key: Address) -> Value {
+    let mut found = EMPTY;
+    for (slot, value) in bucket.keys.iter().zip(&bucket.values).rev() {
+        if *slot == key {
+            found = *value;
+        }
+    }
+    found
 }
 
 #[inline(always)]
@@ -137,18 +162,20 @@ mod tests {
     #[test]
     fn a_table_that_loops_ends() {
         let step = Step { first_bucket: 1, buckets: 1, shorter: 2, longer: 2, ..Step::default() };
-        let chained = Bucket { next: 1, ..Bucket::default() };
+        let chained = Bucket4 { next: 1, ..Bucket4::default() };
         let ports = Ports { values: [Value::ports(3); Ports::INTERVALS], ..Ports::default() };
         let mut nodes = [Node::from(step), Node::from(chained), Node::from(step), Node::from(ports)];
         assert_eq!(steer(&packet(80), &nodes[..]), Verdict::Pass);
-        nodes[1] = Bucket { values: [Value::ports(3); 3], ..Bucket::default() }.into();
+        let key = 0xc000_0201;
+        nodes[1] = Bucket4 { keys: [key; 7], values: [Value::ports(3); 7], ..Bucket4::default() }.into();
         assert_eq!(steer(&packet(80), &nodes[..]), Verdict::Pass);
     }
 
     #[test]
     fn port_zero_is_never_ours() {
         let step = Step { first_bucket: 4, buckets: 1, ..Step::default() };
-        let bucket = Bucket { values: [Value::destination(0), EMPTY, EMPTY], ..Bucket::default() };
+        let mut bucket = Bucket4::default();
+        bucket.values[0] = Value::destination(0);
         let nodes = [step.into(), step.into(), step.into(), step.into(), Node::from(bucket)];
         assert_eq!(steer(&packet(1), &nodes[..]), Verdict::Assign(DestinationId(0)));
         assert_eq!(steer(&packet(0), &nodes[..]), Verdict::Pass);

@@ -36,7 +36,7 @@ fn main() {
     let _stats = aya::sys::enable_stats(aya::sys::Stats::RunTime).unwrap();
     for case in cases() {
         let addresses = case.addresses();
-        let name = case.name(&addresses);
+        let name = case.name(addresses.len());
         if only.as_ref().is_none_or(|only| name.contains(only)) {
             measure(&case, &name, &addresses, slices, &reference);
         }

@@ -3,13 +3,14 @@
 #![allow(clippy::unwrap_used, reason = "test code panics")]
 
 use std::fmt::Write as _;
-use std::fs;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt as _;
 
 use spectrum_tests::case::Case;
 use spectrum_tests::dial::assert_answered;
 use spectrum_tests::instance::Launch;
 use spectrum_tests::path::{Family, Path, TOOLS};
-use spectrum_tests::require::{self, find_in_path};
+use spectrum_tests::require;
 use spectrum_tests::state::State;
 
 /// A case on `path`, unless the machine lacks something that it needs.
@@ -20,15 +21,13 @@ fn case(test: &str, path: Path) -> Option<Case> {
 /// Makes every nft of the namespace refuse, as that of a kernel without the statement does.
 fn break_nft(case: &Case) {
     case.server.run(|| {
-        let nft = find_in_path("nft").unwrap();
         fs::write(
             "/run/nft",
             "#!/bin/sh\n[ \"$1\" = -f ] || exit 0\necho 'Error: Could not process rule: No such file or directory' >&2\nexit 1\n",
         )
         .unwrap();
         let _ = fs::remove_file(format!("{TOOLS}/nft"));
-        fs::set_permissions("/run/nft", std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
-        nft
+        fs::set_permissions("/run/nft", Permissions::from_mode(0o755)).unwrap();
     });
     for nft in ["/usr/sbin/nft", "/sbin/nft"] {
         if std::path::Path::new(nft).exists() {
@@ -45,7 +44,9 @@ fn auto_takes_nftables_and_leaves_nothing() {
         .arguments("--mode tproxy --prefix 192.0.2.0/24 --prefix 2001:db8::/64")
         .start();
     let rules = State::of(&case.server).section("nft list ruleset").join("\n");
-    assert!(rules.contains("table ip spectrum-") && rules.contains("table ip6 spectrum-"), "{rules}");
+    for family in ["ip", "ip6"] {
+        assert!(rules.contains(&format!("\"family\":\"{family}\",\"name\":\"gen1-to-tcp-")), "{rules}");
+    }
     assert_answered(&case.server, &case.targets_of_both());
     instance.stop();
     before.assert_restored(&case.server, "start and stop");
@@ -75,7 +76,7 @@ fn both_refusals_are_named() {
             let file = format!("{TOOLS}/{tool}");
             fs::remove_file(&file).unwrap();
             fs::write(&file, "#!/bin/sh\necho 'No chain/target/match by that name.' >&2; exit 1\n").unwrap();
-            fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+            fs::set_permissions(&file, Permissions::from_mode(0o755)).unwrap();
         });
     }
     let finished = Launch::new(&case.server).arguments("--mode tproxy --prefix 192.0.2.0/24").finish();
@@ -110,7 +111,7 @@ fn more_bindings_than_iptables_can_carry_are_refused_and_nftables_takes_them() {
         list
     });
     let file = format!(
-        "[[service]]\nname = \"many\"\nrespond = \"hello\"\nbindings = [{{ prefix = [{addresses}], ports = \"80,443\" }}]\n"
+        "[[service]]\nname = \"default\"\nrespond = \"hello\"\nbindings = [{{ prefix = [{addresses}], ports = \"80,443\" }}]\n"
     );
     case.server.run(|| fs::write("/run/many.toml", file)).unwrap();
     let launch = |firewall: &str| {

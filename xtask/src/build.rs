@@ -2,9 +2,11 @@
 
 use std::ffi::OsString;
 use std::fs;
-use std::process::ExitCode;
+use std::path::PathBuf;
+use std::process::{Command, ExitCode, Stdio};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
+use serde_json::Value;
 
 use crate::ebpf;
 use crate::ebpf::toolchain::Toolchain;
@@ -34,6 +36,35 @@ pub(crate) fn build_ebpf(consent: Consent) -> Result<ExitCode> {
 /// Builds the program with optimisations.
 pub(crate) fn spectrum_user() -> Result<()> {
     shell::run(&mut workspace::cargo(["build", "--release", "--package", "spectrum-user"]))
+}
+
+/// A program that cargo built.
+#[derive(Debug)]
+pub(crate) struct Executable {
+    /// The name of its target.
+    pub(crate) name: String,
+    /// Where it is.
+    pub(crate) path: PathBuf,
+}
+
+/// The tests or benchmarks that `cargo`, a build of them, leaves to be run, sorted by name. Their file names have a
+/// hash, so only cargo can tell.
+pub(crate) fn executables(cargo: &mut Command) -> Result<Vec<Executable>> {
+    cargo.arg("--message-format=json-render-diagnostics").stderr(Stdio::inherit());
+    let messages = shell::stdout(cargo)?;
+    let mut executables = Vec::new();
+    for message in messages.lines().filter(|line| line.starts_with('{')) {
+        let message: Value = serde_json::from_str(message).context("read what cargo built")?;
+        let name = message.pointer("/target/name").and_then(Value::as_str);
+        let is_test = message.pointer("/profile/test").and_then(Value::as_bool) == Some(true);
+        let is_bench = message.pointer("/target/kind/0").and_then(Value::as_str) == Some("bench");
+        let path = message.get("executable").and_then(Value::as_str);
+        if let (true, Some(name), Some(path)) = (is_test || is_bench, name, path) {
+            executables.push(Executable { name: name.to_owned(), path: PathBuf::from(path) });
+        }
+    }
+    executables.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(executables)
 }
 
 /// Builds the program as the invoking user, then runs it as root.

@@ -61,7 +61,7 @@ fn main() -> ExitCode {
     let consent = if no_install { setup::Consent::Withheld } else { setup::Consent::Given };
     let done = match command {
         Task::Bench(options) => bench::bench(&options, consent),
-        Task::BenchStage(options) => bench::stage(&options),
+        Task::BenchStage(options) => bench::stage(options),
         Task::BuildEbpf => build::build_ebpf(consent),
         Task::Demo => demo::demo(consent),
         Task::DemoStage(options) => demo::stage(&options),

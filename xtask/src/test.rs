@@ -3,13 +3,11 @@
 
 use std::env;
 use std::ffi::OsString;
-use std::path::PathBuf;
-use std::process::{ExitCode, Stdio};
+use std::process::ExitCode;
 
-use anyhow::{Context as _, Result};
-use serde_json::Value;
+use anyhow::Result;
 
-use crate::build;
+use crate::build::{self, Executable, executables};
 use crate::ebpf;
 use crate::privilege;
 use crate::setup::{self, Consent, Purpose};
@@ -41,7 +39,7 @@ pub(crate) fn test(options: &TestOptions, consent: Consent) -> Result<ExitCode> 
     unprivileged.args(["--exclude", PRIVILEGED, "--"]).args(&options.arguments);
     let mut passed = shell::status(&mut unprivileged)?.success();
 
-    let binaries = privileged_binaries()?;
+    let binaries = executables(&mut workspace::cargo(["test", "--no-run", "--package", PRIVILEGED]))?;
     if privilege::available() {
         for binary in &binaries {
             passed &= run_as_root(binary, options, require)?;
@@ -55,7 +53,7 @@ pub(crate) fn test(options: &TestOptions, consent: Consent) -> Result<ExitCode> 
     Ok(if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn run_as_root(binary: &Binary, options: &TestOptions, require: bool) -> Result<bool> {
+fn run_as_root(binary: &Executable, options: &TestOptions, require: bool) -> Result<bool> {
     let mut environment = vec![
         ("SPECTRUM_BIN", workspace::spectrum_user().display().to_string()),
         ("SPECTRUM_EBPF_OBJECT", ebpf::object(workspace::root()).display().to_string()),
@@ -72,28 +70,4 @@ fn run_as_root(binary: &Binary, options: &TestOptions, require: bool) -> Result<
     let mut command = privilege::as_root(&binary.path, &environment)?;
     command.current_dir(workspace::root().join("tests")).args(&options.arguments);
     Ok(shell::status(&mut command)?.success())
-}
-
-struct Binary {
-    name: String,
-    path: PathBuf,
-}
-
-/// Builds the privileged tests and returns where they are.
-fn privileged_binaries() -> Result<Vec<Binary>> {
-    let mut cargo = workspace::cargo(["test", "--no-run", "--package", PRIVILEGED]);
-    cargo.arg("--message-format=json-render-diagnostics").stderr(Stdio::inherit());
-    let messages = shell::stdout(&mut cargo)?;
-    let mut binaries = Vec::new();
-    for message in messages.lines().filter(|line| line.starts_with('{')) {
-        let message: Value = serde_json::from_str(message).context("read what cargo built")?;
-        let name = message.pointer("/target/name").and_then(Value::as_str);
-        let is_test = message.pointer("/profile/test").and_then(Value::as_bool) == Some(true);
-        let executable = message.get("executable").and_then(Value::as_str);
-        if let (true, Some(name), Some(path)) = (is_test, name, executable) {
-            binaries.push(Binary { name: name.to_owned(), path: PathBuf::from(path) });
-        }
-    }
-    binaries.sort_by(|a, b| a.name.cmp(&b.name));
-    Ok(binaries)
 }

@@ -2,6 +2,7 @@
 //! Measures nothing.
 #![allow(dead_code, reason = "each benchmark uses its own part")]
 
+use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use spectrum_user::model::{Binding, DestinationId, Family, PortRange, Prefix, Protocol};
@@ -43,10 +44,10 @@ impl Case {
     }
 
     /// `FAMILY/SHAPE/ADDRESSES`, and `xRANGES` if an address has several.
-    pub(crate) fn name(&self, addresses: &[IpAddr]) -> String {
+    pub(crate) fn name(&self, addresses: usize) -> String {
         let shape = format!("{:?}", self.shape).to_lowercase();
         let ranges = if self.ranges.len() == 1 { String::new() } else { format!("x{}", self.ranges.len()) };
-        format!("{}/{shape}/{}{ranges}", self.family, addresses.len())
+        format!("{}/{shape}/{addresses}{ranges}", self.family)
     }
 
     /// The ports of each address.
@@ -54,26 +55,17 @@ impl Case {
         self.ranges.iter().map(|range| range.parse().unwrap()).collect()
     }
 
-    /// Every address, of [`Shape::Edge`] those of the other family as well.
+    /// Every address, each once; of [`Shape::Edge`] those of the other family as well.
     pub(crate) fn addresses(&self) -> Vec<IpAddr> {
-        let mut random = Random::new(1);
-        (0..self.count)
-            .map(|nth| match (self.shape, self.family) {
-                (Shape::Dense, Family::Ipv4) => {
-                    Ipv4Addr::from_bits(10 << 24 | u32::try_from(nth).unwrap()).into()
-                }
-                (Shape::Dense, Family::Ipv6) => Ipv6Addr::from_bits(0x2001_0db8 << 96 | nth as u128).into(),
-                (_, Family::Ipv4) => {
-                    Ipv4Addr::from_bits(u32::try_from(random.number() >> 32).unwrap()).into()
-                }
-                (_, Family::Ipv6) => {
-                    let bits = u128::from(random.number()) << 64 | u128::from(random.number());
-                    // 2000::/3, where addresses are given out.
-                    Ipv6Addr::from_bits(bits >> 3 | 1 << 125).into()
-                }
-            })
-            .chain(if self.shape == Shape::Edge { edge() } else { Vec::new() })
-            .collect()
+        let dense = |nth: usize| match self.family {
+            Family::Ipv4 => Ipv4Addr::from_bits(10 << 24 | u32::try_from(nth).unwrap()).into(),
+            Family::Ipv6 => Ipv6Addr::from_bits(0x2001_0db8 << 96 | nth as u128).into(),
+        };
+        match self.shape {
+            Shape::Dense => (0..self.count).map(dense).collect(),
+            Shape::Edge => edge(),
+            Shape::Random => anywhere(self.family, self.count),
+        }
     }
 
     /// What is bound at `addresses`, all of one destination.
@@ -85,6 +77,26 @@ impl Case {
         };
         addresses.iter().flat_map(|address| ports.iter().map(|ports| binding(*address, *ports))).collect()
     }
+}
+
+fn anywhere(family: Family, count: usize) -> Vec<IpAddr> {
+    let mut random = Random::new(1);
+    let mut known = HashSet::with_capacity(count);
+    let mut addresses = Vec::with_capacity(count);
+    while addresses.len() < count {
+        let address: IpAddr = match family {
+            Family::Ipv4 => Ipv4Addr::from_bits(u32::try_from(random.number() >> 32).unwrap()).into(),
+            Family::Ipv6 => {
+                let bits = u128::from(random.number()) << 64 | u128::from(random.number());
+                // 2000::/3, where addresses are given out.
+                Ipv6Addr::from_bits(bits >> 3 | 1 << 125).into()
+            }
+        };
+        if known.insert(address) {
+            addresses.push(address);
+        }
+    }
+    addresses
 }
 
 fn edge() -> Vec<IpAddr> {

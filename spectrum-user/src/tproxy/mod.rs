@@ -108,7 +108,13 @@ impl Tproxy {
             Applied::Nftables { nft, ruleset } => {
                 let next = ruleset.next(&self.chain, firewall)?;
                 let replacement = next.replacement(ruleset);
-                nft.transact("replace", &replacement.exchange)?;
+                nft.transact("prepare", &replacement.preparation)?;
+                if let Err(source) = nft.transact("replace", &replacement.exchange) {
+                    return Err(match nft.transact("remove", &replacement.retreat) {
+                        Ok(()) => source,
+                        Err(undo) => TproxyError::Undo { source: Box::new(source), undo: vec![undo] },
+                    });
+                }
                 if let Err(error) = nft.transact("remove", &replacement.cleanup) {
                     // They steer nothing and go with the table.
                     tracing::warn!("remove the replaced firewall rules: {error}");

@@ -15,6 +15,7 @@ use crate::server::Server;
 use crate::shell;
 
 use super::Bench;
+use super::report::Report;
 use super::row::{Goal, Peer, Row};
 use super::slices::{self, SLICE, Sample};
 use super::station::Station;
@@ -56,17 +57,20 @@ const REDIRECTED_PORT: u16 = 7778;
 const PLAIN: &str = "bind";
 
 /// The others, and how much more they may cost.
-const SUBJECTS: [(&str, Option<Goal>); 4] = [
+const SUBJECTS: [(&str, Option<Goal>); 5] = [
     ("sk_lookup", Some(Goal::Ratio(1.03))),
-    ("tproxy nft", Some(Goal::Ratio(1.12))),
-    ("tproxy legacy", Some(Goal::Ratio(1.12))),
+    ("tproxy iptables-nft", Some(Goal::Ratio(1.12))),
+    ("tproxy iptables-legacy", Some(Goal::Ratio(1.12))),
+    ("tproxy nftables", Some(Goal::Ratio(1.12))),
     ("redirect", None),
 ];
 
+/// The flags with which the rules are in iptables.
+const IPTABLES: [&str; 4] = ["--mode", "tproxy", "--firewall", "iptables"];
+
 /// Measures every subject in every case.
-pub(super) fn run(bench: &Bench) -> Result<Vec<Row>> {
-    let mut rows = Vec::new();
-    for case in &CASES {
+pub(super) fn run(bench: &Bench, report: &mut Report) -> Result<()> {
+    for case in CASES.iter().filter(|case| bench.wants(case.name)) {
         let mut stations = vec![open(PLAIN, case, bench)?];
         for (name, _) in SUBJECTS {
             // A kernel without one path can still measure the others.
@@ -80,9 +84,11 @@ pub(super) fn run(bench: &Bench) -> Result<Vec<Row>> {
         }
         let samples = slices::interleave(&mut stations, &bench.interrupt, |station| station.measure(SLICE))?;
         let names: Vec<_> = stations.iter().map(|station| station.name).collect();
-        rows.extend(rows_of(case, &names, &samples));
+        for row in rows_of(case, &names, &samples) {
+            report.add(&row);
+        }
     }
-    Ok(rows)
+    Ok(())
 }
 
 /// Two rows for each subject: its cost and its rate. The first subject is the plain one.
@@ -90,13 +96,12 @@ fn rows_of(case: &Case, names: &[&str], samples: &[Vec<Sample>]) -> Vec<Row> {
     let Some(plain) = samples.first() else { return Vec::new() };
     let cost = |samples: &[Sample]| Spread::of(samples.iter().map(|sample| sample.cost / 1e3)).median;
     let rate = |samples: &[Sample]| Spread::of(samples.iter().map(|sample| sample.rate)).median;
-    let row = |subject: &str, value, unit, peer, goal| Row {
-        bench: "connect",
+    let row = |subject: &str, value, unit: &str, peer, goal| Row {
         case: case.name.to_owned(),
         subject: subject.to_owned(),
         peer,
         value,
-        unit,
+        unit: unit.to_owned(),
         goal,
     };
     let mut rows = Vec::new();
@@ -130,9 +135,10 @@ fn open(name: &'static str, case: &'static Case, bench: &Bench) -> Result<Statio
             let loopback = case.loopback.parse().context("parse an address")?;
             listen(&plain, SocketAddr::new(loopback, REDIRECTED_PORT), interrupt)
         }
-        "sk_lookup" => steer(&program, case, "sk-lookup", None, interrupt),
-        "tproxy nft" => steer(&program, case, "tproxy", Some("nft"), interrupt),
-        _ => steer(&program, case, "tproxy", Some("legacy"), interrupt),
+        "sk_lookup" => steer(&program, case, &["--mode", "sk-lookup"], None, interrupt),
+        "tproxy iptables-nft" => steer(&program, case, &IPTABLES, Some("nft"), interrupt),
+        "tproxy iptables-legacy" => steer(&program, case, &IPTABLES, Some("legacy"), interrupt),
+        _ => steer(&program, case, &["--mode", "tproxy", "--firewall", "nftables"], None, interrupt),
     })
 }
 
@@ -150,12 +156,12 @@ fn listen(plain_listener: &Path, address: SocketAddr, interrupt: &Interrupt) -> 
 fn steer(
     program: &Path,
     case: &Case,
-    mode: &str,
+    flags: &[&str],
     variant: Option<&str>,
     interrupt: &Interrupt,
 ) -> Result<Server> {
     let mut command = Command::new(program);
-    command.args(["--prefix", case.prefix, "--mode", mode]);
+    command.args(["--prefix", case.prefix]).args(flags);
     if let Some(variant) = variant {
         let path = std::env::var("PATH").unwrap_or_default();
         command.env("PATH", format!("{}:{path}", iptables_of(variant)?.display()));

@@ -3,6 +3,10 @@
 
 mod connect;
 mod cpu;
+mod dispatch;
+mod measured;
+mod publish;
+mod report;
 mod row;
 mod slices;
 mod start;
@@ -16,6 +20,7 @@ use std::process::ExitCode;
 use anyhow::{Context as _, Result, ensure};
 
 use crate::build;
+use crate::ebpf;
 use crate::interrupt::Interrupt;
 use crate::namespace;
 use crate::privilege;
@@ -23,7 +28,7 @@ use crate::setup::{self, Consent, Purpose};
 use crate::shell;
 use crate::workspace;
 
-use row::Row;
+use report::{Format, Report};
 
 /// One benchmark. A new one joins by standing in [`BENCHMARKS`].
 struct Benchmark {
@@ -32,11 +37,17 @@ struct Benchmark {
     /// What it measures, in one line.
     about: &'static str,
     /// Measures.
-    run: fn(&Bench) -> Result<Vec<Row>>,
+    run: fn(&Bench, &mut Report) -> Result<()>,
 }
 
-const BENCHMARKS: [Benchmark; 2] = [
+const BENCHMARKS: [Benchmark; 4] = [
     Benchmark { name: "connect", about: "what accepting one connection costs", run: connect::run },
+    Benchmark { name: "dispatch", about: "what one run of the eBPF program costs", run: dispatch::run },
+    Benchmark {
+        name: "publish",
+        about: "from bindings to a steering table in the kernel, and its memory",
+        run: publish::run,
+    },
     Benchmark {
         name: "start",
         about: "from exec to ready, and the memory of an idle program",
@@ -51,6 +62,12 @@ pub(crate) struct Bench {
     program: PathBuf,
     /// The same accept loop behind an ordinary listener: `spectrum-user/examples/plain-listener.rs`.
     plain_listener: PathBuf,
+    /// The measuring programs of `spectrum-user/benches`.
+    measuring: Vec<PathBuf>,
+    /// The eBPF object with the programs that ours is compared with.
+    reference: PathBuf,
+    /// Part of the name of the cases to measure.
+    only: Option<String>,
     /// Whether to stop.
     interrupt: Interrupt,
 }
@@ -61,17 +78,26 @@ pub(crate) struct BenchOptions {
     /// Which to run: all, unless named
     #[arg(value_parser = BENCHMARKS.map(|benchmark| benchmark.name))]
     names: Vec<String>,
+    /// Measure only cases of this name, or with this in it
+    #[arg(long)]
+    case: Option<String>,
     /// Print one JSON object per row
     #[arg(long)]
     json: bool,
 }
 
-/// The part of the benchmarks that runs as root.
+/// The part of the benchmarks that runs as root. Sudo keeps no variable that would tell where things are.
 #[derive(Debug, clap::Args)]
 pub(crate) struct StageOptions {
-    /// The program under test; sudo keeps no variable that would tell
+    /// The program under test
     #[arg(long)]
     program: PathBuf,
+    /// A measuring program
+    #[arg(long)]
+    measuring: Vec<PathBuf>,
+    /// The eBPF object with the programs that ours is compared with
+    #[arg(long)]
+    reference: PathBuf,
     #[command(flatten)]
     options: BenchOptions,
 }
@@ -80,47 +106,53 @@ pub(crate) struct StageOptions {
 pub(crate) fn bench(options: &BenchOptions, consent: Consent) -> Result<ExitCode> {
     setup::ready(&[Purpose::Build, Purpose::Bench], consent)?;
     build::spectrum_user()?;
-    shell::run(&mut workspace::cargo([
-        "build",
-        "--release",
-        "--package",
-        "spectrum-user",
-        "--example",
-        "plain-listener",
-    ]))?;
+    let package = ["--package", "spectrum-user"];
+    let mut example = workspace::cargo(["build", "--release", "--example", "plain-listener"]);
+    shell::run(example.args(package))?;
+    let measuring = build::executables(workspace::cargo(["bench", "--no-run", "--benches"]).args(package))?;
+
     let _interrupt = Interrupt::watch()?;
     let mut stage = privilege::as_root(env::current_exe().context("find this program")?, &[])?;
     stage.arg("bench-stage").arg("--program").arg(workspace::spectrum_user());
+    stage.arg("--reference").arg(ebpf::object(workspace::root()).with_file_name("reference.o"));
+    for executable in measuring {
+        stage.arg("--measuring").arg(executable.path);
+    }
+    if let Some(case) = &options.case {
+        stage.arg("--case").arg(case);
+    }
     stage.args(options.json.then_some("--json")).args(&options.names);
     Ok(if shell::status(&mut stage)?.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// The benchmarks themselves. As root.
-pub(crate) fn stage(stage: &StageOptions) -> Result<ExitCode> {
+pub(crate) fn stage(stage: StageOptions) -> Result<ExitCode> {
     namespace::enter()?;
-    let StageOptions { program, options } = stage;
+    let StageOptions { program, measuring, reference, options } = stage;
     let bench = Bench {
         plain_listener: program.with_file_name("examples").join("plain-listener"),
-        program: program.clone(),
+        program,
+        measuring,
+        reference,
+        only: options.case,
         interrupt: Interrupt::watch()?,
     };
+    let mut report = Report::new(if options.json { Format::Json } else { Format::Table });
     for benchmark in &BENCHMARKS {
         if !options.names.is_empty() && !options.names.iter().any(|name| name == benchmark.name) {
             continue;
         }
-        if !options.json {
-            println!("\n{}: {}", benchmark.name, benchmark.about);
-        }
-        let rows = (benchmark.run)(&bench).with_context(|| format!("benchmark {}", benchmark.name))?;
-        ensure!(!rows.is_empty(), "benchmark {}: measured nothing", benchmark.name);
-        if options.json {
-            for row in &rows {
-                println!("{}", row.to_json());
-            }
-        } else {
-            row::print_table(&rows);
-        }
+        report.open(benchmark.name, benchmark.about);
+        (benchmark.run)(&bench, &mut report).with_context(|| format!("benchmark {}", benchmark.name))?;
+        ensure!(!report.is_empty(), "benchmark {}: measured nothing", benchmark.name);
     }
     // A goal that is not met is a finding, not a failure of the benchmark: the machine may be busy.
     Ok(ExitCode::SUCCESS)
+}
+
+impl Bench {
+    /// Whether the case `name` is to be measured.
+    fn wants(&self, name: &str) -> bool {
+        self.only.as_ref().is_none_or(|only| name.contains(only))
+    }
 }

@@ -1,8 +1,6 @@
-//! One result, as a line of a table or a JSON object. Measures nothing.
+//! One result, and whether it is what somebody hoped for. Measures nothing, and is shown by others.
 
 use serde_json::json;
-
-use crate::style::Style;
 
 use super::statistics::Spread;
 
@@ -11,6 +9,8 @@ use super::statistics::Spread;
 pub(super) enum Goal {
     /// At most that many times the peer's value.
     Ratio(f64),
+    /// At least that many times faster than the peer.
+    Speedup(f64),
     /// At most that value.
     Value(f64),
 }
@@ -18,8 +18,6 @@ pub(super) enum Goal {
 /// One result.
 #[derive(Clone, Debug)]
 pub(super) struct Row {
-    /// The benchmark.
-    pub(super) bench: &'static str,
     /// Under which circumstances, such as the address family.
     pub(super) case: String,
     /// What was measured.
@@ -29,7 +27,7 @@ pub(super) struct Row {
     /// The median of what was measured.
     pub(super) value: f64,
     /// The unit of the values.
-    pub(super) unit: &'static str,
+    pub(super) unit: String,
     /// What the value or the ratio should be.
     pub(super) goal: Option<Goal>,
 }
@@ -50,15 +48,16 @@ impl Row {
     pub(super) fn met(&self) -> Option<bool> {
         match self.goal? {
             Goal::Ratio(most) => Some(self.peer.as_ref()?.ratio.median <= most),
+            Goal::Speedup(least) => Some(self.peer.as_ref()?.ratio.median <= 1.0 / least),
             Goal::Value(most) => Some(self.value <= most),
         }
     }
 
-    /// The row as one line of JSON.
-    pub(super) fn to_json(&self) -> String {
+    /// The row, of the benchmark `bench`, as one line of JSON.
+    pub(super) fn to_json(&self, bench: &str) -> String {
         let peer = self.peer.as_ref();
         json!({
-            "bench": self.bench,
+            "bench": bench,
             "case": self.case,
             "subject": self.subject,
             "peer": peer.map(|peer| &peer.name),
@@ -74,37 +73,13 @@ impl Row {
         .to_string()
     }
 
-    fn goal_in_words(&self) -> Option<String> {
+    /// The goal, for a person.
+    pub(super) fn goal_in_words(&self) -> Option<String> {
         Some(match self.goal? {
             Goal::Ratio(most) => format!("ratio <= {most}"),
+            Goal::Speedup(least) => format!("ratio <= 1/{least}"),
             Goal::Value(most) => format!("value <= {most}"),
         })
-    }
-}
-
-/// Prints `rows` for a person.
-pub(super) fn print_table(rows: &[Row]) {
-    let style = Style::of_stdout();
-    let head = format!(
-        "  {:<9} {:<13} {:>10} {:<6} {:>7} {:<13} {:<8}",
-        "case", "subject", "median", "unit", "ratio", "middle half", "to"
-    );
-    println!("{}", style.faint(&head));
-    for row in rows {
-        let (ratio, spread, peer) = row.peer.as_ref().map_or_else(Default::default, |peer| {
-            let Spread { low, median, high } = peer.ratio;
-            (format!("{median:.3}"), format!("{low:.3}-{high:.3}"), peer.name.clone())
-        });
-        let goal = match (row.met(), row.goal_in_words()) {
-            (Some(true), Some(goal)) => style.good(&format!("goal met: {goal}")),
-            (Some(false), Some(goal)) => style.bad(&format!("goal missed: {goal}")),
-            _ => String::new(),
-        };
-        let Row { case, subject, value, unit, .. } = row;
-        let line = format!(
-            "  {case:<9} {subject:<13} {value:>10.1} {unit:<6} {ratio:>7} {spread:<13} {peer:<8} {goal}"
-        );
-        println!("{}", line.trim_end());
     }
 }
 
@@ -115,12 +90,11 @@ mod tests {
     fn row(goal: Option<Goal>, ratio: f64) -> Row {
         let ratio = Spread { low: ratio, median: ratio, high: ratio };
         Row {
-            bench: "connect",
             case: "ipv4".to_owned(),
             subject: "sk_lookup".to_owned(),
             peer: Some(Peer { name: "bind".to_owned(), value: 20.0, ratio }),
             value: 21.0,
-            unit: "us",
+            unit: "us".to_owned(),
             goal,
         }
     }
@@ -129,13 +103,15 @@ mod tests {
     fn a_goal_is_met_up_to_its_limit() {
         assert_eq!(row(Some(Goal::Ratio(1.03)), 1.03).met(), Some(true));
         assert_eq!(row(Some(Goal::Ratio(1.03)), 1.04).met(), Some(false));
+        assert_eq!(row(Some(Goal::Speedup(4.0)), 0.25).met(), Some(true));
+        assert_eq!(row(Some(Goal::Speedup(4.0)), 0.26).met(), Some(false));
         assert_eq!(row(Some(Goal::Value(20.0)), 1.0).met(), Some(false));
         assert_eq!(row(None, 1.0).met(), None);
     }
 
     #[test]
     fn a_row_is_one_json_object_with_every_field() {
-        let json = row(Some(Goal::Ratio(1.03)), 1.02).to_json();
+        let json = row(Some(Goal::Ratio(1.03)), 1.02).to_json("connect");
         let object: serde_json::Value = serde_json::from_str(&json).unwrap();
         for field in
             ["bench", "case", "subject", "peer", "value", "peer_value", "unit", "ratio", "goal", "met"]

@@ -8,6 +8,7 @@ use anyhow::{Context as _, Result};
 use crate::server::Server;
 
 use super::Bench;
+use super::report::Report;
 use super::row::{Goal, Row};
 use super::statistics::Spread;
 
@@ -15,23 +16,21 @@ use super::statistics::Spread;
 const STARTS: usize = 20;
 
 /// Starts the program in each mode and looks at it once it is ready.
-pub(super) fn run(bench: &Bench) -> Result<Vec<Row>> {
-    let mut rows = Vec::new();
-    for mode in ["sk-lookup", "tproxy"] {
+pub(super) fn run(bench: &Bench, report: &mut Report) -> Result<()> {
+    for mode in ["sk-lookup", "tproxy"].into_iter().filter(|mode| bench.wants(mode)) {
         match measure(mode, bench) {
             Ok((times, sizes)) => {
-                let row = |subject: &str, values: Vec<f64>, unit, goal| Row {
-                    bench: "start",
+                let row = |subject: &str, values: Vec<f64>, unit: &str, goal| Row {
                     case: mode.to_owned(),
                     subject: subject.to_owned(),
                     peer: None,
                     value: Spread::of(values).median,
-                    unit,
+                    unit: unit.to_owned(),
                     goal,
                 };
                 let goal = (mode == "sk-lookup").then_some(Goal::Value(300.0));
-                rows.push(row("exec to ready", times, "ms", goal));
-                rows.push(row("idle memory", sizes, "MB", Some(Goal::Value(16.0))));
+                report.add(&row("exec to ready", times, "ms", goal));
+                report.add(&row("idle memory", sizes, "MB", Some(Goal::Value(16.0))));
             }
             // A kernel without one path can still measure the other.
             Err(error) => {
@@ -40,7 +39,7 @@ pub(super) fn run(bench: &Bench) -> Result<Vec<Row>> {
             }
         }
     }
-    Ok(rows)
+    Ok(())
 }
 
 /// The times to ready in milliseconds, and the sizes in megabytes.

@@ -5,6 +5,7 @@ use std::process::Command;
 use anyhow::{Context as _, Result};
 use serde_json::Value;
 
+use crate::ebpf::toolchain::on_path;
 use crate::namespace;
 use crate::shell;
 
@@ -57,17 +58,31 @@ pub(super) fn routes() -> Result<Vec<View>> {
         .collect()
 }
 
-/// The rules of the mangle tables and the chains that somebody made.
+/// The rules of the mangle tables, the chains that somebody made, and the tables of nftables that are ours.
 pub(super) fn rules() -> Result<Vec<View>> {
     // A chain that came with the table has a policy, one that somebody made has "-".
     let made = |line: &str| line.starts_with("-A") || (line.starts_with(':') && line.contains(" - "));
-    ["iptables-save", "ip6tables-save"]
-        .into_iter()
-        .map(|program| view(Command::new(program).args(["-t", "mangle"]), made))
-        .collect()
+    let iptables = ["iptables-save", "ip6tables-save"].into_iter().map(|program| {
+        let mut command = Command::new(program);
+        command.args(["-t", "mangle"]);
+        view(&mut command, made)
+    });
+    let mut views: Vec<View> = iptables.collect::<Result<_>>()?;
+    if let Some(nft) = on_path("nft") {
+        let mut ours = false;
+        views.push(view(Command::new(nft).args(["-s", "list", "ruleset"]), |line| {
+            if line.starts_with("table ") {
+                ours = line.contains(" spectrum-");
+            }
+            ours && !line.is_empty()
+        })?);
+    }
+    // The program uses one firewall and leaves the others empty.
+    views.retain(|view| !view.lines.is_empty());
+    Ok(views)
 }
 
-fn view(command: &mut Command, wanted: impl Fn(&str) -> bool) -> Result<View> {
+fn view(command: &mut Command, mut wanted: impl FnMut(&str) -> bool) -> Result<View> {
     let printed = shell::stdout(command)?;
     let lines = printed
         .lines()

@@ -5,7 +5,7 @@ mod lengths;
 pub(super) mod ports;
 pub(super) mod prefixes;
 
-use spectrum_common::{Domain, NO_NODE, Node, Nodes, Packet, Step, Verdict, steer};
+use spectrum_common::{Bucket4, Bucket6, Domain, NO_NODE, Node, Nodes, Packet, Step, Verdict, steer};
 
 use super::PlannedBinding;
 use crate::model::{Family, Protocol};
@@ -69,7 +69,11 @@ impl Table {
         let place = |step: Option<usize>| step.and_then(|at| places.get(at).copied()).unwrap_or(NO_NODE);
         for (step, at) in tree.steps().iter().zip(&places) {
             let entries = entries.remove(&step.length).unwrap_or_default();
-            let hashed = buckets::append(&mut self.nodes, &entries)?;
+            let hashed = if domain.is_ipv4() {
+                buckets::append::<Bucket4>(&mut self.nodes, &entries)?
+            } else {
+                buckets::append::<Bucket6>(&mut self.nodes, &entries)?
+            };
             let mask = spectrum_common::Address::mask(step.length);
             if let Some(node) = self.nodes.get_mut(*at as usize) {
                 *node = Step {

@@ -139,12 +139,11 @@ mod tests {
 
     #[test]
     fn the_checksum_is_the_one_that_others_compute() {
-        // `dig` to 192.0.2.1, with the checksum that a network card filled in, would do; these were computed by hand.
+        // Added up by hand, pseudo header first (RFC 768).
         let from = "192.0.2.1:53".parse().unwrap();
         let to = "198.51.100.2:4000".parse().unwrap();
         let header = header(from, to, b"abc").unwrap();
         assert_eq!(header[..6], [0, 53, 0x0f, 0xa0, 0, 11]);
-        // c000+0201+c633+6402+0011+000b+0035+0fa0+000b+6162+6300
         let sum: u32 = [0xc000, 0x0201, 0xc633, 0x6402, 0x11, 11, 53, 4000, 11, 0x6162, 0x6300].iter().sum();
         let folded = (sum & 0xffff) + (sum >> 16);
         assert_eq!(u32::from(u16::from_be_bytes([header[6], header[7]])), 0xffff - folded);

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::io::Interest;
 use tokio::net::UdpSocket;
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 use tokio::task::{JoinHandle, spawn_local, yield_now};
 use tokio::time::sleep;
 
@@ -54,7 +54,7 @@ impl Receiver {
             Family::Ipv6 => socket.ip_transparent_v6()?,
         };
         let listener = UdpSocket::from_std(listener)?;
-        let queue = Queue {
+        let queue = Rc::new(Queue {
             number: worker.sessions.receiver(),
             worker,
             destination,
@@ -62,8 +62,9 @@ impl Receiver {
             transparent,
             young: RefCell::default(),
             since_empty: Cell::new(0),
+            stray_taken: Notify::new(),
             complained: Cell::new(false),
-        };
+        });
         let (stop, stopped) = oneshot::channel();
         Ok(Self { stop, task: spawn_local(queue.receive(listener, stopped)) })
     }
@@ -87,16 +88,19 @@ struct Queue {
     young: RefCell<Vec<(Key, Rc<UdpSession>)>>,
     /// How many datagrams came since the queue was empty or the young were let go.
     since_empty: Cell<usize>,
+    stray_taken: Notify,
     complained: Cell<bool>,
 }
 
 impl Queue {
-    async fn receive(self, listener: UdpSocket, mut stopped: oneshot::Receiver<()>) {
+    async fn receive(self: Rc<Self>, listener: UdpSocket, mut stopped: oneshot::Receiver<()>) {
         loop {
             let ready = tokio::select! {
                 biased;
                 _ = &mut stopped => break,
                 ready = listener.readable() => ready,
+                // Its session is young, and nothing else might come that ends that.
+                () = self.stray_taken.notified() => Ok(()),
             };
             let taken = ready.and_then(|()| {
                 self.take_some(|buffer| {
@@ -122,7 +126,7 @@ impl Queue {
     }
 
     /// Takes up to a turn's worth of datagrams, or until `receive` fails.
-    fn take_some(&self, receive: impl Fn(&mut [u8]) -> io::Result<Envelope>) -> io::Result<()> {
+    fn take_some(self: &Rc<Self>, receive: impl Fn(&mut [u8]) -> io::Result<Envelope>) -> io::Result<()> {
         for _ in 0..TURN {
             self.worker.buffers.lend(|buffer| {
                 match receive(buffer) {
@@ -138,7 +142,7 @@ impl Queue {
         Ok(())
     }
 
-    fn take(&self, envelope: &Envelope, payload: &[u8]) {
+    fn take(self: &Rc<Self>, envelope: &Envelope, payload: &[u8]) {
         let Envelope { client, dialled: Some(dialled), hops, .. } = *envelope else {
             tracing::debug!(destination = %self.destination, "a datagram without its dialled address");
             return;
@@ -200,18 +204,22 @@ impl Queue {
     }
 
     /// What came before the young sessions has been taken: they may read for themselves.
-    fn emptied(&self) {
+    fn emptied(self: &Rc<Self>) {
         self.since_empty.set(0);
         for (key, session) in self.young.take() {
             // It may have been ended by newer ones.
             if !self.worker.sessions.get(&key).is_some_and(|open| Rc::ptr_eq(&open, &session)) {
                 continue;
             }
-            let worker = Rc::clone(&self.worker);
+            let queue = Rc::clone(self);
             let reading = Rc::clone(&session);
             let reader = spawn_local(async move {
-                let end = reading.read().await;
-                worker.sessions.end(&key, end);
+                let stray = |envelope, payload: &[u8]| {
+                    queue.take(&envelope, payload);
+                    queue.stray_taken.notify_one();
+                };
+                let end = reading.read(stray).await;
+                queue.worker.sessions.end(&key, end);
             });
             session.read_by(reader.abort_handle());
         }

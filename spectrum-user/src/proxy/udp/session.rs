@@ -13,7 +13,7 @@ use tokio::task::{AbortHandle, yield_now};
 use tokio::time::Instant;
 
 use super::answer::{Answer, hops_of_answer};
-use super::datagram;
+use super::datagram::{self, Envelope};
 use super::raw::RawSender;
 use crate::model::Family;
 use crate::proxy::report::{End, Side};
@@ -71,8 +71,8 @@ impl Connected {
             }
         }
         datagram::ask_for_hops(&socket, family)?;
-        // Between the two calls nothing can come that is meant for others: steering goes before sockets that are bound
-        // and not connected, and TPROXY ignores them.
+        // Between the two calls others' datagrams are steered to the listener as before. But a lookup may find the socket
+        // in between, walk a long chain, and then take it for connected to the right client: hence the strays.
         socket.bind(&dialled.into())?;
         socket.connect(&client.into())?;
         Ok(Self { socket: UdpSocket::from_std(socket.into())?, hops: Cell::new(0) })
@@ -140,13 +140,13 @@ impl UdpSession {
         }
     }
 
-    /// Takes what comes to its own socket until that fails.
-    pub(super) async fn read(&self) -> End {
+    /// Takes what comes to its own socket until that fails. Gives away what is from somebody else.
+    pub(super) async fn read(&self, stray: impl Fn(Envelope, &[u8])) -> End {
         let Voice::Connected(Connected { socket, .. }) = &self.voice else { return End::Closed };
         loop {
             let ready = socket.readable().await;
             let taken = ready.and_then(|()| {
-                self.take_some(|buffer| {
+                self.take_some(&stray, |buffer| {
                     socket.try_io(Interest::READABLE, || datagram::receive(socket, buffer))
                 })
             });
@@ -165,21 +165,29 @@ impl UdpSession {
         }
         if let Voice::Connected(Connected { socket, .. }) = &self.voice {
             // Nothing more to take is how it ends.
-            let _ = self.take_some(|buffer| datagram::receive(socket, buffer));
+            let _ = self.take_some(&|_, _| {}, |buffer| datagram::receive(socket, buffer));
         }
         self.account.ends_as(end);
     }
 
-    fn take_some(&self, receive: impl Fn(&mut [u8]) -> io::Result<datagram::Envelope>) -> io::Result<()> {
+    fn take_some(
+        &self,
+        stray: &impl Fn(Envelope, &[u8]),
+        receive: impl Fn(&mut [u8]) -> io::Result<Envelope>,
+    ) -> io::Result<()> {
         let buffers = &self.account.worker().buffers;
         for _ in 0..TURN {
             buffers.lend(|buffer| {
                 match receive(buffer) {
-                    // Before it was connected, a datagram of somebody else's may have slipped in.
-                    Ok(envelope) if envelope.client == self.account.client => {
-                        self.take(envelope.hops, buffer.get(..envelope.length).unwrap_or_default());
+                    Ok(envelope) => {
+                        let payload = buffer.get(..envelope.length).unwrap_or_default();
+                        if envelope.client == self.account.client {
+                            self.take(envelope.hops, payload);
+                        } else {
+                            let dialled = Some(self.account.dialled);
+                            stray(Envelope { dialled, ..envelope }, payload);
+                        }
                     }
-                    Ok(_) => {}
                     Err(error) if is_passing(&error) => {}
                     Err(error) => return Err(error),
                 }

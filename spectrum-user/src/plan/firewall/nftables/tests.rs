@@ -30,6 +30,11 @@ fn all_ports_of_a_prefix_are_one_element() {
          192.0.2.0-192.0.2.255 : goto gen1-to-tcp-40001,\n}; }\n\
          chain prerouting {\n\
          type filter hook prerouting priority mangle; policy accept;\n\
+         }\n\
+         }\n\
+         flush chain ip spectrum-7 prerouting\n\
+         table ip spectrum-7 {\n\
+         chain prerouting {\n\
          meta l4proto tcp ip daddr vmap @gen1-tcp\n\
          }\n\
          }\n"
@@ -82,13 +87,22 @@ fn a_replacement_exchanges_the_rules_and_then_removes_the_old_maps() {
     ]);
     let firewall = Firewall::of(vec![rule(Protocol::Tcp, "192.0.2.0/24", "81", "127.0.0.1:40001")]);
     let after = before.next(&chain, &firewall).unwrap();
-    let Replacement { exchange, cleanup } = after.replacement(&before);
+    let Replacement { preparation, exchange, cleanup, retreat } = after.replacement(&before);
     assert!(
-        exchange.starts_with("flush chain ip spectrum-7 prerouting\ntable ip spectrum-7 {\n"),
-        "{exchange}"
+        preparation.contains("map gen2-tcp {") && !preparation.contains("vmap @gen2-tcp"),
+        "{preparation}"
     );
-    assert!(exchange.contains("ip daddr vmap @gen2-tcp\n"), "{exchange}");
-    assert!(exchange.ends_with("delete table ip6 spectrum-7\n"), "{exchange}");
+    assert_eq!(
+        exchange,
+        "flush chain ip spectrum-7 prerouting\n\
+         table ip spectrum-7 {\n\
+         chain prerouting {\n\
+         meta l4proto tcp ip daddr vmap @gen2-tcp\n\
+         }\n\
+         }\n\
+         delete table ip6 spectrum-7\n"
+    );
+    assert_eq!(retreat, cleanup.replace("gen1", "gen2"));
     assert_eq!(
         cleanup,
         "delete map ip spectrum-7 gen1-tcp\n\

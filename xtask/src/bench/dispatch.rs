@@ -1,0 +1,70 @@
+//! The `dispatch` benchmark: nanoseconds per run of the eBPF program inside the kernel, next to an empty one and one that
+//! steers by an LPM trie. `spectrum-user/benches/dispatch.rs` measures; nothing is measured here.
+
+use anyhow::Result;
+
+use super::Bench;
+use super::measured::{self, Measured};
+use super::report::Report;
+use super::row::{Goal, Peer, Row};
+
+/// What the program is compared with.
+const REFERENCE: &str = "reference";
+
+/// From how many addresses on the program should be how many times faster than [`REFERENCE`].
+const GOALS: [(usize, f64); 4] = [(1_000_000, 6.0), (50_000, 4.0), (1_000, 1.5), (0, 1.0)];
+
+/// Measures every case.
+pub(super) fn run(bench: &Bench, report: &mut Report) -> Result<()> {
+    let mut reference: Option<Measured> = None;
+    measured::each(bench, "dispatch", |measured| {
+        let peer = reference
+            .as_ref()
+            .filter(|reference| reference.case == measured.case && measured.subject == "spectrum");
+        let row = Row {
+            case: measured.case.clone(),
+            subject: measured.subject.clone(),
+            peer: peer.map(|peer| Peer {
+                name: peer.subject.clone(),
+                value: peer.spread().median,
+                ratio: measured.ratios(peer),
+            }),
+            value: measured.spread().median,
+            unit: measured.unit.clone(),
+            goal: peer.and_then(|_| goal(&measured.case)),
+        };
+        report.add(&row);
+        if measured.subject == REFERENCE {
+            reference = Some(measured);
+        }
+    })
+}
+
+/// The goal of a case, whose name ends in a number of addresses and perhaps of ranges: `ipv4/random/1000x4`.
+fn goal(case: &str) -> Option<Goal> {
+    let count: usize = case.rsplit('/').next()?.split('x').next()?.parse().ok()?;
+    let (_, least) = GOALS.into_iter().find(|(from, _)| count >= *from)?;
+    Some(Goal::Speedup(least))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_goal_grows_with_the_number_of_addresses() {
+        let least = |case| match goal(case) {
+            Some(Goal::Speedup(least)) => least,
+            other => panic!("{case}: {other:?}"),
+        };
+        for (case, expected) in [
+            ("ipv4/dense/1", 1.0),
+            ("ipv6/random/1000", 1.5),
+            ("ipv4/edge/45376", 1.5),
+            ("ipv4/random/250000x4", 4.0),
+            ("ipv6/dense/1000000", 6.0),
+        ] {
+            assert!((least(case) - expected).abs() < f64::EPSILON, "{case}");
+        }
+    }
+}
