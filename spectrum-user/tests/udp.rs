@@ -65,7 +65,12 @@ impl Running {
 }
 
 fn destination() -> Destination {
-    Destination { service: ServiceName::default(), family: Family::Ipv4, protocol: Protocol::Udp }
+    Destination {
+        service: ServiceName::default(),
+        revision: 0,
+        family: Family::Ipv4,
+        protocol: Protocol::Udp,
+    }
 }
 
 fn served(responder: Responder) -> Arc<Served> {

@@ -52,7 +52,13 @@ pub fn unspecified(target: SocketAddr) -> IpAddr {
 /// The next datagram.
 pub fn hear(client: &UdpSocket) -> io::Result<Vec<u8>> {
     let mut heard = vec![0; 65_536];
-    let length = client.recv(&mut heard)?;
+    // With a limit to reading, the kernel does not resume a call that a signal interrupted.
+    let length = loop {
+        match client.recv(&mut heard) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            received => break received?,
+        }
+    };
     heard.truncate(length);
     Ok(heard)
 }

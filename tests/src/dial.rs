@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use socket2::{Domain, Socket, Type};
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
@@ -14,6 +14,7 @@ use tokio::time::timeout;
 
 use crate::answer;
 use crate::netns::Netns;
+use crate::random::Random;
 
 /// How long a connection may take before it counts as unanswered.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -89,6 +90,33 @@ pub fn dial_together(netns: &Netns, targets: &[SocketAddr]) -> Vec<(SocketAddr, 
     })
 }
 
+/// Dials `targets` at random, `clients` at a time, until `is_over`. Each client says `said` and then listens to the end.
+pub fn dial_until(
+    netns: &Netns,
+    targets: &[SocketAddr],
+    clients: usize,
+    said: &'static str,
+    mut random: Random,
+    is_over: impl Fn() -> bool + Sync,
+) -> Vec<(SocketAddr, io::Result<Heard>)> {
+    netns.run(|| {
+        runtime().block_on(async {
+            let mut answers = Vec::new();
+            let mut dials = JoinSet::new();
+            loop {
+                while dials.len() < clients && !is_over() {
+                    let target = targets[random.below::<usize>(targets.len() as u64)];
+                    dials.spawn(async move { (target, exchange(target, said).await) });
+                }
+                match dials.join_next().await {
+                    Some(answer) => answers.push(answer.expect("a dial that does not panic")),
+                    None => return answers,
+                }
+            }
+        })
+    })
+}
+
 /// Dials all targets and panics unless each gets the built-in responder's answer with its own addresses.
 pub fn assert_answered(netns: &Netns, targets: &[SocketAddr]) {
     assert_answers(dial_all(netns, targets), targets.len());
@@ -132,6 +160,13 @@ fn runtime() -> tokio::runtime::Runtime {
 
 async fn hear(target: SocketAddr, client: Option<IpAddr>) -> io::Result<Heard> {
     listen(connect(target, client).await?).await
+}
+
+async fn exchange(target: SocketAddr, said: &str) -> io::Result<Heard> {
+    let mut stream = connect(target, None).await?;
+    stream.write_all(said.as_bytes()).await?;
+    stream.shutdown().await?;
+    listen(stream).await
 }
 
 async fn connect(target: SocketAddr, client: Option<IpAddr>) -> io::Result<TcpStream> {

@@ -11,15 +11,20 @@
 
 pub mod answer;
 pub mod case;
+pub mod control;
 pub mod datagram;
 pub mod deadline;
 pub mod dial;
+pub mod fault;
 pub mod instance;
+pub mod maps;
 pub mod netns;
 pub mod origin;
 pub mod path;
 pub mod random;
+pub mod record;
 pub mod require;
+pub mod scan;
 pub mod state;
 pub mod test_run;
 pub mod veth;

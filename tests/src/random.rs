@@ -35,6 +35,11 @@ impl Random {
         mixed ^ (mixed >> 31)
     }
 
+    /// A number from 0 to `limit`, exclusive.
+    pub fn below<T: TryFrom<u64, Error: std::fmt::Debug>>(&mut self, limit: u64) -> T {
+        T::try_from(self.bits() % limit).expect("a number of this type")
+    }
+
     /// A port from 1 to 65535.
     pub fn port(&mut self) -> u16 {
         u16::try_from(self.bits() % 65_535).unwrap() + 1

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use super::run::{LOCK_PATIENCE, joined};
 use super::running::{Running, Steering, register, registry, resolve_origins};
 use crate::config::{Config, ModeChoice};
+use crate::instance::Mode;
 use crate::model::{Destination, DestinationId, Prefix};
 use crate::net::{ListenerGroup, LocalRoutes};
 use crate::plan::Plan;
@@ -54,7 +55,12 @@ impl Running {
     /// Goes over to `config`. After an error everything is as before.
     pub(super) async fn reload(&mut self, config: Config) -> anyhow::Result<Reloaded> {
         let mode = self.mode().context("reload before steering")?;
-        if config.mode != self.config.mode && config.mode != ModeChoice::Auto {
+        let same = match config.mode {
+            ModeChoice::Auto => true,
+            ModeChoice::SkLookup => mode == Mode::SkLookup,
+            ModeChoice::Tproxy => mode == Mode::Tproxy,
+        };
+        if !same {
             bail!(
                 "dispatcher.mode: cannot change from {mode} to {} while running; restart instead",
                 config.mode

@@ -1,6 +1,6 @@
 //! The listening sockets of the network namespace, whoever has them, as proc(5) shows them. Judges none of them.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::{self, BufRead as _, BufReader};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -47,8 +47,8 @@ pub fn listening_sockets() -> Result<Vec<ListeningSocket>, NetError> {
 
 /// Which processes have the sockets with these inodes; of some, nobody may be found without the right to look.
 #[must_use]
-pub fn socket_owners(inodes: &HashSet<u64>) -> HashMap<u64, SocketOwner> {
-    let mut owners = HashMap::new();
+pub fn socket_owners(inodes: &BTreeSet<u64>) -> BTreeMap<u64, SocketOwner> {
+    let mut owners = BTreeMap::new();
     let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
     for (pid, path) in
         processes.filter_map(|entry| Some((entry.file_name().to_str()?.parse::<u32>().ok()?, entry.path())))
@@ -63,7 +63,7 @@ pub fn socket_owners(inodes: &HashSet<u64>) -> HashMap<u64, SocketOwner> {
 
 /// The inodes of this process's own sockets.
 #[must_use]
-pub fn own_sockets() -> HashSet<u64> {
+pub fn own_sockets() -> BTreeSet<u64> {
     socket_inodes("/proc/self/fd".as_ref()).collect()
 }
 
@@ -161,7 +161,7 @@ mod tests {
             let link = fs::read_link(format!("/proc/self/fd/{fd}")).unwrap();
             assert_eq!(link.to_str().unwrap(), format!("socket:[{}]", found.inode));
             assert!(own.contains(&found.inode));
-            let owners = socket_owners(&HashSet::from([found.inode]));
+            let owners = socket_owners(&BTreeSet::from([found.inode]));
             assert_eq!(owners[&found.inode].pid, std::process::id());
         }
         let address = connected.local_addr().unwrap();

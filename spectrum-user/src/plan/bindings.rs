@@ -257,13 +257,15 @@ fn ties(sorted: &[(PlannedBinding, BindingIndex)], services: &[Service]) -> Vec<
 }
 
 /// The fewest prefixes that have the same addresses as `prefixes` together, sorted: none lies in another, and two halves
-/// of one are that one. A million neighbouring hosts need a handful of routes then, not a million.
+/// of one are that one. A million neighbouring hosts need a handful of routes then, not a million. A prefix of length 0
+/// makes nothing local, so it stays beside those within it.
 fn aggregated(prefixes: impl Iterator<Item = Prefix>) -> Vec<Prefix> {
     let mut prefixes: Vec<Prefix> = prefixes.collect();
     prefixes.sort_unstable_by_key(|prefix| (prefix.address(), prefix.length()));
     let mut aggregated: Vec<Prefix> = Vec::new();
     for prefix in prefixes {
-        if aggregated.last().is_some_and(|last| last.contains(prefix.address())) {
+        let is_covered = |last: &Prefix| *last == prefix || last.length() > 0 && last.contains(prefix.address());
+        if aggregated.last().is_some_and(is_covered) {
             continue;
         }
         let mut whole = prefix;
@@ -401,5 +403,18 @@ mod tests {
             ["192.0.2.0/24", "2001:db8::/64"]
         );
         assert_eq!(plan.destinations.len(), 3);
+    }
+
+    #[test]
+    fn a_prefix_of_length_0_makes_no_other_needless() {
+        let plan = Plan::of(&[service(
+            "a",
+            &["tcp ::/0 80", "tcp 2001:db8::/64 80", "udp 2001:db8::/80 53", "udp ::/0 80", "tcp ::1 80"],
+        )])
+        .unwrap();
+        assert_eq!(
+            plan.routes.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            ["::/0", "::1/128", "2001:db8::/64"]
+        );
     }
 }

@@ -4,6 +4,7 @@ mod bindings;
 mod explain;
 pub mod firewall;
 mod hidden;
+mod obstacles;
 mod overlap;
 pub mod table;
 #[cfg(test)]
@@ -12,4 +13,5 @@ mod tests;
 pub use bindings::{BindingIndex, Plan, PlanError, PlannedBinding};
 pub use explain::{Explained, Miss, Precedence};
 pub use hidden::{Extent, Hidden};
+pub use obstacles::{Listing, Obstacle};
 pub use overlap::Overlap;

@@ -70,6 +70,14 @@ impl Iptables {
         output("list", Command::new(&self.save).args(["-t", "mangle"]), "")
     }
 
+    /// Every table that exists, as `iptables-save` prints them.
+    pub(super) fn save_all(&self) -> Result<String, TproxyError> {
+        if self.variant == Variant::Legacy && self.legacy_tables()?.is_empty() {
+            return Ok(String::new());
+        }
+        output("list", &mut Command::new(&self.save), "")
+    }
+
     /// Our chains.
     pub(super) fn chains(&self) -> Result<BTreeSet<Chain>, TproxyError> {
         Ok(chains(&self.save()?))
@@ -122,6 +130,11 @@ impl Iptables {
         }
     }
 
+    /// The family that is filtered.
+    pub(super) fn family(&self) -> Family {
+        self.family
+    }
+
     fn nft_family(&self) -> &'static str {
         match self.family {
             Family::Ipv4 => "ip",
@@ -131,15 +144,20 @@ impl Iptables {
 
     /// Whether the namespace has the legacy mangle table, without making it.
     fn legacy_table_exists(&self) -> Result<bool, TproxyError> {
+        Ok(self.legacy_tables()?.lines().any(|name| name == "mangle"))
+    }
+
+    /// The legacy tables of the namespace, a line each.
+    fn legacy_tables(&self) -> Result<String, TproxyError> {
         // The thread's and not the process's, whose main thread may be in another namespace.
         let path = match self.family {
             Family::Ipv4 => "/proc/thread-self/net/ip_tables_names",
             Family::Ipv6 => "/proc/thread-self/net/ip6_tables_names",
         };
         match fs::read_to_string(path) {
-            Ok(names) => Ok(names.lines().any(|name| name == "mangle")),
+            Ok(names) => Ok(names),
             // The kernel has no legacy tables, or none yet.
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(String::new()),
             Err(error) if error.kind() == ErrorKind::PermissionDenied => {
                 Err(TproxyError::Denied { op: "list", program: shown(&self.save) })
             }

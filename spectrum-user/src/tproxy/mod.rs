@@ -3,6 +3,7 @@
 
 mod error;
 mod iptables;
+mod listings;
 mod nftables;
 mod program;
 
@@ -11,6 +12,7 @@ use std::fmt;
 
 pub use error::TproxyError;
 use iptables::Iptables;
+pub use listings::listings;
 use nftables::Nft;
 
 use crate::model::Family;

@@ -47,6 +47,11 @@ impl Nft {
         self.transact("remove", &text).map(|()| true)
     }
 
+    /// Every rule of every table, as JSON.
+    pub(super) fn ruleset(&self) -> Result<String, TproxyError> {
+        output("list", Command::new(&self.program).args(["-j", "list", "ruleset"]), "")
+    }
+
     fn list(&self) -> Result<String, TproxyError> {
         output("list", Command::new(&self.program).args(["list", "tables"]), "")
     }

@@ -1,5 +1,6 @@
 //! Rows of text whose columns are aligned. Wraps nothing: what may be long stands in the last column.
 
+use std::fmt::Write as _;
 use std::io::{self, Write};
 
 /// A table of `N` columns under their titles. Columns of numbers are aligned to the right.
@@ -26,7 +27,8 @@ impl<const N: usize> Columns<N> {
         let mut numeric = [true; N];
         for row in rows {
             for (cell, numeric) in row.iter().zip(&mut numeric) {
-                *numeric &= cell.bytes().all(|byte| byte.is_ascii_digit() || byte == b'-') && cell != "";
+                *numeric &=
+                    cell.bytes().all(|byte| byte.is_ascii_digit() || byte == b'-') && !cell.is_empty();
             }
         }
         for row in &self.rows {
@@ -40,7 +42,8 @@ impl<const N: usize> Columns<N> {
                 if at > 0 {
                     line.push_str("  ");
                 }
-                line.push_str(&if numeric { format!("{cell:>width$}") } else { format!("{cell:width$}") });
+                // Writing to a String cannot fail.
+                let _ = if numeric { write!(line, "{cell:>width$}") } else { write!(line, "{cell:width$}") };
             }
             writeln!(out, "{}", line.trim_end())?;
         }

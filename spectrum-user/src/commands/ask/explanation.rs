@@ -38,13 +38,12 @@ pub(super) fn write(explanation: &Explanation, out: &mut dyn Write) -> io::Resul
     if let Some(listener) = &explanation.listener {
         fact("listener", &format!("{} {}", listener.address, cookies(&listener.cookies)))?;
     }
-    match (explanation.decided_by, &explanation.not_asked) {
-        (Decider::Kernel, _) => fact("asked", "the kernel, by a test run of the attached program")?,
-        (Decider::Host, Some(reason)) => {
-            fact("asked", &format!("the host's copy of the decision: {reason}"))?
-        }
-        (Decider::Host, None) => fact("asked", "the host's copy of the decision")?,
-    }
+    let asked = match (explanation.decided_by, &explanation.not_asked) {
+        (Decider::Kernel, _) => "the kernel, by a test run of the attached program".to_owned(),
+        (Decider::Host, Some(reason)) => format!("the host's copy of the decision: {reason}"),
+        (Decider::Host, None) => "the host's copy of the decision".to_owned(),
+    };
+    fact("asked", &asked)?;
     for note in &explanation.notes {
         fact("note", note)?;
     }

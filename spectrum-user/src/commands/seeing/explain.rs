@@ -1,7 +1,7 @@
 //! Where a packet goes, and why. The kernel is asked where it can be; the bindings are asked in any case, since they
 //! know the reasons, and since the two must agree.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use spectrum_common::{Counts, Refusal};
@@ -200,7 +200,7 @@ fn passed(protocol: Protocol, dialled: std::net::SocketAddr) -> String {
         return "no socket listens there: refused, if the address is this host's".to_owned();
     };
     let address = socket.address;
-    match net::socket_owners(&HashSet::from([socket.inode])).remove(&socket.inode) {
+    match net::socket_owners(&BTreeSet::from([socket.inode])).remove(&socket.inode) {
         Some(owner) => {
             format!(
                 "to the socket of {} (process {}) on {address}, if the address is this host's",

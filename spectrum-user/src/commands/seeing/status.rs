@@ -1,6 +1,6 @@
 //! What an instance is and how it fares, and what on the host stands in its way. Removes no obstacle.
 
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 use std::fs::File;
 
 use spectrum_common::{Node, Refusal};
@@ -14,6 +14,7 @@ use crate::instance::Mode;
 use crate::model::{DestinationId, Family, Target};
 use crate::net::{self, ListeningSocket, NamespaceId};
 use crate::plan::Extent;
+use crate::tproxy;
 
 impl Running {
     /// What there is to know. What could not be found out is among it.
@@ -107,7 +108,7 @@ impl Running {
             return Ok(Vec::new());
         }
         let owners =
-            net::socket_owners(&hidden.iter().map(|(socket, _)| socket.inode).collect::<HashSet<_>>());
+            net::socket_owners(&hidden.iter().map(|(socket, _)| socket.inode).collect::<BTreeSet<_>>());
         let conflicts = hidden.into_iter().map(|(socket, extent)| {
             let owner = owners.get(&socket.inode);
             Conflict {
@@ -156,7 +157,9 @@ impl Running {
                 strict.join(", ")
             ));
         }
-        (obstacles, Vec::new())
+        let (listings, errors) = tproxy::listings();
+        obstacles.extend(self.plan.obstacles(&listings).iter().map(ToString::to_string));
+        (obstacles, errors.into_iter().map(|error| format!("{:#}", anyhow::Error::from(error))).collect())
     }
 
     pub(super) fn other_programs_note(&self) -> Vec<String> {

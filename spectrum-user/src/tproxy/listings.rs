@@ -1,0 +1,29 @@
+//! The firewall's rules, whoever made them, as its programs list them. Understands none of them.
+
+use super::TproxyError;
+use super::iptables::Iptables;
+use super::nftables::Nft;
+use crate::model::Family;
+use crate::plan::Listing;
+
+/// What every program of the firewall that is installed lists, and why others did not. Makes no table that is not there.
+/// Blocks the calling thread.
+#[must_use]
+pub fn listings() -> (Vec<Listing>, Vec<TproxyError>) {
+    let mut listings = Vec::new();
+    let mut errors = Vec::new();
+    for iptables in [Family::Ipv4, Family::Ipv6].into_iter().flat_map(Iptables::find_all) {
+        match iptables.save_all() {
+            Ok(text) => listings.push(Listing::Iptables(iptables.family(), text)),
+            // A kernel that cannot have rules of this variant has none.
+            Err(TproxyError::ExtensionMissing { .. }) => {}
+            Err(error) => errors.push(error),
+        }
+    }
+    match Nft::find_any().map(|nft| nft.ruleset()) {
+        Some(Ok(json)) => listings.push(Listing::Nftables(json)),
+        Some(Err(TproxyError::ExtensionMissing { .. })) | None => {}
+        Some(Err(error)) => errors.push(error),
+    }
+    (listings, errors)
+}

@@ -1,0 +1,63 @@
+//! System calls of a running process that fail, or kill it, at will: strace attached to it. Does not start the process.
+
+use std::fs;
+use std::process::{Child, Command, Stdio};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::deadline::{PATIENCE, eventually};
+use crate::netns::Netns;
+use crate::require::find_in_path;
+
+const LOG: &str = "/run/strace";
+
+/// An attached strace. Detaches when dropped.
+#[derive(Debug)]
+pub struct Fault<'netns> {
+    netns: &'netns Netns,
+    tracer: Child,
+}
+
+impl<'netns> Fault<'netns> {
+    /// Makes the system calls `call` of `pid` do what `what` says, such as `error=EPERM:when=3`.
+    pub fn inject(netns: &'netns Netns, pid: u32, call: &str, what: &str) -> Self {
+        let mut strace = Command::new(find_in_path("strace").expect("strace"));
+        strace
+            .args(["-f", "-q", "-o", LOG, "-p", &pid.to_string()])
+            .args(["-e", &format!("trace={call}"), "-e", &format!("inject={call}:{what}")])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        let tracer = netns.run(|| strace.spawn()).expect("start strace");
+        let me = format!("TracerPid:\t{}", tracer.id());
+        eventually("strace on every thread", PATIENCE, || {
+            let threads = fs::read_dir(format!("/proc/{pid}/task")).expect("list the threads");
+            let is_traced = |thread: std::io::Result<fs::DirEntry>| {
+                let status = thread.map(|thread| fs::read_to_string(thread.path().join("status")));
+                status.is_ok_and(|status| status.is_ok_and(|status| status.lines().any(|line| line == me)))
+            };
+            threads.into_iter().all(is_traced).then_some(())
+        });
+        Self { netns, tracer }
+    }
+
+    /// Detaches, and tells whether anything was made to happen.
+    pub fn happened(mut self) -> bool {
+        self.detach();
+        self.netns.run(|| fs::read_to_string(LOG)).expect("read what strace wrote").contains("INJECTED")
+    }
+
+    fn detach(&mut self) {
+        let pid = Pid::from_raw(i32::try_from(self.tracer.id()).expect("a process id"));
+        // Both fail when it has ended with its tracee.
+        let _ = kill(pid, Signal::SIGTERM);
+        let _ = self.tracer.wait();
+    }
+}
+
+impl Drop for Fault<'_> {
+    fn drop(&mut self) {
+        self.detach();
+    }
+}
