@@ -184,7 +184,7 @@ fn every_longer_prefix_hides_the_shorter_ones(case: &mut Case) {
         names.iter().zip(&bindings).map(|(name, bindings)| (name.as_str(), &bindings[..])).collect();
     // 77 with its bit `bits - 1` flipped is in the prefix that leaves out `bits` bits, and in none that is longer.
     let expected: Vec<Expected> = (1..=8)
-        .map(|bits| (77 ^ 1 << (bits - 1), 4000, Some(names[bits].as_str())))
+        .map(|bits| (0x4d ^ 1 << (bits - 1), 4000, Some(names[bits].as_str())))
         .chain([(77, 4000, Some("less-0"))])
         .collect();
     check(case, &services, &expected);

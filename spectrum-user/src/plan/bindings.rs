@@ -264,7 +264,8 @@ fn aggregated(prefixes: impl Iterator<Item = Prefix>) -> Vec<Prefix> {
     prefixes.sort_unstable_by_key(|prefix| (prefix.address(), prefix.length()));
     let mut aggregated: Vec<Prefix> = Vec::new();
     for prefix in prefixes {
-        let is_covered = |last: &Prefix| *last == prefix || last.length() > 0 && last.contains(prefix.address());
+        let is_covered =
+            |last: &Prefix| *last == prefix || last.length() > 0 && last.contains(prefix.address());
         if aggregated.last().is_some_and(is_covered) {
             continue;
         }

@@ -34,7 +34,6 @@ impl Slots for Bucket4 {
     }
 
     fn put(&mut self, key: Address, value: Value) -> bool {
-        #[expect(clippy::cast_possible_truncation, reason = "a shifted 64-bit number has 32 bits")]
         place(&mut self.keys, &mut self.values, (key.hi >> 32) as u32, value)
     }
 
