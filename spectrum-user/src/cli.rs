@@ -1,4 +1,8 @@
 //! The command line: what may be typed, and the help that says so. Acts on nothing.
+#![allow(
+    rustdoc::broken_intra_doc_links,
+    reason = "clap prints these comments as they are: a bracket is a bracket"
+)]
 
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
