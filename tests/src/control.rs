@@ -44,7 +44,7 @@ pub fn connect(netns: &Netns, instance: &Instance) -> Control {
     let path = format!("/run/spectrum/{}/{}.sock", netns.inode(), instance.pid());
     let stream = netns.run(|| UnixStream::connect(&path)).unwrap_or_else(|error| panic!("{path}: {error}"));
     // A table of a million bindings takes its time.
-    stream.set_read_timeout(Some(Duration::from_secs(60))).expect("limit reading");
+    stream.set_read_timeout(Some(Duration::from_mins(1))).expect("limit reading");
     Control(stream)
 }
 

@@ -75,6 +75,7 @@ impl State {
     }
 
     /// Waits until `netns` holds as much of everything as in this state, and returns what it holds then.
+    #[must_use]
     pub fn await_amounts(&self, netns: &Netns, after: &str) -> Self {
         eventually(&format!("as much as before, after {after}"), Duration::from_secs(10), || {
             Some(Self::of(netns)).filter(|now| now.amounts() == self.amounts())
