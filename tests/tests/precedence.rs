@@ -184,10 +184,15 @@ fn every_longer_prefix_hides_the_shorter_ones(case: &mut Case) {
         names.iter().zip(&bindings).map(|(name, bindings)| (name.as_str(), &bindings[..])).collect();
     // 77 with its bit `bits - 1` flipped is in the prefix that leaves out `bits` bits, and in none that is longer.
     let expected: Vec<Expected> = (1..=8)
-        .map(|bits| (0x4d ^ 1 << (bits - 1), 4000, Some(names[bits].as_str())))
+        .map(|bits| (flipped(77, bits - 1), 4000, Some(names[bits].as_str())))
         .chain([(77, 4000, Some("less-0"))])
         .collect();
     check(case, &services, &expected);
+}
+
+/// `number` with that bit the other way round.
+fn flipped(number: u8, bit: usize) -> u8 {
+    number ^ 1 << bit
 }
 
 fn order_in_the_file_does_not_matter(case: &mut Case) {
