@@ -183,7 +183,7 @@ pub struct ExplainArgs {
     #[arg(value_name = "PROTOCOL")]
     pub protocol: Protocol,
 
-    /// What the packet dials, e.g. 192.0.2.7:8443 or [2001:db8::7]:53
+    /// What the packet dials, e.g. 192.0.2.7:8443 or \[2001:db8::7\]:53
     #[arg(value_name = "ADDRESS:PORT")]
     pub dialled: SocketAddr,
 

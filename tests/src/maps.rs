@@ -31,12 +31,7 @@ pub fn counts(netns: &Netns, instance: &Instance, destination: u8) -> Counts {
     let entry = json(netns, &format!("lookup id {map} key {destination} 0 0 0"));
     let mut sum = Counts::default();
     for of_cpu in entry["values"].as_array().expect("a value for each processor") {
-        let words = of_cpu["value"].as_array().expect("the bytes of a value");
-        let bytes: Vec<u8> = words
-            .iter()
-            .map(|byte| byte.as_str().expect("a byte").trim_start_matches("0x"))
-            .map(|digits| u8::from_str_radix(digits, 16).expect("a byte"))
-            .collect();
+        let bytes = bytes(&of_cpu["value"]);
         let word = |at: usize| u64::from_ne_bytes(bytes[at * 8..][..8].try_into().expect("eight bytes"));
         sum.steered += word(0);
         sum.missed += word(1);
@@ -48,6 +43,25 @@ pub fn counts(netns: &Netns, instance: &Instance, destination: u8) -> Counts {
 pub fn forget_listener(netns: &Netns, instance: &Instance, destination: u8) {
     let map = map_named(netns, instance, "LISTENERS");
     netns.command(&format!("bpftool map delete id {map} key {destination} 0 0 0"));
+}
+
+/// The id of the steering table that is in force, and the bytes that the kernel accounts to it.
+pub fn table(netns: &Netns, instance: &Instance) -> (u32, u64) {
+    let tables = map_named(netns, instance, "TABLES");
+    let entry = json(netns, &format!("lookup id {tables} key 0 0 0 0"));
+    let id = u32::from_ne_bytes(bytes(&entry["value"]).try_into().expect("the id of a map"));
+    let table = json(netns, &format!("show id {id}"));
+    (id, table["bytes_memlock"].as_u64().expect("a number of bytes"))
+}
+
+/// A key or value as bpftool prints one.
+fn bytes(value: &Value) -> Vec<u8> {
+    let words = value.as_array().expect("the bytes of a value");
+    words
+        .iter()
+        .map(|byte| byte.as_str().expect("a byte").trim_start_matches("0x"))
+        .map(|digits| u8::from_str_radix(digits, 16).expect("a byte"))
+        .collect()
 }
 
 fn json(netns: &Netns, words: &str) -> Value {

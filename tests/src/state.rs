@@ -69,6 +69,18 @@ impl State {
         text
     }
 
+    /// How much there is of everything: what stays the same when a thing gives way to another of its kind.
+    pub fn amounts(&self) -> Vec<(&'static str, usize)> {
+        self.0.iter().map(|(section, lines)| (*section, lines.len())).collect()
+    }
+
+    /// Waits until `netns` holds as much of everything as in this state, and returns what it holds then.
+    pub fn await_amounts(&self, netns: &Netns, after: &str) -> Self {
+        eventually(&format!("as much as before, after {after}"), Duration::from_secs(10), || {
+            Some(Self::of(netns)).filter(|now| now.amounts() == self.amounts())
+        })
+    }
+
     /// The lines of the section whose title contains `title`.
     pub fn section(&self, title: &str) -> &[String] {
         let found = self.0.iter().find(|(section, _)| section.contains(title));

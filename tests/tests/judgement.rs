@@ -1,15 +1,25 @@
-//! The loaded program's judgement of single packets, against a scan that is obviously right. Opens no connection.
+//! The judgement of single packets, by a scan that is obviously right, by the compiled table, and by the loaded program in
+//! the kernel. Opens no connection.
 #![allow(clippy::unwrap_used, reason = "test code panics")]
 
+use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 
+use socket2::{Domain, Socket, Type};
+use spectrum_common::{Packet, Verdict};
 use spectrum_tests::case::Case;
+use spectrum_tests::netns::Netns;
 use spectrum_tests::path::{Family, Path};
 use spectrum_tests::random::Random;
 use spectrum_tests::require::{self, Need};
+use spectrum_tests::scan::{self, winner};
 use spectrum_tests::state::BpfObjects;
 use spectrum_tests::test_run::{Judgement, Lookup, judge};
+use spectrum_user::dispatcher::{Dispatcher, Steered};
+use spectrum_user::model::{self, Binding, Destination, DestinationId, Prefix, Responder, Service, Target};
+use spectrum_user::plan::Plan;
+use spectrum_user::plan::table::{Table, domain_of};
 
 const TCP: u32 = 6;
 const UDP: u32 = 17;
@@ -94,4 +104,150 @@ fn kernel_agrees_with_a_slow_scan() {
         assert_eq!(judge(&case.server, program, lookup), expected, "{lookup:?}");
     }
     assert!(tally.iter().all(|count| *count > 50), "a one-sided draw: {tally:?}");
+}
+
+/// How many configurations are drawn, and how many packets are judged by each.
+const CONFIGURATIONS: usize = 24;
+const PACKETS: usize = 4_000;
+
+/// The same services, as the program has them.
+fn modelled(services: &[scan::Service]) -> Vec<Service> {
+    let binding = |binding: &scan::Binding| Binding {
+        protocol: protocol(binding.protocol),
+        prefix: Prefix::containing(binding.network, binding.length).unwrap(),
+        ports: format!("{}-{}", binding.ports.start(), binding.ports.end()).parse().unwrap(),
+    };
+    services
+        .iter()
+        .map(|service| Service {
+            name: service.name.parse().unwrap(),
+            bindings: service.bindings.iter().map(binding).collect(),
+            target: Target::Respond(Responder::Echo),
+        })
+        .collect()
+}
+
+fn protocol(protocol: scan::Protocol) -> model::Protocol {
+    match protocol {
+        scan::Protocol::Tcp => model::Protocol::Tcp,
+        scan::Protocol::Udp => model::Protocol::Udp,
+    }
+}
+
+/// A listener alone: of a group that shares its port a test run cannot choose one.
+fn listener(destination: &Destination) -> Socket {
+    let (domain, loopback) = match destination.family {
+        model::Family::Ipv4 => (Domain::IPV4, "127.0.0.1:0"),
+        model::Family::Ipv6 => (Domain::IPV6, "[::1]:0"),
+    };
+    let kind = if destination.protocol == model::Protocol::Tcp { Type::STREAM } else { Type::DGRAM };
+    let socket = Socket::new(domain, kind, None).unwrap();
+    if domain == Domain::IPV6 {
+        socket.set_only_v6(true).unwrap();
+    }
+    socket.bind(&loopback.parse::<SocketAddr>().unwrap().into()).unwrap();
+    if kind == Type::STREAM {
+        socket.listen(1).unwrap();
+    }
+    socket
+}
+
+/// Services with bindings of any length, and with many crowded into few addresses.
+fn drawn(random: &mut Random) -> Vec<scan::Service> {
+    let networks: Vec<(IpAddr, u8, u8)> = [
+        ("0.0.0.0", 0, 32),
+        ("192.0.2.64", 28, 4),
+        ("192.0.2.0", 23, 9),
+        ("10.0.0.0", 8, 24),
+        ("::", 0, 128),
+        ("2001:db8::40", 124, 4),
+        ("2001:db8::", 60, 68),
+        ("2001:db8:0:1::", 64, 1),
+    ]
+    .map(|(network, length, host)| (network.parse().unwrap(), length, host))
+    .to_vec();
+    let (services, bindings) = (2 + 2 * random.below::<usize>(12), 1 + random.below::<usize>(24));
+    scan::Service::draw(random, "s", services, bindings, &networks)
+}
+
+#[test]
+fn scan_table_and_kernel_agree() {
+    let test = "scan_table_and_kernel_agree";
+    if !require::met(test, &[Need::Netns, Need::Bpf]) {
+        return;
+    }
+    let mut random = Random::seeded();
+    let netns = Netns::create().unwrap();
+    netns.run(|| {
+        let mut dispatcher = Dispatcher::load(false).unwrap();
+        let mut tally: HashMap<bool, usize> = HashMap::new();
+        for _ in 0..CONFIGURATIONS {
+            let services = drawn(&mut random);
+            judge_all(&mut dispatcher, &services, &mut random, &mut tally);
+        }
+        assert!(
+            tally.values().all(|count| *count > CONFIGURATIONS * PACKETS / 20),
+            "a one-sided draw: {tally:?}"
+        );
+    });
+}
+
+/// Publishes `services`, and has packets in and around their bindings judged.
+fn judge_all(
+    dispatcher: &mut Dispatcher,
+    services: &[scan::Service],
+    random: &mut Random,
+    tally: &mut HashMap<bool, usize>,
+) {
+    let plan = Plan::of(&modelled(services)).unwrap();
+    let table = Table::compile(&plan.bindings).unwrap();
+    let mut cookies: HashMap<u64, DestinationId> = HashMap::new();
+    let listeners: Vec<Socket> = plan
+        .destinations
+        .iter()
+        .map(|(id, destination)| {
+            let socket = listener(destination);
+            dispatcher.register(*id, &socket).unwrap();
+            cookies.insert(socket.cookie().unwrap(), *id);
+            socket
+        })
+        .collect();
+    dispatcher.publish(table.nodes()).unwrap();
+    let bindings: Vec<&scan::Binding> = services.iter().flat_map(|service| &service.bindings).collect();
+    for _ in 0..PACKETS {
+        let binding = bindings[random.below::<usize>(bindings.len() as u64)];
+        let dialled = binding.target_near(random);
+        let sent_by = scan::Protocol::ALL[random.below::<usize>(2)];
+        let expected = winner(services, sent_by, dialled).map(|service| service.name.as_str());
+        let about = || format!("{sent_by:?} {dialled} over {:#?}", scan::configuration(services));
+
+        let name = |id: DestinationId| plan.destinations[&id].service.as_str();
+        let planned = plan.winner(protocol(sent_by), dialled.ip(), dialled.port());
+        assert_eq!(planned.map(|planned| name(planned.destination)), expected, "the plan: {}", about());
+
+        let domain = domain_of(protocol(sent_by), model::Family::of(dialled.ip()));
+        let packet = Packet { domain, address: dialled.ip().into(), port: dialled.port() };
+        let steered = match table.steer(&packet) {
+            Verdict::Assign(id) => Some(name(id)),
+            Verdict::Pass => None,
+        };
+        assert_eq!(steered, expected, "the table: {}", about());
+
+        let from = if dialled.is_ipv4() { "198.18.0.1:999" } else { "[2001:2::1]:999" }.parse().unwrap();
+        let judged = match dispatcher.test(protocol(sent_by), from, dialled).unwrap() {
+            Steered::Assigned { cookie: Some(cookie) } => Some(name(cookies[&cookie])),
+            Steered::Passed => None,
+            other => panic!("{other:?} by the kernel: {}", about()),
+        };
+        assert_eq!(judged, expected, "the kernel: {}", about());
+        *tally.entry(expected.is_some()).or_default() += 1;
+    }
+    // Without its listener a destination refuses, and passes nothing on.
+    drop(listeners);
+    for binding in bindings {
+        let dialled = SocketAddr::new(binding.network, *binding.ports.start());
+        let from = if dialled.is_ipv4() { "198.18.0.1:999" } else { "[2001:2::1]:999" }.parse().unwrap();
+        let judged = dispatcher.test(protocol(binding.protocol), from, dialled).unwrap();
+        assert_eq!(judged, Steered::Dropped, "{binding}");
+    }
 }

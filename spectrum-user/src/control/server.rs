@@ -15,6 +15,7 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use super::{ControlError, Request};
+use crate::instance::GROUP;
 
 /// Who asks has this long to say what, and to take the answer.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -22,8 +23,6 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const LONGEST: u64 = 64 * 1024;
 /// Requests that may wait for their turn.
 const WAITING: usize = 16;
-/// Members may ask.
-const GROUP: &str = "spectrum";
 
 /// The control socket of a running instance. It is removed when dropped.
 #[derive(Debug)]

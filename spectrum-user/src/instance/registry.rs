@@ -7,17 +7,21 @@
 //! A state file appears complete and locked or not at all, and before the instance acts on what it says.
 
 use std::collections::BTreeSet;
-use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError};
 use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use nix::unistd::{Group, Uid, chown};
 
 use super::{Instance, InstanceError, InstanceId, Mode};
 use crate::model::Prefix;
 use crate::plan::firewall::Chain;
 
 const DEFAULT_RUN_DIR: &str = "/run/spectrum";
+/// Members may ask instances.
+pub(crate) const GROUP: &str = "spectrum";
 const LOCK: &str = "lock";
 const EXTENSION: &str = "json";
 pub(super) const CONTROL: &str = "sock";
@@ -43,13 +47,14 @@ impl Registry {
     /// Opens the registry of the namespace with inode `namespace` below `run_dir`, which is made if missing.
     pub fn open(run_dir: &Path, namespace: u64) -> Result<Self, InstanceError> {
         let dir = run_dir.join(namespace.to_string());
-        // Readable by root alone: whoever can open a file can lock it.
+        // The files in it are readable by root alone: whoever can open a file can lock it.
         DirBuilder::new()
             .recursive(true)
             .mode(0o755)
             .create(run_dir)
             .and_then(|()| DirBuilder::new().recursive(true).mode(0o700).create(&dir))
             .map_err(|source| failed("create directory", &dir, source))?;
+        admit_group(&dir).map_err(|source| failed("admit the group spectrum to", &dir, source))?;
         Ok(Self { dir })
     }
 
@@ -161,6 +166,21 @@ impl Drop for Claim {
     fn drop(&mut self) {
         // Without the file, and with it, an ended claim is an ended claim: the next start removes the file.
         let _ = fs::remove_file(&self.path);
+    }
+}
+
+/// Lets members of the group, where there is one, find the control sockets. Whoever else made the directory has decided
+/// that for himself.
+fn admit_group(dir: &Path) -> io::Result<()> {
+    let metadata = fs::metadata(dir)?;
+    match Group::from_name(GROUP) {
+        Ok(Some(group))
+            if metadata.uid() == Uid::effective().as_raw() && metadata.gid() != group.gid.as_raw() =>
+        {
+            chown(dir, None, Some(group.gid))?;
+            fs::set_permissions(dir, Permissions::from_mode(0o750))
+        }
+        _ => Ok(()),
     }
 }
 
