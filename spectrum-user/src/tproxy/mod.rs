@@ -54,7 +54,8 @@ pub struct Tproxy {
 #[derive(Debug)]
 enum Applied {
     Iptables(BTreeMap<Family, AppliedFamily>),
-    Nftables { nft: Nft, ruleset: Ruleset },
+    /// `leftover` removes what an earlier replacement could not.
+    Nftables { nft: Nft, ruleset: Ruleset, leftover: Option<String> },
 }
 
 #[derive(Debug)]
@@ -62,6 +63,8 @@ struct AppliedFamily {
     iptables: Iptables,
     /// Whether there was a mangle table before.
     table: bool,
+    /// The rules, to be put back when what replaces them fails halfway.
+    text: String,
 }
 
 impl Tproxy {
@@ -100,24 +103,35 @@ impl Tproxy {
     }
 
     /// Puts `firewall` in place of what was applied before. A packet meets the rules of before or those of after, never
-    /// some of each and never none. When it fails, the rules of before stay; with iptables, where each family is a
-    /// commit of its own, those of IPv4 may be the new ones already. Blocks the calling thread.
+    /// some of each and never none. When it fails, the rules of before stay, or are put back: with iptables
+    /// each family is a commit of its own. Blocks the calling thread.
     pub fn replace(&mut self, firewall: &Firewall) -> Result<(), TproxyError> {
         match &mut self.applied {
             Applied::Iptables(applied) => replace_iptables(applied, &self.chain, firewall),
-            Applied::Nftables { nft, ruleset } => {
+            Applied::Nftables { nft, ruleset, leftover } => {
+                if let Some(leftover) = leftover.take()
+                    && let Err(error) = nft.transact("remove", &leftover)
+                {
+                    // The removal that was said to fail may have done its work.
+                    tracing::debug!(%error, "remove what an earlier replacement left");
+                }
                 let next = ruleset.next(&self.chain, firewall)?;
                 let replacement = next.replacement(ruleset);
-                nft.transact("prepare", &replacement.preparation)?;
-                if let Err(source) = nft.transact("replace", &replacement.exchange) {
-                    return Err(match nft.transact("remove", &replacement.retreat) {
-                        Ok(()) => source,
-                        Err(undo) => TproxyError::Undo { source: Box::new(source), undo: vec![undo] },
-                    });
+                let exchanged = nft
+                    .transact("prepare", &replacement.preparation)
+                    .and_then(|()| nft.transact("replace", &replacement.exchange));
+                if let Err(source) = exchanged {
+                    if let Err(error) = nft.transact("remove", &replacement.retreat) {
+                        tracing::debug!(%error, "remove what a failed replacement prepared");
+                        *leftover = Some(replacement.retreat);
+                    }
+                    return Err(source);
                 }
                 if let Err(error) = nft.transact("remove", &replacement.cleanup) {
-                    // They steer nothing and go with the table.
-                    tracing::warn!("remove the replaced firewall rules: {error}");
+                    tracing::warn!(
+                        "remove the replaced firewall rules, which steer nothing any more: {error}"
+                    );
+                    *leftover = Some(replacement.cleanup);
                 }
                 *ruleset = next;
                 Ok(())
@@ -141,7 +155,7 @@ fn apply_nftables(chain: &Chain, firewall: &Firewall) -> Result<Applied, TproxyE
     let ruleset = Ruleset::compile(chain, firewall)?;
     let nft = Nft::find()?;
     nft.transact("apply", &ruleset.creation())?;
-    Ok(Applied::Nftables { nft, ruleset })
+    Ok(Applied::Nftables { nft, ruleset, leftover: None })
 }
 
 fn apply_iptables(chain: &Chain, firewall: &Firewall) -> Result<Applied, TproxyError> {
@@ -172,7 +186,7 @@ fn apply_iptables(chain: &Chain, firewall: &Firewall) -> Result<Applied, TproxyE
 fn apply_family(iptables: Iptables, text: &str) -> Result<AppliedFamily, TproxyError> {
     let table = iptables.has_table()?;
     iptables.restore("apply", text)?;
-    Ok(AppliedFamily { iptables, table })
+    Ok(AppliedFamily { iptables, table, text: text.to_owned() })
 }
 
 fn replace_iptables(
@@ -181,24 +195,68 @@ fn replace_iptables(
     firewall: &Firewall,
 ) -> Result<(), TproxyError> {
     let texts = texts::texts(chain, firewall)?;
-    for (family, text) in &texts {
-        if let Some(applied) = applied.get(family) {
+    let before: BTreeMap<Family, String> =
+        applied.iter().map(|(family, applied)| (*family, applied.text.clone())).collect();
+    exchange_iptables(applied, chain, &texts).map_err(|source| {
+        let undo = put_back_iptables(applied, chain, &before);
+        if undo.is_empty() { source } else { TproxyError::Undo { source: Box::new(source), undo } }
+    })
+}
+
+/// Family by family, each a commit of its own. When one fails, those before it have the new rules already.
+fn exchange_iptables(
+    applied: &mut BTreeMap<Family, AppliedFamily>,
+    chain: &Chain,
+    texts: &BTreeMap<Family, String>,
+) -> Result<(), TproxyError> {
+    for (family, text) in texts {
+        if let Some(applied) = applied.get_mut(family) {
             applied.iptables.replace(chain, text)?;
+            applied.text.clone_from(text);
         } else {
             applied.insert(*family, apply_family(Iptables::find(*family)?, text)?);
         }
     }
     let gone: Vec<Family> = applied.keys().copied().filter(|family| !texts.contains_key(family)).collect();
-    for family in gone {
-        if let Some(done) = applied.get(&family) {
+    for family in &gone {
+        if let Some(done) = applied.get(family) {
             done.iptables.remove(&BTreeSet::from([chain.clone()]))?;
-            if !done.table {
-                done.iptables.drop_bare_table();
-            }
         }
-        applied.remove(&family);
+    }
+    for done in gone.iter().filter_map(|family| applied.remove(family)) {
+        if !done.table {
+            done.iptables.drop_bare_table();
+        }
     }
     Ok(())
+}
+
+/// Whatever [`exchange_iptables`] did before it failed, and whether the command that failed did its work or not: makes
+/// every family have its rules of `before` again.
+fn put_back_iptables(
+    applied: &mut BTreeMap<Family, AppliedFamily>,
+    chain: &Chain,
+    before: &BTreeMap<Family, String>,
+) -> Vec<TproxyError> {
+    let mut errors = Vec::new();
+    for (family, applied) in applied.iter_mut() {
+        if let Some(text) = before.get(family) {
+            errors.extend(applied.iptables.replace(chain, text).err());
+            applied.text.clone_from(text);
+        }
+    }
+    // A family that was to be new may have its rules even though the command that applied them failed.
+    let doomed = BTreeSet::from([chain.clone()]);
+    for family in [Family::Ipv4, Family::Ipv6].into_iter().filter(|family| !before.contains_key(family)) {
+        let table = applied.remove(&family).is_none_or(|applied| applied.table);
+        if let Ok(iptables) = Iptables::find(family) {
+            errors.extend(iptables.remove(&doomed).err());
+            if !table {
+                iptables.drop_bare_table();
+            }
+        }
+    }
+    errors
 }
 
 fn undo_iptables(chain: &Chain, applied: BTreeMap<Family, AppliedFamily>) -> Vec<TproxyError> {
