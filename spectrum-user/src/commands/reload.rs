@@ -66,6 +66,13 @@ impl Running {
                 config.mode
             );
         }
+        if mode == Mode::Tproxy && config.firewall != self.config.firewall {
+            bail!(
+                "dispatcher.firewall: cannot change from {} to {} while running; restart instead",
+                self.config.firewall,
+                config.firewall
+            );
+        }
         let revision = self.revision + 1;
         let plan = self
             .plan
