@@ -38,7 +38,10 @@ pub(crate) fn lint(options: &LintOptions, consent: Consent) -> Result<ExitCode> 
     let started = Instant::now();
     let mut report = Report { style, passed: 0, failed: 0 };
 
-    report.step("format", || quiet(&mut workspace::cargo(["fmt", "--all", "--check"])));
+    report.step("format", || {
+        quiet(&mut workspace::cargo(["fmt", "--all", "--check"]))?;
+        quiet(&mut workspace::cargo(["fmt", "--manifest-path", "fuzz/Cargo.toml", "--check"]))
+    });
     report.step("clippy", || {
         quiet(workspace::cargo(["clippy"]).args(host).args([
             "--all-targets",

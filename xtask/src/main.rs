@@ -6,6 +6,7 @@ mod bench;
 mod build;
 mod demo;
 mod ebpf;
+mod fuzz;
 mod interrupt;
 mod lint;
 mod namespace;
@@ -48,6 +49,8 @@ enum Task {
     /// The part of `demo` that runs as root
     #[command(hide = true)]
     DemoStage(demo::StageOptions),
+    /// Look for inputs that break what must hold, each target for a minute
+    Fuzz(fuzz::FuzzOptions),
     /// Check formatting, lints, documentation, the rules of the code base and dependencies
     Lint(lint::LintOptions),
     /// Build spectrum-user as you, then run it as root
@@ -65,6 +68,7 @@ fn main() -> ExitCode {
         Task::BuildEbpf => build::build_ebpf(consent),
         Task::Demo => demo::demo(consent),
         Task::DemoStage(options) => demo::stage(&options),
+        Task::Fuzz(options) => fuzz::fuzz(&options, consent),
         Task::Lint(options) => lint::lint(&options, consent),
         Task::Test(options) => test::test(&options, consent),
         Task::Run(options) => build::run(&options, consent),

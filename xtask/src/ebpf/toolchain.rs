@@ -116,6 +116,13 @@ pub(crate) fn on_path(name: &str) -> Option<PathBuf> {
 }
 
 fn compilers() -> Vec<Compiler> {
+    let mut sysroots = nightlies();
+    sysroots.push(PathBuf::from("/usr"));
+    sysroots.iter().filter_map(|sysroot| compiler(sysroot)).collect()
+}
+
+/// The directories of rustup's nightly toolchains, the newest first.
+pub(crate) fn nightlies() -> Vec<PathBuf> {
     let rustup = env::var_os("RUSTUP_HOME")
         .map(PathBuf::from)
         .or_else(|| env::home_dir().map(|home| home.join(".rustup")))
@@ -130,8 +137,7 @@ fn compilers() -> Vec<Compiler> {
         .collect();
     // "nightly-x86_64-…", which is the newest, sorts after every dated one.
     nightlies.sort_unstable_by(|a, b| b.cmp(a));
-    nightlies.push(PathBuf::from("/usr"));
-    nightlies.iter().filter_map(|sysroot| compiler(sysroot)).collect()
+    nightlies
 }
 
 fn compiler(sysroot: &Path) -> Option<Compiler> {

@@ -11,6 +11,9 @@ use crate::workspace;
 /// The cargo-deny that set-up installs; it is for developers, so its version is not the user's concern.
 pub(crate) const CARGO_DENY_VERSION: &str = "0.20.2";
 
+/// The cargo-fuzz that set-up installs.
+pub(crate) const CARGO_FUZZ_VERSION: &str = "0.13.2";
+
 /// What the machine is to be made ready for.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Purpose {
@@ -18,6 +21,8 @@ pub(crate) enum Purpose {
     Bench,
     /// Building the eBPF object and the host crates.
     Build,
+    /// Fuzzing, but for the nightly compiler, which only rustup can install.
+    Fuzz,
     /// Lint.
     Lint,
     /// Running the program in a network namespace, and looking at it.
@@ -85,6 +90,14 @@ impl Purpose {
                 },
                 program("llvm-objcopy", || !Toolchain::lacks(Missing::Objcopy), &["llvm-22"]),
             ],
+            Self::Fuzz => vec![
+                program("a C++ compiler", || has("c++"), &["g++"]),
+                Need {
+                    name: "cargo-fuzz",
+                    is_met: || cargo_fuzz().is_some_and(|fuzz| fuzz.is_file()),
+                    cure: Cure::Run(install_cargo_fuzz),
+                },
+            ],
             Self::Run => vec![ip(), iptables(), bpftool()],
             Self::Test => vec![
                 ip(),
@@ -111,6 +124,11 @@ impl Purpose {
 /// cargo-deny where set-up puts it.
 pub(crate) fn cargo_deny() -> Option<std::path::PathBuf> {
     tool_root("cargo-deny", CARGO_DENY_VERSION).map(|root| root.join("bin/cargo-deny"))
+}
+
+/// cargo-fuzz where set-up puts it.
+pub(crate) fn cargo_fuzz() -> Option<std::path::PathBuf> {
+    tool_root("cargo-fuzz", CARGO_FUZZ_VERSION).map(|root| root.join("bin/cargo-fuzz"))
 }
 
 fn program(name: &'static str, is_met: fn() -> bool, packages: &'static [&'static str]) -> Need {
@@ -163,13 +181,23 @@ fn install_bpf_linker() -> Command {
 fn install_cargo_deny() -> Command {
     let mut cargo = cargo_install("cargo-deny", CARGO_DENY_VERSION);
     cargo.arg("--no-default-features");
-    // Its own profile costs minutes for a program that runs for a second.
+    compile_quickly(&mut cargo);
+    cargo
+}
+
+fn install_cargo_fuzz() -> Command {
+    let mut cargo = cargo_install("cargo-fuzz", CARGO_FUZZ_VERSION);
+    compile_quickly(&mut cargo);
+    cargo
+}
+
+/// Its own profile costs minutes for a program that runs for a second.
+fn compile_quickly(cargo: &mut Command) {
     cargo.envs([
         ("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "16"),
         ("CARGO_PROFILE_RELEASE_LTO", "off"),
         ("CARGO_PROFILE_RELEASE_OPT_LEVEL", "0"),
     ]);
-    cargo
 }
 
 fn cargo_install(name: &str, version: &str) -> Command {
