@@ -17,8 +17,8 @@ use spectrum_user::plan::{Explained, Plan, PlanError};
 /// Few, so that the services of one generation are those of the next.
 const NAMES: [&str; 5] = ["a", "b", "c", "d", "e"];
 const TARGETS: [Target; 2] = [Target::Respond(Responder::Discard), Target::Respond(Responder::Echo)];
-const MAX_BINDINGS: usize = 20;
-const MAX_GENERATIONS: u32 = 4;
+const MAX_BINDINGS: usize = 12;
+const MAX_GENERATIONS: u32 = 3;
 
 /// Panics unless everything holds for the generations of services that `data` stands for.
 pub(crate) fn holds(data: &[u8]) {
@@ -226,9 +226,11 @@ fn bindings_lead_to_their_services(plan: &Plan, services: &[Service]) {
     }
 }
 
+/// Except with a prefix of length 0, which gets no route.
 fn routes_do_not_overlap(plan: &Plan) {
-    for (index, route) in plan.routes.iter().enumerate() {
-        let other = plan.routes.iter().skip(index + 1).find(|other| other.overlaps(route));
+    let routed = || plan.routes.iter().filter(|route| route.length() > 0);
+    for (index, route) in routed().enumerate() {
+        let other = routed().skip(index + 1).find(|other| other.overlaps(route));
         assert_eq!(other, None, "overlaps with {route}");
     }
 }

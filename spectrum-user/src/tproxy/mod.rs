@@ -55,7 +55,11 @@ pub struct Tproxy {
 enum Applied {
     Iptables(BTreeMap<Family, AppliedFamily>),
     /// `leftover` removes what an earlier replacement could not.
-    Nftables { nft: Nft, ruleset: Ruleset, leftover: Option<String> },
+    Nftables {
+        nft: Nft,
+        ruleset: Ruleset,
+        leftover: Option<String>,
+    },
 }
 
 #[derive(Debug)]
