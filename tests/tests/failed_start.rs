@@ -261,7 +261,7 @@ fn auto_falls_back_when_the_kernel_refuses_the_program(case: &mut Case) {
         before.assert_restored(&case.server, "sk-lookup where it is impossible");
 
         hide_iptables(&case);
-        let nothing = launch("auto").finish();
+        let nothing = launch("auto --firewall iptables").finish();
         assert_explained(&nothing, "absence of everything");
         for word in ["iptables", "sk_lookup"] {
             assert!(nothing.stderr.contains(word), "{word:?} is missing: {nothing}");

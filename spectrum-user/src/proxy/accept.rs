@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use tokio::io::Interest;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
-use tokio::task::{JoinHandle, spawn_local};
+use tokio::task::{JoinHandle, spawn_local, yield_now};
 use tokio::time::sleep;
 
 use super::dial::Dialler;
@@ -115,6 +115,11 @@ impl Queue {
                 Ok((stream, client)) => {
                     Shortage::relieve(&mut shortage, &self.destination);
                     self.open(stream, client);
+                    if matches!(self.assignment.get().served.target, Target::Origins(_)) {
+                        // Lets the connection dial first. When descriptors are scarce, accepting all that waits would
+                        // leave none to dial with, and serve nobody.
+                        yield_now().await;
+                    }
                 }
                 Err(error) => match AcceptFailure::of(&error) {
                     AcceptFailure::Connection => {
