@@ -589,8 +589,14 @@ fn any_system_call_may_fail(case: &mut Case) {
     let instance = serve(case, &one, "--drain 0s");
     let mut during = State::of(&case.server);
     let mut failed = 0;
+    // Each takes a second where programs carry the rules: some of them every time, all of them when asked to.
+    let step = match (std::env::var_os("SPECTRUM_TEST_THOROUGH"), case.path) {
+        (Some(_), _) => 1,
+        (None, Path::SkLookup) => 6,
+        (None, _) => 60,
+    };
     for (call, error) in effects(case) {
-        for nth in 1..=60 {
+        for nth in (1..=60).step_by(step) {
             let about = format!("failure of {call} number {nth} with {error}");
             let fault =
                 Fault::inject(&case.server, instance.pid(), call, &format!("error={error}:when={nth}"));
@@ -621,7 +627,7 @@ fn any_system_call_may_fail(case: &mut Case) {
             }
         }
     }
-    assert!(failed > 10, "{failed} failures");
+    assert!(failed > 0, "nothing failed");
     instance.stop();
     before.assert_restored(&case.server, "all that");
 }
