@@ -22,7 +22,7 @@ use super::respond::respond;
 use super::session::Session;
 use super::worker::Worker;
 use super::workers::Served;
-use crate::model::{Destination, Origin, Target};
+use crate::model::{Destination, Origins, Target};
 
 /// The first and the longest pause while the host is out of descriptors or memory.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(1));
@@ -211,7 +211,7 @@ async fn serve(mut downstream: Peer, assignment: &Assignment, session: &Session)
     end
 }
 
-async fn proxy(downstream: &mut Peer, origins: &[Origin], dialler: &Dialler, session: &Session) -> End {
+async fn proxy(downstream: &mut Peer, origins: &Origins, dialler: &Dialler, session: &Session) -> End {
     let attempt = tokio::select! {
         biased;
         attempt = dialler.dial(origins, session) => attempt,

@@ -98,7 +98,7 @@ fn bindings_may_be_tables_of_their_own() {
     .unwrap();
     assert_eq!(bindings(&config), ["a tcp 192.0.2.0/24 1-65535", "a tcp 2001:db8::/64 80"]);
     let Target::Origins(origins) = &config.services[0].target else { panic!("{config:?}") };
-    assert_eq!(origins[0].to_string(), "o.example:80");
+    assert_eq!(origins.list[0].to_string(), "o.example:80");
 }
 
 #[test]

@@ -9,7 +9,9 @@ use std::sync::mpsc::{self, Receiver};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use spectrum_user::model::{Destination, Family, Protocol, Responder, ServiceName, Target};
+use spectrum_user::model::{
+    Destination, Family, Origin, Origins, Policy, Protocol, Responder, ServiceName, Target,
+};
 use spectrum_user::proxy::{DrainOutcome, Event, Report, Served, Workers};
 
 /// Long enough for anything that is going to happen at all.
@@ -104,11 +106,13 @@ impl Running {
 }
 
 pub(crate) fn origins_of(origins: &[String]) -> Target {
-    Target::Origins(origins.iter().map(|origin| origin.parse().unwrap()).collect())
+    Target::Origins(Origins::from(
+        origins.iter().map(|origin| origin.parse().unwrap()).collect::<Vec<Origin>>(),
+    ))
 }
 
 fn served(target: Target) -> Arc<Served> {
-    Arc::new(Served { service: ServiceName::default(), target })
+    Arc::new(Served { service: ServiceName::default(), target, policy: Policy::default() })
 }
 
 pub(crate) fn dial(address: SocketAddr) -> TcpStream {
