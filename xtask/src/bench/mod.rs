@@ -5,6 +5,7 @@ mod connect;
 mod cpu;
 mod dispatch;
 mod measured;
+mod proxy;
 mod publish;
 mod report;
 mod row;
@@ -40,9 +41,10 @@ struct Benchmark {
     run: fn(&Bench, &mut Report) -> Result<()>,
 }
 
-const BENCHMARKS: [Benchmark; 4] = [
+const BENCHMARKS: [Benchmark; 5] = [
     Benchmark { name: "connect", about: "what accepting one connection costs", run: connect::run },
     Benchmark { name: "dispatch", about: "what one run of the eBPF program costs", run: dispatch::run },
+    Benchmark { name: "proxy", about: "a TCP proxy next to HAProxy and nginx", run: proxy::run },
     Benchmark {
         name: "publish",
         about: "from bindings to a steering table in the kernel, and its memory",
@@ -154,5 +156,14 @@ impl Bench {
     /// Whether the case `name` is to be measured.
     fn wants(&self, name: &str) -> bool {
         self.only.as_ref().is_none_or(|only| name.contains(only))
+    }
+
+    /// A program of `spectrum-user/benches`. Their file names end in a hash.
+    fn measuring(&self, name: &str) -> Result<PathBuf> {
+        let named = |path: &&PathBuf| {
+            let file = path.file_name().and_then(|file| file.to_str());
+            file.and_then(|file| file.rsplit_once('-')).is_some_and(|(stem, _hash)| stem == name)
+        };
+        self.measuring.iter().find(named).cloned().with_context(|| format!("find the benchmark {name}"))
     }
 }
