@@ -2,21 +2,23 @@
 //! connection's report.
 
 use std::cell::RefCell;
+use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use tokio::io::Interest;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
-use tokio::task::{JoinHandle, spawn_local, yield_now};
+use tokio::task::{JoinHandle, spawn_local};
 use tokio::time::sleep;
 
 use super::dial::Dialler;
 use super::peer::Peer;
-use super::relay::relay;
+use super::relay::{Watch, relay};
 use super::report::{End, Side};
 use super::respond::respond;
 use super::session::Session;
@@ -118,7 +120,7 @@ impl Queue {
                     if matches!(self.assignment.get().served.target, Target::Origins(_)) {
                         // Lets the connection dial first. When descriptors are scarce, accepting all that waits would
                         // leave none to dial with, and serve nobody.
-                        yield_now().await;
+                        let_others_go().await;
                     }
                 }
                 Err(error) => match AcceptFailure::of(&error) {
@@ -201,11 +203,14 @@ impl Drop for Queue {
 }
 
 async fn serve(mut downstream: Peer, assignment: &Assignment, session: &Session) -> End {
+    let watch = Watch::start(assignment.served.policy.timeouts);
     let end = match &assignment.served.target {
-        Target::Origins(origins) => proxy(&mut downstream, origins, &assignment.dialler, session).await,
+        Target::Origins(origins) => {
+            proxy(&downstream, origins, &assignment.dialler, session, &watch).await
+        }
         Target::Respond(responder) => {
             session.established();
-            respond(*responder, &mut downstream, session).await
+            respond(*responder, &mut downstream, session, &watch).await
         }
     };
     if end == End::Closed {
@@ -214,7 +219,13 @@ async fn serve(mut downstream: Peer, assignment: &Assignment, session: &Session)
     end
 }
 
-async fn proxy(downstream: &mut Peer, origins: &Origins, dialler: &Dialler, session: &Session) -> End {
+async fn proxy(
+    downstream: &Peer,
+    origins: &Origins,
+    dialler: &Dialler,
+    session: &Session,
+    watch: &Watch,
+) -> End {
     let attempt = tokio::select! {
         biased;
         attempt = dialler.dial(origins, session) => attempt,
@@ -226,12 +237,28 @@ async fn proxy(downstream: &mut Peer, origins: &Origins, dialler: &Dialler, sess
         Err(failure) => return End::Undialled(failure),
     };
     session.established();
-    let buffers = &session.worker().buffers;
-    let end = relay(downstream, &mut upstream, &session.from_client, &session.to_client, buffers).await;
+    let means = session.worker().means();
+    let end =
+        relay(downstream, &upstream, &session.from_client, &session.to_client, means, watch).await;
     if end == End::Closed {
         upstream.finish();
     }
     end
+}
+
+/// Lets every task that is ready go first. `yield_now` would have the runtime look for events, too: a system call for each
+/// connection.
+async fn let_others_go() {
+    let mut gone = false;
+    poll_fn(|cx| {
+        if gone {
+            return Poll::Ready(());
+        }
+        gone = true;
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
 }
 
 /// A listener for both families reports IPv4 addresses mapped into IPv6; the client dialled IPv4.

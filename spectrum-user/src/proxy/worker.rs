@@ -15,7 +15,7 @@ use tokio::task::LocalSet;
 use tokio::time::{Instant, sleep_until};
 
 use super::accept::{Acceptor, Assignment, CurrentAssignment};
-use super::relay::Buffers;
+use super::relay::{Buffers, Means, Pipes, Strategy};
 use super::report::Event;
 use super::resolve::Resolver;
 use super::udp::{Receiver, Sessions};
@@ -48,6 +48,7 @@ pub(super) enum Command {
 pub(super) struct Worker {
     pub(super) index: usize,
     pub(super) buffers: Buffers,
+    pipes: Pipes,
     pub(super) resolver: Resolver,
     pub(super) sessions: Sessions,
     observer: Observer,
@@ -60,6 +61,7 @@ pub(super) struct Worker {
 impl Worker {
     pub(super) fn new(
         index: usize,
+        pipes: Pipes,
         sessions: Sessions,
         observer: Observer,
         failures: mpsc::UnboundedSender<WorkersError>,
@@ -67,6 +69,7 @@ impl Worker {
         Self {
             index,
             buffers: Buffers::default(),
+            pipes,
             resolver: Resolver::default(),
             sessions,
             observer,
@@ -75,6 +78,11 @@ impl Worker {
             ended: Cell::new(0),
             idle: Notify::new(),
         }
+    }
+
+    /// What relays move bytes with.
+    pub(super) fn means(&self) -> Means<'_> {
+        Means { buffers: &self.buffers, pipes: &self.pipes, strategy: Strategy::default() }
     }
 
     pub(super) fn opened(&self, service: &ServiceName) {

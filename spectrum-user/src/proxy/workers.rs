@@ -10,6 +10,7 @@ use nix::sys::resource::{Resource, getrlimit};
 use tokio::runtime;
 use tokio::sync::{Mutex, mpsc, oneshot};
 
+use super::relay::Pipes;
 use super::report::Event;
 use super::udp::{self, Answer};
 use super::worker::{self, Command, Worker};
@@ -86,7 +87,8 @@ impl Workers {
         let capacity = udp::capacity(descriptors, count.get());
         let mut workers = Self { threads: Vec::new(), failures: Mutex::new(failures) };
         for index in 0..count.get() {
-            let thread = Thread::start(index, capacity, Box::new(observer(index)), failed.clone())
+            let pipes = Pipes::for_one_of(count.get());
+            let thread = Thread::start(index, pipes, capacity, Box::new(observer(index)), failed.clone())
                 .map_err(|source| WorkersError::Start { worker: index, source })?;
             workers.threads.push(thread);
         }
@@ -248,6 +250,7 @@ struct Thread {
 impl Thread {
     fn start(
         index: usize,
+        pipes: Pipes,
         sessions: usize,
         observer: worker::Observer,
         failures: mpsc::UnboundedSender<WorkersError>,
@@ -269,7 +272,7 @@ impl Thread {
                 if let Ok(runtime) = handed.recv() {
                     worker::run(
                         runtime,
-                        Worker::new(index, udp::Sessions::new(sessions), observer, failures),
+                        Worker::new(index, pipes, udp::Sessions::new(sessions), observer, failures),
                         inbox,
                     );
                 }
