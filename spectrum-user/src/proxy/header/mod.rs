@@ -12,7 +12,7 @@ mod v2;
 
 use std::net::{IpAddr, SocketAddr};
 
-use super::canonical;
+use super::address::canonical;
 use crate::model::ProxyVersion;
 
 /// The longest header that is read. Those of version 1 have at most 107 bytes; those of version 2 could have 64 KiB, nearly

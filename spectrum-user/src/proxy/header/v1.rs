@@ -62,7 +62,13 @@ pub(super) fn bytes(header: &Header) -> Vec<u8> {
         Header::Local => "PROXY UNKNOWN\r\n".to_owned(),
         Header::Proxied { client, dialled } => match Addresses::of(*client, *dialled) {
             Addresses::V4([client, dialled]) => {
-                format!("PROXY TCP4 {} {} {} {}\r\n", client.ip(), dialled.ip(), client.port(), dialled.port())
+                format!(
+                    "PROXY TCP4 {} {} {} {}\r\n",
+                    client.ip(),
+                    dialled.ip(),
+                    client.port(),
+                    dialled.port()
+                )
             }
             Addresses::V6([(client, client_port), (dialled, dialled_port)]) => {
                 format!("PROXY TCP6 {client} {dialled} {client_port} {dialled_port}\r\n")
