@@ -18,7 +18,8 @@ pub(crate) fn holds(data: &[u8]) {
             means_the_same_when_passed_on(header);
         }
         Parsed::Incomplete => {
-            assert!(data.len() < MAX_LENGTH, "nothing is waited for beyond the longest header")
+            assert!(data.len() < MAX_LENGTH, "nothing is waited for beyond the longest header");
+        }
         }
         Parsed::Malformed => {}
     }

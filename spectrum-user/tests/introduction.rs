@@ -1,6 +1,6 @@
 //! Whom a connection is for: headers of trusted proxies, and headers for origins. Which bytes are a header is tested
 //! beside the parser.
-#![allow(clippy::unwrap_used, reason = "test code panics")]
+#![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test panics rather than return an error")]
 
 mod served;
 

@@ -232,10 +232,10 @@ async fn proxy(downstream: &mut Peer, origins: &Origins, dialler: &Dialler, sess
         Ok(stream) => Peer::new(stream),
         Err(failure) => return End::Undialled(failure),
     };
-    if let Some(version) = origins.header {
-        if let Err(end) = introduction::send(&mut upstream, version, session).await {
-            return end;
-        }
+    if let Some(version) = origins.header
+        && let Err(end) = introduction::send(&mut upstream, version, session).await
+    {
+        return end;
     }
     session.established();
     let buffers = &session.worker().buffers;

@@ -46,9 +46,9 @@ pub(crate) fn ready(purposes: &[Purpose], consent: Consent) -> Result<()> {
     if services.is_empty() {
         apt::install(&packages)?;
     } else {
-        let stopped = StoppedServices::hold()?;
+        let _stopped = StoppedServices::hold()?;
         apt::install(&packages)?;
-        stopped.disable(&services)?;
+        services::disable(&services)?;
     }
     for need in &missing {
         for mut command in need.cure.commands() {

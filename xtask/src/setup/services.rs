@@ -36,16 +36,6 @@ impl StoppedServices {
         shell::run(&mut as_root(&["sh", "-c", &script])?).context("forbid packages to start services")?;
         Ok(Self { made: true })
     }
-
-    /// Keeps `services` from starting at the next boot as well.
-    pub(super) fn disable(&self, services: &[&str]) -> Result<()> {
-        for service in services {
-            if on_path("update-rc.d").is_some() {
-                shell::announce_and_run(&mut as_root(&["update-rc.d", service, "disable"])?)?;
-            }
-        }
-        Ok(())
-    }
 }
 
 impl Drop for StoppedServices {
@@ -57,6 +47,16 @@ impl Drop for StoppedServices {
             }
         }
     }
+}
+
+/// Keeps `services` from starting at the next boot as well.
+pub(super) fn disable(services: &[&str]) -> Result<()> {
+    for service in services {
+        if on_path("update-rc.d").is_some() {
+            shell::announce_and_run(&mut as_root(&["update-rc.d", service, "disable"])?)?;
+        }
+    }
+    Ok(())
 }
 
 fn as_root(words: &[&str]) -> Result<Command> {

@@ -1,3 +1,5 @@
+//! Headers by example and by property. Whom they are believed from is tested where connections are.
+
 use proptest::collection::vec;
 use proptest::prelude::*;
 
