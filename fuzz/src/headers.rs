@@ -20,7 +20,6 @@ pub(crate) fn holds(data: &[u8]) {
         Parsed::Incomplete => {
             assert!(data.len() < MAX_LENGTH, "nothing is waited for beyond the longest header");
         }
-        }
         Parsed::Malformed => {}
     }
 }
