@@ -16,7 +16,9 @@ use tokio::sync::oneshot;
 use tokio::task::{JoinHandle, spawn_local};
 use tokio::time::sleep;
 
+use super::address::canonical;
 use super::dial::Dialler;
+use super::introduction;
 use super::peer::Peer;
 use super::relay::{Watch, relay};
 use super::report::{End, Side};
@@ -204,6 +206,11 @@ impl Drop for Queue {
 
 async fn serve(mut downstream: Peer, assignment: &Assignment, session: &Session) -> End {
     let watch = Watch::start(assignment.served.policy.timeouts);
+    // First of all: everything else, limits among it, is about the client that it names.
+    let trusted = &assignment.served.policy.trusted_proxies;
+    if let Err(end) = introduction::receive(&mut downstream, trusted, session).await {
+        return end;
+    }
     let end = match &assignment.served.target {
         Target::Origins(origins) => {
             proxy(&downstream, origins, &assignment.dialler, session, &watch).await
@@ -236,6 +243,11 @@ async fn proxy(
         Ok(stream) => Peer::new(stream),
         Err(failure) => return End::Undialled(failure),
     };
+    if let Some(version) = origins.header
+        && let Err(end) = introduction::send(&mut upstream, version, session).await
+    {
+        return end;
+    }
     session.established();
     let means = session.worker().means();
     let end =
@@ -259,17 +271,6 @@ async fn let_others_go() {
         Poll::Pending
     })
     .await;
-}
-
-/// A listener for both families reports IPv4 addresses mapped into IPv6; the client dialled IPv4.
-fn canonical(address: SocketAddr) -> SocketAddr {
-    match address {
-        SocketAddr::V6(v6) => match v6.ip().to_ipv4_mapped() {
-            Some(v4) => SocketAddr::new(v4.into(), v6.port()),
-            None => address,
-        },
-        SocketAddr::V4(_) => address,
-    }
 }
 
 /// What an error of accept(2) is about, and so what to do next.
@@ -343,15 +344,6 @@ impl Shortage {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn mapped_addresses_are_shown_as_the_ipv4_addresses_that_were_dialled() {
-        for (raw, shown) in
-            [("[::ffff:192.0.2.1]:80", "192.0.2.1:80"), ("[2001:db8::1]:80", "[2001:db8::1]:80")]
-        {
-            assert_eq!(canonical(raw.parse().unwrap()).to_string(), shown);
-        }
-    }
 
     #[test]
     fn unknown_accept_errors_end_the_listener() {

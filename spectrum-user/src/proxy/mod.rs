@@ -2,7 +2,10 @@
 //! how a connection came to its listener: no steering, no firewall, no configuration.
 
 mod accept;
+mod address;
 mod dial;
+pub mod header;
+mod introduction;
 mod peer;
 mod relay;
 mod report;
