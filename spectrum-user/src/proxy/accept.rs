@@ -5,6 +5,7 @@ use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::AsFd;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
@@ -20,13 +21,13 @@ use super::address::canonical;
 use super::dial::Dialler;
 use super::introduction;
 use super::peer::Peer;
-use super::relay::{Watch, relay};
+use super::relay::{Watch, keep, relay};
 use super::report::{End, Side};
 use super::respond::respond;
 use super::session::Session;
 use super::worker::Worker;
 use super::workers::Served;
-use crate::model::{Destination, Origins, Target};
+use crate::model::{Destination, Origins, Target, Timeouts};
 
 /// The first and the longest pause while the host is out of descriptors or memory.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(1));
@@ -109,6 +110,8 @@ struct Queue {
 impl Queue {
     async fn accept(self, listener: TcpListener, mut stopped: oneshot::Receiver<()>) {
         let mut shortage = None;
+        let mut kept = self.assignment.get().served.policy.timeouts;
+        self.keep(&listener, &kept);
         loop {
             let accepted = tokio::select! {
                 biased;
@@ -118,6 +121,12 @@ impl Queue {
             match accepted {
                 Ok((stream, client)) => {
                     Shortage::relieve(&mut shortage, &self.destination);
+                    let timeouts = self.assignment.get().served.policy.timeouts;
+                    if timeouts != kept {
+                        kept = timeouts;
+                        self.keep(&listener, &kept);
+                        self.keep(&stream, &kept);
+                    }
                     self.open(stream, client);
                     if matches!(self.assignment.get().served.target, Target::Origins(_)) {
                         // Lets the connection dial first. When descriptors are scarce, accepting all that waits would
@@ -145,6 +154,13 @@ impl Queue {
             }
         }
         self.drain(listener);
+    }
+
+    /// Linux hands these options, too, on to accepted sockets.
+    fn keep(&self, socket: impl AsFd, timeouts: &Timeouts) {
+        if let Err(error) = keep(socket, timeouts) {
+            tracing::warn!(destination = %self.destination, %error, "set timeouts of connections");
+        }
     }
 
     /// Closing a listener resets what waits in its queue, though those clients were already told that they are

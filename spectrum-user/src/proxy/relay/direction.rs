@@ -73,6 +73,8 @@ pub(super) enum Fin {
     ByClosing,
     /// By shutting down one direction of the sink.
     ByShutdown,
+    /// Not at all: the source has been reset, though an end is what its socket shows by now.
+    Withheld,
 }
 
 /// One direction in progress.
@@ -144,6 +146,16 @@ impl<'a> Direction<'a> {
         self.from
     }
 
+    /// How many bytes were read and not yet written.
+    #[cfg(test)]
+    pub(super) fn holds(&self) -> usize {
+        match &self.held {
+            Held::Buffer { start, end, .. } => end - start,
+            Held::Nothing => 0,
+            Held::Pipe { bytes, .. } => *bytes,
+        }
+    }
+
     /// Moves what can be moved now. Ready once the source's FIN was passed on; must not be polled after that.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
         for _ in 0..TURN {
@@ -154,7 +166,7 @@ impl<'a> Direction<'a> {
                 Source::Ended => {
                     self.source = Source::Ended;
                     return match self.fin {
-                        Fin::ByClosing => Poll::Ready(Ok(())),
+                        Fin::ByClosing | Fin::Withheld => Poll::Ready(Ok(())),
                         Fin::ByShutdown => {
                             Poll::Ready(SockRef::from(self.to).shutdown(Shutdown::Write).map_err(Broken::Write))
                         }
@@ -174,8 +186,10 @@ impl<'a> Direction<'a> {
                     let rest = buffer.get(*start..*end).unwrap_or_default();
                     let flags = match self.source {
                         // The FIN follows at once, and goes with the last of the bytes.
-                        Source::Ended => MsgFlags::from_bits_retain(libc::MSG_MORE),
-                        Source::Failed(_) | Source::Open => MsgFlags::empty(),
+                        Source::Ended if self.fin != Fin::Withheld => {
+                            MsgFlags::from_bits_retain(libc::MSG_MORE)
+                        }
+                        _ => MsgFlags::empty(),
                     };
                     let written = ready!(poll_send(self.to, rest, flags, cx))?;
                     *start += written;
@@ -260,7 +274,7 @@ impl<'a> Direction<'a> {
                 self.moves += 1;
                 count(self.counts.read, bytes);
                 self.pace = match bytes {
-                    ..=CHUNK if small + 1 >= SMALL && self.means.strategy == Strategy::Adaptive => {
+                    ..=CHUNK if small.saturating_add(1) >= SMALL && self.means.strategy == Strategy::Adaptive => {
                         Pace::Buffers(0)
                     }
                     ..=CHUNK => Pace::Pipes(small.saturating_add(1)),

@@ -20,7 +20,7 @@ pub(super) use buffers::Buffers;
 use direction::{Broken, Counts, Direction, Fin};
 pub(super) use direction::{Means, Strategy};
 pub(super) use pipes::Pipes;
-pub(super) use watch::Watch;
+pub(super) use watch::{Watch, keep};
 
 /// Passes bytes, FINs and, by telling the end, resets between the two until neither has more to say, or `watch` says that
 /// it is over. The FIN that comes last is passed on by closing both, which is for the caller to do at [`End::Closed`].
@@ -85,8 +85,10 @@ async fn pass(
         Err(Broken::Write(error)) => {
             let end = End::of(sink, &error);
             // A server that answers before it has read everything, then closes, resets; its answer still sits in our
-            // receive queue, where the kernel keeps it, and the other side shall have it.
+            // receive queue, where the kernel keeps it, and the other side shall have it. The reset itself was told to us
+            // by this error, and reading will find an end in order behind the answer, which nobody shall be told.
             if end == End::Reset(sink) {
+                rest.fin = Fin::Withheld;
                 let _ = poll_fn(|cx| poll_watched(rest, watch, cx)).await;
             }
             end

@@ -83,6 +83,18 @@ impl Pipes {
         }
     }
 
+    /// How many there are.
+    #[cfg(test)]
+    pub(super) fn made(&self) -> usize {
+        self.made.get()
+    }
+
+    /// How many are in use.
+    #[cfg(test)]
+    pub(super) fn lost(&self) -> usize {
+        self.made.get() - self.spares.borrow().len()
+    }
+
     /// Closes a pipe, whatever is in it.
     pub(super) fn discard(&self, pipe: Pipe) {
         drop(pipe);
