@@ -9,9 +9,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::runtime::Runtime;
+use tokio::runtime::LocalRuntime;
 use tokio::sync::{Notify, mpsc, oneshot};
-use tokio::task::LocalSet;
 use tokio::time::{Instant, sleep_until};
 
 use super::accept::{Acceptor, Assignment, CurrentAssignment};
@@ -120,17 +119,15 @@ impl Worker {
 }
 
 /// A worker's thread, from start to end.
-pub(super) fn run(runtime: Runtime, worker: Worker, commands: mpsc::UnboundedReceiver<Command>) {
+pub(super) fn run(runtime: LocalRuntime, worker: Worker, commands: mpsc::UnboundedReceiver<Command>) {
     let worker = Rc::new(worker);
-    let connections = LocalSet::new();
     let lead = Lead { worker: Rc::clone(&worker), listeners: HashMap::new(), commands };
-    let drained = connections.block_on(&runtime, lead.run());
+    let drained = runtime.block_on(lead.run());
     let (finished, cut) = (worker.ended.get(), worker.open.get());
-    // What is still open ends here: dropped sessions report themselves as cut, dropped peers send a RST.
-    drop(connections);
-    worker.sessions.clear();
-    // A lookup in the system's resolver can take long and cannot be interrupted: it is left behind.
+    // What is still open ends here: dropped sessions report themselves as cut, dropped peers send a RST. A lookup in the
+    // system's resolver can take long and cannot be interrupted: it is left behind.
     runtime.shutdown_background();
+    worker.sessions.clear();
     if let Some((before, done)) = drained {
         let _ = done.send(DrainOutcome { finished: finished - before, cut });
     }

@@ -7,7 +7,7 @@ use std::thread;
 use std::time::Duration;
 
 use nix::sys::resource::{Resource, getrlimit};
-use tokio::runtime;
+use tokio::runtime::{self, LocalOptions, LocalRuntime};
 use tokio::sync::{Mutex, mpsc, oneshot};
 
 use super::relay::Pipes;
@@ -255,39 +255,28 @@ impl Thread {
         observer: worker::Observer,
         failures: mpsc::UnboundedSender<WorkersError>,
     ) -> io::Result<Self> {
-        let runtime = runtime::Builder::new_current_thread()
-            .enable_io()
-            .enable_time()
-            .max_blocking_threads(LOOKUPS)
-            .thread_stack_size(STACK)
-            .thread_name(format!("lookup-{index}"))
-            .build()?;
         let (commands, inbox) = mpsc::unbounded_channel();
-        // Handed over once the thread exists: a runtime dropped with the closure of a thread that could not be made
-        // panics, because the caller is in a runtime of its own.
-        let (hand_over, handed) = std::sync::mpsc::sync_channel(1);
-        let spawned =
-            thread::Builder::new().name(format!("worker-{index}")).stack_size(STACK).spawn(move || {
+        // The runtime belongs to the thread that it runs on, and is made there.
+        let (made, making) = std::sync::mpsc::sync_channel(1);
+        let handle = thread::Builder::new()
+            .name(format!("worker-{index}"))
+            .stack_size(STACK)
+            .spawn(move || {
                 let _guard = DeathGuard { worker: index, failures: failures.clone() };
-                if let Ok(runtime) = handed.recv() {
-                    worker::run(
-                        runtime,
-                        Worker::new(index, pipes, udp::Sessions::new(sessions), observer, failures),
-                        inbox,
-                    );
-                }
-            });
-        match spawned {
-            Ok(handle) => {
-                // The thread waits for nothing else, so it takes it.
-                let _ = hand_over.send(runtime);
-                Ok(Self { index, commands: Some(commands), handle: Some(handle) })
-            }
-            Err(error) => {
-                runtime.shutdown_background();
-                Err(error)
-            }
-        }
+                let runtime = match runtime(index) {
+                    Ok(runtime) => runtime,
+                    Err(error) => return drop(made.send(Err(error))),
+                };
+                let _ = made.send(Ok(()));
+                worker::run(
+                    runtime,
+                    Worker::new(index, pipes, udp::Sessions::new(sessions), observer, failures),
+                    inbox,
+                );
+            })?;
+        // A thread that sends nothing has panicked, and its guard says so.
+        making.recv().unwrap_or(Ok(()))?;
+        Ok(Self { index, commands: Some(commands), handle: Some(handle) })
     }
 
     /// A worker that is gone cannot be told anything, and need not be.
@@ -306,6 +295,17 @@ impl Drop for Thread {
             let _ = handle.join();
         }
     }
+}
+
+/// Not a `LocalSet` in a runtime: that one would be woken by a system call whenever sockets have something for its tasks.
+fn runtime(index: usize) -> io::Result<LocalRuntime> {
+    runtime::Builder::new_current_thread()
+        .enable_io()
+        .enable_time()
+        .max_blocking_threads(LOOKUPS)
+        .thread_stack_size(STACK)
+        .thread_name(format!("lookup-{index}"))
+        .build_local(LocalOptions::default())
 }
 
 /// Reports a worker's panic.
