@@ -28,6 +28,9 @@ const PLAIN: &str = "127.0.0.1:7777";
 /// Where spectrum listens: its listener is found by the program in the kernel, since that is how it is used.
 const STEERED: &str = "192.0.2.77:7777";
 
+/// Where records are written: memory, and each of them writes one for every connection.
+const RECORDS: &str = "/run/records";
+
 impl Contender {
     /// All of them, the one of interest first.
     pub(super) const ALL: [Self; 3] = [Self::Spectrum, Self::Haproxy, Self::Nginx];
@@ -53,7 +56,8 @@ impl Contender {
     pub(super) fn start(self, program: &Path, origin: SocketAddr, interrupt: &Interrupt) -> Result<Server> {
         match self {
             Self::Spectrum => {
-                let mut command = Command::new(program);
+                let mut command = Command::new("sh");
+                command.args(["-c", &format!("exec \"$0\" \"$@\" 2>{RECORDS}-spectrum")]).arg(program);
                 command.args(["--prefix", "192.0.2.0/24", "--ports", "7777", "--protocol", "tcp"]);
                 command.args(["--mode", "sk-lookup", "--origin", &origin.to_string()]);
                 Server::start(&mut command, interrupt)
@@ -74,15 +78,21 @@ impl Contender {
     }
 }
 
-/// Splicing as its manual has it: automatic, so that small exchanges are copied, and with larger pipes for bulk.
+/// Splicing as its manual has it: automatic, so that small exchanges are copied, and with larger pipes for bulk. Its records
+/// go to a ring in its own memory, the cheapest place that it knows.
 fn haproxy(origin: SocketAddr) -> String {
     format!(
         "global
     nbthread 2
     maxconn 6000
     tune.pipesize 262144
+ring records
+    format raw
+    size 1048576
 defaults
     mode tcp
+    log ring@records local0
+    option tcplog
     option splice-auto
     timeout connect 5s
     timeout client 60s
@@ -94,6 +104,7 @@ listen bench
     )
 }
 
+/// A buffer for its records, as its manual advises.
 fn nginx(origin: SocketAddr) -> String {
     format!(
         "load_module /usr/lib/nginx/modules/ngx_stream_module.so;
@@ -108,7 +119,8 @@ events {{
     multi_accept on;
 }}
 stream {{
-    access_log off;
+    log_format record '$time_iso8601 $remote_addr:$remote_port $server_addr:$server_port $upstream_addr $bytes_sent $bytes_received $session_time $status';
+    access_log {RECORDS}-nginx record buffer=64k flush=1s;
     server {{
         listen {PLAIN} reuseport backlog=65535;
         proxy_pass {origin};
