@@ -91,6 +91,10 @@ pub struct RunArgs {
     #[arg(long, value_name = "FIREWALL")]
     pub firewall: Option<FirewallChoice>,
 
+    /// Address and port that serve metrics and health over HTTP, e.g. 127.0.0.1:9180 [default: what the file says, else none]
+    #[arg(long, value_name = "ADDR")]
+    pub admin: Option<SocketAddr>,
+
     /// Network namespace to work in: a name that `ip netns` knows, or a path
     #[arg(long, value_name = "NAME|PATH")]
     pub netns: Option<String>,
@@ -251,6 +255,7 @@ impl RunArgs {
             respond: self.respond,
             mode: self.mode.unwrap_or_default(),
             firewall: self.firewall.unwrap_or_default(),
+            admin: self.admin,
         };
         flags
             .into_config()
