@@ -15,7 +15,7 @@ use crate::config::Config;
 use crate::dispatcher::{self, AttachedProgram};
 use crate::doctor::{Confinement, Conntrack, Facts, OtherProgram, Refusal, Rights, Source, Subject, Unknown};
 use crate::instance::{Instance, Leftovers, Mode, live_instances, run_dir};
-use crate::model::{Binding, PortRange, Protocol, Responder, Service, Target};
+use crate::model::{Binding, Policy, PortRange, Protocol, Responder, Service, Target};
 use crate::net::{self, LocalRoutes, NamespaceId};
 use crate::plan::{Listing, Plan};
 use crate::tproxy;
@@ -160,5 +160,6 @@ fn claimed(live: &[Instance]) -> Option<Plan> {
         return None;
     }
     let name = "claimed".parse().ok()?;
-    Plan::of(&[Service { name, bindings, target: Target::Respond(Responder::Discard) }]).ok()
+    let (target, policy) = (Target::Respond(Responder::Discard), Policy::default());
+    Plan::of(&[Service { name, bindings, target, policy }]).ok()
 }
