@@ -83,7 +83,7 @@ fn doctor_names_the_path_that_a_start_takes(case: &mut Case) {
     // And of its own accord, with whatever this kernel has.
     let said = doctor(&case.server, "");
     assert_eq!(said["path"]["asked"], "auto");
-    let arguments = format!("--mode auto {}", BOTH_PREFIXES);
+    let arguments = format!("--mode auto {BOTH_PREFIXES}");
     match launch(&case.server, &arguments).spawn().await_ready_or_end() {
         Ok(instance) => {
             assert_eq!(said["path"]["mode"], instance.ready().mode, "{said:#}");
@@ -132,27 +132,29 @@ fn doctor_without_bpf_finds_tproxy(case: &mut Case) {
     }
 }
 
+const NONE_LEFT: &str = "ok: no route or rule of a dead instance is there";
+
 fn leftovers(netns: &Netns) -> String {
     let said = doctor(netns, "");
     let finding = found(&said, "leftovers")[0];
-    format!("{} {}", finding["verdict"].as_str().unwrap(), finding["value"].as_str().unwrap())
+    format!("{}: {}", finding["verdict"].as_str().unwrap(), finding["meaning"].as_str().unwrap())
 }
 
 fn doctor_finds_leftovers_and_leaves_them(case: &mut Case) {
-    assert_eq!(leftovers(&case.server), "ok none");
+    assert_eq!(leftovers(&case.server), NONE_LEFT);
     let instance = case.start_on_both("");
-    assert_eq!(leftovers(&case.server), "ok none", "it lives");
+    assert_eq!(leftovers(&case.server), NONE_LEFT, "it lives");
     assert_eq!(verdict(&doctor(&case.server, ""), "other programs"), "ok");
     let chain = format!("firewall chain SPECTRUM-{}", instance.pid());
     instance.kill();
     let before = State::of(&case.server);
     let found = leftovers(&case.server);
-    assert!(found.starts_with("warning "), "{found}");
+    assert!(found.starts_with("warning: a dead instance left "), "{found}");
     assert!(found.contains("local route 192.0.2.0/24, local route 2001:db8::/64"), "{found}");
     assert_eq!(found.contains(&chain), case.path != Path::SkLookup, "{found}");
     before.assert_restored(&case.server, "a look at leftovers");
     assert_eq!(launch(&case.server, "clean").finish().code(), 0);
-    assert_eq!(leftovers(&case.server), "ok none");
+    assert_eq!(leftovers(&case.server), NONE_LEFT);
 }
 
 fn doctor_changes_nothing(case: &mut Case) {
@@ -234,7 +236,7 @@ fn doctor_sees_the_settings_of_the_namespace_it_looks_at() {
     let said = doctor(server, configured(&case, ", { prefix = \"198.51.100.1\", ports = \"22\" }"));
     let covered = found(&said, "addresses")[0];
     assert_eq!(covered["verdict"], "missing");
-    assert!(covered["value"].as_str().unwrap().contains("covers 198.51.100.1, an address of to-client"));
+    assert!(covered["meaning"].as_str().unwrap().contains("covers 198.51.100.1, an address of to-client"));
 }
 
 #[test]

@@ -29,14 +29,14 @@ pub(super) fn judge(facts: &Facts, findings: &mut Findings) {
             cure(refusal, facts),
         ),
     }
-    match facts.btf {
-        true => findings.ok("BTF", "there", "bpftool prints our maps with their types"),
-        false => findings.ok("BTF", "none", "not needed: the program has no relocations"),
-    }
-    match facts.bpffs {
-        true => findings.ok("bpffs", "mounted", "not needed: nothing is pinned"),
-        false => findings.ok("bpffs", "not mounted", "not needed: nothing is pinned"),
-    }
+    let (btf, use_of_btf) = if facts.btf {
+        ("there", "bpftool prints our maps with their types")
+    } else {
+        ("none", "not needed: the program has no relocations")
+    };
+    findings.ok("BTF", btf, use_of_btf);
+    let bpffs = if facts.bpffs { "mounted" } else { "not mounted" };
+    findings.ok("bpffs", bpffs, "not needed: nothing is pinned");
     confinement(facts, findings);
 }
 
@@ -54,7 +54,7 @@ fn bpf(facts: &Facts, findings: &mut Findings) {
             findings.ok("bpf(2)", "answers", "but knows of no sk_lookup programs");
         }
         Err(refusal) if refusal.is_of_rights() => {
-            findings.warn("bpf(2)", refusal.to_string(), "this process may not ask it", cure(refusal, facts))
+            findings.warn("bpf(2)", refusal.to_string(), "this process may not ask it", cure(refusal, facts));
         }
         Err(refusal) => findings.warn("bpf(2)", refusal.to_string(), "it fails", cure(refusal, facts)),
     }

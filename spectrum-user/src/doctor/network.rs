@@ -65,7 +65,7 @@ fn settings(facts: &Facts, findings: &mut Findings) {
             "sysctl -w net.ipv4.tcp_syncookies=1",
         ),
         Some(level) => {
-            findings.ok("tcp_syncookies", level.to_string(), "a flood of SYNs does not fill queues")
+            findings.ok("tcp_syncookies", level.to_string(), "a flood of SYNs does not fill queues");
         }
         None => {}
     }
@@ -99,15 +99,23 @@ fn conntrack(facts: &Facts, findings: &mut Findings) {
         return;
     };
     match plan.tracked(listings) {
-        Some(tracked) => findings.warn(
-            check,
-            value,
-            &format!("{tracked}: each connection takes an entry, and none is left when they are used up"),
-            &format!(
-                "no rule of ours needs it: iptables -t raw -A PREROUTING -d {} -j CT --notrack",
-                tracked.binding.prefix
-            ),
-        ),
+        Some(tracked) => {
+            let binding = tracked.binding;
+            let prefix = plan.routes.iter().find(|route| route.contains(binding.prefix.address()));
+            let prefix = prefix.unwrap_or(&binding.prefix);
+            let program = match binding.family() {
+                Family::Ipv4 => "iptables",
+                Family::Ipv6 => "ip6tables",
+            };
+            findings.warn(
+                check,
+                value,
+                &format!(
+                    "{tracked}: each connection takes an entry, and without a free one packets are dropped"
+                ),
+                &format!("we need none of them: {program} -t raw -A PREROUTING -d {prefix} -j CT --notrack"),
+            );
+        }
         None => findings.ok(check, value, "no rule has it track what is served"),
     }
 }

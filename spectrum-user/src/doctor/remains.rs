@@ -3,6 +3,7 @@
 
 use super::facts::{Facts, OtherProgram, Source, Subject};
 use super::findings::Findings;
+use crate::plan::Obstacle;
 
 /// A namespace takes no more (include/linux/bpf-netns.h).
 pub(super) const MOST_PROGRAMS: usize = 64;
@@ -14,8 +15,8 @@ pub(super) fn judge(facts: &Facts, findings: &mut Findings) {
         } else {
             findings.warn(
                 "leftovers",
-                leftovers.join(", "),
-                "a dead instance left them: what they lead to is refused or lost",
+                leftovers.len().to_string(),
+                &format!("a dead instance left {}", leftovers.join(", ")),
                 "spectrum-user clean; the next start does it too",
             );
         }
@@ -30,8 +31,8 @@ pub(super) fn judge(facts: &Facts, findings: &mut Findings) {
         } else {
             findings.miss(
                 "addresses",
-                covered.join(", "),
-                "a start refuses it: the host could not be reached any more",
+                format!("{} covered", covered.len()),
+                &format!("{}: a start refuses that", covered.join(", ")),
                 "other prefixes; --force where it is meant",
             );
         }
@@ -39,10 +40,11 @@ pub(super) fn judge(facts: &Facts, findings: &mut Findings) {
     if let Some(listings) = findings.known("obstacles", &facts.listings) {
         let obstacles = plan.obstacles(listings);
         for obstacle in &obstacles {
+            let Obstacle { chain, rule, binding } = obstacle;
             findings.warn(
                 "obstacle",
-                obstacle.to_string(),
-                "a rule of somebody else's is asked before packets are steered",
+                chain,
+                &format!("{rule} may drop packets to {binding} before they are steered"),
                 "a rule before it that accepts them",
             );
         }

@@ -20,7 +20,7 @@ pub(super) fn judge(facts: &Facts, findings: &mut Findings) {
 
 fn capabilities(rights: &Rights, findings: &mut Findings) {
     let check = "capabilities";
-    let held: Vec<&str> = rights.held.iter().copied().collect();
+    let held: Vec<&str> = rights.held.iter().map(|name| name.trim_start_matches("CAP_")).collect();
     let value = if held.is_empty() { "none of ours".to_owned() } else { held.join(" ") };
     let lacking = |names: &[&'static str]| {
         names.iter().copied().filter(|name| !rights.allow(name)).collect::<Vec<_>>().join(" and ")

@@ -66,17 +66,17 @@ fn unknown<T>() -> Result<T, Unknown> {
     Err(Unknown("Operation not permitted".to_owned()))
 }
 
-fn configured(bindings: &[&str]) -> Option<Subject> {
-    Some(Subject { plan: plan(bindings), from: Source::Configuration })
+fn configured(bindings: &[&str]) -> Subject {
+    Subject { plan: plan(bindings), from: Source::Configuration }
 }
 
 /// Nobody takes the rules, as far as `fails` says.
-fn firewalls(fails: impl Fn(&FirewallTrial) -> bool) -> Result<Vec<FirewallTrial>, Unknown> {
+fn firewalls(fails: impl Fn(&FirewallTrial) -> bool) -> Vec<FirewallTrial> {
     let mut trials = host().firewalls.unwrap();
     for trial in trials.iter_mut().filter(|trial| fails(trial)) {
         trial.outcome = Err(Refusal { message: "no such thing".to_owned(), errno: None });
     }
-    Ok(trials)
+    trials
 }
 
 /// The only finding about `check`.
@@ -118,7 +118,7 @@ fn every_complaint_names_a_cure() {
         program: Err(refused(libc::EPERM)),
         rights: Ok(Rights::default()),
         open_files: Ok(20),
-        firewalls: firewalls(|_| true),
+        firewalls: Ok(firewalls(|_| true)),
         loopback: Ok(BTreeSet::new()),
         strict_rp_filter: vec!["wan".to_owned()],
         syncookies: Some(0),
@@ -126,7 +126,7 @@ fn every_complaint_names_a_cure() {
         leftovers: Ok(vec!["local route 192.0.2.0/24".to_owned()]),
         other_programs: Ok(vec![OtherProgram { id: 7, name: Some("other".to_owned()) }]),
         covered: Ok(vec!["prefix 192.0.2.0/24 covers 192.0.2.7, an address of eth0".to_owned()]),
-        subject: configured(&["tcp 192.0.2.0/24 80", "tcp 2001:db8::/64 80"]),
+        subject: Some(configured(&["tcp 192.0.2.0/24 80", "tcp 2001:db8::/64 80"])),
         ..host()
     };
     let findings = diagnose(&bad).findings;
@@ -145,13 +145,13 @@ fn without_sk_lookup_auto_takes_nftables_then_iptables_and_says_why() {
         diagnose(&old).path.why,
         "sk_lookup is not possible: load: refused; nftables takes the rules of TPROXY"
     );
-    let older = Facts { firewalls: firewalls(|trial| trial.carrier == Carrier::Nftables), ..old.clone() };
+    let older = Facts { firewalls: Ok(firewalls(|trial| trial.carrier == Carrier::Nftables)), ..old.clone() };
     assert_eq!(path(&older), (Some("tproxy"), Some("iptables"), BOTH.to_vec()));
     assert_eq!(
         complaints(&older),
         ["missing sk_lookup", "missing program", "missing nft ipv4", "missing nft ipv6"]
     );
-    let oldest = Facts { firewalls: firewalls(|_| true), ..old };
+    let oldest = Facts { firewalls: Ok(firewalls(|_| true)), ..old };
     assert_eq!(path(&oldest), (None, None, Vec::new()));
 }
 
@@ -165,7 +165,7 @@ fn what_is_asked_for_decides_which_paths_count() {
         Facts { program: Err(refused(libc::ENOSYS)), ..asked(ModeChoice::SkLookup, FirewallChoice::Auto) };
     assert_eq!(path(&insisting), none);
     let insisting = Facts {
-        firewalls: firewalls(|trial| trial.carrier == Carrier::Nftables),
+        firewalls: Ok(firewalls(|trial| trial.carrier == Carrier::Nftables)),
         ..asked(ModeChoice::Tproxy, FirewallChoice::Nftables)
     };
     assert_eq!(path(&insisting), none);
@@ -175,14 +175,14 @@ fn what_is_asked_for_decides_which_paths_count() {
 fn a_path_for_one_family_is_one_unless_the_configuration_has_both() {
     let half = Facts {
         program: Err(refused(libc::EINVAL)),
-        firewalls: firewalls(|trial| trial.family == Family::Ipv6),
+        firewalls: Ok(firewalls(|trial| trial.family == Family::Ipv6)),
         ..host()
     };
     assert_eq!(path(&half), (Some("tproxy"), Some("nftables"), vec![Family::Ipv4]));
     let both =
-        Facts { subject: configured(&["tcp 192.0.2.0/24 80", "tcp 2001:db8::/64 80"]), ..half.clone() };
+        Facts { subject: Some(configured(&["tcp 192.0.2.0/24 80", "tcp 2001:db8::/64 80"])), ..half.clone() };
     assert_eq!(path(&both).0, None);
-    let one = Facts { subject: configured(&["tcp 192.0.2.0/24 80"]), ..half };
+    let one = Facts { subject: Some(configured(&["tcp 192.0.2.0/24 80"])), ..half };
     assert_eq!(path(&one), (Some("tproxy"), Some("nftables"), vec![Family::Ipv4]));
     assert_eq!(found(&one, "nft ipv6").verdict, Verdict::Ok, "IPv6 is of no matter to it");
 }
@@ -197,7 +197,7 @@ fn without_loopback_nothing_works() {
     assert!(found(&no_v6, "lo").cure.unwrap().contains("disable_ipv6"));
     let kernel = Facts { loopback: Ok(BTreeSet::from([Family::Ipv4])), ipv6: false, ..host() };
     assert_eq!(complaints(&kernel), [""; 0], "nobody has asked for IPv6");
-    let wanted = Facts { subject: configured(&["tcp 2001:db8::/64 80"]), ..kernel };
+    let wanted = Facts { subject: Some(configured(&["tcp 2001:db8::/64 80"])), ..kernel };
     assert_eq!(complaints(&wanted), ["missing lo", "missing IPv6"]);
     assert_eq!(path(&wanted).0, None);
 }
@@ -299,11 +299,11 @@ fn conntrack_matters_where_it_tracks_what_is_served() {
         ..host()
     };
     assert_eq!(complaints(&tracking), [""; 0], "nobody has said what is served");
-    let served = Facts { subject: configured(&["tcp 192.0.2.0/24 80"]), ..tracking.clone() };
+    let served = Facts { subject: Some(configured(&["tcp 192.0.2.0/24 80"])), ..tracking.clone() };
     let finding = found(&served, "conntrack");
     assert_eq!((finding.verdict, finding.value.as_str()), (Verdict::Warning, "5 of 1000 entries"));
     assert!(finding.cure.unwrap().contains("-d 192.0.2.0/24 -j CT --notrack"));
-    let other = Facts { subject: configured(&["tcp 2001:db8::/64 80"]), ..tracking };
+    let other = Facts { subject: Some(configured(&["tcp 2001:db8::/64 80"])), ..tracking };
     assert_eq!(complaints(&other), [""; 0]);
 }
 
@@ -311,7 +311,7 @@ fn conntrack_matters_where_it_tracks_what_is_served() {
 fn what_a_configuration_runs_into_is_found() {
     let rules = "*filter\n:INPUT DROP [0:0]\nCOMMIT\n";
     let facts = Facts {
-        subject: configured(&["tcp 192.0.2.0/24 80"]),
+        subject: Some(configured(&["tcp 192.0.2.0/24 80"])),
         listings: Ok(vec![Listing::Iptables(Family::Ipv4, rules.to_owned())]),
         covered: Ok(vec!["prefix 192.0.2.0/24 covers 192.0.2.7, an address of eth0".to_owned()]),
         ..host()

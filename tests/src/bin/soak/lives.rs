@@ -27,7 +27,7 @@ use super::tally::{Report, Tally};
 use super::traffic::{self, Journal};
 
 /// Longer than a UDP session without datagrams and a retiring listener last.
-const SETTLING: Duration = Duration::from_secs(60);
+const SETTLING: Duration = Duration::from_mins(1);
 
 /// Longer than a client waits.
 const HALTING: Duration = Duration::from_secs(40);
@@ -140,7 +140,7 @@ impl Lives<'_> {
         while Instant::now() < until {
             let services = drawn::services(self.random);
             self.go_over(&instance, services);
-            open.iter_mut().for_each(|stream| self.talk(stream));
+            self.talk(&mut open);
         }
         let end = [End::Kill, End::KillAmidReload, End::Stop][self.random.below::<usize>(3)];
         self.end(instance, end);
@@ -168,7 +168,7 @@ impl Lives<'_> {
             while Instant::now() < until {
                 let services = drawn::services(self.random);
                 self.go_over(&instance, services);
-                open.iter_mut().for_each(|stream| self.talk(stream));
+                self.talk(&mut open);
             }
             drop(open);
             self.halt();
@@ -299,13 +299,16 @@ impl Lives<'_> {
             .collect()
     }
 
-    fn talk(&self, stream: &mut TcpStream) {
-        let mut heard = [0; 5];
-        let talked = stream.write_all(b"hello").and_then(|()| stream.read_exact(&mut heard));
-        if let Err(error) = talked {
-            self.tally.wrong(format!("a lasting connection of {:?}: {error}", stream.local_addr()));
-        } else if &heard != b"hello" {
-            self.tally.wrong(format!("a lasting connection heard {heard:?}"));
+    /// What was open before a reload is so after it.
+    fn talk(&self, open: &mut [TcpStream]) {
+        for stream in open {
+            let mut heard = [0; 5];
+            let talked = stream.write_all(b"hello").and_then(|()| stream.read_exact(&mut heard));
+            if let Err(error) = talked {
+                self.tally.wrong(format!("a lasting connection of {:?}: {error}", stream.local_addr()));
+            } else if &heard != b"hello" {
+                self.tally.wrong(format!("a lasting connection heard {heard:?}"));
+            }
         }
     }
 }

@@ -74,7 +74,7 @@ pub(crate) fn run(netns: &Netns, arena: &Arc<Arena>, journal: &Journal, tally: &
                 match clients.join_next().await {
                     Some(done) => {
                         let (target, outcome, between) = done.expect("a client that does not panic");
-                        judge(target, outcome, between, journal, tally);
+                        judge(target, &outcome, between, journal, tally);
                     }
                     None => sleep(Duration::from_millis(5)).await,
                 }
@@ -106,12 +106,12 @@ async fn echoes(client: IpAddr, target: SocketAddr, count: usize) -> io::Result<
 }
 
 /// Compares an answer with what the scan says of every generation that may have given it.
-fn judge(target: SocketAddr, outcome: Outcome, between: Between, journal: &Journal, tally: &Tally) {
+fn judge(target: SocketAddr, outcome: &Outcome, between: Between, journal: &Journal, tally: &Tally) {
     let protocol = if matches!(outcome, Outcome::Tcp(_)) { Protocol::Tcp } else { Protocol::Udp };
     let expected: Vec<Option<&Service>> =
         between.generations.iter().map(|services| winner(services, protocol, target)).collect();
-    let is_right = expected.iter().any(|service| fits(*service, target, &outcome));
-    let (client, is_refusal) = match &outcome {
+    let is_right = expected.iter().any(|service| fits(*service, target, outcome));
+    let (client, is_refusal) = match outcome {
         Outcome::Tcp(heard) => (heard.as_ref().ok().map(|heard| heard.client), heard.is_err()),
         Outcome::Udp(echoed) => (echoed.as_ref().ok().copied(), echoed.is_err()),
     };
@@ -127,7 +127,7 @@ fn judge(target: SocketAddr, outcome: Outcome, between: Between, journal: &Journ
         if let Some(client) = client {
             journal.0.lock().unwrap().insert(client, (protocol, target, between));
         }
-    } else if between.undisturbed || is_of_another(&expected, &outcome) {
+    } else if between.undisturbed || is_of_another(&expected, outcome) {
         let names: Vec<Option<(&str, &str)>> = expected
             .iter()
             .map(|service| service.map(|service| (service.name.as_str(), service.respond)))
