@@ -127,7 +127,7 @@ fn client_that_makes_no_room_ends_as_idle(case: &mut Case) {
     let (client, mut origin) = scene.dial(case);
     // Until the origin's own socket is closed by the reset: all buffers between are full by then.
     let error = loop {
-        if let Err(error) = origin.write_all(&[0; 100_000]) {
+        if let Err(error) = origin.write_all(&vec![0; 100_000]) {
             break error;
         }
     };
@@ -159,7 +159,8 @@ fn thousands_of_idle_connections_leave_the_others_alone(case: &mut Case) {
     let mut idle = Vec::new();
     while idle.len() < count {
         let target = scene.target;
-        let some = case.server.run(|| (0..50).map(|_| TcpStream::connect(target).unwrap()).collect::<Vec<_>>());
+        let some =
+            case.server.run(|| (0..50).map(|_| TcpStream::connect(target).unwrap()).collect::<Vec<_>>());
         // Two workers dial as they come to it, so which origin's socket is whose is not known, nor of interest.
         idle.extend(some.into_iter().map(|client| (client, scene.accepted.recv_timeout(PATIENCE).unwrap())));
     }

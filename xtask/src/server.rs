@@ -60,7 +60,11 @@ impl Server {
             if let Some(status) = server.child.try_wait().context("wait for the server")? {
                 bail!("start the server: {status}: {}", server.said());
             }
-            ensure!(started.elapsed() < PATIENCE, "start the server: nothing at {address}: {}", server.said());
+            ensure!(
+                started.elapsed() < PATIENCE,
+                "start the server: nothing at {address}: {}",
+                server.said()
+            );
             thread::sleep(Duration::from_millis(5));
         }
         server.ready_after = started.elapsed();

@@ -58,7 +58,11 @@ pub(crate) fn connect(station: &mut Station, address: SocketAddr, length: Durati
             match client.read() {
                 Came::Bytes(bytes) => client.answered += bytes,
                 Came::End(end) => {
-                    if end.is_ok() && client.answered == MESSAGE { done += 1 } else { failed += 1 }
+                    if end.is_ok() && client.answered == MESSAGE {
+                        done += 1;
+                    } else {
+                        failed += 1;
+                    }
                     clients.close(place);
                     clients.dial(set, address, SHORT);
                     last = Instant::now();

@@ -18,6 +18,8 @@ impl Latencies {
     pub(crate) fn permille(&mut self, permille: usize) -> f64 {
         self.0.sort_unstable();
         let place = self.0.len() * permille / 1000;
-        self.0.get(place.min(self.0.len().saturating_sub(1))).map_or(f64::NAN, |latency| latency.as_secs_f64() * 1e6)
+        self.0
+            .get(place.min(self.0.len().saturating_sub(1)))
+            .map_or(f64::NAN, |latency| latency.as_secs_f64() * 1e6)
     }
 }

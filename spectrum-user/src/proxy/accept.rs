@@ -228,9 +228,7 @@ async fn serve(mut downstream: Peer, assignment: &Assignment, session: &Session)
         return end;
     }
     let end = match &assignment.served.target {
-        Target::Origins(origins) => {
-            proxy(&downstream, origins, &assignment.dialler, session, &watch).await
-        }
+        Target::Origins(origins) => proxy(&downstream, origins, &assignment.dialler, session, &watch).await,
         Target::Respond(responder) => {
             session.established();
             respond(*responder, &mut downstream, session, &watch).await
@@ -266,8 +264,7 @@ async fn proxy(
     }
     session.established();
     let means = session.worker().means();
-    let end =
-        relay(downstream, &upstream, &session.from_client, &session.to_client, means, watch).await;
+    let end = relay(downstream, &upstream, &session.from_client, &session.to_client, means, watch).await;
     if end == End::Closed {
         upstream.finish();
     }

@@ -258,10 +258,8 @@ impl Thread {
         let (commands, inbox) = mpsc::unbounded_channel();
         // The runtime belongs to the thread that it runs on, and is made there.
         let (made, making) = std::sync::mpsc::sync_channel(1);
-        let handle = thread::Builder::new()
-            .name(format!("worker-{index}"))
-            .stack_size(STACK)
-            .spawn(move || {
+        let handle =
+            thread::Builder::new().name(format!("worker-{index}")).stack_size(STACK).spawn(move || {
                 let _guard = DeathGuard { worker: index, failures: failures.clone() };
                 let runtime = match runtime(index) {
                     Ok(runtime) => runtime,

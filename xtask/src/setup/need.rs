@@ -114,22 +114,9 @@ impl Purpose {
                 server("iperf3", || has("iperf3"), &["iperf3"], &["iperf3"]),
                 program("curl and openssl", || has("curl") && has("openssl"), &["curl", "openssl"]),
             ],
-            // Packages of servers: their maintainer scripts would start them, and apt is asked not to.
-            Self::Bench => vec![
-                ip(),
-                iptables(),
-                program("nft", || has("nft"), &["nftables"]),
-                program("haproxy", || Path::new("/usr/sbin/haproxy").is_file(), &["haproxy"]),
-                program(
-                    "nginx with its stream module",
-                    || {
-                        ["/usr/sbin/nginx", "/usr/lib/nginx/modules/ngx_stream_module.so"]
-                            .iter()
-                            .all(|file| Path::new(file).is_file())
-                    },
-                    &["nginx-light", "libnginx-mod-stream"],
-                ),
-            ],
+            Self::Bench => {
+                vec![ip(), iptables(), program("nft", || has("nft"), &["nftables"]), haproxy(), nginx()]
+            }
             Self::Lint => vec![
                 Need { name: "clippy and rustfmt", is_met: host_lints, cure: host_lints_cure() },
                 program("clippy for BPF", ebpf_clippy, &["rust-web-clippy"]),

@@ -167,9 +167,9 @@ impl<'a> Direction<'a> {
                     self.source = Source::Ended;
                     return match self.fin {
                         Fin::ByClosing | Fin::Withheld => Poll::Ready(Ok(())),
-                        Fin::ByShutdown => {
-                            Poll::Ready(SockRef::from(self.to).shutdown(Shutdown::Write).map_err(Broken::Write))
-                        }
+                        Fin::ByShutdown => Poll::Ready(
+                            SockRef::from(self.to).shutdown(Shutdown::Write).map_err(Broken::Write),
+                        ),
                     };
                 }
             }
@@ -274,7 +274,9 @@ impl<'a> Direction<'a> {
                 self.moves += 1;
                 count(self.counts.read, bytes);
                 self.pace = match bytes {
-                    ..=CHUNK if small.saturating_add(1) >= SMALL && self.means.strategy == Strategy::Adaptive => {
+                    ..=CHUNK
+                        if small.saturating_add(1) >= SMALL && self.means.strategy == Strategy::Adaptive =>
+                    {
                         Pace::Buffers(0)
                     }
                     ..=CHUNK => Pace::Pipes(small.saturating_add(1)),
@@ -325,12 +327,7 @@ fn poll_recv(from: &TcpStream, buffer: &mut [u8], cx: &mut Context<'_>) -> Poll<
 }
 
 /// Sends once. What does not take everything is full, which is told to the runtime likewise.
-fn poll_send(
-    to: &TcpStream,
-    bytes: &[u8],
-    flags: MsgFlags,
-    cx: &mut Context<'_>,
-) -> Poll<io::Result<usize>> {
+fn poll_send(to: &TcpStream, bytes: &[u8], flags: MsgFlags, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
     loop {
         ready!(to.poll_write_ready(cx))?;
         let mut full = None;

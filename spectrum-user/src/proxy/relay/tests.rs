@@ -224,14 +224,14 @@ fn a_reset_of_either_side_resets_the_other_in_the_middle_of_a_transfer() {
                 // Bytes go both ways when the reset comes.
                 scope.spawn(move || {
                     for _ in 0..200 {
-                        (&first).write_all(&[1; 50_000]).unwrap();
+                        (&first).write_all(&vec![1; 50_000]).unwrap();
                     }
                     reset(first);
                 });
                 let flood = scope.spawn(|| {
                     let mut sent = Ok(());
                     while sent.is_ok() {
-                        sent = (&second).write_all(&[2; 50_000]);
+                        sent = (&second).write_all(&vec![2; 50_000]);
                     }
                     sent.unwrap_err().kind()
                 });
@@ -245,7 +245,8 @@ fn a_reset_of_either_side_resets_the_other_in_the_middle_of_a_transfer() {
                 };
                 let told = flood.join().unwrap();
                 // The reset is told once, to whichever of the two asks first; the other one sees that it is over.
-                let is_over = |kind| matches!(kind, io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe);
+                let is_over =
+                    |kind| matches!(kind, io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe);
                 assert!(seen.is_none_or(is_over) && is_over(told), "{name}: {seen:?}, {told:?}");
                 assert!(
                     seen == Some(io::ErrorKind::ConnectionReset) || told == io::ErrorKind::ConnectionReset,
@@ -419,7 +420,12 @@ async fn the_first_time_that_is_over_ends_it() {
     };
     for (timeouts, half, end, after) in [
         (Timeouts { idle: Some(minutes(2)), ..none }, Half::Open, End::Idle, minutes(2)),
-        (Timeouts { lifetime: Some(minutes(3)), ..none }, Half::Open, End::Expired(Expiry::Lifetime), minutes(3)),
+        (
+            Timeouts { lifetime: Some(minutes(3)), ..none },
+            Half::Open,
+            End::Expired(Expiry::Lifetime),
+            minutes(3),
+        ),
         (
             Timeouts { idle: Some(minutes(9)), half_closed: Some(minutes(4)), ..none },
             Half::Closed,

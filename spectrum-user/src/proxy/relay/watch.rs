@@ -114,7 +114,8 @@ pub(in crate::proxy) fn keep(socket: impl AsFd, timeouts: &Timeouts) -> io::Resu
     match timeouts.keepalive {
         Some(silence) => {
             let interval = (silence / PROBES).max(Duration::from_secs(1));
-            let keepalive = TcpKeepalive::new().with_time(silence).with_interval(interval).with_retries(PROBES);
+            let keepalive =
+                TcpKeepalive::new().with_time(silence).with_interval(interval).with_retries(PROBES);
             socket.set_tcp_keepalive(&keepalive)?;
         }
         None => socket.set_keepalive(false)?,

@@ -8,6 +8,7 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result};
 
+use crate::ebpf::toolchain::on_path;
 use crate::interrupt::Interrupt;
 use crate::server::Server;
 
@@ -64,13 +65,13 @@ impl Contender {
             }
             Self::Haproxy => {
                 let path = written("haproxy.cfg", &haproxy(origin))?;
-                let mut command = Command::new("/usr/sbin/haproxy");
+                let mut command = Command::new(on_path("haproxy").context("find haproxy")?);
                 command.args(["-db", "-f", &path]);
                 Server::start_listening(&mut command, PLAIN.parse()?, interrupt)
             }
             Self::Nginx => {
                 let path = written("nginx.conf", &nginx(origin))?;
-                let mut command = Command::new("/usr/sbin/nginx");
+                let mut command = Command::new(on_path("nginx").context("find nginx")?);
                 command.args(["-e", "stderr", "-c", &path]);
                 Server::start_listening(&mut command, PLAIN.parse()?, interrupt)
             }

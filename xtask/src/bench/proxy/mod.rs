@@ -112,26 +112,26 @@ pub(super) fn run(bench: &Bench, report: &mut Report) -> Result<()> {
     }
     let mut stations = Vec::new();
     for contender in Contender::ALL {
-        stations.push(Station::open(contender, &bench.program, &load, &bench.interrupt)?);
+        stations.push(Station::open(contender, &bench.packaged, &load, &bench.interrupt)?);
     }
     let mut slowest = None;
     if bench.wants("connect") {
         let order = Order { verb: "connect", rest: "300 64", per_cpu: 1e4, per_count: 1.0 };
-        let (rate, cpu) = order.measure(&mut stations, bench, ["connect/rate", "connect/cpu"], ["1/s", "s/10k"])?;
+        let (rate, cpu) =
+            order.measure(&mut stations, bench, ["connect/rate", "connect/cpu"], ["1/s", "s/10k"])?;
         show(rate, report);
         show(cpu, report);
     }
     if bench.wants("request") || bench.wants("latency") {
         let order = Order { verb: "request", rest: "300 64", per_cpu: 1e4, per_count: 1.0 };
-        let (rate, cpu) = order.measure(&mut stations, bench, ["request/rate", "request/cpu"], ["1/s", "s/10k"])?;
+        let (rate, cpu) =
+            order.measure(&mut stations, bench, ["request/rate", "request/cpu"], ["1/s", "s/10k"])?;
         slowest = Contender::ALL.iter().map(|contender| rate.median(*contender)).min_by(f64::total_cmp);
         show(rate, report);
         show(cpu, report);
     }
     if bench.wants("bulk") {
-        for (rest, cases) in
-            [("300 1", ["bulk/1", "bulk/1/cpu"]), ("300 32", ["bulk/32", "bulk/32/cpu"])]
-        {
+        for (rest, cases) in [("300 1", ["bulk/1", "bulk/1/cpu"]), ("300 32", ["bulk/32", "bulk/32/cpu"])] {
             let order = Order { verb: "bulk", rest, per_cpu: 1e9, per_count: 1e9 };
             let (rate, cpu) = order.measure(&mut stations, bench, cases, ["GB/s", "s/GB"])?;
             show(rate, report);
@@ -183,7 +183,10 @@ impl Order {
         in_turns(stations, bench, |station| {
             let outcome = station.measure(self.verb, self.rest)?;
             let count = outcome.answer.number("count")?;
-            Ok(vec![count / self.per_count / outcome.answer.number("seconds")?, outcome.cpu * self.per_cpu / count])
+            Ok(vec![
+                count / self.per_count / outcome.answer.number("seconds")?,
+                outcome.cpu * self.per_cpu / count,
+            ])
         })?
         .into_iter()
         .for_each(|(contender, values)| {
@@ -237,7 +240,7 @@ fn memory(bench: &Bench, load: &Path) -> Result<Figure> {
     for _ in 0..STARTS {
         for contender in Contender::ALL {
             bench.interrupt.check()?;
-            let mut station = Station::open(contender, &bench.program, load, &bench.interrupt)?;
+            let mut station = Station::open(contender, &bench.packaged, load, &bench.interrupt)?;
             let before = station.resident()?;
             station.measure("hold", &HELD.to_string())?;
             figure.values[contender as usize].push((station.resident()? - before) / f64::from(HELD));
