@@ -203,7 +203,10 @@ impl Drop for Queue {
 async fn serve(mut downstream: Peer, assignment: &Assignment, session: &Session) -> End {
     let end = match &assignment.served.target {
         Target::Origins(origins) => proxy(&mut downstream, origins, &assignment.dialler, session).await,
-        Target::Respond(responder) => respond(*responder, &mut downstream, session).await,
+        Target::Respond(responder) => {
+            session.established();
+            respond(*responder, &mut downstream, session).await
+        }
     };
     if end == End::Closed {
         downstream.finish();
@@ -222,6 +225,7 @@ async fn proxy(downstream: &mut Peer, origins: &Origins, dialler: &Dialler, sess
         Ok(stream) => Peer::new(stream),
         Err(failure) => return End::Undialled(failure),
     };
+    session.established();
     let buffers = &session.worker().buffers;
     let end = relay(downstream, &mut upstream, &session.from_client, &session.to_client, buffers).await;
     if end == End::Closed {

@@ -13,6 +13,6 @@ mod udp;
 mod worker;
 mod workers;
 
-pub use report::{DialFailure, End, Event, Report, Side};
+pub use report::{DialFailure, End, Established, Event, Expiry, HeaderFault, Limit, Report, Side};
 pub use resolve::{ResolveError, resolve_all};
 pub use workers::{DrainOutcome, Listener, Served, Workers, WorkersError};

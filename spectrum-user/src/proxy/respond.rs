@@ -43,7 +43,7 @@ async fn hello(client: &mut TcpStream, session: &Session) -> End {
         session.service(),
         session.protocol(),
         session.dialled,
-        session.client,
+        session.client.get(),
     );
     let said = async {
         client.write_all(answer.as_bytes()).await?;

@@ -37,7 +37,7 @@ fn the_example_is_good() {
     let config = Config::load(&path).unwrap();
     assert_eq!(config.mode, ModeChoice::Auto);
     let names: Vec<&str> = config.services.iter().map(|service| service.name.as_str()).collect();
-    assert_eq!(names, ["web", "catch-all", "games"]);
+    assert_eq!(names, ["web", "edge", "transparent", "catch-all", "games"]);
 }
 
 #[test]

@@ -25,8 +25,8 @@ use super::{Config, ConfigError, FirewallChoice, ModeChoice};
 use crate::model::{ResolverOptions, ServiceName};
 use crate::plan::Plan;
 use key_path::KeyPath;
-use quantity::{table, time};
-use section::{Section, Typed, each, parsed, refuse_type, word};
+use quantity::{socket_address, table, time};
+use section::{Section, Typed, each, refuse_type, word};
 use service::DescribedService;
 
 const NO_SERVICE: &str = "no service; add [[service]] with name, bindings, and origins or respond";
@@ -119,10 +119,9 @@ fn dispatcher(value: &Typed<'_>, problems: &mut Problems<'_>) -> (ModeChoice, Fi
 fn admin(value: &Typed<'_>, problems: &mut Problems<'_>) -> Option<SocketAddr> {
     let path = KeyPath::Key(&KeyPath::File, "admin");
     let mut section = Section::new(table(value, path, "a table, [admin]", problems)?, path);
-    let listen = section.take("listen").and_then(|value| {
-        let path = KeyPath::Key(&path, "listen");
-        parsed(value, path, "an address with a port such as \"127.0.0.1:9180\"", problems)
-    });
+    let listen = section
+        .take("listen")
+        .and_then(|value| socket_address(value, KeyPath::Key(&path, "listen"), "127.0.0.1:9180", problems));
     section.finish(problems);
     listen
 }
@@ -135,8 +134,7 @@ fn resolver(value: &Typed<'_>, problems: &mut Problems<'_>) -> ResolverOptions {
     if let Some(value) = section.take("servers") {
         let cure = "leave servers out to ask those of /etc/resolv.conf";
         each(value, KeyPath::Key(&path, "servers"), cure, problems, |value, path, _index, problems| {
-            let expected = "an address with a port such as \"192.0.2.53:53\"";
-            options.servers.extend(parsed::<SocketAddr>(value, path, expected, problems));
+            options.servers.extend(socket_address(value, path, "192.0.2.53:53", problems));
         });
     }
     if let Some(value) = section.take("timeout") {

@@ -71,9 +71,9 @@ impl<'a, 't> OriginsKeys<'a, 't> {
         let key = KeyPath::Key(&path, "origins");
         let mut refused = false;
         let mut list = Vec::new();
-        each(value, key, ADD_TARGET, problems, |value, path, _index, problems| {
+        each(value, key, ADD_TARGET, problems, |value, path, index, problems| {
             match origin(value, path, problems) {
-                Some(origin) => list.push((origin, value.clone())),
+                Some(origin) => list.push((origin, index, value)),
                 None => refused = true,
             }
         });
@@ -102,14 +102,17 @@ impl<'a, 't> OriginsKeys<'a, 't> {
         if refused || list.is_empty() {
             return None;
         }
-        if list.iter().all(|(origin, _)| origin.role == OriginRole::Backup) {
+        if list.iter().all(|(origin, ..)| origin.role == OriginRole::Backup) {
             refuse(value, key, "all origins are backups; leave backup = true out of one", problems);
         }
-        for (origin, value) in &list {
+        for (origin, index, value) in &list {
             if let OriginPort::Offset(range) = origin.port {
                 match dialled_ranges(range, bindings) {
                     Ok(ranges) => origins.dialled = ranges,
-                    Err(reason) => refuse(value, key, reason, problems),
+                    Err(reason) => {
+                        let path = index.map_or(key, |index| KeyPath::Index(&key, index));
+                        refuse(value, path, reason, problems);
+                    }
                 }
             }
             if let (Some(HealthCheck { port: None, .. }), Some(health)) = (&origins.health, self.health)
@@ -122,7 +125,7 @@ impl<'a, 't> OriginsKeys<'a, 't> {
                 break;
             }
         }
-        origins.list = list.into_iter().map(|(origin, _)| origin).collect();
+        origins.list = list.into_iter().map(|(origin, ..)| origin).collect();
         Some(origins)
     }
 }
@@ -141,16 +144,12 @@ fn origin(value: &Typed<'_>, path: KeyPath<'_>, problems: &mut Problems<'_>) -> 
     let misspelt = section.misspells("origin");
     section.finish(problems);
     let key = KeyPath::Key(&path, "origin");
-    let mut origin: Option<Origin> = match place {
-        Some(value) => parsed(value, key, "a string such as \"203.0.113.10\"", problems),
-        None => {
-            if !misspelt {
-                let cure = "missing; add the server, for instance origin = \"203.0.113.10\"";
-                problems.add(value.span().start, format!("{key}: {cure}"));
-            }
-            None
-        }
-    };
+    if place.is_none() && !misspelt {
+        let cure = "missing; add the server, for instance origin = \"203.0.113.10\"";
+        problems.add(value.span().start, format!("{key}: {cure}"));
+    }
+    let mut origin: Option<Origin> =
+        place.and_then(|value| parsed(value, key, "a string such as \"203.0.113.10\"", problems));
     if let Some(value) = weight {
         let typed = number(value, KeyPath::Key(&path, "weight"), &(1..=Weight::MAX), problems);
         match (typed.and_then(Weight::new), &mut origin) {

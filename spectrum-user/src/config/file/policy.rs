@@ -10,8 +10,11 @@ use super::section::{Section, Typed, each, parsed};
 use crate::config::error::Problems;
 use crate::model::{Limits, Policy, Prefix, Timeouts, TrustedProxies};
 
+/// In seconds, as humantime has it.
+const YEAR: u64 = 31_557_600;
+
 /// From the shortest that the kernel's timers tell from nothing to the longest that anybody means.
-const TIMES: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_hours(24 * 365);
+const TIMES: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(YEAR);
 
 /// Of TCP_KEEPIDLE: whole seconds, 32,767 at most (tcp(7)).
 const KEEPALIVE_TIMES: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_hours(9);
@@ -101,10 +104,8 @@ fn timeouts(value: &Typed<'_>, path: KeyPath<'_>, problems: &mut Problems<'_>) -
         ("unacknowledged", USER_TIMES, &mut timeouts.unacknowledged),
         ("keepalive", KEEPALIVE_TIMES, &mut timeouts.keepalive),
     ] {
-        if let Some(value) = section.take(key)
-            && let Some(typed) = time_or_none(value, KeyPath::Key(&path, key), &range, problems)
-        {
-            *place = typed;
+        if let Some(value) = section.take(key) {
+            time_or_none(value, KeyPath::Key(&path, key), &range, place, problems);
         }
     }
     section.finish(problems);

@@ -1,5 +1,6 @@
 //! Values that are a number, a time, or yes or no. Does not know what they are for.
 
+use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
@@ -45,6 +46,21 @@ pub(super) fn truth(value: &Typed<'_>, path: KeyPath<'_>, problems: &mut Problem
     None
 }
 
+/// An address with a port; `example` shows one.
+pub(super) fn socket_address(
+    value: &Typed<'_>,
+    path: KeyPath<'_>,
+    example: &str,
+    problems: &mut Problems<'_>,
+) -> Option<SocketAddr> {
+    let expected = format!("an address with a port such as {example:?}");
+    let address = string(value, path, &expected, problems)?.parse().ok();
+    if address.is_none() {
+        refuse(value, path, format_args!("expected {expected}"), problems);
+    }
+    address
+}
+
 /// A time of `range`, such as `"5s"`.
 pub(super) fn time(
     value: &Typed<'_>,
@@ -52,9 +68,19 @@ pub(super) fn time(
     range: &RangeInclusive<Duration>,
     problems: &mut Problems<'_>,
 ) -> Option<Duration> {
+    time_written(value, path, "\"5s\", \"1m 30s\" or \"250ms\"", range, problems)
+}
+
+fn time_written(
+    value: &Typed<'_>,
+    path: KeyPath<'_>,
+    examples: &str,
+    range: &RangeInclusive<Duration>,
+    problems: &mut Problems<'_>,
+) -> Option<Duration> {
     let typed = string(value, path, "a time such as \"5s\"", problems)?;
     let Ok(time) = humantime::parse_duration(typed) else {
-        refuse(value, path, "not a time; write it as in \"5s\", \"1m 30s\" or \"250ms\"", problems);
+        refuse(value, path, format_args!("not a time; write it as in {examples}"), problems);
         return None;
     };
     if range.contains(&time) {
@@ -66,17 +92,19 @@ pub(super) fn time(
     None
 }
 
-/// A time of `range`, or no end: `"none"`. `None` if it is refused.
+/// Puts a time of `range`, or no end for `"none"`, into `place`, which stays as it is when the value is refused.
 pub(super) fn time_or_none(
     value: &Typed<'_>,
     path: KeyPath<'_>,
     range: &RangeInclusive<Duration>,
+    place: &mut Option<Duration>,
     problems: &mut Problems<'_>,
-) -> Option<Option<Duration>> {
+) {
     if value.get_ref().as_str() == Some(NONE) {
-        return Some(None);
+        *place = None;
+    } else if let Some(time) = time_written(value, path, "\"5s\", \"1m 30s\" or \"none\"", range, problems) {
+        *place = Some(time);
     }
-    time(value, path, range, problems).map(Some)
 }
 
 /// The table that `value` is; `expected` says what one looks like.
