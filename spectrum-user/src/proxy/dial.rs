@@ -81,8 +81,7 @@ impl Dialler {
     }
 
     async fn dial_members(&self, roster: &Roster, session: &Session) -> Result<Dialled, DialFailure> {
-        let mut failure =
-            if roster.members.is_empty() { roster.fault } else { DialFailure::Down };
+        let mut failure = if roster.members.is_empty() { roster.fault } else { DialFailure::Down };
         let deadline = Instant::now() + self.connect * TIMES;
         let mut tried = Vec::with_capacity(MEMBERS);
         while tried.len() < MEMBERS {
@@ -90,7 +89,8 @@ impl Dialler {
             if left.is_zero() {
                 break;
             }
-            let chosen = self.balancer.borrow_mut().choose(session.client.ip(), roster.candidates(&tried));
+            let chosen =
+                self.balancer.borrow_mut().choose(session.client.get().ip(), roster.candidates(&tried));
             let Some((index, member)) = chosen.and_then(|index| Some((index, roster.members.get(index)?)))
             else {
                 break;
@@ -127,7 +127,7 @@ impl Dialler {
         }
         let turn = self.turn.get();
         self.turn.set(turn.wrapping_add(1));
-        let mut waiting = member.order(self.balance(), session.client.ip(), turn).into_iter();
+        let mut waiting = member.order(self.balance(), session.client.get().ip(), turn).into_iter();
         let mut dialling = FuturesUnordered::new();
         // Those that are being dialled, in the order of their beginning, and when.
         let mut begun: Vec<(&Place, Instant)> = Vec::new();
@@ -140,7 +140,7 @@ impl Dialler {
                 Some((place, outcome)) = dialling.next(), if !dialling.is_empty() => match outcome {
                     Ok(stream) => {
                         for (slow, since) in begun {
-                            if !std::ptr::eq(slow, place) && since.elapsed() >= HEAD_START {
+                            if !is_same(slow, place) && since.elapsed() >= HEAD_START {
                                 slow.standing.overtaken();
                             }
                         }
@@ -149,7 +149,7 @@ impl Dialler {
                         return Ok(self.dialled(stream, place));
                     }
                     Err(error) => {
-                        begun.retain(|(one, _)| !std::ptr::eq(*one, place));
+                        begun.retain(|(one, _)| !is_same(one, place));
                         self.failed(place, port, &error, session);
                         failure = error;
                         due = Some(Instant::now());
@@ -160,7 +160,7 @@ impl Dialler {
                         let address = place.at(port);
                         session.origin.set(Some(address));
                         begun.push((place, Instant::now()));
-                        dialling.push(async move { (place, connect(address).await) });
+                        dialling.push(attempt(place, address));
                         due = Some(Instant::now() + HEAD_START);
                     }
                     None if dialling.is_empty() => return Err(failure),
@@ -249,6 +249,14 @@ impl Dialler {
         let unlogged = self.unlogged.replace(0);
         tracing::warn!(service = %session.service(), %origin, %error, unlogged, "dial origin");
     }
+}
+
+fn is_same(one: &Place, other: &Place) -> bool {
+    std::ptr::eq(one, other)
+}
+
+async fn attempt(place: &Place, address: SocketAddr) -> (&Place, io::Result<TcpStream>) {
+    (place, connect(address).await)
 }
 
 async fn wait_until(due: Option<Instant>) {

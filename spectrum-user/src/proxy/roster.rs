@@ -71,8 +71,12 @@ impl Roster {
             if matches!(resolution.fault, Some(Fault::Failed(_))) {
                 fault = DialFailure::ResolverFailed;
             }
-            let mut priorities: Vec<u16> =
-                resolution.targets.iter().filter(|target| !target.addresses.is_empty()).map(|target| target.priority).collect();
+            let mut priorities: Vec<u16> = resolution
+                .targets
+                .iter()
+                .filter(|target| !target.addresses.is_empty())
+                .map(|target| target.priority)
+                .collect();
             priorities.sort_unstable();
             priorities.dedup();
             for (priority, value) in priorities.into_iter().enumerate() {
@@ -84,7 +88,8 @@ impl Roster {
                     .collect();
                 let total = peers.iter().map(|target| record_weight(target)).sum::<u64>().max(1);
                 for target in peers {
-                    let share = u64::from(origin.weight.get()) * u64::from(SHARE) * record_weight(target) / total;
+                    let share =
+                        u64::from(origin.weight.get()) * u64::from(SHARE) * record_weight(target) / total;
                     members.push(Member {
                         origin: index,
                         tier,
@@ -208,7 +213,11 @@ mod tests {
     const ONCE: Option<Ejection> = Some(Ejection { failures: 1, time: Duration::from_hours(1) });
 
     fn place(_: &Origin, _: Option<u16>, address: IpAddr) -> Place {
-        let health = Health::new(SocketAddr::new(address, 80), HealthCheck { fall: 1, ..HealthCheck::default() }, None);
+        let health = Health::new(
+            SocketAddr::new(address, 80),
+            HealthCheck { fall: 1, ..HealthCheck::default() },
+            None,
+        );
         Place { standing: Arc::new(Standing::new(address)), health: Some(Arc::new(health)) }
     }
 

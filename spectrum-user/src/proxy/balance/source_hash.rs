@@ -56,8 +56,12 @@ mod tests {
     use proptest::prelude::*;
 
     fn candidates(weights: &[u32]) -> Vec<Candidate> {
-        let candidate =
-            |(index, weight): (usize, &u32)| Candidate { index, weight: *weight, open: 0, seed: seed(&format!("10.0.0.{index}:80")) };
+        let candidate = |(index, weight): (usize, &u32)| Candidate {
+            index,
+            weight: *weight,
+            open: 0,
+            seed: seed(&format!("10.0.0.{index}:80")),
+        };
         weights.iter().enumerate().map(candidate).collect()
     }
 
@@ -66,7 +70,9 @@ mod tests {
             IpAddr::V4(address) => IpAddr::V4((address.to_bits() + offset).into()),
             IpAddr::V6(address) => IpAddr::V6((address.to_bits() + u128::from(offset)).into()),
         };
-        (0..clients).map(|offset| choose(client_key(client(offset)), members.iter().copied()).unwrap()).collect()
+        (0..clients)
+            .map(|offset| choose(client_key(client(offset)), members.iter().copied()).unwrap())
+            .collect()
     }
 
     proptest! {
@@ -115,6 +121,9 @@ mod tests {
         // Computed once: were it to change, an upgrade would move every client.
         assert_eq!(client_key("192.0.2.1".parse().unwrap()), mix(0xc000_0201));
         assert_eq!(mix(0), 0xe220_a839_7b1d_cdaf, "the first number of SplitMix64 from 0");
-        assert_eq!(choices(12, "192.0.2.0".parse().unwrap(), &candidates(&[1, 1, 1])), [0; 12]);
+        assert_eq!(
+            choices(12, "192.0.2.0".parse().unwrap(), &candidates(&[1, 1, 1])),
+            [0, 2, 2, 2, 1, 1, 1, 0, 0, 0, 1, 1]
+        );
     }
 }

@@ -78,9 +78,7 @@ impl Resolver {
     pub(super) async fn resolve(&self, host: &OriginHost, last: Option<&Resolution>) -> Resolution {
         match host {
             OriginHost::Address(address) => Resolution::of_address(*address),
-            OriginHost::Name(name) => {
-                Resolution::of_name(self.lookup_both(name).await, last, Instant::now())
-            }
+            OriginHost::Name(name) => Resolution::of_name(self.lookup_both(name).await, last, Instant::now()),
             OriginHost::Service(name) => match self.lookup_service(name).await {
                 Ok((records, ttl)) => {
                     let mut targets = Vec::new();

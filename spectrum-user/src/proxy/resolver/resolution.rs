@@ -260,8 +260,12 @@ mod tests {
     #[test]
     fn a_service_keeps_its_targets_when_it_cannot_be_looked_up() {
         let now = Instant::now();
-        let target =
-            ResolvedTarget { port: Some(80), priority: 1, weight: 2, ..host("a.example.".to_owned(), vec![]) };
+        let target = ResolvedTarget {
+            port: Some(80),
+            priority: 1,
+            weight: 2,
+            ..host("a.example.".to_owned(), vec![])
+        };
         let found = vec![(target, [denied(), found(&["192.0.2.1"], 60)])];
         let first = Resolution::of_service(found, Duration::from_secs(30), None, now);
         assert_eq!(shown(&first), "192.0.2.1");

@@ -22,7 +22,9 @@ const SPREAD: f64 = 0.1;
 
 /// Checks until nobody is interested any more.
 pub(super) async fn check(lead: Rc<Lead>, health: Weak<Health>) {
-    let Some((address, settings)) = health.upgrade().map(|health| (health.address, health.check)) else { return };
+    let Some((address, settings)) = health.upgrade().map(|health| (health.address, health.check)) else {
+        return;
+    };
     sleep(settings.interval.min(Duration::from_secs(1)).mul_f64(SPREAD * jitter())).await;
     loop {
         let outcome = {

@@ -100,9 +100,12 @@ impl Lead {
     async fn board(self: Rc<Self>, service: ServiceName, origins: Origins) -> Arc<Board> {
         // Before looking for one, since others may look while we wait.
         join_all(origins.list.iter().map(|origin| self.resolution(&origin.host))).await;
-        let known = self.boards.borrow().iter().filter_map(Weak::upgrade).find(|board| {
-            board.service == service && board.origins == origins
-        });
+        let known = self
+            .boards
+            .borrow()
+            .iter()
+            .filter_map(Weak::upgrade)
+            .find(|board| board.service == service && board.origins == origins);
         if let Some(board) = known {
             return board;
         }
@@ -180,8 +183,12 @@ impl Lead {
             places.any(|place| place.health.as_ref().is_some_and(|one| Arc::ptr_eq(one, health)))
         };
         let boards = self.boards.borrow();
-        let mut services: Vec<String> =
-            boards.iter().filter_map(Weak::upgrade).filter(uses).map(|board| board.service.to_string()).collect();
+        let mut services: Vec<String> = boards
+            .iter()
+            .filter_map(Weak::upgrade)
+            .filter(uses)
+            .map(|board| board.service.to_string())
+            .collect();
         services.sort_unstable();
         services.dedup();
         services.join(",")
@@ -262,7 +269,11 @@ fn report(host: &OriginHost, before: Option<&Resolution>, after: &Resolution) {
     match (before.is_some_and(failed), &after.fault) {
         (false, Some(fault)) => {
             let reason = fault.text();
-            let kept = if after.is_empty() { "there is nothing to go by" } else { "what was known before still holds" };
+            let kept = if after.is_empty() {
+                "there is nothing to go by"
+            } else {
+                "what was known before still holds"
+            };
             tracing::warn!(origin = %host, reason, "resolve origin: {kept}");
         }
         (true, None) => tracing::info!(origin = %host, "origin resolves again"),
