@@ -47,6 +47,18 @@ impl Running {
         running
     }
 
+    /// On a port of its own, under this policy.
+    pub(crate) fn serve_by(target: Target, policy: Policy) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let running = Self::idle(listener.local_addr().unwrap());
+        let served = Arc::new(Served { service: ServiceName::default(), target, policy });
+        running
+            .runtime
+            .block_on(running.workers.listen(&running.destination, vec![listener], served))
+            .unwrap();
+        running
+    }
+
     /// Workers that listen to nothing yet.
     pub(crate) fn idle(address: SocketAddr) -> Self {
         let (sender, reports) = mpsc::channel();
