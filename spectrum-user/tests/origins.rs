@@ -285,7 +285,7 @@ fn an_origin_that_does_not_answer_is_followed_by_another_after_its_time() {
     let (listener, address) = origin();
     let mut policy = spectrum_user::model::Policy::default();
     policy.timeouts = Timeouts { connect: Duration::from_millis(300), ..Timeouts::default() };
-    let running = Running::serve_by(Target::Origins(origins(&[&silent.to_string(), &address])), policy);
+    let running = Running::serve_under(policy, Target::Origins(origins(&[&silent.to_string(), &address])));
     for _ in 0..4 {
         let began = Instant::now();
         let mut client = running.dial();
@@ -302,7 +302,7 @@ fn connect_timeout_is_the_end_of_a_connection_whose_only_origin_is_silent() {
     let (_socket, _filling, silent) = silent(Ipv4Addr::LOCALHOST.into());
     let mut policy = spectrum_user::model::Policy::default();
     policy.timeouts.connect = Duration::from_millis(200);
-    let running = Running::serve_by(Target::Origins(origins(&[&silent.to_string()])), policy);
+    let running = Running::serve_under(policy, Target::Origins(origins(&[&silent.to_string()])));
     let began = Instant::now();
     assert_reset(running.dial().read(&mut [0; 8]));
     assert!((200..3000).contains(&began.elapsed().as_millis()), "{:?}", began.elapsed());

@@ -14,7 +14,9 @@ use tokio::sync::oneshot;
 use tokio::task::{JoinHandle, spawn_local, yield_now};
 use tokio::time::sleep;
 
+use super::address::canonical;
 use super::dial::{Dialled, Dialler};
+use super::introduction;
 use super::peer::Peer;
 use super::relay::relay;
 use super::report::{DialFailure, End, Side};
@@ -22,7 +24,7 @@ use super::respond::respond;
 use super::session::Session;
 use super::worker::Worker;
 use super::workers::{Served, Serving};
-use crate::model::{Destination, Target};
+use crate::model::{Destination, Origins, Target};
 
 /// The first and the longest pause while the host is out of descriptors or memory.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(1));
@@ -204,8 +206,13 @@ impl Drop for Queue {
 }
 
 async fn serve(mut downstream: Peer, assignment: &Assignment, session: &Session) -> End {
+    // First of all: everything else, limits among it, is about the client that it names.
+    let trusted = &assignment.served.policy.trusted_proxies;
+    if let Err(end) = introduction::receive(&mut downstream, trusted, session).await {
+        return end;
+    }
     let end = match (&assignment.served.target, &assignment.dialler) {
-        (Target::Origins(_), Some(dialler)) => proxy(&mut downstream, dialler, session).await,
+        (Target::Origins(origins), Some(dialler)) => proxy(&mut downstream, origins, dialler, session).await,
         // Who serves origins has a way to them.
         (Target::Origins(_), None) => End::Undialled(DialFailure::Failed),
         (Target::Respond(responder), _) => {
@@ -219,7 +226,7 @@ async fn serve(mut downstream: Peer, assignment: &Assignment, session: &Session)
     end
 }
 
-async fn proxy(downstream: &mut Peer, dialler: &Dialler, session: &Session) -> End {
+async fn proxy(downstream: &mut Peer, origins: &Origins, dialler: &Dialler, session: &Session) -> End {
     let attempt = tokio::select! {
         biased;
         attempt = dialler.dial(session) => attempt,
@@ -230,6 +237,11 @@ async fn proxy(downstream: &mut Peer, dialler: &Dialler, session: &Session) -> E
         Ok(Dialled { stream, open }) => (Peer::new(stream), open),
         Err(failure) => return End::Undialled(failure),
     };
+    if let Some(version) = origins.header
+        && let Err(end) = introduction::send(&mut upstream, version, session).await
+    {
+        return end;
+    }
     session.established();
     let buffers = &session.worker().buffers;
     let end = relay(downstream, &mut upstream, &session.from_client, &session.to_client, buffers).await;
@@ -237,17 +249,6 @@ async fn proxy(downstream: &mut Peer, dialler: &Dialler, session: &Session) -> E
         upstream.finish();
     }
     end
-}
-
-/// A listener for both families reports IPv4 addresses mapped into IPv6; the client dialled IPv4.
-fn canonical(address: SocketAddr) -> SocketAddr {
-    match address {
-        SocketAddr::V6(v6) => match v6.ip().to_ipv4_mapped() {
-            Some(v4) => SocketAddr::new(v4.into(), v6.port()),
-            None => address,
-        },
-        SocketAddr::V4(_) => address,
-    }
 }
 
 /// What an error of accept(2) is about, and so what to do next.
@@ -321,15 +322,6 @@ impl Shortage {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn mapped_addresses_are_shown_as_the_ipv4_addresses_that_were_dialled() {
-        for (raw, shown) in
-            [("[::ffff:192.0.2.1]:80", "192.0.2.1:80"), ("[2001:db8::1]:80", "[2001:db8::1]:80")]
-        {
-            assert_eq!(canonical(raw.parse().unwrap()).to_string(), shown);
-        }
-    }
 
     #[test]
     fn unknown_accept_errors_end_the_listener() {

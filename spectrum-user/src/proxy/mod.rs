@@ -2,10 +2,13 @@
 //! how a connection came to its listener: no steering, no firewall, no configuration.
 
 mod accept;
+mod address;
 mod balance;
 mod board;
 mod dial;
+pub mod header;
 mod health;
+mod introduction;
 mod peer;
 mod relay;
 mod report;

@@ -47,15 +47,11 @@ impl Running {
         running
     }
 
-    /// On a port of its own, under this policy.
-    pub(crate) fn serve_by(target: Target, policy: Policy) -> Self {
+    /// Serves `target` as `policy` allows.
+    pub(crate) fn serve_under(policy: Policy, target: Target) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let running = Self::idle(listener.local_addr().unwrap());
-        let served = Arc::new(Served { service: ServiceName::default(), target, policy });
-        running
-            .runtime
-            .block_on(running.workers.listen(&running.destination, vec![listener], served))
-            .unwrap();
+        running.listen_under(policy, listener, target);
         running
     }
 
@@ -84,9 +80,12 @@ impl Running {
     }
 
     pub(crate) fn listen(&self, listener: TcpListener, target: Target) {
-        self.runtime
-            .block_on(self.workers.listen(&self.destination, vec![listener], served(target)))
-            .unwrap();
+        self.listen_under(Policy::default(), listener, target);
+    }
+
+    fn listen_under(&self, policy: Policy, listener: TcpListener, target: Target) {
+        let served = Arc::new(Served { service: ServiceName::default(), target, policy });
+        self.runtime.block_on(self.workers.listen(&self.destination, vec![listener], served)).unwrap();
     }
 
     pub(crate) fn replace(&self, target: Target) {
