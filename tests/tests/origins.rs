@@ -18,6 +18,7 @@ use spectrum_tests::netns::Netns;
 use spectrum_tests::on_every_path;
 use spectrum_tests::origin::Origin;
 use spectrum_tests::record::records;
+use spectrum_tests::require::find_in_path;
 
 on_every_path!(
     an_origin_that_dies_is_passed_over_and_taken_again_when_it_lives,
@@ -189,7 +190,7 @@ fn a_silent_origin_is_followed_by_another(case: &mut Case) {
 
 fn failed_dials_eject_an_origin(case: &mut Case) {
     let dead = dead(case, 1);
-    let keys = format!("origins = [\"{dead}\"]\nejection = {{ failures = 3, time = \"1s\" }}");
+    let keys = format!("origins = [\"{dead}\"]\nejection = {{ failures = 3, time = \"5s\" }}");
     let instance = serve(case, &service(case, "80", &keys));
     for count in 1..=4 {
         assert_eq!(heard(case, 80), Err(ErrorKind::ConnectionReset));
@@ -358,7 +359,8 @@ fn running_out_of_descriptors_is_not_the_origins_fault(case: &mut Case) {
     let address = origin.address();
     let keys = format!("origins = [\"{address}\"]\n{OFTEN}\nejection = {{ failures = 1, time = \"1h\" }}");
     configure(&case.server, &service(case, "80", &keys));
-    let instance = case.launch(CONFIG).through("prlimit --nofile=96:96").start();
+    let prlimit = find_in_path("prlimit").expect("prlimit of util-linux");
+    let instance = case.launch(CONFIG).through(&format!("{} --nofile=96:96", prlimit.display())).start();
     let mut open = Vec::new();
     for _ in 0..90 {
         let target = SocketAddr::new(case.any_address(), 80);
