@@ -1,4 +1,4 @@
-//! The steering table's elements. A table is one array of them, all of one size: a cache line.
+//! The steering table's elements, all of one size: a cache line. The kernel keeps them by the page.
 //!
 //! What a table means is said by [`steer`](crate::steer); how one is made, by the loader's `plan`.
 
@@ -9,6 +9,26 @@ use crate::Address;
 #[repr(C, align(64))]
 pub struct Node {
     words: [u64; 8],
+}
+
+/// Nodes in a [`Page`].
+pub const PAGE_NODES: usize = 4096;
+
+/// What the kernel's map has for an element. The kernel program asks for the first page once and has, without another
+/// call of the kernel's, every step and whatever else fits into it: all of a small table.
+#[derive(Debug)]
+#[repr(C, align(64))]
+pub struct Page {
+    /// Consecutive nodes.
+    pub nodes: [Node; PAGE_NODES],
+}
+
+impl Page {
+    /// The bytes of as many pages as hold `nodes` nodes.
+    #[must_use]
+    pub const fn bytes_of(nodes: usize) -> usize {
+        nodes.div_ceil(PAGE_NODES) * size_of::<Self>()
+    }
 }
 
 /// In place of a node's index: there is none. Index 0 is a domain's first step, to which nothing ever points.
@@ -37,7 +57,8 @@ pub struct Step {
     pub reserved: [u64; 3],
 }
 
-/// Some of the IPv6 prefixes of one length whose hashes are equal, and where the rest of them are.
+/// Some of the IPv6 prefixes of one length: those whose hash leads here, and others for which there was no room where
+/// theirs leads to.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 #[repr(C, align(64))]
 pub struct Bucket6 {
@@ -45,7 +66,7 @@ pub struct Bucket6 {
     pub keys: [Address; Self::SLOTS],
     /// What stands for each; slots are filled from the first on, the others are [`EMPTY`].
     pub values: [Value; Self::SLOTS],
-    /// The bucket to go on with, or [`NO_NODE`].
+    /// The bucket to go on with where a prefix whose hash leads here is not among these, or [`NO_NODE`].
     pub next: u32,
 }
 
@@ -68,7 +89,7 @@ pub struct Bucket4 {
     pub keys: [u32; Self::SLOTS],
     /// What stands for each; slots are filled from the first on, the others are [`EMPTY`].
     pub values: [Value; Self::SLOTS],
-    /// The bucket to go on with, or [`NO_NODE`].
+    /// The bucket to go on with where a prefix whose hash leads here is not among these, or [`NO_NODE`].
     pub next: u32,
     /// Zero.
     pub reserved: u32,
@@ -169,6 +190,7 @@ mod tests {
         assert_eq!(size_of::<Bucket4>(), 64);
         assert_eq!(size_of::<Bucket6>(), 64);
         assert_eq!(size_of::<Ports>(), 64);
+        assert_eq!(size_of::<Page>(), 64 * PAGE_NODES);
     }
 
     #[test]

@@ -8,11 +8,18 @@ use crate::{
 pub trait Nodes {
     /// The node at `index` of the current generation, or `None` past its end.
     fn node(&self, index: u32) -> Option<&Node>;
+
+    /// The same of a step: all of them stand in the first page, which is at hand.
+    fn step(&self, index: u32) -> Option<&Node>;
 }
 
 impl Nodes for [Node] {
     fn node(&self, index: u32) -> Option<&Node> {
         self.get(index as usize)
+    }
+
+    fn step(&self, index: u32) -> Option<&Node> {
+        self.node(index)
     }
 }
 
@@ -27,7 +34,7 @@ pub enum Verdict {
 
 /// The deepest search tree over prefix lengths: 129 lengths of IPv6 in a balanced tree.
 pub const MAX_STEPS: usize = 8;
-/// The longest chain of buckets with one hash.
+/// The longest chain of buckets.
 pub const MAX_BUCKETS: usize = 4;
 /// The deepest tree of [`Ports`]: 65,535 intervals of one port each.
 pub const MAX_PORT_NODES: usize = 5;
@@ -56,7 +63,7 @@ fn on_address<N: Nodes + ?Sized>(packet: &Packet, nodes: &N) -> Value {
     let mut best = Value::PASS;
     let mut next = packet.domain.first_step();
     for _ in 0..MAX_STEPS {
-        let Some(node) = nodes.node(next) else { return Value::PASS };
+        let Some(node) = nodes.step(next) else { return Value::PASS };
         let step = node.as_step();
         if step.buckets == 0 {
             return Value::PASS;

@@ -94,7 +94,7 @@ fn round(case: &Case, count: usize, dispatcher: &mut Dispatcher, rounds: &mut Ro
     rounds.all.push(milliseconds(begun));
 
     let peak = resident("VmHWM:");
-    rounds.kernel_memory.push(each(size_of_val(table.nodes()), count));
+    rounds.kernel_memory.push(each(table.bytes(), count));
     rounds.user_memory.push(each(peak.saturating_sub(idle), count));
 
     let before = services.clone();
