@@ -3,6 +3,7 @@
 
 mod connect;
 mod cpu;
+mod datagrams;
 mod dispatch;
 mod measured;
 mod publish;
@@ -40,8 +41,13 @@ struct Benchmark {
     run: fn(&Bench, &mut Report) -> Result<()>,
 }
 
-const BENCHMARKS: [Benchmark; 4] = [
+const BENCHMARKS: [Benchmark; 5] = [
     Benchmark { name: "connect", about: "what accepting one connection costs", run: connect::run },
+    Benchmark {
+        name: "datagrams",
+        about: "datagrams per second to random ports; more is better",
+        run: datagrams::run,
+    },
     Benchmark { name: "dispatch", about: "what one run of the eBPF program costs", run: dispatch::run },
     Benchmark {
         name: "publish",
