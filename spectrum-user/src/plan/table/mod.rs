@@ -6,13 +6,13 @@ pub(super) mod ports;
 pub(super) mod prefixes;
 
 use spectrum_common::{
-    Address, Bucket4, Bucket6, Domain, NO_NODE, Node, Nodes, Packet, Page, Step, Verdict, steer,
+    Address, Bucket4, Bucket6, Domain, NO_NODE, Node, Nodes, Packet, Page, Step, Value, Verdict, steer,
 };
 
 use super::PlannedBinding;
 use crate::model::{Family, Protocol};
 use buckets::Hashed;
-use lengths::SearchTree;
+use lengths::{Entry, SearchTree};
 use ports::PortMaps;
 use prefixes::BoundPrefix;
 
@@ -103,6 +103,8 @@ impl Table {
                     buckets: hashed.count,
                     shorter: place(step.shorter),
                     longer: place(step.longer),
+                    usual: usual(&entries),
+                    usual_again: usual(&entries),
                     ..Step::default()
                 }
                 .into();
@@ -120,6 +122,19 @@ impl Nodes for Table {
     fn step(&self, index: u32) -> Option<&Node> {
         self.nodes.step(index)
     }
+}
+
+/// What more than half of the entries say; anything if there is no such thing (Boyer and Moore's majority vote).
+fn usual(entries: &[Entry]) -> Value {
+    let mut usual = (Value::PASS, 0_usize);
+    for (_, value) in entries {
+        usual = match usual {
+            (_, 0) => (*value, 1),
+            (same, count) if same == *value => (same, count + 1),
+            (other, count) => (other, count - 1),
+        };
+    }
+    usual.0
 }
 
 /// The index of the node at `place`.
