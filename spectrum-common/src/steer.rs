@@ -33,7 +33,7 @@ pub enum Verdict {
 /// The deepest search tree over prefix lengths: 129 lengths of IPv6 in a balanced tree.
 pub const MAX_STEPS: usize = 8;
 /// The longest chain of buckets.
-pub const MAX_BUCKETS: usize = 4;
+pub const MAX_BUCKETS: usize = 5;
 /// The deepest tree of [`Ports`]: 65,535 intervals of one port each.
 pub const MAX_PORT_NODES: usize = 5;
 
