@@ -9,8 +9,10 @@ use std::sync::mpsc::{self, Receiver};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use spectrum_user::model::{Destination, Family, Protocol, Responder, ServiceName, Target};
-use spectrum_user::proxy::{DrainOutcome, Event, Report, Served, Workers};
+use spectrum_user::model::{
+    Destination, Family, Origin, Origins, Policy, Protocol, ResolverOptions, Responder, ServiceName, Target,
+};
+use spectrum_user::proxy::{DrainOutcome, Event, OriginWatch, Report, Served, Workers};
 
 /// Long enough for anything that is going to happen at all.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
@@ -18,6 +20,7 @@ pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
 /// Workers that serve one destination.
 pub(crate) struct Running {
     pub(crate) workers: Workers,
+    pub(crate) origins: OriginWatch,
     pub(crate) address: SocketAddr,
     pub(crate) destination: Destination,
     reports: Receiver<Report>,
@@ -44,11 +47,20 @@ impl Running {
         running
     }
 
+    /// Serves `target` as `policy` allows.
+    pub(crate) fn serve_under(policy: Policy, target: Target) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let running = Self::idle(listener.local_addr().unwrap());
+        running.listen_under(policy, listener, target);
+        running
+    }
+
     /// Workers that listen to nothing yet.
     pub(crate) fn idle(address: SocketAddr) -> Self {
         let (sender, reports) = mpsc::channel();
         let sender = Arc::new(Mutex::new(sender));
-        let workers = Workers::start(NonZeroUsize::new(2).unwrap(), |_| {
+        let origins = OriginWatch::start(ResolverOptions::default()).unwrap();
+        let workers = Workers::start(NonZeroUsize::new(2).unwrap(), origins.clone(), |_| {
             let sender = Arc::clone(&sender);
             move |event: Event<'_>| {
                 if let Event::Ended(report) = event {
@@ -64,17 +76,20 @@ impl Running {
             family: Family::of(address.ip()),
             protocol: Protocol::Tcp,
         };
-        Self { workers, address, destination, reports, runtime }
+        Self { workers, origins, address, destination, reports, runtime }
     }
 
     pub(crate) fn listen(&self, listener: TcpListener, target: Target) {
-        self.runtime
-            .block_on(self.workers.listen(&self.destination, vec![listener], served(target)))
-            .unwrap();
+        self.listen_under(Policy::default(), listener, target);
+    }
+
+    fn listen_under(&self, policy: Policy, listener: TcpListener, target: Target) {
+        let served = Arc::new(Served { service: ServiceName::default(), target, policy });
+        self.runtime.block_on(self.workers.listen(&self.destination, vec![listener], served)).unwrap();
     }
 
     pub(crate) fn replace(&self, target: Target) {
-        self.workers.replace(&self.destination, &served(target));
+        self.block_on(self.workers.replace(&self.destination, served(target))).unwrap();
     }
 
     pub(crate) fn remove(&self) {
@@ -104,11 +119,13 @@ impl Running {
 }
 
 pub(crate) fn origins_of(origins: &[String]) -> Target {
-    Target::Origins(origins.iter().map(|origin| origin.parse().unwrap()).collect())
+    Target::Origins(Origins::from(
+        origins.iter().map(|origin| origin.parse().unwrap()).collect::<Vec<Origin>>(),
+    ))
 }
 
 fn served(target: Target) -> Arc<Served> {
-    Arc::new(Served { service: ServiceName::default(), target })
+    Arc::new(Served { service: ServiceName::default(), target, policy: Policy::default() })
 }
 
 pub(crate) fn dial(address: SocketAddr) -> TcpStream {
