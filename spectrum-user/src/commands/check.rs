@@ -152,7 +152,7 @@ impl<'a> Checked<'a> {
             destinations: destinations.collect(),
             bindings: bindings.collect(),
             routes: &plan.routes,
-            table: CheckedTable { nodes: table.nodes().len(), bytes: size_of_val(table.nodes()) },
+            table: CheckedTable { nodes: table.nodes().len(), bytes: table.bytes() },
         }
     }
 

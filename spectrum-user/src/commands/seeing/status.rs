@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs::File;
 
-use spectrum_common::{Node, Refusal};
+use spectrum_common::{Page, Refusal};
 
 use crate::commands::running::{Running, Steering};
 use crate::commands::target::described;
@@ -57,7 +57,7 @@ impl Running {
             },
             table: dispatcher
                 .map(Dispatcher::nodes)
-                .map(|nodes| TableAnswer { nodes, bytes: nodes * size_of::<Node>() }),
+                .map(|nodes| TableAnswer { nodes, bytes: Page::bytes_of(nodes) }),
             services: self.services(),
             destinations: self.destinations(dispatcher),
             other_programs,
