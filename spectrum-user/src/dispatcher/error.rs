@@ -109,6 +109,9 @@ fn cure(source: &(dyn std::error::Error + Send + Sync + 'static)) -> &'static st
             " (needs Linux 5.10 with CONFIG_BPF_SYSCALL and CONFIG_NET; --mode tproxy works without)"
         }
         Some(libc::ENOSYS) => " (this kernel has no bpf(2); --mode tproxy works without)",
+        Some(libc::EOPNOTSUPP) => {
+            " (this kernel lacks a part of what sk_lookup needs; --mode tproxy works without)"
+        }
         Some(libc::E2BIG) => " (64 sk_lookup programs are attached already; see `bpftool link`)",
         Some(libc::ENOMEM) => " (not enough memory, or the memory cgroup's limit is reached)",
         _ => "",
