@@ -18,6 +18,7 @@ mod shell;
 mod style;
 mod test;
 mod tidy;
+mod vmtest;
 mod workspace;
 
 use std::process::ExitCode;
@@ -57,6 +58,8 @@ enum Task {
     Run(build::RunOptions),
     /// Run every test, the privileged ones as root
     Test(test::TestOptions),
+    /// Run the privileged tests on other kernels, each in an emulated machine
+    Vmtest(vmtest::VmtestOptions),
 }
 
 fn main() -> ExitCode {
@@ -72,6 +75,7 @@ fn main() -> ExitCode {
         Task::Lint(options) => lint::lint(&options, consent),
         Task::Test(options) => test::test(&options, consent),
         Task::Run(options) => build::run(&options, consent),
+        Task::Vmtest(options) => vmtest::vmtest(&options, consent),
     };
     done.unwrap_or_else(|error| {
         eprintln!("error: {error:#}");
