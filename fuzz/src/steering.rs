@@ -9,7 +9,7 @@ use std::num::NonZeroU16;
 use arbitrary::{Result, Unstructured};
 use spectrum_common::{Packet, Verdict};
 use spectrum_user::model::{
-    Binding, Family, PortRange, Prefix, Protocol, Responder, Service, ServiceName, Target,
+    Binding, Family, Policy, PortRange, Prefix, Protocol, Responder, Service, ServiceName, Target,
 };
 use spectrum_user::plan::table::{Table, domain_of};
 use spectrum_user::plan::{Explained, Plan, PlanError};
@@ -169,7 +169,7 @@ fn named(bindings: Vec<Named>, input: &mut Unstructured<'_>) -> Result<Vec<Servi
 
 fn service(name: usize, bindings: Vec<Binding>, target: usize) -> Service {
     let name = NAMES[name].parse().unwrap_or_else(|error| panic!("{error}"));
-    Service { name, bindings, target: TARGETS[target].clone() }
+    Service { name, bindings, target: TARGETS[target].clone(), policy: Policy::default() }
 }
 
 /// What an id stands for, as long as it is in use: no other destination, and no other answer. What answers as before

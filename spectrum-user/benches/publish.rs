@@ -14,7 +14,7 @@ use std::fs;
 use std::time::Instant;
 
 use spectrum_user::dispatcher::Dispatcher;
-use spectrum_user::model::{Family, Responder, Service, ServiceName, Target};
+use spectrum_user::model::{Family, Policy, Responder, Service, ServiceName, Target};
 use spectrum_user::plan::Plan;
 use spectrum_user::plan::table::Table;
 
@@ -77,6 +77,7 @@ fn round(case: &Case, count: usize, dispatcher: &mut Dispatcher, rounds: &mut Ro
         name: ServiceName::default(),
         bindings: case.bindings(&case.addresses()).iter().map(|planned| planned.binding).collect(),
         target: Target::Respond(Responder::Hello),
+        policy: Policy::default(),
     }];
     let idle = resident("VmRSS:");
     // 5: the highest that was resident so far is what is resident now (proc(5)).

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::thread;
 
 use socket2::{Domain, Socket, Type};
-use spectrum_user::model::{Destination, Family, Protocol, Responder, ServiceName, Target};
+use spectrum_user::model::{Destination, Family, Policy, Protocol, Responder, ServiceName, Target};
 use spectrum_user::observe::{self, ConnectionLog, Counters, LogFormat};
 use spectrum_user::proxy::{Served, Workers};
 
@@ -28,7 +28,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
         family: Family::of(address.ip()),
         protocol: Protocol::Tcp,
     };
-    let served = Arc::new(Served { service, target: Target::Respond(Responder::Hello) });
+    let served =
+        Arc::new(Served { service, target: Target::Respond(Responder::Hello), policy: Policy::default() });
     workers.listen(&destination, sockets, served).await?;
     #[expect(clippy::print_stdout, reason = "the benchmark waits for this line")]
     {

@@ -12,7 +12,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use served::{Running, accept, assert_reset, dial, origin, pass, read_to_end, reset, until};
-use spectrum_user::model::{Responder, ServiceName, Target};
+use spectrum_user::model::{Policy, Responder, ServiceName, Target};
 use spectrum_user::proxy::{DrainOutcome, End, Event, Served, Side, Workers};
 
 fn hello(address: &str) {
@@ -237,7 +237,11 @@ fn an_accept_loop_that_panics_is_a_failure_that_names_its_worker() {
     let address = listener.local_addr().unwrap();
     let running = Running::idle(address);
     let workers = Workers::start(NonZeroUsize::MIN, |_| |_: Event<'_>| panic!("as this test wants")).unwrap();
-    let served = Served { service: ServiceName::default(), target: Target::Respond(Responder::Hello) };
+    let served = Served {
+        service: ServiceName::default(),
+        target: Target::Respond(Responder::Hello),
+        policy: Policy::default(),
+    };
     let failure = running.block_on(async {
         workers.listen(&running.destination, vec![listener], Arc::new(served)).await.unwrap();
         let client = thread::spawn(move || dial(address));

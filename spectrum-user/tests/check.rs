@@ -57,6 +57,8 @@ fn the_example_is_good_and_its_plan_is_printed() {
             "  tcp  192.0.2.80/32    8080         web",
             "  tcp  192.0.2.80/32    8443-8453    web",
             "  tcp  198.51.100.7/32  7            games",
+            "  tcp  192.0.2.64/28    1000-2000    edge",
+            "  tcp  192.0.2.96/28    1-65535      transparent",
             "  tcp  192.0.2.0/24     80           web",
             "  tcp  192.0.2.0/24     443          web",
             "  tcp  192.0.2.0/24     1-65535      catch-all",
@@ -83,8 +85,8 @@ fn the_plan_is_one_json_object_when_asked_for() {
     assert_eq!(plan["mode"], "auto");
     assert_eq!(plan["services"][0]["name"], "web");
     assert_eq!(plan["services"][0]["origins"][1], "[2001:db8:9::10]:8080");
-    assert_eq!(plan["services"][2]["respond"], "echo");
-    assert_eq!(plan["destinations"].as_array().unwrap().len(), 6);
+    assert_eq!(plan["services"][4]["respond"], "echo");
+    assert_eq!(plan["destinations"].as_array().unwrap().len(), 8);
     assert_eq!(
         plan["bindings"][1],
         serde_json::json!({"protocol": "tcp", "prefix": "192.0.2.80/32", "ports": "8443-8453", "service": "web"})

@@ -1,7 +1,7 @@
 //! What the documents say that a machine can check: links, flags, and the words of a record. Does not judge prose.
 #![allow(clippy::unwrap_used, reason = "test code panics")]
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -66,9 +66,20 @@ fn flags_after_the_program_s_name_exist() {
 }
 
 #[test]
-fn every_end_of_a_connection_is_explained() {
+fn every_end_of_a_connection_is_explained_with_its_status() {
     let text = read("docs/operations.md");
-    for end in End::ALL {
-        assert!(text.contains(&format!("`{end}`")), "docs/operations.md does not explain {end}");
+    let mut explained = BTreeMap::new();
+    let table = text.lines().skip_while(|line| !line.starts_with("| `end` | `status` |")).skip(2);
+    for row in table.take_while(|line| line.starts_with('|')) {
+        let cells: Vec<&str> = row.split('|').map(str::trim).collect();
+        let (words, statuses) = (cells[1].split(", "), cells[2].split(", "));
+        assert_eq!(words.clone().count(), statuses.clone().count(), "{row}");
+        for (word, status) in words.zip(statuses) {
+            let word = word.trim_matches('`').to_owned();
+            assert!(explained.insert(word, status.parse::<u16>().unwrap()).is_none(), "{row} comes twice");
+        }
     }
+    let ends: BTreeMap<String, u16> =
+        End::ALL.iter().map(|end| (end.word().to_owned(), end.status())).collect();
+    assert_eq!(explained, ends, "the table of docs/operations.md, and what the program has");
 }

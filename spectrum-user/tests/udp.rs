@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use socket2::{Domain, Socket, Type};
-use spectrum_user::model::{Destination, Family, Protocol, Responder, ServiceName, Target};
+use spectrum_user::model::{Destination, Family, Policy, Protocol, Responder, ServiceName, Target};
 use spectrum_user::proxy::{End, Event, Report, Served, Side, Workers};
 
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -74,7 +74,11 @@ fn destination() -> Destination {
 }
 
 fn served(responder: Responder) -> Arc<Served> {
-    Arc::new(Served { service: ServiceName::default(), target: Target::Respond(responder) })
+    Arc::new(Served {
+        service: ServiceName::default(),
+        target: Target::Respond(responder),
+        policy: Policy::default(),
+    })
 }
 
 fn assert_echo(client: &UdpSocket, said: &[u8]) {

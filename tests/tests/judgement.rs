@@ -19,7 +19,9 @@ use spectrum_tests::share;
 use spectrum_tests::state::BpfObjects;
 use spectrum_tests::test_run::{Judgement, Lookup, judge};
 use spectrum_user::dispatcher::{Dispatcher, Steered};
-use spectrum_user::model::{self, Binding, Destination, DestinationId, Prefix, Responder, Service, Target};
+use spectrum_user::model::{
+    self, Binding, Destination, DestinationId, Policy, Prefix, Responder, Service, Target,
+};
 use spectrum_user::plan::Plan;
 use spectrum_user::plan::table::{Table, domain_of};
 
@@ -125,6 +127,7 @@ fn modelled(services: &[scan::Service]) -> Vec<Service> {
             name: service.name.parse().unwrap(),
             bindings: service.bindings.iter().map(binding).collect(),
             target: Target::Respond(Responder::Echo),
+            policy: Policy::default(),
         })
         .collect()
 }

@@ -81,7 +81,7 @@ impl<'a> Checked<'a> {
     fn of(config: &'a Config, plan: &'a Plan, table: &Table) -> Self {
         let services = config.services.iter().map(|service| {
             let (origins, respond) = match &service.target {
-                Target::Origins(origins) => (origins.as_slice(), None),
+                Target::Origins(origins) => (origins.list.as_slice(), None),
                 Target::Respond(responder) => (&[][..], Some(responder.to_string())),
             };
             CheckedService { name: service.name.as_str(), bindings: service.bindings.len(), origins, respond }

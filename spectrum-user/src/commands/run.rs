@@ -62,6 +62,9 @@ fn configured(args: &RunArgs) -> anyhow::Result<Config> {
     if let Some(firewall) = args.firewall {
         config.firewall = firewall;
     }
+    if let Some(admin) = args.admin {
+        config.admin = Some(admin);
+    }
     Ok(config)
 }
 

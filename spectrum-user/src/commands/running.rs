@@ -271,7 +271,11 @@ impl Running {
         for (id, destination) in destinations {
             let service = services.get(&destination.service).context("listen for an unknown service")?;
             let group = self.listeners.get(id).context("listen without listeners")?;
-            let served = Arc::new(Served { service: service.name.clone(), target: service.target.clone() });
+            let served = Arc::new(Served {
+                service: service.name.clone(),
+                target: service.target.clone(),
+                policy: service.policy.clone(),
+            });
             let sockets = group
                 .sockets()
                 .iter()
@@ -347,7 +351,7 @@ pub(super) fn register<'a>(
 /// Refuses origins whose names have no address.
 pub(super) async fn resolve_origins(config: &Config) -> anyhow::Result<()> {
     let origins = config.services.iter().flat_map(|service| match &service.target {
-        Target::Origins(origins) => origins.as_slice(),
+        Target::Origins(origins) => origins.list.as_slice(),
         Target::Respond(_) => &[],
     });
     proxy::resolve_all(origins).await.map_err(|errors| {

@@ -1,8 +1,13 @@
 //! The short form of a configuration: one service named `default`.
 
+use std::net::SocketAddr;
+
 use super::udp::{self, UdpTargetError};
 use super::{Config, FirewallChoice, ModeChoice, Protocols};
-use crate::model::{Binding, Origin, PortRange, Prefix, Responder, Service, ServiceName, Target};
+use crate::model::{
+    Binding, Origin, OriginPort, Origins, Policy, PortRange, Prefix, ResolverOptions, Responder, Service,
+    ServiceName, Target,
+};
 use crate::plan::{Plan, PlanError};
 
 /// What the command line's flags say of the one service.
@@ -22,6 +27,8 @@ pub struct Flags {
     pub mode: ModeChoice,
     /// `--firewall`.
     pub firewall: FirewallChoice,
+    /// `--admin`.
+    pub admin: Option<SocketAddr>,
 }
 
 /// Flags that contradict each other.
@@ -34,6 +41,12 @@ pub enum FlagsError {
         first: PortRange,
         /// The other.
         second: PortRange,
+    },
+    /// A range of an origin's ports, which takes the form that a file has.
+    #[error("--origin {origin}: a range of ports needs a configuration file, --config")]
+    OriginRange {
+        /// Which.
+        origin: Origin,
     },
     /// The same prefix twice.
     #[error("--prefix {prefix} is given twice")]
@@ -76,16 +89,28 @@ impl Flags {
         let target = if self.origins.is_empty() {
             Target::Respond(self.respond.unwrap_or(Responder::Hello))
         } else {
-            Target::Origins(self.origins)
+            if let Some(origin) =
+                self.origins.iter().find(|origin| matches!(origin.port, OriginPort::Offset(_)))
+            {
+                return Err(FlagsError::OriginRange { origin: origin.clone() });
+            }
+            Target::Origins(Origins::from(self.origins))
         };
         udp::require_answer(&bindings, &target).map_err(|error| FlagsError::Udp { error })?;
-        let services = vec![Service { name: ServiceName::default(), bindings, target }];
+        let services =
+            vec![Service { name: ServiceName::default(), bindings, target, policy: Policy::default() }];
         if let Err(errors) = Plan::of(&services)
             && let Some(PlanError::Tie { first, second, .. }) = errors.into_iter().next()
         {
             return Err(FlagsError::PortsOverlap { first: first.ports, second: second.ports });
         }
-        Ok(Config { mode: self.mode, firewall: self.firewall, services })
+        Ok(Config {
+            mode: self.mode,
+            firewall: self.firewall,
+            admin: self.admin,
+            resolver: ResolverOptions::default(),
+            services,
+        })
     }
 }
 

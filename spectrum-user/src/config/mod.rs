@@ -15,7 +15,9 @@ pub use mode::{ModeChoice, ParseModeError};
 pub use protocols::{ParseProtocolsError, Protocols};
 pub use udp::UdpTargetError;
 
-use crate::model::Service;
+use std::net::SocketAddr;
+
+use crate::model::{ResolverOptions, Service};
 
 /// What to do, however it was said.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -24,6 +26,10 @@ pub struct Config {
     pub mode: ModeChoice,
     /// Which firewall carries the rules of the TPROXY path.
     pub firewall: FirewallChoice,
+    /// Where metrics and health are served; `None`: nowhere.
+    pub admin: Option<SocketAddr>,
+    /// How names of origins are resolved.
+    pub resolver: ResolverOptions,
     /// At least one, each with at least one binding; names differ.
     pub services: Vec<Service>,
 }

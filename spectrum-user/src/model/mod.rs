@@ -3,15 +3,24 @@
 mod binding;
 mod destination;
 mod origin;
+mod origins;
+mod policy;
 mod port_range;
 mod prefix;
 mod protocol;
+mod resolver_options;
 mod service;
 
 pub use binding::Binding;
 pub use destination::{Destination, DestinationId};
-pub use origin::{Origin, OriginHost, ParseOriginError};
+pub use origin::{Origin, OriginHost, OriginPort, OriginRole, ParseOriginError, Weight};
+pub use origins::{
+    Balance, DialSource, Ejection, HealthCheck, Origins, ParseBalanceError, ParseProxyVersionError,
+    ProxyVersion, TrustedProxies,
+};
+pub use policy::{Limits, Policy, Timeouts};
 pub use port_range::{ParsePortRangeError, PortRange, parse_port_ranges};
 pub use prefix::{ParsePrefixError, Prefix};
 pub use protocol::{Family, ParseProtocolError, Protocol};
+pub use resolver_options::ResolverOptions;
 pub use service::{ParseResponderError, ParseServiceNameError, Responder, Service, ServiceName, Target};

@@ -1,17 +1,23 @@
 //! The servers we proxy to, as configured. Resolving names is not done here.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr};
 use std::num::NonZeroU16;
 use std::str::FromStr;
+
+use super::{ParsePortRangeError, PortRange};
 
 /// A server we proxy to.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub struct Origin {
     /// Where it is.
     pub host: OriginHost,
-    /// Its port; `None` keeps the dialled port.
-    pub port: Option<NonZeroU16>,
+    /// Which of its ports.
+    pub port: OriginPort,
+    /// Its share of the connections, next to those of the other origins.
+    pub weight: Weight,
+    /// When it is used.
+    pub role: OriginRole,
 }
 
 /// An address, or a name that DNS resolves.
@@ -19,17 +25,87 @@ pub struct Origin {
 pub enum OriginHost {
     /// An address.
     Address(IpAddr),
-    /// A host name.
+    /// A host name, of A and AAAA records.
     Name(String),
+    /// The name of a service, `_http._tcp.example.com`, whose SRV records name hosts and ports (RFC 2782).
+    Service(String),
+}
+
+/// Which port of an origin a connection goes to.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum OriginPort {
+    /// The port that the client dialled.
+    Dialled,
+    /// Always this one.
+    Fixed(NonZeroU16),
+    /// As far into this range as the dialled port is into the range that the service binds. Both are equally wide.
+    Offset(PortRange),
+    /// The one that the SRV record says; with [`OriginHost::Service`] and there alone.
+    Record,
+}
+
+/// An origin's share of the connections.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct Weight(NonZeroU16);
+
+impl Weight {
+    /// The share of an origin of which nothing else is said.
+    pub const ONE: Self = Self(NonZeroU16::MIN);
+
+    /// The largest.
+    pub const MAX: u16 = 256;
+
+    /// A share of `weight`, or `None` if it is not 1 to [`Weight::MAX`].
+    #[must_use]
+    pub fn new(weight: u16) -> Option<Self> {
+        NonZeroU16::new(weight).filter(|weight| weight.get() <= Self::MAX).map(Self)
+    }
+
+    /// As a number.
+    #[must_use]
+    pub fn get(self) -> u16 {
+        self.0.get()
+    }
+}
+
+/// When an origin is used.
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
+pub enum OriginRole {
+    /// While no primary one is usable.
+    Backup,
+    /// Always.
+    #[default]
+    Primary,
+}
+
+impl Origin {
+    /// An origin of which nothing else is said.
+    #[must_use]
+    pub fn new(host: OriginHost, port: OriginPort) -> Self {
+        Self { host, port, weight: Weight::ONE, role: OriginRole::Primary }
+    }
+}
+
+impl fmt::Display for OriginHost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Address(address) => address.fmt(f),
+            Self::Name(name) | Self::Service(name) => name.fmt(f),
+        }
+    }
 }
 
 impl fmt::Display for Origin {
+    /// Host and port as they are typed.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match (&self.host, self.port) {
-            (OriginHost::Address(address), Some(port)) => SocketAddr::new(*address, port.get()).fmt(f),
-            (OriginHost::Address(address), None) => address.fmt(f),
-            (OriginHost::Name(name), Some(port)) => write!(f, "{name}:{port}"),
-            (OriginHost::Name(name), None) => name.fmt(f),
+        let with_port = |f: &mut fmt::Formatter<'_>, port: &dyn fmt::Display| match &self.host {
+            OriginHost::Address(IpAddr::V6(address)) => write!(f, "[{address}]:{port}"),
+            host => write!(f, "{host}:{port}"),
+        };
+        match self.port {
+            OriginPort::Dialled | OriginPort::Record => self.host.fmt(f),
+            OriginPort::Fixed(port) => with_port(f, &port),
+            OriginPort::Offset(range) => with_port(f, &range),
         }
     }
 }
@@ -38,40 +114,55 @@ impl FromStr for Origin {
     type Err = ParseOriginError;
 
     fn from_str(typed: &str) -> Result<Self, Self::Err> {
-        let port = |text: &str| {
-            text.parse::<NonZeroU16>()
-                .ok()
-                .filter(|_| text.bytes().all(|byte| byte.is_ascii_digit()))
-                .ok_or_else(|| ParseOriginError::Port { port: text.to_owned() })
-        };
         // An IPv6 address stands bare, or in brackets when a port follows.
         if let Ok(address) = typed.parse::<IpAddr>() {
-            return Ok(Self { host: OriginHost::Address(address), port: None });
+            return Ok(Self::new(OriginHost::Address(address), OriginPort::Dialled));
         }
         if let Some(rest) = typed.strip_prefix('[') {
             let (address, after) = rest.split_once(']').ok_or(ParseOriginError::Bracket)?;
             let address: Ipv6Addr =
                 address.parse().map_err(|_error| ParseOriginError::Host { host: address.to_owned() })?;
             let port = match after.strip_prefix(':') {
-                Some(text) => Some(port(text)?),
-                None if after.is_empty() => None,
+                Some(text) => parse_port(text)?,
+                None if after.is_empty() => OriginPort::Dialled,
                 None => return Err(ParseOriginError::Bracket),
             };
-            return Ok(Self { host: OriginHost::Address(address.into()), port });
+            return Ok(Self::new(OriginHost::Address(address.into()), port));
         }
         let (host, port) = match typed.split_once(':') {
-            Some((host, text)) => (host, Some(port(text)?)),
-            None => (typed, None),
+            Some((host, text)) => (host, parse_port(text)?),
+            None => (typed, OriginPort::Dialled),
         };
         if let Ok(address) = host.parse::<IpAddr>() {
-            return Ok(Self { host: OriginHost::Address(address), port });
+            return Ok(Self::new(OriginHost::Address(address), port));
         }
-        if is_host_name(host) {
-            Ok(Self { host: OriginHost::Name(host.to_owned()), port })
-        } else {
-            Err(ParseOriginError::Host { host: host.to_owned() })
+        if !is_host_name(host) {
+            return Err(ParseOriginError::Host { host: host.to_owned() });
+        }
+        match (is_service_name(host), port) {
+            (false, port) => Ok(Self::new(OriginHost::Name(host.to_owned()), port)),
+            (true, OriginPort::Dialled) => {
+                Ok(Self::new(OriginHost::Service(host.to_owned()), OriginPort::Record))
+            }
+            (true, _) => Err(ParseOriginError::ServicePort),
         }
     }
+}
+
+/// A port, or a range of ports.
+fn parse_port(text: &str) -> Result<OriginPort, ParseOriginError> {
+    let range: PortRange = text.parse()?;
+    match NonZeroU16::new(range.first()) {
+        Some(port) if !text.contains('-') => Ok(OriginPort::Fixed(port)),
+        _ => Ok(OriginPort::Offset(range)),
+    }
+}
+
+/// Whether a host name has the form that RFC 2782 gives the names of services over TCP.
+fn is_service_name(host: &str) -> bool {
+    let mut labels = host.split('.');
+    labels.next().is_some_and(|service| service.starts_with('_'))
+        && labels.next().is_some_and(|protocol| protocol.eq_ignore_ascii_case("_tcp"))
 }
 
 /// Letters, digits, hyphens and underscores in labels of 1 to 63, with a letter somewhere in the last one, so that a
@@ -101,12 +192,12 @@ pub enum ParseOriginError {
         /// What was typed.
         host: String,
     },
-    /// Not a port.
-    #[error("port {port:?} is not a number from 1 to 65535")]
-    Port {
-        /// What was typed.
-        port: String,
-    },
+    /// Neither a port nor a range of ports.
+    #[error(transparent)]
+    Port(#[from] ParsePortRangeError),
+    /// A port behind the name of a service.
+    #[error("the SRV records of a service name say the port; leave it out")]
+    ServicePort,
 }
 
 #[cfg(test)]
@@ -123,6 +214,9 @@ mod tests {
             "example.com",
             "example.com:80",
             "localhost",
+            "10.0.0.5:3000-4000",
+            "[2001:db8::1]:3000-4000",
+            "_http._tcp.example.com",
         ] {
             assert_eq!(text.parse::<Origin>().unwrap().to_string(), text);
         }
@@ -143,6 +237,8 @@ mod tests {
             "example.com:http",
             "1.2.3.4.5",
             "2001:db8::g",
+            "10.0.0.5:4000-3000",
+            "_http._tcp.example.com:80",
         ] {
             assert!(text.parse::<Origin>().is_err(), "{text:?} was accepted");
         }

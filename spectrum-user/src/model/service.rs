@@ -4,7 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use super::{Binding, Origin};
+use super::{Binding, Origins, Policy};
 
 /// A service's name: 1 to 64 letters, digits, `-`, `_` and `.`, the first a letter or digit. Cheap to clone: every
 /// connection record carries one.
@@ -57,13 +57,15 @@ pub struct Service {
     pub bindings: Vec<Binding>,
     /// What answers.
     pub target: Target,
+    /// What its connections may take.
+    pub policy: Policy,
 }
 
 /// What answers a service's connections.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Target {
-    /// Proxy to these; never empty.
-    Origins(Vec<Origin>),
+    /// Proxy to these.
+    Origins(Origins),
     /// Answer ourselves.
     Respond(Responder),
 }

@@ -152,19 +152,21 @@ struct Record<'a> {
     service: &'a str,
     protocol: crate::model::Protocol,
     client: std::net::SocketAddr,
+    via: Option<std::net::SocketAddr>,
     dialled: std::net::SocketAddr,
     origin: Option<std::net::SocketAddr>,
     bytes_from_client: u64,
     bytes_to_client: u64,
+    dial_ms: Option<f64>,
     duration_ms: f64,
-    end: String,
+    end: &'static str,
+    status: u16,
 }
 
 fn write_record(lines: &mut String, format: LogFormat, report: &Report) {
     let mut time = String::new();
     // Writing to a String cannot fail, here and below.
     let _ = SystemTime.format_time(&mut Writer::new(&mut time));
-    let milliseconds = report.duration.as_secs_f64() * 1000.0;
     let _ = match format {
         LogFormat::Json => {
             let record = Record {
@@ -173,29 +175,49 @@ fn write_record(lines: &mut String, format: LogFormat, report: &Report) {
                 service: report.service.as_str(),
                 protocol: report.protocol,
                 client: report.client,
+                via: report.via,
                 dialled: report.dialled,
                 origin: report.origin,
                 bytes_from_client: report.bytes_from_client,
                 bytes_to_client: report.bytes_to_client,
-                duration_ms: (milliseconds * 1000.0).round() / 1000.0,
-                end: report.end.to_string(),
+                dial_ms: report.dial.map(|dial| rounded(milliseconds(dial))),
+                duration_ms: rounded(milliseconds(report.duration)),
+                end: report.end.word(),
+                status: report.end.status(),
             };
             serde_json::to_string(&record).map_or(Err(std::fmt::Error), |json| writeln!(lines, "{json}"))
         }
         LogFormat::Text => writeln!(
             lines,
-            "{time} connection service={} protocol={} client={} dialled={} origin={} bytes_from_client={} \
-             bytes_to_client={} duration_ms={milliseconds:.3} end={}",
+            "{time} connection service={} protocol={} client={} via={} dialled={} origin={} bytes_from_client={} \
+             bytes_to_client={} dial_ms={} duration_ms={:.3} end={} status={}",
             report.service,
             report.protocol,
             report.client,
+            or_dash(report.via),
             report.dialled,
-            report.origin.map_or_else(|| "-".to_owned(), |origin| origin.to_string()),
+            or_dash(report.origin),
             report.bytes_from_client,
             report.bytes_to_client,
+            or_dash(report.dial.map(|dial| format!("{:.3}", milliseconds(dial)))),
+            milliseconds(report.duration),
             report.end,
+            report.end.status(),
         ),
     };
+}
+
+fn milliseconds(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1000.0
+}
+
+/// To microseconds, which is what clocks are good for.
+fn rounded(milliseconds: f64) -> f64 {
+    (milliseconds * 1000.0).round() / 1000.0
+}
+
+fn or_dash(value: Option<impl ToString>) -> String {
+    value.map_or_else(|| "-".to_owned(), |value| value.to_string())
 }
 
 #[cfg(test)]
@@ -211,8 +233,10 @@ pub(super) mod tests {
             service: ServiceName::default(),
             protocol: Protocol::Tcp,
             client: "127.0.0.1:51234".parse().unwrap(),
+            via: None,
             dialled: "[2001:db8::1]:9999".parse().unwrap(),
             origin: None,
+            dial: None,
             bytes_from_client: 7,
             bytes_to_client: 100,
             duration: Duration::from_micros(1234),
@@ -250,8 +274,9 @@ pub(super) mod tests {
         assert!(time.ends_with('Z') && time.contains('T'), "{time}");
         assert_eq!(
             rest,
-            "connection service=default protocol=tcp client=127.0.0.1:51234 dialled=[2001:db8::1]:9999 origin=- \
-             bytes_from_client=7 bytes_to_client=100 duration_ms=1.234 end=downstream-reset\n"
+            "connection service=default protocol=tcp client=127.0.0.1:51234 via=- dialled=[2001:db8::1]:9999 \
+             origin=- bytes_from_client=7 bytes_to_client=100 dial_ms=- duration_ms=1.234 end=downstream-reset \
+             status=499\n"
         );
     }
 
@@ -263,7 +288,9 @@ pub(super) mod tests {
         assert_eq!(record["dialled"], "[2001:db8::1]:9999");
         assert_eq!(record["origin"], serde_json::Value::Null);
         assert_eq!(record["duration_ms"], 1.234);
+        assert_eq!(record["dial_ms"], serde_json::Value::Null);
         assert_eq!(record["end"], "downstream-reset");
+        assert_eq!(record["status"], 499);
     }
 
     #[test]

@@ -13,6 +13,7 @@ use crate::proxy::Event;
 pub fn observer(counters: WorkerCounters, log: RecordSender) -> impl Fn(Event<'_>) + Send + 'static {
     move |event| match event {
         Event::Opened { service } => counters.opened(service),
+        Event::Established(_) => {}
         Event::Ended(report) => {
             counters.ended(report);
             log.send(report);

@@ -7,7 +7,9 @@ use std::net::IpAddr;
 
 use spectrum_common::names;
 
-use crate::model::{Binding, Destination, DestinationId, Prefix, Protocol, Service, ServiceName, Target};
+use crate::model::{
+    Binding, Destination, DestinationId, Policy, Prefix, Protocol, Service, ServiceName, Target,
+};
 
 /// What the kernel must contain.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -136,7 +138,7 @@ struct Numbering<'a> {
     /// Ids of the plan in force.
     kept: HashMap<&'a Destination, DestinationId>,
     /// What answered until now, and since which revision.
-    revisions: HashMap<&'a ServiceName, (u32, &'a Target)>,
+    revisions: HashMap<&'a ServiceName, (u32, (&'a Target, &'a Policy))>,
     revision: u32,
     used: Vec<bool>,
     next: u32,
@@ -146,8 +148,8 @@ struct Numbering<'a> {
 
 impl<'a> Numbering<'a> {
     fn after(plan: &'a Plan, before: &'a [Service], revision: u32) -> Self {
-        let targets: HashMap<&ServiceName, &Target> =
-            before.iter().map(|service| (&service.name, &service.target)).collect();
+        let answers: HashMap<&ServiceName, (&Target, &Policy)> =
+            before.iter().map(|service| (&service.name, (&service.target, &service.policy))).collect();
         let mut used =
             vec![false; plan.destinations.keys().next_back().map_or(0, |last| last.0 as usize + 1)];
         for id in plan.destinations.keys() {
@@ -161,8 +163,8 @@ impl<'a> Numbering<'a> {
                 .destinations
                 .values()
                 .filter_map(|destination| {
-                    let target = targets.get(&destination.service)?;
-                    Some((&destination.service, (destination.revision, *target)))
+                    let answer = answers.get(&destination.service)?;
+                    Some((&destination.service, (destination.revision, *answer)))
                 })
                 .collect(),
             revision,
@@ -188,7 +190,7 @@ impl<'a> Numbering<'a> {
             return *id;
         }
         let revision = match self.revisions.get(&service.name) {
-            Some((revision, target)) if **target == service.target => *revision,
+            Some((revision, answer)) if *answer == (&service.target, &service.policy) => *revision,
             _ => self.revision,
         };
         let destination = Destination {
@@ -287,7 +289,7 @@ fn aggregated(prefixes: impl Iterator<Item = Prefix>) -> Vec<Prefix> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Responder, Target};
+    use crate::model::{Policy, Responder, Target};
 
     fn service(name: &str, bindings: &[&str]) -> Service {
         let binding = |text: &&str| {
@@ -302,6 +304,7 @@ mod tests {
             name: name.parse().unwrap(),
             bindings: bindings.iter().map(binding).collect(),
             target: Target::Respond(Responder::Hello),
+            policy: Policy::default(),
         }
     }
 

@@ -1,7 +1,7 @@
 //! Plans for the tests of this module's files, written as users would say them.
 
 use super::Plan;
-use crate::model::{Binding, Protocol, Responder, Service, Target, parse_port_ranges};
+use crate::model::{Binding, Policy, Protocol, Responder, Service, Target, parse_port_ranges};
 
 /// The plan of bindings such as `tcp 192.0.2.0/24 80,443`, all of one service.
 pub(crate) fn plan(texts: &[&str]) -> Plan {
@@ -15,6 +15,7 @@ pub(crate) fn plan(texts: &[&str]) -> Plan {
         name: "s".parse().unwrap(),
         bindings: bindings.collect(),
         target: Target::Respond(Responder::Hello),
+        policy: Policy::default(),
     };
     Plan::of(&[service]).unwrap()
 }

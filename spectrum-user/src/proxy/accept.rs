@@ -14,7 +14,9 @@ use tokio::sync::oneshot;
 use tokio::task::{JoinHandle, spawn_local, yield_now};
 use tokio::time::sleep;
 
+use super::address::canonical;
 use super::dial::Dialler;
+use super::introduction;
 use super::peer::Peer;
 use super::relay::relay;
 use super::report::{End, Side};
@@ -22,7 +24,7 @@ use super::respond::respond;
 use super::session::Session;
 use super::worker::Worker;
 use super::workers::Served;
-use crate::model::{Destination, Origin, Target};
+use crate::model::{Destination, Origins, Target};
 
 /// The first and the longest pause while the host is out of descriptors or memory.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(1));
@@ -201,9 +203,17 @@ impl Drop for Queue {
 }
 
 async fn serve(mut downstream: Peer, assignment: &Assignment, session: &Session) -> End {
+    // First of all: everything else, limits among it, is about the client that it names.
+    let trusted = &assignment.served.policy.trusted_proxies;
+    if let Err(end) = introduction::receive(&mut downstream, trusted, session).await {
+        return end;
+    }
     let end = match &assignment.served.target {
         Target::Origins(origins) => proxy(&mut downstream, origins, &assignment.dialler, session).await,
-        Target::Respond(responder) => respond(*responder, &mut downstream, session).await,
+        Target::Respond(responder) => {
+            session.established();
+            respond(*responder, &mut downstream, session).await
+        }
     };
     if end == End::Closed {
         downstream.finish();
@@ -211,7 +221,7 @@ async fn serve(mut downstream: Peer, assignment: &Assignment, session: &Session)
     end
 }
 
-async fn proxy(downstream: &mut Peer, origins: &[Origin], dialler: &Dialler, session: &Session) -> End {
+async fn proxy(downstream: &mut Peer, origins: &Origins, dialler: &Dialler, session: &Session) -> End {
     let attempt = tokio::select! {
         biased;
         attempt = dialler.dial(origins, session) => attempt,
@@ -222,23 +232,18 @@ async fn proxy(downstream: &mut Peer, origins: &[Origin], dialler: &Dialler, ses
         Ok(stream) => Peer::new(stream),
         Err(failure) => return End::Undialled(failure),
     };
+    if let Some(version) = origins.header
+        && let Err(end) = introduction::send(&mut upstream, version, session).await
+    {
+        return end;
+    }
+    session.established();
     let buffers = &session.worker().buffers;
     let end = relay(downstream, &mut upstream, &session.from_client, &session.to_client, buffers).await;
     if end == End::Closed {
         upstream.finish();
     }
     end
-}
-
-/// A listener for both families reports IPv4 addresses mapped into IPv6; the client dialled IPv4.
-fn canonical(address: SocketAddr) -> SocketAddr {
-    match address {
-        SocketAddr::V6(v6) => match v6.ip().to_ipv4_mapped() {
-            Some(v4) => SocketAddr::new(v4.into(), v6.port()),
-            None => address,
-        },
-        SocketAddr::V4(_) => address,
-    }
 }
 
 /// What an error of accept(2) is about, and so what to do next.
@@ -312,15 +317,6 @@ impl Shortage {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn mapped_addresses_are_shown_as_the_ipv4_addresses_that_were_dialled() {
-        for (raw, shown) in
-            [("[::ffff:192.0.2.1]:80", "192.0.2.1:80"), ("[2001:db8::1]:80", "[2001:db8::1]:80")]
-        {
-            assert_eq!(canonical(raw.parse().unwrap()).to_string(), shown);
-        }
-    }
 
     #[test]
     fn unknown_accept_errors_end_the_listener() {

@@ -10,7 +10,7 @@ use tokio::time::timeout;
 
 use super::report::DialFailure;
 use super::session::Session;
-use crate::model::Origin;
+use crate::model::Origins;
 
 /// How long one address may take to answer.
 const ATTEMPT: Duration = Duration::from_secs(5);
@@ -37,15 +37,15 @@ impl Dialler {
 
     /// Connects to one of `origins`: the next in turn, or the one after it where that fails. Notes in `session` what is
     /// tried.
-    pub(super) async fn dial(&self, origins: &[Origin], session: &Session) -> Result<TcpStream, DialFailure> {
+    pub(super) async fn dial(&self, origins: &Origins, session: &Session) -> Result<TcpStream, DialFailure> {
         let first = self.next.get();
         self.next.set(first.wrapping_add(1));
         let mut failure = DialFailure::Unresolved;
         let deadline = Instant::now() + ATTEMPTS;
-        let pivot = first.checked_rem(origins.len()).unwrap_or(0);
-        let (before, from) = origins.split_at(pivot);
+        let pivot = first.checked_rem(origins.list.len()).unwrap_or(0);
+        let (before, from) = origins.list.split_at(pivot);
         for origin in from.iter().chain(before) {
-            let port = origin.port.map_or(session.dialled.port(), std::num::NonZeroU16::get);
+            let Some(port) = origins.port(origin, session.dialled.get().port()) else { continue };
             for address in session.worker().resolver.resolve(&origin.host).await.iter() {
                 let address = SocketAddr::new(*address, port);
                 session.origin.set(Some(address));

@@ -2,7 +2,10 @@
 //! how a connection came to its listener: no steering, no firewall, no configuration.
 
 mod accept;
+mod address;
 mod dial;
+pub mod header;
+mod introduction;
 mod peer;
 mod relay;
 mod report;
@@ -13,6 +16,6 @@ mod udp;
 mod worker;
 mod workers;
 
-pub use report::{DialFailure, End, Event, Report, Side};
+pub use report::{DialFailure, End, Established, Event, Expiry, HeaderFault, Limit, Report, Side};
 pub use resolve::{ResolveError, resolve_all};
 pub use workers::{DrainOutcome, Listener, Served, Workers, WorkersError};

@@ -15,8 +15,29 @@ pub enum Event<'a> {
         /// The service whose listener accepted it.
         service: &'a ServiceName,
     },
+    /// An origin was connected to, or a responder begins to answer: from now on bytes may flow. Not for every connection.
+    Established(&'a Established<'a>),
     /// A connection is over.
     Ended(&'a Report),
+}
+
+/// A connection that begins to carry bytes.
+#[derive(Clone, Copy, Debug)]
+pub struct Established<'a> {
+    /// The service whose listener accepted it.
+    pub service: &'a ServiceName,
+    /// Transport protocol.
+    pub protocol: Protocol,
+    /// The client.
+    pub client: SocketAddr,
+    /// Who dialled on the client's behalf.
+    pub via: Option<SocketAddr>,
+    /// What the client dialled.
+    pub dialled: SocketAddr,
+    /// The origin connected to. `None` where we answer ourselves.
+    pub origin: Option<SocketAddr>,
+    /// From accept until now.
+    pub after: Duration,
 }
 
 /// One connection, from accept to end, or one UDP session, from its first datagram to its end.
@@ -26,12 +47,16 @@ pub struct Report {
     pub service: ServiceName,
     /// Transport protocol.
     pub protocol: Protocol,
-    /// The client.
+    /// The client: who connected to us, or whom the PROXY header of a trusted proxy named.
     pub client: SocketAddr,
+    /// The trusted proxy that connected to us on the client's behalf.
+    pub via: Option<SocketAddr>,
     /// What the client dialled.
     pub dialled: SocketAddr,
     /// The origin connected to, or the last one tried. `None` where we answer ourselves or no name resolved.
     pub origin: Option<SocketAddr>,
+    /// From accept until an origin was connected to. `None` where none was, or we answer ourselves.
+    pub dial: Option<Duration>,
     /// Bytes received from the client, whether or not the origin took them.
     pub bytes_from_client: u64,
     /// Bytes handed to the client's socket.
@@ -65,42 +90,108 @@ impl fmt::Display for Side {
 pub enum End {
     /// Both sides were done: every byte and both FINs were passed on.
     Closed,
-    /// We ended it: shut down before the connection was done.
+    /// We ended it: shut down, or its service removed, before the connection was done.
     Cut,
+    /// We would not have it: there were as many as there may be.
+    Denied(Limit),
     /// We ended it: a newer UDP session needed its place.
     Evicted,
+    /// We ended it: it had its time.
+    Expired(Expiry),
+    /// We ended it: a trusted proxy did not say whom it speaks for.
+    Headless(HeaderFault),
     /// Nothing came for so long that it counts as over, which is how UDP sessions end.
     Idle,
-    /// A side failed otherwise, for example because its network became unreachable.
+    /// A side failed otherwise than by the ends below.
     Lost(Side),
     /// A side reset the connection.
     Reset(Side),
-    /// A side stopped acknowledging.
+    /// A side stopped acknowledging, or did not make room for what was sent.
     TimedOut(Side),
     /// No origin was connected to.
     Undialled(DialFailure),
+    /// A side cannot be reached any more: a router said so, or the route has gone.
+    Unreachable(Side),
 }
+
+/// What there were as many of as there may be.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub enum Limit {
+    /// Descriptors of this process: what is open needs the rest.
+    Descriptors,
+    /// Connections of the service.
+    Service,
+    /// Connections from the client's source prefix.
+    Source,
+    /// New connections in a second from the client's source prefix.
+    SourceRate,
+}
+
+/// Which time was over.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub enum Expiry {
+    /// The time for the rest after one side's FIN.
+    HalfClosed,
+    /// The time for a connection as a whole.
+    Lifetime,
+}
+
+/// What was wrong with the PROXY header that had to come.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub enum HeaderFault {
+    /// What came is none.
+    Malformed,
+    /// It did not come in time, or not whole.
+    Missing,
+}
+
+/// Every end in the order of [`End::index`], with its word in records and metrics, and its status code.
+const ENDS: [(End, &str, u16); 28] = {
+    use DialFailure as Dial;
+    use Side::{Downstream, Upstream};
+    [
+        (End::Closed, "closed", 200),
+        (End::Cut, "cut", 500),
+        (End::Denied(Limit::Descriptors), "denied-descriptors", 500),
+        (End::Denied(Limit::Service), "denied-service", 403),
+        (End::Denied(Limit::Source), "denied-source", 403),
+        (End::Denied(Limit::SourceRate), "denied-source-rate", 403),
+        (End::Evicted, "evicted", 500),
+        (End::Expired(Expiry::HalfClosed), "expired-half-closed", 200),
+        (End::Expired(Expiry::Lifetime), "expired-lifetime", 200),
+        (End::Headless(HeaderFault::Malformed), "header-malformed", 400),
+        (End::Headless(HeaderFault::Missing), "header-missing", 400),
+        (End::Idle, "idle", 200),
+        (End::Lost(Downstream), "downstream-lost", 495),
+        (End::Lost(Upstream), "upstream-lost", 447),
+        (End::Reset(Downstream), "downstream-reset", 499),
+        (End::Reset(Upstream), "upstream-reset", 444),
+        (End::TimedOut(Downstream), "downstream-timed-out", 497),
+        (End::TimedOut(Upstream), "upstream-timed-out", 445),
+        (End::Undialled(Dial::Down), "dial-down", 521),
+        (End::Undialled(Dial::Failed), "dial-failed", 520),
+        (End::Undialled(Dial::OutOfResources), "dial-out-of-resources", 524),
+        (End::Undialled(Dial::Refused), "dial-refused", 521),
+        (End::Undialled(Dial::ResolverFailed), "dial-resolver-failed", 530),
+        (End::Undialled(Dial::TimedOut), "dial-timed-out", 522),
+        (End::Undialled(Dial::Unreachable), "dial-unreachable", 523),
+        (End::Undialled(Dial::Unresolved), "dial-unresolved", 531),
+        (End::Unreachable(Downstream), "downstream-unreachable", 496),
+        (End::Unreachable(Upstream), "upstream-unreachable", 446),
+    ]
+};
 
 impl End {
     /// Every way to end, in the order of [`End::index`].
-    pub const ALL: [Self; 16] = [
-        Self::Closed,
-        Self::Cut,
-        Self::Evicted,
-        Self::Idle,
-        Self::Lost(Side::Downstream),
-        Self::Lost(Side::Upstream),
-        Self::Reset(Side::Downstream),
-        Self::Reset(Side::Upstream),
-        Self::TimedOut(Side::Downstream),
-        Self::TimedOut(Side::Upstream),
-        Self::Undialled(DialFailure::Failed),
-        Self::Undialled(DialFailure::OutOfResources),
-        Self::Undialled(DialFailure::Refused),
-        Self::Undialled(DialFailure::TimedOut),
-        Self::Undialled(DialFailure::Unreachable),
-        Self::Undialled(DialFailure::Unresolved),
-    ];
+    pub const ALL: [Self; ENDS.len()] = {
+        let mut all = [Self::Closed; ENDS.len()];
+        let mut index = 0;
+        while index < ENDS.len() {
+            all[index] = ENDS[index].0;
+            index += 1;
+        }
+        all
+    };
 
     /// The place in [`End::ALL`], for tables of counters.
     #[must_use]
@@ -108,13 +199,29 @@ impl End {
         match self {
             Self::Closed => 0,
             Self::Cut => 1,
-            Self::Evicted => 2,
-            Self::Idle => 3,
-            Self::Lost(side) => 4 + side as usize,
-            Self::Reset(side) => 6 + side as usize,
-            Self::TimedOut(side) => 8 + side as usize,
-            Self::Undialled(failure) => 10 + failure as usize,
+            Self::Denied(limit) => 2 + limit as usize,
+            Self::Evicted => 6,
+            Self::Expired(expiry) => 7 + expiry as usize,
+            Self::Headless(fault) => 9 + fault as usize,
+            Self::Idle => 11,
+            Self::Lost(side) => 12 + side as usize,
+            Self::Reset(side) => 14 + side as usize,
+            Self::TimedOut(side) => 16 + side as usize,
+            Self::Undialled(failure) => 18 + failure as usize,
+            Self::Unreachable(side) => 26 + side as usize,
         }
+    }
+
+    /// What records and metrics call it.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        ENDS.get(self.index()).map_or("", |(_, word, _)| word)
+    }
+
+    /// The status code that Cloudflare's Spectrum gives to such an end in its public event schema, or to the nearest it has.
+    #[must_use]
+    pub fn status(self) -> u16 {
+        ENDS.get(self.index()).map_or(999, |(_, _, status)| *status)
     }
 
     /// What `error` on an established connection's `side` means.
@@ -124,6 +231,9 @@ impl End {
             // EPIPE and ENOTCONN: the reset was noticed earlier than this call.
             Some(libc::ECONNRESET | libc::EPIPE | libc::ENOTCONN) => Self::Reset(side),
             Some(libc::ETIMEDOUT) => Self::TimedOut(side),
+            Some(libc::EHOSTUNREACH | libc::ENETUNREACH | libc::ENETDOWN | libc::EHOSTDOWN) => {
+                Self::Unreachable(side)
+            }
             _ => Self::Lost(side),
         }
     }
@@ -131,41 +241,28 @@ impl End {
 
 impl fmt::Display for End {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Closed => "closed",
-            Self::Cut => "cut",
-            Self::Evicted => "evicted",
-            Self::Idle => "idle",
-            Self::Lost(Side::Downstream) => "downstream-lost",
-            Self::Lost(Side::Upstream) => "upstream-lost",
-            Self::Reset(Side::Downstream) => "downstream-reset",
-            Self::Reset(Side::Upstream) => "upstream-reset",
-            Self::TimedOut(Side::Downstream) => "downstream-timed-out",
-            Self::TimedOut(Side::Upstream) => "upstream-timed-out",
-            Self::Undialled(DialFailure::Failed) => "dial-failed",
-            Self::Undialled(DialFailure::OutOfResources) => "dial-out-of-resources",
-            Self::Undialled(DialFailure::Refused) => "dial-refused",
-            Self::Undialled(DialFailure::TimedOut) => "dial-timed-out",
-            Self::Undialled(DialFailure::Unreachable) => "dial-unreachable",
-            Self::Undialled(DialFailure::Unresolved) => "dial-unresolved",
-        })
+        f.pad(self.word())
     }
 }
 
 /// Why no origin was connected to: of several tried, what the last one said.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub enum DialFailure {
+    /// Every origin was known to be down, so none was tried.
+    Down,
     /// Anything not listed here.
     Failed,
     /// This host had no descriptor, memory or local port for it.
     OutOfResources,
     /// The origin refused.
     Refused,
+    /// No name server answered, or none usefully.
+    ResolverFailed,
     /// The origin did not answer in time.
     TimedOut,
     /// No route, or a router said so.
     Unreachable,
-    /// Its name did not resolve.
+    /// Its name has no address.
     Unresolved,
 }
 
@@ -202,8 +299,22 @@ mod tests {
     fn every_end_has_its_own_index_and_word() {
         for (index, end) in End::ALL.into_iter().enumerate() {
             assert_eq!(end.index(), index, "{end}");
+            assert!(end.word().bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'-'), "{end}");
         }
-        let words: std::collections::BTreeSet<_> = End::ALL.iter().map(ToString::to_string).collect();
+        let words: std::collections::BTreeSet<_> = End::ALL.iter().map(|end| end.word()).collect();
         assert_eq!(words.len(), End::ALL.len());
+    }
+
+    #[test]
+    fn errors_of_an_established_connection_say_how_it_ended() {
+        for (errno, end) in [
+            (libc::ECONNRESET, End::Reset(Side::Upstream)),
+            (libc::EPIPE, End::Reset(Side::Upstream)),
+            (libc::ETIMEDOUT, End::TimedOut(Side::Upstream)),
+            (libc::EHOSTUNREACH, End::Unreachable(Side::Upstream)),
+            (libc::EIO, End::Lost(Side::Upstream)),
+        ] {
+            assert_eq!(End::of(Side::Upstream, &io::Error::from_raw_os_error(errno)), end);
+        }
     }
 }

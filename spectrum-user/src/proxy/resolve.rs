@@ -64,7 +64,7 @@ impl Resolver {
     pub(super) async fn resolve(&self, host: &OriginHost) -> Rc<[IpAddr]> {
         let name = match host {
             OriginHost::Address(address) => return Rc::new([*address]),
-            OriginHost::Name(name) => name,
+            OriginHost::Name(name) | OriginHost::Service(name) => name,
         };
         let answer = self.answer(name);
         let mut answer = answer.lock().await;

@@ -42,8 +42,8 @@ async fn hello(client: &mut TcpStream, session: &Session) -> End {
         "hello world\nservice={} protocol={} dialled={} client={}\n",
         session.service(),
         session.protocol(),
-        session.dialled,
-        session.client,
+        session.dialled.get(),
+        session.client.get(),
     );
     let said = async {
         client.write_all(answer.as_bytes()).await?;

@@ -3,9 +3,9 @@
 use std::cell::Cell;
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use super::report::{End, Event, Report};
+use super::report::{End, Established, Event, Report};
 use super::worker::Worker;
 use crate::model::{Protocol, ServiceName};
 
@@ -15,9 +15,14 @@ pub(super) struct Session {
     worker: Rc<Worker>,
     service: ServiceName,
     protocol: Protocol,
-    pub(super) client: SocketAddr,
-    pub(super) dialled: SocketAddr,
+    /// Who dialled, or whom a trusted proxy named.
+    pub(super) client: Cell<SocketAddr>,
+    /// The trusted proxy that dialled in the client's place.
+    pub(super) via: Cell<Option<SocketAddr>>,
+    /// What was dialled, or what a trusted proxy named.
+    pub(super) dialled: Cell<SocketAddr>,
     pub(super) origin: Cell<Option<SocketAddr>>,
+    dial: Cell<Option<Duration>>,
     pub(super) from_client: Cell<u64>,
     pub(super) to_client: Cell<u64>,
     began: Instant,
@@ -38,9 +43,11 @@ impl Session {
             worker,
             service,
             protocol,
-            client,
-            dialled,
+            client: Cell::new(client),
+            via: Cell::new(None),
+            dialled: Cell::new(dialled),
             origin: Cell::new(None),
+            dial: Cell::new(None),
             from_client: Cell::new(0),
             to_client: Cell::new(0),
             began: Instant::now(),
@@ -60,6 +67,30 @@ impl Session {
         &self.worker
     }
 
+    /// A trusted proxy says whom it speaks for.
+    pub(super) fn introduce(&self, client: SocketAddr, dialled: SocketAddr) {
+        self.via.set(Some(self.client.replace(client)));
+        self.dialled.set(dialled);
+    }
+
+    /// An origin is connected to, or we begin to answer ourselves.
+    pub(super) fn established(&self) {
+        let after = self.began.elapsed();
+        let origin = self.origin.get();
+        if origin.is_some() {
+            self.dial.set(Some(after));
+        }
+        self.worker.observe(Event::Established(&Established {
+            service: &self.service,
+            protocol: self.protocol,
+            client: self.client.get(),
+            via: self.via.get(),
+            dialled: self.dialled.get(),
+            origin,
+            after,
+        }));
+    }
+
     pub(super) fn end(self, end: End) {
         self.ends_as(end);
     }
@@ -75,9 +106,11 @@ impl Drop for Session {
         let report = Report {
             service: self.service.clone(),
             protocol: self.protocol,
-            client: self.client,
-            dialled: self.dialled,
+            client: self.client.get(),
+            via: self.via.get(),
+            dialled: self.dialled.get(),
             origin: self.origin.get(),
+            dial: self.dial.get(),
             bytes_from_client: self.from_client.get(),
             bytes_to_client: self.to_client.get(),
             duration: self.began.elapsed(),

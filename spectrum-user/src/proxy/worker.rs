@@ -82,6 +82,10 @@ impl Worker {
         (self.observer)(Event::Opened { service });
     }
 
+    pub(super) fn observe(&self, event: Event<'_>) {
+        (self.observer)(event);
+    }
+
     pub(super) fn ended(&self, event: Event<'_>) {
         (self.observer)(event);
         self.ended.set(self.ended.get() + 1);

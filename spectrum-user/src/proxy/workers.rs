@@ -13,7 +13,7 @@ use tokio::sync::{Mutex, mpsc, oneshot};
 use super::report::Event;
 use super::udp::{self, Answer};
 use super::worker::{self, Command, Worker};
-use crate::model::{Destination, Protocol, ServiceName, Target};
+use crate::model::{Destination, Policy, Protocol, ServiceName, Target};
 
 /// Deep enough for everything that runs here and for the system's resolver. Only touched pages count as memory.
 const STACK: usize = 512 * 1024;
@@ -28,6 +28,8 @@ pub struct Served {
     pub service: ServiceName,
     /// What answers.
     pub target: Target,
+    /// What its connections may take.
+    pub policy: Policy,
 }
 
 /// A socket that a destination's packets come to.

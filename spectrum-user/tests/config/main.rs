@@ -37,7 +37,7 @@ fn the_example_is_good() {
     let config = Config::load(&path).unwrap();
     assert_eq!(config.mode, ModeChoice::Auto);
     let names: Vec<&str> = config.services.iter().map(|service| service.name.as_str()).collect();
-    assert_eq!(names, ["web", "catch-all", "games"]);
+    assert_eq!(names, ["web", "edge", "transparent", "catch-all", "games"]);
 }
 
 #[test]
@@ -98,7 +98,7 @@ fn bindings_may_be_tables_of_their_own() {
     .unwrap();
     assert_eq!(bindings(&config), ["a tcp 192.0.2.0/24 1-65535", "a tcp 2001:db8::/64 80"]);
     let Target::Origins(origins) = &config.services[0].target else { panic!("{config:?}") };
-    assert_eq!(origins[0].to_string(), "o.example:80");
+    assert_eq!(origins.list[0].to_string(), "o.example:80");
 }
 
 #[test]

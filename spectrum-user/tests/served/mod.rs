@@ -9,7 +9,9 @@ use std::sync::mpsc::{self, Receiver};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use spectrum_user::model::{Destination, Family, Protocol, Responder, ServiceName, Target};
+use spectrum_user::model::{
+    Destination, Family, Origin, Origins, Policy, Protocol, Responder, ServiceName, Target,
+};
 use spectrum_user::proxy::{DrainOutcome, Event, Report, Served, Workers};
 
 /// Long enough for anything that is going to happen at all.
@@ -44,6 +46,14 @@ impl Running {
         running
     }
 
+    /// Serves `target` as `policy` allows.
+    pub(crate) fn serve_under(policy: Policy, target: Target) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let running = Self::idle(listener.local_addr().unwrap());
+        running.listen_under(policy, listener, target);
+        running
+    }
+
     /// Workers that listen to nothing yet.
     pub(crate) fn idle(address: SocketAddr) -> Self {
         let (sender, reports) = mpsc::channel();
@@ -68,9 +78,12 @@ impl Running {
     }
 
     pub(crate) fn listen(&self, listener: TcpListener, target: Target) {
-        self.runtime
-            .block_on(self.workers.listen(&self.destination, vec![listener], served(target)))
-            .unwrap();
+        self.listen_under(Policy::default(), listener, target);
+    }
+
+    fn listen_under(&self, policy: Policy, listener: TcpListener, target: Target) {
+        let served = Arc::new(Served { service: ServiceName::default(), target, policy });
+        self.runtime.block_on(self.workers.listen(&self.destination, vec![listener], served)).unwrap();
     }
 
     pub(crate) fn replace(&self, target: Target) {
@@ -104,11 +117,13 @@ impl Running {
 }
 
 pub(crate) fn origins_of(origins: &[String]) -> Target {
-    Target::Origins(origins.iter().map(|origin| origin.parse().unwrap()).collect())
+    Target::Origins(Origins::from(
+        origins.iter().map(|origin| origin.parse().unwrap()).collect::<Vec<Origin>>(),
+    ))
 }
 
 fn served(target: Target) -> Arc<Served> {
-    Arc::new(Served { service: ServiceName::default(), target })
+    Arc::new(Served { service: ServiceName::default(), target, policy: Policy::default() })
 }
 
 pub(crate) fn dial(address: SocketAddr) -> TcpStream {

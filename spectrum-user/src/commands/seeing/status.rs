@@ -207,7 +207,7 @@ fn packets(dispatcher: &Dispatcher, id: DestinationId) -> Option<PacketCounts> {
 fn target(target: &Target) -> String {
     match target {
         Target::Origins(origins) => {
-            format!("origins {}", origins.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "))
+            format!("origins {}", origins.list.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "))
         }
         Target::Respond(responder) => format!("respond {responder}"),
     }

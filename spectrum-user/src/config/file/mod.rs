@@ -4,6 +4,9 @@
 mod binding;
 mod key_path;
 mod nearest;
+mod origins;
+mod policy;
+mod quantity;
 mod section;
 mod service;
 mod ties;
@@ -11,16 +14,19 @@ mod ties;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::fs;
+use std::net::SocketAddr;
 use std::path::Path;
+use std::time::Duration;
 
 use toml::de::{DeTable, DeValue};
 
 use super::error::Problems;
 use super::{Config, ConfigError, FirewallChoice, ModeChoice};
-use crate::model::ServiceName;
+use crate::model::{ResolverOptions, ServiceName};
 use crate::plan::Plan;
 use key_path::KeyPath;
-use section::{Section, Typed, refuse_type, word};
+use quantity::{socket_address, table, time};
+use section::{Section, Typed, each, refuse_type, word};
 use service::DescribedService;
 
 const NO_SERVICE: &str = "no service; add [[service]] with name, bindings, and origins or respond";
@@ -75,6 +81,8 @@ fn read(root: &DeTable<'_>, problems: &mut Problems<'_>) -> Config {
     let mut file = Section::new(root, KeyPath::File);
     let (mode, firewall) =
         file.take("dispatcher").map(|value| dispatcher(value, problems)).unwrap_or_default();
+    let admin = file.take("admin").and_then(|value| admin(value, problems));
+    let resolver = file.take("resolver").map(|value| resolver(value, problems)).unwrap_or_default();
     let described = file.take("service").map(|value| services(value, problems));
     if described.is_none() && !file.misspells("service") {
         problems.add(0, NO_SERVICE);
@@ -88,7 +96,7 @@ fn read(root: &DeTable<'_>, problems: &mut Problems<'_>) -> Config {
     if let Err(errors) = Plan::of(&services) {
         ties::explain(&errors, &places, problems);
     }
-    Config { mode, firewall, services }
+    Config { mode, firewall, admin, resolver, services }
 }
 
 fn dispatcher(value: &Typed<'_>, problems: &mut Problems<'_>) -> (ModeChoice, FirewallChoice) {
@@ -106,6 +114,37 @@ fn dispatcher(value: &Typed<'_>, problems: &mut Problems<'_>) -> (ModeChoice, Fi
         .and_then(|value| word(value, KeyPath::Key(&path, "firewall"), FirewallChoice::WORDS, problems));
     section.finish(problems);
     (mode.unwrap_or_default(), firewall.unwrap_or_default())
+}
+
+fn admin(value: &Typed<'_>, problems: &mut Problems<'_>) -> Option<SocketAddr> {
+    let path = KeyPath::Key(&KeyPath::File, "admin");
+    let mut section = Section::new(table(value, path, "a table, [admin]", problems)?, path);
+    let listen = section
+        .take("listen")
+        .and_then(|value| socket_address(value, KeyPath::Key(&path, "listen"), "127.0.0.1:9180", problems));
+    section.finish(problems);
+    listen
+}
+
+fn resolver(value: &Typed<'_>, problems: &mut Problems<'_>) -> ResolverOptions {
+    let mut options = ResolverOptions::default();
+    let path = KeyPath::Key(&KeyPath::File, "resolver");
+    let Some(keys) = table(value, path, "a table, [resolver]", problems) else { return options };
+    let mut section = Section::new(keys, path);
+    if let Some(value) = section.take("servers") {
+        let cure = "leave servers out to ask those of /etc/resolv.conf";
+        each(value, KeyPath::Key(&path, "servers"), cure, problems, |value, path, _index, problems| {
+            options.servers.extend(socket_address(value, path, "192.0.2.53:53", problems));
+        });
+    }
+    if let Some(value) = section.take("timeout") {
+        let range = Duration::from_millis(10)..=Duration::from_mins(1);
+        if let Some(typed) = time(value, KeyPath::Key(&path, "timeout"), &range, problems) {
+            options.timeout = typed;
+        }
+    }
+    section.finish(problems);
+    options
 }
 
 fn services(value: &Typed<'_>, problems: &mut Problems<'_>) -> Vec<DescribedService> {

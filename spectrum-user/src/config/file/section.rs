@@ -18,14 +18,28 @@ const SHOWN_CHARACTERS: usize = 60;
 
 /// Keys that people put into the wrong table, and where they belong.
 const HOMES: &[(&str, &str)] = &[
+    ("backup", "an element of origins, as in { origin = \"203.0.113.10\", backup = true }"),
+    ("balance", "[[service]]"),
     ("bindings", "[[service]]"),
+    ("connect", "timeouts of a service"),
+    ("ejection", "[[service]]"),
     ("firewall", "[dispatcher]"),
+    ("health", "[[service]]"),
+    ("idle", "timeouts of a service"),
+    ("limits", "[[service]]"),
+    ("listen", "[admin]"),
     ("mode", "[dispatcher]"),
     ("origins", "[[service]]"),
     ("ports", "an element of bindings"),
     ("prefix", "an element of bindings"),
     ("protocol", "an element of bindings"),
+    ("proxy-header", "[[service]]"),
     ("respond", "[[service]]"),
+    ("servers", "[resolver]"),
+    ("timeouts", "[[service]]"),
+    ("transparent", "[[service]]"),
+    ("trusted-proxies", "[[service]]"),
+    ("weight", "an element of origins, as in { origin = \"203.0.113.10\", weight = 2 }"),
 ];
 
 /// A table whose keys are taken one after the other. The keys that were asked for are the ones that exist.

@@ -4,12 +4,13 @@ use toml::de::{DeTable, DeValue};
 
 use super::binding::{BindingPlace, DescribedBindings};
 use super::key_path::KeyPath;
+use super::origins::{ADD_TARGET, OriginsKeys};
+use super::policy::PolicyKeys;
 use super::section::{Section, Typed, parsed, refuse, refuse_type, word};
 use crate::config::error::Problems;
 use crate::config::udp;
-use crate::model::{Origin, Responder, Service, ServiceName, Target};
+use crate::model::{Binding, Protocol, Responder, Service, ServiceName, Target};
 
-const ADD_TARGET: &str = "add origins = [\"203.0.113.10\"] or respond = \"hello\"";
 const ADD_NAME: &str = "missing; name the service, for instance name = \"games\"";
 const ADD_BINDINGS: &str = "add at least one, for instance bindings = [{ prefix = \"192.0.2.0/24\" }]";
 
@@ -45,7 +46,9 @@ impl DescribedService {
             KeyPath::Service { index, name: typed_name.filter(|name| name.parse::<ServiceName>().is_ok()) };
         let mut section = Section::new(table, path);
         let (name, bindings) = (section.take("name"), section.take("bindings"));
-        let (origins, respond) = (section.take("origins"), section.take("respond"));
+        let origins_keys = OriginsKeys::take(&mut section);
+        let (origins, respond) = (origins_keys.origins, section.take("respond"));
+        let policy_keys = PolicyKeys::take(&mut section);
         let mut refuse_missing = |key: KeyPath<'_>, words: &[&str], cure: &str| {
             if !words.iter().any(|word| section.misspells(word)) {
                 problems.add(offset, format!("{key}: {cure}"));
@@ -67,7 +70,14 @@ impl DescribedService {
         let name_place = name.map(|value| value.span().start);
         let name = name.and_then(|value| parsed(value, KeyPath::Key(&path, "name"), "a string", problems));
         let DescribedBindings { bindings, places } = read_bindings(bindings, path, problems);
-        let target = read_target(origins, respond, path, problems);
+        let target = read_target(&origins_keys, respond, &bindings, path, problems);
+        let policy = policy_keys.read(path, problems);
+        if !bindings.is_empty() && bindings.iter().all(|binding| binding.protocol == Protocol::Udp) {
+            for (key, value) in policy_keys.present() {
+                let reason = "is about TCP, of which the service has no binding; remove it";
+                refuse(value, KeyPath::Key(&path, key), reason, problems);
+            }
+        }
         if let (Some(target), Some(value)) = (&target, origins.or(respond))
             && let Err(error) = udp::require_answer(&bindings, target)
         {
@@ -81,6 +91,7 @@ impl DescribedService {
                 name: name.unwrap_or_default(),
                 bindings,
                 target: target.unwrap_or(Target::Respond(Responder::Discard)),
+                policy,
             },
         }
     }
@@ -111,42 +122,22 @@ fn read_bindings(
 }
 
 fn read_target(
-    origins: Option<&Typed<'_>>,
+    keys: &OriginsKeys<'_, '_>,
     respond: Option<&Typed<'_>>,
+    bindings: &[Binding],
     path: KeyPath<'_>,
     problems: &mut Problems<'_>,
 ) -> Option<Target> {
+    if keys.origins.is_none() {
+        keys.refuse_without_origins(path, problems);
+    }
+    let origins = keys.read(bindings, path, problems).map(Target::Origins);
+    let Some(respond) = respond else { return origins };
     let key = KeyPath::Key(&path, "respond");
-    match (origins, respond) {
-        (None, None) => None,
-        (origins, Some(respond)) => {
-            let responder = word(respond, key, Responder::WORDS, problems);
-            if let Some(origins) = origins {
-                read_origins(origins, path, problems);
-                refuse(respond, key, "a service has origins or respond, not both; remove one", problems);
-                return None;
-            }
-            responder.map(Target::Respond)
-        }
-        (Some(origins), None) => read_origins(origins, path, problems).map(Target::Origins),
-    }
-}
-
-/// `None` if any is refused.
-fn read_origins(value: &Typed<'_>, path: KeyPath<'_>, problems: &mut Problems<'_>) -> Option<Vec<Origin>> {
-    let key = KeyPath::Key(&path, "origins");
-    let DeValue::Array(list) = value.get_ref() else {
-        refuse_type(value, key, "a list such as [\"203.0.113.10\"]", problems);
-        return None;
-    };
-    if list.is_empty() {
-        refuse(value, key, format_args!("the list is empty; {ADD_TARGET}"), problems);
+    let responder = word(respond, key, Responder::WORDS, problems);
+    if keys.origins.is_some() {
+        refuse(respond, key, "a service has origins or respond, not both; remove one", problems);
         return None;
     }
-    let origins: Vec<Option<Origin>> = list
-        .iter()
-        .enumerate()
-        .map(|(index, value)| parsed(value, KeyPath::Index(&key, index), "a string", problems))
-        .collect();
-    origins.into_iter().collect()
+    responder.map(Target::Respond)
 }

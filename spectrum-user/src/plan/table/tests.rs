@@ -5,11 +5,18 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use proptest::prelude::*;
 
 use super::*;
-use crate::model::{Binding, Destination, DestinationId, PortRange, Prefix, Responder, Service, Target};
+use crate::model::{
+    Binding, Destination, DestinationId, Policy, PortRange, Prefix, Responder, Service, Target,
+};
 use crate::plan::Plan;
 
 fn service(name: usize, bindings: Vec<Binding>) -> Service {
-    Service { name: format!("s{name}").parse().unwrap(), bindings, target: Target::Respond(Responder::Hello) }
+    Service {
+        name: format!("s{name}").parse().unwrap(),
+        bindings,
+        target: Target::Respond(Responder::Hello),
+        policy: Policy::default(),
+    }
 }
 
 fn packet(protocol: Protocol, address: IpAddr, port: u16) -> Packet {

@@ -55,7 +55,7 @@ mod tests {
         assert_eq!(Answer::of(&Target::Respond(Responder::Echo)), Some(Answer::Echo));
         assert_eq!(Answer::of(&Target::Respond(Responder::Discard)), Some(Answer::Discard));
         assert_eq!(Answer::of(&Target::Respond(Responder::Hello)), None);
-        assert_eq!(Answer::of(&Target::Origins(Vec::new())), None);
+        assert_eq!(Answer::of(&Target::Origins(Vec::new().into())), None);
     }
 
     #[test]

@@ -178,6 +178,7 @@ impl Queue {
             client,
             dialled,
         );
+        account.established();
         let session = Rc::new(UdpSession::new(account, answer, voice));
         Sessions::insert(&self.worker, key, Rc::clone(&session));
         if session.is_connected() {

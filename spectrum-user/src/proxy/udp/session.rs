@@ -119,24 +119,25 @@ impl UdpSession {
 
     /// Counts and answers a datagram of the client's.
     pub(super) fn take(&self, hops: u8, payload: &[u8]) {
-        let Session { client, dialled, from_client, to_client, .. } = &self.account;
+        let Session { client, from_client, to_client, .. } = &self.account;
+        let dialled = self.account.dialled.get();
         self.used.set(Instant::now());
         count(from_client, payload);
         if self.answer == Answer::Discard {
             return;
         }
         let Some(hops) = hops_of_answer(hops) else {
-            tracing::debug!(%client, %dialled, "a datagram without hops left is not answered");
+            tracing::debug!(client = %client.get(), %dialled, "a datagram without hops left is not answered");
             return;
         };
         let sent = match &self.voice {
             Voice::Connected(connected) => connected.send(Family::of(dialled.ip()), hops, payload),
-            Voice::Raw(raw) => raw.send(*dialled, *client, hops, payload),
+            Voice::Raw(raw) => raw.send(dialled, client.get(), hops, payload),
             Voice::Silent => return,
         };
         match sent {
             Ok(()) => count(to_client, payload),
-            Err(error) => tracing::debug!(%client, %dialled, %error, "answer datagram"),
+            Err(error) => tracing::debug!(client = %client.get(), %dialled, %error, "answer datagram"),
         }
     }
 
@@ -181,10 +182,10 @@ impl UdpSession {
                 match receive(buffer) {
                     Ok(envelope) => {
                         let payload = buffer.get(..envelope.length).unwrap_or_default();
-                        if envelope.client == self.account.client {
+                        if envelope.client == self.account.client.get() {
                             self.take(envelope.hops, payload);
                         } else {
-                            let dialled = Some(self.account.dialled);
+                            let dialled = Some(self.account.dialled.get());
                             stray(Envelope { dialled, ..envelope }, payload);
                         }
                     }

@@ -1,6 +1,8 @@
 //! Bad configuration files, each with everything that is said about it.
 
 mod bindings;
+mod origins;
+mod policy;
 mod services;
 mod texts;
 mod ties;
@@ -15,5 +17,7 @@ pub(super) struct Bad {
 
 /// All of them.
 pub(super) fn files() -> impl Iterator<Item = &'static Bad> {
-    [texts::FILES, services::FILES, bindings::FILES, ties::FILES].into_iter().flatten()
+    [texts::FILES, services::FILES, origins::FILES, policy::FILES, bindings::FILES, ties::FILES]
+        .into_iter()
+        .flatten()
 }

@@ -243,13 +243,15 @@ origins = []
         ],
     },
     Bad {
-        title: "origins that are a text",
+        title: "origins that are a number",
         text: r#"[[service]]
 name = "a"
 bindings = [{ prefix = "192.0.2.0/24" }]
-origins = "203.0.113.10"
+origins = 80
 "#,
-        problems: &[r#"4:11: service "a" origins: expected a list such as ["203.0.113.10"], found a string"#],
+        problems: &[
+            r#"4:11: service "a" origins: 80: expected a string such as "203.0.113.10", or a table such as { origin = "203.0.113.10", weight = 2 }, found an integer"#,
+        ],
     },
     Bad {
         title: "several bad origins",
@@ -269,18 +271,7 @@ origins = [
             r#"6:3: service "a" origins[1]: "203.0.113.10:0": port "0" is not a number from 1 to 65535"#,
             r#"7:3: service "a" origins[2]: "[2001:db8::1": expected [IPV6] or [IPV6]:PORT"#,
             r#"8:3: service "a" origins[3]: "" is neither an IP address nor a host name"#,
-            r#"9:3: service "a" origins[4]: 80: expected a string, found an integer"#,
-        ],
-    },
-    Bad {
-        title: "an origin that is an address with a range",
-        text: r#"[[service]]
-name = "a"
-bindings = [{ prefix = "192.0.2.0/24" }]
-origins = ["203.0.113.10:80-90"]
-"#,
-        problems: &[
-            r#"4:12: service "a" origins[0]: "203.0.113.10:80-90": port "80-90" is not a number from 1 to 65535"#,
+            r#"9:3: service "a" origins[4]: 80: expected a string such as "203.0.113.10", or a table such as { origin = "203.0.113.10", weight = 2 }, found an integer"#,
         ],
     },
     Bad {

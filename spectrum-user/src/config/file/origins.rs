@@ -1,0 +1,239 @@
+//! What a service says of its origins: `origins` itself and the keys that go with it.
+
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use super::key_path::KeyPath;
+use super::quantity::{number, table, time, truth};
+use super::section::{Section, Typed, each, parsed, refuse, word};
+use crate::config::error::Problems;
+use crate::model::{
+    Balance, Binding, DialSource, Ejection, HealthCheck, Origin, OriginPort, OriginRole, Origins, PortRange,
+    Protocol, ProxyVersion, Weight,
+};
+
+/// What to do about a service that nothing answers.
+pub(super) const ADD_TARGET: &str = "add origins = [\"203.0.113.10\"] or respond = \"hello\"";
+
+/// Often enough to be noticed, rarely enough not to be a load.
+const INTERVALS: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_hours(1);
+
+const TIMEOUTS: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_mins(1);
+
+const EJECTIONS: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_hours(1);
+
+/// The keys of a service that make its [`Origins`], as typed.
+pub(super) struct OriginsKeys<'a, 't> {
+    pub(super) origins: Option<&'a Typed<'t>>,
+    balance: Option<&'a Typed<'t>>,
+    health: Option<&'a Typed<'t>>,
+    ejection: Option<&'a Typed<'t>>,
+    proxy_header: Option<&'a Typed<'t>>,
+    transparent: Option<&'a Typed<'t>>,
+}
+
+impl<'a, 't> OriginsKeys<'a, 't> {
+    pub(super) fn take(section: &mut Section<'a, 't>) -> Self {
+        Self {
+            origins: section.take("origins"),
+            balance: section.take("balance"),
+            health: section.take("health"),
+            ejection: section.take("ejection"),
+            proxy_header: section.take("proxy-header"),
+            transparent: section.take("transparent"),
+        }
+    }
+
+    /// Refuses the keys that say nothing without origins.
+    pub(super) fn refuse_without_origins(&self, path: KeyPath<'_>, problems: &mut Problems<'_>) {
+        for (key, value) in [
+            ("balance", self.balance),
+            ("health", self.health),
+            ("ejection", self.ejection),
+            ("proxy-header", self.proxy_header),
+            ("transparent", self.transparent),
+        ] {
+            if let Some(value) = value {
+                let reason = "means nothing without origins; remove it, or add origins";
+                refuse(value, KeyPath::Key(&path, key), reason, problems);
+            }
+        }
+    }
+
+    /// `None` if an origin is refused.
+    pub(super) fn read(
+        &self,
+        bindings: &[Binding],
+        path: KeyPath<'_>,
+        problems: &mut Problems<'_>,
+    ) -> Option<Origins> {
+        let value = self.origins?;
+        let key = KeyPath::Key(&path, "origins");
+        let mut refused = false;
+        let mut list = Vec::new();
+        each(value, key, ADD_TARGET, problems, |value, path, index, problems| {
+            match origin(value, path, problems) {
+                Some(origin) => list.push((origin, index, value)),
+                None => refused = true,
+            }
+        });
+        let mut origins = Origins::from(Vec::new());
+        if let Some(value) = self.balance {
+            let path = KeyPath::Key(&path, "balance");
+            origins.balance = word(value, path, Balance::WORDS, problems).unwrap_or_default();
+        }
+        if let Some(value) = self.health {
+            let path = KeyPath::Key(&path, "health");
+            origins.health = Some(health(value, path, problems));
+        }
+        if let Some(value) = self.ejection {
+            let path = KeyPath::Key(&path, "ejection");
+            origins.ejection = Some(ejection(value, path, problems));
+        }
+        if let Some(value) = self.proxy_header {
+            origins.header = word(value, KeyPath::Key(&path, "proxy-header"), ProxyVersion::WORDS, problems);
+        }
+        if let Some(value) = self.transparent {
+            origins.source = match truth(value, KeyPath::Key(&path, "transparent"), problems) {
+                Some(true) => DialSource::Client,
+                Some(false) | None => DialSource::Host,
+            };
+        }
+        if refused || list.is_empty() {
+            return None;
+        }
+        if list.iter().all(|(origin, ..)| origin.role == OriginRole::Backup) {
+            refuse(value, key, "all origins are backups; leave backup = true out of one", problems);
+        }
+        for (origin, index, value) in &list {
+            if let OriginPort::Offset(range) = origin.port {
+                match dialled_ranges(range, bindings) {
+                    Ok(ranges) => origins.dialled = ranges,
+                    Err(reason) => {
+                        let path = index.map_or(key, |index| KeyPath::Index(&key, index));
+                        refuse(value, path, reason, problems);
+                    }
+                }
+            }
+            if let (Some(HealthCheck { port: None, .. }), Some(health)) = (&origins.health, self.health)
+                && matches!(origin.port, OriginPort::Dialled | OriginPort::Offset(_))
+            {
+                let reason = format!(
+                    "{origin} has no port of its own to check; say which, for instance {{ port = 80 }}"
+                );
+                refuse(health, KeyPath::Key(&path, "health"), reason, problems);
+                break;
+            }
+        }
+        origins.list = list.into_iter().map(|(origin, ..)| origin).collect();
+        Some(origins)
+    }
+}
+
+/// A text, or a table with more to say.
+fn origin(value: &Typed<'_>, path: KeyPath<'_>, problems: &mut Problems<'_>) -> Option<Origin> {
+    const EXPECTED: &str =
+        "a string such as \"203.0.113.10\", or a table such as { origin = \"203.0.113.10\", weight = 2 }";
+    if value.get_ref().as_str().is_some() {
+        return parsed(value, path, EXPECTED, problems);
+    }
+    let keys = table(value, path, EXPECTED, problems)?;
+    let mut section = Section::new(keys, path);
+    let place = section.take("origin");
+    let (weight, backup) = (section.take("weight"), section.take("backup"));
+    let misspelt = section.misspells("origin");
+    section.finish(problems);
+    let key = KeyPath::Key(&path, "origin");
+    if place.is_none() && !misspelt {
+        let cure = "missing; add the server, for instance origin = \"203.0.113.10\"";
+        problems.add(value.span().start, format!("{key}: {cure}"));
+    }
+    let mut origin: Option<Origin> =
+        place.and_then(|value| parsed(value, key, "a string such as \"203.0.113.10\"", problems));
+    if let Some(value) = weight {
+        let typed = number(value, KeyPath::Key(&path, "weight"), &(1..=Weight::MAX), problems);
+        match (typed.and_then(Weight::new), &mut origin) {
+            (Some(weight), Some(origin)) => origin.weight = weight,
+            _ => origin = None,
+        }
+    }
+    if let Some(value) = backup {
+        match (truth(value, KeyPath::Key(&path, "backup"), problems), &mut origin) {
+            (Some(true), Some(origin)) => origin.role = OriginRole::Backup,
+            (Some(_), _) => {}
+            (None, _) => origin = None,
+        }
+    }
+    origin
+}
+
+fn health(value: &Typed<'_>, path: KeyPath<'_>, problems: &mut Problems<'_>) -> HealthCheck {
+    let mut check = HealthCheck::default();
+    let Some(keys) = table(value, path, "a table such as { interval = \"5s\" }", problems) else {
+        return check;
+    };
+    let mut section = Section::new(keys, path);
+    for (key, range, place) in
+        [("interval", INTERVALS, &mut check.interval), ("timeout", TIMEOUTS, &mut check.timeout)]
+    {
+        if let Some(value) = section.take(key)
+            && let Some(typed) = time(value, KeyPath::Key(&path, key), &range, problems)
+        {
+            *place = typed;
+        }
+    }
+    for (key, place) in [("rise", &mut check.rise), ("fall", &mut check.fall)] {
+        if let Some(value) = section.take(key)
+            && let Some(typed) = number(value, KeyPath::Key(&path, key), &(1..=1000), problems)
+        {
+            *place = typed;
+        }
+    }
+    if let Some(value) = section.take("port") {
+        check.port = number(value, KeyPath::Key(&path, "port"), &(1..=u16::MAX), problems);
+    }
+    section.finish(problems);
+    check
+}
+
+fn ejection(value: &Typed<'_>, path: KeyPath<'_>, problems: &mut Problems<'_>) -> Ejection {
+    let mut ejection = Ejection::default();
+    let Some(keys) = table(value, path, "a table such as { failures = 5 }", problems) else {
+        return ejection;
+    };
+    let mut section = Section::new(keys, path);
+    if let Some(value) = section.take("failures")
+        && let Some(typed) = number(value, KeyPath::Key(&path, "failures"), &(1..=1000), problems)
+    {
+        ejection.failures = typed;
+    }
+    if let Some(value) = section.take("time")
+        && let Some(typed) = time(value, KeyPath::Key(&path, "time"), &EJECTIONS, problems)
+    {
+        ejection.time = typed;
+    }
+    section.finish(problems);
+    ejection
+}
+
+/// The ranges from which an offset into `range` is counted: all that the service binds for TCP.
+fn dialled_ranges(range: PortRange, bindings: &[Binding]) -> Result<Vec<PortRange>, String> {
+    let tcp = bindings.iter().filter(|binding| binding.protocol == Protocol::Tcp);
+    let mut ranges: Vec<PortRange> = tcp.map(|binding| binding.ports).collect();
+    ranges.sort_unstable();
+    ranges.dedup();
+    if let Some(other) = ranges.iter().find(|other| other.width() != range.width()) {
+        return Err(format!(
+            "{range} has {} ports and the binding of {other} has {}; an offset needs ranges of the same length",
+            range.width(),
+            other.width()
+        ));
+    }
+    if let Some([first, second]) = ranges.array_windows().find(|[first, second]| first.overlaps(second)) {
+        return Err(format!(
+            "the bindings of {first} and {second} overlap, so that an offset into {range} could be counted from either; \
+             give one of them to a service of its own"
+        ));
+    }
+    Ok(ranges)
+}

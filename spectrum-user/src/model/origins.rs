@@ -1,0 +1,235 @@
+//! The origins of one service, and how a connection gets to one of them. Chooses none: that takes their state.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::str::FromStr;
+use std::time::Duration;
+
+use super::{Origin, OriginPort, PortRange, Prefix};
+
+/// The servers that a service relays to.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Origins {
+    /// In the order configured; never empty, and not all of them backups.
+    pub list: Vec<Origin>,
+    /// Which one a connection gets.
+    pub balance: Balance,
+    /// How they are asked whether they live; `None`: they are not.
+    pub health: Option<HealthCheck>,
+    /// When failures to dial one take it out of use; `None`: never.
+    pub ejection: Option<Ejection>,
+    /// The header that tells an origin who the client is; `None`: none.
+    pub header: Option<ProxyVersion>,
+    /// The address that origins see.
+    pub source: DialSource,
+    /// The ranges of ports that the service binds for TCP, where an origin's port depends on them: sorted, and sharing no
+    /// port. Empty otherwise.
+    pub dialled: Vec<PortRange>,
+}
+
+impl Origins {
+    /// The port of `origin` for a connection that dialled `dialled`. `None` where the origin's SRV record says it, and for a
+    /// port that the service does not bind.
+    #[must_use]
+    pub fn port(&self, origin: &Origin, dialled: u16) -> Option<u16> {
+        match origin.port {
+            OriginPort::Dialled => Some(dialled),
+            OriginPort::Fixed(port) => Some(port.get()),
+            OriginPort::Offset(range) => {
+                let bound = self.dialled.iter().find(|bound| bound.contains(dialled))?;
+                let port = range.first().checked_add(dialled - bound.first())?;
+                range.contains(port).then_some(port)
+            }
+            OriginPort::Record => None,
+        }
+    }
+}
+
+impl From<Vec<Origin>> for Origins {
+    /// `list`, with everything else as it is where nothing is said.
+    fn from(list: Vec<Origin>) -> Self {
+        Self {
+            list,
+            balance: Balance::default(),
+            health: None,
+            ejection: None,
+            header: None,
+            source: DialSource::default(),
+            dialled: Vec::new(),
+        }
+    }
+}
+
+/// Which origin a connection gets.
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
+pub enum Balance {
+    /// The one with the fewest open connections for its weight.
+    LeastConnections,
+    /// Each in turn, as often as its weight says.
+    #[default]
+    RoundRobin,
+    /// By the client's address, always the same one. When one of N origins goes, about one client in N gets another.
+    SourceHash,
+}
+
+impl Balance {
+    /// The words.
+    pub const WORDS: &'static [&'static str] = &["round-robin", "least-connections", "source-hash"];
+}
+
+impl fmt::Display for Balance {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::LeastConnections => "least-connections",
+            Self::RoundRobin => "round-robin",
+            Self::SourceHash => "source-hash",
+        })
+    }
+}
+
+impl FromStr for Balance {
+    type Err = ParseBalanceError;
+
+    fn from_str(typed: &str) -> Result<Self, Self::Err> {
+        match typed {
+            "least-connections" => Ok(Self::LeastConnections),
+            "round-robin" => Ok(Self::RoundRobin),
+            "source-hash" => Ok(Self::SourceHash),
+            _ => Err(ParseBalanceError),
+        }
+    }
+}
+
+/// Why a text is not a [`Balance`].
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("expected round-robin, least-connections or source-hash")]
+pub struct ParseBalanceError;
+
+/// A connection to each origin now and then, which is closed at once.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub struct HealthCheck {
+    /// From one check to the next.
+    pub interval: Duration,
+    /// How long a check may take.
+    pub timeout: Duration,
+    /// How many checks in a row must succeed before an origin that is down is up.
+    pub rise: u16,
+    /// How many checks in a row must fail before an origin that is up is down.
+    pub fall: u16,
+    /// The port that is checked; `None`: the origin's own, which must not depend on the dialled port.
+    pub port: Option<u16>,
+}
+
+impl Default for HealthCheck {
+    fn default() -> Self {
+        let (interval, timeout) = (Duration::from_secs(5), Duration::from_secs(2));
+        Self { interval, timeout, rise: 2, fall: 3, port: None }
+    }
+}
+
+/// When failures of ordinary connections take an origin out of use for a time.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub struct Ejection {
+    /// How many dials in a row must fail.
+    pub failures: u16,
+    /// For how long.
+    pub time: Duration,
+}
+
+impl Default for Ejection {
+    fn default() -> Self {
+        Self { failures: 5, time: Duration::from_secs(30) }
+    }
+}
+
+/// A version of the PROXY protocol.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum ProxyVersion {
+    /// A line of text.
+    V1,
+    /// Bytes.
+    V2,
+}
+
+impl ProxyVersion {
+    /// The words.
+    pub const WORDS: &'static [&'static str] = &["v1", "v2"];
+}
+
+impl fmt::Display for ProxyVersion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::V1 => "v1",
+            Self::V2 => "v2",
+        })
+    }
+}
+
+impl FromStr for ProxyVersion {
+    type Err = ParseProxyVersionError;
+
+    fn from_str(typed: &str) -> Result<Self, Self::Err> {
+        match typed {
+            "v1" => Ok(Self::V1),
+            "v2" => Ok(Self::V2),
+            _ => Err(ParseProxyVersionError),
+        }
+    }
+}
+
+/// Why a text is not a [`ProxyVersion`].
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("expected v1 or v2")]
+pub struct ParseProxyVersionError;
+
+/// The address that origins are dialled from.
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
+pub enum DialSource {
+    /// The client's own address and port: the origin's answers must be routed through this host.
+    Client,
+    /// An address of this host.
+    #[default]
+    Host,
+}
+
+/// Who may say in a PROXY header which client a connection is for.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct TrustedProxies {
+    /// Where they are. Connections from there must begin with a header, others have none. Empty: no connection has.
+    pub prefixes: Vec<Prefix>,
+}
+
+impl TrustedProxies {
+    /// Whether what comes from `address` begins with a header.
+    #[must_use]
+    pub fn trusts(&self, address: IpAddr) -> bool {
+        self.prefixes.iter().any(|prefix| prefix.contains(address))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_offset_is_kept_from_one_range_to_the_other() {
+        let origin: Origin = "10.0.0.5:3000-3010".parse().unwrap();
+        let mut origins = Origins::from(vec![origin.clone()]);
+        origins.dialled = vec!["1000-1010".parse().unwrap(), "2000-2010".parse().unwrap()];
+        for (dialled, port) in
+            [(1000, Some(3000)), (1010, Some(3010)), (2003, Some(3003)), (999, None), (1011, None)]
+        {
+            assert_eq!(origins.port(&origin, dialled), port, "{dialled}");
+        }
+    }
+
+    #[test]
+    fn words_are_what_is_typed() {
+        for word in Balance::WORDS {
+            assert_eq!(word.parse::<Balance>().unwrap().to_string(), *word);
+        }
+        for word in ProxyVersion::WORDS {
+            assert_eq!(word.parse::<ProxyVersion>().unwrap().to_string(), *word);
+        }
+    }
+}

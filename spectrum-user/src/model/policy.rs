@@ -1,0 +1,75 @@
+//! What a service's connections may take: numbers, rates and times. Enforces nothing.
+
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+use super::TrustedProxies;
+
+/// What holds for every connection of a service, whatever answers it.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Policy {
+    /// How many, and how fast.
+    pub limits: Limits,
+    /// How long.
+    pub timeouts: Timeouts,
+    /// Who may speak for other clients.
+    pub trusted_proxies: TrustedProxies,
+}
+
+/// How many connections a service has and how fast they may come. `None`: any number.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub struct Limits {
+    /// Open connections of the service.
+    pub connections: Option<NonZeroU32>,
+    /// Open connections from one source prefix.
+    pub connections_per_source: Option<NonZeroU32>,
+    /// New connections in a second from one source prefix.
+    pub rate_per_source: Option<NonZeroU32>,
+    /// How long the prefix of a client's IPv4 address is that counts as one source: 0 to 32.
+    pub source_ipv4: u8,
+    /// The same of IPv6: 0 to 128.
+    pub source_ipv6: u8,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections: None,
+            connections_per_source: None,
+            rate_per_source: None,
+            source_ipv4: 32,
+            // What one customer is given at least (RFC 6177).
+            source_ipv6: 64,
+        }
+    }
+}
+
+/// How long a connection of a service may take for what. `None`: for ever.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub struct Timeouts {
+    /// Until one address of an origin answers.
+    pub connect: Duration,
+    /// Without a byte in either direction.
+    pub idle: Option<Duration>,
+    /// After one side's FIN, without a byte from the other.
+    pub half_closed: Option<Duration>,
+    /// In all.
+    pub lifetime: Option<Duration>,
+    /// Until a peer acknowledges what was sent, or makes room for it: TCP_USER_TIMEOUT, tcp(7).
+    pub unacknowledged: Option<Duration>,
+    /// Silence after which a peer is asked whether it is still there.
+    pub keepalive: Option<Duration>,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            connect: Duration::from_secs(5),
+            idle: Some(Duration::from_hours(1)),
+            half_closed: Some(Duration::from_mins(5)),
+            lifetime: None,
+            unacknowledged: None,
+            keepalive: Some(Duration::from_mins(1)),
+        }
+    }
+}

@@ -1,0 +1,213 @@
+//! Origins and what goes with them.
+
+use super::Bad;
+
+pub(super) const FILES: &[Bad] = &[
+    Bad {
+        title: "a range of origin ports that is shorter than the binding's",
+        text: r#"[[service]]
+name = "a"
+bindings = [{ prefix = "192.0.2.0/24" }]
+origins = ["203.0.113.10:80-90"]
+"#,
+        problems: &[
+            r#"4:12: service "a" origins[0]: "203.0.113.10:80-90": 80-90 has 11 ports and the binding of 1-65535 has 65535; an offset needs ranges of the same length"#,
+        ],
+    },
+    Bad {
+        title: "a range of origin ports for bindings that overlap",
+        text: r#"[[service]]
+name = "a"
+bindings = [
+  { prefix = "192.0.2.0/24", ports = "1000-1010" },
+  { prefix = "192.0.2.7", ports = "1005-1015" },
+]
+origins = ["203.0.113.10:3000-3010"]
+"#,
+        problems: &[
+            r#"7:12: service "a" origins[0]: "203.0.113.10:3000-3010": the bindings of 1000-1010 and 1005-1015 overlap, so that an offset into 3000-3010 could be counted from either; give one of them to a service of its own"#,
+        ],
+    },
+    Bad {
+        title: "an origin's range the wrong way round",
+        text: r#"[[service]]
+name = "a"
+bindings = [{ prefix = "192.0.2.0/24" }]
+origins = ["203.0.113.10:90-80"]
+"#,
+        problems: &[
+            r#"4:12: service "a" origins[0]: "203.0.113.10:90-80": the range is empty, its first port is greater than its last; did you mean 80-90?"#,
+        ],
+    },
+    Bad {
+        title: "a service name with a port",
+        text: r#"[[service]]
+name = "a"
+bindings = [{ prefix = "192.0.2.0/24" }]
+origins = ["_http._tcp.example.com:80"]
+"#,
+        problems: &[
+            r#"4:12: service "a" origins[0]: "_http._tcp.example.com:80": the SRV records of a service name say the port; leave it out"#,
+        ],
+    },
+    Bad {
+        title: "origins that are all backups",
+        text: r#"[[service]]
+name = "a"
+bindings = [{ prefix = "192.0.2.0/24" }]
+origins = [{ origin = "203.0.113.10", backup = true }]
+"#,
+        problems: &[r#"4:11: service "a" origins: all origins are backups; leave backup = true out of one"#],
+    },
+    Bad {
+        title: "an origin's table without an origin",
+        text: r#"[[service]]
+name = "a"
+bindings = [{ prefix = "192.0.2.0/24" }]
+origins = [{ weight = 2 }]
+"#,
+        problems: &[
+            r#"4:12: service "a" origins[0].origin: missing; add the server, for instance origin = "203.0.113.10""#,
+        ],
+    },
+    Bad {
+        title: "an origin's table with a misspelt key",
+        text: r#"[[service]]
+name = "a"
+bindings = [{ prefix = "192.0.2.0/24" }]
+origins = [{ orign = "203.0.113.10", wait = 2 }]
+"#,
+        problems: &[
+            r#"4:14: service "a" origins[0].orign: unknown key; did you mean origin?"#,
+            r#"4:38: service "a" origins[0].wait: unknown key; expected origin, weight or backup"#,
+        ],
+    },
+    Bad {
+        title: "weights that are none",
+        text: r#"[[service]]
+name = "a"
+bindings = [{ prefix = "192.0.2.0/24" }]
+origins = [{ origin = "203.0.113.10", weight = 0 }, { origin = "203.0.113.11", weight = 257 }, { origin = "203.0.113.12", weight = "2" }]
+"#,
+        problems: &[
+            r#"4:48: service "a" origins[0].weight: 0: not a number from 1 to 256"#,
+            r#"4:89: service "a" origins[1].weight: 257: not a number from 1 to 256"#,
+            r#"4:132: service "a" origins[2].weight: "2": expected a number from 1 to 256, found a string"#,
+        ],
+    },
+    Bad {
+        title: "a backup that is a word",
+        text: r#"[[service]]
+name = "a"
+bindings = [{ prefix = "192.0.2.0/24" }]
+origins = ["203.0.113.10", { origin = "203.0.113.11", backup = "yes" }]
+"#,
+        problems: &[r#"4:64: service "a" origins[1].backup: "yes": expected true or false, found a string"#],
+    },
+    Bad {
+        title: "an unknown balance",
+        text: r#"[[service]]
+name = "a"
+bindings = [{ prefix = "192.0.2.0/24" }]
+origins = ["203.0.113.10"]
+balance = "roundrobin"
+"#,
+        problems: &[
+            r#"5:11: service "a" balance: "roundrobin": expected round-robin, least-connections or source-hash; did you mean round-robin?"#,
+        ],
+    },
+    Bad {
+        title: "a health check without a port",
+        text: r#"[[service]]
+name = "a"
+bindings = [{ prefix = "192.0.2.0/24" }]
+origins = ["203.0.113.10"]
+health = {}
+"#,
+        problems: &[
+            r#"5:10: service "a" health: 203.0.113.10 has no port of its own to check; say which, for instance { port = 80 }"#,
+        ],
+    },
+    Bad {
+        title: "a health check that is a word",
+        text: r#"[[service]]
+name = "a"
+bindings = [{ prefix = "192.0.2.0/24" }]
+origins = ["203.0.113.10:80"]
+health = "tcp"
+"#,
+        problems: &[
+            r#"5:10: service "a" health: "tcp": expected a table such as { interval = "5s" }, found a string"#,
+        ],
+    },
+    Bad {
+        title: "a health check with bad values",
+        text: r#"[[service]]
+name = "a"
+bindings = [{ prefix = "192.0.2.0/24" }]
+origins = ["203.0.113.10:80"]
+health = { interval = "1ms", timeout = 2, rise = 0, fall = 1001, port = 0, every = "5s" }
+"#,
+        problems: &[
+            r#"5:23: service "a" health.interval: "1ms": not a time from 100ms to 1h"#,
+            r#"5:40: service "a" health.timeout: 2: expected a time such as "5s", found an integer"#,
+            r#"5:50: service "a" health.rise: 0: not a number from 1 to 1000"#,
+            r#"5:60: service "a" health.fall: 1001: not a number from 1 to 1000"#,
+            r#"5:73: service "a" health.port: 0: not a number from 1 to 65535"#,
+            r#"5:76: service "a" health.every: unknown key; expected interval, timeout, rise, fall or port"#,
+        ],
+    },
+    Bad {
+        title: "an ejection with bad values",
+        text: r#"[[service]]
+name = "a"
+bindings = [{ prefix = "192.0.2.0/24" }]
+origins = ["203.0.113.10:80"]
+ejection = { failures = 0, time = "2h" }
+"#,
+        problems: &[
+            r#"5:25: service "a" ejection.failures: 0: not a number from 1 to 1000"#,
+            r#"5:35: service "a" ejection.time: "2h": not a time from 1s to 1h"#,
+        ],
+    },
+    Bad {
+        title: "a PROXY header of an unknown version",
+        text: r#"[[service]]
+name = "a"
+bindings = [{ prefix = "192.0.2.0/24" }]
+origins = ["203.0.113.10"]
+proxy-header = "v3"
+"#,
+        problems: &[r#"5:16: service "a" proxy-header: "v3": expected v1 or v2; did you mean v1?"#],
+    },
+    Bad {
+        title: "transparent as a word",
+        text: r#"[[service]]
+name = "a"
+bindings = [{ prefix = "192.0.2.0/24" }]
+origins = ["203.0.113.10"]
+transparent = "yes"
+"#,
+        problems: &[r#"5:15: service "a" transparent: "yes": expected true or false, found a string"#],
+    },
+    Bad {
+        title: "keys of origins without origins",
+        text: r#"[[service]]
+name = "a"
+bindings = [{ prefix = "192.0.2.0/24" }]
+respond = "echo"
+balance = "round-robin"
+health = { port = 80 }
+ejection = {}
+proxy-header = "v2"
+transparent = true
+"#,
+        problems: &[
+            r#"5:11: service "a" balance: "round-robin": means nothing without origins; remove it, or add origins"#,
+            r#"6:10: service "a" health: means nothing without origins; remove it, or add origins"#,
+            r#"7:12: service "a" ejection: means nothing without origins; remove it, or add origins"#,
+            r#"8:16: service "a" proxy-header: "v2": means nothing without origins; remove it, or add origins"#,
+            r#"9:15: service "a" transparent: true: means nothing without origins; remove it, or add origins"#,
+        ],
+    },
+];
