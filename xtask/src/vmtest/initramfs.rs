@@ -126,6 +126,13 @@ pub(super) fn pack_modules(name: &str, fetched: &Fetched, work: &Path) -> Result
             }
         }
     }
+    // depmod wants to know what is built in, and in which order.
+    for list in ["modules.builtin", "modules.builtin.modinfo", "modules.order"] {
+        let list = source.join("lib/modules").join(&release).join(list);
+        if let Some(name) = list.file_name().filter(|_| list.is_file()) {
+            fs::copy(&list, root.0.join(&directory).join(name)).context("copy a list of modules")?;
+        }
+    }
     shell::run(Command::new(find("depmod")?).arg("-b").arg(&root.0).arg(&release))?;
     root.pack(&work.join(format!("modules-{name}.cpio"))).map(Some)
 }

@@ -11,6 +11,8 @@ pub(super) struct Kernel {
     pub(super) source: Source,
     /// Added to its command line.
     pub(super) parameters: &'static str,
+    /// Only tests with one of these in their names, if there are any here.
+    pub(super) only: &'static [&'static str],
     /// The path that `--mode auto` must take on it.
     pub(super) path: Path,
     /// The needs of tests that it does not meet. A skip for want of anything else is a failure, and so is none for want
@@ -51,6 +53,7 @@ pub(super) const KERNELS: [Kernel; 7] = [
         name: "7",
         source: Source::Debian("linux-image-7."),
         parameters: "",
+        only: &[],
         path: Path::SkLookup,
         lacks: &[],
     },
@@ -58,6 +61,7 @@ pub(super) const KERNELS: [Kernel; 7] = [
         name: "6.12",
         source: Source::Debian("linux-image-6.12."),
         parameters: "",
+        only: &[],
         path: Path::SkLookup,
         lacks: &[],
     },
@@ -65,6 +69,7 @@ pub(super) const KERNELS: [Kernel; 7] = [
         name: "6.1",
         source: Source::Debian("linux-image-6.1.0-"),
         parameters: "",
+        only: &[],
         path: Path::SkLookup,
         lacks: &[],
     },
@@ -72,6 +77,7 @@ pub(super) const KERNELS: [Kernel; 7] = [
         name: "5.10",
         source: Source::Debian("linux-image-5.10.0-"),
         parameters: "",
+        only: &[],
         path: Path::SkLookup,
         lacks: &["test-run"],
     },
@@ -79,6 +85,7 @@ pub(super) const KERNELS: [Kernel; 7] = [
         name: "no-sk-lookup",
         source: Source::Compiled(Compiled::NoSkLookup),
         parameters: "",
+        only: &[],
         path: Path::Tproxy,
         lacks: &["bpf"],
     },
@@ -86,6 +93,7 @@ pub(super) const KERNELS: [Kernel; 7] = [
         name: "no-bpf",
         source: Source::Compiled(Compiled::NoBpf),
         parameters: "",
+        only: &[],
         path: Path::Tproxy,
         lacks: &["bpf"],
     },
@@ -93,6 +101,15 @@ pub(super) const KERNELS: [Kernel; 7] = [
         name: "no-ipv6",
         source: Source::Debian("linux-image-6.1.0-"),
         parameters: "ipv6.disable=1",
+        // Most cases serve both families at once.
+        only: &[
+            "alone_is_enough",
+            "any_port_of_any_address",
+            "auto_takes_the_path",
+            "host_prefix_is_one_address",
+            "verifier_takes",
+            "want_of_",
+        ],
         path: Path::SkLookup,
         lacks: &["ipv6"],
     },

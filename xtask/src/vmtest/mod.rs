@@ -165,7 +165,7 @@ impl Machine {
              SPECTRUM_TEST_TURN={turn}/{} VMTEST_THREADS={THREADS} \"VMTEST_ARGUMENTS={}\"",
             kernel.parameters,
             KERNELS.len(),
-            self.arguments,
+            if self.arguments.is_empty() { kernel.only.join(" ") } else { self.arguments.clone() },
         );
         let guest =
             Guest { image: &fetched.image, initramfs: &initramfs, parameters: &parameters, log: &log };
