@@ -78,13 +78,11 @@ fn start_with(case: &Case, arguments: &str, what: &str) -> Result<Instance, Fini
         .await_ready_or_end()
 }
 
-/// Which of the calls of bpf(2) it is that a start makes with `call` in its line, from 1.
-fn position(case: &Case, call: &str) -> usize {
+/// The calls of bpf(2) that a start makes, as strace writes them.
+fn calls_of_a_start(case: &Case) -> Vec<String> {
     start_with(case, "--mode sk-lookup", "").unwrap().stop();
     let log = case.server.run(|| fs::read_to_string("/run/strace")).unwrap();
-    let calls = log.lines().filter(|line| line.contains("bpf("));
-    calls.enumerate().find(|(_, line)| line.contains(call)).unwrap_or_else(|| panic!("no {call}: {log}")).0
-        + 1
+    log.lines().filter(|line| line.contains("bpf(")).map(str::to_owned).collect()
 }
 
 #[test]
@@ -123,8 +121,14 @@ fn kernel_that_lacks_a_part_of_sk_lookup_gets_tproxy() {
     let test = "kernel_that_lacks_a_part_of_sk_lookup_gets_tproxy";
     let needs = [Need::Bpf, Need::Strace];
     let Some(case) = case(test, Path::TproxyNftables, &needs) else { return };
+    let calls = calls_of_a_start(&case);
     for Lack { call, error, cure, code } in LACKS {
-        let fault = format!(" -e inject=bpf:error={error}:when={}+", position(&case, call));
+        let at = calls
+            .iter()
+            .position(|line| line.contains(call))
+            .unwrap_or_else(|| panic!("no {call}: {calls:?}"));
+        // And those after it, since a program that is refused is loaded once more, to hear why.
+        let fault = format!(" -e inject=bpf:error={error}:when={}+", at + 1);
         let instance = start_with(&case, "", &fault).unwrap();
         assert_serves(&case, &instance, "tproxy");
         let finished = instance.stop();
