@@ -95,7 +95,7 @@ fn unpack(source: Source, prefix: &str, archive: &Archive, cache: &Cache) -> Res
         .find(|image| image.is_file())
         .with_context(|| format!("unpack {}: there is no image in it", packages.join(", ")))?;
     fs::rename(&image, scratch.path().join("vmlinuz")).context("take the image")?;
-    shell::run(Command::new("depmod").arg("-b").arg(&root).arg(&name))?;
+    shell::stdout(Command::new("depmod").arg("-b").arg(&root).arg(&name))?;
     cache.keep(&scratch, &entry_of(source), &recipe_of(source))?;
     Ok(())
 }

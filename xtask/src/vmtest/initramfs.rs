@@ -133,7 +133,7 @@ pub(super) fn pack_modules(name: &str, fetched: &Fetched, work: &Path) -> Result
             fs::copy(&list, root.0.join(&directory).join(name)).context("copy a list of modules")?;
         }
     }
-    shell::run(Command::new(find("depmod")?).arg("-b").arg(&root.0).arg(&release))?;
+    shell::stdout(Command::new(find("depmod")?).arg("-b").arg(&root.0).arg(&release))?;
     root.pack(&work.join(format!("modules-{name}.cpio"))).map(Some)
 }
 
