@@ -21,6 +21,8 @@ pub enum Need {
     IptablesLegacy,
     /// iptables and ip6tables over nftables, with the TPROXY target.
     IptablesNft,
+    /// IPv6.
+    Ipv6,
     /// Making network and mount namespaces.
     Netns,
     /// nft, with the `tproxy` statement.
@@ -33,15 +35,19 @@ pub enum Need {
     Setpriv,
     /// `strace`, to make single system calls fail.
     Strace,
+    /// Running a program of the type `sk_lookup` on a packet that nobody sent (Linux 5.13).
+    TestRun,
 }
 
 impl Need {
-    fn is_met(self) -> bool {
+    /// Whether the machine has it.
+    pub fn is_met(self) -> bool {
         static BPF: OnceLock<bool> = OnceLock::new();
         static LEGACY: OnceLock<bool> = OnceLock::new();
         static NETNS: OnceLock<bool> = OnceLock::new();
         static NFT: OnceLock<bool> = OnceLock::new();
         static NFTABLES: OnceLock<bool> = OnceLock::new();
+        static TEST_RUN: OnceLock<bool> = OnceLock::new();
         match self {
             Self::Bpf => *BPF.get_or_init(|| {
                 aya::sys::is_program_supported(aya::programs::ProgramType::SkLookup).unwrap_or(false)
@@ -49,12 +55,14 @@ impl Need {
             Self::Bpftool => find_in_path("bpftool").is_some(),
             Self::IptablesLegacy => *LEGACY.get_or_init(|| takes_tproxy_rules(Path::TproxyIptablesLegacy)),
             Self::IptablesNft => *NFT.get_or_init(|| takes_tproxy_rules(Path::TproxyIptablesNft)),
+            Self::Ipv6 => std::path::Path::new("/proc/net/if_inet6").exists(),
             Self::Netns => *NETNS.get_or_init(|| Netns::create().is_ok()),
             Self::Nftables => *NFTABLES.get_or_init(takes_tproxy_statements),
             Self::Object => object().is_file(),
             Self::Program => instance::program().is_some(),
             Self::Setpriv => find_in_path("setpriv").is_some(),
             Self::Strace => find_in_path("strace").is_some(),
+            Self::TestRun => *TEST_RUN.get_or_init(can_test_run),
         }
     }
 }
@@ -66,12 +74,14 @@ impl fmt::Display for Need {
             Self::Bpftool => "bpftool",
             Self::IptablesLegacy => "iptables-legacy",
             Self::IptablesNft => "iptables-nft",
+            Self::Ipv6 => "ipv6",
             Self::Netns => "netns",
             Self::Nftables => "nftables",
             Self::Object => "object",
             Self::Program => "program",
             Self::Setpriv => "setpriv",
             Self::Strace => "strace",
+            Self::TestRun => "test-run",
         })
     }
 }
@@ -106,10 +116,21 @@ pub fn find_in_path(name: &str) -> Option<PathBuf> {
         .find(|file| file.is_file())
 }
 
+/// The families that the kernel has, as nft calls them.
+fn families() -> &'static [&'static str] {
+    if Need::Ipv6.is_met() { &["ip", "ip6"] } else { &["ip"] }
+}
+
+/// By the kernel's own list of its functions: asking for a run takes a program that is loaded.
+fn can_test_run() -> bool {
+    let symbols = std::fs::read_to_string("/proc/kallsyms").unwrap_or_default();
+    symbols.contains(" bpf_prog_test_run_sk_lookup\n")
+}
+
 fn takes_tproxy_rules(path: Path) -> bool {
     let Ok(netns) = Netns::create() else { return false };
-    path.install(&netns) && ["iptables", "ip6tables"].into_iter().all(|tool| {
-        let address = if tool == "iptables" { "127.0.0.1" } else { "::1" };
+    path.install(&netns) && families().iter().map(|family| format!("{family}tables")).all(|tool| {
+        let address = if tool.starts_with("ipt") { "127.0.0.1" } else { "::1" };
         let rule = format!(
             "{tool} -w -t mangle -A PREROUTING -p tcp -j TPROXY --on-ip {address} --on-port 9 --tproxy-mark 0"
         );
@@ -121,7 +142,7 @@ fn takes_tproxy_statements() -> bool {
     let path = Path::TproxyNftables;
     let Ok(netns) = Netns::create() else { return false };
     path.install(&netns)
-        && ["ip", "ip6"].into_iter().all(|family| {
+        && families().iter().all(|family| {
             let chain = format!("{family} t c {{ type filter hook prerouting priority mangle ; }}");
             [
                 format!("nft add table {family} t"),

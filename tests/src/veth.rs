@@ -15,6 +15,12 @@ pub const CLIENT_V6: &str = "2001:db8:ffff::2";
 /// Makes a namespace that reaches everything through `server`, over a veth pair, with reverse path filtering on.
 pub fn client_of(server: &Netns) -> Netns {
     let client = Netns::create().expect("make the client's namespace");
+    for netns in [server, &client] {
+        // No address is to become another while a test looks: not even the one that a link gives itself.
+        for which in ["all", "default"] {
+            netns.sysctl(&format!("net/ipv6/conf/{which}/accept_dad"), "0");
+        }
+    }
     server.ip(&format!("link add to-client type veth peer name to-server netns {}", client.path().display()));
     for (netns, link, v4, v6) in
         [(server, "to-client", SERVER_V4, SERVER_V6), (&client, "to-server", CLIENT_V4, CLIENT_V6)]
