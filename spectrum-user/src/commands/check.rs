@@ -51,6 +51,8 @@ struct CheckedService<'a> {
     origins: &'a [Origin],
     #[serde(skip_serializing_if = "Option::is_none")]
     respond: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    limits: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -84,7 +86,14 @@ impl<'a> Checked<'a> {
                 Target::Origins(origins) => (origins.list.as_slice(), None),
                 Target::Respond(responder) => (&[][..], Some(responder.to_string())),
             };
-            CheckedService { name: service.name.as_str(), bindings: service.bindings.len(), origins, respond }
+            let limits = service.policy.limits;
+            CheckedService {
+                name: service.name.as_str(),
+                bindings: service.bindings.len(),
+                origins,
+                respond,
+                limits: limits.any().then(|| limits.to_string()),
+            }
         });
         let destinations = plan.destinations.iter().map(|(id, destination)| CheckedDestination {
             id: id.0 as usize,
@@ -131,6 +140,9 @@ impl<'a> Checked<'a> {
                 }
             };
             writeln!(out, "  {:name$}  bindings {}, {answer}", service.name, service.bindings)?;
+            if let Some(limits) = &service.limits {
+                writeln!(out, "  {:name$}  limits: {limits}", "")?;
+            }
         }
 
         writeln!(out, "\ndestinations: {}", self.destinations.len())?;

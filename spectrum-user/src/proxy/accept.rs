@@ -14,10 +14,12 @@ use tokio::sync::oneshot;
 use tokio::task::{JoinHandle, spawn_local, yield_now};
 use tokio::time::sleep;
 
+use super::connections::Connections;
 use super::dial::Dialler;
+use super::limits::Gate;
 use super::peer::Peer;
 use super::relay::relay;
-use super::report::{End, Side};
+use super::report::{End, Limit, Side};
 use super::respond::respond;
 use super::session::Session;
 use super::worker::Worker;
@@ -34,15 +36,30 @@ const CALM: Duration = Duration::from_secs(1);
 pub(super) struct Assignment {
     served: Arc<Served>,
     dialler: Dialler,
+    gate: Gate,
 }
 
 impl Assignment {
     pub(super) fn new(served: Arc<Served>, worker: &Worker) -> Self {
-        Self { served, dialler: Dialler::new(worker.index) }
+        let gate = worker.common.ledger.gate(&served.service, &served.policy.limits);
+        Self { dialler: Dialler::new(worker.index), gate, served }
     }
 
     pub(super) fn served(&self) -> &Served {
         &self.served
+    }
+
+    /// Whether a connection may be had: first of all whether there would be descriptors to serve it with.
+    fn admit(&self, session: &Session) -> Result<(), Limit> {
+        let sockets = match self.served.target {
+            Target::Origins(_) => 2,
+            Target::Respond(_) => 1,
+        };
+        if !session.take_descriptors(sockets) {
+            self.gate.complain(session.service(), session.client.get().ip(), Limit::Descriptors);
+            return Err(Limit::Descriptors);
+        }
+        session.admit(&self.gate)
     }
 }
 
@@ -77,13 +94,14 @@ impl Acceptor {
         destination: Destination,
         listener: std::net::TcpListener,
         assignment: CurrentAssignment,
+        connections: Rc<Connections>,
     ) -> io::Result<Self> {
         listener.set_nonblocking(true)?;
         // Linux hands the option on to accepted sockets: one system call here instead of one for each of them.
         socket2::SockRef::from(&listener).set_tcp_nodelay(true)?;
         let listener = TcpListener::from_std(listener)?;
         let (stop, stopped) = oneshot::channel();
-        let queue = Queue { worker, destination, assignment };
+        let queue = Queue { worker, destination, assignment, connections };
         Ok(Self { stop, task: spawn_local(queue.accept(listener, stopped)) })
     }
 
@@ -100,6 +118,7 @@ struct Queue {
     worker: Rc<Worker>,
     destination: Destination,
     assignment: CurrentAssignment,
+    connections: Rc<Connections>,
 }
 
 impl Queue {
@@ -182,9 +201,15 @@ impl Queue {
             canonical(client),
             dialled,
         );
-        // A session dropped before its task's first poll is reported all the same.
         let peer = Peer::new(stream);
-        spawn_local(async move {
+        if let Err(limit) = assignment.admit(&session) {
+            // The client sees a RST: dialling again later may help, waiting will not.
+            drop(peer);
+            session.end(End::Denied(limit));
+            return;
+        }
+        // A session dropped before its task's first poll is reported all the same.
+        self.connections.serve(async move {
             let end = serve(peer, &assignment, &session).await;
             session.end(end);
         });

@@ -2,7 +2,9 @@
 //! how a connection came to its listener: no steering, no firewall, no configuration.
 
 mod accept;
+mod connections;
 mod dial;
+mod limits;
 mod peer;
 mod relay;
 mod report;

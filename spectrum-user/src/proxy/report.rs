@@ -127,6 +127,19 @@ pub enum Limit {
     SourceRate,
 }
 
+impl Limit {
+    /// The configuration's key for it; `descriptors` for the one that has none.
+    #[must_use]
+    pub fn key(self) -> &'static str {
+        match self {
+            Self::Descriptors => "descriptors",
+            Self::Service => "connections",
+            Self::Source => "connections-per-source",
+            Self::SourceRate => "rate-per-source",
+        }
+    }
+}
+
 /// Which time was over.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub enum Expiry {

@@ -15,6 +15,8 @@ use tokio::task::LocalSet;
 use tokio::time::{Instant, sleep_until};
 
 use super::accept::{Acceptor, Assignment, CurrentAssignment};
+use super::connections::Connections;
+use super::limits::{DescriptorPool, Descriptors, Ledger};
 use super::relay::Buffers;
 use super::report::Event;
 use super::resolve::Resolver;
@@ -38,10 +40,19 @@ pub(super) enum Command {
     Replace { destination: Destination, served: Arc<Served> },
     /// Close a destination's listeners.
     Remove { destination: Destination, done: oneshot::Sender<()> },
+    /// Cut what is open of a destination that was removed, whatever its revision: how much that was.
+    Cut { destination: Destination, done: oneshot::Sender<usize> },
     /// Close all listeners, wait for the connections to end, and end.
     Drain { timeout: Duration, done: oneshot::Sender<DrainOutcome> },
     /// End now; if draining, with the outcome as it is.
     Abort,
+}
+
+/// What all workers have in common: they agree on it while connections come and go, where there are limits to agree on.
+#[derive(Clone, Debug)]
+pub(super) struct Common {
+    pub(super) ledger: Ledger,
+    pub(super) descriptors: DescriptorPool,
 }
 
 /// What a worker's connections have in common.
@@ -50,6 +61,8 @@ pub(super) struct Worker {
     pub(super) buffers: Buffers,
     pub(super) resolver: Resolver,
     pub(super) sessions: Sessions,
+    pub(super) descriptors: Descriptors,
+    pub(super) common: Common,
     observer: Observer,
     failures: mpsc::UnboundedSender<WorkersError>,
     open: Cell<usize>,
@@ -61,6 +74,7 @@ impl Worker {
     pub(super) fn new(
         index: usize,
         sessions: Sessions,
+        common: Common,
         observer: Observer,
         failures: mpsc::UnboundedSender<WorkersError>,
     ) -> Self {
@@ -69,6 +83,8 @@ impl Worker {
             buffers: Buffers::default(),
             resolver: Resolver::default(),
             sessions,
+            descriptors: Descriptors::of(common.descriptors.clone()),
+            common,
             observer,
             failures,
             open: Cell::new(0),
@@ -115,7 +131,7 @@ impl Worker {
 pub(super) fn run(runtime: Runtime, worker: Worker, commands: mpsc::UnboundedReceiver<Command>) {
     let worker = Rc::new(worker);
     let connections = LocalSet::new();
-    let lead = Lead { worker: Rc::clone(&worker), listeners: HashMap::new(), commands };
+    let lead = Lead { worker: Rc::clone(&worker), listeners: HashMap::new(), retired: Vec::new(), commands };
     let drained = connections.block_on(&runtime, lead.run());
     let (finished, cut) = (worker.ended.get(), worker.open.get());
     // What is still open ends here: dropped sessions report themselves as cut, dropped peers send a RST.
@@ -128,23 +144,47 @@ pub(super) fn run(runtime: Runtime, worker: Worker, commands: mpsc::UnboundedRec
     }
 }
 
+/// The descriptors of a listener: the worker's, and the one that it is a duplicate of.
+const SOCKETS_OF_LISTENER: usize = 2;
+
 /// What obeys the commands.
 struct Lead {
     worker: Rc<Worker>,
     listeners: HashMap<Destination, Listeners>,
+    /// What may still be open of destinations that were removed.
+    retired: Vec<Retired>,
     commands: mpsc::UnboundedReceiver<Command>,
 }
 
-/// A destination's loops of this worker.
+/// A destination's loops of this worker, and what they accepted.
 struct Listeners {
     assignment: CurrentAssignment,
+    connections: Rc<Connections>,
     loops: Vec<Loop>,
+}
+
+/// What a destination left behind.
+struct Retired {
+    destination: Destination,
+    connections: Rc<Connections>,
+    /// Whose UDP sessions.
+    receivers: Vec<u64>,
 }
 
 /// What serves one listener.
 enum Loop {
     Accept(Acceptor),
     Receive(Receiver),
+}
+
+impl Loop {
+    /// The number by which UDP sessions know it.
+    fn receiver(&self) -> Option<u64> {
+        match self {
+            Self::Accept(_) => None,
+            Self::Receive(receiver) => Some(receiver.number()),
+        }
+    }
 }
 
 impl Lead {
@@ -163,9 +203,12 @@ impl Lead {
                 }
                 Some(Command::Remove { destination, done }) => {
                     if let Some(listeners) = self.listeners.remove(&destination) {
-                        stop(listeners).await;
+                        self.retire(destination, listeners).await;
                     }
                     let _ = done.send(());
+                }
+                Some(Command::Cut { destination, done }) => {
+                    let _ = done.send(self.cut(&destination));
                 }
                 Some(Command::Replace { destination, served }) => {
                     if let Some(listeners) = self.listeners.get(&destination) {
@@ -189,19 +232,48 @@ impl Lead {
                 listeners.assignment.replace(assignment);
                 listeners
             }
-            Entry::Vacant(place) => {
-                place.insert(Listeners { assignment: CurrentAssignment::new(assignment), loops: Vec::new() })
-            }
+            Entry::Vacant(place) => place.insert(Listeners {
+                assignment: CurrentAssignment::new(assignment),
+                connections: Rc::default(),
+                loops: Vec::new(),
+            }),
         };
         let current = listeners.assignment.clone();
         let worker = Rc::clone(&self.worker);
         listeners.loops.push(match listener {
-            Listener::Tcp(listener) => Loop::Accept(Acceptor::start(worker, destination, listener, current)?),
+            Listener::Tcp(listener) => {
+                let connections = Rc::clone(&listeners.connections);
+                Loop::Accept(Acceptor::start(worker, destination, listener, current, connections)?)
+            }
             Listener::Udp(listener) => {
                 Loop::Receive(Receiver::start(worker, destination, listener, current)?)
             }
         });
+        self.worker.common.descriptors.listeners_added(SOCKETS_OF_LISTENER);
         Ok(())
+    }
+
+    async fn retire(&mut self, destination: Destination, listeners: Listeners) {
+        let connections = Rc::clone(&listeners.connections);
+        let receivers: Vec<u64> = listeners.loops.iter().filter_map(Loop::receiver).collect();
+        let sockets = listeners.loops.len() * SOCKETS_OF_LISTENER;
+        stop(listeners).await;
+        self.worker.common.descriptors.listeners_removed(sockets);
+        self.retired.push(Retired { destination, connections, receivers });
+        let sessions = &self.worker.sessions;
+        self.retired.retain(|retired| !retired.connections.is_empty() || sessions.any_of(&retired.receivers));
+    }
+
+    fn cut(&mut self, destination: &Destination) -> usize {
+        let Destination { service, revision: _, family, protocol } = destination;
+        let sessions = &self.worker.sessions;
+        let cut = self
+            .retired
+            .extract_if(.., |Retired { destination: retired, .. }| {
+                retired.service == *service && retired.family == *family && retired.protocol == *protocol
+            })
+            .map(|retired| retired.connections.cut() + sessions.cut(&retired.receivers));
+        cut.sum()
     }
 
     async fn drain(&mut self, timeout: Duration) {

@@ -10,9 +10,10 @@ use nix::sys::resource::{Resource, getrlimit};
 use tokio::runtime;
 use tokio::sync::{Mutex, mpsc, oneshot};
 
+use super::limits::{DescriptorPool, Ledger};
 use super::report::Event;
 use super::udp::{self, Answer};
-use super::worker::{self, Command, Worker};
+use super::worker::{self, Command, Common, Worker};
 use crate::model::{Destination, Policy, Protocol, ServiceName, Target};
 
 /// Deep enough for everything that runs here and for the system's resolver. Only touched pages count as memory.
@@ -67,6 +68,7 @@ pub struct DrainOutcome {
 #[derive(Debug)]
 pub struct Workers {
     threads: Vec<Thread>,
+    common: Common,
     failures: Mutex<mpsc::UnboundedReceiver<WorkersError>>,
 }
 
@@ -84,9 +86,13 @@ impl Workers {
         let (descriptors, _) = getrlimit(Resource::RLIMIT_NOFILE)
             .map_err(|errno| WorkersError::Start { worker: 0, source: errno.into() })?;
         let capacity = udp::capacity(descriptors, count.get());
-        let mut workers = Self { threads: Vec::new(), failures: Mutex::new(failures) };
+        let common =
+            Common { ledger: Ledger::default(), descriptors: DescriptorPool::new(descriptors, count.get()) };
+        let mut workers =
+            Self { threads: Vec::new(), common: common.clone(), failures: Mutex::new(failures) };
         for index in 0..count.get() {
-            let thread = Thread::start(index, capacity, Box::new(observer(index)), failed.clone())
+            let observer = Box::new(observer(index));
+            let thread = Thread::start(index, capacity, common.clone(), observer, failed.clone())
                 .map_err(|source| WorkersError::Start { worker: index, source })?;
             workers.threads.push(thread);
         }
@@ -97,6 +103,13 @@ impl Workers {
     #[must_use]
     pub fn count(&self) -> usize {
         self.threads.len()
+    }
+
+    /// How many descriptors all connections together may have: two for one that is proxied, one for one that is answered
+    /// here, and those of the UDP sessions that are open. What is over is reset.
+    #[must_use]
+    pub fn descriptors(&self) -> usize {
+        self.common.descriptors.for_connections()
     }
 
     /// Accepts `destination`'s connections or receives its datagrams from `listeners`, one for each worker in turn, and
@@ -157,6 +170,23 @@ impl Workers {
             // A worker that is gone has no listeners.
             let _ = removed.await;
         }
+    }
+
+    /// Cuts the connections and UDP sessions that are open of destinations of `destination`'s service, family and protocol
+    /// that were removed, of whatever revision: how many there were.
+    pub async fn cut(&self, destination: &Destination) -> usize {
+        let mut cuts = Vec::new();
+        for thread in &self.threads {
+            let (done, cut) = oneshot::channel();
+            thread.tell(Command::Cut { destination: destination.clone(), done });
+            cuts.push(cut);
+        }
+        let mut count = 0;
+        for cut in cuts {
+            // A worker that is gone has nothing open.
+            count += cut.await.unwrap_or(0);
+        }
+        count
     }
 
     /// Closes all listeners as [`Workers::remove`] does, lets open connections end by themselves for up to `timeout`, and
@@ -249,6 +279,7 @@ impl Thread {
     fn start(
         index: usize,
         sessions: usize,
+        common: Common,
         observer: worker::Observer,
         failures: mpsc::UnboundedSender<WorkersError>,
     ) -> io::Result<Self> {
@@ -269,7 +300,7 @@ impl Thread {
                 if let Ok(runtime) = handed.recv() {
                     worker::run(
                         runtime,
-                        Worker::new(index, udp::Sessions::new(sessions), observer, failures),
+                        Worker::new(index, udp::Sessions::new(sessions), common, observer, failures),
                         inbox,
                     );
                 }

@@ -14,6 +14,7 @@ use crate::instance::Mode;
 use crate::model::{DestinationId, Family, Target};
 use crate::net::{self, ListeningSocket, NamespaceId};
 use crate::plan::Extent;
+use crate::proxy::Workers;
 use crate::tproxy;
 
 impl Running {
@@ -56,6 +57,7 @@ impl Running {
             table: dispatcher
                 .map(Dispatcher::nodes)
                 .map(|nodes| TableAnswer { nodes, bytes: nodes * size_of::<Node>() }),
+            descriptors: self.workers.as_ref().map_or(0, Workers::descriptors),
             services: self.services(),
             destinations: self.destinations(dispatcher),
             other_programs,
@@ -72,6 +74,7 @@ impl Running {
             ServiceAnswer {
                 name: service.name.to_string(),
                 target: target(&service.target),
+                limits: service.policy.limits.to_string(),
                 bindings: service.bindings.len(),
                 open: counted.map_or(0, |totals| totals.open),
                 total: counted.map_or(0, |totals| totals.opened),
