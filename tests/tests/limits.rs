@@ -133,8 +133,10 @@ fn connections_of_a_service_have_an_end(case: &mut Case) {
         let mut stream = call(&case.server, target).ok()?;
         talks(&mut stream).then_some(())
     });
-    let denied = records(&instance.stderr()).iter().find(|record| record["end"] == "denied-service").cloned();
-    assert_eq!(denied.unwrap()["status"], "403");
+    let log = instance.stderr();
+    let records = records(&log);
+    let denied = records.iter().find(|record| record["end"] == "denied-service").unwrap();
+    assert_eq!(denied["status"], "403");
     // One word a second and worker, however many are shed.
     assert!((1..=20).contains(&count_logged(&instance, "limit reached")), "{}", instance.stderr());
     instance.stop();
