@@ -11,8 +11,8 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use served::{Running, accept, assert_reset, dial, origin, pass, read_to_end, reset, until};
 use nix::sys::resource::{Resource, setrlimit};
+use served::{Running, accept, assert_reset, dial, origin, pass, read_to_end, reset, until};
 use spectrum_user::model::{Policy, Responder, ServiceName, Target};
 use spectrum_user::proxy::{DrainOutcome, End, Event, Served, Side, Workers};
 

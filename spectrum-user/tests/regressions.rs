@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 
 #[path = "../../fuzz/src/config.rs"]
 mod config;
+#[path = "../../fuzz/src/headers.rs"]
+mod headers;
 #[path = "../../fuzz/src/steering.rs"]
 mod steering;
 
@@ -33,6 +35,11 @@ fn replay(target: &str, holds: fn(&[u8])) {
 #[test]
 fn configurations_are_understood_or_refused() {
     replay("config", config::holds);
+}
+
+#[test]
+fn headers_are_read_alike_however_they_come() {
+    replay("headers", headers::holds);
 }
 
 #[test]

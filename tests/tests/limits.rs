@@ -23,6 +23,7 @@ on_every_path!(
     connections_of_a_service_have_an_end,
     connections_of_a_source_have_an_end,
     connections_of_a_source_come_only_so_fast,
+    a_client_that_a_proxy_names_is_the_source,
     counts_survive_a_reload,
     what_a_removed_service_left_open_is_cut_after_the_drain,
     a_service_that_comes_back_keeps_what_is_open,
@@ -100,8 +101,12 @@ fn clients(case: &Case) -> [IpAddr; 3] {
     let prefix = case.family.pick("198.51.100.0/24", "2001:db8:77::/48");
     let ip = case.family.pick("", "-6 ");
     case.server.ip(&format!("{ip}route add local {prefix} dev lo"));
-    [("198.51.100.1", "2001:db8:77:1::1"), ("198.51.100.2", "2001:db8:77:1::2"), ("198.51.100.9", "2001:db8:77:2::1")]
-        .map(|(v4, v6)| case.family.parse(v4, v6))
+    [
+        ("198.51.100.1", "2001:db8:77:1::1"),
+        ("198.51.100.2", "2001:db8:77:1::2"),
+        ("198.51.100.9", "2001:db8:77:2::1"),
+    ]
+    .map(|(v4, v6)| case.family.parse(v4, v6))
 }
 
 /// The ends of the records so far.
@@ -174,6 +179,28 @@ fn connections_of_a_source_come_only_so_fast(case: &mut Case) {
     if served < 40 {
         await_end(&instance, "denied-source-rate", 1);
     }
+    instance.stop();
+}
+
+fn a_client_that_a_proxy_names_is_the_source(case: &mut Case) {
+    let limits = format!("trusted-proxies = \"{}\"\nlimits = {{ connections-per-source = 1 }}", case.loopback());
+    let instance = serve(case, &limited(case, 80, &limits), "");
+    let target = SocketAddr::new(case.any_address(), 80);
+    let introduced = |client: &str| {
+        let family = case.family.pick("TCP4", "TCP6");
+        let mut stream = call_from(case, case.loopback(), target);
+        write!(stream, "PROXY {family} {client} {} 1000 80\r\n", target.ip()).unwrap();
+        stream
+    };
+    let [one, other] = case.family.pick(["203.0.113.1", "203.0.113.2"], ["2001:db8:8:1::1", "2001:db8:8:2::1"]);
+    let mut open = [introduced(one), introduced(other)];
+    open.iter_mut().for_each(assert_talks);
+    assert!(!talks(&mut introduced(one)), "{one} has more than it may");
+    await_end(&instance, "denied-source", 1);
+    open.iter_mut().for_each(assert_talks);
+    let log = instance.stderr();
+    let denied = records(&log).into_iter().find(|record| record["end"] == "denied-source").unwrap();
+    assert!(denied["client"].contains(one), "{denied:?}");
     instance.stop();
 }
 

@@ -36,6 +36,8 @@ pub(crate) struct FuzzOptions {
 enum Target {
     /// Any text as a configuration
     Config,
+    /// Any bytes as the beginning of a connection with a PROXY header
+    Headers,
     /// Bindings and packets: the compiled table against the slow scan
     Steering,
 }

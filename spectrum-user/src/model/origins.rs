@@ -1,6 +1,7 @@
 //! The origins of one service, and how a connection gets to one of them. Chooses none: that takes their state.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -196,6 +197,14 @@ pub enum DialSource {
 pub struct TrustedProxies {
     /// Where they are. Connections from there must begin with a header, others have none. Empty: no connection has.
     pub prefixes: Vec<Prefix>,
+}
+
+impl TrustedProxies {
+    /// Whether what comes from `address` begins with a header.
+    #[must_use]
+    pub fn trusts(&self, address: IpAddr) -> bool {
+        self.prefixes.iter().any(|prefix| prefix.contains(address))
+    }
 }
 
 #[cfg(test)]

@@ -14,8 +14,10 @@ use tokio::sync::oneshot;
 use tokio::task::{JoinHandle, spawn_local, yield_now};
 use tokio::time::sleep;
 
+use super::address::canonical;
 use super::connections::Connections;
 use super::dial::Dialler;
+use super::introduction;
 use super::limits::Gate;
 use super::peer::Peer;
 use super::relay::relay;
@@ -59,7 +61,15 @@ impl Assignment {
             self.gate.complain(session.service(), session.client.get().ip(), Limit::Descriptors);
             return Err(Limit::Descriptors);
         }
+        if self.awaits_introduction(session) {
+            return Ok(());
+        }
         session.admit(&self.gate)
+    }
+
+    /// Whether the client is yet to be named, by the proxy that dialled for it.
+    fn awaits_introduction(&self, session: &Session) -> bool {
+        self.served.policy.trusted_proxies.trusts(session.client.get().ip())
     }
 }
 
@@ -226,6 +236,16 @@ impl Drop for Queue {
 }
 
 async fn serve(mut downstream: Peer, assignment: &Assignment, session: &Session) -> End {
+    // First of all: everything else, limits among it, is about the client that it names.
+    if assignment.awaits_introduction(session) {
+        let trusted = &assignment.served.policy.trusted_proxies;
+        if let Err(end) = introduction::receive(&mut downstream, trusted, session).await {
+            return end;
+        }
+        if let Err(limit) = session.admit(&assignment.gate) {
+            return End::Denied(limit);
+        }
+    }
     let end = match &assignment.served.target {
         Target::Origins(origins) => proxy(&mut downstream, origins, &assignment.dialler, session).await,
         Target::Respond(responder) => {
@@ -250,6 +270,11 @@ async fn proxy(downstream: &mut Peer, origins: &Origins, dialler: &Dialler, sess
         Ok(stream) => Peer::new(stream),
         Err(failure) => return End::Undialled(failure),
     };
+    if let Some(version) = origins.header
+        && let Err(end) = introduction::send(&mut upstream, version, session).await
+    {
+        return end;
+    }
     session.established();
     let buffers = &session.worker().buffers;
     let end = relay(downstream, &mut upstream, &session.from_client, &session.to_client, buffers).await;
@@ -257,17 +282,6 @@ async fn proxy(downstream: &mut Peer, origins: &Origins, dialler: &Dialler, sess
         upstream.finish();
     }
     end
-}
-
-/// A listener for both families reports IPv4 addresses mapped into IPv6; the client dialled IPv4.
-fn canonical(address: SocketAddr) -> SocketAddr {
-    match address {
-        SocketAddr::V6(v6) => match v6.ip().to_ipv4_mapped() {
-            Some(v4) => SocketAddr::new(v4.into(), v6.port()),
-            None => address,
-        },
-        SocketAddr::V4(_) => address,
-    }
 }
 
 /// What an error of accept(2) is about, and so what to do next.
@@ -341,15 +355,6 @@ impl Shortage {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn mapped_addresses_are_shown_as_the_ipv4_addresses_that_were_dialled() {
-        for (raw, shown) in
-            [("[::ffff:192.0.2.1]:80", "192.0.2.1:80"), ("[2001:db8::1]:80", "[2001:db8::1]:80")]
-        {
-            assert_eq!(canonical(raw.parse().unwrap()).to_string(), shown);
-        }
-    }
 
     #[test]
     fn unknown_accept_errors_end_the_listener() {

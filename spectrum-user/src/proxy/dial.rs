@@ -45,7 +45,7 @@ impl Dialler {
         let pivot = first.checked_rem(origins.list.len()).unwrap_or(0);
         let (before, from) = origins.list.split_at(pivot);
         for origin in from.iter().chain(before) {
-            let Some(port) = origins.port(origin, session.dialled.port()) else { continue };
+            let Some(port) = origins.port(origin, session.dialled.get().port()) else { continue };
             for address in session.worker().resolver.resolve(&origin.host).await.iter() {
                 let address = SocketAddr::new(*address, port);
                 session.origin.set(Some(address));

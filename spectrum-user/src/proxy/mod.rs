@@ -2,8 +2,11 @@
 //! how a connection came to its listener: no steering, no firewall, no configuration.
 
 mod accept;
+mod address;
 mod connections;
 mod dial;
+pub mod header;
+mod introduction;
 mod limits;
 mod peer;
 mod relay;

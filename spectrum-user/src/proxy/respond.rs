@@ -42,7 +42,7 @@ async fn hello(client: &mut TcpStream, session: &Session) -> End {
         "hello world\nservice={} protocol={} dialled={} client={}\n",
         session.service(),
         session.protocol(),
-        session.dialled,
+        session.dialled.get(),
         session.client.get(),
     );
     let said = async {

@@ -20,7 +20,8 @@ pub(super) struct Session {
     pub(super) client: Cell<SocketAddr>,
     /// The trusted proxy that dialled in the client's place.
     pub(super) via: Cell<Option<SocketAddr>>,
-    pub(super) dialled: SocketAddr,
+    /// What was dialled, or what a trusted proxy named.
+    pub(super) dialled: Cell<SocketAddr>,
     pub(super) origin: Cell<Option<SocketAddr>>,
     dial: Cell<Option<Duration>>,
     pub(super) from_client: Cell<u64>,
@@ -49,7 +50,7 @@ impl Session {
             protocol,
             client: Cell::new(client),
             via: Cell::new(None),
-            dialled,
+            dialled: Cell::new(dialled),
             origin: Cell::new(None),
             dial: Cell::new(None),
             from_client: Cell::new(0),
@@ -91,6 +92,12 @@ impl Session {
         taken
     }
 
+    /// A trusted proxy says whom it speaks for.
+    pub(super) fn introduce(&self, client: SocketAddr, dialled: SocketAddr) {
+        self.via.set(Some(self.client.replace(client)));
+        self.dialled.set(dialled);
+    }
+
     /// An origin is connected to, or we begin to answer ourselves.
     pub(super) fn established(&self) {
         let after = self.began.elapsed();
@@ -103,7 +110,7 @@ impl Session {
             protocol: self.protocol,
             client: self.client.get(),
             via: self.via.get(),
-            dialled: self.dialled,
+            dialled: self.dialled.get(),
             origin,
             after,
         }));
@@ -127,7 +134,7 @@ impl Drop for Session {
             protocol: self.protocol,
             client: self.client.get(),
             via: self.via.get(),
-            dialled: self.dialled,
+            dialled: self.dialled.get(),
             origin: self.origin.get(),
             dial: self.dial.get(),
             bytes_from_client: self.from_client.get(),

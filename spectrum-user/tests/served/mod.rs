@@ -46,6 +46,14 @@ impl Running {
         running
     }
 
+    /// Serves `target` as `policy` allows.
+    pub(crate) fn serve_under(policy: Policy, target: Target) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let running = Self::idle(listener.local_addr().unwrap());
+        running.listen_under(policy, listener, target);
+        running
+    }
+
     /// Workers that listen to nothing yet.
     pub(crate) fn idle(address: SocketAddr) -> Self {
         let (sender, reports) = mpsc::channel();
@@ -70,9 +78,12 @@ impl Running {
     }
 
     pub(crate) fn listen(&self, listener: TcpListener, target: Target) {
-        self.runtime
-            .block_on(self.workers.listen(&self.destination, vec![listener], served(target)))
-            .unwrap();
+        self.listen_under(Policy::default(), listener, target);
+    }
+
+    fn listen_under(&self, policy: Policy, listener: TcpListener, target: Target) {
+        let served = Arc::new(Served { service: ServiceName::default(), target, policy });
+        self.runtime.block_on(self.workers.listen(&self.destination, vec![listener], served)).unwrap();
     }
 
     pub(crate) fn replace(&self, target: Target) {

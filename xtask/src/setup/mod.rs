@@ -3,6 +3,7 @@
 
 mod apt;
 mod need;
+mod services;
 
 use std::process::Command;
 
@@ -12,6 +13,7 @@ use crate::shell;
 
 use need::{Cure, Need};
 pub(crate) use need::{Purpose, cargo_deny, cargo_fuzz};
+use services::StoppedServices;
 
 /// Whether the user lets us install.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -40,7 +42,14 @@ pub(crate) fn ready(purposes: &[Purpose], consent: Consent) -> Result<()> {
     println!("setting up: {}", missing.iter().map(|need| need.name).collect::<Vec<_>>().join(", "));
 
     let packages: Vec<&str> = missing.iter().flat_map(|need| need.cure.packages()).copied().collect();
-    apt::install(&packages)?;
+    let services: Vec<&str> = missing.iter().flat_map(|need| need.cure.services()).copied().collect();
+    if services.is_empty() {
+        apt::install(&packages)?;
+    } else {
+        let _stopped = StoppedServices::hold()?;
+        apt::install(&packages)?;
+        services::disable(&services)?;
+    }
     for need in &missing {
         for mut command in need.cure.commands() {
             shell::announce_and_run(&mut command)?;
@@ -74,14 +83,21 @@ fn count(number: usize) -> String {
 impl Cure {
     fn packages(&self) -> &[&'static str] {
         match self {
-            Self::Apt(packages) | Self::AptThen(packages, _) => packages,
+            Self::Apt(packages) | Self::AptServers(packages, _) | Self::AptThen(packages, _) => packages,
             Self::Run(_) => &[],
+        }
+    }
+
+    fn services(&self) -> &[&'static str] {
+        match self {
+            Self::AptServers(_, services) => services,
+            Self::Apt(_) | Self::AptThen(..) | Self::Run(_) => &[],
         }
     }
 
     fn commands(&self) -> Vec<Command> {
         match self {
-            Self::Apt(_) => Vec::new(),
+            Self::Apt(_) | Self::AptServers(..) => Vec::new(),
             Self::AptThen(_, command) | Self::Run(command) => vec![command()],
         }
     }

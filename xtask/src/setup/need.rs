@@ -45,6 +45,8 @@ pub(super) struct Need {
 pub(super) enum Cure {
     /// Debian packages.
     Apt(&'static [&'static str]),
+    /// Debian packages of servers, and the services that they would run on this host and must not.
+    AptServers(&'static [&'static str], &'static [&'static str]),
     /// Debian packages, then a command.
     AptThen(&'static [&'static str], fn() -> Command),
     /// A command.
@@ -55,7 +57,7 @@ impl fmt::Display for Need {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} (", self.name)?;
         let (packages, command): (&[&str], _) = match &self.cure {
-            Cure::Apt(packages) => (packages, None),
+            Cure::Apt(packages) | Cure::AptServers(packages, _) => (packages, None),
             Cure::AptThen(packages, command) => (packages, Some(command())),
             Cure::Run(command) => (&[], Some(command())),
         };
@@ -106,6 +108,11 @@ impl Purpose {
                 program("nft", || has("nft"), &["nftables"]),
                 program("setpriv and prlimit", || has("setpriv") && has("prlimit"), &["util-linux"]),
                 program("strace", || has("strace"), &["strace"]),
+                haproxy(),
+                nginx(),
+                server("sshd and ssh", || has("sshd") && has("ssh"), &["openssh-server"], &["ssh"]),
+                server("iperf3", || has("iperf3"), &["iperf3"], &["iperf3"]),
+                program("curl and openssl", || has("curl") && has("openssl"), &["curl", "openssl"]),
             ],
             Self::Bench => vec![ip(), iptables(), program("nft", || has("nft"), &["nftables"])],
             Self::Lint => vec![
@@ -133,6 +140,25 @@ pub(crate) fn cargo_fuzz() -> Option<std::path::PathBuf> {
 
 fn program(name: &'static str, is_met: fn() -> bool, packages: &'static [&'static str]) -> Need {
     Need { name, is_met, cure: Cure::Apt(packages) }
+}
+
+/// A server that tests and benchmarks start themselves.
+fn server(
+    name: &'static str,
+    is_met: fn() -> bool,
+    packages: &'static [&'static str],
+    services: &'static [&'static str],
+) -> Need {
+    Need { name, is_met, cure: Cure::AptServers(packages, services) }
+}
+
+fn haproxy() -> Need {
+    server("haproxy", || has("haproxy"), &["haproxy"], &["haproxy"])
+}
+
+fn nginx() -> Need {
+    let is_met = || has("nginx") && Path::new("/usr/lib/nginx/modules/ngx_stream_module.so").is_file();
+    server("nginx with its stream module", is_met, &["nginx-light", "libnginx-mod-stream"], &["nginx"])
 }
 
 fn has(program: &str) -> bool {

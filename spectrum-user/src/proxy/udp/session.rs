@@ -119,7 +119,8 @@ impl UdpSession {
 
     /// Counts and answers a datagram of the client's.
     pub(super) fn take(&self, hops: u8, payload: &[u8]) {
-        let Session { client, dialled, from_client, to_client, .. } = &self.account;
+        let Session { client, from_client, to_client, .. } = &self.account;
+        let dialled = self.account.dialled.get();
         self.used.set(Instant::now());
         count(from_client, payload);
         if self.answer == Answer::Discard {
@@ -131,7 +132,7 @@ impl UdpSession {
         };
         let sent = match &self.voice {
             Voice::Connected(connected) => connected.send(Family::of(dialled.ip()), hops, payload),
-            Voice::Raw(raw) => raw.send(*dialled, client.get(), hops, payload),
+            Voice::Raw(raw) => raw.send(dialled, client.get(), hops, payload),
             Voice::Silent => return,
         };
         match sent {
@@ -184,7 +185,7 @@ impl UdpSession {
                         if envelope.client == self.account.client.get() {
                             self.take(envelope.hops, payload);
                         } else {
-                            let dialled = Some(self.account.dialled);
+                            let dialled = Some(self.account.dialled.get());
                             stray(Envelope { dialled, ..envelope }, payload);
                         }
                     }

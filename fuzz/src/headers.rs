@@ -1,0 +1,46 @@
+//! What holds for every beginning of a connection from a trusted proxy. Knows no header: which bytes mean what is said by
+//! tests with examples.
+
+use spectrum_user::model::ProxyVersion;
+use spectrum_user::proxy::header::{Header, MAX_LENGTH, Parsed};
+
+/// How much of the input is looked at: longer than any header, and short enough to be cut everywhere.
+const LOOKED_AT: usize = MAX_LENGTH + 64;
+
+/// Panics unless `data` is understood or refused as every beginning has to be.
+pub(crate) fn holds(data: &[u8]) {
+    let data = &data[..data.len().min(LOOKED_AT)];
+    let answer = Header::parse(data);
+    is_the_same_however_it_is_cut(data, answer);
+    match answer {
+        Parsed::Complete(header, length) => {
+            assert!((1..=data.len().min(MAX_LENGTH)).contains(&length), "{length} of {} bytes", data.len());
+            means_the_same_when_passed_on(header);
+        }
+        Parsed::Incomplete => {
+            assert!(data.len() < MAX_LENGTH, "nothing is waited for beyond the longest header");
+        }
+        Parsed::Malformed => {}
+    }
+}
+
+/// Every cut answers "incomplete" up to some length, and from there on what the whole answers.
+fn is_the_same_however_it_is_cut(data: &[u8], whole: Parsed) {
+    let mut answered = false;
+    for length in 0..data.len() {
+        let answer = Header::parse(&data[..length]);
+        if answer == Parsed::Incomplete {
+            assert!(!answered, "incomplete again after {length} bytes");
+        } else {
+            assert_eq!(answer, whole, "after {length} bytes");
+            answered = true;
+        }
+    }
+}
+
+fn means_the_same_when_passed_on(header: Header) {
+    for version in [ProxyVersion::V1, ProxyVersion::V2] {
+        let bytes = header.bytes(version);
+        assert_eq!(Header::parse(&bytes), Parsed::Complete(header, bytes.len()), "{version}");
+    }
+}

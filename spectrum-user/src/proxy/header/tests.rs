@@ -1,0 +1,226 @@
+//! Headers by example and by property. Whom they are believed from is tested where connections are.
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+
+use super::*;
+
+fn address(text: &str) -> SocketAddr {
+    text.parse().unwrap()
+}
+
+fn proxied(client: &str, dialled: &str) -> Header {
+    Header::Proxied { client: address(client), dialled: address(dialled) }
+}
+
+fn v2(command: u8, family: u8, body: &[u8]) -> Vec<u8> {
+    let mut bytes = b"\r\n\r\n\0\r\nQUIT\n".to_vec();
+    bytes.extend([command, family]);
+    bytes.extend(u16::try_from(body.len()).unwrap().to_be_bytes());
+    bytes.extend(body);
+    bytes
+}
+
+/// The addresses of a client 192.0.2.1:4096 that dialled 198.51.100.2:443.
+const IPV4: [u8; 12] = [192, 0, 2, 1, 198, 51, 100, 2, 0x10, 0, 1, 0xbb];
+
+fn with(addresses: &[u8], extensions: &[u8]) -> Vec<u8> {
+    [addresses, extensions].concat()
+}
+
+#[test]
+fn lines_are_what_the_format_shows() {
+    for (line, header) in [
+        ("PROXY TCP4 192.0.2.1 198.51.100.2 65535 0\r\n", proxied("192.0.2.1:65535", "198.51.100.2:0")),
+        ("PROXY TCP6 2001:db8::1 ::1 1 443\r\n", proxied("[2001:db8::1]:1", "[::1]:443")),
+        ("PROXY UNKNOWN\r\n", Header::Local),
+    ] {
+        assert_eq!(Header::parse(line.as_bytes()), Parsed::Complete(header, line.len()), "{line}");
+        assert_eq!(header.bytes(ProxyVersion::V1), line.as_bytes(), "{line}");
+    }
+}
+
+#[test]
+fn what_an_unknown_connection_says_besides_is_ignored() {
+    let longest = format!("PROXY UNKNOWN{}\r\n", " ffff".repeat(18) + "  ");
+    assert_eq!(longest.len(), 107);
+    for line in ["PROXY UNKNOWN ffff::1 ffff::2 65535 65535\r\n", "PROXY UNKNOWN  \r\n", &longest] {
+        assert_eq!(Header::parse(line.as_bytes()), Parsed::Complete(Header::Local, line.len()), "{line}");
+    }
+}
+
+#[test]
+fn addresses_of_ipv4_within_ipv6_are_those_of_ipv4() {
+    let line = b"PROXY TCP6 ::ffff:192.0.2.1 2001:db8::2 5000 443\r\n";
+    let header = proxied("192.0.2.1:5000", "[2001:db8::2]:443");
+    assert_eq!(Header::parse(line), Parsed::Complete(header, line.len()));
+    assert_eq!(header.bytes(ProxyVersion::V1), line);
+    let bytes = header.bytes(ProxyVersion::V2);
+    assert_eq!(Header::parse(&bytes), Parsed::Complete(header, bytes.len()));
+}
+
+#[test]
+fn a_line_that_is_not_exactly_one_is_malformed() {
+    for line in [
+        "GET / HTTP/1.1\r\n",
+        "PROXY\r\n",
+        "PROXY \r\n",
+        "PROXY TCP4\r\n",
+        "PROXY TCP4 192.0.2.1 198.51.100.2 1\r\n",
+        "PROXY TCP4 192.0.2.1 198.51.100.2 1 2 3\r\n",
+        "PROXY TCP4 192.0.2.1 198.51.100.2 1 2 \r\n",
+        "PROXY TCP4  192.0.2.1 198.51.100.2 1 2\r\n",
+        "PROXY TCP4 192.0.2.1 198.51.100.2 1 65536\r\n",
+        "PROXY TCP4 192.0.2.1 198.51.100.2 01 2\r\n",
+        "PROXY TCP4 192.0.2.1 198.51.100.2 +1 2\r\n",
+        "PROXY TCP4 192.0.2.1 198.51.100.2  2\r\n",
+        "PROXY TCP4 192.0.02.1 198.51.100.2 1 2\r\n",
+        "PROXY TCP4 192.0.2 198.51.100.2 1 2\r\n",
+        "PROXY TCP4 2001:db8::1 2001:db8::2 1 2\r\n",
+        "PROXY TCP6 192.0.2.1 198.51.100.2 1 2\r\n",
+        "PROXY TCP6 fe80::1%eth0 ::1 1 2\r\n",
+        "PROXY UDP4 192.0.2.1 198.51.100.2 1 2\r\n",
+        "PROXY tcp4 192.0.2.1 198.51.100.2 1 2\r\n",
+        "PROXY TCP4 192.0.2.1 198.51.100.2 1 2\r \n",
+        "PROXY TCP4 192.0.2.1 198.51.100.2 1 2\n\r\n",
+        "PROXY UNKNOWNX\r\n",
+    ] {
+        assert_eq!(Header::parse(line.as_bytes()), Parsed::Malformed, "{line:?}");
+    }
+    let endless = "PROXY UNKNOWN ".to_owned() + &"x".repeat(200);
+    assert_eq!(Header::parse(endless.as_bytes()), Parsed::Malformed);
+    let too_long = format!("PROXY UNKNOWN {}\r\n", "x".repeat(92));
+    assert_eq!((too_long.len(), Header::parse(too_long.as_bytes())), (108, Parsed::Malformed));
+}
+
+#[test]
+fn bytes_are_what_the_format_shows() {
+    let ipv4 = proxied("192.0.2.1:4096", "198.51.100.2:443");
+    let ipv6 = proxied("[2001:db8::1]:1", "[2001:db8::2]:443");
+    let mut addresses = vec![0; 36];
+    addresses[..4].copy_from_slice(&[0x20, 1, 0x0d, 0xb8]);
+    addresses[15] = 1;
+    addresses[16..20].copy_from_slice(&[0x20, 1, 0x0d, 0xb8]);
+    addresses[31] = 2;
+    addresses[32..].copy_from_slice(&[0, 1, 1, 0xbb]);
+    for (bytes, header) in
+        [(v2(0x21, 0x11, &IPV4), ipv4), (v2(0x21, 0x21, &addresses), ipv6), (v2(0x20, 0, &[]), Header::Local)]
+    {
+        assert_eq!(Header::parse(&bytes), Parsed::Complete(header, bytes.len()));
+        assert_eq!(header.bytes(ProxyVersion::V2), bytes);
+    }
+}
+
+#[test]
+fn extensions_are_skipped() {
+    // An authority, and padding without a byte of it.
+    let extensions = b"\x02\0\x0bexample.com\x04\0\0";
+    let bytes = v2(0x21, 0x11, &with(&IPV4, extensions));
+    let header = proxied("192.0.2.1:4096", "198.51.100.2:443");
+    assert_eq!(Header::parse(&bytes), Parsed::Complete(header, bytes.len()));
+    for extensions in [&b"\x02"[..], b"\x02\0", b"\x02\0\x01", b"\x02\0\x02x"] {
+        assert_eq!(Header::parse(&v2(0x21, 0x11, &with(&IPV4, extensions))), Parsed::Malformed);
+    }
+}
+
+#[test]
+fn a_checksum_that_is_there_must_be_right() {
+    let mut bytes = v2(0x21, 0x11, &with(&IPV4, b"\x04\0\x02xx\x03\0\x04\0\0\0\0\x04\0\x01y"));
+    let place = bytes.len() - 8;
+    let sum = checksum::crc32c([bytes.as_slice()]);
+    bytes[place..place + 4].copy_from_slice(&sum.to_be_bytes());
+    let header = proxied("192.0.2.1:4096", "198.51.100.2:443");
+    assert_eq!(Header::parse(&bytes), Parsed::Complete(header, bytes.len()));
+    for index in 16..bytes.len() {
+        let mut damaged = bytes.clone();
+        damaged[index] ^= 1;
+        // Where the type of the extension is damaged, nothing says that there is a checksum.
+        if damaged[place - 3] == 0x03 {
+            assert_eq!(Header::parse(&damaged), Parsed::Malformed, "byte {index}");
+        }
+    }
+    assert_eq!(Header::parse(&v2(0x21, 0x11, &with(&IPV4, b"\x03\0\x02xx"))), Parsed::Malformed);
+}
+
+#[test]
+fn connections_of_nobody_and_of_other_transports_are_the_proxys_own() {
+    for bytes in [
+        v2(0x20, 0x11, &IPV4),
+        v2(0x20, 0x21, b"too short for addresses"),
+        v2(0x21, 0x00, b""),
+        v2(0x21, 0x00, b"\x04\0\x01x"),
+        v2(0x21, 0x12, &IPV4),
+        v2(0x21, 0x31, &[0; 216]),
+    ] {
+        assert_eq!(Header::parse(&bytes), Parsed::Complete(Header::Local, bytes.len()));
+    }
+}
+
+#[test]
+fn bytes_that_no_header_has_are_malformed_as_soon_as_they_come() {
+    for (bytes, seen) in [
+        (v2(0x11, 0x11, &IPV4), 13),
+        (v2(0x22, 0x11, &IPV4), 13),
+        (v2(0x21, 0x41, &IPV4), 14),
+        (v2(0x21, 0x13, &IPV4), 14),
+        (v2(0x21, 0x11, &[0; 5000]), 16),
+        (v2(0x21, 0x11, &IPV4[..11]), 27),
+        (v2(0x21, 0x21, &IPV4), 28),
+        (v2(0x21, 0x31, &IPV4), 28),
+        (b"\r\n\r\n\0\r\nQUIT\r".to_vec(), 12),
+    ] {
+        assert_eq!(Header::parse(&bytes[..seen]), Parsed::Malformed, "{seen} of {bytes:?}");
+        assert_eq!(Header::parse(&bytes[..seen - 1]), Parsed::Incomplete, "{} of {bytes:?}", seen - 1);
+    }
+}
+
+fn any_address() -> impl Strategy<Value = SocketAddr> {
+    any::<SocketAddr>().prop_map(|address| canonical(SocketAddr::new(address.ip(), address.port())))
+}
+
+fn any_version() -> impl Strategy<Value = ProxyVersion> {
+    prop_oneof![Just(ProxyVersion::V1), Just(ProxyVersion::V2)]
+}
+
+/// Streams that begin with a header, and streams that begin with something like one.
+fn any_stream() -> impl Strategy<Value = Vec<u8>> {
+    let header = (any_address(), any_address(), any_version())
+        .prop_map(|(client, dialled, version)| Header::Proxied { client, dialled }.bytes(version));
+    let damaged = (any::<prop::sample::Index>(), any::<Option<u8>>());
+    (header, vec(any::<u8>(), 0..50), proptest::option::of(damaged)).prop_map(|(header, rest, damaged)| {
+        let mut stream = [header, rest].concat();
+        if let Some((place, byte)) = damaged {
+            let place = place.index(stream.len());
+            match byte {
+                Some(byte) => stream[place] = byte,
+                None => stream.truncate(place),
+            }
+        }
+        stream
+    })
+}
+
+proptest! {
+    #[test]
+    fn what_is_written_is_read(client in any_address(), dialled in any_address(), version in any_version(), rest in vec(any::<u8>(), 0..50)) {
+        let header = Header::Proxied { client, dialled };
+        let bytes = header.bytes(version);
+        prop_assert_eq!(Header::parse(&[bytes.clone(), rest].concat()), Parsed::Complete(header, bytes.len()));
+    }
+
+    #[test]
+    fn however_a_stream_is_split_the_answer_is_the_same(stream in any_stream()) {
+        let whole = Header::parse(&stream);
+        // Every split of a stream is a sequence of its prefixes; so it is all of them that matter.
+        let mut answered = false;
+        for length in 0..=stream.len() {
+            match Header::parse(&stream[..length]) {
+                Parsed::Incomplete => prop_assert!(!answered, "incomplete again after {length} bytes"),
+                answer => {
+                    answered = true;
+                    prop_assert_eq!(answer, whole, "after {} bytes", length);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,127 @@
+//! Version 2: bytes. Does not know what the addresses are for, and skips every extension but the checksum.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use super::checksum::crc32c;
+use super::{Addresses, Header, MAX_LENGTH, Parsed};
+
+const SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
+
+/// The bytes before the addresses: the signature, version and command, family and transport, the length of what follows.
+const FIXED: usize = 16;
+
+const VERSION: u8 = 0x20;
+const LOCAL: u8 = 0x0;
+const PROXY: u8 = 0x1;
+
+const TCP_OVER_IPV4: u8 = 0x11;
+const TCP_OVER_IPV6: u8 = 0x21;
+
+/// The extension (TLV) that holds a checksum over the whole header.
+const CHECKSUM: u8 = 0x03;
+
+pub(super) fn parse(bytes: &[u8]) -> Parsed {
+    let seen = bytes.len().min(SIGNATURE.len());
+    if bytes.get(..seen) != SIGNATURE.get(..seen) {
+        return Parsed::Malformed;
+    }
+    // Each byte is judged as soon as it is there, so that nobody waits for the rest of what can be no header.
+    let [command, family, high, low] = [12, 13, 14, 15].map(|place| bytes.get(place).copied());
+    if command.is_some_and(|byte| ![VERSION | LOCAL, VERSION | PROXY].contains(&byte))
+        || family.is_some_and(|byte| byte >> 4 > 3 || byte & 0xf > 2)
+    {
+        return Parsed::Malformed;
+    }
+    let (Some(command), Some(family), Some(high), Some(low)) = (command, family, high, low) else {
+        return Parsed::Incomplete;
+    };
+    let length = FIXED + usize::from(u16::from_be_bytes([high, low]));
+    if length > MAX_LENGTH {
+        return Parsed::Malformed;
+    }
+    let Some(whole) = bytes.get(..length) else { return Parsed::Incomplete };
+    // Of a local connection everything else is to be discarded, the family included.
+    if command == VERSION | LOCAL {
+        return Parsed::Complete(Header::Local, length);
+    }
+    match proxied(whole, family) {
+        Some(header) => Parsed::Complete(header, length),
+        None => Parsed::Malformed,
+    }
+}
+
+fn proxied(whole: &[u8], family: u8) -> Option<Header> {
+    let addresses = whole.get(FIXED..)?;
+    // Unspecified, IPv4, IPv6, a Unix socket: whatever the transport, the family tells how long the addresses are.
+    let (header, extensions) = match family >> 4 {
+        0 => (Header::Local, addresses),
+        1 => {
+            let (client, rest) = addresses.split_first_chunk::<4>()?;
+            let (dialled, rest) = rest.split_first_chunk::<4>()?;
+            let (ports, rest) = rest.split_first_chunk::<4>()?;
+            (both(Ipv4Addr::from(*client), Ipv4Addr::from(*dialled), *ports), rest)
+        }
+        2 => {
+            let (client, rest) = addresses.split_first_chunk::<16>()?;
+            let (dialled, rest) = rest.split_first_chunk::<16>()?;
+            let (ports, rest) = rest.split_first_chunk::<4>()?;
+            (both(Ipv6Addr::from(*client), Ipv6Addr::from(*dialled), *ports), rest)
+        }
+        _ => (Header::Local, addresses.get(216..)?),
+    };
+    is_sound(whole, extensions)?;
+    // A client of another transport than this connection's has no address that means anything here.
+    Some(if [TCP_OVER_IPV4, TCP_OVER_IPV6].contains(&family) { header } else { Header::Local })
+}
+
+fn both(client: impl Into<IpAddr>, dialled: impl Into<IpAddr>, ports: [u8; 4]) -> Header {
+    let [a, b, c, d] = ports;
+    Header::proxied(
+        SocketAddr::new(client.into(), u16::from_be_bytes([a, b])),
+        SocketAddr::new(dialled.into(), u16::from_be_bytes([c, d])),
+    )
+}
+
+/// Whether the extensions fill their place, and the header has the checksum that one of them may tell.
+fn is_sound(whole: &[u8], mut extensions: &[u8]) -> Option<()> {
+    while let Some((&kind, rest)) = extensions.split_first() {
+        let (length, rest) = rest.split_first_chunk::<2>()?;
+        let (value, rest) = rest.split_at_checked(usize::from(u16::from_be_bytes(*length)))?;
+        if kind == CHECKSUM {
+            let told = u32::from_be_bytes(value.try_into().ok()?);
+            // It was computed with zeros in its own place.
+            let place = whole.len() - rest.len() - value.len();
+            let (before, after) = (whole.get(..place)?, rest);
+            if crc32c([before, &[0; 4], after]) != told {
+                return None;
+            }
+        }
+        extensions = rest;
+    }
+    Some(())
+}
+
+pub(super) fn bytes(header: &Header) -> Vec<u8> {
+    let mut bytes = SIGNATURE.to_vec();
+    match header {
+        // No addresses: what a receiver discards anyway need not be sent.
+        Header::Local => bytes.extend([VERSION | LOCAL, 0, 0, 0]),
+        Header::Proxied { client, dialled } => match Addresses::of(*client, *dialled) {
+            Addresses::V4([client, dialled]) => {
+                bytes.extend([VERSION | PROXY, TCP_OVER_IPV4, 0, 12]);
+                bytes.extend(client.ip().octets());
+                bytes.extend(dialled.ip().octets());
+                bytes.extend(client.port().to_be_bytes());
+                bytes.extend(dialled.port().to_be_bytes());
+            }
+            Addresses::V6([(client, client_port), (dialled, dialled_port)]) => {
+                bytes.extend([VERSION | PROXY, TCP_OVER_IPV6, 0, 36]);
+                bytes.extend(client.octets());
+                bytes.extend(dialled.octets());
+                bytes.extend(client_port.to_be_bytes());
+                bytes.extend(dialled_port.to_be_bytes());
+            }
+        },
+    }
+    bytes
+}

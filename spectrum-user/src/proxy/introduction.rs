@@ -1,0 +1,82 @@
+//! Whom a connection is for, where a trusted proxy says so at its beginning; and saying it to an origin. What a header
+//! looks like is `header`'s affair.
+
+use std::io;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use super::header::{Header, Parsed};
+use super::report::{End, HeaderFault, Side};
+use super::session::Session;
+use crate::model::{ProxyVersion, TrustedProxies};
+
+/// How long a trusted proxy may take to say whom it speaks for. It has nothing to wait for, so this is a lost packet or two.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// How much is looked at in one go: more than any header without extensions has.
+const CHUNK: usize = 512;
+
+/// Where `downstream` comes from a trusted proxy, reads the header it begins with and notes in `session` whom it names.
+/// Others' first bytes are not looked at. What follows the header stays in the socket.
+///
+/// # Errors
+/// How the connection ends instead.
+pub(super) async fn receive(
+    downstream: &mut TcpStream,
+    trusted: &TrustedProxies,
+    session: &Session,
+) -> Result<(), End> {
+    if !trusted.trusts(session.client.get().ip()) {
+        return Ok(());
+    }
+    match timeout(PATIENCE, read(downstream)).await {
+        Ok(Ok(Header::Proxied { client, dialled })) => {
+            session.introduce(client, dialled);
+            Ok(())
+        }
+        Ok(Ok(Header::Local)) => Ok(()),
+        Ok(Err(end)) => Err(end),
+        Err(_elapsed) => Err(End::Headless(HeaderFault::Missing)),
+    }
+}
+
+/// Takes a header and not a byte more, so that whoever relays the rest need not know that there was one.
+async fn read(stream: &mut TcpStream) -> Result<Header, End> {
+    let lost = |error: io::Error| End::of(Side::Downstream, &error);
+    let mut chunk = [0; CHUNK];
+    let mut taken = Vec::new();
+    loop {
+        let seen = stream.peek(&mut chunk).await.map_err(lost)?;
+        let fresh = chunk.get_mut(..seen).unwrap_or_default();
+        if fresh.is_empty() {
+            return Err(End::Headless(HeaderFault::Missing));
+        }
+        let before = taken.len();
+        taken.extend_from_slice(fresh);
+        let (header, end) = match Header::parse(&taken) {
+            Parsed::Complete(header, length) => (Some(header), length),
+            Parsed::Incomplete => (None, taken.len()),
+            Parsed::Malformed => return Err(End::Headless(HeaderFault::Malformed)),
+        };
+        // They are in the receive queue, so this does not wait.
+        let part = fresh.get_mut(..end.saturating_sub(before)).unwrap_or_default();
+        stream.read_exact(part).await.map_err(lost)?;
+        if let Some(header) = header {
+            return Ok(header);
+        }
+    }
+}
+
+/// Tells an origin that was just connected to who the client of `session` is, before anything else. The empty socket takes
+/// it at once, in one segment, so an origin that speaks first is not kept waiting.
+pub(super) async fn send(
+    upstream: &mut TcpStream,
+    version: ProxyVersion,
+    session: &Session,
+) -> Result<(), End> {
+    let header = Header::Proxied { client: session.client.get(), dialled: session.dialled.get() };
+    upstream.write_all(&header.bytes(version)).await.map_err(|error| End::of(Side::Upstream, &error))
+}
