@@ -303,7 +303,9 @@ fn file_descriptors_may_run_out(case: &mut Case) {
     let mut first = call(&case.server, target).unwrap();
     assert_echoes(&mut first);
     let streams: Vec<_> = (0..LIMIT * 2).filter_map(|_| call(&case.server, target).ok()).collect();
-    eventually("a word about it", PATIENCE, || instance.stderr().contains("out of descriptors").then_some(()));
+    eventually("a word about it", PATIENCE, || {
+        instance.stderr().contains("out of descriptors").then_some(())
+    });
     // What is open goes on.
     assert_echoes(&mut first);
     drop((first, streams));

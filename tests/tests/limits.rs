@@ -183,7 +183,8 @@ fn connections_of_a_source_come_only_so_fast(case: &mut Case) {
 }
 
 fn a_client_that_a_proxy_names_is_the_source(case: &mut Case) {
-    let limits = format!("trusted-proxies = \"{}\"\nlimits = {{ connections-per-source = 1 }}", case.loopback());
+    let limits =
+        format!("trusted-proxies = \"{}\"\nlimits = {{ connections-per-source = 1 }}", case.loopback());
     let instance = serve(case, &limited(case, 80, &limits), "");
     let target = SocketAddr::new(case.any_address(), 80);
     let introduced = |client: &str| {
@@ -192,7 +193,8 @@ fn a_client_that_a_proxy_names_is_the_source(case: &mut Case) {
         write!(stream, "PROXY {family} {client} {} 1000 80\r\n", target.ip()).unwrap();
         stream
     };
-    let [one, other] = case.family.pick(["203.0.113.1", "203.0.113.2"], ["2001:db8:8:1::1", "2001:db8:8:2::1"]);
+    let [one, other] =
+        case.family.pick(["203.0.113.1", "203.0.113.2"], ["2001:db8:8:1::1", "2001:db8:8:2::1"]);
     let mut open = [introduced(one), introduced(other)];
     open.iter_mut().for_each(assert_talks);
     assert!(!talks(&mut introduced(one)), "{one} has more than it may");

@@ -4,6 +4,7 @@ mod ask;
 mod check;
 mod clean;
 mod exit;
+mod facts;
 mod logging;
 mod privileges;
 mod reload;

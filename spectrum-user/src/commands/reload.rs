@@ -2,6 +2,7 @@
 //! one, then one publication decides which of them a packet sees, then what nothing needs any more goes.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
@@ -76,6 +77,15 @@ impl Running {
                 config.firewall
             );
         }
+        if config.admin != self.config.admin {
+            let shown =
+                |admin: Option<SocketAddr>| admin.map_or("none".to_owned(), |admin| admin.to_string());
+            bail!(
+                "admin.listen: cannot change from {} to {} while running; restart instead",
+                shown(self.config.admin),
+                shown(config.admin)
+            );
+        }
         let revision = self.revision + 1;
         let plan = self
             .plan
@@ -122,6 +132,7 @@ impl Running {
         self.plan = plan;
         self.config = config;
         self.revision = revision;
+        self.tell_facts();
         Ok(reloaded)
     }
 

@@ -112,6 +112,9 @@ pub struct Status {
     /// The steering table, with sk_lookup.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub table: Option<TableAnswer>,
+    /// Where metrics and health are served.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub admin: Option<SocketAddr>,
     /// How many descriptors all connections together may have; what comes on top is reset.
     pub descriptors: usize,
     /// In the order configured.

@@ -14,6 +14,8 @@ pub enum Event<'a> {
     Opened {
         /// The service whose listener accepted it.
         service: &'a ServiceName,
+        /// Transport protocol.
+        protocol: Protocol,
     },
     /// An origin was connected to, or a responder begins to answer: from now on bytes may flow. Not for every connection.
     Established(&'a Established<'a>),

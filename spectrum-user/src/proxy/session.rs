@@ -43,7 +43,7 @@ impl Session {
         client: SocketAddr,
         dialled: SocketAddr,
     ) -> Self {
-        worker.opened(&service);
+        worker.opened(&service, protocol);
         Self {
             worker,
             service,

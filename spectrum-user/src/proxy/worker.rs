@@ -22,7 +22,7 @@ use super::report::Event;
 use super::resolve::Resolver;
 use super::udp::{Receiver, Sessions};
 use super::workers::{DrainOutcome, Listener, Served, WorkersError};
-use crate::model::{Destination, ServiceName};
+use crate::model::{Destination, Protocol, ServiceName};
 
 /// Who is told of every connection, on the worker's own thread.
 pub(super) type Observer = Box<dyn Fn(Event<'_>) + Send>;
@@ -93,9 +93,9 @@ impl Worker {
         }
     }
 
-    pub(super) fn opened(&self, service: &ServiceName) {
+    pub(super) fn opened(&self, service: &ServiceName, protocol: Protocol) {
         self.open.set(self.open.get() + 1);
-        (self.observer)(Event::Opened { service });
+        (self.observer)(Event::Opened { service, protocol });
     }
 
     pub(super) fn observe(&self, event: Event<'_>) {

@@ -23,6 +23,9 @@ pub(super) fn write(status: &Status, out: &mut dyn Write) -> io::Result<()> {
         writeln!(out, "steering table: {} nodes, {} bytes", table.nodes, table.bytes)?;
     }
 
+    if let Some(admin) = status.admin {
+        writeln!(out, "metrics and health: http://{admin}/")?;
+    }
     writeln!(out, "descriptors for connections: {}", status.descriptors)?;
 
     writeln!(out, "\nservices: {}", status.services.len())?;

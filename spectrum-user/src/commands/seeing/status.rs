@@ -13,6 +13,7 @@ use crate::dispatcher::{self, AttachedProgram, Dispatcher};
 use crate::instance::Mode;
 use crate::model::{DestinationId, Family, Target};
 use crate::net::{self, ListeningSocket, NamespaceId};
+use crate::observe::AdminServer;
 use crate::plan::Extent;
 use crate::proxy::Workers;
 use crate::tproxy;
@@ -57,6 +58,7 @@ impl Running {
             table: dispatcher
                 .map(Dispatcher::nodes)
                 .map(|nodes| TableAnswer { nodes, bytes: nodes * size_of::<Node>() }),
+            admin: self.admin.as_ref().map(AdminServer::address),
             descriptors: self.workers.as_ref().map_or(0, Workers::descriptors),
             services: self.services(),
             destinations: self.destinations(dispatcher),
@@ -70,14 +72,14 @@ impl Running {
     fn services(&self) -> Vec<ServiceAnswer> {
         let totals = self.counters.totals();
         let services = self.config.services.iter().map(|service| {
-            let counted = totals.get(&service.name);
+            let counted = || totals.iter().filter(|((name, _), _)| *name == service.name);
             ServiceAnswer {
                 name: service.name.to_string(),
                 target: target(&service.target),
                 limits: service.policy.limits.to_string(),
                 bindings: service.bindings.len(),
-                open: counted.map_or(0, |totals| totals.open),
-                total: counted.map_or(0, |totals| totals.opened),
+                open: counted().map(|(_, totals)| totals.open).sum(),
+                total: counted().map(|(_, totals)| totals.opened).sum(),
             }
         });
         services.collect()
