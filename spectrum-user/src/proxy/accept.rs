@@ -2,16 +2,19 @@
 //! connection's report.
 
 use std::cell::RefCell;
+use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::AsFd;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use tokio::io::Interest;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
-use tokio::task::{JoinHandle, spawn_local, yield_now};
+use tokio::task::{JoinHandle, spawn_local};
 use tokio::time::sleep;
 
 use super::address::canonical;
@@ -20,13 +23,13 @@ use super::dial::Dialler;
 use super::introduction;
 use super::limits::Gate;
 use super::peer::Peer;
-use super::relay::relay;
+use super::relay::{Watch, keep, relay};
 use super::report::{End, Limit, Side};
 use super::respond::respond;
 use super::session::Session;
 use super::worker::Worker;
 use super::workers::Served;
-use crate::model::{Destination, Origins, Target};
+use crate::model::{Destination, Origins, Target, Timeouts};
 
 /// The first and the longest pause while the host is out of descriptors or memory.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(1));
@@ -134,6 +137,8 @@ struct Queue {
 impl Queue {
     async fn accept(self, listener: TcpListener, mut stopped: oneshot::Receiver<()>) {
         let mut shortage = None;
+        let mut kept = self.assignment.get().served.policy.timeouts;
+        self.keep(&listener, &kept);
         loop {
             let accepted = tokio::select! {
                 biased;
@@ -143,11 +148,17 @@ impl Queue {
             match accepted {
                 Ok((stream, client)) => {
                     Shortage::relieve(&mut shortage, &self.destination);
+                    let timeouts = self.assignment.get().served.policy.timeouts;
+                    if timeouts != kept {
+                        kept = timeouts;
+                        self.keep(&listener, &kept);
+                        self.keep(&stream, &kept);
+                    }
                     self.open(stream, client);
                     if matches!(self.assignment.get().served.target, Target::Origins(_)) {
                         // Lets the connection dial first. When descriptors are scarce, accepting all that waits would
                         // leave none to dial with, and serve nobody.
-                        yield_now().await;
+                        let_others_go().await;
                     }
                 }
                 Err(error) => match AcceptFailure::of(&error) {
@@ -170,6 +181,13 @@ impl Queue {
             }
         }
         self.drain(listener);
+    }
+
+    /// Linux hands these options, too, on to accepted sockets.
+    fn keep(&self, socket: impl AsFd, timeouts: &Timeouts) {
+        if let Err(error) = keep(socket, timeouts) {
+            tracing::warn!(destination = %self.destination, %error, "set timeouts of connections");
+        }
     }
 
     /// Closing a listener resets what waits in its queue, though those clients were already told that they are
@@ -236,6 +254,7 @@ impl Drop for Queue {
 }
 
 async fn serve(mut downstream: Peer, assignment: &Assignment, session: &Session) -> End {
+    let watch = Watch::start(assignment.served.policy.timeouts);
     // First of all: everything else, limits among it, is about the client that it names.
     if assignment.awaits_introduction(session) {
         let trusted = &assignment.served.policy.trusted_proxies;
@@ -247,10 +266,10 @@ async fn serve(mut downstream: Peer, assignment: &Assignment, session: &Session)
         }
     }
     let end = match &assignment.served.target {
-        Target::Origins(origins) => proxy(&mut downstream, origins, &assignment.dialler, session).await,
+        Target::Origins(origins) => proxy(&downstream, origins, &assignment.dialler, session, &watch).await,
         Target::Respond(responder) => {
             session.established();
-            respond(*responder, &mut downstream, session).await
+            respond(*responder, &mut downstream, session, &watch).await
         }
     };
     if end == End::Closed {
@@ -259,7 +278,13 @@ async fn serve(mut downstream: Peer, assignment: &Assignment, session: &Session)
     end
 }
 
-async fn proxy(downstream: &mut Peer, origins: &Origins, dialler: &Dialler, session: &Session) -> End {
+async fn proxy(
+    downstream: &Peer,
+    origins: &Origins,
+    dialler: &Dialler,
+    session: &Session,
+    watch: &Watch,
+) -> End {
     let attempt = tokio::select! {
         biased;
         attempt = dialler.dial(origins, session) => attempt,
@@ -276,12 +301,27 @@ async fn proxy(downstream: &mut Peer, origins: &Origins, dialler: &Dialler, sess
         return end;
     }
     session.established();
-    let buffers = &session.worker().buffers;
-    let end = relay(downstream, &mut upstream, &session.from_client, &session.to_client, buffers).await;
+    let means = session.worker().means();
+    let end = relay(downstream, &upstream, &session.from_client, &session.to_client, means, watch).await;
     if end == End::Closed {
         upstream.finish();
     }
     end
+}
+
+/// Lets every task that is ready go first. `yield_now` would have the runtime look for events, too: a system call for each
+/// connection.
+async fn let_others_go() {
+    let mut gone = false;
+    poll_fn(|cx| {
+        if gone {
+            return Poll::Ready(());
+        }
+        gone = true;
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
 }
 
 /// What an error of accept(2) is about, and so what to do next.

@@ -9,15 +9,14 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::runtime::Runtime;
+use tokio::runtime::LocalRuntime;
 use tokio::sync::{Notify, mpsc, oneshot};
-use tokio::task::LocalSet;
 use tokio::time::{Instant, sleep_until};
 
 use super::accept::{Acceptor, Assignment, CurrentAssignment};
 use super::connections::Connections;
 use super::limits::{DescriptorPool, Descriptors, Ledger};
-use super::relay::Buffers;
+use super::relay::{Buffers, Means, Pipes, Strategy};
 use super::report::Event;
 use super::resolve::Resolver;
 use super::udp::{Receiver, Sessions};
@@ -59,6 +58,7 @@ pub(super) struct Common {
 pub(super) struct Worker {
     pub(super) index: usize,
     pub(super) buffers: Buffers,
+    pipes: Pipes,
     pub(super) resolver: Resolver,
     pub(super) sessions: Sessions,
     pub(super) descriptors: Descriptors,
@@ -73,6 +73,7 @@ pub(super) struct Worker {
 impl Worker {
     pub(super) fn new(
         index: usize,
+        pipes: Pipes,
         sessions: Sessions,
         common: Common,
         observer: Observer,
@@ -81,6 +82,7 @@ impl Worker {
         Self {
             index,
             buffers: Buffers::default(),
+            pipes,
             resolver: Resolver::default(),
             sessions,
             descriptors: Descriptors::of(common.descriptors.clone()),
@@ -91,6 +93,11 @@ impl Worker {
             ended: Cell::new(0),
             idle: Notify::new(),
         }
+    }
+
+    /// What relays move bytes with.
+    pub(super) fn means(&self) -> Means<'_> {
+        Means { buffers: &self.buffers, pipes: &self.pipes, strategy: Strategy::default() }
     }
 
     pub(super) fn opened(&self, service: &ServiceName, protocol: Protocol) {
@@ -128,17 +135,15 @@ impl Worker {
 }
 
 /// A worker's thread, from start to end.
-pub(super) fn run(runtime: Runtime, worker: Worker, commands: mpsc::UnboundedReceiver<Command>) {
+pub(super) fn run(runtime: LocalRuntime, worker: Worker, commands: mpsc::UnboundedReceiver<Command>) {
     let worker = Rc::new(worker);
-    let connections = LocalSet::new();
     let lead = Lead { worker: Rc::clone(&worker), listeners: HashMap::new(), retired: Vec::new(), commands };
-    let drained = connections.block_on(&runtime, lead.run());
+    let drained = runtime.block_on(lead.run());
     let (finished, cut) = (worker.ended.get(), worker.open.get());
-    // What is still open ends here: dropped sessions report themselves as cut, dropped peers send a RST.
-    drop(connections);
-    worker.sessions.clear();
-    // A lookup in the system's resolver can take long and cannot be interrupted: it is left behind.
+    // What is still open ends here: dropped sessions report themselves as cut, dropped peers send a RST. A lookup in the
+    // system's resolver can take long and cannot be interrupted: it is left behind.
     runtime.shutdown_background();
+    worker.sessions.clear();
     if let Some((before, done)) = drained {
         let _ = done.send(DrainOutcome { finished: finished - before, cut });
     }

@@ -6,6 +6,7 @@ mod iptables;
 mod listings;
 mod nftables;
 mod program;
+mod trial;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -14,6 +15,7 @@ pub use error::TproxyError;
 use iptables::Iptables;
 pub use listings::listings;
 use nftables::Nft;
+pub use trial::{Trial, try_all};
 
 use crate::model::Family;
 use crate::plan::firewall::nftables::Ruleset;

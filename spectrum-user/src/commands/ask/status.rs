@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io::{self, Write};
 
-use super::columns::Columns;
+use crate::commands::columns::Columns;
 use crate::control::{DestinationAnswer, PacketCounts, ProgramAnswer, Status};
 
 /// So many cookies of a listener are shown.

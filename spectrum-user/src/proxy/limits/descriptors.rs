@@ -23,14 +23,15 @@ const LEAST: usize = 4;
 pub(in crate::proxy) struct DescriptorPool {
     allowed: usize,
     workers: usize,
+    pipes: usize,
     listeners: Arc<AtomicUsize>,
 }
 
 impl DescriptorPool {
-    /// Of a process that may have `allowed` descriptors, for so many workers.
-    pub(in crate::proxy) fn new(allowed: u64, workers: usize) -> Self {
+    /// Of a process that may have `allowed` descriptors, for so many workers, each of which has so many `pipes`.
+    pub(in crate::proxy) fn new(allowed: u64, workers: usize, pipes: usize) -> Self {
         let allowed = usize::try_from(allowed).unwrap_or(usize::MAX);
-        Self { allowed, workers: workers.max(1), listeners: Arc::default() }
+        Self { allowed, workers: workers.max(1), pipes, listeners: Arc::default() }
     }
 
     /// The number of descriptors that listeners have has changed.
@@ -50,7 +51,8 @@ impl DescriptorPool {
 
     fn share(&self) -> usize {
         let listeners = self.listeners.load(Ordering::Relaxed);
-        let reserved = RESERVE + self.workers * RESERVE_OF_WORKER + self.allowed / SHARE + listeners;
+        let of_workers = self.workers * (RESERVE_OF_WORKER + self.pipes);
+        let reserved = RESERVE + of_workers + self.allowed / SHARE + listeners;
         (self.allowed.saturating_sub(reserved) / self.workers).max(LEAST)
     }
 }
@@ -90,13 +92,13 @@ mod tests {
 
     #[test]
     fn listeners_and_the_rest_of_the_process_come_first() {
-        for (allowed, workers, listeners, share) in [
-            (1024, 2, 8, (1024 - 64 - 16 - 32 - 8) / 2),
-            (1 << 20, 4, 0, ((1 << 20) - 64 - 32 - (1 << 15)) / 4),
-            (80, 2, 4, LEAST),
-            (u64::MAX, 1, 0, usize::MAX - 64 - 8 - usize::MAX / 32),
+        for (allowed, workers, pipes, listeners, share) in [
+            (1024, 2, 10, 8, (1024 - 64 - 36 - 32 - 8) / 2),
+            (1 << 20, 4, 0, 0, ((1 << 20) - 64 - 32 - (1 << 15)) / 4),
+            (80, 2, 0, 4, LEAST),
+            (u64::MAX, 1, 0, 0, usize::MAX - 64 - 8 - usize::MAX / 32),
         ] {
-            let pool = DescriptorPool::new(allowed, workers);
+            let pool = DescriptorPool::new(allowed, workers, pipes);
             pool.listeners_added(listeners + 3);
             pool.listeners_removed(3);
             assert_eq!(pool.share(), share, "{allowed} for {workers}");
@@ -105,7 +107,7 @@ mod tests {
 
     #[test]
     fn what_is_taken_is_not_there_until_it_is_given_back() {
-        let descriptors = Descriptors::of(DescriptorPool::new(64 + 8 + 10 + 2, 1));
+        let descriptors = Descriptors::of(DescriptorPool::new(64 + 8 + 10 + 2, 1, 0));
         let taken = (0..20).filter(|_| descriptors.take(2, 0)).count();
         assert_eq!(taken, 5);
         descriptors.give_back(2);
