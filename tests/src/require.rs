@@ -29,6 +29,8 @@ pub enum Need {
     Object,
     /// The built program under test.
     Program,
+    /// `promtool`, which knows how metrics should look.
+    Promtool,
     /// `setpriv`, to run with few capabilities.
     Setpriv,
     /// `strace`, to make single system calls fail.
@@ -53,6 +55,7 @@ impl Need {
             Self::Nftables => *NFTABLES.get_or_init(takes_tproxy_statements),
             Self::Object => object().is_file(),
             Self::Program => instance::program().is_some(),
+            Self::Promtool => find_in_path("promtool").is_some(),
             Self::Setpriv => find_in_path("setpriv").is_some(),
             Self::Strace => find_in_path("strace").is_some(),
         }
@@ -70,6 +73,7 @@ impl fmt::Display for Need {
             Self::Nftables => "nftables",
             Self::Object => "object",
             Self::Program => "program",
+            Self::Promtool => "promtool",
             Self::Setpriv => "setpriv",
             Self::Strace => "strace",
         })

@@ -4,10 +4,9 @@ use std::fmt;
 use std::sync::Arc;
 
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _, MetricEncoder, NoLabelSet, text};
+use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet, text};
 use prometheus_client::metrics::MetricType;
-use prometheus_client::metrics::counter::ConstCounter;
-use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::metrics::exemplar::Exemplar;
 use prometheus_client::registry::Registry;
 
 use super::connection_log::RecordDrops;
@@ -184,27 +183,27 @@ impl Collector for Exposition {
 fn instance(encoder: &mut DescriptorEncoder<'_>, facts: &Facts) -> fmt::Result {
     let mut build = gauge(encoder, "build_info", "The version of the program, and how packets reach it")?;
     let version = env!("CARGO_PKG_VERSION");
-    measure(&mut build, &[("version", version), ("mode", &facts.mode)], &1_u64)?;
+    measure(&mut build, &[("version", version), ("mode", &facts.mode)], 1_u64)?;
     let mut bindings = gauge(encoder, "bindings", "Bindings of each service")?;
     for (service, number) in &facts.services {
-        measure(&mut bindings, &[("service", service.as_str())], &wide(*number))?;
+        measure(&mut bindings, &[("service", service.as_str())], wide(*number))?;
     }
     let mut descriptors =
         gauge(encoder, "descriptors_limit", "File descriptors that all connections together may have")?;
-    measure(&mut descriptors, &[], &wide(facts.descriptors))?;
+    measure(&mut descriptors, &[], wide(facts.descriptors))?;
     let mut revision = gauge(encoder, "configuration_revision", "Configurations before this one")?;
-    measure(&mut revision, &[], &u64::from(facts.revision))?;
+    measure(&mut revision, &[], u64::from(facts.revision))?;
     let mut reloads =
         counter(encoder, "reloads", "Requests for another configuration, by what came of them")?;
     count(&mut reloads, &[("outcome", "done")], facts.reloads_done)?;
     count(&mut reloads, &[("outcome", "refused")], facts.reloads_refused)?;
     let Some(table) = facts.table else { return Ok(()) };
     let mut generation = gauge(encoder, "table_generation", "Steering tables that have been published")?;
-    measure(&mut generation, &[], &table.generation)?;
+    measure(&mut generation, &[], table.generation)?;
     let mut nodes = gauge(encoder, "table_nodes", "Nodes of the steering table")?;
-    measure(&mut nodes, &[], &wide(table.nodes))?;
+    measure(&mut nodes, &[], wide(table.nodes))?;
     let mut bytes = gauge(encoder, "table_bytes", "Memory of the steering table in the kernel")?;
-    measure(&mut bytes, &[], &wide(table.bytes))
+    measure(&mut bytes, &[], wide(table.bytes))
 }
 
 fn packets(encoder: &mut DescriptorEncoder<'_>, packets: &[Packets]) -> fmt::Result {
@@ -252,7 +251,7 @@ fn sessions(encoder: &mut DescriptorEncoder<'_>, totals: &[((String, String), To
     }
     let mut open = gauge(encoder, "open_sessions", "Connections and UDP sessions that are open")?;
     for (labels, totals) in labelled() {
-        measure(&mut open, &labels, &totals.open)?;
+        measure(&mut open, &labels, totals.open)?;
     }
     let mut ended =
         counter(encoder, "ended_sessions", "Connections and UDP sessions that are over, by how they ended")?;
@@ -310,11 +309,19 @@ fn histogram<'e>(
 }
 
 fn count(family: &mut MetricEncoder<'_>, labels: &[(&str, &str)], value: u64) -> fmt::Result {
-    ConstCounter::new(value).encode(family.encode_family(&labels)?)
+    let none: Option<&Exemplar<NoLabelSet, u64>> = None;
+    match labels {
+        // Else the library writes braces around nothing.
+        [] => family.encode_counter(&value, none),
+        labels => family.encode_family(&labels)?.encode_counter(&value, none),
+    }
 }
 
-fn measure(family: &mut MetricEncoder<'_>, labels: &[(&str, &str)], value: &u64) -> fmt::Result {
-    ConstGauge::new(*value).encode(family.encode_family(&labels)?)
+fn measure(family: &mut MetricEncoder<'_>, labels: &[(&str, &str)], value: u64) -> fmt::Result {
+    match labels {
+        [] => family.encode_gauge(&value),
+        labels => family.encode_family(&labels)?.encode_gauge(&value),
+    }
 }
 
 fn spread(
