@@ -19,16 +19,16 @@ use tokio::time::sleep;
 
 use super::address::canonical;
 use super::connections::Connections;
-use super::dial::Dialler;
+use super::dial::{Dialled, Dialler};
 use super::introduction;
 use super::limits::Gate;
 use super::peer::Peer;
 use super::relay::{Watch, keep, relay};
-use super::report::{End, Limit, Side};
+use super::report::{DialFailure, End, Limit, Side};
 use super::respond::respond;
 use super::session::Session;
 use super::worker::Worker;
-use super::workers::Served;
+use super::workers::{Served, Serving};
 use crate::model::{Destination, Origins, Target, Timeouts};
 
 /// The first and the longest pause while the host is out of descriptors or memory.
@@ -40,14 +40,17 @@ const CALM: Duration = Duration::from_secs(1);
 /// What this worker serves for a destination.
 pub(super) struct Assignment {
     served: Arc<Served>,
-    dialler: Dialler,
+    /// `None` where we answer ourselves.
+    dialler: Option<Dialler>,
     gate: Gate,
 }
 
 impl Assignment {
-    pub(super) fn new(served: Arc<Served>, worker: &Worker) -> Self {
+    pub(super) fn new(serving: Serving, worker: &Worker) -> Self {
+        let Serving { served, board } = serving;
+        let connect = served.policy.timeouts.connect;
         let gate = worker.common.ledger.gate(&served.service, &served.policy.limits);
-        Self { dialler: Dialler::new(worker.index), gate, served }
+        Self { dialler: board.map(|board| Dialler::new(board, connect, worker.index)), gate, served }
     }
 
     pub(super) fn served(&self) -> &Served {
@@ -265,9 +268,13 @@ async fn serve(mut downstream: Peer, assignment: &Assignment, session: &Session)
             return End::Denied(limit);
         }
     }
-    let end = match &assignment.served.target {
-        Target::Origins(origins) => proxy(&downstream, origins, &assignment.dialler, session, &watch).await,
-        Target::Respond(responder) => {
+    let end = match (&assignment.served.target, &assignment.dialler) {
+        (Target::Origins(origins), Some(dialler)) => {
+            proxy(&downstream, origins, dialler, session, &watch).await
+        }
+        // Who serves origins has a way to them.
+        (Target::Origins(_), None) => End::Undialled(DialFailure::Failed),
+        (Target::Respond(responder), _) => {
             session.established();
             respond(*responder, &mut downstream, session, &watch).await
         }
@@ -287,12 +294,12 @@ async fn proxy(
 ) -> End {
     let attempt = tokio::select! {
         biased;
-        attempt = dialler.dial(origins, session) => attempt,
+        attempt = dialler.dial(session) => attempt,
         // A client that gives up while the origin is slow to answer need not hold the attempt open.
         _ = downstream.ready(Interest::ERROR) => return End::Reset(Side::Downstream),
     };
-    let mut upstream = match attempt {
-        Ok(stream) => Peer::new(stream),
+    let (mut upstream, _open) = match attempt {
+        Ok(Dialled { stream, open }) => (Peer::new(stream), open),
         Err(failure) => return End::Undialled(failure),
     };
     if let Some(version) = origins.header

@@ -6,7 +6,6 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::io;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::runtime::LocalRuntime;
@@ -18,9 +17,8 @@ use super::connections::Connections;
 use super::limits::{DescriptorPool, Descriptors, Ledger};
 use super::relay::{Buffers, Means, Pipes, Strategy};
 use super::report::Event;
-use super::resolve::Resolver;
 use super::udp::{Receiver, Sessions};
-use super::workers::{DrainOutcome, Listener, Served, WorkersError};
+use super::workers::{DrainOutcome, Listener, Serving, WorkersError};
 use crate::model::{Destination, Protocol, ServiceName};
 
 /// Who is told of every connection, on the worker's own thread.
@@ -32,11 +30,11 @@ pub(super) enum Command {
     Listen {
         destination: Destination,
         listener: Listener,
-        served: Arc<Served>,
+        serving: Serving,
         done: oneshot::Sender<io::Result<()>>,
     },
     /// Serve a destination's future connections so.
-    Replace { destination: Destination, served: Arc<Served> },
+    Replace { destination: Destination, serving: Serving },
     /// Close a destination's listeners.
     Remove { destination: Destination, done: oneshot::Sender<()> },
     /// Cut what is open of a destination that was removed, whatever its revision: how much that was.
@@ -59,7 +57,6 @@ pub(super) struct Worker {
     pub(super) index: usize,
     pub(super) buffers: Buffers,
     pipes: Pipes,
-    pub(super) resolver: Resolver,
     pub(super) sessions: Sessions,
     pub(super) descriptors: Descriptors,
     pub(super) common: Common,
@@ -83,7 +80,6 @@ impl Worker {
             index,
             buffers: Buffers::default(),
             pipes,
-            resolver: Resolver::default(),
             sessions,
             descriptors: Descriptors::of(common.descriptors.clone()),
             common,
@@ -140,8 +136,7 @@ pub(super) fn run(runtime: LocalRuntime, worker: Worker, commands: mpsc::Unbound
     let lead = Lead { worker: Rc::clone(&worker), listeners: HashMap::new(), retired: Vec::new(), commands };
     let drained = runtime.block_on(lead.run());
     let (finished, cut) = (worker.ended.get(), worker.open.get());
-    // What is still open ends here: dropped sessions report themselves as cut, dropped peers send a RST. A lookup in the
-    // system's resolver can take long and cannot be interrupted: it is left behind.
+    // What is still open ends here: dropped sessions report themselves as cut, dropped peers send a RST.
     runtime.shutdown_background();
     worker.sessions.clear();
     if let Some((before, done)) = drained {
@@ -203,8 +198,8 @@ impl Lead {
                     self.drain(timeout).await;
                     return Some((before, done));
                 }
-                Some(Command::Listen { destination, listener, served, done }) => {
-                    let _ = done.send(self.listen(destination, listener, served));
+                Some(Command::Listen { destination, listener, serving, done }) => {
+                    let _ = done.send(self.listen(destination, listener, serving));
                 }
                 Some(Command::Remove { destination, done }) => {
                     if let Some(listeners) = self.listeners.remove(&destination) {
@@ -215,22 +210,17 @@ impl Lead {
                 Some(Command::Cut { destination, done }) => {
                     let _ = done.send(self.cut(&destination));
                 }
-                Some(Command::Replace { destination, served }) => {
+                Some(Command::Replace { destination, serving }) => {
                     if let Some(listeners) = self.listeners.get(&destination) {
-                        listeners.assignment.replace(Assignment::new(served, &self.worker));
+                        listeners.assignment.replace(Assignment::new(serving, &self.worker));
                     }
                 }
             }
         }
     }
 
-    fn listen(
-        &mut self,
-        destination: Destination,
-        listener: Listener,
-        served: Arc<Served>,
-    ) -> io::Result<()> {
-        let assignment = Assignment::new(served, &self.worker);
+    fn listen(&mut self, destination: Destination, listener: Listener, serving: Serving) -> io::Result<()> {
+        let assignment = Assignment::new(serving, &self.worker);
         let listeners = match self.listeners.entry(destination.clone()) {
             Entry::Occupied(listeners) => {
                 let listeners = listeners.into_mut();
