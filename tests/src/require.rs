@@ -31,6 +31,8 @@ pub enum Need {
     Object,
     /// The built program under test.
     Program,
+    /// `promtool`, which knows how metrics should look.
+    Promtool,
     /// `setpriv`, to run with few capabilities.
     Setpriv,
     /// `strace`, to make single system calls fail.
@@ -60,6 +62,7 @@ impl Need {
             Self::Nftables => *NFTABLES.get_or_init(takes_tproxy_statements),
             Self::Object => object().is_file(),
             Self::Program => instance::program().is_some(),
+            Self::Promtool => find_in_path("promtool").is_some(),
             Self::Setpriv => find_in_path("setpriv").is_some(),
             Self::Strace => find_in_path("strace").is_some(),
             Self::TestRun => *TEST_RUN.get_or_init(can_test_run),
@@ -79,6 +82,7 @@ impl fmt::Display for Need {
             Self::Nftables => "nftables",
             Self::Object => "object",
             Self::Program => "program",
+            Self::Promtool => "promtool",
             Self::Setpriv => "setpriv",
             Self::Strace => "strace",
             Self::TestRun => "test-run",

@@ -58,6 +58,8 @@ struct CheckedService<'a> {
     ejection: Option<CheckedEjection>,
     #[serde(skip_serializing_if = "Option::is_none")]
     respond: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    limits: Option<String>,
     /// All of it, in words.
     #[serde(skip)]
     answer: String,
@@ -129,6 +131,7 @@ impl<'a> Checked<'a> {
                     time_ms: ejection.time.as_millis(),
                 }),
                 respond,
+                limits: service.policy.limits.any().then(|| service.policy.limits.to_string()),
                 answer: described(&service.target),
             }
         });
@@ -167,8 +170,11 @@ impl<'a> Checked<'a> {
         writeln!(out, "\nservices: {}", self.services.len())?;
         let name = width(self.services.iter().map(|service| service.name));
         for service in &self.services {
-            let CheckedService { name: service, bindings, answer, .. } = service;
+            let CheckedService { name: service, bindings, answer, limits, .. } = service;
             writeln!(out, "  {service:name$}  bindings {bindings}, {answer}")?;
+            if let Some(limits) = limits {
+                writeln!(out, "  {:name$}  limits: {limits}", "")?;
+            }
         }
 
         writeln!(out, "\ndestinations: {}", self.destinations.len())?;

@@ -2,6 +2,7 @@
 //! one, then one publication decides which of them a packet sees, then what nothing needs any more goes.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
@@ -39,6 +40,8 @@ pub(super) struct Reloaded {
 pub(super) struct Retiring {
     /// Listeners to which nothing is steered any more. They still take what was on its way to them.
     pub(super) listeners: Vec<(Instant, Destination, ListenerGroup)>,
+    /// Destinations whose services have gone. What is open there has until then to end by itself.
+    pub(super) connections: Vec<(Instant, Destination)>,
     /// Prefixes that no binding is in. Connections that are open still need their addresses.
     pub(super) routes: Vec<(Instant, Prefix)>,
 }
@@ -47,7 +50,8 @@ impl Retiring {
     /// When something is due next.
     pub(super) fn next(&self) -> Option<Instant> {
         let listeners = self.listeners.iter().map(|(due, ..)| *due);
-        listeners.chain(self.routes.iter().map(|(due, _)| *due)).min()
+        let connections = self.connections.iter().map(|(due, _)| *due);
+        listeners.chain(connections).chain(self.routes.iter().map(|(due, _)| *due)).min()
     }
 }
 
@@ -71,6 +75,15 @@ impl Running {
                 "dispatcher.firewall: cannot change from {} to {} while running; restart instead",
                 self.config.firewall,
                 config.firewall
+            );
+        }
+        if config.admin != self.config.admin {
+            let shown =
+                |admin: Option<SocketAddr>| admin.map_or("none".to_owned(), |admin| admin.to_string());
+            bail!(
+                "admin.listen: cannot change from {} to {} while running; restart instead",
+                shown(self.config.admin),
+                shown(config.admin)
             );
         }
         let revision = self.revision + 1;
@@ -139,6 +152,7 @@ impl Running {
         self.plan = plan;
         self.config = config;
         self.revision = revision;
+        self.tell_facts();
         Ok(reloaded)
     }
 
@@ -213,6 +227,11 @@ impl Running {
                 // Nothing leads there any more, and the socket leaves the map when it closes.
                 tracing::debug!(%error, "retire");
             }
+            if !serves(plan, &destination) {
+                // Its listeners close first, so that nothing is accepted after the cut.
+                let due = now + self.settings.drain.max(HANDSHAKES);
+                self.retiring.connections.push((due, destination.clone()));
+            }
             if let Some(group) = self.listeners.remove(&id) {
                 self.retiring.listeners.push((now + HANDSHAKES, destination, group));
             }
@@ -240,6 +259,7 @@ impl Running {
                 workers.remove(&destination).await;
             }
         }
+        self.cut_due(now).await;
         let (due, later): (Vec<_>, Vec<_>) = self.retiring.routes.drain(..).partition(|(due, _)| *due <= now);
         self.retiring.routes = later;
         if due.is_empty() {
@@ -253,6 +273,20 @@ impl Running {
         }
         if let Err(error) = self.amend_claim() {
             tracing::warn!("{error:#}");
+        }
+    }
+
+    /// Cuts what is still open of services that have gone, and have not come back meanwhile.
+    async fn cut_due(&mut self, now: Instant) {
+        let Some(workers) = &self.workers else { return };
+        for (_, destination) in self.retiring.connections.extract_if(.., |(due, _)| *due <= now) {
+            if serves(&self.plan, &destination) {
+                continue;
+            }
+            let cut = workers.cut(&destination).await;
+            if cut > 0 {
+                tracing::warn!(%destination, cut, "connections of a removed service were cut");
+            }
         }
     }
 
@@ -273,6 +307,14 @@ impl Running {
         let claimed: BTreeSet<Prefix> = self.plan.routes.iter().copied().chain(retiring).collect();
         claimed.into_iter().collect()
     }
+}
+
+/// Whether `plan` has the service, family and protocol of `destination`, whatever answers there.
+fn serves(plan: &Plan, destination: &Destination) -> bool {
+    let Destination { service, revision: _, family, protocol } = destination;
+    plan.destinations
+        .values()
+        .any(|one| one.service == *service && one.family == *family && one.protocol == *protocol)
 }
 
 /// The entries of `all` whose keys `other` has not.
