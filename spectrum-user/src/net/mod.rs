@@ -4,6 +4,7 @@ mod addresses;
 mod error;
 mod listener;
 mod namespace;
+mod reply_routes;
 mod routes;
 mod rp_filter;
 mod sockets;
@@ -12,6 +13,7 @@ pub use addresses::{CoveredAddress, InterfaceAddress, covered_addresses, interfa
 pub use error::{Denied, NetError};
 pub use listener::{ListenerGroup, ListenerOptions, Transparency};
 pub use namespace::{NamespaceId, enter_namespace};
+pub use reply_routes::ReplyRoutes;
 pub use routes::{LocalRoutes, ROUTE_PROTOCOL};
 pub use rp_filter::strict_rp_filter;
 pub use sockets::{ListeningSocket, SocketOwner, listening_sockets, own_sockets, socket_owners};

@@ -5,9 +5,10 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use tokio::net::{TcpSocket, TcpStream};
+use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+use super::dial_source::connect;
 use super::report::DialFailure;
 use super::session::Session;
 use crate::model::Origins;
@@ -50,7 +51,8 @@ impl Dialler {
                 let address = SocketAddr::new(*address, port);
                 session.origin.set(Some(address));
                 let left = deadline.saturating_duration_since(Instant::now()).min(ATTEMPT);
-                match timeout(left, connect(address)).await.unwrap_or(Err(io::ErrorKind::TimedOut.into())) {
+                let dialled = connect(address, origins.source, session.client.get());
+                match timeout(left, dialled).await.unwrap_or(Err(io::ErrorKind::TimedOut.into())) {
                     Ok(stream) => return Ok(stream),
                     Err(error) => {
                         failure = DialFailure::of(&error);
@@ -74,10 +76,4 @@ impl Dialler {
         let unlogged = self.unlogged.replace(0);
         tracing::warn!(service = %session.service(), %origin, %error, unlogged, "dial origin");
     }
-}
-
-async fn connect(address: SocketAddr) -> io::Result<TcpStream> {
-    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
-    socket.set_nodelay(true)?;
-    socket.connect(address).await
 }

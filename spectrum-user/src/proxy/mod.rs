@@ -4,6 +4,7 @@
 mod accept;
 mod address;
 mod dial;
+mod dial_source;
 pub mod header;
 mod introduction;
 mod peer;

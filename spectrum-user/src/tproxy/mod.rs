@@ -6,6 +6,7 @@ mod iptables;
 mod listings;
 mod nftables;
 mod program;
+mod replies;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -13,7 +14,8 @@ use std::fmt;
 pub use error::TproxyError;
 use iptables::Iptables;
 pub use listings::listings;
-use nftables::Nft;
+use nftables::{Kind, Nft};
+pub use replies::ReplyMark;
 
 use crate::model::Family;
 use crate::plan::firewall::nftables::Ruleset;
@@ -149,7 +151,7 @@ impl Tproxy {
         match self.applied {
             Applied::Iptables(applied) => undo_iptables(&self.chain, applied),
             Applied::Nftables { nft, .. } => {
-                nft.remove(&BTreeSet::from([self.chain])).err().into_iter().collect()
+                nft.remove(Kind::Steering, &BTreeSet::from([self.chain])).err().into_iter().collect()
             }
         }
     }
@@ -313,7 +315,7 @@ pub fn remove(doomed: &BTreeSet<Chain>) -> Vec<TproxyError> {
             Err(error) => errors.push(error),
         }
     }
-    match Nft::find_any().map(|nft| nft.remove(doomed)) {
+    match Nft::find_any().map(|nft| nft.remove(Kind::Any, doomed)) {
         None | Some(Ok(_) | Err(TproxyError::ExtensionMissing { .. })) => {}
         Some(Err(error)) => errors.push(error),
     }

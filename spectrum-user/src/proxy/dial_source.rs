@@ -1,0 +1,66 @@
+//! The address that an origin is dialled from: one of this host, or the client's own. Chooses no origin.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+
+use socket2::SockRef;
+use tokio::net::{TcpSocket, TcpStream};
+
+use crate::model::DialSource;
+
+/// Connects to `origin` from where `source` says, on behalf of `client`.
+///
+/// Where another connection of the client's with this origin has the same ports, which is possible because it may dial
+/// several addresses of ours from one port, the client's address is kept and the kernel chooses the port.
+///
+/// # Errors
+/// `EAFNOSUPPORT` where the client's address is of another family than the origin's, so that it cannot be dialled from.
+pub(super) async fn connect(
+    origin: SocketAddr,
+    source: DialSource,
+    client: SocketAddr,
+) -> io::Result<TcpStream> {
+    let from = match source {
+        DialSource::Client if is_known_elsewhere(client.ip()) => client,
+        DialSource::Client | DialSource::Host => return socket(origin)?.connect(origin).await,
+    };
+    if from.is_ipv4() != origin.is_ipv4() {
+        return Err(io::Error::from_raw_os_error(libc::EAFNOSUPPORT));
+    }
+    match dial(origin, from).await {
+        Err(error) if matches!(error.raw_os_error(), Some(libc::EADDRINUSE | libc::EADDRNOTAVAIL)) => {
+            tracing::debug!(%client, %origin, %error, "dial from the client's port; taking another one");
+            dial(origin, SocketAddr::new(from.ip(), 0)).await
+        }
+        dialled => dialled,
+    }
+}
+
+/// Whether an origin could answer to `address`. A client on this host has a loopback address, since that is what local
+/// routes prefer, and one on the link may have an address of the link.
+fn is_known_elsewhere(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => !address.is_loopback() && !address.is_link_local(),
+        IpAddr::V6(address) => !address.is_loopback() && !address.is_unicast_link_local(),
+    }
+}
+
+async fn dial(origin: SocketAddr, from: SocketAddr) -> io::Result<TcpStream> {
+    let socket = socket(origin)?;
+    let options = SockRef::from(&socket);
+    if from.is_ipv4() {
+        options.set_ip_transparent_v4(true)?;
+    } else {
+        options.set_ip_transparent_v6(true)?;
+    }
+    // Many connections from one address and port, each to another origin.
+    socket.set_reuseaddr(true)?;
+    socket.bind(from)?;
+    socket.connect(origin).await
+}
+
+fn socket(origin: SocketAddr) -> io::Result<TcpSocket> {
+    let socket = if origin.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    socket.set_nodelay(true)?;
+    Ok(socket)
+}
