@@ -21,6 +21,7 @@ pub mod maps;
 pub mod netns;
 pub mod origin;
 pub mod path;
+pub mod peer;
 pub mod random;
 pub mod record;
 pub mod require;
