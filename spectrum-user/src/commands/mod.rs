@@ -13,6 +13,7 @@ mod running;
 mod seeing;
 mod signals;
 mod sweep;
+mod target;
 
 pub use exit::{failure, usage};
 

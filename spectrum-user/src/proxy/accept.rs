@@ -15,15 +15,15 @@ use tokio::task::{JoinHandle, spawn_local, yield_now};
 use tokio::time::sleep;
 
 use super::address::canonical;
-use super::dial::Dialler;
+use super::dial::{Dialled, Dialler};
 use super::introduction;
 use super::peer::Peer;
 use super::relay::relay;
-use super::report::{End, Side};
+use super::report::{DialFailure, End, Side};
 use super::respond::respond;
 use super::session::Session;
 use super::worker::Worker;
-use super::workers::Served;
+use super::workers::{Served, Serving};
 use crate::model::{Destination, Origins, Target};
 
 /// The first and the longest pause while the host is out of descriptors or memory.
@@ -35,12 +35,15 @@ const CALM: Duration = Duration::from_secs(1);
 /// What this worker serves for a destination.
 pub(super) struct Assignment {
     served: Arc<Served>,
-    dialler: Dialler,
+    /// `None` where we answer ourselves.
+    dialler: Option<Dialler>,
 }
 
 impl Assignment {
-    pub(super) fn new(served: Arc<Served>, worker: &Worker) -> Self {
-        Self { served, dialler: Dialler::new(worker.index) }
+    pub(super) fn new(serving: Serving, worker: &Worker) -> Self {
+        let Serving { served, board } = serving;
+        let connect = served.policy.timeouts.connect;
+        Self { dialler: board.map(|board| Dialler::new(board, connect, worker.index)), served }
     }
 
     pub(super) fn served(&self) -> &Served {
@@ -208,9 +211,11 @@ async fn serve(mut downstream: Peer, assignment: &Assignment, session: &Session)
     if let Err(end) = introduction::receive(&mut downstream, trusted, session).await {
         return end;
     }
-    let end = match &assignment.served.target {
-        Target::Origins(origins) => proxy(&mut downstream, origins, &assignment.dialler, session).await,
-        Target::Respond(responder) => {
+    let end = match (&assignment.served.target, &assignment.dialler) {
+        (Target::Origins(origins), Some(dialler)) => proxy(&mut downstream, origins, dialler, session).await,
+        // Who serves origins has a way to them.
+        (Target::Origins(_), None) => End::Undialled(DialFailure::Failed),
+        (Target::Respond(responder), _) => {
             session.established();
             respond(*responder, &mut downstream, session).await
         }
@@ -224,12 +229,12 @@ async fn serve(mut downstream: Peer, assignment: &Assignment, session: &Session)
 async fn proxy(downstream: &mut Peer, origins: &Origins, dialler: &Dialler, session: &Session) -> End {
     let attempt = tokio::select! {
         biased;
-        attempt = dialler.dial(origins, session) => attempt,
+        attempt = dialler.dial(session) => attempt,
         // A client that gives up while the origin is slow to answer need not hold the attempt open.
         _ = downstream.ready(Interest::ERROR) => return End::Reset(Side::Downstream),
     };
-    let mut upstream = match attempt {
-        Ok(stream) => Peer::new(stream),
+    let (mut upstream, _open) = match attempt {
+        Ok(Dialled { stream, open }) => (Peer::new(stream), open),
         Err(failure) => return End::Undialled(failure),
     };
     if let Some(version) = origins.header

@@ -20,12 +20,9 @@ pub(super) async fn connect(
     source: DialSource,
     client: SocketAddr,
 ) -> io::Result<TcpStream> {
-    let from = match source {
-        DialSource::Client if is_known_elsewhere(client.ip()) => client,
-        DialSource::Client | DialSource::Host => return socket(origin)?.connect(origin).await,
-    };
-    if from.is_ipv4() != origin.is_ipv4() {
-        return Err(io::Error::from_raw_os_error(libc::EAFNOSUPPORT));
+    let Some(from) = spoken_for(source, client) else { return connect_from_host(origin).await };
+    if !reaches(origin, source, client) {
+        return Err(other_family());
     }
     match dial(origin, from).await {
         Err(error) if matches!(error.raw_os_error(), Some(libc::EADDRINUSE | libc::EADDRNOTAVAIL)) => {
@@ -33,6 +30,29 @@ pub(super) async fn connect(
             dial(origin, SocketAddr::new(from.ip(), 0)).await
         }
         dialled => dialled,
+    }
+}
+
+/// Connects to `origin` from an address of this host, on its own behalf.
+pub(super) async fn connect_from_host(origin: SocketAddr) -> io::Result<TcpStream> {
+    socket(origin)?.connect(origin).await
+}
+
+/// Whether `origin` can be dialled from where `source` says on behalf of `client`.
+pub(super) fn reaches(origin: SocketAddr, source: DialSource, client: SocketAddr) -> bool {
+    spoken_for(source, client).is_none_or(|from| from.is_ipv4() == origin.is_ipv4())
+}
+
+/// The error of an origin that [`reaches`] refuses.
+pub(super) fn other_family() -> io::Error {
+    io::Error::from_raw_os_error(libc::EAFNOSUPPORT)
+}
+
+/// The address of `client`, where origins are to see it and could answer to it.
+fn spoken_for(source: DialSource, client: SocketAddr) -> Option<SocketAddr> {
+    match source {
+        DialSource::Client if is_known_elsewhere(client.ip()) => Some(client),
+        DialSource::Client | DialSource::Host => None,
     }
 }
 

@@ -6,7 +6,6 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::io;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::runtime::Runtime;
@@ -17,9 +16,8 @@ use tokio::time::{Instant, sleep_until};
 use super::accept::{Acceptor, Assignment, CurrentAssignment};
 use super::relay::Buffers;
 use super::report::Event;
-use super::resolve::Resolver;
 use super::udp::{Receiver, Sessions};
-use super::workers::{DrainOutcome, Listener, Served, WorkersError};
+use super::workers::{DrainOutcome, Listener, Serving, WorkersError};
 use crate::model::{Destination, ServiceName};
 
 /// Who is told of every connection, on the worker's own thread.
@@ -31,11 +29,11 @@ pub(super) enum Command {
     Listen {
         destination: Destination,
         listener: Listener,
-        served: Arc<Served>,
+        serving: Serving,
         done: oneshot::Sender<io::Result<()>>,
     },
     /// Serve a destination's future connections so.
-    Replace { destination: Destination, served: Arc<Served> },
+    Replace { destination: Destination, serving: Serving },
     /// Close a destination's listeners.
     Remove { destination: Destination, done: oneshot::Sender<()> },
     /// Close all listeners, wait for the connections to end, and end.
@@ -48,7 +46,6 @@ pub(super) enum Command {
 pub(super) struct Worker {
     pub(super) index: usize,
     pub(super) buffers: Buffers,
-    pub(super) resolver: Resolver,
     pub(super) sessions: Sessions,
     observer: Observer,
     failures: mpsc::UnboundedSender<WorkersError>,
@@ -67,7 +64,6 @@ impl Worker {
         Self {
             index,
             buffers: Buffers::default(),
-            resolver: Resolver::default(),
             sessions,
             observer,
             failures,
@@ -121,7 +117,6 @@ pub(super) fn run(runtime: Runtime, worker: Worker, commands: mpsc::UnboundedRec
     // What is still open ends here: dropped sessions report themselves as cut, dropped peers send a RST.
     drop(connections);
     worker.sessions.clear();
-    // A lookup in the system's resolver can take long and cannot be interrupted: it is left behind.
     runtime.shutdown_background();
     if let Some((before, done)) = drained {
         let _ = done.send(DrainOutcome { finished: finished - before, cut });
@@ -158,8 +153,8 @@ impl Lead {
                     self.drain(timeout).await;
                     return Some((before, done));
                 }
-                Some(Command::Listen { destination, listener, served, done }) => {
-                    let _ = done.send(self.listen(destination, listener, served));
+                Some(Command::Listen { destination, listener, serving, done }) => {
+                    let _ = done.send(self.listen(destination, listener, serving));
                 }
                 Some(Command::Remove { destination, done }) => {
                     if let Some(listeners) = self.listeners.remove(&destination) {
@@ -167,22 +162,17 @@ impl Lead {
                     }
                     let _ = done.send(());
                 }
-                Some(Command::Replace { destination, served }) => {
+                Some(Command::Replace { destination, serving }) => {
                     if let Some(listeners) = self.listeners.get(&destination) {
-                        listeners.assignment.replace(Assignment::new(served, &self.worker));
+                        listeners.assignment.replace(Assignment::new(serving, &self.worker));
                     }
                 }
             }
         }
     }
 
-    fn listen(
-        &mut self,
-        destination: Destination,
-        listener: Listener,
-        served: Arc<Served>,
-    ) -> io::Result<()> {
-        let assignment = Assignment::new(served, &self.worker);
+    fn listen(&mut self, destination: Destination, listener: Listener, serving: Serving) -> io::Result<()> {
+        let assignment = Assignment::new(serving, &self.worker);
         let listeners = match self.listeners.entry(destination.clone()) {
             Entry::Occupied(listeners) => {
                 let listeners = listeners.into_mut();
