@@ -46,6 +46,8 @@ pub enum Command {
     Check(CheckArgs),
     /// Remove the routes and firewall rules that killed instances left in the network namespace
     Clean(CleanArgs),
+    /// Say what this host can do and what it lacks, with the cures; changes nothing, and fails if no path works
+    Doctor(DoctorArgs),
     /// Ask the kernel where a packet goes, and say why; the packet counts as one that came
     Explain(ExplainArgs),
     /// Make the running instance read its configuration file again
@@ -128,6 +130,22 @@ pub struct CheckArgs {
     /// File to judge
     #[arg(long, value_name = "FILE")]
     pub config: PathBuf,
+
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Flags of `doctor`.
+#[derive(Args, Clone, Debug)]
+pub struct DoctorArgs {
+    /// File that says what is to be served, so that what is in its way can be found
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+
+    /// Network namespace to look at: a name that `ip netns` knows, or a path
+    #[arg(long, value_name = "NAME|PATH")]
+    pub netns: Option<String>,
 
     /// Print one JSON object
     #[arg(long)]

@@ -7,6 +7,7 @@ pub mod commands;
 pub mod config;
 pub mod control;
 pub mod dispatcher;
+pub mod doctor;
 pub mod instance;
 pub mod model;
 pub mod net;

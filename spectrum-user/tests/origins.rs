@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use served::{Running, accept, assert_reset, origin, pass, read_to_end, reset, until};
 use socket2::{Domain, Socket, Type};
 use spectrum_user::model::{
-    Balance, Ejection, HealthCheck, Origin, OriginRole, Origins, ServiceName, Target, Timeouts, Weight,
+    Balance, Ejection, HealthCheck, Origin, OriginRole, Origins, ServiceName, Target, Weight,
 };
 use spectrum_user::proxy::{DialFailure, End, OriginCondition, Side};
 
@@ -268,7 +268,7 @@ fn failed_dials_eject_the_sole_origin_for_a_time() {
 fn what_is_known_of_an_origin_survives_a_new_revision_in_which_it_stays() {
     let (_closed, address) = refusing();
     let (_listener, other) = origin();
-    let slow = HealthCheck { interval: Duration::from_secs(3600), ..OFTEN };
+    let slow = HealthCheck { interval: Duration::from_hours(1), ..OFTEN };
     let mut both = origins(&[&address, &other]);
     both.health = Some(OFTEN);
     let running = Running::serve(Target::Origins(both.clone()));
@@ -285,7 +285,7 @@ fn an_origin_that_does_not_answer_is_followed_by_another_after_its_time() {
     let (_socket, _filling, silent) = silent(Ipv4Addr::LOCALHOST.into());
     let (listener, address) = origin();
     let mut policy = spectrum_user::model::Policy::default();
-    policy.timeouts = Timeouts { connect: Duration::from_millis(300), ..Timeouts::default() };
+    policy.timeouts.connect = Duration::from_millis(300);
     let running = Running::serve_under(policy, Target::Origins(origins(&[&silent.to_string(), &address])));
     for _ in 0..4 {
         let began = Instant::now();

@@ -106,7 +106,7 @@ pub fn dial_until(
             loop {
                 while dials.len() < clients && !is_over() {
                     let target = targets[random.below::<usize>(targets.len() as u64)];
-                    dials.spawn(async move { (target, exchange(target, said).await) });
+                    dials.spawn(async move { (target, exchange(target, None, said).await) });
                 }
                 match dials.join_next().await {
                     Some(answer) => answers.push(answer.expect("a dial that does not panic")),
@@ -162,8 +162,12 @@ async fn hear(target: SocketAddr, client: Option<IpAddr>) -> io::Result<Heard> {
     listen(connect(target, client).await?).await
 }
 
-async fn exchange(target: SocketAddr, said: &str) -> io::Result<Heard> {
-    let mut stream = connect(target, None).await?;
+/// Connects, from `client` if one is given, says `said` and then listens to the end; for a runtime of the caller's.
+///
+/// # Errors
+/// Whatever the network says, and that it takes too long.
+pub async fn exchange(target: SocketAddr, client: Option<IpAddr>, said: &str) -> io::Result<Heard> {
+    let mut stream = connect(target, client).await?;
     stream.write_all(said.as_bytes()).await?;
     stream.shutdown().await?;
     listen(stream).await

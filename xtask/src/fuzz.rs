@@ -2,7 +2,9 @@
 //! not know what must hold; `fuzz/src` does.
 
 use std::collections::BTreeSet;
+use std::env;
 use std::ffi::OsString;
+use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
@@ -10,13 +12,10 @@ use std::process::{Command, ExitCode};
 use anyhow::{Context as _, Result};
 use clap::ValueEnum;
 
-use crate::ebpf::toolchain::nightlies;
+use crate::ebpf::toolchain::{Toolchain, nightlies};
 use crate::setup::{self, Consent, Purpose};
 use crate::shell;
 use crate::workspace;
-
-const NO_NIGHTLY: &str = "fuzzing needs a nightly Rust compiler with its sanitizers, which only rustup has: rustup toolchain \
-                          install nightly --profile minimal";
 
 /// An input that takes longer than this is a finding too.
 const SECONDS_FOR_ONE_INPUT: u32 = 10;
@@ -44,13 +43,14 @@ enum Target {
 
 /// Runs the targets one after the other; fails if any found something, after all have run.
 pub(crate) fn fuzz(options: &FuzzOptions, consent: Consent) -> Result<ExitCode> {
-    let nightly = nightlies().into_iter().find(|nightly| has_sanitizers(nightly)).context(NO_NIGHTLY)?;
     setup::ready(&[Purpose::Build, Purpose::Fuzz], consent)?;
+    let compiler = Compiler::find()?;
+    println!("fuzz: {compiler}");
 
     let targets = options.target.as_ref().map_or(Target::value_variants(), std::slice::from_ref);
     let mut found = Vec::new();
     for target in targets {
-        found.extend(run(*target, options.seconds, &nightly)?);
+        found.extend(run(*target, options.seconds, &compiler)?);
     }
     if found.is_empty() {
         println!("fuzz: nothing found in {} targets of {} s each", targets.len(), options.seconds);
@@ -64,7 +64,7 @@ pub(crate) fn fuzz(options: &FuzzOptions, consent: Consent) -> Result<ExitCode> 
 }
 
 /// What `target` finds in `seconds`: files that are new among its regressions, where they belong.
-fn run(target: Target, seconds: u32, nightly: &Path) -> Result<Vec<PathBuf>> {
+fn run(target: Target, seconds: u32, compiler: &Compiler) -> Result<Vec<PathBuf>> {
     let name = target.to_possible_value().context("name the target")?.get_name().to_owned();
     let fuzz = workspace::root().join("fuzz");
     let built = workspace::target_dir().join("fuzz");
@@ -75,9 +75,10 @@ fn run(target: Target, seconds: u32, nightly: &Path) -> Result<Vec<PathBuf>> {
     }
     let before = files(&regressions)?;
 
-    let mut command = cargo_fuzz(nightly)?;
+    let mut command = compiler.cargo_fuzz()?;
+    command.args(["run", "--sanitizer", compiler.sanitizer(), "--target-dir"]).arg(&built);
     // What is new goes into the first directory.
-    command.args(["run", "--target-dir"]).arg(&built).arg(&name).arg(&corpus).arg(&regressions);
+    command.arg(&name).arg(&corpus).arg(&regressions);
     command.arg(fuzz.join("seeds").join(&name)).arg("--").args([
         format!("-max_total_time={seconds}"),
         format!("-timeout={SECONDS_FOR_ONE_INPUT}"),
@@ -93,7 +94,7 @@ fn run(target: Target, seconds: u32, nightly: &Path) -> Result<Vec<PathBuf>> {
         argument.push(dictionary);
         command.arg(argument);
     }
-    println!("+ {}", shell::line(&command));
+    println!("fuzz: {name} for {seconds} s");
     let status = shell::status(&mut command)?;
 
     let found: Vec<PathBuf> = files(&regressions)?.difference(&before).cloned().collect();
@@ -103,17 +104,65 @@ fn run(target: Target, seconds: u32, nightly: &Path) -> Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-/// cargo-fuzz under the toolchain in the directory `nightly`: it calls the cargo that it finds.
-fn cargo_fuzz(nightly: &Path) -> Result<Command> {
-    let cargo_fuzz = setup::cargo_fuzz().context("find the home directory, where cargo-fuzz is")?;
-    let toolchain = nightly.file_name().context("name the nightly toolchain")?;
-    let mut command = Command::new("rustup");
-    command.current_dir(workspace::root()).arg("run").arg(toolchain).arg(cargo_fuzz);
-    // Those of the toolchain that runs us.
-    for variable in ["CARGO", "RUSTC", "RUSTDOC", "CARGO_TARGET_DIR"] {
-        command.env_remove(variable);
+/// What compiles the targets: its `cargo` and `rustc` stand in one directory.
+#[derive(Debug)]
+enum Compiler {
+    /// One that allows what only nightly compilers allow: libFuzzer sees which code an input reaches, and that is all.
+    Plain(PathBuf),
+    /// One that has AddressSanitizer too, which tells of memory misused.
+    Sanitizing(PathBuf),
+}
+
+impl Compiler {
+    /// rustup's nightly, if it has the sanitizer; else whatever compiles for BPF, which needs the same allowance.
+    fn find() -> Result<Self> {
+        if let Some(nightly) = nightlies().into_iter().find(|nightly| has_sanitizers(nightly)) {
+            return Ok(Self::Sanitizing(nightly.join("bin")));
+        }
+        Ok(Self::Plain(Toolchain::find().context("find a compiler for the fuzz targets")?.compiler.bin))
     }
-    Ok(command)
+
+    fn bin(&self) -> &Path {
+        match self {
+            Self::Plain(bin) | Self::Sanitizing(bin) => bin,
+        }
+    }
+
+    /// What cargo-fuzz calls it.
+    fn sanitizer(&self) -> &'static str {
+        match self {
+            Self::Plain(_) => "none",
+            Self::Sanitizing(_) => "address",
+        }
+    }
+
+    /// cargo-fuzz, which calls the cargo that it finds on PATH, and that the rustc beside it.
+    fn cargo_fuzz(&self) -> Result<Command> {
+        let cargo_fuzz = setup::cargo_fuzz().context("find the home directory, where cargo-fuzz is")?;
+        let path = env::var_os("PATH").unwrap_or_default();
+        let path = env::join_paths([self.bin().to_owned()].into_iter().chain(env::split_paths(&path)))
+            .context("put the compiler first on PATH")?;
+        let mut command = Command::new(cargo_fuzz);
+        command.current_dir(workspace::root()).env("PATH", path);
+        if let Self::Plain(_) = self {
+            // A release compiler is allowed what a nightly is.
+            command.env("RUSTC_BOOTSTRAP", "1");
+        }
+        // Those of the toolchain that runs us.
+        for variable in ["CARGO", "RUSTC", "RUSTDOC", "RUSTUP_TOOLCHAIN", "CARGO_TARGET_DIR"] {
+            command.env_remove(variable);
+        }
+        Ok(command)
+    }
+}
+
+impl fmt::Display for Compiler {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Plain(bin) => write!(f, "the compiler in {}, without a sanitizer", bin.display()),
+            Self::Sanitizing(bin) => write!(f, "the compiler in {}, with AddressSanitizer", bin.display()),
+        }
+    }
 }
 
 /// Whether the toolchain in this directory has the runtime that the targets are linked with.

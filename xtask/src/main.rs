@@ -15,6 +15,7 @@ mod random;
 mod server;
 mod setup;
 mod shell;
+mod soak;
 mod style;
 mod test;
 mod tidy;
@@ -55,6 +56,8 @@ enum Task {
     Lint(lint::LintOptions),
     /// Build spectrum-user as you, then run it as root
     Run(build::RunOptions),
+    /// Run the program under traffic, reloads and kills on every path at once, and compare every answer with a slow scan
+    Soak(soak::SoakOptions),
     /// Run every test, the privileged ones as root
     Test(test::TestOptions),
 }
@@ -70,6 +73,7 @@ fn main() -> ExitCode {
         Task::DemoStage(options) => demo::stage(&options),
         Task::Fuzz(options) => fuzz::fuzz(&options, consent),
         Task::Lint(options) => lint::lint(&options, consent),
+        Task::Soak(options) => soak::soak(&options, consent),
         Task::Test(options) => test::test(&options, consent),
         Task::Run(options) => build::run(&options, consent),
     };

@@ -53,11 +53,16 @@ pub(crate) fn test(options: &TestOptions, consent: Consent) -> Result<ExitCode> 
     Ok(if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn run_as_root(binary: &Executable, options: &TestOptions, require: bool) -> Result<bool> {
-    let mut environment = vec![
+/// What tells the privileged tests where things are.
+pub(crate) fn environment() -> Vec<(&'static str, String)> {
+    vec![
         ("SPECTRUM_BIN", workspace::spectrum_user().display().to_string()),
         ("SPECTRUM_EBPF_OBJECT", ebpf::object(workspace::root()).display().to_string()),
-    ];
+    ]
+}
+
+fn run_as_root(binary: &Executable, options: &TestOptions, require: bool) -> Result<bool> {
+    let mut environment = environment();
     if require {
         environment.push(("SPECTRUM_TEST_REQUIRE", "all".to_owned()));
     }

@@ -3,6 +3,8 @@
 mod ask;
 mod check;
 mod clean;
+mod columns;
+mod doctor;
 mod exit;
 mod logging;
 mod privileges;
@@ -24,6 +26,7 @@ pub fn execute(cli: &Cli) -> anyhow::Result<()> {
     match &cli.command {
         Some(Command::Bindings(args)) => ask::bindings(args),
         Some(Command::Check(args)) => check::check(args),
+        Some(Command::Doctor(args)) => doctor::doctor(args),
         Some(Command::Explain(args)) => ask::explain(args),
         Some(Command::Reload(args)) => ask::reload(args),
         Some(Command::Status(args)) => ask::status(args),

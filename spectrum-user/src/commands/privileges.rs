@@ -16,13 +16,17 @@ pub(super) struct NotPermitted {
 /// Refuses to go on without CAP_NET_ADMIN, which routes, rules, transparent sockets and attaching need.
 pub(super) fn require_net_admin(op: &'static str) -> Result<(), NotPermitted> {
     // Without /proc the operations themselves will tell.
-    let effective = fs::read_to_string("/proc/self/status").ok().and_then(|status| effective(&status));
-    match effective {
+    match capabilities() {
         Some(capabilities) if capabilities & (1 << CAP_NET_ADMIN) == 0 => {
             Err(NotPermitted { op, capability: "CAP_NET_ADMIN" })
         }
         _ => Ok(()),
     }
+}
+
+/// The effective capabilities of this process, a bit each; nothing where there is no /proc.
+pub(super) fn capabilities() -> Option<u64> {
+    fs::read_to_string("/proc/self/status").ok().and_then(|status| effective(&status))
 }
 
 /// The effective capabilities that proc_pid_status(5) shows, a bit each.

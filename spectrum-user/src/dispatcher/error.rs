@@ -92,6 +92,12 @@ impl DispatcherError {
         Self::Load { source }
     }
 
+    /// The errno at the bottom of it, where there is one.
+    #[must_use]
+    pub fn errno(&self) -> Option<i32> {
+        os_error(self)
+    }
+
     pub(super) fn attach(error: ProgramError) -> Self {
         Self::Attach { source: Box::new(error) }
     }

@@ -13,8 +13,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::time::Duration;
 
 use aya::maps::{ArrayOfMaps, Map, MapData, PerCpuArray, PerCpuValues, SockMap};
-use aya::programs::SkLookup;
 use aya::programs::sk_lookup::SkLookupLinkId;
+use aya::programs::{ProgramError, ProgramType, SkLookup};
 use aya::{Ebpf, EbpfLoader};
 use spectrum_common::{Counts, Node, names};
 
@@ -52,6 +52,23 @@ pub enum Steered {
     Dropped,
     /// Look for a socket as if no program were there.
     Passed,
+}
+
+/// What the kernel made of a program.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Made {
+    /// Bytes of machine code; 0 if the program is interpreted.
+    pub machine_code: u32,
+    /// Instructions that the verifier walked through. Before Linux 5.16 it does not say.
+    pub verified: Option<u32>,
+}
+
+/// Whether the kernel has programs of the type sk_lookup. Needs CAP_BPF.
+pub fn knows_sk_lookup() -> io::Result<bool> {
+    aya::sys::is_program_supported(ProgramType::SkLookup).map_err(|error| match error {
+        ProgramError::SyscallError(error) => error.io_error,
+        other => io::Error::other(other),
+    })
 }
 
 impl Dispatcher {
@@ -185,6 +202,13 @@ impl Dispatcher {
     pub fn program_id(&self) -> Result<u32, DispatcherError> {
         let program = self.ebpf.program(names::PROGRAM).ok_or_else(|| missing(names::PROGRAM))?;
         Ok(program.info().map_err(DispatcherError::verify)?.id())
+    }
+
+    /// What the kernel made of the program when it loaded it.
+    pub fn made(&self) -> Result<Made, DispatcherError> {
+        let program = self.ebpf.program(names::PROGRAM).ok_or_else(|| missing(names::PROGRAM))?;
+        let info = program.info().map_err(DispatcherError::verify)?;
+        Ok(Made { machine_code: info.size_jitted(), verified: info.verified_instruction_count() })
     }
 
     fn program(&mut self) -> Result<&mut SkLookup, DispatcherError> {

@@ -10,6 +10,6 @@ mod state;
 pub use error::{InstanceError, RunDirError};
 pub use leftovers::Leftovers;
 pub(crate) use registry::GROUP;
-pub use registry::{Claim, Registry, StartupLock, run_dir};
+pub use registry::{Claim, Registry, StartupLock, live_instances, run_dir};
 pub use sockets::{ControlSocket, control_sockets};
 pub use state::{Instance, InstanceId, Mode};

@@ -186,31 +186,71 @@ fn admit_group(dir: &Path) -> io::Result<()> {
 
 /// The instance whose state file is at `path`, if it lives. Removes the file if not.
 fn examine(path: &Path) -> Result<Option<Instance>, InstanceError> {
-    let mut file = match File::open(path) {
-        Ok(file) => file,
-        // It ended just now.
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(source) => return Err(failed("open state file", path, source)),
-    };
-    // Shared, so that two who look do not take each other for the owner.
-    match file.try_lock_shared() {
-        Ok(()) => {
+    match standing(path)? {
+        Standing::Gone => Ok(None),
+        Standing::Live(instance) => Ok(Some(instance)),
+        Standing::Dead => {
             // Its control socket has nobody behind it any more.
             let _ = fs::remove_file(path.with_extension(CONTROL));
-            return match fs::remove_file(path) {
+            match fs::remove_file(path) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => {
                     Err(failed("remove state file", path, error))
                 }
                 _ => Ok(None),
-            };
+            }
         }
+    }
+}
+
+/// What has become of the instance that wrote a state file.
+enum Standing {
+    /// It was killed.
+    Dead,
+    /// It has removed the file.
+    Gone,
+    /// It holds the lock.
+    Live(Instance),
+}
+
+fn standing(path: &Path) -> Result<Standing, InstanceError> {
+    let mut file = match File::open(path) {
+        Ok(file) => file,
+        // It ended just now.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Standing::Gone),
+        Err(source) => return Err(failed("open state file", path, source)),
+    };
+    // Shared, so that two who look do not take each other for the owner.
+    match file.try_lock_shared() {
+        Ok(()) => return Ok(Standing::Dead),
         Err(TryLockError::WouldBlock) => {}
         Err(TryLockError::Error(source)) => return Err(failed("lock state file", path, source)),
     }
     let mut text = String::new();
     let corrupt = |cause: String| InstanceError::Corrupt { path: path.to_owned(), cause };
     file.read_to_string(&mut text).map_err(|error| corrupt(error.to_string()))?;
-    serde_json::from_str(&text).map(Some).map_err(|error| corrupt(error.to_string()))
+    serde_json::from_str(&text).map(Standing::Live).map_err(|error| corrupt(error.to_string()))
+}
+
+/// The live instances of the namespace with inode `namespace`, below `run_dir`. Takes no lock that another waits for, and
+/// leaves everything as it is: what they are may be another thing a moment later.
+pub fn live_instances(run_dir: &Path, namespace: u64) -> Result<Vec<Instance>, InstanceError> {
+    let dir = run_dir.join(namespace.to_string());
+    let entries = match fs::read_dir(&dir) {
+        Ok(entries) => entries,
+        // Nobody has ever started one here.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(source) => return Err(failed("list directory", &dir, source)),
+    };
+    let mut live = Vec::new();
+    for entry in entries {
+        let path = entry.map_err(|source| failed("list directory", &dir, source))?.path();
+        if path.extension().is_some_and(|extension| extension == EXTENSION)
+            && let Standing::Live(instance) = standing(&path)?
+        {
+            live.push(instance);
+        }
+    }
+    Ok(live)
 }
 
 /// Puts `instance` at `path`, locked from the moment it can be seen there.

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeSet, HashSet};
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use nix::ifaddrs::getifaddrs;
 use nix::net::if_::InterfaceFlags;
@@ -36,6 +36,23 @@ pub fn interface_addresses() -> Result<Vec<InterfaceAddress>, NetError> {
             let loopback = entry.flags.contains(InterfaceFlags::IFF_LOOPBACK);
             Some(InterfaceAddress { interface: entry.interface_name, address, loopback })
         })
+        .collect())
+}
+
+/// The families whose loopback address `lo` has, if it is up.
+pub fn loopback_families() -> Result<BTreeSet<Family>, NetError> {
+    let op = "list addresses of";
+    let entries = getifaddrs().map_err(|errno| NetError::os(op, "lo", errno, "CAP_NET_ADMIN"))?;
+    let up =
+        entries.filter(|entry| entry.interface_name == "lo" && entry.flags.contains(InterfaceFlags::IFF_UP));
+    Ok(up
+        .filter_map(|entry| entry.address)
+        .filter_map(|storage| {
+            let v4 = storage.as_sockaddr_in().map(|v4| IpAddr::from(v4.ip()));
+            v4.or_else(|| storage.as_sockaddr_in6().map(|v6| IpAddr::from(v6.ip())))
+        })
+        .filter(|address| [IpAddr::from(Ipv4Addr::LOCALHOST), Ipv6Addr::LOCALHOST.into()].contains(address))
+        .map(Family::of)
         .collect())
 }
 

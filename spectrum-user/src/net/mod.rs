@@ -7,13 +7,17 @@ mod namespace;
 mod reply_routes;
 mod routes;
 mod rp_filter;
+mod settings;
 mod sockets;
 
-pub use addresses::{CoveredAddress, InterfaceAddress, covered_addresses, interface_addresses};
+pub use addresses::{
+    CoveredAddress, InterfaceAddress, covered_addresses, interface_addresses, loopback_families,
+};
 pub use error::{Denied, NetError};
 pub use listener::{ListenerGroup, ListenerOptions, Transparency};
-pub use namespace::{NamespaceId, enter_namespace};
+pub use namespace::{NamespaceId, enter_namespace, in_throw_away_namespace};
 pub use reply_routes::ReplyRoutes;
 pub use routes::{LocalRoutes, ROUTE_PROTOCOL};
 pub use rp_filter::strict_rp_filter;
+pub use settings::{has_ipv6, setting};
 pub use sockets::{ListeningSocket, SocketOwner, listening_sockets, own_sockets, socket_owners};

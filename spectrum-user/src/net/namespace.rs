@@ -1,13 +1,15 @@
-//! Entering a network namespace, and telling namespaces apart. Creates none.
+//! Entering a network namespace, telling namespaces apart, and trying things in one that is thrown away. Leaves none
+//! behind.
 
 use std::fmt;
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::thread;
 
 use nix::errno::Errno;
-use nix::sched::{CloneFlags, setns};
+use nix::sched::{CloneFlags, setns, unshare};
 
 use super::NetError;
 
@@ -74,6 +76,22 @@ pub fn enter_namespace(name: &str) -> Result<NamespaceId, NetError> {
         _ => NetError::os(op, &shown, errno, "CAP_SYS_ADMIN"),
     })?;
     NamespaceId::current()
+}
+
+/// Runs `inside` on a thread in a network namespace of its own, which the kernel takes back with the last thread and
+/// process in it. Needs `CAP_SYS_ADMIN`.
+pub fn in_throw_away_namespace<T: Send>(inside: impl FnOnce() -> T + Send) -> Result<T, NetError> {
+    let tried = thread::scope(|scope| {
+        scope
+            .spawn(|| {
+                unshare(CloneFlags::CLONE_NEWNET).map_err(|errno| {
+                    NetError::os("make", "a network namespace to try things in", errno, "CAP_SYS_ADMIN")
+                })?;
+                Ok(inside())
+            })
+            .join()
+    });
+    tried.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
 fn path_of(name: &str) -> PathBuf {

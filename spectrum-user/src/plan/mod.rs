@@ -9,10 +9,10 @@ mod overlap;
 pub mod replies;
 pub mod table;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use bindings::{BindingIndex, Plan, PlanError, PlannedBinding};
 pub use explain::{Explained, Miss, Precedence};
 pub use hidden::{Extent, Hidden};
-pub use obstacles::{Listing, Obstacle};
+pub use obstacles::{Listing, Obstacle, Tracked};
 pub use overlap::Overlap;

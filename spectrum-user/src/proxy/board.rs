@@ -2,6 +2,7 @@
 //! their worker take the lock to see what hangs there now. Does not know how rosters come about.
 
 use std::cell::{Cell, RefCell};
+use std::ops::Deref;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -37,28 +38,39 @@ impl Board {
     }
 }
 
+/// A roster as one worker holds it. Counted within the worker: the count of the Arc is on a cache line that all share.
+#[derive(Debug)]
+pub(super) struct Seen(Arc<Roster>);
+
+impl Deref for Seen {
+    type Target = Roster;
+
+    fn deref(&self) -> &Roster {
+        &self.0
+    }
+}
+
 /// One worker's view of a board.
 #[derive(Debug)]
 pub(super) struct BoardView {
     pub(super) board: Arc<Board>,
     version: Cell<u64>,
-    // Counted within the worker: the count of the Arc is on a cache line that all workers share.
-    seen: RefCell<Rc<Arc<Roster>>>,
+    seen: RefCell<Rc<Seen>>,
 }
 
 impl BoardView {
     pub(super) fn new(board: Arc<Board>) -> Self {
         let version = board.version.load(Ordering::Acquire);
-        let seen = RefCell::new(Rc::new(board.roster()));
+        let seen = RefCell::new(Rc::new(Seen(board.roster())));
         Self { board, version: Cell::new(version), seen }
     }
 
     /// The roster that hangs there now.
-    pub(super) fn roster(&self) -> Rc<Arc<Roster>> {
+    pub(super) fn roster(&self) -> Rc<Seen> {
         let version = self.board.version.load(Ordering::Acquire);
         if version != self.version.get() {
             self.version.set(version);
-            self.seen.replace(Rc::new(self.board.roster()));
+            self.seen.replace(Rc::new(Seen(self.board.roster())));
         }
         Rc::clone(&self.seen.borrow())
     }

@@ -226,11 +226,11 @@ mod tests {
         ResolvedTarget { name: name.to_owned(), port: Some(80), priority, weight, addresses }
     }
 
-    fn resolution(targets: Vec<ResolvedTarget>) -> Option<Arc<Resolution>> {
+    fn resolution(targets: Vec<ResolvedTarget>) -> Arc<Resolution> {
         let mut resolution = Resolution::of_address("192.0.2.1".parse().unwrap());
         resolution.targets = targets;
         resolution.until = Some(Instant::now());
-        Some(Arc::new(resolution))
+        Arc::new(resolution)
     }
 
     fn origin(text: &str) -> Origin {
@@ -277,7 +277,7 @@ mod tests {
             target("zero.", 10, 0, &["192.0.2.3"]),
             target("none.", 5, 1, &[]),
         ]);
-        let roster = Roster::of(&origins, &[resolution], place);
+        let roster = Roster::of(&origins, &[Some(resolution)], place);
         let weights: Vec<u32> = roster.candidates(&[]).map(|one| one.weight).collect();
         assert_eq!(addresses(&roster, &[]), ["192.0.2.1", "192.0.2.2", "192.0.2.3"]);
         assert!(weights[0].abs_diff(3 * weights[1]) <= 3 && weights[2] * 200 < weights[1], "{weights:?}");
@@ -290,7 +290,7 @@ mod tests {
     fn families_take_turns_beginning_with_ipv6_and_the_slow_come_last() {
         let origins = Origins::from(vec![origin("example.com:80")]);
         let all = ["2001:db8::1", "2001:db8::2", "192.0.2.1", "192.0.2.2", "192.0.2.3"];
-        let roster = Roster::of(&origins, &[resolution(vec![target("", 0, 0, &all)])], place);
+        let roster = Roster::of(&origins, &[Some(resolution(vec![target("", 0, 0, &all)]))], place);
         let member = &roster.members[0];
         let client = "198.51.100.1".parse().unwrap();
         let order = |balance, turn| {
@@ -314,6 +314,6 @@ mod tests {
         let origins = Origins::from(vec![origin("example.com:80")]);
         assert_eq!(Roster::of(&origins, &[None], place).fault, DialFailure::ResolverFailed);
         let denied = resolution(Vec::new());
-        assert_eq!(Roster::of(&origins, &[denied], place).fault, DialFailure::Unresolved);
+        assert_eq!(Roster::of(&origins, &[Some(denied)], place).fault, DialFailure::Unresolved);
     }
 }

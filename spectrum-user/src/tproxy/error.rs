@@ -143,6 +143,20 @@ impl TproxyError {
         }
     }
 
+    /// What was in the way, without what we were doing and without the cure.
+    #[must_use]
+    pub fn cause(&self) -> String {
+        match self {
+            Self::Denied { .. } => "Operation not permitted".to_owned(),
+            Self::ExtensionMissing { said, .. }
+            | Self::Failed { said, .. }
+            | Self::TableMissing { said, .. } => said.clone(),
+            Self::ProgramMissing { program } => format!("{program} is not installed"),
+            Self::Run { program, source } => format!("{program} does not run: {source}"),
+            Self::Locked { .. } | Self::None(_) | Self::TooMany(_) | Self::Undo { .. } => self.to_string(),
+        }
+    }
+
     /// The capability that was missing, if that was the cause.
     #[must_use]
     pub fn not_permitted(&self) -> Option<&'static str> {

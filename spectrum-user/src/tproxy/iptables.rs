@@ -88,6 +88,14 @@ impl Iptables {
         output(op, Command::new(&self.restore).args(["--noflush", "--wait", PATIENCE]), text).map(drop)
     }
 
+    /// As [`restore`](Self::restore), in a namespace that nobody else has: the lock, which all namespaces share, is left
+    /// to those who need it.
+    pub(super) fn try_out(&self, text: &str) -> Result<(), TproxyError> {
+        let mut command = Command::new(&self.restore);
+        command.args(["--noflush", "--wait", PATIENCE]).env("XTABLES_LOCKFILE", "/dev/null");
+        output("apply", &mut command, text).map(drop)
+    }
+
     /// Applies `text` in place of the rules of `chain`, at once or not at all.
     pub(super) fn replace(&self, chain: &Chain, text: &str) -> Result<(), TproxyError> {
         self.restore("replace", &replacement(&self.save()?, chain, text))
@@ -130,6 +138,15 @@ impl Iptables {
         }
     }
 
+    /// The program and its variant, in words: `ip6tables (legacy)`.
+    pub(super) fn label(&self) -> String {
+        let variant = match self.variant {
+            Variant::Legacy => "legacy",
+            Variant::Nft => "nft",
+        };
+        format!("{} ({variant})", stem(self.family))
+    }
+
     /// The family that is filtered.
     pub(super) fn family(&self) -> Family {
         self.family
@@ -166,7 +183,8 @@ impl Iptables {
     }
 }
 
-fn stem(family: Family) -> &'static str {
+/// What the programs of a family are called.
+pub(super) fn stem(family: Family) -> &'static str {
     match family {
         Family::Ipv4 => "iptables",
         Family::Ipv6 => "ip6tables",

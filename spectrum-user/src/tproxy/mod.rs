@@ -7,6 +7,7 @@ mod listings;
 mod nftables;
 mod program;
 mod replies;
+mod trial;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -16,6 +17,7 @@ use iptables::Iptables;
 pub use listings::listings;
 use nftables::{Kind, Nft};
 pub use replies::ReplyMark;
+pub use trial::{Trial, try_all};
 
 use crate::model::Family;
 use crate::plan::firewall::nftables::Ruleset;

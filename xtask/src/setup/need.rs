@@ -21,7 +21,7 @@ pub(crate) enum Purpose {
     Bench,
     /// Building the eBPF object and the host crates.
     Build,
-    /// Fuzzing, but for the nightly compiler, which only rustup can install.
+    /// Fuzzing. The compiler is that of `Build`.
     Fuzz,
     /// Lint.
     Lint,

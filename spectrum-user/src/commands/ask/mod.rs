@@ -1,7 +1,6 @@
 //! The verbs that ask a running instance. They find it, ask it one thing and print its answer; the answers are made by
 //! the instance itself.
 
-mod columns;
 mod explanation;
 mod status;
 
@@ -12,12 +11,12 @@ use anyhow::{Context as _, bail};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::columns::Columns;
 use super::reload::Reloaded;
 use crate::cli::{BindingsArgs, ExplainArgs, InstanceArgs};
 use crate::control::{self, ExplainQuery, Explanation, ListedBinding, Request, Status};
 use crate::instance::{ControlSocket, control_sockets, run_dir};
 use crate::net::NamespaceId;
-use columns::Columns;
 
 /// Prints the bindings that overlap what was typed.
 pub(super) fn bindings(args: &BindingsArgs) -> anyhow::Result<()> {

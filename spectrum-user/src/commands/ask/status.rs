@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use humantime::format_duration;
 
-use super::columns::Columns;
+use crate::commands::columns::Columns;
 use crate::control::{
     CheckAnswer, DestinationAnswer, OriginAnswer, PacketCounts, ProgramAnswer, ServiceAnswer, Status,
 };

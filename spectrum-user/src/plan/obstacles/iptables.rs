@@ -14,6 +14,12 @@ const BASES: &[(&str, &str)] = &[
     ("security", "INPUT"),
 ];
 
+/// What has conntrack look at every packet, as the modules of these names say when they are loaded.
+const TRACKING_MATCHES: &[&str] =
+    &["cluster", "connbytes", "connlabel", "connlimit", "connmark", "conntrack", "helper", "state"];
+const TRACKING_TARGETS: &[&str] =
+    &["CONNMARK", "CONNSECMARK", "CT", "DNAT", "MASQUERADE", "NETMAP", "REDIRECT", "SNAT", "SYNPROXY"];
+
 pub(super) fn chains(family: Family, text: &str) -> Chains {
     let program = match family {
         Family::Ipv4 => "iptables",
@@ -33,9 +39,11 @@ pub(super) fn chains(family: Family, text: &str) -> Chains {
         } else if let Some(declared) = line.strip_prefix(':') {
             let mut words = declared.split(' ');
             let (chain, policy) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
-            let chain = chains
-                .entry(name(chain))
-                .or_insert_with(|| Chain { is_base: BASES.contains(&(table, chain)), ..Chain::default() });
+            let chain = chains.entry(name(chain)).or_insert_with(|| Chain {
+                is_base: BASES.contains(&(table, chain)),
+                is_before_conntrack: (table, chain) == ("raw", "PREROUTING"),
+                ..Chain::default()
+            });
             chain.policy = (policy == "DROP").then(|| policy.to_owned());
         } else if let Some(added) = line.strip_prefix("-A ")
             && let Some((chain, conditions)) = added.split_once(' ')
@@ -57,7 +65,9 @@ fn rule(text: &str, conditions: &str) -> Rule {
             continue;
         }
         if word == "-j" || word == "-g" {
-            rule.verdict = words.next().map(verdict);
+            let target = words.next().unwrap_or_default();
+            rule.verdict = Some(verdict(target, words.clone()));
+            rule.tracks |= TRACKING_TARGETS.contains(&target) && rule.verdict != Some(Verdict::NoTrack);
             break;
         }
         condition(&mut rule, word, negated, &mut words);
@@ -100,8 +110,11 @@ fn condition(rule: &mut Rule, word: &str, negated: bool, words: &mut SplitWhites
             rule.never |= negated;
             true
         }
-        "-m" => ["comment", "conntrack", "multiport", "state", "tcp", "udp"]
-            .contains(&words.next().unwrap_or_default()),
+        "-m" => {
+            let of = words.next().unwrap_or_default();
+            rule.tracks |= TRACKING_MATCHES.contains(&of);
+            ["comment", "conntrack", "multiport", "state", "tcp", "udp"].contains(&of)
+        }
         "--comment" => words.next().is_some(),
         // A value of something that was not understood.
         _ => false,
@@ -109,10 +122,12 @@ fn condition(rule: &mut Rule, word: &str, negated: bool, words: &mut SplitWhites
     rule.more |= !understood;
 }
 
-fn verdict(target: &str) -> Verdict {
+fn verdict(target: &str, mut options: SplitWhitespace<'_>) -> Verdict {
     match target {
         "ACCEPT" => Verdict::Accept,
+        "CT" if options.any(|option| option == "--notrack") => Verdict::NoTrack,
         "DROP" | "REJECT" => Verdict::Drop,
+        "NOTRACK" => Verdict::NoTrack,
         "RETURN" => Verdict::Return,
         chain => Verdict::Jump(chain.to_owned()),
     }

@@ -3,9 +3,12 @@
 
 mod iptables;
 mod nftables;
+mod tracking;
 
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
+
+pub use tracking::Tracked;
 
 use super::Plan;
 use crate::model::{Binding, Family, PortRange, Prefix, Protocol};
@@ -39,6 +42,16 @@ pub enum Listing {
     Nftables(String),
 }
 
+impl Listing {
+    /// What is listed; of nftables without what iptables lists too, and better, if it `has_iptables`.
+    fn chains(&self, has_iptables: bool) -> Chains {
+        match self {
+            Self::Iptables(family, text) => iptables::chains(*family, text),
+            Self::Nftables(json) => nftables::chains(json, has_iptables),
+        }
+    }
+}
+
 impl Plan {
     /// The rules among `listings` that may drop packets to bound addresses and ports.
     #[must_use]
@@ -46,10 +59,7 @@ impl Plan {
         let has_iptables = listings.iter().any(|listing| matches!(listing, Listing::Iptables(..)));
         let mut obstacles = Vec::new();
         for listing in listings {
-            let chains = match listing {
-                Listing::Iptables(family, text) => iptables::chains(*family, text),
-                Listing::Nftables(json) => nftables::chains(json, has_iptables),
-            };
+            let chains = listing.chains(has_iptables);
             for name in chains.iter().filter(|(_, chain)| chain.is_base).map(|(name, _)| name) {
                 let mut open: Vec<&Binding> = self.bindings.iter().map(|planned| &planned.binding).collect();
                 let mut walk = Walk { chains: &chains, obstacles: &mut obstacles, depth: 0 };
@@ -102,6 +112,8 @@ impl fmt::Display for ChainName {
 struct Chain {
     /// Whether packets for the host enter it without a jump.
     is_base: bool,
+    /// Whether they enter it before conntrack looks at them.
+    is_before_conntrack: bool,
     /// The policy, if it is not to accept.
     policy: Option<String>,
     rules: Vec<Rule>,
@@ -120,6 +132,8 @@ struct Rule {
     more: bool,
     /// Whether it asks for packets of connections that exist, so that none of ours is among them.
     never: bool,
+    /// Whether conntrack has to be there for it.
+    tracks: bool,
     verdict: Option<Verdict>,
 }
 
@@ -128,6 +142,8 @@ enum Verdict {
     Accept,
     Drop,
     Jump(String),
+    /// To go on, untracked.
+    NoTrack,
     Return,
 }
 
@@ -196,7 +212,7 @@ impl Walk<'_> {
                     let left: HashSet<&Binding> = entering.into_iter().collect();
                     open.retain(|binding| left.contains(*binding) || !rule.must_match(binding));
                 }
-                Some(Verdict::Jump(_) | Verdict::Return) | None => {}
+                Some(Verdict::Jump(_) | Verdict::NoTrack | Verdict::Return) | None => {}
             }
         }
     }

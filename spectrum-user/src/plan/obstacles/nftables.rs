@@ -5,6 +5,20 @@ use serde_json::Value;
 use super::{Chain, ChainName, Chains, Rule, Verdict};
 use crate::model::{Family, PortRange, Prefix, Protocol};
 
+/// Where conntrack looks at packets that come in (NF_IP_PRI_CONNTRACK).
+const CONNTRACK_PRIORITY: i64 = -200;
+
+/// What has conntrack look at every packet.
+const TRACKING: [&str; 7] = [
+    "\"ct\":",
+    "\"ct count\":",
+    "\"dnat\":",
+    "\"masquerade\":",
+    "\"redirect\":",
+    "\"snat\":",
+    "\"synproxy\":",
+];
+
 /// The chains in `json`; without those of the tables that iptables makes, if it lists them `besides`: it does so better.
 pub(super) fn chains(json: &str, besides: bool) -> Chains {
     let mut chains = Chains::new();
@@ -16,8 +30,13 @@ pub(super) fn chains(json: &str, besides: bool) -> Chains {
             let hook = chain["hook"].as_str().unwrap_or_default();
             let is_base = ["ingress", "prerouting", "input"].contains(&hook);
             let policy = chain["policy"].as_str().filter(|policy| *policy == "drop").map(str::to_owned);
-            let chain = chains.entry(name).or_default();
-            *chain = Chain { is_base, policy: policy.filter(|_| is_base), rules: Vec::new() };
+            let priority = chain["prio"].as_i64().unwrap_or_default();
+            *chains.entry(name).or_default() = Chain {
+                is_base,
+                is_before_conntrack: hook == "prerouting" && priority < CONNTRACK_PRIORITY,
+                policy: policy.filter(|_| is_base),
+                rules: Vec::new(),
+            };
         } else if let Some(rule) = object.get("rule")
             && let Some(name) = name(rule, &rule["chain"], besides)
         {
@@ -44,6 +63,9 @@ fn name(of: &Value, chain: &Value, besides: bool) -> Option<ChainName> {
 
 fn understood(json: &Value) -> Rule {
     let mut rule = Rule { text: text(json), ..Rule::default() };
+    // What it asks and does is far in; none of these words is anything else there.
+    let shown = json["expr"].to_string();
+    rule.tracks = TRACKING.iter().any(|word| shown.contains(word));
     for statement in json["expr"].as_array().into_iter().flatten() {
         let Some((kind, value)) = statement.as_object().and_then(|fields| fields.iter().next()) else {
             rule.more = true;
@@ -57,6 +79,7 @@ fn understood(json: &Value) -> Rule {
                 rule.verdict = value["target"].as_str().map(|target| Verdict::Jump(target.to_owned()));
             }
             "counter" | "log" => {}
+            "notrack" => rule.verdict = Some(Verdict::NoTrack),
             "match" => rule.more |= !matched(&mut rule, value),
             // A map to verdicts, among which one may be to drop.
             "vmap" if value.to_string().contains("\"drop\"") => {

@@ -88,7 +88,7 @@ impl Resolver {
                     }
                     Resolution::of_service(targets, ttl, last, Instant::now())
                 }
-                Err(error) => Resolution::of_failed_service(error, last, Instant::now()),
+                Err(error) => Resolution::of_failed_service(&error, last, Instant::now()),
             },
         }
     }

@@ -110,7 +110,7 @@ impl Resolution {
     }
 
     /// What is left when the SRV records cannot be had.
-    pub(super) fn of_failed_service(error: LookupError, last: Option<&Self>, now: Instant) -> Self {
+    pub(super) fn of_failed_service(error: &LookupError, last: Option<&Self>, now: Instant) -> Self {
         let fault = Fault::of(error);
         let targets = match (&fault, last) {
             (Fault::Failed(_), Some(last)) => last.targets.clone(),
@@ -144,7 +144,7 @@ impl Resolution {
 }
 
 impl Fault {
-    fn of(error: LookupError) -> Self {
+    fn of(error: &LookupError) -> Self {
         let text = error.to_string();
         match error {
             LookupError::Denied => Self::Denied(text),
@@ -181,7 +181,7 @@ impl Merged {
                     merged.ttl = merged.ttl.min(lookup.ttl);
                     merged.addresses.extend(lookup.addresses);
                 }
-                Err(error) => match Fault::of(error) {
+                Err(error) => match Fault::of(&error) {
                     fault @ Fault::Denied(_) => denied = Some(fault),
                     fault @ Fault::Failed(_) => {
                         merged.fault = Some(fault);
@@ -204,6 +204,7 @@ mod tests {
     use super::*;
     use hickory_resolver::net::NetError;
 
+    #[expect(clippy::unnecessary_wraps, reason = "it stands beside lookups that failed")]
     fn found(addresses: &[&str], seconds: u64) -> Result<Lookup, LookupError> {
         let addresses = addresses.iter().map(|address| address.parse().unwrap()).collect();
         Ok(Lookup { addresses, ttl: Duration::from_secs(seconds) })
@@ -271,8 +272,8 @@ mod tests {
         assert_eq!(shown(&first), "192.0.2.1");
         assert_eq!(first.until, Some(now + Duration::from_secs(30)), "the shortest TTL counts");
         let failed = LookupError::Failed(NetError::Timeout);
-        let stale = Resolution::of_failed_service(failed, Some(&first), now);
+        let stale = Resolution::of_failed_service(&failed, Some(&first), now);
         assert_eq!(stale.targets, first.targets);
-        assert!(Resolution::of_failed_service(LookupError::Denied, Some(&stale), now).is_empty());
+        assert!(Resolution::of_failed_service(&LookupError::Denied, Some(&stale), now).is_empty());
     }
 }

@@ -249,7 +249,9 @@ impl Lead {
                     before.targets == after.targets && before.fault.is_some() == after.fault.is_some()
                 });
                 if !same {
-                    boards.iter().for_each(|board| lead.hang(board));
+                    for board in &boards {
+                        lead.hang(board);
+                    }
                 }
             }
         });

@@ -1,0 +1,165 @@
+//! Reads what the doctor judges, from where each fact is. A fact that cannot be read is told with the reason.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::Path;
+
+use anyhow::Context as _;
+use nix::sys::resource::{Resource, getrlimit};
+use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
+use tokio::runtime;
+
+use super::trial::{self, Trials};
+use crate::commands::privileges::capabilities;
+use crate::config::Config;
+use crate::dispatcher::{self, AttachedProgram};
+use crate::doctor::{Confinement, Conntrack, Facts, OtherProgram, Refusal, Rights, Source, Subject, Unknown};
+use crate::instance::{Instance, Leftovers, Mode, live_instances, run_dir};
+use crate::model::{Binding, Policy, PortRange, Protocol, Responder, Service, Target};
+use crate::net::{self, LocalRoutes, NamespaceId};
+use crate::plan::{Listing, Plan};
+use crate::tproxy;
+
+/// All facts about the namespace of the calling thread. `jit` is what the first namespace said of the compiler.
+pub(super) fn read(wanted: Option<(Config, Plan)>, jit: Option<u64>) -> anyhow::Result<Facts> {
+    let live = live_instances(&run_dir(), NamespaceId::current()?.inode());
+    let (mode, firewall, wanted) = match wanted {
+        Some((config, plan)) => (config.mode, config.firewall, Some(plan)),
+        None => Default::default(),
+    };
+    let Trials { program, firewalls } = trial::all(wanted.as_ref());
+    let attached = attached();
+    let covered = match &wanted {
+        Some(plan) => covered(plan),
+        None => Ok(Vec::new()),
+    };
+    let subject = match wanted {
+        Some(plan) => Some(Subject { plan, from: Source::Configuration }),
+        None => live.as_deref().ok().and_then(claimed).map(|plan| Subject { plan, from: Source::Instances }),
+    };
+    let by_sk_lookup = |instance: &&Instance| instance.mode == Some(Mode::SkLookup);
+    Ok(Facts {
+        kernel: kernel(),
+        mode,
+        firewall,
+        subject,
+        bpf: attached.as_ref().map(drop).map_err(Refusal::from),
+        sk_lookup: dispatcher::knows_sk_lookup().map_err(|error| unknown(&error)),
+        program,
+        jit,
+        btf: Path::new("/sys/kernel/btf/vmlinux").exists(),
+        bpffs: statfs("/sys/fs/bpf").is_ok_and(|found| found.filesystem_type() == BPF_FS_MAGIC),
+        unprivileged_bpf_disabled: net::setting("kernel/unprivileged_bpf_disabled"),
+        rights: capabilities().map(Rights::of).ok_or_else(|| Unknown("there is no /proc".to_owned())),
+        confinement: confinement(),
+        open_files: getrlimit(Resource::RLIMIT_NOFILE)
+            .map(|(_, hard)| hard)
+            .map_err(|errno| unknown(&errno.into())),
+        firewalls,
+        loopback: net::loopback_families().map_err(why),
+        ipv6: net::has_ipv6(),
+        strict_rp_filter: net::strict_rp_filter(),
+        syncookies: net::setting("net/ipv4/tcp_syncookies"),
+        somaxconn: net::setting("net/core/somaxconn"),
+        conntrack: net::setting("net/netfilter/nf_conntrack_count")
+            .map(|count| Conntrack { count, limit: net::setting("net/netfilter/nf_conntrack_max") }),
+        listings: listings(),
+        leftovers: leftovers(live.as_deref().map_err(ToString::to_string))?,
+        other_programs: others(attached),
+        sk_lookup_instances: live.iter().flatten().filter(by_sk_lookup).count(),
+        covered,
+    })
+}
+
+fn why(error: impl Into<anyhow::Error>) -> Unknown {
+    Unknown(format!("{:#}", error.into()))
+}
+
+fn unknown(error: &io::Error) -> Unknown {
+    match error.raw_os_error() {
+        Some(libc::EPERM | libc::EACCES) => Unknown(format!("{error} (try sudo)")),
+        _ => Unknown(error.to_string()),
+    }
+}
+
+fn kernel() -> String {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    format!("Linux {}", release.trim())
+}
+
+fn confinement() -> Confinement {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let seccomp = status.lines().find_map(|line| line.strip_prefix("Seccomp:")).map_or("0", str::trim);
+    let map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    let everybody = ["0", "0", "4294967295"];
+    // The mode in force stands in brackets: `none [integrity] confidentiality`.
+    let lockdown = fs::read_to_string("/sys/kernel/security/lockdown").ok();
+    Confinement {
+        seccomp: seccomp != "0",
+        user_namespace: !map.is_empty() && !map.split_whitespace().eq(everybody),
+        lockdown: lockdown.and_then(|modes| Some(modes.split_once('[')?.1.split_once(']')?.0.to_owned())),
+    }
+}
+
+fn attached() -> io::Result<Vec<AttachedProgram>> {
+    dispatcher::attached_programs(File::open("/proc/thread-self/ns/net")?)
+}
+
+fn others(attached: io::Result<Vec<AttachedProgram>>) -> Result<Vec<OtherProgram>, Unknown> {
+    match attached {
+        Ok(attached) => {
+            Ok(attached.into_iter().map(|AttachedProgram { id, name }| OtherProgram { id, name }).collect())
+        }
+        // A kernel without bpf(2), or without sk_lookup, has none.
+        Err(error) if matches!(error.raw_os_error(), Some(libc::ENOSYS | libc::EINVAL)) => Ok(Vec::new()),
+        Err(error) => Err(unknown(&error)),
+    }
+}
+
+fn listings() -> Result<Vec<Listing>, Unknown> {
+    let (listings, errors) = tproxy::listings();
+    // A rule that is not seen may be the one that matters.
+    if errors.is_empty() {
+        return Ok(listings);
+    }
+    Err(Unknown(errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")))
+}
+
+/// What bears our marks and no live instance claims.
+fn leftovers(live: Result<&[Instance], String>) -> anyhow::Result<Result<Vec<String>, Unknown>> {
+    let runtime = runtime::Builder::new_current_thread().enable_all().build().context("start the runtime")?;
+    Ok(runtime.block_on(async {
+        let live = live.map_err(Unknown)?;
+        let routes = LocalRoutes::open().map_err(why)?.list_ours().await.map_err(why)?;
+        let chains = tproxy::list_ours().map_err(why)?;
+        let Leftovers { routes, chains } = Leftovers::among(routes, chains, live);
+        let routes = routes.iter().map(|prefix| format!("local route {prefix}"));
+        Ok(chains.iter().map(|chain| format!("firewall chain {chain}")).chain(routes).collect())
+    }))
+}
+
+fn covered(plan: &Plan) -> Result<Vec<String>, Unknown> {
+    let addresses = net::interface_addresses().map_err(why)?;
+    Ok(net::covered_addresses(&plan.routes, &addresses).iter().map(ToString::to_string).collect())
+}
+
+/// What live instances have claimed, on any port.
+fn claimed(live: &[Instance]) -> Option<Plan> {
+    let bindings: Vec<Binding> = live
+        .iter()
+        .flat_map(|instance| &instance.prefixes)
+        .flat_map(|prefix| {
+            [Protocol::Tcp, Protocol::Udp].map(|protocol| Binding {
+                protocol,
+                prefix: *prefix,
+                ports: PortRange::ALL,
+            })
+        })
+        .collect();
+    if bindings.is_empty() {
+        return None;
+    }
+    let name = "claimed".parse().ok()?;
+    let (target, policy) = (Target::Respond(Responder::Discard), Policy::default());
+    Plan::of(&[Service { name, bindings, target, policy }]).ok()
+}

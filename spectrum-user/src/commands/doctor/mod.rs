@@ -1,0 +1,83 @@
+//! `doctor`: what this host can do and what it lacks. Reads facts, has them judged, and prints; changes nothing.
+
+mod facts;
+mod trial;
+
+use std::io::{self, BufWriter, Write};
+
+use anyhow::{Context as _, bail};
+
+use super::columns::Columns;
+use super::run::joined;
+use crate::cli::DoctorArgs;
+use crate::config::Config;
+use crate::doctor::{Diagnosis, diagnose};
+use crate::net;
+use crate::plan::Plan;
+
+/// Prints the diagnosis.
+///
+/// # Errors
+/// When no path works, after printing; when the configuration is bad or the namespace cannot be entered, before.
+pub(super) fn doctor(args: &DoctorArgs) -> anyhow::Result<()> {
+    let wanted = match &args.config {
+        Some(path) => {
+            let config = Config::load(path)?;
+            let plan = Plan::of(&config.services)
+                .map_err(|errors| joined(errors.into_iter().map(anyhow::Error::from)))?;
+            Some((config, plan))
+        }
+        None => None,
+    };
+    // Only the first namespace shows it, so it is read before another is entered.
+    let jit = net::setting("net/core/bpf_jit_enable");
+    // Before any thread exists: each is in the namespace that its parent was in.
+    if let Some(netns) = &args.netns {
+        net::enter_namespace(netns)?;
+    }
+    let diagnosis = diagnose(&facts::read(wanted, jit)?);
+
+    let mut stdout = BufWriter::new(io::stdout().lock());
+    let written = if args.json {
+        serde_json::to_writer(&mut stdout, &diagnosis)
+            .map_err(io::Error::from)
+            .and_then(|()| writeln!(stdout))
+    } else {
+        write_text(&diagnosis, &mut stdout)
+    };
+    match written.and_then(|()| stdout.flush()) {
+        // The reader has seen enough.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
+        written => written.context("write the diagnosis")?,
+    }
+    if diagnosis.path.mode.is_none() {
+        bail!("no path works here: {}", diagnosis.path.why);
+    }
+    Ok(())
+}
+
+fn write_text(diagnosis: &Diagnosis, out: &mut dyn Write) -> io::Result<()> {
+    let mut columns = Columns::of(["VERDICT", "CHECK", "FOUND", "MEANING"]);
+    for finding in &diagnosis.findings {
+        let meaning = match &finding.cure {
+            Some(cure) => format!("{}; cure: {cure}", finding.meaning),
+            None => finding.meaning.clone(),
+        };
+        columns.row([&finding.verdict.to_string(), &finding.check, &finding.value, &meaning]);
+    }
+    columns.write(out, "")?;
+    for unknown in &diagnosis.unknown {
+        writeln!(out, "could not look at {unknown}")?;
+    }
+    let path = &diagnosis.path;
+    let taken = match (path.mode, path.firewall) {
+        (Some(mode), Some(firewall)) => format!("takes {mode} by {firewall}"),
+        (Some(mode), None) => format!("takes {mode}"),
+        (None, _) => "finds no path".to_owned(),
+    };
+    let families = match path.families.iter().collect::<Vec<_>>()[..] {
+        [only] => format!(" for {only} only"),
+        _ => String::new(),
+    };
+    writeln!(out, "\n--mode {} {taken}{families}: {}", path.asked, path.why)
+}

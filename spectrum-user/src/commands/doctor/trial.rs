@@ -1,0 +1,185 @@
+//! Trying both paths where nobody uses them: in a network namespace that is thrown away. What is tried is what a start
+//! does, by the same code; what came of it is judged elsewhere.
+
+use std::fs::File;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
+
+use nix::errno::Errno;
+
+use crate::dispatcher::{Dispatcher, DispatcherError, Steered};
+use crate::doctor::{Carrier, FirewallTrial, Program, Refusal, Unknown};
+use crate::model::{Binding, DestinationId, Family, PortRange, Protocol};
+use crate::net;
+use crate::plan::firewall::{Firewall, Rule};
+use crate::plan::table::Table;
+use crate::plan::{Plan, PlannedBinding};
+use crate::tproxy::{self, Backend};
+
+/// What came of trying.
+pub(super) struct Trials {
+    pub(super) program: Result<Program, Refusal>,
+    pub(super) firewalls: Result<Vec<FirewallTrial>, Unknown>,
+}
+
+/// Where the program is tried.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Place {
+    /// Where everybody's packets are: it is not attached, and no socket is opened.
+    Here,
+    /// In a namespace of its own.
+    ThrowAway,
+}
+
+/// Tries both paths with what is wanted, else with an example.
+pub(super) fn all(wanted: Option<&Plan>) -> Trials {
+    let firewall = firewall(wanted);
+    let tried = net::in_throw_away_namespace(|| {
+        (program(wanted, Place::ThrowAway), tproxy::try_all(&firewall).into_iter().map(trial).collect())
+    });
+    match tried {
+        Ok((program, firewalls)) => Trials { program, firewalls: Ok(firewalls) },
+        Err(error) => {
+            let why = Unknown(format!("{:#}", anyhow::Error::from(error)));
+            let program =
+                program(wanted, Place::Here).map(|program| Program { attached: Err(why.clone()), ..program });
+            Trials { program, firewalls: Err(why) }
+        }
+    }
+}
+
+/// Loads the program and gives it all that a start gives it.
+fn program(wanted: Option<&Plan>, place: Place) -> Result<Program, Refusal> {
+    let mut dispatcher = Dispatcher::load(false).map_err(|error| refusal("load", &error))?;
+    let made = dispatcher.made().ok();
+    let filled = fill(&mut dispatcher, place);
+    let test_run = match &filled {
+        Ok(_) => test(&dispatcher, place),
+        Err(refusal) => Err(refusal.clone()),
+    };
+    // The table that is wanted may be a large one.
+    let filled = filled.and_then(|_sockets| match wanted {
+        Some(plan) => publish(&mut dispatcher, &plan.bindings),
+        None => Ok(()),
+    });
+    let attached = match place {
+        Place::Here => Ok(()),
+        Place::ThrowAway => attach(&mut dispatcher),
+    };
+    Ok(Program {
+        machine_code: made.map(|made| made.machine_code.into()),
+        verified: made.and_then(|made| made.verified),
+        filled,
+        attached: Ok(attached),
+        test_run,
+    })
+}
+
+fn attach(dispatcher: &mut Dispatcher) -> Result<(), Refusal> {
+    let namespace = File::open("/proc/thread-self/ns/net").map_err(|error| Refusal::from(&error))?;
+    dispatcher.attach(namespace).map_err(|error| refusal("attach", &error))
+}
+
+/// The destination of what [`test`] sends.
+const DESTINATION: DestinationId = DestinationId(0);
+
+/// Registers listeners and publishes a table that leads to them. They are there as long as what is returned.
+fn fill(dispatcher: &mut Dispatcher, place: Place) -> Result<Option<(TcpListener, UdpSocket)>, Refusal> {
+    let sockets = match place {
+        Place::Here => None,
+        Place::ThrowAway => {
+            // lo is down in a new namespace, so that it has no address to bind to.
+            let any = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), 0);
+            let opened = TcpListener::bind(any).and_then(|tcp| Ok((tcp, UdpSocket::bind(any)?)));
+            let (tcp, udp) = opened.map_err(|error| Refusal::from(&error))?;
+            dispatcher.register(DESTINATION, &tcp).map_err(|error| refusal("register a listener", &error))?;
+            dispatcher
+                .register(DestinationId(1), &udp)
+                .map_err(|error| refusal("register a UDP listener", &error))?;
+            Some((tcp, udp))
+        }
+    };
+    let bindings: Vec<PlannedBinding> =
+        example().into_iter().map(|binding| PlannedBinding { binding, destination: DESTINATION }).collect();
+    publish(dispatcher, &bindings)?;
+    Ok(sockets)
+}
+
+fn publish(dispatcher: &mut Dispatcher, bindings: &[PlannedBinding]) -> Result<(), Refusal> {
+    let table = Table::compile(bindings)
+        .map_err(|error| Refusal { message: format!("compile the table: {error}"), errno: None })?;
+    dispatcher.publish(table.nodes()).map_err(|error| refusal("publish a table", &error))
+}
+
+/// Whether the kernel tells where a packet goes, and tells it right.
+fn test(dispatcher: &Dispatcher, place: Place) -> Result<(), Refusal> {
+    let (from, to) = (SocketAddr::from(([198, 51, 100, 9], 4000)), SocketAddr::from(([192, 0, 2, 7], 4443)));
+    let steered =
+        dispatcher.test(Protocol::Tcp, from, to).map_err(|error| refusal("run the program", &error))?;
+    match (place, steered) {
+        (Place::ThrowAway, Steered::Assigned { .. }) | (Place::Here, Steered::Dropped) => Ok(()),
+        _ => Err(Refusal { message: format!("a test packet was not steered: {steered:?}"), errno: None }),
+    }
+}
+
+/// Bindings that need everything that rules can need.
+fn example() -> Vec<Binding> {
+    let prefixes =
+        [(IpAddr::from([192, 0, 2, 0]), 24), (Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0).into(), 64)]
+            .into_iter()
+            .filter_map(|(address, length)| crate::model::Prefix::containing(address, length).ok());
+    let ports = ["443", "8000-8100"].into_iter().filter_map(|typed| typed.parse().ok());
+    let ports: Vec<PortRange> = ports.chain([PortRange::ALL]).collect();
+    prefixes
+        .flat_map(|prefix| [Protocol::Tcp, Protocol::Udp].map(|protocol| (prefix, protocol)))
+        .flat_map(|(prefix, protocol)| {
+            ports.iter().map(move |ports| Binding { protocol, prefix, ports: *ports })
+        })
+        .collect()
+}
+
+/// The rules of what is wanted, else of an example, to listeners that nobody has.
+fn firewall(wanted: Option<&Plan>) -> Firewall {
+    let listener = |binding: &Binding, id: DestinationId| {
+        let loopback: IpAddr = match binding.family() {
+            Family::Ipv4 => Ipv4Addr::LOCALHOST.into(),
+            Family::Ipv6 => Ipv6Addr::LOCALHOST.into(),
+        };
+        SocketAddr::new(loopback, u16::try_from(id.0 + 1).unwrap_or(u16::MAX))
+    };
+    let rules = match wanted {
+        Some(plan) => plan.bindings.clone(),
+        None => example()
+            .into_iter()
+            .map(|binding| PlannedBinding { binding, destination: DESTINATION })
+            .collect(),
+    };
+    let rules = rules.iter().map(|planned| Rule {
+        binding: planned.binding,
+        listener: listener(&planned.binding, planned.destination),
+    });
+    Firewall::of(rules.collect())
+}
+
+fn trial(trial: tproxy::Trial) -> FirewallTrial {
+    let tproxy::Trial { program, family, backend, outcome } = trial;
+    FirewallTrial {
+        program,
+        family,
+        carrier: match backend {
+            Some(Backend::Iptables) => Carrier::Iptables,
+            Some(Backend::Nftables) => Carrier::Nftables,
+            None => Carrier::None,
+        },
+        outcome: outcome.map_err(|error| Refusal {
+            message: error.cause(),
+            errno: error.not_permitted().map(|_| libc::EPERM),
+        }),
+    }
+}
+
+/// The errno in words where there is one: what we were doing is in `op`, and cures are the doctor's.
+fn refusal(op: &str, error: &DispatcherError) -> Refusal {
+    let errno = error.errno();
+    let cause = errno.map_or_else(|| error.to_string(), |errno| Errno::from_raw(errno).desc().to_owned());
+    Refusal { message: format!("{op}: {cause}"), errno }
+}

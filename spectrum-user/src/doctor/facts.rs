@@ -1,0 +1,266 @@
+//! What a doctor is told: values that somebody else has read from a host. Judges none of them.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::io;
+
+use crate::config::{FirewallChoice, ModeChoice};
+use crate::model::Family;
+use crate::plan::{Listing, Plan};
+
+/// Why something could not be looked at.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Unknown(pub String);
+
+/// What the kernel or a program said no with.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Refusal {
+    /// In words.
+    pub message: String,
+    /// The errno, where there was one.
+    pub errno: Option<i32>,
+}
+
+impl Refusal {
+    /// Whether it was for want of a right, and not of the thing.
+    #[must_use]
+    pub fn is_of_rights(&self) -> bool {
+        matches!(self.errno, Some(libc::EPERM | libc::EACCES))
+    }
+}
+
+impl From<&io::Error> for Refusal {
+    fn from(error: &io::Error) -> Self {
+        Self { message: error.to_string(), errno: error.raw_os_error() }
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.message)
+    }
+}
+
+/// Everything about a host, a network namespace and this process that matters to us.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Facts {
+    /// The release, as `uname -r` prints it.
+    pub kernel: String,
+    /// Which path is wanted.
+    pub mode: ModeChoice,
+    /// Which firewall is wanted.
+    pub firewall: FirewallChoice,
+    /// What is to be served, if that is known.
+    pub subject: Option<Subject>,
+
+    /// What bpf(2) answered.
+    pub bpf: Result<(), Refusal>,
+    /// Whether it knows programs of the type sk_lookup.
+    pub sk_lookup: Result<bool, Unknown>,
+    /// What became of our program.
+    pub program: Result<Program, Refusal>,
+    /// `net.core.bpf_jit_enable`, which only the first namespace shows.
+    pub jit: Option<u64>,
+    /// Whether the kernel describes its own types.
+    pub btf: bool,
+    /// Whether a bpffs is mounted where everybody expects it.
+    pub bpffs: bool,
+    /// `kernel.unprivileged_bpf_disabled`.
+    pub unprivileged_bpf_disabled: Option<u64>,
+
+    /// The rights of this process.
+    pub rights: Result<Rights, Unknown>,
+    /// What restricts them.
+    pub confinement: Confinement,
+    /// The hard limit of open files.
+    pub open_files: Result<u64, Unknown>,
+
+    /// What came of trying the rules with every program of the firewall there is.
+    pub firewalls: Result<Vec<FirewallTrial>, Unknown>,
+
+    /// The families of which `lo` has its address, and is up.
+    pub loopback: Result<BTreeSet<Family>, Unknown>,
+    /// Whether the kernel has IPv6 at all.
+    pub ipv6: bool,
+    /// The interfaces whose reverse-path filter is strict.
+    pub strict_rp_filter: Vec<String>,
+    /// `net.ipv4.tcp_syncookies`.
+    pub syncookies: Option<u64>,
+    /// `net.core.somaxconn`.
+    pub somaxconn: Option<u64>,
+    /// The connections that conntrack follows, where it is loaded.
+    pub conntrack: Option<Conntrack>,
+    /// The firewall's rules, whoever made them.
+    pub listings: Result<Vec<Listing>, Unknown>,
+
+    /// Local routes and firewall chains that bear our marks and that no live instance claims.
+    pub leftovers: Result<Vec<String>, Unknown>,
+    /// The sk_lookup programs of the namespace.
+    pub other_programs: Result<Vec<OtherProgram>, Unknown>,
+    /// The live instances that steer by sk_lookup, so that so many of the programs are ours.
+    pub sk_lookup_instances: usize,
+    /// Addresses of the host that what is to be served covers, in words.
+    pub covered: Result<Vec<String>, Unknown>,
+}
+
+impl Facts {
+    /// The families that a path has to work for: those of the configuration, else any that the kernel has.
+    #[must_use]
+    pub fn families(&self) -> Families {
+        match &self.subject {
+            Some(Subject { plan, from: Source::Configuration }) => {
+                Families::All(plan.bindings.iter().map(|planned| planned.binding.family()).collect())
+            }
+            _ if self.ipv6 => Families::Any(BTreeSet::from([Family::Ipv4, Family::Ipv6])),
+            _ => Families::Any(BTreeSet::from([Family::Ipv4])),
+        }
+    }
+}
+
+/// The families that a path has to work for.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Families {
+    /// Each of them.
+    All(BTreeSet<Family>),
+    /// At least one of them: nobody has said what is to be served.
+    Any(BTreeSet<Family>),
+}
+
+impl Families {
+    /// Which they are.
+    #[must_use]
+    pub fn set(&self) -> &BTreeSet<Family> {
+        match self {
+            Self::All(set) | Self::Any(set) => set,
+        }
+    }
+
+    /// Of these what `able` can be used for; empty when it is of no use.
+    #[must_use]
+    pub fn served_by(&self, able: &BTreeSet<Family>) -> BTreeSet<Family> {
+        match self {
+            Self::All(needed) if !needed.is_subset(able) => BTreeSet::new(),
+            Self::All(needed) | Self::Any(needed) => needed & able,
+        }
+    }
+}
+
+/// What is to be served.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Subject {
+    /// Its bindings.
+    pub plan: Plan,
+    /// Where they are from.
+    pub from: Source,
+}
+
+/// Where bindings are from.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Source {
+    /// A configuration, which says all.
+    Configuration,
+    /// The claims of running instances, which name prefixes and no ports.
+    Instances,
+}
+
+/// What became of our program where nobody uses it.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Program {
+    /// Bytes of machine code that the kernel made of it; without a JIT compiler, none.
+    pub machine_code: Option<u64>,
+    /// Instructions that the verifier walked through, where the kernel says so.
+    pub verified: Option<u32>,
+    /// Whether a table was published and listeners of both protocols were registered.
+    pub filled: Result<(), Refusal>,
+    /// Whether it was attached.
+    pub attached: Result<Result<(), Refusal>, Unknown>,
+    /// Whether a test run found the listener.
+    pub test_run: Result<(), Refusal>,
+}
+
+/// Capabilities that something of ours needs.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Rights {
+    /// The names of those that are effective, `CAP_NET_ADMIN`.
+    pub held: BTreeSet<&'static str>,
+}
+
+impl Rights {
+    /// Those that are asked for, with their numbers.
+    pub const ALL: [(&'static str, u32); 6] = [
+        ("CAP_BPF", 39),
+        ("CAP_NET_ADMIN", 12),
+        ("CAP_NET_RAW", 13),
+        ("CAP_PERFMON", 38),
+        ("CAP_SYS_ADMIN", 21),
+        ("CAP_SYS_PTRACE", 19),
+    ];
+
+    /// The rights that `mask` has, a bit for each capability.
+    #[must_use]
+    pub fn of(mask: u64) -> Self {
+        let held = Self::ALL.into_iter().filter(|(_, number)| mask & (1 << number) != 0);
+        Self { held: held.map(|(name, _)| name).collect() }
+    }
+
+    /// Whether the process may what `name` allows. CAP_SYS_ADMIN is the older name of what CAP_BPF and CAP_PERFMON
+    /// allow since Linux 5.8 (capabilities(7)).
+    #[must_use]
+    pub fn allow(&self, name: &str) -> bool {
+        self.held.contains(name)
+            || ["CAP_BPF", "CAP_PERFMON"].contains(&name) && self.held.contains("CAP_SYS_ADMIN")
+    }
+}
+
+/// What takes rights away that capabilities would give.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Confinement {
+    /// Whether a filter of system calls is in force (seccomp).
+    pub seccomp: bool,
+    /// Whether the process is in a user namespace of its own, where capabilities do not reach bpf(2).
+    pub user_namespace: bool,
+    /// The mode of kernel lockdown, if it is there: `none`, `integrity` or `confidentiality`.
+    pub lockdown: Option<String>,
+}
+
+/// What came of trying our rules with one program, for one family.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct FirewallTrial {
+    /// The program, and its variant.
+    pub program: String,
+    /// Which rules.
+    pub family: Family,
+    /// What would use it.
+    pub carrier: Carrier,
+    /// Whether the rules were taken.
+    pub outcome: Result<(), Refusal>,
+}
+
+/// What uses a program of the firewall.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Carrier {
+    /// A start with `--firewall iptables`.
+    Iptables,
+    /// A start with `--firewall nftables`.
+    Nftables,
+    /// No start: iptables stands for the other variant here.
+    None,
+}
+
+/// What conntrack has to do in the namespace.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Conntrack {
+    /// Connections that it follows.
+    pub count: u64,
+    /// As many as it can.
+    pub limit: Option<u64>,
+}
+
+/// An sk_lookup program of the namespace.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct OtherProgram {
+    /// Its id.
+    pub id: u32,
+    /// Its name, where we may know it.
+    pub name: Option<String>,
+}

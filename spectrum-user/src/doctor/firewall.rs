@@ -1,0 +1,57 @@
+//! What the firewall's programs made of our rules. Tries none itself.
+
+use super::facts::{Carrier, Facts, FirewallTrial};
+use super::findings::Findings;
+use crate::model::Family;
+
+pub(super) fn judge(facts: &Facts, findings: &mut Findings) {
+    let Some(trials) = findings.known("firewall", &facts.firewalls) else { return };
+    for trial in trials {
+        let check = format!("{} {}", trial.program, trial.family);
+        match &trial.outcome {
+            Ok(()) => findings.ok(check, "takes our rules", meaning(trial.carrier)),
+            // The other variant of iptables, and a family that is not there, would not be asked.
+            Err(refusal) if trial.carrier == Carrier::None => {
+                findings.ok(check, refusal.to_string(), "of no matter: no start would use it");
+            }
+            Err(refusal) if !facts.families().set().contains(&trial.family) => {
+                findings.ok(
+                    check,
+                    refusal.to_string(),
+                    "of no matter: nothing is to be served of this family",
+                );
+            }
+            Err(refusal) => {
+                let cure = if refusal.is_of_rights() {
+                    "run it as root, or with CAP_NET_ADMIN and CAP_NET_RAW"
+                } else {
+                    missing(trial)
+                };
+                findings.miss(check, refusal.to_string(), useless(trial.carrier), cure);
+            }
+        }
+    }
+}
+
+fn meaning(carrier: Carrier) -> &'static str {
+    match carrier {
+        Carrier::Iptables => "TPROXY works by iptables",
+        Carrier::Nftables => "TPROXY works by nftables",
+        Carrier::None => "the other variant: no start would use it, and leftovers are looked for in it",
+    }
+}
+
+fn useless(carrier: Carrier) -> &'static str {
+    match carrier {
+        Carrier::Iptables | Carrier::None => "TPROXY does not work by iptables",
+        Carrier::Nftables => "TPROXY does not work by nftables",
+    }
+}
+
+fn missing(trial: &FirewallTrial) -> &'static str {
+    match (trial.carrier, trial.family) {
+        (Carrier::Nftables, _) => "apt install nftables; modprobe nft_tproxy (CONFIG_NFT_TPROXY)",
+        (_, Family::Ipv4) => "apt install iptables; modprobe -a iptable_mangle xt_TPROXY xt_socket",
+        (_, Family::Ipv6) => "apt install iptables; modprobe -a ip6table_mangle xt_TPROXY xt_socket",
+    }
+}

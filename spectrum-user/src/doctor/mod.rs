@@ -1,0 +1,87 @@
+//! What a host can do for us and what it lacks: findings made from facts, and the path that a start would take. Looks at
+//! nothing itself, so that every verdict can be tested without the host that earns it.
+
+mod facts;
+mod findings;
+mod firewall;
+mod kernel;
+mod network;
+mod path;
+mod remains;
+mod rights;
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+
+use serde::Serialize;
+
+pub use facts::{
+    Carrier, Confinement, Conntrack, Facts, Families, FirewallTrial, OtherProgram, Program, Refusal, Rights,
+    Source, Subject, Unknown,
+};
+pub use path::Choice;
+
+use findings::Findings;
+
+/// All that is to be said of a host.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize)]
+pub struct Diagnosis {
+    /// The path that a start would take.
+    pub path: Choice,
+    /// A line each.
+    pub findings: Vec<Finding>,
+    /// What could not be looked at, and why.
+    pub unknown: Vec<String>,
+}
+
+/// One thing that was looked at.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize)]
+pub struct Finding {
+    /// What was looked at.
+    pub check: String,
+    /// How it is.
+    pub verdict: Verdict,
+    /// What was found.
+    pub value: String,
+    /// What that means for us.
+    pub meaning: String,
+    /// What would make it better.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cure: Option<String>,
+}
+
+/// How something is.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Verdict {
+    /// As it should be, or of no matter.
+    Ok,
+    /// It works, but not as well as it could.
+    Warning,
+    /// Something cannot work.
+    Missing,
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Ok => "ok",
+            Self::Warning => "warning",
+            Self::Missing => "missing",
+        })
+    }
+}
+
+/// Judges `facts`.
+#[must_use]
+pub fn diagnose(facts: &Facts) -> Diagnosis {
+    let mut findings = Findings::default();
+    kernel::judge(facts, &mut findings);
+    rights::judge(facts, &mut findings);
+    firewall::judge(facts, &mut findings);
+    network::judge(facts, &mut findings);
+    remains::judge(facts, &mut findings);
+    let (findings, unknown) = findings.into_parts();
+    Diagnosis { path: Choice::of(facts), findings, unknown }
+}

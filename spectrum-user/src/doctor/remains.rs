@@ -1,0 +1,90 @@
+//! What is in the namespace already: leftovers of dead instances, programs of others, and what a configuration runs into.
+//! Removes nothing.
+
+use super::facts::{Facts, OtherProgram, Source, Subject};
+use super::findings::Findings;
+use crate::plan::Obstacle;
+
+/// A namespace takes no more (include/linux/bpf-netns.h).
+pub(super) const MOST_PROGRAMS: usize = 64;
+
+pub(super) fn judge(facts: &Facts, findings: &mut Findings) {
+    if let Some(leftovers) = findings.known("leftovers", &facts.leftovers) {
+        if leftovers.is_empty() {
+            findings.ok("leftovers", "none", "no route or rule of a dead instance is there");
+        } else {
+            findings.warn(
+                "leftovers",
+                leftovers.len().to_string(),
+                &format!("a dead instance left {}", leftovers.join(", ")),
+                "spectrum-user clean; the next start does it too",
+            );
+        }
+    }
+    if let Some(programs) = findings.known("other programs", &facts.other_programs) {
+        others(programs, facts.sk_lookup_instances, findings);
+    }
+    let Some(Subject { plan, from: Source::Configuration }) = &facts.subject else { return };
+    if let Some(covered) = findings.known("addresses", &facts.covered) {
+        if covered.is_empty() {
+            findings.ok("addresses", "none covered", "no prefix has an address of the host's interfaces");
+        } else {
+            findings.miss(
+                "addresses",
+                format!("{} covered", covered.len()),
+                &format!("{}: a start refuses that", covered.join(", ")),
+                "other prefixes; --force where it is meant",
+            );
+        }
+    }
+    if let Some(listings) = findings.known("obstacles", &facts.listings) {
+        let obstacles = plan.obstacles(listings);
+        for obstacle in &obstacles {
+            let Obstacle { chain, rule, binding } = obstacle;
+            findings.warn(
+                "obstacle",
+                chain,
+                &format!("{rule} may drop packets to {binding} before they are steered"),
+                "a rule before it that accepts them",
+            );
+        }
+        if obstacles.is_empty() {
+            findings.ok("obstacles", "none", "no rule drops what is to be served");
+        }
+    }
+}
+
+/// Programs that are not those of live instances.
+fn others(programs: &[OtherProgram], ours: usize, findings: &mut Findings) {
+    let check = "other programs";
+    let named = |program: &OtherProgram| match &program.name {
+        Some(name) => format!("{} ({name})", program.id),
+        None => program.id.to_string(),
+    };
+    let is_like_ours = |program: &&OtherProgram| {
+        program.name.as_deref().is_none_or(|name| name == spectrum_common::names::PROGRAM)
+    };
+    // Of more than there are instances some are somebody else's, whichever they are.
+    let foreign: Vec<String> = if programs.iter().filter(is_like_ours).count() > ours {
+        programs.iter().map(named).collect()
+    } else {
+        programs.iter().filter(|program| !is_like_ours(program)).map(named).collect()
+    };
+    if programs.len() >= MOST_PROGRAMS {
+        findings.miss(
+            check,
+            format!("{} are attached", programs.len()),
+            "the namespace takes no more: sk_lookup is not possible here",
+            "detach one: bpftool link",
+        );
+    } else if foreign.is_empty() {
+        findings.ok(check, "none", "nobody else chooses sockets in this namespace");
+    } else {
+        findings.warn(
+            check,
+            foreign.join(", "),
+            "they may choose another socket after ours has chosen",
+            "bpftool link tells whose they are",
+        );
+    }
+}

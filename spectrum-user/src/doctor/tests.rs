@@ -1,0 +1,326 @@
+//! Hosts as they are found, and what is said of them.
+
+use std::collections::BTreeSet;
+
+use super::*;
+use crate::config::{FirewallChoice, ModeChoice};
+use crate::model::Family;
+use crate::plan::Listing;
+use crate::plan::tests::plan;
+
+/// A host that lacks nothing.
+fn host() -> Facts {
+    let trial = |program: &str, family, carrier| FirewallTrial {
+        program: program.to_owned(),
+        family,
+        carrier,
+        outcome: Ok(()),
+    };
+    Facts {
+        kernel: "Linux 6.1.0".to_owned(),
+        mode: ModeChoice::Auto,
+        firewall: FirewallChoice::Auto,
+        subject: None,
+        bpf: Ok(()),
+        sk_lookup: Ok(true),
+        program: Ok(Program {
+            machine_code: Some(2_000),
+            verified: Some(20_000),
+            filled: Ok(()),
+            attached: Ok(Ok(())),
+            test_run: Ok(()),
+        }),
+        jit: Some(1),
+        btf: true,
+        bpffs: true,
+        unprivileged_bpf_disabled: Some(2),
+        rights: Ok(Rights::of(u64::MAX)),
+        confinement: Confinement::default(),
+        open_files: Ok(1_048_576),
+        firewalls: Ok(vec![
+            trial("nft", Family::Ipv4, Carrier::Nftables),
+            trial("nft", Family::Ipv6, Carrier::Nftables),
+            trial("iptables (nft)", Family::Ipv4, Carrier::Iptables),
+            trial("iptables (legacy)", Family::Ipv4, Carrier::None),
+            trial("ip6tables (nft)", Family::Ipv6, Carrier::Iptables),
+        ]),
+        loopback: Ok(BTreeSet::from([Family::Ipv4, Family::Ipv6])),
+        ipv6: true,
+        strict_rp_filter: Vec::new(),
+        syncookies: Some(1),
+        somaxconn: Some(4_096),
+        conntrack: None,
+        listings: Ok(Vec::new()),
+        leftovers: Ok(Vec::new()),
+        other_programs: Ok(Vec::new()),
+        sk_lookup_instances: 0,
+        covered: Ok(Vec::new()),
+    }
+}
+
+fn refused(errno: i32) -> Refusal {
+    Refusal { message: "load: refused".to_owned(), errno: Some(errno) }
+}
+
+fn unknown<T>() -> Result<T, Unknown> {
+    Err(Unknown("Operation not permitted".to_owned()))
+}
+
+fn configured(bindings: &[&str]) -> Subject {
+    Subject { plan: plan(bindings), from: Source::Configuration }
+}
+
+/// Nobody takes the rules, as far as `fails` says.
+fn firewalls(fails: impl Fn(&FirewallTrial) -> bool) -> Vec<FirewallTrial> {
+    let mut trials = host().firewalls.unwrap();
+    for trial in trials.iter_mut().filter(|trial| fails(trial)) {
+        trial.outcome = Err(Refusal { message: "no such thing".to_owned(), errno: None });
+    }
+    trials
+}
+
+/// The only finding about `check`.
+fn found(facts: &Facts, check: &str) -> Finding {
+    let findings = diagnose(facts).findings;
+    let of: Vec<&Finding> = findings.iter().filter(|finding| finding.check == check).collect();
+    let [only] = of[..] else { panic!("{} findings of {check}: {findings:#?}", of.len()) };
+    only.clone()
+}
+
+/// The checks that are not well, with their verdicts.
+fn complaints(facts: &Facts) -> Vec<String> {
+    let findings = diagnose(facts).findings.into_iter();
+    findings
+        .filter(|finding| finding.verdict != Verdict::Ok)
+        .map(|finding| format!("{} {}", finding.verdict, finding.check))
+        .collect()
+}
+
+fn path(facts: &Facts) -> (Option<&'static str>, Option<&'static str>, Vec<Family>) {
+    let Choice { mode, firewall, families, .. } = diagnose(facts).path;
+    (mode, firewall, families.into_iter().collect())
+}
+
+const BOTH: [Family; 2] = [Family::Ipv4, Family::Ipv6];
+
+#[test]
+fn a_host_that_lacks_nothing_takes_sk_lookup_without_a_complaint() {
+    assert_eq!(complaints(&host()), [""; 0]);
+    assert_eq!(path(&host()), (Some("sk-lookup"), None, BOTH.to_vec()));
+    assert_eq!(diagnose(&host()).unknown, [""; 0]);
+}
+
+#[test]
+fn every_complaint_names_a_cure() {
+    let bad = Facts {
+        bpf: Err(refused(libc::ENOSYS)),
+        sk_lookup: Ok(false),
+        program: Err(refused(libc::EPERM)),
+        rights: Ok(Rights::default()),
+        open_files: Ok(20),
+        firewalls: Ok(firewalls(|_| true)),
+        loopback: Ok(BTreeSet::new()),
+        strict_rp_filter: vec!["wan".to_owned()],
+        syncookies: Some(0),
+        somaxconn: Some(128),
+        leftovers: Ok(vec!["local route 192.0.2.0/24".to_owned()]),
+        other_programs: Ok(vec![OtherProgram { id: 7, name: Some("other".to_owned()) }]),
+        covered: Ok(vec!["prefix 192.0.2.0/24 covers 192.0.2.7, an address of eth0".to_owned()]),
+        subject: Some(configured(&["tcp 192.0.2.0/24 80", "tcp 2001:db8::/64 80"])),
+        ..host()
+    };
+    let findings = diagnose(&bad).findings;
+    assert!(findings.iter().filter(|finding| finding.verdict != Verdict::Ok).count() > 14, "{findings:#?}");
+    for finding in findings {
+        assert_eq!(finding.cure.is_some(), finding.verdict != Verdict::Ok, "{finding:?}");
+    }
+    assert_eq!(path(&bad), (None, None, Vec::new()));
+}
+
+#[test]
+fn without_sk_lookup_auto_takes_nftables_then_iptables_and_says_why() {
+    let old = Facts { program: Err(refused(libc::EINVAL)), sk_lookup: Ok(false), ..host() };
+    assert_eq!(path(&old), (Some("tproxy"), Some("nftables"), BOTH.to_vec()));
+    assert_eq!(
+        diagnose(&old).path.why,
+        "sk_lookup is not possible: load: refused; nftables takes the rules of TPROXY"
+    );
+    let older = Facts { firewalls: Ok(firewalls(|trial| trial.carrier == Carrier::Nftables)), ..old.clone() };
+    assert_eq!(path(&older), (Some("tproxy"), Some("iptables"), BOTH.to_vec()));
+    assert_eq!(
+        complaints(&older),
+        ["missing sk_lookup", "missing program", "missing nft ipv4", "missing nft ipv6"]
+    );
+    let oldest = Facts { firewalls: Ok(firewalls(|_| true)), ..old };
+    assert_eq!(path(&oldest), (None, None, Vec::new()));
+}
+
+#[test]
+fn what_is_asked_for_decides_which_paths_count() {
+    let asked = |mode, firewall| Facts { mode, firewall, ..host() };
+    let none = (None, None, Vec::new());
+    assert_eq!(path(&asked(ModeChoice::Tproxy, FirewallChoice::Auto)).1, Some("nftables"));
+    assert_eq!(path(&asked(ModeChoice::Tproxy, FirewallChoice::Iptables)).1, Some("iptables"));
+    let insisting =
+        Facts { program: Err(refused(libc::ENOSYS)), ..asked(ModeChoice::SkLookup, FirewallChoice::Auto) };
+    assert_eq!(path(&insisting), none);
+    let insisting = Facts {
+        firewalls: Ok(firewalls(|trial| trial.carrier == Carrier::Nftables)),
+        ..asked(ModeChoice::Tproxy, FirewallChoice::Nftables)
+    };
+    assert_eq!(path(&insisting), none);
+}
+
+#[test]
+fn a_path_for_one_family_is_one_unless_the_configuration_has_both() {
+    let half = Facts {
+        program: Err(refused(libc::EINVAL)),
+        firewalls: Ok(firewalls(|trial| trial.family == Family::Ipv6)),
+        ..host()
+    };
+    assert_eq!(path(&half), (Some("tproxy"), Some("nftables"), vec![Family::Ipv4]));
+    let both =
+        Facts { subject: Some(configured(&["tcp 192.0.2.0/24 80", "tcp 2001:db8::/64 80"])), ..half.clone() };
+    assert_eq!(path(&both).0, None);
+    let one = Facts { subject: Some(configured(&["tcp 192.0.2.0/24 80"])), ..half };
+    assert_eq!(path(&one), (Some("tproxy"), Some("nftables"), vec![Family::Ipv4]));
+    assert_eq!(found(&one, "nft ipv6").verdict, Verdict::Ok, "IPv6 is of no matter to it");
+}
+
+#[test]
+fn without_loopback_nothing_works() {
+    let down = Facts { loopback: Ok(BTreeSet::new()), ..host() };
+    assert_eq!(path(&down).0, None);
+    assert_eq!(complaints(&down), ["missing lo"]);
+    let no_v6 = Facts { loopback: Ok(BTreeSet::from([Family::Ipv4])), ..host() };
+    assert_eq!(path(&no_v6), (Some("sk-lookup"), None, vec![Family::Ipv4]));
+    assert!(found(&no_v6, "lo").cure.unwrap().contains("disable_ipv6"));
+    let kernel = Facts { loopback: Ok(BTreeSet::from([Family::Ipv4])), ipv6: false, ..host() };
+    assert_eq!(complaints(&kernel), [""; 0], "nobody has asked for IPv6");
+    let wanted = Facts { subject: Some(configured(&["tcp 2001:db8::/64 80"])), ..kernel };
+    assert_eq!(complaints(&wanted), ["missing lo", "missing IPv6"]);
+    assert_eq!(path(&wanted).0, None);
+}
+
+#[test]
+fn a_refusal_is_told_from_a_lack() {
+    let plain = Facts {
+        bpf: Err(refused(libc::EPERM)),
+        sk_lookup: unknown(),
+        program: Err(refused(libc::EPERM)),
+        rights: Ok(Rights::default()),
+        firewalls: unknown(),
+        listings: unknown(),
+        leftovers: unknown(),
+        other_programs: unknown(),
+        ..host()
+    };
+    let diagnosis = diagnose(&plain);
+    assert_eq!(
+        diagnosis.unknown,
+        ["sk_lookup", "firewall", "leftovers", "other programs"]
+            .map(|check| format!("{check}: Operation not permitted"))
+    );
+    assert!(found(&plain, "program").cure.unwrap().contains("as root"));
+    assert!(diagnosis.path.why.contains("TPROXY was not tried"), "{}", diagnosis.path.why);
+    // With the rights and refused all the same, it is something else.
+    let confined = Facts {
+        rights: Ok(Rights::of(u64::MAX)),
+        confinement: Confinement { seccomp: true, ..Confinement::default() },
+        ..plain
+    };
+    assert!(found(&confined, "program").cure.unwrap().contains("seccomp"));
+    assert_eq!(found(&confined, "confinement").verdict, Verdict::Warning);
+}
+
+#[test]
+fn what_is_loaded_may_still_be_of_no_use() {
+    let program = |change: fn(&mut Program)| {
+        let mut facts = host();
+        facts.program.as_mut().map(change).unwrap();
+        facts
+    };
+    let refusing = [
+        program(|program| program.filled = Err(refused(libc::EINVAL))),
+        program(|program| program.attached = Ok(Err(refused(libc::E2BIG)))),
+        Facts { other_programs: Ok(vec![OtherProgram { id: 1, name: None }; 64]), ..host() },
+    ];
+    for facts in refusing {
+        assert_eq!(path(&facts).0, Some("tproxy"), "{facts:#?}");
+        assert!(!complaints(&facts).is_empty());
+    }
+    let untested = program(|program| program.test_run = Err(refused(libc::EINVAL)));
+    assert_eq!(
+        (path(&untested).0, complaints(&untested)),
+        (Some("sk-lookup"), vec!["warning test run".into()])
+    );
+    let interpreted = program(|program| program.machine_code = Some(0));
+    assert_eq!(complaints(&interpreted), ["warning JIT"]);
+    let untried = program(|program| program.attached = unknown());
+    assert_eq!((path(&untried).0, complaints(&untried)), (Some("sk-lookup"), Vec::new()));
+    assert_eq!(diagnose(&untried).unknown, ["program: Operation not permitted"]);
+}
+
+#[test]
+fn each_missing_capability_costs_what_needs_it() {
+    let with = |held: &[&'static str]| Facts {
+        rights: Ok(Rights { held: held.iter().copied().collect() }),
+        ..host()
+    };
+    let verdict = |held: &[&'static str]| found(&with(held), "capabilities").verdict;
+    assert_eq!(verdict(&["CAP_BPF", "CAP_NET_RAW", "CAP_PERFMON"]), Verdict::Missing);
+    assert_eq!(verdict(&["CAP_NET_ADMIN", "CAP_NET_RAW"]), Verdict::Warning);
+    assert_eq!(verdict(&["CAP_BPF", "CAP_NET_ADMIN", "CAP_PERFMON"]), Verdict::Warning);
+    assert_eq!(verdict(&["CAP_BPF", "CAP_NET_ADMIN", "CAP_NET_RAW", "CAP_PERFMON"]), Verdict::Ok);
+    assert_eq!(verdict(&["CAP_SYS_ADMIN", "CAP_NET_ADMIN", "CAP_NET_RAW"]), Verdict::Ok);
+}
+
+#[test]
+fn programs_of_live_instances_are_not_others() {
+    let program = |id, name: Option<&str>| OtherProgram { id, name: name.map(str::to_owned) };
+    let facts = |programs: &[OtherProgram], instances| Facts {
+        other_programs: Ok(programs.to_vec()),
+        sk_lookup_instances: instances,
+        ..host()
+    };
+    let named = [program(7, Some("spectrum")), program(9, Some("tubular"))];
+    assert_eq!(found(&facts(&named, 1), "other programs").value, "9 (tubular)");
+    assert_eq!(complaints(&facts(&named[..1], 1)), [""; 0]);
+    assert_eq!(complaints(&facts(&[program(7, None)], 1)), [""; 0]);
+    assert_eq!(found(&facts(&[program(7, None), program(9, None)], 1), "other programs").value, "7, 9");
+}
+
+#[test]
+fn conntrack_matters_where_it_tracks_what_is_served() {
+    let rules = "*filter\n:INPUT ACCEPT [0:0]\n-A INPUT -m state --state ESTABLISHED -j ACCEPT\nCOMMIT\n";
+    let tracking = Facts {
+        conntrack: Some(Conntrack { count: 5, limit: Some(1_000) }),
+        listings: Ok(vec![Listing::Iptables(Family::Ipv4, rules.to_owned())]),
+        ..host()
+    };
+    assert_eq!(complaints(&tracking), [""; 0], "nobody has said what is served");
+    let served = Facts { subject: Some(configured(&["tcp 192.0.2.0/24 80"])), ..tracking.clone() };
+    let finding = found(&served, "conntrack");
+    assert_eq!((finding.verdict, finding.value.as_str()), (Verdict::Warning, "5 of 1000 entries"));
+    assert!(finding.cure.unwrap().contains("-d 192.0.2.0/24 -j CT --notrack"));
+    let other = Facts { subject: Some(configured(&["tcp 2001:db8::/64 80"])), ..tracking };
+    assert_eq!(complaints(&other), [""; 0]);
+}
+
+#[test]
+fn what_a_configuration_runs_into_is_found() {
+    let rules = "*filter\n:INPUT DROP [0:0]\nCOMMIT\n";
+    let facts = Facts {
+        subject: Some(configured(&["tcp 192.0.2.0/24 80"])),
+        listings: Ok(vec![Listing::Iptables(Family::Ipv4, rules.to_owned())]),
+        covered: Ok(vec!["prefix 192.0.2.0/24 covers 192.0.2.7, an address of eth0".to_owned()]),
+        ..host()
+    };
+    assert_eq!(complaints(&facts), ["missing addresses", "warning obstacle"]);
+    // A running instance says of its obstacles itself, and knows better: claims have no ports.
+    let claimed = Facts {
+        subject: Some(Subject { plan: plan(&["tcp 192.0.2.0/24 80"]), from: Source::Instances }),
+        ..facts
+    };
+    assert_eq!(complaints(&claimed), [""; 0]);
+}

@@ -1,0 +1,45 @@
+//! `soak`: a long run of the program under traffic, reloads and kills, on every path at once. Knows nothing of what must
+//! hold; the soak itself, in the crate of the privileged tests, does.
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+
+use crate::build;
+use crate::privilege;
+use crate::random;
+use crate::setup::{self, Consent, Purpose};
+use crate::shell;
+use crate::test;
+use crate::workspace;
+
+/// Options of `soak`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct SoakOptions {
+    /// How many seconds to dial, reload and kill; looking for leaks takes two minutes at most besides
+    #[arg(long, value_name = "N", default_value_t = 120, value_parser = clap::value_parser!(u64).range(10..=604_800))]
+    seconds: u64,
+    /// What decides everything that is drawn; what others do at the same time is not drawn, so that a run is never
+    /// quite repeated
+    #[arg(long, value_name = "S")]
+    seed: Option<u64>,
+}
+
+/// Builds as the invoking user, then soaks as root; fails if any answer was wrong or anything is left over.
+pub(crate) fn soak(options: &SoakOptions, consent: Consent) -> Result<ExitCode> {
+    setup::ready(&[Purpose::Build, Purpose::Test], consent)?;
+    build::spectrum_user()?;
+    shell::run(&mut workspace::cargo([
+        "build",
+        "--release",
+        "--package",
+        "spectrum-tests",
+        "--bin",
+        "soak",
+    ]))?;
+    let mut soak = privilege::as_root(workspace::target_dir().join("release/soak"), &test::environment())?;
+    soak.arg(options.seconds.to_string());
+    soak.arg(options.seed.unwrap_or_else(|| random::number() >> 16).to_string());
+    let passed = shell::status(&mut soak)?.success();
+    Ok(if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
