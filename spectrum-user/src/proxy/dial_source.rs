@@ -3,8 +3,9 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 
-use socket2::SockRef;
-use tokio::net::{TcpSocket, TcpStream};
+use socket2::{Domain, Socket, Type};
+use tokio::io::Interest;
+use tokio::net::TcpStream;
 
 use crate::model::DialSource;
 
@@ -35,7 +36,7 @@ pub(super) async fn connect(
 
 /// Connects to `origin` from an address of this host, on its own behalf.
 pub(super) async fn connect_from_host(origin: SocketAddr) -> io::Result<TcpStream> {
-    socket(origin)?.connect(origin).await
+    connected(socket(origin)?, origin).await
 }
 
 /// Whether `origin` can be dialled from where `source` says on behalf of `client`.
@@ -67,20 +68,35 @@ fn is_known_elsewhere(address: IpAddr) -> bool {
 
 async fn dial(origin: SocketAddr, from: SocketAddr) -> io::Result<TcpStream> {
     let socket = socket(origin)?;
-    let options = SockRef::from(&socket);
     if from.is_ipv4() {
-        options.set_ip_transparent_v4(true)?;
+        socket.set_ip_transparent_v4(true)?;
     } else {
-        options.set_ip_transparent_v6(true)?;
+        socket.set_ip_transparent_v6(true)?;
     }
     // Many connections from one address and port, each to another origin.
-    socket.set_reuseaddr(true)?;
-    socket.bind(from)?;
-    socket.connect(origin).await
+    socket.set_reuse_address(true)?;
+    socket.bind(&from.into())?;
+    connected(socket, origin).await
 }
 
-fn socket(origin: SocketAddr) -> io::Result<TcpSocket> {
-    let socket = if origin.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
-    socket.set_nodelay(true)?;
+fn socket(origin: SocketAddr) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(origin), Type::STREAM.nonblocking().cloexec(), None)?;
+    socket.set_tcp_nodelay(true)?;
     Ok(socket)
+}
+
+async fn connected(socket: Socket, origin: SocketAddr) -> io::Result<TcpStream> {
+    match socket.connect(&origin.into()) {
+        Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => return Err(error),
+        _ => {}
+    }
+    let stream = TcpStream::from_std(socket.into())?;
+    // What woke us tells whether it failed, which spares asking for every one that did not.
+    let ready = stream.ready(Interest::WRITABLE | Interest::ERROR).await?;
+    if (ready.is_error() || ready.is_write_closed())
+        && let Some(error) = stream.take_error()?
+    {
+        return Err(error);
+    }
+    Ok(stream)
 }

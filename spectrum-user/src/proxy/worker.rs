@@ -8,13 +8,12 @@ use std::io;
 use std::rc::Rc;
 use std::time::Duration;
 
-use tokio::runtime::Runtime;
+use tokio::runtime::LocalRuntime;
 use tokio::sync::{Notify, mpsc, oneshot};
-use tokio::task::LocalSet;
 use tokio::time::{Instant, sleep_until};
 
 use super::accept::{Acceptor, Assignment, CurrentAssignment};
-use super::relay::Buffers;
+use super::relay::{Buffers, Means, Pipes, Strategy};
 use super::report::Event;
 use super::udp::{Receiver, Sessions};
 use super::workers::{DrainOutcome, Listener, Serving, WorkersError};
@@ -46,6 +45,7 @@ pub(super) enum Command {
 pub(super) struct Worker {
     pub(super) index: usize,
     pub(super) buffers: Buffers,
+    pipes: Pipes,
     pub(super) sessions: Sessions,
     observer: Observer,
     failures: mpsc::UnboundedSender<WorkersError>,
@@ -57,6 +57,7 @@ pub(super) struct Worker {
 impl Worker {
     pub(super) fn new(
         index: usize,
+        pipes: Pipes,
         sessions: Sessions,
         observer: Observer,
         failures: mpsc::UnboundedSender<WorkersError>,
@@ -64,6 +65,7 @@ impl Worker {
         Self {
             index,
             buffers: Buffers::default(),
+            pipes,
             sessions,
             observer,
             failures,
@@ -71,6 +73,11 @@ impl Worker {
             ended: Cell::new(0),
             idle: Notify::new(),
         }
+    }
+
+    /// What relays move bytes with.
+    pub(super) fn means(&self) -> Means<'_> {
+        Means { buffers: &self.buffers, pipes: &self.pipes, strategy: Strategy::default() }
     }
 
     pub(super) fn opened(&self, service: &ServiceName) {
@@ -108,16 +115,14 @@ impl Worker {
 }
 
 /// A worker's thread, from start to end.
-pub(super) fn run(runtime: Runtime, worker: Worker, commands: mpsc::UnboundedReceiver<Command>) {
+pub(super) fn run(runtime: LocalRuntime, worker: Worker, commands: mpsc::UnboundedReceiver<Command>) {
     let worker = Rc::new(worker);
-    let connections = LocalSet::new();
     let lead = Lead { worker: Rc::clone(&worker), listeners: HashMap::new(), commands };
-    let drained = connections.block_on(&runtime, lead.run());
+    let drained = runtime.block_on(lead.run());
     let (finished, cut) = (worker.ended.get(), worker.open.get());
     // What is still open ends here: dropped sessions report themselves as cut, dropped peers send a RST.
-    drop(connections);
-    worker.sessions.clear();
     runtime.shutdown_background();
+    worker.sessions.clear();
     if let Some((before, done)) = drained {
         let _ = done.send(DrainOutcome { finished: finished - before, cut });
     }

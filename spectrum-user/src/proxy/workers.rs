@@ -7,10 +7,11 @@ use std::thread;
 use std::time::Duration;
 
 use nix::sys::resource::{Resource, getrlimit};
-use tokio::runtime;
+use tokio::runtime::{self, LocalOptions, LocalRuntime};
 use tokio::sync::{Mutex, mpsc, oneshot};
 
 use super::board::Board;
+use super::relay::Pipes;
 use super::report::Event;
 use super::udp::{self, Answer};
 use super::watch::{OriginWatch, WatchError};
@@ -98,7 +99,8 @@ impl Workers {
         let capacity = udp::capacity(descriptors, count.get());
         let mut workers = Self { threads: Vec::new(), origins, failures: Mutex::new(failures) };
         for index in 0..count.get() {
-            let thread = Thread::start(index, capacity, Box::new(observer(index)), failed.clone())
+            let pipes = Pipes::for_one_of(count.get());
+            let thread = Thread::start(index, pipes, capacity, Box::new(observer(index)), failed.clone())
                 .map_err(|source| WorkersError::Start { worker: index, source })?;
             workers.threads.push(thread);
         }
@@ -281,37 +283,31 @@ struct Thread {
 impl Thread {
     fn start(
         index: usize,
+        pipes: Pipes,
         sessions: usize,
         observer: worker::Observer,
         failures: mpsc::UnboundedSender<WorkersError>,
     ) -> io::Result<Self> {
-        let runtime = runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
         let (commands, inbox) = mpsc::unbounded_channel();
-        // Handed over once the thread exists: a runtime dropped with the closure of a thread that could not be made
-        // panics, because the caller is in a runtime of its own.
-        let (hand_over, handed) = std::sync::mpsc::sync_channel(1);
-        let spawned =
+        // The runtime belongs to the thread that it runs on, and is made there.
+        let (made, making) = std::sync::mpsc::sync_channel(1);
+        let handle =
             thread::Builder::new().name(format!("worker-{index}")).stack_size(STACK).spawn(move || {
                 let _guard = DeathGuard { worker: index, failures: failures.clone() };
-                if let Ok(runtime) = handed.recv() {
-                    worker::run(
-                        runtime,
-                        Worker::new(index, udp::Sessions::new(sessions), observer, failures),
-                        inbox,
-                    );
-                }
-            });
-        match spawned {
-            Ok(handle) => {
-                // The thread waits for nothing else, so it takes it.
-                let _ = hand_over.send(runtime);
-                Ok(Self { index, commands: Some(commands), handle: Some(handle) })
-            }
-            Err(error) => {
-                runtime.shutdown_background();
-                Err(error)
-            }
-        }
+                let runtime = match runtime() {
+                    Ok(runtime) => runtime,
+                    Err(error) => return drop(made.send(Err(error))),
+                };
+                let _ = made.send(Ok(()));
+                worker::run(
+                    runtime,
+                    Worker::new(index, pipes, udp::Sessions::new(sessions), observer, failures),
+                    inbox,
+                );
+            })?;
+        // A thread that sends nothing has panicked, and its guard says so.
+        making.recv().unwrap_or(Ok(()))?;
+        Ok(Self { index, commands: Some(commands), handle: Some(handle) })
     }
 
     /// A worker that is gone cannot be told anything, and need not be.
@@ -330,6 +326,11 @@ impl Drop for Thread {
             let _ = handle.join();
         }
     }
+}
+
+/// Not a `LocalSet` in a runtime: that one would be woken by a system call whenever sockets have something for its tasks.
+fn runtime() -> io::Result<LocalRuntime> {
+    runtime::Builder::new_current_thread().enable_io().enable_time().build_local(LocalOptions::default())
 }
 
 /// Reports a worker's panic.

@@ -114,7 +114,9 @@ impl Purpose {
                 server("iperf3", || has("iperf3"), &["iperf3"], &["iperf3"]),
                 program("curl and openssl", || has("curl") && has("openssl"), &["curl", "openssl"]),
             ],
-            Self::Bench => vec![ip(), iptables(), program("nft", || has("nft"), &["nftables"])],
+            Self::Bench => {
+                vec![ip(), iptables(), program("nft", || has("nft"), &["nftables"]), haproxy(), nginx()]
+            }
             Self::Lint => vec![
                 Need { name: "clippy and rustfmt", is_met: host_lints, cure: host_lints_cure() },
                 program("clippy for BPF", ebpf_clippy, &["rust-web-clippy"]),
