@@ -31,12 +31,12 @@ impl Leftovers {
         let claimed: HashSet<Prefix> =
             live.iter().flat_map(|instance| instance.prefixes.iter().copied()).collect();
         let used: HashSet<&Chain> = live.iter().map(|instance| &instance.chain).collect();
-        let routed: HashSet<ReplyTable> =
+        let replied: HashSet<ReplyTable> =
             live.iter().map(|instance| ReplyTable::of(&instance.chain)).collect();
         Self {
             routes: routes.into_iter().filter(|prefix| !claimed.contains(prefix)).collect(),
             chains: chains.into_iter().filter(|chain| !used.contains(chain)).collect(),
-            tables: tables.into_iter().filter(|table| !routed.contains(table)).collect(),
+            tables: tables.into_iter().filter(|table| !replied.contains(table)).collect(),
         }
     }
 

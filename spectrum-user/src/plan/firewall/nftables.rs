@@ -358,7 +358,7 @@ fn keyword(family: Family) -> &'static str {
 }
 
 /// Our tables in what `nft list tables` printed: the instance each belongs to, and how nft names it. Those of the TPROXY
-/// path are of one family, and [`replies`](super::replies) has one of both.
+/// path are of one family, and [`replies`] has one of both.
 pub fn tables(listed: &str) -> impl Iterator<Item = (Chain, &str)> {
     listed.lines().filter_map(|line| {
         let table = line.trim().strip_prefix("table ")?;
