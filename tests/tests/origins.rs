@@ -359,7 +359,7 @@ fn running_out_of_descriptors_is_not_the_origins_fault(case: &mut Case) {
     let address = origin.address();
     let keys = format!("origins = [\"{address}\"]\n{OFTEN}\nejection = {{ failures = 1, time = \"1h\" }}");
     configure(&case.server, &service(case, "80", &keys));
-    let prlimit = find_in_path("prlimit").expect("prlimit of util-linux");
+    let prlimit = find_in_path("prlimit").unwrap();
     let instance = case.launch(CONFIG).through(&format!("{} --nofile=96:96", prlimit.display())).start();
     let mut open = Vec::new();
     for _ in 0..90 {

@@ -77,7 +77,7 @@ impl Running {
             let counted = || totals.iter().filter(|((name, _), _)| *name == service.name);
             ServiceAnswer {
                 name: service.name.to_string(),
-                target: described(&service.target),
+                target: described(service),
                 origins: self.origins(&service.name),
                 limits: service.policy.limits.to_string(),
                 bindings: service.bindings.len(),
