@@ -12,7 +12,7 @@ pub struct Node {
 }
 
 /// Nodes in a [`Page`].
-pub const PAGE_NODES: usize = 4096;
+pub const PAGE_NODES: u32 = 4096;
 
 /// What the kernel's map has for an element. The kernel program asks for the first page once and has, without another
 /// call of the kernel's, every step and whatever else fits into it: all of a small table.
@@ -20,14 +20,20 @@ pub const PAGE_NODES: usize = 4096;
 #[repr(C, align(64))]
 pub struct Page {
     /// Consecutive nodes.
-    pub nodes: [Node; PAGE_NODES],
+    pub nodes: [Node; PAGE_NODES as usize],
 }
 
 impl Page {
+    /// How many pages hold `nodes` nodes.
+    #[must_use]
+    pub const fn count_of(nodes: usize) -> usize {
+        nodes.div_ceil(PAGE_NODES as usize)
+    }
+
     /// The bytes of as many pages as hold `nodes` nodes.
     #[must_use]
     pub const fn bytes_of(nodes: usize) -> usize {
-        nodes.div_ceil(PAGE_NODES) * size_of::<Self>()
+        Self::count_of(nodes) * size_of::<Self>()
     }
 }
 
@@ -234,7 +240,7 @@ mod tests {
         assert_eq!(size_of::<Bucket4>(), 64);
         assert_eq!(size_of::<Bucket6>(), 64);
         assert_eq!(size_of::<Ports>(), 64);
-        assert_eq!(size_of::<Page>(), 64 * PAGE_NODES);
+        assert_eq!(size_of::<Page>(), 64 * PAGE_NODES as usize);
     }
 
     #[test]
