@@ -12,7 +12,7 @@ pub struct Node {
 }
 
 /// Nodes in a [`Page`].
-pub const PAGE_NODES: usize = 4096;
+pub const PAGE_NODES: u32 = 4096;
 
 /// What the kernel's map has for an element. The kernel program asks for the first page once and has, without another
 /// call of the kernel's, every step and whatever else fits into it: all of a small table.
@@ -20,14 +20,20 @@ pub const PAGE_NODES: usize = 4096;
 #[repr(C, align(64))]
 pub struct Page {
     /// Consecutive nodes.
-    pub nodes: [Node; PAGE_NODES],
+    pub nodes: [Node; PAGE_NODES as usize],
 }
 
 impl Page {
+    /// How many pages hold `nodes` nodes.
+    #[must_use]
+    pub const fn count_of(nodes: usize) -> usize {
+        nodes.div_ceil(PAGE_NODES as usize)
+    }
+
     /// The bytes of as many pages as hold `nodes` nodes.
     #[must_use]
     pub const fn bytes_of(nodes: usize) -> usize {
-        nodes.div_ceil(PAGE_NODES) * size_of::<Self>()
+        Self::count_of(nodes) * size_of::<Self>()
     }
 }
 
@@ -198,7 +204,8 @@ impl Value {
     #[inline(always)]
     const fn if_zero(self, difference: u64) -> Self {
         let mask = difference.wrapping_sub(1).cast_signed() >> 63;
-        Self(self.0 & mask as u32)
+        #[expect(clippy::cast_possible_truncation, reason = "all of its bits are equal")]
+        Self(self.0 & mask.cast_unsigned() as u32)
     }
 
     /// The one of both that is not [`EMPTY`].
@@ -233,7 +240,7 @@ mod tests {
         assert_eq!(size_of::<Bucket4>(), 64);
         assert_eq!(size_of::<Bucket6>(), 64);
         assert_eq!(size_of::<Ports>(), 64);
-        assert_eq!(size_of::<Page>(), 64 * PAGE_NODES);
+        assert_eq!(size_of::<Page>(), 64 * PAGE_NODES as usize);
     }
 
     #[test]
@@ -252,22 +259,23 @@ mod tests {
     fn a_bucket_says_what_stands_for_a_key_and_no_other() {
         let mut four = Bucket4::default();
         let mut six = Bucket6::default();
-        let key = |number: u64| Address { hi: number << 32, lo: 0 };
-        for (slot, number) in [0, 1, 1 << 31, u64::from(u32::MAX)].into_iter().enumerate() {
-            four.keys[slot] = number as u32;
-            four.values[slot] = Value::destination(slot as u32);
+        let key = |number: u32| Address { hi: u64::from(number) << 32, lo: 0 };
+        let numbers = [0, 1, 1 << 31, u32::MAX];
+        for ((slot, value), (id, number)) in
+            four.keys.iter_mut().zip(&mut four.values).zip((0..).zip(numbers))
+        {
+            (*slot, *value) = (number, Value::destination(id));
         }
-        for (slot, key) in [key(0), key(1), Address { hi: 0, lo: 1 }].into_iter().enumerate() {
-            six.keys[slot] = key;
-            six.values[slot] = Value::destination(slot as u32);
-        }
-        for (slot, number) in [0, 1, 1 << 31, u64::from(u32::MAX)].into_iter().enumerate() {
-            assert_eq!(four.value_of(key(number)), Value::destination(slot as u32));
+        let keys = [key(0), key(1), Address { hi: 0, lo: 1 }];
+        six.keys = keys;
+        six.values = [0, 1, 2].map(Value::destination);
+        for (id, number) in (0..).zip(numbers) {
+            assert_eq!(four.value_of(key(number)), Value::destination(id));
         }
         assert_eq!(four.value_of(key(2)), EMPTY);
-        assert_eq!(six.value_of(key(0)), Value::destination(0));
-        assert_eq!(six.value_of(key(1)), Value::destination(1));
-        assert_eq!(six.value_of(Address { hi: 0, lo: 1 }), Value::destination(2));
+        for (id, key) in (0..).zip(keys) {
+            assert_eq!(six.value_of(key), Value::destination(id));
+        }
         for hi in [1, u64::MAX, 1 << 63] {
             for lo in [0, 1, 1 << 32, 1 << 63] {
                 assert_eq!(six.value_of(Address { hi, lo }), EMPTY);

@@ -31,13 +31,13 @@ pub(crate) fn current() -> Option<Table> {
 impl Nodes for Table {
     #[inline(always)]
     fn node(&self, index: u32) -> Option<&Node> {
-        let page = index / PAGE_NODES as u32;
+        let page = index / PAGE_NODES;
         let page = if page == 0 { self.first } else { self.pages.get(page)? };
-        page.nodes.get(index as usize % PAGE_NODES)
+        page.nodes.get((index % PAGE_NODES) as usize)
     }
 
     #[inline(always)]
     fn step(&self, index: u32) -> Option<&Node> {
-        self.first.nodes.get(index as usize % PAGE_NODES)
+        self.first.nodes.get((index % PAGE_NODES) as usize)
     }
 }

@@ -138,12 +138,12 @@ fn slice(steering: &Steering, addresses: &[IpAddr], receiver: &UdpSocket, round:
     let listening = receiver.local_addr().unwrap();
     let mut random = Random::new(round as u64 + 1);
     let targets: Vec<SocketAddr> = (0..DATAGRAMS)
-        .map(|_| match steering {
-            Steering::None => listening,
-            _ => {
-                let port = u16::try_from(random.below(65_535) + 1).unwrap();
-                SocketAddr::new(addresses[random.below(addresses.len())], port)
+        .map(|_| {
+            if matches!(steering, Steering::None) {
+                return listening;
             }
+            let port = u16::try_from(random.below(65_535) + 1).unwrap();
+            SocketAddr::new(addresses[random.below(addresses.len())], port)
         })
         .collect();
     let sender = UdpSocket::bind(any_port(listening.ip())).unwrap();

@@ -97,7 +97,7 @@ fn round(case: &Case, count: usize, dispatcher: &mut Dispatcher, rounds: &mut Ro
     dispatcher.publish(table.nodes()).unwrap();
     rounds.publication.push(milliseconds(table_ready));
     rounds.all.push(milliseconds(begun));
-    rounds.all_cpu.push((cpu_time() - cpu_begun).as_secs_f64() * 1e3);
+    rounds.all_cpu.push(cpu_time().saturating_sub(cpu_begun).as_secs_f64() * 1e3);
 
     let peak = resident("VmHWM:");
     rounds.kernel_memory.push(each(table.bytes(), count));
