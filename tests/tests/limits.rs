@@ -152,7 +152,7 @@ fn connections_of_a_source_have_an_end(case: &mut Case) {
     let limits = "limits = { connections-per-source = 2, source-ipv4 = 29, source-ipv6 = 64 }";
     let instance = serve(case, &limited(case, 80, limits), "");
     let target = SocketAddr::new(case.any_address(), 80);
-    let mut open = vec![call_from(case, clients[0], target), call_from(case, clients[1], target)];
+    let mut open = [call_from(case, clients[0], target), call_from(case, clients[1], target)];
     open.iter_mut().for_each(assert_talks);
     for client in &clients[..2] {
         assert!(!talks(&mut call_from(case, *client, target)), "{client} has more than it may");

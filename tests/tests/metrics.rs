@@ -117,6 +117,9 @@ fn metrics_say_what_happened(case: &mut Case) {
     let took = value(&text, &format!("session_duration_seconds_sum{labels}")).unwrap();
     assert!(took > 0.0 && took < 20.0, "{took}");
     assert_eq!(value(&text, "bindings{service=\"web\"}"), Some(1.0), "{text}");
+    let address = origin.address();
+    let up = format!("origin_up{{service=\"web\",origin=\"{address}\",address=\"{address}\"}}");
+    assert_eq!(value(&text, &up), Some(1.0), "{text}");
     assert!(value(&text, "descriptors_limit").unwrap() > 100.0, "{text}");
     let family = case.family.pick("ipv4", "ipv6");
     let steered = value(

@@ -7,9 +7,9 @@ use spectrum_common::{Node, Refusal};
 
 use super::running::{Running, Steering};
 use crate::dispatcher::{CounterReader, Dispatcher};
-use crate::model::{Destination, DestinationId};
-use crate::observe::{Facts, Packets, TableFacts};
-use crate::proxy::Workers;
+use crate::model::{Destination, DestinationId, ServiceName};
+use crate::observe::{Facts, OriginFacts, Packets, TableFacts};
+use crate::proxy::{OriginCondition, OriginWatch, Workers};
 
 /// What was last told. Clones share it.
 #[derive(Clone, Default)]
@@ -17,16 +17,21 @@ pub(super) struct ToldFacts(Arc<Mutex<Told>>);
 
 #[derive(Clone, Default)]
 struct Told {
-    /// All but the packets, which are counted in the kernel.
+    /// All but packets and origins, which change by themselves.
     facts: Facts,
     destinations: Vec<(DestinationId, Destination)>,
     packets: Option<CounterReader>,
+    origins: Option<OriginWatch>,
 }
 
 impl ToldFacts {
     /// What holds now.
     pub(super) fn now(&self) -> Facts {
-        let Told { mut facts, destinations, packets } = self.lock().clone();
+        let Told { mut facts, destinations, packets, origins } = self.lock().clone();
+        if let Some(origins) = origins {
+            let services = facts.services.iter().map(|(service, _)| service);
+            facts.origins = services.flat_map(|service| states(&origins, service)).collect();
+        }
         if let Some(reader) = packets {
             facts.packets = destinations
                 .into_iter()
@@ -34,6 +39,11 @@ impl ToldFacts {
                 .collect();
         }
         facts
+    }
+
+    /// Lets go of what is asked whenever somebody scrapes.
+    pub(super) fn forget(&self) {
+        *self.lock() = Told::default();
     }
 
     /// A reload has ended.
@@ -46,6 +56,16 @@ impl ToldFacts {
     fn lock(&self) -> MutexGuard<'_, Told> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn states(origins: &OriginWatch, service: &ServiceName) -> Vec<OriginFacts> {
+    let states = origins.states(service).into_iter().map(|state| OriginFacts {
+        service: service.clone(),
+        origin: state.origin,
+        address: state.address.unwrap_or_default(),
+        usable: state.condition == OriginCondition::Up,
+    });
+    states.collect()
 }
 
 fn counted(reader: &CounterReader, id: DestinationId, destination: Destination) -> Option<Packets> {
@@ -77,6 +97,7 @@ impl Running {
             mode: self.mode().map_or_else(String::new, |mode| mode.to_string()),
             services: services.collect(),
             packets: Vec::new(),
+            origins: Vec::new(),
             table: dispatcher.map(|dispatcher| TableFacts {
                 generation: dispatcher.generation(),
                 nodes: dispatcher.nodes(),
@@ -89,6 +110,7 @@ impl Running {
         };
         told.destinations =
             self.plan.destinations.iter().map(|(id, destination)| (*id, destination.clone())).collect();
+        told.origins.clone_from(&self.origins);
         told.packets = dispatcher.map(Dispatcher::counter_reader);
     }
 }

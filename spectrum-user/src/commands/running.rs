@@ -185,6 +185,7 @@ impl Running {
         }
         // Until here it can be watched how the last connections end.
         drop(self.admin.take());
+        self.facts.forget();
         // Open connections needed the addresses to be local until here.
         if let Some(mut routes) = self.routes.take() {
             errors.extend(routes.undo().await.into_iter().map(Into::into));

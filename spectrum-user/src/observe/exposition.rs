@@ -23,6 +23,8 @@ pub struct Facts {
     pub services: Vec<(ServiceName, usize)>,
     /// What became of packets, where they come by sk_lookup.
     pub packets: Vec<Packets>,
+    /// The addresses of origins, and whether they are used.
+    pub origins: Vec<OriginFacts>,
     /// The steering table, where they come by sk_lookup.
     pub table: Option<TableFacts>,
     /// How many configurations there have been before this one.
@@ -50,6 +52,19 @@ pub struct Packets {
     pub missed: u64,
     /// Refused by the kernel, by the name of the error.
     pub refused: Vec<(&'static str, u64)>,
+}
+
+/// One address of an origin.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct OriginFacts {
+    /// Whose.
+    pub service: ServiceName,
+    /// The origin as configured.
+    pub origin: String,
+    /// The address; empty where it has none.
+    pub address: String,
+    /// Whether connections go there.
+    pub usable: bool,
 }
 
 /// The steering table's size.
@@ -122,7 +137,9 @@ fn as_prometheus(open_metrics: &str) -> String {
         match &total {
             Some((name, total)) => {
                 text.push_str(&help.replacen(name, total, 1));
-                text.push_str(&format!("\n# TYPE {total} counter\n"));
+                text.push_str("\n# TYPE ");
+                text.push_str(total);
+                text.push_str(" counter\n");
             }
             None if line.starts_with("# UNIT ") || line == "# EOF" => {}
             None => {
@@ -158,6 +175,7 @@ impl Collector for Exposition {
         let facts = (self.facts)();
         instance(encoder, &facts)?;
         packets(encoder, &facts.packets)?;
+        origins(encoder, &facts.origins)?;
         let totals: Vec<((String, String), Totals)> = self
             .counters
             .totals()
@@ -233,6 +251,16 @@ fn packets(encoder: &mut DescriptorEncoder<'_>, packets: &[Packets]) -> fmt::Res
             let labels: Labels<'_> = labels.iter().copied().chain([("errno", *errno)]).collect();
             count(&mut refused, &labels, *number)?;
         }
+    }
+    Ok(())
+}
+
+fn origins(encoder: &mut DescriptorEncoder<'_>, origins: &[OriginFacts]) -> fmt::Result {
+    let help = "Whether an address of an origin is used: not down, not ejected, and resolved";
+    let mut up = gauge(encoder, "origin_up", help)?;
+    for OriginFacts { service, origin, address, usable } in origins {
+        let labels = [("service", service.as_str()), ("origin", origin), ("address", address)];
+        measure(&mut up, &labels, u64::from(*usable))?;
     }
     Ok(())
 }

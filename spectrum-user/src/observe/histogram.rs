@@ -39,12 +39,12 @@ pub(super) const SESSION: Bounds = [
     Duration::from_secs(1),
     Duration::from_secs(5),
     Duration::from_secs(15),
-    Duration::from_secs(60),
-    Duration::from_secs(300),
-    Duration::from_secs(900),
-    Duration::from_secs(3600),
-    Duration::from_secs(14_400),
-    Duration::from_secs(86_400),
+    Duration::from_mins(1),
+    Duration::from_mins(5),
+    Duration::from_mins(15),
+    Duration::from_hours(1),
+    Duration::from_hours(4),
+    Duration::from_hours(24),
 ];
 
 /// One thread's counts.

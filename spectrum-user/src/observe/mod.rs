@@ -11,7 +11,7 @@ mod shed_records;
 pub use admin::{AdminError, AdminServer, Readiness};
 pub use connection_log::{ConnectionLog, LogFormat, RecordDrops, RecordSender};
 pub use counters::{Counters, EndTotals, Totals, WorkerCounters};
-pub use exposition::{Facts, Metrics, Packets, TableFacts};
+pub use exposition::{Facts, Metrics, OriginFacts, Packets, TableFacts};
 pub use histogram::Histogram;
 
 use std::time::Instant;
