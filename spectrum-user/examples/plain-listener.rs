@@ -8,9 +8,11 @@ use std::sync::Arc;
 use std::thread;
 
 use socket2::{Domain, Socket, Type};
-use spectrum_user::model::{Destination, Family, Policy, Protocol, Responder, ServiceName, Target};
+use spectrum_user::model::{
+    Destination, Family, Policy, Protocol, ResolverOptions, Responder, ServiceName, Target,
+};
 use spectrum_user::observe::{self, ConnectionLog, Counters, LogFormat};
-use spectrum_user::proxy::{Served, Workers};
+use spectrum_user::proxy::{OriginWatch, Served, Workers};
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Box<dyn Error>> {
@@ -18,7 +20,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let count = thread::available_parallelism()?;
     let log = ConnectionLog::start(LogFormat::default(), io::stderr())?;
     let counters = Counters::default();
-    let workers = Workers::start(count, |_| observe::observer(counters.worker(), log.sender()))?;
+    let origins = OriginWatch::start(ResolverOptions::default())?;
+    let workers = Workers::start(count, origins, |_| observe::observer(counters.worker(), log.sender()))?;
 
     let sockets = (0..count.get()).map(|_| listen(address)).collect::<io::Result<Vec<_>>>()?;
     let service = ServiceName::default();

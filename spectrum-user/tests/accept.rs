@@ -236,7 +236,10 @@ fn an_accept_loop_that_panics_is_a_failure_that_names_its_worker() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     let running = Running::idle(address);
-    let workers = Workers::start(NonZeroUsize::MIN, |_| |_: Event<'_>| panic!("as this test wants")).unwrap();
+    let workers = Workers::start(NonZeroUsize::MIN, running.origins.clone(), |_| {
+        |_: Event<'_>| panic!("as this test wants")
+    })
+    .unwrap();
     let served = Served {
         service: ServiceName::default(),
         target: Target::Respond(Responder::Hello),

@@ -200,7 +200,7 @@ fn origin_may_be_a_name() {
     let running = Running::serve(target.clone());
     let Target::Origins(origins) = target else { unreachable!() };
     running.block_on(async {
-        spectrum_user::proxy::resolve_all(&origins.list).await.unwrap();
+        running.origins.resolve_all(&origins.list).await.unwrap();
     });
     let mut client = running.dial();
     let mut origin = accept(&listener);

@@ -10,8 +10,10 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use socket2::{Domain, Socket, Type};
-use spectrum_user::model::{Destination, Family, Policy, Protocol, Responder, ServiceName, Target};
-use spectrum_user::proxy::{End, Event, Report, Served, Side, Workers};
+use spectrum_user::model::{
+    Destination, Family, Policy, Protocol, ResolverOptions, Responder, ServiceName, Target,
+};
+use spectrum_user::proxy::{End, Event, OriginWatch, Report, Served, Side, Workers};
 
 const DEADLINE: Duration = Duration::from_secs(20);
 
@@ -33,7 +35,7 @@ impl Running {
         let port = listener.local_addr().unwrap().port();
         let (sender, reports) = mpsc::channel();
         let sender = Arc::new(Mutex::new(sender));
-        let workers = Workers::start(NonZeroUsize::MIN, |_| {
+        let workers = Workers::start(NonZeroUsize::MIN, origins(), |_| {
             let sender = Arc::clone(&sender);
             move |event: Event<'_>| {
                 if let Event::Ended(report) = event {
@@ -62,6 +64,10 @@ impl Running {
     fn report(&self) -> Report {
         self.reports.recv_timeout(DEADLINE).unwrap()
     }
+}
+
+fn origins() -> OriginWatch {
+    OriginWatch::start(ResolverOptions::default()).unwrap()
 }
 
 fn destination() -> Destination {
@@ -146,7 +152,8 @@ fn a_changed_target_is_for_new_sessions() {
     let running = Running::respond(Responder::Echo);
     let old = running.client(1);
     assert_echo(&old, b"echo");
-    running.workers.replace(&running.destination, &served(Responder::Discard));
+    let replaced = running.workers.replace(&running.destination, served(Responder::Discard));
+    running.runtime.block_on(replaced).unwrap();
     // Commands are obeyed in order, so this one's answer shows that the other was.
     let other = Destination { protocol: Protocol::Tcp, ..destination() };
     running.runtime.block_on(running.workers.remove(&other));
@@ -161,7 +168,7 @@ fn a_changed_target_is_for_new_sessions() {
 
 #[test]
 fn greeting_datagrams_is_refused() {
-    let workers = Workers::start(NonZeroUsize::MIN, |_| |_: Event<'_>| {}).unwrap();
+    let workers = Workers::start(NonZeroUsize::MIN, origins(), |_| |_: Event<'_>| {}).unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     let listener = UdpSocket::bind("127.0.0.1:0").unwrap();
     let refused = runtime

@@ -18,6 +18,7 @@ pub mod dial;
 pub mod fault;
 pub mod instance;
 pub mod maps;
+pub mod name_server;
 pub mod netns;
 pub mod origin;
 pub mod path;

@@ -38,6 +38,11 @@ pub(crate) fn spectrum_user() -> Result<()> {
     shell::run(&mut workspace::cargo(["build", "--release", "--package", "spectrum-user"]))
 }
 
+/// Builds the program as packages have it, which takes longer.
+pub(crate) fn packaged() -> Result<()> {
+    shell::run(&mut workspace::cargo(["build", "--profile", "dist", "--package", "spectrum-user"]))
+}
+
 /// A program that cargo built.
 #[derive(Debug)]
 pub(crate) struct Executable {

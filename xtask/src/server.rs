@@ -2,6 +2,7 @@
 //! dropped. Knows of spectrum-user only that it says `ready`.
 
 use std::io::{BufRead as _, BufReader, Read};
+use std::net::{SocketAddr, TcpStream};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -38,6 +39,39 @@ impl Server {
     /// # Errors
     /// When it ends or stays silent instead; the message has what it said on standard error.
     pub(crate) fn start(command: &mut Command, interrupt: &Interrupt) -> Result<Self> {
+        let (mut server, lines, started) = Self::spawn(command)?;
+        server.ready = server.wait_until_ready(&lines, started, interrupt)?;
+        server.ready_after = started.elapsed();
+        Ok(server)
+    }
+
+    /// Starts `command`, another's program that says nothing, and waits until `address` can be dialled.
+    ///
+    /// # Errors
+    /// When it ends or does not listen; the message has what it said on standard error.
+    pub(crate) fn start_listening(
+        command: &mut Command,
+        address: SocketAddr,
+        interrupt: &Interrupt,
+    ) -> Result<Self> {
+        let (mut server, _lines, started) = Self::spawn(command)?;
+        while TcpStream::connect(address).is_err() {
+            interrupt.check()?;
+            if let Some(status) = server.child.try_wait().context("wait for the server")? {
+                bail!("start the server: {status}: {}", server.said());
+            }
+            ensure!(
+                started.elapsed() < PATIENCE,
+                "start the server: nothing at {address}: {}",
+                server.said()
+            );
+            thread::sleep(Duration::from_millis(5));
+        }
+        server.ready_after = started.elapsed();
+        Ok(server)
+    }
+
+    fn spawn(command: &mut Command) -> Result<(Self, Receiver<String>, Instant)> {
         let started = Instant::now();
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().with_context(|| format!("run {}", shell::line(command)))?;
@@ -58,10 +92,7 @@ impl Server {
                 let _ = sender.send(line);
             });
         }
-        let mut server = Self { child, ready: String::new(), ready_after: Duration::ZERO, log };
-        server.ready = server.wait_until_ready(&lines, started, interrupt)?;
-        server.ready_after = started.elapsed();
-        Ok(server)
+        Ok((Self { child, ready: String::new(), ready_after: Duration::ZERO, log }, lines, started))
     }
 
     /// Its process id.

@@ -42,3 +42,8 @@ pub(crate) fn target_dir() -> PathBuf {
 pub(crate) fn spectrum_user() -> PathBuf {
     target_dir().join("release/spectrum-user")
 }
+
+/// The program as packages have it.
+pub(crate) fn packaged() -> PathBuf {
+    target_dir().join("dist/spectrum-user")
+}

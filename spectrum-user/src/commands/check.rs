@@ -7,6 +7,7 @@ use anyhow::Context as _;
 use serde::{Serialize, Serializer};
 
 use super::run::joined;
+use super::target::described;
 use crate::cli::CheckArgs;
 use crate::config::{Config, ModeChoice};
 use crate::model::{Family, Origin, PortRange, Prefix, Protocol, Target};
@@ -50,7 +51,32 @@ struct CheckedService<'a> {
     #[serde(skip_serializing_if = "<[_]>::is_empty", serialize_with = "as_texts")]
     origins: &'a [Origin],
     #[serde(skip_serializing_if = "Option::is_none")]
+    balance: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    health: Option<CheckedHealth>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ejection: Option<CheckedEjection>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     respond: Option<String>,
+    /// All of it, in words.
+    #[serde(skip)]
+    answer: String,
+}
+
+#[derive(Serialize)]
+struct CheckedHealth {
+    interval_ms: u128,
+    timeout_ms: u128,
+    rise: u16,
+    fall: u16,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    port: Option<u16>,
+}
+
+#[derive(Serialize)]
+struct CheckedEjection {
+    failures: u16,
+    time_ms: u128,
 }
 
 #[derive(Serialize)]
@@ -81,10 +107,30 @@ impl<'a> Checked<'a> {
     fn of(config: &'a Config, plan: &'a Plan, table: &Table) -> Self {
         let services = config.services.iter().map(|service| {
             let (origins, respond) = match &service.target {
-                Target::Origins(origins) => (origins.list.as_slice(), None),
-                Target::Respond(responder) => (&[][..], Some(responder.to_string())),
+                Target::Origins(origins) => (Some(origins), None),
+                Target::Respond(responder) => (None, Some(responder.to_string())),
             };
-            CheckedService { name: service.name.as_str(), bindings: service.bindings.len(), origins, respond }
+            let health = origins.and_then(|origins| origins.health);
+            let ejection = origins.and_then(|origins| origins.ejection);
+            CheckedService {
+                name: service.name.as_str(),
+                bindings: service.bindings.len(),
+                origins: origins.map_or(&[][..], |origins| &origins.list),
+                balance: origins.map(|origins| origins.balance.to_string()),
+                health: health.map(|health| CheckedHealth {
+                    interval_ms: health.interval.as_millis(),
+                    timeout_ms: health.timeout.as_millis(),
+                    rise: health.rise,
+                    fall: health.fall,
+                    port: health.port,
+                }),
+                ejection: ejection.map(|ejection| CheckedEjection {
+                    failures: ejection.failures,
+                    time_ms: ejection.time.as_millis(),
+                }),
+                respond,
+                answer: described(&service.target),
+            }
         });
         let destinations = plan.destinations.iter().map(|(id, destination)| CheckedDestination {
             id: id.0 as usize,
@@ -121,16 +167,8 @@ impl<'a> Checked<'a> {
         writeln!(out, "\nservices: {}", self.services.len())?;
         let name = width(self.services.iter().map(|service| service.name));
         for service in &self.services {
-            let answer = match &service.respond {
-                Some(responder) => format!("respond {responder}"),
-                None => {
-                    format!(
-                        "origins {}",
-                        service.origins.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
-                    )
-                }
-            };
-            writeln!(out, "  {:name$}  bindings {}, {answer}", service.name, service.bindings)?;
+            let CheckedService { name: service, bindings, answer, .. } = service;
+            writeln!(out, "  {service:name$}  bindings {bindings}, {answer}")?;
         }
 
         writeln!(out, "\ndestinations: {}", self.destinations.len())?;

@@ -14,6 +14,7 @@ mod running;
 mod seeing;
 mod signals;
 mod sweep;
+mod target;
 
 pub use exit::{failure, usage};
 

@@ -79,7 +79,27 @@ impl Running {
             .following(&self.config.services, &config.services, revision)
             .map_err(|errors| joined(errors.into_iter().map(Into::into)))?;
         self.refuse_covered_addresses(&plan)?;
-        resolve_origins(&config).await?;
+        let origins = self.origins.clone().context("reload without watching origins")?;
+        origins.configure(config.resolver.clone());
+        let before = self.config.resolver.clone();
+        let reloaded = match resolve_origins(&origins, &config).await {
+            Ok(()) => self.go_over(config, plan, mode, revision).await,
+            Err(error) => Err(error),
+        };
+        if reloaded.is_err() {
+            origins.configure(before);
+        }
+        reloaded
+    }
+
+    /// The steps of a reload after everything that can be refused without touching anything.
+    async fn go_over(
+        &mut self,
+        config: Config,
+        plan: Plan,
+        mode: Mode,
+        revision: u32,
+    ) -> anyhow::Result<Reloaded> {
         let table = Table::compile(&plan.bindings)?;
 
         let registry = registry()?;

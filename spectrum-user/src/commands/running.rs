@@ -26,7 +26,7 @@ use crate::observe::{self, ConnectionLog, Counters, LogFormat};
 use crate::plan::Plan;
 use crate::plan::firewall::{Chain, Firewall, Rule};
 use crate::plan::table::Table;
-use crate::proxy::{self, Listener, Served, Workers};
+use crate::proxy::{Listener, OriginWatch, Served, Workers};
 use crate::tproxy::{Backend, Tproxy};
 
 /// What is not part of the configuration.
@@ -47,6 +47,7 @@ pub(super) struct Running {
     pub(super) claim: Option<Claim>,
     pub(super) control: Option<ControlServer>,
     log: Option<ConnectionLog>,
+    pub(super) origins: Option<OriginWatch>,
     pub(super) counters: Counters,
     pub(super) workers: Option<Workers>,
     pub(super) listeners: BTreeMap<DestinationId, ListenerGroup>,
@@ -79,6 +80,7 @@ impl Running {
             claim: None,
             control: None,
             log: None,
+            origins: None,
             counters: Counters::default(),
             workers: None,
             listeners: BTreeMap::new(),
@@ -93,7 +95,8 @@ impl Running {
     /// are for [`stop`](Self::stop) to undo.
     pub(super) async fn start(&mut self) -> anyhow::Result<String> {
         self.refuse_covered_addresses(&self.plan)?;
-        resolve_origins(&self.config).await?;
+        let origins = self.origins.insert(OriginWatch::start(self.config.resolver.clone())?);
+        resolve_origins(origins, &self.config).await?;
 
         let registry = registry()?;
         let lock = registry.lock(LOCK_PATIENCE)?;
@@ -225,7 +228,8 @@ impl Running {
         let log = ConnectionLog::start(self.settings.log_format, io::stderr())
             .context("start the connection log")?;
         let counters = &self.counters;
-        let workers = Workers::start(count, |_| observe::observer(counters.worker(), log.sender()))?;
+        let origins = self.origins.clone().context("start workers without watching origins")?;
+        let workers = Workers::start(count, origins, |_| observe::observer(counters.worker(), log.sender()))?;
         self.workers = Some(workers);
         self.log = Some(log);
         Ok(())
@@ -349,15 +353,12 @@ pub(super) fn register<'a>(
 }
 
 /// Refuses origins whose names have no address.
-pub(super) async fn resolve_origins(config: &Config) -> anyhow::Result<()> {
+pub(super) async fn resolve_origins(watch: &OriginWatch, config: &Config) -> anyhow::Result<()> {
     let origins = config.services.iter().flat_map(|service| match &service.target {
         Target::Origins(origins) => origins.list.as_slice(),
         Target::Respond(_) => &[],
     });
-    proxy::resolve_all(origins).await.map_err(|errors| {
-        let list = errors.iter().map(|error| chain(error)).collect::<Vec<_>>();
-        anyhow!("{}", list.join("; "))
-    })
+    Ok(watch.resolve_all(origins).await?)
 }
 
 fn attached() -> Result<Dispatcher, DispatcherError> {
@@ -370,15 +371,4 @@ fn attached() -> Result<Dispatcher, DispatcherError> {
         .map_err(|source| DispatcherError::Attach { source: Box::new(source) })?;
     dispatcher.attach(namespace)?;
     Ok(dispatcher)
-}
-
-/// An error with its causes on one line.
-fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
 }

@@ -157,6 +157,45 @@ pub struct ServiceAnswer {
     pub open: u64,
     /// All there were.
     pub total: u64,
+    /// The addresses that its connections can go to, in the order configured.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub origins: Vec<OriginAnswer>,
+}
+
+/// One address of an origin, or an origin that has none.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct OriginAnswer {
+    /// As configured.
+    pub origin: String,
+    /// Where it is, with its port unless that is the dialled one.
+    pub address: Option<String>,
+    /// `primary` or `backup`.
+    pub role: String,
+    /// Its share.
+    pub weight: u16,
+    /// `up`, `down`, `ejected` or `unresolved`.
+    pub condition: String,
+    /// What its last health check said, if it is checked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_check: Option<CheckAnswer>,
+    /// Dials in a row that failed.
+    pub failures: u32,
+    /// Its open connections, with least-connections.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub open: Option<u32>,
+}
+
+/// What a health check said: one of `connected_us` and `error` is there.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct CheckAnswer {
+    /// How long ago it ended.
+    pub ago_ms: u64,
+    /// How long it took to connect.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connected_us: Option<u64>,
+    /// Why it did not connect.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
 }
 
 /// A destination.

@@ -8,8 +8,8 @@ mod request;
 mod server;
 
 pub use answer::{
-    Conflict, Decider, DestinationAnswer, Explanation, ListedBinding, ListenerAnswer, Outcome, PacketCounts,
-    ProgramAnswer, ServiceAnswer, Status, TableAnswer,
+    CheckAnswer, Conflict, Decider, DestinationAnswer, Explanation, ListedBinding, ListenerAnswer,
+    OriginAnswer, Outcome, PacketCounts, ProgramAnswer, ServiceAnswer, Status, TableAnswer,
 };
 pub use client::ask;
 pub use error::ControlError;

@@ -2,29 +2,32 @@
 //! connection's report.
 
 use std::cell::RefCell;
+use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::AsFd;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use tokio::io::Interest;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
-use tokio::task::{JoinHandle, spawn_local, yield_now};
+use tokio::task::{JoinHandle, spawn_local};
 use tokio::time::sleep;
 
 use super::address::canonical;
-use super::dial::Dialler;
+use super::dial::{Dialled, Dialler};
 use super::introduction;
 use super::peer::Peer;
-use super::relay::relay;
-use super::report::{End, Side};
+use super::relay::{Watch, keep, relay};
+use super::report::{DialFailure, End, Side};
 use super::respond::respond;
 use super::session::Session;
 use super::worker::Worker;
-use super::workers::Served;
-use crate::model::{Destination, Origins, Target};
+use super::workers::{Served, Serving};
+use crate::model::{Destination, Origins, Target, Timeouts};
 
 /// The first and the longest pause while the host is out of descriptors or memory.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(1));
@@ -35,12 +38,15 @@ const CALM: Duration = Duration::from_secs(1);
 /// What this worker serves for a destination.
 pub(super) struct Assignment {
     served: Arc<Served>,
-    dialler: Dialler,
+    /// `None` where we answer ourselves.
+    dialler: Option<Dialler>,
 }
 
 impl Assignment {
-    pub(super) fn new(served: Arc<Served>, worker: &Worker) -> Self {
-        Self { served, dialler: Dialler::new(worker.index) }
+    pub(super) fn new(serving: Serving, worker: &Worker) -> Self {
+        let Serving { served, board } = serving;
+        let connect = served.policy.timeouts.connect;
+        Self { dialler: board.map(|board| Dialler::new(board, connect, worker.index)), served }
     }
 
     pub(super) fn served(&self) -> &Served {
@@ -107,6 +113,8 @@ struct Queue {
 impl Queue {
     async fn accept(self, listener: TcpListener, mut stopped: oneshot::Receiver<()>) {
         let mut shortage = None;
+        let mut kept = self.assignment.get().served.policy.timeouts;
+        self.keep(&listener, &kept);
         loop {
             let accepted = tokio::select! {
                 biased;
@@ -116,11 +124,17 @@ impl Queue {
             match accepted {
                 Ok((stream, client)) => {
                     Shortage::relieve(&mut shortage, &self.destination);
+                    let timeouts = self.assignment.get().served.policy.timeouts;
+                    if timeouts != kept {
+                        kept = timeouts;
+                        self.keep(&listener, &kept);
+                        self.keep(&stream, &kept);
+                    }
                     self.open(stream, client);
                     if matches!(self.assignment.get().served.target, Target::Origins(_)) {
                         // Lets the connection dial first. When descriptors are scarce, accepting all that waits would
                         // leave none to dial with, and serve nobody.
-                        yield_now().await;
+                        let_others_go().await;
                     }
                 }
                 Err(error) => match AcceptFailure::of(&error) {
@@ -143,6 +157,13 @@ impl Queue {
             }
         }
         self.drain(listener);
+    }
+
+    /// Linux hands these options, too, on to accepted sockets.
+    fn keep(&self, socket: impl AsFd, timeouts: &Timeouts) {
+        if let Err(error) = keep(socket, timeouts) {
+            tracing::warn!(destination = %self.destination, %error, "set timeouts of connections");
+        }
     }
 
     /// Closing a listener resets what waits in its queue, though those clients were already told that they are
@@ -203,16 +224,21 @@ impl Drop for Queue {
 }
 
 async fn serve(mut downstream: Peer, assignment: &Assignment, session: &Session) -> End {
+    let watch = Watch::start(assignment.served.policy.timeouts);
     // First of all: everything else, limits among it, is about the client that it names.
     let trusted = &assignment.served.policy.trusted_proxies;
     if let Err(end) = introduction::receive(&mut downstream, trusted, session).await {
         return end;
     }
-    let end = match &assignment.served.target {
-        Target::Origins(origins) => proxy(&mut downstream, origins, &assignment.dialler, session).await,
-        Target::Respond(responder) => {
+    let end = match (&assignment.served.target, &assignment.dialler) {
+        (Target::Origins(origins), Some(dialler)) => {
+            proxy(&downstream, origins, dialler, session, &watch).await
+        }
+        // Who serves origins has a way to them.
+        (Target::Origins(_), None) => End::Undialled(DialFailure::Failed),
+        (Target::Respond(responder), _) => {
             session.established();
-            respond(*responder, &mut downstream, session).await
+            respond(*responder, &mut downstream, session, &watch).await
         }
     };
     if end == End::Closed {
@@ -221,15 +247,21 @@ async fn serve(mut downstream: Peer, assignment: &Assignment, session: &Session)
     end
 }
 
-async fn proxy(downstream: &mut Peer, origins: &Origins, dialler: &Dialler, session: &Session) -> End {
+async fn proxy(
+    downstream: &Peer,
+    origins: &Origins,
+    dialler: &Dialler,
+    session: &Session,
+    watch: &Watch,
+) -> End {
     let attempt = tokio::select! {
         biased;
-        attempt = dialler.dial(origins, session) => attempt,
+        attempt = dialler.dial(session) => attempt,
         // A client that gives up while the origin is slow to answer need not hold the attempt open.
         _ = downstream.ready(Interest::ERROR) => return End::Reset(Side::Downstream),
     };
-    let mut upstream = match attempt {
-        Ok(stream) => Peer::new(stream),
+    let (mut upstream, _open) = match attempt {
+        Ok(Dialled { stream, open }) => (Peer::new(stream), open),
         Err(failure) => return End::Undialled(failure),
     };
     if let Some(version) = origins.header
@@ -238,12 +270,27 @@ async fn proxy(downstream: &mut Peer, origins: &Origins, dialler: &Dialler, sess
         return end;
     }
     session.established();
-    let buffers = &session.worker().buffers;
-    let end = relay(downstream, &mut upstream, &session.from_client, &session.to_client, buffers).await;
+    let means = session.worker().means();
+    let end = relay(downstream, &upstream, &session.from_client, &session.to_client, means, watch).await;
     if end == End::Closed {
         upstream.finish();
     }
     end
+}
+
+/// Lets every task that is ready go first. `yield_now` would have the runtime look for events, too: a system call for each
+/// connection.
+async fn let_others_go() {
+    let mut gone = false;
+    poll_fn(|cx| {
+        if gone {
+            return Poll::Ready(());
+        }
+        gone = true;
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
 }
 
 /// What an error of accept(2) is about, and so what to do next.

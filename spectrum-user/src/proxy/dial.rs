@@ -1,68 +1,245 @@
-//! Which origin, and connecting to it. Does not judge whether an origin is healthy: it tries, in turn.
+//! From a service's roster to a connected origin: choose, dial, and where that fails choose again. Whether an origin may be
+//! used at all is known before: by its checks, and by how earlier dials ended.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::future::pending;
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::net::{TcpSocket, TcpStream};
-use tokio::time::timeout;
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use socket2::{Domain, Socket, Type};
+use tokio::io::Interest;
+use tokio::net::TcpStream;
+use tokio::time::{sleep_until, timeout};
 
+use super::balance::Balancer;
+use super::board::{Board, BoardView};
 use super::report::DialFailure;
+use super::roster::{Member, Place, Roster};
 use super::session::Session;
-use crate::model::Origins;
+use super::standing::{Moment, OpenGuard, Turn};
+use crate::model::Balance;
 
-/// How long one address may take to answer.
-const ATTEMPT: Duration = Duration::from_secs(5);
+/// The head start of each address of a name (RFC 8305, section 5).
+const HEAD_START: Duration = Duration::from_millis(250);
 
-/// How long all attempts for one connection may take together.
-const ATTEMPTS: Duration = Duration::from_secs(15);
+/// How many members are tried for one connection, and how many times the time of one all of them may take together.
+const MEMBERS: usize = 8;
+const TIMES: u32 = 3;
 
 /// How often failures of one service's origins are logged.
 const LOG_INTERVAL: Duration = Duration::from_secs(1);
 
-/// One worker's way to the origins of one service: each connection begins with the next one.
+/// One worker's way to the origins of one service.
 #[derive(Debug)]
 pub(super) struct Dialler {
-    next: Cell<usize>,
+    view: BoardView,
+    connect: Duration,
+    balancer: RefCell<Balancer>,
+    turn: Cell<usize>,
     logged: Cell<Option<Instant>>,
     unlogged: Cell<u64>,
 }
 
+/// A connected origin.
+#[derive(Debug)]
+pub(super) struct Dialled {
+    pub(super) stream: TcpStream,
+    /// To be kept for as long as the connection is open.
+    pub(super) open: Option<OpenGuard>,
+}
+
 impl Dialler {
-    /// `first` is the origin to begin with: workers that all began with the same one would crowd it after a start.
-    pub(super) fn new(first: usize) -> Self {
-        Self { next: Cell::new(first), logged: Cell::new(None), unlogged: Cell::new(0) }
+    /// `worker` is the index of the worker; an origin may take `connect` to answer.
+    pub(super) fn new(board: Arc<Board>, connect: Duration, worker: usize) -> Self {
+        let balancer = Balancer::new(board.origins.balance, worker);
+        Self {
+            view: BoardView::new(board),
+            connect,
+            balancer: RefCell::new(balancer),
+            turn: Cell::new(worker),
+            logged: Cell::new(None),
+            unlogged: Cell::new(0),
+        }
     }
 
-    /// Connects to one of `origins`: the next in turn, or the one after it where that fails. Notes in `session` what is
-    /// tried.
-    pub(super) async fn dial(&self, origins: &Origins, session: &Session) -> Result<TcpStream, DialFailure> {
-        let first = self.next.get();
-        self.next.set(first.wrapping_add(1));
-        let mut failure = DialFailure::Unresolved;
-        let deadline = Instant::now() + ATTEMPTS;
-        let pivot = first.checked_rem(origins.list.len()).unwrap_or(0);
-        let (before, from) = origins.list.split_at(pivot);
-        for origin in from.iter().chain(before) {
-            let Some(port) = origins.port(origin, session.dialled.get().port()) else { continue };
-            for address in session.worker().resolver.resolve(&origin.host).await.iter() {
-                let address = SocketAddr::new(*address, port);
-                session.origin.set(Some(address));
-                let left = deadline.saturating_duration_since(Instant::now()).min(ATTEMPT);
-                match timeout(left, connect(address)).await.unwrap_or(Err(io::ErrorKind::TimedOut.into())) {
-                    Ok(stream) => return Ok(stream),
-                    Err(error) => {
-                        failure = DialFailure::of(&error);
-                        self.log(session, address, &error);
-                    }
+    /// Connects to one of the origins. Notes in `session` what is tried.
+    pub(super) async fn dial(&self, session: &Session) -> Result<Dialled, DialFailure> {
+        let roster = self.view.roster();
+        match roster.sole() {
+            Some((member, place)) => {
+                if !place.is_usable() {
+                    return Err(DialFailure::Down);
                 }
-                if Instant::now() >= deadline {
-                    return Err(failure);
+                let port = self.port(member, session).ok_or(DialFailure::Failed)?;
+                let stream = self.dial_place(place, port, self.connect, session).await;
+                stream.map(|stream| self.dialled(stream, place)).map_err(|error| DialFailure::of(&error))
+            }
+            // Apart and on the heap, so that a connection with but one way to go carries none of it.
+            None => Box::pin(self.dial_members(&roster, session)).await,
+        }
+    }
+
+    async fn dial_members(&self, roster: &Roster, session: &Session) -> Result<Dialled, DialFailure> {
+        let mut failure = if roster.members.is_empty() { roster.fault } else { DialFailure::Down };
+        let deadline = Instant::now() + self.connect * TIMES;
+        let mut tried = Vec::with_capacity(MEMBERS);
+        while tried.len() < MEMBERS {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break;
+            }
+            let chosen =
+                self.balancer.borrow_mut().choose(session.client.get().ip(), roster.candidates(&tried));
+            let Some((index, member)) = chosen.and_then(|index| Some((index, roster.members.get(index)?)))
+            else {
+                break;
+            };
+            tried.push(index);
+            let Some(port) = self.port(member, session) else { continue };
+            match self.dial_member(member, port, left.min(self.connect), session).await {
+                Ok(dialled) => return Ok(dialled),
+                Err(error) => {
+                    failure = DialFailure::of(&error);
+                    if failure == DialFailure::OutOfResources {
+                        // The next one would need the same.
+                        break;
+                    }
                 }
             }
         }
         Err(failure)
+    }
+
+    /// Dials the addresses of a member, each with a head start before the next one, and takes the first that answers.
+    async fn dial_member(
+        &self,
+        member: &Member,
+        port: u16,
+        patience: Duration,
+        session: &Session,
+    ) -> io::Result<Dialled> {
+        if let [place] = &member.places[..] {
+            return self
+                .dial_place(place, port, patience, session)
+                .await
+                .map(|stream| self.dialled(stream, place));
+        }
+        let turn = self.turn.get();
+        self.turn.set(turn.wrapping_add(1));
+        let mut waiting = member.order(self.balance(), session.client.get().ip(), turn).into_iter();
+        let mut dialling = FuturesUnordered::new();
+        // Those that are being dialled, in the order of their beginning, and when.
+        let mut begun: Vec<(&Place, Instant)> = Vec::new();
+        let deadline = Instant::now() + patience;
+        let mut failure = io::Error::from(io::ErrorKind::TimedOut);
+        let mut due = Some(Instant::now());
+        loop {
+            tokio::select! {
+                biased;
+                Some((place, outcome)) = dialling.next(), if !dialling.is_empty() => match outcome {
+                    Ok(stream) => {
+                        for (slow, since) in begun {
+                            if !is_same(slow, place) && since.elapsed() >= HEAD_START {
+                                slow.standing.overtaken();
+                            }
+                        }
+                        session.origin.set(Some(place.at(port)));
+                        self.succeeded(place, port);
+                        return Ok(self.dialled(stream, place));
+                    }
+                    Err(error) => {
+                        begun.retain(|(one, _)| !is_same(one, place));
+                        self.failed(place, port, &error, session);
+                        failure = error;
+                        due = Some(Instant::now());
+                    }
+                },
+                () = wait_until(due) => match waiting.next() {
+                    Some(place) => {
+                        let address = place.at(port);
+                        session.origin.set(Some(address));
+                        begun.push((place, Instant::now()));
+                        dialling.push(attempt(place, address));
+                        due = Some(Instant::now() + HEAD_START);
+                    }
+                    None if dialling.is_empty() => return Err(failure),
+                    None => due = None,
+                },
+                () = sleep_until(deadline.into()) => {
+                    let error = io::Error::from(io::ErrorKind::TimedOut);
+                    for (place, _) in begun {
+                        self.failed(place, port, &error, session);
+                    }
+                    return Err(error);
+                }
+            }
+        }
+    }
+
+    async fn dial_place(
+        &self,
+        place: &Place,
+        port: u16,
+        patience: Duration,
+        session: &Session,
+    ) -> io::Result<TcpStream> {
+        let address = place.at(port);
+        session.origin.set(Some(address));
+        let outcome = timeout(patience, connect(address)).await;
+        match outcome.unwrap_or_else(|_elapsed| Err(io::ErrorKind::TimedOut.into())) {
+            Ok(stream) => {
+                self.succeeded(place, port);
+                Ok(stream)
+            }
+            Err(error) => {
+                self.failed(place, port, &error, session);
+                Err(error)
+            }
+        }
+    }
+
+    fn port(&self, member: &Member, session: &Session) -> Option<u16> {
+        let origins = &self.view.board.origins;
+        member.port.or_else(|| origins.port(origins.list.get(member.origin)?, session.dialled.get().port()))
+    }
+
+    fn balance(&self) -> Balance {
+        self.view.board.origins.balance
+    }
+
+    fn dialled(&self, stream: TcpStream, place: &Place) -> Dialled {
+        let open = match self.balance() {
+            Balance::LeastConnections => Some(OpenGuard::new(Arc::clone(&place.standing))),
+            // Nobody asks, and a count that all workers share is not free.
+            Balance::RoundRobin | Balance::SourceHash => None,
+        };
+        Dialled { stream, open }
+    }
+
+    fn succeeded(&self, place: &Place, port: u16) {
+        if place.standing.succeeded() == Some(Turn::Returned) {
+            let service = &self.view.board.service;
+            tracing::info!(%service, origin = %place.at(port), "origin is dialled again");
+        }
+    }
+
+    fn failed(&self, place: &Place, port: u16, error: &io::Error, session: &Session) {
+        let origin = place.at(port);
+        self.log(session, origin, error);
+        // What we lack ourselves says nothing about the origin.
+        if DialFailure::of(error) == DialFailure::OutOfResources {
+            return;
+        }
+        let ejection = self.view.board.origins.ejection;
+        if let (Some(Turn::Ejected), Some(ejection)) =
+            (place.standing.failed(ejection, Moment::now()), ejection)
+        {
+            let (service, time) = (session.service(), ejection.time);
+            tracing::warn!(%service, %origin, %error, ?time, "origin is not dialled for a time, since dialling it failed so often");
+        }
     }
 
     fn log(&self, session: &Session, origin: SocketAddr, error: &io::Error) {
@@ -76,8 +253,35 @@ impl Dialler {
     }
 }
 
-async fn connect(address: SocketAddr) -> io::Result<TcpStream> {
-    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
-    socket.set_nodelay(true)?;
-    socket.connect(address).await
+fn is_same(one: &Place, other: &Place) -> bool {
+    std::ptr::eq(one, other)
+}
+
+async fn attempt(place: &Place, address: SocketAddr) -> (&Place, io::Result<TcpStream>) {
+    (place, connect(address).await)
+}
+
+async fn wait_until(due: Option<Instant>) {
+    match due {
+        Some(due) => sleep_until(due.into()).await,
+        None => pending().await,
+    }
+}
+
+pub(super) async fn connect(address: SocketAddr) -> io::Result<TcpStream> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking().cloexec(), None)?;
+    socket.set_tcp_nodelay(true)?;
+    match socket.connect(&address.into()) {
+        Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => return Err(error),
+        _ => {}
+    }
+    let stream = TcpStream::from_std(socket.into())?;
+    // What woke us tells whether it failed, which spares asking for every one that did not.
+    let ready = stream.ready(Interest::WRITABLE | Interest::ERROR).await?;
+    if (ready.is_error() || ready.is_write_closed())
+        && let Some(error) = stream.take_error()?
+    {
+        return Err(error);
+    }
+    Ok(stream)
 }

@@ -32,7 +32,8 @@ pub(super) async fn receive(
     if !trusted.trusts(session.client.get().ip()) {
         return Ok(());
     }
-    match timeout(PATIENCE, read(downstream)).await {
+    // On the heap: few connections need the room, and all would have it for as long as they last.
+    match Box::pin(timeout(PATIENCE, read(downstream))).await {
         Ok(Ok(Header::Proxied { client, dialled })) => {
             session.introduce(client, dialled);
             Ok(())

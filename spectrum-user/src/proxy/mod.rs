@@ -3,19 +3,25 @@
 
 mod accept;
 mod address;
+mod balance;
+mod board;
 mod dial;
 pub mod header;
+mod health;
 mod introduction;
 mod peer;
 mod relay;
 mod report;
-mod resolve;
+mod resolver;
 mod respond;
+mod roster;
 mod session;
+mod standing;
 mod udp;
+mod watch;
 mod worker;
 mod workers;
 
 pub use report::{DialFailure, End, Established, Event, Expiry, HeaderFault, Limit, Report, Side};
-pub use resolve::{ResolveError, resolve_all};
+pub use watch::{CheckOutcome, OriginCondition, OriginState, OriginWatch, ResolveError, WatchError};
 pub use workers::{DrainOutcome, Listener, Served, Workers, WorkersError};

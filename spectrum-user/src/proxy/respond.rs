@@ -7,7 +7,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::relay;
+use super::relay::{self, Watch};
 use super::report::{End, Side};
 use super::session::Session;
 use crate::model::Responder;
@@ -15,29 +15,45 @@ use crate::model::Responder;
 /// How long a client that was answered may keep its side open.
 const LINGER: Duration = Duration::from_secs(2);
 
-/// Answers `client` as `responder` does.
-pub(super) async fn respond(responder: Responder, client: &mut TcpStream, session: &Session) -> End {
-    match responder {
-        Responder::Discard => discard(client, session).await,
-        Responder::Echo => {
-            relay::echo(client, &session.from_client, &session.to_client, &session.worker().buffers).await
+/// Answers `client` as `responder` does, until `watch` says that it is over.
+pub(super) async fn respond(
+    responder: Responder,
+    client: &mut TcpStream,
+    session: &Session,
+    watch: &Watch,
+) -> End {
+    let answered = async {
+        match responder {
+            Responder::Discard => discard(client, session, watch).await,
+            Responder::Echo => {
+                let means = session.worker().means();
+                relay::echo(client, &session.from_client, &session.to_client, means, watch).await
+            }
+            Responder::Hello => hello(client, session, watch).await,
         }
-        Responder::Hello => hello(client, session).await,
+    };
+    tokio::select! {
+        biased;
+        end = answered => end,
+        end = watch.expired(|| {}) => end,
     }
 }
 
 /// Reads until the client is done.
-async fn discard(client: &mut TcpStream, session: &Session) -> End {
+async fn discard(client: &mut TcpStream, session: &Session, watch: &Watch) -> End {
     loop {
         match poll_fn(|cx| session.worker().buffers.poll_discard(client, cx)).await {
             Ok(0) => return End::Closed,
-            Ok(bytes) => session.from_client.set(session.from_client.get() + bytes as u64),
+            Ok(bytes) => {
+                session.from_client.set(session.from_client.get() + bytes as u64);
+                watch.touch();
+            }
             Err(error) => return End::of(Side::Downstream, &error),
         }
     }
 }
 
-async fn hello(client: &mut TcpStream, session: &Session) -> End {
+async fn hello(client: &mut TcpStream, session: &Session, watch: &Watch) -> End {
     let answer = format!(
         "hello world\nservice={} protocol={} dialled={} client={}\n",
         session.service(),
@@ -54,5 +70,5 @@ async fn hello(client: &mut TcpStream, session: &Session) -> End {
     }
     session.to_client.set(answer.len() as u64);
     // Closing while something the client sent lies unread makes the kernel send a RST, which may overtake the answer.
-    timeout(LINGER, discard(client, session)).await.unwrap_or(End::Closed)
+    timeout(LINGER, discard(client, session, watch)).await.unwrap_or(End::Closed)
 }

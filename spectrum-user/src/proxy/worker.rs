@@ -6,20 +6,17 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::io;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::runtime::Runtime;
+use tokio::runtime::LocalRuntime;
 use tokio::sync::{Notify, mpsc, oneshot};
-use tokio::task::LocalSet;
 use tokio::time::{Instant, sleep_until};
 
 use super::accept::{Acceptor, Assignment, CurrentAssignment};
-use super::relay::Buffers;
+use super::relay::{Buffers, Means, Pipes, Strategy};
 use super::report::Event;
-use super::resolve::Resolver;
 use super::udp::{Receiver, Sessions};
-use super::workers::{DrainOutcome, Listener, Served, WorkersError};
+use super::workers::{DrainOutcome, Listener, Serving, WorkersError};
 use crate::model::{Destination, ServiceName};
 
 /// Who is told of every connection, on the worker's own thread.
@@ -31,11 +28,11 @@ pub(super) enum Command {
     Listen {
         destination: Destination,
         listener: Listener,
-        served: Arc<Served>,
+        serving: Serving,
         done: oneshot::Sender<io::Result<()>>,
     },
     /// Serve a destination's future connections so.
-    Replace { destination: Destination, served: Arc<Served> },
+    Replace { destination: Destination, serving: Serving },
     /// Close a destination's listeners.
     Remove { destination: Destination, done: oneshot::Sender<()> },
     /// Close all listeners, wait for the connections to end, and end.
@@ -48,7 +45,7 @@ pub(super) enum Command {
 pub(super) struct Worker {
     pub(super) index: usize,
     pub(super) buffers: Buffers,
-    pub(super) resolver: Resolver,
+    pipes: Pipes,
     pub(super) sessions: Sessions,
     observer: Observer,
     failures: mpsc::UnboundedSender<WorkersError>,
@@ -60,6 +57,7 @@ pub(super) struct Worker {
 impl Worker {
     pub(super) fn new(
         index: usize,
+        pipes: Pipes,
         sessions: Sessions,
         observer: Observer,
         failures: mpsc::UnboundedSender<WorkersError>,
@@ -67,7 +65,7 @@ impl Worker {
         Self {
             index,
             buffers: Buffers::default(),
-            resolver: Resolver::default(),
+            pipes,
             sessions,
             observer,
             failures,
@@ -75,6 +73,11 @@ impl Worker {
             ended: Cell::new(0),
             idle: Notify::new(),
         }
+    }
+
+    /// What relays move bytes with.
+    pub(super) fn means(&self) -> Means<'_> {
+        Means { buffers: &self.buffers, pipes: &self.pipes, strategy: Strategy::default() }
     }
 
     pub(super) fn opened(&self, service: &ServiceName) {
@@ -112,17 +115,14 @@ impl Worker {
 }
 
 /// A worker's thread, from start to end.
-pub(super) fn run(runtime: Runtime, worker: Worker, commands: mpsc::UnboundedReceiver<Command>) {
+pub(super) fn run(runtime: LocalRuntime, worker: Worker, commands: mpsc::UnboundedReceiver<Command>) {
     let worker = Rc::new(worker);
-    let connections = LocalSet::new();
     let lead = Lead { worker: Rc::clone(&worker), listeners: HashMap::new(), commands };
-    let drained = connections.block_on(&runtime, lead.run());
+    let drained = runtime.block_on(lead.run());
     let (finished, cut) = (worker.ended.get(), worker.open.get());
     // What is still open ends here: dropped sessions report themselves as cut, dropped peers send a RST.
-    drop(connections);
-    worker.sessions.clear();
-    // A lookup in the system's resolver can take long and cannot be interrupted: it is left behind.
     runtime.shutdown_background();
+    worker.sessions.clear();
     if let Some((before, done)) = drained {
         let _ = done.send(DrainOutcome { finished: finished - before, cut });
     }
@@ -158,8 +158,8 @@ impl Lead {
                     self.drain(timeout).await;
                     return Some((before, done));
                 }
-                Some(Command::Listen { destination, listener, served, done }) => {
-                    let _ = done.send(self.listen(destination, listener, served));
+                Some(Command::Listen { destination, listener, serving, done }) => {
+                    let _ = done.send(self.listen(destination, listener, serving));
                 }
                 Some(Command::Remove { destination, done }) => {
                     if let Some(listeners) = self.listeners.remove(&destination) {
@@ -167,22 +167,17 @@ impl Lead {
                     }
                     let _ = done.send(());
                 }
-                Some(Command::Replace { destination, served }) => {
+                Some(Command::Replace { destination, serving }) => {
                     if let Some(listeners) = self.listeners.get(&destination) {
-                        listeners.assignment.replace(Assignment::new(served, &self.worker));
+                        listeners.assignment.replace(Assignment::new(serving, &self.worker));
                     }
                 }
             }
         }
     }
 
-    fn listen(
-        &mut self,
-        destination: Destination,
-        listener: Listener,
-        served: Arc<Served>,
-    ) -> io::Result<()> {
-        let assignment = Assignment::new(served, &self.worker);
+    fn listen(&mut self, destination: Destination, listener: Listener, serving: Serving) -> io::Result<()> {
+        let assignment = Assignment::new(serving, &self.worker);
         let listeners = match self.listeners.entry(destination.clone()) {
             Entry::Occupied(listeners) => {
                 let listeners = listeners.into_mut();

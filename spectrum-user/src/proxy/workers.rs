@@ -7,19 +7,19 @@ use std::thread;
 use std::time::Duration;
 
 use nix::sys::resource::{Resource, getrlimit};
-use tokio::runtime;
+use tokio::runtime::{self, LocalOptions, LocalRuntime};
 use tokio::sync::{Mutex, mpsc, oneshot};
 
+use super::board::Board;
+use super::relay::Pipes;
 use super::report::Event;
 use super::udp::{self, Answer};
+use super::watch::{OriginWatch, WatchError};
 use super::worker::{self, Command, Worker};
 use crate::model::{Destination, Policy, Protocol, ServiceName, Target};
 
-/// Deep enough for everything that runs here and for the system's resolver. Only touched pages count as memory.
+/// Deep enough for everything that runs here. Only touched pages count as memory.
 const STACK: usize = 512 * 1024;
-
-/// Blocking threads per worker: only lookups of names use them.
-const LOOKUPS: usize = 2;
 
 /// What stands behind a destination's listeners.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -30,6 +30,13 @@ pub struct Served {
     pub target: Target,
     /// What its connections may take.
     pub policy: Policy,
+}
+
+/// The same, with the way to its origins if it has any.
+#[derive(Clone, Debug)]
+pub(super) struct Serving {
+    pub(super) served: Arc<Served>,
+    pub(super) board: Option<Arc<Board>>,
 }
 
 /// A socket that a destination's packets come to.
@@ -67,16 +74,22 @@ pub struct DrainOutcome {
 #[derive(Debug)]
 pub struct Workers {
     threads: Vec<Thread>,
+    origins: OriginWatch,
     failures: Mutex<mpsc::UnboundedReceiver<WorkersError>>,
 }
 
 impl Workers {
     /// Starts `count` threads. They live in the network namespace that the calling thread is in now. `observer` makes what
     /// each of them, by its index, tells of its connections; it is called on that worker's thread and must not block.
+    /// `origins` says what their connections can go to.
     ///
     /// # Errors
     /// [`WorkersError::Start`], when the system has no thread or descriptor to spare.
-    pub fn start<O>(count: NonZeroUsize, mut observer: impl FnMut(usize) -> O) -> Result<Self, WorkersError>
+    pub fn start<O>(
+        count: NonZeroUsize,
+        origins: OriginWatch,
+        mut observer: impl FnMut(usize) -> O,
+    ) -> Result<Self, WorkersError>
     where
         O: Fn(Event<'_>) + Send + 'static,
     {
@@ -84,9 +97,10 @@ impl Workers {
         let (descriptors, _) = getrlimit(Resource::RLIMIT_NOFILE)
             .map_err(|errno| WorkersError::Start { worker: 0, source: errno.into() })?;
         let capacity = udp::capacity(descriptors, count.get());
-        let mut workers = Self { threads: Vec::new(), failures: Mutex::new(failures) };
+        let mut workers = Self { threads: Vec::new(), origins, failures: Mutex::new(failures) };
         for index in 0..count.get() {
-            let thread = Thread::start(index, capacity, Box::new(observer(index)), failed.clone())
+            let pipes = Pipes::for_one_of(count.get());
+            let thread = Thread::start(index, pipes, capacity, Box::new(observer(index)), failed.clone())
                 .map_err(|source| WorkersError::Start { worker: index, source })?;
             workers.threads.push(thread);
         }
@@ -103,7 +117,7 @@ impl Workers {
     /// serves them as `served` says.
     ///
     /// # Errors
-    /// [`WorkersError::Unanswerable`] at once; [`WorkersError::Listen`], after which the listeners handed over before it
+    /// [`WorkersError::Unanswerable`] and [`WorkersError::Origins`] at once; [`WorkersError::Listen`], after which the listeners handed over before it
     /// stay until [`Workers::remove`].
     pub async fn listen<L: Into<Listener>>(
         &self,
@@ -114,12 +128,13 @@ impl Workers {
         if destination.protocol == Protocol::Udp && Answer::of(&served.target).is_none() {
             return Err(WorkersError::Unanswerable { destination: destination.clone() });
         }
+        let serving = self.serving(served).await?;
         for (listener, thread) in listeners.into_iter().zip(self.threads.iter().cycle()) {
             let (done, listening) = oneshot::channel();
             thread.tell(Command::Listen {
                 destination: destination.clone(),
                 listener: listener.into(),
-                served: Arc::clone(&served),
+                serving: serving.clone(),
                 done,
             });
             match listening.await {
@@ -137,10 +152,23 @@ impl Workers {
 
     /// Serves what `destination` accepts from now on as `served` says. Open connections and UDP sessions are not touched.
     /// New sessions of a UDP destination get no answer where its new target has none for datagrams.
-    pub fn replace(&self, destination: &Destination, served: &Arc<Served>) {
+    ///
+    /// # Errors
+    /// [`WorkersError::Origins`], and nothing has changed.
+    pub async fn replace(&self, destination: &Destination, served: Arc<Served>) -> Result<(), WorkersError> {
+        let serving = self.serving(served).await?;
         for thread in &self.threads {
-            thread.tell(Command::Replace { destination: destination.clone(), served: Arc::clone(served) });
+            thread.tell(Command::Replace { destination: destination.clone(), serving: serving.clone() });
         }
+        Ok(())
+    }
+
+    async fn serving(&self, served: Arc<Served>) -> Result<Serving, WorkersError> {
+        let board = match &served.target {
+            Target::Origins(origins) => Some(self.origins.board(&served.service, origins).await?),
+            Target::Respond(_) => None,
+        };
+        Ok(Serving { served, board })
     }
 
     /// Closes `destination`'s listeners, after accepting what waits in their queues. Steer nothing to them any more
@@ -188,7 +216,11 @@ impl Workers {
     /// Waits for something that must not happen: a listener that can accept no more, a worker that died. `None` once every
     /// worker has ended.
     pub async fn failure(&self) -> Option<WorkersError> {
-        self.failures.lock().await.recv().await
+        let mut failures = self.failures.lock().await;
+        tokio::select! {
+            failure = failures.recv() => failure,
+            () = self.origins.died() => Some(WatchError::Died.into()),
+        }
     }
 }
 
@@ -219,6 +251,9 @@ pub enum WorkersError {
         #[source]
         source: io::Error,
     },
+    /// Where connections can go is not known.
+    #[error(transparent)]
+    Origins(#[from] WatchError),
     /// A UDP destination whose target has no answer to datagrams.
     #[error("answer datagrams of {destination}: only echo and discard can")]
     Unanswerable {
@@ -248,43 +283,31 @@ struct Thread {
 impl Thread {
     fn start(
         index: usize,
+        pipes: Pipes,
         sessions: usize,
         observer: worker::Observer,
         failures: mpsc::UnboundedSender<WorkersError>,
     ) -> io::Result<Self> {
-        let runtime = runtime::Builder::new_current_thread()
-            .enable_io()
-            .enable_time()
-            .max_blocking_threads(LOOKUPS)
-            .thread_stack_size(STACK)
-            .thread_name(format!("lookup-{index}"))
-            .build()?;
         let (commands, inbox) = mpsc::unbounded_channel();
-        // Handed over once the thread exists: a runtime dropped with the closure of a thread that could not be made
-        // panics, because the caller is in a runtime of its own.
-        let (hand_over, handed) = std::sync::mpsc::sync_channel(1);
-        let spawned =
+        // The runtime belongs to the thread that it runs on, and is made there.
+        let (made, making) = std::sync::mpsc::sync_channel(1);
+        let handle =
             thread::Builder::new().name(format!("worker-{index}")).stack_size(STACK).spawn(move || {
                 let _guard = DeathGuard { worker: index, failures: failures.clone() };
-                if let Ok(runtime) = handed.recv() {
-                    worker::run(
-                        runtime,
-                        Worker::new(index, udp::Sessions::new(sessions), observer, failures),
-                        inbox,
-                    );
-                }
-            });
-        match spawned {
-            Ok(handle) => {
-                // The thread waits for nothing else, so it takes it.
-                let _ = hand_over.send(runtime);
-                Ok(Self { index, commands: Some(commands), handle: Some(handle) })
-            }
-            Err(error) => {
-                runtime.shutdown_background();
-                Err(error)
-            }
-        }
+                let runtime = match runtime() {
+                    Ok(runtime) => runtime,
+                    Err(error) => return drop(made.send(Err(error))),
+                };
+                let _ = made.send(Ok(()));
+                worker::run(
+                    runtime,
+                    Worker::new(index, pipes, udp::Sessions::new(sessions), observer, failures),
+                    inbox,
+                );
+            })?;
+        // A thread that sends nothing has panicked, and its guard says so.
+        making.recv().unwrap_or(Ok(()))?;
+        Ok(Self { index, commands: Some(commands), handle: Some(handle) })
     }
 
     /// A worker that is gone cannot be told anything, and need not be.
@@ -303,6 +326,11 @@ impl Drop for Thread {
             let _ = handle.join();
         }
     }
+}
+
+/// Not a `LocalSet` in a runtime: that one would be woken by a system call whenever sockets have something for its tasks.
+fn runtime() -> io::Result<LocalRuntime> {
+    runtime::Builder::new_current_thread().enable_io().enable_time().build_local(LocalOptions::default())
 }
 
 /// Reports a worker's panic.

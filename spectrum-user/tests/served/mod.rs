@@ -10,9 +10,9 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use spectrum_user::model::{
-    Destination, Family, Origin, Origins, Policy, Protocol, Responder, ServiceName, Target,
+    Destination, Family, Origin, Origins, Policy, Protocol, ResolverOptions, Responder, ServiceName, Target,
 };
-use spectrum_user::proxy::{DrainOutcome, Event, Report, Served, Workers};
+use spectrum_user::proxy::{DrainOutcome, Event, OriginWatch, Report, Served, Workers};
 
 /// Long enough for anything that is going to happen at all.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
@@ -20,6 +20,7 @@ pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
 /// Workers that serve one destination.
 pub(crate) struct Running {
     pub(crate) workers: Workers,
+    pub(crate) origins: OriginWatch,
     pub(crate) address: SocketAddr,
     pub(crate) destination: Destination,
     reports: Receiver<Report>,
@@ -58,7 +59,8 @@ impl Running {
     pub(crate) fn idle(address: SocketAddr) -> Self {
         let (sender, reports) = mpsc::channel();
         let sender = Arc::new(Mutex::new(sender));
-        let workers = Workers::start(NonZeroUsize::new(2).unwrap(), |_| {
+        let origins = OriginWatch::start(ResolverOptions::default()).unwrap();
+        let workers = Workers::start(NonZeroUsize::new(2).unwrap(), origins.clone(), |_| {
             let sender = Arc::clone(&sender);
             move |event: Event<'_>| {
                 if let Event::Ended(report) = event {
@@ -74,7 +76,7 @@ impl Running {
             family: Family::of(address.ip()),
             protocol: Protocol::Tcp,
         };
-        Self { workers, address, destination, reports, runtime }
+        Self { workers, origins, address, destination, reports, runtime }
     }
 
     pub(crate) fn listen(&self, listener: TcpListener, target: Target) {
@@ -87,7 +89,7 @@ impl Running {
     }
 
     pub(crate) fn replace(&self, target: Target) {
-        self.workers.replace(&self.destination, &served(target));
+        self.block_on(self.workers.replace(&self.destination, served(target))).unwrap();
     }
 
     pub(crate) fn remove(&self) {

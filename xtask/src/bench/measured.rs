@@ -52,12 +52,8 @@ impl Measured {
 
 /// Runs the measuring program `name` and hands on each of its lines.
 pub(super) fn each(bench: &Bench, name: &str, mut act: impl FnMut(Measured)) -> Result<()> {
-    let named = |path: &&std::path::PathBuf| {
-        let file = path.file_name().and_then(|file| file.to_str());
-        file.and_then(|file| file.rsplit_once('-')).is_some_and(|(stem, _hash)| stem == name)
-    };
-    let program = bench.measuring.iter().find(named).with_context(|| format!("find the benchmark {name}"))?;
-    let mut command = Command::new(program);
+    let program = bench.measuring(name)?;
+    let mut command = Command::new(&program);
     command.env("SPECTRUM_REFERENCE_OBJECT", &bench.reference).stdin(Stdio::null()).stdout(Stdio::piped());
     if let Some(only) = &bench.only {
         command.args(["--case", only]);

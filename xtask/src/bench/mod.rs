@@ -5,6 +5,7 @@ mod connect;
 mod cpu;
 mod dispatch;
 mod measured;
+mod proxy;
 mod publish;
 mod report;
 mod row;
@@ -40,9 +41,13 @@ struct Benchmark {
     run: fn(&Bench, &mut Report) -> Result<()>,
 }
 
-const BENCHMARKS: [Benchmark; 4] = [
+/// The benchmark that compares packages.
+const PROXY: &str = "proxy";
+
+const BENCHMARKS: [Benchmark; 5] = [
     Benchmark { name: "connect", about: "what accepting one connection costs", run: connect::run },
     Benchmark { name: "dispatch", about: "what one run of the eBPF program costs", run: dispatch::run },
+    Benchmark { name: PROXY, about: "a TCP proxy next to HAProxy and nginx", run: proxy::run },
     Benchmark {
         name: "publish",
         about: "from bindings to a steering table in the kernel, and its memory",
@@ -60,6 +65,8 @@ const BENCHMARKS: [Benchmark; 4] = [
 pub(crate) struct Bench {
     /// The program under test.
     program: PathBuf,
+    /// The same as packages have it, for comparing with packages.
+    packaged: PathBuf,
     /// The same accept loop behind an ordinary listener: `spectrum-user/examples/plain-listener.rs`.
     plain_listener: PathBuf,
     /// The measuring programs of `spectrum-user/benches`.
@@ -92,6 +99,9 @@ pub(crate) struct StageOptions {
     /// The program under test
     #[arg(long)]
     program: PathBuf,
+    /// The same as packages have it
+    #[arg(long)]
+    packaged: PathBuf,
     /// A measuring program
     #[arg(long)]
     measuring: Vec<PathBuf>,
@@ -106,6 +116,9 @@ pub(crate) struct StageOptions {
 pub(crate) fn bench(options: &BenchOptions, consent: Consent) -> Result<ExitCode> {
     setup::ready(&[Purpose::Build, Purpose::Bench], consent)?;
     build::spectrum_user()?;
+    if options.wants(PROXY) {
+        build::packaged()?;
+    }
     let package = ["--package", "spectrum-user"];
     let mut example = workspace::cargo(["build", "--release", "--example", "plain-listener"]);
     shell::run(example.args(package))?;
@@ -114,6 +127,7 @@ pub(crate) fn bench(options: &BenchOptions, consent: Consent) -> Result<ExitCode
     let _interrupt = Interrupt::watch()?;
     let mut stage = privilege::as_root(env::current_exe().context("find this program")?, &[])?;
     stage.arg("bench-stage").arg("--program").arg(workspace::spectrum_user());
+    stage.arg("--packaged").arg(workspace::packaged());
     stage.arg("--reference").arg(ebpf::object(workspace::root()).with_file_name("reference.o"));
     for executable in measuring {
         stage.arg("--measuring").arg(executable.path);
@@ -128,18 +142,19 @@ pub(crate) fn bench(options: &BenchOptions, consent: Consent) -> Result<ExitCode
 /// The benchmarks themselves. As root.
 pub(crate) fn stage(stage: StageOptions) -> Result<ExitCode> {
     namespace::enter()?;
-    let StageOptions { program, measuring, reference, options } = stage;
+    let StageOptions { program, packaged, measuring, reference, options } = stage;
     let bench = Bench {
         plain_listener: program.with_file_name("examples").join("plain-listener"),
         program,
+        packaged,
         measuring,
         reference,
-        only: options.case,
+        only: options.case.clone(),
         interrupt: Interrupt::watch()?,
     };
     let mut report = Report::new(if options.json { Format::Json } else { Format::Table });
     for benchmark in &BENCHMARKS {
-        if !options.names.is_empty() && !options.names.iter().any(|name| name == benchmark.name) {
+        if !options.wants(benchmark.name) {
             continue;
         }
         report.open(benchmark.name, benchmark.about);
@@ -150,9 +165,25 @@ pub(crate) fn stage(stage: StageOptions) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+impl BenchOptions {
+    /// Whether the benchmark `name` is to be run.
+    fn wants(&self, name: &str) -> bool {
+        self.names.is_empty() || self.names.iter().any(|wanted| wanted == name)
+    }
+}
+
 impl Bench {
     /// Whether the case `name` is to be measured.
     fn wants(&self, name: &str) -> bool {
         self.only.as_ref().is_none_or(|only| name.contains(only))
+    }
+
+    /// A program of `spectrum-user/benches`. Their file names end in a hash.
+    fn measuring(&self, name: &str) -> Result<PathBuf> {
+        let named = |path: &&PathBuf| {
+            let file = path.file_name().and_then(|file| file.to_str());
+            file.and_then(|file| file.rsplit_once('-')).is_some_and(|(stem, _hash)| stem == name)
+        };
+        self.measuring.iter().find(named).cloned().with_context(|| format!("find the benchmark {name}"))
     }
 }

@@ -67,8 +67,19 @@ impl Report {
         };
         let Row { case, subject, value, unit, .. } = row;
         let line = format!(
-            "  {case:<20} {subject:<15} {value:>9.1} {unit:<5} {ratio:>6} {spread:<13} {peer:<9} {goal}"
+            "  {case:<20} {subject:<15} {:>9} {unit:<5} {ratio:>6} {spread:<13} {peer:<9} {goal}",
+            figures(*value)
         );
         line.trim_end().to_owned()
     }
+}
+
+/// Three digits at least: some values are thousands, others thousandths.
+fn figures(value: f64) -> String {
+    let decimals = match value.abs() {
+        100.0.. => 1,
+        1.0.. => 2,
+        _ => 4,
+    };
+    format!("{value:.decimals$}")
 }

@@ -7,6 +7,8 @@ use super::statistics::Spread;
 /// What somebody hopes for.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Goal {
+    /// At least that many times the peer's value, where more is better.
+    Multiple(f64),
     /// At most that many times the peer's value.
     Ratio(f64),
     /// At least that many times faster than the peer.
@@ -47,6 +49,7 @@ impl Row {
     /// Whether the goal is met; `None` without one.
     pub(super) fn met(&self) -> Option<bool> {
         match self.goal? {
+            Goal::Multiple(least) => Some(self.peer.as_ref()?.ratio.median >= least),
             Goal::Ratio(most) => Some(self.peer.as_ref()?.ratio.median <= most),
             Goal::Speedup(least) => Some(self.peer.as_ref()?.ratio.median <= 1.0 / least),
             Goal::Value(most) => Some(self.value <= most),
@@ -76,6 +79,7 @@ impl Row {
     /// The goal, for a person.
     pub(super) fn goal_in_words(&self) -> Option<String> {
         Some(match self.goal? {
+            Goal::Multiple(least) => format!("ratio >= {least}"),
             Goal::Ratio(most) => format!("ratio <= {most}"),
             Goal::Speedup(least) => format!("ratio <= 1/{least}"),
             Goal::Value(most) => format!("value <= {most}"),
@@ -103,6 +107,8 @@ mod tests {
     fn a_goal_is_met_up_to_its_limit() {
         assert_eq!(row(Some(Goal::Ratio(1.03)), 1.03).met(), Some(true));
         assert_eq!(row(Some(Goal::Ratio(1.03)), 1.04).met(), Some(false));
+        assert_eq!(row(Some(Goal::Multiple(1.2)), 1.2).met(), Some(true));
+        assert_eq!(row(Some(Goal::Multiple(1.2)), 1.1).met(), Some(false));
         assert_eq!(row(Some(Goal::Speedup(4.0)), 0.25).met(), Some(true));
         assert_eq!(row(Some(Goal::Speedup(4.0)), 0.26).met(), Some(false));
         assert_eq!(row(Some(Goal::Value(20.0)), 1.0).met(), Some(false));

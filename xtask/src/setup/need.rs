@@ -138,7 +138,9 @@ impl Purpose {
                     &["bc", "bison", "flex", "gcc", "libc6-dev", "libelf-dev", "libssl-dev", "make"],
                 ),
             ],
-            Self::Bench => vec![ip(), iptables(), program("nft", || has("nft"), &["nftables"])],
+            Self::Bench => {
+                vec![ip(), iptables(), program("nft", || has("nft"), &["nftables"]), haproxy(), nginx()]
+            }
             Self::Lint => vec![
                 Need { name: "clippy and rustfmt", is_met: host_lints, cure: host_lints_cure() },
                 program("clippy for BPF", ebpf_clippy, &["rust-web-clippy"]),

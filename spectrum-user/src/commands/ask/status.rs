@@ -2,9 +2,14 @@
 
 use std::fmt;
 use std::io::{self, Write};
+use std::time::Duration;
+
+use humantime::format_duration;
 
 use crate::commands::columns::Columns;
-use crate::control::{DestinationAnswer, PacketCounts, ProgramAnswer, Status};
+use crate::control::{
+    CheckAnswer, DestinationAnswer, OriginAnswer, PacketCounts, ProgramAnswer, ServiceAnswer, Status,
+};
 
 /// So many cookies of a listener are shown.
 const COOKIES: usize = 4;
@@ -36,6 +41,8 @@ pub(super) fn write(status: &Status, out: &mut dyn Write) -> io::Result<()> {
     }
     services.write(out, "  ")?;
 
+    origins(&status.services, out)?;
+
     writeln!(out, "\ndestinations: {}", status.destinations.len())?;
     destinations(&status.destinations, out)?;
 
@@ -59,6 +66,46 @@ pub(super) fn write(status: &Status, out: &mut dyn Write) -> io::Result<()> {
         section(out, "could not be looked at", &status.unknown)?;
     }
     Ok(())
+}
+
+/// The addresses of origins, where there are any.
+fn origins(services: &[ServiceAnswer], out: &mut dyn Write) -> io::Result<()> {
+    let count: usize = services.iter().map(|service| service.origins.len()).sum();
+    if count == 0 {
+        return Ok(());
+    }
+    writeln!(out, "\norigins: {count}")?;
+    let mut columns =
+        Columns::of(["SERVICE", "ORIGIN", "ADDRESS", "ROLE", "WEIGHT", "OPEN", "CONDITION", "LAST CHECK"]);
+    for service in services {
+        for OriginAnswer { origin, address, role, weight, condition, last_check, open, .. } in
+            &service.origins
+        {
+            columns.row([
+                &service.name,
+                origin,
+                address.as_deref().unwrap_or("none"),
+                role,
+                &weight.to_string(),
+                &open.map_or("-".to_owned(), |open| open.to_string()),
+                condition,
+                &last_check.as_ref().map_or("-".to_owned(), last),
+            ]);
+        }
+    }
+    columns.write(out, "  ")
+}
+
+/// `connected in 312us, 3s ago`, or the error.
+fn last(check: &CheckAnswer) -> String {
+    let ago = format_duration(Duration::from_secs(check.ago_ms / 1000));
+    match (check.connected_us, &check.error) {
+        (Some(micros), _) => {
+            format!("connected in {}, {ago} ago", format_duration(Duration::from_micros(micros)))
+        }
+        (None, Some(error)) => format!("{error}, {ago} ago"),
+        (None, None) => "-".to_owned(),
+    }
 }
 
 /// The first few of a listener's cookies.

@@ -6,12 +6,14 @@ use std::fs::File;
 use spectrum_common::{Node, Refusal};
 
 use crate::commands::running::{Running, Steering};
+use crate::commands::target::described;
 use crate::control::{
-    Conflict, DestinationAnswer, PacketCounts, ProgramAnswer, ServiceAnswer, Status, TableAnswer,
+    CheckAnswer, Conflict, DestinationAnswer, OriginAnswer, PacketCounts, ProgramAnswer, ServiceAnswer,
+    Status, TableAnswer,
 };
 use crate::dispatcher::{self, AttachedProgram, Dispatcher};
 use crate::instance::Mode;
-use crate::model::{DestinationId, Family, Target};
+use crate::model::{DestinationId, Family, OriginRole, ServiceName};
 use crate::net::{self, ListeningSocket, NamespaceId};
 use crate::plan::Extent;
 use crate::tproxy;
@@ -71,13 +73,41 @@ impl Running {
             let counted = totals.get(&service.name);
             ServiceAnswer {
                 name: service.name.to_string(),
-                target: target(&service.target),
+                target: described(&service.target),
+                origins: self.origins(&service.name),
                 bindings: service.bindings.len(),
                 open: counted.map_or(0, |totals| totals.open),
                 total: counted.map_or(0, |totals| totals.opened),
             }
         });
         services.collect()
+    }
+
+    fn origins(&self, service: &ServiceName) -> Vec<OriginAnswer> {
+        let states = self.origins.as_ref().map_or_else(Vec::new, |origins| origins.states(service));
+        let origins = states.into_iter().map(|state| OriginAnswer {
+            origin: state.origin,
+            address: state.address,
+            role: match state.role {
+                OriginRole::Backup => "backup",
+                OriginRole::Primary => "primary",
+            }
+            .to_owned(),
+            weight: state.weight,
+            condition: state.condition.to_string(),
+            last_check: state.last_check.map(|check| CheckAnswer {
+                ago_ms: u64::try_from(check.ago.as_millis()).unwrap_or(u64::MAX),
+                connected_us: check
+                    .outcome
+                    .as_ref()
+                    .ok()
+                    .map(|after| u64::try_from(after.as_micros()).unwrap_or(u64::MAX)),
+                error: check.outcome.err(),
+            }),
+            failures: state.failures,
+            open: state.open,
+        });
+        origins.collect()
     }
 
     fn destinations(&self, dispatcher: Option<&Dispatcher>) -> Vec<DestinationAnswer> {
@@ -202,13 +232,4 @@ fn packets(dispatcher: &Dispatcher, id: DestinationId) -> Option<PacketCounts> {
         missed: counts.missed,
         refused: refused.map(|(refusal, count)| (refusal.errno().to_owned(), count)).collect(),
     })
-}
-
-fn target(target: &Target) -> String {
-    match target {
-        Target::Origins(origins) => {
-            format!("origins {}", origins.list.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "))
-        }
-        Target::Respond(responder) => format!("respond {responder}"),
-    }
 }

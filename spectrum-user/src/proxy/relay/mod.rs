@@ -1,85 +1,127 @@
-//! Both directions of a proxied connection, and how it ends. How bytes move in one direction is `copy`'s; another
-//! strategy needs a `poll` with the same meaning and a `source`.
+//! Both directions of a proxied connection, and how it ends. How bytes move in one direction is `direction`'s.
 
-mod copy;
+mod buffers;
+mod direction;
+mod pipes;
+#[cfg(test)]
+mod tests;
+mod watch;
 
 use std::cell::Cell;
 use std::future::poll_fn;
 use std::io;
-use std::task::Poll;
+use std::task::{Context, Poll};
 
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 
 use super::report::{End, Side};
-pub(super) use copy::Buffers;
-use copy::{Broken, Copy, Counts};
+pub(super) use buffers::Buffers;
+use direction::{Broken, Counts, Direction, Fin};
+pub(super) use direction::{Means, Strategy};
+pub(super) use pipes::Pipes;
+pub(super) use watch::{Watch, keep};
 
-/// Passes bytes, FINs and, by telling the end, resets between the two until neither has more to say.
+/// Passes bytes, FINs and, by telling the end, resets between the two until neither has more to say, or `watch` says that
+/// it is over. The FIN that comes last is passed on by closing both, which is for the caller to do at [`End::Closed`].
 ///
 /// `from_client` and `to_client` count as it goes, so they hold whatever becomes of the future.
 pub(super) async fn relay(
-    downstream: &mut TcpStream,
-    upstream: &mut TcpStream,
+    downstream: &TcpStream,
+    upstream: &TcpStream,
     from_client: &Cell<u64>,
     to_client: &Cell<u64>,
-    buffers: &Buffers,
+    means: Means<'_>,
+    watch: &Watch,
 ) -> End {
-    let (client_read, client_write) = downstream.split();
-    let (origin_read, origin_write) = upstream.split();
-    let counts = Counts { read: Some(from_client), written: None };
-    let mut up = Copy::new(client_read, origin_write, counts, buffers);
-    let counts = Counts { read: None, written: Some(to_client) };
-    let mut down = Copy::new(origin_read, client_write, counts, buffers);
+    tokio::select! {
+        biased;
+        end = pass(downstream, upstream, from_client, to_client, means, watch) => end,
+        end = watch.expired(|| watch.keep(upstream)) => end,
+    }
+}
 
-    let (source, first) = poll_fn(|cx| match up.poll(cx) {
+async fn pass(
+    downstream: &TcpStream,
+    upstream: &TcpStream,
+    from_client: &Cell<u64>,
+    to_client: &Cell<u64>,
+    means: Means<'_>,
+    watch: &Watch,
+) -> End {
+    let counts = Counts { read: Some(from_client), written: None };
+    let mut up = Direction::new(downstream, upstream, counts, means);
+    let counts = Counts { read: None, written: Some(to_client) };
+    let mut down = Direction::new(upstream, downstream, counts, means);
+
+    let (source, first) = poll_fn(|cx| match poll_watched(&mut up, watch, cx) {
         Poll::Ready(first) => Poll::Ready((Side::Downstream, first)),
-        Poll::Pending => down.poll(cx).map(|first| (Side::Upstream, first)),
+        Poll::Pending => poll_watched(&mut down, watch, cx).map(|first| (Side::Upstream, first)),
     })
     .await;
     let (done, rest, sink) = match source {
-        Side::Downstream => (up, &mut down, Side::Upstream),
-        Side::Upstream => (down, &mut up, Side::Downstream),
+        Side::Downstream => (&up, &mut down, Side::Upstream),
+        Side::Upstream => (&down, &mut up, Side::Downstream),
     };
     match first {
         // The source is half-closed. Nobody reads from it any more, so its reset has to be watched for.
-        Ok(()) => tokio::select! {
-            biased;
-            second = poll_fn(|cx| rest.poll(cx)) => match second {
-                Ok(()) => End::Closed,
-                Err(Broken::Read(error)) => End::of(sink, &error),
-                Err(Broken::Write(error)) => End::of(source, &error),
-            },
-            _ = done.source().ready(Interest::ERROR) => {
-                let error = done.source().take_error().ok().flatten();
-                End::of(source, &error.unwrap_or_else(|| io::Error::from_raw_os_error(libc::ECONNRESET)))
+        Ok(()) => {
+            watch.half_closed();
+            rest.fin = Fin::ByClosing;
+            tokio::select! {
+                biased;
+                second = poll_fn(|cx| poll_watched(rest, watch, cx)) => match second {
+                    Ok(()) => End::Closed,
+                    Err(Broken::Read(error)) => End::of(sink, &error),
+                    Err(Broken::Write(error)) => End::of(source, &error),
+                },
+                _ = done.source().ready(Interest::ERROR) => {
+                    let error = done.source().take_error().ok().flatten();
+                    End::of(source, &error.unwrap_or_else(|| io::Error::from_raw_os_error(libc::ECONNRESET)))
+                }
             }
-        },
+        }
         Err(Broken::Read(error)) => End::of(source, &error),
         Err(Broken::Write(error)) => {
             let end = End::of(sink, &error);
             // A server that answers before it has read everything, then closes, resets; its answer still sits in our
-            // receive queue, where the kernel keeps it, and the other side shall have it.
+            // receive queue, where the kernel keeps it, and the other side shall have it. The reset itself was told to us
+            // by this error, and reading will find an end in order behind the answer, which nobody shall be told.
             if end == End::Reset(sink) {
-                let _ = poll_fn(|cx| rest.poll(cx)).await;
+                rest.fin = Fin::Withheld;
+                let _ = poll_fn(|cx| poll_watched(rest, watch, cx)).await;
             }
             end
         }
     }
 }
 
-/// Sends back to `client` what it sends.
+/// Sends back to `client` what it sends. Its FIN is passed on by closing, too.
 pub(super) async fn echo(
-    client: &mut TcpStream,
+    client: &TcpStream,
     from_client: &Cell<u64>,
     to_client: &Cell<u64>,
-    buffers: &Buffers,
+    means: Means<'_>,
+    watch: &Watch,
 ) -> End {
-    let (read, write) = client.split();
     let counts = Counts { read: Some(from_client), written: Some(to_client) };
-    let mut copy = Copy::new(read, write, counts, buffers);
-    match poll_fn(|cx| copy.poll(cx)).await {
+    let mut back = Direction::new(client, client, counts, means);
+    back.fin = Fin::ByClosing;
+    match poll_fn(|cx| poll_watched(&mut back, watch, cx)).await {
         Ok(()) => End::Closed,
         Err(Broken::Read(error) | Broken::Write(error)) => End::of(Side::Downstream, &error),
     }
+}
+
+fn poll_watched(
+    direction: &mut Direction<'_>,
+    watch: &Watch,
+    cx: &mut Context<'_>,
+) -> Poll<Result<(), Broken>> {
+    let before = direction.moves;
+    let polled = direction.poll(cx);
+    if direction.moves != before {
+        watch.touch();
+    }
+    polled
 }

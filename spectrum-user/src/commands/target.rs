@@ -1,0 +1,67 @@
+//! What answers a service, in words, as far as it is not what holds anyway. Says nothing of how it fares.
+
+use humantime::format_duration;
+
+use crate::model::{Balance, Origin, OriginRole, Origins, Target, Weight};
+
+/// `respond hello`, or the origins and how a connection gets to one of them.
+pub(super) fn described(target: &Target) -> String {
+    match target {
+        Target::Origins(origins) => format!("origins {}", described_origins(origins)),
+        Target::Respond(responder) => format!("respond {responder}"),
+    }
+}
+
+fn described_origins(origins: &Origins) -> String {
+    let mut text = origins.list.iter().map(described_origin).collect::<Vec<_>>().join(", ");
+    if origins.balance != Balance::default() {
+        text = format!("{text}; {}", origins.balance);
+    }
+    if let Some(health) = origins.health {
+        let (interval, timeout) = (format_duration(health.interval), format_duration(health.timeout));
+        let port = health.port.map_or_else(String::new, |port| format!(" on port {port}"));
+        let (rise, fall) = (health.rise, health.fall);
+        text = format!("{text}; checked every {interval}{port}, timeout {timeout}, rise {rise}, fall {fall}");
+    }
+    if let Some(ejection) = origins.ejection {
+        let (failures, time) = (ejection.failures, format_duration(ejection.time));
+        text = format!("{text}; ejected for {time} after {failures} failures");
+    }
+    text
+}
+
+fn described_origin(origin: &Origin) -> String {
+    let mut text = origin.to_string();
+    if origin.weight != Weight::ONE {
+        text = format!("{text} weight {}", origin.weight.get());
+    }
+    if origin.role == OriginRole::Backup {
+        text.push_str(" backup");
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Ejection, HealthCheck};
+
+    #[test]
+    fn what_holds_anyway_is_not_said() {
+        let mut origins = Origins::from(vec!["203.0.113.10".parse().unwrap()]);
+        assert_eq!(described(&Target::Origins(origins.clone())), "origins 203.0.113.10");
+        origins.list.push(Origin {
+            weight: Weight::new(2).unwrap(),
+            role: OriginRole::Backup,
+            ..origins.list[0].clone()
+        });
+        origins.balance = Balance::SourceHash;
+        origins.health = Some(HealthCheck { port: Some(80), ..HealthCheck::default() });
+        origins.ejection = Some(Ejection::default());
+        assert_eq!(
+            described(&Target::Origins(origins)),
+            "origins 203.0.113.10, 203.0.113.10 weight 2 backup; source-hash; checked every 5s on port 80, timeout 2s, \
+             rise 2, fall 3; ejected for 30s after 5 failures"
+        );
+    }
+}

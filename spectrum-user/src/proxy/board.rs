@@ -1,0 +1,77 @@
+//! Where a service's roster hangs for all workers to see. Connections look at a number; only when it has changed does
+//! their worker take the lock to see what hangs there now. Does not know how rosters come about.
+
+use std::cell::{Cell, RefCell};
+use std::ops::Deref;
+use std::rc::Rc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::report::DialFailure;
+use super::roster::Roster;
+use crate::model::{Origins, ServiceName};
+
+/// A service's origins as configured, and what they are now.
+#[derive(Debug)]
+pub(super) struct Board {
+    pub(super) service: ServiceName,
+    pub(super) origins: Origins,
+    roster: Mutex<Arc<Roster>>,
+    /// How many rosters there have been.
+    version: AtomicU64,
+}
+
+impl Board {
+    pub(super) fn new(service: ServiceName, origins: Origins) -> Self {
+        let roster = Arc::new(Roster { members: Vec::new(), fault: DialFailure::ResolverFailed });
+        Self { service, origins, roster: Mutex::new(roster), version: AtomicU64::new(0) }
+    }
+
+    pub(super) fn roster(&self) -> Arc<Roster> {
+        Arc::clone(&self.roster.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(super) fn hang(&self, roster: Roster) {
+        let mut place = self.roster.lock().unwrap_or_else(PoisonError::into_inner);
+        *place = Arc::new(roster);
+        self.version.fetch_add(1, Ordering::Release);
+    }
+}
+
+/// A roster as one worker holds it. Counted within the worker: the count of the Arc is on a cache line that all share.
+#[derive(Debug)]
+pub(super) struct Seen(Arc<Roster>);
+
+impl Deref for Seen {
+    type Target = Roster;
+
+    fn deref(&self) -> &Roster {
+        &self.0
+    }
+}
+
+/// One worker's view of a board.
+#[derive(Debug)]
+pub(super) struct BoardView {
+    pub(super) board: Arc<Board>,
+    version: Cell<u64>,
+    seen: RefCell<Rc<Seen>>,
+}
+
+impl BoardView {
+    pub(super) fn new(board: Arc<Board>) -> Self {
+        let version = board.version.load(Ordering::Acquire);
+        let seen = RefCell::new(Rc::new(Seen(board.roster())));
+        Self { board, version: Cell::new(version), seen }
+    }
+
+    /// The roster that hangs there now.
+    pub(super) fn roster(&self) -> Rc<Seen> {
+        let version = self.board.version.load(Ordering::Acquire);
+        if version != self.version.get() {
+            self.version.set(version);
+            self.seen.replace(Rc::new(Seen(self.board.roster())));
+        }
+        Rc::clone(&self.seen.borrow())
+    }
+}

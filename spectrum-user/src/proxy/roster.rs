@@ -1,0 +1,319 @@
+//! What a service's connections can go to now: its origins with the addresses that their names have, best tier first. A value
+//! made anew whenever names change; what changes with each connection or check is in the standings and healths it refers to.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use super::balance::{Candidate, client_key, score, seed};
+use super::health::Health;
+use super::report::DialFailure;
+use super::resolver::{Fault, Resolution, ResolvedTarget};
+use super::standing::Standing;
+use crate::model::{Balance, Origin, OriginHost, OriginRole, Origins};
+
+/// The share of weight 1, so that the records of a service can divide it among themselves.
+const SHARE: u32 = 1 << 16;
+
+/// What there is to choose from.
+#[derive(Debug)]
+pub(super) struct Roster {
+    /// The best tier first.
+    pub(super) members: Vec<Member>,
+    /// What is said to a connection while there are none.
+    pub(super) fault: DialFailure,
+}
+
+/// What is chosen: an origin, or one target of its SRV records.
+#[derive(Debug)]
+pub(super) struct Member {
+    /// Which of the service's origins.
+    pub(super) origin: usize,
+    tier: Tier,
+    weight: u32,
+    seed: u64,
+    /// The port that an SRV record says.
+    pub(super) port: Option<u16>,
+    /// Never empty.
+    pub(super) places: Vec<Place>,
+}
+
+/// Members of a tier are used while none of a lower one is usable: backups after primaries, and within these the
+/// priorities of SRV records.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+struct Tier {
+    is_backup: bool,
+    priority: usize,
+}
+
+/// One address of a member.
+#[derive(Debug)]
+pub(super) struct Place {
+    pub(super) standing: Arc<Standing>,
+    /// `None`: it is not checked.
+    pub(super) health: Option<Arc<Health>>,
+}
+
+impl Roster {
+    /// The members of `origins`, whose names resolve to `resolutions`, in the same order; `None`: not yet. `place` makes or
+    /// finds what is known of an address of an origin, or of the target of an SRV record with that port.
+    pub(super) fn of(
+        origins: &Origins,
+        resolutions: &[Option<Arc<Resolution>>],
+        mut place: impl FnMut(&Origin, Option<u16>, IpAddr) -> Place,
+    ) -> Self {
+        let mut members = Vec::new();
+        let mut fault = DialFailure::Unresolved;
+        for (index, (origin, resolution)) in origins.list.iter().zip(resolutions).enumerate() {
+            let Some(resolution) = resolution else {
+                fault = DialFailure::ResolverFailed;
+                continue;
+            };
+            if matches!(resolution.fault, Some(Fault::Failed(_))) {
+                fault = DialFailure::ResolverFailed;
+            }
+            let mut priorities: Vec<u16> = resolution
+                .targets
+                .iter()
+                .filter(|target| !target.addresses.is_empty())
+                .map(|target| target.priority)
+                .collect();
+            priorities.sort_unstable();
+            priorities.dedup();
+            for (priority, value) in priorities.into_iter().enumerate() {
+                let tier = Tier { is_backup: origin.role == OriginRole::Backup, priority };
+                let peers: Vec<&ResolvedTarget> = resolution
+                    .targets
+                    .iter()
+                    .filter(|target| target.priority == value && !target.addresses.is_empty())
+                    .collect();
+                let total = peers.iter().map(|target| record_weight(target)).sum::<u64>().max(1);
+                for target in peers {
+                    let share =
+                        u64::from(origin.weight.get()) * u64::from(SHARE) * record_weight(target) / total;
+                    members.push(Member {
+                        origin: index,
+                        tier,
+                        weight: u32::try_from(share).unwrap_or(u32::MAX).max(1),
+                        seed: seed(&named(origin, target)),
+                        port: target.port,
+                        places: target
+                            .addresses
+                            .iter()
+                            .map(|address| place(origin, target.port, *address))
+                            .collect(),
+                    });
+                }
+            }
+        }
+        members.sort_by_key(|member| member.tier);
+        Self { members, fault }
+    }
+
+    /// The only address there is, if there is but one: then nothing needs to be chosen.
+    pub(super) fn sole(&self) -> Option<(&Member, &Place)> {
+        match &self.members[..] {
+            [member] => match &member.places[..] {
+                [place] => Some((member, place)),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+
+    /// Those of the best tier in which anybody is usable and not among `tried`.
+    pub(super) fn candidates(&self, tried: &[usize]) -> impl Iterator<Item = Candidate> + Clone {
+        let usable = move |(index, member): &(usize, &Member)| !tried.contains(index) && member.is_usable();
+        let first = self.members.iter().enumerate().find(usable);
+        let tier = first.map(|(_, member)| member.tier);
+        self.members
+            .iter()
+            .enumerate()
+            .skip(first.map_or(self.members.len(), |(index, _)| index))
+            .take_while(move |(_, member)| Some(member.tier) == tier)
+            .filter(usable)
+            .map(|(index, member)| Candidate {
+                index,
+                weight: member.weight,
+                open: member.places.iter().map(|place| place.standing.open()).sum(),
+                seed: member.seed,
+            })
+    }
+}
+
+/// RFC 2782 wants weight 0 to have a very small chance next to others, and an equal one among its like.
+fn record_weight(target: &ResolvedTarget) -> u64 {
+    (u64::from(target.weight) * 256).max(1)
+}
+
+/// How an origin, or one target of its records, is told from others, however they are ordered.
+fn named(origin: &Origin, target: &ResolvedTarget) -> String {
+    match (&origin.host, target.port) {
+        (OriginHost::Service(_), Some(port)) => format!("{}:{port}", target.name),
+        _ => origin.to_string(),
+    }
+}
+
+impl Member {
+    fn is_usable(&self) -> bool {
+        self.places.iter().any(Place::is_usable)
+    }
+
+    /// The usable places in the order of dialling them: families take turns, IPv6 first (RFC 8305), and who was slow comes
+    /// last. `turn` counts connections, so that addresses of one name take turns too.
+    pub(super) fn order(&self, balance: Balance, client: IpAddr, turn: usize) -> Vec<&Place> {
+        let mut families: [Vec<&Place>; 2] = [Vec::new(), Vec::new()];
+        for place in self.places.iter().filter(|place| place.is_usable()) {
+            families[usize::from(place.standing.address.is_ipv4())].push(place);
+        }
+        for family in &mut families {
+            let turn = turn.checked_rem(family.len()).unwrap_or(0);
+            family.rotate_left(turn);
+            match balance {
+                Balance::LeastConnections => family.sort_by_key(|place| place.standing.open()),
+                Balance::RoundRobin => {}
+                Balance::SourceHash => {
+                    let key = client_key(client);
+                    let score = |place: &Place| score(key, seed(&place.standing.address.to_string()), 1);
+                    family.sort_by(|a, b| score(b).total_cmp(&score(a)));
+                }
+            }
+        }
+        let [v6, v4] = families;
+        let mut ordered = Vec::with_capacity(v6.len() + v4.len());
+        let (mut v6, mut v4) = (v6.into_iter(), v4.into_iter());
+        loop {
+            match (v6.next(), v4.next()) {
+                (None, None) => break,
+                (first, second) => ordered.extend(first.into_iter().chain(second)),
+            }
+        }
+        ordered.sort_by_key(|place| place.standing.is_slow());
+        ordered
+    }
+}
+
+impl Place {
+    pub(super) fn is_usable(&self) -> bool {
+        self.health.as_ref().is_none_or(|health| health.is_up()) && !self.standing.is_ejected()
+    }
+
+    /// With the port of a connection.
+    pub(super) fn at(&self, port: u16) -> SocketAddr {
+        SocketAddr::new(self.standing.address, port)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Ejection, HealthCheck};
+    use crate::proxy::standing::Moment;
+    use std::time::{Duration, Instant};
+
+    const ONCE: Option<Ejection> = Some(Ejection { failures: 1, time: Duration::from_hours(1) });
+
+    fn place(_: &Origin, _: Option<u16>, address: IpAddr) -> Place {
+        let health = Health::new(
+            SocketAddr::new(address, 80),
+            HealthCheck { fall: 1, ..HealthCheck::default() },
+            None,
+        );
+        Place { standing: Arc::new(Standing::new(address)), health: Some(Arc::new(health)) }
+    }
+
+    fn target(name: &str, priority: u16, weight: u16, addresses: &[&str]) -> ResolvedTarget {
+        let addresses = addresses.iter().map(|address| address.parse().unwrap()).collect();
+        ResolvedTarget { name: name.to_owned(), port: Some(80), priority, weight, addresses }
+    }
+
+    fn resolution(targets: Vec<ResolvedTarget>) -> Arc<Resolution> {
+        let mut resolution = Resolution::of_address("192.0.2.1".parse().unwrap());
+        resolution.targets = targets;
+        resolution.until = Some(Instant::now());
+        Arc::new(resolution)
+    }
+
+    fn origin(text: &str) -> Origin {
+        text.parse().unwrap()
+    }
+
+    fn addresses(roster: &Roster, tried: &[usize]) -> Vec<String> {
+        let member = |one: Candidate| roster.members[one.index].places[0].standing.address.to_string();
+        roster.candidates(tried).map(member).collect()
+    }
+
+    fn down(place: &Place) {
+        place.health.as_ref().unwrap().note(Err("refused".to_owned()));
+    }
+
+    #[test]
+    fn backups_are_used_when_no_primary_is_usable_and_no_longer() {
+        let mut backup = origin("192.0.2.3:80");
+        backup.role = OriginRole::Backup;
+        let origins = Origins::from(vec![backup, origin("192.0.2.1:80"), origin("192.0.2.2:80")]);
+        let resolutions: Vec<_> = ["192.0.2.3", "192.0.2.1", "192.0.2.2"]
+            .map(|address| Some(Arc::new(Resolution::of_address(address.parse().unwrap()))))
+            .into();
+        let roster = Roster::of(&origins, &resolutions, place);
+        assert_eq!(addresses(&roster, &[]), ["192.0.2.1", "192.0.2.2"]);
+        down(&roster.members[0].places[0]);
+        assert_eq!(addresses(&roster, &[]), ["192.0.2.2"]);
+        assert_eq!(addresses(&roster, &[1]), ["192.0.2.3"], "also when the last primary was tried in vain");
+        roster.members[1].places[0].standing.failed(ONCE, Moment::now());
+        assert_eq!(addresses(&roster, &[]), ["192.0.2.3"]);
+        let health = roster.members[0].places[0].health.as_ref().unwrap();
+        health.note(Ok(Duration::ZERO));
+        health.note(Ok(Duration::ZERO));
+        assert_eq!(addresses(&roster, &[]), ["192.0.2.1"]);
+    }
+
+    #[test]
+    fn srv_records_are_used_by_priority_and_share_by_weight() {
+        let origins = Origins::from(vec![origin("_http._tcp.example.com")]);
+        let resolution = resolution(vec![
+            target("late.", 20, 1, &["192.0.2.9"]),
+            target("a.", 10, 3, &["192.0.2.1"]),
+            target("b.", 10, 1, &["192.0.2.2"]),
+            target("zero.", 10, 0, &["192.0.2.3"]),
+            target("none.", 5, 1, &[]),
+        ]);
+        let roster = Roster::of(&origins, &[Some(resolution)], place);
+        let weights: Vec<u32> = roster.candidates(&[]).map(|one| one.weight).collect();
+        assert_eq!(addresses(&roster, &[]), ["192.0.2.1", "192.0.2.2", "192.0.2.3"]);
+        assert!(weights[0].abs_diff(3 * weights[1]) <= 3 && weights[2] * 200 < weights[1], "{weights:?}");
+        assert!(weights.iter().sum::<u32>().abs_diff(SHARE) <= 3, "together as much as any other origin");
+        assert_eq!(addresses(&roster, &[0, 1, 2]), ["192.0.2.9"]);
+        assert_eq!(roster.members[0].port, Some(80));
+    }
+
+    #[test]
+    fn families_take_turns_beginning_with_ipv6_and_the_slow_come_last() {
+        let origins = Origins::from(vec![origin("example.com:80")]);
+        let all = ["2001:db8::1", "2001:db8::2", "192.0.2.1", "192.0.2.2", "192.0.2.3"];
+        let roster = Roster::of(&origins, &[Some(resolution(vec![target("", 0, 0, &all)]))], place);
+        let member = &roster.members[0];
+        let client = "198.51.100.1".parse().unwrap();
+        let order = |balance, turn| {
+            let places = member.order(balance, client, turn).into_iter();
+            places.map(|place| place.standing.address.to_string()).collect::<Vec<_>>()
+        };
+        let first = ["2001:db8::1", "192.0.2.1", "2001:db8::2", "192.0.2.2", "192.0.2.3"];
+        assert_eq!(order(Balance::RoundRobin, 0), first);
+        let second = ["2001:db8::2", "192.0.2.2", "2001:db8::1", "192.0.2.3", "192.0.2.1"];
+        assert_eq!(order(Balance::RoundRobin, 1), second);
+        assert_eq!(order(Balance::SourceHash, 0), order(Balance::SourceHash, 3));
+        member.places[0].standing.overtaken();
+        down(&member.places[2]);
+        let third = ["192.0.2.2", "2001:db8::2", "192.0.2.3", "2001:db8::1"];
+        assert_eq!(order(Balance::RoundRobin, 0).len(), third.len());
+        assert_eq!(order(Balance::RoundRobin, 0).last().map(String::as_str), Some("2001:db8::1"));
+    }
+
+    #[test]
+    fn without_addresses_the_fault_says_whose_it_is() {
+        let origins = Origins::from(vec![origin("example.com:80")]);
+        assert_eq!(Roster::of(&origins, &[None], place).fault, DialFailure::ResolverFailed);
+        let denied = resolution(Vec::new());
+        assert_eq!(Roster::of(&origins, &[Some(denied)], place).fault, DialFailure::Unresolved);
+    }
+}

@@ -1,0 +1,199 @@
+//! How one address of an origin fares with real connections: failures in a row, ejection, and how many are open. Shared by
+//! all workers, and written only where something is not as it should be, or connections are counted.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::model::Ejection;
+
+/// How long an address that lost a race despite its head start begins no other (RFC 8305 leaves the time to us).
+const SLOW: Duration = Duration::from_mins(1);
+
+/// What became of a dial, should it be more than one success among others or one failure among others.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Turn {
+    /// It will not be dialled for a time.
+    Ejected,
+    /// It was ejected, or would have been soon, and is not any more.
+    Returned,
+}
+
+/// One address of one origin of one service.
+#[derive(Debug)]
+pub(super) struct Standing {
+    pub(super) address: IpAddr,
+    /// Dials in a row that failed.
+    failures: AtomicU32,
+    /// Until when it is not dialled, by [`Moment`]; 0: it is.
+    ejected_until: AtomicU64,
+    /// Until when others are dialled before it.
+    slow_until: AtomicU64,
+    /// Open connections, where anybody needs to know.
+    open: AtomicU32,
+}
+
+/// Milliseconds since the process first asked, so that a time fits an atomic number. Never 0.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub(super) struct Moment(u64);
+
+impl Moment {
+    pub(super) fn now() -> Self {
+        static BEGIN: OnceLock<Instant> = OnceLock::new();
+        Self::after(BEGIN.get_or_init(Instant::now).elapsed())
+    }
+
+    fn after(elapsed: Duration) -> Self {
+        Self(u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX).saturating_add(1))
+    }
+
+    fn plus(self, time: Duration) -> Self {
+        Self(self.0.saturating_add(u64::try_from(time.as_millis()).unwrap_or(u64::MAX)))
+    }
+}
+
+impl Standing {
+    pub(super) fn new(address: IpAddr) -> Self {
+        Self {
+            address,
+            failures: AtomicU32::new(0),
+            ejected_until: AtomicU64::new(0),
+            slow_until: AtomicU64::new(0),
+            open: AtomicU32::new(0),
+        }
+    }
+
+    /// Asks the clock only where that matters.
+    pub(super) fn is_ejected(&self) -> bool {
+        self.ejected_at(Moment::now)
+    }
+
+    fn ejected_at(&self, now: impl FnOnce() -> Moment) -> bool {
+        let until = self.ejected_until.load(Ordering::Relaxed);
+        until != 0 && until > now().0
+    }
+
+    pub(super) fn is_slow(&self) -> bool {
+        let until = self.slow_until.load(Ordering::Relaxed);
+        until != 0 && until > Moment::now().0
+    }
+
+    pub(super) fn failures(&self) -> u32 {
+        self.failures.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn open(&self) -> u32 {
+        self.open.load(Ordering::Relaxed)
+    }
+
+    /// It was dialled and answered.
+    pub(super) fn succeeded(&self) -> Option<Turn> {
+        if self.failures.load(Ordering::Relaxed) != 0 {
+            self.failures.store(0, Ordering::Relaxed);
+        }
+        if self.ejected_until.load(Ordering::Relaxed) == 0 {
+            return None;
+        }
+        (self.ejected_until.swap(0, Ordering::Relaxed) != 0).then_some(Turn::Returned)
+    }
+
+    /// It was dialled and did not answer. One failure after the time of an ejection is another ejection.
+    pub(super) fn failed(&self, ejection: Option<Ejection>, now: Moment) -> Option<Turn> {
+        let failures = self.failures.fetch_add(1, Ordering::Relaxed).saturating_add(1);
+        let Ejection { failures: allowed, time } = ejection?;
+        // Connections that were being dialled when it was ejected tell nothing new.
+        let until = self.ejected_until.load(Ordering::Relaxed);
+        if failures < u32::from(allowed) || until > now.0 {
+            return None;
+        }
+        let ejected = self.ejected_until.compare_exchange(
+            until,
+            now.plus(time).0,
+            Ordering::Relaxed,
+            Ordering::Relaxed,
+        );
+        // Only one of several workers that come here at once has ejected it.
+        ejected.is_ok().then_some(Turn::Ejected)
+    }
+
+    /// It was overtaken by an address that was dialled later.
+    pub(super) fn overtaken(&self) {
+        self.slow_until.store(Moment::now().plus(SLOW).0, Ordering::Relaxed);
+    }
+}
+
+/// One open connection in the count of its address.
+#[derive(Debug)]
+pub(super) struct OpenGuard(Arc<Standing>);
+
+impl OpenGuard {
+    pub(super) fn new(standing: Arc<Standing>) -> Self {
+        standing.open.fetch_add(1, Ordering::Relaxed);
+        Self(standing)
+    }
+}
+
+impl Drop for OpenGuard {
+    fn drop(&mut self) {
+        self.0.open.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const EJECTION: Option<Ejection> = Some(Ejection { failures: 3, time: Duration::from_secs(30) });
+
+    fn at(seconds: u64) -> Moment {
+        Moment::after(Duration::from_secs(seconds))
+    }
+
+    fn standing() -> Standing {
+        Standing::new("192.0.2.1".parse().unwrap())
+    }
+
+    #[test]
+    fn failures_in_a_row_eject_for_a_time() {
+        let standing = standing();
+        assert_eq!([0, 1].map(|second| standing.failed(EJECTION, at(second))), [None, None]);
+        assert!(!standing.ejected_at(|| at(1)));
+        assert_eq!(standing.failed(EJECTION, at(2)), Some(Turn::Ejected));
+        assert_eq!(standing.failed(EJECTION, at(3)), None, "it is ejected already");
+        assert!(standing.ejected_at(|| at(31)));
+        assert!(!standing.ejected_at(|| at(32)), "the time is not lengthened by late failures");
+        assert_eq!(standing.failed(EJECTION, at(33)), Some(Turn::Ejected), "one more failure is enough");
+        assert_eq!(standing.succeeded(), Some(Turn::Returned));
+        assert_eq!(standing.succeeded(), None);
+        assert_eq!(standing.failed(EJECTION, at(64)), None, "it begins anew");
+    }
+
+    #[test]
+    fn a_success_forgets_the_failures_before_it() {
+        let standing = standing();
+        for second in 0..9 {
+            assert_eq!(standing.failed(EJECTION, at(second)), None);
+            assert_eq!(standing.failed(EJECTION, at(second)), None);
+            standing.succeeded();
+        }
+        assert_eq!(standing.failures(), 0);
+    }
+
+    #[test]
+    fn without_ejection_nothing_is_ejected() {
+        let standing = standing();
+        assert!((0..99).all(|second| standing.failed(None, at(second)).is_none()));
+        assert!(!standing.ejected_at(|| at(100)));
+    }
+
+    #[test]
+    fn a_connection_counts_while_it_is_open() {
+        let standing = Arc::new(standing());
+        let guards = [(); 3].map(|()| OpenGuard::new(Arc::clone(&standing)));
+        assert_eq!(standing.open(), 3);
+        drop(guards);
+        assert_eq!(standing.open(), 0);
+    }
+}

@@ -1,0 +1,291 @@
+//! What the watching thread does: it hangs rosters on boards, and hangs others when names or their failures say so. Nothing
+//! here is shared with other threads but the boards, the standings and the healths.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
+use std::sync::{Arc, Weak};
+use std::time::Instant;
+
+use futures_util::future::join_all;
+use tokio::sync::{Mutex, Semaphore, mpsc, oneshot};
+use tokio::task::spawn_local;
+use tokio::time::sleep_until;
+
+use super::ResolveError;
+use super::check;
+use crate::model::{HealthCheck, Origin, OriginHost, OriginPort, Origins, ResolverOptions, ServiceName};
+use crate::proxy::board::Board;
+use crate::proxy::health::Health;
+use crate::proxy::resolver::{Fault, Resolution, Resolver};
+use crate::proxy::roster::{Place, Roster};
+use crate::proxy::standing::Standing;
+
+/// What the thread is told.
+pub(super) enum Command {
+    /// Keep a board for a service.
+    Board { service: ServiceName, origins: Origins, done: oneshot::Sender<Arc<Board>> },
+    /// Resolve by other servers.
+    Configure(ResolverOptions),
+    /// Say which origins have no address.
+    Resolve { origins: Vec<Origin>, done: oneshot::Sender<Vec<ResolveError>> },
+}
+
+/// By what a standing is found again after a reload: one address of a service, and where its port comes from.
+type StandingKey = (ServiceName, OriginPort, Option<u16>, IpAddr);
+
+/// Everything the thread knows.
+pub(super) struct Lead {
+    resolver: RefCell<Rc<Resolver>>,
+    names: RefCell<HashMap<OriginHost, Rc<Name>>>,
+    boards: RefCell<Vec<Weak<Board>>>,
+    standings: RefCell<HashMap<StandingKey, Weak<Standing>>>,
+    healths: RefCell<HashMap<SocketAddr, Vec<Weak<Health>>>>,
+    pub(super) checks: Semaphore,
+}
+
+/// A name that somebody asked for. Locked while it is looked up, so that one query answers everybody who waits.
+#[derive(Default)]
+struct Name {
+    latest: RefCell<Option<Arc<Resolution>>>,
+    asking: Mutex<()>,
+    refreshed: RefCell<bool>,
+}
+
+impl Lead {
+    pub(super) async fn run(options: ResolverOptions, mut commands: mpsc::UnboundedReceiver<Command>) {
+        let lead = Rc::new(Self {
+            resolver: RefCell::new(Rc::new(Resolver::new(options))),
+            names: RefCell::default(),
+            boards: RefCell::default(),
+            standings: RefCell::default(),
+            healths: RefCell::default(),
+            checks: Semaphore::new(check::AT_ONCE),
+        });
+        while let Some(command) = commands.recv().await {
+            let lead = Rc::clone(&lead);
+            match command {
+                Command::Configure(options) => {
+                    if *lead.resolver.borrow().options() != options {
+                        lead.resolver.replace(Rc::new(Resolver::new(options)));
+                        // What other servers said is not to be passed off as what these say.
+                        lead.names.borrow_mut().retain(|_, name| *name.refreshed.borrow());
+                    }
+                }
+                Command::Resolve { origins, done } => {
+                    spawn_local(async move {
+                        let _ = done.send(lead.unresolved(origins).await);
+                    });
+                }
+                Command::Board { service, origins, done } => {
+                    spawn_local(async move {
+                        let _ = done.send(lead.board(service, origins).await);
+                    });
+                }
+            }
+        }
+    }
+
+    async fn unresolved(self: Rc<Self>, origins: Vec<Origin>) -> Vec<ResolveError> {
+        let found = origins.into_iter().map(async |origin| {
+            let resolution = self.resolution(&origin.host).await;
+            let reason = resolution.fault.as_ref().map_or("there is no address", Fault::text).to_owned();
+            resolution.is_empty().then_some(ResolveError { origin, reason })
+        });
+        join_all(found).await.into_iter().flatten().collect()
+    }
+
+    /// The board of a service whose origins are these: the one that there is, or a new one.
+    async fn board(self: Rc<Self>, service: ServiceName, origins: Origins) -> Arc<Board> {
+        // Before looking for one, since others may look while we wait.
+        join_all(origins.list.iter().map(|origin| self.resolution(&origin.host))).await;
+        let known = self
+            .boards
+            .borrow()
+            .iter()
+            .filter_map(Weak::upgrade)
+            .find(|board| board.service == service && board.origins == origins);
+        if let Some(board) = known {
+            return board;
+        }
+        let board = Arc::new(Board::new(service, origins));
+        self.boards.borrow_mut().push(Arc::downgrade(&board));
+        self.hang(&board);
+        for origin in &board.origins.list {
+            self.refresh(&origin.host);
+        }
+        board
+    }
+
+    /// Makes a board's roster anew.
+    fn hang(self: &Rc<Self>, board: &Board) {
+        let names = self.names.borrow();
+        let resolutions: Vec<Option<Arc<Resolution>>> = board
+            .origins
+            .list
+            .iter()
+            .map(|origin| match &origin.host {
+                OriginHost::Address(address) => Some(Arc::new(Resolution::of_address(*address))),
+                host => names.get(host).and_then(|name| name.latest.borrow().clone()),
+            })
+            .collect();
+        drop(names);
+        board.hang(Roster::of(&board.origins, &resolutions, |origin, port, address| {
+            self.place(board, origin, port, address)
+        }));
+        self.standings.borrow_mut().retain(|_, standing| standing.strong_count() > 0);
+        self.healths.borrow_mut().retain(|_, healths| {
+            healths.retain(|health| health.strong_count() > 0);
+            !healths.is_empty()
+        });
+    }
+
+    fn place(self: &Rc<Self>, board: &Board, origin: &Origin, port: Option<u16>, address: IpAddr) -> Place {
+        let key = (board.service.clone(), origin.port, port, address);
+        let mut standings = self.standings.borrow_mut();
+        let standing = standings.get(&key).and_then(Weak::upgrade).unwrap_or_else(|| {
+            let standing = Arc::new(Standing::new(address));
+            standings.insert(key, Arc::downgrade(&standing));
+            standing
+        });
+        let health = board.origins.health.and_then(|check| {
+            let own = match origin.port {
+                OriginPort::Fixed(port) => Some(port.get()),
+                OriginPort::Record => port,
+                // The configuration says which port instead.
+                OriginPort::Dialled | OriginPort::Offset(_) => None,
+            };
+            Some(self.health(SocketAddr::new(address, check.port.or(own)?), check))
+        });
+        Place { standing, health }
+    }
+
+    /// The health of an address, checked from now on if it was not before.
+    fn health(self: &Rc<Self>, address: SocketAddr, check: HealthCheck) -> Arc<Health> {
+        let mut healths = self.healths.borrow_mut();
+        let known = healths.entry(address).or_default();
+        let alive: Vec<Arc<Health>> = known.iter().filter_map(Weak::upgrade).collect();
+        if let Some(health) = alive.iter().find(|health| health.check == check) {
+            return Arc::clone(health);
+        }
+        let health = Arc::new(Health::new(address, check, alive.last().map(Arc::as_ref)));
+        known.push(Arc::downgrade(&health));
+        spawn_local(check::check(Rc::clone(self), Arc::downgrade(&health)));
+        health
+    }
+
+    /// The services that use `health`.
+    pub(super) fn services(&self, health: &Arc<Health>) -> String {
+        let uses = |board: &Arc<Board>| {
+            let roster = board.roster();
+            let mut places = roster.members.iter().flat_map(|member| &member.places);
+            places.any(|place| place.health.as_ref().is_some_and(|one| Arc::ptr_eq(one, health)))
+        };
+        let boards = self.boards.borrow();
+        let mut services: Vec<String> = boards
+            .iter()
+            .filter_map(Weak::upgrade)
+            .filter(uses)
+            .map(|board| board.service.to_string())
+            .collect();
+        services.sort_unstable();
+        services.dedup();
+        services.join(",")
+    }
+
+    /// What is known of `host`, looked up unless an answer is still good.
+    async fn resolution(&self, host: &OriginHost) -> Arc<Resolution> {
+        if let OriginHost::Address(address) = host {
+            return Arc::new(Resolution::of_address(*address));
+        }
+        let name = Rc::clone(self.names.borrow_mut().entry(host.clone()).or_default());
+        let _asking = name.asking.lock().await;
+        let latest = name.latest.borrow().clone();
+        if let Some(latest) = &latest
+            && latest.until.is_none_or(|until| until > Instant::now())
+        {
+            return Arc::clone(latest);
+        }
+        let resolution = Arc::new(self.resolver().resolve(host, latest.as_deref()).await);
+        report(host, latest.as_deref(), &resolution);
+        name.latest.replace(Some(Arc::clone(&resolution)));
+        resolution
+    }
+
+    /// The resolver, made anew if the host has changed its mind about where names are resolved.
+    fn resolver(&self) -> Rc<Resolver> {
+        let mut resolver = self.resolver.borrow_mut();
+        if resolver.is_outdated() {
+            *resolver = Rc::new(Resolver::new(resolver.options().clone()));
+        }
+        Rc::clone(&resolver)
+    }
+
+    /// Looks `host` up whenever its answer has expired, for as long as a board needs it.
+    fn refresh(self: &Rc<Self>, host: &OriginHost) {
+        if matches!(host, OriginHost::Address(_)) {
+            return;
+        }
+        let Some(name) = self.names.borrow().get(host).cloned() else { return };
+        if name.refreshed.replace(true) {
+            return;
+        }
+        let (lead, host) = (Rc::clone(self), host.clone());
+        spawn_local(async move {
+            loop {
+                let before = name.latest.borrow().clone();
+                if let Some(until) = before.as_ref().and_then(|resolution| resolution.until) {
+                    sleep_until(until.into()).await;
+                }
+                let boards = lead.boards_of(&host);
+                if boards.is_empty() {
+                    name.refreshed.replace(false);
+                    lead.names.borrow_mut().remove(&host);
+                    return;
+                }
+                let after = lead.resolution(&host).await;
+                let same = before.is_some_and(|before| {
+                    before.targets == after.targets && before.fault.is_some() == after.fault.is_some()
+                });
+                if !same {
+                    for board in &boards {
+                        lead.hang(board);
+                    }
+                }
+            }
+        });
+    }
+
+    fn boards_of(&self, host: &OriginHost) -> Vec<Arc<Board>> {
+        let mut boards = self.boards.borrow_mut();
+        boards.retain(|board| board.strong_count() > 0);
+        let names = |board: &Arc<Board>| board.origins.list.iter().any(|origin| origin.host == *host);
+        boards.iter().filter_map(Weak::upgrade).filter(names).collect()
+    }
+}
+
+/// Says in the log when a name begins to fail, and when it is over.
+fn report(host: &OriginHost, before: Option<&Resolution>, after: &Resolution) {
+    let failed = |resolution: &Resolution| resolution.fault.is_some();
+    match (before.is_some_and(failed), &after.fault) {
+        (false, Some(fault)) => {
+            let reason = fault.text();
+            let kept = if after.is_empty() {
+                "there is nothing to go by"
+            } else {
+                "what was known before still holds"
+            };
+            tracing::warn!(origin = %host, reason, "resolve origin: {kept}");
+        }
+        (true, None) => tracing::info!(origin = %host, "origin resolves again"),
+        _ => {}
+    }
+    if let Some(before) = before
+        && before.targets != after.targets
+    {
+        let addresses: Vec<String> =
+            after.targets.iter().flat_map(|target| &target.addresses).map(ToString::to_string).collect();
+        tracing::info!(origin = %host, addresses = addresses.join(","), "origin has other addresses");
+    }
+}

@@ -1,0 +1,162 @@
+//! The thread that keeps an eye on all origins, for all workers: it resolves their names anew when answers expire, and
+//! checks their health. Seen from outside; what it does is in `lead`, and no connection ever waits for it.
+
+mod check;
+mod lead;
+mod state;
+
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::thread;
+
+use tokio::runtime;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::LocalSet;
+
+use super::board::Board;
+use crate::model::{Origin, Origins, ResolverOptions, ServiceName};
+use lead::{Command, Lead};
+pub use state::{CheckOutcome, OriginCondition, OriginState};
+
+/// An origin that cannot be used because its name has no address.
+#[derive(Debug, thiserror::Error)]
+#[error("resolve origin {origin}: {reason}")]
+pub struct ResolveError {
+    /// The origin, as configured.
+    pub origin: Origin,
+    /// What was found out.
+    pub reason: String,
+}
+
+/// Why origins are not watched, or no longer.
+#[derive(Debug, thiserror::Error)]
+pub enum WatchError {
+    /// The thread ended unasked.
+    #[error("the thread that watches origins ended unexpectedly")]
+    Died,
+    /// Names did not resolve.
+    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
+    Resolve(Vec<ResolveError>),
+    /// The thread or its runtime could not be made.
+    #[error("start the thread that watches origins")]
+    Start(#[source] io::Error),
+}
+
+/// The thread, and what it knows. Clones are the same; the thread ends with the last of them.
+#[derive(Clone, Debug)]
+pub struct OriginWatch(Arc<Thread>);
+
+#[derive(Debug)]
+struct Thread {
+    /// `None` only while being dropped: the closed channel is what ends the thread.
+    commands: Option<mpsc::UnboundedSender<Command>>,
+    handle: Option<thread::JoinHandle<()>>,
+    /// The latest of each service last.
+    boards: Mutex<Vec<Weak<Board>>>,
+}
+
+impl OriginWatch {
+    /// Starts the thread, in the network namespace that the calling thread is in now.
+    ///
+    /// # Errors
+    /// [`WatchError::Start`], when the system has no thread or descriptor to spare.
+    pub fn start(options: ResolverOptions) -> Result<Self, WatchError> {
+        let runtime = runtime::Builder::new_current_thread()
+            .enable_io()
+            .enable_time()
+            .build()
+            .map_err(WatchError::Start)?;
+        let (commands, inbox) = mpsc::unbounded_channel();
+        // Handed over once the thread exists, for the reason that `workers` gives.
+        let (hand_over, handed) = std::sync::mpsc::sync_channel::<runtime::Runtime>(1);
+        let spawned = thread::Builder::new().name("origins".to_owned()).spawn(move || {
+            if let Ok(runtime) = handed.recv() {
+                LocalSet::new().block_on(&runtime, Lead::run(options, inbox));
+                runtime.shutdown_background();
+            }
+        });
+        match spawned {
+            Ok(handle) => {
+                // The thread waits for nothing else, so it takes it.
+                let _ = hand_over.send(runtime);
+                let (commands, boards) = (Some(commands), Mutex::default());
+                Ok(Self(Arc::new(Thread { commands, handle: Some(handle), boards })))
+            }
+            Err(error) => {
+                runtime.shutdown_background();
+                Err(WatchError::Start(error))
+            }
+        }
+    }
+
+    /// Looks names up as `options` say from now on.
+    pub fn configure(&self, options: ResolverOptions) {
+        self.tell(Command::Configure(options));
+    }
+
+    /// Checks that every one of `origins` has an address now, so that a mistyped name is refused at start-up. What is found
+    /// out is used when the origins are.
+    ///
+    /// # Errors
+    /// [`WatchError::Resolve`] with every origin that has none, in the order given.
+    pub async fn resolve_all<'a>(
+        &self,
+        origins: impl IntoIterator<Item = &'a Origin>,
+    ) -> Result<(), WatchError> {
+        let origins: Vec<Origin> = origins.into_iter().cloned().collect();
+        let errors = self.ask(|done| Command::Resolve { origins, done }).await?;
+        if errors.is_empty() { Ok(()) } else { Err(WatchError::Resolve(errors)) }
+    }
+
+    /// What is known of the addresses of a service's origins, in the order configured.
+    #[must_use]
+    pub fn states(&self, service: &ServiceName) -> Vec<OriginState> {
+        let boards = self.0.boards.lock().unwrap_or_else(PoisonError::into_inner);
+        let board = boards.iter().rev().filter_map(Weak::upgrade).find(|board| board.service == *service);
+        board.map_or_else(Vec::new, |board| state::states(&board))
+    }
+
+    /// Keeps the roster of `service` up to date from now on, for as long as anybody has what is returned.
+    pub(super) async fn board(
+        &self,
+        service: &ServiceName,
+        origins: &Origins,
+    ) -> Result<Arc<Board>, WatchError> {
+        let (service, origins) = (service.clone(), origins.clone());
+        let board = self.ask(|done| Command::Board { service, origins, done }).await?;
+        let mut boards = self.0.boards.lock().unwrap_or_else(PoisonError::into_inner);
+        boards.retain(|known| known.strong_count() > 0 && !std::ptr::eq(known.as_ptr(), Arc::as_ptr(&board)));
+        boards.push(Arc::downgrade(&board));
+        Ok(board)
+    }
+
+    /// Returns when the thread has ended, which it must not while anybody can ask.
+    pub(super) async fn died(&self) {
+        if let Some(commands) = &self.0.commands {
+            commands.closed().await;
+        }
+    }
+
+    async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, WatchError> {
+        let (done, answer) = oneshot::channel();
+        self.tell(command(done));
+        answer.await.map_err(|_closed| WatchError::Died)
+    }
+
+    fn tell(&self, command: Command) {
+        if let Some(commands) = &self.0.commands {
+            // A thread that is gone is noticed by who waits for an answer, and by `died`.
+            let _ = commands.send(command);
+        }
+    }
+}
+
+impl Drop for Thread {
+    fn drop(&mut self) {
+        self.commands = None;
+        if let Some(handle) = self.handle.take() {
+            // A panic was printed when it happened.
+            let _ = handle.join();
+        }
+    }
+}

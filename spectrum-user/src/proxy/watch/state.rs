@@ -1,0 +1,127 @@
+//! What is known of a service's origins, for who asks. Changes nothing.
+
+use std::fmt;
+use std::time::Duration;
+
+use crate::model::{Balance, OriginPort, OriginRole};
+use crate::proxy::board::Board;
+use crate::proxy::roster::{Member, Place};
+
+/// One address of an origin, or an origin without any.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct OriginState {
+    /// The origin as configured.
+    pub origin: String,
+    /// Where it is now: an address, with the port where it does not depend on what is dialled. `None`: nowhere.
+    pub address: Option<String>,
+    /// Its share.
+    pub weight: u16,
+    /// When it is used.
+    pub role: OriginRole,
+    /// Whether it is used.
+    pub condition: OriginCondition,
+    /// What its last health check said; `None`: it is not checked, or not yet.
+    pub last_check: Option<CheckOutcome>,
+    /// Dials in a row that failed.
+    pub failures: u32,
+    /// Its open connections, where the balance asks for them.
+    pub open: Option<u32>,
+}
+
+/// Whether an address of an origin is used.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub enum OriginCondition {
+    /// Its checks say that it is down.
+    Down,
+    /// Dialling it failed so often that it is not dialled for a time.
+    Ejected,
+    /// Its name has no address.
+    Unresolved,
+    /// It is.
+    Up,
+}
+
+/// What a health check said.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct CheckOutcome {
+    /// How long it took to connect, or why it did not.
+    pub outcome: Result<Duration, String>,
+    /// How long ago it ended.
+    pub ago: Duration,
+}
+
+impl OriginCondition {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Down, Self::Ejected, Self::Unresolved, Self::Up];
+}
+
+impl fmt::Display for OriginCondition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Down => "down",
+            Self::Ejected => "ejected",
+            Self::Unresolved => "unresolved",
+            Self::Up => "up",
+        })
+    }
+}
+
+/// What is known of the origins on `board`, in the order configured.
+pub(super) fn states(board: &Board) -> Vec<OriginState> {
+    let roster = board.roster();
+    let mut states = Vec::new();
+    for (index, origin) in board.origins.list.iter().enumerate() {
+        let before = states.len();
+        for member in roster.members.iter().filter(|member| member.origin == index) {
+            states.extend(member.places.iter().map(|place| state(board, index, member, place)));
+        }
+        if states.len() == before {
+            states.push(OriginState {
+                origin: origin.to_string(),
+                address: None,
+                weight: origin.weight.get(),
+                role: origin.role,
+                condition: OriginCondition::Unresolved,
+                last_check: None,
+                failures: 0,
+                open: None,
+            });
+        }
+    }
+    states
+}
+
+fn state(board: &Board, index: usize, member: &Member, place: &Place) -> OriginState {
+    let origin = &board.origins.list[index];
+    let address = place.standing.address;
+    let port = member.port.map(|port| port.to_string()).or_else(|| match origin.port {
+        OriginPort::Fixed(port) => Some(port.to_string()),
+        OriginPort::Offset(range) => Some(range.to_string()),
+        OriginPort::Dialled | OriginPort::Record => None,
+    });
+    let is_up = place.health.as_ref().is_none_or(|health| health.is_up());
+    OriginState {
+        origin: origin.to_string(),
+        address: Some(match port {
+            Some(port) if address.is_ipv6() => format!("[{address}]:{port}"),
+            Some(port) => format!("{address}:{port}"),
+            None => address.to_string(),
+        }),
+        weight: origin.weight.get(),
+        role: origin.role,
+        condition: if !is_up {
+            OriginCondition::Down
+        } else if place.standing.is_ejected() {
+            OriginCondition::Ejected
+        } else {
+            OriginCondition::Up
+        },
+        last_check: place
+            .health
+            .as_ref()
+            .and_then(|health| health.last())
+            .map(|last| CheckOutcome { outcome: last.outcome, ago: last.at.elapsed() }),
+        failures: place.standing.failures(),
+        open: (board.origins.balance == Balance::LeastConnections).then(|| place.standing.open()),
+    }
+}

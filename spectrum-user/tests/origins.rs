@@ -1,0 +1,322 @@
+//! Which origin a connection gets, and what becomes of those that fail: on loopback, in one process. What a namespace or a
+//! name server is needed for is tested in the privileged tests.
+#![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test panics rather than return an error")]
+
+mod served;
+
+use std::collections::BTreeMap;
+use std::io::Read;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::time::{Duration, Instant};
+
+use served::{Running, accept, assert_reset, origin, pass, read_to_end, reset, until};
+use socket2::{Domain, Socket, Type};
+use spectrum_user::model::{
+    Balance, Ejection, HealthCheck, Origin, OriginRole, Origins, ServiceName, Target, Weight,
+};
+use spectrum_user::proxy::{DialFailure, End, OriginCondition, Side};
+
+/// Checks so often that a test need not wait for them.
+const OFTEN: HealthCheck = HealthCheck {
+    interval: Duration::from_millis(20),
+    timeout: Duration::from_millis(500),
+    rise: 2,
+    fall: 2,
+    port: None,
+};
+
+fn origins(addresses: &[&str]) -> Origins {
+    Origins::from(addresses.iter().map(|address| address.parse().unwrap()).collect::<Vec<Origin>>())
+}
+
+/// An address at which nobody listens, and nobody else will.
+fn refusing() -> (Socket, String) {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).unwrap();
+    let address = socket.local_addr().unwrap().as_socket().unwrap().to_string();
+    (socket, address)
+}
+
+/// A listener whose queue is full, so that it answers no SYN. What fills it is to be kept.
+fn silent(address: IpAddr) -> (Socket, Vec<TcpStream>, SocketAddr) {
+    let socket = Socket::new(Domain::for_address(SocketAddr::new(address, 0)), Type::STREAM, None).unwrap();
+    socket.bind(&SocketAddr::new(address, 0).into()).unwrap();
+    socket.listen(0).unwrap();
+    let address = socket.local_addr().unwrap().as_socket().unwrap();
+    let mut filling = Vec::new();
+    while let Ok(stream) = TcpStream::connect_timeout(&address, Duration::from_millis(200)) {
+        filling.push(stream);
+    }
+    (socket, filling, address)
+}
+
+fn conditions(running: &Running) -> Vec<OriginCondition> {
+    let states = running.origins.states(&ServiceName::default());
+    states.into_iter().map(|state| state.condition).collect()
+}
+
+/// Which of `listeners` gets each of `count` connections, one after the other.
+fn takers(running: &Running, listeners: &[&TcpListener], count: usize) -> Vec<usize> {
+    for listener in listeners {
+        listener.set_nonblocking(true).unwrap();
+    }
+    let mut takers = Vec::new();
+    for _ in 0..count {
+        let client = running.dial();
+        let mut taker = None;
+        until("a connection to an origin", || {
+            taker = listeners.iter().position(|listener| listener.accept().is_ok());
+            taker.is_some()
+        });
+        takers.extend(taker);
+        drop(client);
+        running.report();
+    }
+    takers
+}
+
+#[test]
+fn weights_decide_how_often_an_origin_is_taken() {
+    let (one, two) = (origin(), origin());
+    let mut origins = origins(&[&one.1, &two.1]);
+    origins.list[0].weight = Weight::new(3).unwrap();
+    let running = Running::serve(Target::Origins(origins));
+    // Whichever worker takes a connection: each gives three of four to the first.
+    let takers = takers(&running, &[&one.0, &two.0], 40);
+    let first = takers.iter().filter(|taker| **taker == 0).count();
+    assert!((28..=32).contains(&first), "{first} of 40");
+}
+
+#[test]
+fn least_connections_counts_over_all_workers() {
+    let listeners: Vec<_> = (0..3).map(|_| origin()).collect();
+    let mut origins = origins(&listeners.iter().map(|(_, address)| &address[..]).collect::<Vec<_>>());
+    origins.balance = Balance::LeastConnections;
+    let running = Running::serve(Target::Origins(origins));
+    let mut clients = Vec::new();
+    for _ in 0..30 {
+        let client = running.dial();
+        // Only then it was counted.
+        let states = || running.origins.states(&ServiceName::default());
+        let open = u32::try_from(clients.len()).unwrap();
+        until("a counted connection", || states().iter().filter_map(|state| state.open).sum::<u32>() > open);
+        clients.push(client);
+    }
+    let open: Vec<_> =
+        running.origins.states(&ServiceName::default()).iter().map(|state| state.open).collect();
+    assert_eq!(open, [Some(10); 3]);
+    drop(clients);
+    for (listener, _) in listeners {
+        for _ in 0..10 {
+            drop(accept(&listener));
+        }
+    }
+    until("closed connections", || {
+        running.origins.states(&ServiceName::default()).iter().all(|state| state.open == Some(0))
+    });
+}
+
+#[test]
+fn source_hash_gives_a_client_the_same_origin_and_moves_only_those_of_one_that_goes() {
+    let listeners: Vec<_> = (0..4).map(|_| origin()).collect();
+    let addresses: Vec<&str> = listeners.iter().map(|(_, address)| &address[..]).collect();
+    let front = TcpListener::bind("0.0.0.0:0").unwrap();
+    let port = front.local_addr().unwrap().port();
+    let mut four = origins(&addresses);
+    four.balance = Balance::SourceHash;
+    let running = Running::serve_from(front, Target::Origins(four.clone()));
+    let choices = || {
+        let mut choices = BTreeMap::new();
+        for client in 1..=60 {
+            let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+            let source = Ipv4Addr::new(127, 50, 0, client);
+            socket.bind(&SocketAddr::from((source, 0)).into()).unwrap();
+            socket.connect(&SocketAddr::from((Ipv4Addr::LOCALHOST, port)).into()).unwrap();
+            reset(socket.into());
+            choices.insert(source, running.report().origin);
+        }
+        choices
+    };
+    let before = choices();
+    assert_eq!(before, choices());
+    let gone = four.list.remove(1);
+    running.replace(Target::Origins(four));
+    let after = choices();
+    for (client, origin) in &before {
+        let was_there = *origin == Some(gone.to_string().parse().unwrap());
+        assert_eq!(was_there, after[client] != *origin, "{client}");
+    }
+    let moved = before.iter().filter(|(client, origin)| after[client] != **origin).count();
+    assert!((5..=28).contains(&moved), "{moved} of 60 moved, 15 expected");
+}
+
+#[test]
+fn an_origin_whose_checks_fail_is_passed_over_until_they_succeed() {
+    let (closed, address) = refusing();
+    let (listener, other) = origin();
+    let mut origins = origins(&[&address, &other]);
+    origins.health = Some(OFTEN);
+    let running = Running::serve(Target::Origins(origins));
+    until("a check that fails", || conditions(&running) == [OriginCondition::Down, OriginCondition::Up]);
+    let states = running.origins.states(&ServiceName::default());
+    let said = states[0].last_check.as_ref().unwrap().outcome.as_ref().unwrap_err();
+    assert!(said.contains("refused"), "{said}");
+    for _ in 0..4 {
+        let mut client = running.dial();
+        let mut origin = loop {
+            // Checks come here too, and are gone by now.
+            let mut origin = accept(&listener);
+            origin.set_nonblocking(true).unwrap();
+            std::thread::sleep(Duration::from_millis(20));
+            let checked = !matches!(origin.read(&mut [0]), Err(error) if error.kind() == std::io::ErrorKind::WouldBlock);
+            origin.set_nonblocking(false).unwrap();
+            if !checked {
+                break origin;
+            }
+        };
+        pass("hi", &mut client, &mut origin);
+        drop((client, origin));
+        assert_eq!(running.report().origin, Some(other.parse().unwrap()), "no other was tried");
+    }
+    closed.listen(16).unwrap();
+    until("checks that succeed", || conditions(&running) == [OriginCondition::Up; 2]);
+}
+
+#[test]
+fn when_all_are_down_a_connection_is_refused_at_once() {
+    let (first, one) = refusing();
+    let (_second, two) = refusing();
+    let mut origins = origins(&[&one, &two]);
+    origins.health = Some(OFTEN);
+    let running = Running::serve(Target::Origins(origins));
+    until("checks that fail", || conditions(&running) == [OriginCondition::Down; 2]);
+    for _ in 0..20 {
+        let began = Instant::now();
+        assert_reset(running.dial().read(&mut [0; 8]));
+        assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+        let report = running.report();
+        assert_eq!((report.end, report.origin), (End::Undialled(DialFailure::Down), None));
+    }
+    first.listen(16).unwrap();
+    until("checks that succeed", || conditions(&running) == [OriginCondition::Up, OriginCondition::Down]);
+    reset(running.dial());
+    assert_eq!(running.report().end, End::Reset(Side::Downstream));
+}
+
+#[test]
+fn the_sole_origin_is_refused_at_once_too() {
+    let (_closed, address) = refusing();
+    let mut origins = origins(&[&address]);
+    origins.health = Some(OFTEN);
+    let running = Running::serve(Target::Origins(origins));
+    until("checks that fail", || conditions(&running) == [OriginCondition::Down]);
+    assert_reset(running.dial().read(&mut [0; 8]));
+    assert_eq!(running.report().end, End::Undialled(DialFailure::Down));
+}
+
+#[test]
+fn backups_are_used_while_no_primary_is() {
+    let (closed, address) = refusing();
+    let (listener, backup) = origin();
+    let mut origins = origins(&[&address, &backup]);
+    origins.list[1].role = OriginRole::Backup;
+    origins.ejection = Some(Ejection { failures: 1, time: Duration::from_secs(1) });
+    let running = Running::serve(Target::Origins(origins));
+    for _ in 0..2 {
+        // The first is dialled, refuses and is ejected; the second is not dialled any more.
+        let mut client = running.dial();
+        let mut origin = accept(&listener);
+        pass("hi", &mut client, &mut origin);
+        drop((client, origin));
+        assert_eq!(running.report().origin, Some(backup.parse().unwrap()));
+        assert_eq!(conditions(&running), [OriginCondition::Ejected, OriginCondition::Up]);
+    }
+    closed.listen(16).unwrap();
+    until("the end of the ejection", || conditions(&running) == [OriginCondition::Up; 2]);
+    let client = running.dial();
+    drop(accept(&closed.into()));
+    reset(client);
+    assert_eq!(running.report().origin, Some(address.parse().unwrap()), "the primary is used again");
+}
+
+#[test]
+fn failed_dials_eject_the_sole_origin_for_a_time() {
+    let (closed, address) = refusing();
+    let mut origins = origins(&[&address]);
+    origins.ejection = Some(Ejection { failures: 3, time: Duration::from_secs(1) });
+    let running = Running::serve(Target::Origins(origins));
+    let end = || {
+        assert_reset(running.dial().read(&mut [0; 8]));
+        running.report().end
+    };
+    let ends: Vec<_> = (0..4).map(|_| end()).collect();
+    let (refused, down) = (End::Undialled(DialFailure::Refused), End::Undialled(DialFailure::Down));
+    assert_eq!(ends, [refused, refused, refused, down]);
+    until("the end of the ejection", || end() != down);
+    until("another ejection", || end() == down);
+    closed.listen(16).unwrap();
+    let listener = TcpListener::from(closed);
+    listener.set_nonblocking(true).unwrap();
+    until("a connection to the origin", || {
+        drop(running.dial());
+        listener.accept().is_ok()
+    });
+}
+
+#[test]
+fn what_is_known_of_an_origin_survives_a_new_revision_in_which_it_stays() {
+    let (_closed, address) = refusing();
+    let (_listener, other) = origin();
+    let slow = HealthCheck { interval: Duration::from_hours(1), ..OFTEN };
+    let mut both = origins(&[&address, &other]);
+    both.health = Some(OFTEN);
+    let running = Running::serve(Target::Origins(both.clone()));
+    until("a check that fails", || conditions(&running) == [OriginCondition::Down, OriginCondition::Up]);
+    // Other checks, which would need an hour to find out, and another balance.
+    both.health = Some(slow);
+    both.balance = Balance::SourceHash;
+    running.replace(Target::Origins(both));
+    assert_eq!(conditions(&running), [OriginCondition::Down, OriginCondition::Up]);
+}
+
+#[test]
+fn an_origin_that_does_not_answer_is_followed_by_another_after_its_time() {
+    let (_socket, _filling, silent) = silent(Ipv4Addr::LOCALHOST.into());
+    let (listener, address) = origin();
+    let mut policy = spectrum_user::model::Policy::default();
+    policy.timeouts.connect = Duration::from_millis(300);
+    let running = Running::serve_under(policy, Target::Origins(origins(&[&silent.to_string(), &address])));
+    for _ in 0..4 {
+        let began = Instant::now();
+        let mut client = running.dial();
+        let mut origin = accept(&listener);
+        pass("hi", &mut client, &mut origin);
+        assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
+        drop((client, origin));
+        running.report();
+    }
+}
+
+#[test]
+fn connect_timeout_is_the_end_of_a_connection_whose_only_origin_is_silent() {
+    let (_socket, _filling, silent) = silent(Ipv4Addr::LOCALHOST.into());
+    let mut policy = spectrum_user::model::Policy::default();
+    policy.timeouts.connect = Duration::from_millis(200);
+    let running = Running::serve_under(policy, Target::Origins(origins(&[&silent.to_string()])));
+    let began = Instant::now();
+    assert_reset(running.dial().read(&mut [0; 8]));
+    assert!((200..3000).contains(&began.elapsed().as_millis()), "{:?}", began.elapsed());
+    assert_eq!(running.report().end, End::Undialled(DialFailure::TimedOut));
+}
+
+#[test]
+fn localhost_is_known_without_a_name_server() {
+    let (listener, address) = origin();
+    let port = address.parse::<SocketAddr>().unwrap().port();
+    let running = Running::proxy(&[format!("localhost:{port}")]);
+    let mut client = running.dial();
+    let mut origin = accept(&listener);
+    pass("hi", &mut client, &mut origin);
+    drop(origin);
+    assert_eq!(read_to_end(&mut client).unwrap(), "");
+}

@@ -1,0 +1,382 @@
+//! What stands behind the listener, with real origins: which one a connection gets, how names become addresses, and what
+//! becomes of a connection when an origin is dead, silent or unknown. What bytes do on their way is tested in `relay.rs`.
+#![allow(clippy::unwrap_used, reason = "test code panics")]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{ErrorKind, Read};
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use spectrum_tests::case::Case;
+use spectrum_tests::control::{CONFIG, await_logged, configure, connect, count_logged, reload};
+use spectrum_tests::deadline::{PATIENCE, eventually};
+use spectrum_tests::dial::{call, dial, dial_from};
+use spectrum_tests::instance::Instance;
+use spectrum_tests::name_server::{Manner, NameServer};
+use spectrum_tests::netns::Netns;
+use spectrum_tests::on_every_path;
+use spectrum_tests::origin::Origin;
+use spectrum_tests::record::records;
+use spectrum_tests::require::find_in_path;
+
+on_every_path!(
+    an_origin_that_dies_is_passed_over_and_taken_again_when_it_lives,
+    all_origins_down_refuse_at_once,
+    health_survives_a_reload,
+    a_silent_origin_is_followed_by_another,
+    failed_dials_eject_an_origin,
+    a_range_of_ports_keeps_the_offset,
+    source_hash_keeps_clients_together,
+    names_follow_dns,
+    a_failing_name_server_changes_nothing,
+    a_name_that_does_not_resolve_is_refused,
+    services_are_found_by_their_records,
+    a_silent_address_costs_no_more_than_its_head_start,
+    running_out_of_descriptors_is_not_the_origins_fault,
+);
+
+/// A service on the case's prefix with these keys.
+fn service(case: &Case, ports: &str, keys: &str) -> String {
+    format!(
+        "[[service]]\nname = \"web\"\nbindings = [{{ prefix = \"{}\", ports = \"{ports}\" }}]\n{keys}\n",
+        case.prefix()
+    )
+}
+
+fn serve(case: &Case, text: &str) -> Instance {
+    configure(&case.server, text);
+    case.start(CONFIG)
+}
+
+/// An address of the host on which origins can be, one for each `last`.
+fn place(case: &Case, last: u8) -> IpAddr {
+    let address = case.family.parse(&format!("127.1.0.{last}"), &format!("fd00::{last:x}"));
+    if address.is_ipv6() {
+        case.server.output(&format!("ip -6 addr add {address}/128 dev lo nodad"));
+    }
+    address
+}
+
+fn saying(case: &Case, last: u8, word: &'static str) -> Origin {
+    Origin::saying(&case.server, SocketAddr::new(place(case, last), 0), word)
+}
+
+/// A port at which nobody listens.
+fn dead(case: &Case, last: u8) -> SocketAddr {
+    SocketAddr::new(place(case, last), 9)
+}
+
+/// Drops every SYN to `address`, so that it never answers.
+fn blackhole(netns: &Netns, address: IpAddr) {
+    let family = if address.is_ipv4() { "ip" } else { "ip6" };
+    for command in [
+        format!("add table {family} hole"),
+        format!("add chain {family} hole in {{ type filter hook input priority -400 ; }}"),
+        format!("add rule {family} hole in {family} daddr {address} tcp flags & (syn|ack) == syn drop"),
+    ] {
+        netns.command(&format!("nft {command}"));
+    }
+}
+
+/// What is heard at any address of the prefix.
+fn heard(case: &mut Case, port: u16) -> Result<String, ErrorKind> {
+    let target = SocketAddr::new(case.any_address(), port);
+    dial(&case.server, target).map(|heard| heard.text).map_err(|error| error.kind())
+}
+
+/// All the words that are heard in `count` connections.
+fn words(case: &mut Case, count: usize) -> BTreeSet<String> {
+    (0..count).map(|_| heard(case, 80).unwrap()).collect()
+}
+
+/// The conditions of the origins' addresses, as `status` shows them.
+fn conditions(case: &Case, instance: &Instance) -> BTreeMap<String, String> {
+    let status = connect(&case.server, instance).ask("status").unwrap();
+    let origins = status["services"][0]["origins"].as_array().cloned().unwrap_or_default();
+    let text = |value: &Value| value.as_str().unwrap_or("none").to_owned();
+    origins.iter().map(|origin| (text(&origin["address"]), text(&origin["condition"]))).collect()
+}
+
+fn await_condition(case: &Case, instance: &Instance, address: &str, condition: &str) {
+    eventually(&format!("{address} {condition}"), PATIENCE, || {
+        let conditions = conditions(case, instance);
+        (conditions.get(address).is_some_and(|one| one == condition)).then_some(())
+    });
+}
+
+/// The end and the status code of the last connection.
+fn last_end(instance: &Instance, count: usize) -> (String, String) {
+    eventually("a record", PATIENCE, || {
+        let log = instance.stderr();
+        let records = records(&log);
+        let last = records.get(count.checked_sub(1)?)?;
+        Some((last["end"].to_owned(), last["status"].to_owned()))
+    })
+}
+
+fn end(word: &str, status: &str) -> (String, String) {
+    (word.to_owned(), status.to_owned())
+}
+
+const OFTEN: &str = "health = { interval = \"100ms\", timeout = \"1s\", rise = 2, fall = 2 }";
+
+fn an_origin_that_dies_is_passed_over_and_taken_again_when_it_lives(case: &mut Case) {
+    let (dead, alive) = (dead(case, 1), saying(case, 2, "alive"));
+    let keys = format!("origins = [\"{dead}\", \"{}\"]\n{OFTEN}", alive.address());
+    let instance = serve(case, &service(case, "80", &keys));
+    await_condition(case, &instance, &dead.to_string(), "down");
+    assert_eq!(words(case, 10), BTreeSet::from(["alive".to_owned()]));
+    assert_eq!(count_logged(&instance, "dial origin"), 0, "nobody was sent to the dead one");
+    let _risen = Origin::saying(&case.server, dead, "risen");
+    await_condition(case, &instance, &dead.to_string(), "up");
+    assert_eq!(words(case, 10), BTreeSet::from(["alive".to_owned(), "risen".to_owned()]));
+    let log = instance.stderr();
+    for line in ["origin is down", "origin is up"] {
+        assert_eq!(count_logged(&instance, line), 1, "{log}");
+    }
+    assert!(log.contains(&format!("origin={dead} services=\"web\" reason=\"Connection refused")), "{log}");
+}
+
+fn all_origins_down_refuse_at_once(case: &mut Case) {
+    let (one, two) = (dead(case, 1), place(case, 2));
+    blackhole(&case.server, two);
+    let keys = format!("origins = [\"{one}\", \"{}\"]\n{OFTEN}", SocketAddr::new(two, 9));
+    let instance = serve(case, &service(case, "80", &keys));
+    await_condition(case, &instance, &one.to_string(), "down");
+    await_condition(case, &instance, &SocketAddr::new(two, 9).to_string(), "down");
+    let began = Instant::now();
+    for count in 1..=20 {
+        assert_eq!(heard(case, 80), Err(ErrorKind::ConnectionReset));
+        assert_eq!(last_end(&instance, count), end("dial-down", "521"));
+    }
+    assert!(began.elapsed() < Duration::from_secs(4), "{:?} for 20", began.elapsed());
+}
+
+fn health_survives_a_reload(case: &mut Case) {
+    let (dead, alive) = (dead(case, 1), saying(case, 2, "alive"));
+    let keys = |interval| {
+        format!(
+            "origins = [\"{dead}\", \"{}\"]\nhealth = {{ interval = \"{interval}\", timeout = \"1s\" }}",
+            alive.address()
+        )
+    };
+    let instance = serve(case, &service(case, "80", &keys("100ms")));
+    await_condition(case, &instance, &dead.to_string(), "down");
+    // With an interval of an hour nothing would be found out anew.
+    configure(&case.server, &service(case, "80", &keys("1h")));
+    reload(&case.server, &instance).unwrap();
+    assert_eq!(conditions(case, &instance)[&dead.to_string()], "down");
+    assert_eq!(words(case, 10), BTreeSet::from(["alive".to_owned()]));
+    assert_eq!(count_logged(&instance, "dial origin"), 0, "{}", instance.stderr());
+}
+
+fn a_silent_origin_is_followed_by_another(case: &mut Case) {
+    let (silent, alive) = (place(case, 1), saying(case, 2, "alive"));
+    blackhole(&case.server, silent);
+    let keys = |origins: &str| format!("origins = [{origins}]\ntimeouts = {{ connect = \"1s\" }}");
+    let silent = SocketAddr::new(silent, 80);
+    let instance =
+        serve(case, &service(case, "80", &keys(&format!("\"{silent}\", \"{}\"", alive.address()))));
+    let began = Instant::now();
+    assert_eq!(words(case, 4), BTreeSet::from(["alive".to_owned()]));
+    assert!(began.elapsed() < Duration::from_secs(12), "{:?} for 4", began.elapsed());
+    configure(&case.server, &service(case, "80", &keys(&format!("\"{silent}\""))));
+    reload(&case.server, &instance).unwrap();
+    let before = records(&instance.stderr()).len();
+    assert_eq!(heard(case, 80), Err(ErrorKind::ConnectionReset));
+    assert_eq!(last_end(&instance, before.max(4) + 1), end("dial-timed-out", "522"));
+}
+
+fn failed_dials_eject_an_origin(case: &mut Case) {
+    let dead = dead(case, 1);
+    let keys = format!("origins = [\"{dead}\"]\nejection = {{ failures = 3, time = \"5s\" }}");
+    let instance = serve(case, &service(case, "80", &keys));
+    for count in 1..=4 {
+        assert_eq!(heard(case, 80), Err(ErrorKind::ConnectionReset));
+        let expected = if count < 4 { end("dial-refused", "521") } else { end("dial-down", "521") };
+        assert_eq!(last_end(&instance, count), expected);
+    }
+    assert_eq!(conditions(case, &instance)[&dead.to_string()], "ejected");
+    let _risen = Origin::saying(&case.server, dead, "risen");
+    eventually("the end of the ejection", PATIENCE, || heard(case, 80).ok());
+    assert_eq!(conditions(case, &instance)[&dead.to_string()], "up");
+}
+
+fn a_range_of_ports_keeps_the_offset(case: &mut Case) {
+    let address = place(case, 1);
+    let _first = Origin::saying(&case.server, SocketAddr::new(address, 3000), "first");
+    let _sixth = Origin::saying(&case.server, SocketAddr::new(address, 3005), "sixth");
+    let shown = if address.is_ipv6() { format!("[{address}]") } else { address.to_string() };
+    let keys = format!("origins = \"{shown}:3000-3010\"");
+    let _instance = serve(case, &service(case, "1000-1010", &keys));
+    assert_eq!(heard(case, 1000).as_deref(), Ok("first"));
+    assert_eq!(heard(case, 1005).as_deref(), Ok("sixth"));
+    assert_eq!(heard(case, 1001), Err(ErrorKind::ConnectionReset), "nobody listens on 3001");
+}
+
+fn source_hash_keeps_clients_together(case: &mut Case) {
+    let origins = [saying(case, 1, "a"), saying(case, 2, "b"), saying(case, 3, "c"), saying(case, 4, "d")];
+    let list = |origins: &[&Origin]| {
+        origins.iter().map(|origin| format!("\"{}\"", origin.address())).collect::<Vec<_>>().join(", ")
+    };
+    let keys = |list: String| format!("origins = [{list}]\nbalance = \"source-hash\"");
+    let instance = serve(case, &service(case, "80", &keys(list(&origins.each_ref()))));
+    let clients: Vec<IpAddr> = (10..=69).map(|last| place(case, last)).collect();
+    let choices = |case: &mut Case| -> BTreeMap<IpAddr, String> {
+        let target = SocketAddr::new(case.any_address(), 80);
+        clients
+            .iter()
+            .map(|client| (*client, dial_from(&case.server, *client, target).unwrap().text))
+            .collect()
+    };
+    let before = choices(case);
+    assert_eq!(before, choices(case));
+    configure(&case.server, &service(case, "80", &keys(list(&[&origins[3], &origins[0], &origins[1]]))));
+    reload(&case.server, &instance).unwrap();
+    let after = choices(case);
+    let moved = before.iter().filter(|(client, word)| after[*client] != **word);
+    let gone = before.values().filter(|word| *word == "c").count();
+    assert_eq!(moved.count(), gone, "only the clients of the origin that went have another");
+    assert!((4..=28).contains(&gone), "{gone} of 60, 15 expected");
+}
+
+const NAME: &str = "origin.test";
+
+fn named(case: &Case, server: &NameServer, origin: &str, keys: &str) -> String {
+    let keys = format!("origins = \"{origin}\"\n{keys}");
+    format!("{}\n{}", server.section(Duration::from_millis(300)), service(case, "80", &keys))
+}
+
+fn names_follow_dns(case: &mut Case) {
+    let server = NameServer::start(&case.server, case.loopback());
+    let (one, two) =
+        (saying(case, 1, "one"), Origin::saying(&case.server, SocketAddr::new(place(case, 2), 0), "two"));
+    let port = one.address().port();
+    let _second = Origin::saying(&case.server, SocketAddr::new(place(case, 2), port), "two");
+    server.set(NAME, &[one.address().ip()]);
+    let instance = serve(case, &named(case, &server, &format!("{NAME}:{port}"), ""));
+    assert_eq!(words(case, 4), BTreeSet::from(["one".to_owned()]));
+    server.set(NAME, &[two.address().ip()]);
+    eventually("the other address", PATIENCE, || (heard(case, 80).as_deref() == Ok("two")).then_some(()));
+    assert_eq!(words(case, 4), BTreeSet::from(["two".to_owned()]));
+    server.set(NAME, &[one.address().ip(), two.address().ip()]);
+    await_logged(&instance, "origin has other addresses", 2);
+    assert_eq!(words(case, 8), BTreeSet::from(["one".to_owned(), "two".to_owned()]));
+    // The name is gone, and an authority says so.
+    server.set(NAME, &[]);
+    await_logged(&instance, "resolve origin", 1);
+    let before = records(&instance.stderr()).len();
+    assert_eq!(heard(case, 80), Err(ErrorKind::ConnectionReset));
+    assert_eq!(last_end(&instance, before + 1), end("dial-unresolved", "531"));
+}
+
+fn a_failing_name_server_changes_nothing(case: &mut Case) {
+    let server = NameServer::start(&case.server, case.loopback());
+    let one = saying(case, 1, "one");
+    server.set(NAME, &[one.address().ip()]);
+    let port = one.address().port();
+    let instance = serve(case, &named(case, &server, &format!("{NAME}:{port}"), ""));
+    for (manner, times) in [(Manner::Silence, 1), (Manner::Fail, 1)] {
+        server.behave(manner);
+        await_logged(&instance, "resolve origin", times);
+        let asked = server.queries();
+        eventually("another attempt", PATIENCE, || (server.queries() > asked + 1).then_some(()));
+        let began = Instant::now();
+        assert_eq!(words(case, 10), BTreeSet::from(["one".to_owned()]));
+        assert!(began.elapsed() < Duration::from_secs(2), "nobody waits: {:?}", began.elapsed());
+    }
+    server.behave(Manner::Answer);
+    await_logged(&instance, "origin resolves again", 1);
+}
+
+fn a_name_that_does_not_resolve_is_refused(case: &mut Case) {
+    let server = NameServer::start(&case.server, case.loopback());
+    for (manner, reason) in [
+        (Manner::Answer, "the name does not exist, or has no address"),
+        (Manner::Silence, "no name server answered usefully"),
+    ] {
+        server.behave(manner);
+        configure(&case.server, &named(case, &server, "nowhere.test:80", ""));
+        let finished = case.launch(CONFIG).finish();
+        assert_eq!(finished.code(), 1, "{finished}");
+        let expected = format!("resolve origin nowhere.test:80: {reason}");
+        assert!(finished.stderr.contains(&expected), "{finished}");
+    }
+}
+
+fn services_are_found_by_their_records(case: &mut Case) {
+    let server = NameServer::start(&case.server, case.loopback());
+    let (main, spare) = (saying(case, 1, "main"), saying(case, 2, "spare"));
+    let (one, two) = (main.address(), spare.address());
+    server.set("main.test", &[one.ip()]);
+    server.set("spare.test", &[two.ip()]);
+    let dead = dead(case, 3);
+    server.set("dead.test", &[dead.ip()]);
+    let records = [(10, 5, one.port(), "main.test"), (20, 5, two.port(), "spare.test")];
+    server.set_service("_web._tcp.test", &records);
+    let instance = serve(case, &named(case, &server, "_web._tcp.test", OFTEN));
+    assert_eq!(words(case, 6), BTreeSet::from(["main".to_owned()]));
+    server.set_service("_web._tcp.test", &[(10, 5, dead.port(), "dead.test"), records[1]]);
+    await_condition(case, &instance, &dead.to_string(), "down");
+    assert_eq!(words(case, 6), BTreeSet::from(["spare".to_owned()]));
+    // Three of four to the one with three of four parts of the weight, whichever worker takes a connection.
+    server
+        .set_service("_web._tcp.test", &[(1, 3, one.port(), "main.test"), (1, 1, two.port(), "spare.test")]);
+    eventually("both", PATIENCE, || (words(case, 8).len() == 2).then_some(()));
+    let taken = (0..40).filter(|_| heard(case, 80).as_deref() == Ok("main")).count();
+    assert!((26..=34).contains(&taken), "{taken} of 40");
+}
+
+fn a_silent_address_costs_no_more_than_its_head_start(case: &mut Case) {
+    let server = NameServer::start(&case.server, case.loopback());
+    // The families of an origin need not be the client's. IPv6 goes first, and says nothing.
+    let silent: IpAddr = "fd00::99".parse().unwrap();
+    case.server.ip("-6 addr add fd00::99/128 dev lo nodad");
+    blackhole(&case.server, silent);
+    let alive = Origin::saying(&case.server, "127.1.0.9:0".parse().unwrap(), "alive");
+    server.set(NAME, &[alive.address().ip(), silent]);
+    let port = alive.address().port();
+    let instance = serve(case, &named(case, &server, &format!("{NAME}:{port}"), ""));
+    let mut times = Vec::new();
+    for _ in 0..8 {
+        let began = Instant::now();
+        assert_eq!(heard(case, 80).as_deref(), Ok("alive"));
+        times.push(began.elapsed());
+    }
+    assert!(times.iter().all(|time| *time < Duration::from_secs(2)), "{times:?}");
+    // Who was overtaken is not given another head start, whichever worker finds out.
+    assert!(times.iter().filter(|time| **time >= Duration::from_millis(200)).count() <= 2, "{times:?}");
+    // A client that gives up takes the attempts with it.
+    assert_eq!(count_logged(&instance, "dial origin"), 0, "{}", instance.stderr());
+}
+
+fn running_out_of_descriptors_is_not_the_origins_fault(case: &mut Case) {
+    let origin = Origin::serve(&case.server, SocketAddr::new(place(case, 1), 0), |mut stream| {
+        // Until the client is done.
+        stream.read(&mut [0]).map(drop)
+    });
+    let address = origin.address();
+    let keys = format!("origins = [\"{address}\"]\n{OFTEN}\nejection = {{ failures = 1, time = \"1h\" }}");
+    configure(&case.server, &service(case, "80", &keys));
+    let prlimit = find_in_path("prlimit").unwrap();
+    let instance = case.launch(CONFIG).through(&format!("{} --nofile=96:96", prlimit.display())).start();
+    let mut open = Vec::new();
+    for _ in 0..90 {
+        let target = SocketAddr::new(case.any_address(), 80);
+        open.extend(call(&case.server, target));
+    }
+    await_logged(&instance, "Too many open files", 1);
+    assert_eq!(count_logged(&instance, "origin is"), 0, "{}", instance.stderr());
+    drop(open);
+    eventually("room for a connection", PATIENCE, || {
+        let target = SocketAddr::new(case.any_address(), 80);
+        let stream = call(&case.server, target).ok()?;
+        stream.shutdown(std::net::Shutdown::Write).ok()?;
+        let mut text = String::new();
+        (&stream).read_to_string(&mut text).ok()
+    });
+    // Who has no descriptor to spare cannot be asked before.
+    assert_eq!(conditions(case, &instance)[&address.to_string()], "up", "{}", instance.stderr());
+    assert_eq!(count_logged(&instance, "origin is"), 0, "{}", instance.stderr());
+}

@@ -1,0 +1,185 @@
+//! Connections that have had their time, through the program: each ends in its own way, reset on both sides. What is said
+//! on a connection that ends by itself is tested elsewhere.
+#![allow(clippy::unwrap_used, reason = "test code panics")]
+
+use std::io::{ErrorKind, Read as _, Write as _};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::sync::mpsc::{self, Receiver};
+use std::sync::{Mutex, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use nix::sys::resource::{Resource, getrlimit};
+use spectrum_tests::case::Case;
+use spectrum_tests::control::{CONFIG, configure};
+use spectrum_tests::deadline::{PATIENCE, eventually};
+use spectrum_tests::dial::call;
+use spectrum_tests::instance::Instance;
+use spectrum_tests::on_every_path;
+use spectrum_tests::origin::{Origin, receive_sequence, send_sequence};
+use spectrum_tests::record::records;
+use spectrum_tests::veth;
+
+on_every_path!(
+    connection_on_which_nothing_moves_ends_as_idle,
+    connection_whose_origin_has_ended_ends_as_half_closed,
+    busy_connection_ends_with_its_lifetime,
+    client_that_makes_no_room_ends_as_idle,
+    client_that_vanishes_ends_as_timed_out,
+    thousands_of_idle_connections_leave_the_others_alone,
+);
+
+/// A program whose service has these timeouts, in front of an origin that hands its connections over.
+struct Scene {
+    instance: Instance,
+    target: SocketAddr,
+    accepted: Receiver<TcpStream>,
+}
+
+impl Scene {
+    fn open(case: &mut Case, timeouts: &str) -> Self {
+        let (sender, accepted) = mpsc::channel();
+        let origin = Origin::serve(&case.server, SocketAddr::new(case.loopback(), 0), move |stream| {
+            stream.set_read_timeout(Some(PATIENCE))?;
+            sender.send(stream).map_err(std::io::Error::other)
+        });
+        let text = format!(
+            "[[service]]\nname = \"timed\"\nbindings = [{{ prefix = \"{}\" }}]\norigins = [\"{}\"]\ntimeouts = {{ {timeouts} }}\n",
+            case.prefix(),
+            origin.address()
+        );
+        configure(&case.server, &text);
+        let instance = case.start(CONFIG);
+        let target = case.any_target();
+        Self { instance, target, accepted }
+    }
+
+    fn dial(&self, case: &Case) -> (TcpStream, TcpStream) {
+        let client = call(&case.server, self.target).unwrap();
+        (client, self.accepted.recv_timeout(PATIENCE).unwrap())
+    }
+
+    /// Waits for the record of the only connection that there was.
+    fn assert_ended(&self, end: &str) {
+        let seen = eventually("the record", PATIENCE, || {
+            let log = self.instance.stderr();
+            records(&log).first().map(|record| record["end"].to_owned())
+        });
+        assert_eq!(seen, end);
+    }
+}
+
+/// Reads until nothing more comes, which must be for a reset.
+fn assert_reset(mut stream: &TcpStream) {
+    let mut buffer = vec![0; 1 << 20];
+    let error = loop {
+        match stream.read(&mut buffer) {
+            Ok(0) => panic!("a connection that was cut ends as if it were complete"),
+            Ok(_) => {}
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+}
+
+fn connection_on_which_nothing_moves_ends_as_idle(case: &mut Case) {
+    let scene = Scene::open(case, "idle = \"300ms\"");
+    let (client, origin) = scene.dial(case);
+    assert_reset(&client);
+    assert_reset(&origin);
+    scene.assert_ended("idle");
+}
+
+fn connection_whose_origin_has_ended_ends_as_half_closed(case: &mut Case) {
+    let scene = Scene::open(case, "half-closed = \"300ms\"");
+    let (mut client, origin) = scene.dial(case);
+    origin.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(client.read(&mut [0]).unwrap(), 0, "the origin's FIN");
+    assert_reset(&origin);
+    eventually("the reset", PATIENCE, || client.write_all(b"x").err());
+    scene.assert_ended("expired-half-closed");
+}
+
+fn busy_connection_ends_with_its_lifetime(case: &mut Case) {
+    let scene = Scene::open(case, "lifetime = \"700ms\", idle = \"400ms\"");
+    let (mut client, mut origin) = scene.dial(case);
+    let talker = thread::spawn(move || {
+        while client.write_all(b"x").is_ok() {
+            thread::sleep(Duration::from_millis(50));
+        }
+    });
+    let mut heard = 0;
+    let error = loop {
+        match origin.read(&mut [0; 64]) {
+            Ok(0) => panic!("a connection that was cut ends as if it were complete"),
+            Ok(bytes) => heard += bytes,
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+    assert!(heard >= 8, "heard {heard} bytes: it ended before the idle time");
+    talker.join().unwrap();
+    scene.assert_ended("expired-lifetime");
+}
+
+fn client_that_makes_no_room_ends_as_idle(case: &mut Case) {
+    let scene = Scene::open(case, "idle = \"500ms\"");
+    let (client, mut origin) = scene.dial(case);
+    // Until the origin's own socket is closed by the reset: all buffers between are full by then.
+    let error = loop {
+        if let Err(error) = origin.write_all(&vec![0; 100_000]) {
+            break error;
+        }
+    };
+    assert!(matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe), "{error}");
+    scene.assert_ended("idle");
+    drop(client);
+}
+
+fn client_that_vanishes_ends_as_timed_out(case: &mut Case) {
+    let remote = veth::client_of(&case.server);
+    let scene = Scene::open(case, "unacknowledged = \"500ms\"");
+    let client = call(&remote, scene.target).unwrap();
+    let mut origin = scene.accepted.recv_timeout(PATIENCE).unwrap();
+    remote.ip("link set to-server down");
+    origin.write_all(b"nobody hears this").unwrap();
+    assert_reset(&origin);
+    scene.assert_ended("downstream-timed-out");
+    drop(client);
+}
+
+fn thousands_of_idle_connections_leave_the_others_alone(case: &mut Case) {
+    const TOTAL: u64 = 200 << 20;
+    // Each takes two descriptors in the program and two here: ten thousand where so many are allowed, one case at a time.
+    static ALONE: Mutex<()> = Mutex::new(());
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let (allowed, _) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    let count = usize::try_from(allowed / 3).unwrap().min(10_000);
+    let scene = Scene::open(case, "idle = \"1h\"");
+    let mut idle = Vec::new();
+    while idle.len() < count {
+        let target = scene.target;
+        let some =
+            case.server.run(|| (0..50).map(|_| TcpStream::connect(target).unwrap()).collect::<Vec<_>>());
+        // Two workers dial as they come to it, so which origin's socket is whose is not known, nor of interest.
+        idle.extend(some.into_iter().map(|client| (client, scene.accepted.recv_timeout(PATIENCE).unwrap())));
+    }
+    let (client, mut origin) = scene.dial(case);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            send_sequence(&origin, 7, TOTAL).unwrap();
+        });
+        receive_sequence(&client, 7, TOTAL).unwrap();
+    });
+    // The idle ones are still there.
+    for (client, _) in &idle {
+        { client }.write_all(b"still").unwrap();
+    }
+    for (_, origin) in &idle {
+        let mut word = [0; 5];
+        { origin }.read_exact(&mut word).unwrap();
+        assert_eq!(&word, b"still");
+    }
+    drop(client);
+    assert_eq!(origin.read(&mut [0]).unwrap(), 0);
+}
