@@ -1,7 +1,7 @@
 //! How much of the tests a run does. Everything, unless the environment says that the machine is too slow for that:
-//! `SPECTRUM_TEST_SCALE=0.02` is the share of what tests draw and repeat, `SPECTRUM_TEST_TURN=2/8` has each case run on
-//! one path and family in eight only, another one with each turn, but for the few that no kernel may do without. Does not
-//! choose what a test checks.
+//! `SPECTRUM_TEST_SCALE=0.02` is the share of what tests draw and repeat, `SPECTRUM_TEST_TURN=2/8` has one in
+//! eight of all pairs of a case and its path and family run, others with each turn, but for the few cases that no kernel
+//! may do without. Does not choose what a test checks.
 
 use std::env;
 use std::io::{self, Write};

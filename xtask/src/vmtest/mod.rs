@@ -37,8 +37,8 @@ use report::Report;
 /// An emulated processor is 12 to 17 times slower than the host's: tests that draw or repeat do this share of it.
 const SCALE: &str = "0.02";
 
-/// As many as a case has variants, so that each guest runs each case on one path and family.
-const TURNS: usize = 8;
+/// Twice as many as a case has variants, so that each guest runs every other case on one path and family.
+const TURNS: usize = 16;
 
 /// As many tests at once as keep one processor busy while others wait for something.
 const THREADS: &str = "3";
