@@ -133,26 +133,23 @@ fn a_port_that_is_taken_is_replaced_by_another_one(case: &mut Case) {
     });
     let _instance = start(case, &transparent(case, origin.address()));
     let client = client_address(case.family);
-    let (first, second) = (case.address(1), case.address(2));
-    let mut streams = Vec::new();
-    let port = dial_from_port(&scene.client, SocketAddr::new(client, 0), (first, 443).into(), &mut streams);
-    let again =
-        dial_from_port(&scene.client, SocketAddr::new(client, port), (second, 443).into(), &mut streams);
-    assert_eq!(again, port);
-    let seen: Vec<SocketAddr> = streams
-        .iter_mut()
-        .map(|stream| {
-            let mut line = String::new();
-            io::BufRead::read_line(&mut io::BufReader::new(stream), &mut line).unwrap();
-            line.trim().parse().unwrap()
-        })
-        .collect();
-    assert_eq!(seen[0], SocketAddr::new(client, port));
-    assert_eq!(seen[1].ip(), client);
-    assert_ne!(seen[1].port(), port);
+    let first = dial_from(&scene.client, SocketAddr::new(client, 0), (case.address(1), 443).into());
+    let from = first.local_addr().unwrap();
+    assert_eq!(seen(&first), from);
+    let second = dial_from(&scene.client, from, (case.address(2), 443).into());
+    let other = seen(&second);
+    assert_eq!(other.ip(), client);
+    assert_ne!(other.port(), from.port());
 }
 
-fn dial_from_port(netns: &Netns, from: SocketAddr, target: SocketAddr, streams: &mut Vec<TcpStream>) -> u16 {
+/// The line in which the origin says whom it sees.
+fn seen(stream: &TcpStream) -> SocketAddr {
+    let mut line = String::new();
+    io::BufRead::read_line(&mut io::BufReader::new(stream), &mut line).unwrap();
+    line.trim().parse().unwrap()
+}
+
+fn dial_from(netns: &Netns, from: SocketAddr, target: SocketAddr) -> TcpStream {
     let stream: TcpStream = netns.run(|| {
         let socket = Socket::new(Domain::for_address(target), Type::STREAM, None).unwrap();
         socket.set_reuse_address(true).unwrap();
@@ -161,9 +158,7 @@ fn dial_from_port(netns: &Netns, from: SocketAddr, target: SocketAddr, streams: 
         socket.into()
     });
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    let port = stream.local_addr().unwrap().port();
-    streams.push(stream);
-    port
+    stream
 }
 
 /// The origin dials a server beside the client, through this host, from the very port that it serves on.
