@@ -348,7 +348,7 @@ fn removed_service_stops_at_once_and_its_connections_finish(case: &mut Case) {
     let stays = || Service::new("stays", "hello", &["tcp 192.0.2.0/24 80", "tcp 2001:db8::/64 80"]);
     let goes = Service::new("goes", "echo", &["tcp 192.0.2.0/24 443", "tcp 2001:db8::/64 443"]);
     let listening = |case: &Case| State::of(&case.server).section("ss: listening").len();
-    let instance = serve(case, &[stays()], "");
+    let instance = serve(case, &[stays()], "--drain 1m");
     let fewer = listening(case);
     go_over(case, &instance, &[stays(), goes]);
     let targets = [target("192.0.2.9:443"), target("[2001:db8::9]:443")];

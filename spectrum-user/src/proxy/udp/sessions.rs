@@ -80,6 +80,26 @@ impl Sessions {
         drop(sessions);
     }
 
+    /// How many there are.
+    pub(in crate::proxy) fn count(&self) -> usize {
+        self.open.borrow().len()
+    }
+
+    /// Whether there are any of `receivers`.
+    pub(in crate::proxy) fn any_of(&self, receivers: &[u64]) -> bool {
+        !receivers.is_empty() && self.open.borrow().keys().any(|key| receivers.contains(&key.receiver))
+    }
+
+    /// Cuts those of `receivers`: how many there were.
+    pub(in crate::proxy) fn cut(&self, receivers: &[u64]) -> usize {
+        let of_these = |key: &&Key| receivers.contains(&key.receiver);
+        let doomed: Vec<Key> = self.open.borrow().keys().filter(of_these).copied().collect();
+        for key in &doomed {
+            self.end(key, End::Cut);
+        }
+        doomed.len()
+    }
+
     /// A number for one more receiver.
     pub(super) fn receiver(&self) -> u64 {
         self.receivers.replace(self.receivers.get() + 1)
