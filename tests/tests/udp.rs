@@ -10,11 +10,11 @@ use spectrum_tests::case::Case;
 use spectrum_tests::datagram::{
     assert_echo, assert_echoes, assert_refused, assert_silence, bound, client, client_from, hear, unspecified,
 };
-use spectrum_tests::deadline::eventually;
+use spectrum_tests::deadline::{PATIENCE, eventually};
 use spectrum_tests::instance::Instance;
 use spectrum_tests::path::Path;
 use spectrum_tests::record::records;
-use spectrum_tests::{on_each_path, on_every_path, veth};
+use spectrum_tests::{on_each_path, on_every_path, share, veth};
 
 on_every_path!(
     any_port_of_any_address_echoes,
@@ -49,7 +49,7 @@ fn sample(case: &mut Case) -> Vec<SocketAddr> {
     let notable: Vec<SocketAddr> =
         NOTABLE_PORTS.iter().map(|port| SocketAddr::new(case.any_address(), *port)).collect();
     let edges = [case.address(0), case.address(255)].map(|address| SocketAddr::new(address, 80));
-    let drawn: Vec<SocketAddr> = (0..300).map(|_| case.any_target()).collect();
+    let drawn: Vec<SocketAddr> = (0..share::of(300)).map(|_| case.any_target()).collect();
     notable.into_iter().chain(edges).chain(drawn).collect()
 }
 
@@ -120,18 +120,24 @@ fn datagrams_of_a_session_keep_their_order(case: &mut Case) {
     }
 }
 
+/// Every client says something and hears it. No more at once than a processor may have before it while it does other
+/// things (net.core.netdev_max_backlog, for all namespaces together): what is beyond that the kernel drops.
 fn assert_all_answered(clients: &[UdpSocket]) {
-    for (number, client) in clients.iter().enumerate() {
-        client.send(&number.to_le_bytes()).unwrap();
-    }
-    for (number, client) in clients.iter().enumerate() {
-        assert_eq!(hear(client).unwrap(), number.to_le_bytes());
+    const AT_ONCE: usize = 100;
+    for (first, some) in clients.chunks(AT_ONCE).enumerate() {
+        let number = |index: usize| (first * AT_ONCE + index).to_le_bytes();
+        for (index, client) in some.iter().enumerate() {
+            client.send(&number(index)).unwrap();
+        }
+        for (index, client) in some.iter().enumerate() {
+            assert_eq!(hear(client).unwrap(), number(index));
+        }
     }
 }
 
 fn thousand_sessions_at_once_are_answered(case: &mut Case) {
     let _instance = echo(case);
-    let targets: Vec<_> = (0..1_000).map(|_| case.any_target()).collect();
+    let targets: Vec<_> = (0..share::of(1_000)).map(|_| case.any_target()).collect();
     let clients: Vec<_> = targets.into_iter().map(|target| client(&case.server, target)).collect();
     assert_all_answered(&clients);
     assert_all_answered(&clients);
@@ -140,7 +146,7 @@ fn thousand_sessions_at_once_are_answered(case: &mut Case) {
 fn thousand_clients_of_one_port_are_answered(case: &mut Case) {
     let _instance = echo(case);
     let target = case.any_target();
-    let clients: Vec<_> = (0..1_000).map(|_| client(&case.server, target)).collect();
+    let clients: Vec<_> = (0..share::of(1_000)).map(|_| client(&case.server, target)).collect();
     assert_all_answered(&clients);
     assert_all_answered(&clients);
 }
@@ -274,5 +280,11 @@ fn idle_sessions_end_after_half_a_minute(case: &mut Case) {
     let duration: f64 =
         ended.split(' ').find_map(|field| field.strip_prefix("duration_ms=")?.parse().ok()).unwrap();
     assert!((30_000.0..45_000.0).contains(&duration), "{ended}");
-    assert_echo(&client, b"and again");
+    // The record may come before the session's socket is closed, which takes a last datagram with it.
+    client.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
+    let heard = eventually("an echo in a new session", PATIENCE, || {
+        client.send(b"and again").unwrap();
+        hear(&client).ok()
+    });
+    assert_eq!(heard, b"and again");
 }

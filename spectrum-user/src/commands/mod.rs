@@ -10,6 +10,7 @@ mod facts;
 mod logging;
 mod privileges;
 mod reload;
+mod replies;
 mod run;
 mod running;
 mod seeing;

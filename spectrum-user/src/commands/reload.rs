@@ -9,6 +9,7 @@ use anyhow::{Context as _, bail};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
+use super::replies::refuse_own_addresses;
 use super::run::{LOCK_PATIENCE, joined};
 use super::running::{Running, Steering, register, registry, resolve_origins};
 use crate::config::{Config, ModeChoice};
@@ -16,6 +17,7 @@ use crate::instance::Mode;
 use crate::model::{Destination, DestinationId, Prefix};
 use crate::net::{ListenerGroup, LocalRoutes};
 use crate::plan::Plan;
+use crate::plan::replies::ReplyNeeds;
 use crate::plan::table::Table;
 
 /// Handshakes that the previous generation began complete within this time, or their clients try again: the first
@@ -44,6 +46,8 @@ pub(super) struct Retiring {
     pub(super) connections: Vec<(Instant, Destination)>,
     /// Prefixes that no binding is in. Connections that are open still need their addresses.
     pub(super) routes: Vec<(Instant, Prefix)>,
+    /// When what brings origins' answers back goes, as far as the present configuration has no use for it.
+    pub(super) replies: Option<Instant>,
 }
 
 impl Retiring {
@@ -51,7 +55,7 @@ impl Retiring {
     pub(super) fn next(&self) -> Option<Instant> {
         let listeners = self.listeners.iter().map(|(due, ..)| *due);
         let connections = self.connections.iter().map(|(due, _)| *due);
-        listeners.chain(connections).chain(self.routes.iter().map(|(due, _)| *due)).min()
+        listeners.chain(connections).chain(self.routes.iter().map(|(due, _)| *due)).chain(self.replies).min()
     }
 }
 
@@ -92,6 +96,7 @@ impl Running {
             .following(&self.config.services, &config.services, revision)
             .map_err(|errors| joined(errors.into_iter().map(Into::into)))?;
         self.refuse_covered_addresses(&plan)?;
+        refuse_own_addresses(&config.services)?;
         let origins = self.origins.clone().context("reload without watching origins")?;
         origins.configure(config.resolver.clone());
         let before = self.config.resolver.clone();
@@ -151,6 +156,9 @@ impl Running {
         self.retire(removed, &plan);
         self.plan = plan;
         self.config = config;
+        if self.replies.exceed(&ReplyNeeds::of(&self.config.services)) {
+            self.retiring.replies = Some(Instant::now() + self.settings.drain);
+        }
         self.revision = revision;
         self.tell_facts();
         Ok(reloaded)
@@ -170,6 +178,7 @@ impl Running {
         let missing: Vec<Prefix> =
             plan.routes.iter().copied().filter(|prefix| !present.contains(prefix)).collect();
         routes.add(&missing).await?;
+        self.raise_replies(&ReplyNeeds::of(&config.services)).await?;
         self.listen(added, config).await
     }
 
@@ -213,6 +222,11 @@ impl Running {
             let doomed: Vec<Prefix> =
                 routes.added().iter().copied().filter(|prefix| !routed.contains(prefix)).collect();
             errors.extend(routes.remove(&doomed).await.into_iter().map(Into::into));
+        }
+        // What is still retiring is due at its own time.
+        if self.retiring.replies.is_none() {
+            let needs = ReplyNeeds::of(&self.config.services);
+            errors.extend(self.lower_replies(&needs).await);
         }
         errors
     }
@@ -260,6 +274,12 @@ impl Running {
             }
         }
         self.cut_due(now).await;
+        if self.retiring.replies.is_some_and(|due| due <= now) {
+            self.retiring.replies = None;
+            for error in self.lower_replies(&ReplyNeeds::of(&self.config.services)).await {
+                tracing::warn!("{error:#}");
+            }
+        }
         let (due, later): (Vec<_>, Vec<_>) = self.retiring.routes.drain(..).partition(|(due, _)| *due <= now);
         self.retiring.routes = later;
         if due.is_empty() {

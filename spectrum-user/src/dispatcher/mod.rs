@@ -75,7 +75,8 @@ pub fn knows_sk_lookup() -> io::Result<bool> {
 
 impl Dispatcher {
     /// Loads the program and its maps: it steers nothing yet. Needs CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON (without the
-    /// last the verifier demands guards against speculation that the program has not), and Linux 5.10.
+    /// last the verifier demands guards against speculation that the program has not), and Linux 5.10, which also needs
+    /// CAP_SYS_RESOURCE or an unlimited RLIMIT_MEMLOCK.
     ///
     /// With `log_drops` the program logs each packet it drops, which costs time for each.
     pub fn load(log_drops: bool) -> Result<Self, DispatcherError> {

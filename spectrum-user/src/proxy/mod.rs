@@ -7,6 +7,7 @@ mod balance;
 mod board;
 mod connections;
 mod dial;
+mod dial_source;
 pub mod header;
 mod health;
 mod introduction;

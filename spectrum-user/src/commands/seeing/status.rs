@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs::File;
 
-use spectrum_common::{Node, Refusal};
+use spectrum_common::{Page, Refusal};
 
 use crate::commands::running::{Running, Steering};
 use crate::commands::target::described;
@@ -59,7 +59,7 @@ impl Running {
             },
             table: dispatcher
                 .map(Dispatcher::nodes)
-                .map(|nodes| TableAnswer { nodes, bytes: nodes * size_of::<Node>() }),
+                .map(|nodes| TableAnswer { nodes, bytes: Page::bytes_of(nodes) }),
             admin: self.admin.as_ref().map(AdminServer::address),
             descriptors: self.workers.as_ref().map_or(0, Workers::descriptors),
             services: self.services(),
@@ -77,7 +77,7 @@ impl Running {
             let counted = || totals.iter().filter(|((name, _), _)| *name == service.name);
             ServiceAnswer {
                 name: service.name.to_string(),
-                target: described(&service.target),
+                target: described(service),
                 origins: self.origins(&service.name),
                 limits: service.policy.limits.to_string(),
                 bindings: service.bindings.len(),

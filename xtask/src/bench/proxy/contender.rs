@@ -95,6 +95,8 @@ defaults
     log ring@records local0
     option tcplog
     option splice-auto
+    option splice-request
+    option splice-response
     timeout connect 5s
     timeout client 60s
     timeout server 60s

@@ -115,14 +115,16 @@ pub(super) fn run(bench: &Bench, report: &mut Report) -> Result<()> {
         stations.push(Station::open(contender, &bench.packaged, &load, &bench.interrupt)?);
     }
     let mut slowest = None;
-    if bench.wants("connect") {
+    let wanted = |cases: &[&str]| cases.iter().any(|case| bench.wants(case));
+    if wanted(&["connect/rate", "connect/cpu"]) {
         let order = Order { verb: "connect", rest: "300 64", per_cpu: 1e4, per_count: 1.0 };
         let (rate, cpu) =
             order.measure(&mut stations, bench, ["connect/rate", "connect/cpu"], ["1/s", "s/10k"])?;
         show(rate, report);
         show(cpu, report);
     }
-    if bench.wants("request") || bench.wants("latency") {
+    let latency = wanted(&["latency/p50", "latency/p99", "latency/p99.9"]);
+    if latency || wanted(&["request/rate", "request/cpu"]) {
         let order = Order { verb: "request", rest: "300 64", per_cpu: 1e4, per_count: 1.0 };
         let (rate, cpu) =
             order.measure(&mut stations, bench, ["request/rate", "request/cpu"], ["1/s", "s/10k"])?;
@@ -130,15 +132,15 @@ pub(super) fn run(bench: &Bench, report: &mut Report) -> Result<()> {
         show(rate, report);
         show(cpu, report);
     }
-    if bench.wants("bulk") {
-        for (rest, cases) in [("300 1", ["bulk/1", "bulk/1/cpu"]), ("300 32", ["bulk/32", "bulk/32/cpu"])] {
+    for (rest, cases) in [("300 1", ["bulk/1", "bulk/1/cpu"]), ("300 32", ["bulk/32", "bulk/32/cpu"])] {
+        if wanted(&cases) {
             let order = Order { verb: "bulk", rest, per_cpu: 1e9, per_count: 1e9 };
             let (rate, cpu) = order.measure(&mut stations, bench, cases, ["GB/s", "s/GB"])?;
             show(rate, report);
             show(cpu, report);
         }
     }
-    if let Some(slowest) = slowest.filter(|_| bench.wants("latency")) {
+    if let Some(slowest) = slowest.filter(|_| latency) {
         for figure in latencies(&mut stations, bench, slowest / 2.0)? {
             show(figure, report);
         }
