@@ -32,6 +32,7 @@ on_each_path!(
     invalid_file_changes_nothing_and_says_why,
     five_thousand_open_connections_are_not_touched,
     removed_service_stops_at_once_and_its_connections_finish,
+    what_comes_back_at_once_is_served,
     service_with_another_answer_keeps_what_is_open,
     added_prefix_is_local_at_once,
     removed_prefix_is_given_up_after_the_drain,
@@ -318,6 +319,29 @@ fn assert_talks(stream: &mut TcpStream) {
     stream.write_all(b"hello").unwrap();
     stream.read_exact(&mut heard).unwrap();
     assert_eq!(&heard, b"hello");
+}
+
+fn what_comes_back_at_once_is_served(case: &mut Case) {
+    let all = [Service::new(
+        "s",
+        "echo",
+        &["tcp 192.0.2.0/24 80", "tcp 2001:db8::/64 80", "udp 192.0.2.0/24 53", "udp 2001:db8::/64 53"],
+    )];
+    let less = [Service::new("s", "echo", &["tcp 192.0.2.0/24 80"])];
+    let listening = |case: &Case| State::of(&case.server).section("ss: listening").len();
+    let instance = serve(case, &all, "");
+    let before = listening(case);
+    go_over(case, &instance, &less);
+    go_over(case, &instance, &all);
+    // The former listeners have gone, and only they.
+    eventually("the end of retiring listeners", PATIENCE, || (listening(case) == before).then_some(()));
+    for text in ["192.0.2.9:80", "[2001:db8::9]:80"] {
+        assert_talks(&mut call(&case.server, target(text)).unwrap());
+    }
+    for text in ["192.0.2.9:53", "[2001:db8::9]:53"] {
+        assert_echo(&datagram::client(&case.server, target(text)), b"still there?");
+    }
+    instance.stop();
 }
 
 fn removed_service_stops_at_once_and_its_connections_finish(case: &mut Case) {

@@ -10,7 +10,7 @@ use super::run::joined;
 use super::target::described;
 use crate::cli::CheckArgs;
 use crate::config::{Config, ModeChoice};
-use crate::model::{Family, Origin, PortRange, Prefix, Protocol, Target};
+use crate::model::{DialSource, Family, Origin, PortRange, Prefix, Protocol, Target};
 use crate::plan::Plan;
 use crate::plan::table::Table;
 
@@ -57,7 +57,13 @@ struct CheckedService<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     ejection: Option<CheckedEjection>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    proxy_header: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    transparent: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     respond: Option<String>,
+    #[serde(skip_serializing_if = "<[_]>::is_empty", serialize_with = "as_texts")]
+    trusted_proxies: &'a [Prefix],
     /// All of it, in words.
     #[serde(skip)]
     answer: String,
@@ -128,8 +134,11 @@ impl<'a> Checked<'a> {
                     failures: ejection.failures,
                     time_ms: ejection.time.as_millis(),
                 }),
+                proxy_header: origins.and_then(|origins| origins.header).map(|version| version.to_string()),
+                transparent: origins.map(|origins| origins.source == DialSource::Client),
                 respond,
-                answer: described(&service.target),
+                trusted_proxies: &service.policy.trusted_proxies.prefixes,
+                answer: described(service),
             }
         });
         let destinations = plan.destinations.iter().map(|(id, destination)| CheckedDestination {

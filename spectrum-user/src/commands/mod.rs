@@ -9,6 +9,7 @@ mod exit;
 mod logging;
 mod privileges;
 mod reload;
+mod replies;
 mod run;
 mod running;
 mod seeing;

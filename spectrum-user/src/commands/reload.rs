@@ -8,6 +8,7 @@ use anyhow::{Context as _, bail};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
+use super::replies::refuse_own_addresses;
 use super::run::{LOCK_PATIENCE, joined};
 use super::running::{Running, Steering, register, registry, resolve_origins};
 use crate::config::{Config, ModeChoice};
@@ -15,6 +16,7 @@ use crate::instance::Mode;
 use crate::model::{Destination, DestinationId, Prefix};
 use crate::net::{ListenerGroup, LocalRoutes};
 use crate::plan::Plan;
+use crate::plan::replies::ReplyNeeds;
 use crate::plan::table::Table;
 
 /// Handshakes that the previous generation began complete within this time, or their clients try again: the first
@@ -41,13 +43,15 @@ pub(super) struct Retiring {
     pub(super) listeners: Vec<(Instant, Destination, ListenerGroup)>,
     /// Prefixes that no binding is in. Connections that are open still need their addresses.
     pub(super) routes: Vec<(Instant, Prefix)>,
+    /// When what brings origins' answers back goes, as far as the present configuration has no use for it.
+    pub(super) replies: Option<Instant>,
 }
 
 impl Retiring {
     /// When something is due next.
     pub(super) fn next(&self) -> Option<Instant> {
         let listeners = self.listeners.iter().map(|(due, ..)| *due);
-        listeners.chain(self.routes.iter().map(|(due, _)| *due)).min()
+        listeners.chain(self.routes.iter().map(|(due, _)| *due)).chain(self.replies).min()
     }
 }
 
@@ -79,6 +83,7 @@ impl Running {
             .following(&self.config.services, &config.services, revision)
             .map_err(|errors| joined(errors.into_iter().map(Into::into)))?;
         self.refuse_covered_addresses(&plan)?;
+        refuse_own_addresses(&config.services)?;
         let origins = self.origins.clone().context("reload without watching origins")?;
         origins.configure(config.resolver.clone());
         let before = self.config.resolver.clone();
@@ -138,6 +143,9 @@ impl Running {
         self.retire(removed, &plan);
         self.plan = plan;
         self.config = config;
+        if self.replies.exceed(&ReplyNeeds::of(&self.config.services)) {
+            self.retiring.replies = Some(Instant::now() + self.settings.drain);
+        }
         self.revision = revision;
         Ok(reloaded)
     }
@@ -156,6 +164,7 @@ impl Running {
         let missing: Vec<Prefix> =
             plan.routes.iter().copied().filter(|prefix| !present.contains(prefix)).collect();
         routes.add(&missing).await?;
+        self.raise_replies(&ReplyNeeds::of(&config.services)).await?;
         self.listen(added, config).await
     }
 
@@ -200,6 +209,11 @@ impl Running {
                 routes.added().iter().copied().filter(|prefix| !routed.contains(prefix)).collect();
             errors.extend(routes.remove(&doomed).await.into_iter().map(Into::into));
         }
+        // What is still retiring is due at its own time.
+        if self.retiring.replies.is_none() {
+            let needs = ReplyNeeds::of(&self.config.services);
+            errors.extend(self.lower_replies(&needs).await);
+        }
         errors
     }
 
@@ -238,6 +252,12 @@ impl Running {
             drop(group);
             if let Some(workers) = &self.workers {
                 workers.remove(&destination).await;
+            }
+        }
+        if self.retiring.replies.is_some_and(|due| due <= now) {
+            self.retiring.replies = None;
+            for error in self.lower_replies(&ReplyNeeds::of(&self.config.services)).await {
+                tracing::warn!("{error:#}");
             }
         }
         let (due, later): (Vec<_>, Vec<_>) = self.retiring.routes.drain(..).partition(|(due, _)| *due <= now);

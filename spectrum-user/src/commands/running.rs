@@ -14,6 +14,7 @@ use std::time::Duration;
 use anyhow::{Context as _, anyhow, bail};
 
 use super::reload::Retiring;
+use super::replies::{Replies, refuse_own_addresses};
 use super::run::LOCK_PATIENCE;
 use super::sweep;
 use crate::config::{Config, FirewallChoice, ModeChoice};
@@ -25,6 +26,7 @@ use crate::net::{self, ListenerGroup, ListenerOptions, LocalRoutes, NamespaceId,
 use crate::observe::{self, ConnectionLog, Counters, LogFormat};
 use crate::plan::Plan;
 use crate::plan::firewall::{Chain, Firewall, Rule};
+use crate::plan::replies::ReplyNeeds;
 use crate::plan::table::Table;
 use crate::proxy::{Listener, OriginWatch, Served, Workers};
 use crate::tproxy::{Backend, Tproxy};
@@ -52,6 +54,7 @@ pub(super) struct Running {
     pub(super) workers: Option<Workers>,
     pub(super) listeners: BTreeMap<DestinationId, ListenerGroup>,
     pub(super) routes: Option<LocalRoutes>,
+    pub(super) replies: Replies,
     pub(super) steering: Option<Steering>,
     /// What earlier generations needed and nothing needs soon.
     pub(super) retiring: Retiring,
@@ -85,6 +88,7 @@ impl Running {
             workers: None,
             listeners: BTreeMap::new(),
             routes: None,
+            replies: Replies::default(),
             steering: None,
             retiring: Retiring::default(),
             revision: 0,
@@ -95,6 +99,7 @@ impl Running {
     /// are for [`stop`](Self::stop) to undo.
     pub(super) async fn start(&mut self) -> anyhow::Result<String> {
         self.refuse_covered_addresses(&self.plan)?;
+        refuse_own_addresses(&self.config.services)?;
         let origins = self.origins.insert(OriginWatch::start(self.config.resolver.clone())?);
         resolve_origins(origins, &self.config).await?;
 
@@ -114,6 +119,7 @@ impl Running {
         self.bind_listeners(&destinations, mode)?;
         let routes = self.routes.insert(LocalRoutes::open()?);
         routes.add(&self.plan.routes).await?;
+        self.raise_replies(&ReplyNeeds::of(&self.config.services)).await?;
         self.listen(&destinations, &self.config).await?;
         self.steer(path)?;
         if let Some(claim) = &mut self.claim {
@@ -170,6 +176,7 @@ impl Running {
         if let Some(mut routes) = self.routes.take() {
             errors.extend(routes.undo().await.into_iter().map(Into::into));
         }
+        errors.extend(self.lower_replies(&ReplyNeeds::default()).await);
         if let Some(log) = self.log.take() {
             log.finish();
         }
@@ -332,6 +339,21 @@ impl Running {
 
     fn chain(&self) -> anyhow::Result<&Chain> {
         Ok(&self.claim.as_ref().context("write firewall rules without a claim")?.instance().chain)
+    }
+
+    /// Adds what brings origins' answers to clients back here, as far as `needs` asks for it.
+    pub(super) async fn raise_replies(&mut self, needs: &ReplyNeeds) -> anyhow::Result<()> {
+        let chain = self.chain()?.clone();
+        self.replies.raise(needs, &chain).await
+    }
+
+    /// Removes what `needs` does not ask for.
+    pub(super) async fn lower_replies(&mut self, needs: &ReplyNeeds) -> Vec<anyhow::Error> {
+        match self.chain().cloned() {
+            Ok(chain) => self.replies.lower(needs, &chain).await,
+            // Nothing was added before there was a claim.
+            Err(_no_claim) => Vec::new(),
+        }
     }
 }
 

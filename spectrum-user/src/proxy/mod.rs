@@ -6,6 +6,7 @@ mod address;
 mod balance;
 mod board;
 mod dial;
+mod dial_source;
 pub mod header;
 mod health;
 mod introduction;

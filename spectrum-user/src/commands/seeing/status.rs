@@ -73,7 +73,7 @@ impl Running {
             let counted = totals.get(&service.name);
             ServiceAnswer {
                 name: service.name.to_string(),
-                target: described(&service.target),
+                target: described(service),
                 origins: self.origins(&service.name),
                 bindings: service.bindings.len(),
                 open: counted.map_or(0, |totals| totals.open),
