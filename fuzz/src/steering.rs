@@ -2,14 +2,15 @@
 //! follows a plan leaves the ids in use alone. Makes neither many bindings nor a kernel's table; other tests do.
 
 use std::cmp::Reverse;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroU16;
 
 use arbitrary::{Result, Unstructured};
 use spectrum_common::{Packet, Verdict};
 use spectrum_user::model::{
-    Binding, Family, Policy, PortRange, Prefix, Protocol, Responder, Service, ServiceName, Target,
+    Binding, Destination, Family, Policy, PortRange, Prefix, Protocol, Responder, Service, ServiceName,
+    Target,
 };
 use spectrum_user::plan::table::{Table, domain_of};
 use spectrum_user::plan::{Explained, Plan, PlanError};
@@ -29,6 +30,7 @@ pub(crate) fn holds(data: &[u8]) {
 fn generations_hold(input: &mut Unstructured<'_>) -> Result<()> {
     let mut services: Vec<Service> = Vec::new();
     let mut plan = Plan::default();
+    let mut gone: BTreeSet<Destination> = BTreeSet::new();
     for revision in 0..MAX_GENERATIONS {
         if input.is_empty() {
             break;
@@ -43,6 +45,7 @@ fn generations_hold(input: &mut Unstructured<'_>) -> Result<()> {
             assert_eq!(Plan::of(&following_services).as_ref(), Ok(&following), "no plan follows none");
         }
         ids_keep_their_meaning(&plan, &services, &following, &following_services);
+        nothing_comes_back_as_itself(&plan, &following, &mut gone);
         bindings_lead_to_their_services(&following, &following_services);
         routes_do_not_overlap(&following);
         every_judge_agrees(&following, &packets(&following, input)?);
@@ -198,6 +201,15 @@ fn ids_keep_their_meaning(plan: &Plan, before: &[Service], following: &Plan, aft
             );
         }
     }
+}
+
+/// A destination that is gone is not the one that comes after it: what served the former may still be there.
+fn nothing_comes_back_as_itself(plan: &Plan, following: &Plan, gone: &mut BTreeSet<Destination>) {
+    for destination in following.destinations.values() {
+        assert!(!gone.contains(destination), "{destination:?} is back");
+    }
+    let remain: BTreeSet<&Destination> = following.destinations.values().collect();
+    gone.extend(plan.destinations.values().filter(|destination| !remain.contains(destination)).cloned());
 }
 
 /// A binding leads to the destination of its own service, and every destination has one that does.

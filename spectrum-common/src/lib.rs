@@ -19,6 +19,6 @@ mod steer;
 pub use counts::{Counts, REFUSALS, Refusal};
 pub use destination::DestinationId;
 pub use domain::Domain;
-pub use node::{Bucket4, Bucket6, EMPTY, NO_NODE, Node, Ports, Step, Value, bucket_of};
+pub use node::{Bucket4, Bucket6, EMPTY, NO_NODE, Node, PAGE_NODES, Page, Ports, Step, Value, bucket_of};
 pub use packet::{Address, Packet};
 pub use steer::{MAX_BUCKETS, MAX_PORT_NODES, MAX_STEPS, Nodes, Verdict, steer};

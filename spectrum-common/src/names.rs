@@ -15,7 +15,7 @@ pub const LOG_DROPS: &str = "LOG_DROPS";
 pub const ABI: &str = "ABI";
 
 /// Changes whenever a loader and a program of different versions would misunderstand each other.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;
 
 /// How many destinations the maps hold unless the loader asks for more.
 pub const DEFAULT_DESTINATIONS: usize = 4096;

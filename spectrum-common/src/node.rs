@@ -1,4 +1,4 @@
-//! The steering table's elements. A table is one array of them, all of one size: a cache line.
+//! The steering table's elements, all of one size: a cache line. The kernel keeps them by the page.
 //!
 //! What a table means is said by [`steer`](crate::steer); how one is made, by the loader's `plan`.
 
@@ -9,6 +9,32 @@ use crate::Address;
 #[repr(C, align(64))]
 pub struct Node {
     words: [u64; 8],
+}
+
+/// Nodes in a [`Page`].
+pub const PAGE_NODES: u32 = 4096;
+
+/// What the kernel's map has for an element. The kernel program asks for the first page once and has, without another
+/// call of the kernel's, every step and whatever else fits into it: all of a small table.
+#[derive(Debug)]
+#[repr(C, align(64))]
+pub struct Page {
+    /// Consecutive nodes.
+    pub nodes: [Node; PAGE_NODES as usize],
+}
+
+impl Page {
+    /// How many pages hold `nodes` nodes.
+    #[must_use]
+    pub const fn count_of(nodes: usize) -> usize {
+        nodes.div_ceil(PAGE_NODES as usize)
+    }
+
+    /// The bytes of as many pages as hold `nodes` nodes.
+    #[must_use]
+    pub const fn bytes_of(nodes: usize) -> usize {
+        Self::count_of(nodes) * size_of::<Self>()
+    }
 }
 
 /// In place of a node's index: there is none. Index 0 is a domain's first step, to which nothing ever points.
@@ -33,25 +59,41 @@ pub struct Step {
     pub shorter: u32,
     /// The step to go on with when it is found: longer prefixes.
     pub longer: u32,
+    /// What most of its prefixes say, if most say one thing.
+    pub usual: Value,
+    /// The same once more, for a CPU that cannot wait for the bucket: see [`steer`](crate::steer).
+    pub usual_again: Value,
     /// Zero.
-    pub reserved: [u64; 3],
+    pub reserved: [u64; 2],
 }
 
-/// Some of the IPv6 prefixes of one length whose hashes are equal, and where the rest of them are.
+/// Some of the IPv6 prefixes of one length: those whose hash leads here, and others for which there was no room where
+/// theirs leads to.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 #[repr(C, align(64))]
 pub struct Bucket6 {
     /// The masked addresses.
     pub keys: [Address; Self::SLOTS],
-    /// What stands for each; slots are filled from the first on, the others are [`EMPTY`].
+    /// What stands for each; slots are filled from the first on, the others are zero and [`EMPTY`].
     pub values: [Value; Self::SLOTS],
-    /// The bucket to go on with, or [`NO_NODE`].
+    /// The bucket to go on with where a prefix whose hash leads here is not among these, or [`NO_NODE`].
     pub next: u32,
 }
 
 impl Bucket6 {
     /// Keys in one bucket.
     pub const SLOTS: usize = 3;
+
+    /// As [`Bucket4::value_of`].
+    #[must_use]
+    #[inline(always)]
+    pub fn value_of(&self, key: Address) -> Value {
+        let slots = self.keys.iter().zip(&self.values);
+        slots.fold(EMPTY, |found, (slot, value)| {
+            let difference = slot.hi ^ key.hi | slot.lo ^ key.lo;
+            found.or(value.if_zero(difference >> 1 | difference & 1))
+        })
+    }
 }
 
 impl Default for Bucket6 {
@@ -66,9 +108,9 @@ impl Default for Bucket6 {
 pub struct Bucket4 {
     /// The masked addresses as numbers: the upper halves of [`Address::hi`].
     pub keys: [u32; Self::SLOTS],
-    /// What stands for each; slots are filled from the first on, the others are [`EMPTY`].
+    /// What stands for each; slots are filled from the first on, the others are zero and [`EMPTY`].
     pub values: [Value; Self::SLOTS],
-    /// The bucket to go on with, or [`NO_NODE`].
+    /// The bucket to go on with where a prefix whose hash leads here is not among these, or [`NO_NODE`].
     pub next: u32,
     /// Zero.
     pub reserved: u32,
@@ -77,6 +119,18 @@ pub struct Bucket4 {
 impl Bucket4 {
     /// Keys in one bucket.
     pub const SLOTS: usize = 7;
+
+    /// What stands for the masked address `key`, or [`EMPTY`].
+    ///
+    /// All slots are looked at, and none is jumped over: which one has the key no CPU can predict, and a wrong guess
+    /// costs more than all of them.
+    #[must_use]
+    #[inline(always)]
+    pub fn value_of(&self, key: Address) -> Value {
+        let key = key.hi >> 32;
+        let slots = self.keys.iter().zip(&self.values);
+        slots.fold(EMPTY, |found, (slot, value)| found.or(value.if_zero(u64::from(*slot) ^ key)))
+    }
 }
 
 impl Default for Bucket4 {
@@ -108,22 +162,24 @@ impl Ports {
 #[repr(transparent)]
 pub struct Value(u32);
 
-/// The value of an unused slot.
-pub const EMPTY: Value = Value(u32::MAX);
+/// The value of an unused slot: all zeros, so that it adds nothing to what other slots say.
+pub const EMPTY: Value = Value(0);
 
 impl Value {
     /// Nothing is bound.
-    pub const PASS: Self = Self(0);
+    pub const PASS: Self = Self(1);
+
+    const FIRST_DESTINATION: u32 = 2;
 
     const PORTS: u32 = 1 << 31;
 
-    /// Every port leads to the destination `id`. Ids must be below 2^31 - 1.
+    /// Every port leads to the destination `id`. Ids must be below 2^31 - 2.
     #[must_use]
     pub const fn destination(id: u32) -> Self {
-        Self(id + 1)
+        Self(id + Self::FIRST_DESTINATION)
     }
 
-    /// The [`Ports`] at `index` say which port leads where. Indexes must be below 2^31 - 1.
+    /// The [`Ports`] at `index` say which port leads where. Indexes must be below 2^31.
     #[must_use]
     pub const fn ports(index: u32) -> Self {
         Self(index | Self::PORTS)
@@ -140,7 +196,22 @@ impl Value {
     #[must_use]
     #[inline(always)]
     pub const fn as_destination(self) -> Option<u32> {
-        if self.0 == 0 || self.0 & Self::PORTS != 0 { None } else { Some(self.0 - 1) }
+        if self.0 & Self::PORTS != 0 { None } else { self.0.checked_sub(Self::FIRST_DESTINATION) }
+    }
+
+    /// This value if `difference`, which must be below 2^63, is zero, else [`EMPTY`]; without a branch, see
+    /// [`Bucket4::value_of`].
+    #[inline(always)]
+    const fn if_zero(self, difference: u64) -> Self {
+        let mask = difference.wrapping_sub(1).cast_signed() >> 63;
+        #[expect(clippy::cast_possible_truncation, reason = "all of its bits are equal")]
+        Self(self.0 & mask.cast_unsigned() as u32)
+    }
+
+    /// The one of both that is not [`EMPTY`].
+    #[inline(always)]
+    const fn or(self, other: Self) -> Self {
+        Self(self.0 | other.0)
     }
 }
 
@@ -169,6 +240,7 @@ mod tests {
         assert_eq!(size_of::<Bucket4>(), 64);
         assert_eq!(size_of::<Bucket6>(), 64);
         assert_eq!(size_of::<Ports>(), 64);
+        assert_eq!(size_of::<Page>(), 64 * PAGE_NODES as usize);
     }
 
     #[test]
@@ -180,6 +252,37 @@ mod tests {
         assert_eq!(Value::ports(7).as_ports(), Some(7));
         assert_eq!(Value::ports(7).as_destination(), None);
         assert_eq!(EMPTY.as_destination(), None);
+        assert_eq!(EMPTY.as_ports(), None);
+    }
+
+    #[test]
+    fn a_bucket_says_what_stands_for_a_key_and_no_other() {
+        let mut four = Bucket4::default();
+        let mut six = Bucket6::default();
+        let key = |number: u32| Address { hi: u64::from(number) << 32, lo: 0 };
+        let numbers = [0, 1, 1 << 31, u32::MAX];
+        for ((slot, value), (id, number)) in
+            four.keys.iter_mut().zip(&mut four.values).zip((0..).zip(numbers))
+        {
+            (*slot, *value) = (number, Value::destination(id));
+        }
+        let keys = [key(0), key(1), Address { hi: 0, lo: 1 }];
+        six.keys = keys;
+        six.values = [0, 1, 2].map(Value::destination);
+        for (id, number) in (0..).zip(numbers) {
+            assert_eq!(four.value_of(key(number)), Value::destination(id));
+        }
+        assert_eq!(four.value_of(key(2)), EMPTY);
+        for (id, key) in (0..).zip(keys) {
+            assert_eq!(six.value_of(key), Value::destination(id));
+        }
+        for hi in [1, u64::MAX, 1 << 63] {
+            for lo in [0, 1, 1 << 32, 1 << 63] {
+                assert_eq!(six.value_of(Address { hi, lo }), EMPTY);
+            }
+        }
+        assert_eq!(Bucket4::default().value_of(key(0)), EMPTY);
+        assert_eq!(Bucket6::default().value_of(key(0)), EMPTY);
     }
 
     #[test]

@@ -18,7 +18,7 @@ unsafe impl View for Bucket6 {}
 // SAFETY: as above.
 unsafe impl View for Ports {}
 
-const _: () = assert!(size_of::<Step>() == 5 * 8 + 3 * 8);
+const _: () = assert!(size_of::<Step>() == 3 * 8 + 6 * 4 + 2 * 8);
 const _: () = assert!(size_of::<Bucket4>() == 14 * 4 + 2 * 4);
 const _: () = assert!(size_of::<Bucket6>() == 6 * 8 + 4 * 4);
 const _: () = assert!(size_of::<Ports>() == 10 * 2 + 4 + 10 * 4);

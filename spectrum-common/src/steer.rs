@@ -1,18 +1,23 @@
 //! The one decision: where a packet goes. Never touches a socket; the caller acts on the verdict.
 
-use crate::{
-    Address, Bucket4, Bucket6, DestinationId, Domain, EMPTY, NO_NODE, Node, Packet, Ports, Value, bucket_of,
-};
+use crate::{Address, DestinationId, EMPTY, NO_NODE, Node, Packet, Ports, Step, Value, bucket_of};
 
 /// Where steering reads its table from. The kernel implements it over a map, the host over a slice.
 pub trait Nodes {
     /// The node at `index` of the current generation, or `None` past its end.
     fn node(&self, index: u32) -> Option<&Node>;
+
+    /// The same of a step: all of them stand in the first page, which is at hand.
+    fn step(&self, index: u32) -> Option<&Node>;
 }
 
 impl Nodes for [Node] {
     fn node(&self, index: u32) -> Option<&Node> {
         self.get(index as usize)
+    }
+
+    fn step(&self, index: u32) -> Option<&Node> {
+        self.node(index)
     }
 }
 
@@ -27,8 +32,8 @@ pub enum Verdict {
 
 /// The deepest search tree over prefix lengths: 129 lengths of IPv6 in a balanced tree.
 pub const MAX_STEPS: usize = 8;
-/// The longest chain of buckets with one hash.
-pub const MAX_BUCKETS: usize = 4;
+/// The longest chain of buckets.
+pub const MAX_BUCKETS: usize = 5;
 /// The deepest tree of [`Ports`]: 65,535 intervals of one port each.
 pub const MAX_PORT_NODES: usize = 5;
 
@@ -56,14 +61,12 @@ fn on_address<N: Nodes + ?Sized>(packet: &Packet, nodes: &N) -> Value {
     let mut best = Value::PASS;
     let mut next = packet.domain.first_step();
     for _ in 0..MAX_STEPS {
-        let Some(node) = nodes.node(next) else { return Value::PASS };
+        let Some(node) = nodes.step(next) else { return Value::PASS };
         let step = node.as_step();
         if step.buckets == 0 {
             return Value::PASS;
         }
-        let key = Address { hi: packet.address.hi & step.mask_hi, lo: packet.address.lo & step.mask_lo };
-        let bucket = step.first_bucket + bucket_of(key, step.seed, step.buckets);
-        let found = find(packet.domain, key, bucket, nodes);
+        let found = find(packet, step, nodes);
         next = if found == EMPTY { step.shorter } else { step.longer };
         if found != EMPTY {
             best = found;
@@ -76,49 +79,29 @@ fn on_address<N: Nodes + ?Sized>(packet: &Packet, nodes: &N) -> Value {
 }
 
 #[inline(always)]
-fn find<N: Nodes + ?Sized>(domain: Domain, key: Address, first: u32, nodes: &N) -> Value {
-    let mut next = first;
+fn find<N: Nodes + ?Sized>(packet: &Packet, step: &Step, nodes: &N) -> Value {
+    let key = Address { hi: packet.address.hi & step.mask_hi, lo: packet.address.lo & step.mask_lo };
+    let mut bucket = step.first_bucket + bucket_of(key, step.seed, step.buckets);
     for _ in 0..MAX_BUCKETS {
-        let Some(node) = nodes.node(next) else { return EMPTY };
-        let found;
-        (found, next) = if domain.is_ipv4() {
+        let Some(node) = nodes.node(bucket) else { return EMPTY };
+        let (found, next) = if packet.domain.is_ipv4() {
             let bucket = node.as_bucket4();
-            (in_bucket4(bucket, key), bucket.next)
+            (bucket.value_of(key), bucket.next)
         } else {
             let bucket = node.as_bucket6();
-            (in_bucket6(bucket, key), bucket.next)
+            (bucket.value_of(key), bucket.next)
         };
+        // The bucket is most likely in no cache, and the step is. A CPU predicts that both say the same and works ahead
+        // with what the step says, while it would have to wait for what the bucket says.
+        if found == step.usual {
+            return step.usual_again;
+        }
         if found != EMPTY || next == NO_NODE {
             return found;
         }
+        bucket = next;
     }
     EMPTY
-}
-
-// All slots are looked at: to leave early would cost the CPU a branch it cannot predict. Backwards, so that a key of
-// zeros, which unused slots have as well, is found where it is used.
-
-#[inline(always)]
-fn in_bucket4(bucket: &Bucket4, key: Address) -> Value {
-    let key = (key.hi >> 32) as u32;
-    let mut found = EMPTY;
-    for (slot, value) in bucket.keys.iter().zip(&bucket.values).rev() {
-        if *slot == key {
-            found = *value;
-        }
-    }
-    found
-}
-
-#[inline(always)]
-fn in_bucket6(bucket: &Bucket6, key: Address) -> Value {
-    let mut found = EMPTY;
-    for (slot, value) in bucket.keys.iter().zip(&bucket.values).rev() {
-        if *slot == key {
-            found = *value;
-        }
-    }
-    found
 }
 
 #[inline(always)]
@@ -147,7 +130,7 @@ fn interval(ports: &Ports, port: u16) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Domain, Step};
+    use crate::{Bucket4, Domain};
 
     fn packet(port: u16) -> Packet {
         Packet { domain: Domain::Tcp4, address: Address { hi: 0xc000_0201 << 32, lo: 0 }, port }
@@ -169,6 +152,31 @@ mod tests {
         let key = 0xc000_0201;
         nodes[1] = Bucket4 { keys: [key; 7], values: [Value::ports(3); 7], ..Bucket4::default() }.into();
         assert_eq!(steer(&packet(80), &nodes[..]), Verdict::Pass);
+    }
+
+    #[test]
+    fn what_most_prefixes_say_is_not_said_of_others() {
+        let usual = Value::destination(0);
+        let step = Step {
+            mask_hi: u64::MAX,
+            first_bucket: 4,
+            buckets: 1,
+            usual,
+            usual_again: usual,
+            ..Step::default()
+        };
+        let mut bucket = Bucket4::default();
+        let mut nodes = [step.into(), step.into(), step.into(), step.into(), Node::from(bucket)];
+        assert_eq!(steer(&packet(1), &nodes[..]), Verdict::Pass);
+        for (value, verdict) in [
+            (Value::PASS, Verdict::Pass),
+            (Value::destination(0), Verdict::Assign(DestinationId(0))),
+            (Value::destination(1), Verdict::Assign(DestinationId(1))),
+        ] {
+            (bucket.keys[3], bucket.values[3]) = (0xc000_0201, value);
+            nodes[4] = bucket.into();
+            assert_eq!(steer(&packet(1), &nodes[..]), verdict);
+        }
     }
 
     #[test]

@@ -3,29 +3,41 @@
 use aya_ebpf::bindings::{BPF_F_INNER_MAP, BPF_F_MMAPABLE};
 use aya_ebpf::btf_maps::{Array, ArrayOfMaps};
 use aya_ebpf::macros::btf_map;
-use spectrum_common::{Node, Nodes};
+use spectrum_common::{Node, Nodes, PAGE_NODES, Page};
 
 // INNER_MAP lets generations differ in size (Linux 5.10). MMAPABLE aligns the nodes to cache lines, which an ordinary
 // array does not, and spares the loader a system call for each.
 const FLAGS: usize = (BPF_F_INNER_MAP | BPF_F_MMAPABLE) as usize;
 
-type Inner = Array<Node, 1, FLAGS>;
+type Inner = Array<Page, 1, FLAGS>;
 
 #[btf_map]
 static TABLES: ArrayOfMaps<Inner, 1> = ArrayOfMaps::new();
 
-/// One generation.
-pub(crate) struct Table(&'static Inner);
+/// One generation, and its first page at hand: the kernel does not inline look-ups in maps of several sizes, and a call
+/// costs as much as all the rest of a step.
+pub(crate) struct Table {
+    pages: &'static Inner,
+    first: &'static Page,
+}
 
 /// The current generation, or `None` before the first.
 #[inline(always)]
 pub(crate) fn current() -> Option<Table> {
-    TABLES.get(0).map(Table)
+    let pages = TABLES.get(0)?;
+    Some(Table { pages, first: pages.get(0)? })
 }
 
 impl Nodes for Table {
     #[inline(always)]
     fn node(&self, index: u32) -> Option<&Node> {
-        self.0.get(index)
+        let page = index / PAGE_NODES;
+        let page = if page == 0 { self.first } else { self.pages.get(page)? };
+        page.nodes.get((index % PAGE_NODES) as usize)
+    }
+
+    #[inline(always)]
+    fn step(&self, index: u32) -> Option<&Node> {
+        self.first.nodes.get((index % PAGE_NODES) as usize)
     }
 }

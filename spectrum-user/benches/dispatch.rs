@@ -8,22 +8,20 @@
 )]
 
 mod bindings;
+mod reference;
 
 use std::env;
 use std::net::{IpAddr, SocketAddr, TcpListener};
-use std::os::fd::{AsFd as _, BorrowedFd};
+use std::os::fd::BorrowedFd;
 use std::thread;
 use std::time::Duration;
 
-use aya::maps::lpm_trie::Key;
-use aya::maps::{LpmTrie, MapData, SockMap};
-use aya::programs::SkLookup;
-use aya::{Ebpf, EbpfLoader};
 use spectrum_user::dispatcher::{Dispatcher, Steered, test_run};
-use spectrum_user::model::{DestinationId, Family, PortRange, Protocol};
+use spectrum_user::model::{DestinationId, Family, Protocol};
 use spectrum_user::plan::table::Table;
 
 use bindings::{Case, Random, Shape};
+use reference::Reference;
 
 /// Packets in a slice.
 const PACKETS: usize = 4_000;
@@ -31,14 +29,12 @@ const PACKETS: usize = 4_000;
 fn main() {
     let slices: usize = argument("--slices").map_or(40, |text| text.parse().unwrap());
     let only = argument("--case");
-    let reference =
-        env::var("SPECTRUM_REFERENCE_OBJECT").unwrap_or_else(|_| "target/bpf/reference.o".to_owned());
     let _stats = aya::sys::enable_stats(aya::sys::Stats::RunTime).unwrap();
     for case in cases() {
         let addresses = case.addresses();
         let name = case.name(addresses.len());
         if only.as_ref().is_none_or(|only| name.contains(only)) {
-            measure(&case, &name, &addresses, slices, &reference);
+            measure(&case, &name, &addresses, slices);
         }
     }
 }
@@ -67,13 +63,13 @@ fn cases() -> Vec<Case> {
     cases
 }
 
-fn measure(case: &Case, name: &str, addresses: &[IpAddr], slices: usize, reference: &str) {
+fn measure(case: &Case, name: &str, addresses: &[IpAddr], slices: usize) {
     let ports = case.ports();
     let listener =
         TcpListener::bind(if case.family == Family::Ipv4 { "127.0.0.1:0" } else { "[::1]:0" }).unwrap();
     let mut subjects: Vec<(&str, Box<dyn Subject>)> = vec![
-        ("empty", Box::new(Reference::empty(reference))),
-        ("reference", Box::new(Reference::filled(reference, addresses, &ports, &listener))),
+        ("empty", Box::new(Reference::empty())),
+        ("reference", Box::new(Reference::filled(case, addresses, &listener))),
         ("spectrum", Box::new(Spectrum::filled(case, addresses, &listener))),
     ];
     let dialled: Vec<IpAddr> =
@@ -156,58 +152,14 @@ impl Subject for Spectrum {
     }
 }
 
-/// A program of the reference object.
-struct Reference {
-    ebpf: Ebpf,
-    program: &'static str,
-}
-
-impl Reference {
-    fn empty(object: &str) -> Self {
-        Self::load(object, "empty", 1)
-    }
-
-    fn filled(object: &str, addresses: &[IpAddr], ports: &[PortRange], listener: &TcpListener) -> Self {
-        let mut this = Self::load(object, "reference", u32::try_from(addresses.len() * ports.len()).unwrap());
-        let mut trie: LpmTrie<MapData, [u8; 20], u32> =
-            this.ebpf.take_map("BINDINGS").unwrap().try_into().unwrap();
-        for address in addresses {
-            for range in ports {
-                let mut data = [0; 20];
-                data[0] = 6;
-                let port = if *range == PortRange::ALL { 0 } else { range.first() };
-                data[2..4].copy_from_slice(&port.to_be_bytes());
-                let mapped = match address {
-                    IpAddr::V4(v4) => v4.to_ipv6_mapped(),
-                    IpAddr::V6(v6) => *v6,
-                };
-                data[4..].copy_from_slice(&mapped.octets());
-                trie.insert(&Key::new(160, data), 1 | 128 << 24, 0).unwrap();
-            }
-        }
-        let mut listeners: SockMap<_> = this.ebpf.map_mut("LISTENERS").unwrap().try_into().unwrap();
-        listeners.set(1, listener, 0).unwrap();
-        this
-    }
-
-    fn load(object: &str, program: &'static str, entries: u32) -> Self {
-        let mut ebpf =
-            EbpfLoader::new().btf(None).map_max_entries("BINDINGS", entries).load_file(object).unwrap();
-        let loaded: &mut SkLookup = ebpf.program_mut(program).unwrap().try_into().unwrap();
-        loaded.load().unwrap();
-        Self { ebpf, program }
-    }
-}
-
 impl Subject for Reference {
     fn program(&self) -> BorrowedFd<'_> {
-        self.ebpf.program(self.program).unwrap().fd().unwrap().as_fd()
+        self.program_fd()
     }
     fn run_time(&self) -> (u64, Duration) {
-        let info = self.ebpf.program(self.program).unwrap().info().unwrap();
-        (info.run_count(), info.run_time())
+        Self::run_time(self)
     }
     fn steers(&self) -> bool {
-        self.program == "reference"
+        self.name() == "reference"
     }
 }

@@ -23,6 +23,7 @@ const OFTEN: HealthCheck = HealthCheck {
     rise: 2,
     fall: 2,
     port: None,
+    header: None,
 };
 
 fn origins(addresses: &[&str]) -> Origins {

@@ -22,6 +22,7 @@ pub mod name_server;
 pub mod netns;
 pub mod origin;
 pub mod path;
+pub mod peer;
 pub mod random;
 pub mod record;
 pub mod require;

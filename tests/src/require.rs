@@ -17,6 +17,12 @@ pub enum Need {
     Bpf,
     /// `bpftool`.
     Bpftool,
+    /// `curl`.
+    Curl,
+    /// `haproxy`.
+    Haproxy,
+    /// `iperf3`.
+    Iperf3,
     /// iptables and ip6tables over the legacy interface, with the TPROXY target.
     IptablesLegacy,
     /// iptables and ip6tables over nftables, with the TPROXY target.
@@ -27,17 +33,28 @@ pub enum Need {
     Netns,
     /// nft, with the `tproxy` statement.
     Nftables,
+    /// nginx with its stream module.
+    Nginx,
     /// The eBPF object as a file.
     Object,
+    /// `openssl`.
+    Openssl,
     /// The built program under test.
     Program,
+    /// `promtool`, which knows how metrics should look.
+    Promtool,
     /// `setpriv`, to run with few capabilities.
     Setpriv,
+    /// `sshd`, `ssh` and `ssh-keygen`.
+    Ssh,
     /// `strace`, to make single system calls fail.
     Strace,
     /// Running a program of the type `sk_lookup` on a packet that nobody sent (Linux 5.13).
     TestRun,
 }
+
+/// Where Debian has it.
+pub const NGINX_STREAM_MODULE: &str = "/usr/lib/nginx/modules/ngx_stream_module.so";
 
 impl Need {
     /// Whether the machine has it.
@@ -53,14 +70,21 @@ impl Need {
                 aya::sys::is_program_supported(aya::programs::ProgramType::SkLookup).unwrap_or(false)
             }),
             Self::Bpftool => find_in_path("bpftool").is_some(),
+            Self::Curl => find_in_path("curl").is_some(),
+            Self::Haproxy => find_in_path("haproxy").is_some(),
+            Self::Iperf3 => find_in_path("iperf3").is_some(),
             Self::IptablesLegacy => *LEGACY.get_or_init(|| takes_tproxy_rules(Path::TproxyIptablesLegacy)),
             Self::IptablesNft => *NFT.get_or_init(|| takes_tproxy_rules(Path::TproxyIptablesNft)),
             Self::Ipv6 => std::path::Path::new("/proc/net/if_inet6").exists(),
             Self::Netns => *NETNS.get_or_init(|| Netns::create().is_ok()),
             Self::Nftables => *NFTABLES.get_or_init(takes_tproxy_statements),
+            Self::Nginx => find_in_path("nginx").is_some() && PathBuf::from(NGINX_STREAM_MODULE).is_file(),
             Self::Object => object().is_file(),
+            Self::Openssl => find_in_path("openssl").is_some(),
             Self::Program => instance::program().is_some(),
+            Self::Promtool => find_in_path("promtool").is_some(),
             Self::Setpriv => find_in_path("setpriv").is_some(),
+            Self::Ssh => ["sshd", "ssh", "ssh-keygen"].into_iter().all(|name| find_in_path(name).is_some()),
             Self::Strace => find_in_path("strace").is_some(),
             Self::TestRun => *TEST_RUN.get_or_init(can_test_run),
         }
@@ -72,14 +96,21 @@ impl fmt::Display for Need {
         f.write_str(match self {
             Self::Bpf => "bpf",
             Self::Bpftool => "bpftool",
+            Self::Curl => "curl",
+            Self::Haproxy => "haproxy",
+            Self::Iperf3 => "iperf3",
             Self::IptablesLegacy => "iptables-legacy",
             Self::IptablesNft => "iptables-nft",
             Self::Ipv6 => "ipv6",
             Self::Netns => "netns",
             Self::Nftables => "nftables",
+            Self::Nginx => "nginx",
             Self::Object => "object",
+            Self::Openssl => "openssl",
             Self::Program => "program",
+            Self::Promtool => "promtool",
             Self::Setpriv => "setpriv",
+            Self::Ssh => "ssh",
             Self::Strace => "strace",
             Self::TestRun => "test-run",
         })

@@ -32,6 +32,7 @@ on_each_path!(
     invalid_file_changes_nothing_and_says_why,
     five_thousand_open_connections_are_not_touched,
     removed_service_stops_at_once_and_its_connections_finish,
+    what_comes_back_at_once_is_served,
     service_with_another_answer_keeps_what_is_open,
     added_prefix_is_local_at_once,
     removed_prefix_is_given_up_after_the_drain,
@@ -130,7 +131,8 @@ fn every_answer_is_of_one_generation(case: &mut Case) {
         [generation(&mut case.random, "a", "hello"), generation(&mut case.random, "b", "echo")];
     generations[1].push(Service::new("extra", "hello", &["tcp 203.0.113.0/24 1-65535"]));
     let targets = targets(&mut case.random, &generations);
-    let instance = serve(case, &generations[0], "");
+    // What a removed service has open is not to be cut meanwhile: it would be in the middle of an exchange.
+    let instance = serve(case, &generations[0], "--drain 10m");
     let mut lasting =
         ["198.51.100.9:85", "[2001:db8:7::9]:85"].map(|text| call(&case.server, target(text)).unwrap());
     lasting.iter_mut().for_each(assert_talks);
@@ -320,11 +322,34 @@ fn assert_talks(stream: &mut TcpStream) {
     assert_eq!(&heard, b"hello");
 }
 
+fn what_comes_back_at_once_is_served(case: &mut Case) {
+    let all = [Service::new(
+        "s",
+        "echo",
+        &["tcp 192.0.2.0/24 80", "tcp 2001:db8::/64 80", "udp 192.0.2.0/24 53", "udp 2001:db8::/64 53"],
+    )];
+    let less = [Service::new("s", "echo", &["tcp 192.0.2.0/24 80"])];
+    let listening = |case: &Case| State::of(&case.server).section("ss: listening").len();
+    let instance = serve(case, &all, "");
+    let before = listening(case);
+    go_over(case, &instance, &less);
+    go_over(case, &instance, &all);
+    // The former listeners have gone, and only they.
+    eventually("the end of retiring listeners", PATIENCE, || (listening(case) == before).then_some(()));
+    for text in ["192.0.2.9:80", "[2001:db8::9]:80"] {
+        assert_talks(&mut call(&case.server, target(text)).unwrap());
+    }
+    for text in ["192.0.2.9:53", "[2001:db8::9]:53"] {
+        assert_echo(&datagram::client(&case.server, target(text)), b"still there?");
+    }
+    instance.stop();
+}
+
 fn removed_service_stops_at_once_and_its_connections_finish(case: &mut Case) {
     let stays = || Service::new("stays", "hello", &["tcp 192.0.2.0/24 80", "tcp 2001:db8::/64 80"]);
     let goes = Service::new("goes", "echo", &["tcp 192.0.2.0/24 443", "tcp 2001:db8::/64 443"]);
     let listening = |case: &Case| State::of(&case.server).section("ss: listening").len();
-    let instance = serve(case, &[stays()], "");
+    let instance = serve(case, &[stays()], "--drain 1m");
     let fewer = listening(case);
     go_over(case, &instance, &[stays(), goes]);
     let targets = [target("192.0.2.9:443"), target("[2001:db8::9]:443")];

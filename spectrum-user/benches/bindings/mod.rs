@@ -16,6 +16,8 @@ const EDGE: &str = include_str!("../data/prefixes.json");
 pub(crate) struct Case {
     /// The family whose addresses are dialled.
     pub(crate) family: Family,
+    /// The protocol that is bound.
+    pub(crate) protocol: Protocol,
     shape: Shape,
     count: usize,
     ranges: &'static [&'static str],
@@ -35,12 +37,23 @@ pub(crate) enum Shape {
 impl Case {
     /// `count` addresses with every port; of [`Shape::Edge`] as many as it has.
     pub(crate) fn of_hosts(family: Family, shape: Shape, count: usize) -> Self {
-        Self { family, shape, count, ranges: &["1-65535"] }
+        Self { family, protocol: Protocol::Tcp, shape, count, ranges: &["1-65535"] }
     }
 
     /// `count` addresses with four port ranges each.
     pub(crate) fn of_ranges(family: Family, shape: Shape, count: usize) -> Self {
-        Self { family, shape, count, ranges: &["80", "443", "8000-8010", "27000-27100"] }
+        Self {
+            family,
+            protocol: Protocol::Tcp,
+            shape,
+            count,
+            ranges: &["80", "443", "8000-8010", "27000-27100"],
+        }
+    }
+
+    /// The same of `protocol`.
+    pub(crate) fn over(self, protocol: Protocol) -> Self {
+        Self { protocol, ..self }
     }
 
     /// `FAMILY/SHAPE/ADDRESSES`, and `xRANGES` if an address has several.
@@ -72,7 +85,7 @@ impl Case {
     pub(crate) fn bindings(&self, addresses: &[IpAddr]) -> Vec<PlannedBinding> {
         let ports = self.ports();
         let binding = |address: IpAddr, ports: PortRange| PlannedBinding {
-            binding: Binding { protocol: Protocol::Tcp, prefix: Prefix::host(address), ports },
+            binding: Binding { protocol: self.protocol, prefix: Prefix::host(address), ports },
             destination: DestinationId(0),
         };
         addresses.iter().flat_map(|address| ports.iter().map(|ports| binding(*address, *ports))).collect()

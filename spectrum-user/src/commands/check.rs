@@ -10,7 +10,7 @@ use super::run::joined;
 use super::target::described;
 use crate::cli::CheckArgs;
 use crate::config::{Config, ModeChoice};
-use crate::model::{Family, Origin, PortRange, Prefix, Protocol, Target};
+use crate::model::{DialSource, Family, Origin, PortRange, Prefix, Protocol, Target};
 use crate::plan::Plan;
 use crate::plan::table::Table;
 
@@ -57,7 +57,15 @@ struct CheckedService<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     ejection: Option<CheckedEjection>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    proxy_header: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    transparent: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     respond: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    limits: Option<String>,
+    #[serde(skip_serializing_if = "<[_]>::is_empty", serialize_with = "as_texts")]
+    trusted_proxies: &'a [Prefix],
     /// All of it, in words.
     #[serde(skip)]
     answer: String,
@@ -128,8 +136,12 @@ impl<'a> Checked<'a> {
                     failures: ejection.failures,
                     time_ms: ejection.time.as_millis(),
                 }),
+                proxy_header: origins.and_then(|origins| origins.header).map(|version| version.to_string()),
+                transparent: origins.map(|origins| origins.source == DialSource::Client),
                 respond,
-                answer: described(&service.target),
+                limits: service.policy.limits.any().then(|| service.policy.limits.to_string()),
+                trusted_proxies: &service.policy.trusted_proxies.prefixes,
+                answer: described(service),
             }
         });
         let destinations = plan.destinations.iter().map(|(id, destination)| CheckedDestination {
@@ -152,7 +164,7 @@ impl<'a> Checked<'a> {
             destinations: destinations.collect(),
             bindings: bindings.collect(),
             routes: &plan.routes,
-            table: CheckedTable { nodes: table.nodes().len(), bytes: size_of_val(table.nodes()) },
+            table: CheckedTable { nodes: table.nodes().len(), bytes: table.bytes() },
         }
     }
 
@@ -167,8 +179,11 @@ impl<'a> Checked<'a> {
         writeln!(out, "\nservices: {}", self.services.len())?;
         let name = width(self.services.iter().map(|service| service.name));
         for service in &self.services {
-            let CheckedService { name: service, bindings, answer, .. } = service;
+            let CheckedService { name: service, bindings, answer, limits, .. } = service;
             writeln!(out, "  {service:name$}  bindings {bindings}, {answer}")?;
+            if let Some(limits) = limits {
+                writeln!(out, "  {:name$}  limits: {limits}", "")?;
+            }
         }
 
         writeln!(out, "\ndestinations: {}", self.destinations.len())?;

@@ -2,12 +2,14 @@
 //! one, then one publication decides which of them a packet sees, then what nothing needs any more goes.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
+use super::replies::refuse_own_addresses;
 use super::run::{LOCK_PATIENCE, joined};
 use super::running::{Running, Steering, register, registry, resolve_origins};
 use crate::config::{Config, ModeChoice};
@@ -15,6 +17,7 @@ use crate::instance::Mode;
 use crate::model::{Destination, DestinationId, Prefix};
 use crate::net::{ListenerGroup, LocalRoutes};
 use crate::plan::Plan;
+use crate::plan::replies::ReplyNeeds;
 use crate::plan::table::Table;
 
 /// Handshakes that the previous generation began complete within this time, or their clients try again: the first
@@ -39,15 +42,20 @@ pub(super) struct Reloaded {
 pub(super) struct Retiring {
     /// Listeners to which nothing is steered any more. They still take what was on its way to them.
     pub(super) listeners: Vec<(Instant, Destination, ListenerGroup)>,
+    /// Destinations whose services have gone. What is open there has until then to end by itself.
+    pub(super) connections: Vec<(Instant, Destination)>,
     /// Prefixes that no binding is in. Connections that are open still need their addresses.
     pub(super) routes: Vec<(Instant, Prefix)>,
+    /// When what brings origins' answers back goes, as far as the present configuration has no use for it.
+    pub(super) replies: Option<Instant>,
 }
 
 impl Retiring {
     /// When something is due next.
     pub(super) fn next(&self) -> Option<Instant> {
         let listeners = self.listeners.iter().map(|(due, ..)| *due);
-        listeners.chain(self.routes.iter().map(|(due, _)| *due)).min()
+        let connections = self.connections.iter().map(|(due, _)| *due);
+        listeners.chain(connections).chain(self.routes.iter().map(|(due, _)| *due)).chain(self.replies).min()
     }
 }
 
@@ -73,12 +81,22 @@ impl Running {
                 config.firewall
             );
         }
+        if config.admin != self.config.admin {
+            let shown =
+                |admin: Option<SocketAddr>| admin.map_or("none".to_owned(), |admin| admin.to_string());
+            bail!(
+                "admin.listen: cannot change from {} to {} while running; restart instead",
+                shown(self.config.admin),
+                shown(config.admin)
+            );
+        }
         let revision = self.revision + 1;
         let plan = self
             .plan
             .following(&self.config.services, &config.services, revision)
             .map_err(|errors| joined(errors.into_iter().map(Into::into)))?;
         self.refuse_covered_addresses(&plan)?;
+        refuse_own_addresses(&config.services)?;
         let origins = self.origins.clone().context("reload without watching origins")?;
         origins.configure(config.resolver.clone());
         let before = self.config.resolver.clone();
@@ -138,7 +156,11 @@ impl Running {
         self.retire(removed, &plan);
         self.plan = plan;
         self.config = config;
+        if self.replies.exceed(&ReplyNeeds::of(&self.config.services)) {
+            self.retiring.replies = Some(Instant::now() + self.settings.drain);
+        }
         self.revision = revision;
+        self.tell_facts();
         Ok(reloaded)
     }
 
@@ -156,6 +178,7 @@ impl Running {
         let missing: Vec<Prefix> =
             plan.routes.iter().copied().filter(|prefix| !present.contains(prefix)).collect();
         routes.add(&missing).await?;
+        self.raise_replies(&ReplyNeeds::of(&config.services)).await?;
         self.listen(added, config).await
     }
 
@@ -200,6 +223,11 @@ impl Running {
                 routes.added().iter().copied().filter(|prefix| !routed.contains(prefix)).collect();
             errors.extend(routes.remove(&doomed).await.into_iter().map(Into::into));
         }
+        // What is still retiring is due at its own time.
+        if self.retiring.replies.is_none() {
+            let needs = ReplyNeeds::of(&self.config.services);
+            errors.extend(self.lower_replies(&needs).await);
+        }
         errors
     }
 
@@ -212,6 +240,11 @@ impl Running {
             {
                 // Nothing leads there any more, and the socket leaves the map when it closes.
                 tracing::debug!(%error, "retire");
+            }
+            if !serves(plan, &destination) {
+                // Its listeners close first, so that nothing is accepted after the cut.
+                let due = now + self.settings.drain.max(HANDSHAKES);
+                self.retiring.connections.push((due, destination.clone()));
             }
             if let Some(group) = self.listeners.remove(&id) {
                 self.retiring.listeners.push((now + HANDSHAKES, destination, group));
@@ -240,6 +273,13 @@ impl Running {
                 workers.remove(&destination).await;
             }
         }
+        self.cut_due(now).await;
+        if self.retiring.replies.is_some_and(|due| due <= now) {
+            self.retiring.replies = None;
+            for error in self.lower_replies(&ReplyNeeds::of(&self.config.services)).await {
+                tracing::warn!("{error:#}");
+            }
+        }
         let (due, later): (Vec<_>, Vec<_>) = self.retiring.routes.drain(..).partition(|(due, _)| *due <= now);
         self.retiring.routes = later;
         if due.is_empty() {
@@ -253,6 +293,20 @@ impl Running {
         }
         if let Err(error) = self.amend_claim() {
             tracing::warn!("{error:#}");
+        }
+    }
+
+    /// Cuts what is still open of services that have gone, and have not come back meanwhile.
+    async fn cut_due(&mut self, now: Instant) {
+        let Some(workers) = &self.workers else { return };
+        for (_, destination) in self.retiring.connections.extract_if(.., |(due, _)| *due <= now) {
+            if serves(&self.plan, &destination) {
+                continue;
+            }
+            let cut = workers.cut(&destination).await;
+            if cut > 0 {
+                tracing::warn!(%destination, cut, "connections of a removed service were cut");
+            }
         }
     }
 
@@ -273,6 +327,14 @@ impl Running {
         let claimed: BTreeSet<Prefix> = self.plan.routes.iter().copied().chain(retiring).collect();
         claimed.into_iter().collect()
     }
+}
+
+/// Whether `plan` has the service, family and protocol of `destination`, whatever answers there.
+fn serves(plan: &Plan, destination: &Destination) -> bool {
+    let Destination { service, revision: _, family, protocol } = destination;
+    plan.destinations
+        .values()
+        .any(|one| one.service == *service && one.family == *family && one.protocol == *protocol)
 }
 
 /// The entries of `all` whose keys `other` has not.

@@ -143,6 +143,7 @@ async fn reload(running: &mut Running, args: &RunArgs) -> anyhow::Result<Reloade
         Err(anyhow!("reload: there is no configuration file; start with --config FILE"))
     };
     notify(&[NotifyState::Ready]);
+    running.facts.reloaded(outcome.is_ok());
     match &outcome {
         Ok(Reloaded { revision, services, bindings, added, removed }) => {
             tracing::info!(revision, services, bindings, added, removed, "reloaded");

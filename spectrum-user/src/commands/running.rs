@@ -13,7 +13,9 @@ use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, bail};
 
+use super::facts::ToldFacts;
 use super::reload::Retiring;
+use super::replies::{Replies, refuse_own_addresses};
 use super::run::LOCK_PATIENCE;
 use super::sweep;
 use crate::config::{Config, FirewallChoice, ModeChoice};
@@ -22,9 +24,10 @@ use crate::dispatcher::{Dispatcher, DispatcherError};
 use crate::instance::{Claim, Mode, Registry, run_dir};
 use crate::model::{Destination, DestinationId, Protocol, Service, ServiceName, Target};
 use crate::net::{self, ListenerGroup, ListenerOptions, LocalRoutes, NamespaceId, Transparency};
-use crate::observe::{self, ConnectionLog, Counters, LogFormat};
+use crate::observe::{self, AdminServer, ConnectionLog, Counters, LogFormat, Metrics, Readiness};
 use crate::plan::Plan;
 use crate::plan::firewall::{Chain, Firewall, Rule};
+use crate::plan::replies::ReplyNeeds;
 use crate::plan::table::Table;
 use crate::proxy::{Listener, OriginWatch, Served, Workers};
 use crate::tproxy::{Backend, Tproxy};
@@ -50,8 +53,12 @@ pub(super) struct Running {
     pub(super) origins: Option<OriginWatch>,
     pub(super) counters: Counters,
     pub(super) workers: Option<Workers>,
+    pub(super) admin: Option<AdminServer>,
+    readiness: Readiness,
+    pub(super) facts: ToldFacts,
     pub(super) listeners: BTreeMap<DestinationId, ListenerGroup>,
     pub(super) routes: Option<LocalRoutes>,
+    pub(super) replies: Replies,
     pub(super) steering: Option<Steering>,
     /// What earlier generations needed and nothing needs soon.
     pub(super) retiring: Retiring,
@@ -83,8 +90,12 @@ impl Running {
             origins: None,
             counters: Counters::default(),
             workers: None,
+            admin: None,
+            readiness: Readiness::default(),
+            facts: ToldFacts::default(),
             listeners: BTreeMap::new(),
             routes: None,
+            replies: Replies::default(),
             steering: None,
             retiring: Retiring::default(),
             revision: 0,
@@ -95,6 +106,7 @@ impl Running {
     /// are for [`stop`](Self::stop) to undo.
     pub(super) async fn start(&mut self) -> anyhow::Result<String> {
         self.refuse_covered_addresses(&self.plan)?;
+        refuse_own_addresses(&self.config.services)?;
         let origins = self.origins.insert(OriginWatch::start(self.config.resolver.clone())?);
         resolve_origins(origins, &self.config).await?;
 
@@ -110,15 +122,19 @@ impl Running {
             Path::Tproxy => Mode::Tproxy,
         };
         self.start_workers()?;
+        self.start_admin()?;
         let destinations = self.plan.destinations.clone();
         self.bind_listeners(&destinations, mode)?;
         let routes = self.routes.insert(LocalRoutes::open()?);
         routes.add(&self.plan.routes).await?;
+        self.raise_replies(&ReplyNeeds::of(&self.config.services)).await?;
         self.listen(&destinations, &self.config).await?;
         self.steer(path)?;
         if let Some(claim) = &mut self.claim {
             lock.amend(claim, mode, &self.plan.routes)?;
         }
+        self.tell_facts();
+        self.readiness.ready();
         let (services, bindings) = (self.config.services.len(), self.plan.bindings.len());
         Ok(format!("ready mode={mode} services={services} bindings={bindings}"))
     }
@@ -138,6 +154,7 @@ impl Running {
         let mut errors = Vec::new();
         // Nobody waits for it when not started by systemd.
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+        self.readiness.draining();
         match self.steering.take() {
             Some(Steering::SkLookup(mut dispatcher)) => {
                 errors.extend(dispatcher.detach().err().map(Into::into));
@@ -166,10 +183,14 @@ impl Running {
                 tracing::warn!(cut = outcome.cut, finished = outcome.finished, "connections were cut");
             }
         }
+        // Until here it can be watched how the last connections end.
+        drop(self.admin.take());
+        self.facts.forget();
         // Open connections needed the addresses to be local until here.
         if let Some(mut routes) = self.routes.take() {
             errors.extend(routes.undo().await.into_iter().map(Into::into));
         }
+        errors.extend(self.lower_replies(&ReplyNeeds::default()).await);
         if let Some(log) = self.log.take() {
             log.finish();
         }
@@ -232,6 +253,18 @@ impl Running {
         let workers = Workers::start(count, origins, |_| observe::observer(counters.worker(), log.sender()))?;
         self.workers = Some(workers);
         self.log = Some(log);
+        Ok(())
+    }
+
+    /// Serves metrics and health, where that is asked for.
+    fn start_admin(&mut self) -> anyhow::Result<()> {
+        let Some(address) = self.config.admin else { return Ok(()) };
+        let drops = self.log.as_ref().context("serve metrics without a connection log")?.drops();
+        let facts = self.facts.clone();
+        let metrics = Metrics::new(self.counters.clone(), drops, move || facts.now());
+        let admin = AdminServer::start(address, metrics, self.readiness.clone())?;
+        tracing::info!(address = %admin.address(), "serving metrics and health");
+        self.admin = Some(admin);
         Ok(())
     }
 
@@ -332,6 +365,21 @@ impl Running {
 
     fn chain(&self) -> anyhow::Result<&Chain> {
         Ok(&self.claim.as_ref().context("write firewall rules without a claim")?.instance().chain)
+    }
+
+    /// Adds what brings origins' answers to clients back here, as far as `needs` asks for it.
+    pub(super) async fn raise_replies(&mut self, needs: &ReplyNeeds) -> anyhow::Result<()> {
+        let chain = self.chain()?.clone();
+        self.replies.raise(needs, &chain).await
+    }
+
+    /// Removes what `needs` does not ask for.
+    pub(super) async fn lower_replies(&mut self, needs: &ReplyNeeds) -> Vec<anyhow::Error> {
+        match self.chain().cloned() {
+            Ok(chain) => self.replies.lower(needs, &chain).await,
+            // Nothing was added before there was a claim.
+            Err(_no_claim) => Vec::new(),
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use anyhow::anyhow;
 
 use crate::instance::{Leftovers, StartupLock};
-use crate::net::LocalRoutes;
+use crate::net::{LocalRoutes, ReplyRoutes};
 use crate::tproxy;
 
 /// Removes all leftovers and says what they were.
@@ -20,18 +20,24 @@ pub(super) async fn leftovers(lock: &StartupLock<'_>) -> anyhow::Result<Vec<Stri
         tracing::warn!("look for firewall rules of killed instances: {error}");
         BTreeSet::default()
     });
-    let leftovers = Leftovers::among(routes.list_ours().await?, chains, &lock.live()?);
+    let replies = ReplyRoutes::open()?;
+    let tables = replies.list_ours().await?;
+    let leftovers = Leftovers::among(routes.list_ours().await?, chains, tables, &lock.live()?);
     // Rules first: what they steered to is gone, and without them the kernel refuses what it now drops.
     let mut errors: Vec<anyhow::Error> =
         tproxy::remove(&leftovers.chains).into_iter().map(Into::into).collect();
     errors.extend(routes.remove(&leftovers.routes).await.into_iter().map(Into::into));
+    for table in &leftovers.tables {
+        errors.extend(replies.remove(*table).await.into_iter().map(Into::into));
+    }
     if !errors.is_empty() {
         let list = errors.iter().map(|error| format!("{error:#}")).collect::<Vec<_>>().join("; ");
         return Err(anyhow!("{list}").context("remove what killed instances left"));
     }
     let chains = leftovers.chains.iter().map(|chain| format!("firewall chain {chain}"));
     let routes = leftovers.routes.iter().map(|prefix| format!("local route {prefix}"));
-    let swept: Vec<String> = chains.chain(routes).collect();
+    let tables = leftovers.tables.iter().map(|table| format!("reply routes in table {table}"));
+    let swept: Vec<String> = chains.chain(routes).chain(tables).collect();
     for leftover in &swept {
         tracing::info!("removed {leftover}, which a killed instance left");
     }

@@ -2,10 +2,23 @@
 
 use humantime::format_duration;
 
-use crate::model::{Balance, Origin, OriginRole, Origins, Target, Weight};
+use crate::model::{Balance, DialSource, Origin, OriginRole, Origins, Service, Target, Weight};
+
+/// What answers `service`, and whose word it takes for who the client is.
+pub(super) fn described(service: &Service) -> String {
+    let text = described_target(&service.target);
+    let trusted = &service.policy.trusted_proxies.prefixes;
+    if trusted.is_empty() {
+        return text;
+    }
+    format!(
+        "{text}; PROXY headers from {}",
+        trusted.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+    )
+}
 
 /// `respond hello`, or the origins and how a connection gets to one of them.
-pub(super) fn described(target: &Target) -> String {
+fn described_target(target: &Target) -> String {
     match target {
         Target::Origins(origins) => format!("origins {}", described_origins(origins)),
         Target::Respond(responder) => format!("respond {responder}"),
@@ -27,6 +40,12 @@ fn described_origins(origins: &Origins) -> String {
         let (failures, time) = (ejection.failures, format_duration(ejection.time));
         text = format!("{text}; ejected for {time} after {failures} failures");
     }
+    if let Some(version) = origins.header {
+        text = format!("{text}; PROXY header {version}");
+    }
+    if origins.source == DialSource::Client {
+        text.push_str("; transparent");
+    }
     text
 }
 
@@ -44,12 +63,12 @@ fn described_origin(origin: &Origin) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Ejection, HealthCheck};
+    use crate::model::{Ejection, HealthCheck, ProxyVersion};
 
     #[test]
     fn what_holds_anyway_is_not_said() {
         let mut origins = Origins::from(vec!["203.0.113.10".parse().unwrap()]);
-        assert_eq!(described(&Target::Origins(origins.clone())), "origins 203.0.113.10");
+        assert_eq!(described_target(&Target::Origins(origins.clone())), "origins 203.0.113.10");
         origins.list.push(Origin {
             weight: Weight::new(2).unwrap(),
             role: OriginRole::Backup,
@@ -58,10 +77,12 @@ mod tests {
         origins.balance = Balance::SourceHash;
         origins.health = Some(HealthCheck { port: Some(80), ..HealthCheck::default() });
         origins.ejection = Some(Ejection::default());
+        origins.header = Some(ProxyVersion::V2);
+        origins.source = DialSource::Client;
         assert_eq!(
-            described(&Target::Origins(origins)),
+            described_target(&Target::Origins(origins)),
             "origins 203.0.113.10, 203.0.113.10 weight 2 backup; source-hash; checked every 5s on port 80, timeout 2s, \
-             rise 2, fall 3; ejected for 30s after 5 failures"
+             rise 2, fall 3; ejected for 30s after 5 failures; PROXY header v2; transparent"
         );
     }
 }

@@ -3,7 +3,7 @@
 use aya::maps::{MapData, MapError};
 use aya_obj::generated::bpf_map_type::BPF_MAP_TYPE_ARRAY;
 use aya_obj::generated::{BPF_F_INNER_MAP, BPF_F_MMAPABLE};
-use spectrum_common::Node;
+use spectrum_common::{Node, Page};
 
 use super::{DispatcherError, sys};
 
@@ -15,16 +15,16 @@ const NAME: &str = "TABLE";
 pub(super) struct Generation(MapData);
 
 impl Generation {
-    /// Copies `nodes` into a map of their number. The flags are those of the inner map that the program declares.
+    /// Copies `nodes` into a map of as many pages as they need. The flags are those of the inner map that the program declares.
     pub(super) fn of(nodes: &[Node]) -> Result<Self, DispatcherError> {
         let error = |source: MapError| DispatcherError::Publish { source: Box::new(source) };
-        let count = u32::try_from(nodes.len())
+        let count = u32::try_from(Page::count_of(nodes.len()))
             .map_err(|source| DispatcherError::Publish { source: Box::new(source) })?;
-        #[expect(clippy::cast_possible_truncation, reason = "a node has 64 bytes, a key four")]
+        #[expect(clippy::cast_possible_truncation, reason = "a page has 256 KiB, a key four bytes")]
         let definition = aya_obj::Map::new_from_params(
             BPF_MAP_TYPE_ARRAY as u32,
             size_of::<u32>() as u32,
-            size_of::<Node>() as u32,
+            size_of::<Page>() as u32,
             count,
             BPF_F_INNER_MAP | BPF_F_MMAPABLE,
         );

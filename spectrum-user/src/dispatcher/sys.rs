@@ -22,8 +22,8 @@ pub(super) struct PodCounts(pub(super) Counts);
 // SAFETY: repr(C), u64 fields only, so without padding and valid for every bit pattern.
 unsafe impl aya::Pod for PodCounts {}
 
-/// Writes `nodes` to the beginning of an array map that was created with BPF_F_MMAPABLE (Linux 5.5) and has at least
-/// as many elements of their size. A system call for each element would take seconds for a million.
+/// Writes `nodes` to the beginning of an array map that was created with BPF_F_MMAPABLE (Linux 5.5) and has room for
+/// them. A system call for each element would have to copy it once more.
 pub(super) fn fill(map: impl AsFd, nodes: &[Node]) -> io::Result<()> {
     let bytes = Node::bytes(nodes);
     let Some(length) = NonZeroUsize::new(bytes.len()) else { return Ok(()) };

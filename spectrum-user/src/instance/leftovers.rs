@@ -6,6 +6,7 @@ use std::collections::{BTreeSet, HashSet};
 use super::Instance;
 use crate::model::Prefix;
 use crate::plan::firewall::Chain;
+use crate::plan::replies::ReplyTable;
 
 /// What dead instances left in a network namespace.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -14,29 +15,35 @@ pub struct Leftovers {
     pub routes: Vec<Prefix>,
     /// Firewall chains of ours.
     pub chains: BTreeSet<Chain>,
+    /// Routing tables of ours, with the rules that lead to them.
+    pub tables: BTreeSet<ReplyTable>,
 }
 
 impl Leftovers {
-    /// Picks what none of `live` claims from the `routes` and `chains` that were found and bear our marks.
+    /// Picks what none of `live` claims from the `routes`, `chains` and `tables` that were found and bear our marks.
     #[must_use]
     pub fn among(
         routes: impl IntoIterator<Item = Prefix>,
         chains: impl IntoIterator<Item = Chain>,
+        tables: impl IntoIterator<Item = ReplyTable>,
         live: &[Instance],
     ) -> Self {
         let claimed: HashSet<Prefix> =
             live.iter().flat_map(|instance| instance.prefixes.iter().copied()).collect();
         let used: HashSet<&Chain> = live.iter().map(|instance| &instance.chain).collect();
+        let replied: HashSet<ReplyTable> =
+            live.iter().map(|instance| ReplyTable::of(&instance.chain)).collect();
         Self {
             routes: routes.into_iter().filter(|prefix| !claimed.contains(prefix)).collect(),
             chains: chains.into_iter().filter(|chain| !used.contains(chain)).collect(),
+            tables: tables.into_iter().filter(|table| !replied.contains(table)).collect(),
         }
     }
 
     /// Whether there is nothing to remove.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.routes.is_empty() && self.chains.is_empty()
+        self.routes.is_empty() && self.chains.is_empty() && self.tables.is_empty()
     }
 }
 
@@ -57,10 +64,12 @@ mod tests {
         let leftovers = Leftovers::among(
             [prefix("192.0.2.0/24"), prefix("192.0.2.0/25"), prefix("2001:db8::/64")],
             [Chain::of(7), Chain::of(8)],
+            [7, 9].map(|id| ReplyTable::of(&Chain::of(id))),
             std::slice::from_ref(&live),
         );
         assert_eq!(leftovers.routes, [prefix("192.0.2.0/25"), prefix("2001:db8::/64")]);
         assert_eq!(leftovers.chains, BTreeSet::from([Chain::of(8)]));
-        assert!(Leftovers::among([prefix("192.0.2.0/24")], [Chain::of(7)], &[live]).is_empty());
+        assert_eq!(leftovers.tables, BTreeSet::from([ReplyTable::of(&Chain::of(9))]));
+        assert!(Leftovers::among([prefix("192.0.2.0/24")], [Chain::of(7)], [], &[live]).is_empty());
     }
 }

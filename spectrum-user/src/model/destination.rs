@@ -11,8 +11,9 @@ pub use spectrum_common::DestinationId;
 pub struct Destination {
     /// The service.
     pub service: ServiceName,
-    /// The generation with which the service became what it is. When a reload changes what answers, the service gets new
-    /// listeners, so that bindings and what answers behind them change together.
+    /// The configuration with which it came to be, or its service to answer as it does. When a reload changes what answers,
+    /// the service gets new listeners, so that bindings and what answers behind them change together; and what comes
+    /// back after a reload that did without it is not what is still retiring.
     pub revision: u32,
     /// Address family.
     pub family: Family,

@@ -118,12 +118,14 @@ pub struct HealthCheck {
     pub fall: u16,
     /// The port that is checked; `None`: the origin's own, which must not depend on the dialled port.
     pub port: Option<u16>,
+    /// The header that the origin expects, to say that nobody is spoken for; `None`: none.
+    pub header: Option<ProxyVersion>,
 }
 
 impl Default for HealthCheck {
     fn default() -> Self {
         let (interval, timeout) = (Duration::from_secs(5), Duration::from_secs(2));
-        Self { interval, timeout, rise: 2, fall: 3, port: None }
+        Self { interval, timeout, rise: 2, fall: 3, port: None, header: None }
     }
 }
 

@@ -4,6 +4,7 @@ mod addresses;
 mod error;
 mod listener;
 mod namespace;
+mod reply_routes;
 mod routes;
 mod rp_filter;
 mod settings;
@@ -15,6 +16,7 @@ pub use addresses::{
 pub use error::{Denied, NetError};
 pub use listener::{ListenerGroup, ListenerOptions, Transparency};
 pub use namespace::{NamespaceId, enter_namespace, in_throw_away_namespace};
+pub use reply_routes::ReplyRoutes;
 pub use routes::{LocalRoutes, ROUTE_PROTOCOL};
 pub use rp_filter::strict_rp_filter;
 pub use settings::{has_ipv6, setting};

@@ -31,8 +31,8 @@ const LOCAL_TABLE: u8 = 255;
 /// the socket's receive buffer.
 const WINDOW: usize = 128;
 
-const LOOPBACK: &str = "lo";
-const CAPABILITY: &str = "CAP_NET_ADMIN";
+pub(super) const LOOPBACK: &str = "lo";
+pub(super) const CAPABILITY: &str = "CAP_NET_ADMIN";
 
 /// The `local` routes that this process added, and the netlink socket by which it did. What it added it removes only
 /// when asked: dropping it leaves the routes.
@@ -50,7 +50,7 @@ pub struct LocalRoutes {
     added: Vec<Prefix>,
 }
 
-fn connect() -> Result<(Handle, JoinHandle<()>), NetError> {
+pub(super) fn connect() -> Result<(Handle, JoinHandle<()>), NetError> {
     let (connection, handle, _) = new_connection_with_strict_check()
         .map_err(|source| NetError::os("open", "netlink socket", source, CAPABILITY))?;
     Ok((handle, tokio::spawn(connection)))
@@ -278,14 +278,14 @@ fn prefix_of(route: &RouteMessage, family: Family) -> Option<Prefix> {
     Prefix::containing(destination.unwrap_or(unspecified), route.header.destination_prefix_length).ok()
 }
 
-fn address_family(family: Family) -> AddressFamily {
+pub(super) fn address_family(family: Family) -> AddressFamily {
     match family {
         Family::Ipv4 => AddressFamily::Inet,
         Family::Ipv6 => AddressFamily::Inet6,
     }
 }
 
-fn io_error(error: rtnetlink::Error) -> io::Error {
+pub(super) fn io_error(error: rtnetlink::Error) -> io::Error {
     match error {
         rtnetlink::Error::NetlinkError(message) => message.to_io(),
         other => io::Error::other(other),

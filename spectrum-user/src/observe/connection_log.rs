@@ -49,10 +49,10 @@ impl ConnectionLog {
     pub fn start(format: LogFormat, sink: impl Write + Send + 'static) -> io::Result<Self> {
         let (queue, records) = mpsc::sync_channel(QUEUE);
         let (done, written) = mpsc::channel();
-        let sender = RecordSender { queue, dropped: Arc::default() };
-        let dropped = Arc::clone(&sender.dropped);
+        let sender = RecordSender { queue, drops: RecordDrops::default() };
+        let drops = sender.drops.clone();
         thread::Builder::new().name("connection-log".into()).stack_size(128 * 1024).spawn(move || {
-            write_records(&records, format, sink, &dropped);
+            write_records(&records, format, sink, &drops);
             // Nobody waits for it unless the log was asked to finish.
             let _ = done.send(());
         })?;
@@ -65,10 +65,10 @@ impl ConnectionLog {
         self.sender.clone()
     }
 
-    /// How many records were lost because the writer could not keep up.
+    /// How many records are missing, and why, also for those who ask later.
     #[must_use]
-    pub fn dropped(&self) -> u64 {
-        self.sender.dropped.load(Ordering::Relaxed)
+    pub fn drops(&self) -> RecordDrops {
+        self.sender.drops.clone()
     }
 
     /// Waits until all records are written, for a second at most: whoever reads them may have stopped reading. All
@@ -85,7 +85,31 @@ impl ConnectionLog {
 #[derive(Clone, Debug)]
 pub struct RecordSender {
     queue: SyncSender<Report>,
-    dropped: Arc<AtomicU64>,
+    drops: RecordDrops,
+}
+
+/// Records that nobody reads. Clones are about the same ones.
+#[derive(Clone, Debug, Default)]
+pub struct RecordDrops(Arc<DropCells>);
+
+#[derive(Debug, Default)]
+struct DropCells {
+    dropped: AtomicU64,
+    omitted: AtomicU64,
+}
+
+impl RecordDrops {
+    /// Lost because the writer could not keep up.
+    #[must_use]
+    pub fn dropped(&self) -> u64 {
+        self.0.dropped.load(Ordering::Relaxed)
+    }
+
+    /// Left out on purpose, because very many connections were shed.
+    #[must_use]
+    pub fn omitted(&self) -> u64 {
+        self.0.omitted.load(Ordering::Relaxed)
+    }
 }
 
 impl RecordSender {
@@ -94,13 +118,18 @@ impl RecordSender {
         if let Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) =
             self.queue.try_send(report.clone())
         {
-            self.dropped.fetch_add(1, Ordering::Relaxed);
+            self.drops.0.dropped.fetch_add(1, Ordering::Relaxed);
         }
+    }
+
+    /// Counts a record that is not to be written.
+    pub fn omit(&self) {
+        self.drops.0.omitted.fetch_add(1, Ordering::Relaxed);
     }
 }
 
 /// Until every sender is gone.
-fn write_records(records: &Receiver<Report>, format: LogFormat, mut sink: impl Write, dropped: &AtomicU64) {
+fn write_records(records: &Receiver<Report>, format: LogFormat, mut sink: impl Write, drops: &RecordDrops) {
     let mut lines = String::new();
     let mut reported = 0;
     let mut failing = false;
@@ -120,7 +149,7 @@ fn write_records(records: &Receiver<Report>, format: LogFormat, mut sink: impl W
             }
         }
         write_lines(&mut sink, &mut lines, &mut failing);
-        let dropped = dropped.load(Ordering::Relaxed);
+        let dropped = drops.dropped();
         if dropped > reported {
             tracing::warn!(
                 records = dropped - reported,
@@ -302,9 +331,9 @@ pub(super) mod tests {
         for _ in 0..2 * QUEUE + 100 {
             sender.send(&report());
         }
-        assert!(log.dropped() >= 100, "{} dropped", log.dropped());
+        assert!(log.drops().dropped() >= 100, "{} dropped", log.drops().dropped());
         drop(held);
-        let kept = 2 * QUEUE as u64 + 100 - log.dropped();
+        let kept = 2 * QUEUE as u64 + 100 - log.drops().dropped();
         drop(sender);
         log.finish();
         let written = String::from_utf8(sink.0.lock().unwrap().clone()).unwrap();

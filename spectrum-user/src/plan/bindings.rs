@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use spectrum_common::names;
 
 use crate::model::{
-    Binding, Destination, DestinationId, Policy, Prefix, Protocol, Service, ServiceName, Target,
+    Binding, Destination, DestinationId, Family, Policy, Prefix, Protocol, Service, ServiceName, Target,
 };
 
 /// What the kernel must contain.
@@ -135,10 +135,10 @@ impl Plan {
 
 /// Gives destinations their ids.
 struct Numbering<'a> {
-    /// Ids of the plan in force.
-    kept: HashMap<&'a Destination, DestinationId>,
-    /// What answered until now, and since which revision.
-    revisions: HashMap<&'a ServiceName, (u32, (&'a Target, &'a Policy))>,
+    /// What the plan in force has, with its id and since when.
+    kept: HashMap<(&'a ServiceName, Family, Protocol), (DestinationId, u32)>,
+    /// What answered until now.
+    answers: HashMap<&'a ServiceName, (&'a Target, &'a Policy)>,
     revision: u32,
     used: Vec<bool>,
     next: u32,
@@ -148,8 +148,6 @@ struct Numbering<'a> {
 
 impl<'a> Numbering<'a> {
     fn after(plan: &'a Plan, before: &'a [Service], revision: u32) -> Self {
-        let answers: HashMap<&ServiceName, (&Target, &Policy)> =
-            before.iter().map(|service| (&service.name, (&service.target, &service.policy))).collect();
         let mut used =
             vec![false; plan.destinations.keys().next_back().map_or(0, |last| last.0 as usize + 1)];
         for id in plan.destinations.keys() {
@@ -157,15 +155,15 @@ impl<'a> Numbering<'a> {
                 *used = true;
             }
         }
+        let kept = plan.destinations.iter().map(|(id, destination)| {
+            let Destination { service, revision, family, protocol } = destination;
+            ((service, *family, *protocol), (*id, *revision))
+        });
         Self {
-            kept: plan.destinations.iter().map(|(id, destination)| (destination, *id)).collect(),
-            revisions: plan
-                .destinations
-                .values()
-                .filter_map(|destination| {
-                    let answer = answers.get(&destination.service)?;
-                    Some((&destination.service, (destination.revision, *answer)))
-                })
+            kept: kept.collect(),
+            answers: before
+                .iter()
+                .map(|service| (&service.name, (&service.target, &service.policy)))
                 .collect(),
             revision,
             used,
@@ -189,17 +187,18 @@ impl<'a> Numbering<'a> {
         if let Some((_, id)) = known {
             return *id;
         }
-        let revision = match self.revisions.get(&service.name) {
-            Some((revision, answer)) if *answer == (&service.target, &service.policy) => *revision,
-            _ => self.revision,
-        };
+        let answers_as_before = self.answers.get(&service.name) == Some(&(&service.target, &service.policy));
+        let kept = self.kept.get(&(&service.name, binding.family(), binding.protocol)).copied();
+        // One that was gone for a while is another one, even of a service that never changed: the listeners of the
+        // former may still be retiring, and must not be taken for those of the latter.
+        let (id, revision) =
+            kept.filter(|_| answers_as_before).unwrap_or_else(|| (self.free(), self.revision));
         let destination = Destination {
             service: service.name.clone(),
             revision,
             family: binding.family(),
             protocol: binding.protocol,
         };
-        let id = self.kept.get(&destination).copied().unwrap_or_else(|| self.free());
         destinations.insert(id, destination.clone());
         self.latest.retain(|(known, _)| known.service == service.name);
         self.latest.push((destination, id));
@@ -373,6 +372,20 @@ mod tests {
         // What was given up is free again, one generation later.
         let third = second.following(&after, &before, 2).unwrap();
         assert_eq!(destinations(&third), ["0 a tcp ipv4 r2", "1 a tcp ipv6 r2", "2 b tcp ipv4 r0"]);
+    }
+
+    #[test]
+    fn what_comes_back_is_another_destination() {
+        let both = [service("a", &["tcp 192.0.2.0/24 80", "udp 192.0.2.0/24 80"])];
+        let one = [service("a", &["tcp 192.0.2.0/24 80"])];
+        let first = Plan::of(&both).unwrap();
+        let second = first.following(&both, &one, 1).unwrap();
+        let third = second.following(&one, &both, 2).unwrap();
+        // The listeners of `a udp ipv4 r0` may still be retiring.
+        assert_eq!(destinations(&third), ["0 a tcp ipv4 r0", "1 a udp ipv4 r2"]);
+        // And what stayed all the while keeps its own revision, whatever its service has got since.
+        let fourth = third.following(&both, &both, 3).unwrap();
+        assert_eq!(fourth.destinations, third.destinations);
     }
 
     #[test]

@@ -6,6 +6,7 @@ pub mod firewall;
 mod hidden;
 mod obstacles;
 mod overlap;
+pub mod replies;
 pub mod table;
 #[cfg(test)]
 pub(crate) mod tests;

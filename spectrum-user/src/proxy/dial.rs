@@ -9,13 +9,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::stream::{FuturesUnordered, StreamExt};
-use socket2::{Domain, Socket, Type};
-use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::time::{sleep_until, timeout};
 
 use super::balance::Balancer;
 use super::board::{Board, BoardView};
+use super::dial_source;
 use super::report::DialFailure;
 use super::roster::{Member, Place, Roster};
 use super::session::Session;
@@ -86,7 +85,8 @@ impl Dialler {
         let mut failure = if roster.members.is_empty() { roster.fault } else { DialFailure::Down };
         let deadline = Instant::now() + self.connect * TIMES;
         let mut tried = Vec::with_capacity(MEMBERS);
-        while tried.len() < MEMBERS {
+        let mut dials = 0;
+        while dials < MEMBERS {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 break;
@@ -101,13 +101,20 @@ impl Dialler {
             let Some(port) = self.port(member, session) else { continue };
             match self.dial_member(member, port, left.min(self.connect), session).await {
                 Ok(dialled) => return Ok(dialled),
-                Err(error) => {
-                    failure = DialFailure::of(&error);
-                    if failure == DialFailure::OutOfResources {
-                        // The next one would need the same.
-                        break;
+                Err(error) => match DialFailure::of(&error) {
+                    // It was not dialled at all, and what became of another one says more.
+                    DialFailure::OtherFamily if dials > 0 => continue,
+                    other @ DialFailure::OtherFamily => {
+                        failure = other;
+                        continue;
                     }
-                }
+                    other => failure = other,
+                },
+            }
+            dials += 1;
+            if failure == DialFailure::OutOfResources {
+                // The next one would need the same.
+                break;
             }
         }
         Err(failure)
@@ -129,7 +136,15 @@ impl Dialler {
         }
         let turn = self.turn.get();
         self.turn.set(turn.wrapping_add(1));
-        let mut waiting = member.order(self.balance(), session.client.get().ip(), turn).into_iter();
+        let source = self.view.board.origins.source;
+        let mut waiting = member
+            .order(self.balance(), session.client.get().ip(), turn)
+            .into_iter()
+            .filter(|place| dial_source::reaches(place.at(port), source, session.client.get()))
+            .peekable();
+        if waiting.peek().is_none() {
+            return Err(dial_source::other_family());
+        }
         let mut dialling = FuturesUnordered::new();
         // Those that are being dialled, in the order of their beginning, and when.
         let mut begun: Vec<(&Place, Instant)> = Vec::new();
@@ -162,7 +177,7 @@ impl Dialler {
                         let address = place.at(port);
                         session.origin.set(Some(address));
                         begun.push((place, Instant::now()));
-                        dialling.push(attempt(place, address));
+                        dialling.push(async move { (place, self.connect(address, session).await) });
                         due = Some(Instant::now() + HEAD_START);
                     }
                     None if dialling.is_empty() => return Err(failure),
@@ -188,7 +203,7 @@ impl Dialler {
     ) -> io::Result<TcpStream> {
         let address = place.at(port);
         session.origin.set(Some(address));
-        let outcome = timeout(patience, connect(address)).await;
+        let outcome = timeout(patience, self.connect(address, session)).await;
         match outcome.unwrap_or_else(|_elapsed| Err(io::ErrorKind::TimedOut.into())) {
             Ok(stream) => {
                 self.succeeded(place, port);
@@ -199,6 +214,10 @@ impl Dialler {
                 Err(error)
             }
         }
+    }
+
+    async fn connect(&self, origin: SocketAddr, session: &Session) -> io::Result<TcpStream> {
+        dial_source::connect(origin, self.view.board.origins.source, session.client.get()).await
     }
 
     fn port(&self, member: &Member, session: &Session) -> Option<u16> {
@@ -229,8 +248,8 @@ impl Dialler {
     fn failed(&self, place: &Place, port: u16, error: &io::Error, session: &Session) {
         let origin = place.at(port);
         self.log(session, origin, error);
-        // What we lack ourselves says nothing about the origin.
-        if DialFailure::of(error) == DialFailure::OutOfResources {
+        // What we lack ourselves, and which clients it cannot be dialled for, says nothing about the origin.
+        if matches!(DialFailure::of(error), DialFailure::OtherFamily | DialFailure::OutOfResources) {
             return;
         }
         let ejection = self.view.board.origins.ejection;
@@ -257,31 +276,9 @@ fn is_same(one: &Place, other: &Place) -> bool {
     std::ptr::eq(one, other)
 }
 
-async fn attempt(place: &Place, address: SocketAddr) -> (&Place, io::Result<TcpStream>) {
-    (place, connect(address).await)
-}
-
 async fn wait_until(due: Option<Instant>) {
     match due {
         Some(due) => sleep_until(due.into()).await,
         None => pending().await,
     }
-}
-
-pub(super) async fn connect(address: SocketAddr) -> io::Result<TcpStream> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking().cloexec(), None)?;
-    socket.set_tcp_nodelay(true)?;
-    match socket.connect(&address.into()) {
-        Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => return Err(error),
-        _ => {}
-    }
-    let stream = TcpStream::from_std(socket.into())?;
-    // What woke us tells whether it failed, which spares asking for every one that did not.
-    let ready = stream.ready(Interest::WRITABLE | Interest::ERROR).await?;
-    if (ready.is_error() || ready.is_write_closed())
-        && let Some(error) = stream.take_error()?
-    {
-        return Err(error);
-    }
-    Ok(stream)
 }

@@ -14,6 +14,8 @@ pub enum Event<'a> {
     Opened {
         /// The service whose listener accepted it.
         service: &'a ServiceName,
+        /// Transport protocol.
+        protocol: Protocol,
     },
     /// An origin was connected to, or a responder begins to answer: from now on bytes may flow. Not for every connection.
     Established(&'a Established<'a>),
@@ -127,6 +129,19 @@ pub enum Limit {
     SourceRate,
 }
 
+impl Limit {
+    /// The configuration's key for it; `descriptors` for the one that has none.
+    #[must_use]
+    pub fn key(self) -> &'static str {
+        match self {
+            Self::Descriptors => "descriptors",
+            Self::Service => "connections",
+            Self::Source => "connections-per-source",
+            Self::SourceRate => "rate-per-source",
+        }
+    }
+}
+
 /// Which time was over.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub enum Expiry {
@@ -146,7 +161,7 @@ pub enum HeaderFault {
 }
 
 /// Every end in the order of [`End::index`], with its word in records and metrics, and its status code.
-const ENDS: [(End, &str, u16); 28] = {
+const ENDS: [(End, &str, u16); 29] = {
     use DialFailure as Dial;
     use Side::{Downstream, Upstream};
     [
@@ -170,6 +185,7 @@ const ENDS: [(End, &str, u16); 28] = {
         (End::TimedOut(Upstream), "upstream-timed-out", 445),
         (End::Undialled(Dial::Down), "dial-down", 521),
         (End::Undialled(Dial::Failed), "dial-failed", 520),
+        (End::Undialled(Dial::OtherFamily), "dial-other-family", 523),
         (End::Undialled(Dial::OutOfResources), "dial-out-of-resources", 524),
         (End::Undialled(Dial::Refused), "dial-refused", 521),
         (End::Undialled(Dial::ResolverFailed), "dial-resolver-failed", 530),
@@ -208,7 +224,7 @@ impl End {
             Self::Reset(side) => 14 + side as usize,
             Self::TimedOut(side) => 16 + side as usize,
             Self::Undialled(failure) => 18 + failure as usize,
-            Self::Unreachable(side) => 26 + side as usize,
+            Self::Unreachable(side) => 27 + side as usize,
         }
     }
 
@@ -252,6 +268,8 @@ pub enum DialFailure {
     Down,
     /// Anything not listed here.
     Failed,
+    /// The origin has no address of the client's family, and was to be dialled from the client's address.
+    OtherFamily,
     /// This host had no descriptor, memory or local port for it.
     OutOfResources,
     /// The origin refused.
@@ -282,6 +300,7 @@ impl DialFailure {
                 | libc::EADDRNOTAVAIL
                 | libc::EAGAIN,
             ) => Self::OutOfResources,
+            Some(libc::EAFNOSUPPORT) => Self::OtherFamily,
             Some(libc::ECONNREFUSED) => Self::Refused,
             Some(libc::EHOSTUNREACH | libc::ENETUNREACH | libc::ENETDOWN | libc::EHOSTDOWN) => {
                 Self::Unreachable

@@ -6,6 +6,7 @@ mod iptables;
 mod listings;
 mod nftables;
 mod program;
+mod replies;
 mod trial;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,7 +15,8 @@ use std::fmt;
 pub use error::TproxyError;
 use iptables::Iptables;
 pub use listings::listings;
-use nftables::Nft;
+use nftables::{Kind, Nft};
+pub use replies::ReplyMark;
 pub use trial::{Trial, try_all};
 
 use crate::model::Family;
@@ -151,7 +153,7 @@ impl Tproxy {
         match self.applied {
             Applied::Iptables(applied) => undo_iptables(&self.chain, applied),
             Applied::Nftables { nft, .. } => {
-                nft.remove(&BTreeSet::from([self.chain])).err().into_iter().collect()
+                nft.remove(Kind::Steering, &BTreeSet::from([self.chain])).err().into_iter().collect()
             }
         }
     }
@@ -315,7 +317,7 @@ pub fn remove(doomed: &BTreeSet<Chain>) -> Vec<TproxyError> {
             Err(error) => errors.push(error),
         }
     }
-    match Nft::find_any().map(|nft| nft.remove(doomed)) {
+    match Nft::find_any().map(|nft| nft.remove(Kind::Any, doomed)) {
         None | Some(Ok(_) | Err(TproxyError::ExtensionMissing { .. })) => {}
         Some(Err(error)) => errors.push(error),
     }

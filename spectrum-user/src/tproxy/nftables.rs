@@ -6,13 +6,33 @@ use std::process::Command;
 
 use super::TproxyError;
 use super::program::{find_or_fail, find_program, output};
-use crate::plan::firewall::Chain;
 use crate::plan::firewall::nftables::tables;
+use crate::plan::firewall::{Chain, replies};
 
 /// The nft program.
 #[derive(Clone, Debug)]
 pub(super) struct Nft {
     program: PathBuf,
+}
+
+/// What an instance's tables are for. They come and go at different times.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Kind {
+    Any,
+    Replies,
+    Steering,
+}
+
+impl Kind {
+    /// Whether the table that nft calls `table` is of this kind.
+    fn includes(self, table: &str) -> bool {
+        let replies = table.split(' ').next() == Some(replies::FAMILY);
+        match self {
+            Self::Any => true,
+            Self::Replies => replies,
+            Self::Steering => !replies,
+        }
+    }
 }
 
 impl Nft {
@@ -35,11 +55,11 @@ impl Nft {
         Ok(tables(&self.list()?).map(|(chain, _)| chain).collect())
     }
 
-    /// Removes the tables of the instances `doomed`; whether there were any.
-    pub(super) fn remove(&self, doomed: &BTreeSet<Chain>) -> Result<bool, TproxyError> {
+    /// Removes the tables of `kind` of the instances `doomed`; whether there were any.
+    pub(super) fn remove(&self, kind: Kind, doomed: &BTreeSet<Chain>) -> Result<bool, TproxyError> {
         let listed = self.list()?;
         let text = tables(&listed)
-            .filter(|(chain, _)| doomed.contains(chain))
+            .filter(|(chain, table)| doomed.contains(chain) && kind.includes(table))
             .fold(String::new(), |text, (_, table)| text + "delete table " + table + "\n");
         if text.is_empty() {
             return Ok(false);

@@ -3,6 +3,7 @@
 
 mod connect;
 mod cpu;
+mod datagrams;
 mod dispatch;
 mod measured;
 mod proxy;
@@ -44,8 +45,13 @@ struct Benchmark {
 /// The benchmark that compares packages.
 const PROXY: &str = "proxy";
 
-const BENCHMARKS: [Benchmark; 5] = [
+const BENCHMARKS: [Benchmark; 6] = [
     Benchmark { name: "connect", about: "what accepting one connection costs", run: connect::run },
+    Benchmark {
+        name: "datagrams",
+        about: "datagrams per second to random ports; more is better",
+        run: datagrams::run,
+    },
     Benchmark { name: "dispatch", about: "what one run of the eBPF program costs", run: dispatch::run },
     Benchmark { name: PROXY, about: "a TCP proxy next to HAProxy and nginx", run: proxy::run },
     Benchmark {

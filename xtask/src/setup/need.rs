@@ -116,6 +116,7 @@ impl Purpose {
                 haproxy(),
                 nginx(),
                 server("sshd and ssh", || has("sshd") && has("ssh"), &["openssh-server"], &["ssh"]),
+                server("promtool", || has("promtool"), &["prometheus"], &["prometheus"]),
                 server("iperf3", || has("iperf3"), &["iperf3"], &["iperf3"]),
                 program("curl and openssl", || has("curl") && has("openssl"), &["curl", "openssl"]),
             ],

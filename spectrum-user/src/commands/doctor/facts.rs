@@ -16,7 +16,7 @@ use crate::dispatcher::{self, AttachedProgram};
 use crate::doctor::{Confinement, Conntrack, Facts, OtherProgram, Refusal, Rights, Source, Subject, Unknown};
 use crate::instance::{Instance, Leftovers, Mode, live_instances, run_dir};
 use crate::model::{Binding, Policy, PortRange, Protocol, Responder, Service, Target};
-use crate::net::{self, LocalRoutes, NamespaceId};
+use crate::net::{self, LocalRoutes, NamespaceId, ReplyRoutes};
 use crate::plan::{Listing, Plan};
 use crate::tproxy;
 
@@ -132,9 +132,12 @@ fn leftovers(live: Result<&[Instance], String>) -> anyhow::Result<Result<Vec<Str
         let live = live.map_err(Unknown)?;
         let routes = LocalRoutes::open().map_err(why)?.list_ours().await.map_err(why)?;
         let chains = tproxy::list_ours().map_err(why)?;
-        let Leftovers { routes, chains } = Leftovers::among(routes, chains, live);
+        let tables = ReplyRoutes::open().map_err(why)?.list_ours().await.map_err(why)?;
+        let Leftovers { routes, chains, tables } = Leftovers::among(routes, chains, tables, live);
         let routes = routes.iter().map(|prefix| format!("local route {prefix}"));
-        Ok(chains.iter().map(|chain| format!("firewall chain {chain}")).chain(routes).collect())
+        let tables = tables.iter().map(|table| format!("reply routes in table {table}"));
+        let chains = chains.iter().map(|chain| format!("firewall chain {chain}"));
+        Ok(chains.chain(routes).chain(tables).collect())
     }))
 }
 

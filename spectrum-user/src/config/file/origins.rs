@@ -93,6 +93,12 @@ impl<'a, 't> OriginsKeys<'a, 't> {
         if let Some(value) = self.proxy_header {
             origins.header = word(value, KeyPath::Key(&path, "proxy-header"), ProxyVersion::WORDS, problems);
         }
+        // A port of its own for checks is not the one that expects headers.
+        if let Some(health) = &mut origins.health
+            && health.port.is_none()
+        {
+            health.header = origins.header;
+        }
         if let Some(value) = self.transparent {
             origins.source = match truth(value, KeyPath::Key(&path, "transparent"), problems) {
                 Some(true) => DialSource::Client,

@@ -2,6 +2,7 @@
 
 pub mod iptables;
 pub mod nftables;
+pub mod replies;
 
 use std::fmt;
 use std::net::SocketAddr;

@@ -37,7 +37,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use spectrum_common::Value;
 
-use super::{Chain, Firewall, Rule, TooManyBindings};
+use super::{Chain, Firewall, Rule, TooManyBindings, replies};
 use crate::model::{DestinationId, Family, Protocol};
 use crate::plan::PlannedBinding;
 use crate::plan::table::ports::PortMaps;
@@ -357,13 +357,14 @@ fn keyword(family: Family) -> &'static str {
     }
 }
 
-/// Our tables in what `nft list tables` printed: the instance each belongs to, and how nft names it.
+/// Our tables in what `nft list tables` printed: the instance each belongs to, and how nft names it. Those of the TPROXY
+/// path are of one family, and [`replies`] has one of both.
 pub fn tables(listed: &str) -> impl Iterator<Item = (Chain, &str)> {
     listed.lines().filter_map(|line| {
         let table = line.trim().strip_prefix("table ")?;
         let (family, name) = table.split_once(' ')?;
         let chain = Chain::of_table(name).ok()?;
-        matches!(family, "ip" | "ip6").then_some((chain, table))
+        matches!(family, "ip" | "ip6" | replies::FAMILY).then_some((chain, table))
     })
 }
 

@@ -5,11 +5,14 @@ mod lengths;
 pub(super) mod ports;
 pub(super) mod prefixes;
 
-use spectrum_common::{Bucket4, Bucket6, Domain, NO_NODE, Node, Nodes, Packet, Step, Verdict, steer};
+use spectrum_common::{
+    Address, Bucket4, Bucket6, Domain, NO_NODE, Node, Nodes, Packet, Page, Step, Value, Verdict, steer,
+};
 
 use super::PlannedBinding;
 use crate::model::{Family, Protocol};
-use lengths::SearchTree;
+use buckets::Hashed;
+use lengths::{Entry, SearchTree};
 use ports::PortMaps;
 use prefixes::BoundPrefix;
 
@@ -32,12 +35,16 @@ impl Table {
     /// Linear in the number of bindings after sorting them; [`TableError`] when nodes outgrow their indexes, far
     /// beyond the memory of present machines.
     pub fn compile(bindings: &[PlannedBinding]) -> Result<Self, TableError> {
-        let mut table = Self::default();
-        let mut maps = PortMaps::from_node(table.nodes.len());
+        // Steps first, since the kernel program looks for them in the first page alone.
+        let lengths = Domain::ALL.map(|domain| distinct_lengths(of_domain(bindings, domain)));
+        let steps = lengths.iter().map(|count| (*count).max(1)).sum();
+        let mut maps = PortMaps::from_node(steps);
         let prefixes = Domain::ALL.map(|domain| prefixes::resolve(of_domain(bindings, domain), &mut maps));
+        let mut table = Self { nodes: vec![Node::default(); steps] };
         table.nodes.extend(maps.into_nodes());
+        let mut further = Domain::ALL.len()..;
         for (domain, prefixes) in Domain::ALL.into_iter().zip(&prefixes) {
-            table.add_domain(domain, prefixes)?;
+            table.add_domain(domain, prefixes, &mut further)?;
         }
         // Values use one bit of an index for themselves.
         if table.nodes.len() < (u32::MAX >> 1) as usize {
@@ -59,22 +66,34 @@ impl Table {
         steer(packet, self)
     }
 
-    fn add_domain(&mut self, domain: Domain, prefixes: &[BoundPrefix]) -> Result<(), TableError> {
+    /// Bytes of kernel memory: whole pages.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        Page::bytes_of(self.nodes.len())
+    }
+
+    /// Puts the steps of a domain into their places, the first into its own and the others into `further` ones, and
+    /// appends their hash tables.
+    fn add_domain(
+        &mut self,
+        domain: Domain,
+        prefixes: &[BoundPrefix],
+        further: &mut impl Iterator<Item = usize>,
+    ) -> Result<(), TableError> {
         let tree = SearchTree::over(prefixes);
         let mut entries = tree.entries(prefixes);
-        // The root has its place; the other steps follow wherever the table has grown to.
-        let places: Vec<u32> = (0..tree.steps().len())
-            .map(|at| if at == 0 { Ok(domain.first_step()) } else { self.grow() })
+        let places: Vec<u32> = std::iter::once(Ok(domain.first_step()))
+            .chain(further.take(tree.steps().len().saturating_sub(1)).map(index))
             .collect::<Result<_, _>>()?;
         let place = |step: Option<usize>| step.and_then(|at| places.get(at).copied()).unwrap_or(NO_NODE);
         for (step, at) in tree.steps().iter().zip(&places) {
             let entries = entries.remove(&step.length).unwrap_or_default();
             let hashed = if domain.is_ipv4() {
-                buckets::append::<Bucket4>(&mut self.nodes, &entries)?
+                Hashed::append::<Bucket4>(&mut self.nodes, &entries)?
             } else {
-                buckets::append::<Bucket6>(&mut self.nodes, &entries)?
+                Hashed::append::<Bucket6>(&mut self.nodes, &entries)?
             };
-            let mask = spectrum_common::Address::mask(step.length);
+            let mask = Address::mask(step.length);
             if let Some(node) = self.nodes.get_mut(*at as usize) {
                 *node = Step {
                     mask_hi: mask.hi,
@@ -84,6 +103,8 @@ impl Table {
                     buckets: hashed.count,
                     shorter: place(step.shorter),
                     longer: place(step.longer),
+                    usual: usual(&entries),
+                    usual_again: usual(&entries),
                     ..Step::default()
                 }
                 .into();
@@ -91,23 +112,34 @@ impl Table {
         }
         Ok(())
     }
-
-    fn grow(&mut self) -> Result<u32, TableError> {
-        let index = index(&self.nodes)?;
-        self.nodes.push(Node::default());
-        Ok(index)
-    }
 }
 
 impl Nodes for Table {
     fn node(&self, index: u32) -> Option<&Node> {
         self.nodes.node(index)
     }
+
+    fn step(&self, index: u32) -> Option<&Node> {
+        self.nodes.step(index)
+    }
 }
 
-/// The index that the next node gets.
-fn index(nodes: &[Node]) -> Result<u32, TableError> {
-    u32::try_from(nodes.len()).map_err(|_error| TableError { nodes: nodes.len() })
+/// What more than half of the entries say; anything if there is no such thing (Boyer and Moore's majority vote).
+fn usual(entries: &[Entry]) -> Value {
+    let mut usual = (Value::PASS, 0_usize);
+    for (_, value) in entries {
+        usual = match usual {
+            (_, 0) => (*value, 1),
+            (same, count) if same == *value => (same, count + 1),
+            (other, count) => (other, count - 1),
+        };
+    }
+    usual.0
+}
+
+/// The index of the node at `place`.
+fn index(place: usize) -> Result<u32, TableError> {
+    u32::try_from(place).map_err(|_error| TableError { nodes: place })
 }
 
 /// A table too large for its indexes.
@@ -116,6 +148,16 @@ fn index(nodes: &[Node]) -> Result<u32, TableError> {
 pub struct TableError {
     /// Its size.
     pub nodes: usize,
+}
+
+fn distinct_lengths<'a>(bindings: impl Iterator<Item = &'a PlannedBinding>) -> usize {
+    let mut lengths = [false; 129];
+    for planned in bindings {
+        if let Some(length) = lengths.get_mut(usize::from(planned.binding.prefix.length())) {
+            *length = true;
+        }
+    }
+    lengths.iter().filter(|occurs| **occurs).count()
 }
 
 fn of_domain(bindings: &[PlannedBinding], domain: Domain) -> impl Iterator<Item = &PlannedBinding> {

@@ -185,8 +185,8 @@ fn random_hosts_cost_less_than_a_hundred_bytes_each() {
             })
             .collect();
         let table = Table::compile(&bindings).unwrap();
-        let bytes = size_of_val(table.nodes()) / count;
-        assert!(bytes < if v6 { 50 } else { 20 }, "{bytes} bytes for each binding");
+        let bytes = table.bytes() / count;
+        assert!(bytes < if v6 { 32 } else { 16 }, "{bytes} bytes for each binding");
     }
 }
 

@@ -10,7 +10,9 @@ use std::time::{Duration, Instant};
 use tokio::time::{sleep, timeout};
 
 use super::lead::Lead;
-use crate::proxy::dial::connect;
+use crate::model::HealthCheck;
+use crate::proxy::dial_source::connect_from_host;
+use crate::proxy::header::Header;
 use crate::proxy::health::Health;
 use crate::proxy::report::DialFailure;
 
@@ -30,7 +32,7 @@ pub(super) async fn check(lead: Rc<Lead>, health: Weak<Health>) {
         let outcome = {
             // Never closed, so this does not fail.
             let _permit = lead.checks.acquire().await;
-            connects(address, settings.timeout).await
+            connects(address, &settings).await
         };
         let Some(health) = health.upgrade() else { return };
         match outcome {
@@ -47,14 +49,24 @@ pub(super) async fn check(lead: Rc<Lead>, health: Weak<Health>) {
 }
 
 /// How long `address` took to accept a connection.
-async fn connects(address: SocketAddr, patience: Duration) -> io::Result<Duration> {
+async fn connects(address: SocketAddr, check: &HealthCheck) -> io::Result<Duration> {
     let began = Instant::now();
-    let connected = timeout(patience, connect(address)).await;
+    let connected = timeout(check.timeout, connect_from_host(address)).await;
     let stream =
         connected.map_err(|_elapsed| io::Error::new(io::ErrorKind::TimedOut, "no answer in time"))??;
-    // A reset leaves no TIME-WAIT behind, and most servers do not log a connection that was never spoken on.
-    let _ = stream.set_zero_linger();
-    Ok(began.elapsed())
+    let after = began.elapsed();
+    match check.header {
+        // An origin that expects headers would complain of a connection without one. It must not overtake what it says,
+        // so this one is closed as usual. The empty socket takes it at once; if not, the check has its answer anyway.
+        Some(version) => {
+            let _ = stream.try_write(&Header::Local.bytes(version));
+        }
+        // A reset leaves no TIME-WAIT behind, and most servers do not log a connection that was never spoken on.
+        None => {
+            let _ = stream.set_zero_linger();
+        }
+    }
+    Ok(after)
 }
 
 fn note(lead: &Lead, health: &std::sync::Arc<Health>, outcome: Result<Duration, String>) {

@@ -87,8 +87,8 @@ pub(crate) fn client(number: u32, target: SocketAddr) -> IpAddr {
     let [_, a, b, c] = number.to_be_bytes();
     if target.is_ipv4() {
         // 127.0.0.x is for others.
-        IpAddr::from([127, a | 1, b, c])
+        IpAddr::from([127, 1 + a % 254, b, c])
     } else {
-        IpAddr::from([0xfd7a, 0, 0, 0, 0, 0, (number >> 16) as u16 | 0x100, (number & 0xffff) as u16])
+        IpAddr::from([0xfd7a, 0, 0, 0, 0, 1, (number >> 16) as u16, (number & 0xffff) as u16])
     }
 }

@@ -16,6 +16,8 @@ pub(crate) struct Report {
     pub(crate) refused: u64,
     /// Of both, those that a stop or kill came between, so that no answer was owed.
     pub(crate) excused: u64,
+    /// Datagrams that got lost where the kernel says that it dropped packets, which it does for all namespaces together.
+    pub(crate) lost: u64,
     /// Connection records whose service was compared with the scan.
     pub(crate) records: u64,
     pub(crate) reloads: u64,
@@ -43,12 +45,13 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{} connections, {} datagrams ({} refused as they had to be, {} excused), {} records, {} reloads, {} kills, \
+            "{} connections, {} datagrams ({} refused as they had to be, {} excused, {} lost by the kernel), {} records, {} reloads, {} kills, \
              {} stops, descriptors {} -> {}, memory {} -> {} KiB, {} errors",
             self.connections,
             self.datagrams,
             self.refused,
             self.excused,
+            self.lost,
             self.records,
             self.reloads,
             self.kills,

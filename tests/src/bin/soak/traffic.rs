@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use socket2::{Domain, Socket, Type};
+use spectrum_tests::datagram::dropped_by_backlog;
 use spectrum_tests::dial::{Heard, exchange};
 use spectrum_tests::netns::Netns;
 use spectrum_tests::random::Random;
@@ -96,8 +97,16 @@ async fn echoes(client: IpAddr, target: SocketAddr, count: usize) -> io::Result<
     let mut heard = [0; 64];
     for number in 0..count {
         let said = [SAID.as_bytes(), &number.to_be_bytes()].concat();
+        let dropped = dropped_by_backlog();
         socket.send(&said).await?;
-        let length = timeout(PATIENCE, socket.recv(&mut heard)).await??;
+        let length = match timeout(PATIENCE, socket.recv(&mut heard)).await {
+            Ok(received) => received?,
+            // Whosever they were: nobody repeats a datagram.
+            Err(_) if dropped_by_backlog() > dropped => {
+                return Err(io::Error::new(io::ErrorKind::Interrupted, "the kernel dropped packets"));
+            }
+            Err(elapsed) => return Err(elapsed.into()),
+        };
         if heard.get(..length) != Some(&said) {
             return Err(io::Error::other(format!("heard {:?}", heard.get(..length))));
         }
@@ -111,6 +120,7 @@ fn judge(target: SocketAddr, outcome: &Outcome, between: Between, journal: &Jour
     let expected: Vec<Option<&Service>> =
         between.generations.iter().map(|services| winner(services, protocol, target)).collect();
     let is_right = expected.iter().any(|service| fits(*service, target, outcome));
+    let is_lost = matches!(outcome, Outcome::Udp(Err(error)) if error.kind() == io::ErrorKind::Interrupted);
     let (client, is_refusal) = match outcome {
         Outcome::Tcp(heard) => (heard.as_ref().ok().map(|heard| heard.client), heard.is_err()),
         Outcome::Udp(echoed) => (echoed.as_ref().ok().copied(), echoed.is_err()),
@@ -121,13 +131,14 @@ fn judge(target: SocketAddr, outcome: &Outcome, between: Between, journal: &Jour
             Protocol::Udp => report.datagrams += 1,
         }
         report.refused += u64::from(is_right && is_refusal);
-        report.excused += u64::from(!is_right && !between.undisturbed);
+        report.lost += u64::from(is_lost);
+        report.excused += u64::from(!is_right && !is_lost && !between.undisturbed);
     });
     if is_right {
         if let Some(client) = client {
             journal.0.lock().unwrap().insert(client, (protocol, target, between));
         }
-    } else if between.undisturbed || is_of_another(&expected, outcome) {
+    } else if !is_lost && (between.undisturbed || is_of_another(&expected, outcome)) {
         let names: Vec<Option<(&str, &str)>> = expected
             .iter()
             .map(|service| service.map(|service| (service.name.as_str(), service.respond)))

@@ -1,0 +1,192 @@
+//! The rules and routes that deliver here what origins answer to clients' addresses. Touches no table but those whose
+//! numbers are ours, and no rule of another protocol number.
+//!
+//! ```text
+//! ip rule add fwmark 0x53000000/0xff000000 lookup T protocol 83
+//! ip rule add from 127.0.0.0/8 iif lo ipproto tcp lookup T protocol 83
+//! ip route add local default dev lo table T protocol 83
+//! ```
+//!
+//! The second rule is for origins on this host: what they answer is routed before any firewall could mark it, and TCP
+//! from a loopback address to one that is not this host's cannot be anything else. The kernel puts rules after the one for
+//! the table `local` and before all others.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use futures_util::stream::TryStreamExt as _;
+use nix::net::if_::if_nametoindex;
+use rtnetlink::packet_route::IpProtocol;
+use rtnetlink::packet_route::route::{RouteAttribute, RouteMessage, RouteProtocol, RouteScope, RouteType};
+use rtnetlink::packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
+use rtnetlink::{Handle, IpVersion};
+use tokio::task::JoinHandle;
+
+use super::NetError;
+use super::routes::{CAPABILITY, LOOPBACK, ROUTE_PROTOCOL, address_family, connect, io_error};
+use crate::model::Family;
+use crate::plan::replies::{MARK, MARK_MASK, ReplyTable};
+
+const FAMILIES: [Family; 2] = [Family::Ipv4, Family::Ipv6];
+
+/// A netlink socket for reply routes. Dropping it removes none.
+#[derive(Debug)]
+pub struct ReplyRoutes {
+    handle: Handle,
+    connection: JoinHandle<()>,
+}
+
+impl ReplyRoutes {
+    /// Opens the netlink socket, in the network namespace of the calling thread and on the running tokio runtime.
+    pub fn open() -> Result<Self, NetError> {
+        let (handle, connection) = connect()?;
+        Ok(Self { handle, connection })
+    }
+
+    /// Adds the rules and the route of `family` by way of `table`. What is there already is no error. On failure what was
+    /// added remains, for [`remove`](Self::remove).
+    pub async fn add(&self, table: ReplyTable, family: Family) -> Result<(), NetError> {
+        // A rule without a route changes nothing, and a route is found again by the rules that lead to it.
+        for rule in rules(table, family) {
+            let mut request = self.handle.rule().add();
+            *request.message_mut() = rule;
+            settle("add reply rule for", family, request.execute().await, libc::EEXIST)?;
+        }
+        let request = self.handle.route().add(route(table, family)?);
+        settle("add reply route for", family, request.execute().await, libc::EEXIST)?;
+        self.still_connected("add reply routes for", family)
+    }
+
+    /// The tables in the namespace that rules of ours lead to, whichever process added them.
+    pub async fn list_ours(&self) -> Result<BTreeSet<ReplyTable>, NetError> {
+        let mut tables = BTreeSet::new();
+        for family in FAMILIES {
+            tables.extend(self.rules_of_ours(family).await?.into_iter().map(|(table, _)| table));
+        }
+        Ok(tables)
+    }
+
+    /// Removes `table`'s route and every rule of ours that leads to it, of both families.
+    pub async fn remove(&self, table: ReplyTable) -> Vec<NetError> {
+        let mut errors = Vec::new();
+        for family in FAMILIES {
+            errors.extend(self.remove_family(table, family).await);
+        }
+        errors
+    }
+
+    /// Removes those of `family`. What is gone already is no error.
+    pub async fn remove_family(&self, table: ReplyTable, family: Family) -> Vec<NetError> {
+        let mut errors = Vec::new();
+        let removed = match route(table, family) {
+            Ok(route) => self.handle.route().del(route).execute().await,
+            Err(error) => return vec![error],
+        };
+        errors.extend(settle("remove reply route for", family, removed, libc::ESRCH).err());
+        match self.rules_of_ours(family).await {
+            Ok(rules) => {
+                for (_, rule) in rules.into_iter().filter(|(of, _)| *of == table) {
+                    let removed = self.handle.rule().del(rule).execute().await;
+                    errors.extend(settle("remove reply rule for", family, removed, libc::ENOENT).err());
+                }
+            }
+            Err(error) => errors.push(error),
+        }
+        errors.extend(self.still_connected("remove reply routes for", family).err());
+        errors
+    }
+
+    /// After a failed system call the connection is over, and rtnetlink takes the end of the answers for success.
+    fn still_connected(&self, op: &'static str, family: Family) -> Result<(), NetError> {
+        if self.connection.is_finished() {
+            let source = std::io::Error::other("the netlink connection was lost");
+            return Err(NetError::os(op, family, source, CAPABILITY));
+        }
+        Ok(())
+    }
+
+    async fn rules_of_ours(&self, family: Family) -> Result<Vec<(ReplyTable, RuleMessage)>, NetError> {
+        let version = match family {
+            Family::Ipv4 => IpVersion::V4,
+            Family::Ipv6 => IpVersion::V6,
+        };
+        let listed: Result<Vec<RuleMessage>, _> =
+            self.handle.rule().get(version).execute().try_collect().await;
+        let rules = match listed.map_err(io_error) {
+            Ok(rules) => rules,
+            // The kernel does without this family, or without rules.
+            Err(error) if matches!(error.raw_os_error(), Some(libc::EAFNOSUPPORT | libc::EOPNOTSUPP)) => {
+                Vec::new()
+            }
+            Err(source) => return Err(NetError::os("list routing rules of", family, source, CAPABILITY)),
+        };
+        let ours = RuleAttribute::Protocol(RouteProtocol::Other(ROUTE_PROTOCOL));
+        Ok(rules
+            .into_iter()
+            .filter(|rule| rule.attributes.contains(&ours))
+            .filter_map(|rule| Some((table_of(&rule)?, rule)))
+            .collect())
+    }
+}
+
+impl Drop for ReplyRoutes {
+    fn drop(&mut self) {
+        self.connection.abort();
+    }
+}
+
+fn table_of(rule: &RuleMessage) -> Option<ReplyTable> {
+    rule.attributes.iter().find_map(|attribute| match attribute {
+        RuleAttribute::Table(number) => ReplyTable::numbered(*number),
+        _ => None,
+    })
+}
+
+fn rules(table: ReplyTable, family: Family) -> [RuleMessage; 2] {
+    let mut marked = RuleMessage::default();
+    marked.header.family = address_family(family);
+    marked.header.action = RuleAction::ToTable;
+    marked.attributes.push(RuleAttribute::Table(table.number()));
+    marked.attributes.push(RuleAttribute::Protocol(RouteProtocol::Other(ROUTE_PROTOCOL)));
+    let mut own = marked.clone();
+    marked.attributes.push(RuleAttribute::FwMark(MARK));
+    marked.attributes.push(RuleAttribute::FwMask(MARK_MASK));
+    let (source, length) = match family {
+        Family::Ipv4 => (IpAddr::V4(Ipv4Addr::new(127, 0, 0, 0)), 8),
+        Family::Ipv6 => (IpAddr::V6(Ipv6Addr::LOCALHOST), 128),
+    };
+    own.header.src_len = length;
+    own.attributes.push(RuleAttribute::Source(source));
+    own.attributes.push(RuleAttribute::Iifname(LOOPBACK.to_owned()));
+    own.attributes.push(RuleAttribute::IpProtocol(IpProtocol::Tcp));
+    [marked, own]
+}
+
+/// `local default dev lo table T`.
+fn route(table: ReplyTable, family: Family) -> Result<RouteMessage, NetError> {
+    let loopback = if_nametoindex(LOOPBACK)
+        .map_err(|errno| NetError::os("find interface", LOOPBACK, errno, CAPABILITY))?;
+    let mut message = RouteMessage::default();
+    message.header.address_family = address_family(family);
+    message.header.protocol = RouteProtocol::Other(ROUTE_PROTOCOL);
+    message.header.scope = RouteScope::Host;
+    message.header.kind = RouteType::Local;
+    message.attributes.push(RouteAttribute::Table(table.number()));
+    message.attributes.push(RouteAttribute::Oif(loopback));
+    Ok(message)
+}
+
+/// What an answer comes to where `done` means that there was nothing left to do.
+fn settle(
+    op: &'static str,
+    family: Family,
+    answer: Result<(), rtnetlink::Error>,
+    done: i32,
+) -> Result<(), NetError> {
+    match answer.map_err(io_error) {
+        Err(source) if source.raw_os_error() != Some(done) => {
+            Err(NetError::os(op, family, source, CAPABILITY))
+        }
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,30 @@
+//! The mark on origins' answers to clients' addresses: made and removed. Needs nft whatever carries the rules of the
+//! TPROXY path, and over `sk_lookup` as well.
+
+use std::collections::BTreeSet;
+
+use super::TproxyError;
+use super::nftables::{Kind, Nft};
+use crate::plan::firewall::{Chain, replies};
+
+/// The mark as this process made it. It stays until [`undo`](Self::undo): dropping it removes nothing.
+#[derive(Debug)]
+pub struct ReplyMark {
+    chain: Chain,
+    nft: Nft,
+}
+
+impl ReplyMark {
+    /// Marks the answers under the name `chain`. Blocks the calling thread.
+    pub fn apply(chain: &Chain) -> Result<Self, TproxyError> {
+        let nft = Nft::find()?;
+        nft.transact("apply", &replies::creation(chain))?;
+        Ok(Self { chain: chain.clone(), nft })
+    }
+
+    /// Removes it. What is gone already is no error. Blocks the calling thread.
+    #[must_use]
+    pub fn undo(self) -> Option<TproxyError> {
+        self.nft.remove(Kind::Replies, &BTreeSet::from([self.chain])).err()
+    }
+}
