@@ -17,6 +17,7 @@ use crate::cli::RunArgs;
 use crate::config::Config;
 use crate::control::{Asked, ControlServer, Request};
 use crate::net;
+use crate::observe::Recorded;
 use crate::plan::Plan;
 
 /// Runs until SIGINT or SIGTERM.
@@ -33,6 +34,7 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<()> {
     let settings = Settings {
         workers: args.workers,
         log_format: args.log_format.into(),
+        recorded: if args.log_opened { Recorded::OpensAndEnds } else { Recorded::Ends },
         force: args.force,
         drain: args.drain,
     };

@@ -24,7 +24,7 @@ use crate::dispatcher::{Dispatcher, DispatcherError};
 use crate::instance::{Claim, Mode, Registry, run_dir};
 use crate::model::{Destination, DestinationId, Protocol, Service, ServiceName, Target};
 use crate::net::{self, ListenerGroup, ListenerOptions, LocalRoutes, NamespaceId, Transparency};
-use crate::observe::{self, AdminServer, ConnectionLog, Counters, LogFormat, Metrics, Readiness};
+use crate::observe::{self, AdminServer, ConnectionLog, Counters, LogFormat, Metrics, Readiness, Recorded};
 use crate::plan::Plan;
 use crate::plan::firewall::{Chain, Firewall, Rule};
 use crate::plan::replies::ReplyNeeds;
@@ -37,6 +37,7 @@ use crate::tproxy::{Backend, Tproxy};
 pub(super) struct Settings {
     pub(super) workers: Option<NonZeroUsize>,
     pub(super) log_format: LogFormat,
+    pub(super) recorded: Recorded,
     pub(super) force: bool,
     pub(super) drain: Duration,
 }
@@ -248,9 +249,10 @@ impl Running {
         };
         let log = ConnectionLog::start(self.settings.log_format, io::stderr())
             .context("start the connection log")?;
-        let counters = &self.counters;
+        let (counters, recorded) = (&self.counters, self.settings.recorded);
         let origins = self.origins.clone().context("start workers without watching origins")?;
-        let workers = Workers::start(count, origins, |_| observe::observer(counters.worker(), log.sender()))?;
+        let workers =
+            Workers::start(count, origins, |_| observe::observer(counters.worker(), log.sender(), recorded))?;
         self.workers = Some(workers);
         self.log = Some(log);
         Ok(())

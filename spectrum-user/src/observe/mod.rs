@@ -19,12 +19,30 @@ use std::time::Instant;
 use crate::proxy::{End, Event};
 use shed_records::ShedRecords;
 
+/// Which records there are.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Recorded {
+    /// One for each connection that is over.
+    #[default]
+    Ends,
+    /// Another one when it begins to carry bytes.
+    OpensAndEnds,
+}
+
 /// A worker's observer: counts every connection, and logs it when it is over. Of those that were shed it logs some.
-pub fn observer(counters: WorkerCounters, log: RecordSender) -> impl Fn(Event<'_>) + Send + 'static {
+pub fn observer(
+    counters: WorkerCounters,
+    log: RecordSender,
+    recorded: Recorded,
+) -> impl Fn(Event<'_>) + Send + 'static {
     let shed = ShedRecords::default();
     move |event| match event {
         Event::Opened { service, protocol } => counters.opened(service, protocol),
-        Event::Established(_) => {}
+        Event::Established(established) => {
+            if recorded == Recorded::OpensAndEnds {
+                log.send_opened(established);
+            }
+        }
         Event::Ended(report) => {
             counters.ended(report);
             if matches!(report.end, End::Denied(_)) && !shed.allow(Instant::now()) {

@@ -208,7 +208,7 @@ impl Lead {
                     let _ = done.send(());
                 }
                 Some(Command::Cut { destination, done }) => {
-                    let _ = done.send(self.cut(&destination));
+                    let _ = done.send(self.cut(&destination).await);
                 }
                 Some(Command::Replace { destination, serving }) => {
                     if let Some(listeners) = self.listeners.get(&destination) {
@@ -259,16 +259,17 @@ impl Lead {
         self.retired.retain(|retired| !retired.connections.is_empty() || sessions.any_of(&retired.receivers));
     }
 
-    fn cut(&mut self, destination: &Destination) -> usize {
+    async fn cut(&mut self, destination: &Destination) -> usize {
         let Destination { service, revision: _, family, protocol } = destination;
-        let sessions = &self.worker.sessions;
-        let cut = self
-            .retired
-            .extract_if(.., |Retired { destination: retired, .. }| {
-                retired.service == *service && retired.family == *family && retired.protocol == *protocol
-            })
-            .map(|retired| retired.connections.cut() + sessions.cut(&retired.receivers));
-        cut.sum()
+        let is_doomed = |Retired { destination: retired, .. }: &mut Retired| {
+            retired.service == *service && retired.family == *family && retired.protocol == *protocol
+        };
+        let doomed: Vec<Retired> = self.retired.extract_if(.., is_doomed).collect();
+        let mut cut = 0;
+        for Retired { connections, receivers, .. } in doomed {
+            cut += connections.cut() + self.worker.sessions.cut(&receivers).await;
+        }
+        cut
     }
 
     async fn drain(&mut self, timeout: Duration) {
