@@ -11,7 +11,7 @@ use socket2::{Domain, Socket, Type};
 use spectrum_user::model::{
     Destination, Family, Policy, Protocol, ResolverOptions, Responder, ServiceName, Target,
 };
-use spectrum_user::observe::{self, ConnectionLog, Counters, LogFormat};
+use spectrum_user::observe::{self, ConnectionLog, Counters, LogFormat, Recorded};
 use spectrum_user::proxy::{OriginWatch, Served, Workers};
 
 #[tokio::main(flavor = "current_thread")]
@@ -21,7 +21,9 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let log = ConnectionLog::start(LogFormat::default(), io::stderr())?;
     let counters = Counters::default();
     let origins = OriginWatch::start(ResolverOptions::default())?;
-    let workers = Workers::start(count, origins, |_| observe::observer(counters.worker(), log.sender()))?;
+    let workers = Workers::start(count, origins, |_| {
+        observe::observer(counters.worker(), log.sender(), Recorded::Ends)
+    })?;
 
     let sockets = (0..count.get()).map(|_| listen(address)).collect::<io::Result<Vec<_>>>()?;
     let service = ServiceName::default();

@@ -111,6 +111,10 @@ pub struct RunArgs {
     #[arg(long, value_enum, default_value_t, value_name = "FORMAT")]
     pub log_format: LogFormatArg,
 
+    /// Write a record also when a connection begins to carry bytes, not only when it is over
+    #[arg(long)]
+    pub log_opened: bool,
+
     /// Serve prefixes that cover addresses of this host's interfaces
     #[arg(long)]
     pub force: bool,

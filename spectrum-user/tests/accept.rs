@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::sys::resource::{Resource, setrlimit};
 use served::{Running, accept, assert_reset, dial, origin, pass, read_to_end, reset, until};
 use spectrum_user::model::{Policy, Responder, ServiceName, Target};
 use spectrum_user::proxy::{DrainOutcome, End, Event, Served, Side, Workers};
@@ -265,15 +266,15 @@ fn child_that_is_short_of_descriptors() {
     }
     tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false).init();
     let running = Running::respond(Responder::Echo);
+    // Now that the workers think they have more: as when something else takes the descriptors.
+    setrlimit(Resource::RLIMIT_NOFILE, 40, 40).unwrap();
     println!("\nport {}", running.address.port());
     let _ = std::io::stdin().read(&mut [0]);
 }
 
 #[test]
 fn out_of_descriptors_it_waits_keeps_serving_and_logs_once() {
-    let mut child = Command::new("sh")
-        .args(["-c", "ulimit -n 40 && exec \"$0\" \"$@\""])
-        .arg(std::env::current_exe().unwrap())
+    let mut child = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "child_that_is_short_of_descriptors", "--nocapture", "--test-threads=1"])
         .env(CHILD, "1")
         .stdin(Stdio::piped())

@@ -6,7 +6,8 @@ use crate::instance::{Instance, Launch};
 use crate::netns::Netns;
 use crate::path::{Family, Path};
 use crate::random::Random;
-use crate::require;
+use crate::require::{self, Need};
+use crate::share;
 
 /// The prefixes of both families, as arguments.
 pub const BOTH_PREFIXES: &str = "--prefix 192.0.2.0/24 --prefix 2001:db8::/64";
@@ -24,9 +25,11 @@ pub struct Case {
     pub random: Random,
 }
 
-/// Runs `case` if the machine can.
+/// Runs `case` if the machine can and it is its turn.
 pub fn check(test: &str, path: Path, family: Family, case: impl FnOnce(&mut Case)) {
-    if require::met(test, path.needs()) {
+    let needs_of_family: &[Need] = family.pick(&[], &[Need::Ipv6]);
+    let is_possible = require::met(test, path.needs()) && require::met(test, needs_of_family);
+    if is_possible && share::takes(test, path.number() + 4 * family.pick(0, 1)) {
         case(&mut Case::new(path, family));
     }
 }

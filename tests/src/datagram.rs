@@ -10,7 +10,7 @@ use socket2::{Domain, Socket, Type};
 use crate::netns::Netns;
 
 /// How long an answer may take.
-const PATIENCE: Duration = Duration::from_secs(15);
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// How long to wait for what must not come.
 const SILENCE: Duration = Duration::from_millis(300);

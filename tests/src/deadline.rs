@@ -3,8 +3,8 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Long enough for anything that is going to happen, on a machine that does much else.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+/// Long enough for anything that is going to happen, on a machine that does much else or is emulated.
+pub const PATIENCE: Duration = Duration::from_mins(1);
 
 const PAUSE: Duration = Duration::from_millis(5);
 

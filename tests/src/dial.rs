@@ -17,7 +17,7 @@ use crate::netns::Netns;
 use crate::random::Random;
 
 /// How long a connection may take before it counts as unanswered.
-const PATIENCE: Duration = Duration::from_secs(15);
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Enough to keep two processors busy, few enough for any limit of open files.
 const AT_ONCE: usize = 200;

@@ -27,6 +27,7 @@ pub mod random;
 pub mod record;
 pub mod require;
 pub mod scan;
+pub mod share;
 pub mod state;
 pub mod test_run;
 pub mod veth;

@@ -12,7 +12,7 @@ use std::thread;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, setns, unshare};
 
-/// A network namespace with loopback up, and a mount namespace with its own /sys, bpffs and /run.
+/// A network namespace with loopback up, and a mount namespace with its own /sys, /run and, where the kernel has it, bpffs.
 #[derive(Debug)]
 pub struct Netns {
     net: File,
@@ -107,7 +107,10 @@ fn unshare_this_thread() -> io::Result<Netns> {
     // sysfs shows the interfaces of the namespace it was mounted in. A private /run holds the program's state and
     // the lock of iptables, so tests neither see nor wait for each other.
     for (kind, place) in [("sysfs", "/sys"), ("bpf", "/sys/fs/bpf"), ("tmpfs", "/run")] {
-        mount(Some(kind), place, Some(kind), MsFlags::empty(), nothing)?;
+        // A kernel without bpf(2) has no place for its files.
+        if kind != "bpf" || std::path::Path::new(place).exists() {
+            mount(Some(kind), place, Some(kind), MsFlags::empty(), nothing)?;
+        }
     }
     Ok(Netns {
         net: File::open("/proc/thread-self/ns/net")?,

@@ -41,6 +41,16 @@ impl Path {
         }
     }
 
+    /// Its place among the paths.
+    pub(crate) fn number(self) -> usize {
+        match self {
+            Self::SkLookup => 0,
+            Self::TproxyIptablesLegacy => 1,
+            Self::TproxyIptablesNft => 2,
+            Self::TproxyNftables => 3,
+        }
+    }
+
     /// The flags that insist on the path.
     pub fn flags(self) -> &'static str {
         match self {

@@ -27,6 +27,8 @@ pub enum Need {
     IptablesLegacy,
     /// iptables and ip6tables over nftables, with the TPROXY target.
     IptablesNft,
+    /// IPv6.
+    Ipv6,
     /// Making network and mount namespaces.
     Netns,
     /// nft, with the `tproxy` statement.
@@ -39,24 +41,30 @@ pub enum Need {
     Openssl,
     /// The built program under test.
     Program,
+    /// `promtool`, which knows how metrics should look.
+    Promtool,
     /// `setpriv`, to run with few capabilities.
     Setpriv,
     /// `sshd`, `ssh` and `ssh-keygen`.
     Ssh,
     /// `strace`, to make single system calls fail.
     Strace,
+    /// Running a program of the type `sk_lookup` on a packet that nobody sent (Linux 5.13).
+    TestRun,
 }
 
 /// Where Debian has it.
 pub const NGINX_STREAM_MODULE: &str = "/usr/lib/nginx/modules/ngx_stream_module.so";
 
 impl Need {
-    fn is_met(self) -> bool {
+    /// Whether the machine has it.
+    pub fn is_met(self) -> bool {
         static BPF: OnceLock<bool> = OnceLock::new();
         static LEGACY: OnceLock<bool> = OnceLock::new();
         static NETNS: OnceLock<bool> = OnceLock::new();
         static NFT: OnceLock<bool> = OnceLock::new();
         static NFTABLES: OnceLock<bool> = OnceLock::new();
+        static TEST_RUN: OnceLock<bool> = OnceLock::new();
         match self {
             Self::Bpf => *BPF.get_or_init(|| {
                 aya::sys::is_program_supported(aya::programs::ProgramType::SkLookup).unwrap_or(false)
@@ -67,15 +75,18 @@ impl Need {
             Self::Iperf3 => find_in_path("iperf3").is_some(),
             Self::IptablesLegacy => *LEGACY.get_or_init(|| takes_tproxy_rules(Path::TproxyIptablesLegacy)),
             Self::IptablesNft => *NFT.get_or_init(|| takes_tproxy_rules(Path::TproxyIptablesNft)),
+            Self::Ipv6 => std::path::Path::new("/proc/net/if_inet6").exists(),
             Self::Netns => *NETNS.get_or_init(|| Netns::create().is_ok()),
             Self::Nftables => *NFTABLES.get_or_init(takes_tproxy_statements),
             Self::Nginx => find_in_path("nginx").is_some() && PathBuf::from(NGINX_STREAM_MODULE).is_file(),
             Self::Object => object().is_file(),
             Self::Openssl => find_in_path("openssl").is_some(),
             Self::Program => instance::program().is_some(),
+            Self::Promtool => find_in_path("promtool").is_some(),
             Self::Setpriv => find_in_path("setpriv").is_some(),
             Self::Ssh => ["sshd", "ssh", "ssh-keygen"].into_iter().all(|name| find_in_path(name).is_some()),
             Self::Strace => find_in_path("strace").is_some(),
+            Self::TestRun => *TEST_RUN.get_or_init(can_test_run),
         }
     }
 }
@@ -90,15 +101,18 @@ impl fmt::Display for Need {
             Self::Iperf3 => "iperf3",
             Self::IptablesLegacy => "iptables-legacy",
             Self::IptablesNft => "iptables-nft",
+            Self::Ipv6 => "ipv6",
             Self::Netns => "netns",
             Self::Nftables => "nftables",
             Self::Nginx => "nginx",
             Self::Object => "object",
             Self::Openssl => "openssl",
             Self::Program => "program",
+            Self::Promtool => "promtool",
             Self::Setpriv => "setpriv",
             Self::Ssh => "ssh",
             Self::Strace => "strace",
+            Self::TestRun => "test-run",
         })
     }
 }
@@ -133,10 +147,21 @@ pub fn find_in_path(name: &str) -> Option<PathBuf> {
         .find(|file| file.is_file())
 }
 
+/// The families that the kernel has, as nft calls them.
+fn families() -> &'static [&'static str] {
+    if Need::Ipv6.is_met() { &["ip", "ip6"] } else { &["ip"] }
+}
+
+/// By the kernel's own list of its functions: asking for a run takes a program that is loaded.
+fn can_test_run() -> bool {
+    let symbols = std::fs::read_to_string("/proc/kallsyms").unwrap_or_default();
+    symbols.contains(" bpf_prog_test_run_sk_lookup\n")
+}
+
 fn takes_tproxy_rules(path: Path) -> bool {
     let Ok(netns) = Netns::create() else { return false };
-    path.install(&netns) && ["iptables", "ip6tables"].into_iter().all(|tool| {
-        let address = if tool == "iptables" { "127.0.0.1" } else { "::1" };
+    path.install(&netns) && families().iter().map(|family| format!("{family}tables")).all(|tool| {
+        let address = if tool.starts_with("ipt") { "127.0.0.1" } else { "::1" };
         let rule = format!(
             "{tool} -w -t mangle -A PREROUTING -p tcp -j TPROXY --on-ip {address} --on-port 9 --tproxy-mark 0"
         );
@@ -148,7 +173,7 @@ fn takes_tproxy_statements() -> bool {
     let path = Path::TproxyNftables;
     let Ok(netns) = Netns::create() else { return false };
     path.install(&netns)
-        && ["ip", "ip6"].into_iter().all(|family| {
+        && families().iter().all(|family| {
             let chain = format!("{family} t c {{ type filter hook prerouting priority mangle ; }}");
             [
                 format!("nft add table {family} t"),

@@ -33,6 +33,12 @@ pub fn origin_of(server: &Netns) -> Netns {
 /// `addresses` are the server's, the other's, and the length of both's prefix.
 fn link(server: &Netns, names: [&str; 2], addresses: &[(&str, &str, u8)]) -> Netns {
     let other = Netns::create().expect("make the other namespace");
+    for netns in [server, &other] {
+        // No address is to become another while a test looks: not even the one that a link gives itself.
+        for which in ["all", "default"] {
+            netns.sysctl(&format!("net/ipv6/conf/{which}/accept_dad"), "0");
+        }
+    }
     let [ours, theirs] = names;
     server.ip(&format!("link add {ours} type veth peer name {theirs} netns {}", other.path().display()));
     for (address, gateway, length) in addresses {
@@ -42,8 +48,6 @@ fn link(server: &Netns, names: [&str; 2], addresses: &[(&str, &str, u8)]) -> Net
         }
     }
     for (netns, link) in [(server, ours), (&other, theirs)] {
-        // The links' own addresses count at once, not when nobody has objected for a second.
-        netns.sysctl(&format!("net/ipv6/conf/{link}/accept_dad"), "0");
         netns.ip(&format!("link set {link} up"));
         netns.sysctl("net/ipv4/conf/all/rp_filter", "1");
         netns.sysctl(&format!("net/ipv4/conf/{link}/rp_filter"), "1");

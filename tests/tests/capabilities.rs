@@ -1,6 +1,8 @@
 //! The least that each operation may do, and that no less will do. Does not test the operations themselves.
 #![allow(clippy::unwrap_used, reason = "test code panics")]
 
+use std::fs;
+
 use spectrum_tests::case::{BOTH_PREFIXES, Case};
 use spectrum_tests::dial::assert_answered;
 use spectrum_tests::instance::Launch;
@@ -22,12 +24,19 @@ on_each_path!(
 
 fn needed_to_run(path: Path) -> &'static [&'static str] {
     match path {
+        // And the memory of maps is locked memory, of which there is a limit.
+        Path::SkLookup if charges_maps_as_locked_memory() => &["bpf", "net_admin", "perfmon", "sys_resource"],
         // Without perfmon the verifier guards against speculation, and refuses pointers it cannot guard.
         Path::SkLookup => &["bpf", "net_admin", "perfmon"],
         // The legacy interface is a socket option of a raw socket.
         Path::TproxyIptablesLegacy => &["net_admin", "net_raw"],
         Path::TproxyIptablesNft | Path::TproxyNftables => &["net_admin"],
     }
+}
+
+/// As kernels before 5.11 do, by their own list of their functions.
+fn charges_maps_as_locked_memory() -> bool {
+    fs::read_to_string("/proc/kallsyms").unwrap().contains(" bpf_map_charge_init\n")
 }
 
 /// Words before the program that leave it these capabilities.

@@ -15,6 +15,7 @@ use spectrum_tests::path::{Family, Path};
 use spectrum_tests::random::Random;
 use spectrum_tests::require::{self, Need};
 use spectrum_tests::scan::{self, winner};
+use spectrum_tests::share;
 use spectrum_tests::state::BpfObjects;
 use spectrum_tests::test_run::{Judgement, Lookup, judge};
 use spectrum_user::dispatcher::{Dispatcher, Steered};
@@ -88,7 +89,7 @@ fn near_port(random: &mut Random) -> u16 {
 #[test]
 fn kernel_agrees_with_a_slow_scan() {
     let test = "kernel_agrees_with_a_slow_scan";
-    if !require::met(test, Path::SkLookup.needs()) || !require::met(test, &[Need::Bpftool]) {
+    if !require::met(test, Path::SkLookup.needs()) || !require::met(test, &[Need::Bpftool, Need::TestRun]) {
         return;
     }
     let mut case = Case::new(Path::SkLookup, Family::V4);
@@ -97,7 +98,8 @@ fn kernel_agrees_with_a_slow_scan() {
     let instance = case.start(&format!("{prefixes} --ports {ports}"));
     let program = BpfObjects::of_process(instance.pid()).ids("prog").next().unwrap();
     let mut tally = [0; 2];
-    for _ in 0..400 {
+    let draws = share::of(400).max(40);
+    for _ in 0..draws {
         let dialled = SocketAddr::new(near_address(&mut case.random), near_port(&mut case.random));
         let client = if dialled.is_ipv4() { "198.18.0.1:999" } else { "[2001:2::1]:999" }.parse().unwrap();
         let protocol = if case.random.bits().is_multiple_of(10) { UDP } else { TCP };
@@ -106,7 +108,7 @@ fn kernel_agrees_with_a_slow_scan() {
         tally[usize::from(expected == Judgement::Assigned)] += 1;
         assert_eq!(judge(&case.server, program, lookup), expected, "{lookup:?}");
     }
-    assert!(tally.iter().all(|count| *count > 50), "a one-sided draw: {tally:?}");
+    assert!(tally.iter().all(|count| *count > draws / 8), "a one-sided draw: {tally:?}");
 }
 
 /// How many configurations are drawn, and how many packets are judged by each.
@@ -177,7 +179,7 @@ fn drawn(random: &mut Random) -> Vec<scan::Service> {
 #[test]
 fn scan_table_and_kernel_agree() {
     let test = "scan_table_and_kernel_agree";
-    if !require::met(test, &[Need::Netns, Need::Bpf]) {
+    if !require::met(test, &[Need::Netns, Need::Bpf, Need::TestRun]) {
         return;
     }
     let mut random = Random::seeded();
@@ -185,12 +187,12 @@ fn scan_table_and_kernel_agree() {
     netns.run(|| {
         let mut dispatcher = Dispatcher::load(false).unwrap();
         let mut tally: HashMap<bool, usize> = HashMap::new();
-        for _ in 0..CONFIGURATIONS {
+        for _ in 0..share::of(CONFIGURATIONS) {
             let services = drawn(&mut random);
             judge_all(&mut dispatcher, &services, &mut random, &mut tally);
         }
         assert!(
-            tally.values().all(|count| *count > CONFIGURATIONS * PACKETS / 20),
+            tally.values().all(|count| *count > share::of(CONFIGURATIONS) * share::of(PACKETS) / 20),
             "a one-sided draw: {tally:?}"
         );
     });
@@ -218,7 +220,7 @@ fn judge_all(
         .collect();
     dispatcher.publish(table.nodes()).unwrap();
     let bindings: Vec<&scan::Binding> = services.iter().flat_map(|service| &service.bindings).collect();
-    for _ in 0..PACKETS {
+    for _ in 0..share::of(PACKETS) {
         let binding = bindings[random.below::<usize>(bindings.len() as u64)];
         let dialled = binding.target_near(random);
         let sent_by = scan::Protocol::ALL[random.below::<usize>(2)];

@@ -14,6 +14,7 @@ use spectrum_tests::on_each_path;
 use spectrum_tests::origin::Origin;
 use spectrum_tests::path::Path;
 use spectrum_tests::require::find_in_path;
+use spectrum_tests::share;
 use spectrum_tests::state::{BpfObjects, State};
 
 on_each_path!(
@@ -137,7 +138,7 @@ fn clean_touches_nothing_of_others(case: &mut Case) {
 fn fifty_cycles_leak_nothing(case: &mut Case) {
     let before = State::of(&case.server);
     let mut held = Vec::new();
-    for _ in 0..50 {
+    for _ in 0..share::of(50).max(2) {
         let instance = case.start_on_both("");
         assert_answered(&case.server, &case.targets_of_both()[..1]);
         held.push(BpfObjects::of_process(instance.pid()));
@@ -249,7 +250,7 @@ fn open_connection_finishes_during_the_drain(case: &mut Case) {
     drop(stream);
     let started = Instant::now();
     let finished = instance.finish(PATIENCE);
-    assert!(started.elapsed() < Duration::from_secs(10), "nothing was left to drain");
+    assert!(started.elapsed() < Duration::from_secs(30), "nothing was left to drain");
     assert_eq!(finished.code(), 0, "{finished}");
     before.assert_restored(&case.server, "drain");
 }
@@ -271,7 +272,7 @@ fn second_signal_ends_the_drain_at_once(case: &mut Case) {
     assert_echoes(&mut stream);
     assert!(instance.is_running());
     instance.signal(Signal::SIGTERM);
-    instance.finish(Duration::from_secs(5));
+    instance.finish(PATIENCE);
     before.assert_restored(&case.server, "a second signal");
 }
 
@@ -299,11 +300,13 @@ fn file_descriptors_may_run_out(case: &mut Case) {
         .through(&format!("{} --nofile={LIMIT}:{LIMIT}", prlimit.display()))
         .start();
     let target = case.targets_of_both()[0];
-    // More than can be served: what is over waits in the queue, or is reset when no descriptor is left to dial with.
+    // More than can be served: what is over is reset.
     let mut first = call(&case.server, target).unwrap();
     assert_echoes(&mut first);
     let streams: Vec<_> = (0..LIMIT * 2).filter_map(|_| call(&case.server, target).ok()).collect();
-    eventually("a word about it", PATIENCE, || instance.stderr().contains("file").then_some(()));
+    eventually("a word about it", PATIENCE, || {
+        instance.stderr().contains("out of descriptors").then_some(())
+    });
     // What is open goes on.
     assert_echoes(&mut first);
     drop((first, streams));
@@ -316,9 +319,11 @@ fn file_descriptors_may_run_out(case: &mut Case) {
         })
     });
     let finished = instance.stop();
-    let complaints = finished.stderr.lines().filter(|line| line.contains("Too many open files")).count();
-    // One a worker, perhaps, and not one a connection.
-    assert!((1..=8).contains(&complaints), "{complaints} complaints: {finished}");
+    let complaints = finished.stderr.lines().filter(|line| line.contains("out of descriptors:")).count();
+    // One a second and worker, perhaps, and not one a connection.
+    assert!((1..=LIMIT).contains(&complaints), "{complaints} complaints: {finished}");
+    // Nothing was accepted that could not be served.
+    assert!(!finished.stderr.contains("Too many open files"), "{finished}");
     before.assert_restored(&case.server, "running out of descriptors");
     assert_refused(&case.server, &[SocketAddr::new(case.loopback(), target.port())]);
 }

@@ -18,6 +18,7 @@ use spectrum_tests::path::{Family, Path};
 use spectrum_tests::record::records;
 use spectrum_tests::require::{self, Need};
 use spectrum_tests::scan::{Protocol, Service, configuration, masked, winner};
+use spectrum_tests::share;
 
 on_every_path!(
     longer_prefix_beats_narrower_port_range,
@@ -283,11 +284,11 @@ fn random_configurations_steer_as_the_slow_scan_says(case: &mut Case) {
     let (network, length) = (case.address(0), case.family.pick(24, 64));
     // Some prefixes of any length, and many that are crowded into few addresses.
     let crowd = (case.address(64), whole - 4, 4);
-    for _ in 0..3 {
+    for _ in 0..share::of(3) {
         let networks = [(network, length, whole - length), crowd, crowd];
         let services = Service::draw(&mut case.random, "s", 8, 6, &networks);
         let bindings: Vec<_> = services.iter().flat_map(|service| &service.bindings).collect();
-        let targets: Vec<SocketAddr> = (0..300)
+        let targets: Vec<SocketAddr> = (0..share::of(300).max(40))
             .map(|_| {
                 bindings[case.random.below::<usize>(bindings.len() as u64)].target_near(&mut case.random)
             })

@@ -24,6 +24,7 @@ on_every_path!(
     origin_that_refuses_costs_one_connection_only,
     origins_share_the_connections,
     one_record_per_connection_is_logged,
+    a_connection_that_begins_has_a_record_if_asked_for,
 );
 
 const HUNDRED_MEGABYTES: u64 = 100 << 20;
@@ -189,4 +190,30 @@ fn one_record_per_connection_is_logged(case: &mut Case) {
     assert_eq!(record["origin"], origin.address().to_string(), "{record}");
     let counts = record.as_object().unwrap().values().filter(|value| value.as_u64() == Some(4)).count();
     assert_eq!(counts, 2, "bytes each way: {record}");
+}
+
+fn a_connection_that_begins_has_a_record_if_asked_for(case: &mut Case) {
+    let origin = Origin::echo(&case.server, case.loopback());
+    let prefix = case.prefix();
+    let instance = case.start(&format!("--prefix {prefix} --origin {} --log-opened", origin.address()));
+    let target = case.any_target();
+    let mut stream = call(&case.server, target).unwrap();
+    stream.write_all(b"x").unwrap();
+    stream.read_exact(&mut [0]).unwrap();
+    let (client, origin) = (stream.local_addr().unwrap(), origin.address());
+    let line = eventually("a record of what has begun", PATIENCE, || {
+        let log = instance.stderr();
+        log.lines().find(|line| line.contains(" opened service=default ")).map(str::to_owned)
+    });
+    for field in [
+        format!(" client={client} "),
+        format!(" dialled={target} "),
+        format!(" origin={origin} "),
+        " status=0".to_owned(),
+    ] {
+        assert!(line.contains(&field), "{field:?} is missing: {line}");
+    }
+    assert!(!instance.stderr().contains(" connection service="), "{}", instance.stderr());
+    drop(stream);
+    instance.stop();
 }

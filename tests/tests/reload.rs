@@ -131,7 +131,8 @@ fn every_answer_is_of_one_generation(case: &mut Case) {
         [generation(&mut case.random, "a", "hello"), generation(&mut case.random, "b", "echo")];
     generations[1].push(Service::new("extra", "hello", &["tcp 203.0.113.0/24 1-65535"]));
     let targets = targets(&mut case.random, &generations);
-    let instance = serve(case, &generations[0], "");
+    // What a removed service has open is not to be cut meanwhile: it would be in the middle of an exchange.
+    let instance = serve(case, &generations[0], "--drain 10m");
     let mut lasting =
         ["198.51.100.9:85", "[2001:db8:7::9]:85"].map(|text| call(&case.server, target(text)).unwrap());
     lasting.iter_mut().for_each(assert_talks);
@@ -348,7 +349,7 @@ fn removed_service_stops_at_once_and_its_connections_finish(case: &mut Case) {
     let stays = || Service::new("stays", "hello", &["tcp 192.0.2.0/24 80", "tcp 2001:db8::/64 80"]);
     let goes = Service::new("goes", "echo", &["tcp 192.0.2.0/24 443", "tcp 2001:db8::/64 443"]);
     let listening = |case: &Case| State::of(&case.server).section("ss: listening").len();
-    let instance = serve(case, &[stays()], "");
+    let instance = serve(case, &[stays()], "--drain 1m");
     let fewer = listening(case);
     go_over(case, &instance, &[stays(), goes]);
     let targets = [target("192.0.2.9:443"), target("[2001:db8::9]:443")];

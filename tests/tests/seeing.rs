@@ -9,14 +9,15 @@ use std::net::SocketAddr;
 
 use serde_json::Value;
 use spectrum_tests::case::Case;
-use spectrum_tests::deadline::eventually;
+use spectrum_tests::deadline::{PATIENCE, eventually};
 use spectrum_tests::dial::{assert_refused, call, dial};
 use spectrum_tests::instance::{Finished, Instance, Launch};
 use spectrum_tests::netns::Netns;
 use spectrum_tests::origin::Origin;
 use spectrum_tests::path::{Family, Path};
+use spectrum_tests::require::{self, Need};
 use spectrum_tests::state::State;
-use spectrum_tests::{on_each_path, on_every_path, require, veth};
+use spectrum_tests::{on_each_path, on_every_path, veth};
 
 on_every_path!(
     status_shows_what_the_kernel_shows,
@@ -89,7 +90,7 @@ fn status_shows_what_the_kernel_shows(case: &mut Case) {
     for port in [22, 8000, 9000] {
         assert_answered_by(&case.server, "narrow", SocketAddr::new(case.address(7), port));
     }
-    let status = eventually("the connections to be over", std::time::Duration::from_secs(5), || {
+    let status = eventually("the connections to be over", PATIENCE, || {
         let status = ask(&case.server, "status");
         (status["services"][1]["open"] == 0).then_some(status)
     });
@@ -129,7 +130,12 @@ fn status_shows_what_the_kernel_shows(case: &mut Case) {
 fn explanations_are_what_happens(case: &mut Case) {
     case.own_surroundings();
     let _instance = start(case);
-    let decided_by = if case.path == Path::SkLookup { "kernel" } else { "host" };
+    let asks_the_kernel = case.path == Path::SkLookup && Need::TestRun.is_met();
+    let decided_by = if asks_the_kernel { "kernel" } else { "host" };
+    let not_asked = match case.path {
+        Path::SkLookup => "needs Linux 5.13",
+        _ => "no program to ask",
+    };
     let status = ask(&case.server, "status");
     let outside = case.just_outside()[0];
     for (last, port, service, hides, why) in [
@@ -142,6 +148,9 @@ fn explanations_are_what_happens(case: &mut Case) {
         let explained = ask(&case.server, &format!("explain tcp {dialled}"));
         assert_eq!(explained["outcome"], "steered", "{explained}");
         assert_eq!(explained["decided_by"], decided_by);
+        let why_not = explained.get("not_asked").map(|why| why.as_str().unwrap().to_owned());
+        assert_eq!(why_not.is_none(), asks_the_kernel, "{explained}");
+        assert!(why_not.is_none_or(|why| why.contains(not_asked)), "{explained}");
         assert_eq!(explained["binding"]["service"], service);
         assert_eq!(explained["why"], why);
         assert_eq!(explained["hides"].as_array().unwrap().len(), hides);

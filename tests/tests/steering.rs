@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use spectrum_tests::case::Case;
 use spectrum_tests::dial::{assert_answered, assert_answers, assert_refused, dial, dial_from, dial_together};
 use spectrum_tests::origin::Origin;
-use spectrum_tests::{answer, on_every_path, veth};
+use spectrum_tests::{answer, on_every_path, share, veth};
 
 on_every_path!(
     any_port_of_any_address_answers,
@@ -37,7 +37,7 @@ fn sample(case: &mut Case) -> Vec<SocketAddr> {
     let notable: Vec<SocketAddr> =
         NOTABLE_PORTS.iter().map(|port| SocketAddr::new(case.any_address(), *port)).collect();
     let edges = [case.address(0), case.address(255)].map(|address| SocketAddr::new(address, 80));
-    let drawn: Vec<SocketAddr> = (0..500).map(|_| case.any_target()).collect();
+    let drawn: Vec<SocketAddr> = (0..share::of(500)).map(|_| case.any_target()).collect();
     notable.into_iter().chain(edges).chain(drawn).collect()
 }
 
@@ -61,7 +61,8 @@ fn every_port_of_one_address_answers(case: &mut Case) {
     let client = veth::client_of(&case.server);
     let _instance = case.start_on_prefix();
     let address = case.any_address();
-    let targets: Vec<SocketAddr> = (1..=u16::MAX).map(|port| SocketAddr::new(address, port)).collect();
+    let ports = (1..=u16::MAX).step_by(share::step());
+    let targets: Vec<SocketAddr> = ports.map(|port| SocketAddr::new(address, port)).collect();
     assert_answered(&client, &targets);
 }
 
@@ -174,7 +175,7 @@ fn client_whose_own_address_lies_in_the_prefix_is_answered(case: &mut Case) {
 
 fn thousand_connections_at_once_are_answered(case: &mut Case) {
     let _instance = case.start_on_prefix();
-    let targets: Vec<SocketAddr> = (0..1000).map(|_| case.any_target()).collect();
+    let targets: Vec<SocketAddr> = (0..share::of(1000)).map(|_| case.any_target()).collect();
     assert_answers(dial_together(&case.server, &targets), targets.len());
 }
 
@@ -183,7 +184,7 @@ fn handshakes_completed_by_cookies_are_answered(case: &mut Case) {
     case.server.sysctl("net/ipv4/tcp_syncookies", "2");
     let client = veth::client_of(&case.server);
     let _instance = case.start_on_prefix();
-    let targets: Vec<SocketAddr> = (0..200).map(|_| case.any_target()).collect();
+    let targets: Vec<SocketAddr> = (0..share::of(200)).map(|_| case.any_target()).collect();
     assert_answered(&case.server, &targets);
     assert_answered(&client, &targets);
 }

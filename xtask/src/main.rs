@@ -19,6 +19,7 @@ mod soak;
 mod style;
 mod test;
 mod tidy;
+mod vmtest;
 mod workspace;
 
 use std::process::ExitCode;
@@ -60,6 +61,8 @@ enum Task {
     Soak(soak::SoakOptions),
     /// Run every test, the privileged ones as root
     Test(test::TestOptions),
+    /// Run the privileged tests on other kernels, each in an emulated machine
+    Vmtest(vmtest::VmtestOptions),
 }
 
 fn main() -> ExitCode {
@@ -76,6 +79,7 @@ fn main() -> ExitCode {
         Task::Soak(options) => soak::soak(&options, consent),
         Task::Test(options) => test::test(&options, consent),
         Task::Run(options) => build::run(&options, consent),
+        Task::Vmtest(options) => vmtest::vmtest(&options, consent),
     };
     done.unwrap_or_else(|error| {
         eprintln!("error: {error:#}");

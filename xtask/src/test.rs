@@ -66,7 +66,7 @@ fn run_as_root(binary: &Executable, options: &TestOptions, require: bool) -> Res
     if require {
         environment.push(("SPECTRUM_TEST_REQUIRE", "all".to_owned()));
     }
-    for name in ["RUST_BACKTRACE", "SPECTRUM_TEST_SCALE", "SPECTRUM_TEST_SEED"] {
+    for name in ["RUST_BACKTRACE", "SPECTRUM_TEST_SCALE", "SPECTRUM_TEST_SEED", "SPECTRUM_TEST_TURN"] {
         if let Ok(value) = env::var(name) {
             environment.push((name, value));
         }

@@ -62,6 +62,8 @@ struct CheckedService<'a> {
     transparent: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
     respond: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    limits: Option<String>,
     #[serde(skip_serializing_if = "<[_]>::is_empty", serialize_with = "as_texts")]
     trusted_proxies: &'a [Prefix],
     /// All of it, in words.
@@ -137,6 +139,7 @@ impl<'a> Checked<'a> {
                 proxy_header: origins.and_then(|origins| origins.header).map(|version| version.to_string()),
                 transparent: origins.map(|origins| origins.source == DialSource::Client),
                 respond,
+                limits: service.policy.limits.any().then(|| service.policy.limits.to_string()),
                 trusted_proxies: &service.policy.trusted_proxies.prefixes,
                 answer: described(service),
             }
@@ -176,8 +179,11 @@ impl<'a> Checked<'a> {
         writeln!(out, "\nservices: {}", self.services.len())?;
         let name = width(self.services.iter().map(|service| service.name));
         for service in &self.services {
-            let CheckedService { name: service, bindings, answer, .. } = service;
+            let CheckedService { name: service, bindings, answer, limits, .. } = service;
             writeln!(out, "  {service:name$}  bindings {bindings}, {answer}")?;
+            if let Some(limits) = limits {
+                writeln!(out, "  {:name$}  limits: {limits}", "")?;
+            }
         }
 
         writeln!(out, "\ndestinations: {}", self.destinations.len())?;

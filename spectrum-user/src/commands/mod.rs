@@ -6,6 +6,7 @@ mod clean;
 mod columns;
 mod doctor;
 mod exit;
+mod facts;
 mod logging;
 mod privileges;
 mod reload;

@@ -2,6 +2,7 @@
 //! one, then one publication decides which of them a packet sees, then what nothing needs any more goes.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
@@ -41,6 +42,8 @@ pub(super) struct Reloaded {
 pub(super) struct Retiring {
     /// Listeners to which nothing is steered any more. They still take what was on its way to them.
     pub(super) listeners: Vec<(Instant, Destination, ListenerGroup)>,
+    /// Destinations whose services have gone. What is open there has until then to end by itself.
+    pub(super) connections: Vec<(Instant, Destination)>,
     /// Prefixes that no binding is in. Connections that are open still need their addresses.
     pub(super) routes: Vec<(Instant, Prefix)>,
     /// When what brings origins' answers back goes, as far as the present configuration has no use for it.
@@ -51,7 +54,8 @@ impl Retiring {
     /// When something is due next.
     pub(super) fn next(&self) -> Option<Instant> {
         let listeners = self.listeners.iter().map(|(due, ..)| *due);
-        listeners.chain(self.routes.iter().map(|(due, _)| *due)).chain(self.replies).min()
+        let connections = self.connections.iter().map(|(due, _)| *due);
+        listeners.chain(connections).chain(self.routes.iter().map(|(due, _)| *due)).chain(self.replies).min()
     }
 }
 
@@ -75,6 +79,15 @@ impl Running {
                 "dispatcher.firewall: cannot change from {} to {} while running; restart instead",
                 self.config.firewall,
                 config.firewall
+            );
+        }
+        if config.admin != self.config.admin {
+            let shown =
+                |admin: Option<SocketAddr>| admin.map_or("none".to_owned(), |admin| admin.to_string());
+            bail!(
+                "admin.listen: cannot change from {} to {} while running; restart instead",
+                shown(self.config.admin),
+                shown(config.admin)
             );
         }
         let revision = self.revision + 1;
@@ -147,6 +160,7 @@ impl Running {
             self.retiring.replies = Some(Instant::now() + self.settings.drain);
         }
         self.revision = revision;
+        self.tell_facts();
         Ok(reloaded)
     }
 
@@ -227,6 +241,11 @@ impl Running {
                 // Nothing leads there any more, and the socket leaves the map when it closes.
                 tracing::debug!(%error, "retire");
             }
+            if !serves(plan, &destination) {
+                // Its listeners close first, so that nothing is accepted after the cut.
+                let due = now + self.settings.drain.max(HANDSHAKES);
+                self.retiring.connections.push((due, destination.clone()));
+            }
             if let Some(group) = self.listeners.remove(&id) {
                 self.retiring.listeners.push((now + HANDSHAKES, destination, group));
             }
@@ -254,6 +273,7 @@ impl Running {
                 workers.remove(&destination).await;
             }
         }
+        self.cut_due(now).await;
         if self.retiring.replies.is_some_and(|due| due <= now) {
             self.retiring.replies = None;
             for error in self.lower_replies(&ReplyNeeds::of(&self.config.services)).await {
@@ -276,6 +296,20 @@ impl Running {
         }
     }
 
+    /// Cuts what is still open of services that have gone, and have not come back meanwhile.
+    async fn cut_due(&mut self, now: Instant) {
+        let Some(workers) = &self.workers else { return };
+        for (_, destination) in self.retiring.connections.extract_if(.., |(due, _)| *due <= now) {
+            if serves(&self.plan, &destination) {
+                continue;
+            }
+            let cut = workers.cut(&destination).await;
+            if cut > 0 {
+                tracing::warn!(%destination, cut, "connections of a removed service were cut");
+            }
+        }
+    }
+
     fn amend_claim(&mut self) -> anyhow::Result<()> {
         let mode = self.mode().context("claim before steering")?;
         let claimed = self.claimed();
@@ -293,6 +327,14 @@ impl Running {
         let claimed: BTreeSet<Prefix> = self.plan.routes.iter().copied().chain(retiring).collect();
         claimed.into_iter().collect()
     }
+}
+
+/// Whether `plan` has the service, family and protocol of `destination`, whatever answers there.
+fn serves(plan: &Plan, destination: &Destination) -> bool {
+    let Destination { service, revision: _, family, protocol } = destination;
+    plan.destinations
+        .values()
+        .any(|one| one.service == *service && one.family == *family && one.protocol == *protocol)
 }
 
 /// The entries of `all` whose keys `other` has not.

@@ -17,6 +17,7 @@ use crate::cli::RunArgs;
 use crate::config::Config;
 use crate::control::{Asked, ControlServer, Request};
 use crate::net;
+use crate::observe::Recorded;
 use crate::plan::Plan;
 
 /// Runs until SIGINT or SIGTERM.
@@ -33,6 +34,7 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<()> {
     let settings = Settings {
         workers: args.workers,
         log_format: args.log_format.into(),
+        recorded: if args.log_opened { Recorded::OpensAndEnds } else { Recorded::Ends },
         force: args.force,
         drain: args.drain,
     };
@@ -143,6 +145,7 @@ async fn reload(running: &mut Running, args: &RunArgs) -> anyhow::Result<Reloade
         Err(anyhow!("reload: there is no configuration file; start with --config FILE"))
     };
     notify(&[NotifyState::Ready]);
+    running.facts.reloaded(outcome.is_ok());
     match &outcome {
         Ok(Reloaded { revision, services, bindings, added, removed }) => {
             tracing::info!(revision, services, bindings, added, removed, "reloaded");

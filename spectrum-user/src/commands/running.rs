@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, bail};
 
+use super::facts::ToldFacts;
 use super::reload::Retiring;
 use super::replies::{Replies, refuse_own_addresses};
 use super::run::LOCK_PATIENCE;
@@ -23,7 +24,7 @@ use crate::dispatcher::{Dispatcher, DispatcherError};
 use crate::instance::{Claim, Mode, Registry, run_dir};
 use crate::model::{Destination, DestinationId, Protocol, Service, ServiceName, Target};
 use crate::net::{self, ListenerGroup, ListenerOptions, LocalRoutes, NamespaceId, Transparency};
-use crate::observe::{self, ConnectionLog, Counters, LogFormat};
+use crate::observe::{self, AdminServer, ConnectionLog, Counters, LogFormat, Metrics, Readiness, Recorded};
 use crate::plan::Plan;
 use crate::plan::firewall::{Chain, Firewall, Rule};
 use crate::plan::replies::ReplyNeeds;
@@ -36,6 +37,7 @@ use crate::tproxy::{Backend, Tproxy};
 pub(super) struct Settings {
     pub(super) workers: Option<NonZeroUsize>,
     pub(super) log_format: LogFormat,
+    pub(super) recorded: Recorded,
     pub(super) force: bool,
     pub(super) drain: Duration,
 }
@@ -52,6 +54,9 @@ pub(super) struct Running {
     pub(super) origins: Option<OriginWatch>,
     pub(super) counters: Counters,
     pub(super) workers: Option<Workers>,
+    pub(super) admin: Option<AdminServer>,
+    readiness: Readiness,
+    pub(super) facts: ToldFacts,
     pub(super) listeners: BTreeMap<DestinationId, ListenerGroup>,
     pub(super) routes: Option<LocalRoutes>,
     pub(super) replies: Replies,
@@ -86,6 +91,9 @@ impl Running {
             origins: None,
             counters: Counters::default(),
             workers: None,
+            admin: None,
+            readiness: Readiness::default(),
+            facts: ToldFacts::default(),
             listeners: BTreeMap::new(),
             routes: None,
             replies: Replies::default(),
@@ -115,6 +123,7 @@ impl Running {
             Path::Tproxy => Mode::Tproxy,
         };
         self.start_workers()?;
+        self.start_admin()?;
         let destinations = self.plan.destinations.clone();
         self.bind_listeners(&destinations, mode)?;
         let routes = self.routes.insert(LocalRoutes::open()?);
@@ -125,6 +134,8 @@ impl Running {
         if let Some(claim) = &mut self.claim {
             lock.amend(claim, mode, &self.plan.routes)?;
         }
+        self.tell_facts();
+        self.readiness.ready();
         let (services, bindings) = (self.config.services.len(), self.plan.bindings.len());
         Ok(format!("ready mode={mode} services={services} bindings={bindings}"))
     }
@@ -144,6 +155,7 @@ impl Running {
         let mut errors = Vec::new();
         // Nobody waits for it when not started by systemd.
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+        self.readiness.draining();
         match self.steering.take() {
             Some(Steering::SkLookup(mut dispatcher)) => {
                 errors.extend(dispatcher.detach().err().map(Into::into));
@@ -172,6 +184,9 @@ impl Running {
                 tracing::warn!(cut = outcome.cut, finished = outcome.finished, "connections were cut");
             }
         }
+        // Until here it can be watched how the last connections end.
+        drop(self.admin.take());
+        self.facts.forget();
         // Open connections needed the addresses to be local until here.
         if let Some(mut routes) = self.routes.take() {
             errors.extend(routes.undo().await.into_iter().map(Into::into));
@@ -234,11 +249,24 @@ impl Running {
         };
         let log = ConnectionLog::start(self.settings.log_format, io::stderr())
             .context("start the connection log")?;
-        let counters = &self.counters;
+        let (counters, recorded) = (&self.counters, self.settings.recorded);
         let origins = self.origins.clone().context("start workers without watching origins")?;
-        let workers = Workers::start(count, origins, |_| observe::observer(counters.worker(), log.sender()))?;
+        let workers =
+            Workers::start(count, origins, |_| observe::observer(counters.worker(), log.sender(), recorded))?;
         self.workers = Some(workers);
         self.log = Some(log);
+        Ok(())
+    }
+
+    /// Serves metrics and health, where that is asked for.
+    fn start_admin(&mut self) -> anyhow::Result<()> {
+        let Some(address) = self.config.admin else { return Ok(()) };
+        let drops = self.log.as_ref().context("serve metrics without a connection log")?.drops();
+        let facts = self.facts.clone();
+        let metrics = Metrics::new(self.counters.clone(), drops, move || facts.now());
+        let admin = AdminServer::start(address, metrics, self.readiness.clone())?;
+        tracing::info!(address = %admin.address(), "serving metrics and health");
+        self.admin = Some(admin);
         Ok(())
     }
 

@@ -112,6 +112,11 @@ pub struct Status {
     /// The steering table, with sk_lookup.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub table: Option<TableAnswer>,
+    /// Where metrics and health are served.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub admin: Option<SocketAddr>,
+    /// How many descriptors all connections together may have; what comes on top is reset.
+    pub descriptors: usize,
     /// In the order configured.
     pub services: Vec<ServiceAnswer>,
     /// By id.
@@ -151,6 +156,8 @@ pub struct ServiceAnswer {
     pub name: String,
     /// What answers.
     pub target: String,
+    /// Its limits by their keys, or `none`.
+    pub limits: String,
     /// How many bindings it has.
     pub bindings: usize,
     /// Connections and UDP sessions that are open.

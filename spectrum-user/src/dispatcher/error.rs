@@ -110,11 +110,19 @@ impl DispatcherError {
 /// What to do about an errno that has one likely reason.
 fn cure(source: &(dyn std::error::Error + Send + Sync + 'static)) -> &'static str {
     match os_error(source) {
-        Some(libc::EPERM | libc::EACCES) => " (needs CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON; try sudo)",
+        // Of the two, the limit of locked memory answers with EPERM only.
+        Some(libc::EPERM) => {
+            " (needs CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON, and before Linux 5.11 CAP_SYS_RESOURCE or ulimit -l unlimited; \
+             try sudo)"
+        }
+        Some(libc::EACCES) => " (needs CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON; try sudo)",
         Some(libc::EINVAL) => {
             " (needs Linux 5.10 with CONFIG_BPF_SYSCALL and CONFIG_NET; --mode tproxy works without)"
         }
         Some(libc::ENOSYS) => " (this kernel has no bpf(2); --mode tproxy works without)",
+        Some(libc::EOPNOTSUPP) => {
+            " (this kernel lacks a part of what sk_lookup needs; --mode tproxy works without)"
+        }
         Some(libc::E2BIG) => " (64 sk_lookup programs are attached already; see `bpftool link`)",
         Some(libc::ENOMEM) => " (not enough memory, or the memory cgroup's limit is reached)",
         _ => "",

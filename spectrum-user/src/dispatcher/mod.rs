@@ -10,6 +10,7 @@ mod sys;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use aya::maps::{ArrayOfMaps, Map, MapData, PerCpuArray, PerCpuValues, SockMap};
@@ -33,6 +34,7 @@ pub struct Dispatcher {
     ebpf: Ebpf,
     tables: ArrayOfMaps<MapData, MapData>,
     listeners: SockMap<MapData>,
+    counters: CounterReader,
     link: Option<SkLookupLinkId>,
     generation: u64,
     /// How many the current generation has.
@@ -73,7 +75,8 @@ pub fn knows_sk_lookup() -> io::Result<bool> {
 
 impl Dispatcher {
     /// Loads the program and its maps: it steers nothing yet. Needs CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON (without the
-    /// last the verifier demands guards against speculation that the program has not), and Linux 5.10.
+    /// last the verifier demands guards against speculation that the program has not), and Linux 5.10, which also needs
+    /// CAP_SYS_RESOURCE or an unlimited RLIMIT_MEMLOCK.
     ///
     /// With `log_drops` the program logs each packet it drops, which costs time for each.
     pub fn load(log_drops: bool) -> Result<Self, DispatcherError> {
@@ -86,7 +89,8 @@ impl Dispatcher {
             .map_err(DispatcherError::load)?;
         let tables = take(&mut ebpf, names::TABLES)?;
         let listeners = take(&mut ebpf, names::LISTENERS)?;
-        let mut dispatcher = Self { ebpf, tables, listeners, link: None, generation: 0, nodes: 0 };
+        let counters = CounterReader(Arc::new(Mutex::new(take(&mut ebpf, names::COUNTERS)?)));
+        let mut dispatcher = Self { ebpf, tables, listeners, counters, link: None, generation: 0, nodes: 0 };
         dispatcher.program()?.load().map_err(DispatcherError::verify)?;
         Ok(dispatcher)
     }
@@ -152,20 +156,19 @@ impl Dispatcher {
 
     /// What became of the packets to destination `id` since the program was loaded, all CPUs together.
     pub fn counts(&self, id: DestinationId) -> Result<Counts, DispatcherError> {
-        let read = || -> Result<Counts, aya::maps::MapError> {
-            let map = self.ebpf.map(names::COUNTERS).ok_or(aya::maps::MapError::KeyNotFound)?;
-            let counters = PerCpuArray::<_, sys::PodCounts>::try_from(map)?;
-            let per_cpu = counters.get(&id.0, 0)?;
-            Ok(per_cpu.iter().fold(Counts::default(), |sum, counts| sum + counts.0))
-        };
-        read().map_err(|source| DispatcherError::Count { id, source: Box::new(source) })
+        self.counters.counts(id)
+    }
+
+    /// The same for another thread to ask.
+    #[must_use]
+    pub fn counter_reader(&self) -> CounterReader {
+        self.counters.clone()
     }
 
     /// Begins to count anew for destination `id`, which must have no packets now.
     pub fn reset_counts(&mut self, id: DestinationId) -> Result<(), DispatcherError> {
-        let mut reset = || -> Result<(), aya::maps::MapError> {
-            let map = self.ebpf.map_mut(names::COUNTERS).ok_or(aya::maps::MapError::KeyNotFound)?;
-            let mut counters = PerCpuArray::<_, sys::PodCounts>::try_from(map)?;
+        let reset = || -> Result<(), aya::maps::MapError> {
+            let mut counters = self.counters.lock();
             let cpus = counters.get(&id.0, 0)?.len();
             let zeros = PerCpuValues::try_from(vec![sys::PodCounts(Counts::default()); cpus])?;
             counters.set(id.0, zeros, 0)
@@ -214,6 +217,23 @@ impl Dispatcher {
     fn program(&mut self) -> Result<&mut SkLookup, DispatcherError> {
         let program = self.ebpf.program_mut(names::PROGRAM).ok_or_else(|| missing(names::PROGRAM))?;
         program.try_into().map_err(DispatcherError::verify)
+    }
+}
+
+/// Reads the program's counters, from any thread. Keeps their map, and nothing else, alive.
+#[derive(Clone)]
+pub struct CounterReader(Arc<Mutex<PerCpuArray<MapData, sys::PodCounts>>>);
+
+impl CounterReader {
+    /// What became of the packets to destination `id` since the program was loaded, all CPUs together.
+    pub fn counts(&self, id: DestinationId) -> Result<Counts, DispatcherError> {
+        let counted = self.lock().get(&id.0, 0);
+        let counted = counted.map_err(|source| DispatcherError::Count { id, source: Box::new(source) })?;
+        Ok(counted.iter().fold(Counts::default(), |sum, counts| sum + counts.0))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, PerCpuArray<MapData, sys::PodCounts>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

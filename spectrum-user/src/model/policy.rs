@@ -1,5 +1,6 @@
 //! What a service's connections may take: numbers, rates and times. Enforces nothing.
 
+use std::fmt;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
@@ -44,6 +45,33 @@ impl Default for Limits {
     }
 }
 
+impl Limits {
+    /// Whether there is any.
+    #[must_use]
+    pub fn any(&self) -> bool {
+        self.connections.or(self.connections_per_source).or(self.rate_per_source).is_some()
+    }
+}
+
+impl fmt::Display for Limits {
+    /// The keys that are set, and what counts as one source where that matters; `none` without any.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if !self.any() {
+            return f.pad("none");
+        }
+        let per_source = self.connections_per_source.or(self.rate_per_source).is_some();
+        let keys = [
+            ("connections", self.connections.map(NonZeroU32::get)),
+            ("connections-per-source", self.connections_per_source.map(NonZeroU32::get)),
+            ("rate-per-source", self.rate_per_source.map(NonZeroU32::get)),
+            ("source-ipv4", per_source.then_some(self.source_ipv4.into())),
+            ("source-ipv6", per_source.then_some(self.source_ipv6.into())),
+        ];
+        let set = keys.iter().filter_map(|(key, value)| value.map(|value| format!("{key} {value}")));
+        f.pad(&set.collect::<Vec<_>>().join(", "))
+    }
+}
+
 /// How long a connection of a service may take for what. `None`: for ever.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub struct Timeouts {
@@ -71,5 +99,20 @@ impl Default for Timeouts {
             unacknowledged: None,
             keepalive: Some(Duration::from_mins(1)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_are_shown_by_their_keys() {
+        let mut limits = Limits::default();
+        assert_eq!(limits.to_string(), "none");
+        limits.connections = NonZeroU32::new(1000);
+        assert_eq!(limits.to_string(), "connections 1000");
+        limits.rate_per_source = NonZeroU32::new(5);
+        assert_eq!(limits.to_string(), "connections 1000, rate-per-source 5, source-ipv4 32, source-ipv6 64");
     }
 }

@@ -40,6 +40,16 @@ pub enum NetError {
         /// The command that cures it.
         cure: &'static str,
     },
+    /// The kernel runs without IPv6.
+    #[error(
+        "{op} {object}: this kernel runs without IPv6 (boot it without ipv6.disable=1, or leave out the IPv6 prefixes)"
+    )]
+    Ipv6Missing {
+        /// What we were doing, a verb phrase.
+        op: &'static str,
+        /// To what.
+        object: String,
+    },
     /// There is no such network namespace.
     #[error(
         "enter network namespace {path}: there is none (`ip netns list` lists them, `ip netns add NAME` makes one)"

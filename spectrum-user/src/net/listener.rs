@@ -119,8 +119,16 @@ fn open(options: &ListenerOptions, address: SocketAddr) -> Result<Socket, NetErr
         Protocol::Tcp => Type::STREAM,
         Protocol::Udp => Type::DGRAM,
     };
-    let socket = Socket::new(Domain::for_address(address), kind.nonblocking().cloexec(), None)
-        .map_err(failed("open socket for listener on"))?;
+    let op = "open socket for listener on";
+    let socket =
+        Socket::new(Domain::for_address(address), kind.nonblocking().cloexec(), None).map_err(|source| {
+            match source.raw_os_error() {
+                Some(libc::EAFNOSUPPORT) if options.family == Family::Ipv6 => {
+                    NetError::Ipv6Missing { op, object: address.to_string() }
+                }
+                _ => failed(op)(source),
+            }
+        })?;
     if options.family == Family::Ipv6 {
         // A socket of both families may be assigned IPv4 packets, whose destination is another one.
         socket.set_only_v6(true).map_err(failed("make IPv6-only the listener on"))?;

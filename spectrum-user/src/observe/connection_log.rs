@@ -1,7 +1,8 @@
-//! One record per connection, written by a thread of its own. Loses records rather than hold a worker up.
+//! One record per connection, or two, written by a thread of its own. Loses records rather than hold a worker up.
 
 use std::fmt::Write as _;
 use std::io::{self, Write};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender, TryRecvError, TrySendError};
@@ -12,7 +13,8 @@ use serde::Serialize;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
 
-use crate::proxy::Report;
+use crate::model::{Protocol, ServiceName};
+use crate::proxy::{Established, Report};
 
 /// How many records may wait for the writer.
 const QUEUE: usize = 4096;
@@ -20,6 +22,9 @@ const QUEUE: usize = 4096;
 /// How long the writer lets records gather. While it sleeps, handing one over wakes nobody: a worker pays for a queue
 /// operation and not for a system call.
 const GATHER: Duration = Duration::from_millis(10);
+
+/// The status of a connection that has begun.
+const OPENED: u16 = 0;
 
 /// How long the last records may take to be written.
 const FINISH: Duration = Duration::from_secs(1);
@@ -49,10 +54,10 @@ impl ConnectionLog {
     pub fn start(format: LogFormat, sink: impl Write + Send + 'static) -> io::Result<Self> {
         let (queue, records) = mpsc::sync_channel(QUEUE);
         let (done, written) = mpsc::channel();
-        let sender = RecordSender { queue, dropped: Arc::default() };
-        let dropped = Arc::clone(&sender.dropped);
+        let sender = RecordSender { queue, drops: RecordDrops::default() };
+        let drops = sender.drops.clone();
         thread::Builder::new().name("connection-log".into()).stack_size(128 * 1024).spawn(move || {
-            write_records(&records, format, sink, &dropped);
+            write_records(&records, format, sink, &drops);
             // Nobody waits for it unless the log was asked to finish.
             let _ = done.send(());
         })?;
@@ -65,10 +70,10 @@ impl ConnectionLog {
         self.sender.clone()
     }
 
-    /// How many records were lost because the writer could not keep up.
+    /// How many records are missing, and why, also for those who ask later.
     #[must_use]
-    pub fn dropped(&self) -> u64 {
-        self.sender.dropped.load(Ordering::Relaxed)
+    pub fn drops(&self) -> RecordDrops {
+        self.sender.drops.clone()
     }
 
     /// Waits until all records are written, for a second at most: whoever reads them may have stopped reading. All
@@ -84,30 +89,90 @@ impl ConnectionLog {
 /// Hands records to the writer, without ever waiting.
 #[derive(Clone, Debug)]
 pub struct RecordSender {
-    queue: SyncSender<Report>,
-    dropped: Arc<AtomicU64>,
+    queue: SyncSender<Entry>,
+    drops: RecordDrops,
+}
+
+/// Records that nobody reads. Clones are about the same ones.
+#[derive(Clone, Debug, Default)]
+pub struct RecordDrops(Arc<DropCells>);
+
+#[derive(Debug, Default)]
+struct DropCells {
+    dropped: AtomicU64,
+    omitted: AtomicU64,
+}
+
+impl RecordDrops {
+    /// Lost because the writer could not keep up.
+    #[must_use]
+    pub fn dropped(&self) -> u64 {
+        self.0.dropped.load(Ordering::Relaxed)
+    }
+
+    /// Left out on purpose, because very many connections were shed.
+    #[must_use]
+    pub fn omitted(&self) -> u64 {
+        self.0.omitted.load(Ordering::Relaxed)
+    }
 }
 
 impl RecordSender {
     /// Has `report` written, or counts it as dropped.
     pub fn send(&self, report: &Report) {
-        if let Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) =
-            self.queue.try_send(report.clone())
-        {
-            self.dropped.fetch_add(1, Ordering::Relaxed);
+        self.enter(Entry::Ended(report.clone()));
+    }
+
+    /// The same for a connection that has only begun.
+    pub fn send_opened(&self, established: &Established<'_>) {
+        let Established { service, protocol, client, via, dialled, origin, after } = *established;
+        let service = service.clone();
+        self.enter(Entry::Opened(Opened { service, protocol, client, via, dialled, origin, after }));
+    }
+
+    fn enter(&self, entry: Entry) {
+        if let Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) = self.queue.try_send(entry) {
+            self.drops.0.dropped.fetch_add(1, Ordering::Relaxed);
         }
+    }
+
+    /// Counts a record that is not to be written.
+    pub fn omit(&self) {
+        self.drops.0.omitted.fetch_add(1, Ordering::Relaxed);
     }
 }
 
+/// What waits for the writer.
+#[derive(Debug, Eq, PartialEq)]
+enum Entry {
+    Opened(Opened),
+    Ended(Report),
+}
+
+/// A connection that has begun.
+#[derive(Debug, Eq, PartialEq)]
+struct Opened {
+    service: ServiceName,
+    protocol: Protocol,
+    client: SocketAddr,
+    via: Option<SocketAddr>,
+    dialled: SocketAddr,
+    origin: Option<SocketAddr>,
+    after: Duration,
+}
+
 /// Until every sender is gone.
-fn write_records(records: &Receiver<Report>, format: LogFormat, mut sink: impl Write, dropped: &AtomicU64) {
+fn write_records(records: &Receiver<Entry>, format: LogFormat, mut sink: impl Write, drops: &RecordDrops) {
     let mut lines = String::new();
     let mut reported = 0;
     let mut failing = false;
     while let Ok(first) = records.recv() {
         let mut next = Ok(first);
-        while let Ok(report) = next {
-            write_record(&mut lines, format, &report);
+        while let Ok(entry) = next {
+            match &entry {
+                Entry::Opened(opened) => write_opened(&mut lines, format, opened),
+                Entry::Ended(report) => write_record(&mut lines, format, report),
+            }
             // A page or two at a time, so that the buffer stays small however long the queue is.
             if lines.len() >= 8192 {
                 write_lines(&mut sink, &mut lines, &mut failing);
@@ -120,7 +185,7 @@ fn write_records(records: &Receiver<Report>, format: LogFormat, mut sink: impl W
             }
         }
         write_lines(&mut sink, &mut lines, &mut failing);
-        let dropped = dropped.load(Ordering::Relaxed);
+        let dropped = drops.dropped();
         if dropped > reported {
             tracing::warn!(
                 records = dropped - reported,
@@ -150,11 +215,11 @@ struct Record<'a> {
     time: String,
     event: &'static str,
     service: &'a str,
-    protocol: crate::model::Protocol,
-    client: std::net::SocketAddr,
-    via: Option<std::net::SocketAddr>,
-    dialled: std::net::SocketAddr,
-    origin: Option<std::net::SocketAddr>,
+    protocol: Protocol,
+    client: SocketAddr,
+    via: Option<SocketAddr>,
+    dialled: SocketAddr,
+    origin: Option<SocketAddr>,
     bytes_from_client: u64,
     bytes_to_client: u64,
     dial_ms: Option<f64>,
@@ -163,10 +228,61 @@ struct Record<'a> {
     status: u16,
 }
 
-fn write_record(lines: &mut String, format: LogFormat, report: &Report) {
+/// The fields of the JSON record of a connection that has begun.
+#[derive(Serialize)]
+struct OpenedRecord<'a> {
+    time: String,
+    event: &'static str,
+    service: &'a str,
+    protocol: Protocol,
+    client: SocketAddr,
+    via: Option<SocketAddr>,
+    dialled: SocketAddr,
+    origin: Option<SocketAddr>,
+    dial_ms: Option<f64>,
+    status: u16,
+}
+
+fn now() -> String {
     let mut time = String::new();
     // Writing to a String cannot fail, here and below.
     let _ = SystemTime.format_time(&mut Writer::new(&mut time));
+    time
+}
+
+fn write_opened(lines: &mut String, format: LogFormat, opened: &Opened) {
+    let Opened { service, protocol, client, via, dialled, origin, after } = opened;
+    let dial = origin.map(|_| milliseconds(*after));
+    let time = now();
+    let _ = match format {
+        LogFormat::Json => {
+            let record = OpenedRecord {
+                time,
+                event: "opened",
+                service: service.as_str(),
+                protocol: *protocol,
+                client: *client,
+                via: *via,
+                dialled: *dialled,
+                origin: *origin,
+                dial_ms: dial.map(rounded),
+                status: OPENED,
+            };
+            serde_json::to_string(&record).map_or(Err(std::fmt::Error), |json| writeln!(lines, "{json}"))
+        }
+        LogFormat::Text => writeln!(
+            lines,
+            "{time} opened service={service} protocol={protocol} client={client} via={} dialled={dialled} origin={} \
+             dial_ms={} status={OPENED}",
+            or_dash(*via),
+            or_dash(*origin),
+            or_dash(dial.map(|dial| format!("{dial:.3}"))),
+        ),
+    };
+}
+
+fn write_record(lines: &mut String, format: LogFormat, report: &Report) {
+    let time = now();
     let _ = match format {
         LogFormat::Json => {
             let record = Record {
@@ -225,7 +341,6 @@ pub(super) mod tests {
     use std::sync::Mutex;
 
     use super::*;
-    use crate::model::{Protocol, ServiceName};
     use crate::proxy::{End, Side};
 
     pub(in crate::observe) fn report() -> Report {
@@ -281,6 +396,34 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn what_has_begun_has_a_record_of_its_own() {
+        let opened = Opened {
+            service: ServiceName::default(),
+            protocol: Protocol::Tcp,
+            client: "127.0.0.1:51234".parse().unwrap(),
+            via: None,
+            dialled: "[2001:db8::1]:9999".parse().unwrap(),
+            origin: Some("192.0.2.1:80".parse().unwrap()),
+            after: Duration::from_micros(731),
+        };
+        let mut text = String::new();
+        write_opened(&mut text, LogFormat::Text, &opened);
+        assert_eq!(
+            text.split_once(' ').unwrap().1,
+            "opened service=default protocol=tcp client=127.0.0.1:51234 via=- dialled=[2001:db8::1]:9999 \
+             origin=192.0.2.1:80 dial_ms=0.731 status=0\n"
+        );
+        let mut json = String::new();
+        write_opened(&mut json, LogFormat::Json, &Opened { origin: None, ..opened });
+        let record: serde_json::Value = serde_json::from_str(&json).unwrap();
+        assert_eq!((&record["event"], &record["status"]), (&"opened".into(), &0.into()));
+        assert_eq!(
+            (&record["origin"], &record["dial_ms"]),
+            (&serde_json::Value::Null, &serde_json::Value::Null)
+        );
+    }
+
+    #[test]
     fn json_records_are_objects_on_one_line() {
         let line = logged(LogFormat::Json);
         assert_eq!(line.matches('\n').count(), 1);
@@ -302,9 +445,9 @@ pub(super) mod tests {
         for _ in 0..2 * QUEUE + 100 {
             sender.send(&report());
         }
-        assert!(log.dropped() >= 100, "{} dropped", log.dropped());
+        assert!(log.drops().dropped() >= 100, "{} dropped", log.drops().dropped());
         drop(held);
-        let kept = 2 * QUEUE as u64 + 100 - log.dropped();
+        let kept = 2 * QUEUE as u64 + 100 - log.drops().dropped();
         drop(sender);
         log.finish();
         let written = String::from_utf8(sink.0.lock().unwrap().clone()).unwrap();

@@ -1,11 +1,12 @@
-//! Connections and bytes per service, kept by each worker for itself and summed when somebody asks. Exports nothing.
+//! Sessions, bytes and durations per service and protocol, kept by each worker for itself and summed when somebody asks. Exports nothing.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::model::ServiceName;
+use super::histogram::{DIAL, Histogram, HistogramCells, SESSION};
+use crate::model::{Protocol, ServiceName};
 use crate::proxy::{End, Report};
 
 /// The counters of all workers. Clones show the same ones.
@@ -14,10 +15,13 @@ pub struct Counters {
     registered: Arc<Mutex<Vec<Registered>>>,
 }
 
-/// One worker's counts for one service.
+/// Whose counts.
+type Key = (ServiceName, Protocol);
+
+/// One worker's counts for one service and protocol.
 #[derive(Debug)]
 struct Registered {
-    service: ServiceName,
+    key: Key,
     cells: Arc<Cells>,
 }
 
@@ -30,12 +34,11 @@ impl Counters {
 
     /// The sums over all workers. A service appears with its first connection and stays, so that its totals never fall.
     #[must_use]
-    pub fn totals(&self) -> BTreeMap<ServiceName, Totals> {
-        let mut totals: BTreeMap<ServiceName, Totals> = BTreeMap::new();
-        for Registered { service, cells } in
-            self.registered.lock().unwrap_or_else(PoisonError::into_inner).iter()
+    pub fn totals(&self) -> BTreeMap<(ServiceName, Protocol), Totals> {
+        let mut totals: BTreeMap<Key, Totals> = BTreeMap::new();
+        for Registered { key, cells } in self.registered.lock().unwrap_or_else(PoisonError::into_inner).iter()
         {
-            totals.entry(service.clone()).or_default().add(cells);
+            totals.entry(key.clone()).or_default().add(cells);
         }
         totals
     }
@@ -45,18 +48,22 @@ impl Counters {
 #[derive(Debug)]
 pub struct WorkerCounters {
     all: Counters,
-    own: RefCell<HashMap<ServiceName, Arc<Cells>>>,
+    own: RefCell<HashMap<ServiceName, [Option<Arc<Cells>>; 2]>>,
 }
 
 impl WorkerCounters {
     /// Counts a connection that was accepted.
-    pub fn opened(&self, service: &ServiceName) {
-        self.count(service, |cells| add(&cells.opened, 1));
+    pub fn opened(&self, service: &ServiceName, protocol: Protocol) {
+        self.count(service, protocol, |cells| add(&cells.opened, 1));
     }
 
     /// Counts a connection that is over.
     pub fn ended(&self, report: &Report) {
-        self.count(&report.service, |cells| {
+        self.count(&report.service, report.protocol, |cells| {
+            cells.durations.observe(&SESSION, report.duration);
+            if let Some(dial) = report.dial {
+                cells.dials.observe(&DIAL, dial);
+            }
             if let Some(end) = cells.ends.get(report.end.index()) {
                 add(&end.connections, 1);
                 add(&end.bytes_from_client, report.bytes_from_client);
@@ -65,16 +72,19 @@ impl WorkerCounters {
         });
     }
 
-    fn count(&self, service: &ServiceName, count: impl FnOnce(&Cells)) {
+    fn count(&self, service: &ServiceName, protocol: Protocol, count: impl FnOnce(&Cells)) {
+        let place = usize::from(protocol == Protocol::Udp);
         let mut own = self.own.borrow_mut();
-        if let Some(cells) = own.get(service) {
+        if let Some(Some(cells)) = own.get(service).and_then(|protocols| protocols.get(place)) {
             return count(cells);
         }
         let cells = Arc::<Cells>::default();
         count(&cells);
         let mut registered = self.all.registered.lock().unwrap_or_else(PoisonError::into_inner);
-        registered.push(Registered { service: service.clone(), cells: Arc::clone(&cells) });
-        own.insert(service.clone(), cells);
+        registered.push(Registered { key: (service.clone(), protocol), cells: Arc::clone(&cells) });
+        if let Some(place) = own.entry(service.clone()).or_default().get_mut(place) {
+            *place = Some(cells);
+        }
     }
 }
 
@@ -87,6 +97,10 @@ pub struct Totals {
     pub open: u64,
     /// The connections that are over and their bytes, by how they ended; ends that did not occur are absent.
     pub ends: BTreeMap<End, EndTotals>,
+    /// From accept until an origin was connected to.
+    pub dials: Histogram,
+    /// From accept to end.
+    pub durations: Histogram,
 }
 
 impl Totals {
@@ -103,6 +117,8 @@ impl Totals {
                 totals.bytes_to_client += cells.bytes_to_client.load(Ordering::Relaxed);
             }
         }
+        self.dials.add(&cells.dials);
+        self.durations.add(&cells.durations);
         let opened = cells.opened.load(Ordering::Acquire);
         self.opened += opened;
         self.open += opened.saturating_sub(over);
@@ -126,6 +142,8 @@ pub struct EndTotals {
 struct Cells {
     opened: AtomicU64,
     ends: [EndCells; End::ALL.len()],
+    dials: HistogramCells,
+    durations: HistogramCells,
 }
 
 #[derive(Debug, Default)]
@@ -136,7 +154,7 @@ struct EndCells {
 }
 
 /// Only one thread writes to a cell, so a load and a store do, without the price of a locked addition.
-fn add(cell: &AtomicU64, count: u64) {
+pub(super) fn add(cell: &AtomicU64, count: u64) {
     cell.store(cell.load(Ordering::Relaxed).wrapping_add(count), Ordering::Release);
 }
 
@@ -150,14 +168,16 @@ mod tests {
         let counters = Counters::default();
         let (one, two) = (counters.worker(), counters.worker());
         let report = report();
-        one.opened(&report.service);
+        one.opened(&report.service, report.protocol);
         one.ended(&report);
-        two.opened(&report.service);
+        two.opened(&report.service, report.protocol);
         two.ended(&report);
-        two.opened(&report.service);
+        two.opened(&report.service, report.protocol);
         let totals = counters.totals();
-        let totals = &totals[&report.service];
+        let totals = &totals[&(report.service, report.protocol)];
         assert_eq!((totals.opened, totals.open), (3, 1));
+        assert_eq!((totals.durations.count(), totals.durations.sum()), (2, 2 * report.duration));
+        assert_eq!(totals.dials.count(), 0);
         assert_eq!(
             totals.ends,
             BTreeMap::from([(

@@ -18,11 +18,13 @@ use tokio::task::{JoinHandle, spawn_local};
 use tokio::time::sleep;
 
 use super::address::canonical;
+use super::connections::Connections;
 use super::dial::{Dialled, Dialler};
 use super::introduction;
+use super::limits::Gate;
 use super::peer::Peer;
 use super::relay::{Watch, keep, relay};
-use super::report::{DialFailure, End, Side};
+use super::report::{DialFailure, End, Limit, Side};
 use super::respond::respond;
 use super::session::Session;
 use super::worker::Worker;
@@ -40,17 +42,40 @@ pub(super) struct Assignment {
     served: Arc<Served>,
     /// `None` where we answer ourselves.
     dialler: Option<Dialler>,
+    gate: Gate,
 }
 
 impl Assignment {
     pub(super) fn new(serving: Serving, worker: &Worker) -> Self {
         let Serving { served, board } = serving;
         let connect = served.policy.timeouts.connect;
-        Self { dialler: board.map(|board| Dialler::new(board, connect, worker.index)), served }
+        let gate = worker.common.ledger.gate(&served.service, &served.policy.limits);
+        Self { dialler: board.map(|board| Dialler::new(board, connect, worker.index)), gate, served }
     }
 
     pub(super) fn served(&self) -> &Served {
         &self.served
+    }
+
+    /// Whether a connection may be had: first of all whether there would be descriptors to serve it with.
+    fn admit(&self, session: &Session) -> Result<(), Limit> {
+        let sockets = match self.served.target {
+            Target::Origins(_) => 2,
+            Target::Respond(_) => 1,
+        };
+        if !session.take_descriptors(sockets) {
+            self.gate.complain(session.service(), session.client.get().ip(), Limit::Descriptors);
+            return Err(Limit::Descriptors);
+        }
+        if self.awaits_introduction(session) {
+            return Ok(());
+        }
+        session.admit(&self.gate)
+    }
+
+    /// Whether the client is yet to be named, by the proxy that dialled for it.
+    fn awaits_introduction(&self, session: &Session) -> bool {
+        self.served.policy.trusted_proxies.trusts(session.client.get().ip())
     }
 }
 
@@ -85,13 +110,14 @@ impl Acceptor {
         destination: Destination,
         listener: std::net::TcpListener,
         assignment: CurrentAssignment,
+        connections: Rc<Connections>,
     ) -> io::Result<Self> {
         listener.set_nonblocking(true)?;
         // Linux hands the option on to accepted sockets: one system call here instead of one for each of them.
         socket2::SockRef::from(&listener).set_tcp_nodelay(true)?;
         let listener = TcpListener::from_std(listener)?;
         let (stop, stopped) = oneshot::channel();
-        let queue = Queue { worker, destination, assignment };
+        let queue = Queue { worker, destination, assignment, connections };
         Ok(Self { stop, task: spawn_local(queue.accept(listener, stopped)) })
     }
 
@@ -108,6 +134,7 @@ struct Queue {
     worker: Rc<Worker>,
     destination: Destination,
     assignment: CurrentAssignment,
+    connections: Rc<Connections>,
 }
 
 impl Queue {
@@ -205,9 +232,15 @@ impl Queue {
             canonical(client),
             dialled,
         );
-        // A session dropped before its task's first poll is reported all the same.
         let peer = Peer::new(stream);
-        spawn_local(async move {
+        if let Err(limit) = assignment.admit(&session) {
+            // The client sees a RST: dialling again later may help, waiting will not.
+            drop(peer);
+            session.end(End::Denied(limit));
+            return;
+        }
+        // A session dropped before its task's first poll is reported all the same.
+        self.connections.serve(async move {
             let end = serve(peer, &assignment, &session).await;
             session.end(end);
         });
@@ -226,9 +259,14 @@ impl Drop for Queue {
 async fn serve(mut downstream: Peer, assignment: &Assignment, session: &Session) -> End {
     let watch = Watch::start(assignment.served.policy.timeouts);
     // First of all: everything else, limits among it, is about the client that it names.
-    let trusted = &assignment.served.policy.trusted_proxies;
-    if let Err(end) = introduction::receive(&mut downstream, trusted, session).await {
-        return end;
+    if assignment.awaits_introduction(session) {
+        let trusted = &assignment.served.policy.trusted_proxies;
+        if let Err(end) = introduction::receive(&mut downstream, trusted, session).await {
+            return end;
+        }
+        if let Err(limit) = session.admit(&assignment.gate) {
+            return End::Denied(limit);
+        }
     }
     let end = match (&assignment.served.target, &assignment.dialler) {
         (Target::Origins(origins), Some(dialler)) => {

@@ -14,6 +14,8 @@ pub enum Event<'a> {
     Opened {
         /// The service whose listener accepted it.
         service: &'a ServiceName,
+        /// Transport protocol.
+        protocol: Protocol,
     },
     /// An origin was connected to, or a responder begins to answer: from now on bytes may flow. Not for every connection.
     Established(&'a Established<'a>),
@@ -125,6 +127,19 @@ pub enum Limit {
     Source,
     /// New connections in a second from the client's source prefix.
     SourceRate,
+}
+
+impl Limit {
+    /// The configuration's key for it; `descriptors` for the one that has none.
+    #[must_use]
+    pub fn key(self) -> &'static str {
+        match self {
+            Self::Descriptors => "descriptors",
+            Self::Service => "connections",
+            Self::Source => "connections-per-source",
+            Self::SourceRate => "rate-per-source",
+        }
+    }
 }
 
 /// Which time was over.

@@ -5,7 +5,8 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use super::report::{End, Established, Event, Report};
+use super::limits::{Admission, Gate};
+use super::report::{End, Established, Event, Limit, Report};
 use super::worker::Worker;
 use crate::model::{Protocol, ServiceName};
 
@@ -26,6 +27,10 @@ pub(super) struct Session {
     pub(super) from_client: Cell<u64>,
     pub(super) to_client: Cell<u64>,
     began: Instant,
+    /// Its place in the counts of its limits.
+    admission: Cell<Option<Admission>>,
+    /// How many of its worker's descriptors are kept for it.
+    descriptors: Cell<usize>,
     /// What to report when the session is dropped: a cut, unless [`Session::end`] says otherwise.
     end: Cell<End>,
 }
@@ -38,7 +43,7 @@ impl Session {
         client: SocketAddr,
         dialled: SocketAddr,
     ) -> Self {
-        worker.opened(&service);
+        worker.opened(&service, protocol);
         Self {
             worker,
             service,
@@ -51,6 +56,8 @@ impl Session {
             from_client: Cell::new(0),
             to_client: Cell::new(0),
             began: Instant::now(),
+            admission: Cell::new(None),
+            descriptors: Cell::new(0),
             end: Cell::new(End::Cut),
         }
     }
@@ -65,6 +72,24 @@ impl Session {
 
     pub(super) fn worker(&self) -> &Worker {
         &self.worker
+    }
+
+    /// Whether the limits of its service have room for it, now that its client is known.
+    pub(super) fn admit(&self, gate: &Gate) -> Result<(), Limit> {
+        let client = self.client.get();
+        let admission =
+            gate.admit(client.ip()).inspect_err(|limit| gate.complain(&self.service, client.ip(), *limit))?;
+        self.admission.set(admission);
+        Ok(())
+    }
+
+    /// Whether its worker has so many more descriptors for it. They are kept for it until it is over.
+    pub(super) fn take_descriptors(&self, count: usize) -> bool {
+        let taken = self.worker.descriptors.take(count, self.worker.sessions.count());
+        if taken {
+            self.descriptors.set(self.descriptors.get() + count);
+        }
+        taken
     }
 
     /// A trusted proxy says whom it speaks for.
@@ -103,6 +128,7 @@ impl Session {
 
 impl Drop for Session {
     fn drop(&mut self) {
+        self.worker.descriptors.give_back(self.descriptors.get());
         let report = Report {
             service: self.service.clone(),
             protocol: self.protocol,

@@ -13,11 +13,13 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::{Instant, sleep_until};
 
 use super::accept::{Acceptor, Assignment, CurrentAssignment};
+use super::connections::Connections;
+use super::limits::{DescriptorPool, Descriptors, Ledger};
 use super::relay::{Buffers, Means, Pipes, Strategy};
 use super::report::Event;
 use super::udp::{Receiver, Sessions};
 use super::workers::{DrainOutcome, Listener, Serving, WorkersError};
-use crate::model::{Destination, ServiceName};
+use crate::model::{Destination, Protocol, ServiceName};
 
 /// Who is told of every connection, on the worker's own thread.
 pub(super) type Observer = Box<dyn Fn(Event<'_>) + Send>;
@@ -35,10 +37,19 @@ pub(super) enum Command {
     Replace { destination: Destination, serving: Serving },
     /// Close a destination's listeners.
     Remove { destination: Destination, done: oneshot::Sender<()> },
+    /// Cut what is open of a destination that was removed, whatever its revision: how much that was.
+    Cut { destination: Destination, done: oneshot::Sender<usize> },
     /// Close all listeners, wait for the connections to end, and end.
     Drain { timeout: Duration, done: oneshot::Sender<DrainOutcome> },
     /// End now; if draining, with the outcome as it is.
     Abort,
+}
+
+/// What all workers have in common: they agree on it while connections come and go, where there are limits to agree on.
+#[derive(Clone, Debug)]
+pub(super) struct Common {
+    pub(super) ledger: Ledger,
+    pub(super) descriptors: DescriptorPool,
 }
 
 /// What a worker's connections have in common.
@@ -47,6 +58,8 @@ pub(super) struct Worker {
     pub(super) buffers: Buffers,
     pipes: Pipes,
     pub(super) sessions: Sessions,
+    pub(super) descriptors: Descriptors,
+    pub(super) common: Common,
     observer: Observer,
     failures: mpsc::UnboundedSender<WorkersError>,
     open: Cell<usize>,
@@ -59,6 +72,7 @@ impl Worker {
         index: usize,
         pipes: Pipes,
         sessions: Sessions,
+        common: Common,
         observer: Observer,
         failures: mpsc::UnboundedSender<WorkersError>,
     ) -> Self {
@@ -67,6 +81,8 @@ impl Worker {
             buffers: Buffers::default(),
             pipes,
             sessions,
+            descriptors: Descriptors::of(common.descriptors.clone()),
+            common,
             observer,
             failures,
             open: Cell::new(0),
@@ -80,9 +96,9 @@ impl Worker {
         Means { buffers: &self.buffers, pipes: &self.pipes, strategy: Strategy::default() }
     }
 
-    pub(super) fn opened(&self, service: &ServiceName) {
+    pub(super) fn opened(&self, service: &ServiceName, protocol: Protocol) {
         self.open.set(self.open.get() + 1);
-        (self.observer)(Event::Opened { service });
+        (self.observer)(Event::Opened { service, protocol });
     }
 
     pub(super) fn observe(&self, event: Event<'_>) {
@@ -117,7 +133,7 @@ impl Worker {
 /// A worker's thread, from start to end.
 pub(super) fn run(runtime: LocalRuntime, worker: Worker, commands: mpsc::UnboundedReceiver<Command>) {
     let worker = Rc::new(worker);
-    let lead = Lead { worker: Rc::clone(&worker), listeners: HashMap::new(), commands };
+    let lead = Lead { worker: Rc::clone(&worker), listeners: HashMap::new(), retired: Vec::new(), commands };
     let drained = runtime.block_on(lead.run());
     let (finished, cut) = (worker.ended.get(), worker.open.get());
     // What is still open ends here: dropped sessions report themselves as cut, dropped peers send a RST.
@@ -128,23 +144,47 @@ pub(super) fn run(runtime: LocalRuntime, worker: Worker, commands: mpsc::Unbound
     }
 }
 
+/// The descriptors of a listener: the worker's, and the one that it is a duplicate of.
+const SOCKETS_OF_LISTENER: usize = 2;
+
 /// What obeys the commands.
 struct Lead {
     worker: Rc<Worker>,
     listeners: HashMap<Destination, Listeners>,
+    /// What may still be open of destinations that were removed.
+    retired: Vec<Retired>,
     commands: mpsc::UnboundedReceiver<Command>,
 }
 
-/// A destination's loops of this worker.
+/// A destination's loops of this worker, and what they accepted.
 struct Listeners {
     assignment: CurrentAssignment,
+    connections: Rc<Connections>,
     loops: Vec<Loop>,
+}
+
+/// What a destination left behind.
+struct Retired {
+    destination: Destination,
+    connections: Rc<Connections>,
+    /// Whose UDP sessions.
+    receivers: Vec<u64>,
 }
 
 /// What serves one listener.
 enum Loop {
     Accept(Acceptor),
     Receive(Receiver),
+}
+
+impl Loop {
+    /// The number by which UDP sessions know it.
+    fn receiver(&self) -> Option<u64> {
+        match self {
+            Self::Accept(_) => None,
+            Self::Receive(receiver) => Some(receiver.number()),
+        }
+    }
 }
 
 impl Lead {
@@ -163,9 +203,12 @@ impl Lead {
                 }
                 Some(Command::Remove { destination, done }) => {
                     if let Some(listeners) = self.listeners.remove(&destination) {
-                        stop(listeners).await;
+                        self.retire(destination, listeners).await;
                     }
                     let _ = done.send(());
+                }
+                Some(Command::Cut { destination, done }) => {
+                    let _ = done.send(self.cut(&destination).await);
                 }
                 Some(Command::Replace { destination, serving }) => {
                     if let Some(listeners) = self.listeners.get(&destination) {
@@ -184,19 +227,49 @@ impl Lead {
                 listeners.assignment.replace(assignment);
                 listeners
             }
-            Entry::Vacant(place) => {
-                place.insert(Listeners { assignment: CurrentAssignment::new(assignment), loops: Vec::new() })
-            }
+            Entry::Vacant(place) => place.insert(Listeners {
+                assignment: CurrentAssignment::new(assignment),
+                connections: Rc::default(),
+                loops: Vec::new(),
+            }),
         };
         let current = listeners.assignment.clone();
         let worker = Rc::clone(&self.worker);
         listeners.loops.push(match listener {
-            Listener::Tcp(listener) => Loop::Accept(Acceptor::start(worker, destination, listener, current)?),
+            Listener::Tcp(listener) => {
+                let connections = Rc::clone(&listeners.connections);
+                Loop::Accept(Acceptor::start(worker, destination, listener, current, connections)?)
+            }
             Listener::Udp(listener) => {
                 Loop::Receive(Receiver::start(worker, destination, listener, current)?)
             }
         });
+        self.worker.common.descriptors.listeners_added(SOCKETS_OF_LISTENER);
         Ok(())
+    }
+
+    async fn retire(&mut self, destination: Destination, listeners: Listeners) {
+        let connections = Rc::clone(&listeners.connections);
+        let receivers: Vec<u64> = listeners.loops.iter().filter_map(Loop::receiver).collect();
+        let sockets = listeners.loops.len() * SOCKETS_OF_LISTENER;
+        stop(listeners).await;
+        self.worker.common.descriptors.listeners_removed(sockets);
+        self.retired.push(Retired { destination, connections, receivers });
+        let sessions = &self.worker.sessions;
+        self.retired.retain(|retired| !retired.connections.is_empty() || sessions.any_of(&retired.receivers));
+    }
+
+    async fn cut(&mut self, destination: &Destination) -> usize {
+        let Destination { service, revision: _, family, protocol } = destination;
+        let is_doomed = |Retired { destination: retired, .. }: &mut Retired| {
+            retired.service == *service && retired.family == *family && retired.protocol == *protocol
+        };
+        let doomed: Vec<Retired> = self.retired.extract_if(.., is_doomed).collect();
+        let mut cut = 0;
+        for Retired { connections, receivers, .. } in doomed {
+            cut += connections.cut() + self.worker.sessions.cut(&receivers).await;
+        }
+        cut
     }
 
     async fn drain(&mut self, timeout: Duration) {

@@ -11,11 +11,12 @@ use tokio::runtime::{self, LocalOptions, LocalRuntime};
 use tokio::sync::{Mutex, mpsc, oneshot};
 
 use super::board::Board;
+use super::limits::{DescriptorPool, Ledger};
 use super::relay::Pipes;
 use super::report::Event;
 use super::udp::{self, Answer};
 use super::watch::{OriginWatch, WatchError};
-use super::worker::{self, Command, Worker};
+use super::worker::{self, Command, Common, Worker};
 use crate::model::{Destination, Policy, Protocol, ServiceName, Target};
 
 /// Deep enough for everything that runs here. Only touched pages count as memory.
@@ -74,6 +75,7 @@ pub struct DrainOutcome {
 #[derive(Debug)]
 pub struct Workers {
     threads: Vec<Thread>,
+    common: Common,
     origins: OriginWatch,
     failures: Mutex<mpsc::UnboundedReceiver<WorkersError>>,
 }
@@ -97,10 +99,16 @@ impl Workers {
         let (descriptors, _) = getrlimit(Resource::RLIMIT_NOFILE)
             .map_err(|errno| WorkersError::Start { worker: 0, source: errno.into() })?;
         let capacity = udp::capacity(descriptors, count.get());
-        let mut workers = Self { threads: Vec::new(), origins, failures: Mutex::new(failures) };
+        let pipes = || Pipes::for_one_of(count.get(), descriptors);
+        let common = Common {
+            ledger: Ledger::default(),
+            descriptors: DescriptorPool::new(descriptors, count.get(), pipes().descriptors()),
+        };
+        let mut workers =
+            Self { threads: Vec::new(), common: common.clone(), origins, failures: Mutex::new(failures) };
         for index in 0..count.get() {
-            let pipes = Pipes::for_one_of(count.get());
-            let thread = Thread::start(index, pipes, capacity, Box::new(observer(index)), failed.clone())
+            let (pipes, observer) = (pipes(), Box::new(observer(index)));
+            let thread = Thread::start(index, pipes, capacity, common.clone(), observer, failed.clone())
                 .map_err(|source| WorkersError::Start { worker: index, source })?;
             workers.threads.push(thread);
         }
@@ -111,6 +119,13 @@ impl Workers {
     #[must_use]
     pub fn count(&self) -> usize {
         self.threads.len()
+    }
+
+    /// How many descriptors all connections together may have: two for one that is proxied, one for one that is answered
+    /// here, and those of the UDP sessions that are open. What is over is reset.
+    #[must_use]
+    pub fn descriptors(&self) -> usize {
+        self.common.descriptors.for_connections()
     }
 
     /// Accepts `destination`'s connections or receives its datagrams from `listeners`, one for each worker in turn, and
@@ -185,6 +200,23 @@ impl Workers {
             // A worker that is gone has no listeners.
             let _ = removed.await;
         }
+    }
+
+    /// Cuts the connections and UDP sessions that are open of destinations of `destination`'s service, family and protocol
+    /// that were removed, of whatever revision: how many there were.
+    pub async fn cut(&self, destination: &Destination) -> usize {
+        let mut cuts = Vec::new();
+        for thread in &self.threads {
+            let (done, cut) = oneshot::channel();
+            thread.tell(Command::Cut { destination: destination.clone(), done });
+            cuts.push(cut);
+        }
+        let mut count = 0;
+        for cut in cuts {
+            // A worker that is gone has nothing open.
+            count += cut.await.unwrap_or(0);
+        }
+        count
     }
 
     /// Closes all listeners as [`Workers::remove`] does, lets open connections end by themselves for up to `timeout`, and
@@ -285,6 +317,7 @@ impl Thread {
         index: usize,
         pipes: Pipes,
         sessions: usize,
+        common: Common,
         observer: worker::Observer,
         failures: mpsc::UnboundedSender<WorkersError>,
     ) -> io::Result<Self> {
@@ -301,7 +334,7 @@ impl Thread {
                 let _ = made.send(Ok(()));
                 worker::run(
                     runtime,
-                    Worker::new(index, pipes, udp::Sessions::new(sessions), observer, failures),
+                    Worker::new(index, pipes, udp::Sessions::new(sessions), common, observer, failures),
                     inbox,
                 );
             })?;

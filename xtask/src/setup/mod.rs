@@ -12,7 +12,7 @@ use anyhow::{Result, bail, ensure};
 use crate::shell;
 
 use need::{Cure, Need};
-pub(crate) use need::{Purpose, cargo_deny, cargo_fuzz};
+pub(crate) use need::{DEBIAN_KEYRING, Purpose, cargo_deny, cargo_fuzz};
 use services::StoppedServices;
 
 /// Whether the user lets us install.

@@ -8,6 +8,9 @@ use crate::ebpf::toolchain::{BPF_LINKER_VERSION, LLVM_PREFIX, Missing, Toolchain
 use crate::shell;
 use crate::workspace;
 
+/// The keys with which apt verifies the suites that we fetch kernels from.
+pub(crate) const DEBIAN_KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
+
 /// The cargo-deny that set-up installs; it is for developers, so its version is not the user's concern.
 pub(crate) const CARGO_DENY_VERSION: &str = "0.20.2";
 
@@ -29,6 +32,8 @@ pub(crate) enum Purpose {
     Run,
     /// The privileged tests.
     Test,
+    /// The privileged tests on other kernels, beyond what they need on this one.
+    Vmtest,
 }
 
 /// One thing that a purpose needs.
@@ -111,8 +116,28 @@ impl Purpose {
                 haproxy(),
                 nginx(),
                 server("sshd and ssh", || has("sshd") && has("ssh"), &["openssh-server"], &["ssh"]),
+                server("promtool", || has("promtool"), &["prometheus"], &["prometheus"]),
                 server("iperf3", || has("iperf3"), &["iperf3"], &["iperf3"]),
                 program("curl and openssl", || has("curl") && has("openssl"), &["curl", "openssl"]),
+            ],
+            Self::Vmtest => vec![
+                program("qemu-system-x86_64", || has("qemu-system-x86_64"), &["qemu-system-x86"]),
+                program("busybox, linked statically", || has("busybox"), &["busybox-static"]),
+                program("cpio", || has("cpio"), &["cpio"]),
+                program("depmod and modprobe", || has("depmod") && has("modprobe"), &["kmod"]),
+                program("strip", || has("strip"), &["binutils"]),
+                program("xz", || has("xz"), &["xz-utils"]),
+                program(
+                    "the keys of Debian's archive",
+                    || Path::new(DEBIAN_KEYRING).is_file(),
+                    &["debian-archive-keyring"],
+                ),
+                // For the kernels that nobody packages; they are compiled once.
+                program(
+                    "what compiles a kernel",
+                    has_kernel_tools,
+                    &["bc", "bison", "flex", "gcc", "libc6-dev", "libelf-dev", "libssl-dev", "make"],
+                ),
             ],
             Self::Bench => {
                 vec![ip(), iptables(), program("nft", || has("nft"), &["nftables"]), haproxy(), nginx()]
@@ -169,6 +194,12 @@ fn has(program: &str) -> bool {
 
 fn has_iptables() -> bool {
     ["iptables-nft", "iptables-legacy", "ip6tables-nft", "ip6tables-legacy"].into_iter().all(has)
+}
+
+fn has_kernel_tools() -> bool {
+    let headers =
+        ["gelf.h", "openssl/ssl.h"].iter().all(|header| Path::new("/usr/include").join(header).is_file());
+    headers && ["bc", "bison", "flex", "gcc", "make"].into_iter().all(has)
 }
 
 /// Whether `name` stands beside the cargo that runs us: a component of the same toolchain.

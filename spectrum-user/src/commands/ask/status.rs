@@ -28,14 +28,20 @@ pub(super) fn write(status: &Status, out: &mut dyn Write) -> io::Result<()> {
         writeln!(out, "steering table: {} nodes, {} bytes", table.nodes, table.bytes)?;
     }
 
+    if let Some(admin) = status.admin {
+        writeln!(out, "metrics and health: http://{admin}/")?;
+    }
+    writeln!(out, "descriptors for connections: {}", status.descriptors)?;
+
     writeln!(out, "\nservices: {}", status.services.len())?;
-    let mut services = Columns::of(["NAME", "BINDINGS", "OPEN", "TOTAL", "TARGET"]);
+    let mut services = Columns::of(["NAME", "BINDINGS", "OPEN", "TOTAL", "LIMITS", "TARGET"]);
     for service in &status.services {
         services.row([
             &service.name,
             &service.bindings.to_string(),
             &service.open.to_string(),
             &service.total.to_string(),
+            &service.limits,
             &service.target,
         ]);
     }

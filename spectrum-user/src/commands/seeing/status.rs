@@ -15,7 +15,9 @@ use crate::dispatcher::{self, AttachedProgram, Dispatcher};
 use crate::instance::Mode;
 use crate::model::{DestinationId, Family, OriginRole, ServiceName};
 use crate::net::{self, ListeningSocket, NamespaceId};
+use crate::observe::AdminServer;
 use crate::plan::Extent;
+use crate::proxy::Workers;
 use crate::tproxy;
 
 impl Running {
@@ -58,6 +60,8 @@ impl Running {
             table: dispatcher
                 .map(Dispatcher::nodes)
                 .map(|nodes| TableAnswer { nodes, bytes: Page::bytes_of(nodes) }),
+            admin: self.admin.as_ref().map(AdminServer::address),
+            descriptors: self.workers.as_ref().map_or(0, Workers::descriptors),
             services: self.services(),
             destinations: self.destinations(dispatcher),
             other_programs,
@@ -70,14 +74,15 @@ impl Running {
     fn services(&self) -> Vec<ServiceAnswer> {
         let totals = self.counters.totals();
         let services = self.config.services.iter().map(|service| {
-            let counted = totals.get(&service.name);
+            let counted = || totals.iter().filter(|((name, _), _)| *name == service.name);
             ServiceAnswer {
                 name: service.name.to_string(),
                 target: described(service),
                 origins: self.origins(&service.name),
+                limits: service.policy.limits.to_string(),
                 bindings: service.bindings.len(),
-                open: counted.map_or(0, |totals| totals.open),
-                total: counted.map_or(0, |totals| totals.opened),
+                open: counted().map(|(_, totals)| totals.open).sum(),
+                total: counted().map(|(_, totals)| totals.opened).sum(),
             }
         });
         services.collect()

@@ -19,6 +19,9 @@ pub(super) const CAPACITY: usize = 256 * 1024;
 /// How many unused pipes a worker keeps.
 const SPARES: usize = 16;
 
+/// A pipe's two ends.
+const DESCRIPTORS: usize = 2;
+
 /// Where the kernel tells how many pages of pipes a user may have before it gives less (pipe(7)).
 const SOFT_LIMIT: &str = "/proc/sys/fs/pipe-user-pages-soft";
 
@@ -43,15 +46,23 @@ pub(super) struct Pipe {
 
 impl Pipes {
     /// As many as one of `workers` may have, so that all of them use no more than half of what one user may: beyond that
-    /// the kernel's pipes shrink to a page or two, everybody's.
-    pub(in crate::proxy) fn for_one_of(workers: usize) -> Self {
+    /// the kernel's pipes shrink to a page or two, everybody's. Nor more than an eighth of the `descriptors` of the process:
+    /// connections need those more.
+    pub(in crate::proxy) fn for_one_of(workers: usize, descriptors: u64) -> Self {
         let told = fs::read_to_string(SOFT_LIMIT).ok().and_then(|pages| pages.trim().parse().ok());
         let pages = match told {
             // No limit; ours is the default one.
             None | Some(0) => SOFT_PAGES,
             Some(pages) => pages,
         };
-        Self::at_most(pages / 2 * 4096 / CAPACITY / workers.max(1))
+        let by_memory = pages / 2 * 4096 / CAPACITY;
+        let by_descriptors = usize::try_from(descriptors / 8).unwrap_or(usize::MAX) / DESCRIPTORS;
+        Self::at_most(by_memory.min(by_descriptors) / workers.max(1))
+    }
+
+    /// How many descriptors all that there may be take.
+    pub(in crate::proxy) fn descriptors(&self) -> usize {
+        self.most * DESCRIPTORS
     }
 
     /// At most so many.

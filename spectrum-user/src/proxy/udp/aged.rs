@@ -35,6 +35,11 @@ impl<K: Clone + Eq + Hash, V> Aged<K, V> {
         self.entries.get(key).map(|(value, _)| value)
     }
 
+    /// In no order.
+    pub(super) fn keys(&self) -> impl Iterator<Item = &K> {
+        self.entries.keys()
+    }
+
     pub(super) fn insert(&mut self, key: K, value: V) {
         let place = ((self.used)(&value), self.next);
         self.next += 1;

@@ -33,6 +33,7 @@ const PAUSE: Duration = Duration::from_millis(10);
 
 /// A running receive loop.
 pub(in crate::proxy) struct Receiver {
+    number: u64,
     stop: oneshot::Sender<()>,
     task: JoinHandle<()>,
 }
@@ -54,8 +55,9 @@ impl Receiver {
             Family::Ipv6 => socket.ip_transparent_v6()?,
         };
         let listener = UdpSocket::from_std(listener)?;
+        let number = worker.sessions.receiver();
         let queue = Rc::new(Queue {
-            number: worker.sessions.receiver(),
+            number,
             worker,
             destination,
             assignment,
@@ -66,7 +68,12 @@ impl Receiver {
             complained: Cell::new(false),
         });
         let (stop, stopped) = oneshot::channel();
-        Ok(Self { stop, task: spawn_local(queue.receive(listener, stopped)) })
+        Ok(Self { number, stop, task: spawn_local(queue.receive(listener, stopped)) })
+    }
+
+    /// What its sessions know it by.
+    pub(in crate::proxy) fn number(&self) -> u64 {
+        self.number
     }
 
     /// Answers what sits in the listener's queue, then closes it. Sessions go on.

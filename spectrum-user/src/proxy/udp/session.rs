@@ -159,11 +159,16 @@ impl UdpSession {
         }
     }
 
-    /// Ends it, after taking what had come: dropping the last reference reports it.
-    pub(super) fn end(&self, end: End) {
+    /// Has whoever reads its socket stop, and let go of it when it is their turn.
+    pub(super) fn stop_reading(&self) {
         if let Some(reader) = self.reading.take() {
             reader.abort();
         }
+    }
+
+    /// Ends it, after taking what had come: dropping the last reference reports it.
+    pub(super) fn end(&self, end: End) {
+        self.stop_reading();
         if let Voice::Connected(Connected { socket, .. }) = &self.voice {
             // Nothing more to take is how it ends.
             let _ = self.take_some(&|_, _| {}, |buffer| datagram::receive(socket, buffer));

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use tokio::sync::Notify;
-use tokio::task::spawn_local;
+use tokio::task::{spawn_local, yield_now};
 use tokio::time::{Instant, sleep_until};
 
 use super::aged::Aged;
@@ -78,6 +78,32 @@ impl Sessions {
     pub(in crate::proxy) fn clear(&self) {
         let sessions: Vec<_> = self.open.borrow_mut().drain().collect();
         drop(sessions);
+    }
+
+    /// How many there are.
+    pub(in crate::proxy) fn count(&self) -> usize {
+        self.open.borrow().len()
+    }
+
+    /// Whether there are any of `receivers`.
+    pub(in crate::proxy) fn any_of(&self, receivers: &[u64]) -> bool {
+        !receivers.is_empty() && self.open.borrow().keys().any(|key| receivers.contains(&key.receiver))
+    }
+
+    /// Cuts those of `receivers`: how many there were.
+    pub(in crate::proxy) async fn cut(&self, receivers: &[u64]) -> usize {
+        let of_these = |key: &&Key| receivers.contains(&key.receiver);
+        let doomed: Vec<Key> = self.open.borrow().keys().filter(of_these).copied().collect();
+        for session in doomed.iter().filter_map(|key| self.get(key)) {
+            session.stop_reading();
+        }
+        // Only then does dropping a session close its socket at once, after the last datagram was taken: what comes next
+        // is steered, and answered by whoever serves the address now.
+        yield_now().await;
+        for key in &doomed {
+            self.end(key, End::Cut);
+        }
+        doomed.len()
     }
 
     /// A number for one more receiver.

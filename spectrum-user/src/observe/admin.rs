@@ -1,0 +1,245 @@
+//! Metrics and health over HTTP, on a thread of its own: neither who steers nor a worker waits for who scrapes. Has no
+//! password, and changes nothing.
+
+use std::convert::Infallible;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use http_body_util::Full;
+use hyper::body::{Bytes, Incoming};
+use hyper::header::{ACCEPT, ALLOW, CONTENT_TYPE, HeaderValue};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::runtime;
+use tokio::sync::{Semaphore, oneshot};
+use tokio::time::{sleep, timeout};
+
+use super::exposition::{Metrics, TextFormat};
+
+/// How many may ask at once. Others wait to be accepted.
+const AT_ONCE: usize = 16;
+
+/// How long somebody may take to say what they want.
+const ASKING: Duration = Duration::from_secs(2);
+
+/// How long one exchange may take in all, the reading of the answer included.
+const EXCHANGE: Duration = Duration::from_secs(10);
+
+/// The longest request, in bytes; the least that the library allows.
+const LONGEST: usize = 8 * 1024;
+
+/// How long to wait while the host is out of descriptors or memory.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Enough for a request in progress, and for the text of very many services.
+const STACK: usize = 512 * 1024;
+
+/// Whether an instance takes traffic. Clones are about the same one.
+#[derive(Clone, Debug, Default)]
+pub struct Readiness(Arc<AtomicU8>);
+
+/// The states, in their order.
+const WORDS: [&str; 3] = ["starting", "ready", "draining"];
+
+impl Readiness {
+    /// Traffic flows.
+    pub fn ready(&self) {
+        self.0.store(1, Ordering::Relaxed);
+    }
+
+    /// No new traffic comes any more.
+    pub fn draining(&self) {
+        self.0.store(2, Ordering::Relaxed);
+    }
+
+    fn word(&self) -> &'static str {
+        WORDS.get(usize::from(self.0.load(Ordering::Relaxed))).copied().unwrap_or_default()
+    }
+}
+
+/// A running server. Dropping it closes its socket and ends its thread.
+#[derive(Debug)]
+pub struct AdminServer {
+    address: SocketAddr,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// Why metrics are not served.
+#[derive(Debug, thiserror::Error)]
+#[error("serve metrics and health on {address}{}", cure(.source))]
+pub struct AdminError {
+    /// Where.
+    pub address: SocketAddr,
+    /// What the system said.
+    #[source]
+    pub source: io::Error,
+}
+
+fn cure(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => {
+            " (another program has it: choose another port for --admin or [admin] listen)"
+        }
+        io::ErrorKind::AddrNotAvailable => " (no interface of this network namespace has that address)",
+        _ => "",
+    }
+}
+
+impl AdminServer {
+    /// Serves on `address`, in the network namespace that the calling thread is in.
+    ///
+    /// # Errors
+    /// The address is taken or not this host's, or the system has no thread to spare.
+    pub fn start(address: SocketAddr, metrics: Metrics, readiness: Readiness) -> Result<Self, AdminError> {
+        let failed = |source| AdminError { address, source };
+        let listener = TcpListener::bind(address).map_err(failed)?;
+        listener.set_nonblocking(true).map_err(failed)?;
+        let address = listener.local_addr().map_err(failed)?;
+        let (stop, stopped) = oneshot::channel();
+        let pages = Arc::new(Pages { metrics, readiness });
+        // Made by the thread that it belongs to; what it says is waited for.
+        let (report, reported) = std::sync::mpsc::sync_channel(1);
+        let thread = thread::Builder::new().name("admin".into()).stack_size(STACK).spawn(move || {
+            match runtime::Builder::new_current_thread().enable_io().enable_time().build() {
+                Ok(runtime) => {
+                    let _ = report.send(Ok(()));
+                    runtime.block_on(async {
+                        tokio::select! {
+                            biased;
+                            _ = stopped => {}
+                            () = accept(listener, pages) => {}
+                        }
+                    });
+                }
+                Err(error) => {
+                    let _ = report.send(Err(error));
+                }
+            }
+        });
+        let thread = thread.map_err(failed)?;
+        let dead = || io::Error::other("its thread died");
+        reported.recv().unwrap_or_else(|_gone| Err(dead())).map_err(failed)?;
+        Ok(Self { address, stop: Some(stop), thread: Some(thread) })
+    }
+
+    /// Where it serves: the port that the system chose, if it was to choose one.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+}
+
+impl Drop for AdminServer {
+    fn drop(&mut self) {
+        if let Some(stop) = self.stop.take() {
+            let _ = stop.send(());
+        }
+        if let Some(thread) = self.thread.take() {
+            // A panic there has been printed, and there is nothing to undo.
+            let _ = thread.join();
+        }
+    }
+}
+
+async fn accept(listener: TcpListener, pages: Arc<Pages>) {
+    let listener = match tokio::net::TcpListener::from_std(listener) {
+        Ok(listener) => listener,
+        Err(error) => return tracing::error!(%error, "serve metrics and health"),
+    };
+    let places = Arc::new(Semaphore::new(AT_ONCE));
+    loop {
+        // Never closed.
+        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
+        match listener.accept().await {
+            Ok((stream, client)) => {
+                let pages = Arc::clone(&pages);
+                tokio::spawn(async move {
+                    let answer = service_fn(move |request| {
+                        let answer = pages.answer(&request);
+                        async { Ok::<_, Infallible>(answer) }
+                    });
+                    let mut http = http1::Builder::new();
+                    http.timer(TokioTimer::new())
+                        .header_read_timeout(ASKING)
+                        .max_buf_size(LONGEST)
+                        // One exchange each: a scraper comes once in many seconds, and an idle connection has a place.
+                        .keep_alive(false);
+                    let exchange = http.serve_connection(TokioIo::new(stream), answer);
+                    match timeout(EXCHANGE, exchange).await {
+                        Ok(Ok(())) => {}
+                        Ok(Err(error)) => tracing::debug!(%client, %error, "answer over HTTP"),
+                        Err(_elapsed) => tracing::debug!(%client, "answer over HTTP: it took too long"),
+                    }
+                    drop(place);
+                });
+            }
+            Err(error) => {
+                tracing::debug!(%error, "accept over HTTP");
+                sleep(PAUSE).await;
+            }
+        }
+    }
+}
+
+/// What there is to see.
+struct Pages {
+    metrics: Metrics,
+    readiness: Readiness,
+}
+
+impl Pages {
+    fn answer(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+        if request.method() != Method::GET && request.method() != Method::HEAD {
+            let mut answer = text(StatusCode::METHOD_NOT_ALLOWED, "GET or HEAD\n");
+            answer.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+            return answer;
+        }
+        match request.uri().path() {
+            "/metrics" => self.metrics(request.headers().get(ACCEPT)),
+            // That there is an answer is the answer.
+            "/healthz" => text(StatusCode::OK, "alive\n"),
+            "/readyz" => {
+                let word = self.readiness.word();
+                let status = if word == "ready" { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+                text(status, &format!("{word}\n"))
+            }
+            _ => text(StatusCode::NOT_FOUND, "there are /metrics, /healthz and /readyz\n"),
+        }
+    }
+
+    fn metrics(&self, accept: Option<&HeaderValue>) -> Response<Full<Bytes>> {
+        let accepts = |kind: &str| {
+            accept.is_some_and(|accept| accept.to_str().is_ok_and(|accept| accept.contains(kind)))
+        };
+        let (format, kind) = if accepts("application/openmetrics-text") {
+            (TextFormat::OpenMetrics, "application/openmetrics-text; version=1.0.0; charset=utf-8")
+        } else {
+            (TextFormat::Prometheus, "text/plain; version=0.0.4; charset=utf-8")
+        };
+        match self.metrics.text(format) {
+            Ok(metrics) => {
+                let mut answer = Response::new(Full::from(metrics));
+                answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+                answer
+            }
+            Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, &format!("write metrics: {error}\n")),
+        }
+    }
+}
+
+fn text(status: StatusCode, text: &str) -> Response<Full<Bytes>> {
+    let mut answer = Response::new(Full::from(text.to_owned()));
+    *answer.status_mut() = status;
+    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    answer
+}
+
+#[cfg(test)]
+mod tests;

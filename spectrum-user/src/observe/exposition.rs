@@ -1,0 +1,446 @@
+//! Metrics as Prometheus reads them: what was counted, and what is told of the instance, as text. Counts nothing itself.
+
+use std::fmt;
+use std::sync::Arc;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet, text};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::exemplar::Exemplar;
+use prometheus_client::registry::Registry;
+
+use super::connection_log::RecordDrops;
+use super::counters::{Counters, Totals};
+use super::histogram::{Bounds, DIAL, Histogram, SESSION};
+use crate::model::{Family, Protocol, ServiceName};
+
+/// What an instance is at the moment, besides what its workers count.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Facts {
+    /// How packets reach the listeners.
+    pub mode: String,
+    /// Services, and how many bindings each has.
+    pub services: Vec<(ServiceName, usize)>,
+    /// What became of packets, where they come by sk_lookup.
+    pub packets: Vec<Packets>,
+    /// The addresses of origins, and whether they are used.
+    pub origins: Vec<OriginFacts>,
+    /// The steering table, where they come by sk_lookup.
+    pub table: Option<TableFacts>,
+    /// How many configurations there have been before this one.
+    pub revision: u32,
+    /// Reloads that took effect.
+    pub reloads_done: u64,
+    /// Reloads that changed nothing, because something was wrong.
+    pub reloads_refused: u64,
+    /// How many descriptors connections may have.
+    pub descriptors: usize,
+}
+
+/// What became of the packets of one destination.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Packets {
+    /// Its service.
+    pub service: ServiceName,
+    /// Its protocol.
+    pub protocol: Protocol,
+    /// Its family.
+    pub family: Family,
+    /// Given to the listener.
+    pub steered: u64,
+    /// Refused since there is no listener.
+    pub missed: u64,
+    /// Refused by the kernel, by the name of the error.
+    pub refused: Vec<(&'static str, u64)>,
+}
+
+/// One address of an origin.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct OriginFacts {
+    /// Whose.
+    pub service: ServiceName,
+    /// The origin as configured.
+    pub origin: String,
+    /// The address; empty where it has none.
+    pub address: String,
+    /// Whether connections go there.
+    pub usable: bool,
+}
+
+/// The steering table's size.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct TableFacts {
+    /// How many tables have been published.
+    pub generation: u64,
+    /// Its nodes.
+    pub nodes: usize,
+    /// The memory that they take in the kernel.
+    pub bytes: usize,
+}
+
+/// Which form of text.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum TextFormat {
+    /// <https://prometheus.io/docs/specs/om/open_metrics_spec>
+    OpenMetrics,
+    /// Prometheus' older form, 0.0.4, which everybody understands.
+    Prometheus,
+}
+
+/// Everything that is exported.
+pub struct Metrics {
+    registry: Registry,
+}
+
+impl Metrics {
+    /// What `counters` counted, `drops`, and what `facts` says whenever it is asked, which must not take long.
+    pub fn new(
+        counters: Counters,
+        drops: RecordDrops,
+        facts: impl Fn() -> Facts + Send + Sync + 'static,
+    ) -> Self {
+        let mut registry = Registry::with_prefix("spectrum");
+        registry.register_collector(Box::new(Exposition { counters, drops, facts: Arc::new(facts) }));
+        Self { registry }
+    }
+
+    pub(super) fn text(&self, format: TextFormat) -> Result<String, fmt::Error> {
+        let mut text = String::new();
+        text::encode(&mut text, &self.registry)?;
+        Ok(match format {
+            TextFormat::OpenMetrics => text,
+            TextFormat::Prometheus => as_prometheus(&text),
+        })
+    }
+}
+
+impl fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Metrics").finish_non_exhaustive()
+    }
+}
+
+/// The two forms differ in comments alone: the older one names a counter there as its samples are named, and has neither
+/// units nor an end.
+fn as_prometheus(open_metrics: &str) -> String {
+    let mut text = String::with_capacity(open_metrics.len());
+    let mut help = "";
+    for line in open_metrics.lines() {
+        if line.starts_with("# HELP ") {
+            // Its type is in the next line.
+            help = line;
+            continue;
+        }
+        let counter = line.strip_prefix("# TYPE ").and_then(|line| line.strip_suffix(" counter"));
+        let total = counter.map(|name| (name, format!("{name}_total")));
+        let help = std::mem::take(&mut help);
+        match &total {
+            Some((name, total)) => {
+                text.push_str(&help.replacen(name, total, 1));
+                text.push_str("\n# TYPE ");
+                text.push_str(total);
+                text.push_str(" counter\n");
+            }
+            None if line.starts_with("# UNIT ") || line == "# EOF" => {}
+            None => {
+                if !help.is_empty() {
+                    text.push_str(help);
+                    text.push('\n');
+                }
+                text.push_str(line);
+                text.push('\n');
+            }
+        }
+    }
+    text
+}
+
+struct Exposition {
+    counters: Counters,
+    drops: RecordDrops,
+    facts: Arc<dyn Fn() -> Facts + Send + Sync>,
+}
+
+impl fmt::Debug for Exposition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Exposition").finish_non_exhaustive()
+    }
+}
+
+type Labels<'a> = Vec<(&'static str, &'a str)>;
+
+impl Collector for Exposition {
+    fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
+        let encoder = &mut encoder;
+        let facts = (self.facts)();
+        instance(encoder, &facts)?;
+        packets(encoder, &facts.packets)?;
+        origins(encoder, &facts.origins)?;
+        let totals: Vec<((String, String), Totals)> = self
+            .counters
+            .totals()
+            .into_iter()
+            .map(|((service, protocol), totals)| ((service.to_string(), protocol.to_string()), totals))
+            .collect();
+        sessions(encoder, &totals)?;
+        let mut dropped = counter(
+            encoder,
+            "dropped_records",
+            "Connection records lost because the log was read too slowly",
+        )?;
+        count(&mut dropped, &[], self.drops.dropped())?;
+        let mut omitted = counter(
+            encoder,
+            "omitted_records",
+            "Connection records left out because very many connections were shed",
+        )?;
+        count(&mut omitted, &[], self.drops.omitted())
+    }
+}
+
+fn instance(encoder: &mut DescriptorEncoder<'_>, facts: &Facts) -> fmt::Result {
+    let mut build = gauge(encoder, "build_info", "The version of the program, and how packets reach it")?;
+    let version = env!("CARGO_PKG_VERSION");
+    measure(&mut build, &[("version", version), ("mode", &facts.mode)], 1_u64)?;
+    let mut bindings = gauge(encoder, "bindings", "Bindings of each service")?;
+    for (service, number) in &facts.services {
+        measure(&mut bindings, &[("service", service.as_str())], wide(*number))?;
+    }
+    let mut descriptors =
+        gauge(encoder, "descriptors_limit", "File descriptors that all connections together may have")?;
+    measure(&mut descriptors, &[], wide(facts.descriptors))?;
+    let mut revision = gauge(encoder, "configuration_revision", "Configurations before this one")?;
+    measure(&mut revision, &[], u64::from(facts.revision))?;
+    let mut reloads =
+        counter(encoder, "reloads", "Requests for another configuration, by what came of them")?;
+    count(&mut reloads, &[("outcome", "done")], facts.reloads_done)?;
+    count(&mut reloads, &[("outcome", "refused")], facts.reloads_refused)?;
+    let Some(table) = facts.table else { return Ok(()) };
+    let mut generation = gauge(encoder, "table_generation", "Steering tables that have been published")?;
+    measure(&mut generation, &[], table.generation)?;
+    let mut nodes = gauge(encoder, "table_nodes", "Nodes of the steering table")?;
+    measure(&mut nodes, &[], wide(table.nodes))?;
+    let mut bytes = gauge(encoder, "table_bytes", "Memory of the steering table in the kernel")?;
+    measure(&mut bytes, &[], wide(table.bytes))
+}
+
+fn packets(encoder: &mut DescriptorEncoder<'_>, packets: &[Packets]) -> fmt::Result {
+    let texts: Vec<(String, String)> =
+        packets.iter().map(|packets| (packets.protocol.to_string(), packets.family.to_string())).collect();
+    let labelled = || {
+        packets.iter().zip(&texts).map(|(packets, (protocol, family))| {
+            let labels: Labels<'_> =
+                vec![("service", packets.service.as_str()), ("protocol", protocol), ("family", family)];
+            (packets, labels)
+        })
+    };
+    let help =
+        "Packets that looked for a listener and got ours: connections, and first datagrams of UDP sessions";
+    let mut steered = counter(encoder, "steered_packets", help)?;
+    for (packets, labels) in labelled() {
+        count(&mut steered, &labels, packets.steered)?;
+    }
+    let mut missed = counter(encoder, "missed_packets", "Packets that were refused for want of a listener")?;
+    for (packets, labels) in labelled() {
+        count(&mut missed, &labels, packets.missed)?;
+    }
+    let mut refused =
+        counter(encoder, "refused_packets", "Packets that the kernel would not give to the listener")?;
+    for (packets, labels) in labelled() {
+        for (errno, number) in &packets.refused {
+            let labels: Labels<'_> = labels.iter().copied().chain([("errno", *errno)]).collect();
+            count(&mut refused, &labels, *number)?;
+        }
+    }
+    Ok(())
+}
+
+fn origins(encoder: &mut DescriptorEncoder<'_>, origins: &[OriginFacts]) -> fmt::Result {
+    let help = "Whether an address of an origin is used: not down, not ejected, and resolved";
+    let mut up = gauge(encoder, "origin_up", help)?;
+    for OriginFacts { service, origin, address, usable } in origins {
+        let labels = [("service", service.as_str()), ("origin", origin), ("address", address)];
+        measure(&mut up, &labels, u64::from(*usable))?;
+    }
+    Ok(())
+}
+
+fn sessions(encoder: &mut DescriptorEncoder<'_>, totals: &[((String, String), Totals)]) -> fmt::Result {
+    let labelled = || {
+        totals.iter().map(|((service, protocol), totals)| {
+            let labels: Labels<'_> = vec![("service", service), ("protocol", protocol)];
+            (labels, totals)
+        })
+    };
+    let mut opened =
+        counter(encoder, "opened_sessions", "Connections that were accepted, and UDP sessions that began")?;
+    for (labels, totals) in labelled() {
+        count(&mut opened, &labels, totals.opened)?;
+    }
+    let mut open = gauge(encoder, "open_sessions", "Connections and UDP sessions that are open")?;
+    for (labels, totals) in labelled() {
+        measure(&mut open, &labels, totals.open)?;
+    }
+    let mut ended =
+        counter(encoder, "ended_sessions", "Connections and UDP sessions that are over, by how they ended")?;
+    for (labels, totals) in labelled() {
+        for (end, of_end) in &totals.ends {
+            let status = end.status().to_string();
+            let of = [("end", end.word()), ("status", &status)];
+            count(&mut ended, &labels.iter().copied().chain(of).collect::<Labels<'_>>(), of_end.connections)?;
+        }
+    }
+    let help = "Bytes received from clients, by sessions that are over";
+    let mut received = counter(encoder, "from_client_bytes", help)?;
+    for (labels, totals) in labelled() {
+        count(&mut received, &labels, totals.ends.values().map(|end| end.bytes_from_client).sum())?;
+    }
+    let help = "Bytes handed to clients, by sessions that are over";
+    let mut sent = counter(encoder, "to_client_bytes", help)?;
+    for (labels, totals) in labelled() {
+        count(&mut sent, &labels, totals.ends.values().map(|end| end.bytes_to_client).sum())?;
+    }
+    let help = "From accept until an origin was connected to, of sessions that are over";
+    let mut dials = histogram(encoder, "dial_duration_seconds", help)?;
+    for (labels, totals) in labelled().filter(|(_, totals)| totals.dials.count() > 0) {
+        spread(&mut dials, &labels, &totals.dials, &DIAL)?;
+    }
+    let mut durations = histogram(encoder, "session_duration_seconds", "From accept to end")?;
+    for (labels, totals) in labelled() {
+        spread(&mut durations, &labels, &totals.durations, &SESSION)?;
+    }
+    Ok(())
+}
+
+fn counter<'e>(
+    encoder: &'e mut DescriptorEncoder<'_>,
+    name: &'e str,
+    help: &str,
+) -> Result<MetricEncoder<'e>, fmt::Error> {
+    encoder.encode_descriptor(name, help, None, MetricType::Counter)
+}
+
+fn gauge<'e>(
+    encoder: &'e mut DescriptorEncoder<'_>,
+    name: &'e str,
+    help: &str,
+) -> Result<MetricEncoder<'e>, fmt::Error> {
+    encoder.encode_descriptor(name, help, None, MetricType::Gauge)
+}
+
+fn histogram<'e>(
+    encoder: &'e mut DescriptorEncoder<'_>,
+    name: &'e str,
+    help: &str,
+) -> Result<MetricEncoder<'e>, fmt::Error> {
+    encoder.encode_descriptor(name, help, None, MetricType::Histogram)
+}
+
+fn count(family: &mut MetricEncoder<'_>, labels: &[(&str, &str)], value: u64) -> fmt::Result {
+    let none: Option<&Exemplar<NoLabelSet, u64>> = None;
+    match labels {
+        // Else the library writes braces around nothing.
+        [] => family.encode_counter(&value, none),
+        labels => family.encode_family(&labels)?.encode_counter(&value, none),
+    }
+}
+
+fn measure(family: &mut MetricEncoder<'_>, labels: &[(&str, &str)], value: u64) -> fmt::Result {
+    match labels {
+        [] => family.encode_gauge(&value),
+        labels => family.encode_family(&labels)?.encode_gauge(&value),
+    }
+}
+
+fn spread(
+    family: &mut MetricEncoder<'_>,
+    labels: &[(&str, &str)],
+    of: &Histogram,
+    bounds: &Bounds,
+) -> fmt::Result {
+    let buckets = of.buckets(bounds);
+    family.encode_family(&labels)?.encode_histogram::<NoLabelSet>(
+        of.sum().as_secs_f64(),
+        of.count(),
+        &buckets,
+        None,
+    )
+}
+
+fn wide(number: usize) -> u64 {
+    u64::try_from(number).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::observe::connection_log::tests::report;
+
+    fn metrics() -> Metrics {
+        let counters = Counters::default();
+        let worker = counters.worker();
+        let report = report();
+        worker.opened(&report.service, report.protocol);
+        worker.ended(&report);
+        Metrics::new(counters, RecordDrops::default(), || Facts {
+            mode: "sk-lookup".into(),
+            services: vec![(ServiceName::default(), 2)],
+            packets: vec![Packets {
+                service: ServiceName::default(),
+                protocol: Protocol::Tcp,
+                family: Family::Ipv6,
+                steered: 7,
+                missed: 1,
+                refused: vec![("EEXIST", 2)],
+            }],
+            table: Some(TableFacts { generation: 3, nodes: 17, bytes: 1088 }),
+            ..Facts::default()
+        })
+    }
+
+    #[test]
+    fn either_form_has_every_sample_and_its_own_comments() {
+        let [new, old] =
+            [TextFormat::OpenMetrics, TextFormat::Prometheus].map(|form| metrics().text(form).unwrap());
+        let samples = |text: &str| {
+            text.lines().filter(|line| !line.starts_with('#')).map(ToOwned::to_owned).collect::<Vec<_>>()
+        };
+        assert_eq!(samples(&new), samples(&old));
+        for sample in [
+            "spectrum_ended_sessions_total{service=\"default\",protocol=\"tcp\",end=\"downstream-reset\",status=\"499\"} 1",
+            "spectrum_open_sessions{service=\"default\",protocol=\"tcp\"} 0",
+            "spectrum_steered_packets_total{service=\"default\",protocol=\"tcp\",family=\"ipv6\"} 7",
+            "spectrum_refused_packets_total{service=\"default\",protocol=\"tcp\",family=\"ipv6\",errno=\"EEXIST\"} 2",
+            "spectrum_session_duration_seconds_bucket{le=\"0.005\",service=\"default\",protocol=\"tcp\"} 1",
+            "spectrum_table_bytes 1088",
+        ] {
+            assert!(old.lines().any(|line| line == sample), "no {sample} in\n{old}");
+        }
+        assert!(new.ends_with("# EOF\n") && !old.contains("# EOF"));
+        assert!(new.contains("# TYPE spectrum_ended_sessions counter\n"));
+        assert!(old.contains("# TYPE spectrum_ended_sessions_total counter\n"));
+        assert!(old.contains("# HELP spectrum_ended_sessions_total Connections"));
+    }
+
+    #[test]
+    fn every_sample_of_the_older_form_has_a_help_and_a_type() {
+        let text = metrics().text(TextFormat::Prometheus).unwrap();
+        let mut known = std::collections::BTreeMap::new();
+        for line in text.lines() {
+            if let Some(comment) = line.strip_prefix("# TYPE ") {
+                let (name, kind) = comment.split_once(' ').unwrap();
+                assert!(text.contains(&format!("# HELP {name} ")), "{name}");
+                known.insert(name, kind);
+            } else if !line.starts_with('#') {
+                let name = line.split(['{', ' ']).next().unwrap();
+                let histogram = ["_bucket", "_sum", "_count"].iter().find_map(|end| name.strip_suffix(end));
+                assert!(
+                    known.contains_key(name) || histogram.is_some_and(|name| known[name] == "histogram"),
+                    "{line}"
+                );
+                assert_eq!(known.get(name) == Some(&"counter"), name.ends_with("_total"), "{line}");
+            }
+        }
+        assert!(known.len() > 15, "{known:?}");
+    }
+}

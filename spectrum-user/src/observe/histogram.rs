@@ -1,0 +1,124 @@
+//! How durations are spread: counted by one thread, summed by another. Exports nothing.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use super::counters::add;
+
+/// How many bounds there are. What is longer than the last has a place of its own.
+pub(super) const BOUNDS: usize = 14;
+
+/// Up to which duration each place counts.
+pub(super) type Bounds = [Duration; BOUNDS];
+
+/// Of dialling: from a neighbour in the rack to the last of several tries.
+pub(super) const DIAL: Bounds = [
+    Duration::from_micros(250),
+    Duration::from_micros(500),
+    Duration::from_millis(1),
+    Duration::from_micros(2500),
+    Duration::from_millis(5),
+    Duration::from_millis(10),
+    Duration::from_millis(25),
+    Duration::from_millis(50),
+    Duration::from_millis(100),
+    Duration::from_millis(250),
+    Duration::from_millis(500),
+    Duration::from_secs(1),
+    Duration::from_secs(5),
+    Duration::from_secs(15),
+];
+
+/// Of sessions: from a probe to a login that lasts the day.
+pub(super) const SESSION: Bounds = [
+    Duration::from_millis(1),
+    Duration::from_millis(5),
+    Duration::from_millis(25),
+    Duration::from_millis(100),
+    Duration::from_millis(500),
+    Duration::from_secs(1),
+    Duration::from_secs(5),
+    Duration::from_secs(15),
+    Duration::from_mins(1),
+    Duration::from_mins(5),
+    Duration::from_mins(15),
+    Duration::from_hours(1),
+    Duration::from_hours(4),
+    Duration::from_hours(24),
+];
+
+/// One thread's counts.
+#[derive(Debug, Default)]
+pub(super) struct HistogramCells {
+    places: [AtomicU64; BOUNDS + 1],
+    nanoseconds: AtomicU64,
+}
+
+impl HistogramCells {
+    /// Counts one. Only one thread may.
+    pub(super) fn observe(&self, bounds: &Bounds, duration: Duration) {
+        let place = bounds.partition_point(|bound| *bound < duration);
+        if let Some(place) = self.places.get(place) {
+            add(&self.nanoseconds, u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX));
+            add(place, 1);
+        }
+    }
+}
+
+/// The sums over all threads.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Histogram {
+    places: [u64; BOUNDS + 1],
+    nanoseconds: u64,
+}
+
+impl Histogram {
+    pub(super) fn add(&mut self, cells: &HistogramCells) {
+        for (sum, cell) in self.places.iter_mut().zip(&cells.places) {
+            *sum += cell.load(Ordering::Acquire);
+        }
+        self.nanoseconds = self.nanoseconds.wrapping_add(cells.nanoseconds.load(Ordering::Relaxed));
+    }
+
+    /// How many there were.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        self.places.iter().sum()
+    }
+
+    /// All of them together.
+    #[must_use]
+    pub fn sum(&self) -> Duration {
+        Duration::from_nanos(self.nanoseconds)
+    }
+
+    /// Each bound in seconds, the last infinite, and how many lie between it and the one before.
+    pub(super) fn buckets(&self, bounds: &Bounds) -> Vec<(f64, u64)> {
+        let bounds = bounds.iter().map(Duration::as_secs_f64).chain([f64::INFINITY]);
+        bounds.zip(self.places).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_duration_counts_up_to_the_first_bound_that_is_not_below_it() {
+        let cells = HistogramCells::default();
+        for duration in [Duration::ZERO, DIAL[0], DIAL[0] + Duration::from_nanos(1), DIAL[13], Duration::MAX]
+        {
+            cells.observe(&DIAL, duration);
+        }
+        let mut sum = Histogram::default();
+        sum.add(&cells);
+        let counts: Vec<u64> = sum.buckets(&DIAL).into_iter().map(|(_, count)| count).collect();
+        assert_eq!(counts, [2, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1]);
+        assert_eq!(sum.count(), 5);
+    }
+
+    #[test]
+    fn bounds_rise() {
+        assert!(DIAL.is_sorted() && SESSION.is_sorted());
+    }
+}

@@ -1,0 +1,217 @@
+//! Whether one more connection may be had: limits of its service, of its source, and of the process. What is to become of
+//! one that may not is its worker's affair.
+
+mod bucket;
+mod descriptors;
+mod sources;
+
+use std::cell::Cell;
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::report::Limit;
+use crate::model::{Limits, ServiceName};
+pub(super) use descriptors::{DescriptorPool, Descriptors};
+use sources::{Source, Sources};
+
+/// How often one worker tells that a service's connections are shed.
+const LOG_INTERVAL: Duration = Duration::from_secs(1);
+
+/// What is counted of services that have limits, for all workers, and from one configuration to the next. Clones share it.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Ledger(Arc<Mutex<HashMap<ServiceName, Arc<Counts>>>>);
+
+/// What is counted of one service.
+#[derive(Debug)]
+struct Counts {
+    open: AtomicU32,
+    sources: Sources,
+    epoch: Instant,
+}
+
+impl Counts {
+    fn now(&self) -> u64 {
+        u64::try_from(self.epoch.elapsed().as_nanos()).unwrap_or(u64::MAX)
+    }
+}
+
+impl Ledger {
+    /// The way to `service` for one worker, with what has been counted for it already.
+    pub(super) fn gate(&self, service: &ServiceName, limits: &Limits) -> Gate {
+        let counts = limits.any().then(|| self.counts(service));
+        Gate { limits: *limits, counts, complaints: Complaints::default() }
+    }
+
+    fn counts(&self, service: &ServiceName) -> Arc<Counts> {
+        let mut services = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // Where neither a worker nor a connection has any, nothing is open.
+        services.retain(|name, counts| name == service || Arc::strong_count(counts) > 1);
+        let counts = services.entry(service.clone()).or_insert_with(|| {
+            Arc::new(Counts { open: AtomicU32::new(0), sources: Sources::default(), epoch: Instant::now() })
+        });
+        Arc::clone(counts)
+    }
+}
+
+/// One worker's way to one service, as far as limits go. Without limits it touches nothing shared.
+#[derive(Debug)]
+pub(super) struct Gate {
+    limits: Limits,
+    counts: Option<Arc<Counts>>,
+    complaints: Complaints,
+}
+
+impl Gate {
+    /// Counts one more connection of `client`, unless a limit is reached.
+    pub(super) fn admit(&self, client: IpAddr) -> Result<Option<Admission>, Limit> {
+        let Some(counts) = &self.counts else { return Ok(None) };
+        if let Some(most) = self.limits.connections {
+            let more = |open| (open < most.get()).then_some(open + 1);
+            counts
+                .open
+                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, more)
+                .map_err(|_full| Limit::Service)?;
+        }
+        // From here on what was counted is taken back when the admission is dropped.
+        let mut admission = Admission {
+            counts: Arc::clone(counts),
+            counted: self.limits.connections.is_some(),
+            source: None,
+        };
+        if self.limits.connections_per_source.is_some() || self.limits.rate_per_source.is_some() {
+            let source = Source::of(client, &self.limits);
+            counts.sources.open(source, &self.limits, counts.now())?;
+            admission.source = Some(source);
+        }
+        Ok(Some(admission))
+    }
+
+    /// Tells the log of a connection that was shed, or of many at once.
+    pub(super) fn complain(&self, service: &ServiceName, client: IpAddr, limit: Limit) {
+        let Some(more) = self.complaints.due(Instant::now()) else { return };
+        match limit {
+            Limit::Descriptors => {
+                tracing::error!(%service, %client, more, "out of descriptors: new connections are reset, open ones go on");
+            }
+            limit => {
+                let limit = limit.key();
+                tracing::warn!(%service, %client, limit, more, "limit reached: new connections are reset");
+            }
+        }
+    }
+}
+
+/// One connection's place in the counts, given up when dropped.
+#[derive(Debug)]
+pub(super) struct Admission {
+    counts: Arc<Counts>,
+    counted: bool,
+    source: Option<Source>,
+}
+
+impl Drop for Admission {
+    fn drop(&mut self) {
+        if self.counted {
+            self.counts.open.fetch_sub(1, Ordering::Relaxed);
+        }
+        if let Some(source) = self.source {
+            self.counts.sources.close(source, self.counts.now());
+        }
+    }
+}
+
+/// When the last word was said, and about how many nothing was said since.
+#[derive(Debug, Default)]
+struct Complaints {
+    told: Cell<Option<Instant>>,
+    untold: Cell<u64>,
+}
+
+impl Complaints {
+    /// Whether a word is due, and how many others it is about.
+    fn due(&self, now: Instant) -> Option<u64> {
+        if self.told.get().is_some_and(|told| now.duration_since(told) < LOG_INTERVAL) {
+            self.untold.set(self.untold.get() + 1);
+            return None;
+        }
+        self.told.set(Some(now));
+        Some(self.untold.replace(0))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroU32;
+
+    use super::*;
+
+    fn limits(connections: u32, per_source: u32) -> Limits {
+        Limits {
+            connections: NonZeroU32::new(connections),
+            connections_per_source: NonZeroU32::new(per_source),
+            ..Limits::default()
+        }
+    }
+
+    fn client(last: u8) -> IpAddr {
+        [192, 0, 2, last].into()
+    }
+
+    #[test]
+    fn without_limits_nothing_is_counted() {
+        let ledger = Ledger::default();
+        let gate = ledger.gate(&ServiceName::default(), &Limits::default());
+        let admitted: Vec<_> = (0..100).map(|_| gate.admit(client(1)).unwrap()).collect();
+        assert!(admitted.iter().all(Option::is_none));
+        assert!(ledger.0.lock().unwrap().is_empty());
+    }
+
+    #[test]
+    fn all_workers_and_the_next_configuration_count_together() {
+        let ledger = Ledger::default();
+        let name = ServiceName::default();
+        let [one, other] = [ledger.gate(&name, &limits(3, 2)), ledger.gate(&name, &limits(3, 2))];
+        let first = one.admit(client(1)).unwrap();
+        let second = other.admit(client(1)).unwrap();
+        assert_eq!(one.admit(client(1)).unwrap_err(), Limit::Source);
+        drop((one, other));
+        let next = ledger.gate(&name, &limits(3, 3));
+        let third = next.admit(client(1)).unwrap();
+        assert_eq!(next.admit(client(2)).unwrap_err(), Limit::Service);
+        drop(first);
+        let fourth = next.admit(client(2)).unwrap();
+        // What a source limit refuses does not stay in the service's count.
+        drop((second, third));
+        for _ in 0..10 {
+            let full = ledger.gate(&name, &limits(3, 1));
+            assert_eq!(full.admit(client(2)).unwrap_err(), Limit::Source);
+        }
+        drop(fourth);
+        drop(next);
+        assert_eq!(ledger.gate(&name, &limits(1, 1)).counts.unwrap().open.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn services_that_are_gone_are_forgotten_when_nothing_of_theirs_is_open() {
+        let ledger = Ledger::default();
+        let names = ["a", "b", "c"].map(|name| name.parse::<ServiceName>().unwrap());
+        let open = ledger.gate(&names[0], &limits(1, 1)).admit(client(1)).unwrap();
+        drop(ledger.gate(&names[1], &limits(1, 1)));
+        let _last = ledger.gate(&names[2], &limits(1, 1));
+        assert_eq!(ledger.0.lock().unwrap().len(), 2);
+        assert_eq!(ledger.gate(&names[0], &limits(1, 1)).admit(client(1)).unwrap_err(), Limit::Service);
+        drop(open);
+    }
+
+    #[test]
+    fn a_flood_is_one_complaint_a_second() {
+        let complaints = Complaints::default();
+        let begin = Instant::now();
+        let told: Vec<u64> =
+            (0..250).filter_map(|step| complaints.due(begin + Duration::from_millis(10) * step)).collect();
+        assert_eq!(told, [0, 99, 99]);
+    }
+}

@@ -1,0 +1,269 @@
+//! Metrics and health over HTTP: what they say of connections, packets, tables and reloads, and that nobody who asks can
+//! harm. How a connection ends is tested elsewhere.
+#![allow(clippy::unwrap_used, reason = "test code panics")]
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::process::{Command, Stdio};
+use std::thread;
+
+use nix::sys::signal::Signal;
+use spectrum_tests::case::Case;
+use spectrum_tests::control::{CONFIG, configure, connect, reload};
+use spectrum_tests::datagram::{self, assert_echo};
+use spectrum_tests::deadline::{PATIENCE, eventually};
+use spectrum_tests::dial::{assert_answered, call, dial};
+use spectrum_tests::instance::Instance;
+use spectrum_tests::on_every_path;
+use spectrum_tests::origin::Origin;
+use spectrum_tests::path::Path;
+use spectrum_tests::require::{self, Need, find_in_path};
+use spectrum_tests::state::State;
+
+on_every_path!(
+    metrics_say_what_happened,
+    metrics_are_as_their_linter_wants_them,
+    readiness_ends_before_the_connections_do,
+    an_address_that_is_taken_fails_the_start,
+    a_reload_is_counted_and_cannot_move_the_address,
+    who_asks_badly_harms_nobody,
+);
+
+/// Three services of one prefix, and where metrics are.
+fn configuration(case: &Case, origin: SocketAddr, admin: &str) -> String {
+    let prefix = case.prefix();
+    let refusing = SocketAddr::new(case.loopback(), 1);
+    format!(
+        "[admin]\nlisten = \"{admin}\"\n\
+         [[service]]\nname = \"web\"\nbindings = [{{ prefix = \"{prefix}\", ports = 80 }}]\norigins = \"{origin}\"\n\
+         [[service]]\nname = \"gone\"\nbindings = [{{ prefix = \"{prefix}\", ports = 81 }}]\norigins = \"{refusing}\"\n\
+         [[service]]\nname = \"games\"\nbindings = [{{ protocol = \"udp\", prefix = \"{prefix}\", ports = 53 }}]\n\
+         respond = \"echo\"\n"
+    )
+}
+
+/// The program with metrics on a port of its choice, and where they are.
+fn serve(case: &Case, origin: &Origin, arguments: &str) -> (Instance, SocketAddr) {
+    let listen = SocketAddr::new(case.loopback(), 0).to_string();
+    configure(&case.server, &configuration(case, origin.address(), &listen));
+    let instance = case.start(&format!("{CONFIG} {arguments}"));
+    let status = connect(&case.server, &instance).ask("status").unwrap();
+    let admin = status["admin"].as_str().unwrap().parse().unwrap();
+    (instance, admin)
+}
+
+fn get(case: &Case, admin: SocketAddr, path: &str) -> std::io::Result<(u16, String)> {
+    let mut stream = call(&case.server, admin)?;
+    write!(stream, "GET {path} HTTP/1.1\r\nhost: metrics\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    let status = answer.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0);
+    Ok((status, answer.split_once("\r\n\r\n").map_or(String::new(), |(_, body)| body.to_owned())))
+}
+
+fn metrics(case: &Case, admin: SocketAddr) -> String {
+    let (status, text) = get(case, admin, "/metrics").unwrap();
+    assert_eq!(status, 200, "{text}");
+    text
+}
+
+/// The value of a sample, written as Prometheus does, without the prefix of all.
+fn value(metrics: &str, sample: &str) -> Option<f64> {
+    let line = metrics
+        .lines()
+        .find_map(|line| line.strip_prefix("spectrum_")?.strip_prefix(sample)?.strip_prefix(' '))?;
+    line.parse().ok()
+}
+
+fn await_value(case: &Case, admin: SocketAddr, sample: &str, expected: f64) {
+    let mut last = String::new();
+    eventually(&format!("{sample} {expected}"), PATIENCE, || {
+        last = metrics(case, admin);
+        (value(&last, sample) == Some(expected)).then_some(())
+    });
+}
+
+fn metrics_say_what_happened(case: &mut Case) {
+    let origin = Origin::echo(&case.server, case.loopback());
+    let (instance, admin) = serve(case, &origin, "");
+    let [web, gone, games] = [80, 81, 53].map(|port| SocketAddr::new(case.any_address(), port));
+    let mut open = call(&case.server, web).unwrap();
+    open.write_all(b"four").unwrap();
+    open.read_exact(&mut [0; 4]).unwrap();
+    await_value(case, admin, "open_sessions{service=\"web\",protocol=\"tcp\"}", 1.0);
+    for _ in 0..3 {
+        let _ = dial(&case.server, gone);
+    }
+    let refused =
+        "ended_sessions_total{service=\"gone\",protocol=\"tcp\",end=\"dial-refused\",status=\"521\"}";
+    await_value(case, admin, refused, 3.0);
+    assert_echo(&datagram::client(&case.server, games), b"a session");
+    await_value(case, admin, "open_sessions{service=\"games\",protocol=\"udp\"}", 1.0);
+    drop(open);
+    let closed = "ended_sessions_total{service=\"web\",protocol=\"tcp\",end=\"closed\",status=\"200\"}";
+    await_value(case, admin, closed, 1.0);
+    let text = metrics(case, admin);
+    let labels = "{service=\"web\",protocol=\"tcp\"}";
+    for (name, expected) in [
+        ("opened_sessions_total", 1.0),
+        ("open_sessions", 0.0),
+        ("from_client_bytes_total", 4.0),
+        ("to_client_bytes_total", 4.0),
+        ("dial_duration_seconds_count", 1.0),
+        ("session_duration_seconds_count", 1.0),
+    ] {
+        assert_eq!(value(&text, &format!("{name}{labels}")), Some(expected), "{name} in\n{text}");
+    }
+    let took = value(&text, &format!("session_duration_seconds_sum{labels}")).unwrap();
+    assert!(took > 0.0 && took < 20.0, "{took}");
+    assert_eq!(value(&text, "bindings{service=\"web\"}"), Some(1.0), "{text}");
+    let address = origin.address();
+    let up = format!("origin_up{{service=\"web\",origin=\"{address}\",address=\"{address}\"}}");
+    assert_eq!(value(&text, &up), Some(1.0), "{text}");
+    assert!(value(&text, "descriptors_limit").unwrap() > 100.0, "{text}");
+    let family = case.family.pick("ipv4", "ipv6");
+    let steered = value(
+        &text,
+        &format!("steered_packets_total{{service=\"gone\",protocol=\"tcp\",family=\"{family}\"}}"),
+    );
+    if case.path == Path::SkLookup {
+        assert_eq!(steered, Some(3.0), "{text}");
+        assert_eq!(value(&text, "table_generation"), Some(1.0), "{text}");
+        assert!(value(&text, "table_bytes").unwrap() >= 64.0, "{text}");
+    } else {
+        assert_eq!(steered, None, "{text}");
+    }
+    instance.stop();
+}
+
+fn metrics_are_as_their_linter_wants_them(case: &mut Case) {
+    if !require::met("metrics_are_as_their_linter_wants_them", &[Need::Promtool]) {
+        return;
+    }
+    let origin = Origin::echo(&case.server, case.loopback());
+    let (instance, admin) = serve(case, &origin, "");
+    let web = SocketAddr::new(case.any_address(), 80);
+    drop(call(&case.server, web).unwrap());
+    eventually("a connection that is over", PATIENCE, || {
+        metrics(case, admin).contains("spectrum_ended_sessions_total{").then_some(())
+    });
+    let text = metrics(case, admin);
+    let mut promtool = Command::new(find_in_path("promtool").unwrap())
+        .args(["check", "metrics"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    promtool.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+    let said = promtool.wait_with_output().unwrap();
+    let problems =
+        String::from_utf8_lossy(&said.stdout).into_owned() + &String::from_utf8_lossy(&said.stderr);
+    assert!(said.status.success() && problems.is_empty(), "{problems}\n{text}");
+    instance.stop();
+}
+
+fn readiness_ends_before_the_connections_do(case: &mut Case) {
+    let origin = Origin::echo(&case.server, case.loopback());
+    let (instance, admin) = serve(case, &origin, "--drain 1m");
+    assert_eq!(get(case, admin, "/readyz").unwrap(), (200, "ready\n".to_owned()));
+    assert_eq!(get(case, admin, "/healthz").unwrap(), (200, "alive\n".to_owned()));
+    let web = SocketAddr::new(case.any_address(), 80);
+    let mut open = call(&case.server, web).unwrap();
+    open.write_all(b"x").unwrap();
+    open.read_exact(&mut [0]).unwrap();
+    instance.signal(Signal::SIGTERM);
+    eventually("no readiness", PATIENCE, || (get(case, admin, "/readyz").ok()?.0 == 503).then_some(()));
+    assert_eq!(get(case, admin, "/healthz").unwrap().0, 200);
+    assert!(metrics(case, admin).contains("spectrum_open_sessions{service=\"web\",protocol=\"tcp\"} 1"));
+    drop(open);
+    let finished = instance.finish(PATIENCE);
+    assert_eq!(finished.code(), 0, "{finished}");
+    assert!(get(case, admin, "/healthz").is_err(), "it still listens");
+}
+
+fn an_address_that_is_taken_fails_the_start(case: &mut Case) {
+    let taken = case.server.run(|| TcpListener::bind(SocketAddr::new(case.loopback(), 0))).unwrap();
+    let address = taken.local_addr().unwrap();
+    let before = State::of(&case.server);
+    let start = |admin: &str| {
+        let arguments = format!("--prefix {} --admin {admin}", case.prefix());
+        case.launch(&arguments).finish()
+    };
+    let finished = start(&address.to_string());
+    assert_eq!(finished.code(), 1, "{finished}");
+    assert!(finished.stderr.contains(&format!("serve metrics and health on {address}")), "{finished}");
+    assert!(finished.stderr.contains("another program has it"), "{finished}");
+    // Of the namespace that the instance works in, this is no address.
+    let finished = start(case.family.pick("203.0.113.99:9180", "[2001:db8:99::1]:9180"));
+    assert_eq!(finished.code(), 1, "{finished}");
+    assert!(finished.stderr.contains("no interface"), "{finished}");
+    before.assert_restored(&case.server, "starts without a place for metrics");
+}
+
+fn a_reload_is_counted_and_cannot_move_the_address(case: &mut Case) {
+    let origin = Origin::echo(&case.server, case.loopback());
+    let (instance, admin) = serve(case, &origin, "");
+    let listen = SocketAddr::new(case.loopback(), 0).to_string();
+    let (web, games) = (SocketAddr::new(case.any_address(), 80), SocketAddr::new(case.any_address(), 53));
+    assert_echo(&datagram::client(&case.server, games), b"before");
+    // One service less, and metrics as before.
+    let text = configuration(case, origin.address(), &listen);
+    let without_last = text.rsplit_once("[[service]]").unwrap().0;
+    configure(&case.server, without_last);
+    reload(&case.server, &instance).unwrap();
+    await_value(case, admin, "reloads_total{outcome=\"done\"}", 1.0);
+    let after = metrics(case, admin);
+    assert_eq!(value(&after, "configuration_revision"), Some(1.0), "{after}");
+    assert_eq!(value(&after, "bindings{service=\"games\"}"), None, "{after}");
+    // Totals never fall.
+    assert_eq!(
+        value(&after, "opened_sessions_total{service=\"games\",protocol=\"udp\"}"),
+        Some(1.0),
+        "{after}"
+    );
+    if case.path == Path::SkLookup {
+        assert_eq!(value(&after, "table_generation"), Some(2.0), "{after}");
+    }
+    configure(&case.server, &configuration(case, origin.address(), "127.0.0.1:9"));
+    let refused = reload(&case.server, &instance).unwrap_err();
+    assert!(refused.message.contains("admin.listen: cannot change"), "{refused:?}");
+    assert!(refused.message.contains("restart instead"), "{refused:?}");
+    await_value(case, admin, "reloads_total{outcome=\"refused\"}", 1.0);
+    assert!(call(&case.server, web).is_ok());
+    instance.stop();
+}
+
+fn who_asks_badly_harms_nobody(case: &mut Case) {
+    let origin = Origin::echo(&case.server, case.loopback());
+    let (instance, admin) = serve(case, &origin, "");
+    let hanging: Vec<TcpStream> = (0..40).map(|_| call(&case.server, admin).unwrap()).collect();
+    for mut stream in &hanging {
+        let _ = stream.write_all(b"GET /metrics HTTP/1.1\r\nx: ");
+    }
+    let mut noise = vec![0; 1 << 16];
+    case.random.fill(&mut noise);
+    let _ = call(&case.server, admin).unwrap().write_all(&noise);
+    // Meanwhile connections are served, and who asks the control socket is answered.
+    let web = SocketAddr::new(case.any_address(), 80);
+    thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                for _ in 0..20 {
+                    let mut stream = call(&case.server, web).unwrap();
+                    stream.write_all(b"x").unwrap();
+                    stream.read_exact(&mut [0]).unwrap();
+                }
+            });
+        }
+    });
+    assert!(connect(&case.server, &instance).ask("status").is_ok());
+    // The others have had their time, and whoever asks properly is answered.
+    assert_eq!(get(case, admin, "/healthz").unwrap().0, 200);
+    drop(hanging);
+    instance.stop();
+    let plain = case.start_on_prefix();
+    let target = case.any_target();
+    assert_answered(&case.server, &[target]);
+    plain.stop();
+}

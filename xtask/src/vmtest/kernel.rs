@@ -1,0 +1,160 @@
+//! The list of the kernels that the tests run on, where each comes from, and what is expected of it. Fetches nothing.
+
+use std::fmt;
+
+/// A kernel to test on.
+#[derive(Debug)]
+pub(super) struct Kernel {
+    /// What `--kernel` calls it.
+    pub(super) name: &'static str,
+    /// Where it comes from.
+    pub(super) source: Source,
+    /// Added to its command line.
+    pub(super) parameters: &'static str,
+    /// Only tests with one of these in their names, if there are any here.
+    pub(super) only: &'static [&'static str],
+    /// The path that `--mode auto` must take on it.
+    pub(super) path: Path,
+    /// The needs of tests that it does not meet. A skip for want of anything else is a failure, and so is none for want
+    /// of one of these.
+    pub(super) lacks: &'static [&'static str],
+}
+
+/// The path that is expected of `--mode auto`.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Path {
+    /// The eBPF program.
+    SkLookup,
+    /// Firewall rules.
+    Tproxy,
+}
+
+/// Where a kernel comes from.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Source {
+    /// Debian's package of the newest version between this prefix and `-cloud-amd64`.
+    Debian(&'static str),
+    /// Compiled here, from Debian's sources.
+    Compiled(Compiled),
+}
+
+/// A kernel that nobody packages any more.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Compiled {
+    /// Without bpf(2).
+    NoBpf,
+    /// With bpf(2), but without the program type `sk_lookup`: as kernels before 5.9 are.
+    NoSkLookup,
+}
+
+/// Every kernel, the slowest first, so that none runs alone at the end.
+pub(super) const KERNELS: [Kernel; 7] = [
+    Kernel {
+        name: "7",
+        source: Source::Debian("linux-image-7."),
+        parameters: "",
+        only: &[],
+        path: Path::SkLookup,
+        lacks: &[],
+    },
+    Kernel {
+        name: "6.12",
+        source: Source::Debian("linux-image-6.12."),
+        parameters: "",
+        only: &[],
+        path: Path::SkLookup,
+        lacks: &[],
+    },
+    Kernel {
+        name: "6.1",
+        source: Source::Debian("linux-image-6.1.0-"),
+        parameters: "",
+        only: &[],
+        path: Path::SkLookup,
+        lacks: &[],
+    },
+    Kernel {
+        name: "5.10",
+        source: Source::Debian("linux-image-5.10.0-"),
+        parameters: "",
+        only: &[],
+        path: Path::SkLookup,
+        lacks: &["test-run"],
+    },
+    Kernel {
+        name: "no-sk-lookup",
+        source: Source::Compiled(Compiled::NoSkLookup),
+        parameters: "",
+        only: &[],
+        path: Path::Tproxy,
+        lacks: &["bpf"],
+    },
+    Kernel {
+        name: "no-bpf",
+        source: Source::Compiled(Compiled::NoBpf),
+        parameters: "",
+        only: &[],
+        path: Path::Tproxy,
+        lacks: &["bpf"],
+    },
+    Kernel {
+        name: "no-ipv6",
+        source: Source::Debian("linux-image-6.1.0-"),
+        parameters: "ipv6.disable=1",
+        // Most cases serve both families at once.
+        only: &[
+            "alone_is_enough",
+            "any_port_of_any_address",
+            "auto_takes_the_path",
+            "host_prefix_is_one_address",
+            "verifier_takes",
+            "want_of_",
+        ],
+        path: Path::SkLookup,
+        lacks: &["ipv6"],
+    },
+];
+
+impl Kernel {
+    /// The kernel called `name`.
+    pub(super) fn named(name: &str) -> Option<&'static Self> {
+        KERNELS.iter().find(|kernel| kernel.name == name)
+    }
+}
+
+impl Compiled {
+    /// The name of its entry in the cache.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::NoBpf => "no-bpf",
+            Self::NoSkLookup => "no-sk-lookup",
+        }
+    }
+
+    /// Its options, as `make allnoconfig` takes them.
+    pub(super) fn options(self) -> String {
+        let base = include_str!("no-bpf.config");
+        match self {
+            Self::NoBpf => base.to_owned(),
+            Self::NoSkLookup => format!("{base}{}", include_str!("no-sk-lookup.config")),
+        }
+    }
+}
+
+impl fmt::Display for Path {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::SkLookup => "sk-lookup",
+            Self::Tproxy => "tproxy",
+        })
+    }
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Debian(prefix) => write!(f, "Debian's {prefix}*-cloud-amd64"),
+            Self::Compiled(_) => f.write_str("compiled from Debian's linux-source-6.1"),
+        }
+    }
+}
