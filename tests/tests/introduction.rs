@@ -220,7 +220,8 @@ fn a_header_leads_to_no_port_of_an_origin_that_is_not_bound(case: &mut Case) {
         ),
     );
     let instance = case.start(CONFIG);
-    let mut stream = call(&case.server, SocketAddr::new(case.any_address(), PORT)).unwrap();
+    let target = SocketAddr::new(case.any_address(), PORT);
+    let mut stream = call(&case.server, target).unwrap();
     let (protocol, client, named) =
         case.family.pick(("TCP4", "198.51.100.9", "203.0.113.1"), ("TCP6", "2001:db8:9::9", "2001:db8:9::1"));
     write!(stream, "PROXY {protocol} {client} {named} 4000 {}\r\n", other.port()).unwrap();
