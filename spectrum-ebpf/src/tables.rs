@@ -9,7 +9,9 @@ use spectrum_common::{Node, Nodes, PAGE_NODES, Page};
 // array does not, and spares the loader a system call for each.
 const FLAGS: usize = (BPF_F_INNER_MAP | BPF_F_MMAPABLE) as usize;
 
-type Inner = Array<Page, 1, FLAGS>;
+// An array of one page: in a bare struct Linux 5.15 to 6.1 looks for timers, and where it has looked it takes only maps that
+// come with types as well (bpf_map_meta_equal in kernel/bpf/map_in_map.c), which those of the loader do not.
+type Inner = Array<[Page; 1], 1, FLAGS>;
 
 #[btf_map]
 static TABLES: ArrayOfMaps<Inner, 1> = ArrayOfMaps::new();
@@ -25,14 +27,20 @@ pub(crate) struct Table {
 #[inline(always)]
 pub(crate) fn current() -> Option<Table> {
     let pages = TABLES.get(0)?;
-    Some(Table { pages, first: pages.get(0)? })
+    let [first] = pages.get(0)?;
+    Some(Table { pages, first })
 }
 
 impl Nodes for Table {
     #[inline(always)]
     fn node(&self, index: u32) -> Option<&Node> {
         let page = index / PAGE_NODES;
-        let page = if page == 0 { self.first } else { self.pages.get(page)? };
+        let page = if page == 0 {
+            self.first
+        } else {
+            let [page] = self.pages.get(page)?;
+            page
+        };
         page.nodes.get((index % PAGE_NODES) as usize)
     }
 

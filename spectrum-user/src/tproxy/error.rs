@@ -99,7 +99,8 @@ fn package(program: &str) -> &'static str {
 
 fn cure(program: &str) -> &'static str {
     if is_nft(program) {
-        "the kernel needs CONFIG_NFT_TPROXY; try: modprobe nft_tproxy"
+        "the kernel needs CONFIG_NFT_TPROXY; try: modprobe nft_tproxy; and for prefixes of length 0: modprobe -a nft_fib_ipv4 \
+         nft_fib_ipv6"
     } else {
         "the kernel needs CONFIG_NETFILTER_XT_TARGET_TPROXY and CONFIG_NETFILTER_XT_MATCH_SOCKET; try: modprobe -a \
          xt_TPROXY xt_socket"

@@ -26,7 +26,7 @@ const XTABLES: [(&str, &str); 3] =
 const NOT_OF_BUSYBOX: [&str; 7] = ["ash", "init", "ip", "linuxrc", "prlimit", "setpriv", "sh"];
 
 /// Modules that paths, tests and tools use, where they are modules.
-const MODULES: [&str; 30] = [
+const MODULES: [&str; 32] = [
     "inet_diag",
     "ip6table_filter",
     "ip6table_mangle",
@@ -40,6 +40,8 @@ const MODULES: [&str; 30] = [
     "nft_compat",
     "nft_counter",
     "nft_ct",
+    "nft_fib_ipv4",
+    "nft_fib_ipv6",
     "nft_reject_inet",
     "nft_reject_ipv4",
     "nft_reject_ipv6",
