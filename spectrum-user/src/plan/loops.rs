@@ -27,7 +27,7 @@ impl Plan {
         loops
     }
 
-    /// Ranges are judged by their ends, which is enough unless others of the service's neighbours have both.
+    /// Ranges are judged by their ends, which is enough unless other services bind exactly those.
     fn port_that_comes_back(&self, service: &Service, origin: &Origin, address: IpAddr) -> Option<u16> {
         let own = service
             .bindings
@@ -35,15 +35,16 @@ impl Plan {
             .filter(|own| own.protocol == Protocol::Tcp && own.prefix.contains(address))
             .map(|own| own.ports);
         let ports: Vec<u16> = own
-            .flat_map(|bound| match origin.port {
-                OriginPort::Dialled => [bound.first(), bound.last()],
-                OriginPort::Fixed(port) => [port.get(); 2],
-                OriginPort::Offset(range) => {
-                    [range.first().max(bound.first()), range.last().min(bound.last())]
-                }
+            .filter_map(|bound| match origin.port {
+                OriginPort::Dialled => Some([bound.first(), bound.last()]),
+                OriginPort::Fixed(port) => Some([port.get(); 2]),
+                OriginPort::Offset(range) => range
+                    .overlaps(&bound)
+                    .then(|| [range.first().max(bound.first()), range.last().min(bound.last())]),
                 // Goes with a name.
-                OriginPort::Record => [0; 2],
+                OriginPort::Record => None,
             })
+            .flatten()
             .collect();
         // Most origins are not among what their service binds: only for those that are is the scan worth its time.
         ports.into_iter().find(|port| {
