@@ -84,7 +84,17 @@ fn the_plan_is_one_json_object_when_asked_for() {
     let plan: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(plan["mode"], "auto");
     assert_eq!(plan["services"][0]["name"], "web");
-    assert_eq!(plan["services"][0]["origins"][1], "[2001:db8:9::10]:8080");
+    assert_eq!(plan["firewall"], "auto");
+    assert_eq!(plan["admin"], "127.0.0.1:9180");
+    assert_eq!(
+        plan["resolver"],
+        serde_json::json!({"servers": ["192.0.2.53:53", "[2001:db8::53]:53"], "timeout_ms": 2000})
+    );
+    assert_eq!(plan["services"][0]["origins"][1]["origin"], "[2001:db8:9::10]:8080");
+    assert_eq!(
+        plan["services"][1]["origins"][2],
+        serde_json::json!({"origin": "203.0.113.12:3000-4000", "role": "backup", "weight": 1})
+    );
     assert_eq!(plan["services"][4]["respond"], "echo");
     assert_eq!(plan["destinations"].as_array().unwrap().len(), 8);
     assert_eq!(
@@ -96,6 +106,27 @@ fn the_plan_is_one_json_object_when_asked_for() {
     assert!(nodes > 0);
     // The kernel keeps nodes by the page.
     assert_eq!(plan["table"]["bytes"], 4096 * 64);
+}
+
+#[test]
+fn what_the_file_says_of_times_admin_and_resolver_is_printed() {
+    let file = File::with(
+        "more",
+        "[dispatcher]\nfirewall = \"nftables\"\n[admin]\nlisten = \"127.0.0.1:9180\"\n[resolver]\nservers = \
+         \"192.0.2.53:53\"\n[[service]]\nname = \"a\"\nbindings = [{ prefix = \"192.0.2.0/24\" }]\nrespond = \
+         \"echo\"\n[service.timeouts]\nidle = \"none\"\nlifetime = \"90s\"\n",
+    );
+    let output = spectrum(&["check", "--config", file.path()]);
+    assert_eq!(text(&output.stderr), "");
+    let plan = text(&output.stdout);
+    for line in [
+        "firewall: nftables",
+        "metrics and health: http://127.0.0.1:9180/",
+        "name servers: 192.0.2.53:53",
+        "     timeouts: idle none, lifetime 1m 30s",
+    ] {
+        assert!(plan.lines().any(|said| said == line), "no {line:?} in\n{plan}");
+    }
 }
 
 #[test]

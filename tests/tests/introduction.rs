@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "test code panics")]
 
 use std::io::{Read, Write};
-use std::net::SocketAddr;
+use std::net::{Shutdown, SocketAddr};
 
 use spectrum_tests::case::Case;
 use spectrum_tests::control::{CONFIG, await_logged, configure};
@@ -12,6 +12,7 @@ use spectrum_tests::dial::{call, dial};
 use spectrum_tests::instance::Instance;
 use spectrum_tests::netns::Netns;
 use spectrum_tests::on_every_path;
+use spectrum_tests::origin::Origin;
 use spectrum_tests::peer::{Peer, file, read};
 use spectrum_tests::require::{NGINX_STREAM_MODULE, Need, met};
 use spectrum_tests::veth::client_of;
@@ -23,6 +24,7 @@ on_every_path!(
     haproxy_as_a_proxy_names_the_client,
     a_client_that_haproxy_names_is_passed_on_to_nginx,
     a_header_from_elsewhere_is_the_clients_own_affair,
+    a_header_leads_to_no_port_of_an_origin_that_is_not_bound,
 );
 
 /// Where the peers listen. In a namespace of the test's own nobody else does.
@@ -201,6 +203,33 @@ fn a_client_that_haproxy_names_is_passed_on_to_nginx(case: &mut Case) {
     let (address, page) = get(&client, proxy);
     assert!(page.ends_with("from nginx"), "{page:?}");
     await_nginx_log(case, &seen(address, proxy));
+}
+
+/// The record has the port that the header names; the origin without a port of its own is dialled at the one that is bound.
+fn a_header_leads_to_no_port_of_an_origin_that_is_not_bound(case: &mut Case) {
+    let _origin = Origin::saying(&case.server, at(case), "the bound port");
+    let other = SocketAddr::new(case.loopback(), PORT + 1);
+    let _other = Origin::saying(&case.server, other, "another port");
+    let prefix = case.prefix();
+    let loopback = case.loopback();
+    configure(
+        &case.server,
+        &format!(
+            "[[service]]\nname = \"web\"\nbindings = [{{ prefix = \"{prefix}\", ports = {PORT} }}]\norigins = \
+             [\"{loopback}\"]\ntrusted-proxies = [\"{loopback}\"]\n"
+        ),
+    );
+    let instance = case.start(CONFIG);
+    let target = SocketAddr::new(case.any_address(), PORT);
+    let mut stream = call(&case.server, target).unwrap();
+    let (protocol, client, named) =
+        case.family.pick(("TCP4", "198.51.100.9", "203.0.113.1"), ("TCP6", "2001:db8:9::9", "2001:db8:9::1"));
+    write!(stream, "PROXY {protocol} {client} {named} 4000 {}\r\n", other.port()).unwrap();
+    stream.shutdown(Shutdown::Write).unwrap();
+    let mut said = String::new();
+    stream.read_to_string(&mut said).unwrap();
+    assert_eq!(said, "the bound port");
+    await_logged(&instance, &format!("dialled={}", SocketAddr::new(named.parse().unwrap(), other.port())), 1);
 }
 
 fn a_header_from_elsewhere_is_the_clients_own_affair(case: &mut Case) {

@@ -112,8 +112,8 @@ fn clean_touches_nothing_of_others(case: &mut Case) {
     case.server.ip("route add local 198.18.0.0/15 dev lo");
     case.server.ip("-6 route add local 2001:2::/48 dev lo");
     if case.path == Path::TproxyNftables {
-        // One of the names differs from ours by a letter, the other by its family.
-        for table in ["ip spectral-1", "inet spectrum-1"] {
+        // One of the names differs from ours by a letter, the other by not ending in a number.
+        for table in ["ip spectral-1", "inet spectrum-theirs"] {
             let mut command = case.path.command(&format!("nft add table {table}"));
             assert!(case.server.run(|| command.status().unwrap().success()));
             let mut command = case.path.command(&format!("nft add chain {table} theirs"));

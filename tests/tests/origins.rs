@@ -359,8 +359,14 @@ fn running_out_of_descriptors_is_not_the_origins_fault(case: &mut Case) {
     let address = origin.address();
     let keys = format!("origins = [\"{address}\"]\n{OFTEN}\nejection = {{ failures = 1, time = \"1h\" }}");
     configure(&case.server, &service(case, "80", &keys));
-    let prlimit = find_in_path("prlimit").unwrap();
-    let instance = case.launch(CONFIG).through(&format!("{} --nofile=96:96", prlimit.display())).start();
+    let instance = case.start(CONFIG);
+    // Afterwards: an instance that knows its limit refuses connections before it comes to that.
+    let used = std::fs::read_dir(format!("/proc/{}/fd", instance.pid())).unwrap().count();
+    let (pid, limit) = (instance.pid(), used + 15);
+    let lowered = std::process::Command::new(find_in_path("prlimit").unwrap())
+        .args([format!("--pid={pid}"), format!("--nofile={limit}:{limit}")])
+        .status();
+    assert!(lowered.unwrap().success());
     let mut open = Vec::new();
     for _ in 0..90 {
         let target = SocketAddr::new(case.any_address(), 80);

@@ -151,7 +151,7 @@ fn http2_of_nginx_passes(case: &mut Case) {
 }
 
 fn iperf3_measures_both_directions(case: &mut Case) {
-    const BYTES: u64 = 20 << 20;
+    const BYTES: u64 = 256 << 20;
     if !met("iperf3_measures_both_directions", &[Need::Iperf3]) {
         return;
     }
@@ -166,7 +166,8 @@ fn iperf3_measures_both_directions(case: &mut Case) {
         let [sent, received] =
             ["sum_sent", "sum_received"].map(|sum| said["end"][sum]["bytes"].as_u64().unwrap());
         assert!(sent >= BYTES, "{direction}: {sent} bytes sent of {BYTES}");
-        // It counts what has come when the sender is done; what is under way then is in the buffers of three sockets.
-        assert!(received >= BYTES / 10, "{direction}: {received} bytes received of {BYTES}");
+        // It counts what has come when the sender is done. What is under way then is in the buffers of four sockets for each of
+        // four streams, which Linux lets grow to some megabytes each.
+        assert!(received >= BYTES / 4, "{direction}: {received} bytes received of {BYTES}");
     }
 }

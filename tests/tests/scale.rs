@@ -181,7 +181,8 @@ fn million_bindings_load_answer_reload_and_unload() {
     ));
     await_end(&case, second);
     let (_, small) = table(&case.server, &instance);
-    assert!(small < 64 << 10, "{small} bytes for three bindings");
+    // Of pages of 256 KiB there is one at least.
+    assert!(small < 512 << 10, "{small} bytes for three bindings");
     let unbound = hosts.unbound(&mut case);
     assert_refused(&case.server, &unbound);
 

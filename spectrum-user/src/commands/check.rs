@@ -2,6 +2,7 @@
 
 use std::fmt::{self, Write as _};
 use std::io::{self, BufWriter, Write};
+use std::net::SocketAddr;
 
 use anyhow::Context as _;
 use serde::{Serialize, Serializer};
@@ -9,7 +10,7 @@ use serde::{Serialize, Serializer};
 use super::run::joined;
 use super::target::described;
 use crate::cli::CheckArgs;
-use crate::config::{Config, ModeChoice};
+use crate::config::{Config, FirewallChoice, ModeChoice};
 use crate::model::{DialSource, Family, Origin, PortRange, Prefix, Protocol, Target};
 use crate::plan::Plan;
 use crate::plan::table::Table;
@@ -35,6 +36,11 @@ pub(super) fn check(args: &CheckArgs) -> anyhow::Result<()> {
 struct Checked<'a> {
     #[serde(serialize_with = "as_text")]
     mode: ModeChoice,
+    #[serde(serialize_with = "as_text")]
+    firewall: FirewallChoice,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    admin: Option<SocketAddr>,
+    resolver: CheckedResolver<'a>,
     services: Vec<CheckedService<'a>>,
     destinations: Vec<CheckedDestination<'a>>,
     /// In the order of precedence.
@@ -45,11 +51,18 @@ struct Checked<'a> {
 }
 
 #[derive(Serialize)]
+struct CheckedResolver<'a> {
+    /// None are those of the host.
+    servers: &'a [SocketAddr],
+    timeout_ms: u128,
+}
+
+#[derive(Serialize)]
 struct CheckedService<'a> {
     name: &'a str,
     bindings: usize,
-    #[serde(skip_serializing_if = "<[_]>::is_empty", serialize_with = "as_texts")]
-    origins: &'a [Origin],
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    origins: Vec<CheckedOrigin>,
     #[serde(skip_serializing_if = "Option::is_none")]
     balance: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -64,11 +77,21 @@ struct CheckedService<'a> {
     respond: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     limits: Option<String>,
+    /// Those that are not as usual.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    timeouts: Option<String>,
     #[serde(skip_serializing_if = "<[_]>::is_empty", serialize_with = "as_texts")]
     trusted_proxies: &'a [Prefix],
     /// All of it, in words.
     #[serde(skip)]
     answer: String,
+}
+
+#[derive(Serialize)]
+struct CheckedOrigin {
+    origin: String,
+    role: &'static str,
+    weight: u16,
 }
 
 #[derive(Serialize)]
@@ -123,7 +146,7 @@ impl<'a> Checked<'a> {
             CheckedService {
                 name: service.name.as_str(),
                 bindings: service.bindings.len(),
-                origins: origins.map_or(&[][..], |origins| &origins.list),
+                origins: origins.map_or_else(Vec::new, |origins| checked_origins(&origins.list)),
                 balance: origins.map(|origins| origins.balance.to_string()),
                 health: health.map(|health| CheckedHealth {
                     interval_ms: health.interval.as_millis(),
@@ -140,6 +163,7 @@ impl<'a> Checked<'a> {
                 transparent: origins.map(|origins| origins.source == DialSource::Client),
                 respond,
                 limits: service.policy.limits.any().then(|| service.policy.limits.to_string()),
+                timeouts: Some(service.policy.timeouts.to_string()).filter(|unusual| !unusual.is_empty()),
                 trusted_proxies: &service.policy.trusted_proxies.prefixes,
                 answer: described(service),
             }
@@ -160,6 +184,12 @@ impl<'a> Checked<'a> {
         });
         Self {
             mode: config.mode,
+            firewall: config.firewall,
+            admin: config.admin,
+            resolver: CheckedResolver {
+                servers: &config.resolver.servers,
+                timeout_ms: config.resolver.timeout.as_millis(),
+            },
             services: services.collect(),
             destinations: destinations.collect(),
             bindings: bindings.collect(),
@@ -175,14 +205,25 @@ impl<'a> Checked<'a> {
 
     fn write_text(&self, out: &mut impl Write) -> io::Result<()> {
         writeln!(out, "mode: {}", self.mode)?;
+        writeln!(out, "firewall: {}", self.firewall)?;
+        if let Some(admin) = self.admin {
+            writeln!(out, "metrics and health: http://{admin}/")?;
+        }
+        if !self.resolver.servers.is_empty() {
+            let servers: Vec<String> = self.resolver.servers.iter().map(ToString::to_string).collect();
+            writeln!(out, "name servers: {}", servers.join(", "))?;
+        }
 
         writeln!(out, "\nservices: {}", self.services.len())?;
         let name = width(self.services.iter().map(|service| service.name));
         for service in &self.services {
-            let CheckedService { name: service, bindings, answer, limits, .. } = service;
+            let CheckedService { name: service, bindings, answer, limits, timeouts, .. } = service;
             writeln!(out, "  {service:name$}  bindings {bindings}, {answer}")?;
             if let Some(limits) = limits {
                 writeln!(out, "  {:name$}  limits: {limits}", "")?;
+            }
+            if let Some(timeouts) = timeouts {
+                writeln!(out, "  {:name$}  timeouts: {timeouts}", "")?;
             }
         }
 
@@ -208,6 +249,15 @@ impl<'a> Checked<'a> {
 
         writeln!(out, "\nsteering table: {} nodes, {} bytes", self.table.nodes, self.table.bytes)
     }
+}
+
+fn checked_origins(origins: &[Origin]) -> Vec<CheckedOrigin> {
+    let checked = origins.iter().map(|origin| CheckedOrigin {
+        origin: origin.to_string(),
+        role: origin.role.as_str(),
+        weight: origin.weight.get(),
+    });
+    checked.collect()
 }
 
 /// The width of the widest, as text.

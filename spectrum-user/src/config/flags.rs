@@ -42,6 +42,17 @@ pub enum FlagsError {
         /// The other.
         second: PortRange,
     },
+    /// An origin that the service itself binds.
+    #[error(
+        "--origin {origin}: is within --prefix and --ports itself, with port {port} for one: connections would come back \
+         without end; name an address or a port that is not"
+    )]
+    Loop {
+        /// Which.
+        origin: Origin,
+        /// A port with which connections would come back.
+        port: u16,
+    },
     /// A range of an origin's ports, which takes the form that a file has.
     #[error("--origin {origin}: a range of ports needs a configuration file, --config")]
     OriginRange {
@@ -99,10 +110,14 @@ impl Flags {
         udp::require_answer(&bindings, &target).map_err(|error| FlagsError::Udp { error })?;
         let services =
             vec![Service { name: ServiceName::default(), bindings, target, policy: Policy::default() }];
-        if let Err(errors) = Plan::of(&services)
-            && let Some(PlanError::Tie { first, second, .. }) = errors.into_iter().next()
-        {
-            return Err(FlagsError::PortsOverlap { first: first.ports, second: second.ports });
+        if let Err(errors) = Plan::of(&services) {
+            match errors.into_iter().next() {
+                Some(PlanError::Tie { first, second, .. }) => {
+                    return Err(FlagsError::PortsOverlap { first: first.ports, second: second.ports });
+                }
+                Some(PlanError::Loop { origin, port, .. }) => return Err(FlagsError::Loop { origin, port }),
+                Some(PlanError::TooManyDestinations { .. }) | None => {}
+            }
         }
         Ok(Config {
             mode: self.mode,
@@ -159,6 +174,19 @@ mod tests {
     fn a_prefix_given_twice_is_refused() {
         let error = flags(&["192.0.2.0/24", "192.0.2.0/24"], &[]).into_config().unwrap_err();
         assert_eq!(error.to_string(), "--prefix 192.0.2.0/24 is given twice");
+    }
+
+    #[test]
+    fn an_origin_within_the_prefix_is_refused() {
+        let mut flags = flags(&["192.0.2.0/24"], &["80"]);
+        flags.origins = vec!["192.0.2.7:8080".parse().unwrap()];
+        assert!(flags.clone().into_config().is_ok());
+        flags.origins = vec!["192.0.2.7".parse().unwrap()];
+        assert_eq!(
+            flags.into_config().unwrap_err().to_string(),
+            "--origin 192.0.2.7: is within --prefix and --ports itself, with port 80 for one: connections would come \
+             back without end; name an address or a port that is not"
+        );
     }
 
     #[test]

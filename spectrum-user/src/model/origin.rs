@@ -1,7 +1,7 @@
 //! The servers we proxy to, as configured. Resolving names is not done here.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::num::NonZeroU16;
 use std::str::FromStr;
 
@@ -78,6 +78,17 @@ pub enum OriginRole {
     Primary,
 }
 
+impl OriginRole {
+    /// As a word.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Backup => "backup",
+            Self::Primary => "primary",
+        }
+    }
+}
+
 impl Origin {
     /// An origin of which nothing else is said.
     #[must_use]
@@ -115,25 +126,26 @@ impl FromStr for Origin {
 
     fn from_str(typed: &str) -> Result<Self, Self::Err> {
         // An IPv6 address stands bare, or in brackets when a port follows.
-        if let Ok(address) = typed.parse::<IpAddr>() {
+        if let Some(address) = parse_address(typed)? {
             return Ok(Self::new(OriginHost::Address(address), OriginPort::Dialled));
         }
         if let Some(rest) = typed.strip_prefix('[') {
             let (address, after) = rest.split_once(']').ok_or(ParseOriginError::Bracket)?;
-            let address: Ipv6Addr =
-                address.parse().map_err(|_error| ParseOriginError::Host { host: address.to_owned() })?;
+            let address = parse_address(address)?
+                .filter(IpAddr::is_ipv6)
+                .ok_or_else(|| ParseOriginError::Host { host: address.to_owned() })?;
             let port = match after.strip_prefix(':') {
                 Some(text) => parse_port(text)?,
                 None if after.is_empty() => OriginPort::Dialled,
                 None => return Err(ParseOriginError::Bracket),
             };
-            return Ok(Self::new(OriginHost::Address(address.into()), port));
+            return Ok(Self::new(OriginHost::Address(address), port));
         }
         let (host, port) = match typed.split_once(':') {
             Some((host, text)) => (host, parse_port(text)?),
             None => (typed, OriginPort::Dialled),
         };
-        if let Ok(address) = host.parse::<IpAddr>() {
+        if let Some(address) = parse_address(host)? {
             return Ok(Self::new(OriginHost::Address(address), port));
         }
         if !is_host_name(host) {
@@ -147,6 +159,28 @@ impl FromStr for Origin {
             (true, _) => Err(ParseOriginError::ServicePort),
         }
     }
+}
+
+/// The address of one server; `None` if `text` has not the form of an address.
+fn parse_address(text: &str) -> Result<Option<IpAddr>, ParseOriginError> {
+    let zoneless = text.split_once('%').map_or(text, |(address, _zone)| address);
+    let Ok(address) = zoneless.parse::<IpAddr>() else { return Ok(None) };
+    let link_local = matches!(address, IpAddr::V6(address) if address.is_unicast_link_local());
+    if link_local || zoneless.len() < text.len() {
+        return Err(ParseOriginError::Link { address });
+    }
+    if let IpAddr::V6(mapped) = address
+        && let Some(ipv4) = mapped.to_ipv4_mapped()
+    {
+        return Err(ParseOriginError::Mapped { mapped, ipv4 });
+    }
+    if address.is_unspecified() {
+        return Err(ParseOriginError::Unspecified { address });
+    }
+    if address.is_multicast() || address == IpAddr::V4(Ipv4Addr::BROADCAST) {
+        return Err(ParseOriginError::Many { address });
+    }
+    Ok(Some(address))
 }
 
 /// A port, or a range of ports.
@@ -192,12 +226,38 @@ pub enum ParseOriginError {
         /// What was typed.
         host: String,
     },
+    /// An address that means something else on every link.
+    #[error("{address} holds on one link only, and none can be named; write an address that does not")]
+    Link {
+        /// Which.
+        address: IpAddr,
+    },
+    /// A multicast or the broadcast address.
+    #[error("{address} is no server's address but that of many")]
+    Many {
+        /// Which.
+        address: IpAddr,
+    },
+    /// An IPv4 address in the form of an IPv6 one.
+    #[error("{mapped} is an IPv4-mapped address; write {ipv4}")]
+    Mapped {
+        /// As typed.
+        mapped: Ipv6Addr,
+        /// What is meant.
+        ipv4: Ipv4Addr,
+    },
     /// Neither a port nor a range of ports.
     #[error(transparent)]
     Port(#[from] ParsePortRangeError),
     /// A port behind the name of a service.
     #[error("the SRV records of a service name say the port; leave it out")]
     ServicePort,
+    /// `0.0.0.0` or `::`.
+    #[error("{address} is no server's address; for this host write 127.0.0.1 or ::1")]
+    Unspecified {
+        /// Which.
+        address: IpAddr,
+    },
 }
 
 #[cfg(test)]

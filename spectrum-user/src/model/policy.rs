@@ -4,6 +4,8 @@ use std::fmt;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
+use humantime::format_duration;
+
 use super::TrustedProxies;
 
 /// What holds for every connection of a service, whatever answers it.
@@ -102,9 +104,38 @@ impl Default for Timeouts {
     }
 }
 
+impl fmt::Display for Timeouts {
+    /// The keys that are not as they are where nothing is said; nothing if all are.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let usual = Self::default();
+        let keys = [
+            ("connect", Some(self.connect), Some(usual.connect)),
+            ("idle", self.idle, usual.idle),
+            ("half-closed", self.half_closed, usual.half_closed),
+            ("lifetime", self.lifetime, usual.lifetime),
+            ("unacknowledged", self.unacknowledged, usual.unacknowledged),
+            ("keepalive", self.keepalive, usual.keepalive),
+        ];
+        let unusual = keys.into_iter().filter(|(_, time, usual)| time != usual).map(|(key, time, _)| {
+            let time = time.map_or_else(|| "none".to_owned(), |time| format_duration(time).to_string());
+            format!("{key} {time}")
+        });
+        f.pad(&unusual.collect::<Vec<_>>().join(", "))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn timeouts_are_shown_where_they_are_not_as_usual() {
+        let mut timeouts = Timeouts::default();
+        assert_eq!(timeouts.to_string(), "");
+        timeouts.idle = None;
+        timeouts.lifetime = Some(Duration::from_secs(90));
+        assert_eq!(timeouts.to_string(), "idle none, lifetime 1m 30s");
+    }
 
     #[test]
     fn limits_are_shown_by_their_keys() {

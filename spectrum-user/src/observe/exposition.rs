@@ -1,5 +1,6 @@
 //! Metrics as Prometheus reads them: what was counted, and what is told of the instance, as text. Counts nothing itself.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -258,9 +259,14 @@ fn packets(encoder: &mut DescriptorEncoder<'_>, packets: &[Packets]) -> fmt::Res
 fn origins(encoder: &mut DescriptorEncoder<'_>, origins: &[OriginFacts]) -> fmt::Result {
     let help = "Whether an address of an origin is used: not down, not ejected, and resolved";
     let mut up = gauge(encoder, "origin_up", help)?;
+    // SRV records may name a target in two priorities, and a file an origin twice: a series must not occur twice.
+    let mut usable_by_labels: BTreeMap<[&str; 3], bool> = BTreeMap::new();
     for OriginFacts { service, origin, address, usable } in origins {
-        let labels = [("service", service.as_str()), ("origin", origin), ("address", address)];
-        measure(&mut up, &labels, u64::from(*usable))?;
+        *usable_by_labels.entry([service.as_str(), origin, address]).or_default() |= *usable;
+    }
+    for ([service, origin, address], usable) in usable_by_labels {
+        let labels = [("service", service), ("origin", origin), ("address", address)];
+        measure(&mut up, &labels, u64::from(usable))?;
     }
     Ok(())
 }
@@ -420,6 +426,28 @@ mod tests {
         assert!(new.contains("# TYPE spectrum_ended_sessions counter\n"));
         assert!(old.contains("# TYPE spectrum_ended_sessions_total counter\n"));
         assert!(old.contains("# HELP spectrum_ended_sessions_total Connections"));
+    }
+
+    #[test]
+    fn an_address_that_occurs_twice_is_one_series_and_up_if_either_is() {
+        let origin = |address: &str, usable| OriginFacts {
+            service: ServiceName::default(),
+            origin: "_http._tcp.example".into(),
+            address: address.into(),
+            usable,
+        };
+        let origins = vec![
+            origin("203.0.113.10:80", false),
+            origin("203.0.113.11:80", false),
+            origin("203.0.113.10:80", true),
+        ];
+        let facts = move || Facts { origins: origins.clone(), ..Facts::default() };
+        let metrics = Metrics::new(Counters::default(), RecordDrops::default(), facts);
+        let text = metrics.text(TextFormat::Prometheus).unwrap();
+        let series: Vec<&str> = text.lines().filter(|line| line.starts_with("spectrum_origin_up{")).collect();
+        assert_eq!(series.len(), 2, "{text}");
+        assert!(series.iter().any(|line| line.contains(".10:80") && line.ends_with(" 1")), "{text}");
+        assert!(series.iter().any(|line| line.contains(".11:80") && line.ends_with(" 0")), "{text}");
     }
 
     #[test]

@@ -8,7 +8,8 @@ use std::net::IpAddr;
 use spectrum_common::names;
 
 use crate::model::{
-    Binding, Destination, DestinationId, Family, Policy, Prefix, Protocol, Service, ServiceName, Target,
+    Binding, Destination, DestinationId, Family, Origin, Policy, Prefix, Protocol, Service, ServiceName,
+    Target,
 };
 
 /// What the kernel must contain.
@@ -62,6 +63,21 @@ pub enum PlanError {
         /// The service that has it.
         second_service: String,
     },
+    /// A service would dial itself.
+    #[error(
+        "service {service}: origin {origin} is bound by the service itself, on port {port} for one: connections would \
+         come back without end; name an address or a port that it does not bind"
+    )]
+    Loop {
+        /// Which service, the first is 0.
+        at: usize,
+        /// Its name.
+        service: String,
+        /// The origin.
+        origin: Origin,
+        /// A port with which connections would come back.
+        port: u16,
+    },
     /// More destinations than the kernel's maps hold.
     #[error("{count} destinations (service, protocol, family) are more than the {limit} that the maps hold")]
     TooManyDestinations {
@@ -87,7 +103,8 @@ impl Plan {
     /// which must be unlike any before.
     ///
     /// # Errors
-    /// Every pair of neighbouring bindings that tie, and a number of destinations that the maps cannot hold.
+    /// Every pair of neighbouring bindings that tie, and a number of destinations that the maps cannot hold; if there are
+    /// none, every origin at which a service would dial itself.
     pub fn following(
         &self,
         before: &[Service],
@@ -115,6 +132,10 @@ impl Plan {
             return Err(errors);
         }
         plan.bindings = configured.into_iter().map(|(binding, _)| binding).collect();
+        let loops = plan.loops(services);
+        if !loops.is_empty() {
+            return Err(loops);
+        }
         plan.routes = aggregated(plan.bindings.iter().map(|planned| planned.binding.prefix));
         Ok(plan)
     }

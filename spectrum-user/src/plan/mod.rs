@@ -4,6 +4,7 @@ mod bindings;
 mod explain;
 pub mod firewall;
 mod hidden;
+mod loops;
 mod obstacles;
 mod overlap;
 pub mod replies;

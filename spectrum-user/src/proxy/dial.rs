@@ -222,7 +222,7 @@ impl Dialler {
 
     fn port(&self, member: &Member, session: &Session) -> Option<u16> {
         let origins = &self.view.board.origins;
-        member.port.or_else(|| origins.port(origins.list.get(member.origin)?, session.dialled.get().port()))
+        member.port.or_else(|| origins.port(origins.list.get(member.origin)?, session.bound_port))
     }
 
     fn balance(&self) -> Balance {

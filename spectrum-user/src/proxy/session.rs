@@ -22,6 +22,9 @@ pub(super) struct Session {
     pub(super) via: Cell<Option<SocketAddr>>,
     /// What was dialled, or what a trusted proxy named.
     pub(super) dialled: Cell<SocketAddr>,
+    /// The dialled port by which steering chose the service. What a trusted proxy names leads to no other port of an
+    /// origin: its clients may say what they like to it, and only bound ports are meant to be reached.
+    pub(super) bound_port: u16,
     pub(super) origin: Cell<Option<SocketAddr>>,
     dial: Cell<Option<Duration>>,
     pub(super) from_client: Cell<u64>,
@@ -51,6 +54,7 @@ impl Session {
             client: Cell::new(client),
             via: Cell::new(None),
             dialled: Cell::new(dialled),
+            bound_port: dialled.port(),
             origin: Cell::new(None),
             dial: Cell::new(None),
             from_client: Cell::new(0),

@@ -13,7 +13,7 @@ use crate::control::{
 };
 use crate::dispatcher::{self, AttachedProgram, Dispatcher};
 use crate::instance::Mode;
-use crate::model::{DestinationId, Family, OriginRole, ServiceName};
+use crate::model::{DestinationId, Family, ServiceName};
 use crate::net::{self, ListeningSocket, NamespaceId};
 use crate::observe::AdminServer;
 use crate::plan::Extent;
@@ -93,11 +93,7 @@ impl Running {
         let origins = states.into_iter().map(|state| OriginAnswer {
             origin: state.origin,
             address: state.address,
-            role: match state.role {
-                OriginRole::Backup => "backup",
-                OriginRole::Primary => "primary",
-            }
-            .to_owned(),
+            role: state.role.as_str().to_owned(),
             weight: state.weight,
             condition: state.condition.to_string(),
             last_check: state.last_check.map(|check| CheckAnswer {

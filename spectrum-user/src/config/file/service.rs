@@ -28,6 +28,8 @@ pub(super) struct DescribedService {
 pub(super) struct ServicePlaces {
     /// The byte at which the name stands, if it is one.
     pub(super) name: Option<usize>,
+    /// The byte at which the value of `origins` stands.
+    pub(super) origins: Option<usize>,
     /// For each of the service's bindings.
     pub(super) bindings: Vec<BindingPlace>,
 }
@@ -86,7 +88,11 @@ impl DescribedService {
             refuse(value, KeyPath::Key(&path, key), format_args!("{error}; {cure}"), problems);
         }
         Self {
-            places: ServicePlaces { name: name_place.filter(|_| name.is_some()), bindings: places },
+            places: ServicePlaces {
+                name: name_place.filter(|_| name.is_some()),
+                origins: origins.map(|value| value.span().start),
+                bindings: places,
+            },
             service: Service {
                 name: name.unwrap_or_default(),
                 bindings,

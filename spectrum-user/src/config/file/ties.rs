@@ -11,6 +11,19 @@ use crate::plan::{BindingIndex, PlanError};
 pub(super) fn explain(errors: &[PlanError], places: &[ServicePlaces], problems: &mut Problems<'_>) {
     let mut told = HashSet::new();
     for error in errors {
+        if let PlanError::Loop { at, service: name, origin, port } = error {
+            let Some(offset) = places.get(*at).and_then(|places| places.origins) else { continue };
+            let this = service(places, BindingIndex { service: *at, binding: 0 }, name);
+            let path = KeyPath::Key(&this, "origins");
+            problems.add(
+                offset,
+                format!(
+                    "{path}: {origin} is bound by the service itself, on port {port} for one: connections would come back \
+                     without end; name an address or a port that it does not bind"
+                ),
+            );
+            continue;
+        }
         let PlanError::Tie { first, first_at, first_service, second, second_at, second_service } = error
         else {
             problems.add(0, error.to_string());

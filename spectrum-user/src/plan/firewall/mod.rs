@@ -59,7 +59,7 @@ impl Chain {
     /// The chain of the instance whose table has this name.
     pub fn of_table(name: &str) -> Result<Self, ParseChainError> {
         match name.strip_prefix(Self::TABLE_PREFIX) {
-            Some(id) if !id.is_empty() => Ok(Self::of(id)),
+            Some(id) if is_id(id) => Ok(Self::of(id)),
             _ => Err(ParseChainError),
         }
     }
@@ -88,9 +88,19 @@ impl FromStr for Chain {
 
     fn from_str(name: &str) -> Result<Self, Self::Err> {
         match name.strip_prefix(Self::PREFIX) {
-            Some(id) if !id.is_empty() => Ok(Self(name.to_owned())),
+            Some(id) if is_id(id) => Ok(Self(name.to_owned())),
             _ => Err(ParseChainError),
         }
+    }
+}
+
+/// Whether an instance may be called so: a process id, perhaps with a number behind it. Somebody else's table that only
+/// begins like ours must not be swept.
+fn is_id(text: &str) -> bool {
+    let is_number = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
+    match text.split_once('-') {
+        Some((pid, number)) => is_number(pid) && is_number(number),
+        None => is_number(text),
     }
 }
 

@@ -4,6 +4,33 @@ use super::Bad;
 
 pub(super) const FILES: &[Bad] = &[
     Bad {
+        title: "an origin that its own service binds",
+        text: r#"[[service]]
+name = "a"
+bindings = [{ prefix = "192.0.2.0/24", ports = "80,443" }]
+origins = ["203.0.113.10", "192.0.2.10:443"]
+"#,
+        problems: &[
+            r#"4:11: service "a" origins: 192.0.2.10:443 is bound by the service itself, on port 443 for one: connections would come back without end; name an address or a port that it does not bind"#,
+        ],
+    },
+    Bad {
+        title: "origins that are no server's address",
+        text: r#"[[service]]
+name = "a"
+bindings = [{ prefix = "192.0.2.0/24" }]
+origins = ["0.0.0.0:80", "[::]:80", "224.0.0.1", "255.255.255.255", "::ffff:203.0.113.10", "[fe80::1%eth0]:80"]
+"#,
+        problems: &[
+            r#"4:12: service "a" origins[0]: "0.0.0.0:80": 0.0.0.0 is no server's address; for this host write 127.0.0.1 or ::1"#,
+            r#"4:26: service "a" origins[1]: "[::]:80": :: is no server's address; for this host write 127.0.0.1 or ::1"#,
+            r#"4:37: service "a" origins[2]: "224.0.0.1": 224.0.0.1 is no server's address but that of many"#,
+            r#"4:50: service "a" origins[3]: "255.255.255.255": 255.255.255.255 is no server's address but that of many"#,
+            r#"4:69: service "a" origins[4]: "::ffff:203.0.113.10": ::ffff:203.0.113.10 is an IPv4-mapped address; write 203.0.113.10"#,
+            r#"4:92: service "a" origins[5]: "[fe80::1%eth0]:80": fe80::1 holds on one link only, and none can be named; write an address that does not"#,
+        ],
+    },
+    Bad {
         title: "a range of origin ports that is shorter than the binding's",
         text: r#"[[service]]
 name = "a"
