@@ -79,7 +79,7 @@ pub(super) const KERNELS: [Kernel; 7] = [
         parameters: "",
         only: &[],
         path: Path::SkLookup,
-        lacks: &["test-run"],
+        lacks: &[],
     },
     Kernel {
         name: "no-sk-lookup",

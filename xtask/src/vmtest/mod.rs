@@ -10,6 +10,7 @@ mod kernel;
 mod outcome;
 mod report;
 
+use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -176,14 +177,17 @@ impl Machine {
         let archives: Vec<&Path> =
             [Some(self.common.as_path()), modules.as_deref()].into_iter().flatten().collect();
         initramfs::join(&archives, &initramfs)?;
-        let turn = KERNELS.iter().position(|other| other.name == kernel.name).unwrap_or_default();
+        let number = KERNELS.iter().position(|other| other.name == kernel.name).unwrap_or_default();
+        // Who looks for the cause of a failure may want more of it than is fit for every day.
+        let scale = env::var("SPECTRUM_TEST_SCALE").unwrap_or_else(|_unset| SCALE.to_owned());
+        let turn = env::var("SPECTRUM_TEST_TURN").unwrap_or_else(|_unset| format!("{number}/{TURNS}"));
+        let arguments =
+            if self.arguments.is_empty() { kernel.only.join(" ") } else { self.arguments.clone() };
         let log = self.work.join(format!("{}.log", kernel.name));
         let parameters = format!(
-            "{} SPECTRUM_BIN=/vmtest/spectrum-user SPECTRUM_EBPF_OBJECT=/vmtest/spectrum.o SPECTRUM_TEST_SCALE={SCALE} \
-             SPECTRUM_TEST_TURN={turn}/{} VMTEST_THREADS={THREADS} \"VMTEST_ARGUMENTS={}\"",
+            "{} SPECTRUM_BIN=/vmtest/spectrum-user SPECTRUM_EBPF_OBJECT=/vmtest/spectrum.o SPECTRUM_TEST_SCALE={scale} \
+             SPECTRUM_TEST_TURN={turn} VMTEST_THREADS={THREADS} \"VMTEST_ARGUMENTS={arguments}\"",
             kernel.parameters,
-            TURNS,
-            if self.arguments.is_empty() { kernel.only.join(" ") } else { self.arguments.clone() },
         );
         let guest =
             Guest { image: &fetched.image, initramfs: &initramfs, parameters: &parameters, log: &log };

@@ -48,8 +48,8 @@ impl Report {
             self.skipped(),
         );
         println!("     auto takes {}: {}", self.recorded("path", "mode"), self.reason());
-        if let Some(instructions) = outcome.record("verifier", "instructions") {
-            let milliseconds = self.recorded("verifier", "milliseconds");
+        if let Some(milliseconds) = outcome.record("verifier", "milliseconds") {
+            let instructions = self.instructions().unwrap_or_else(|| "an untold number of".to_owned());
             println!(
                 "     the verifier followed {instructions} instructions; the program loads in {milliseconds} ms"
             );
@@ -72,7 +72,7 @@ impl Report {
             "seconds": self.said.took.as_secs_f64(),
             "path": self.outcome.record("path", "mode"),
             "reason": self.outcome.record("path", "reason"),
-            "instructions": self.outcome.record("verifier", "instructions").and_then(|text| text.parse::<u64>().ok()),
+            "instructions": self.instructions().and_then(|text| text.parse::<u64>().ok()),
             "load_milliseconds": self.outcome.record("verifier", "milliseconds").and_then(|text| text.parse::<f64>().ok()),
             "passed": self.outcome.passed,
             "not_its_turn": self.outcome.not_its_turn,
@@ -88,6 +88,11 @@ impl Report {
 
     fn recorded(&self, subject: &str, name: &str) -> String {
         self.outcome.record(subject, name).unwrap_or_else(|| "-".to_owned())
+    }
+
+    /// How many instructions the verifier followed, where it tells: from Linux 5.16 on.
+    fn instructions(&self) -> Option<String> {
+        self.outcome.record("verifier", "instructions").filter(|count| count != "0")
     }
 
     fn reason(&self) -> String {
@@ -117,7 +122,7 @@ impl Report {
             self.recorded("path", "mode"),
             firewalls.join(", "),
             self.outcome.passed,
-            self.recorded("verifier", "instructions"),
+            self.instructions().unwrap_or_else(|| "-".to_owned()),
             self.recorded("verifier", "milliseconds"),
             format_args!("{:.1}", self.said.boot.as_secs_f64()),
         )

@@ -11,9 +11,10 @@ use socket2::{Domain, Socket, Type};
 use crate::model::Family;
 
 /// Where the sockets are bound. The kernel copies every datagram of the host to raw sockets that could want it: these are
-/// addresses to which nobody sends any (RFC 7600, RFC 6666).
+/// addresses to which nobody sends any (RFC 6676, RFC 6666). Of IPv4 it is a multicast address, since Linux 5.10 binds a
+/// raw socket to no other that the host has not, whatever IP_FREEBIND says (net/ipv4/raw.c, raw_bind).
 const NOWHERE: (Ipv4Addr, Ipv6Addr) =
-    (Ipv4Addr::new(192, 0, 0, 8), Ipv6Addr::new(0x100, 0, 0, 0, 0, 0, 0, 0));
+    (Ipv4Addr::new(233, 252, 0, 1), Ipv6Addr::new(0x100, 0, 0, 0, 0, 0, 0, 0));
 
 const UDP_HEADER: u16 = 8;
 
@@ -33,9 +34,8 @@ impl RawSender {
             Type::RAW.nonblocking().cloexec(),
             Some(socket2::Protocol::UDP),
         )?;
-        match family {
-            Family::Ipv4 => socket.set_freebind_v4(true)?,
-            Family::Ipv6 => socket.set_freebind_v6(true)?,
+        if family == Family::Ipv6 {
+            socket.set_freebind_v6(true)?;
         }
         socket.bind(&nowhere.into())?;
         Ok(Self(socket))
