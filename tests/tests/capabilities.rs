@@ -2,21 +2,27 @@
 #![allow(clippy::unwrap_used, reason = "test code panics")]
 
 use std::fs;
+use std::io::Read as _;
+use std::net::SocketAddr;
 
 use spectrum_tests::case::{BOTH_PREFIXES, Case};
+use spectrum_tests::control::{CONFIG, configure};
 use spectrum_tests::dial::assert_answered;
 use spectrum_tests::instance::Launch;
 use spectrum_tests::netns::Netns;
 use spectrum_tests::on_each_path;
 use spectrum_tests::path::Path;
 use spectrum_tests::require::{self, Need, find_in_path};
+use spectrum_tests::scene::{Scene, assert_sees_the_client, call_from, transparent_service};
 use spectrum_tests::state::State;
+use spectrum_tests::veth::client_address;
 
 const FAILURE: i32 = 1;
 const NOT_PERMITTED: i32 = 77;
 
 on_each_path!(
     run_needs_no_more_and_no_less,
+    transparent_needs_no_more_and_no_less,
     run_in_another_namespace_needs_sys_admin_too,
     clean_needs_net_admin,
     nothing_at_all_is_refused,
@@ -71,6 +77,37 @@ fn run_needs_no_more_and_no_less(case: &mut Case) {
     for missing in needed {
         let rest: Vec<&str> = needed.iter().copied().filter(|capability| capability != missing).collect();
         assert_wants(case.launch(BOTH_PREFIXES).through(&with(&rest)), &case.server, missing);
+    }
+}
+
+fn transparent_needs_no_more_and_no_less(case: &mut Case) {
+    if !require::met("transparent_needs_no_more_and_no_less", &[Need::Setpriv, Need::Nftables]) {
+        return;
+    }
+    let scene = Scene::of(case);
+    let origin = scene.observer(case);
+    configure(&case.server, &transparent_service("games", case.prefix(), origin.address()));
+    let before = State::of(&case.server);
+    let needed = needed_to_run(case.path);
+    let mut low = |capabilities: &[&str], number: u16| {
+        let instance = case.launch(CONFIG).through(&with(capabilities)).start();
+        assert_sees_the_client(&scene.client, case.any_target());
+        let from = SocketAddr::new(client_address(case.family), number);
+        let mut seen = String::new();
+        call_from(&scene.client, from, case.any_target()).read_to_string(&mut seen).unwrap();
+        instance.stop();
+        (from, seen.parse::<SocketAddr>().unwrap())
+    };
+    // A port below 1024 is not for everybody to have.
+    let (from, seen) = low(needed, 901);
+    assert_eq!(seen.ip(), from.ip());
+    assert!(seen.port() >= 1024, "{seen}");
+    let (from, seen) = low(&[needed, &["net_bind_service"]].concat(), 902);
+    assert_eq!(seen, from);
+    before.assert_restored(&case.server, "start and stop with few capabilities");
+    for missing in needed {
+        let rest: Vec<&str> = needed.iter().copied().filter(|capability| capability != missing).collect();
+        assert_wants(case.launch(CONFIG).through(&with(&rest)), &case.server, missing);
     }
 }
 

@@ -3,14 +3,18 @@
 #![allow(clippy::unwrap_used, reason = "test code panics")]
 
 use std::fs::{self, File};
+use std::net::SocketAddr;
 
 use nix::mount::{MsFlags, mount};
 use serde_json::Value;
 use spectrum_tests::case::{BOTH_PREFIXES, Case};
+use spectrum_tests::control::configure;
 use spectrum_tests::instance::{Finished, Launch};
 use spectrum_tests::netns::Netns;
+use spectrum_tests::nft_fault::NftFault;
 use spectrum_tests::path::{Family, Path};
 use spectrum_tests::require::{self, Need, find_in_path};
+use spectrum_tests::scene::transparent_service;
 use spectrum_tests::state::State;
 use spectrum_tests::{on_each_path, veth};
 use spectrum_user::dispatcher::Dispatcher;
@@ -21,6 +25,7 @@ on_each_path!(
     doctor_without_bpf_finds_tproxy,
     doctor_changes_nothing,
     doctor_works_with_the_rights_of_a_service,
+    doctor_tries_the_reply_mark,
 );
 
 fn launch<'netns>(netns: &'netns Netns, words: &str) -> Launch<'netns> {
@@ -200,6 +205,35 @@ fn doctor_works_with_the_rights_of_a_service(case: &mut Case) {
     for check in ["kernel", "lo", "IPv6"] {
         assert_eq!(verdict(&said, check), "ok");
     }
+}
+
+fn doctor_tries_the_reply_mark(case: &mut Case) {
+    if !require::met("doctor_tries_the_reply_mark", &[Need::Nftables]) {
+        return;
+    }
+    let config = configured(case, "");
+    let judged = |words: &str| {
+        let said = doctor(&case.server, words);
+        let cure = found(&said, "reply mark")[0]["cure"].as_str().unwrap_or_default().to_owned();
+        (verdict(&said, "reply mark").to_owned(), cure)
+    };
+    assert_eq!(judged("").0, "ok");
+    assert_eq!(judged(config).0, "ok");
+    let before = State::of(&case.server);
+    let without = NftFault::refusing(&case.server);
+    for (words, expected) in [("", "warning"), (config, "ok")] {
+        let (verdict, cure) = judged(words);
+        assert_eq!(verdict, expected);
+        assert_eq!(cure.contains("modprobe -a nft_socket nft_fib_inet"), expected != "ok", "{cure}");
+    }
+    let origin = SocketAddr::new(veth::origin_address(case.family), 80);
+    configure(&case.server, &transparent_service("games", case.prefix(), origin));
+    let (verdict, cure) = judged(config);
+    assert_eq!(verdict, "missing");
+    assert!(cure.contains("apt install nftables"), "{cure}");
+    drop(without);
+    assert_eq!(judged(config).0, "ok");
+    before.assert_restored(&case.server, "trials of the mark");
 }
 
 /// A namespace with every tool there is.

@@ -7,6 +7,7 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 
 use nix::sys::signal::Signal;
 use spectrum_tests::case::{BOTH_PREFIXES, Case};
+use spectrum_tests::control::{CONFIG, configure};
 use spectrum_tests::deadline::{PATIENCE, eventually};
 use spectrum_tests::dial::assert_answered;
 use spectrum_tests::instance::{Finished, Instance, Launch};
@@ -17,6 +18,7 @@ use spectrum_tests::{on_each_path, on_iptables};
 
 on_each_path!(
     any_system_call_may_fail,
+    any_system_call_of_a_transparent_start_may_fail,
     any_limit_of_file_descriptors_is_survived,
     loopback_that_is_down_is_explained,
     read_only_run_directory_is_explained,
@@ -30,7 +32,7 @@ on_iptables!(
 );
 
 /// System calls that a start makes for an effect, each with an error that it can meet in earnest.
-const EFFECTS: [(&str, &str); 13] = [
+const EFFECTS: &[(&str, &str)] = &[
     ("bpf", "EPERM"),
     ("bpf", "ENOMEM"),
     ("socket", "EMFILE"),
@@ -46,15 +48,52 @@ const EFFECTS: [(&str, &str); 13] = [
     ("clone3", "EAGAIN"),
 ];
 
+/// Those by which reply routes and the reply mark are made: over netlink, and by running nft.
+const EFFECTS_OF_REPLIES: &[(&str, &str)] = &[
+    ("socket", "EMFILE"),
+    ("sendto", "ENOBUFS"),
+    ("sendmsg", "ENOBUFS"),
+    ("pipe2", "EMFILE"),
+    ("execve", "ENOMEM"),
+];
+
 fn any_system_call_may_fail(case: &mut Case) {
     if !require::met("any_system_call_may_fail", &[Need::Strace]) {
         return;
     }
+    survive_faults(case, BOTH_PREFIXES, EFFECTS);
+    let instance = case.start_on_both("");
+    assert_answered(&case.server, &case.targets_of_both());
+    instance.stop();
+}
+
+fn any_system_call_of_a_transparent_start_may_fail(case: &mut Case) {
+    let test = "any_system_call_of_a_transparent_start_may_fail";
+    if !require::met(test, &[Need::Strace, Need::Nftables, Need::Ipv6]) {
+        return;
+    }
     let before = State::of(&case.server);
-    for (call, error) in EFFECTS {
+    configure(
+        &case.server,
+        "[[service]]\nname = \"games\"\nbindings = [{ prefix = [\"192.0.2.0/24\", \"2001:db8::/64\"] }]\n\
+         origins = [\"203.0.113.2\", \"2001:db8:eeee::2\"]\ntransparent = true\n",
+    );
+    survive_faults(case, CONFIG, EFFECTS_OF_REPLIES);
+    let instance = case.start(CONFIG);
+    let added = before.difference(&State::of(&case.server));
+    assert_eq!(added.matches("fwmark 0x53000000/0xff000000").count(), 2, "{added}");
+    instance.stop();
+    before.assert_restored(&case.server, "start and stop");
+}
+
+/// Starts with `arguments` again and again, each time with another of the calls failing, until each has failed once.
+fn survive_faults(case: &Case, arguments: &str, effects: &[(&str, &str)]) {
+    let before = State::of(&case.server);
+    for (call, error) in effects {
         let mut failed = 0;
         for nth in 1..=200 {
-            let outcome = start_with_fault(case, call, &format!("{call}:error={error}:when={nth}"));
+            let outcome =
+                start_with_fault(case, arguments, call, &format!("{call}:error={error}:when={nth}"));
             let fault = format!("failure of {call} number {nth} with {error}");
             match outcome {
                 Ok(mut instance) => {
@@ -87,24 +126,21 @@ fn any_system_call_may_fail(case: &mut Case) {
                 break;
             }
         }
-        let is_essential = match call {
+        let is_essential = match *call {
             "bpf" => case.path == Path::SkLookup,
             "socket" | "bind" | "listen" => true,
             _ => false,
         };
         assert!(!is_essential || failed > 0, "no start failed for want of {call}");
     }
-    let instance = case.start_on_both("");
-    assert_answered(&case.server, &case.targets_of_both());
-    instance.stop();
 }
 
 /// Starts the program with one system call failing, unless it makes fewer of them than that.
-fn start_with_fault(case: &Case, call: &str, fault: &str) -> Result<Instance, Finished> {
+fn start_with_fault(case: &Case, arguments: &str, call: &str, fault: &str) -> Result<Instance, Finished> {
     let strace = find_in_path("strace").unwrap();
     // -D makes the tracer a grandchild, so that the process we started is the program itself.
     let through = format!("{} -D -f -o /run/strace -e trace={call} -e inject={fault}", strace.display());
-    case.launch(BOTH_PREFIXES).through(&through).spawn().await_ready_or_end()
+    case.launch(arguments).through(&through).spawn().await_ready_or_end()
 }
 
 fn assert_explained(finished: &Finished, fault: &str) {

@@ -6,7 +6,7 @@ use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr};
 
 use spectrum_tests::case::Case;
-use spectrum_tests::control::{CONFIG, await_logged, configure};
+use spectrum_tests::control::{CONFIG, await_logged, configure, connect};
 use spectrum_tests::deadline::{PATIENCE, eventually};
 use spectrum_tests::dial::{call, dial};
 use spectrum_tests::instance::Instance;
@@ -24,6 +24,7 @@ on_every_path!(
     haproxy_as_a_proxy_names_the_client,
     a_client_that_haproxy_names_is_passed_on_to_nginx,
     a_header_from_elsewhere_is_the_clients_own_affair,
+    health_checks_disturb_nobody_who_expects_headers,
     a_header_leads_to_no_port_of_an_origin_that_is_not_bound,
 );
 
@@ -247,4 +248,73 @@ fn a_header_from_elsewhere_is_the_clients_own_affair(case: &mut Case) {
     stream.write_all(b"GET / HTTP/1.0\r\n\r\n").unwrap();
     assert!(stream.read(&mut heard).is_err(), "answered {heard:?}");
     await_logged(&instance, "header-malformed", 1);
+}
+
+/// Every address of the service passes its checks for some intervals.
+fn await_checks(case: &Case, instance: &Instance) {
+    for _ in 0..5 {
+        let mut waited_for = None;
+        eventually("another check of both, passed", PATIENCE, || {
+            let status = connect(&case.server, instance).ask("status").unwrap();
+            let origins = status["services"][0]["origins"].as_array().unwrap();
+            assert_eq!(origins.len(), 2, "{status:#}");
+            let connected: Option<Vec<(u64, u64)>> = origins
+                .iter()
+                .map(|origin| {
+                    assert_eq!(origin["condition"], "up", "{status:#}");
+                    let check = origin.get("last_check")?;
+                    Some((check["connected_us"].as_u64()?, check["ago_ms"].as_u64()?))
+                })
+                .collect();
+            let connected = connected?;
+            let before = waited_for.get_or_insert_with(|| connected.clone());
+            // How long it took differs from check to check.
+            before.iter().zip(&connected).all(|(before, now)| before.0 != now.0).then_some(())
+        });
+    }
+}
+
+fn health_checks_disturb_nobody_who_expects_headers(case: &mut Case) {
+    let name = "health_checks_disturb_nobody_who_expects_headers";
+    if !met(name, &[Need::Haproxy, Need::Nginx]) {
+        return;
+    }
+    let client = client_of(&case.server);
+    let target = case.any_target();
+    let nginx = nginx_origin(case);
+    let haproxy_address = SocketAddr::new(case.loopback(), PORT + 1);
+    let sections = format!(
+        "frontend web\n  mode http\n  bind {haproxy_address} accept-proxy\n  log-format \"saw %ci %cp %fi \
+         %fp\"\n  http-request return status 200 content-type text/plain string \"from haproxy\"\n"
+    );
+    let haproxy = haproxy(&case.server, &sections, haproxy_address);
+    let quiet = haproxy.said();
+    let own = format!("saw {} ", case.loopback());
+    for version in ["v1", "v2"] {
+        let instance = start(
+            case,
+            &format!(
+                "origins = [\"{}\", \"{haproxy_address}\"]\nproxy-header = \"{version}\"\nhealth = {{ interval = \"100ms\", \
+                 timeout = \"2s\", fall = 1 }}",
+                at(case)
+            ),
+        );
+        await_checks(case, &instance);
+        assert_eq!(nginx.said(), "", "nginx complains of checks");
+        // To it they are connections of this host's own on which nobody asks for anything.
+        haproxy.await_said(&own);
+        let said = haproxy.said();
+        let logged = said.strip_prefix(&quiet).unwrap();
+        assert!(logged.lines().all(|line| line.starts_with(&own)), "HAProxy complains of checks:\n{logged}");
+        assert_eq!(read(&case.server, "/run/nginx.log"), "", "nginx takes checks for requests");
+        drop(instance);
+    }
+    // Of a connection that says nothing it does complain.
+    drop(call(&case.server, haproxy_address).unwrap());
+    haproxy.await_said("Connection closed while waiting for PROXY protocol header");
+    // And nobody has become deaf.
+    let _instance =
+        start(case, &format!("origins = [\"{}\", \"{haproxy_address}\"]\nproxy-header = \"v2\"", at(case)));
+    let pages = [(); 2].map(|()| get(&client, target).1);
+    assert!(pages.iter().all(|page| page.contains("200 OK")), "{pages:?}");
 }

@@ -9,6 +9,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use spectrum_tests::case::Case;
 use spectrum_tests::dial::assert_answered;
 use spectrum_tests::instance::Launch;
+use spectrum_tests::nft_fault::NftFault;
 use spectrum_tests::path::{Family, Path, TOOLS};
 use spectrum_tests::require;
 use spectrum_tests::state::State;
@@ -16,24 +17,6 @@ use spectrum_tests::state::State;
 /// A case on `path`, unless the machine lacks something that it needs.
 fn case(test: &str, path: Path) -> Option<Case> {
     require::met(test, path.needs()).then(|| Case::new(path, Family::V4))
-}
-
-/// Makes every nft of the namespace refuse, as that of a kernel without the statement does.
-fn break_nft(case: &Case) {
-    case.server.run(|| {
-        fs::write(
-            "/run/nft",
-            "#!/bin/sh\n[ \"$1\" = -f ] || exit 0\necho 'Error: Could not process rule: No such file or directory' >&2\nexit 1\n",
-        )
-        .unwrap();
-        let _ = fs::remove_file(format!("{TOOLS}/nft"));
-        fs::set_permissions("/run/nft", Permissions::from_mode(0o755)).unwrap();
-    });
-    for nft in ["/usr/sbin/nft", "/sbin/nft"] {
-        if std::path::Path::new(nft).exists() {
-            case.server.command(&format!("mount --bind /run/nft {nft}"));
-        }
-    }
 }
 
 #[test]
@@ -56,7 +39,7 @@ fn auto_takes_nftables_and_leaves_nothing() {
 fn auto_takes_iptables_where_nft_refuses_and_says_why() {
     let test = "auto_takes_iptables_where_nft_refuses_and_says_why";
     let Some(case) = case(test, Path::TproxyIptablesLegacy) else { return };
-    break_nft(&case);
+    let _without = NftFault::refusing(&case.server);
     let instance = Launch::new(&case.server)
         .arguments("--mode tproxy --prefix 192.0.2.0/24 --prefix 2001:db8::/64")
         .start();
@@ -70,7 +53,7 @@ fn auto_takes_iptables_where_nft_refuses_and_says_why() {
 #[test]
 fn both_refusals_are_named() {
     let Some(case) = case("both_refusals_are_named", Path::TproxyIptablesLegacy) else { return };
-    break_nft(&case);
+    let _without = NftFault::refusing(&case.server);
     for tool in ["iptables-restore", "ip6tables-restore"] {
         case.server.run(|| {
             let file = format!("{TOOLS}/{tool}");

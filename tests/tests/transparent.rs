@@ -5,18 +5,18 @@
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 
-use socket2::{Domain, Socket, Type};
 use spectrum_tests::case::Case;
 use spectrum_tests::control::{CONFIG, configure, reload};
 use spectrum_tests::deadline::{PATIENCE, eventually};
 use spectrum_tests::dial::{call, dial};
 use spectrum_tests::instance::{Instance, Launch};
-use spectrum_tests::netns::Netns;
+use spectrum_tests::nft_fault::NftFault;
 use spectrum_tests::on_every_path;
 use spectrum_tests::origin::{Origin, receive_sequence, send_sequence};
-use spectrum_tests::require::find_in_path;
+use spectrum_tests::require::{Need, find_in_path, met};
+use spectrum_tests::scene::{Scene, assert_sees_the_client, call_from, say_who, transparent_service};
 use spectrum_tests::state::State;
-use spectrum_tests::veth::{client_address, client_of, origin_address, origin_of};
+use spectrum_tests::veth::{client_address, origin_address};
 
 on_every_path!(
     an_origin_sees_the_clients_address_and_port,
@@ -30,51 +30,22 @@ on_every_path!(
     instances_do_not_take_each_others,
     an_origin_of_the_other_family_is_not_dialled,
     an_origin_that_is_this_host_is_refused,
+    what_the_mark_lacks_is_named,
+    a_mark_that_nft_made_before_it_failed_is_removed,
 );
 
-/// A client and an origin two hops apart, with the server between them, which routes for both.
-struct Scene {
-    client: Netns,
-    origins: Netns,
-}
-
-impl Scene {
-    fn of(case: &Case) -> Self {
-        let scene = Self { client: client_of(&case.server), origins: origin_of(&case.server) };
-        case.server.sysctl("net/ipv4/ip_forward", "1");
-        case.server.sysctl("net/ipv6/conf/all/forwarding", "1");
-        scene
-    }
-
-    /// An origin there that says whom it sees.
-    fn observer(&self, case: &Case) -> Origin {
-        Origin::serve(&self.origins, SocketAddr::new(origin_address(case.family), 0), say_who)
-    }
-}
-
-fn say_who(mut stream: TcpStream) -> io::Result<()> {
-    let client = stream.peer_addr()?;
-    write!(stream, "{client}")
-}
-
-fn service(name: &str, prefix: &str, origin: SocketAddr, more: &str) -> String {
-    format!(
-        "[[service]]\nname = \"{name}\"\norigins = [\"{origin}\"]\n{more}\nbindings = [{{ prefix = \"{prefix}\" }}]\n"
-    )
+/// A service whose one origin is dialled from this host's address.
+fn opaque(name: &str, prefix: &str, origin: SocketAddr) -> String {
+    transparent_service(name, prefix, origin).replace("transparent = true\n", "")
 }
 
 fn transparent(case: &Case, origin: SocketAddr) -> String {
-    service("games", case.prefix(), origin, "transparent = true")
+    transparent_service("games", case.prefix(), origin)
 }
 
 fn start(case: &Case, configuration: &str) -> Instance {
     configure(&case.server, configuration);
     case.start(CONFIG)
-}
-
-fn assert_sees_the_client(client: &Netns, target: SocketAddr) {
-    let heard = dial(client, target).unwrap();
-    assert_eq!(heard.text, heard.client.to_string());
 }
 
 fn an_origin_sees_the_clients_address_and_port(case: &mut Case) {
@@ -133,10 +104,10 @@ fn a_port_that_is_taken_is_replaced_by_another_one(case: &mut Case) {
     });
     let _instance = start(case, &transparent(case, origin.address()));
     let client = client_address(case.family);
-    let first = dial_from(&scene.client, SocketAddr::new(client, 0), (case.address(1), 443).into());
+    let first = call_from(&scene.client, SocketAddr::new(client, 0), (case.address(1), 443).into());
     let from = first.local_addr().unwrap();
     assert_eq!(seen(&first), from);
-    let second = dial_from(&scene.client, from, (case.address(2), 443).into());
+    let second = call_from(&scene.client, from, (case.address(2), 443).into());
     let other = seen(&second);
     assert_eq!(other.ip(), client);
     assert_ne!(other.port(), from.port());
@@ -147,18 +118,6 @@ fn seen(stream: &TcpStream) -> SocketAddr {
     let mut line = String::new();
     io::BufRead::read_line(&mut io::BufReader::new(stream), &mut line).unwrap();
     line.trim().parse().unwrap()
-}
-
-fn dial_from(netns: &Netns, from: SocketAddr, target: SocketAddr) -> TcpStream {
-    let stream: TcpStream = netns.run(|| {
-        let socket = Socket::new(Domain::for_address(target), Type::STREAM, None).unwrap();
-        socket.set_reuse_address(true).unwrap();
-        socket.bind(&from.into()).unwrap();
-        socket.connect_timeout(&target.into(), PATIENCE).unwrap();
-        socket.into()
-    });
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    stream
 }
 
 /// The origin dials a server beside the client, through this host, from the very port that it serves on.
@@ -207,7 +166,7 @@ fn nothing_is_left_after_the_end(case: &mut Case) {
 fn a_reload_adds_and_removes_what_is_needed(case: &mut Case) {
     let scene = Scene::of(case);
     let origin = scene.observer(case);
-    let opaque = service("games", case.prefix(), origin.address(), "");
+    let opaque = opaque("games", case.prefix(), origin.address());
     configure(&case.server, &opaque);
     let instance = case.start(&format!("{CONFIG} --drain 1s"));
     let before = State::of(&case.server);
@@ -237,14 +196,14 @@ fn a_reload_adds_and_removes_what_is_needed(case: &mut Case) {
 fn a_reload_that_fails_leaves_what_was(case: &mut Case) {
     let scene = Scene::of(case);
     let origin = scene.observer(case);
-    let opaque = service("games", case.prefix(), origin.address(), "");
+    let opaque = opaque("games", case.prefix(), origin.address());
     let instance = start(case, &opaque);
     let before = State::of(&case.server);
     // A route of another kind for a prefix of the next configuration, so that the reload fails in the middle.
     let foreign = case.family.pick("192.168.7.0/24", "2001:db8:7::/64");
     let ip = case.family.pick("route", "-6 route");
     case.server.ip(&format!("{ip} add unreachable {foreign} table local"));
-    let other = service("other", foreign, origin.address(), "");
+    let other = transparent_service("other", foreign, origin.address());
     configure(&case.server, &(transparent(case, origin.address()) + &other));
     let refused = reload(&case.server, &instance).unwrap_err();
     assert!(refused.message.contains("add local route"), "{refused:?}");
@@ -260,7 +219,7 @@ fn instances_do_not_take_each_others(case: &mut Case) {
     let alone = State::of(&case.server);
     let other = case.family.pick("192.168.7.0/24", "2001:db8:7::/64");
     let target = SocketAddr::new(case.family.parse("192.168.7.1", "2001:db8:7::1"), 443);
-    configure(&case.server, &service("other", other, origin.address(), "transparent = true"));
+    configure(&case.server, &transparent_service("other", other, origin.address()));
     let second = case.launch(CONFIG).start();
     assert_sees_the_client(&scene.client, target);
     assert_sees_the_client(&scene.client, case.any_target());
@@ -278,7 +237,11 @@ fn an_origin_of_the_other_family_is_not_dialled(case: &mut Case) {
     let other = case.family.parse("2001:db8:eeee::2", "203.0.113.2");
     let other = case.family.pick(IpAddr::from([0x2001, 0xdb8, 0xeeee, 0, 0, 0, 0, 2]), other);
     let listener = scene.origins.run(|| TcpListener::bind(SocketAddr::new(other, 0)).unwrap());
-    let instance = start(case, &transparent(case, listener.local_addr().unwrap()));
+    // Clients of that family there are, or it would be refused.
+    let prefixes = format!("{}\", \"{}", case.prefix(), case.family.pick("2001:db8::/64", "192.0.2.0/24"));
+    let configuration = transparent_service("games", &prefixes, listener.local_addr().unwrap());
+    let configuration = configuration.replace(&format!("\"{prefixes}\""), &format!("[\"{prefixes}\"]"));
+    let instance = start(case, &configuration);
     let nothing = dial(&scene.client, case.any_target()).map(|heard| heard.text);
     assert!(matches!(nothing.as_deref(), Err(_) | Ok("")), "{nothing:?}");
     spectrum_tests::control::await_logged(&instance, "dial-other-family", 1);
@@ -294,4 +257,40 @@ fn an_origin_that_is_this_host_is_refused(case: &mut Case) {
     assert!(finished.stderr.contains("use a loopback address, or leave transparent out"), "{finished}");
     before.assert_restored(&case.server, "a refusal");
     drop(scene);
+}
+
+fn what_the_mark_lacks_is_named(case: &mut Case) {
+    if !met("what_the_mark_lacks_is_named", &[Need::Nftables]) {
+        return;
+    }
+    let before = State::of(&case.server);
+    configure(&case.server, &transparent(case, SocketAddr::new(origin_address(case.family), 80)));
+    let absent: fn(_) -> _ = NftFault::absent;
+    for (fault, cure) in
+        [(absent, "apt install nftables"), (NftFault::refusing, "modprobe -a nft_socket nft_fib_inet")]
+    {
+        let without = fault(&case.server);
+        let finished = case.launch(CONFIG).finish();
+        drop(without);
+        assert_eq!(finished.code(), 1, "{finished}");
+        for words in [cure, "for transparent = true"] {
+            assert!(finished.stderr.contains(words), "{words:?} is missing: {finished}");
+        }
+        assert!(!finished.stderr.contains("nft_tproxy"), "{finished}");
+        before.assert_restored(&case.server, cure);
+    }
+}
+
+fn a_mark_that_nft_made_before_it_failed_is_removed(case: &mut Case) {
+    if !met("a_mark_that_nft_made_before_it_failed_is_removed", &[Need::Nftables]) {
+        return;
+    }
+    let before = State::of(&case.server);
+    configure(&case.server, &transparent(case, SocketAddr::new(origin_address(case.family), 80)));
+    let fault = NftFault::late(&case.server);
+    let finished = case.launch(CONFIG).finish();
+    drop(fault);
+    assert_eq!(finished.code(), 1, "{finished}");
+    assert!(finished.stderr.contains("No buffer space available"), "{finished}");
+    before.assert_restored(&case.server, "a failure after the fact");
 }

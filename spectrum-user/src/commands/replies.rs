@@ -9,7 +9,7 @@ use anyhow::{Context as _, bail};
 use crate::model::{DialSource, Family, OriginHost, Service, Target};
 use crate::net::{self, ReplyRoutes};
 use crate::plan::firewall::Chain;
-use crate::plan::replies::{OriginsPlace, ReplyNeeds, ReplyTable};
+use crate::plan::replies::{ReplyNeeds, ReplyTable};
 use crate::tproxy::ReplyMark;
 
 /// What there is of it.
@@ -31,7 +31,7 @@ impl Replies {
                 routes.add(ReplyTable::of(chain), family).await.context(PURPOSE)?;
             }
         }
-        if !needs.families.is_empty() && needs.origins == OriginsPlace::Elsewhere && self.mark.is_none() {
+        if needs.mark() && self.mark.is_none() {
             self.mark = Some(ReplyMark::apply(chain).context(PURPOSE)?);
         }
         Ok(())
@@ -40,7 +40,7 @@ impl Replies {
     /// Removes what `needs` does not ask for. Returns every error.
     pub(super) async fn lower(&mut self, needs: &ReplyNeeds, chain: &Chain) -> Vec<anyhow::Error> {
         let mut errors: Vec<anyhow::Error> = Vec::new();
-        if (needs.families.is_empty() || needs.origins == OriginsPlace::Loopback)
+        if !needs.mark()
             && let Some(mark) = self.mark.take()
         {
             errors.extend(mark.undo().map(Into::into));
@@ -63,8 +63,7 @@ impl Replies {
 
     /// Whether there is more than `needs` asks for.
     pub(super) fn exceed(&self, needs: &ReplyNeeds) -> bool {
-        let unmarked = needs.families.is_empty() || needs.origins == OriginsPlace::Loopback;
-        !self.routed.is_subset(&needs.families) || (self.mark.is_some() && unmarked)
+        !self.routed.is_subset(&needs.families) || (self.mark.is_some() && !needs.mark())
     }
 }
 

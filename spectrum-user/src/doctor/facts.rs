@@ -6,6 +6,7 @@ use std::io;
 
 use crate::config::{FirewallChoice, ModeChoice};
 use crate::model::Family;
+use crate::plan::replies::ReplyNeeds;
 use crate::plan::{Listing, Plan};
 
 /// Why something could not be looked at.
@@ -77,6 +78,10 @@ pub struct Facts {
 
     /// What came of trying the rules with every program of the firewall there is.
     pub firewalls: Result<Vec<FirewallTrial>, Unknown>,
+    /// Whether nft made the mark on origins' answers to clients' addresses.
+    pub reply_mark: Result<Result<(), Refusal>, Unknown>,
+    /// What the configuration needs to bring such answers back, if there is one.
+    pub replies: Option<ReplyNeeds>,
 
     /// The families of which `lo` has its address, and is up.
     pub loopback: Result<BTreeSet<Family>, Unknown>,

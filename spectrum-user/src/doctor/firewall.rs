@@ -1,10 +1,15 @@
-//! What the firewall's programs made of our rules. Tries none itself.
+//! What the firewall's programs made of our rules, those of TPROXY and the reply mark. Tries none itself.
 
 use super::facts::{Carrier, Facts, FirewallTrial};
 use super::findings::Findings;
 use crate::model::Family;
 
 pub(super) fn judge(facts: &Facts, findings: &mut Findings) {
+    steering(facts, findings);
+    reply_mark(facts, findings);
+}
+
+fn steering(facts: &Facts, findings: &mut Findings) {
     let Some(trials) = findings.known("firewall", &facts.firewalls) else { return };
     for trial in trials {
         let check = format!("{} {}", trial.program, trial.family);
@@ -30,6 +35,40 @@ pub(super) fn judge(facts: &Facts, findings: &mut Findings) {
                 findings.miss(check, refusal.to_string(), useless(trial.carrier), cure);
             }
         }
+    }
+}
+
+/// What transparent origins on other hosts take, whatever steers.
+fn reply_mark(facts: &Facts, findings: &mut Findings) {
+    let check = "reply mark";
+    let Some(outcome) = findings.known(check, &facts.reply_mark) else { return };
+    let Err(refusal) = outcome else {
+        findings.ok(check, "nft sets it", "transparent = true works with origins on other hosts");
+        return;
+    };
+    let cure = if refusal.is_of_rights() {
+        "run it as root, or with CAP_NET_ADMIN"
+    } else {
+        "apt install nftables; modprobe -a nft_socket nft_fib_inet (CONFIG_NFT_SOCKET, CONFIG_NFT_FIB_INET)"
+    };
+    match &facts.replies {
+        Some(needs) if needs.mark() => findings.miss(
+            check,
+            refusal.to_string(),
+            "a start fails: transparent = true with origins on other hosts takes it",
+            cure,
+        ),
+        Some(_) => findings.ok(
+            check,
+            refusal.to_string(),
+            "of no matter: no service has transparent = true and origins on other hosts",
+        ),
+        None => findings.warn(
+            check,
+            refusal.to_string(),
+            "transparent = true works with origins on this host only",
+            cure,
+        ),
     }
 }
 

@@ -6,6 +6,7 @@ use super::*;
 use crate::config::{FirewallChoice, ModeChoice};
 use crate::model::Family;
 use crate::plan::Listing;
+use crate::plan::replies::{OriginsPlace, ReplyNeeds};
 use crate::plan::tests::plan;
 
 /// A host that lacks nothing.
@@ -44,6 +45,8 @@ fn host() -> Facts {
             trial("iptables (legacy)", Family::Ipv4, Carrier::None),
             trial("ip6tables (nft)", Family::Ipv6, Carrier::Iptables),
         ]),
+        reply_mark: Ok(Ok(())),
+        replies: None,
         loopback: Ok(BTreeSet::from([Family::Ipv4, Family::Ipv6])),
         ipv6: true,
         strict_rp_filter: Vec::new(),
@@ -119,6 +122,7 @@ fn every_complaint_names_a_cure() {
         rights: Ok(Rights::default()),
         open_files: Ok(20),
         firewalls: Ok(firewalls(|_| true)),
+        reply_mark: Ok(Err(refused(libc::ENOENT))),
         loopback: Ok(BTreeSet::new()),
         strict_rp_filter: vec!["wan".to_owned()],
         syncookies: Some(0),
@@ -153,6 +157,22 @@ fn without_sk_lookup_auto_takes_nftables_then_iptables_and_says_why() {
     );
     let oldest = Facts { firewalls: Ok(firewalls(|_| true)), ..old };
     assert_eq!(path(&oldest), (None, None, Vec::new()));
+}
+
+#[test]
+fn the_reply_mark_matters_as_the_configuration_needs_it() {
+    let needs = |origins| ReplyNeeds { families: BTreeSet::from([Family::Ipv4]), origins };
+    for (replies, expected) in [
+        (None, &["warning reply mark"][..]),
+        (Some(ReplyNeeds::default()), &[]),
+        (Some(needs(OriginsPlace::Loopback)), &[]),
+        (Some(needs(OriginsPlace::Elsewhere)), &["missing reply mark"]),
+    ] {
+        let without = Facts { reply_mark: Ok(Err(refused(libc::ENOENT))), replies, ..host() };
+        assert_eq!(complaints(&without), expected, "{:?}", without.replies);
+        let with = Facts { reply_mark: Ok(Ok(())), ..without };
+        assert_eq!(complaints(&with), Vec::<String>::new(), "{:?}", with.replies);
+    }
 }
 
 #[test]

@@ -63,6 +63,12 @@ impl ReplyNeeds {
         }
         needs
     }
+
+    /// Whether answers must be marked.
+    #[must_use]
+    pub fn mark(&self) -> bool {
+        !self.families.is_empty() && self.origins == OriginsPlace::Elsewhere
+    }
 }
 
 /// An instance's routing table: its number, which nobody else uses.

@@ -12,7 +12,8 @@ use crate::model::DialSource;
 /// Connects to `origin` from where `source` says, on behalf of `client`.
 ///
 /// Where another connection of the client's with this origin has the same ports, which is possible because it may dial
-/// several addresses of ours from one port, the client's address is kept and the kernel chooses the port.
+/// several addresses of ours from one port, the client's address is kept and the kernel chooses the port. So it does where
+/// the client's port is one below 1024 and we lack `CAP_NET_BIND_SERVICE`.
 ///
 /// # Errors
 /// `EAFNOSUPPORT` where the client's address is of another family than the origin's, so that it cannot be dialled from.
@@ -26,7 +27,12 @@ pub(super) async fn connect(
         return Err(other_family());
     }
     match dial(origin, from).await {
-        Err(error) if matches!(error.raw_os_error(), Some(libc::EADDRINUSE | libc::EADDRNOTAVAIL)) => {
+        Err(error)
+            if matches!(
+                error.raw_os_error(),
+                Some(libc::EACCES | libc::EADDRINUSE | libc::EADDRNOTAVAIL)
+            ) =>
+        {
             tracing::debug!(%client, %origin, %error, "dial from the client's port; taking another one");
             dial(origin, SocketAddr::new(from.ip(), 0)).await
         }

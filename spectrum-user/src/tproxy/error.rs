@@ -43,8 +43,10 @@ pub enum TproxyError {
     #[error(transparent)]
     TooMany(#[from] TooManyBindings),
     /// The kernel or the program lacks something that the rules need.
-    #[error("{op} firewall rules with {program}: {said} ({})", cure(program))]
+    #[error("{op} firewall rules with {program}: {said} ({})", cure(program, *purpose))]
     ExtensionMissing {
+        /// What the rules are for.
+        purpose: Purpose,
         /// What we were doing, a verb.
         op: &'static str,
         /// The program.
@@ -53,8 +55,14 @@ pub enum TproxyError {
         said: String,
     },
     /// The program is not installed.
-    #[error("find {program}: not in PATH or the sbin directories (try: apt install {})", package(program))]
+    #[error(
+        "find {program}: not in PATH or the sbin directories{} (try: apt install {})",
+        insistence(*purpose),
+        package(program)
+    )]
     ProgramMissing {
+        /// What it was to make rules for.
+        purpose: Purpose,
         /// What was looked for.
         program: String,
     },
@@ -89,6 +97,15 @@ pub enum TproxyError {
     },
 }
 
+/// What firewall rules are for. They need different things of the kernel.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Purpose {
+    /// Marking origins' answers to clients' addresses.
+    Replies,
+    /// Steering by TPROXY.
+    Steering,
+}
+
 fn is_nft(program: &str) -> bool {
     program == "nft"
 }
@@ -97,13 +114,27 @@ fn package(program: &str) -> &'static str {
     if is_nft(program) { "nftables" } else { "iptables" }
 }
 
-fn cure(program: &str) -> &'static str {
-    if is_nft(program) {
-        "the kernel needs CONFIG_NFT_TPROXY; try: modprobe nft_tproxy; and for prefixes of length 0: modprobe -a nft_fib_ipv4 \
-         nft_fib_ipv6"
-    } else {
-        "the kernel needs CONFIG_NETFILTER_XT_TARGET_TPROXY and CONFIG_NETFILTER_XT_MATCH_SOCKET; try: modprobe -a \
-         xt_TPROXY xt_socket"
+fn cure(program: &str, purpose: Purpose) -> &'static str {
+    match purpose {
+        Purpose::Replies => {
+            "the kernel needs CONFIG_NFT_SOCKET and CONFIG_NFT_FIB_INET; try: modprobe -a nft_socket nft_fib_inet"
+        }
+        Purpose::Steering if is_nft(program) => {
+            "the kernel needs CONFIG_NFT_TPROXY; try: modprobe nft_tproxy; and for prefixes of length 0: modprobe -a \
+             nft_fib_ipv4 nft_fib_ipv6"
+        }
+        Purpose::Steering => {
+            "the kernel needs CONFIG_NETFILTER_XT_TARGET_TPROXY and CONFIG_NETFILTER_XT_MATCH_SOCKET; try: modprobe -a \
+             xt_TPROXY xt_socket"
+        }
+    }
+}
+
+/// Why another program would not do, to whoever chose another.
+fn insistence(purpose: Purpose) -> &'static str {
+    match purpose {
+        Purpose::Replies => "; transparent origins on other hosts take it, whatever steers",
+        Purpose::Steering => "",
     }
 }
 
@@ -136,12 +167,22 @@ impl TproxyError {
             "unable to initialize netlink socket: protocol not supported",
             "cache initialization failed: invalid argument",
         ]) {
-            Self::ExtensionMissing { op, program, said }
+            Self::ExtensionMissing { purpose: Purpose::Steering, op, program, said }
         } else if any(&["unable to initialize table"]) {
             Self::TableMissing { op, program, said }
         } else {
             Self::Failed { op, program, said }
         }
+    }
+
+    /// The same of rules that were for `purpose`.
+    pub(super) fn meant_for(mut self, purpose: Purpose) -> Self {
+        if let Self::ExtensionMissing { purpose: of, .. } | Self::ProgramMissing { purpose: of, .. } =
+            &mut self
+        {
+            *of = purpose;
+        }
+        self
     }
 
     /// What was in the way, without what we were doing and without the cure.
@@ -152,7 +193,7 @@ impl TproxyError {
             Self::ExtensionMissing { said, .. }
             | Self::Failed { said, .. }
             | Self::TableMissing { said, .. } => said.clone(),
-            Self::ProgramMissing { program } => format!("{program} is not installed"),
+            Self::ProgramMissing { program, .. } => format!("{program} is not installed"),
             Self::Run { program, source } => format!("{program} does not run: {source}"),
             Self::Locked { .. } | Self::None(_) | Self::TooMany(_) | Self::Undo { .. } => self.to_string(),
         }
@@ -211,6 +252,25 @@ mod tests {
             assert!(matches!(error, TproxyError::ExtensionMissing { .. }), "{error}");
             assert!(error.to_string().contains("modprobe -a xt_TPROXY xt_socket"), "{error}");
         }
+    }
+
+    #[test]
+    fn the_reply_mark_names_its_own_modules_and_why_nft_it_is() {
+        let lacks = "Error: Could not process rule: No such file or directory\n";
+        let status = ExitStatus::from_raw(1 << 8);
+        let error = TproxyError::said("apply", "nft", status, lacks).meant_for(Purpose::Replies).to_string();
+        assert!(error.contains("modprobe -a nft_socket nft_fib_inet"), "{error}");
+        assert!(!error.contains("tproxy"), "{error}");
+        let missing = TproxyError::ProgramMissing { purpose: Purpose::Steering, program: "nft".to_owned() };
+        assert_eq!(
+            missing.to_string(),
+            "find nft: not in PATH or the sbin directories (try: apt install nftables)"
+        );
+        assert_eq!(
+            missing.meant_for(Purpose::Replies).to_string(),
+            "find nft: not in PATH or the sbin directories; transparent origins on other hosts take it, whatever steers \
+             (try: apt install nftables)"
+        );
     }
 
     #[test]

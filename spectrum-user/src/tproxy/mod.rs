@@ -12,7 +12,7 @@ mod trial;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-pub use error::TproxyError;
+pub use error::{Purpose, TproxyError};
 use iptables::Iptables;
 pub use listings::listings;
 use nftables::{Kind, Nft};
@@ -162,7 +162,7 @@ impl Tproxy {
 fn apply_nftables(chain: &Chain, firewall: &Firewall) -> Result<Applied, TproxyError> {
     let ruleset = Ruleset::compile(chain, firewall)?;
     let nft = Nft::find()?;
-    nft.transact("apply", &ruleset.creation())?;
+    nft.apply(Kind::Steering, chain, &ruleset.creation())?;
     Ok(Applied::Nftables { nft, ruleset, leftover: None })
 }
 

@@ -50,6 +50,16 @@ impl Nft {
         output(op, Command::new(&self.program).args(["-f", "-"]), text).map(drop)
     }
 
+    /// Makes the tables of `kind` of `chain`'s instance, as `text` says, or none.
+    pub(super) fn apply(&self, kind: Kind, chain: &Chain, text: &str) -> Result<(), TproxyError> {
+        self.transact("apply", text).inspect_err(|_| {
+            // The kernel may have carried it out before nft failed.
+            if let Err(error) = self.remove(kind, &BTreeSet::from([chain.clone()])) {
+                tracing::debug!(%error, "remove what a failed nft may have made");
+            }
+        })
+    }
+
     /// The instances that have tables.
     pub(super) fn chains(&self) -> Result<BTreeSet<Chain>, TproxyError> {
         Ok(tables(&self.list()?).map(|(chain, _)| chain).collect())

@@ -9,12 +9,16 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use super::TproxyError;
+use super::error::Purpose;
 
 /// Searched after PATH, which often lacks them for services and plain users.
 const SBIN: [&str; 3] = ["/usr/local/sbin", "/usr/sbin", "/sbin"];
 
 pub(super) fn find_or_fail(program: &str) -> Result<PathBuf, TproxyError> {
-    find_program(program).ok_or_else(|| TproxyError::ProgramMissing { program: program.to_owned() })
+    find_program(program).ok_or_else(|| TproxyError::ProgramMissing {
+        purpose: Purpose::Steering,
+        program: program.to_owned(),
+    })
 }
 
 pub(super) fn find_program(program: &str) -> Option<PathBuf> {

@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 
 use super::TproxyError;
+use super::error::Purpose;
 use super::nftables::{Kind, Nft};
 use crate::plan::firewall::{Chain, replies};
 
@@ -17,8 +18,12 @@ pub struct ReplyMark {
 impl ReplyMark {
     /// Marks the answers under the name `chain`. Blocks the calling thread.
     pub fn apply(chain: &Chain) -> Result<Self, TproxyError> {
+        Self::make(chain).map_err(|error| error.meant_for(Purpose::Replies))
+    }
+
+    fn make(chain: &Chain) -> Result<Self, TproxyError> {
         let nft = Nft::find()?;
-        nft.transact("apply", &replies::creation(chain))?;
+        nft.apply(Kind::Replies, chain, &replies::creation(chain))?;
         Ok(Self { chain: chain.clone(), nft })
     }
 

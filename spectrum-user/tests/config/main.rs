@@ -102,6 +102,21 @@ fn bindings_may_be_tables_of_their_own() {
 }
 
 #[test]
+fn who_might_be_spoken_for_is_not_refused() {
+    for (prefixes, more) in [
+        ("\"192.0.2.0/24\"", "origins = [\"2001:db8::1\", \"203.0.113.10\"]"),
+        ("\"192.0.2.0/24\"", "origins = [\"2001:db8::1\", \"origin.example\"]"),
+        ("\"192.0.2.0/24\"", "origins = [\"2001:db8::1\"]\ntrusted-proxies = [\"198.51.100.0/24\"]"),
+        ("[\"192.0.2.0/24\", \"2001:db8:7::/64\"]", "origins = [\"2001:db8::1\"]"),
+    ] {
+        let text = format!(
+            "[[service]]\nname = \"a\"\nbindings = [{{ prefix = {prefixes} }}]\n{more}\ntransparent = true\n"
+        );
+        parse(&text).expect(more);
+    }
+}
+
+#[test]
 fn services_may_share_a_prefix_when_one_range_is_within_the_other() {
     let text = "[[service]]\nname = \"a\"\nbindings = [{ prefix = \"192.0.2.0/24\" }]\nrespond = \"hello\"\n\
                 [[service]]\nname = \"b\"\nbindings = [{ prefix = \"192.0.2.0/24\", ports = 80 }]\n\

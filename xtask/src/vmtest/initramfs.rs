@@ -26,7 +26,7 @@ const XTABLES: [(&str, &str); 3] =
 const NOT_OF_BUSYBOX: [&str; 7] = ["ash", "init", "ip", "linuxrc", "prlimit", "setpriv", "sh"];
 
 /// Modules that paths, tests and tools use, where they are modules.
-const MODULES: [&str; 32] = [
+const MODULES: [&str; 33] = [
     "inet_diag",
     "ip6table_filter",
     "ip6table_mangle",
@@ -40,6 +40,7 @@ const MODULES: [&str; 32] = [
     "nft_compat",
     "nft_counter",
     "nft_ct",
+    "nft_fib_inet",
     "nft_fib_ipv4",
     "nft_fib_ipv6",
     "nft_reject_inet",

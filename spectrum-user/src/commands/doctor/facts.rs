@@ -17,17 +17,19 @@ use crate::doctor::{Confinement, Conntrack, Facts, OtherProgram, Refusal, Rights
 use crate::instance::{Instance, Leftovers, Mode, live_instances, run_dir};
 use crate::model::{Binding, Policy, PortRange, Protocol, Responder, Service, Target};
 use crate::net::{self, LocalRoutes, NamespaceId, ReplyRoutes};
+use crate::plan::replies::ReplyNeeds;
 use crate::plan::{Listing, Plan};
 use crate::tproxy;
 
 /// All facts about the namespace of the calling thread. `jit` is what the first namespace said of the compiler.
 pub(super) fn read(wanted: Option<(Config, Plan)>, jit: Option<u64>) -> anyhow::Result<Facts> {
     let live = live_instances(&run_dir(), NamespaceId::current()?.inode());
+    let replies = wanted.as_ref().map(|(config, _)| ReplyNeeds::of(&config.services));
     let (mode, firewall, wanted) = match wanted {
         Some((config, plan)) => (config.mode, config.firewall, Some(plan)),
         None => Default::default(),
     };
-    let Trials { program, firewalls } = trial::all(wanted.as_ref());
+    let Trials { program, firewalls, reply_mark } = trial::all(wanted.as_ref());
     let attached = attached();
     let covered = match &wanted {
         Some(plan) => covered(plan),
@@ -56,6 +58,8 @@ pub(super) fn read(wanted: Option<(Config, Plan)>, jit: Option<u64>) -> anyhow::
             .map(|(_, hard)| hard)
             .map_err(|errno| unknown(&errno.into())),
         firewalls,
+        reply_mark,
+        replies,
         loopback: net::loopback_families().map_err(why),
         ipv6: net::has_ipv6(),
         strict_rp_filter: net::strict_rp_filter(),

@@ -10,15 +10,16 @@ use crate::dispatcher::{Dispatcher, DispatcherError, Steered};
 use crate::doctor::{Carrier, FirewallTrial, Program, Refusal, Unknown};
 use crate::model::{Binding, DestinationId, Family, PortRange, Protocol};
 use crate::net;
-use crate::plan::firewall::{Firewall, Rule};
+use crate::plan::firewall::{Chain, Firewall, Rule};
 use crate::plan::table::Table;
 use crate::plan::{Plan, PlannedBinding};
-use crate::tproxy::{self, Backend};
+use crate::tproxy::{self, Backend, ReplyMark, TproxyError};
 
 /// What came of trying.
 pub(super) struct Trials {
     pub(super) program: Result<Program, Refusal>,
     pub(super) firewalls: Result<Vec<FirewallTrial>, Unknown>,
+    pub(super) reply_mark: Result<Result<(), Refusal>, Unknown>,
 }
 
 /// Where the program is tried.
@@ -34,17 +35,23 @@ enum Place {
 pub(super) fn all(wanted: Option<&Plan>) -> Trials {
     let firewall = firewall(wanted);
     let tried = net::in_throw_away_namespace(|| {
-        (program(wanted, Place::ThrowAway), tproxy::try_all(&firewall).into_iter().map(trial).collect())
+        let firewalls = tproxy::try_all(&firewall).into_iter().map(trial).collect();
+        (program(wanted, Place::ThrowAway), firewalls, reply_mark())
     });
     match tried {
-        Ok((program, firewalls)) => Trials { program, firewalls: Ok(firewalls) },
+        Ok((program, firewalls, mark)) => Trials { program, firewalls: Ok(firewalls), reply_mark: Ok(mark) },
         Err(error) => {
             let why = Unknown(format!("{:#}", anyhow::Error::from(error)));
             let program =
                 program(wanted, Place::Here).map(|program| Program { attached: Err(why.clone()), ..program });
-            Trials { program, firewalls: Err(why) }
+            Trials { program, firewalls: Err(why.clone()), reply_mark: Err(why) }
         }
     }
+}
+
+/// Makes the reply mark, which goes with the namespace.
+fn reply_mark() -> Result<(), Refusal> {
+    ReplyMark::apply(&Chain::of("trial")).map(drop).map_err(|error| firewall_refusal(&error))
 }
 
 /// Loads the program and gives it all that a start gives it.
@@ -170,11 +177,12 @@ fn trial(trial: tproxy::Trial) -> FirewallTrial {
             Some(Backend::Nftables) => Carrier::Nftables,
             None => Carrier::None,
         },
-        outcome: outcome.map_err(|error| Refusal {
-            message: error.cause(),
-            errno: error.not_permitted().map(|_| libc::EPERM),
-        }),
+        outcome: outcome.map_err(|error| firewall_refusal(&error)),
     }
+}
+
+fn firewall_refusal(error: &TproxyError) -> Refusal {
+    Refusal { message: error.cause(), errno: error.not_permitted().map(|_| libc::EPERM) }
 }
 
 /// The errno in words where there is one: what we were doing is in `op`, and cures are the doctor's.

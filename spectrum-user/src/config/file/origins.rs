@@ -1,5 +1,6 @@
 //! What a service says of its origins: `origins` itself and the keys that go with it.
 
+use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
@@ -8,8 +9,8 @@ use super::quantity::{number, table, time, truth};
 use super::section::{Section, Typed, each, parsed, refuse, word};
 use crate::config::error::Problems;
 use crate::model::{
-    Balance, Binding, DialSource, Ejection, HealthCheck, Origin, OriginPort, OriginRole, Origins, PortRange,
-    Protocol, ProxyVersion, Weight,
+    Balance, Binding, DialSource, Ejection, Family, HealthCheck, Origin, OriginHost, OriginPort, OriginRole,
+    Origins, PortRange, Protocol, ProxyVersion, TrustedProxies, Weight,
 };
 
 /// What to do about a service that nothing answers.
@@ -57,6 +58,40 @@ impl<'a, 't> OriginsKeys<'a, 't> {
                 let reason = "means nothing without origins; remove it, or add origins";
                 refuse(value, KeyPath::Key(&path, key), reason, problems);
             }
+        }
+    }
+
+    /// Refuses `transparent` where no origin has an address of a family that clients can have. Which addresses a name has is
+    /// not known here, nor whom a trusted proxy may speak for.
+    pub(super) fn refuse_other_family(
+        &self,
+        origins: &Origins,
+        bindings: &[Binding],
+        trusted: &TrustedProxies,
+        path: KeyPath<'_>,
+        problems: &mut Problems<'_>,
+    ) {
+        let Some(value) = self.transparent.filter(|_| origins.source == DialSource::Client) else { return };
+        let tcp = bindings.iter().filter(|binding| binding.protocol == Protocol::Tcp);
+        let clients: BTreeSet<Family> = tcp.map(Binding::family).collect();
+        let families: Option<BTreeSet<Family>> = origins
+            .list
+            .iter()
+            .map(|origin| match &origin.host {
+                OriginHost::Address(address) => Some(Family::of(*address)),
+                OriginHost::Name(_) | OriginHost::Service(_) => None,
+            })
+            .collect();
+        // Where they have nothing in common, there is one of each.
+        if let (Some(dialled), Some(client), true) = (&families, clients.first(), trusted.prefixes.is_empty())
+            && let Some(origin) = dialled.first()
+            && dialled.is_disjoint(&clients)
+        {
+            let reason = format!(
+                "clients of {client} bindings cannot be spoken for to origins of {origin}, and there are no others; add an \
+                 origin of {client}, or remove it"
+            );
+            refuse(value, KeyPath::Key(&path, "transparent"), reason, problems);
         }
     }
 

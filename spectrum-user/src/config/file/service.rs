@@ -74,6 +74,10 @@ impl DescribedService {
         let DescribedBindings { bindings, places } = read_bindings(bindings, path, problems);
         let target = read_target(&origins_keys, respond, &bindings, path, problems);
         let policy = policy_keys.read(path, problems);
+        if let Some(Target::Origins(origins)) = &target {
+            let trusted = &policy.trusted_proxies;
+            origins_keys.refuse_other_family(origins, &bindings, trusted, path, problems);
+        }
         if !bindings.is_empty() && bindings.iter().all(|binding| binding.protocol == Protocol::Udp) {
             for (key, value) in policy_keys.present() {
                 let reason = "is about TCP, of which the service has no binding; remove it";

@@ -218,6 +218,25 @@ transparent = "yes"
         problems: &[r#"5:15: service "a" transparent: "yes": expected true or false, found a string"#],
     },
     Bad {
+        title: "clients that none of the origins has an address for",
+        text: r#"[[service]]
+name = "a"
+bindings = [{ prefix = "192.0.2.0/24" }]
+origins = ["[2001:db8::1]:80", "2001:db8::2"]
+transparent = true
+
+[[service]]
+name = "b"
+bindings = [{ prefix = "2001:db8:7::/64" }]
+origins = ["203.0.113.10"]
+transparent = true
+"#,
+        problems: &[
+            r#"5:15: service "a" transparent: true: clients of ipv4 bindings cannot be spoken for to origins of ipv6, and there are no others; add an origin of ipv4, or remove it"#,
+            r#"11:15: service "b" transparent: true: clients of ipv6 bindings cannot be spoken for to origins of ipv4, and there are no others; add an origin of ipv6, or remove it"#,
+        ],
+    },
+    Bad {
         title: "keys of origins without origins",
         text: r#"[[service]]
 name = "a"
