@@ -9,13 +9,20 @@ pub const PATIENCE: Duration = Duration::from_mins(1);
 const PAUSE: Duration = Duration::from_millis(5);
 
 /// Calls `probe` until it answers; panics naming `what` when `within` has passed.
-pub fn eventually<T>(what: &str, within: Duration, mut probe: impl FnMut() -> Option<T>) -> T {
+pub fn eventually<T>(what: &str, within: Duration, probe: impl FnMut() -> Option<T>) -> T {
+    perhaps(within, probe).unwrap_or_else(|| panic!("{what}: not within {within:?}"))
+}
+
+/// Calls `probe` until it answers; `None` when `within` has passed.
+pub fn perhaps<T>(within: Duration, mut probe: impl FnMut() -> Option<T>) -> Option<T> {
     let deadline = Instant::now() + within;
     loop {
         if let Some(answer) = probe() {
-            return answer;
+            return Some(answer);
         }
-        assert!(Instant::now() < deadline, "{what}: not within {within:?}");
+        if Instant::now() >= deadline {
+            return None;
+        }
         thread::sleep(PAUSE);
     }
 }

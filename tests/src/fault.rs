@@ -2,15 +2,19 @@
 
 use std::fs;
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::deadline::{PATIENCE, eventually};
+use crate::deadline::{PATIENCE, eventually, perhaps};
 use crate::netns::Netns;
 use crate::require::find_in_path;
 
 const LOG: &str = "/run/strace";
+
+/// How long strace may take to detach.
+const GRACE: Duration = Duration::from_secs(5);
 
 /// An attached strace. Detaches when dropped.
 #[derive(Debug)]
@@ -50,9 +54,15 @@ impl<'netns> Fault<'netns> {
 
     fn detach(&mut self) {
         let pid = Pid::from_raw(i32::try_from(self.tracer.id()).expect("a process id"));
-        // Both fail when it has ended with its tracee.
+        // Fails when it has ended with its tracee.
         let _ = kill(pid, Signal::SIGTERM);
-        let _ = self.tracer.wait();
+        let ended = perhaps(GRACE, || self.tracer.try_wait().ok().flatten());
+        if ended.is_none() {
+            // strace may miss the end of a thread of a tracee that it has killed, and then waits for it whatever it is
+            // told. The kernel detaches what a dead tracer has traced (ptrace(2)).
+            let _ = self.tracer.kill();
+            let _ = self.tracer.wait();
+        }
     }
 }
 
