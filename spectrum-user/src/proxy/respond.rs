@@ -20,7 +20,7 @@ pub(super) async fn respond(
     responder: Responder,
     client: &mut TcpStream,
     session: &Session,
-    watch: &Watch,
+    watch: &Watch<'_>,
 ) -> End {
     let answered = async {
         match responder {
@@ -40,7 +40,7 @@ pub(super) async fn respond(
 }
 
 /// Reads until the client is done.
-async fn discard(client: &mut TcpStream, session: &Session, watch: &Watch) -> End {
+async fn discard(client: &mut TcpStream, session: &Session, watch: &Watch<'_>) -> End {
     loop {
         match poll_fn(|cx| session.worker().buffers.poll_discard(client, cx)).await {
             Ok(0) => return End::Closed,
@@ -53,7 +53,7 @@ async fn discard(client: &mut TcpStream, session: &Session, watch: &Watch) -> En
     }
 }
 
-async fn hello(client: &mut TcpStream, session: &Session, watch: &Watch) -> End {
+async fn hello(client: &mut TcpStream, session: &Session, watch: &Watch<'_>) -> End {
     let answer = format!(
         "hello world\nservice={} protocol={} dialled={} client={}\n",
         session.service(),

@@ -32,7 +32,7 @@ pub(super) async fn relay(
     from_client: &Cell<u64>,
     to_client: &Cell<u64>,
     means: Means<'_>,
-    watch: &Watch,
+    watch: &Watch<'_>,
 ) -> End {
     tokio::select! {
         biased;
@@ -47,7 +47,7 @@ async fn pass(
     from_client: &Cell<u64>,
     to_client: &Cell<u64>,
     means: Means<'_>,
-    watch: &Watch,
+    watch: &Watch<'_>,
 ) -> End {
     let counts = Counts { read: Some(from_client), written: None };
     let mut up = Direction::new(downstream, upstream, counts, means);
@@ -102,7 +102,7 @@ pub(super) async fn echo(
     from_client: &Cell<u64>,
     to_client: &Cell<u64>,
     means: Means<'_>,
-    watch: &Watch,
+    watch: &Watch<'_>,
 ) -> End {
     let counts = Counts { read: Some(from_client), written: Some(to_client) };
     let mut back = Direction::new(client, client, counts, means);
@@ -115,7 +115,7 @@ pub(super) async fn echo(
 
 fn poll_watched(
     direction: &mut Direction<'_>,
-    watch: &Watch,
+    watch: &Watch<'_>,
     cx: &mut Context<'_>,
 ) -> Poll<Result<(), Broken>> {
     let before = direction.moves;
