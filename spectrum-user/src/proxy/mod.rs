@@ -20,6 +20,7 @@ mod respond;
 mod roster;
 mod session;
 mod standing;
+mod sys;
 mod udp;
 mod watch;
 mod worker;
