@@ -27,9 +27,10 @@ use super::relay::{Watch, keep, relay};
 use super::report::{DialFailure, End, Limit, Side};
 use super::respond::respond;
 use super::session::Session;
+use super::traffic::Traffic;
 use super::worker::Worker;
 use super::workers::{Served, Serving};
-use crate::model::{Destination, Origins, Target, Timeouts};
+use crate::model::{Destination, Origins, Protocol, Target, Timeouts};
 
 /// The first and the longest pause while the host is out of descriptors or memory.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(1));
@@ -43,18 +44,24 @@ pub(super) struct Assignment {
     /// `None` where we answer ourselves.
     dialler: Option<Dialler>,
     gate: Gate,
+    traffic: Traffic,
 }
 
 impl Assignment {
-    pub(super) fn new(serving: Serving, worker: &Worker) -> Self {
+    pub(super) fn new(serving: Serving, protocol: Protocol, worker: &Worker) -> Self {
         let Serving { served, board } = serving;
         let connect = served.policy.timeouts.connect;
         let gate = worker.common.ledger.gate(&served.service, &served.policy.limits);
-        Self { dialler: board.map(|board| Dialler::new(board, connect, worker.index)), gate, served }
+        let traffic = worker.traffic(&served.service, protocol);
+        Self { dialler: board.map(|board| Dialler::new(board, connect, worker.index)), gate, traffic, served }
     }
 
     pub(super) fn served(&self) -> &Served {
         &self.served
+    }
+
+    pub(super) fn traffic(&self) -> &Traffic {
+        &self.traffic
     }
 
     /// Whether a connection may be had: first of all whether there would be descriptors to serve it with.
@@ -231,6 +238,7 @@ impl Queue {
             self.destination.protocol,
             canonical(client),
             dialled,
+            assignment.traffic(),
         );
         let mut peer = Peer::new(stream);
         if let Err(limit) = assignment.admit(&session) {

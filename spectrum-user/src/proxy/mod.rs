@@ -21,11 +21,13 @@ mod roster;
 mod session;
 mod standing;
 mod sys;
+mod traffic;
 mod udp;
 mod watch;
 mod worker;
 mod workers;
 
 pub use report::{DialFailure, End, Established, Event, Expiry, HeaderFault, Limit, Report, Side};
+pub use traffic::Traffic;
 pub use watch::{CheckOutcome, OriginCondition, OriginState, OriginWatch, ResolveError, WatchError};
 pub use workers::{DrainOutcome, Listener, Served, Workers, WorkersError};

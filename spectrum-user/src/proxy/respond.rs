@@ -45,7 +45,7 @@ async fn discard(client: &mut TcpStream, session: &Session, watch: &Watch<'_>) -
         match poll_fn(|cx| session.worker().buffers.poll_discard(client, cx)).await {
             Ok(0) => return End::Closed,
             Ok(bytes) => {
-                session.from_client.set(session.from_client.get() + bytes as u64);
+                session.from_client.add(bytes);
                 watch.touch();
             }
             Err(error) => return End::of(Side::Downstream, &error),
@@ -68,7 +68,7 @@ async fn hello(client: &mut TcpStream, session: &Session, watch: &Watch<'_>) -> 
     if let Err(error) = said.await {
         return End::of(Side::Downstream, &error);
     }
-    session.to_client.set(answer.len() as u64);
+    session.to_client.add(answer.len());
     // Closing while something the client sent lies unread makes the kernel send a RST, which may overtake the answer.
     timeout(LINGER, discard(client, session, watch)).await.unwrap_or(End::Closed)
 }

@@ -1,7 +1,6 @@
 //! One direction of a relay: by read and write through a buffer, or through a pipe within the kernel where so much comes
 //! that this is cheaper. Does not know which direction it is.
 
-use std::cell::Cell;
 use std::io;
 use std::net::Shutdown;
 use std::task::{Context, Poll, ready};
@@ -13,6 +12,7 @@ use tokio::net::TcpStream;
 
 use super::buffers::{Buffers, CHUNK};
 use super::pipes::{Pipe, Pipes};
+use crate::proxy::traffic::Tally;
 
 /// How many chunks one direction moves before the other one, and other connections, have their turn. Two operations each:
 /// well within the runtime's budget per poll, which the first direction would otherwise use up alone.
@@ -54,8 +54,8 @@ pub(in crate::proxy) enum Strategy {
 /// Where to count, where it is of interest.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Counts<'a> {
-    pub(super) read: Option<&'a Cell<u64>>,
-    pub(super) written: Option<&'a Cell<u64>>,
+    pub(super) read: Option<&'a Tally>,
+    pub(super) written: Option<&'a Tally>,
 }
 
 /// Which end of a direction failed.
@@ -325,7 +325,12 @@ fn poll_recv(from: &TcpStream, buffer: &mut [u8], cx: &mut Context<'_>) -> Poll<
 }
 
 /// Sends once. What does not take everything is full, which is told to the runtime likewise.
-fn poll_send(to: &TcpStream, bytes: &[u8], flags: SendFlags, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+fn poll_send(
+    to: &TcpStream,
+    bytes: &[u8],
+    flags: SendFlags,
+    cx: &mut Context<'_>,
+) -> Poll<io::Result<usize>> {
     loop {
         ready!(to.poll_write_ready(cx))?;
         let mut full = None;
@@ -349,8 +354,8 @@ fn is_transient(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
 }
 
-fn count(counter: Option<&Cell<u64>>, bytes: usize) {
-    if let Some(counter) = counter {
-        counter.set(counter.get() + bytes as u64);
+fn count(tally: Option<&Tally>, bytes: usize) {
+    if let Some(tally) = tally {
+        tally.add(bytes);
     }
 }
