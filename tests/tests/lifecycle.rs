@@ -62,19 +62,35 @@ fn ends_cleanly_after(case: &Case, signal: Signal) {
     held.assert_freed();
 }
 
-fn clean(case: &Case) {
+/// Cleans, and returns what was removed. It is said once.
+fn clean(case: &Case) -> Vec<String> {
     let finished = Launch::new(&case.server).arguments("clean").finish();
-    assert_eq!(finished.code(), 0, "{finished}");
+    assert_eq!((finished.code(), finished.stderr.as_str()), (0, ""), "{finished}");
+    let removed = finished.stdout.lines().map(|line| line.strip_prefix("removed ").unwrap().to_owned());
+    removed.collect()
 }
 
 fn sigkill_then_clean_leaves_nothing(case: &mut Case) {
     let before = State::of(&case.server);
     let instance = case.start_on_both("");
-    let held = BpfObjects::of_process(instance.pid());
+    let (held, pid) = (BpfObjects::of_process(instance.pid()), instance.pid());
     instance.kill();
     // The kernel detaches by itself, before anybody cleans.
     held.assert_freed();
-    clean(case);
+    let mut left: Vec<String> = match case.path {
+        Path::SkLookup => Vec::new(),
+        Path::TproxyNftables => vec![format!("table ip spectrum-{pid}"), format!("table ip6 spectrum-{pid}")],
+        Path::TproxyIptablesLegacy | Path::TproxyIptablesNft => {
+            let variant = if case.path == Path::TproxyIptablesNft { "nft" } else { "legacy" };
+            let chain = |tool| format!("chain SPECTRUM-{pid} of {tool} ({variant})");
+            vec![chain("ip6tables"), chain("iptables")]
+        }
+    };
+    for part in &mut left {
+        part.insert_str(0, "firewall ");
+    }
+    left.extend(["local route 192.0.2.0/24", "local route 2001:db8::/64"].map(str::to_owned));
+    assert_eq!(clean(case), left);
     before.assert_restored(&case.server, "SIGKILL and clean");
     clean(case);
     before.assert_restored(&case.server, "a second clean");

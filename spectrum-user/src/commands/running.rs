@@ -113,7 +113,9 @@ impl Running {
 
         let registry = registry()?;
         let lock = registry.lock(LOCK_PATIENCE)?;
-        sweep::leftovers(&lock).await?;
+        for leftover in sweep::leftovers(&lock).await? {
+            tracing::info!("removed {leftover}, which a killed instance left");
+        }
         let claim = self.claim.insert(lock.claim(&self.plan.routes)?);
         self.control = Some(ControlServer::listen(&claim.control_socket())?);
 

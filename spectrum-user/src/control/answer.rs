@@ -106,9 +106,9 @@ pub struct Status {
     /// The program that is attached, with sk_lookup.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub program: Option<ProgramAnswer>,
-    /// The firewall chain, with TPROXY.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub chain: Option<String>,
+    /// What it has in the firewall: the chains or tables that steer with TPROXY, and the table of transparent origins.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub firewall: Vec<String>,
     /// The steering table, with sk_lookup.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub table: Option<TableAnswer>,

@@ -21,8 +21,8 @@ pub(super) fn write(status: &Status, out: &mut dyn Write) -> io::Result<()> {
     if let Some(own) = &status.program {
         writeln!(out, "program: {}", program(own))?;
     }
-    if let Some(chain) = &status.chain {
-        writeln!(out, "firewall chain: {chain}")?;
+    if !status.firewall.is_empty() {
+        writeln!(out, "firewall: {}", status.firewall.join(", "))?;
     }
     if let Some(table) = status.table {
         writeln!(out, "steering table: {} nodes, {} bytes", table.nodes, table.bytes)?;

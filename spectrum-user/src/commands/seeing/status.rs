@@ -53,10 +53,7 @@ impl Running {
             namespace: NamespaceId::current()?.inode(),
             generation: dispatcher.map_or(u64::from(self.revision) + 1, Dispatcher::generation),
             program,
-            chain: match (&self.steering, &self.claim) {
-                (Some(Steering::Tproxy(_)), Some(claim)) => Some(claim.instance().chain.to_string()),
-                _ => None,
-            },
+            firewall: self.firewall_parts(),
             table: dispatcher
                 .map(Dispatcher::nodes)
                 .map(|nodes| TableAnswer { nodes, bytes: Page::bytes_of(nodes) }),
@@ -69,6 +66,14 @@ impl Running {
             obstacles,
             unknown,
         })
+    }
+
+    fn firewall_parts(&self) -> Vec<String> {
+        let steering = match &self.steering {
+            Some(Steering::Tproxy(tproxy)) => tproxy.parts(),
+            _ => Vec::new(),
+        };
+        steering.into_iter().chain(self.replies.part()).map(|part| part.to_string()).collect()
     }
 
     fn services(&self) -> Vec<ServiceAnswer> {
