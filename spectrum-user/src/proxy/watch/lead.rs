@@ -158,7 +158,7 @@ impl Lead {
             };
             Some(self.health(SocketAddr::new(address, check.port.or(own)?), check))
         });
-        Place { standing, health }
+        Place::new(standing, health)
     }
 
     /// The health of an address, checked from now on if it was not before.
@@ -179,8 +179,7 @@ impl Lead {
     pub(super) fn services(&self, health: &Arc<Health>) -> String {
         let uses = |board: &Arc<Board>| {
             let roster = board.roster();
-            let mut places = roster.members.iter().flat_map(|member| &member.places);
-            places.any(|place| place.health.as_ref().is_some_and(|one| Arc::ptr_eq(one, health)))
+            roster.places().any(|place| place.health.as_ref().is_some_and(|one| Arc::ptr_eq(one, health)))
         };
         let boards = self.boards.borrow();
         let mut services: Vec<String> = boards

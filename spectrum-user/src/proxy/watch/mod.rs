@@ -16,7 +16,7 @@ use tokio::task::LocalSet;
 use super::board::Board;
 use crate::model::{Origin, Origins, ResolverOptions, ServiceName};
 use lead::{Command, Lead};
-pub use state::{CheckOutcome, OriginCondition, OriginState};
+pub use state::{CheckOutcome, OriginCondition, OriginState, RecordState};
 
 /// An origin that cannot be used because its name has no address.
 #[derive(Debug, thiserror::Error)]
