@@ -286,12 +286,12 @@ fn questions_that_make_no_sense_are_usage_errors(case: &mut Case) {
     let _instance = start(case);
     for (words, expected) in [
         ("bindings 192.0.2.7/24", "the masked prefix is 192.0.2.0/24"),
-        ("bindings tcp udp", "once each"),
+        ("bindings tcp udp", "leave the protocol out for both"),
         ("bindings 0-7", "port \"0\""),
         ("explain tcp 192.0.2.7:80 --from [2001:db8::1]:80", "different families"),
         ("explain tcp [::ffff:192.0.2.7]:80", "ask for 192.0.2.7:80"),
         ("explain icmp 192.0.2.7:80", "tcp or udp"),
-        ("explain tcp 192.0.2.7", "invalid socket address"),
+        ("explain tcp 192.0.2.7", "the port is missing; write 192.0.2.7:PORT"),
     ] {
         let finished = run(&case.server, words);
         assert_eq!(finished.code(), 2, "{finished}");
