@@ -292,17 +292,36 @@ fn a_failing_name_server_changes_nothing(case: &mut Case) {
 
 fn a_name_that_does_not_resolve_is_refused(case: &mut Case) {
     let server = NameServer::start(&case.server, case.loopback());
-    for (manner, reason) in [
-        (Manner::Answer, "the name does not exist, or has no address"),
-        (Manner::Silence, "no name server answered usefully"),
+    let text = named(case, &server, "nowhere.test:80", "");
+    configure(&case.server, &text);
+    let line = 1 + text.lines().position(|line| line.starts_with("origins = ")).unwrap();
+    let place = format!("/run/spectrum.toml:{line}:11: service \"web\" origins: \"nowhere.test:80\": ");
+    for (manner, reason, cure) in [
+        (
+            Manner::Answer,
+            "the name does not exist, or has no address; ",
+            "correct the name, or give the server's address",
+        ),
+        (
+            Manner::Silence,
+            "no name server answered usefully: ",
+            "; see whether the name servers can be reached, or",
+        ),
     ] {
         server.behave(manner);
-        configure(&case.server, &named(case, &server, "nowhere.test:80", ""));
         let finished = case.launch(CONFIG).finish();
+        // The network may be at fault, so that trying again may help: not the code of a bad file.
         assert_eq!(finished.code(), 1, "{finished}");
-        let expected = format!("resolve origin nowhere.test:80: {reason}");
-        assert!(finished.stderr.contains(&expected), "{finished}");
+        assert!(finished.stderr.contains(&format!("error: {place}{reason}")), "{finished}");
+        assert!(finished.stderr.contains(cure), "{finished}");
+        assert_eq!(finished.stderr.matches("nowhere.test").count(), 1, "{finished}");
     }
+    server.behave(Manner::Answer);
+    server.set(NAME, &[crate::place(case, 1)]);
+    let instance = serve(case, &named(case, &server, &format!("{NAME}:80"), ""));
+    configure(&case.server, &text);
+    let refused = reload(&case.server, &instance).unwrap_err().message;
+    assert!(refused.contains(&place), "{refused}");
 }
 
 fn services_are_found_by_their_records(case: &mut Case) {
