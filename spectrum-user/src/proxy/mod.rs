@@ -26,5 +26,7 @@ mod worker;
 mod workers;
 
 pub use report::{DialFailure, End, Established, Event, Expiry, HeaderFault, Limit, Report, Side};
-pub use watch::{CheckOutcome, OriginCondition, OriginState, OriginWatch, ResolveError, WatchError};
+pub use watch::{
+    CheckOutcome, OriginCondition, OriginState, OriginWatch, RecordState, ResolveError, WatchError,
+};
 pub use workers::{DrainOutcome, Listener, Served, Workers, WorkersError};
