@@ -64,6 +64,16 @@ fn with_cure(mut error: clap::Error) -> clap::Error {
     error
 }
 
+/// A usage error of `verb`, with its own usage.
+fn misused(verb: &str, message: String) -> clap::Error {
+    let mut command = Cli::command();
+    command.build();
+    match command.find_subcommand_mut(verb) {
+        Some(verb) => verb.error(ErrorKind::ValueValidation, message),
+        None => command.error(ErrorKind::ValueValidation, message),
+    }
+}
+
 /// An address and a port, or how they are written.
 fn address_and_port(typed: &str) -> Result<SocketAddr, String> {
     if let Ok(address) = typed.parse() {
@@ -250,9 +260,9 @@ impl BindingsArgs {
             if twice {
                 let message = format!(
                     "{word}: a protocol, a prefix and ports may be given once each, as in `bindings tcp 192.0.2.0/24 \
-                     80,8000-8100`; {cure}\n"
+                     80,8000-8100`; {cure}"
                 );
-                return Err(Cli::command().error(ErrorKind::ValueValidation, message));
+                return Err(misused("bindings", message));
             }
         }
         Ok(query)
@@ -348,7 +358,7 @@ mod tests {
         ] {
             let error = query(line).unwrap_err().to_string();
             assert!(error.contains("as in `bindings tcp 192.0.2.0/24 80,8000-8100`"), "{error}");
-            assert!(error.contains(cure), "{error}");
+            assert!(error.contains(cure) && error.contains("Usage: spectrum-user bindings "), "{error}");
         }
     }
 
