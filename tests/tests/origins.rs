@@ -12,7 +12,7 @@ use spectrum_tests::case::Case;
 use spectrum_tests::control::{CONFIG, await_logged, configure, connect, count_logged, reload};
 use spectrum_tests::deadline::{PATIENCE, eventually};
 use spectrum_tests::dial::{call, dial, dial_from};
-use spectrum_tests::instance::Instance;
+use spectrum_tests::instance::{Instance, Launch};
 use spectrum_tests::name_server::{Manner, NameServer};
 use spectrum_tests::netns::Netns;
 use spectrum_tests::on_every_path;
@@ -292,17 +292,36 @@ fn a_failing_name_server_changes_nothing(case: &mut Case) {
 
 fn a_name_that_does_not_resolve_is_refused(case: &mut Case) {
     let server = NameServer::start(&case.server, case.loopback());
-    for (manner, reason) in [
-        (Manner::Answer, "the name does not exist, or has no address"),
-        (Manner::Silence, "no name server answered usefully"),
+    let text = named(case, &server, "nowhere.test:80", "");
+    configure(&case.server, &text);
+    let line = 1 + text.lines().position(|line| line.starts_with("origins = ")).unwrap();
+    let place = format!("/run/spectrum.toml:{line}:11: service \"web\" origins: \"nowhere.test:80\": ");
+    for (manner, reason, cure) in [
+        (
+            Manner::Answer,
+            "the name does not exist, or has no address; ",
+            "correct the name, or give the server's address",
+        ),
+        (
+            Manner::Silence,
+            "no name server answered usefully: ",
+            "; see whether the name servers can be reached, or",
+        ),
     ] {
         server.behave(manner);
-        configure(&case.server, &named(case, &server, "nowhere.test:80", ""));
         let finished = case.launch(CONFIG).finish();
+        // The network may be at fault, so that trying again may help: not the code of a bad file.
         assert_eq!(finished.code(), 1, "{finished}");
-        let expected = format!("resolve origin nowhere.test:80: {reason}");
-        assert!(finished.stderr.contains(&expected), "{finished}");
+        assert!(finished.stderr.contains(&format!("error: {place}{reason}")), "{finished}");
+        assert!(finished.stderr.contains(cure), "{finished}");
+        assert_eq!(finished.stderr.matches("nowhere.test").count(), 1, "{finished}");
     }
+    server.behave(Manner::Answer);
+    server.set(NAME, &[crate::place(case, 1)]);
+    let instance = serve(case, &named(case, &server, &format!("{NAME}:80"), ""));
+    configure(&case.server, &text);
+    let refused = reload(&case.server, &instance).unwrap_err().message;
+    assert!(refused.contains(&place), "{refused}");
 }
 
 fn services_are_found_by_their_records(case: &mut Case) {
@@ -326,6 +345,27 @@ fn services_are_found_by_their_records(case: &mut Case) {
     eventually("both", PATIENCE, || (words(case, 8).len() == 2).then_some(()));
     let taken = (0..40).filter(|_| heard(case, 80).as_deref() == Ok("main")).count();
     assert!((26..=34).contains(&taken), "{taken} of 40");
+    // Rows of one address are told apart by their records.
+    server.set("alias.test", &[one.ip()]);
+    server
+        .set_service("_web._tcp.test", &[(1, 3, one.port(), "main.test"), (2, 7, one.port(), "alias.test")]);
+    let rows = eventually("the alias", PATIENCE, || {
+        let status = connect(&case.server, &instance).ask("status").unwrap();
+        let rows = status["services"][0]["origins"].as_array().unwrap().clone();
+        (rows.len() == 2 && rows[1]["record"]["target"] == "alias.test").then_some(rows)
+    });
+    assert_eq!(rows[0]["address"], rows[1]["address"]);
+    assert_eq!(
+        rows[0]["record"],
+        serde_json::json!({ "priority": 1, "weight": 3, "port": one.port(), "target": "main.test" })
+    );
+    let shown = Launch::new(&case.server).arguments("status").finish().stdout;
+    let row = |record: &str| shown.lines().find(|line| line.contains(record)).unwrap().to_owned();
+    assert!(!row(&format!("_web._tcp.test 1 3 {} main.test", one.port())).contains("as above"), "{shown}");
+    assert!(
+        row(&format!(" 2 7 {} alias.test", one.port())).contains(&format!("{one} (as above)")),
+        "{shown}"
+    );
 }
 
 fn a_silent_address_costs_no_more_than_its_head_start(case: &mut Case) {

@@ -15,5 +15,5 @@ pub(crate) mod tests;
 pub use bindings::{BindingIndex, Plan, PlanError, PlannedBinding};
 pub use explain::{Explained, Miss, Precedence};
 pub use hidden::{Extent, Hidden};
-pub use obstacles::{Listing, Obstacle, Tracked};
+pub use obstacles::{Hindered, Listing, Obstacle, Tracked};
 pub use overlap::Overlap;

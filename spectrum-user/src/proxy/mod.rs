@@ -29,5 +29,7 @@ mod workers;
 
 pub use report::{DialFailure, End, Established, Event, Expiry, HeaderFault, Limit, Report, Side};
 pub use traffic::Traffic;
-pub use watch::{CheckOutcome, OriginCondition, OriginState, OriginWatch, ResolveError, WatchError};
+pub use watch::{
+    CheckOutcome, OriginCondition, OriginState, OriginWatch, RecordState, ResolveError, WatchError,
+};
 pub use workers::{DrainOutcome, Listener, Served, Workers, WorkersError};

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::limits::{Admission, Gate};
 use super::report::{End, Established, Event, Limit, Report};
-use super::traffic::{Tally, Traffic};
+use super::traffic::{Meter, Traffic};
 use super::worker::Worker;
 use crate::model::{Protocol, ServiceName};
 
@@ -28,8 +28,8 @@ pub(super) struct Session {
     pub(super) bound_port: u16,
     pub(super) origin: Cell<Option<SocketAddr>>,
     dial: Cell<Option<Duration>>,
-    pub(super) from_client: Tally,
-    pub(super) to_client: Tally,
+    pub(super) from_client: Meter,
+    pub(super) to_client: Meter,
     began: Instant,
     /// Its place in the counts of its limits.
     admission: Cell<Option<Admission>>,
@@ -59,8 +59,8 @@ impl Session {
             bound_port: dialled.port(),
             origin: Cell::new(None),
             dial: Cell::new(None),
-            from_client: traffic.tally_from_client(),
-            to_client: traffic.tally_to_client(),
+            from_client: traffic.meter_from_client(),
+            to_client: traffic.meter_to_client(),
             began: Instant::now(),
             admission: Cell::new(None),
             descriptors: Cell::new(0),

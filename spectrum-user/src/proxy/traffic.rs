@@ -29,30 +29,30 @@ impl Traffic {
     #[cfg(test)]
     pub(crate) fn carried(from_client: usize, to_client: usize) -> Self {
         let traffic = Self::default();
-        traffic.tally_from_client().add(from_client);
-        traffic.tally_to_client().add(to_client);
+        traffic.meter_from_client().add(from_client);
+        traffic.meter_to_client().add(to_client);
         traffic
     }
 
     /// What one more session receives from its client.
-    pub(super) fn tally_from_client(&self) -> Tally {
-        Tally { own: Cell::new(0), all: Arc::clone(&self.from_client) }
+    pub(super) fn meter_from_client(&self) -> Meter {
+        Meter { own: Cell::new(0), all: Arc::clone(&self.from_client) }
     }
 
     /// What one more session hands to its client.
-    pub(super) fn tally_to_client(&self) -> Tally {
-        Tally { own: Cell::new(0), all: Arc::clone(&self.to_client) }
+    pub(super) fn meter_to_client(&self) -> Meter {
+        Meter { own: Cell::new(0), all: Arc::clone(&self.to_client) }
     }
 }
 
 /// The bytes of one session in one direction.
 #[derive(Debug, Default)]
-pub(super) struct Tally {
+pub(super) struct Meter {
     own: Cell<u64>,
     all: Arc<AtomicU64>,
 }
 
-impl Tally {
+impl Meter {
     /// So many more. To be called on the worker's own thread: nobody else writes, so a load and a store do, without the
     /// price of a locked addition.
     pub(super) fn add(&self, bytes: usize) {
@@ -75,7 +75,7 @@ mod tests {
     fn what_moves_is_counted_for_its_session_and_for_all_at_once() {
         let traffic = Traffic::default();
         let (one, other, back) =
-            (traffic.tally_from_client(), traffic.tally_from_client(), traffic.tally_to_client());
+            (traffic.meter_from_client(), traffic.meter_from_client(), traffic.meter_to_client());
         one.add(3);
         other.add(4);
         back.add(5);

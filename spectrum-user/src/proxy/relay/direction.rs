@@ -12,7 +12,7 @@ use tokio::net::TcpStream;
 
 use super::buffers::{Buffers, CHUNK};
 use super::pipes::{Pipe, Pipes};
-use crate::proxy::traffic::Tally;
+use crate::proxy::traffic::Meter;
 
 /// How many chunks one direction moves before the other one, and other connections, have their turn. Two operations each:
 /// well within the runtime's budget per poll, which the first direction would otherwise use up alone.
@@ -54,8 +54,8 @@ pub(in crate::proxy) enum Strategy {
 /// Where to count, where it is of interest.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Counts<'a> {
-    pub(super) read: Option<&'a Tally>,
-    pub(super) written: Option<&'a Tally>,
+    pub(super) read: Option<&'a Meter>,
+    pub(super) written: Option<&'a Meter>,
 }
 
 /// Which end of a direction failed.
@@ -354,8 +354,8 @@ fn is_transient(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
 }
 
-fn count(tally: Option<&Tally>, bytes: usize) {
-    if let Some(tally) = tally {
-        tally.add(bytes);
+fn count(meter: Option<&Meter>, bytes: usize) {
+    if let Some(meter) = meter {
+        meter.add(bytes);
     }
 }

@@ -15,7 +15,7 @@ use tokio::io::Interest;
 use tokio::net::TcpStream;
 
 use super::report::{End, Side};
-use super::traffic::Tally;
+use super::traffic::Meter;
 pub(super) use buffers::Buffers;
 use direction::{Broken, Counts, Direction, Fin};
 pub(super) use direction::{Means, Strategy};
@@ -29,8 +29,8 @@ pub(super) use watch::{Watch, keep};
 pub(super) async fn relay(
     downstream: &TcpStream,
     upstream: &TcpStream,
-    from_client: &Tally,
-    to_client: &Tally,
+    from_client: &Meter,
+    to_client: &Meter,
     means: Means<'_>,
     watch: &Watch<'_>,
 ) -> End {
@@ -44,8 +44,8 @@ pub(super) async fn relay(
 async fn pass(
     downstream: &TcpStream,
     upstream: &TcpStream,
-    from_client: &Tally,
-    to_client: &Tally,
+    from_client: &Meter,
+    to_client: &Meter,
     means: Means<'_>,
     watch: &Watch<'_>,
 ) -> End {
@@ -99,8 +99,8 @@ async fn pass(
 /// Sends back to `client` what it sends. Its FIN is passed on by closing, too.
 pub(super) async fn echo(
     client: &TcpStream,
-    from_client: &Tally,
-    to_client: &Tally,
+    from_client: &Meter,
+    to_client: &Meter,
     means: Means<'_>,
     watch: &Watch<'_>,
 ) -> End {

@@ -65,7 +65,7 @@ impl Relaying {
                 sender.send([client, origin].map(blocking)).unwrap();
                 let (buffers, pipes) = (Buffers::default(), Pipes::at_most(pipes));
                 let means = Means { buffers: &buffers, pipes: &pipes, strategy };
-                let (from_client, to_client) = (Tally::default(), Tally::default());
+                let (from_client, to_client) = (Meter::default(), Meter::default());
                 let timeouts = forever();
                 let watch = Watch::start(&timeouts);
                 let end = relay(&downstream, &upstream, &from_client, &to_client, means, &watch).await;
@@ -391,7 +391,7 @@ async fn ended_by(timeouts: Timeouts, half_close: Half) -> (End, Duration) {
     let ((mut client, downstream), (origin, upstream)) = (pair().await, pair().await);
     let (buffers, pipes) = (Buffers::default(), Pipes::at_most(0));
     let means = Means { buffers: &buffers, pipes: &pipes, strategy: Strategy::Adaptive };
-    let counts = (Tally::default(), Tally::default());
+    let counts = (Meter::default(), Meter::default());
     if half_close == Half::Closed {
         client.shutdown().await.unwrap();
     }
@@ -473,7 +473,7 @@ async fn a_peer_that_makes_no_room_ends_by_idling() {
     let ((client, downstream), (mut origin, upstream)) = (pair().await, pair().await);
     let (buffers, pipes) = (Buffers::default(), Pipes::at_most(4));
     let means = Means { buffers: &buffers, pipes: &pipes, strategy: Strategy::Adaptive };
-    let counts = (Tally::default(), Tally::default());
+    let counts = (Meter::default(), Meter::default());
     let timeouts = Timeouts { idle: Some(Duration::from_millis(500)), ..Timeouts::default() };
     let watch = Watch::start(&timeouts);
     let flood = async {
@@ -518,7 +518,7 @@ async fn an_upstream_is_kept_once_its_connection_is_a_second_old() {
     let ((client, downstream), (origin, upstream)) = (pair().await, pair().await);
     let (buffers, pipes) = (Buffers::default(), Pipes::at_most(0));
     let means = Means { buffers: &buffers, pipes: &pipes, strategy: Strategy::Adaptive };
-    let counts = (Tally::default(), Tally::default());
+    let counts = (Meter::default(), Meter::default());
     let timeouts = Timeouts { keepalive: Some(Duration::from_secs(70)), ..Timeouts::default() };
     let watch = Watch::start(&timeouts);
     let settled = async {
