@@ -73,6 +73,9 @@ impl Dialler {
                     return Err(DialFailure::Down);
                 }
                 let port = self.port(member, session).ok_or(DialFailure::Failed)?;
+                if place.bars(port) {
+                    return Err(DialFailure::Loop);
+                }
                 let stream = self.dial_place(place, port, self.connect, session).await;
                 stream.map(|stream| self.dialled(stream, place)).map_err(|error| DialFailure::of(&error))
             }
@@ -103,8 +106,8 @@ impl Dialler {
                 Ok(dialled) => return Ok(dialled),
                 Err(error) => match DialFailure::of(&error) {
                     // It was not dialled at all, and what became of another one says more.
-                    DialFailure::OtherFamily if dials > 0 => continue,
-                    other @ DialFailure::OtherFamily => {
+                    DialFailure::Loop | DialFailure::OtherFamily if dials > 0 => continue,
+                    other @ (DialFailure::Loop | DialFailure::OtherFamily) => {
                         failure = other;
                         continue;
                     }
@@ -128,6 +131,9 @@ impl Dialler {
         patience: Duration,
         session: &Session,
     ) -> io::Result<Dialled> {
+        if member.places.iter().all(|place| place.bars(port)) {
+            return Err(comes_back());
+        }
         if let [place] = &member.places[..] {
             return self
                 .dial_place(place, port, patience, session)
@@ -140,6 +146,7 @@ impl Dialler {
         let mut waiting = member
             .order(self.balance(), session.client.get().ip(), turn)
             .into_iter()
+            .filter(|place| !place.bars(port))
             .filter(|place| dial_source::reaches(place.at(port), source, session.client.get()))
             .peekable();
         if waiting.peek().is_none() {
@@ -270,6 +277,11 @@ impl Dialler {
         let unlogged = self.unlogged.replace(0);
         tracing::warn!(service = %session.service(), %origin, %error, unlogged, "dial origin");
     }
+}
+
+/// The error of an address that [`Place::bars`] for a port.
+fn comes_back() -> io::Error {
+    io::Error::from_raw_os_error(libc::ELOOP)
 }
 
 fn is_same(one: &Place, other: &Place) -> bool {
