@@ -99,16 +99,19 @@ impl Registry {
 
     /// The lock at `path`, if nobody has it, and nobody has removed the file or the directory meanwhile.
     fn try_lock(&self, path: &Path) -> Result<Option<File>, InstanceError> {
-        self.make()?;
         let opened = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(path);
         let file = match opened {
             Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                self.make()?;
+                return Ok(None);
+            }
             Err(source) => return Err(failed("open lock", path, source)),
         };
         match file.try_lock() {
             Ok(()) => Ok(is_at(&file, path).map_err(|source| failed("lock", path, source))?.then_some(file)),
             Err(TryLockError::WouldBlock) => Ok(None),
+            Err(TryLockError::Error(error)) if error.kind() == io::ErrorKind::Interrupted => Ok(None),
             Err(TryLockError::Error(source)) => Err(failed("lock", path, source)),
         }
     }

@@ -185,7 +185,7 @@ fn of_many_who_come_and_go_no_two_have_the_lock_and_nothing_stays() {
             scope.spawn(move || {
                 for _ in 0..30 {
                     let registry = scratch.registry();
-                    let lock = registry.lock(Duration::from_secs(60)).unwrap();
+                    let lock = registry.lock(Duration::from_mins(1)).unwrap();
                     assert_eq!(inside.fetch_add(1, order), 0, "another has the lock");
                     let claim = lock.claim(&prefixes(&[&format!("10.0.{thread}.0/24")])).unwrap();
                     assert!(lock.live().unwrap().contains(claim.instance()));
