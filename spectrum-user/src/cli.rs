@@ -4,11 +4,13 @@
     reason = "clap prints these comments as they are: a bracket is a bracket"
 )]
 
-use std::net::SocketAddr;
+use std::ffi::OsString;
+use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 
 use crate::config::{Config, FirewallChoice, Flags, ModeChoice, Protocols};
@@ -35,6 +37,54 @@ pub struct Cli {
     /// What to run.
     #[command(flatten)]
     pub run: RunArgs,
+}
+
+impl Cli {
+    /// Parses a command line, the program's name first.
+    ///
+    /// # Errors
+    /// As clap reports usage errors, with the cure where clap only says what does not go together.
+    pub fn parse_words(words: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
+        Self::try_parse_from(words).map_err(with_cure)
+    }
+}
+
+fn with_cure(mut error: clap::Error) -> clap::Error {
+    let is_config = |argument: &String| argument.starts_with("--config");
+    let names_config = |kind| match error.get(kind) {
+        Some(ContextValue::String(argument)) => is_config(argument),
+        Some(ContextValue::Strings(arguments)) => arguments.iter().any(is_config),
+        _ => false,
+    };
+    let is_about_config = names_config(ContextKind::InvalidArg) || names_config(ContextKind::PriorArg);
+    if error.kind() == ErrorKind::ArgumentConflict && is_about_config {
+        let cure = "the file says what to serve: write it there, as a [[service]], or leave --config out";
+        error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![cure.into()]));
+    }
+    error
+}
+
+/// A usage error of `verb`, with its own usage.
+fn misused(verb: &str, message: String) -> clap::Error {
+    let mut command = Cli::command();
+    command.build();
+    match command.find_subcommand_mut(verb) {
+        Some(verb) => verb.error(ErrorKind::ValueValidation, message),
+        None => command.error(ErrorKind::ValueValidation, message),
+    }
+}
+
+/// An address and a port, or how they are written.
+fn address_and_port(typed: &str) -> Result<SocketAddr, String> {
+    if let Ok(address) = typed.parse() {
+        return Ok(address);
+    }
+    let bare = typed.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(typed);
+    Err(match bare.parse() {
+        Ok(IpAddr::V4(address)) => format!("the port is missing; write {address}:PORT"),
+        Ok(IpAddr::V6(address)) => format!("the port is missing; write [{address}]:PORT"),
+        Err(_) => "expected an address and a port, as in 192.0.2.7:8443 or [2001:db8::7]:8443".to_owned(),
+    })
 }
 
 /// A verb.
@@ -92,7 +142,7 @@ pub struct RunArgs {
     pub firewall: Option<FirewallChoice>,
 
     /// Address and port that serve metrics and health over HTTP, e.g. 127.0.0.1:9180 [default: what the file says, else none]
-    #[arg(long, value_name = "ADDR")]
+    #[arg(long, value_name = "ADDR", value_parser = address_and_port)]
     pub admin: Option<SocketAddr>,
 
     /// Network namespace to work in: a name that `ip netns` knows, or a path
@@ -192,14 +242,27 @@ impl BindingsArgs {
     pub fn query(&self) -> Result<BindingsQuery, clap::Error> {
         let mut query = BindingsQuery::default();
         for word in &self.words {
-            let twice = match word.parse::<Protocol>() {
-                Ok(protocol) => query.protocol.replace(protocol).is_some(),
-                Err(_) if word.contains(['.', ':', '/']) => query.prefix.replace(word.clone()).is_some(),
-                Err(_) => query.ports.replace(word.clone()).is_some(),
+            let (twice, cure) = match word.parse::<Protocol>() {
+                Ok(protocol) => {
+                    let cure = "leave the protocol out for both".to_owned();
+                    (query.protocol.replace(protocol).is_some(), cure)
+                }
+                Err(_) if word.contains(['.', ':', '/']) => {
+                    let cure = "ask for one prefix, then for the other".to_owned();
+                    (query.prefix.replace(word.clone()).is_some(), cure)
+                }
+                Err(_) => {
+                    let before = query.ports.replace(word.clone());
+                    let cure = before.as_ref().map(|before| format!("write {before},{word}"));
+                    (before.is_some(), cure.unwrap_or_default())
+                }
             };
             if twice {
-                let message = format!("{word}: a protocol, a prefix and ports may be given once each\n");
-                return Err(Cli::command().error(clap::error::ErrorKind::ValueValidation, message));
+                let message = format!(
+                    "{word}: a protocol, a prefix and ports may be given once each, as in `bindings tcp 192.0.2.0/24 \
+                     80,8000-8100`; {cure}"
+                );
+                return Err(misused("bindings", message));
             }
         }
         Ok(query)
@@ -214,11 +277,11 @@ pub struct ExplainArgs {
     pub protocol: Protocol,
 
     /// What the packet dials, e.g. 192.0.2.7:8443; an IPv6 address stands in brackets
-    #[arg(value_name = "ADDRESS:PORT")]
+    #[arg(value_name = "ADDRESS:PORT", value_parser = address_and_port)]
     pub dialled: SocketAddr,
 
     /// Where the packet comes from [default: an address of documentation's]
-    #[arg(long, value_name = "ADDRESS:PORT")]
+    #[arg(long, value_name = "ADDRESS:PORT", value_parser = address_and_port)]
     pub from: Option<SocketAddr>,
 
     /// Which instance.
@@ -261,9 +324,7 @@ impl RunArgs {
             firewall: self.firewall.unwrap_or_default(),
             admin: self.admin,
         };
-        flags
-            .into_config()
-            .map_err(|error| Cli::command().error(clap::error::ErrorKind::ValueValidation, error))
+        flags.into_config().map_err(|error| Cli::command().error(ErrorKind::ValueValidation, error))
     }
 }
 
@@ -290,6 +351,49 @@ mod tests {
         assert_eq!(query("spectrum-user bindings udp 2001:db8::/64 53,80").unwrap(), expected);
         assert_eq!(query("spectrum-user bindings 53,80 2001:db8::/64 udp").unwrap(), expected);
         assert_eq!(query("spectrum-user bindings --json").unwrap(), BindingsQuery::default());
-        assert!(query("spectrum-user bindings 53 80").is_err());
+        for (line, cure) in [
+            ("spectrum-user bindings 53 80", "write 53,80"),
+            ("spectrum-user bindings tcp udp", "leave the protocol out for both"),
+            ("spectrum-user bindings 192.0.2.0/24 ::/0", "ask for one prefix, then for the other"),
+        ] {
+            let error = query(line).unwrap_err().to_string();
+            assert!(error.contains("as in `bindings tcp 192.0.2.0/24 80,8000-8100`"), "{error}");
+            assert!(error.contains(cure) && error.contains("Usage: spectrum-user bindings "), "{error}");
+        }
+    }
+
+    fn refusal(line: &str) -> String {
+        Cli::parse_words(line.split(' ').map(OsString::from)).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn an_address_without_a_port_is_told_how_to_have_one() {
+        for (line, cure) in [
+            ("explain tcp 192.0.2.1", "the port is missing; write 192.0.2.1:PORT"),
+            ("explain tcp 2001:db8::1", "the port is missing; write [2001:db8::1]:PORT"),
+            ("explain tcp [2001:db8::1]", "the port is missing; write [2001:db8::1]:PORT"),
+            ("explain tcp host.example:80", "as in 192.0.2.7:8443 or [2001:db8::7]:8443"),
+            ("explain tcp 192.0.2.1:80 --from 192.0.2.2", "write 192.0.2.2:PORT"),
+            ("--prefix 192.0.2.0/24 --admin 127.0.0.1", "write 127.0.0.1:PORT"),
+        ] {
+            let error = refusal(&format!("spectrum-user {line}"));
+            assert!(error.contains(cure), "{error}");
+        }
+    }
+
+    #[test]
+    fn flags_beside_a_file_are_refused_with_the_cure() {
+        for flags in
+            ["--prefix 192.0.2.0/24", "--ports 80", "--origin a.example", "--respond echo", "--protocol udp"]
+        {
+            for line in [format!("{flags} --config f.toml"), format!("--config f.toml {flags}")] {
+                let error = refusal(&format!("spectrum-user {line}"));
+                assert!(error.contains("cannot be used with"), "{error}");
+                assert!(error.contains("write it there, as a [[service]], or leave --config out"), "{error}");
+            }
+        }
+        assert!(
+            !refusal("spectrum-user --prefix 192.0.2.0/24 --origin a --respond echo").contains("[[service]]")
+        );
     }
 }

@@ -89,7 +89,7 @@ fn the_plan_is_one_json_object_when_asked_for() {
     assert_eq!(plan["admin"], "127.0.0.1:9180");
     assert_eq!(
         plan["resolver"],
-        serde_json::json!({"servers": ["192.0.2.53:53", "[2001:db8::53]:53"], "timeout_ms": 2000})
+        serde_json::json!({"servers": ["203.0.113.53:53", "[2001:db8:9::53]:53"], "timeout_ms": 2000})
     );
     assert_eq!(plan["services"][0]["origins"][1]["origin"], "[2001:db8:9::10]:8080");
     assert_eq!(
@@ -97,6 +97,28 @@ fn the_plan_is_one_json_object_when_asked_for() {
         serde_json::json!({"origin": "203.0.113.12:3000-4000", "role": "backup", "weight": 1})
     );
     assert_eq!(plan["services"][4]["respond"], "echo");
+    assert_eq!(
+        plan["services"][1]["limits"],
+        serde_json::json!({
+            "connections": 100_000,
+            "connections_per_source": 100,
+            "rate_per_source_per_second": 50,
+            "source_ipv4_bits": 32,
+            "source_ipv6_bits": 64,
+        })
+    );
+    assert_eq!(plan["services"][0]["limits"]["connections"], serde_json::Value::Null);
+    assert_eq!(
+        plan["services"][1]["timeouts"],
+        serde_json::json!({
+            "connect_ms": 5000,
+            "idle_ms": 3_600_000,
+            "half_closed_ms": 300_000,
+            "lifetime_ms": null,
+            "unacknowledged_ms": null,
+            "keepalive_ms": 60_000,
+        })
+    );
     assert_eq!(plan["destinations"].as_array().unwrap().len(), 8);
     assert_eq!(
         plan["bindings"][1],

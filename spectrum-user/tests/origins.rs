@@ -100,12 +100,12 @@ fn least_connections_counts_over_all_workers() {
         // Only then it was counted.
         let states = || running.origins.states(&ServiceName::default());
         let open = u32::try_from(clients.len()).unwrap();
-        until("a counted connection", || states().iter().filter_map(|state| state.open).sum::<u32>() > open);
+        until("a counted connection", || states().iter().map(|state| state.open).sum::<u32>() > open);
         clients.push(client);
     }
     let open: Vec<_> =
         running.origins.states(&ServiceName::default()).iter().map(|state| state.open).collect();
-    assert_eq!(open, [Some(10); 3]);
+    assert_eq!(open, [10; 3]);
     drop(clients);
     for (listener, _) in listeners {
         for _ in 0..10 {
@@ -113,8 +113,29 @@ fn least_connections_counts_over_all_workers() {
         }
     }
     until("closed connections", || {
-        running.origins.states(&ServiceName::default()).iter().all(|state| state.open == Some(0))
+        running.origins.states(&ServiceName::default()).iter().all(|state| state.open == 0)
     });
+}
+
+#[test]
+fn open_connections_are_counted_whatever_chooses() {
+    for (balance, count) in [(Balance::RoundRobin, 1), (Balance::RoundRobin, 2), (Balance::SourceHash, 2)] {
+        let listeners: Vec<_> = (0..count).map(|_| origin()).collect();
+        let mut origins = origins(&listeners.iter().map(|(_, address)| &address[..]).collect::<Vec<_>>());
+        origins.balance = balance;
+        let running = Running::serve(Target::Origins(origins));
+        let open = || -> Vec<u32> {
+            running.origins.states(&ServiceName::default()).iter().map(|state| state.open).collect()
+        };
+        let clients: Vec<_> = (0..12).map(|_| running.dial()).collect();
+        until("twelve open connections", || open().iter().sum::<u32>() == 12);
+        if balance == Balance::SourceHash {
+            assert!(open().contains(&12), "all are of one client: {:?}", open());
+        }
+        drop(clients);
+        drop(listeners);
+        until("none open", || open().iter().all(|open| *open == 0));
+    }
 }
 
 #[test]

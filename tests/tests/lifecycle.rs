@@ -12,8 +12,8 @@ use spectrum_tests::dial::{assert_answered, assert_refused, call, dial};
 use spectrum_tests::instance::{Instance, Launch};
 use spectrum_tests::on_each_path;
 use spectrum_tests::origin::Origin;
-use spectrum_tests::path::Path;
-use spectrum_tests::require::find_in_path;
+use spectrum_tests::path::{Family, Path};
+use spectrum_tests::require::{self, Need, find_in_path};
 use spectrum_tests::share;
 use spectrum_tests::state::{BpfObjects, State};
 
@@ -62,19 +62,35 @@ fn ends_cleanly_after(case: &Case, signal: Signal) {
     held.assert_freed();
 }
 
-fn clean(case: &Case) {
+/// Cleans, and returns what was removed. It is said once.
+fn clean(case: &Case) -> Vec<String> {
     let finished = Launch::new(&case.server).arguments("clean").finish();
-    assert_eq!(finished.code(), 0, "{finished}");
+    assert_eq!((finished.code(), finished.stderr.as_str()), (0, ""), "{finished}");
+    let removed = finished.stdout.lines().map(|line| line.strip_prefix("removed ").unwrap().to_owned());
+    removed.collect()
 }
 
 fn sigkill_then_clean_leaves_nothing(case: &mut Case) {
     let before = State::of(&case.server);
     let instance = case.start_on_both("");
-    let held = BpfObjects::of_process(instance.pid());
+    let (held, pid) = (BpfObjects::of_process(instance.pid()), instance.pid());
     instance.kill();
     // The kernel detaches by itself, before anybody cleans.
     held.assert_freed();
-    clean(case);
+    let mut left: Vec<String> = match case.path {
+        Path::SkLookup => Vec::new(),
+        Path::TproxyNftables => vec![format!("table ip spectrum-{pid}"), format!("table ip6 spectrum-{pid}")],
+        Path::TproxyIptablesLegacy | Path::TproxyIptablesNft => {
+            let variant = if case.path == Path::TproxyIptablesNft { "nft" } else { "legacy" };
+            let chain = |tool| format!("chain SPECTRUM-{pid} of {tool} ({variant})");
+            vec![chain("ip6tables"), chain("iptables")]
+        }
+    };
+    for part in &mut left {
+        part.insert_str(0, "firewall ");
+    }
+    left.extend(["local route 192.0.2.0/24", "local route 2001:db8::/64"].map(str::to_owned));
+    assert_eq!(clean(case), left);
     before.assert_restored(&case.server, "SIGKILL and clean");
     clean(case);
     before.assert_restored(&case.server, "a second clean");
@@ -326,4 +342,28 @@ fn file_descriptors_may_run_out(case: &mut Case) {
     assert!(!finished.stderr.contains("Too many open files"), "{finished}");
     before.assert_restored(&case.server, "running out of descriptors");
     assert_refused(&case.server, &[SocketAddr::new(case.loopback(), target.port())]);
+}
+
+#[test]
+fn the_example_runs_as_it_is() {
+    let test = "the_example_runs_as_it_is";
+    // Its transparent service takes nft, whatever steers.
+    if !require::met(test, Path::SkLookup.needs()) || !require::met(test, &[Need::Nftables]) {
+        return;
+    }
+    let case = Case::new(Path::SkLookup, Family::V4);
+    let before = State::of(&case.server);
+    let instance = case.start(concat!("--config ", env!("CARGO_MANIFEST_DIR"), "/../config/spectrum.toml"));
+    let heard = dial(&case.server, "192.0.2.5:22".parse().unwrap()).unwrap();
+    assert!(heard.text.contains("service=catch-all "), "{heard:?}");
+    let status = Launch::new(&case.server).arguments("status").finish();
+    assert_eq!(status.code(), 0, "{status}");
+    assert!(
+        status.stdout.contains(&format!("\nfirewall: table inet spectrum-{}\n", instance.pid())),
+        "{status}"
+    );
+    let longest = status.stdout.lines().map(|line| line.chars().count()).max().unwrap();
+    assert!(longest <= 160, "{longest} columns:\n{status}");
+    instance.stop();
+    before.assert_restored(&case.server, "the example");
 }

@@ -131,7 +131,14 @@ fn connections_of_a_service_have_an_end(case: &mut Case) {
     await_end(&instance, "denied-service", 1);
     open.iter_mut().for_each(assert_talks);
     let status = connect(&case.server, &instance).ask("status").unwrap();
-    assert_eq!(status["services"][0]["limits"], "connections 3");
+    let limits = serde_json::json!({
+        "connections": 3,
+        "connections_per_source": null,
+        "rate_per_source_per_second": null,
+        "source_ipv4_bits": 32,
+        "source_ipv6_bits": 64,
+    });
+    assert_eq!(status["services"][0]["limits"], limits);
     assert!(status["descriptors"].as_u64().unwrap() > 100, "{status}");
     open.pop();
     eventually("room for one more", PATIENCE, || {

@@ -72,6 +72,17 @@ fn texts(values: &Value) -> BTreeSet<String> {
     values.as_array().unwrap().iter().map(|value| value.as_str().unwrap().to_owned()).collect()
 }
 
+/// What an instance of both families has in the firewall, as the firewall's own programs call it.
+fn rules(path: Path, pid: u32) -> [String; 2] {
+    match path {
+        Path::TproxyNftables => ["ip", "ip6"].map(|family| format!("table {family} spectrum-{pid}")),
+        other => {
+            let variant = if other == Path::TproxyIptablesLegacy { "legacy" } else { "nft" };
+            ["iptables", "ip6tables"].map(|tool| format!("chain SPECTRUM-{pid} of {tool} ({variant})"))
+        }
+    }
+}
+
 /// The destination of a service for TCP and the case's family.
 fn destination<'a>(case: &Case, status: &'a Value, service: &str) -> &'a Value {
     let family = case.family.pick("ipv4", "ipv6");
@@ -121,9 +132,10 @@ fn status_shows_what_the_kernel_shows(case: &mut Case) {
         assert_eq!(narrow["packets"]["missed"], 0);
         assert_eq!(status["program"]["name"], "spectrum");
         assert!(status["table"]["bytes"].as_u64().unwrap() > 0);
+        assert_eq!(status.get("firewall"), None);
     } else {
         assert_eq!(narrow.get("packets"), None);
-        assert_eq!(status["chain"].as_str().unwrap(), format!("SPECTRUM-{}", instance.pid()));
+        assert_eq!(texts(&status["firewall"]), rules(case.path, instance.pid()).into());
     }
 }
 
@@ -274,12 +286,12 @@ fn questions_that_make_no_sense_are_usage_errors(case: &mut Case) {
     let _instance = start(case);
     for (words, expected) in [
         ("bindings 192.0.2.7/24", "the masked prefix is 192.0.2.0/24"),
-        ("bindings tcp udp", "once each"),
+        ("bindings tcp udp", "leave the protocol out for both"),
         ("bindings 0-7", "port \"0\""),
         ("explain tcp 192.0.2.7:80 --from [2001:db8::1]:80", "different families"),
         ("explain tcp [::ffff:192.0.2.7]:80", "ask for 192.0.2.7:80"),
         ("explain icmp 192.0.2.7:80", "tcp or udp"),
-        ("explain tcp 192.0.2.7", "invalid socket address"),
+        ("explain tcp 192.0.2.7", "the port is missing; write 192.0.2.7:PORT"),
     ] {
         let finished = run(&case.server, words);
         assert_eq!(finished.code(), 2, "{finished}");

@@ -8,10 +8,11 @@ use anyhow::Context as _;
 use serde::{Serialize, Serializer};
 
 use super::run::joined;
-use super::target::described;
+use super::target::{described, policy_lines};
 use crate::cli::CheckArgs;
 use crate::config::{Config, FirewallChoice, ModeChoice};
-use crate::model::{DialSource, Family, Origin, PortRange, Prefix, Protocol, Target};
+use crate::control::{LimitsAnswer, TimeoutsAnswer};
+use crate::model::{DialSource, Family, Origin, Policy, PortRange, Prefix, Protocol, Target};
 use crate::plan::Plan;
 use crate::plan::table::Table;
 
@@ -75,16 +76,15 @@ struct CheckedService<'a> {
     transparent: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
     respond: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    limits: Option<String>,
-    /// Those that are not as usual.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    timeouts: Option<String>,
+    limits: LimitsAnswer,
+    timeouts: TimeoutsAnswer,
     #[serde(skip_serializing_if = "<[_]>::is_empty", serialize_with = "as_texts")]
     trusted_proxies: &'a [Prefix],
     /// All of it, in words.
     #[serde(skip)]
     answer: String,
+    #[serde(skip)]
+    policy: &'a Policy,
 }
 
 #[derive(Serialize)]
@@ -162,10 +162,11 @@ impl<'a> Checked<'a> {
                 proxy_header: origins.and_then(|origins| origins.header).map(|version| version.to_string()),
                 transparent: origins.map(|origins| origins.source == DialSource::Client),
                 respond,
-                limits: service.policy.limits.any().then(|| service.policy.limits.to_string()),
-                timeouts: Some(service.policy.timeouts.to_string()).filter(|unusual| !unusual.is_empty()),
+                limits: (&service.policy.limits).into(),
+                timeouts: (&service.policy.timeouts).into(),
                 trusted_proxies: &service.policy.trusted_proxies.prefixes,
-                answer: described(service),
+                answer: described(service, usize::MAX),
+                policy: &service.policy,
             }
         });
         let destinations = plan.destinations.iter().map(|(id, destination)| CheckedDestination {
@@ -217,13 +218,10 @@ impl<'a> Checked<'a> {
         writeln!(out, "\nservices: {}", self.services.len())?;
         let name = width(self.services.iter().map(|service| service.name));
         for service in &self.services {
-            let CheckedService { name: service, bindings, answer, limits, timeouts, .. } = service;
+            let CheckedService { name: service, bindings, answer, policy, .. } = service;
             writeln!(out, "  {service:name$}  bindings {bindings}, {answer}")?;
-            if let Some(limits) = limits {
-                writeln!(out, "  {:name$}  limits: {limits}", "")?;
-            }
-            if let Some(timeouts) = timeouts {
-                writeln!(out, "  {:name$}  timeouts: {timeouts}", "")?;
+            for line in policy_lines(&policy.limits, &policy.timeouts) {
+                writeln!(out, "  {:name$}  {line}", "")?;
             }
         }
 

@@ -27,8 +27,8 @@ impl<const N: usize> Columns<N> {
         let mut numeric = [true; N];
         for row in rows {
             for (cell, numeric) in row.iter().zip(&mut numeric) {
-                *numeric &=
-                    cell.bytes().all(|byte| byte.is_ascii_digit() || byte == b'-') && !cell.is_empty();
+                // What is empty goes on with the row above.
+                *numeric &= cell.bytes().all(|byte| byte.is_ascii_digit() || byte == b'-');
             }
         }
         for row in &self.rows {
@@ -60,11 +60,13 @@ mod tests {
         let mut columns = Columns::of(["NAME", "OPEN", "WHAT"]);
         columns.row(["a", "7", "x"]);
         columns.row(["games", "12345", "something longer"]);
+        columns.row(["", "", "and more of it"]);
         let mut out = Vec::new();
         columns.write(&mut out, "  ").unwrap();
         assert_eq!(
             String::from_utf8(out).unwrap(),
-            "  NAME    OPEN  WHAT\n  a          7  x\n  games  12345  something longer\n"
+            "  NAME    OPEN  WHAT\n  a          7  x\n  games  12345  something longer\n                \
+             and more of it\n"
         );
     }
 

@@ -8,7 +8,7 @@ use anyhow::{Context as _, bail};
 
 use crate::model::{DialSource, Family, OriginHost, Service, Target};
 use crate::net::{self, ReplyRoutes};
-use crate::plan::firewall::Chain;
+use crate::plan::firewall::{Chain, ChainPart};
 use crate::plan::replies::{ReplyNeeds, ReplyTable};
 use crate::tproxy::ReplyMark;
 
@@ -59,6 +59,11 @@ impl Replies {
             }
         }
         errors
+    }
+
+    /// What there is of it in the firewall.
+    pub(super) fn part(&self) -> Option<ChainPart> {
+        self.mark.as_ref().map(ReplyMark::part)
     }
 
     /// Whether there is more than `needs` asks for.

@@ -30,7 +30,7 @@ use crate::plan::Plan;
 use crate::plan::firewall::{Chain, Firewall, Rule};
 use crate::plan::replies::ReplyNeeds;
 use crate::plan::table::Table;
-use crate::proxy::{Listener, OriginWatch, Served, Workers};
+use crate::proxy::{Listener, OriginWatch, ResolveError, Served, WatchError, Workers};
 use crate::tproxy::{Backend, Tproxy};
 
 /// What is not part of the configuration.
@@ -115,7 +115,9 @@ impl Running {
 
         let registry = registry()?;
         let lock = registry.lock(LOCK_PATIENCE)?;
-        sweep::leftovers(&lock).await?;
+        for leftover in sweep::leftovers(&lock).await? {
+            tracing::info!("removed {leftover}, which a killed instance left");
+        }
         let claim = self.claim.insert(lock.claim(&self.plan.routes)?);
         self.control = Some(ControlServer::listen(&claim.control_socket())?);
 
@@ -404,13 +406,28 @@ pub(super) fn register<'a>(
     Ok(())
 }
 
-/// Refuses origins whose names have no address.
+/// Refuses origins whose names have no address, a line each. That may be a mistake in the file or the fault of the
+/// network, so it is no error of the configuration that a supervisor had better not try again.
 pub(super) async fn resolve_origins(watch: &OriginWatch, config: &Config) -> anyhow::Result<()> {
-    let origins = config.services.iter().flat_map(|service| match &service.target {
-        Target::Origins(origins) => origins.list.as_slice(),
-        Target::Respond(_) => &[],
+    let services = config.services.iter().enumerate().flat_map(|(number, service)| {
+        let list = match &service.target {
+            Target::Origins(origins) => origins.list.as_slice(),
+            Target::Respond(_) => &[],
+        };
+        list.iter().enumerate().map(move |(index, origin)| (number, &service.name, index, origin))
     });
-    Ok(watch.resolve_all(origins).await?)
+    let origins: Vec<_> = services.collect();
+    match watch.resolve_all(origins.iter().map(|(.., origin)| *origin)).await {
+        Err(WatchError::Resolve(errors)) => {
+            let lines = errors.iter().filter_map(|ResolveError { index, reason, cure, .. }| {
+                let (service, name, index, origin) = *origins.get(*index)?;
+                let called = config.origin_places.called(service, name, index, origin);
+                Some(format!("{called}: {reason}; {cure}"))
+            });
+            Err(anyhow!(lines.collect::<Vec<_>>().join("\n")))
+        }
+        outcome => Ok(outcome?),
+    }
 }
 
 fn attached() -> Result<Dispatcher, DispatcherError> {

@@ -9,7 +9,7 @@ use crate::instance::{Leftovers, StartupLock};
 use crate::net::{LocalRoutes, ReplyRoutes};
 use crate::tproxy;
 
-/// Removes all leftovers and says what they were.
+/// Removes all leftovers and returns what they were.
 ///
 /// # Errors
 /// Everything that could not be removed; the rest is gone all the same.
@@ -23,9 +23,9 @@ pub(super) async fn leftovers(lock: &StartupLock<'_>) -> anyhow::Result<Vec<Stri
     let replies = ReplyRoutes::open()?;
     let tables = replies.list_ours().await?;
     let leftovers = Leftovers::among(routes.list_ours().await?, chains, tables, &lock.live()?);
+    let doomed = leftovers.chains.iter().map(|part| part.chain.clone()).collect();
     // Rules first: what they steered to is gone, and without them the kernel refuses what it now drops.
-    let mut errors: Vec<anyhow::Error> =
-        tproxy::remove(&leftovers.chains).into_iter().map(Into::into).collect();
+    let mut errors: Vec<anyhow::Error> = tproxy::remove(&doomed).into_iter().map(Into::into).collect();
     errors.extend(routes.remove(&leftovers.routes).await.into_iter().map(Into::into));
     for table in &leftovers.tables {
         errors.extend(replies.remove(*table).await.into_iter().map(Into::into));
@@ -34,12 +34,8 @@ pub(super) async fn leftovers(lock: &StartupLock<'_>) -> anyhow::Result<Vec<Stri
         let list = errors.iter().map(|error| format!("{error:#}")).collect::<Vec<_>>().join("; ");
         return Err(anyhow!("{list}").context("remove what killed instances left"));
     }
-    let chains = leftovers.chains.iter().map(|chain| format!("firewall chain {chain}"));
+    let chains = leftovers.chains.iter().map(|chain| format!("firewall {chain}"));
     let routes = leftovers.routes.iter().map(|prefix| format!("local route {prefix}"));
     let tables = leftovers.tables.iter().map(|table| format!("reply routes in table {table}"));
-    let swept: Vec<String> = chains.chain(routes).chain(tables).collect();
-    for leftover in &swept {
-        tracing::info!("removed {leftover}, which a killed instance left");
-    }
-    Ok(swept)
+    Ok(chains.chain(routes).chain(tables).collect())
 }

@@ -2,11 +2,14 @@
 
 use humantime::format_duration;
 
-use crate::model::{Balance, DialSource, Origin, OriginRole, Origins, Service, Target, Weight};
+use crate::model::{
+    Balance, DialSource, Limits, Origin, OriginRole, Origins, Service, Target, Timeouts, Weight,
+};
 
-/// What answers `service`, and whose word it takes for who the client is.
-pub(super) fn described(service: &Service) -> String {
-    let text = described_target(&service.target);
+/// What answers `service`, the first `named` of its origins by name, and whose word it takes for who the client is. What
+/// stands between semicolons stands for itself.
+pub(super) fn described(service: &Service, named: usize) -> String {
+    let text = described_target(&service.target, named);
     let trusted = &service.policy.trusted_proxies.prefixes;
     if trusted.is_empty() {
         return text;
@@ -17,16 +20,27 @@ pub(super) fn described(service: &Service) -> String {
     )
 }
 
+/// The limits and times of a service, a line each, as far as they are not what holds anyway.
+pub(super) fn policy_lines(limits: &Limits, timeouts: &Timeouts) -> Vec<String> {
+    let limits = limits.any().then(|| format!("limits: {limits}"));
+    let unusual = timeouts.to_string();
+    let timeouts = (!unusual.is_empty()).then(|| format!("timeouts: {unusual}"));
+    limits.into_iter().chain(timeouts).collect()
+}
+
 /// `respond hello`, or the origins and how a connection gets to one of them.
-fn described_target(target: &Target) -> String {
+fn described_target(target: &Target, named: usize) -> String {
     match target {
-        Target::Origins(origins) => format!("origins {}", described_origins(origins)),
+        Target::Origins(origins) => format!("origins {}", described_origins(origins, named)),
         Target::Respond(responder) => format!("respond {responder}"),
     }
 }
 
-fn described_origins(origins: &Origins) -> String {
-    let mut text = origins.list.iter().map(described_origin).collect::<Vec<_>>().join(", ");
+fn described_origins(origins: &Origins, named: usize) -> String {
+    let mut text = origins.list.iter().take(named).map(described_origin).collect::<Vec<_>>().join(", ");
+    if let Some(more @ 1..) = origins.list.len().checked_sub(named) {
+        text = format!("{text} and {more} more");
+    }
     if origins.balance != Balance::default() {
         text = format!("{text}; {}", origins.balance);
     }
@@ -68,7 +82,7 @@ mod tests {
     #[test]
     fn what_holds_anyway_is_not_said() {
         let mut origins = Origins::from(vec!["203.0.113.10".parse().unwrap()]);
-        assert_eq!(described_target(&Target::Origins(origins.clone())), "origins 203.0.113.10");
+        assert_eq!(described_target(&Target::Origins(origins.clone()), 4), "origins 203.0.113.10");
         origins.list.push(Origin {
             weight: Weight::new(2).unwrap(),
             role: OriginRole::Backup,
@@ -80,9 +94,11 @@ mod tests {
         origins.header = Some(ProxyVersion::V2);
         origins.source = DialSource::Client;
         assert_eq!(
-            described_target(&Target::Origins(origins)),
+            described_target(&Target::Origins(origins.clone()), 2),
             "origins 203.0.113.10, 203.0.113.10 weight 2 backup; source-hash; checked every 5s on port 80, timeout 2s, \
              rise 2, fall 3; ejected for 30s after 5 failures; PROXY header v2; transparent"
         );
+        let few = described_target(&Target::Origins(origins), 1);
+        assert!(few.starts_with("origins 203.0.113.10 and 1 more; source-hash; "), "{few}");
     }
 }

@@ -99,6 +99,16 @@ impl<'t> Problems<'t> {
         1 + starts.partition_point(|start| *start <= offset)
     }
 
+    /// The line and the character of each byte of `offsets`, which are in order.
+    pub(super) fn locate(&self, offsets: &[usize]) -> Vec<(usize, usize)> {
+        let mut place = Place { line: 1, column: 1, offset: 0 };
+        let located = offsets.iter().map(|offset| {
+            place = place.advanced(self.text, *offset);
+            (place.line, place.column)
+        });
+        located.collect()
+    }
+
     /// The problems of the file at `path`, in the order of their places.
     pub(super) fn into_error(self, path: &Path) -> ConfigError {
         let Self { text, mut found, .. } = self;
@@ -150,6 +160,7 @@ mod tests {
             problems.add(offset, "wrong");
         }
         assert_eq!([0, 6, 7, 14].map(|offset| problems.line_of(offset)), [1, 1, 2, 4]);
+        assert_eq!(problems.locate(&[0, 3, 7, 14]), [(1, 1), (1, 3), (2, 1), (4, 1)]);
         assert_eq!(
             problems.into_error(Path::new("f")).to_string(),
             "f:1:1: wrong\nf:1:3: wrong\nf:2:1: wrong\nf:4:1: wrong\nf:4:2: wrong"

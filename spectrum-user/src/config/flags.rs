@@ -1,9 +1,10 @@
 //! The short form of a configuration: one service named `default`.
 
+use std::collections::HashSet;
 use std::net::SocketAddr;
 
 use super::udp::{self, UdpTargetError};
-use super::{Config, FirewallChoice, ModeChoice, Protocols};
+use super::{Config, FirewallChoice, ModeChoice, OriginPlaces, Protocols};
 use crate::model::{
     Binding, Origin, OriginPort, Origins, Policy, PortRange, Prefix, ResolverOptions, Responder, Service,
     ServiceName, Target,
@@ -52,6 +53,12 @@ pub enum FlagsError {
         origin: Origin,
         /// A port with which connections would come back.
         port: u16,
+    },
+    /// The same origin twice.
+    #[error("--origin {origin} is given twice; give it once (weights need a configuration file, --config)")]
+    OriginTwice {
+        /// Which.
+        origin: Origin,
     },
     /// A range of an origin's ports, which takes the form that a file has.
     #[error("--origin {origin}: a range of ports needs a configuration file, --config")]
@@ -105,6 +112,10 @@ impl Flags {
             {
                 return Err(FlagsError::OriginRange { origin: origin.clone() });
             }
+            let mut seen = HashSet::new();
+            if let Some(origin) = self.origins.iter().find(|origin| !seen.insert(origin.identity())) {
+                return Err(FlagsError::OriginTwice { origin: origin.clone() });
+            }
             Target::Origins(Origins::from(self.origins))
         };
         udp::require_answer(&bindings, &target).map_err(|error| FlagsError::Udp { error })?;
@@ -126,6 +137,7 @@ impl Flags {
             admin: self.admin,
             resolver: ResolverOptions::default(),
             services,
+            origin_places: OriginPlaces::default(),
         })
     }
 }
@@ -175,6 +187,17 @@ mod tests {
     fn a_prefix_given_twice_is_refused() {
         let error = flags(&["192.0.2.0/24", "192.0.2.0/24"], &[]).into_config().unwrap_err();
         assert_eq!(error.to_string(), "--prefix 192.0.2.0/24 is given twice");
+    }
+
+    #[test]
+    fn an_origin_given_twice_is_refused() {
+        let mut flags = flags(&["192.0.2.0/24"], &["80"]);
+        flags.origins =
+            ["a.example:80", "a.example", "A.example:80"].map(|text| text.parse().unwrap()).into();
+        assert_eq!(
+            flags.into_config().unwrap_err().to_string(),
+            "--origin A.example:80 is given twice; give it once (weights need a configuration file, --config)"
+        );
     }
 
     #[test]

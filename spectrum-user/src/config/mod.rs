@@ -5,6 +5,7 @@ mod file;
 mod firewall;
 mod flags;
 mod mode;
+mod origin_places;
 mod protocols;
 mod udp;
 
@@ -12,6 +13,7 @@ pub use error::{ConfigError, Problem};
 pub use firewall::{FirewallChoice, ParseFirewallError};
 pub use flags::{Flags, FlagsError};
 pub use mode::{ModeChoice, ParseModeError};
+pub use origin_places::OriginPlaces;
 pub use protocols::{ParseProtocolsError, Protocols};
 pub use udp::UdpTargetError;
 
@@ -32,4 +34,6 @@ pub struct Config {
     pub resolver: ResolverOptions,
     /// At least one, each with at least one binding; names differ.
     pub services: Vec<Service>,
+    /// Where their origins were typed.
+    pub origin_places: OriginPlaces,
 }

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
+use super::{LimitsAnswer, TimeoutsAnswer};
 use crate::instance::Mode;
 use crate::model::{Family, Protocol};
 
@@ -106,9 +107,9 @@ pub struct Status {
     /// The program that is attached, with sk_lookup.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub program: Option<ProgramAnswer>,
-    /// The firewall chain, with TPROXY.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub chain: Option<String>,
+    /// What it has in the firewall: the chains or tables that steer with TPROXY, and the table of transparent origins.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub firewall: Vec<String>,
     /// The steering table, with sk_lookup.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub table: Option<TableAnswer>,
@@ -154,10 +155,12 @@ pub struct TableAnswer {
 pub struct ServiceAnswer {
     /// Its name.
     pub name: String,
-    /// What answers.
+    /// What answers, in words.
     pub target: String,
-    /// Its limits by their keys, or `none`.
-    pub limits: String,
+    /// What its connections may be in number.
+    pub limits: LimitsAnswer,
+    /// How long they may take.
+    pub timeouts: TimeoutsAnswer,
     /// How many bindings it has.
     pub bindings: usize,
     /// Connections and UDP sessions that are open.
@@ -187,9 +190,24 @@ pub struct OriginAnswer {
     pub last_check: Option<CheckAnswer>,
     /// Dials in a row that failed.
     pub failures: u32,
-    /// Its open connections, with least-connections.
+    /// Its open connections.
+    pub open: u32,
+    /// The SRV record that names it, where the origin is asked for such.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub open: Option<u32>,
+    pub record: Option<RecordAnswer>,
+}
+
+/// An SRV record.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct RecordAnswer {
+    /// The lowest that can be reached is used.
+    pub priority: u16,
+    /// Its share among those of its priority.
+    pub weight: u16,
+    /// The host's port.
+    pub port: u16,
+    /// The host.
+    pub target: String,
 }
 
 /// What a health check said: one of `connected_us` and `error` is there.

@@ -4,14 +4,16 @@
 mod answer;
 mod client;
 mod error;
+mod policy;
 mod request;
 mod server;
 
 pub use answer::{
     CheckAnswer, Conflict, Decider, DestinationAnswer, Explanation, ListedBinding, ListenerAnswer,
-    OriginAnswer, Outcome, PacketCounts, ProgramAnswer, ServiceAnswer, Status, TableAnswer,
+    OriginAnswer, Outcome, PacketCounts, ProgramAnswer, RecordAnswer, ServiceAnswer, Status, TableAnswer,
 };
 pub use client::ask;
 pub use error::ControlError;
+pub use policy::{LimitsAnswer, TimeoutsAnswer};
 pub use request::{BindingsQuery, ExplainQuery, Request};
 pub use server::{Asked, ControlServer};

@@ -40,11 +40,11 @@ pub(super) fn judge(facts: &Facts, findings: &mut Findings) {
     if let Some(listings) = findings.known("obstacles", &facts.listings) {
         let obstacles = plan.obstacles(listings);
         for obstacle in &obstacles {
-            let Obstacle { chain, rule, binding } = obstacle;
+            let Obstacle { chain, rule, hindered } = obstacle;
             findings.warn(
                 "obstacle",
                 chain,
-                &format!("{rule} may drop packets to {binding} before they are steered"),
+                &format!("{rule} may drop packets to {hindered} before they are steered"),
                 "a rule before it that accepts them",
             );
         }

@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, HashSet};
 
 use super::Instance;
 use crate::model::Prefix;
-use crate::plan::firewall::Chain;
+use crate::plan::firewall::{Chain, ChainPart};
 use crate::plan::replies::ReplyTable;
 
 /// What dead instances left in a network namespace.
@@ -13,8 +13,8 @@ use crate::plan::replies::ReplyTable;
 pub struct Leftovers {
     /// Prefixes of local routes with our protocol number.
     pub routes: Vec<Prefix>,
-    /// Firewall chains of ours.
-    pub chains: BTreeSet<Chain>,
+    /// Parts of firewall chains of ours.
+    pub chains: BTreeSet<ChainPart>,
     /// Routing tables of ours, with the rules that lead to them.
     pub tables: BTreeSet<ReplyTable>,
 }
@@ -24,7 +24,7 @@ impl Leftovers {
     #[must_use]
     pub fn among(
         routes: impl IntoIterator<Item = Prefix>,
-        chains: impl IntoIterator<Item = Chain>,
+        chains: impl IntoIterator<Item = ChainPart>,
         tables: impl IntoIterator<Item = ReplyTable>,
         live: &[Instance],
     ) -> Self {
@@ -35,7 +35,7 @@ impl Leftovers {
             live.iter().map(|instance| ReplyTable::of(&instance.chain)).collect();
         Self {
             routes: routes.into_iter().filter(|prefix| !claimed.contains(prefix)).collect(),
-            chains: chains.into_iter().filter(|chain| !used.contains(chain)).collect(),
+            chains: chains.into_iter().filter(|part| !used.contains(&part.chain)).collect(),
             tables: tables.into_iter().filter(|table| !replied.contains(table)).collect(),
         }
     }
@@ -50,10 +50,12 @@ impl Leftovers {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::plan::firewall::{ChainPlace, TableFamily};
 
     #[test]
     fn what_a_live_instance_claims_is_no_leftover() {
         let prefix = |text: &str| text.parse::<Prefix>().unwrap();
+        let part = |id: u32| ChainPart { chain: Chain::of(id), place: ChainPlace::Table(TableFamily::Ip) };
         let live = Instance {
             pid: 7,
             started: 0,
@@ -63,13 +65,13 @@ mod tests {
         };
         let leftovers = Leftovers::among(
             [prefix("192.0.2.0/24"), prefix("192.0.2.0/25"), prefix("2001:db8::/64")],
-            [Chain::of(7), Chain::of(8)],
+            [part(7), part(8)],
             [7, 9].map(|id| ReplyTable::of(&Chain::of(id))),
             std::slice::from_ref(&live),
         );
         assert_eq!(leftovers.routes, [prefix("192.0.2.0/25"), prefix("2001:db8::/64")]);
-        assert_eq!(leftovers.chains, BTreeSet::from([Chain::of(8)]));
+        assert_eq!(leftovers.chains, BTreeSet::from([part(8)]));
         assert_eq!(leftovers.tables, BTreeSet::from([ReplyTable::of(&Chain::of(9))]));
-        assert!(Leftovers::among([prefix("192.0.2.0/24")], [Chain::of(7)], [], &[live]).is_empty());
+        assert!(Leftovers::among([prefix("192.0.2.0/24")], [part(7)], [], &[live]).is_empty());
     }
 }

@@ -1,6 +1,7 @@
 //! The servers we proxy to, as configured. Resolving names is not done here.
 
 use std::fmt;
+use std::hash::Hash;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::num::NonZeroU16;
 use std::str::FromStr;
@@ -94,6 +95,18 @@ impl Origin {
     #[must_use]
     pub fn new(host: OriginHost, port: OriginPort) -> Self {
         Self { host, port, weight: Weight::ONE, role: OriginRole::Primary }
+    }
+
+    /// What two origins have in common that are the same server and port, however its name was typed.
+    #[must_use]
+    pub fn identity(&self) -> impl Eq + Hash + use<> {
+        let host = match &self.host {
+            OriginHost::Address(address) => OriginHost::Address(*address),
+            OriginHost::Name(name) | OriginHost::Service(name) => {
+                OriginHost::Name(name.trim_end_matches('.').to_ascii_lowercase())
+            }
+        };
+        (host, self.port)
     }
 }
 

@@ -209,10 +209,10 @@ fn write_lines(sink: &mut impl Write, lines: &mut String, failing: &mut bool) {
     }
 }
 
-/// The fields of a JSON record.
+/// The fields of a JSON record. The first is called as in the log lines between them.
 #[derive(Serialize)]
 struct Record<'a> {
-    time: String,
+    timestamp: String,
     event: &'static str,
     service: &'a str,
     protocol: Protocol,
@@ -231,7 +231,7 @@ struct Record<'a> {
 /// The fields of the JSON record of a connection that has begun.
 #[derive(Serialize)]
 struct OpenedRecord<'a> {
-    time: String,
+    timestamp: String,
     event: &'static str,
     service: &'a str,
     protocol: Protocol,
@@ -257,7 +257,7 @@ fn write_opened(lines: &mut String, format: LogFormat, opened: &Opened) {
     let _ = match format {
         LogFormat::Json => {
             let record = OpenedRecord {
-                time,
+                timestamp: time,
                 event: "opened",
                 service: service.as_str(),
                 protocol: *protocol,
@@ -286,7 +286,7 @@ fn write_record(lines: &mut String, format: LogFormat, report: &Report) {
     let _ = match format {
         LogFormat::Json => {
             let record = Record {
-                time,
+                timestamp: time,
                 event: "connection",
                 service: report.service.as_str(),
                 protocol: report.protocol,
@@ -428,6 +428,8 @@ pub(super) mod tests {
         let line = logged(LogFormat::Json);
         assert_eq!(line.matches('\n').count(), 1);
         let record: serde_json::Value = serde_json::from_str(&line).unwrap();
+        let timestamp = record["timestamp"].as_str().unwrap();
+        assert!(humantime::parse_rfc3339(timestamp).is_ok(), "{timestamp}");
         assert_eq!(record["dialled"], "[2001:db8::1]:9999");
         assert_eq!(record["origin"], serde_json::Value::Null);
         assert_eq!(record["duration_ms"], 1.234);

@@ -17,5 +17,5 @@ pub use bindings::{BindingIndex, Plan, PlanError, PlannedBinding};
 pub use explain::{Explained, Miss, Precedence};
 pub use hidden::{Extent, Hidden};
 pub use loops::Leg;
-pub use obstacles::{Listing, Obstacle, Tracked};
+pub use obstacles::{Hindered, Listing, Obstacle, Tracked};
 pub use overlap::Overlap;

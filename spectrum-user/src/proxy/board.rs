@@ -8,8 +8,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::report::DialFailure;
-use super::roster::Roster;
-use crate::model::{Origins, ServiceName};
+use super::roster::{Place, Roster};
+use super::standing::{Counting, OpenGuard, Tally};
+use crate::model::{Balance, Origins, ServiceName};
 
 /// A service's origins as configured, and what they are now.
 #[derive(Debug)]
@@ -40,13 +41,34 @@ impl Board {
 
 /// A roster as one worker holds it. Counted within the worker: the count of the Arc is on a cache line that all share.
 #[derive(Debug)]
-pub(super) struct Seen(Arc<Roster>);
+pub(super) struct Seen {
+    roster: Arc<Roster>,
+    /// For each of its places.
+    tallies: Vec<Rc<Tally>>,
+}
+
+impl Seen {
+    fn of(board: &Board) -> Self {
+        let roster = board.roster();
+        let counting = match board.origins.balance {
+            Balance::LeastConnections => Counting::Shared,
+            Balance::RoundRobin | Balance::SourceHash => Counting::Own,
+        };
+        let tallies = roster.places().map(|place| Tally::of(&place.standing, counting)).collect();
+        Self { roster, tallies }
+    }
+
+    /// Counts an open connection to `place`, which is one of the roster's.
+    pub(super) fn open(&self, place: &Place) -> Option<OpenGuard> {
+        self.tallies.get(place.number()).map(Tally::open)
+    }
+}
 
 impl Deref for Seen {
     type Target = Roster;
 
     fn deref(&self) -> &Roster {
-        &self.0
+        &self.roster
     }
 }
 
@@ -61,7 +83,7 @@ pub(super) struct BoardView {
 impl BoardView {
     pub(super) fn new(board: Arc<Board>) -> Self {
         let version = board.version.load(Ordering::Acquire);
-        let seen = RefCell::new(Rc::new(Seen(board.roster())));
+        let seen = RefCell::new(Rc::new(Seen::of(&board)));
         Self { board, version: Cell::new(version), seen }
     }
 
@@ -70,7 +92,7 @@ impl BoardView {
         let version = self.board.version.load(Ordering::Acquire);
         if version != self.version.get() {
             self.version.set(version);
-            self.seen.replace(Rc::new(Seen(self.board.roster())));
+            self.seen.replace(Rc::new(Seen::of(&self.board)));
         }
         Rc::clone(&self.seen.borrow())
     }

@@ -13,10 +13,10 @@ use tokio::net::TcpStream;
 use tokio::time::{sleep_until, timeout};
 
 use super::balance::Balancer;
-use super::board::{Board, BoardView};
+use super::board::{Board, BoardView, Seen};
 use super::dial_source;
 use super::report::DialFailure;
-use super::roster::{Member, Place, Roster};
+use super::roster::{Member, Place};
 use super::session::Session;
 use super::standing::{Moment, OpenGuard, Turn};
 use crate::model::Balance;
@@ -77,14 +77,15 @@ impl Dialler {
                     return Err(DialFailure::Loop);
                 }
                 let stream = self.dial_place(place, port, self.connect, session).await;
-                stream.map(|stream| self.dialled(stream, place)).map_err(|error| DialFailure::of(&error))
+                let open = |stream| Dialled { stream, open: roster.open(place) };
+                stream.map(open).map_err(|error| DialFailure::of(&error))
             }
             // Apart and on the heap, so that a connection with but one way to go carries none of it.
             None => Box::pin(self.dial_members(&roster, session)).await,
         }
     }
 
-    async fn dial_members(&self, roster: &Roster, session: &Session) -> Result<Dialled, DialFailure> {
+    async fn dial_members(&self, roster: &Seen, session: &Session) -> Result<Dialled, DialFailure> {
         let mut failure = if roster.members.is_empty() { roster.fault } else { DialFailure::Down };
         let deadline = Instant::now() + self.connect * TIMES;
         let mut tried = Vec::with_capacity(MEMBERS);
@@ -103,7 +104,7 @@ impl Dialler {
             tried.push(index);
             let Some(port) = self.port(member, session) else { continue };
             match self.dial_member(member, port, left.min(self.connect), session).await {
-                Ok(dialled) => return Ok(dialled),
+                Ok((stream, place)) => return Ok(Dialled { stream, open: roster.open(place) }),
                 Err(error) => match DialFailure::of(&error) {
                     // It was not dialled at all, and what became of another one says more.
                     DialFailure::Loop | DialFailure::OtherFamily if dials > 0 => continue,
@@ -124,21 +125,18 @@ impl Dialler {
     }
 
     /// Dials the addresses of a member, each with a head start before the next one, and takes the first that answers.
-    async fn dial_member(
+    async fn dial_member<'a>(
         &self,
-        member: &Member,
+        member: &'a Member,
         port: u16,
         patience: Duration,
         session: &Session,
-    ) -> io::Result<Dialled> {
+    ) -> io::Result<(TcpStream, &'a Place)> {
         if member.places.iter().all(|place| place.bars(port)) {
             return Err(comes_back());
         }
         if let [place] = &member.places[..] {
-            return self
-                .dial_place(place, port, patience, session)
-                .await
-                .map(|stream| self.dialled(stream, place));
+            return Ok((self.dial_place(place, port, patience, session).await?, place));
         }
         let turn = self.turn.get();
         self.turn.set(turn.wrapping_add(1));
@@ -154,7 +152,7 @@ impl Dialler {
         }
         let mut dialling = FuturesUnordered::new();
         // Those that are being dialled, in the order of their beginning, and when.
-        let mut begun: Vec<(&Place, Instant)> = Vec::new();
+        let mut begun: Vec<(&'a Place, Instant)> = Vec::new();
         let deadline = Instant::now() + patience;
         let mut failure = io::Error::from(io::ErrorKind::TimedOut);
         let mut due = Some(Instant::now());
@@ -170,7 +168,7 @@ impl Dialler {
                         }
                         session.origin.set(Some(place.at(port)));
                         self.succeeded(place, port);
-                        return Ok(self.dialled(stream, place));
+                        return Ok((stream, place));
                     }
                     Err(error) => {
                         begun.retain(|(one, _)| !is_same(one, place));
@@ -234,15 +232,6 @@ impl Dialler {
 
     fn balance(&self) -> Balance {
         self.view.board.origins.balance
-    }
-
-    fn dialled(&self, stream: TcpStream, place: &Place) -> Dialled {
-        let open = match self.balance() {
-            Balance::LeastConnections => Some(OpenGuard::new(Arc::clone(&place.standing))),
-            // Nobody asks, and a count that all workers share is not free.
-            Balance::RoundRobin | Balance::SourceHash => None,
-        };
-        Dialled { stream, open }
     }
 
     fn succeeded(&self, place: &Place, port: u16) {

@@ -28,5 +28,7 @@ mod workers;
 
 pub use own_bindings::OwnBindings;
 pub use report::{DialFailure, End, Established, Event, Expiry, HeaderFault, Limit, Report, Side};
-pub use watch::{CheckOutcome, OriginCondition, OriginState, OriginWatch, ResolveError, WatchError};
+pub use watch::{
+    CheckOutcome, OriginCondition, OriginState, OriginWatch, RecordState, ResolveError, WatchError,
+};
 pub use workers::{DrainOutcome, Listener, Served, Workers, WorkersError};

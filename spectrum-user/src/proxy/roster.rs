@@ -49,8 +49,18 @@ pub(super) struct Member {
     seed: u64,
     /// The port that an SRV record says.
     pub(super) port: Option<u16>,
+    /// The SRV record that it is of.
+    pub(super) record: Option<Record>,
     /// Never empty.
     pub(super) places: Vec<Place>,
+}
+
+/// What an SRV record says (RFC 2782).
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) struct Record {
+    pub(super) priority: u16,
+    pub(super) weight: u16,
+    pub(super) target: String,
 }
 
 /// Members of a tier are used while none of a lower one is usable: backups after primaries, and within these the
@@ -64,6 +74,8 @@ struct Tier {
 /// One address of a member.
 #[derive(Debug)]
 pub(super) struct Place {
+    /// Which of the roster's, in their order.
+    number: usize,
     pub(super) standing: Arc<Standing>,
     /// `None`: it is not checked.
     pub(super) health: Option<Arc<Health>>,
@@ -143,18 +155,30 @@ impl Roster {
                         weight: u32::try_from(share).unwrap_or(u32::MAX).max(1),
                         seed: seed(&named(origin, target)),
                         port: target.port,
+                        record: target.port.map(|_| Record {
+                            priority: target.priority,
+                            weight: target.weight,
+                            target: target.name.clone(),
+                        }),
                         places,
                     });
                 }
             }
         }
         members.sort_by_key(|member| member.tier);
+        let places = members.iter_mut().flat_map(|member| &mut member.places);
+        places.enumerate().for_each(|(number, place)| place.number = number);
         through.sort_unstable();
         through.dedup();
         if !loops.is_empty() {
             fault = DialFailure::Loop;
         }
         Self { members, fault, loops, through }
+    }
+
+    /// Every address there is.
+    pub(super) fn places(&self) -> impl Iterator<Item = &Place> {
+        self.members.iter().flat_map(|member| &member.places)
     }
 
     /// The only address there is, if there is but one: then nothing needs to be chosen.
@@ -182,7 +206,7 @@ impl Roster {
             .map(|(index, member)| Candidate {
                 index,
                 weight: member.weight,
-                open: member.places.iter().map(|place| place.standing.open()).sum(),
+                open: member.places.iter().map(|place| place.standing.shared()).sum(),
                 seed: member.seed,
             })
     }
@@ -217,7 +241,7 @@ impl Member {
             let turn = turn.checked_rem(family.len()).unwrap_or(0);
             family.rotate_left(turn);
             match balance {
-                Balance::LeastConnections => family.sort_by_key(|place| place.standing.open()),
+                Balance::LeastConnections => family.sort_by_key(|place| place.standing.shared()),
                 Balance::RoundRobin => {}
                 Balance::SourceHash => {
                     let key = client_key(client);
@@ -241,6 +265,19 @@ impl Member {
 }
 
 impl Place {
+    pub(super) fn new(
+        standing: Arc<Standing>,
+        health: Option<Arc<Health>>,
+        barred: Box<[PortRange]>,
+    ) -> Self {
+        Self { number: 0, standing, health, barred }
+    }
+
+    /// Its place among [`Roster::places`] of the roster it is in.
+    pub(super) fn number(&self) -> usize {
+        self.number
+    }
+
     pub(super) fn is_usable(&self) -> bool {
         self.health.as_ref().is_none_or(|health| health.is_up()) && !self.standing.is_ejected()
     }
@@ -275,7 +312,7 @@ mod tests {
             HealthCheck { fall: 1, ..HealthCheck::default() },
             None,
         );
-        Place { standing: Arc::new(Standing::new(address)), health: Some(Arc::new(health)), barred }
+        Place::new(Arc::new(Standing::new(address)), Some(Arc::new(health)), barred)
     }
 
     fn target(name: &str, priority: u16, weight: u16, addresses: &[&str]) -> ResolvedTarget {
@@ -341,6 +378,8 @@ mod tests {
         assert!(weights.iter().sum::<u32>().abs_diff(SHARE) <= 3, "together as much as any other origin");
         assert_eq!(addresses(&roster, &[0, 1, 2]), ["192.0.2.9"]);
         assert_eq!(roster.members[0].port, Some(80));
+        let numbers: Vec<usize> = roster.places().map(Place::number).collect();
+        assert_eq!(numbers, [0, 1, 2, 3], "also where the best tier was not named first");
     }
 
     #[test]

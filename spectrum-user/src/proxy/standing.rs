@@ -1,10 +1,10 @@
 //! How one address of an origin fares with real connections: failures in a row, ejection, and how many are open. Shared by
-//! all workers, and written only where something is not as it should be, or connections are counted.
+//! all workers, and written only where something is not as it should be, or least-connections has them share a count.
 
 use std::net::IpAddr;
-use std::sync::Arc;
-use std::sync::OnceLock;
+use std::rc::Rc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use crate::model::Ejection;
@@ -31,8 +31,10 @@ pub(super) struct Standing {
     ejected_until: AtomicU64,
     /// Until when others are dialled before it.
     slow_until: AtomicU64,
-    /// Open connections, where anybody needs to know.
-    open: AtomicU32,
+    /// Open connections, where each dial has to know those of all workers.
+    shared: AtomicU32,
+    /// The same as each worker counts them for itself.
+    tallies: Mutex<Vec<Weak<AtomicU32>>>,
 }
 
 /// Milliseconds since the process first asked, so that a time fits an atomic number. Never 0.
@@ -61,7 +63,8 @@ impl Standing {
             failures: AtomicU32::new(0),
             ejected_until: AtomicU64::new(0),
             slow_until: AtomicU64::new(0),
-            open: AtomicU32::new(0),
+            shared: AtomicU32::new(0),
+            tallies: Mutex::default(),
         }
     }
 
@@ -84,8 +87,15 @@ impl Standing {
         self.failures.load(Ordering::Relaxed)
     }
 
+    /// Open connections as far as [`Counting::Shared`] tallies have them: for who chooses.
+    pub(super) fn shared(&self) -> u32 {
+        self.shared.load(Ordering::Relaxed)
+    }
+
+    /// Open connections: for who asks once in a while.
     pub(super) fn open(&self) -> u32 {
-        self.open.load(Ordering::Relaxed)
+        let tallies = self.tallies.lock().unwrap_or_else(PoisonError::into_inner);
+        tallies.iter().filter_map(Weak::upgrade).map(|own| own.load(Ordering::Relaxed)).sum()
     }
 
     /// It was dialled and answered.
@@ -124,20 +134,53 @@ impl Standing {
     }
 }
 
-/// One open connection in the count of its address.
-#[derive(Debug)]
-pub(super) struct OpenGuard(Arc<Standing>);
+/// Who needs to know how many connections are open.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Counting {
+    /// Who asks for the status: each worker counts for itself, which costs next to nothing.
+    Own,
+    /// Each dial of every worker as well. The count that all of them write is on a cache line that goes back and forth.
+    Shared,
+}
 
-impl OpenGuard {
-    pub(super) fn new(standing: Arc<Standing>) -> Self {
-        standing.open.fetch_add(1, Ordering::Relaxed);
-        Self(standing)
+/// One worker's count of the open connections of an address. No other worker writes it.
+#[derive(Debug)]
+pub(super) struct Tally {
+    own: Arc<AtomicU32>,
+    shared: Option<Arc<Standing>>,
+}
+
+impl Tally {
+    pub(super) fn of(standing: &Arc<Standing>, counting: Counting) -> Rc<Self> {
+        let own = Arc::new(AtomicU32::new(0));
+        let mut tallies = standing.tallies.lock().unwrap_or_else(PoisonError::into_inner);
+        tallies.retain(|tally| tally.strong_count() > 0);
+        tallies.push(Arc::downgrade(&own));
+        Rc::new(Self { own, shared: (counting == Counting::Shared).then(|| Arc::clone(standing)) })
+    }
+
+    /// One more connection, until the guard is dropped.
+    pub(super) fn open(self: &Rc<Self>) -> OpenGuard {
+        self.count(1);
+        OpenGuard(Rc::clone(self))
+    }
+
+    /// A load and a store: nobody else stores, and an atomic addition would cost more.
+    fn count(&self, more: i32) {
+        self.own.store(self.own.load(Ordering::Relaxed).wrapping_add_signed(more), Ordering::Relaxed);
+        if let Some(standing) = &self.shared {
+            standing.shared.fetch_add(more.cast_unsigned(), Ordering::Relaxed);
+        }
     }
 }
 
+/// One open connection in the counts of its address.
+#[derive(Debug)]
+pub(super) struct OpenGuard(Rc<Tally>);
+
 impl Drop for OpenGuard {
     fn drop(&mut self) {
-        self.0.open.fetch_sub(1, Ordering::Relaxed);
+        self.0.count(-1);
     }
 }
 
@@ -191,9 +234,39 @@ mod tests {
     #[test]
     fn a_connection_counts_while_it_is_open() {
         let standing = Arc::new(standing());
-        let guards = [(); 3].map(|()| OpenGuard::new(Arc::clone(&standing)));
-        assert_eq!(standing.open(), 3);
+        let tallies = [Counting::Own, Counting::Shared].map(|counting| Tally::of(&standing, counting));
+        let guards = [(); 3].map(|()| tallies[0].open());
+        let shared = tallies[1].open();
+        assert_eq!((standing.open(), standing.shared()), (4, 1));
         drop(guards);
+        assert_eq!((standing.open(), standing.shared()), (1, 1));
+        // A worker whose roster has changed counts anew, and what it had open goes on.
+        drop(tallies);
+        let after = Tally::of(&standing, Counting::Shared);
+        let more = after.open();
+        assert_eq!((standing.open(), standing.shared()), (2, 2));
+        drop((shared, more));
+        assert_eq!((standing.open(), standing.shared()), (0, 0));
+    }
+
+    #[test]
+    fn workers_count_for_themselves_and_are_summed() {
+        let standing = Arc::new(standing());
+        let (counted, done) = (std::sync::Barrier::new(3), std::sync::Barrier::new(3));
+        std::thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    let tally = Tally::of(&standing, Counting::Own);
+                    let guards: Vec<OpenGuard> = (0..1000).map(|_| tally.open()).collect();
+                    counted.wait();
+                    done.wait();
+                    drop(guards);
+                });
+            }
+            counted.wait();
+            assert_eq!(standing.open(), 2000);
+            done.wait();
+        });
         assert_eq!(standing.open(), 0);
     }
 }

@@ -10,8 +10,8 @@ use std::process::Command;
 use super::TproxyError;
 use super::program::{find_or_fail, find_program, output, shown};
 use crate::model::Family;
-use crate::plan::firewall::Chain;
 use crate::plan::firewall::iptables::{chains, is_bare, removal, replacement};
+use crate::plan::firewall::{Chain, ChainPart, ChainPlace};
 
 /// How long iptables waits for other programs that change the firewall, in seconds.
 const PATIENCE: &str = "5";
@@ -79,8 +79,13 @@ impl Iptables {
     }
 
     /// Our chains.
-    pub(super) fn chains(&self) -> Result<BTreeSet<Chain>, TproxyError> {
-        Ok(chains(&self.save()?))
+    pub(super) fn parts(&self) -> Result<BTreeSet<ChainPart>, TproxyError> {
+        Ok(chains(&self.save()?).into_iter().map(|chain| self.part(chain)).collect())
+    }
+
+    /// `chain` as this program shows it.
+    pub(super) fn part(&self, chain: Chain) -> ChainPart {
+        ChainPart { chain, place: ChainPlace::Mangle(self.label()) }
     }
 
     /// Applies `text` at once or not at all, without touching what it does not name.

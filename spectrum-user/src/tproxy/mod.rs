@@ -21,7 +21,7 @@ pub use trial::{Trial, try_all};
 
 use crate::model::Family;
 use crate::plan::firewall::nftables::Ruleset;
-use crate::plan::firewall::{Chain, Firewall, iptables as texts};
+use crate::plan::firewall::{Chain, ChainPart, ChainPlace, Firewall, iptables as texts};
 
 /// A firewall of the kernel's that can carry the rules.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
@@ -107,6 +107,22 @@ impl Tproxy {
         match self.applied {
             Applied::Iptables(_) => Backend::Iptables,
             Applied::Nftables { .. } => Backend::Nftables,
+        }
+    }
+
+    /// What was applied, by the names that the firewall's programs show.
+    #[must_use]
+    pub fn parts(&self) -> Vec<ChainPart> {
+        let chain = || self.chain.clone();
+        match &self.applied {
+            Applied::Iptables(applied) => {
+                applied.values().map(|applied| applied.iptables.part(chain())).collect()
+            }
+            Applied::Nftables { ruleset, .. } => {
+                let table =
+                    |family: Family| ChainPart { chain: chain(), place: ChainPlace::Table(family.into()) };
+                ruleset.families().map(table).collect()
+            }
         }
     }
 
@@ -282,18 +298,18 @@ fn undo_iptables(chain: &Chain, applied: BTreeMap<Family, AppliedFamily>) -> Vec
         .collect()
 }
 
-/// The name of every chain and table of ours in the namespace, whichever process made it and with whichever program.
-/// Without the programs there are none. Blocks the calling thread.
-pub fn list_ours() -> Result<BTreeSet<Chain>, TproxyError> {
+/// Every chain and table of ours in the namespace, whichever process made it and with whichever program. Without the
+/// programs there are none. Blocks the calling thread.
+pub fn list_ours() -> Result<BTreeSet<ChainPart>, TproxyError> {
     let mut ours = BTreeSet::new();
     let found = [Family::Ipv4, Family::Ipv6]
         .into_iter()
         .flat_map(Iptables::find_all)
-        .map(|iptables| iptables.chains())
-        .chain(Nft::find_any().map(|nft| nft.chains()));
-    for chains in found {
-        match chains {
-            Ok(chains) => ours.extend(chains),
+        .map(|iptables| iptables.parts())
+        .chain(Nft::find_any().map(|nft| nft.parts()));
+    for parts in found {
+        match parts {
+            Ok(parts) => ours.extend(parts),
             // A kernel that cannot have rules of this kind has none.
             Err(TproxyError::ExtensionMissing { .. }) => {}
             Err(error) => return Err(error),

@@ -7,7 +7,7 @@ use std::process::Command;
 use super::TproxyError;
 use super::program::{find_or_fail, find_program, output};
 use crate::plan::firewall::nftables::tables;
-use crate::plan::firewall::{Chain, replies};
+use crate::plan::firewall::{Chain, ChainPart, ChainPlace, TableFamily};
 
 /// The nft program.
 #[derive(Clone, Debug)]
@@ -24,13 +24,12 @@ pub(super) enum Kind {
 }
 
 impl Kind {
-    /// Whether the table that nft calls `table` is of this kind.
-    fn includes(self, table: &str) -> bool {
-        let replies = table.split(' ').next() == Some(replies::FAMILY);
+    /// Whether our tables of `family` are of this kind.
+    fn includes(self, family: TableFamily) -> bool {
         match self {
             Self::Any => true,
-            Self::Replies => replies,
-            Self::Steering => !replies,
+            Self::Replies => family == TableFamily::Inet,
+            Self::Steering => family != TableFamily::Inet,
         }
     }
 }
@@ -60,17 +59,20 @@ impl Nft {
         })
     }
 
-    /// The instances that have tables.
-    pub(super) fn chains(&self) -> Result<BTreeSet<Chain>, TproxyError> {
-        Ok(tables(&self.list()?).map(|(chain, _)| chain).collect())
+    /// Our tables.
+    pub(super) fn parts(&self) -> Result<BTreeSet<ChainPart>, TproxyError> {
+        let part = |(chain, family)| ChainPart { chain, place: ChainPlace::Table(family) };
+        Ok(tables(&self.list()?).map(part).collect())
     }
 
     /// Removes the tables of `kind` of the instances `doomed`; whether there were any.
     pub(super) fn remove(&self, kind: Kind, doomed: &BTreeSet<Chain>) -> Result<bool, TproxyError> {
         let listed = self.list()?;
         let text = tables(&listed)
-            .filter(|(chain, table)| doomed.contains(chain) && kind.includes(table))
-            .fold(String::new(), |text, (_, table)| text + "delete table " + table + "\n");
+            .filter(|(chain, family)| doomed.contains(chain) && kind.includes(*family))
+            .fold(String::new(), |text, (chain, family)| {
+                text + "delete table " + family.keyword() + " " + &chain.table() + "\n"
+            });
         if text.is_empty() {
             return Ok(false);
         }

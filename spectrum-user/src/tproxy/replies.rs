@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use super::TproxyError;
 use super::error::Purpose;
 use super::nftables::{Kind, Nft};
-use crate::plan::firewall::{Chain, replies};
+use crate::plan::firewall::{Chain, ChainPart, ChainPlace, TableFamily, replies};
 
 /// The mark as this process made it. It stays until [`undo`](Self::undo): dropping it removes nothing.
 #[derive(Debug)]
@@ -25,6 +25,12 @@ impl ReplyMark {
         let nft = Nft::find()?;
         nft.apply(Kind::Replies, chain, &replies::creation(chain))?;
         Ok(Self { chain: chain.clone(), nft })
+    }
+
+    /// What was made, by the name that nft shows.
+    #[must_use]
+    pub fn part(&self) -> ChainPart {
+        ChainPart { chain: self.chain.clone(), place: ChainPlace::Table(TableFamily::Inet) }
     }
 
     /// Removes it. What is gone already is no error. Blocks the calling thread.

@@ -1,5 +1,6 @@
 //! A status as people read it. Leaves out what only machines need, such as the cookies of the sixtieth worker.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::io::{self, Write};
 use std::time::Duration;
@@ -7,8 +8,10 @@ use std::time::Duration;
 use humantime::format_duration;
 
 use crate::commands::columns::Columns;
+use crate::commands::target::policy_lines;
 use crate::control::{
-    CheckAnswer, DestinationAnswer, OriginAnswer, PacketCounts, ProgramAnswer, ServiceAnswer, Status,
+    CheckAnswer, DestinationAnswer, OriginAnswer, PacketCounts, ProgramAnswer, RecordAnswer, ServiceAnswer,
+    Status,
 };
 
 /// So many cookies of a listener are shown.
@@ -21,8 +24,8 @@ pub(super) fn write(status: &Status, out: &mut dyn Write) -> io::Result<()> {
     if let Some(own) = &status.program {
         writeln!(out, "program: {}", program(own))?;
     }
-    if let Some(chain) = &status.chain {
-        writeln!(out, "firewall chain: {chain}")?;
+    if !status.firewall.is_empty() {
+        writeln!(out, "firewall: {}", status.firewall.join(", "))?;
     }
     if let Some(table) = status.table {
         writeln!(out, "steering table: {} nodes, {} bytes", table.nodes, table.bytes)?;
@@ -34,16 +37,22 @@ pub(super) fn write(status: &Status, out: &mut dyn Write) -> io::Result<()> {
     writeln!(out, "descriptors for connections: {}", status.descriptors)?;
 
     writeln!(out, "\nservices: {}", status.services.len())?;
-    let mut services = Columns::of(["NAME", "BINDINGS", "OPEN", "TOTAL", "LIMITS", "TARGET"]);
+    let mut services = Columns::of(["NAME", "BINDINGS", "OPEN", "TOTAL", "TARGET"]);
     for service in &status.services {
+        let ServiceAnswer { name, target, limits, timeouts, bindings, open, total, .. } = service;
+        // What stands between semicolons gets a line of its own: some services have much to say.
+        let mut lines = target.split("; ");
         services.row([
-            &service.name,
-            &service.bindings.to_string(),
-            &service.open.to_string(),
-            &service.total.to_string(),
-            &service.limits,
-            &service.target,
+            name,
+            &bindings.to_string(),
+            &open.to_string(),
+            &total.to_string(),
+            lines.next().unwrap_or_default(),
         ]);
+        let policy = policy_lines(&limits.into(), &timeouts.into());
+        for line in lines.chain(policy.iter().map(String::as_str)) {
+            services.row(["", "", "", "", line]);
+        }
     }
     services.write(out, "  ")?;
 
@@ -84,22 +93,34 @@ fn origins(services: &[ServiceAnswer], out: &mut dyn Write) -> io::Result<()> {
     let mut columns =
         Columns::of(["SERVICE", "ORIGIN", "ADDRESS", "ROLE", "WEIGHT", "OPEN", "CONDITION", "LAST CHECK"]);
     for service in services {
-        for OriginAnswer { origin, address, role, weight, condition, last_check, open, .. } in
-            &service.origins
-        {
+        let mut above = HashSet::new();
+        for row in &service.origins {
+            let OriginAnswer { address, role, weight, condition, last_check, open, .. } = row;
+            let is_new = address.as_ref().is_none_or(|address| above.insert(address));
+            let address = address.as_deref().unwrap_or("none");
             columns.row([
                 &service.name,
-                origin,
-                address.as_deref().unwrap_or("none"),
+                &origin(row),
+                &if is_new { address.to_owned() } else { format!("{address} (as above)") },
                 role,
                 &weight.to_string(),
-                &open.map_or("-".to_owned(), |open| open.to_string()),
+                &open.to_string(),
                 condition,
                 &last_check.as_ref().map_or("-".to_owned(), last),
             ]);
         }
     }
     columns.write(out, "  ")
+}
+
+/// As configured; of SRV records also what they say, as `dig` prints it: `_http._tcp.example.com 10 3 8080 a.example.com`.
+fn origin(row: &OriginAnswer) -> String {
+    match &row.record {
+        None => row.origin.clone(),
+        Some(RecordAnswer { priority, weight, port, target }) => {
+            format!("{} {priority} {weight} {port} {target}", row.origin)
+        }
+    }
 }
 
 /// `connected in 312us, 3s ago`, or the error.

@@ -140,7 +140,7 @@ fn leftovers(live: Result<&[Instance], String>) -> anyhow::Result<Result<Vec<Str
         let Leftovers { routes, chains, tables } = Leftovers::among(routes, chains, tables, live);
         let routes = routes.iter().map(|prefix| format!("local route {prefix}"));
         let tables = tables.iter().map(|table| format!("reply routes in table {table}"));
-        let chains = chains.iter().map(|chain| format!("firewall chain {chain}"));
+        let chains = chains.iter().map(|chain| format!("firewall {chain}"));
         Ok(chains.chain(routes).chain(tables).collect())
     }))
 }

@@ -8,8 +8,8 @@ use spectrum_common::{Page, Refusal};
 use crate::commands::running::{Running, Steering};
 use crate::commands::target::described;
 use crate::control::{
-    CheckAnswer, Conflict, DestinationAnswer, OriginAnswer, PacketCounts, ProgramAnswer, ServiceAnswer,
-    Status, TableAnswer,
+    CheckAnswer, Conflict, DestinationAnswer, OriginAnswer, PacketCounts, ProgramAnswer, RecordAnswer,
+    ServiceAnswer, Status, TableAnswer,
 };
 use crate::dispatcher::{self, AttachedProgram, Dispatcher};
 use crate::instance::Mode;
@@ -17,8 +17,11 @@ use crate::model::{DestinationId, Family, ServiceName};
 use crate::net::{self, ListeningSocket, NamespaceId};
 use crate::observe::AdminServer;
 use crate::plan::Extent;
-use crate::proxy::Workers;
+use crate::proxy::{RecordState, Workers};
 use crate::tproxy;
+
+/// So many origins of a service are named with it: all of them are listed apart.
+const NAMED: usize = 4;
 
 impl Running {
     /// What there is to know. What could not be found out is among it.
@@ -53,10 +56,7 @@ impl Running {
             namespace: NamespaceId::current()?.inode(),
             generation: dispatcher.map_or(u64::from(self.revision) + 1, Dispatcher::generation),
             program,
-            chain: match (&self.steering, &self.claim) {
-                (Some(Steering::Tproxy(_)), Some(claim)) => Some(claim.instance().chain.to_string()),
-                _ => None,
-            },
+            firewall: self.firewall_parts(),
             table: dispatcher
                 .map(Dispatcher::nodes)
                 .map(|nodes| TableAnswer { nodes, bytes: Page::bytes_of(nodes) }),
@@ -71,15 +71,24 @@ impl Running {
         })
     }
 
+    fn firewall_parts(&self) -> Vec<String> {
+        let steering = match &self.steering {
+            Some(Steering::Tproxy(tproxy)) => tproxy.parts(),
+            _ => Vec::new(),
+        };
+        steering.into_iter().chain(self.replies.part()).map(|part| part.to_string()).collect()
+    }
+
     fn services(&self) -> Vec<ServiceAnswer> {
         let totals = self.counters.totals();
         let services = self.config.services.iter().map(|service| {
             let counted = || totals.iter().filter(|((name, _), _)| *name == service.name);
             ServiceAnswer {
                 name: service.name.to_string(),
-                target: described(service),
+                target: described(service, NAMED),
                 origins: self.origins(&service.name),
-                limits: service.policy.limits.to_string(),
+                limits: (&service.policy.limits).into(),
+                timeouts: (&service.policy.timeouts).into(),
                 bindings: service.bindings.len(),
                 open: counted().map(|(_, totals)| totals.open).sum(),
                 total: counted().map(|(_, totals)| totals.opened).sum(),
@@ -107,6 +116,12 @@ impl Running {
             }),
             failures: state.failures,
             open: state.open,
+            record: state.record.map(|RecordState { priority, weight, port, target }| RecordAnswer {
+                priority,
+                weight,
+                port,
+                target,
+            }),
         });
         origins.collect()
     }

@@ -21,13 +21,14 @@ use std::time::Duration;
 use toml::de::{DeTable, DeValue};
 
 use super::error::Problems;
+use super::origin_places::{OriginPlace, OriginPlaces};
 use super::{Config, ConfigError, FirewallChoice, ModeChoice};
 use crate::model::{ResolverOptions, ServiceName};
 use crate::plan::Plan;
 use key_path::KeyPath;
 use quantity::{socket_address, table, time};
 use section::{Section, Typed, each, refuse_type, word};
-use service::DescribedService;
+use service::{DescribedService, ServicePlaces};
 
 const NO_SERVICE: &str = "no service; add [[service]] with name, bindings, and origins or respond";
 
@@ -72,13 +73,13 @@ impl Config {
         if problems.count() > 0 {
             return Err(problems.into_error(path));
         }
-        let config = read(root.get_ref(), &mut problems);
+        let config = read(path, root.get_ref(), &mut problems);
         if problems.count() == 0 { Ok(config) } else { Err(problems.into_error(path)) }
     }
 }
 
 /// What the file says as far as it can be understood; sound if `problems` stays empty.
-fn read(root: &DeTable<'_>, problems: &mut Problems<'_>) -> Config {
+fn read(path: &Path, root: &DeTable<'_>, problems: &mut Problems<'_>) -> Config {
     let mut file = Section::new(root, KeyPath::File);
     let (mode, firewall) =
         file.take("dispatcher").map(|value| dispatcher(value, problems)).unwrap_or_default();
@@ -97,7 +98,22 @@ fn read(root: &DeTable<'_>, problems: &mut Problems<'_>) -> Config {
     if let Err(errors) = Plan::of(&services) {
         ties::explain(&errors, &places, problems);
     }
-    Config { mode, firewall, admin, resolver, services }
+    let origin_places = OriginPlaces::in_file(path, located(&places, problems));
+    Config { mode, firewall, admin, resolver, services, origin_places }
+}
+
+/// Where the origins of every service stand.
+fn located(services: &[ServicePlaces], problems: &Problems<'_>) -> Vec<Vec<OriginPlace>> {
+    let each = services.iter().flat_map(|places| &places.each_origin);
+    let mut offsets: Vec<usize> = each.map(|(offset, _)| *offset).collect();
+    offsets.sort_unstable();
+    let lines: HashMap<usize, (usize, usize)> =
+        offsets.iter().copied().zip(problems.locate(&offsets)).collect();
+    let place = |(offset, index): &(usize, Option<usize>)| {
+        let (line, column) = lines.get(offset).copied().unwrap_or((1, 1));
+        OriginPlace { line, column, index: *index }
+    };
+    services.iter().map(|places| places.each_origin.iter().map(place).collect()).collect()
 }
 
 fn dispatcher(value: &Typed<'_>, problems: &mut Problems<'_>) -> (ModeChoice, FirewallChoice) {

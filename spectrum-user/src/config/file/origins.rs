@@ -1,8 +1,11 @@
 //! What a service says of its origins: `origins` itself and the keys that go with it.
 
-use std::collections::BTreeSet;
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeSet, HashMap};
 use std::ops::RangeInclusive;
 use std::time::Duration;
+
+use toml::de::DeValue;
 
 use super::key_path::KeyPath;
 use super::quantity::{number, table, time, truth};
@@ -95,6 +98,17 @@ impl<'a, 't> OriginsKeys<'a, 't> {
         }
     }
 
+    /// For each origin the byte at which it stands, and its number in a list.
+    pub(super) fn places(&self) -> Vec<(usize, Option<usize>)> {
+        let Some(value) = self.origins else { return Vec::new() };
+        match value.get_ref() {
+            DeValue::Array(list) => {
+                list.iter().enumerate().map(|(index, value)| (value.span().start, Some(index))).collect()
+            }
+            _ => vec![(value.span().start, None)],
+        }
+    }
+
     /// `None` if an origin is refused.
     pub(super) fn read(
         &self,
@@ -146,7 +160,22 @@ impl<'a, 't> OriginsKeys<'a, 't> {
         if list.iter().all(|(origin, ..)| origin.role == OriginRole::Backup) {
             refuse(value, key, "all origins are backups; leave backup = true out of one", problems);
         }
+        let mut seen = HashMap::new();
         for (origin, index, value) in &list {
+            match seen.entry(origin.identity()) {
+                Entry::Vacant(free) => {
+                    free.insert(value.span().start);
+                }
+                Entry::Occupied(first) => {
+                    let path = index.map_or(key, |index| KeyPath::Index(&key, index));
+                    let reason = format!(
+                        "{origin} stands in line {} already; name it once, with a weight if it is to get more: {{ origin = \
+                         \"{origin}\", weight = 2 }}",
+                        problems.line_of(*first.get())
+                    );
+                    refuse(value, path, reason, problems);
+                }
+            }
             if let OriginPort::Offset(range) = origin.port {
                 match dialled_ranges(range, bindings) {
                     Ok(ranges) => origins.dialled = ranges,

@@ -30,6 +30,8 @@ pub(super) struct ServicePlaces {
     pub(super) name: Option<usize>,
     /// The byte at which the value of `origins` stands.
     pub(super) origins: Option<usize>,
+    /// For each origin the byte at which it stands, and its number in a list.
+    pub(super) each_origin: Vec<(usize, Option<usize>)>,
     /// For each of the service's bindings.
     pub(super) bindings: Vec<BindingPlace>,
 }
@@ -95,6 +97,7 @@ impl DescribedService {
             places: ServicePlaces {
                 name: name_place.filter(|_| name.is_some()),
                 origins: origins.map(|value| value.span().start),
+                each_origin: origins_keys.places(),
                 bindings: places,
             },
             service: Service {

@@ -2,6 +2,7 @@
 
 pub mod iptables;
 pub mod nftables;
+mod part;
 pub mod replies;
 
 use std::fmt;
@@ -9,6 +10,7 @@ use std::net::SocketAddr;
 use std::str::FromStr;
 
 use crate::model::Binding;
+pub use part::{ChainPart, ChainPlace, TableFamily};
 
 /// A binding and the listener that its packets go to.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

@@ -37,7 +37,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use spectrum_common::Value;
 
-use super::{Chain, Firewall, Rule, TooManyBindings, replies};
+use super::{Chain, Firewall, Rule, TableFamily, TooManyBindings};
 use crate::model::{DestinationId, Family, Protocol};
 use crate::plan::PlannedBinding;
 use crate::plan::table::ports::PortMaps;
@@ -160,7 +160,7 @@ impl Ruleset {
     }
 
     fn table(&self, family: Family) -> String {
-        format!("table {} {}", keyword(family), self.table)
+        format!("table {} {}", TableFamily::from(family).keyword(), self.table)
     }
 }
 
@@ -350,21 +350,11 @@ impl Pieces {
     }
 }
 
-fn keyword(family: Family) -> &'static str {
-    match family {
-        Family::Ipv4 => "ip",
-        Family::Ipv6 => "ip6",
-    }
-}
-
-/// Our tables in what `nft list tables` printed: the instance each belongs to, and how nft names it. Those of the TPROXY
-/// path are of one family, and [`replies`] has one of both.
-pub fn tables(listed: &str) -> impl Iterator<Item = (Chain, &str)> {
+/// Our tables in what `nft list tables` printed: the instance each belongs to, and its family.
+pub fn tables(listed: &str) -> impl Iterator<Item = (Chain, TableFamily)> {
     listed.lines().filter_map(|line| {
-        let table = line.trim().strip_prefix("table ")?;
-        let (family, name) = table.split_once(' ')?;
-        let chain = Chain::of_table(name).ok()?;
-        matches!(family, "ip" | "ip6" | replies::FAMILY).then_some((chain, table))
+        let (family, name) = line.trim().strip_prefix("table ")?.split_once(' ')?;
+        Some((Chain::of_table(name).ok()?, TableFamily::of_keyword(family)?))
     })
 }
 

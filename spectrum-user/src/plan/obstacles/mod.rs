@@ -13,8 +13,9 @@ pub use tracking::Tracked;
 use super::Plan;
 use crate::model::{Binding, Family, PortRange, Prefix, Protocol};
 
-/// So many obstacles are named.
+/// So many obstacles are named, and so many bindings that one of them is about.
 const NAMED: usize = 20;
+const NAMED_BINDINGS: usize = 4;
 
 /// A firewall rule, or the policy of a chain, that may drop packets to bound addresses and ports.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -23,13 +24,54 @@ pub struct Obstacle {
     pub chain: String,
     /// The rule as it is listed, or the policy.
     pub rule: String,
-    /// The first binding whose packets it may drop.
-    pub binding: Binding,
+    /// The bindings whose packets it may drop.
+    pub hindered: Hindered,
+}
+
+/// Bindings that are in for the same: the first few, and how many more.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Hindered {
+    /// In the order of precedence.
+    pub first: Vec<Binding>,
+    /// Those that are not named.
+    pub more: usize,
+}
+
+impl Hindered {
+    fn is_empty(&self) -> bool {
+        self.first.is_empty()
+    }
+}
+
+impl<'a> FromIterator<&'a Binding> for Hindered {
+    fn from_iter<I: IntoIterator<Item = &'a Binding>>(bindings: I) -> Self {
+        let mut hindered = Self::default();
+        for binding in bindings {
+            if hindered.first.len() < NAMED_BINDINGS {
+                hindered.first.push(*binding);
+            } else {
+                hindered.more += 1;
+            }
+        }
+        hindered
+    }
+}
+
+impl fmt::Display for Hindered {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let first: Vec<String> = self.first.iter().map(ToString::to_string).collect();
+        f.write_str(&first.join(", "))?;
+        match self.more {
+            0 => Ok(()),
+            1 => f.write_str(" and one more binding"),
+            more => write!(f, " and {more} more bindings"),
+        }
+    }
 }
 
 impl fmt::Display for Obstacle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {} may drop packets to {}", self.chain, self.rule, self.binding)
+        write!(f, "{}: {} may drop packets to {}", self.chain, self.rule, self.hindered)
     }
 }
 
@@ -64,14 +106,16 @@ impl Plan {
                 let mut open: Vec<&Binding> = self.bindings.iter().map(|planned| &planned.binding).collect();
                 let mut walk = Walk { chains: &chains, obstacles: &mut obstacles, depth: 0 };
                 walk.chain(name, &mut open);
-                if let Some(Chain { policy: Some(policy), .. }) = chains.get(name)
-                    && let Some(binding) = open.iter().find(|binding| name.concerns(binding.family()))
-                {
-                    obstacles.push(Obstacle {
-                        chain: name.to_string(),
-                        rule: format!("policy {policy}, unless a rule accepts them,"),
-                        binding: **binding,
-                    });
+                if let Some(Chain { policy: Some(policy), .. }) = chains.get(name) {
+                    open.retain(|binding| name.concerns(binding.family()));
+                    let hindered: Hindered = open.into_iter().collect();
+                    if !hindered.is_empty() {
+                        obstacles.push(Obstacle {
+                            chain: name.to_string(),
+                            rule: format!("policy {policy}, unless a rule accepts them,"),
+                            hindered,
+                        });
+                    }
                 }
             }
         }
@@ -192,11 +236,13 @@ impl Walk<'_> {
                 // What returns goes on behind the jump: still open.
                 Some(Verdict::Accept) => open.retain(|binding| !rule.must_match(binding)),
                 Some(Verdict::Drop) => {
-                    if let Some(binding) = open.iter().find(|binding| rule.may_match(binding)) {
+                    let hindered: Hindered =
+                        open.iter().copied().filter(|binding| rule.may_match(binding)).collect();
+                    if !hindered.is_empty() {
                         self.obstacles.push(Obstacle {
                             chain: name.to_string(),
                             rule: format!("`{}`", rule.text),
-                            binding: **binding,
+                            hindered,
                         });
                         open.retain(|binding| !rule.must_match(binding));
                     }

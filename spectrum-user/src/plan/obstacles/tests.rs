@@ -37,6 +37,20 @@ fn a_rule_that_drops_what_is_bound_is_an_obstacle() {
 }
 
 #[test]
+fn the_bindings_that_a_rule_hinders_are_named_up_to_a_few() {
+    let hindered = |bindings: &[&str]| {
+        let text = "*filter\n:INPUT ACCEPT [0:0]\n-A INPUT -p tcp -j DROP\nCOMMIT\n".to_owned();
+        let found = obstacles(bindings, Listing::Iptables(Family::Ipv4, text));
+        found[0].split_once("may drop packets to ").unwrap().1.to_owned()
+    };
+    let ports = ["80", "81", "82", "83", "84", "85"].map(|port| format!("tcp 192.0.2.0/24 {port}"));
+    let bindings: Vec<&str> = ports.iter().map(String::as_str).collect();
+    assert_eq!(hindered(&["udp 192.0.2.0/24 53", bindings[0], bindings[1]]), bindings[..2].join(", "));
+    assert_eq!(hindered(&bindings[..5]), bindings[..4].join(", ") + " and one more binding");
+    assert_eq!(hindered(&bindings), bindings[..4].join(", ") + " and 2 more bindings");
+}
+
+#[test]
 fn a_rule_about_other_packets_is_none() {
     for rule in [
         "-A INPUT -d 198.51.100.0/24 -j DROP",
@@ -102,7 +116,7 @@ fn rules_of_nftables_are_understood_too() {
     };
     assert_eq!(
         found(&daddr(r#"{"prefix": {"addr": "192.0.0.0", "len": 16}}"#)),
-        ["nft inet fw in: `rule handle 7` may drop packets to tcp 192.0.2.0/24 80"]
+        ["nft inet fw in: `rule handle 7` may drop packets to tcp 192.0.2.0/24 80, udp 192.0.2.0/24 53"]
     );
     assert_eq!(found(&daddr(r#""192.0.2.7""#)).len(), 1);
     assert_eq!(found(&daddr(r#"{"set": ["198.51.100.1", "203.0.113.1"]}"#)), [""; 0]);

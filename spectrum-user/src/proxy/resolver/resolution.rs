@@ -152,6 +152,14 @@ impl Fault {
         }
     }
 
+    /// What to do about it while nothing else is known of the name.
+    pub(in crate::proxy) fn cure(&self) -> &'static str {
+        match self {
+            Self::Denied(_) => "correct the name, or give the server's address",
+            Self::Failed(_) => "see whether the name servers can be reached, or give the server's address",
+        }
+    }
+
     /// In words.
     pub(in crate::proxy) fn text(&self) -> &str {
         match self {

@@ -52,6 +52,13 @@ pub(super) struct Lead {
     pub(super) checks: Semaphore,
 }
 
+/// Who is told what is wrong with a name.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Audience {
+    Caller,
+    Log,
+}
+
 /// A name that somebody asked for. Locked while it is looked up, so that one query answers everybody who waits.
 #[derive(Default)]
 struct Name {
@@ -101,10 +108,12 @@ impl Lead {
     }
 
     async fn unresolved(self: Rc<Self>, origins: Vec<Origin>) -> Vec<ResolveError> {
-        let found = origins.into_iter().map(async |origin| {
-            let resolution = self.resolution(&origin.host).await;
-            let reason = resolution.fault.as_ref().map_or("there is no address", Fault::text).to_owned();
-            resolution.is_empty().then_some(ResolveError { origin, reason })
+        let found = origins.into_iter().enumerate().map(async |(index, origin)| {
+            let resolution = self.resolution(&origin.host, Audience::Caller).await;
+            let denied = Fault::Denied("there is no address".to_owned());
+            let fault = resolution.fault.as_ref().unwrap_or(&denied);
+            let (reason, cure) = (fault.text().to_owned(), fault.cure());
+            resolution.is_empty().then_some(ResolveError { index, origin, reason, cure })
         });
         join_all(found).await.into_iter().flatten().collect()
     }
@@ -112,7 +121,7 @@ impl Lead {
     /// The board of a service whose origins are these: the one that there is, or a new one.
     async fn board(self: Rc<Self>, service: ServiceName, origins: Origins) -> Arc<Board> {
         // Before looking for one, since others may look while we wait.
-        join_all(origins.list.iter().map(|origin| self.resolution(&origin.host))).await;
+        join_all(origins.list.iter().map(|origin| self.resolution(&origin.host, Audience::Log))).await;
         let known = self
             .boards
             .borrow()
@@ -229,7 +238,7 @@ impl Lead {
             };
             Some(self.health(SocketAddr::new(address, check.port.or(own)?), check))
         });
-        Place { standing, health, barred }
+        Place::new(standing, health, barred)
     }
 
     /// The health of an address, checked from now on if it was not before.
@@ -250,8 +259,7 @@ impl Lead {
     pub(super) fn services(&self, health: &Arc<Health>) -> String {
         let uses = |board: &Arc<Board>| {
             let roster = board.roster();
-            let mut places = roster.members.iter().flat_map(|member| &member.places);
-            places.any(|place| place.health.as_ref().is_some_and(|one| Arc::ptr_eq(one, health)))
+            roster.places().any(|place| place.health.as_ref().is_some_and(|one| Arc::ptr_eq(one, health)))
         };
         let boards = self.boards.borrow();
         let mut services: Vec<String> = boards
@@ -266,7 +274,7 @@ impl Lead {
     }
 
     /// What is known of `host`, looked up unless an answer is still good.
-    async fn resolution(&self, host: &OriginHost) -> Arc<Resolution> {
+    async fn resolution(&self, host: &OriginHost, audience: Audience) -> Arc<Resolution> {
         if let OriginHost::Address(address) = host {
             return Arc::new(Resolution::of_address(*address));
         }
@@ -279,7 +287,10 @@ impl Lead {
             return Arc::clone(latest);
         }
         let resolution = Arc::new(self.resolver().resolve(host, latest.as_deref()).await);
-        report(host, latest.as_deref(), &resolution);
+        // A name that was never of use is no news to a log whose reader gets it as an error.
+        if audience == Audience::Log || latest.is_some() || !resolution.is_empty() {
+            report(host, latest.as_deref(), &resolution);
+        }
         name.latest.replace(Some(Arc::clone(&resolution)));
         resolution
     }
@@ -315,7 +326,7 @@ impl Lead {
                     lead.names.borrow_mut().remove(&host);
                     return;
                 }
-                let after = lead.resolution(&host).await;
+                let after = lead.resolution(&host, Audience::Log).await;
                 let same = before.is_some_and(|before| {
                     before.targets == after.targets && before.fault.is_some() == after.fault.is_some()
                 });

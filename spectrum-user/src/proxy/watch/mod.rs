@@ -17,16 +17,20 @@ use super::board::Board;
 use super::own_bindings::OwnBindings;
 use crate::model::{Origin, Origins, ResolverOptions, ServiceName};
 use lead::{Command, Lead};
-pub use state::{CheckOutcome, OriginCondition, OriginState};
+pub use state::{CheckOutcome, OriginCondition, OriginState, RecordState};
 
 /// An origin that cannot be used because its name has no address.
 #[derive(Debug, thiserror::Error)]
-#[error("resolve origin {origin}: {reason}")]
+#[error("resolve origin {origin}: {reason}; {cure}")]
 pub struct ResolveError {
+    /// Which of those given.
+    pub index: usize,
     /// The origin, as configured.
     pub origin: Origin,
     /// What was found out.
     pub reason: String,
+    /// What to do about it.
+    pub cure: &'static str,
 }
 
 /// Why origins are not watched, or no longer.

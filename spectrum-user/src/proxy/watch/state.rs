@@ -4,10 +4,10 @@ use std::fmt;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use crate::model::{Balance, Origin, OriginPort, OriginRole};
+use crate::model::{Origin, OriginPort, OriginRole};
 use crate::proxy::board::Board;
 use crate::proxy::own_bindings::Extent;
-use crate::proxy::roster::{Member, Place};
+use crate::proxy::roster::{Member, Place, Record};
 
 /// One address of an origin, or an origin without any.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -26,8 +26,23 @@ pub struct OriginState {
     pub last_check: Option<CheckOutcome>,
     /// Dials in a row that failed.
     pub failures: u32,
-    /// Its open connections, where the balance asks for them.
-    pub open: Option<u32>,
+    /// Its open connections.
+    pub open: u32,
+    /// The SRV record that names it, where the origin is asked for such.
+    pub record: Option<RecordState>,
+}
+
+/// An SRV record.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct RecordState {
+    /// The lowest that can be reached is used.
+    pub priority: u16,
+    /// Its share among those of its priority.
+    pub weight: u16,
+    /// The host's port.
+    pub port: u16,
+    /// The host, without the dot at the end.
+    pub target: String,
 }
 
 /// Whether an address of an origin is used.
@@ -88,7 +103,8 @@ pub(super) fn states(board: &Board) -> Vec<OriginState> {
             condition,
             last_check: None,
             failures: 0,
-            open: None,
+            open: 0,
+            record: None,
         };
         let left_out =
             roster.loops.iter().filter(|one| one.origin == index && one.judgement.extent == Extent::Address);
@@ -123,7 +139,11 @@ fn state(board: &Board, index: usize, member: &Member, place: &Place) -> OriginS
             .and_then(|health| health.last())
             .map(|last| CheckOutcome { outcome: last.outcome, ago: last.at.elapsed() }),
         failures: place.standing.failures(),
-        open: (board.origins.balance == Balance::LeastConnections).then(|| place.standing.open()),
+        open: place.standing.open(),
+        record: member.port.zip(member.record.as_ref()).map(|(port, Record { priority, weight, target })| {
+            let target = target.strip_suffix('.').unwrap_or(target).to_owned();
+            RecordState { priority: *priority, weight: *weight, port, target }
+        }),
     }
 }
 

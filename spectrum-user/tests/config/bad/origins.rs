@@ -31,6 +31,23 @@ origins = ["192.0.2.10"]
         ],
     },
     Bad {
+        title: "an origin that stands there twice",
+        text: r#"[[service]]
+name = "a"
+bindings = [{ prefix = "192.0.2.0/24" }]
+origins = [
+  "203.0.113.10:80", "203.0.113.10", "203.0.113.10:81", "[2001:db8::1]:80", "a.example",
+  "203.0.113.10:80", { origin = "A.example.", weight = 3 }, { origin = "2001:db8::1", backup = true },
+  "[2001:DB8:0::1]:80",
+]
+"#,
+        problems: &[
+            r#"6:3: service "a" origins[5]: 203.0.113.10:80 stands in line 5 already; name it once, with a weight if it is to get more: { origin = "203.0.113.10:80", weight = 2 }"#,
+            r#"6:22: service "a" origins[6]: A.example. stands in line 5 already; name it once, with a weight if it is to get more: { origin = "A.example.", weight = 2 }"#,
+            r#"7:3: service "a" origins[8]: "[2001:DB8:0::1]:80": [2001:db8::1]:80 stands in line 5 already; name it once, with a weight if it is to get more: { origin = "[2001:db8::1]:80", weight = 2 }"#,
+        ],
+    },
+    Bad {
         title: "origins that are no server's address",
         text: r#"[[service]]
 name = "a"

@@ -117,14 +117,14 @@ fn a_replacement_exchanges_the_rules_and_then_removes_the_old_maps() {
 #[test]
 fn only_our_tables_are_listed() {
     let listed = "table ip mangle\ntable ip spectrum-7\ntable ip6 spectrum-7\ntable inet spectrum-8\ntable bridge spectrum-9\ntable ip spectral-1\n";
-    let found: Vec<(String, &str)> =
-        tables(listed).map(|(chain, table)| (chain.to_string(), table)).collect();
+    let found: Vec<(String, TableFamily)> =
+        tables(listed).map(|(chain, family)| (chain.table(), family)).collect();
     assert_eq!(
         found,
         [
-            ("SPECTRUM-7".to_owned(), "ip spectrum-7"),
-            ("SPECTRUM-7".to_owned(), "ip6 spectrum-7"),
-            ("SPECTRUM-8".to_owned(), "inet spectrum-8"),
+            ("spectrum-7".to_owned(), TableFamily::Ip),
+            ("spectrum-7".to_owned(), TableFamily::Ip6),
+            ("spectrum-8".to_owned(), TableFamily::Inet),
         ]
     );
 }

@@ -1,0 +1,91 @@
+//! Where the origins of a configuration were typed, for whoever finds out later that one of them is of no use. Judges none.
+
+use std::path::{Path, PathBuf};
+
+use crate::model::{Origin, ServiceName};
+
+/// Where each origin was typed.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct OriginPlaces {
+    /// `None`: on the command line.
+    file: Option<PathBuf>,
+    /// For each service, for each of its origins.
+    services: Vec<Vec<OriginPlace>>,
+}
+
+/// Where one of a file's origins stands.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) struct OriginPlace {
+    pub(super) line: usize,
+    pub(super) column: usize,
+    /// Its number in the list; `None`: it stands alone.
+    pub(super) index: Option<usize>,
+}
+
+impl OriginPlaces {
+    /// Those of the file at `path`.
+    pub(super) fn in_file(path: &Path, services: Vec<Vec<OriginPlace>>) -> Self {
+        Self { file: Some(path.to_owned()), services }
+    }
+
+    /// What messages about an origin begin with: `spectrum.toml:7:12: service "web" origins[2]: "origin.example:80"`, or
+    /// `--origin origin.example:80`. `service` and `index` are the numbers of the service `name` and of its `origin`.
+    #[must_use]
+    pub fn called(&self, service: usize, name: &ServiceName, index: usize, origin: &Origin) -> String {
+        let place = self.services.get(service).and_then(|origins| origins.get(index));
+        match (&self.file, place) {
+            (Some(path), Some(OriginPlace { line, column, index })) => {
+                let index = index.map_or_else(String::new, |index| format!("[{index}]"));
+                let (path, name, origin) = (path.display(), name.as_str(), origin.to_string());
+                format!("{path}:{line}:{column}: service {name:?} origins{index}: {origin:?}")
+            }
+            _ => format!("--origin {origin}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Config, Flags};
+    use crate::model::Target;
+
+    fn called(config: &Config) -> Vec<String> {
+        let mut called = Vec::new();
+        for (number, service) in config.services.iter().enumerate() {
+            let Target::Origins(origins) = &service.target else { continue };
+            let each = origins.list.iter().enumerate();
+            called.extend(
+                each.map(|(index, origin)| config.origin_places.called(number, &service.name, index, origin)),
+            );
+        }
+        called
+    }
+
+    #[test]
+    fn an_origin_is_called_by_its_place() {
+        let text = "[[service]]\nname = \"a\"\nbindings = [{ prefix = \"192.0.2.0/24\", ports = 80 }]\nrespond = \"echo\"\n\
+                    [[service]]\nname = \"b\"\nbindings = [{ prefix = \"192.0.2.0/24\", ports = 81 }]\norigins = \"b.example\"\n\
+                    [[service]]\nname = \"c\"\nbindings = [{ prefix = \"192.0.2.0/24\", ports = 82 }]\norigins = [\"c.example\",\n\
+                    { origin = \"d.example:80\", weight = 2 }]\n";
+        let config = Config::parse(Path::new("f.toml"), text).unwrap();
+        assert_eq!(
+            called(&config),
+            [
+                "f.toml:8:11: service \"b\" origins: \"b.example\"",
+                "f.toml:12:12: service \"c\" origins[0]: \"c.example\"",
+                "f.toml:13:1: service \"c\" origins[1]: \"d.example:80\"",
+            ]
+        );
+    }
+
+    #[test]
+    fn an_origin_of_the_command_line_is_called_by_its_flag() {
+        let flags = Flags {
+            prefixes: vec!["192.0.2.0/24".parse().unwrap()],
+            origins: vec!["a.example".parse().unwrap()],
+            ..Flags::default()
+        };
+        assert_eq!(called(&flags.into_config().unwrap()), ["--origin a.example"]);
+    }
+}
