@@ -24,7 +24,7 @@ pub(super) struct Board {
 
 impl Board {
     pub(super) fn new(service: ServiceName, origins: Origins) -> Self {
-        let roster = Arc::new(Roster { members: Vec::new(), fault: DialFailure::ResolverFailed });
+        let roster = Arc::new(Roster::empty(DialFailure::ResolverFailed));
         Self { service, origins, roster: Mutex::new(roster), version: AtomicU64::new(0) }
     }
 

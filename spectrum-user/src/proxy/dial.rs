@@ -73,6 +73,9 @@ impl Dialler {
                     return Err(DialFailure::Down);
                 }
                 let port = self.port(member, session).ok_or(DialFailure::Failed)?;
+                if place.bars(port) {
+                    return Err(DialFailure::Loop);
+                }
                 let stream = self.dial_place(place, port, self.connect, session).await;
                 let open = |stream| Dialled { stream, open: roster.open(place) };
                 stream.map(open).map_err(|error| DialFailure::of(&error))
@@ -104,8 +107,8 @@ impl Dialler {
                 Ok((stream, place)) => return Ok(Dialled { stream, open: roster.open(place) }),
                 Err(error) => match DialFailure::of(&error) {
                     // It was not dialled at all, and what became of another one says more.
-                    DialFailure::OtherFamily if dials > 0 => continue,
-                    other @ DialFailure::OtherFamily => {
+                    DialFailure::Loop | DialFailure::OtherFamily if dials > 0 => continue,
+                    other @ (DialFailure::Loop | DialFailure::OtherFamily) => {
                         failure = other;
                         continue;
                     }
@@ -129,6 +132,9 @@ impl Dialler {
         patience: Duration,
         session: &Session,
     ) -> io::Result<(TcpStream, &'a Place)> {
+        if member.places.iter().all(|place| place.bars(port)) {
+            return Err(comes_back());
+        }
         if let [place] = &member.places[..] {
             return Ok((self.dial_place(place, port, patience, session).await?, place));
         }
@@ -138,6 +144,7 @@ impl Dialler {
         let mut waiting = member
             .order(self.balance(), session.client.get().ip(), turn)
             .into_iter()
+            .filter(|place| !place.bars(port))
             .filter(|place| dial_source::reaches(place.at(port), source, session.client.get()))
             .peekable();
         if waiting.peek().is_none() {
@@ -259,6 +266,11 @@ impl Dialler {
         let unlogged = self.unlogged.replace(0);
         tracing::warn!(service = %session.service(), %origin, %error, unlogged, "dial origin");
     }
+}
+
+/// The error of an address that [`Place::bars`] for a port.
+fn comes_back() -> io::Error {
+    io::Error::from_raw_os_error(libc::ELOOP)
 }
 
 fn is_same(one: &Place, other: &Place) -> bool {

@@ -12,6 +12,7 @@ pub mod header;
 mod health;
 mod introduction;
 mod limits;
+mod own_bindings;
 mod peer;
 mod relay;
 mod report;
@@ -27,6 +28,7 @@ mod watch;
 mod worker;
 mod workers;
 
+pub use own_bindings::OwnBindings;
 pub use report::{DialFailure, End, Established, Event, Expiry, HeaderFault, Limit, Report, Side};
 pub use traffic::Traffic;
 pub use watch::{

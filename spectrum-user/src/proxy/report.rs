@@ -171,7 +171,7 @@ pub enum HeaderFault {
 }
 
 /// Every end in the order of [`End::index`], with its word in records and metrics, and its status code.
-const ENDS: [(End, &str, u16); 29] = {
+const ENDS: [(End, &str, u16); 30] = {
     use DialFailure as Dial;
     use Side::{Downstream, Upstream};
     [
@@ -195,6 +195,7 @@ const ENDS: [(End, &str, u16); 29] = {
         (End::TimedOut(Upstream), "upstream-timed-out", 445),
         (End::Undialled(Dial::Down), "dial-down", 521),
         (End::Undialled(Dial::Failed), "dial-failed", 520),
+        (End::Undialled(Dial::Loop), "dial-loop", 523),
         (End::Undialled(Dial::OtherFamily), "dial-other-family", 523),
         (End::Undialled(Dial::OutOfResources), "dial-out-of-resources", 524),
         (End::Undialled(Dial::Refused), "dial-refused", 521),
@@ -234,7 +235,7 @@ impl End {
             Self::Reset(side) => 14 + side as usize,
             Self::TimedOut(side) => 16 + side as usize,
             Self::Undialled(failure) => 18 + failure as usize,
-            Self::Unreachable(side) => 27 + side as usize,
+            Self::Unreachable(side) => 28 + side as usize,
         }
     }
 
@@ -278,6 +279,8 @@ pub enum DialFailure {
     Down,
     /// Anything not listed here.
     Failed,
+    /// Every address that there is would have led back to a service of ours, so none was tried.
+    Loop,
     /// The origin has no address of the client's family, and was to be dialled from the client's address.
     OtherFamily,
     /// This host had no descriptor, memory or local port for it.
@@ -312,6 +315,7 @@ impl DialFailure {
             ) => Self::OutOfResources,
             Some(libc::EAFNOSUPPORT) => Self::OtherFamily,
             Some(libc::ECONNREFUSED) => Self::Refused,
+            Some(libc::ELOOP) => Self::Loop,
             Some(libc::EHOSTUNREACH | libc::ENETUNREACH | libc::ENETDOWN | libc::EHOSTDOWN) => {
                 Self::Unreachable
             }

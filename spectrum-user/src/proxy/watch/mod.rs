@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::LocalSet;
 
 use super::board::Board;
+use super::own_bindings::OwnBindings;
 use crate::model::{Origin, Origins, ResolverOptions, ServiceName};
 use lead::{Command, Lead};
 pub use state::{CheckOutcome, OriginCondition, OriginState, RecordState};
@@ -96,6 +97,14 @@ impl OriginWatch {
     /// Looks names up as `options` say from now on.
     pub fn configure(&self, options: ResolverOptions) {
         self.tell(Command::Configure(options));
+    }
+
+    /// Dials nothing from now on that would come back through `own`, and again what no longer would.
+    ///
+    /// # Errors
+    /// [`WatchError::Died`].
+    pub async fn avoid(&self, own: OwnBindings) -> Result<(), WatchError> {
+        self.ask(|done| Command::Avoid { own, done }).await
     }
 
     /// Checks that every one of `origins` has an address now, so that a mistyped name is refused at start-up. What is found
