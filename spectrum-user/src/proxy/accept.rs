@@ -304,15 +304,15 @@ async fn proxy(
     watch: &Watch<'_>,
 ) -> End {
     // On the heap, since it is over soon: it would be the largest part of every connection for as long as that lasts.
-    let dialled = Box::pin(async {
+    let attempt = Box::pin(async {
         tokio::select! {
             biased;
-            dialled = dialler.dial(session) => dialled.map_err(End::Undialled),
+            attempt = dialler.dial(session) => attempt.map_err(End::Undialled),
             // A client that gives up while the origin is slow to answer need not hold the attempt open.
             _ = downstream.ready(Interest::ERROR) => Err(End::Reset(Side::Downstream)),
         }
     });
-    let (mut upstream, _open) = match dialled.await {
+    let (mut upstream, _open) = match attempt.await {
         Ok(Dialled { stream, open }) => (Peer::new(stream), open),
         Err(end) => return end,
     };

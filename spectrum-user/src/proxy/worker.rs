@@ -147,36 +147,6 @@ impl Worker {
 
 /// A worker's thread, from start to end.
 pub(super) fn run(runtime: LocalRuntime, worker: Worker, commands: mpsc::UnboundedReceiver<Command>) {
-    if let Some(slice) = std::env::var("SLICE").ok().and_then(|s| s.parse::<u64>().ok()) {
-        #[repr(C)]
-        struct Attr {
-            size: u32,
-            policy: u32,
-            flags: u64,
-            nice: i32,
-            prio: u32,
-            runtime: u64,
-            deadline: u64,
-            period: u64,
-            umin: u32,
-            umax: u32,
-        }
-        let attr = Attr {
-            size: 56,
-            policy: 0,
-            flags: 0,
-            nice: 0,
-            prio: 0,
-            runtime: slice,
-            deadline: 0,
-            period: 0,
-            umin: 0,
-            umax: 0,
-        };
-        #[allow(unsafe_code)]
-        let r = unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &attr, 0) };
-        eprintln!("slice {slice} {r} {}", std::io::Error::last_os_error());
-    }
     let worker = Rc::new(worker);
     let lead = Lead { worker: Rc::clone(&worker), listeners: HashMap::new(), retired: Vec::new(), commands };
     let drained = runtime.block_on(lead.run());
