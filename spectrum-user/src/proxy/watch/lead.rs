@@ -47,6 +47,8 @@ pub(super) struct Lead {
     own: RefCell<OwnBindings>,
     /// The latest of each service last.
     boards: RefCell<Vec<Weak<Board>>>,
+    /// Those whose rosters leave out what would come back.
+    looping: RefCell<Vec<Weak<Board>>>,
     standings: RefCell<HashMap<StandingKey, Weak<Standing>>>,
     healths: RefCell<HashMap<SocketAddr, Vec<Weak<Health>>>>,
     pub(super) checks: Semaphore,
@@ -74,6 +76,7 @@ impl Lead {
             names: RefCell::default(),
             own: RefCell::default(),
             boards: RefCell::default(),
+            looping: RefCell::default(),
             standings: RefCell::default(),
             healths: RefCell::default(),
             checks: Semaphore::new(check::AT_ONCE),
@@ -145,18 +148,23 @@ impl Lead {
 
     /// Makes the rosters of `boards` anew.
     fn hang(self: &Rc<Self>, boards: &[Arc<Board>]) {
-        let before: Vec<_> = self.alive().into_iter().map(|board| (board.roster(), board)).collect();
+        let mut affected: Vec<Arc<Board>> = self.looping.borrow().iter().filter_map(Weak::upgrade).collect();
+        affected.retain(|board| boards.iter().all(|one| !Arc::ptr_eq(one, board)));
+        affected.extend_from_slice(boards);
+        let before: Vec<Arc<Roster>> = affected.iter().map(|board| board.roster()).collect();
         for board in boards {
             self.hang_one(board);
         }
         // Then those that leave something out, which need be so no longer since others have changed. What they take in again
         // closes no circle, since that is what each of them looks for.
-        for (_, board) in before.iter().filter(|(_, board)| !board.roster().loops.is_empty()) {
+        for board in affected.iter().filter(|board| !board.roster().loops.is_empty()) {
             self.hang_one(board);
         }
-        for (before, board) in &before {
+        for (board, before) in affected.iter().zip(&before) {
             report_loops(board, &before.loops);
         }
+        affected.retain(|board| !board.roster().loops.is_empty());
+        self.looping.replace(affected.iter().map(Arc::downgrade).collect());
         self.standings.borrow_mut().retain(|_, standing| standing.strong_count() > 0);
         self.healths.borrow_mut().retain(|_, healths| {
             healths.retain(|health| health.strong_count() > 0);
