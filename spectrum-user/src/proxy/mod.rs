@@ -21,6 +21,8 @@ mod respond;
 mod roster;
 mod session;
 mod standing;
+mod sys;
+mod traffic;
 mod udp;
 mod watch;
 mod worker;
@@ -28,6 +30,7 @@ mod workers;
 
 pub use own_bindings::OwnBindings;
 pub use report::{DialFailure, End, Established, Event, Expiry, HeaderFault, Limit, Report, Side};
+pub use traffic::Traffic;
 pub use watch::{
     CheckOutcome, OriginCondition, OriginState, OriginWatch, RecordState, ResolveError, WatchError,
 };

@@ -5,11 +5,21 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use super::traffic::Traffic;
 use crate::model::{Protocol, ServiceName};
 
 /// What a worker tells its observer.
 #[derive(Clone, Copy, Debug)]
 pub enum Event<'a> {
+    /// The worker begins to serve a service. Told once, whatever becomes of the service later.
+    Serving {
+        /// Which.
+        service: &'a ServiceName,
+        /// Transport protocol.
+        protocol: Protocol,
+        /// What its sessions carry, from now on.
+        traffic: &'a Traffic,
+    },
     /// A connection was accepted, or the first datagram of a UDP session came. [`Event::Ended`] follows for each, whatever happens to it.
     Opened {
         /// The service whose listener accepted it.
