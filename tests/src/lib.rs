@@ -9,6 +9,7 @@
     reason = "this is test code: it panics where a test would, and nobody outside the tests calls it"
 )]
 
+pub mod admin;
 pub mod answer;
 pub mod case;
 pub mod control;
