@@ -19,6 +19,7 @@ pub mod dial;
 pub mod fault;
 pub mod instance;
 pub mod maps;
+pub mod memory;
 pub mod name_server;
 pub mod netns;
 pub mod nft_fault;
