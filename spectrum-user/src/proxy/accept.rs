@@ -19,9 +19,9 @@ use tokio::time::sleep;
 
 use super::address::canonical;
 use super::connections::Connections;
-use super::dial::{Dialled, Dialler};
 use super::introduction;
 use super::limits::Gate;
+use super::origins::{Dialled, Dialler};
 use super::peer::Peer;
 use super::relay::{Watch, keep, relay};
 use super::report::{DialFailure, End, Limit, Side};

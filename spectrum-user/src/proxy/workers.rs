@@ -10,13 +10,12 @@ use nix::sys::resource::{Resource, getrlimit};
 use tokio::runtime::{self, LocalOptions, LocalRuntime};
 use tokio::sync::{Mutex, mpsc, oneshot};
 
-use super::board::Board;
 use super::limits::{DescriptorPool, Ledger};
+use super::origins::{Board, OriginWatch, WatchError};
 use super::relay::Pipes;
 use super::report::Event;
 use super::sys;
 use super::udp::{self, Answer};
-use super::watch::{OriginWatch, WatchError};
 use super::worker::{self, Command, Common, Worker};
 use crate::model::{Destination, Policy, Protocol, ServiceName, Target};
 

@@ -15,11 +15,11 @@ use tokio::time::{sleep_until, timeout};
 use super::balance::Balancer;
 use super::board::{Board, BoardView, Seen};
 use super::dial_source;
-use super::report::DialFailure;
 use super::roster::{Member, Place};
-use super::session::Session;
 use super::standing::{Moment, OpenGuard, Turn};
 use crate::model::Balance;
+use crate::proxy::report::DialFailure;
+use crate::proxy::session::Session;
 
 /// The head start of each address of a name (RFC 8305, section 5).
 const HEAD_START: Duration = Duration::from_millis(250);
@@ -33,7 +33,7 @@ const LOG_INTERVAL: Duration = Duration::from_secs(1);
 
 /// One worker's way to the origins of one service.
 #[derive(Debug)]
-pub(super) struct Dialler {
+pub(in crate::proxy) struct Dialler {
     view: BoardView,
     connect: Duration,
     balancer: RefCell<Balancer>,
@@ -44,15 +44,15 @@ pub(super) struct Dialler {
 
 /// A connected origin.
 #[derive(Debug)]
-pub(super) struct Dialled {
-    pub(super) stream: TcpStream,
+pub(in crate::proxy) struct Dialled {
+    pub(in crate::proxy) stream: TcpStream,
     /// To be kept for as long as the connection is open.
-    pub(super) open: Option<OpenGuard>,
+    pub(in crate::proxy) open: Option<OpenGuard>,
 }
 
 impl Dialler {
     /// `worker` is the index of the worker; an origin may take `connect` to answer.
-    pub(super) fn new(board: Arc<Board>, connect: Duration, worker: usize) -> Self {
+    pub(in crate::proxy) fn new(board: Arc<Board>, connect: Duration, worker: usize) -> Self {
         let balancer = Balancer::new(board.origins.balance, worker);
         Self {
             view: BoardView::new(board),
@@ -65,7 +65,7 @@ impl Dialler {
     }
 
     /// Connects to one of the origins. Notes in `session` what is tried.
-    pub(super) async fn dial(&self, session: &Session) -> Result<Dialled, DialFailure> {
+    pub(in crate::proxy) async fn dial(&self, session: &Session) -> Result<Dialled, DialFailure> {
         let roster = self.view.roster();
         match roster.sole() {
             Some((member, place)) => {

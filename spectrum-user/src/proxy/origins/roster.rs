@@ -7,10 +7,10 @@ use std::sync::Arc;
 use super::balance::{Candidate, client_key, score, seed};
 use super::health::Health;
 use super::own_bindings::{Extent, Judgement};
-use super::report::DialFailure;
 use super::resolver::{Fault, Resolution, ResolvedTarget};
 use super::standing::Standing;
 use crate::model::{Balance, Origin, OriginHost, OriginRole, Origins, PortRange, ServiceName};
+use crate::proxy::report::DialFailure;
 
 /// The share of weight 1, so that the records of a service can divide it among themselves.
 const SHARE: u32 = 1 << 16;
@@ -297,7 +297,7 @@ impl Place {
 mod tests {
     use super::*;
     use crate::model::{Ejection, HealthCheck};
-    use crate::proxy::standing::Moment;
+    use crate::proxy::origins::standing::Moment;
     use std::time::{Duration, Instant};
 
     const ONCE: Option<Ejection> = Some(Ejection { failures: 1, time: Duration::from_hours(1) });

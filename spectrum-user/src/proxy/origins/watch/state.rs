@@ -5,9 +5,9 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use crate::model::{Origin, OriginPort, OriginRole};
-use crate::proxy::board::Board;
-use crate::proxy::own_bindings::Extent;
-use crate::proxy::roster::{Member, Place, Record};
+use crate::proxy::origins::board::Board;
+use crate::proxy::origins::own_bindings::Extent;
+use crate::proxy::origins::roster::{Member, Place, Record};
 
 /// One address of an origin, or an origin without any.
 #[derive(Clone, Debug, Eq, PartialEq)]

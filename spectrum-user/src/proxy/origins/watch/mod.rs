@@ -130,7 +130,7 @@ impl OriginWatch {
     }
 
     /// Keeps the roster of `service` up to date from now on, for as long as anybody has what is returned.
-    pub(super) async fn board(
+    pub(in crate::proxy) async fn board(
         &self,
         service: &ServiceName,
         origins: &Origins,
@@ -144,7 +144,7 @@ impl OriginWatch {
     }
 
     /// Returns when the thread has ended, which it must not while anybody can ask.
-    pub(super) async fn died(&self) {
+    pub(in crate::proxy) async fn died(&self) {
         if let Some(commands) = &self.0.commands {
             commands.closed().await;
         }

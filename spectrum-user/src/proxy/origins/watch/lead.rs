@@ -18,12 +18,12 @@ use super::check;
 use crate::model::{
     HealthCheck, Origin, OriginHost, OriginPort, Origins, PortRange, ResolverOptions, ServiceName,
 };
-use crate::proxy::board::Board;
-use crate::proxy::health::Health;
-use crate::proxy::own_bindings::OwnBindings;
-use crate::proxy::resolver::{Fault, Resolution, Resolver};
-use crate::proxy::roster::{Loop, Place, Roster};
-use crate::proxy::standing::Standing;
+use crate::proxy::origins::board::Board;
+use crate::proxy::origins::health::Health;
+use crate::proxy::origins::own_bindings::OwnBindings;
+use crate::proxy::origins::resolver::{Fault, Resolution, Resolver};
+use crate::proxy::origins::roster::{Loop, Place, Roster};
+use crate::proxy::origins::standing::Standing;
 
 /// What the thread is told.
 pub(super) enum Command {
