@@ -3,8 +3,9 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::fs;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 fn spectrum(arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_spectrum-user")).args(arguments).output().unwrap()
@@ -179,6 +180,38 @@ fn a_file_that_is_not_there_is_a_bad_configuration() {
     assert_eq!(
         text(&output.stderr),
         "error: read configuration /nonexistent/spectrum.toml: No such file or directory (os error 2)\n"
+    );
+}
+
+#[test]
+fn what_is_neither_a_file_nor_a_pipe_is_refused_unread() {
+    for (path, kind) in [("/dev/zero", "a character device"), ("/", "a directory")] {
+        let output = spectrum(&["check", "--config", path]);
+        assert_eq!(output.status.code(), Some(78));
+        let expected = format!(
+            "error: read configuration {path}: it is {kind}; name a file or a pipe that holds the configuration\n"
+        );
+        assert_eq!(text(&output.stderr), expected);
+    }
+}
+
+#[test]
+fn a_pipe_is_as_good_as_a_file() {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_spectrum-user"))
+        .args(["check", "--config", "/dev/stdin"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(&fs::read(example()).unwrap()).unwrap();
+    let piped = child.wait_with_output().unwrap();
+    let read = spectrum(&["check", "--config", example().to_str().unwrap()]);
+    assert_eq!(
+        (piped.status.code(), text(&piped.stdout)),
+        (Some(0), text(&read.stdout)),
+        "{}",
+        text(&piped.stderr)
     );
 }
 

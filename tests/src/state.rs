@@ -30,6 +30,7 @@ impl State {
             ("nft list ruleset", nft_rules(netns)),
             ("bpftool link", links(netns)),
             ("files in /sys/fs/bpf", netns.run(|| files(Path::new("/sys/fs/bpf")))),
+            ("registry", registry(netns)),
             ("ss: listening sockets", lines(&netns.command("ss -Hltun"))),
         ])
     }
@@ -212,6 +213,16 @@ fn links(netns: &Netns) -> Vec<String> {
         links.as_array().into_iter().flatten().filter(|link| link["netns_ino"].as_u64() == Some(inode));
     ours.map(|link| format!("link {} of program {} ({})", link["id"], link["prog_id"], link["attach_type"]))
         .collect()
+}
+
+/// The directory of the namespace in the registry, and what is in it.
+fn registry(netns: &Netns) -> Vec<String> {
+    let directory = format!("/run/spectrum/{}", netns.inode());
+    netns.run(move || {
+        let mut found = files(Path::new(&directory));
+        found.extend(Path::new(&directory).exists().then_some(directory));
+        found
+    })
 }
 
 fn files(directory: &Path) -> Vec<String> {

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use spectrum_tests::case::{BOTH_PREFIXES, Case};
+use spectrum_tests::control::{CONFIG, configure};
 use spectrum_tests::deadline::{PATIENCE, eventually};
 use spectrum_tests::dial::{assert_answered, assert_refused, call, dial};
 use spectrum_tests::instance::{Instance, Launch};
@@ -353,7 +354,9 @@ fn the_example_runs_as_it_is() {
     }
     let case = Case::new(Path::SkLookup, Family::V4);
     let before = State::of(&case.server);
-    let instance = case.start(concat!("--config ", env!("CARGO_MANIFEST_DIR"), "/../config/spectrum.toml"));
+    // The sources need not be where the tests run.
+    configure(&case.server, include_str!("../../config/spectrum.toml"));
+    let instance = case.start(CONFIG);
     let heard = dial(&case.server, "192.0.2.5:22".parse().unwrap()).unwrap();
     assert!(heard.text.contains("service=catch-all "), "{heard:?}");
     let status = Launch::new(&case.server).arguments("status").finish();

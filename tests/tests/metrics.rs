@@ -61,6 +61,15 @@ fn metrics_say_what_happened(case: &mut Case) {
     open.write_all(b"four").unwrap();
     open.read_exact(&mut [0; 4]).unwrap();
     await_value(&case.server, admin, "open_sessions{service=\"web\",protocol=\"tcp\"}", 1.0);
+    // Bytes count while they move: a connection may last for days.
+    for direction in ["from_client", "to_client"] {
+        await_value(
+            &case.server,
+            admin,
+            &format!("{direction}_bytes_total{{service=\"web\",protocol=\"tcp\"}}"),
+            4.0,
+        );
+    }
     for _ in 0..3 {
         let _ = dial(&case.server, gone);
     }
@@ -69,6 +78,8 @@ fn metrics_say_what_happened(case: &mut Case) {
     await_value(&case.server, admin, refused, 3.0);
     assert_echo(&datagram::client(&case.server, games), b"a session");
     await_value(&case.server, admin, "open_sessions{service=\"games\",protocol=\"udp\"}", 1.0);
+    let said = "from_client_bytes_total{service=\"games\",protocol=\"udp\"}";
+    await_value(&case.server, admin, said, 9.0);
     drop(open);
     let closed = "ended_sessions_total{service=\"web\",protocol=\"tcp\",end=\"closed\",status=\"200\"}";
     await_value(&case.server, admin, closed, 1.0);

@@ -32,6 +32,10 @@ on_every_path!(
     a_failing_name_server_changes_nothing,
     a_name_that_does_not_resolve_is_refused,
     services_are_found_by_their_records,
+    a_name_that_comes_to_lead_back_is_not_dialled,
+    only_the_ports_that_lead_back_are_not_dialled,
+    two_services_whose_names_lead_to_each_other_make_no_circle,
+    a_reload_that_binds_an_origins_address_takes_it_out,
     a_silent_address_costs_no_more_than_its_head_start,
     running_out_of_descriptors_is_not_the_origins_fault,
 );
@@ -366,6 +370,138 @@ fn services_are_found_by_their_records(case: &mut Case) {
         row(&format!(" 2 7 {} alias.test", one.port())).contains(&format!("{one} (as above)")),
         "{shown}"
     );
+}
+
+/// There are `count` records, and no more: a connection that led back would be there many times over.
+fn assert_last_is_a_loop(instance: &Instance, count: usize) {
+    assert_eq!(last_end(instance, count), end("dial-loop", "523"));
+    let log = instance.stderr();
+    assert_eq!(records(&log).len(), count, "{log}");
+}
+
+fn a_name_that_comes_to_lead_back_is_not_dialled(case: &mut Case) {
+    let server = NameServer::start(&case.server, case.loopback());
+    let one = saying(case, 1, "one");
+    let port = one.address().port();
+    server.set(NAME, &[case.address(7)]);
+    // At the start already, though other services are to go on.
+    let keys = format!("origins = \"{NAME}:{port}\"");
+    let with = |keys: &str| {
+        let service = service(case, &format!("80,{port}"), keys);
+        format!("{}\n{service}", server.section(Duration::from_millis(300)))
+    };
+    let (names, records_of_service) = (with(&keys), with("origins = \"_web._tcp.test\""));
+    let instance = serve(case, &names);
+    await_logged(&instance, "origin leads back to this service and is not dialled there", 1);
+    assert_eq!(heard(case, 80), Err(ErrorKind::ConnectionReset));
+    assert_last_is_a_loop(&instance, 1);
+    let shown = SocketAddr::new(case.address(7), port).to_string();
+    assert_eq!(conditions(case, &instance)[&shown], "loop");
+    server.set(NAME, &[one.address().ip(), case.address(7)]);
+    let mut dials = 1;
+    eventually("the other address", PATIENCE, || {
+        dials += 1;
+        (heard(case, 80).as_deref() == Ok("one")).then_some(())
+    });
+    assert_eq!(words(case, 6), BTreeSet::from(["one".to_owned()]));
+    dials += 6;
+    server.set(NAME, &[case.address(9)]);
+    await_logged(&instance, "origin leads back to this service and is not dialled there", 2);
+    assert_eq!(heard(case, 80), Err(ErrorKind::ConnectionReset));
+    dials += 1;
+    // No connection has led to another.
+    eventually("a record of each dial", PATIENCE, || {
+        (records(&instance.stderr()).len() == dials).then_some(())
+    });
+    assert_last_is_a_loop(&instance, dials);
+    // By SRV records likewise, where the port comes from there.
+    server.set_service("_web._tcp.test", &[(10, 5, port, NAME), (20, 5, port, "main.test")]);
+    server.set("main.test", &[one.address().ip()]);
+    configure(&case.server, &records_of_service);
+    reload(&case.server, &instance).unwrap();
+    assert_eq!(words(case, 4), BTreeSet::from(["one".to_owned()]));
+}
+
+fn only_the_ports_that_lead_back_are_not_dialled(case: &mut Case) {
+    let server = NameServer::start(&case.server, case.loopback());
+    let address = place(case, 1);
+    let _real = Origin::saying(&case.server, SocketAddr::new(address, 3001), "real");
+    server.set(NAME, &[address]);
+    // One of the two ports belongs to another service, which dials the first one.
+    let text = format!(
+        "{}\n[[service]]\nname = \"other\"\nbindings = [{{ prefix = \"{address}\", ports = \"3000\" }}]\norigins = \"{}\"\n{}",
+        server.section(Duration::from_millis(300)),
+        SocketAddr::new(case.address(9), 80),
+        service(case, "80-81", &format!("origins = \"{NAME}:3000-3001\""))
+    );
+    let instance = serve(case, &text);
+    await_logged(&instance, "is not dialled there", 1);
+    let log = instance.stderr();
+    assert!(log.contains("service=web") && log.contains("ports=\"3000\" bound_by=\"other\""), "{log}");
+    assert_eq!(heard(case, 80), Err(ErrorKind::ConnectionReset));
+    assert_last_is_a_loop(&instance, 1);
+    assert_eq!(heard(case, 81).as_deref(), Ok("real"));
+}
+
+fn two_services_whose_names_lead_to_each_other_make_no_circle(case: &mut Case) {
+    let server = NameServer::start(&case.server, case.loopback());
+    let real = saying(case, 1, "real");
+    let port = real.address().port();
+    let (a, b) = (case.address(10), case.address(20));
+    let text = format!(
+        "{}\n[[service]]\nname = \"a\"\nbindings = [{{ prefix = \"{a}\", ports = \"{port}\" }}]\norigins = \"b.test:{port}\"\n\
+         [[service]]\nname = \"b\"\nbindings = [{{ prefix = \"{b}\", ports = \"{port}\" }}]\norigins = \"a.test:{port}\"\n",
+        server.section(Duration::from_millis(300))
+    );
+    let said = |case: &Case, address| {
+        dial(&case.server, SocketAddr::new(address, port))
+            .map(|heard| heard.text)
+            .map_err(|error| error.kind())
+    };
+    server.set("b.test", &[b]);
+    server.set("a.test", &[real.address().ip()]);
+    // A chain of two services that ends is allowed.
+    let instance = serve(case, &text);
+    assert_eq!(said(case, a).as_deref(), Ok("real"));
+    // It becomes a circle, and is cut where it was closed.
+    server.set("a.test", &[a]);
+    await_logged(&instance, "origin leads back to this service and is not dialled there", 1);
+    let log = instance.stderr();
+    assert!(log.contains("service=b origin=a.test") && log.contains("bound_by=\"a\""), "{log}");
+    let await_records = |count| {
+        eventually("records", PATIENCE, || (records(&instance.stderr()).len() == count).then_some(()));
+    };
+    await_records(2);
+    assert_eq!(said(case, a), Err(ErrorKind::ConnectionReset));
+    // One of each service: b's connection went no further.
+    await_records(4);
+    // It is open again elsewhere: what was cut is dialled again.
+    server.set("b.test", &[real.address().ip()]);
+    eventually("a chain the other way", PATIENCE, || (said(case, b).as_deref() == Ok("real")).then_some(()));
+    assert_eq!(said(case, a).as_deref(), Ok("real"));
+}
+
+fn a_reload_that_binds_an_origins_address_takes_it_out(case: &mut Case) {
+    let server = NameServer::start(&case.server, case.loopback());
+    let one = saying(case, 1, "one");
+    let (address, port) = (one.address().ip(), one.address().port());
+    server.set(NAME, &[address]);
+    let text = |more: &str| {
+        let keys = format!("origins = \"{NAME}:{port}\"");
+        let bound = service(case, "80", &keys).replace("}]", &format!("}}{more}]"));
+        format!("{}\n{bound}", server.section(Duration::from_millis(300)))
+    };
+    let (without, with) = (text(""), text(&format!(", {{ prefix = \"{address}\", ports = \"{port}\" }}")));
+    let instance = serve(case, &without);
+    assert_eq!(heard(case, 80).as_deref(), Ok("one"));
+    configure(&case.server, &with);
+    reload(&case.server, &instance).unwrap();
+    assert_eq!(count_logged(&instance, "is not dialled there"), 1, "{}", instance.stderr());
+    assert_eq!(heard(case, 80), Err(ErrorKind::ConnectionReset));
+    assert_eq!(conditions(case, &instance)[&one.address().to_string()], "loop");
+    configure(&case.server, &without);
+    reload(&case.server, &instance).unwrap();
+    assert_eq!(heard(case, 80).as_deref(), Ok("one"));
 }
 
 fn a_silent_address_costs_no_more_than_its_head_start(case: &mut Case) {

@@ -1,10 +1,11 @@
 //! Requests at a given rate, whatever becomes of those before, and how long each takes from the moment it was due: a
-//! proxy that stalls is charged for everybody who had to wait.
+//! proxy that stalls is charged for everybody who had to wait. When it is us whom the scheduler made wait, nobody is.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use nix::sys::resource::{UsageWho, getrusage};
 use serde_json::{Value, json};
 
 use crate::client::Came;
@@ -12,6 +13,37 @@ use crate::exchange::warmed;
 use crate::latency::Latencies;
 use crate::origin::{KEPT, MESSAGE};
 use crate::station::Station;
+
+/// What one turn may take by itself.
+const TURN: Duration = Duration::from_micros(100);
+
+/// Notices when this thread, which never sleeps, had to leave its CPU to another.
+struct Vigil {
+    last: Instant,
+    preempted: i64,
+}
+
+impl Vigil {
+    fn begin() -> Self {
+        Self { last: Instant::now(), preempted: preempted() }
+    }
+
+    /// Whether it did since it was asked last. `now` is when it is asked.
+    fn was_disturbed(&mut self, now: Instant) -> bool {
+        let took = now.duration_since(self.last);
+        self.last = now;
+        if took <= TURN {
+            return false;
+        }
+        let before = self.preempted;
+        self.preempted = preempted();
+        self.preempted != before
+    }
+}
+
+fn preempted() -> i64 {
+    getrusage(UsageWho::RUSAGE_THREAD).unwrap().involuntary_context_switches()
+}
 
 /// Sends a request every `interval` for `length`, over whichever of `width` connections is free.
 pub(crate) fn pace(
@@ -25,13 +57,18 @@ pub(crate) fn pace(
     let mut free: VecDeque<usize> = clients.places().into();
     let mut due_at = vec![Instant::now(); free.iter().max().map_or(0, |place| place + 1)];
     let mut latencies = Latencies::default();
+    let mut vigil = Vigil::begin();
     let began = Instant::now();
-    let mut due = began;
+    let (mut due, mut undisturbed) = (began, began);
     let mut failed = 0_u64;
     loop {
         let now = Instant::now();
         if now.duration_since(began) >= length {
             break;
+        }
+        if vigil.was_disturbed(now) {
+            // What should have been sent meanwhile was not, and what is under way has waited for us.
+            (due, undisturbed) = (now, now);
         }
         // Everything due is sent in order of dueness; without a free connection it waits, and its clock runs.
         while due <= now
@@ -51,7 +88,9 @@ pub(crate) fn pace(
                     client.answered += bytes;
                     if client.answered >= MESSAGE {
                         client.answered -= MESSAGE;
-                        latencies.add(due_at[place].elapsed());
+                        if due_at[place] >= undisturbed {
+                            latencies.add(due_at[place].elapsed());
+                        }
                         free.push_back(place);
                     }
                 }

@@ -8,6 +8,7 @@ mod doctor;
 mod exit;
 mod facts;
 mod logging;
+mod own_bindings;
 mod privileges;
 mod reload;
 mod replies;

@@ -3,12 +3,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
+use super::own_bindings::own_bindings;
 use super::replies::refuse_own_addresses;
 use super::run::{LOCK_PATIENCE, joined};
 use super::running::{Running, Steering, register, registry, resolve_origins};
@@ -101,7 +103,7 @@ impl Running {
         origins.configure(config.resolver.clone());
         let before = self.config.resolver.clone();
         let reloaded = match resolve_origins(&origins, &config).await {
-            Ok(()) => self.go_over(config, plan, mode, revision).await,
+            Ok(()) => self.go_over(config, Arc::new(plan), mode, revision).await,
             Err(error) => Err(error),
         };
         if reloaded.is_err() {
@@ -114,7 +116,7 @@ impl Running {
     async fn go_over(
         &mut self,
         config: Config,
-        plan: Plan,
+        plan: Arc<Plan>,
         mode: Mode,
         revision: u32,
     ) -> anyhow::Result<Reloaded> {
@@ -134,7 +136,8 @@ impl Running {
             Err(error) => Err(error),
         };
         if let Err(error) = switched {
-            let undone = self.abandon(&added, &routed).await;
+            let mut undone = self.abandon(&added, &routed).await;
+            undone.extend(self.avoid(vec![Arc::clone(&self.plan)]).await.err());
             let claimed = self.claimed();
             if let Some(claim) = &mut self.claim {
                 lock.amend(claim, mode, &claimed)?;
@@ -156,6 +159,10 @@ impl Running {
         self.retire(removed, &plan);
         self.plan = plan;
         self.config = config;
+        // After a failure the old bindings are avoided as well, which the next reload puts right.
+        if let Err(error) = self.avoid(vec![Arc::clone(&self.plan)]).await {
+            tracing::warn!("{error:#}");
+        }
         if self.replies.exceed(&ReplyNeeds::of(&self.config.services)) {
             self.retiring.replies = Some(Instant::now() + self.settings.drain);
         }
@@ -164,14 +171,22 @@ impl Running {
         Ok(reloaded)
     }
 
+    /// Has no origin dialled where the bindings of `plans` would bring the connection back.
+    async fn avoid(&self, plans: Vec<Arc<Plan>>) -> anyhow::Result<()> {
+        let origins = self.origins.as_ref().context("reload without watching origins")?;
+        Ok(origins.avoid(own_bindings(plans)?).await?)
+    }
+
     /// Gives the new destinations listeners and the new prefixes routes. Nothing is steered there yet.
     async fn prepare(
         &mut self,
         config: &Config,
-        plan: &Plan,
+        plan: &Arc<Plan>,
         added: &BTreeMap<DestinationId, Destination>,
     ) -> anyhow::Result<()> {
         let mode = self.mode().context("reload before steering")?;
+        // Until the switch the old bindings take connections, from then on the new ones.
+        self.avoid(vec![Arc::clone(&self.plan), Arc::clone(plan)]).await?;
         self.bind_listeners(added, mode)?;
         let routes = self.routes.as_mut().context("reload without routes")?;
         let present: BTreeSet<Prefix> = self.plan.routes.iter().chain(routes.added()).copied().collect();

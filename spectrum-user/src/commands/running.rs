@@ -14,6 +14,7 @@ use std::time::Duration;
 use anyhow::{Context as _, anyhow, bail};
 
 use super::facts::ToldFacts;
+use super::own_bindings::own_bindings;
 use super::reload::Retiring;
 use super::replies::{Replies, refuse_own_addresses};
 use super::run::LOCK_PATIENCE;
@@ -45,7 +46,7 @@ pub(super) struct Settings {
 /// An instance, complete or as far as it got.
 pub(super) struct Running {
     pub(super) config: Config,
-    pub(super) plan: Plan,
+    pub(super) plan: Arc<Plan>,
     pub(super) settings: Settings,
     // In the order of starting.
     pub(super) claim: Option<Claim>,
@@ -83,7 +84,7 @@ impl Running {
     pub(super) fn new(config: Config, plan: Plan, settings: Settings) -> Self {
         Self {
             config,
-            plan,
+            plan: Arc::new(plan),
             settings,
             claim: None,
             control: None,
@@ -110,6 +111,7 @@ impl Running {
         refuse_own_addresses(&self.config.services)?;
         let origins = self.origins.insert(OriginWatch::start(self.config.resolver.clone())?);
         resolve_origins(origins, &self.config).await?;
+        origins.avoid(own_bindings(vec![Arc::clone(&self.plan)])?).await?;
 
         let registry = registry()?;
         let lock = registry.lock(LOCK_PATIENCE)?;

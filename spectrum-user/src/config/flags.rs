@@ -127,7 +127,8 @@ impl Flags {
                     return Err(FlagsError::PortsOverlap { first: first.ports, second: second.ports });
                 }
                 Some(PlanError::Loop { origin, port, .. }) => return Err(FlagsError::Loop { origin, port }),
-                Some(PlanError::TooManyDestinations { .. }) | None => {}
+                // One service has no other to go by, and few destinations.
+                Some(PlanError::Circle { .. } | PlanError::TooManyDestinations { .. }) | None => {}
             }
         }
         Ok(Config {

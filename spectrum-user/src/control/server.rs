@@ -103,13 +103,21 @@ fn bind(path: &Path) -> io::Result<UnixListener> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    let listener = UnixListener::bind(path)?;
+    let bound = UnixListener::bind(path).and_then(|listener| admit(path).map(|()| listener));
+    if bound.is_err() {
+        // The file is there as soon as the socket is bound, though it may never listen.
+        let _ = fs::remove_file(path);
+    }
+    bound
+}
+
+fn admit(path: &Path) -> io::Result<()> {
     // Until here the directory, which only root and the group may enter, is what protects it.
     fs::set_permissions(path, Permissions::from_mode(0o660))?;
     if let Ok(Some(group)) = Group::from_name(GROUP) {
         chown(path, None, Some(group.gid))?;
     }
-    Ok(listener)
+    Ok(())
 }
 
 async fn accept(listener: UnixListener, requests: mpsc::Sender<Asked>) {

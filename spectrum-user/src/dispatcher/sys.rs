@@ -1,4 +1,4 @@
-//! Raw access to the kernel: the one place of this crate where unsafe code is. aya neither maps an array's memory nor
+//! Raw access to the kernel's BPF. aya neither maps an array's memory nor
 //! test-runs an sk_lookup program nor asks which are attached, nor can it know that our counters are plain old data.
 #![allow(unsafe_code, reason = "see above; each block says why it is sound")]
 

@@ -4,6 +4,10 @@
 //! process ends, so that a file without a lock is that of a dead instance, whoever has its process id by now. The same
 //! goes for directories of namespaces that are gone and whose inode the kernel used again.
 //!
+//! The directory goes with the last instance, and with whoever looked for leftovers and found no instance: who holds its lock
+//! and sees that nothing else is in it removes both. Who waited for that lock finds that another file has its name, or none,
+//! and begins anew.
+//!
 //! A state file appears complete and locked or not at all, and before the instance acts on what it says.
 
 use std::collections::BTreeSet;
@@ -29,6 +33,10 @@ pub(super) const CONTROL: &str = "sock";
 /// How often a lock that another process holds is tried again.
 const RETRY: Duration = Duration::from_millis(20);
 
+/// How long an instance that ends waits to see whether it was the last. Who holds the lock meanwhile, and for longer, is about
+/// to become an instance, or to see for itself.
+const PARTING: Duration = Duration::from_millis(200);
+
 /// The directory below which instances are registered: `SPECTRUM_RUN_DIR`, or `/run/spectrum`.
 #[must_use]
 pub fn run_dir() -> PathBuf {
@@ -47,36 +55,77 @@ impl Registry {
     /// Opens the registry of the namespace with inode `namespace` below `run_dir`, which is made if missing.
     pub fn open(run_dir: &Path, namespace: u64) -> Result<Self, InstanceError> {
         let dir = run_dir.join(namespace.to_string());
-        // The files in it are readable by root alone: whoever can open a file can lock it.
         DirBuilder::new()
             .recursive(true)
             .mode(0o755)
             .create(run_dir)
-            .and_then(|()| DirBuilder::new().recursive(true).mode(0o700).create(&dir))
-            .map_err(|source| failed("create directory", &dir, source))?;
-        admit_group(&dir).map_err(|source| failed("admit the group spectrum to", &dir, source))?;
-        Ok(Self { dir })
+            .map_err(|source| failed("create directory", run_dir, source))?;
+        let registry = Self { dir };
+        registry.make()?;
+        Ok(registry)
+    }
+
+    /// Makes the directory if it is missing.
+    fn make(&self) -> Result<(), InstanceError> {
+        let dir = &self.dir;
+        // The files in it are readable by root alone: whoever can open a file can lock it.
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(dir)
+            .map_err(|source| failed("create directory", dir, source))?;
+        match admit_group(dir) {
+            // Another has just removed it, which is for who takes the lock to notice.
+            Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                Err(failed("admit the group spectrum to", dir, source))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Takes the lock under which instances claim and leftovers are removed, waiting at most `patience` for others.
     /// Blocks the calling thread.
     pub fn lock(&self, patience: Duration) -> Result<StartupLock<'_>, InstanceError> {
         let path = self.dir.join(LOCK);
-        let file = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .mode(0o600)
-            .open(&path)
-            .map_err(|source| failed("open lock", &path, source))?;
         let begun = Instant::now();
         loop {
-            match file.try_lock() {
-                Ok(()) => return Ok(StartupLock { registry: self, lock: file }),
-                Err(TryLockError::WouldBlock) if begun.elapsed() < patience => std::thread::sleep(RETRY),
-                Err(TryLockError::WouldBlock) => return Err(InstanceError::Busy { path, waited: patience }),
-                Err(TryLockError::Error(source)) => return Err(failed("lock", &path, source)),
+            match self.try_lock(&path)? {
+                Some(file) => return Ok(StartupLock { registry: self, lock: file }),
+                None if begun.elapsed() < patience => std::thread::sleep(RETRY),
+                None => return Err(InstanceError::Busy { path, waited: patience }),
             }
+        }
+    }
+
+    /// The lock at `path`, if nobody has it, and nobody has removed the file or the directory meanwhile.
+    fn try_lock(&self, path: &Path) -> Result<Option<File>, InstanceError> {
+        let opened = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(path);
+        let file = match opened {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                self.make()?;
+                return Ok(None);
+            }
+            Err(source) => return Err(failed("open lock", path, source)),
+        };
+        match file.try_lock() {
+            Ok(()) => Ok(is_at(&file, path).map_err(|source| failed("lock", path, source))?.then_some(file)),
+            Err(TryLockError::WouldBlock) => Ok(None),
+            Err(TryLockError::Error(error)) if error.kind() == io::ErrorKind::Interrupted => Ok(None),
+            Err(TryLockError::Error(source)) => Err(failed("lock", path, source)),
+        }
+    }
+
+    /// Removes the lock, which the caller has, and the directory, unless anything else is in it.
+    fn remove_if_empty(&self) {
+        let Ok(entries) = fs::read_dir(&self.dir) else { return };
+        let is_other =
+            |entry: io::Result<fs::DirEntry>| entry.map_or(true, |entry| entry.file_name() != LOCK);
+        if !entries.into_iter().any(is_other) {
+            // What cannot be removed is a file that the next start uses.
+            let _ = fs::remove_file(self.dir.join(LOCK));
+            // Fails where somebody has just made another lock, and is about to take it.
+            let _ = fs::remove_dir(&self.dir);
         }
     }
 }
@@ -87,6 +136,13 @@ pub struct StartupLock<'a> {
     registry: &'a Registry,
     #[expect(dead_code, reason = "held, not read: closing it releases the lock")]
     lock: File,
+}
+
+impl Drop for StartupLock<'_> {
+    fn drop(&mut self) {
+        // Before the lock is released, which happens when the file closes after this.
+        self.registry.remove_if_empty();
+    }
 }
 
 impl StartupLock<'_> {
@@ -166,6 +222,21 @@ impl Drop for Claim {
     fn drop(&mut self) {
         // Without the file, and with it, an ended claim is an ended claim: the next start removes the file.
         let _ = fs::remove_file(&self.path);
+        if let Some(dir) = self.path.parent() {
+            // Releasing the lock removes what is left, if this was the last instance.
+            let registry = Registry { dir: dir.to_owned() };
+            drop(registry.lock(PARTING));
+        }
+    }
+}
+
+/// Whether `file` is what `path` names now.
+fn is_at(file: &File, path: &Path) -> io::Result<bool> {
+    let held = file.metadata()?;
+    match fs::metadata(path) {
+        Ok(named) => Ok((named.dev(), named.ino()) == (held.dev(), held.ino())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod binding;
 mod destination;
+mod onward;
 mod origin;
 mod origins;
 mod policy;
@@ -13,6 +14,7 @@ mod service;
 
 pub use binding::Binding;
 pub use destination::{Destination, DestinationId};
+pub use onward::Onward;
 pub use origin::{Origin, OriginHost, OriginPort, OriginRole, ParseOriginError, Weight};
 pub use origins::{
     Balance, DialSource, Ejection, HealthCheck, Origins, ParseBalanceError, ParseProxyVersionError,

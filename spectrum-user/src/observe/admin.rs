@@ -1,11 +1,12 @@
 //! Metrics and health over HTTP, on a thread of its own: neither who steers nor a worker waits for who scrapes. Has no
 //! password, and changes nothing.
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -16,14 +17,16 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::TcpStream;
 use tokio::runtime;
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::oneshot;
+use tokio::task::{AbortHandle, yield_now};
 use tokio::time::{sleep, timeout};
 
 use super::exposition::{Metrics, TextFormat};
 
-/// How many may ask at once. Others wait to be accepted.
-const AT_ONCE: usize = 16;
+/// How many may ask at once. For one more, the one goes that has waited longest to say what it wants.
+const AT_ONCE: usize = 64;
 
 /// How long somebody may take to say what they want.
 const ASKING: Duration = Duration::from_secs(2);
@@ -153,38 +156,67 @@ async fn accept(listener: TcpListener, pages: Arc<Pages>) {
         Ok(listener) => listener,
         Err(error) => return tracing::error!(%error, "serve metrics and health"),
     };
-    let places = Arc::new(Semaphore::new(AT_ONCE));
+    let mut exchanges = Exchanges::default();
     loop {
-        // Never closed.
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
         match listener.accept().await {
             Ok((stream, client)) => {
-                let pages = Arc::clone(&pages);
-                tokio::spawn(async move {
-                    let answer = service_fn(move |request| {
-                        let answer = pages.answer(&request);
-                        async { Ok::<_, Infallible>(answer) }
-                    });
-                    let mut http = http1::Builder::new();
-                    http.timer(TokioTimer::new())
-                        .header_read_timeout(ASKING)
-                        .max_buf_size(LONGEST)
-                        // One exchange each: a scraper comes once in many seconds, and an idle connection has a place.
-                        .keep_alive(false);
-                    let exchange = http.serve_connection(TokioIo::new(stream), answer);
-                    match timeout(EXCHANGE, exchange).await {
-                        Ok(Ok(())) => {}
-                        Ok(Err(error)) => tracing::debug!(%client, %error, "answer over HTTP"),
-                        Err(_elapsed) => tracing::debug!(%client, "answer over HTTP: it took too long"),
-                    }
-                    drop(place);
-                });
+                let asked = exchanges.make_room();
+                let task = tokio::spawn(exchange(stream, client, Arc::clone(&pages), Arc::clone(&asked)));
+                exchanges.0.push_back(Exchange { asked, task: task.abort_handle() });
+                // Who has asked already is answered before more are accepted.
+                yield_now().await;
             }
             Err(error) => {
                 tracing::debug!(%error, "accept over HTTP");
                 sleep(PAUSE).await;
             }
         }
+    }
+}
+
+/// One request and its answer. Sets `asked` when the request is there.
+async fn exchange(stream: TcpStream, client: SocketAddr, pages: Arc<Pages>, asked: Arc<AtomicBool>) {
+    let answer = service_fn(move |request| {
+        asked.store(true, Ordering::Relaxed);
+        let answer = pages.answer(&request);
+        async { Ok::<_, Infallible>(answer) }
+    });
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new())
+        .header_read_timeout(ASKING)
+        .max_buf_size(LONGEST)
+        // One exchange each: a scraper comes once in many seconds, and an idle connection has a place.
+        .keep_alive(false);
+    let exchange = http.serve_connection(TokioIo::new(stream), answer);
+    match timeout(EXCHANGE, exchange).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::debug!(%client, %error, "answer over HTTP"),
+        Err(_elapsed) => tracing::debug!(%client, "answer over HTTP: it took too long"),
+    }
+}
+
+/// Those who ask now, who came first first.
+#[derive(Default)]
+struct Exchanges(VecDeque<Exchange>);
+
+struct Exchange {
+    /// Whether it has said what it wants. Set by its own task.
+    asked: Arc<AtomicBool>,
+    task: AbortHandle,
+}
+
+impl Exchanges {
+    /// Has room for one more, for which somebody may have to go: so that nobody who is slow, and be it by intent, keeps others
+    /// from being answered. Returns what the new one tells when it has asked.
+    fn make_room(&mut self) -> Arc<AtomicBool> {
+        self.0.retain(|exchange| !exchange.task.is_finished());
+        if self.0.len() >= AT_ONCE {
+            let silent = self.0.iter().position(|exchange| !exchange.asked.load(Ordering::Relaxed));
+            if let Some(exchange) = self.0.remove(silent.unwrap_or(0)) {
+                exchange.task.abort();
+            }
+        }
+        Arc::default()
     }
 }
 

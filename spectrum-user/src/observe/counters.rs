@@ -7,12 +7,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::histogram::{DIAL, Histogram, HistogramCells, SESSION};
 use crate::model::{Protocol, ServiceName};
-use crate::proxy::{End, Report};
+use crate::proxy::{End, Report, Traffic};
 
 /// The counters of all workers. Clones show the same ones.
 #[derive(Clone, Debug, Default)]
 pub struct Counters {
     registered: Arc<Mutex<Vec<Registered>>>,
+    traffic: Arc<Mutex<Vec<(Key, Traffic)>>>,
 }
 
 /// Whose counts.
@@ -40,6 +41,12 @@ impl Counters {
         {
             totals.entry(key.clone()).or_default().add(cells);
         }
+        for (key, traffic) in self.traffic.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            if let Some(totals) = totals.get_mut(key) {
+                totals.bytes_from_client += traffic.from_client();
+                totals.bytes_to_client += traffic.to_client();
+            }
+        }
         totals
     }
 }
@@ -52,6 +59,12 @@ pub struct WorkerCounters {
 }
 
 impl WorkerCounters {
+    /// Remembers where the bytes of one more service are counted.
+    pub fn serving(&self, service: &ServiceName, protocol: Protocol, traffic: &Traffic) {
+        let mut all = self.all.traffic.lock().unwrap_or_else(PoisonError::into_inner);
+        all.push(((service.clone(), protocol), traffic.clone()));
+    }
+
     /// Counts a connection that was accepted.
     pub fn opened(&self, service: &ServiceName, protocol: Protocol) {
         self.count(service, protocol, |cells| add(&cells.opened, 1));
@@ -65,9 +78,7 @@ impl WorkerCounters {
                 cells.dials.observe(&DIAL, dial);
             }
             if let Some(end) = cells.ends.get(report.end.index()) {
-                add(&end.connections, 1);
-                add(&end.bytes_from_client, report.bytes_from_client);
-                add(&end.bytes_to_client, report.bytes_to_client);
+                add(end, 1);
             }
         });
     }
@@ -95,8 +106,12 @@ pub struct Totals {
     pub opened: u64,
     /// Connections open now.
     pub open: u64,
-    /// The connections that are over and their bytes, by how they ended; ends that did not occur are absent.
-    pub ends: BTreeMap<End, EndTotals>,
+    /// Bytes received from clients so far, by open connections too.
+    pub bytes_from_client: u64,
+    /// Bytes handed to clients' sockets so far.
+    pub bytes_to_client: u64,
+    /// The connections that are over, by how they ended; ends that did not occur are absent.
+    pub ends: BTreeMap<End, u64>,
     /// From accept until an origin was connected to.
     pub dials: Histogram,
     /// From accept to end.
@@ -108,13 +123,10 @@ impl Totals {
         // The ends are read first: a connection that is over was opened before, so `open` never goes below zero.
         let mut over = 0;
         for (end, cells) in End::ALL.into_iter().zip(&cells.ends) {
-            let connections = cells.connections.load(Ordering::Acquire);
+            let connections = cells.load(Ordering::Acquire);
             if connections > 0 {
                 over += connections;
-                let totals = self.ends.entry(end).or_default();
-                totals.connections += connections;
-                totals.bytes_from_client += cells.bytes_from_client.load(Ordering::Relaxed);
-                totals.bytes_to_client += cells.bytes_to_client.load(Ordering::Relaxed);
+                *self.ends.entry(end).or_default() += connections;
             }
         }
         self.dials.add(&cells.dials);
@@ -125,32 +137,14 @@ impl Totals {
     }
 }
 
-/// The connections that ended in one way.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub struct EndTotals {
-    /// How many.
-    pub connections: u64,
-    /// Bytes received from their clients.
-    pub bytes_from_client: u64,
-    /// Bytes handed to their clients' sockets.
-    pub bytes_to_client: u64,
-}
-
 /// Aligned so that no two workers write to one cache line.
 #[derive(Debug, Default)]
 #[repr(align(128))]
 struct Cells {
     opened: AtomicU64,
-    ends: [EndCells; End::ALL.len()],
+    ends: [AtomicU64; End::ALL.len()],
     dials: HistogramCells,
     durations: HistogramCells,
-}
-
-#[derive(Debug, Default)]
-struct EndCells {
-    connections: AtomicU64,
-    bytes_from_client: AtomicU64,
-    bytes_to_client: AtomicU64,
 }
 
 /// Only one thread writes to a cell, so a load and a store do, without the price of a locked addition.
@@ -168,6 +162,9 @@ mod tests {
         let counters = Counters::default();
         let (one, two) = (counters.worker(), counters.worker());
         let report = report();
+        for worker in [&one, &two] {
+            worker.serving(&report.service, report.protocol, &Traffic::carried(7, 100));
+        }
         one.opened(&report.service, report.protocol);
         one.ended(&report);
         two.opened(&report.service, report.protocol);
@@ -178,12 +175,7 @@ mod tests {
         assert_eq!((totals.opened, totals.open), (3, 1));
         assert_eq!((totals.durations.count(), totals.durations.sum()), (2, 2 * report.duration));
         assert_eq!(totals.dials.count(), 0);
-        assert_eq!(
-            totals.ends,
-            BTreeMap::from([(
-                report.end,
-                EndTotals { connections: 2, bytes_from_client: 14, bytes_to_client: 200 }
-            )])
-        );
+        assert_eq!((totals.bytes_from_client, totals.bytes_to_client), (14, 200));
+        assert_eq!(totals.ends, BTreeMap::from([(report.end, 2)]));
     }
 }

@@ -290,21 +290,21 @@ fn sessions(encoder: &mut DescriptorEncoder<'_>, totals: &[((String, String), To
     let mut ended =
         counter(encoder, "ended_sessions", "Connections and UDP sessions that are over, by how they ended")?;
     for (labels, totals) in labelled() {
-        for (end, of_end) in &totals.ends {
+        for (end, over) in &totals.ends {
             let status = end.status().to_string();
             let of = [("end", end.word()), ("status", &status)];
-            count(&mut ended, &labels.iter().copied().chain(of).collect::<Labels<'_>>(), of_end.connections)?;
+            count(&mut ended, &labels.iter().copied().chain(of).collect::<Labels<'_>>(), *over)?;
         }
     }
-    let help = "Bytes received from clients, by sessions that are over";
+    let help = "Bytes received from clients so far, by sessions that are open or over";
     let mut received = counter(encoder, "from_client_bytes", help)?;
     for (labels, totals) in labelled() {
-        count(&mut received, &labels, totals.ends.values().map(|end| end.bytes_from_client).sum())?;
+        count(&mut received, &labels, totals.bytes_from_client)?;
     }
-    let help = "Bytes handed to clients, by sessions that are over";
+    let help = "Bytes handed to clients so far, by sessions that are open or over";
     let mut sent = counter(encoder, "to_client_bytes", help)?;
     for (labels, totals) in labelled() {
-        count(&mut sent, &labels, totals.ends.values().map(|end| end.bytes_to_client).sum())?;
+        count(&mut sent, &labels, totals.bytes_to_client)?;
     }
     let help = "From accept until an origin was connected to, of sessions that are over";
     let mut dials = histogram(encoder, "dial_duration_seconds", help)?;

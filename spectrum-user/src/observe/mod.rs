@@ -10,7 +10,7 @@ mod shed_records;
 
 pub use admin::{AdminError, AdminServer, Readiness};
 pub use connection_log::{ConnectionLog, LogFormat, RecordDrops, RecordSender};
-pub use counters::{Counters, EndTotals, Totals, WorkerCounters};
+pub use counters::{Counters, Totals, WorkerCounters};
 pub use exposition::{Facts, Metrics, OriginFacts, Packets, TableFacts};
 pub use histogram::Histogram;
 
@@ -37,6 +37,7 @@ pub fn observer(
 ) -> impl Fn(Event<'_>) + Send + 'static {
     let shed = ShedRecords::default();
     move |event| match event {
+        Event::Serving { service, protocol, traffic } => counters.serving(service, protocol, traffic),
         Event::Opened { service, protocol } => counters.opened(service, protocol),
         Event::Established(established) => {
             if recorded == Recorded::OpensAndEnds {

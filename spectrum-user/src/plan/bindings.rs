@@ -7,6 +7,7 @@ use std::net::IpAddr;
 
 use spectrum_common::names;
 
+use super::Leg;
 use crate::model::{
     Binding, Destination, DestinationId, Family, Origin, Policy, Prefix, Protocol, Service, ServiceName,
     Target,
@@ -63,6 +64,17 @@ pub enum PlanError {
         /// The service that has it.
         second_service: String,
     },
+    /// Services would dial each other in a circle.
+    #[error(
+        "connections would go round without end: {}; give one of them an address or a port that none of these services \
+         binds", .legs.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+    )]
+    Circle {
+        /// The first of these services, the first of all is 0.
+        at: usize,
+        /// Its way back to itself.
+        legs: Vec<Leg>,
+    },
     /// A service would dial itself.
     #[error(
         "service {service}: origin {origin} is bound by the service itself, on port {port} for one: connections would \
@@ -104,7 +116,7 @@ impl Plan {
     ///
     /// # Errors
     /// Every pair of neighbouring bindings that tie, and a number of destinations that the maps cannot hold; if there are
-    /// none, every origin at which a service would dial itself.
+    /// none, every origin at which a service would dial itself, and every circle of services that would dial each other.
     pub fn following(
         &self,
         before: &[Service],
@@ -132,11 +144,11 @@ impl Plan {
             return Err(errors);
         }
         plan.bindings = configured.into_iter().map(|(binding, _)| binding).collect();
+        plan.routes = aggregated(plan.bindings.iter().map(|planned| planned.binding.prefix));
         let loops = plan.loops(services);
         if !loops.is_empty() {
             return Err(loops);
         }
-        plan.routes = aggregated(plan.bindings.iter().map(|planned| planned.binding.prefix));
         Ok(plan)
     }
 

@@ -19,17 +19,18 @@ use tokio::time::sleep;
 
 use super::address::canonical;
 use super::connections::Connections;
-use super::dial::{Dialled, Dialler};
 use super::introduction;
 use super::limits::Gate;
+use super::origins::{Dialled, Dialler};
 use super::peer::Peer;
 use super::relay::{Watch, keep, relay};
 use super::report::{DialFailure, End, Limit, Side};
 use super::respond::respond;
 use super::session::Session;
+use super::traffic::Traffic;
 use super::worker::Worker;
 use super::workers::{Served, Serving};
-use crate::model::{Destination, Origins, Target, Timeouts};
+use crate::model::{Destination, Origins, Protocol, Target, Timeouts};
 
 /// The first and the longest pause while the host is out of descriptors or memory.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(1));
@@ -43,18 +44,24 @@ pub(super) struct Assignment {
     /// `None` where we answer ourselves.
     dialler: Option<Dialler>,
     gate: Gate,
+    traffic: Traffic,
 }
 
 impl Assignment {
-    pub(super) fn new(serving: Serving, worker: &Worker) -> Self {
+    pub(super) fn new(serving: Serving, protocol: Protocol, worker: &Worker) -> Self {
         let Serving { served, board } = serving;
         let connect = served.policy.timeouts.connect;
         let gate = worker.common.ledger.gate(&served.service, &served.policy.limits);
-        Self { dialler: board.map(|board| Dialler::new(board, connect, worker.index)), gate, served }
+        let traffic = worker.traffic(&served.service, protocol);
+        Self { dialler: board.map(|board| Dialler::new(board, connect, worker.index)), gate, traffic, served }
     }
 
     pub(super) fn served(&self) -> &Served {
         &self.served
+    }
+
+    pub(super) fn traffic(&self) -> &Traffic {
+        &self.traffic
     }
 
     /// Whether a connection may be had: first of all whether there would be descriptors to serve it with.
@@ -231,8 +238,9 @@ impl Queue {
             self.destination.protocol,
             canonical(client),
             dialled,
+            assignment.traffic(),
         );
-        let peer = Peer::new(stream);
+        let mut peer = Peer::new(stream);
         if let Err(limit) = assignment.admit(&session) {
             // The client sees a RST: dialling again later may help, waiting will not.
             drop(peer);
@@ -240,9 +248,12 @@ impl Queue {
             return;
         }
         // A session dropped before its task's first poll is reported all the same.
-        self.connections.serve(async move {
-            let end = serve(peer, &assignment, &session).await;
+        self.connections.serve(|place| async move {
+            let end = serve(&mut peer, &assignment, &session).await;
+            // The peer is closed before its end is told.
+            drop(peer);
             session.end(end);
+            drop(place);
         });
     }
 }
@@ -256,12 +267,12 @@ impl Drop for Queue {
     }
 }
 
-async fn serve(mut downstream: Peer, assignment: &Assignment, session: &Session) -> End {
-    let watch = Watch::start(assignment.served.policy.timeouts);
+async fn serve(downstream: &mut Peer, assignment: &Assignment, session: &Session) -> End {
+    let watch = Watch::start(&assignment.served.policy.timeouts);
     // First of all: everything else, limits among it, is about the client that it names.
     if assignment.awaits_introduction(session) {
         let trusted = &assignment.served.policy.trusted_proxies;
-        if let Err(end) = introduction::receive(&mut downstream, trusted, session).await {
+        if let Err(end) = introduction::receive(downstream, trusted, session).await {
             return end;
         }
         if let Err(limit) = session.admit(&assignment.gate) {
@@ -270,13 +281,13 @@ async fn serve(mut downstream: Peer, assignment: &Assignment, session: &Session)
     }
     let end = match (&assignment.served.target, &assignment.dialler) {
         (Target::Origins(origins), Some(dialler)) => {
-            proxy(&downstream, origins, dialler, session, &watch).await
+            proxy(downstream, origins, dialler, session, &watch).await
         }
         // Who serves origins has a way to them.
         (Target::Origins(_), None) => End::Undialled(DialFailure::Failed),
         (Target::Respond(responder), _) => {
             session.established();
-            respond(*responder, &mut downstream, session, &watch).await
+            respond(*responder, downstream, session, &watch).await
         }
     };
     if end == End::Closed {
@@ -290,17 +301,20 @@ async fn proxy(
     origins: &Origins,
     dialler: &Dialler,
     session: &Session,
-    watch: &Watch,
+    watch: &Watch<'_>,
 ) -> End {
-    let attempt = tokio::select! {
-        biased;
-        attempt = dialler.dial(session) => attempt,
-        // A client that gives up while the origin is slow to answer need not hold the attempt open.
-        _ = downstream.ready(Interest::ERROR) => return End::Reset(Side::Downstream),
-    };
-    let (mut upstream, _open) = match attempt {
+    // On the heap, since it is over soon: it would be the largest part of every connection for as long as that lasts.
+    let attempt = Box::pin(async {
+        tokio::select! {
+            biased;
+            attempt = dialler.dial(session) => attempt.map_err(End::Undialled),
+            // A client that gives up while the origin is slow to answer need not hold the attempt open.
+            _ = downstream.ready(Interest::ERROR) => Err(End::Reset(Side::Downstream)),
+        }
+    });
+    let (mut upstream, _open) = match attempt.await {
         Ok(Dialled { stream, open }) => (Peer::new(stream), open),
-        Err(failure) => return End::Undialled(failure),
+        Err(end) => return end,
     };
     if let Some(version) = origins.header
         && let Err(end) = introduction::send(&mut upstream, version, session).await

@@ -14,14 +14,13 @@ pub(super) struct Connections {
 }
 
 impl Connections {
-    /// Serves one more. Must be called within the worker's runtime.
-    pub(super) fn serve(self: &Rc<Self>, serving: impl Future<Output = ()> + 'static) {
+    /// Serves one more, with a future that holds its place for as long as it lasts. Must be called within the worker's
+    /// runtime.
+    pub(super) fn serve<F: Future<Output = ()> + 'static>(self: &Rc<Self>, serving: impl FnOnce(Place) -> F) {
         let number = self.next.replace(self.next.get() + 1);
-        let place = Place { connections: Rc::clone(self), number };
-        let task = spawn_local(async move {
-            serving.await;
-            drop(place);
-        });
+        // Not wrapped in a future of ours, which would have room for the other one twice.
+        let serving = serving(Place { connections: Rc::clone(self), number });
+        let task = spawn_local(serving);
         // The task has not run yet.
         self.tasks.borrow_mut().insert(number, task.abort_handle());
     }
@@ -42,7 +41,8 @@ impl Connections {
 }
 
 /// A connection's entry, removed when it is over, however that comes.
-struct Place {
+#[derive(Debug)]
+pub(super) struct Place {
     connections: Rc<Connections>,
     number: u64,
 }
@@ -70,12 +70,12 @@ mod tests {
         let set = LocalSet::new();
         set.run_until(async {
             let (connections, dropped) = (Rc::<Connections>::default(), Rc::<Cell<usize>>::default());
-            connections.serve(async {});
+            connections.serve(|place| async { drop(place) });
             for _ in 0..3 {
                 let held = Dropped(Rc::clone(&dropped));
-                connections.serve(async move {
+                connections.serve(|place| async move {
                     std::future::pending::<()>().await;
-                    drop(held);
+                    drop((held, place));
                 });
             }
             yield_now().await;

@@ -3,30 +3,26 @@
 
 mod accept;
 mod address;
-mod balance;
-mod board;
 mod connections;
-mod dial;
-mod dial_source;
 pub mod header;
-mod health;
 mod introduction;
 mod limits;
+mod origins;
 mod peer;
 mod relay;
 mod report;
-mod resolver;
 mod respond;
-mod roster;
 mod session;
-mod standing;
+mod sys;
+mod traffic;
 mod udp;
-mod watch;
 mod worker;
 mod workers;
 
-pub use report::{DialFailure, End, Established, Event, Expiry, HeaderFault, Limit, Report, Side};
-pub use watch::{
-    CheckOutcome, OriginCondition, OriginState, OriginWatch, RecordState, ResolveError, WatchError,
+pub use origins::{
+    CheckOutcome, OriginCondition, OriginState, OriginWatch, OwnBindings, RecordState, ResolveError,
+    WatchError,
 };
+pub use report::{DialFailure, End, Established, Event, Expiry, HeaderFault, Limit, Report, Side};
+pub use traffic::Traffic;
 pub use workers::{DrainOutcome, Listener, Served, Workers, WorkersError};

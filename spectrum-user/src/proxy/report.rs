@@ -5,11 +5,21 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use super::traffic::Traffic;
 use crate::model::{Protocol, ServiceName};
 
 /// What a worker tells its observer.
 #[derive(Clone, Copy, Debug)]
 pub enum Event<'a> {
+    /// The worker begins to serve a service. Told once, whatever becomes of the service later.
+    Serving {
+        /// Which.
+        service: &'a ServiceName,
+        /// Transport protocol.
+        protocol: Protocol,
+        /// What its sessions carry, from now on.
+        traffic: &'a Traffic,
+    },
     /// A connection was accepted, or the first datagram of a UDP session came. [`Event::Ended`] follows for each, whatever happens to it.
     Opened {
         /// The service whose listener accepted it.
@@ -161,7 +171,7 @@ pub enum HeaderFault {
 }
 
 /// Every end in the order of [`End::index`], with its word in records and metrics, and its status code.
-const ENDS: [(End, &str, u16); 29] = {
+const ENDS: [(End, &str, u16); 30] = {
     use DialFailure as Dial;
     use Side::{Downstream, Upstream};
     [
@@ -185,6 +195,7 @@ const ENDS: [(End, &str, u16); 29] = {
         (End::TimedOut(Upstream), "upstream-timed-out", 445),
         (End::Undialled(Dial::Down), "dial-down", 521),
         (End::Undialled(Dial::Failed), "dial-failed", 520),
+        (End::Undialled(Dial::Loop), "dial-loop", 523),
         (End::Undialled(Dial::OtherFamily), "dial-other-family", 523),
         (End::Undialled(Dial::OutOfResources), "dial-out-of-resources", 524),
         (End::Undialled(Dial::Refused), "dial-refused", 521),
@@ -224,7 +235,7 @@ impl End {
             Self::Reset(side) => 14 + side as usize,
             Self::TimedOut(side) => 16 + side as usize,
             Self::Undialled(failure) => 18 + failure as usize,
-            Self::Unreachable(side) => 27 + side as usize,
+            Self::Unreachable(side) => 28 + side as usize,
         }
     }
 
@@ -268,6 +279,8 @@ pub enum DialFailure {
     Down,
     /// Anything not listed here.
     Failed,
+    /// Every address that there is would have led back to a service of ours, so none was tried.
+    Loop,
     /// The origin has no address of the client's family, and was to be dialled from the client's address.
     OtherFamily,
     /// This host had no descriptor, memory or local port for it.
@@ -302,6 +315,7 @@ impl DialFailure {
             ) => Self::OutOfResources,
             Some(libc::EAFNOSUPPORT) => Self::OtherFamily,
             Some(libc::ECONNREFUSED) => Self::Refused,
+            Some(libc::ELOOP) => Self::Loop,
             Some(libc::EHOSTUNREACH | libc::ENETUNREACH | libc::ENETDOWN | libc::EHOSTDOWN) => {
                 Self::Unreachable
             }

@@ -20,7 +20,7 @@ pub(super) async fn respond(
     responder: Responder,
     client: &mut TcpStream,
     session: &Session,
-    watch: &Watch,
+    watch: &Watch<'_>,
 ) -> End {
     let answered = async {
         match responder {
@@ -40,12 +40,12 @@ pub(super) async fn respond(
 }
 
 /// Reads until the client is done.
-async fn discard(client: &mut TcpStream, session: &Session, watch: &Watch) -> End {
+async fn discard(client: &mut TcpStream, session: &Session, watch: &Watch<'_>) -> End {
     loop {
         match poll_fn(|cx| session.worker().buffers.poll_discard(client, cx)).await {
             Ok(0) => return End::Closed,
             Ok(bytes) => {
-                session.from_client.set(session.from_client.get() + bytes as u64);
+                session.from_client.add(bytes);
                 watch.touch();
             }
             Err(error) => return End::of(Side::Downstream, &error),
@@ -53,7 +53,7 @@ async fn discard(client: &mut TcpStream, session: &Session, watch: &Watch) -> En
     }
 }
 
-async fn hello(client: &mut TcpStream, session: &Session, watch: &Watch) -> End {
+async fn hello(client: &mut TcpStream, session: &Session, watch: &Watch<'_>) -> End {
     let answer = format!(
         "hello world\nservice={} protocol={} dialled={} client={}\n",
         session.service(),
@@ -68,7 +68,7 @@ async fn hello(client: &mut TcpStream, session: &Session, watch: &Watch) -> End 
     if let Err(error) = said.await {
         return End::of(Side::Downstream, &error);
     }
-    session.to_client.set(answer.len() as u64);
+    session.to_client.add(answer.len());
     // Closing while something the client sent lies unread makes the kernel send a RST, which may overtake the answer.
     timeout(LINGER, discard(client, session, watch)).await.unwrap_or(End::Closed)
 }

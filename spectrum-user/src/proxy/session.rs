@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::limits::{Admission, Gate};
 use super::report::{End, Established, Event, Limit, Report};
+use super::traffic::{Meter, Traffic};
 use super::worker::Worker;
 use crate::model::{Protocol, ServiceName};
 
@@ -27,8 +28,8 @@ pub(super) struct Session {
     pub(super) bound_port: u16,
     pub(super) origin: Cell<Option<SocketAddr>>,
     dial: Cell<Option<Duration>>,
-    pub(super) from_client: Cell<u64>,
-    pub(super) to_client: Cell<u64>,
+    pub(super) from_client: Meter,
+    pub(super) to_client: Meter,
     began: Instant,
     /// Its place in the counts of its limits.
     admission: Cell<Option<Admission>>,
@@ -45,6 +46,7 @@ impl Session {
         protocol: Protocol,
         client: SocketAddr,
         dialled: SocketAddr,
+        traffic: &Traffic,
     ) -> Self {
         worker.opened(&service, protocol);
         Self {
@@ -57,8 +59,8 @@ impl Session {
             bound_port: dialled.port(),
             origin: Cell::new(None),
             dial: Cell::new(None),
-            from_client: Cell::new(0),
-            to_client: Cell::new(0),
+            from_client: traffic.meter_from_client(),
+            to_client: traffic.meter_to_client(),
             began: Instant::now(),
             admission: Cell::new(None),
             descriptors: Cell::new(0),

@@ -1,7 +1,7 @@
 //! One worker: a thread with a runtime of its own, that serves its listeners until it is told to stop. Shares nothing
 //! with other workers while connections are served.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::io;
@@ -17,6 +17,7 @@ use super::connections::Connections;
 use super::limits::{DescriptorPool, Descriptors, Ledger};
 use super::relay::{Buffers, Means, Pipes, Strategy};
 use super::report::Event;
+use super::traffic::Traffic;
 use super::udp::{Receiver, Sessions};
 use super::workers::{DrainOutcome, Listener, Serving, WorkersError};
 use crate::model::{Destination, Protocol, ServiceName};
@@ -61,6 +62,8 @@ pub(super) struct Worker {
     pub(super) descriptors: Descriptors,
     pub(super) common: Common,
     observer: Observer,
+    /// What it has carried, of services that are gone too: they may come back, and a counter must not fall.
+    traffic: RefCell<HashMap<(ServiceName, Protocol), Traffic>>,
     failures: mpsc::UnboundedSender<WorkersError>,
     open: Cell<usize>,
     ended: Cell<usize>,
@@ -84,6 +87,7 @@ impl Worker {
             descriptors: Descriptors::of(common.descriptors.clone()),
             common,
             observer,
+            traffic: RefCell::default(),
             failures,
             open: Cell::new(0),
             ended: Cell::new(0),
@@ -94,6 +98,17 @@ impl Worker {
     /// What relays move bytes with.
     pub(super) fn means(&self) -> Means<'_> {
         Means { buffers: &self.buffers, pipes: &self.pipes, strategy: Strategy::default() }
+    }
+
+    /// Where the bytes of its sessions of a service are counted.
+    pub(super) fn traffic(&self, service: &ServiceName, protocol: Protocol) -> Traffic {
+        let mut all = self.traffic.borrow_mut();
+        let traffic = all.entry((service.clone(), protocol)).or_insert_with(|| {
+            let traffic = Traffic::default();
+            (self.observer)(Event::Serving { service, protocol, traffic: &traffic });
+            traffic
+        });
+        traffic.clone()
     }
 
     pub(super) fn opened(&self, service: &ServiceName, protocol: Protocol) {
@@ -212,7 +227,11 @@ impl Lead {
                 }
                 Some(Command::Replace { destination, serving }) => {
                     if let Some(listeners) = self.listeners.get(&destination) {
-                        listeners.assignment.replace(Assignment::new(serving, &self.worker));
+                        listeners.assignment.replace(Assignment::new(
+                            serving,
+                            destination.protocol,
+                            &self.worker,
+                        ));
                     }
                 }
             }
@@ -220,7 +239,7 @@ impl Lead {
     }
 
     fn listen(&mut self, destination: Destination, listener: Listener, serving: Serving) -> io::Result<()> {
-        let assignment = Assignment::new(serving, &self.worker);
+        let assignment = Assignment::new(serving, destination.protocol, &self.worker);
         let listeners = match self.listeners.entry(destination.clone()) {
             Entry::Occupied(listeners) => {
                 let listeners = listeners.into_mut();

@@ -10,17 +10,21 @@ use nix::sys::resource::{Resource, getrlimit};
 use tokio::runtime::{self, LocalOptions, LocalRuntime};
 use tokio::sync::{Mutex, mpsc, oneshot};
 
-use super::board::Board;
 use super::limits::{DescriptorPool, Ledger};
+use super::origins::{Board, OriginWatch, WatchError};
 use super::relay::Pipes;
 use super::report::Event;
+use super::sys;
 use super::udp::{self, Answer};
-use super::watch::{OriginWatch, WatchError};
 use super::worker::{self, Command, Common, Worker};
 use crate::model::{Destination, Policy, Protocol, ServiceName, Target};
 
 /// Deep enough for everything that runs here. Only touched pages count as memory.
 const STACK: usize = 512 * 1024;
+
+/// In which portions a worker wants its CPU time: the shortest there are. What it does for one connection takes a tenth of
+/// that, and whoever shares the CPU, another worker perhaps, begins portions of milliseconds.
+const SLICE: Duration = Duration::from_micros(100);
 
 /// What stands behind a destination's listeners.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -332,6 +336,9 @@ impl Thread {
                     Err(error) => return drop(made.send(Err(error))),
                 };
                 let _ = made.send(Ok(()));
+                if let Err(error) = sys::ask_for_slice(SLICE) {
+                    tracing::debug!(worker = index, %error, "ask for short time slices");
+                }
                 worker::run(
                     runtime,
                     Worker::new(index, pipes, udp::Sessions::new(sessions), common, observer, failures),

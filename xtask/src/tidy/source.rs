@@ -50,7 +50,7 @@ pub(super) fn attributes_that_ignore_give_a_reason(path: &str, text: &str) -> Ve
 }
 
 /// Whether `text` has the keyword outside comments and literals.
-pub(super) fn mentions_unsafe(text: &str) -> bool {
+fn mentions_unsafe(text: &str) -> bool {
     code::lines(text).iter().any(|(_, code)| code::has_word(code, "unsafe"))
 }
 
@@ -58,23 +58,14 @@ pub(super) fn mentions_unsafe(text: &str) -> bool {
 pub(super) fn unsafe_stays_where_it_is_allowed(path: &str, text: &str) -> Vec<Finding> {
     let allowed = path.starts_with("spectrum-ebpf/")
         || path == "spectrum-common/src/pod.rs"
-        // One file of raw system calls, whichever it is: `unsafe_is_in_one_file`.
-        || path.starts_with("spectrum-user/src/");
+        || (path.starts_with("spectrum-user/src/") && path.ends_with("/sys.rs"));
     if allowed || !mentions_unsafe(text) {
         return Vec::new();
     }
     vec![about(
         path,
-        "has unsafe code; only spectrum-ebpf, spectrum-common/src/pod.rs and one file of raw system calls may",
+        "has unsafe code; only spectrum-ebpf, spectrum-common/src/pod.rs and a module's sys.rs of raw system calls may",
     )]
-}
-
-/// spectrum-user has one file of raw system calls.
-pub(super) fn unsafe_is_in_one_file(paths: &[String]) -> Vec<Finding> {
-    if paths.len() < 2 {
-        return Vec::new();
-    }
-    paths.iter().map(|path| about(path, "is one of several files with unsafe code; keep one")).collect()
 }
 
 /// Direction marks and empty spaces make code that is not what it seems.
@@ -121,15 +112,10 @@ mod tests {
     fn unsafe_code_is_found_outside_its_places() {
         let text = "fn f() { unsafe { g() } }\n";
         assert_eq!(unsafe_stays_where_it_is_allowed("xtask/src/main.rs", text).len(), 1);
+        assert_eq!(unsafe_stays_where_it_is_allowed("spectrum-user/src/proxy/relay.rs", text).len(), 1);
+        assert!(unsafe_stays_where_it_is_allowed("spectrum-user/src/proxy/sys.rs", text).is_empty());
         assert!(unsafe_stays_where_it_is_allowed("spectrum-ebpf/src/main.rs", text).is_empty());
         assert!(unsafe_stays_where_it_is_allowed("xtask/src/main.rs", "// unsafe in words\n").is_empty());
-    }
-
-    #[test]
-    fn a_second_file_of_raw_system_calls_is_found() {
-        let path = |name: &str| format!("spectrum-user/src/{name}.rs");
-        assert!(unsafe_is_in_one_file(&[path("a")]).is_empty());
-        assert_eq!(unsafe_is_in_one_file(&[path("a"), path("b")]).len(), 2);
     }
 
     #[test]

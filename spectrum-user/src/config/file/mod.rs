@@ -9,11 +9,11 @@ mod policy;
 mod quantity;
 mod section;
 mod service;
+mod source;
 mod ties;
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::fs;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
@@ -38,7 +38,8 @@ impl Config {
     /// # Errors
     /// The file cannot be read, or any of its problems.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        let bytes = fs::read(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+        let bytes =
+            source::read(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
         match String::from_utf8(bytes) {
             Ok(text) => Self::parse(path, &text),
             Err(error) => {

@@ -24,6 +24,11 @@ pub(super) fn explain(errors: &[PlanError], places: &[ServicePlaces], problems: 
             );
             continue;
         }
+        if let PlanError::Circle { at, .. } = error {
+            let offset = places.get(*at).and_then(|places| places.origins).unwrap_or(0);
+            problems.add(offset, error.to_string());
+            continue;
+        }
         let PlanError::Tie { first, first_at, first_service, second, second_at, second_service } = error
         else {
             problems.add(0, error.to_string());

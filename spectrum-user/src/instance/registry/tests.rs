@@ -78,6 +78,7 @@ fn a_killed_owner_leaves_a_file_that_counts_for_nothing() {
     let text = fs::read(&killed.path).unwrap();
     let path = killed.path.clone();
     drop(killed);
+    fs::create_dir_all(&registry.dir).unwrap();
     fs::write(&path, text).unwrap();
     assert!(registry.lock(PATIENCE).unwrap().live().unwrap().is_empty());
     assert!(!path.exists());
@@ -90,8 +91,11 @@ fn corrupt_files_of_the_dead_are_removed() {
     for name in ["1.json", "2.json", "3.new"] {
         fs::write(registry.dir.join(name), if name == "1.json" { "" } else { "{\"pid\":" }).unwrap();
     }
-    assert!(registry.lock(PATIENCE).unwrap().live().unwrap().is_empty());
+    let lock = registry.lock(PATIENCE).unwrap();
+    assert!(lock.live().unwrap().is_empty());
     assert_eq!(fs::read_dir(&registry.dir).unwrap().count(), 1, "only the lock remains");
+    drop(lock);
+    assert!(!registry.dir.exists(), "nor does that when nobody needs it");
 }
 
 #[test]
@@ -137,6 +141,65 @@ fn the_lock_is_waited_for_no_longer_than_told() {
     assert!(matches!(registry.lock(PATIENCE), Err(InstanceError::Busy { .. })));
     drop(held);
     registry.lock(PATIENCE).unwrap();
+}
+
+#[test]
+fn the_directory_goes_with_the_last_instance() {
+    let scratch = Scratch::new("last");
+    let registry = scratch.registry();
+    let one = claim(&registry, &["192.0.2.0/24"]).unwrap();
+    let other = claim(&registry, &["198.51.100.0/24"]).unwrap();
+    drop(one);
+    assert!(registry.lock(PATIENCE).unwrap().live().unwrap().contains(other.instance()));
+    drop(other);
+    assert!(!registry.dir.exists());
+    // A registry that was opened before is as good as a new one.
+    drop(claim(&registry, &["192.0.2.0/24"]).unwrap());
+    assert!(!registry.dir.exists());
+    assert!(scratch.0.exists(), "the directory of all namespaces stays");
+}
+
+#[test]
+fn who_waited_for_a_lock_that_is_removed_takes_the_one_in_its_place() {
+    let scratch = Scratch::new("removed");
+    let registry = scratch.registry();
+    let path = registry.dir.join(LOCK);
+    let held = registry.lock(PATIENCE).unwrap();
+    // Opened by somebody who waits, then removed and released.
+    let waiting = File::open(&path).unwrap();
+    drop(held);
+    waiting.try_lock().unwrap();
+    assert!(!is_at(&waiting, &path).unwrap());
+    let _lock = registry.lock(PATIENCE).unwrap();
+    assert!(!is_at(&waiting, &path).unwrap(), "the lock is another file than the one waited for");
+}
+
+#[test]
+fn of_many_who_come_and_go_no_two_have_the_lock_and_nothing_stays() {
+    let scratch = Scratch::new("many-come");
+    let inside = std::sync::atomic::AtomicUsize::new(0);
+    let order = std::sync::atomic::Ordering::SeqCst;
+    std::thread::scope(|scope| {
+        for thread in 0..8u8 {
+            let (scratch, inside) = (&scratch, &inside);
+            scope.spawn(move || {
+                for _ in 0..30 {
+                    let registry = scratch.registry();
+                    let lock = registry.lock(Duration::from_mins(1)).unwrap();
+                    assert_eq!(inside.fetch_add(1, order), 0, "another has the lock");
+                    let claim = lock.claim(&prefixes(&[&format!("10.0.{thread}.0/24")])).unwrap();
+                    assert!(lock.live().unwrap().contains(claim.instance()));
+                    assert_eq!(inside.fetch_sub(1, order), 1);
+                    drop(lock);
+                    assert!(claim.path.exists());
+                    drop(claim);
+                }
+            });
+        }
+    });
+    let registry = scratch.registry();
+    drop(registry.lock(PATIENCE).unwrap());
+    assert!(!registry.dir.exists());
 }
 
 #[test]

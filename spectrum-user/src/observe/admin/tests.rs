@@ -54,23 +54,51 @@ fn pages_are_what_they_are_and_nothing_else_is_there() {
 }
 
 #[test]
-fn who_says_nothing_or_too_much_is_let_go_and_others_are_answered() {
+fn who_says_nothing_or_too_much_is_let_go_and_others_are_answered_meanwhile() {
     let (server, _readiness) = serve();
-    let begun = Instant::now();
-    // As many as there is room for, and more: each gives its place back.
-    let mut silent: Vec<TcpStream> = (0..AT_ONCE + 4).map(|_| dial(&server)).collect();
-    for stream in &mut silent {
-        let _ = stream.write_all(b"GET /healthz HTTP/1.1\r\nx: ");
+    // As many as there is room for, twice; each says a little, and goes on to.
+    let mut slow: Vec<TcpStream> = (0..2 * AT_ONCE).map(|_| dial(&server)).collect();
+    for round in 0..8 {
+        for stream in &mut slow {
+            let part: &[u8] = if round == 0 { b"GET /healthz HTTP/1.1\r\nx: " } else { b"x" };
+            let _ = stream.write_all(part);
+        }
+        let begun = Instant::now();
+        assert!(ask(&server, "GET /healthz").starts_with("HTTP/1.1 200 "));
+        assert!(begun.elapsed() < ASKING / 2, "{:?}", begun.elapsed());
     }
     let mut endless = dial(&server);
     let _ = endless.write_all(&vec![b'x'; 4 * LONGEST]);
-    assert!(ask(&server, "GET /healthz").starts_with("HTTP/1.1 200 "));
-    assert!(begun.elapsed() < 5 * ASKING, "{:?}", begun.elapsed());
+    let begun = Instant::now();
     // Who was let go reads an end, or a reset.
-    for mut stream in silent {
+    for mut stream in slow {
         let _ = stream.read_to_end(&mut Vec::new());
     }
     let _ = endless.read_to_end(&mut Vec::new());
+    assert!(begun.elapsed() < 5 * ASKING, "{:?}", begun.elapsed());
+}
+
+#[test]
+fn for_one_too_many_the_oldest_silent_one_goes_and_not_one_that_has_asked() {
+    let runtime = runtime::Builder::new_current_thread().build().unwrap();
+    let waiting = || Exchange {
+        asked: Arc::default(),
+        task: runtime.spawn(std::future::pending::<()>()).abort_handle(),
+    };
+    let mut exchanges = Exchanges((0..AT_ONCE).map(|_| waiting()).collect());
+    let ids = |exchanges: &Exchanges| exchanges.0.iter().map(|one| one.task.id()).collect::<Vec<_>>();
+    let before = ids(&exchanges);
+    exchanges.0[0].asked.store(true, Ordering::Relaxed);
+    exchanges.make_room();
+    assert_eq!(ids(&exchanges), [&before[..1], &before[2..]].concat());
+    exchanges.make_room();
+    assert_eq!(exchanges.0.len(), AT_ONCE - 1, "there was room");
+    exchanges.0.push_back(waiting());
+    for exchange in &exchanges.0 {
+        exchange.asked.store(true, Ordering::Relaxed);
+    }
+    exchanges.make_room();
+    assert_eq!(ids(&exchanges)[0], before[2], "all have asked: the oldest");
 }
 
 #[test]

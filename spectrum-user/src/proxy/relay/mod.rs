@@ -7,7 +7,6 @@ mod pipes;
 mod tests;
 mod watch;
 
-use std::cell::Cell;
 use std::future::poll_fn;
 use std::io;
 use std::task::{Context, Poll};
@@ -16,6 +15,7 @@ use tokio::io::Interest;
 use tokio::net::TcpStream;
 
 use super::report::{End, Side};
+use super::traffic::Meter;
 pub(super) use buffers::Buffers;
 use direction::{Broken, Counts, Direction, Fin};
 pub(super) use direction::{Means, Strategy};
@@ -29,10 +29,10 @@ pub(super) use watch::{Watch, keep};
 pub(super) async fn relay(
     downstream: &TcpStream,
     upstream: &TcpStream,
-    from_client: &Cell<u64>,
-    to_client: &Cell<u64>,
+    from_client: &Meter,
+    to_client: &Meter,
     means: Means<'_>,
-    watch: &Watch,
+    watch: &Watch<'_>,
 ) -> End {
     tokio::select! {
         biased;
@@ -44,10 +44,10 @@ pub(super) async fn relay(
 async fn pass(
     downstream: &TcpStream,
     upstream: &TcpStream,
-    from_client: &Cell<u64>,
-    to_client: &Cell<u64>,
+    from_client: &Meter,
+    to_client: &Meter,
     means: Means<'_>,
-    watch: &Watch,
+    watch: &Watch<'_>,
 ) -> End {
     let counts = Counts { read: Some(from_client), written: None };
     let mut up = Direction::new(downstream, upstream, counts, means);
@@ -99,10 +99,10 @@ async fn pass(
 /// Sends back to `client` what it sends. Its FIN is passed on by closing, too.
 pub(super) async fn echo(
     client: &TcpStream,
-    from_client: &Cell<u64>,
-    to_client: &Cell<u64>,
+    from_client: &Meter,
+    to_client: &Meter,
     means: Means<'_>,
-    watch: &Watch,
+    watch: &Watch<'_>,
 ) -> End {
     let counts = Counts { read: Some(from_client), written: Some(to_client) };
     let mut back = Direction::new(client, client, counts, means);
@@ -115,7 +115,7 @@ pub(super) async fn echo(
 
 fn poll_watched(
     direction: &mut Direction<'_>,
-    watch: &Watch,
+    watch: &Watch<'_>,
     cx: &mut Context<'_>,
 ) -> Poll<Result<(), Broken>> {
     let before = direction.moves;

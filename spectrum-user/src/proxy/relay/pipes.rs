@@ -7,9 +7,8 @@ use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::task::{Context, Poll, ready};
 
-use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, OFlag, SpliceFFlags, fcntl, splice};
-use nix::unistd::pipe2;
+use rustix::io::Errno;
+use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice};
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 
@@ -115,9 +114,8 @@ impl Pipes {
 
 impl Pipe {
     fn open() -> Result<Self, Errno> {
-        let (read, write) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
-        let capacity = i32::try_from(CAPACITY).unwrap_or(i32::MAX);
-        fcntl(&write, FcntlArg::F_SETPIPE_SZ(capacity))?;
+        let (read, write) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
+        fcntl_setpipe_size(&write, CAPACITY)?;
         Ok(Self { read, write })
     }
 
@@ -154,10 +152,10 @@ fn is_blocked(moved: &io::Result<usize>) -> bool {
 }
 
 fn shift(from: BorrowedFd<'_>, to: BorrowedFd<'_>, bytes: usize) -> io::Result<usize> {
-    let flags = SpliceFFlags::SPLICE_F_MOVE | SpliceFFlags::SPLICE_F_NONBLOCK;
+    let flags = SpliceFlags::MOVE | SpliceFlags::NONBLOCK;
     loop {
         match splice(from, None, to, None, bytes, flags) {
-            Err(Errno::EINTR) => {}
+            Err(Errno::INTR) => {}
             other => return other.map_err(Into::into),
         }
     }

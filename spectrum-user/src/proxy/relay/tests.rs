@@ -51,8 +51,8 @@ async fn pair() -> (TcpStream, TcpStream) {
     (near, listener.accept().await.unwrap().0)
 }
 
-fn forever() -> Watch {
-    Watch::start(Timeouts { idle: None, half_closed: None, keepalive: None, ..Timeouts::default() })
+fn forever() -> Timeouts {
+    Timeouts { idle: None, half_closed: None, keepalive: None, ..Timeouts::default() }
 }
 
 impl Relaying {
@@ -65,8 +65,10 @@ impl Relaying {
                 sender.send([client, origin].map(blocking)).unwrap();
                 let (buffers, pipes) = (Buffers::default(), Pipes::at_most(pipes));
                 let means = Means { buffers: &buffers, pipes: &pipes, strategy };
-                let (from_client, to_client) = (Cell::new(0), Cell::new(0));
-                let end = relay(&downstream, &upstream, &from_client, &to_client, means, &forever()).await;
+                let (from_client, to_client) = (Meter::default(), Meter::default());
+                let timeouts = forever();
+                let watch = Watch::start(&timeouts);
+                let end = relay(&downstream, &upstream, &from_client, &to_client, means, &watch).await;
                 if end != End::Closed {
                     for side in [&downstream, &upstream] {
                         side.set_zero_linger().unwrap();
@@ -389,12 +391,12 @@ async fn ended_by(timeouts: Timeouts, half_close: Half) -> (End, Duration) {
     let ((mut client, downstream), (origin, upstream)) = (pair().await, pair().await);
     let (buffers, pipes) = (Buffers::default(), Pipes::at_most(0));
     let means = Means { buffers: &buffers, pipes: &pipes, strategy: Strategy::Adaptive };
-    let counts = (Cell::new(0), Cell::new(0));
+    let counts = (Meter::default(), Meter::default());
     if half_close == Half::Closed {
         client.shutdown().await.unwrap();
     }
     let began = tokio::time::Instant::now();
-    let watch = Watch::start(timeouts);
+    let watch = Watch::start(&timeouts);
     let end = relay(&downstream, &upstream, &counts.0, &counts.1, means, &watch).await;
     drop((client, origin));
     (end, began.elapsed())
@@ -450,7 +452,7 @@ async fn the_first_time_that_is_over_ends_it() {
 #[tokio::test(start_paused = true)]
 async fn what_moves_puts_the_end_off() {
     let timeouts = Timeouts { idle: Some(Duration::from_mins(10)), half_closed: None, ..Timeouts::default() };
-    let watch = Watch::start(timeouts);
+    let watch = Watch::start(&timeouts);
     let began = tokio::time::Instant::now();
     let moving = async {
         for _ in 0..6 {
@@ -471,8 +473,9 @@ async fn a_peer_that_makes_no_room_ends_by_idling() {
     let ((client, downstream), (mut origin, upstream)) = (pair().await, pair().await);
     let (buffers, pipes) = (Buffers::default(), Pipes::at_most(4));
     let means = Means { buffers: &buffers, pipes: &pipes, strategy: Strategy::Adaptive };
-    let counts = (Cell::new(0), Cell::new(0));
-    let watch = Watch::start(Timeouts { idle: Some(Duration::from_millis(500)), ..Timeouts::default() });
+    let counts = (Meter::default(), Meter::default());
+    let timeouts = Timeouts { idle: Some(Duration::from_millis(500)), ..Timeouts::default() };
+    let watch = Watch::start(&timeouts);
     let flood = async {
         while origin.write_all(&[7; 10_000]).await.is_ok() {}
         std::future::pending::<()>().await;
@@ -515,8 +518,9 @@ async fn an_upstream_is_kept_once_its_connection_is_a_second_old() {
     let ((client, downstream), (origin, upstream)) = (pair().await, pair().await);
     let (buffers, pipes) = (Buffers::default(), Pipes::at_most(0));
     let means = Means { buffers: &buffers, pipes: &pipes, strategy: Strategy::Adaptive };
-    let counts = (Cell::new(0), Cell::new(0));
-    let watch = Watch::start(Timeouts { keepalive: Some(Duration::from_secs(70)), ..Timeouts::default() });
+    let counts = (Meter::default(), Meter::default());
+    let timeouts = Timeouts { keepalive: Some(Duration::from_secs(70)), ..Timeouts::default() };
+    let watch = Watch::start(&timeouts);
     let settled = async {
         let socket = SockRef::from(&upstream);
         while !socket.keepalive().unwrap() {

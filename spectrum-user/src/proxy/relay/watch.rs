@@ -23,8 +23,8 @@ const PROBES: u32 = 5;
 
 /// One connection's times.
 #[derive(Debug)]
-pub(in crate::proxy) struct Watch {
-    timeouts: Timeouts,
+pub(in crate::proxy) struct Watch<'a> {
+    timeouts: &'a Timeouts,
     began: Instant,
     moved: Cell<Instant>,
     stage: Cell<Stage>,
@@ -39,9 +39,9 @@ enum Stage {
     HalfClosed,
 }
 
-impl Watch {
+impl<'a> Watch<'a> {
     /// From now on.
-    pub(in crate::proxy) fn start(timeouts: Timeouts) -> Self {
+    pub(in crate::proxy) fn start(timeouts: &'a Timeouts) -> Self {
         let now = Instant::now();
         Self { timeouts, began: now, moved: Cell::new(now), stage: Cell::new(Stage::Open) }
     }
@@ -87,14 +87,14 @@ impl Watch {
 
     /// Has the kernel see to it that an upstream that is gone is noticed. The downstream has inherited that.
     pub(super) fn keep(&self, upstream: &TcpStream) {
-        if let Err(error) = keep(upstream, &self.timeouts) {
+        if let Err(error) = keep(upstream, self.timeouts) {
             tracing::debug!(%error, "set timeouts of an upstream");
         }
     }
 
     /// When the first of the times is over if nothing happens until then.
     fn due(&self) -> Option<(Instant, End)> {
-        let Timeouts { idle, half_closed, lifetime, .. } = self.timeouts;
+        let Timeouts { idle, half_closed, lifetime, .. } = *self.timeouts;
         let moved = self.moved.get();
         let half_closed = half_closed.filter(|_| self.stage.get() == Stage::HalfClosed);
         [

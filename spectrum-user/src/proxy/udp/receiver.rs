@@ -184,6 +184,7 @@ impl Queue {
             self.destination.protocol,
             client,
             dialled,
+            assignment.traffic(),
         );
         account.established();
         let session = Rc::new(UdpSession::new(account, answer, voice));

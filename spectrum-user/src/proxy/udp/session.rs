@@ -122,7 +122,7 @@ impl UdpSession {
         let Session { client, from_client, to_client, .. } = &self.account;
         let dialled = self.account.dialled.get();
         self.used.set(Instant::now());
-        count(from_client, payload);
+        from_client.add(payload.len());
         if self.answer == Answer::Discard {
             return;
         }
@@ -136,7 +136,7 @@ impl UdpSession {
             Voice::Silent => return,
         };
         match sent {
-            Ok(()) => count(to_client, payload),
+            Ok(()) => to_client.add(payload.len()),
             Err(error) => tracing::debug!(client = %client.get(), %dialled, %error, "answer datagram"),
         }
     }
@@ -202,10 +202,6 @@ impl UdpSession {
         }
         Ok(())
     }
-}
-
-fn count(counter: &Cell<u64>, payload: &[u8]) {
-    counter.set(counter.get() + payload.len() as u64);
 }
 
 /// Whether an error is about one datagram, perhaps one that was sent, and not the end.

@@ -15,6 +15,22 @@ origins = ["203.0.113.10", "192.0.2.10:443"]
         ],
     },
     Bad {
+        title: "services that dial each other in a circle",
+        text: r#"[[service]]
+name = "a"
+bindings = [{ prefix = "192.0.2.0/24", ports = "80,443" }]
+origins = ["198.51.100.1:80", "203.0.113.10"]
+
+[[service]]
+name = "b"
+bindings = [{ prefix = "198.51.100.0/24", ports = "80" }]
+origins = ["192.0.2.10"]
+"#,
+        problems: &[
+            "4:11: connections would go round without end: origin 198.51.100.1:80 of service a is bound by service b, origin 192.0.2.10 of service b is bound by service a; give one of them an address or a port that none of these services binds",
+        ],
+    },
+    Bad {
         title: "an origin that stands there twice",
         text: r#"[[service]]
 name = "a"

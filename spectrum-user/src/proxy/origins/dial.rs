@@ -15,11 +15,11 @@ use tokio::time::{sleep_until, timeout};
 use super::balance::Balancer;
 use super::board::{Board, BoardView, Seen};
 use super::dial_source;
-use super::report::DialFailure;
 use super::roster::{Member, Place};
-use super::session::Session;
 use super::standing::{Moment, OpenGuard, Turn};
 use crate::model::Balance;
+use crate::proxy::report::DialFailure;
+use crate::proxy::session::Session;
 
 /// The head start of each address of a name (RFC 8305, section 5).
 const HEAD_START: Duration = Duration::from_millis(250);
@@ -33,7 +33,7 @@ const LOG_INTERVAL: Duration = Duration::from_secs(1);
 
 /// One worker's way to the origins of one service.
 #[derive(Debug)]
-pub(super) struct Dialler {
+pub(in crate::proxy) struct Dialler {
     view: BoardView,
     connect: Duration,
     balancer: RefCell<Balancer>,
@@ -44,15 +44,15 @@ pub(super) struct Dialler {
 
 /// A connected origin.
 #[derive(Debug)]
-pub(super) struct Dialled {
-    pub(super) stream: TcpStream,
+pub(in crate::proxy) struct Dialled {
+    pub(in crate::proxy) stream: TcpStream,
     /// To be kept for as long as the connection is open.
-    pub(super) open: Option<OpenGuard>,
+    pub(in crate::proxy) open: Option<OpenGuard>,
 }
 
 impl Dialler {
     /// `worker` is the index of the worker; an origin may take `connect` to answer.
-    pub(super) fn new(board: Arc<Board>, connect: Duration, worker: usize) -> Self {
+    pub(in crate::proxy) fn new(board: Arc<Board>, connect: Duration, worker: usize) -> Self {
         let balancer = Balancer::new(board.origins.balance, worker);
         Self {
             view: BoardView::new(board),
@@ -65,7 +65,7 @@ impl Dialler {
     }
 
     /// Connects to one of the origins. Notes in `session` what is tried.
-    pub(super) async fn dial(&self, session: &Session) -> Result<Dialled, DialFailure> {
+    pub(in crate::proxy) async fn dial(&self, session: &Session) -> Result<Dialled, DialFailure> {
         let roster = self.view.roster();
         match roster.sole() {
             Some((member, place)) => {
@@ -73,6 +73,9 @@ impl Dialler {
                     return Err(DialFailure::Down);
                 }
                 let port = self.port(member, session).ok_or(DialFailure::Failed)?;
+                if place.bars(port) {
+                    return Err(DialFailure::Loop);
+                }
                 let stream = self.dial_place(place, port, self.connect, session).await;
                 let open = |stream| Dialled { stream, open: roster.open(place) };
                 stream.map(open).map_err(|error| DialFailure::of(&error))
@@ -104,8 +107,8 @@ impl Dialler {
                 Ok((stream, place)) => return Ok(Dialled { stream, open: roster.open(place) }),
                 Err(error) => match DialFailure::of(&error) {
                     // It was not dialled at all, and what became of another one says more.
-                    DialFailure::OtherFamily if dials > 0 => continue,
-                    other @ DialFailure::OtherFamily => {
+                    DialFailure::Loop | DialFailure::OtherFamily if dials > 0 => continue,
+                    other @ (DialFailure::Loop | DialFailure::OtherFamily) => {
                         failure = other;
                         continue;
                     }
@@ -129,6 +132,9 @@ impl Dialler {
         patience: Duration,
         session: &Session,
     ) -> io::Result<(TcpStream, &'a Place)> {
+        if member.places.iter().all(|place| place.bars(port)) {
+            return Err(comes_back());
+        }
         if let [place] = &member.places[..] {
             return Ok((self.dial_place(place, port, patience, session).await?, place));
         }
@@ -138,6 +144,7 @@ impl Dialler {
         let mut waiting = member
             .order(self.balance(), session.client.get().ip(), turn)
             .into_iter()
+            .filter(|place| !place.bars(port))
             .filter(|place| dial_source::reaches(place.at(port), source, session.client.get()))
             .peekable();
         if waiting.peek().is_none() {
@@ -259,6 +266,11 @@ impl Dialler {
         let unlogged = self.unlogged.replace(0);
         tracing::warn!(service = %session.service(), %origin, %error, unlogged, "dial origin");
     }
+}
+
+/// The error of an address that [`Place::bars`] for a port.
+fn comes_back() -> io::Error {
+    io::Error::from_raw_os_error(libc::ELOOP)
 }
 
 fn is_same(one: &Place, other: &Place) -> bool {

@@ -6,10 +6,11 @@ use std::sync::Arc;
 
 use super::balance::{Candidate, client_key, score, seed};
 use super::health::Health;
-use super::report::DialFailure;
+use super::own_bindings::{Extent, Judgement};
 use super::resolver::{Fault, Resolution, ResolvedTarget};
 use super::standing::Standing;
-use crate::model::{Balance, Origin, OriginHost, OriginRole, Origins};
+use crate::model::{Balance, Origin, OriginHost, OriginRole, Origins, PortRange, ServiceName};
+use crate::proxy::report::DialFailure;
 
 /// The share of weight 1, so that the records of a service can divide it among themselves.
 const SHARE: u32 = 1 << 16;
@@ -21,6 +22,21 @@ pub(super) struct Roster {
     pub(super) members: Vec<Member>,
     /// What is said to a connection while there are none.
     pub(super) fault: DialFailure,
+    /// What would come back to us, and so is not dialled.
+    pub(super) loops: Vec<Loop>,
+    /// Services of ours that the members lead to.
+    pub(super) through: Vec<ServiceName>,
+}
+
+/// An address of an origin that would lead back to a service of ours.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) struct Loop {
+    /// Which of the service's origins.
+    pub(super) origin: usize,
+    pub(super) address: IpAddr,
+    /// The port that an SRV record says.
+    pub(super) port: Option<u16>,
+    pub(super) judgement: Judgement,
 }
 
 /// What is chosen: an origin, or one target of its SRV records.
@@ -63,17 +79,28 @@ pub(super) struct Place {
     pub(super) standing: Arc<Standing>,
     /// `None`: it is not checked.
     pub(super) health: Option<Arc<Health>>,
+    /// Ports that would lead back to a service of ours. Empty where that does not depend on the connection.
+    pub(super) barred: Box<[PortRange]>,
 }
 
 impl Roster {
-    /// The members of `origins`, whose names resolve to `resolutions`, in the same order; `None`: not yet. `place` makes or
-    /// finds what is known of an address of an origin, or of the target of an SRV record with that port.
+    /// Nothing to choose from, because of `fault`.
+    pub(super) fn empty(fault: DialFailure) -> Self {
+        Self { members: Vec::new(), fault, loops: Vec::new(), through: Vec::new() }
+    }
+
+    /// The members of `origins`, whose names resolve to `resolutions`, in the same order; `None`: not yet. `judge` says what
+    /// would come back of an address of an origin, or of the target of an SRV record with that port, and `place` makes or
+    /// finds what is known of one that may be dialled.
     pub(super) fn of(
         origins: &Origins,
         resolutions: &[Option<Arc<Resolution>>],
-        mut place: impl FnMut(&Origin, Option<u16>, IpAddr) -> Place,
+        judge: impl Fn(&Origin, Option<u16>, IpAddr) -> Judgement,
+        mut place: impl FnMut(&Origin, Option<u16>, IpAddr, Box<[PortRange]>) -> Place,
     ) -> Self {
         let mut members = Vec::new();
+        let mut loops = Vec::new();
+        let mut through = Vec::new();
         let mut fault = DialFailure::Unresolved;
         for (index, (origin, resolution)) in origins.list.iter().zip(resolutions).enumerate() {
             let Some(resolution) = resolution else {
@@ -102,6 +129,26 @@ impl Roster {
                 for target in peers {
                     let share =
                         u64::from(origin.weight.get()) * u64::from(SHARE) * record_weight(target) / total;
+                    let mut places = Vec::with_capacity(target.addresses.len());
+                    for address in &target.addresses {
+                        let judgement = judge(origin, target.port, *address);
+                        through.extend(judgement.through.iter().cloned());
+                        if judgement.extent != Extent::Address {
+                            let barred = judgement.barred.clone().into_boxed_slice();
+                            places.push(place(origin, target.port, *address, barred));
+                        }
+                        if judgement.extent != Extent::Nothing {
+                            loops.push(Loop {
+                                origin: index,
+                                address: *address,
+                                port: target.port,
+                                judgement,
+                            });
+                        }
+                    }
+                    if places.is_empty() {
+                        continue;
+                    }
                     members.push(Member {
                         origin: index,
                         tier,
@@ -113,11 +160,7 @@ impl Roster {
                             weight: target.weight,
                             target: target.name.clone(),
                         }),
-                        places: target
-                            .addresses
-                            .iter()
-                            .map(|address| place(origin, target.port, *address))
-                            .collect(),
+                        places,
                     });
                 }
             }
@@ -125,7 +168,12 @@ impl Roster {
         members.sort_by_key(|member| member.tier);
         let places = members.iter_mut().flat_map(|member| &mut member.places);
         places.enumerate().for_each(|(number, place)| place.number = number);
-        Self { members, fault }
+        through.sort_unstable();
+        through.dedup();
+        if !loops.is_empty() {
+            fault = DialFailure::Loop;
+        }
+        Self { members, fault, loops, through }
     }
 
     /// Every address there is.
@@ -217,8 +265,12 @@ impl Member {
 }
 
 impl Place {
-    pub(super) fn new(standing: Arc<Standing>, health: Option<Arc<Health>>) -> Self {
-        Self { number: 0, standing, health }
+    pub(super) fn new(
+        standing: Arc<Standing>,
+        health: Option<Arc<Health>>,
+        barred: Box<[PortRange]>,
+    ) -> Self {
+        Self { number: 0, standing, health, barred }
     }
 
     /// Its place among [`Roster::places`] of the roster it is in.
@@ -228,6 +280,11 @@ impl Place {
 
     pub(super) fn is_usable(&self) -> bool {
         self.health.as_ref().is_none_or(|health| health.is_up()) && !self.standing.is_ejected()
+    }
+
+    /// Whether a connection with this port would come back.
+    pub(super) fn bars(&self, port: u16) -> bool {
+        !self.barred.is_empty() && self.barred.iter().any(|ports| ports.contains(port))
     }
 
     /// With the port of a connection.
@@ -240,18 +297,22 @@ impl Place {
 mod tests {
     use super::*;
     use crate::model::{Ejection, HealthCheck};
-    use crate::proxy::standing::Moment;
+    use crate::proxy::origins::standing::Moment;
     use std::time::{Duration, Instant};
 
     const ONCE: Option<Ejection> = Some(Ejection { failures: 1, time: Duration::from_hours(1) });
 
-    fn place(_: &Origin, _: Option<u16>, address: IpAddr) -> Place {
+    fn nothing(_: &Origin, _: Option<u16>, _: IpAddr) -> Judgement {
+        Judgement::default()
+    }
+
+    fn place(_: &Origin, _: Option<u16>, address: IpAddr, barred: Box<[PortRange]>) -> Place {
         let health = Health::new(
             SocketAddr::new(address, 80),
             HealthCheck { fall: 1, ..HealthCheck::default() },
             None,
         );
-        Place::new(Arc::new(Standing::new(address)), Some(Arc::new(health)))
+        Place::new(Arc::new(Standing::new(address)), Some(Arc::new(health)), barred)
     }
 
     fn target(name: &str, priority: u16, weight: u16, addresses: &[&str]) -> ResolvedTarget {
@@ -287,7 +348,7 @@ mod tests {
         let resolutions: Vec<_> = ["192.0.2.3", "192.0.2.1", "192.0.2.2"]
             .map(|address| Some(Arc::new(Resolution::of_address(address.parse().unwrap()))))
             .into();
-        let roster = Roster::of(&origins, &resolutions, place);
+        let roster = Roster::of(&origins, &resolutions, nothing, place);
         assert_eq!(addresses(&roster, &[]), ["192.0.2.1", "192.0.2.2"]);
         down(&roster.members[0].places[0]);
         assert_eq!(addresses(&roster, &[]), ["192.0.2.2"]);
@@ -310,7 +371,7 @@ mod tests {
             target("zero.", 10, 0, &["192.0.2.3"]),
             target("none.", 5, 1, &[]),
         ]);
-        let roster = Roster::of(&origins, &[Some(resolution)], place);
+        let roster = Roster::of(&origins, &[Some(resolution)], nothing, place);
         let weights: Vec<u32> = roster.candidates(&[]).map(|one| one.weight).collect();
         assert_eq!(addresses(&roster, &[]), ["192.0.2.1", "192.0.2.2", "192.0.2.3"]);
         assert!(weights[0].abs_diff(3 * weights[1]) <= 3 && weights[2] * 200 < weights[1], "{weights:?}");
@@ -325,7 +386,7 @@ mod tests {
     fn families_take_turns_beginning_with_ipv6_and_the_slow_come_last() {
         let origins = Origins::from(vec![origin("example.com:80")]);
         let all = ["2001:db8::1", "2001:db8::2", "192.0.2.1", "192.0.2.2", "192.0.2.3"];
-        let roster = Roster::of(&origins, &[Some(resolution(vec![target("", 0, 0, &all)]))], place);
+        let roster = Roster::of(&origins, &[Some(resolution(vec![target("", 0, 0, &all)]))], nothing, place);
         let member = &roster.members[0];
         let client = "198.51.100.1".parse().unwrap();
         let order = |balance, turn| {
@@ -345,10 +406,51 @@ mod tests {
     }
 
     #[test]
+    fn what_comes_back_is_left_out_or_barred() {
+        let origins = Origins::from(vec![origin("example.com:80"), origin("example.net")]);
+        let resolutions = [
+            Some(resolution(vec![target("", 0, 0, &["192.0.2.1", "192.0.2.2"])])),
+            Some(resolution(vec![target("", 0, 0, &["192.0.2.3", "192.0.2.4"])])),
+        ];
+        let judge = |_: &Origin, _: Option<u16>, address: IpAddr| match address.to_string().as_str() {
+            "192.0.2.1" => Judgement { extent: Extent::Address, ..Judgement::default() },
+            "192.0.2.3" => {
+                let through = vec!["b".parse().unwrap()];
+                Judgement {
+                    extent: Extent::Ports,
+                    barred: vec!["80-90".parse().unwrap()],
+                    through,
+                    ..Judgement::default()
+                }
+            }
+            _ => Judgement::default(),
+        };
+        let roster = Roster::of(&origins, &resolutions, judge, place);
+        let places: Vec<String> = roster
+            .members
+            .iter()
+            .flat_map(|member| &member.places)
+            .map(|place| place.standing.address.to_string())
+            .collect();
+        assert_eq!(places, ["192.0.2.2", "192.0.2.3", "192.0.2.4"]);
+        let [partly, open] = &roster.members[1].places[..] else { panic!("{roster:?}") };
+        assert!(partly.bars(80) && partly.bars(90) && !partly.bars(91) && !open.bars(80));
+        assert_eq!(roster.loops.iter().map(|one| one.origin).collect::<Vec<_>>(), [0, 1]);
+        assert_eq!(roster.through, ["b".parse().unwrap()]);
+
+        let all = |_: &Origin, _: Option<u16>, _: IpAddr| Judgement {
+            extent: Extent::Address,
+            ..Judgement::default()
+        };
+        let roster = Roster::of(&origins, &resolutions, all, place);
+        assert_eq!((roster.members.len(), roster.loops.len(), roster.fault), (0, 4, DialFailure::Loop));
+    }
+
+    #[test]
     fn without_addresses_the_fault_says_whose_it_is() {
         let origins = Origins::from(vec![origin("example.com:80")]);
-        assert_eq!(Roster::of(&origins, &[None], place).fault, DialFailure::ResolverFailed);
+        assert_eq!(Roster::of(&origins, &[None], nothing, place).fault, DialFailure::ResolverFailed);
         let denied = resolution(Vec::new());
-        assert_eq!(Roster::of(&origins, &[Some(denied)], place).fault, DialFailure::Unresolved);
+        assert_eq!(Roster::of(&origins, &[Some(denied)], nothing, place).fault, DialFailure::Unresolved);
     }
 }

@@ -11,9 +11,9 @@ use tokio::time::{sleep, timeout};
 
 use super::lead::Lead;
 use crate::model::HealthCheck;
-use crate::proxy::dial_source::connect_from_host;
 use crate::proxy::header::Header;
-use crate::proxy::health::Health;
+use crate::proxy::origins::dial_source::connect_from_host;
+use crate::proxy::origins::health::Health;
 use crate::proxy::report::DialFailure;
 
 /// So many checks are under way at most: each needs a descriptor, and connections need them more.

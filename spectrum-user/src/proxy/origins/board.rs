@@ -7,14 +7,14 @@ use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::report::DialFailure;
 use super::roster::{Place, Roster};
 use super::standing::{Counting, OpenGuard, Tally};
 use crate::model::{Balance, Origins, ServiceName};
+use crate::proxy::report::DialFailure;
 
 /// A service's origins as configured, and what they are now.
 #[derive(Debug)]
-pub(super) struct Board {
+pub(in crate::proxy) struct Board {
     pub(super) service: ServiceName,
     pub(super) origins: Origins,
     roster: Mutex<Arc<Roster>>,
@@ -24,7 +24,7 @@ pub(super) struct Board {
 
 impl Board {
     pub(super) fn new(service: ServiceName, origins: Origins) -> Self {
-        let roster = Arc::new(Roster { members: Vec::new(), fault: DialFailure::ResolverFailed });
+        let roster = Arc::new(Roster::empty(DialFailure::ResolverFailed));
         Self { service, origins, roster: Mutex::new(roster), version: AtomicU64::new(0) }
     }
 

@@ -1,11 +1,13 @@
 //! What is known of a service's origins, for who asks. Changes nothing.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::time::Duration;
 
-use crate::model::{OriginPort, OriginRole};
-use crate::proxy::board::Board;
-use crate::proxy::roster::{Member, Place, Record};
+use crate::model::{Origin, OriginPort, OriginRole};
+use crate::proxy::origins::board::Board;
+use crate::proxy::origins::own_bindings::Extent;
+use crate::proxy::origins::roster::{Member, Place, Record};
 
 /// One address of an origin, or an origin without any.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -50,6 +52,8 @@ pub enum OriginCondition {
     Down,
     /// Dialling it failed so often that it is not dialled for a time.
     Ejected,
+    /// It would lead back to a service of ours.
+    Loop,
     /// Its name has no address.
     Unresolved,
     /// It is.
@@ -67,7 +71,7 @@ pub struct CheckOutcome {
 
 impl OriginCondition {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::Down, Self::Ejected, Self::Unresolved, Self::Up];
+    pub const ALL: [Self; 5] = [Self::Down, Self::Ejected, Self::Loop, Self::Unresolved, Self::Up];
 }
 
 impl fmt::Display for OriginCondition {
@@ -75,6 +79,7 @@ impl fmt::Display for OriginCondition {
         f.pad(match self {
             Self::Down => "down",
             Self::Ejected => "ejected",
+            Self::Loop => "loop",
             Self::Unresolved => "unresolved",
             Self::Up => "up",
         })
@@ -90,18 +95,24 @@ pub(super) fn states(board: &Board) -> Vec<OriginState> {
         for member in roster.members.iter().filter(|member| member.origin == index) {
             states.extend(member.places.iter().map(|place| state(board, index, member, place)));
         }
+        let undialled = |address, condition| OriginState {
+            origin: origin.to_string(),
+            address,
+            weight: origin.weight.get(),
+            role: origin.role,
+            condition,
+            last_check: None,
+            failures: 0,
+            open: 0,
+            record: None,
+        };
+        let left_out =
+            roster.loops.iter().filter(|one| one.origin == index && one.judgement.extent == Extent::Address);
+        states.extend(
+            left_out.map(|one| undialled(Some(shown(origin, one.port, one.address)), OriginCondition::Loop)),
+        );
         if states.len() == before {
-            states.push(OriginState {
-                origin: origin.to_string(),
-                address: None,
-                weight: origin.weight.get(),
-                role: origin.role,
-                condition: OriginCondition::Unresolved,
-                last_check: None,
-                failures: 0,
-                open: 0,
-                record: None,
-            });
+            states.push(undialled(None, OriginCondition::Unresolved));
         }
     }
     states
@@ -109,20 +120,10 @@ pub(super) fn states(board: &Board) -> Vec<OriginState> {
 
 fn state(board: &Board, index: usize, member: &Member, place: &Place) -> OriginState {
     let origin = &board.origins.list[index];
-    let address = place.standing.address;
-    let port = member.port.map(|port| port.to_string()).or_else(|| match origin.port {
-        OriginPort::Fixed(port) => Some(port.to_string()),
-        OriginPort::Offset(range) => Some(range.to_string()),
-        OriginPort::Dialled | OriginPort::Record => None,
-    });
     let is_up = place.health.as_ref().is_none_or(|health| health.is_up());
     OriginState {
         origin: origin.to_string(),
-        address: Some(match port {
-            Some(port) if address.is_ipv6() => format!("[{address}]:{port}"),
-            Some(port) => format!("{address}:{port}"),
-            None => address.to_string(),
-        }),
+        address: Some(shown(origin, member.port, place.standing.address)),
         weight: origin.weight.get(),
         role: origin.role,
         condition: if !is_up {
@@ -143,5 +144,19 @@ fn state(board: &Board, index: usize, member: &Member, place: &Place) -> OriginS
             let target = target.strip_suffix('.').unwrap_or(target).to_owned();
             RecordState { priority: *priority, weight: *weight, port, target }
         }),
+    }
+}
+
+/// An address with the port that an SRV record says, or that does not depend on what is dialled.
+fn shown(origin: &Origin, record: Option<u16>, address: IpAddr) -> String {
+    let port = record.map(|port| port.to_string()).or_else(|| match origin.port {
+        OriginPort::Fixed(port) => Some(port.to_string()),
+        OriginPort::Offset(range) => Some(range.to_string()),
+        OriginPort::Dialled | OriginPort::Record => None,
+    });
+    match port {
+        Some(port) if address.is_ipv6() => format!("[{address}]:{port}"),
+        Some(port) => format!("{address}:{port}"),
+        None => address.to_string(),
     }
 }

@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::LocalSet;
 
 use super::board::Board;
+use super::own_bindings::OwnBindings;
 use crate::model::{Origin, Origins, ResolverOptions, ServiceName};
 use lead::{Command, Lead};
 pub use state::{CheckOutcome, OriginCondition, OriginState, RecordState};
@@ -98,6 +99,14 @@ impl OriginWatch {
         self.tell(Command::Configure(options));
     }
 
+    /// Dials nothing from now on that would come back through `own`, and again what no longer would.
+    ///
+    /// # Errors
+    /// [`WatchError::Died`].
+    pub async fn avoid(&self, own: OwnBindings) -> Result<(), WatchError> {
+        self.ask(|done| Command::Avoid { own, done }).await
+    }
+
     /// Checks that every one of `origins` has an address now, so that a mistyped name is refused at start-up. What is found
     /// out is used when the origins are.
     ///
@@ -121,7 +130,7 @@ impl OriginWatch {
     }
 
     /// Keeps the roster of `service` up to date from now on, for as long as anybody has what is returned.
-    pub(super) async fn board(
+    pub(in crate::proxy) async fn board(
         &self,
         service: &ServiceName,
         origins: &Origins,
@@ -135,7 +144,7 @@ impl OriginWatch {
     }
 
     /// Returns when the thread has ended, which it must not while anybody can ask.
-    pub(super) async fn died(&self) {
+    pub(in crate::proxy) async fn died(&self) {
         if let Some(commands) = &self.0.commands {
             commands.closed().await;
         }

@@ -176,7 +176,7 @@ impl Tally {
 
 /// One open connection in the counts of its address.
 #[derive(Debug)]
-pub(super) struct OpenGuard(Rc<Tally>);
+pub(in crate::proxy) struct OpenGuard(Rc<Tally>);
 
 impl Drop for OpenGuard {
     fn drop(&mut self) {

@@ -15,15 +15,20 @@ use tokio::time::sleep_until;
 
 use super::ResolveError;
 use super::check;
-use crate::model::{HealthCheck, Origin, OriginHost, OriginPort, Origins, ResolverOptions, ServiceName};
-use crate::proxy::board::Board;
-use crate::proxy::health::Health;
-use crate::proxy::resolver::{Fault, Resolution, Resolver};
-use crate::proxy::roster::{Place, Roster};
-use crate::proxy::standing::Standing;
+use crate::model::{
+    HealthCheck, Origin, OriginHost, OriginPort, Origins, PortRange, ResolverOptions, ServiceName,
+};
+use crate::proxy::origins::board::Board;
+use crate::proxy::origins::health::Health;
+use crate::proxy::origins::own_bindings::OwnBindings;
+use crate::proxy::origins::resolver::{Fault, Resolution, Resolver};
+use crate::proxy::origins::roster::{Loop, Place, Roster};
+use crate::proxy::origins::standing::Standing;
 
 /// What the thread is told.
 pub(super) enum Command {
+    /// Have no roster lead back through these.
+    Avoid { own: OwnBindings, done: oneshot::Sender<()> },
     /// Keep a board for a service.
     Board { service: ServiceName, origins: Origins, done: oneshot::Sender<Arc<Board>> },
     /// Resolve by other servers.
@@ -39,7 +44,11 @@ type StandingKey = (ServiceName, OriginPort, Option<u16>, IpAddr);
 pub(super) struct Lead {
     resolver: RefCell<Rc<Resolver>>,
     names: RefCell<HashMap<OriginHost, Rc<Name>>>,
+    own: RefCell<OwnBindings>,
+    /// The latest of each service last.
     boards: RefCell<Vec<Weak<Board>>>,
+    /// Those whose rosters leave out what would come back.
+    looping: RefCell<Vec<Weak<Board>>>,
     standings: RefCell<HashMap<StandingKey, Weak<Standing>>>,
     healths: RefCell<HashMap<SocketAddr, Vec<Weak<Health>>>>,
     pub(super) checks: Semaphore,
@@ -65,7 +74,9 @@ impl Lead {
         let lead = Rc::new(Self {
             resolver: RefCell::new(Rc::new(Resolver::new(options))),
             names: RefCell::default(),
+            own: RefCell::default(),
             boards: RefCell::default(),
+            looping: RefCell::default(),
             standings: RefCell::default(),
             healths: RefCell::default(),
             checks: Semaphore::new(check::AT_ONCE),
@@ -73,6 +84,11 @@ impl Lead {
         while let Some(command) = commands.recv().await {
             let lead = Rc::clone(&lead);
             match command {
+                Command::Avoid { own, done } => {
+                    lead.own.replace(own);
+                    lead.hang(&lead.alive());
+                    let _ = done.send(());
+                }
                 Command::Configure(options) => {
                     if *lead.resolver.borrow().options() != options {
                         lead.resolver.replace(Rc::new(Resolver::new(options)));
@@ -116,19 +132,51 @@ impl Lead {
             .filter_map(Weak::upgrade)
             .find(|board| board.service == service && board.origins == origins);
         if let Some(board) = known {
+            let mut boards = self.boards.borrow_mut();
+            boards.retain(|one| !std::ptr::eq(one.as_ptr(), Arc::as_ptr(&board)));
+            boards.push(Arc::downgrade(&board));
             return board;
         }
         let board = Arc::new(Board::new(service, origins));
         self.boards.borrow_mut().push(Arc::downgrade(&board));
-        self.hang(&board);
+        self.hang(std::slice::from_ref(&board));
         for origin in &board.origins.list {
             self.refresh(&origin.host);
         }
         board
     }
 
-    /// Makes a board's roster anew.
-    fn hang(self: &Rc<Self>, board: &Board) {
+    /// Makes the rosters of `boards` anew.
+    fn hang(self: &Rc<Self>, boards: &[Arc<Board>]) {
+        let mut affected: Vec<Arc<Board>> = self.looping.borrow().iter().filter_map(Weak::upgrade).collect();
+        affected.retain(|board| boards.iter().all(|one| !Arc::ptr_eq(one, board)));
+        affected.extend_from_slice(boards);
+        let before: Vec<Arc<Roster>> = affected.iter().map(|board| board.roster()).collect();
+        for board in boards {
+            self.hang_one(board);
+        }
+        // Then those that leave something out, which need be so no longer since others have changed. What they take in again
+        // closes no circle, since that is what each of them looks for.
+        for board in affected.iter().filter(|board| !board.roster().loops.is_empty()) {
+            self.hang_one(board);
+        }
+        for (board, before) in affected.iter().zip(&before) {
+            report_loops(board, &before.loops);
+        }
+        affected.retain(|board| !board.roster().loops.is_empty());
+        self.looping.replace(affected.iter().map(Arc::downgrade).collect());
+        self.standings.borrow_mut().retain(|_, standing| standing.strong_count() > 0);
+        self.healths.borrow_mut().retain(|_, healths| {
+            healths.retain(|health| health.strong_count() > 0);
+            !healths.is_empty()
+        });
+    }
+
+    fn alive(&self) -> Vec<Arc<Board>> {
+        self.boards.borrow().iter().filter_map(Weak::upgrade).collect()
+    }
+
+    fn hang_one(self: &Rc<Self>, board: &Board) {
         let names = self.names.borrow();
         let resolutions: Vec<Option<Arc<Resolution>>> = board
             .origins
@@ -140,17 +188,48 @@ impl Lead {
             })
             .collect();
         drop(names);
-        board.hang(Roster::of(&board.origins, &resolutions, |origin, port, address| {
-            self.place(board, origin, port, address)
-        }));
-        self.standings.borrow_mut().retain(|_, standing| standing.strong_count() > 0);
-        self.healths.borrow_mut().retain(|_, healths| {
-            healths.retain(|health| health.strong_count() > 0);
-            !healths.is_empty()
+        let own = self.own.borrow().clone();
+        let judge = |origin: &Origin, port: Option<u16>, address: IpAddr| {
+            own.judge(&board.service, address, origin.port, port, |to| self.leads_to(to, &board.service))
+        };
+        let roster = Roster::of(&board.origins, &resolutions, judge, |origin, port, address, barred| {
+            self.place(board, origin, port, address, barred)
         });
+        board.hang(roster);
     }
 
-    fn place(self: &Rc<Self>, board: &Board, origin: &Origin, port: Option<u16>, address: IpAddr) -> Place {
+    /// Whether connections of the service `from` may come to the service `to`, by way of however many others.
+    fn leads_to(&self, from: &ServiceName, to: &ServiceName) -> bool {
+        let boards = self.boards.borrow();
+        let latest = |service: &ServiceName| {
+            boards.iter().rev().filter_map(Weak::upgrade).find(|board| board.service == *service)
+        };
+        let mut seen = vec![from.clone()];
+        let mut next = 0;
+        while let Some(here) = seen.get(next).cloned() {
+            if here == *to {
+                return true;
+            }
+            next += 1;
+            if let Some(board) = latest(&here) {
+                for service in &board.roster().through {
+                    if !seen.contains(service) {
+                        seen.push(service.clone());
+                    }
+                }
+            }
+        }
+        false
+    }
+
+    fn place(
+        self: &Rc<Self>,
+        board: &Board,
+        origin: &Origin,
+        port: Option<u16>,
+        address: IpAddr,
+        barred: Box<[PortRange]>,
+    ) -> Place {
         let key = (board.service.clone(), origin.port, port, address);
         let mut standings = self.standings.borrow_mut();
         let standing = standings.get(&key).and_then(Weak::upgrade).unwrap_or_else(|| {
@@ -167,7 +246,7 @@ impl Lead {
             };
             Some(self.health(SocketAddr::new(address, check.port.or(own)?), check))
         });
-        Place::new(standing, health)
+        Place::new(standing, health, barred)
     }
 
     /// The health of an address, checked from now on if it was not before.
@@ -260,9 +339,7 @@ impl Lead {
                     before.targets == after.targets && before.fault.is_some() == after.fault.is_some()
                 });
                 if !same {
-                    for board in &boards {
-                        lead.hang(board);
-                    }
+                    lead.hang(&boards);
                 }
             }
         });
@@ -273,6 +350,23 @@ impl Lead {
         boards.retain(|board| board.strong_count() > 0);
         let names = |board: &Arc<Board>| board.origins.list.iter().any(|origin| origin.host == *host);
         boards.iter().filter_map(Weak::upgrade).filter(names).collect()
+    }
+}
+
+/// Says in the log what is newly left out of a board's roster, and why.
+fn report_loops(board: &Board, before: &[Loop]) {
+    for one in board.roster().loops.iter().filter(|one| !before.contains(one)) {
+        let Some(origin) = board.origins.list.get(one.origin) else { continue };
+        let (service, address, judgement) = (&board.service, one.address, &one.judgement);
+        let list =
+            |items: &[&dyn ToString]| items.iter().map(|item| item.to_string()).collect::<Vec<_>>().join(",");
+        let ports = list(&judgement.barred.iter().map(|ports| ports as _).collect::<Vec<_>>());
+        let by = list(&judgement.by.iter().map(|by| by as _).collect::<Vec<_>>());
+        tracing::warn!(
+            %service, %origin, %address, ports, bound_by = by,
+            "origin leads back to this service and is not dialled there; give its name an address that no binding here \
+             has, or bind fewer ports"
+        );
     }
 }
 

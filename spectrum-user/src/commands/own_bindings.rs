@@ -1,0 +1,19 @@
+//! What the proxy must know of the bindings, so that no connection is dialled back to this instance. The plan decides where an
+//! address leads; the proxy, what it makes of that.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use crate::net;
+use crate::plan::Plan;
+use crate::proxy::OwnBindings;
+
+/// What the bindings of `plans` take, and those of all of them while one follows another.
+pub(super) fn own_bindings(plans: Vec<Arc<Plan>>) -> anyhow::Result<OwnBindings> {
+    let interfaces: BTreeSet<IpAddr> =
+        net::interface_addresses()?.into_iter().map(|interface| interface.address).collect();
+    Ok(OwnBindings::new(move |service, address, port, record| {
+        plans.iter().flat_map(|plan| plan.onward(service, address, port, record, &interfaces)).collect()
+    }))
+}

@@ -1,0 +1,112 @@
+//! Where a configuration is read from: a file, or a pipe such as `/dev/stdin`. Reads no more than a configuration can need,
+//! and makes nothing of what it reads.
+
+use std::fs::{File, FileType};
+use std::io::{self, Read as _};
+use std::os::unix::fs::FileTypeExt as _;
+use std::path::Path;
+
+/// The longest file: with a million bindings, each with a line of its own, it has less than half of that.
+const LIMIT: u64 = 256 << 20;
+
+/// All that is at `path`.
+pub(super) fn read(path: &Path) -> io::Result<Vec<u8>> {
+    // A device might do something when it is opened.
+    require_readable(std::fs::metadata(path)?.file_type())?;
+    let file = File::open(path)?;
+    let metadata = file.metadata()?;
+    require_readable(metadata.file_type())?;
+    read_at_most(LIMIT, &file, metadata.len())
+}
+
+fn require_readable(kind: FileType) -> io::Result<()> {
+    let kind = if kind.is_file() || kind.is_fifo() {
+        return Ok(());
+    } else if kind.is_dir() {
+        "a directory"
+    } else if kind.is_char_device() {
+        "a character device"
+    } else if kind.is_block_device() {
+        "a block device"
+    } else if kind.is_socket() {
+        "a socket"
+    } else {
+        "something else"
+    };
+    let reason = format!("it is {kind}; name a file or a pipe that holds the configuration");
+    Err(io::Error::new(io::ErrorKind::InvalidInput, reason))
+}
+
+/// All of `file`, which says that it has `length` bytes. Pipes, and the files of /proc, say 0.
+fn read_at_most(limit: u64, file: &File, length: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    if length <= limit {
+        file.take(limit + 1).read_to_end(&mut bytes)?;
+        if bytes.len() as u64 <= limit {
+            return Ok(bytes);
+        }
+    }
+    let reason = format!(
+        "it has more than {limit} bytes, the most that a configuration may have; if it is one, write neighbouring \
+         addresses as one prefix"
+    );
+    Err(io::Error::new(io::ErrorKind::FileTooLarge, reason))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+    use std::os::fd::{AsRawFd as _, OwnedFd};
+    use std::path::PathBuf;
+
+    use super::*;
+
+    fn refused(path: &str) -> String {
+        read(Path::new(path)).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn what_is_neither_a_file_nor_a_pipe_is_refused_unread() {
+        for (path, kind) in
+            [("/dev/zero", "a character device"), ("/", "a directory"), ("/dev/null", "a character device")]
+        {
+            let expected = format!("it is {kind}; name a file or a pipe that holds the configuration");
+            assert_eq!(refused(path), expected, "{path}");
+        }
+    }
+
+    #[test]
+    fn a_pipe_is_read_to_its_end() {
+        let (reader, mut writer) = io::pipe().unwrap();
+        writer.write_all(b"mode = ").unwrap();
+        drop(writer);
+        let path = PathBuf::from(format!("/proc/self/fd/{}", reader.as_raw_fd()));
+        assert_eq!(read(&path).unwrap(), b"mode = ");
+    }
+
+    #[test]
+    fn an_endless_pipe_ends_at_the_limit() {
+        let (reader, mut writer) = io::pipe().unwrap();
+        let writing = std::thread::spawn(move || while writer.write_all(&[b'#'; 4096]).is_ok() {});
+        let file = File::from(OwnedFd::from(reader));
+        let error = read_at_most(100_000, &file, 0).unwrap_err();
+        assert!(error.to_string().starts_with("it has more than 100000 bytes, the most"), "{error}");
+        drop(file);
+        writing.join().unwrap();
+    }
+
+    #[test]
+    fn a_file_may_be_as_long_as_the_limit() {
+        let path = std::env::temp_dir().join(format!("spectrum-source-{}", std::process::id()));
+        std::fs::write(&path, b"12345").unwrap();
+        let file = File::open(&path).unwrap();
+        assert_eq!(read_at_most(5, &file, 5).unwrap(), b"12345");
+        // One that grew after it said how long it is.
+        assert!(read_at_most(4, &File::open(&path).unwrap(), 0).is_err());
+        // A sparse one of more than the real limit is not even begun.
+        File::options().write(true).open(&path).unwrap().set_len(LIMIT + 1).unwrap();
+        let error = read(&path).unwrap_err();
+        std::fs::remove_file(&path).unwrap();
+        assert_eq!(error.kind(), io::ErrorKind::FileTooLarge);
+    }
+}

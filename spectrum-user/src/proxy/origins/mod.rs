@@ -1,0 +1,20 @@
+//! From a service's origins to one that is connected: where their names lead, which of them are up, whose turn it is, and
+//! the dial. What connections carry afterwards is none of its affair.
+
+mod balance;
+mod board;
+mod dial;
+mod dial_source;
+mod health;
+mod own_bindings;
+mod resolver;
+mod roster;
+mod standing;
+mod watch;
+
+pub(super) use board::Board;
+pub(super) use dial::{Dialled, Dialler};
+pub use own_bindings::OwnBindings;
+pub use watch::{
+    CheckOutcome, OriginCondition, OriginState, OriginWatch, RecordState, ResolveError, WatchError,
+};

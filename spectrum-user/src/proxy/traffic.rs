@@ -1,0 +1,87 @@
+//! Bytes, counted while they move: each session's own, and what all of a service's have come to on one worker. Reports
+//! nothing.
+
+use std::cell::Cell;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// What a worker's sessions of one service and protocol have carried so far. Clones show the same.
+#[derive(Clone, Debug, Default)]
+pub struct Traffic {
+    from_client: Arc<AtomicU64>,
+    to_client: Arc<AtomicU64>,
+}
+
+impl Traffic {
+    /// Bytes received from clients.
+    #[must_use]
+    pub fn from_client(&self) -> u64 {
+        self.from_client.load(Ordering::Relaxed)
+    }
+
+    /// Bytes handed to clients' sockets.
+    #[must_use]
+    pub fn to_client(&self) -> u64 {
+        self.to_client.load(Ordering::Relaxed)
+    }
+
+    /// Of sessions that have carried so much.
+    #[cfg(test)]
+    pub(crate) fn carried(from_client: usize, to_client: usize) -> Self {
+        let traffic = Self::default();
+        traffic.meter_from_client().add(from_client);
+        traffic.meter_to_client().add(to_client);
+        traffic
+    }
+
+    /// What one more session receives from its client.
+    pub(super) fn meter_from_client(&self) -> Meter {
+        Meter { own: Cell::new(0), all: Arc::clone(&self.from_client) }
+    }
+
+    /// What one more session hands to its client.
+    pub(super) fn meter_to_client(&self) -> Meter {
+        Meter { own: Cell::new(0), all: Arc::clone(&self.to_client) }
+    }
+}
+
+/// The bytes of one session in one direction.
+#[derive(Debug, Default)]
+pub(super) struct Meter {
+    own: Cell<u64>,
+    all: Arc<AtomicU64>,
+}
+
+impl Meter {
+    /// So many more. To be called on the worker's own thread: nobody else writes, so a load and a store do, without the
+    /// price of a locked addition.
+    pub(super) fn add(&self, bytes: usize) {
+        let bytes = bytes as u64;
+        self.own.set(self.own.get().wrapping_add(bytes));
+        self.all.store(self.all.load(Ordering::Relaxed).wrapping_add(bytes), Ordering::Relaxed);
+    }
+
+    /// The session's own.
+    pub(super) fn get(&self) -> u64 {
+        self.own.get()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_moves_is_counted_for_its_session_and_for_all_at_once() {
+        let traffic = Traffic::default();
+        let (one, other, back) =
+            (traffic.meter_from_client(), traffic.meter_from_client(), traffic.meter_to_client());
+        one.add(3);
+        other.add(4);
+        back.add(5);
+        one.add(6);
+        drop(other);
+        assert_eq!((one.get(), back.get()), (9, 5));
+        assert_eq!((traffic.from_client(), traffic.to_client()), (13, 5));
+    }
+}
