@@ -1,5 +1,5 @@
-//! A limit on the memory of a process and of its sockets: a memory cgroup of a test's own, of either version. Does not say
-//! how much is enough.
+//! A limit on the memory of a process, and another one on that of its sockets: a memory cgroup of a test's own, of version
+//! 1, as version 2 has but one limit for both. Does not say how much is enough.
 
 use std::fs;
 use std::io;
@@ -22,40 +22,22 @@ const GRACE: Duration = Duration::from_secs(5);
 pub struct MemoryGroup<'netns> {
     netns: &'netns Netns,
     place: PathBuf,
-    version: Version,
     sockets: u64,
-}
-
-#[derive(Clone, Copy, Debug)]
-enum Version {
-    /// Sockets have a limit of their own.
-    One,
-    /// One limit is for all.
-    Two,
 }
 
 impl<'netns> MemoryGroup<'netns> {
     /// Makes a group that may have so many bytes for its processes, and so many more for what their sockets hold.
     ///
     /// # Errors
-    /// Whatever the kernel says: that it has no such groups, or that we may not make one.
+    /// [`io::ErrorKind::Unsupported`] where the host has no such groups; whatever the kernel says otherwise.
     pub fn create(netns: &'netns Netns, processes: usize, sockets: usize) -> io::Result<Self> {
-        let (parent, version) = netns.run(mount_hierarchy)?;
+        let parent = netns.run(mount_hierarchy)?;
         let name = format!("spectrum-test-{}-{}", std::process::id(), netns.inode());
-        let group = Self { netns, place: parent.join(name), version, sockets: sockets as u64 };
+        let group = Self { netns, place: parent.join(name), sockets: sockets as u64 };
         netns.run(|| fs::create_dir(&group.place))?;
         // From here on dropping it removes what was made.
-        match version {
-            Version::One => {
-                group.write("memory.limit_in_bytes", &processes)?;
-                group.write("memory.kmem.tcp.limit_in_bytes", &sockets)?;
-            }
-            Version::Two => {
-                group.write("memory.max", &(processes + sockets))?;
-                // Where nothing can be swapped there is no such file.
-                let _ = group.write("memory.swap.max", &0);
-            }
-        }
+        group.write("memory.limit_in_bytes", &processes)?;
+        group.write("memory.kmem.tcp.limit_in_bytes", &sockets)?;
         Ok(group)
     }
 
@@ -64,37 +46,21 @@ impl<'netns> MemoryGroup<'netns> {
         self.write("cgroup.procs", &pid).expect("put a process into the memory cgroup");
     }
 
-    /// Whether there is, or was, not as much memory for sockets as was asked for.
+    /// Whether its sockets hold as much as they may.
     pub fn is_short(&self) -> bool {
-        match self.version {
-            // What a socket cannot do without is granted beyond the limit.
-            Version::One => self.of_sockets() >= self.sockets,
-            Version::Two => value(&self.read("memory.events"), "max") > 0,
-        }
+        // What a socket cannot do without is granted beyond the limit.
+        self.of_sockets() >= self.sockets
     }
 
     /// How many bytes its sockets hold.
     pub fn of_sockets(&self) -> u64 {
-        match self.version {
-            Version::One => {
-                self.read("memory.kmem.tcp.usage_in_bytes").trim().parse().expect("a number of bytes")
-            }
-            Version::Two => value(&self.read("memory.stat"), "sock"),
-        }
+        self.read("memory.kmem.tcp.usage_in_bytes").trim().parse().expect("a number of bytes")
     }
 
     /// Lifts every limit.
     pub fn relieve(&self) {
-        let files: &[&str] = match self.version {
-            Version::One => &["memory.kmem.tcp.limit_in_bytes", "memory.limit_in_bytes"],
-            Version::Two => &["memory.max"],
-        };
-        let nothing = match self.version {
-            Version::One => "-1",
-            Version::Two => "max",
-        };
-        for file in files {
-            self.write(file, &nothing).expect("lift the limit of a memory cgroup");
+        for file in ["memory.kmem.tcp.limit_in_bytes", "memory.limit_in_bytes"] {
+            self.write(file, &"-1").expect("lift the limit of a memory cgroup");
         }
     }
 
@@ -119,27 +85,19 @@ impl Drop for MemoryGroup<'_> {
 }
 
 /// Mounts the hierarchy that memory belongs to on this host: where to make a group in it.
-fn mount_hierarchy() -> io::Result<(PathBuf, Version)> {
-    let place = Path::new(MOUNT);
-    fs::create_dir_all(place)?;
+fn mount_hierarchy() -> io::Result<PathBuf> {
     let ours = fs::read_to_string("/proc/self/cgroup")?;
     let of_memory = ours.lines().find_map(|line| {
         let (controllers, group) = line.split_once(':')?.1.split_once(':')?;
         controllers.split(',').any(|one| one == "memory").then_some(group)
     });
-    if let Some(group) = of_memory {
-        mount(Some("cgroup"), place, Some("cgroup"), MsFlags::empty(), Some("memory"))?;
-        // Below our own: whatever limits that has hold for this one, too.
-        return Ok((place.join(group.trim_start_matches('/')), Version::One));
-    }
-    mount(Some("cgroup2"), place, Some("cgroup2"), MsFlags::empty(), None::<&str>)?;
-    // Of version 2 only the root may have both processes and groups with a controller.
-    fs::write(place.join("cgroup.subtree_control"), "+memory")?;
-    Ok((place.to_path_buf(), Version::Two))
-}
-
-/// The value of `key` in a file of keys and values.
-fn value(text: &str, key: &str) -> u64 {
-    let value = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' '));
-    value.and_then(|value| value.parse().ok()).unwrap_or_else(|| panic!("{key} is missing: {text}"))
+    // The kernel kills whoever sends beyond the `memory.max` of version 2, and hardly lets it run beyond `memory.high`.
+    let Some(group) = of_memory else {
+        return Err(io::Error::new(io::ErrorKind::Unsupported, "no memory cgroups of version 1"));
+    };
+    let place = Path::new(MOUNT);
+    fs::create_dir_all(place)?;
+    mount(Some("cgroup"), place, Some("cgroup"), MsFlags::empty(), Some("memory"))?;
+    // Below our own: whatever limits that has hold for this one, too.
+    Ok(place.join(group.trim_start_matches('/')))
 }

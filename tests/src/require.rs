@@ -7,7 +7,6 @@ use std::path::PathBuf;
 use std::sync::OnceLock;
 
 use crate::instance;
-use crate::memory::MemoryGroup;
 use crate::netns::Netns;
 use crate::path::Path;
 
@@ -30,8 +29,6 @@ pub enum Need {
     IptablesNft,
     /// IPv6.
     Ipv6,
-    /// Making memory cgroups.
-    MemoryGroup,
     /// Making network and mount namespaces.
     Netns,
     /// nft, with the `tproxy` statement.
@@ -59,15 +56,11 @@ pub enum Need {
 /// Where Debian has it.
 pub const NGINX_STREAM_MODULE: &str = "/usr/lib/nginx/modules/ngx_stream_module.so";
 
-/// For a group that nobody will be in.
-const SOME_MEMORY: usize = 1 << 20;
-
 impl Need {
     /// Whether the machine has it.
     pub fn is_met(self) -> bool {
         static BPF: OnceLock<bool> = OnceLock::new();
         static LEGACY: OnceLock<bool> = OnceLock::new();
-        static MEMORY: OnceLock<bool> = OnceLock::new();
         static NETNS: OnceLock<bool> = OnceLock::new();
         static NFT: OnceLock<bool> = OnceLock::new();
         static NFTABLES: OnceLock<bool> = OnceLock::new();
@@ -83,10 +76,6 @@ impl Need {
             Self::IptablesLegacy => *LEGACY.get_or_init(|| takes_tproxy_rules(Path::TproxyIptablesLegacy)),
             Self::IptablesNft => *NFT.get_or_init(|| takes_tproxy_rules(Path::TproxyIptablesNft)),
             Self::Ipv6 => std::path::Path::new("/proc/net/if_inet6").exists(),
-            Self::MemoryGroup => *MEMORY.get_or_init(|| {
-                let netns = Netns::create();
-                netns.is_ok_and(|netns| MemoryGroup::create(&netns, SOME_MEMORY, SOME_MEMORY).is_ok())
-            }),
             Self::Netns => *NETNS.get_or_init(|| Netns::create().is_ok()),
             Self::Nftables => *NFTABLES.get_or_init(takes_tproxy_statements),
             Self::Nginx => find_in_path("nginx").is_some() && PathBuf::from(NGINX_STREAM_MODULE).is_file(),
@@ -113,7 +102,6 @@ impl fmt::Display for Need {
             Self::IptablesLegacy => "iptables-legacy",
             Self::IptablesNft => "iptables-nft",
             Self::Ipv6 => "ipv6",
-            Self::MemoryGroup => "memory-group",
             Self::Netns => "netns",
             Self::Nftables => "nftables",
             Self::Nginx => "nginx",

@@ -24,7 +24,7 @@ use spectrum_tests::netns::Netns;
 use spectrum_tests::on_every_path;
 use spectrum_tests::origin::{Origin, receive_sequence, send_sequence};
 use spectrum_tests::record::records;
-use spectrum_tests::require::{Need, find_in_path, met};
+use spectrum_tests::require::find_in_path;
 use spectrum_tests::share;
 use spectrum_tests::veth;
 
@@ -341,9 +341,17 @@ fn memory_pressure_ends_nothing_that_is_open(case: &mut Case) {
     const BESIDES: usize = 24 << 20;
     // A twentieth of what so many sockets would like to have.
     const OF_SOCKETS: usize = 4 << 20;
-    if !met("memory_pressure_ends_nothing_that_is_open", &[Need::MemoryGroup]) {
-        return;
-    }
+    let target = SocketAddr::new(case.any_address(), 80);
+    let limits = (STALLED * OF_STALLED + BESIDES, OF_SOCKETS);
+    let group = match MemoryGroup::create(&case.server, limits.0, limits.1) {
+        Err(error) if error.kind() == ErrorKind::Unsupported => {
+            // Not `println!`: what is left out must be seen when the test passes.
+            let mut stdout = io::stdout();
+            writeln!(stdout, "LEFT memory_pressure_ends_nothing_that_is_open: {error}").unwrap();
+            return;
+        }
+        group => group.unwrap(),
+    };
     let _alone = alone();
     let length = 2 * MEGABYTE;
     // Whoever reads the gate waits until the test lets go of it.
@@ -366,8 +374,6 @@ fn memory_pressure_ends_nothing_that_is_open(case: &mut Case) {
         quiet.address()
     );
     configure(&case.server, &text);
-    let target = SocketAddr::new(case.any_address(), 80);
-    let group = MemoryGroup::create(&case.server, STALLED * OF_STALLED + BESIDES, OF_SOCKETS).unwrap();
     let mut instance = case.start(CONFIG);
     group.add(instance.pid());
     let other = SocketAddr::new(target.ip(), 81);
