@@ -9,6 +9,7 @@
     reason = "this is test code: it panics where a test would, and nobody outside the tests calls it"
 )]
 
+pub mod admin;
 pub mod answer;
 pub mod case;
 pub mod control;
@@ -18,6 +19,7 @@ pub mod dial;
 pub mod fault;
 pub mod instance;
 pub mod maps;
+pub mod memory;
 pub mod name_server;
 pub mod netns;
 pub mod nft_fault;

@@ -44,6 +44,17 @@ impl<'netns> NftFault<'netns> {
         Self::put(netns, script, 0o755)
     }
 
+    /// As where the kernel does not say of an address what kind of route leads to it.
+    pub fn without_fib(netns: &'netns Netns) -> Self {
+        let script = format!(
+            "#!/bin/sh\n[ \"$1\" = -f ] || exec {REAL} \"$@\"\n\
+             text=$(while IFS= read -r line; do printf '%s\\n' \"$line\"; done)\n\
+             case $text in *\"fib daddr\"*) echo 'Error: Could not process rule: No such file or directory' >&2; exit 1;; esac\n\
+             printf '%s\\n' \"$text\" | {REAL} \"$@\"\n"
+        );
+        Self::put(netns, &script, 0o755)
+    }
+
     fn put(netns: &'netns Netns, text: &str, mode: u32) -> Self {
         let places: BTreeSet<PathBuf> = ["/usr/local/sbin", "/usr/sbin", "/sbin", TOOLS]
             .iter()

@@ -8,6 +8,7 @@ use std::process::{Command, Stdio};
 use std::thread;
 
 use nix::sys::signal::Signal;
+use spectrum_tests::admin::{await_value, get, metrics, value};
 use spectrum_tests::case::Case;
 use spectrum_tests::control::{CONFIG, configure, connect, reload};
 use spectrum_tests::datagram::{self, assert_echo};
@@ -52,37 +53,6 @@ fn serve(case: &Case, origin: &Origin, arguments: &str) -> (Instance, SocketAddr
     (instance, admin)
 }
 
-fn get(case: &Case, admin: SocketAddr, path: &str) -> std::io::Result<(u16, String)> {
-    let mut stream = call(&case.server, admin)?;
-    write!(stream, "GET {path} HTTP/1.1\r\nhost: metrics\r\n\r\n")?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer)?;
-    let status = answer.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0);
-    Ok((status, answer.split_once("\r\n\r\n").map_or(String::new(), |(_, body)| body.to_owned())))
-}
-
-fn metrics(case: &Case, admin: SocketAddr) -> String {
-    let (status, text) = get(case, admin, "/metrics").unwrap();
-    assert_eq!(status, 200, "{text}");
-    text
-}
-
-/// The value of a sample, written as Prometheus does, without the prefix of all.
-fn value(metrics: &str, sample: &str) -> Option<f64> {
-    let line = metrics
-        .lines()
-        .find_map(|line| line.strip_prefix("spectrum_")?.strip_prefix(sample)?.strip_prefix(' '))?;
-    line.parse().ok()
-}
-
-fn await_value(case: &Case, admin: SocketAddr, sample: &str, expected: f64) {
-    let mut last = String::new();
-    eventually(&format!("{sample} {expected}"), PATIENCE, || {
-        last = metrics(case, admin);
-        (value(&last, sample) == Some(expected)).then_some(())
-    });
-}
-
 fn metrics_say_what_happened(case: &mut Case) {
     let origin = Origin::echo(&case.server, case.loopback());
     let (instance, admin) = serve(case, &origin, "");
@@ -90,11 +60,11 @@ fn metrics_say_what_happened(case: &mut Case) {
     let mut open = call(&case.server, web).unwrap();
     open.write_all(b"four").unwrap();
     open.read_exact(&mut [0; 4]).unwrap();
-    await_value(case, admin, "open_sessions{service=\"web\",protocol=\"tcp\"}", 1.0);
+    await_value(&case.server, admin, "open_sessions{service=\"web\",protocol=\"tcp\"}", 1.0);
     // Bytes count while they move: a connection may last for days.
     for direction in ["from_client", "to_client"] {
         await_value(
-            case,
+            &case.server,
             admin,
             &format!("{direction}_bytes_total{{service=\"web\",protocol=\"tcp\"}}"),
             4.0,
@@ -105,15 +75,15 @@ fn metrics_say_what_happened(case: &mut Case) {
     }
     let refused =
         "ended_sessions_total{service=\"gone\",protocol=\"tcp\",end=\"dial-refused\",status=\"521\"}";
-    await_value(case, admin, refused, 3.0);
+    await_value(&case.server, admin, refused, 3.0);
     assert_echo(&datagram::client(&case.server, games), b"a session");
-    await_value(case, admin, "open_sessions{service=\"games\",protocol=\"udp\"}", 1.0);
+    await_value(&case.server, admin, "open_sessions{service=\"games\",protocol=\"udp\"}", 1.0);
     let said = "from_client_bytes_total{service=\"games\",protocol=\"udp\"}";
-    await_value(case, admin, said, 9.0);
+    await_value(&case.server, admin, said, 9.0);
     drop(open);
     let closed = "ended_sessions_total{service=\"web\",protocol=\"tcp\",end=\"closed\",status=\"200\"}";
-    await_value(case, admin, closed, 1.0);
-    let text = metrics(case, admin);
+    await_value(&case.server, admin, closed, 1.0);
+    let text = metrics(&case.server, admin);
     let labels = "{service=\"web\",protocol=\"tcp\"}";
     for (name, expected) in [
         ("opened_sessions_total", 1.0),
@@ -156,9 +126,9 @@ fn metrics_are_as_their_linter_wants_them(case: &mut Case) {
     let web = SocketAddr::new(case.any_address(), 80);
     drop(call(&case.server, web).unwrap());
     eventually("a connection that is over", PATIENCE, || {
-        metrics(case, admin).contains("spectrum_ended_sessions_total{").then_some(())
+        metrics(&case.server, admin).contains("spectrum_ended_sessions_total{").then_some(())
     });
-    let text = metrics(case, admin);
+    let text = metrics(&case.server, admin);
     let mut promtool = Command::new(find_in_path("promtool").unwrap())
         .args(["check", "metrics"])
         .stdin(Stdio::piped())
@@ -177,20 +147,24 @@ fn metrics_are_as_their_linter_wants_them(case: &mut Case) {
 fn readiness_ends_before_the_connections_do(case: &mut Case) {
     let origin = Origin::echo(&case.server, case.loopback());
     let (instance, admin) = serve(case, &origin, "--drain 1m");
-    assert_eq!(get(case, admin, "/readyz").unwrap(), (200, "ready\n".to_owned()));
-    assert_eq!(get(case, admin, "/healthz").unwrap(), (200, "alive\n".to_owned()));
+    assert_eq!(get(&case.server, admin, "/readyz").unwrap(), (200, "ready\n".to_owned()));
+    assert_eq!(get(&case.server, admin, "/healthz").unwrap(), (200, "alive\n".to_owned()));
     let web = SocketAddr::new(case.any_address(), 80);
     let mut open = call(&case.server, web).unwrap();
     open.write_all(b"x").unwrap();
     open.read_exact(&mut [0]).unwrap();
     instance.signal(Signal::SIGTERM);
-    eventually("no readiness", PATIENCE, || (get(case, admin, "/readyz").ok()?.0 == 503).then_some(()));
-    assert_eq!(get(case, admin, "/healthz").unwrap().0, 200);
-    assert!(metrics(case, admin).contains("spectrum_open_sessions{service=\"web\",protocol=\"tcp\"} 1"));
+    eventually("no readiness", PATIENCE, || {
+        (get(&case.server, admin, "/readyz").ok()?.0 == 503).then_some(())
+    });
+    assert_eq!(get(&case.server, admin, "/healthz").unwrap().0, 200);
+    assert!(
+        metrics(&case.server, admin).contains("spectrum_open_sessions{service=\"web\",protocol=\"tcp\"} 1")
+    );
     drop(open);
     let finished = instance.finish(PATIENCE);
     assert_eq!(finished.code(), 0, "{finished}");
-    assert!(get(case, admin, "/healthz").is_err(), "it still listens");
+    assert!(get(&case.server, admin, "/healthz").is_err(), "it still listens");
 }
 
 fn an_address_that_is_taken_fails_the_start(case: &mut Case) {
@@ -223,8 +197,8 @@ fn a_reload_is_counted_and_cannot_move_the_address(case: &mut Case) {
     let without_last = text.rsplit_once("[[service]]").unwrap().0;
     configure(&case.server, without_last);
     reload(&case.server, &instance).unwrap();
-    await_value(case, admin, "reloads_total{outcome=\"done\"}", 1.0);
-    let after = metrics(case, admin);
+    await_value(&case.server, admin, "reloads_total{outcome=\"done\"}", 1.0);
+    let after = metrics(&case.server, admin);
     assert_eq!(value(&after, "configuration_revision"), Some(1.0), "{after}");
     assert_eq!(value(&after, "bindings{service=\"games\"}"), None, "{after}");
     // Totals never fall.
@@ -240,7 +214,7 @@ fn a_reload_is_counted_and_cannot_move_the_address(case: &mut Case) {
     let refused = reload(&case.server, &instance).unwrap_err();
     assert!(refused.message.contains("admin.listen: cannot change"), "{refused:?}");
     assert!(refused.message.contains("restart instead"), "{refused:?}");
-    await_value(case, admin, "reloads_total{outcome=\"refused\"}", 1.0);
+    await_value(&case.server, admin, "reloads_total{outcome=\"refused\"}", 1.0);
     assert!(call(&case.server, web).is_ok());
     instance.stop();
 }
@@ -270,7 +244,7 @@ fn who_asks_badly_harms_nobody(case: &mut Case) {
     });
     assert!(connect(&case.server, &instance).ask("status").is_ok());
     // The others have had their time, and whoever asks properly is answered.
-    assert_eq!(get(case, admin, "/healthz").unwrap().0, 200);
+    assert_eq!(get(&case.server, admin, "/healthz").unwrap().0, 200);
     drop(hanging);
     instance.stop();
     let plain = case.start_on_prefix();

@@ -29,6 +29,9 @@ on_every_path!(
     thousands_of_idle_connections_leave_the_others_alone,
 );
 
+/// The port of a service without an origin.
+const ANSWERED: u16 = 7;
+
 /// A program whose service has these timeouts, in front of an origin that hands its connections over.
 struct Scene {
     instance: Instance,
@@ -44,13 +47,15 @@ impl Scene {
             sender.send(stream).map_err(std::io::Error::other)
         });
         let text = format!(
-            "[[service]]\nname = \"timed\"\nbindings = [{{ prefix = \"{}\" }}]\norigins = [\"{}\"]\ntimeouts = {{ {timeouts} }}\n",
-            case.prefix(),
-            origin.address()
+            "[[service]]\nname = \"timed\"\nbindings = [{{ prefix = \"{prefix}\" }}]\norigins = [\"{}\"]\ntimeouts = {{ {timeouts} }}\n\
+             [[service]]\nname = \"answered\"\nbindings = [{{ prefix = \"{prefix}\", ports = {ANSWERED} }}]\nrespond = \"echo\"\n",
+            origin.address(),
+            prefix = case.prefix(),
         );
         configure(&case.server, &text);
         let instance = case.start(CONFIG);
-        let target = case.any_target();
+        // Not the other service's port.
+        let target = SocketAddr::new(case.any_address(), 8_000);
         Self { instance, target, accepted }
     }
 
@@ -60,12 +65,12 @@ impl Scene {
     }
 
     /// Waits for the record of the only connection that there was.
-    fn assert_ended(&self, end: &str) {
+    fn assert_ended(&self, end: &str, status: &str) {
         let seen = eventually("the record", PATIENCE, || {
             let log = self.instance.stderr();
-            records(&log).first().map(|record| record["end"].to_owned())
+            records(&log).first().map(|record| [record["end"], record["status"]].map(str::to_owned))
         });
-        assert_eq!(seen, end);
+        assert_eq!(seen, [end, status]);
     }
 }
 
@@ -87,7 +92,7 @@ fn connection_on_which_nothing_moves_ends_as_idle(case: &mut Case) {
     let (client, origin) = scene.dial(case);
     assert_reset(&client);
     assert_reset(&origin);
-    scene.assert_ended("idle");
+    scene.assert_ended("idle", "200");
 }
 
 fn connection_whose_origin_has_ended_ends_as_half_closed(case: &mut Case) {
@@ -97,7 +102,7 @@ fn connection_whose_origin_has_ended_ends_as_half_closed(case: &mut Case) {
     assert_eq!(client.read(&mut [0]).unwrap(), 0, "the origin's FIN");
     assert_reset(&origin);
     eventually("the reset", PATIENCE, || client.write_all(b"x").err());
-    scene.assert_ended("expired-half-closed");
+    scene.assert_ended("expired-half-closed", "200");
 }
 
 fn busy_connection_ends_with_its_lifetime(case: &mut Case) {
@@ -119,7 +124,7 @@ fn busy_connection_ends_with_its_lifetime(case: &mut Case) {
     assert_eq!(error.kind(), ErrorKind::ConnectionReset);
     assert!(heard >= 8, "heard {heard} bytes: it ended before the idle time");
     talker.join().unwrap();
-    scene.assert_ended("expired-lifetime");
+    scene.assert_ended("expired-lifetime", "200");
 }
 
 fn client_that_makes_no_room_ends_as_idle(case: &mut Case) {
@@ -132,7 +137,7 @@ fn client_that_makes_no_room_ends_as_idle(case: &mut Case) {
         }
     };
     assert!(matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe), "{error}");
-    scene.assert_ended("idle");
+    scene.assert_ended("idle", "200");
     drop(client);
 }
 
@@ -144,26 +149,27 @@ fn client_that_vanishes_ends_as_timed_out(case: &mut Case) {
     remote.ip("link set to-server down");
     origin.write_all(b"nobody hears this").unwrap();
     assert_reset(&origin);
-    scene.assert_ended("downstream-timed-out");
+    scene.assert_ended("downstream-timed-out", "497");
     drop(client);
 }
 
 fn thousands_of_idle_connections_leave_the_others_alone(case: &mut Case) {
     const TOTAL: u64 = 200 << 20;
-    // Each takes two descriptors in the program and two here: ten thousand where so many are allowed, one case at a time.
     static ALONE: Mutex<()> = Mutex::new(());
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    // Those with an origin take two descriptors in the program and two here, the others one: ten thousand of both kinds
+    // where 20,000 are allowed, and as many as go where fewer are.
     let (allowed, _) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
-    let count = usize::try_from(allowed / 3).unwrap().min(10_000);
+    let [with_origin, without] =
+        [8_000, 2_000].map(|most| most.min(usize::try_from(allowed).unwrap() * most / 20_000));
     let scene = Scene::open(case, "idle = \"1h\"");
     let mut idle = Vec::new();
-    while idle.len() < count {
-        let target = scene.target;
-        let some =
-            case.server.run(|| (0..50).map(|_| TcpStream::connect(target).unwrap()).collect::<Vec<_>>());
+    while idle.len() < with_origin {
+        let some = dial_many(case, scene.target, 50);
         // Two workers dial as they come to it, so which origin's socket is whose is not known, nor of interest.
         idle.extend(some.into_iter().map(|client| (client, scene.accepted.recv_timeout(PATIENCE).unwrap())));
     }
+    let answered = dial_many(case, SocketAddr::new(scene.target.ip(), ANSWERED), without);
     let (client, mut origin) = scene.dial(case);
     thread::scope(|scope| {
         scope.spawn(|| {
@@ -180,6 +186,16 @@ fn thousands_of_idle_connections_leave_the_others_alone(case: &mut Case) {
         { origin }.read_exact(&mut word).unwrap();
         assert_eq!(&word, b"still");
     }
+    for stream in &answered {
+        { stream }.write_all(b"still").unwrap();
+        let mut word = [0; 5];
+        { stream }.read_exact(&mut word).unwrap();
+        assert_eq!(&word, b"still");
+    }
     drop(client);
     assert_eq!(origin.read(&mut [0]).unwrap(), 0);
+}
+
+fn dial_many(case: &Case, target: SocketAddr, count: usize) -> Vec<TcpStream> {
+    case.server.run(|| (0..count).map(|_| TcpStream::connect(target).unwrap()).collect())
 }

@@ -51,6 +51,27 @@ fn auto_takes_iptables_where_nft_refuses_and_says_why() {
 }
 
 #[test]
+fn auto_takes_iptables_for_all_addresses_where_nft_cannot_tell_which_are_local() {
+    let test = "auto_takes_iptables_for_all_addresses_where_nft_cannot_tell_which_are_local";
+    let Some(case) = case(test, Path::TproxyIptablesLegacy) else { return };
+    // All addresses that are local anyway: no route comes with that.
+    case.server.ip("route add local 192.0.2.0/24 dev lo");
+    let _without = NftFault::without_fib(&case.server);
+    let start = |prefix: &str| {
+        let arguments = format!("--mode tproxy --force --ports 4443 --prefix {prefix}");
+        let instance = Launch::new(&case.server).arguments(&arguments).start();
+        assert_answered(&case.server, &case.targets_of_both()[..1]);
+        instance.stop().stderr
+    };
+    let log = start("0.0.0.0/0");
+    for words in ["firewall rules are in iptables", "nft_fib_ipv4"] {
+        assert!(log.contains(words), "{words:?} is missing: {log}");
+    }
+    let log = start("192.0.2.0/24");
+    assert!(!log.contains("firewall rules are in iptables"), "{log}");
+}
+
+#[test]
 fn both_refusals_are_named() {
     let Some(case) = case("both_refusals_are_named", Path::TproxyIptablesLegacy) else { return };
     let _without = NftFault::refusing(&case.server);
