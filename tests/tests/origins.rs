@@ -36,6 +36,7 @@ on_every_path!(
     only_the_ports_that_lead_back_are_not_dialled,
     two_services_whose_names_lead_to_each_other_make_no_circle,
     a_reload_that_binds_an_origins_address_takes_it_out,
+    a_listener_of_our_own_is_not_dialled,
     a_silent_address_costs_no_more_than_its_head_start,
     running_out_of_descriptors_is_not_the_origins_fault,
 );
@@ -420,6 +421,22 @@ fn a_name_that_comes_to_lead_back_is_not_dialled(case: &mut Case) {
     configure(&case.server, &records_of_service);
     reload(&case.server, &instance).unwrap();
     assert_eq!(words(case, 4), BTreeSet::from(["one".to_owned()]));
+}
+
+/// Where the dialled port is kept, a client can choose the one that the listener has itself.
+fn a_listener_of_our_own_is_not_dialled(case: &mut Case) {
+    let origin = Origin::saying(&case.server, SocketAddr::new(case.loopback(), 0), "origin");
+    let instance = serve(case, &service(case, "1-65535", &format!("origins = \"{}\"", case.loopback())));
+    let status = connect(&case.server, &instance).ask("status").unwrap();
+    let listener = status["destinations"][0]["listener"]["address"].as_str().unwrap().to_owned();
+    let listener: SocketAddr = listener.parse().unwrap();
+    assert_eq!(heard(case, listener.port()), Err(ErrorKind::ConnectionReset));
+    assert_last_is_a_loop(&instance, 1);
+    await_logged(&instance, "a listener of our own is there", 1);
+    assert_eq!(heard(case, origin.address().port()).as_deref(), Ok("origin"));
+    // One connection each, and no more.
+    assert_eq!(last_end(&instance, 2), end("closed", "200"));
+    assert_eq!(records(&instance.stderr()).len(), 2);
 }
 
 fn only_the_ports_that_lead_back_are_not_dialled(case: &mut Case) {

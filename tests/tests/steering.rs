@@ -3,10 +3,12 @@
 
 #![allow(clippy::unwrap_used, reason = "test code panics")]
 
-use std::net::SocketAddr;
+use std::net::{Shutdown, SocketAddr, TcpListener};
 
 use spectrum_tests::case::Case;
-use spectrum_tests::dial::{assert_answered, assert_answers, assert_refused, dial, dial_from, dial_together};
+use spectrum_tests::dial::{
+    assert_answered, assert_answers, assert_refused, call, dial, dial_from, dial_together,
+};
 use spectrum_tests::origin::Origin;
 use spectrum_tests::{answer, on_every_path, share, veth};
 
@@ -28,6 +30,7 @@ on_every_path!(
     thousand_connections_at_once_are_answered,
     handshakes_completed_by_cookies_are_answered,
     connections_out_of_the_host_are_untouched,
+    a_port_that_clients_have_dialled_can_be_bound_by_others,
 );
 
 const NOTABLE_PORTS: [u16; 6] = [1, 22, 80, 443, 32_768, 65_535];
@@ -201,4 +204,19 @@ fn connections_out_of_the_host_are_untouched(case: &mut Case) {
     let server = veth::server_address(case.family);
     elsewhere.ip(&format!("{back} replace {} via {server}", case.prefix()));
     assert_eq!(dial_from(&case.server, client, far.address()).unwrap().text, "far");
+}
+
+/// A server that is started again, as sshd is by every update, must not find its port taken by a connection to ours.
+fn a_port_that_clients_have_dialled_can_be_bound_by_others(case: &mut Case) {
+    let _instance = case.start(&format!("--prefix {} --respond echo", case.prefix()));
+    let dialled = case.any_target();
+    let open = call(&case.server, dialled).unwrap();
+    let everywhere = SocketAddr::new(case.family.parse("0.0.0.0", "::"), dialled.port());
+    // The standard library sets SO_REUSEADDR, as servers do.
+    let bind = || case.server.run(|| TcpListener::bind(everywhere));
+    drop(bind().unwrap());
+    // We close first, and what is left waits for stray packets for a minute.
+    open.shutdown(Shutdown::Write).unwrap();
+    drop(open);
+    drop(bind().unwrap());
 }

@@ -14,7 +14,7 @@ mod service;
 
 pub use binding::Binding;
 pub use destination::{Destination, DestinationId};
-pub use onward::Onward;
+pub use onward::{Onward, reached};
 pub use origin::{Origin, OriginHost, OriginPort, OriginRole, ParseOriginError, Weight};
 pub use origins::{
     Balance, DialSource, Ejection, HealthCheck, Origins, ParseBalanceError, ParseProxyVersionError,

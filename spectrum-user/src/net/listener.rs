@@ -72,6 +72,11 @@ impl ListenerGroup {
         }
         if options.protocol == Protocol::Tcp {
             for socket in &sockets {
+                // What is accepted inherits it. Without it nobody could bind a port of all addresses (0.0.0.0:22) that a
+                // client has dialled here, for as long as the connection lasts and its TIME-WAIT.
+                socket
+                    .set_reuse_address(true)
+                    .map_err(|source| NetError::os("share port of", address, source, "CAP_NET_ADMIN"))?;
                 // The kernel lowers it to net.core.somaxconn.
                 socket
                     .listen(i32::MAX)

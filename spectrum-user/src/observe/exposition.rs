@@ -257,7 +257,8 @@ fn packets(encoder: &mut DescriptorEncoder<'_>, packets: &[Packets]) -> fmt::Res
 }
 
 fn origins(encoder: &mut DescriptorEncoder<'_>, origins: &[OriginFacts]) -> fmt::Result {
-    let help = "Whether an address of an origin is used: not down, not ejected, and resolved";
+    let help =
+        "Whether an address of an origin is used: not down, not ejected, resolved, and leading elsewhere";
     let mut up = gauge(encoder, "origin_up", help)?;
     // SRV records may name a target in two priorities, and a file an origin twice: a series must not occur twice.
     let mut usable_by_labels: BTreeMap<[&str; 3], bool> = BTreeMap::new();

@@ -2,10 +2,12 @@
 //! of our own. Addresses only; where names lead is for who asks to know.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 
 use super::{Plan, PlannedBinding};
-use crate::model::{DestinationId, Family, Onward, OriginPort, PortRange, Prefix, Protocol, ServiceName};
+use crate::model::{
+    DestinationId, Family, Onward, OriginPort, PortRange, Prefix, Protocol, ServiceName, reached,
+};
 
 impl Plan {
     /// Where connections of `service` go that are dialled at `address`, an origin's with this `port`, or with the one that
@@ -21,7 +23,7 @@ impl Plan {
         record: Option<u16>,
         interfaces: &BTreeSet<IpAddr>,
     ) -> Vec<Onward> {
-        let address = dialled(address);
+        let address = reached(address);
         if !self.is_local(address) && !interfaces.contains(&address) {
             return Vec::new();
         }
@@ -96,15 +98,6 @@ impl Plan {
     }
 }
 
-/// What the kernel makes of an address that is dialled: IPv4 in the form of IPv6 is IPv4, and nobody's is the host's own.
-fn dialled(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V4(Ipv4Addr::UNSPECIFIED) => Ipv4Addr::LOCALHOST.into(),
-        IpAddr::V6(Ipv6Addr::UNSPECIFIED) => Ipv6Addr::LOCALHOST.into(),
-        other => other,
-    }
-}
-
 /// A set of ports: the last port of each run by its first.
 struct Ports(BTreeMap<u16, u16>);
 
@@ -151,6 +144,8 @@ fn range(first: u16, last: u16) -> Option<PortRange> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use proptest::prelude::*;
 
     use super::*;

@@ -123,8 +123,9 @@ impl Acceptor {
         // Linux hands the option on to accepted sockets: one system call here instead of one for each of them.
         socket2::SockRef::from(&listener).set_tcp_nodelay(true)?;
         let listener = TcpListener::from_std(listener)?;
+        let listening = Listening::begin(Rc::clone(&worker), listener.local_addr()?);
         let (stop, stopped) = oneshot::channel();
-        let queue = Queue { worker, destination, assignment, connections };
+        let queue = Queue { worker, destination, assignment, connections, _listening: listening };
         Ok(Self { stop, task: spawn_local(queue.accept(listener, stopped)) })
     }
 
@@ -142,6 +143,26 @@ struct Queue {
     destination: Destination,
     assignment: CurrentAssignment,
     connections: Rc<Connections>,
+    _listening: Listening,
+}
+
+/// That a worker has a listener at an address, for as long as it has.
+struct Listening {
+    worker: Rc<Worker>,
+    address: SocketAddr,
+}
+
+impl Listening {
+    fn begin(worker: Rc<Worker>, address: SocketAddr) -> Self {
+        worker.listener_opened(address);
+        Self { worker, address }
+    }
+}
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        self.worker.listener_closed(self.address);
+    }
 }
 
 impl Queue {

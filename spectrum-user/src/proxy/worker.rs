@@ -5,6 +5,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::io;
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -20,7 +21,7 @@ use super::report::Event;
 use super::traffic::Traffic;
 use super::udp::{Receiver, Sessions};
 use super::workers::{DrainOutcome, Listener, Serving, WorkersError};
-use crate::model::{Destination, Protocol, ServiceName};
+use crate::model::{Destination, Protocol, ServiceName, reached};
 
 /// Who is told of every connection, on the worker's own thread.
 pub(super) type Observer = Box<dyn Fn(Event<'_>) + Send>;
@@ -61,6 +62,8 @@ pub(super) struct Worker {
     pub(super) sessions: Sessions,
     pub(super) descriptors: Descriptors,
     pub(super) common: Common,
+    /// Where it listens itself, whatever steers connections there.
+    listening: RefCell<Vec<SocketAddr>>,
     observer: Observer,
     /// What it has carried, of services that are gone too: they may come back, and a counter must not fall.
     traffic: RefCell<HashMap<(ServiceName, Protocol), Traffic>>,
@@ -86,6 +89,7 @@ impl Worker {
             sessions,
             descriptors: Descriptors::of(common.descriptors.clone()),
             common,
+            listening: RefCell::default(),
             observer,
             traffic: RefCell::default(),
             failures,
@@ -98,6 +102,23 @@ impl Worker {
     /// What relays move bytes with.
     pub(super) fn means(&self) -> Means<'_> {
         Means { buffers: &self.buffers, pipes: &self.pipes, strategy: Strategy::default() }
+    }
+
+    /// Whether dialling `address` ends at a listener of its own, which all workers' are: nothing steers such a connection, and
+    /// it would be dialled again and again.
+    pub(super) fn listens_on(&self, address: SocketAddr) -> bool {
+        self.listening.borrow().contains(&SocketAddr::new(reached(address.ip()), address.port()))
+    }
+
+    pub(super) fn listener_opened(&self, address: SocketAddr) {
+        self.listening.borrow_mut().push(address);
+    }
+
+    pub(super) fn listener_closed(&self, address: SocketAddr) {
+        let mut listening = self.listening.borrow_mut();
+        if let Some(place) = listening.iter().position(|open| *open == address) {
+            listening.swap_remove(place);
+        }
     }
 
     /// Where the bytes of its sessions of a service are counted.

@@ -1,10 +1,13 @@
 //! Where a configuration is read from: a file, or a pipe such as `/dev/stdin`. Reads no more than a configuration can need,
 //! and makes nothing of what it reads.
 
-use std::fs::{File, FileType};
-use std::io::{self, Read as _};
-use std::os::unix::fs::FileTypeExt as _;
+use std::fs::{File, FileType, OpenOptions};
+use std::io::{self, Read};
+use std::os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _};
 use std::path::Path;
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 /// The longest file: with a million bindings, each with a line of its own, it has less than half of that.
 const LIMIT: u64 = 256 << 20;
@@ -13,10 +16,31 @@ const LIMIT: u64 = 256 << 20;
 pub(super) fn read(path: &Path) -> io::Result<Vec<u8>> {
     // A device might do something when it is opened.
     require_readable(std::fs::metadata(path)?.file_type())?;
-    let file = File::open(path)?;
+    // Opening a named pipe that nobody writes to would wait for somebody who does.
+    let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
     let metadata = file.metadata()?;
     require_readable(metadata.file_type())?;
-    read_at_most(LIMIT, &file, metadata.len())
+    read_at_most(LIMIT, Patient { file: &file, patience: PATIENCE }, metadata.len())
+}
+
+/// How long whoever writes to a pipe may pause. Nothing else is done meanwhile: no signal is obeyed, and nobody is answered.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A file or pipe that is waited for, but not for ever.
+struct Patient<'a> {
+    file: &'a File,
+    patience: Duration,
+}
+
+impl Read for Patient<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let patience = Timespec::try_from(self.patience).map_err(io::Error::other)?;
+        if poll(&mut [PollFd::new(self.file, PollFlags::IN)], Some(&patience))? == 0 {
+            let reason = format!("nobody has written to this pipe for {} s", self.patience.as_secs());
+            return Err(io::Error::new(io::ErrorKind::TimedOut, reason));
+        }
+        self.file.read(buffer)
+    }
 }
 
 fn require_readable(kind: FileType) -> io::Result<()> {
@@ -38,7 +62,7 @@ fn require_readable(kind: FileType) -> io::Result<()> {
 }
 
 /// All of `file`, which says that it has `length` bytes. Pipes, and the files of /proc, say 0.
-fn read_at_most(limit: u64, file: &File, length: u64) -> io::Result<Vec<u8>> {
+fn read_at_most(limit: u64, file: impl Read, length: u64) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     if length <= limit {
         file.take(limit + 1).read_to_end(&mut bytes)?;
@@ -85,6 +109,17 @@ mod tests {
     }
 
     #[test]
+    fn a_pipe_that_nobody_writes_to_is_not_waited_for_for_ever() {
+        let path = std::env::temp_dir().join(format!("spectrum-pipe-{}", std::process::id()));
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(&path).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        let error = Patient { file: &file, patience: Duration::ZERO }.read(&mut [0; 8]).unwrap_err();
+        assert_eq!(error.to_string(), "nobody has written to this pipe for 0 s");
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+    }
+
+    #[test]
     fn an_endless_pipe_ends_at_the_limit() {
         let (reader, mut writer) = io::pipe().unwrap();
         let writing = std::thread::spawn(move || while writer.write_all(&[b'#'; 4096]).is_ok() {});
@@ -102,7 +137,7 @@ mod tests {
         let file = File::open(&path).unwrap();
         assert_eq!(read_at_most(5, &file, 5).unwrap(), b"12345");
         // One that grew after it said how long it is.
-        assert!(read_at_most(4, &File::open(&path).unwrap(), 0).is_err());
+        assert!(read_at_most(4, File::open(&path).unwrap(), 0).is_err());
         // A sparse one of more than the real limit is not even begun.
         File::options().write(true).open(&path).unwrap().set_len(LIMIT + 1).unwrap();
         let error = read(&path).unwrap_err();

@@ -222,6 +222,14 @@ impl Dialler {
     }
 
     async fn connect(&self, origin: SocketAddr, session: &Session) -> io::Result<TcpStream> {
+        if session.worker().listens_on(origin) {
+            self.log(
+                session,
+                origin,
+                &io::Error::other("a listener of our own is there: the connection would go round"),
+            );
+            return Err(io::Error::from_raw_os_error(libc::ELOOP));
+        }
         dial_source::connect(origin, self.view.board.origins.source, session.client.get()).await
     }
 
@@ -243,9 +251,13 @@ impl Dialler {
 
     fn failed(&self, place: &Place, port: u16, error: &io::Error, session: &Session) {
         let origin = place.at(port);
+        let failure = DialFailure::of(error);
+        if failure == DialFailure::Loop {
+            return;
+        }
         self.log(session, origin, error);
         // What we lack ourselves, and which clients it cannot be dialled for, says nothing about the origin.
-        if matches!(DialFailure::of(error), DialFailure::OtherFamily | DialFailure::OutOfResources) {
+        if matches!(failure, DialFailure::OtherFamily | DialFailure::OutOfResources) {
             return;
         }
         let ejection = self.view.board.origins.ejection;

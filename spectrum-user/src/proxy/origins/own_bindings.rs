@@ -36,7 +36,10 @@ impl OwnBindings {
         for Onward { ports, service: to } in (self.0)(service, address, port, record) {
             match to {
                 Some(to) if to == *service || comes_back(&to) => {
-                    judgement.barred.push(ports);
+                    // Of two generations, during a reload, both say so.
+                    if !judgement.barred.contains(&ports) {
+                        judgement.barred.push(ports);
+                    }
                     push_unique(&mut judgement.by, to);
                 }
                 Some(to) => {
