@@ -251,6 +251,13 @@ impl BindingsArgs {
                     let cure = "ask for one prefix, then for the other".to_owned();
                     (query.prefix.replace(word.clone()).is_some(), cure)
                 }
+                Err(_) if word.starts_with(|first: char| first.is_ascii_alphabetic()) => {
+                    let message = format!(
+                        "{word}: a protocol is tcp or udp, and left out for both, as in `bindings tcp 192.0.2.0/24 \
+                         80,8000-8100`"
+                    );
+                    return Err(misused("bindings", message));
+                }
                 Err(_) => {
                     let before = query.ports.replace(word.clone());
                     let cure = before.as_ref().map(|before| format!("write {before},{word}"));
@@ -354,6 +361,10 @@ mod tests {
         for (line, cure) in [
             ("spectrum-user bindings 53 80", "write 53,80"),
             ("spectrum-user bindings tcp udp", "leave the protocol out for both"),
+            (
+                "spectrum-user bindings both 198.51.100.7",
+                "both: a protocol is tcp or udp, and left out for both",
+            ),
             ("spectrum-user bindings 192.0.2.0/24 ::/0", "ask for one prefix, then for the other"),
         ] {
             let error = query(line).unwrap_err().to_string();

@@ -22,6 +22,9 @@ use crate::net::NamespaceId;
 pub(super) fn bindings(args: &BindingsArgs) -> anyhow::Result<()> {
     let bindings: Vec<ListedBinding> = ask(&args.instance, &Request::Bindings(args.query()?))?;
     print(&args.instance, &bindings, |out| {
+        if bindings.is_empty() {
+            return writeln!(out, "nothing is bound there");
+        }
         let mut columns = Columns::of(["PROTOCOL", "PREFIX", "PORTS", "SERVICE"]);
         for binding in &bindings {
             columns.row([&binding.protocol.to_string(), &binding.prefix, &binding.ports, &binding.service]);
