@@ -35,6 +35,9 @@ const HALTING: Duration = Duration::from_secs(40);
 /// What the allocator may keep of what it was given back, in KiB.
 const SLACK: u64 = 8_192;
 
+/// With fewer lasting connections than this, there will be more.
+const FEW: usize = 10;
+
 /// One path's part of the run.
 #[derive(Debug)]
 pub(crate) struct Soak {
@@ -280,36 +283,63 @@ impl Lives<'_> {
     }
 
     /// Connections that have to outlive everything but their instance.
-    fn open(&mut self) -> Vec<TcpStream> {
+    fn open(&mut self) -> Vec<Lasting> {
         let services = self.arena.latest();
-        let mut targets: Vec<SocketAddr> = Vec::new();
+        let mut open = Vec::new();
         for _ in 0..40 {
             let (_, target) = drawn::target(self.random, &services);
-            if winner(&services, Protocol::Tcp, target).is_some_and(|service| service.respond == "echo") {
-                targets.push(target);
+            let Some(service) = winner(&services, Protocol::Tcp, target) else { continue };
+            if service.respond != "echo" {
+                continue;
+            }
+            match call(&self.case.server, target) {
+                Ok(stream) => open.push(Lasting { service: service.name.clone(), target, stream }),
+                Err(error) => self.tally.wrong(format!("a lasting connection to {target}: {error}")),
             }
         }
-        let streams = targets.into_iter().map(|target| (target, call(&self.case.server, target)));
-        streams
-            .filter_map(|(target, stream)| {
-                stream
-                    .map_err(|error| self.tally.wrong(format!("a lasting connection to {target}: {error}")))
-                    .ok()
-            })
-            .collect()
+        open
     }
 
-    /// What was open before a reload is so after it.
-    fn talk(&self, open: &mut [TcpStream]) {
-        for stream in open {
+    /// What was open before a reload is so after it, unless its service went: that may be cut. Where little is left to talk
+    /// with, there will be more.
+    fn talk(&mut self, open: &mut Vec<Lasting>) {
+        let services = self.arena.latest();
+        open.retain_mut(|lasting| {
             let mut heard = [0; 5];
+            if !lasting.is_served_by(&services) {
+                return false;
+            }
+            let stream = &mut lasting.stream;
             let talked = stream.write_all(b"hello").and_then(|()| stream.read_exact(&mut heard));
-            if let Err(error) = talked {
-                self.tally.wrong(format!("a lasting connection of {:?}: {error}", stream.local_addr()));
+            if let Err(error) = &talked {
+                self.tally.wrong(format!("a lasting connection to {}: {error}", lasting.target));
             } else if &heard != b"hello" {
                 self.tally.wrong(format!("a lasting connection heard {heard:?}"));
             }
+            talked.is_ok()
+        });
+        if open.len() < FEW {
+            open.extend(self.open());
         }
+    }
+}
+
+/// A connection that outlives reloads.
+struct Lasting {
+    service: String,
+    target: SocketAddr,
+    stream: TcpStream,
+}
+
+impl Lasting {
+    /// Whether its service is still there, for connections of its family. It may bind other ports by now.
+    fn is_served_by(&self, services: &[Service]) -> bool {
+        let binds = |service: &Service| {
+            service.bindings.iter().any(|binding| {
+                binding.protocol == Protocol::Tcp && binding.network.is_ipv4() == self.target.is_ipv4()
+            })
+        };
+        services.iter().any(|service| service.name == self.service && binds(service))
     }
 }
 
