@@ -2,8 +2,8 @@
 //! with other workers while connections are served.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -63,7 +63,7 @@ pub(super) struct Worker {
     pub(super) descriptors: Descriptors,
     pub(super) common: Common,
     /// Where it listens itself, whatever steers connections there.
-    listening: RefCell<Vec<SocketAddr>>,
+    listening: RefCell<HashSet<SocketAddr>>,
     observer: Observer,
     /// What it has carried, of services that are gone too: they may come back, and a counter must not fall.
     traffic: RefCell<HashMap<(ServiceName, Protocol), Traffic>>,
@@ -111,14 +111,11 @@ impl Worker {
     }
 
     pub(super) fn listener_opened(&self, address: SocketAddr) {
-        self.listening.borrow_mut().push(address);
+        self.listening.borrow_mut().insert(address);
     }
 
     pub(super) fn listener_closed(&self, address: SocketAddr) {
-        let mut listening = self.listening.borrow_mut();
-        if let Some(place) = listening.iter().position(|open| *open == address) {
-            listening.swap_remove(place);
-        }
+        self.listening.borrow_mut().remove(&address);
     }
 
     /// Where the bytes of its sessions of a service are counted.
