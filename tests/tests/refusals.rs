@@ -58,7 +58,10 @@ fn what_cannot_be_meant_is_refused_as_usage() {
         ("--prefix 192.0.2.0/24 --mode magic", &["--mode", "magic", "sk-lookup", "tproxy"]),
         ("--prefix 192.0.2.0/24 --drain soon", &["--drain", "soon", "not a time; write it as in 10s"]),
         ("--prefix 192.0.2.0/24 --drain 9999999y", &["--drain", "9999999y", "not a time up to 1year"]),
-        ("--prefix 192.0.2.0/24 --workers 0", &["--workers", "not a number from 1 to 4096; leave --workers out"]),
+        (
+            "--prefix 192.0.2.0/24 --workers 0",
+            &["--workers", "not a number from 1 to 4096; leave --workers out"],
+        ),
         ("status --instance web", &["--instance", "web", "as in 4711 or 4711-1"]),
         ("explain tcp 2001:db8:7::5:80", &["<ADDRESS:PORT>", "write [2001:db8:7::5]:80"]),
         ("--prefix 192.0.2.0/24 --origin :80", &["--origin"]),
