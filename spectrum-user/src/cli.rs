@@ -4,8 +4,10 @@
     reason = "clap prints these comments as they are: a bracket is a bracket"
 )]
 
+mod value;
+
 use std::ffi::OsString;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -74,19 +76,6 @@ fn misused(verb: &str, message: String) -> clap::Error {
     }
 }
 
-/// An address and a port, or how they are written.
-fn address_and_port(typed: &str) -> Result<SocketAddr, String> {
-    if let Ok(address) = typed.parse() {
-        return Ok(address);
-    }
-    let bare = typed.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(typed);
-    Err(match bare.parse() {
-        Ok(IpAddr::V4(address)) => format!("the port is missing; write {address}:PORT"),
-        Ok(IpAddr::V6(address)) => format!("the port is missing; write [{address}]:PORT"),
-        Err(_) => "expected an address and a port, as in 192.0.2.7:8443 or [2001:db8::7]:8443".to_owned(),
-    })
-}
-
 /// A verb.
 #[derive(Debug, Subcommand)]
 pub enum Command {
@@ -142,7 +131,7 @@ pub struct RunArgs {
     pub firewall: Option<FirewallChoice>,
 
     /// Address and port that serve metrics and health over HTTP, e.g. 127.0.0.1:9180 [default: what the file says, else none]
-    #[arg(long, value_name = "ADDR", value_parser = address_and_port)]
+    #[arg(long, value_name = "ADDR", value_parser = value::address_and_port)]
     pub admin: Option<SocketAddr>,
 
     /// Network namespace to work in: a name that `ip netns` knows, or a path
@@ -150,11 +139,11 @@ pub struct RunArgs {
     pub netns: Option<String>,
 
     /// How long connections may go on after SIGTERM, e.g. 10s
-    #[arg(long, default_value = "10s", value_name = "TIME", value_parser = humantime::parse_duration)]
+    #[arg(long, default_value = "10s", value_name = "TIME", value_parser = value::drain)]
     pub drain: Duration,
 
     /// Worker threads, each with a listener of its own [default: one for each core]
-    #[arg(long, value_name = "COUNT")]
+    #[arg(long, value_name = "COUNT", value_parser = value::workers)]
     pub workers: Option<NonZeroUsize>,
 
     /// How log lines and connection records are written
@@ -213,8 +202,8 @@ pub struct InstanceArgs {
     #[arg(long, value_name = "NAME|PATH")]
     pub netns: Option<String>,
 
-    /// Process id of the instance, where the namespace has several
-    #[arg(long, value_name = "PID")]
+    /// Id of the instance, where the namespace has several: its process id, as the error lists them
+    #[arg(long, value_name = "ID")]
     pub instance: Option<InstanceId>,
 
     /// Print JSON
@@ -284,11 +273,11 @@ pub struct ExplainArgs {
     pub protocol: Protocol,
 
     /// What the packet dials, e.g. 192.0.2.7:8443; an IPv6 address stands in brackets
-    #[arg(value_name = "ADDRESS:PORT", value_parser = address_and_port)]
+    #[arg(value_name = "ADDRESS:PORT", value_parser = value::address_and_port)]
     pub dialled: SocketAddr,
 
     /// Where the packet comes from [default: an address of documentation's]
-    #[arg(long, value_name = "ADDRESS:PORT", value_parser = address_and_port)]
+    #[arg(long, value_name = "ADDRESS:PORT", value_parser = value::address_and_port)]
     pub from: Option<SocketAddr>,
 
     /// Which instance.
@@ -382,6 +371,7 @@ mod tests {
         for (line, cure) in [
             ("explain tcp 192.0.2.1", "the port is missing; write 192.0.2.1:PORT"),
             ("explain tcp 2001:db8::1", "the port is missing; write [2001:db8::1]:PORT"),
+            ("explain tcp 2001:db8:7::5:80", "write [2001:db8:7::5]:80"),
             ("explain tcp [2001:db8::1]", "the port is missing; write [2001:db8::1]:PORT"),
             ("explain tcp host.example:80", "as in 192.0.2.7:8443 or [2001:db8::7]:8443"),
             ("explain tcp 192.0.2.1:80 --from 192.0.2.2", "write 192.0.2.2:PORT"),
@@ -389,6 +379,22 @@ mod tests {
         ] {
             let error = refusal(&format!("spectrum-user {line}"));
             assert!(error.contains(cure), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_bad_value_is_told_with_its_flag_and_the_cure() {
+        for (line, flag, cure) in [
+            ("--prefix ::1 --drain soon", "'soon' for '--drain <TIME>'", "write it as in 10s"),
+            ("--prefix ::1 --drain 10", "'10' for '--drain <TIME>'", "write it as in 10s"),
+            ("--prefix ::1 --workers 0", "'0' for '--workers <COUNT>'", "leave --workers out for one worker"),
+            ("--prefix ::1 --workers many", "'many' for '--workers <COUNT>'", "not a number from 1 to 4096"),
+            ("status --instance web", "'web' for '--instance <ID>'", "as in 4711"),
+            ("reload --instance 4711-", "'4711-' for '--instance <ID>'", "as in 4711"),
+            ("bindings --instance 99999999999", "'99999999999' for '--instance <ID>'", "as in 4711"),
+        ] {
+            let error = refusal(&format!("spectrum-user {line}"));
+            assert!(error.contains(flag) && error.contains(cure), "{error}");
         }
     }
 

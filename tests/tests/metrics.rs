@@ -70,6 +70,11 @@ fn metrics_say_what_happened(case: &mut Case) {
             4.0,
         );
     }
+    let address = origin.address();
+    let of_origin = format!("{{service=\"web\",origin=\"{address}\",address=\"{address}\"}}");
+    await_value(&case.server, admin, &format!("origin_open_connections{of_origin}"), 1.0);
+    let status = connect(&case.server, &instance).ask("status").unwrap();
+    assert_eq!(status["services"][0]["origins"][0]["open"], 1, "{status}");
     for _ in 0..3 {
         let _ = dial(&case.server, gone);
     }
@@ -98,9 +103,8 @@ fn metrics_say_what_happened(case: &mut Case) {
     let took = value(&text, &format!("session_duration_seconds_sum{labels}")).unwrap();
     assert!(took > 0.0 && took < 20.0, "{took}");
     assert_eq!(value(&text, "bindings{service=\"web\"}"), Some(1.0), "{text}");
-    let address = origin.address();
-    let up = format!("origin_up{{service=\"web\",origin=\"{address}\",address=\"{address}\"}}");
-    assert_eq!(value(&text, &up), Some(1.0), "{text}");
+    assert_eq!(value(&text, &format!("origin_up{of_origin}")), Some(1.0), "{text}");
+    assert_eq!(value(&text, &format!("origin_open_connections{of_origin}")), Some(0.0), "{text}");
     assert!(value(&text, "descriptors_limit").unwrap() > 100.0, "{text}");
     let family = case.family.pick("ipv4", "ipv6");
     let steered = value(

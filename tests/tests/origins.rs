@@ -421,6 +421,15 @@ fn a_name_that_comes_to_lead_back_is_not_dialled(case: &mut Case) {
     configure(&case.server, &records_of_service);
     reload(&case.server, &instance).unwrap();
     assert_eq!(words(case, 4), BTreeSet::from(["one".to_owned()]));
+    let status = connect(&case.server, &instance).ask("status").unwrap();
+    let rows = status["services"][0]["origins"].as_array().unwrap();
+    let left_out = rows.iter().find(|row| row["condition"] == "loop").unwrap_or_else(|| panic!("{status}"));
+    assert_eq!(
+        left_out["record"],
+        serde_json::json!({ "priority": 10, "weight": 5, "port": port, "target": NAME }),
+        "{left_out}"
+    );
+    assert_eq!(left_out["way"], serde_json::json!(["web", "web"]), "{left_out}");
 }
 
 /// Where the dialled port is kept, a client can choose the one that the listener has itself.
@@ -480,11 +489,25 @@ fn two_services_whose_names_lead_to_each_other_make_no_circle(case: &mut Case) {
     // A chain of two services that ends is allowed.
     let instance = serve(case, &text);
     assert_eq!(said(case, a).as_deref(), Ok("real"));
+    let row = |name: &str| {
+        let status = connect(&case.server, &instance).ask("status").unwrap();
+        let services = status["services"].as_array().unwrap();
+        services.iter().find(|service| service["name"] == name).unwrap()["origins"][0].clone()
+    };
+    assert_eq!((&row("a")["condition"], row("a").get("way")), (&"up".into(), None));
     // It becomes a circle, and is cut where it was closed.
     server.set("a.test", &[a]);
-    await_logged(&instance, "origin leads back to this service and is not dialled there", 1);
+    let warned = "origin leads to service a and from there back to this service, and is not dialled there";
+    await_logged(&instance, warned, 1);
     let log = instance.stderr();
-    assert!(log.contains("service=b origin=a.test") && log.contains("bound_by=\"a\""), "{log}");
+    assert!(log.contains("service=b origin=a.test"), "{log}");
+    assert!(log.contains("bound_by=\"a\" way=\"b -> a -> b\""), "{log}");
+    // Of both neither is of use, whichever of them is cut.
+    for (name, way) in [("a", ["a", "b", "a"]), ("b", ["b", "a", "b"])] {
+        let row = row(name);
+        assert_eq!(row["condition"], "loop", "{row}");
+        assert_eq!(row["way"], serde_json::json!(way), "{row}");
+    }
     let await_records = |count| {
         eventually("records", PATIENCE, || (records(&instance.stderr()).len() == count).then_some(()));
     };
@@ -496,6 +519,7 @@ fn two_services_whose_names_lead_to_each_other_make_no_circle(case: &mut Case) {
     server.set("b.test", &[real.address().ip()]);
     eventually("a chain the other way", PATIENCE, || (said(case, b).as_deref() == Ok("real")).then_some(()));
     assert_eq!(said(case, a).as_deref(), Ok("real"));
+    assert_eq!((&row("a")["condition"], &row("b")["condition"]), (&"up".into(), &"up".into()));
 }
 
 fn a_reload_that_binds_an_origins_address_takes_it_out(case: &mut Case) {

@@ -64,6 +64,7 @@ fn states(origins: &OriginWatch, service: &ServiceName) -> Vec<OriginFacts> {
         origin: state.origin,
         address: state.address.unwrap_or_default(),
         usable: state.condition == OriginCondition::Up,
+        open: state.open,
     });
     states.collect()
 }

@@ -195,6 +195,9 @@ pub struct OriginAnswer {
     /// The SRV record that names it, where the origin is asked for such.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub record: Option<RecordAnswer>,
+    /// Of a loop: the services that a connection would pass, this one first, until it came to one of them again.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub way: Vec<String>,
 }
 
 /// An SRV record.

@@ -12,4 +12,4 @@ pub use leftovers::Leftovers;
 pub(crate) use registry::GROUP;
 pub use registry::{Claim, Registry, StartupLock, live_instances, run_dir};
 pub use sockets::{ControlSocket, control_sockets};
-pub use state::{Instance, InstanceId, Mode};
+pub use state::{Instance, InstanceId, Mode, NoInstanceId};

@@ -29,15 +29,24 @@ impl fmt::Display for InstanceId {
 }
 
 impl FromStr for InstanceId {
-    type Err = std::num::ParseIntError;
+    type Err = NoInstanceId;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        match text.split_once('-') {
-            Some((pid, number)) => Ok(Self { pid: pid.parse()?, number: number.parse()? }),
-            None => Ok(Self { pid: text.parse()?, number: 0 }),
+        let (pid, number) = text.split_once('-').unwrap_or((text, "0"));
+        match (pid.parse(), number.parse()) {
+            (Ok(pid), Ok(number)) => Ok(Self { pid, number }),
+            _ => Err(NoInstanceId),
         }
     }
 }
+
+/// A text that is not the id of an instance.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+#[error(
+    "not the id of an instance, which is its process id, as in 4711 or 4711-1; without --instance, the error names those that \
+     run, if there are several"
+)]
+pub struct NoInstanceId;
 
 /// The path that an instance steers by.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]

@@ -66,6 +66,8 @@ pub struct OriginFacts {
     pub address: String,
     /// Whether connections go there.
     pub usable: bool,
+    /// Those that are open to it.
+    pub open: u32,
 }
 
 /// The steering table's size.
@@ -257,17 +259,29 @@ fn packets(encoder: &mut DescriptorEncoder<'_>, packets: &[Packets]) -> fmt::Res
 }
 
 fn origins(encoder: &mut DescriptorEncoder<'_>, origins: &[OriginFacts]) -> fmt::Result {
+    // SRV records may name a target in two priorities, and a file an origin twice: a series must not occur twice. Rows with
+    // the same labels are of one address of a service, so that what is open there is one and the same number.
+    let mut by_labels: BTreeMap<[&str; 3], (bool, u32)> = BTreeMap::new();
+    for OriginFacts { service, origin, address, usable, open } in origins {
+        let (any_usable, opened) = by_labels.entry([service.as_str(), origin, address]).or_default();
+        *any_usable |= *usable;
+        *opened = (*opened).max(*open);
+    }
+    let labelled = || {
+        by_labels.iter().map(|([service, origin, address], (usable, open))| {
+            ([("service", *service), ("origin", *origin), ("address", *address)], *usable, *open)
+        })
+    };
     let help =
         "Whether an address of an origin is used: not down, not ejected, resolved, and leading elsewhere";
     let mut up = gauge(encoder, "origin_up", help)?;
-    // SRV records may name a target in two priorities, and a file an origin twice: a series must not occur twice.
-    let mut usable_by_labels: BTreeMap<[&str; 3], bool> = BTreeMap::new();
-    for OriginFacts { service, origin, address, usable } in origins {
-        *usable_by_labels.entry([service.as_str(), origin, address]).or_default() |= *usable;
-    }
-    for ([service, origin, address], usable) in usable_by_labels {
-        let labels = [("service", service), ("origin", origin), ("address", address)];
+    for (labels, usable, _) in labelled() {
         measure(&mut up, &labels, u64::from(usable))?;
+    }
+    let help = "Connections that are open to an address of an origin";
+    let mut connections = gauge(encoder, "origin_open_connections", help)?;
+    for (labels, _, open) in labelled() {
+        measure(&mut connections, &labels, u64::from(open))?;
     }
     Ok(())
 }
@@ -431,24 +445,29 @@ mod tests {
 
     #[test]
     fn an_address_that_occurs_twice_is_one_series_and_up_if_either_is() {
-        let origin = |address: &str, usable| OriginFacts {
+        let origin = |address: &str, usable, open| OriginFacts {
             service: ServiceName::default(),
             origin: "_http._tcp.example".into(),
             address: address.into(),
             usable,
+            open,
         };
         let origins = vec![
-            origin("203.0.113.10:80", false),
-            origin("203.0.113.11:80", false),
-            origin("203.0.113.10:80", true),
+            origin("203.0.113.10:80", false, 7),
+            origin("203.0.113.11:80", false, 3),
+            origin("203.0.113.10:80", true, 7),
         ];
         let facts = move || Facts { origins: origins.clone(), ..Facts::default() };
         let metrics = Metrics::new(Counters::default(), RecordDrops::default(), facts);
         let text = metrics.text(TextFormat::Prometheus).unwrap();
-        let series: Vec<&str> = text.lines().filter(|line| line.starts_with("spectrum_origin_up{")).collect();
-        assert_eq!(series.len(), 2, "{text}");
-        assert!(series.iter().any(|line| line.contains(".10:80") && line.ends_with(" 1")), "{text}");
-        assert!(series.iter().any(|line| line.contains(".11:80") && line.ends_with(" 0")), "{text}");
+        for (name, first, second) in [("origin_up", " 1", " 0"), ("origin_open_connections", " 7", " 3")] {
+            let begin = format!("spectrum_{name}{{");
+            let series: Vec<&str> = text.lines().filter(|line| line.starts_with(&begin)).collect();
+            assert_eq!(series.len(), 2, "{text}");
+            assert!(series.iter().any(|line| line.contains(".10:80") && line.ends_with(first)), "{text}");
+            assert!(series.iter().any(|line| line.contains(".11:80") && line.ends_with(second)), "{text}");
+            assert!(text.contains(&format!("# TYPE spectrum_{name} gauge\n")), "{text}");
+        }
     }
 
     #[test]

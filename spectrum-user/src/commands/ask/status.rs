@@ -95,7 +95,7 @@ fn origins(services: &[ServiceAnswer], out: &mut dyn Write) -> io::Result<()> {
     for service in services {
         let mut above = HashSet::new();
         for row in &service.origins {
-            let OriginAnswer { address, role, weight, condition, last_check, open, .. } = row;
+            let OriginAnswer { address, role, weight, condition, last_check, open, way, .. } = row;
             let is_new = address.as_ref().is_none_or(|address| above.insert(address));
             let address = address.as_deref().unwrap_or("none");
             columns.row([
@@ -105,7 +105,11 @@ fn origins(services: &[ServiceAnswer], out: &mut dyn Write) -> io::Result<()> {
                 role,
                 &weight.to_string(),
                 &open.to_string(),
-                condition,
+                &if way.is_empty() {
+                    condition.clone()
+                } else {
+                    format!("{condition}: {}", way.join(" -> "))
+                },
                 &last_check.as_ref().map_or("-".to_owned(), last),
             ]);
         }

@@ -122,6 +122,7 @@ impl Running {
                 port,
                 target,
             }),
+            way: state.way.iter().map(ToString::to_string).collect(),
         });
         origins.collect()
     }

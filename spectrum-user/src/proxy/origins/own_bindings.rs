@@ -22,34 +22,37 @@ impl OwnBindings {
         Self(Arc::new(ask))
     }
 
-    /// What to make of `address` for `service`. `comes_back` says whether what goes to another service of ours comes back.
+    /// What to make of `address` for `service`. `way_back` says by which services what goes to another one of ours comes back
+    /// to it, if it does: that other one first, `service` last.
     pub(super) fn judge(
         &self,
         service: &ServiceName,
         address: IpAddr,
         port: OriginPort,
         record: Option<u16>,
-        comes_back: impl Fn(&ServiceName) -> bool,
+        way_back: impl Fn(&ServiceName) -> Option<Vec<ServiceName>>,
     ) -> Judgement {
         let mut judgement = Judgement::default();
-        let mut open = false;
-        for Onward { ports, service: to } in (self.0)(service, address, port, record) {
-            match to {
-                Some(to) if to == *service || comes_back(&to) => {
+        let mut leaves = false;
+        let onward = (self.0)(service, address, port, record);
+        let is_ours = !onward.is_empty();
+        for Onward { ports, service: to } in onward {
+            let Some(to) = to else {
+                leaves = true;
+                continue;
+            };
+            let way = if to == *service { Some(vec![to.clone()]) } else { way_back(&to) };
+            match way {
+                Some(way) => {
                     // Of two generations, during a reload, both say so.
-                    if !judgement.barred.contains(&ports) {
-                        judgement.barred.push(ports);
-                    }
-                    push_unique(&mut judgement.by, to);
+                    push_unique(&mut judgement.barred, ports);
+                    push_unique(&mut judgement.ways, way);
                 }
-                Some(to) => {
-                    open = true;
-                    push_unique(&mut judgement.through, to);
-                }
-                None => open = true,
+                None => push_unique(&mut judgement.through, to),
             }
         }
-        judgement.extent = match (judgement.barred.is_empty(), open) {
+        judgement.rest = if is_ours && !leaves { Rest::Through } else { Rest::Elsewhere };
+        judgement.extent = match (judgement.barred.is_empty(), leaves || !judgement.through.is_empty()) {
             (true, _) => Extent::Nothing,
             (false, true) => Extent::Ports,
             (false, false) => Extent::Address,
@@ -78,10 +81,29 @@ pub(super) struct Judgement {
     pub(super) extent: Extent,
     /// Which ports.
     pub(super) barred: Vec<PortRange>,
-    /// The services that bind them.
-    pub(super) by: Vec<ServiceName>,
+    /// The ways on which they come back, each by services: the one that binds the address first, the one that dials it last.
+    pub(super) ways: Vec<Vec<ServiceName>>,
     /// Services of ours that are dialled all the same, since their connections end elsewhere.
     pub(super) through: Vec<ServiceName>,
+    /// Where what is not barred goes.
+    pub(super) rest: Rest,
+}
+
+impl Judgement {
+    /// The services that bind what is barred.
+    pub(super) fn by(&self) -> impl Iterator<Item = &ServiceName> {
+        self.ways.iter().filter_map(|way| way.first())
+    }
+}
+
+/// Where connections go that may be dialled.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(super) enum Rest {
+    /// Some of them to who is no service of ours.
+    #[default]
+    Elsewhere,
+    /// All of them to services of ours.
+    Through,
 }
 
 /// How much of an address must not be dialled.
@@ -95,9 +117,9 @@ pub(super) enum Extent {
     Ports,
 }
 
-fn push_unique(names: &mut Vec<ServiceName>, name: ServiceName) {
-    if !names.contains(&name) {
-        names.push(name);
+fn push_unique<T: PartialEq>(items: &mut Vec<T>, item: T) {
+    if !items.contains(&item) {
+        items.push(item);
     }
 }
 
@@ -109,23 +131,41 @@ mod tests {
         Onward { ports: ports.parse().unwrap(), service: service.map(|name| name.parse().unwrap()) }
     }
 
+    fn names(text: &str) -> Vec<ServiceName> {
+        text.split_whitespace().map(|name| name.parse().unwrap()).collect()
+    }
+
+    /// What is made of an address of a's, where `circle` leads back by way of `middle`.
+    fn judge(said: Vec<Onward>) -> Judgement {
+        let own = OwnBindings::new(move |_, _, _, _| said.clone());
+        let a = "a".parse().unwrap();
+        own.judge(&a, "192.0.2.1".parse().unwrap(), OriginPort::Dialled, None, |to| {
+            (to.as_str() == "circle").then(|| names("circle middle a"))
+        })
+    }
+
     #[test]
     fn what_comes_back_is_barred_and_what_ends_elsewhere_is_not() {
-        let judge = |said: Vec<Onward>| {
-            let own = OwnBindings::new(move |_, _, _, _| said.clone());
-            let a = "a".parse().unwrap();
-            own.judge(&a, "192.0.2.1".parse().unwrap(), OriginPort::Dialled, None, |to| {
-                to.as_str() == "circle"
-            })
-        };
         let address = judge(vec![onward("80", Some("a")), onward("81", Some("circle"))]);
         assert_eq!(address.extent, Extent::Address);
-        assert_eq!(address.by.iter().map(ServiceName::as_str).collect::<Vec<_>>(), ["a", "circle"]);
+        assert_eq!(address.by().map(ServiceName::as_str).collect::<Vec<_>>(), ["a", "circle"]);
+        assert_eq!(address.ways, [names("a"), names("circle middle a")]);
         let ports = judge(vec![onward("80", Some("a")), onward("81", Some("end"))]);
         assert_eq!((ports.extent, ports.barred), (Extent::Ports, vec!["80".parse().unwrap()]));
-        assert_eq!(ports.through.iter().map(ServiceName::as_str).collect::<Vec<_>>(), ["end"]);
+        assert_eq!(ports.through, names("end"));
         assert_eq!(judge(vec![onward("80", Some("a")), onward("81", None)]).extent, Extent::Ports);
         assert_eq!(judge(vec![onward("80", Some("end")), onward("81", None)]).extent, Extent::Nothing);
         assert_eq!(judge(Vec::new()), Judgement::default());
+    }
+
+    #[test]
+    fn what_may_be_dialled_stays_with_us_or_not() {
+        for (ports, rest) in [
+            (vec![onward("80", Some("end")), onward("81", Some("a"))], Rest::Through),
+            (vec![onward("80", Some("end")), onward("81", None)], Rest::Elsewhere),
+            (Vec::new(), Rest::Elsewhere),
+        ] {
+            assert_eq!(judge(ports).rest, rest);
+        }
     }
 }

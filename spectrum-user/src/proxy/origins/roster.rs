@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::balance::{Candidate, client_key, score, seed};
 use super::health::Health;
-use super::own_bindings::{Extent, Judgement};
+use super::own_bindings::{Extent, Judgement, Rest};
 use super::resolver::{Fault, Resolution, ResolvedTarget};
 use super::standing::Standing;
 use crate::model::{Balance, Origin, OriginHost, OriginRole, Origins, PortRange, ServiceName};
@@ -36,6 +36,8 @@ pub(super) struct Loop {
     pub(super) address: IpAddr,
     /// The port that an SRV record says.
     pub(super) port: Option<u16>,
+    /// The SRV record that it is of.
+    pub(super) record: Option<Record>,
     pub(super) judgement: Judgement,
 }
 
@@ -81,6 +83,8 @@ pub(super) struct Place {
     pub(super) health: Option<Arc<Health>>,
     /// Ports that would lead back to a service of ours. Empty where that does not depend on the connection.
     pub(super) barred: Box<[PortRange]>,
+    /// The services of ours that all of its connections go to. Empty where some go elsewhere.
+    pub(super) through: Box<[ServiceName]>,
 }
 
 impl Roster {
@@ -96,7 +100,7 @@ impl Roster {
         origins: &Origins,
         resolutions: &[Option<Arc<Resolution>>],
         judge: impl Fn(&Origin, Option<u16>, IpAddr) -> Judgement,
-        mut place: impl FnMut(&Origin, Option<u16>, IpAddr, Box<[PortRange]>) -> Place,
+        mut place: impl FnMut(&Origin, Option<u16>, IpAddr, &Judgement) -> Place,
     ) -> Self {
         let mut members = Vec::new();
         let mut loops = Vec::new();
@@ -129,19 +133,24 @@ impl Roster {
                 for target in peers {
                     let share =
                         u64::from(origin.weight.get()) * u64::from(SHARE) * record_weight(target) / total;
+                    let record = target.port.map(|_| Record {
+                        priority: target.priority,
+                        weight: target.weight,
+                        target: target.name.clone(),
+                    });
                     let mut places = Vec::with_capacity(target.addresses.len());
                     for address in &target.addresses {
                         let judgement = judge(origin, target.port, *address);
                         through.extend(judgement.through.iter().cloned());
                         if judgement.extent != Extent::Address {
-                            let barred = judgement.barred.clone().into_boxed_slice();
-                            places.push(place(origin, target.port, *address, barred));
+                            places.push(place(origin, target.port, *address, &judgement));
                         }
                         if judgement.extent != Extent::Nothing {
                             loops.push(Loop {
                                 origin: index,
                                 address: *address,
                                 port: target.port,
+                                record: record.clone(),
                                 judgement,
                             });
                         }
@@ -155,11 +164,7 @@ impl Roster {
                         weight: u32::try_from(share).unwrap_or(u32::MAX).max(1),
                         seed: seed(&named(origin, target)),
                         port: target.port,
-                        record: target.port.map(|_| Record {
-                            priority: target.priority,
-                            weight: target.weight,
-                            target: target.name.clone(),
-                        }),
+                        record,
                         places,
                     });
                 }
@@ -265,12 +270,13 @@ impl Member {
 }
 
 impl Place {
-    pub(super) fn new(
-        standing: Arc<Standing>,
-        health: Option<Arc<Health>>,
-        barred: Box<[PortRange]>,
-    ) -> Self {
-        Self { number: 0, standing, health, barred }
+    pub(super) fn new(standing: Arc<Standing>, health: Option<Arc<Health>>, judgement: &Judgement) -> Self {
+        let Judgement { barred, through, rest, .. } = judgement;
+        let through = match rest {
+            Rest::Elsewhere => Box::default(),
+            Rest::Through => through.clone().into_boxed_slice(),
+        };
+        Self { number: 0, standing, health, barred: barred.clone().into_boxed_slice(), through }
     }
 
     /// Its place among [`Roster::places`] of the roster it is in.
@@ -306,13 +312,13 @@ mod tests {
         Judgement::default()
     }
 
-    fn place(_: &Origin, _: Option<u16>, address: IpAddr, barred: Box<[PortRange]>) -> Place {
+    fn place(_: &Origin, _: Option<u16>, address: IpAddr, judgement: &Judgement) -> Place {
         let health = Health::new(
             SocketAddr::new(address, 80),
             HealthCheck { fall: 1, ..HealthCheck::default() },
             None,
         );
-        Place::new(Arc::new(Standing::new(address)), Some(Arc::new(health)), barred)
+        Place::new(Arc::new(Standing::new(address)), Some(Arc::new(health)), judgement)
     }
 
     fn target(name: &str, priority: u16, weight: u16, addresses: &[&str]) -> ResolvedTarget {

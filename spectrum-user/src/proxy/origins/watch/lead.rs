@@ -15,12 +15,11 @@ use tokio::time::sleep_until;
 
 use super::ResolveError;
 use super::check;
-use crate::model::{
-    HealthCheck, Origin, OriginHost, OriginPort, Origins, PortRange, ResolverOptions, ServiceName,
-};
+use super::state::shown_way;
+use crate::model::{HealthCheck, Origin, OriginHost, OriginPort, Origins, ResolverOptions, ServiceName};
 use crate::proxy::origins::board::Board;
 use crate::proxy::origins::health::Health;
-use crate::proxy::origins::own_bindings::OwnBindings;
+use crate::proxy::origins::own_bindings::{Judgement, OwnBindings};
 use crate::proxy::origins::resolver::{Fault, Resolution, Resolver};
 use crate::proxy::origins::roster::{Loop, Place, Roster};
 use crate::proxy::origins::standing::Standing;
@@ -190,36 +189,44 @@ impl Lead {
         drop(names);
         let own = self.own.borrow().clone();
         let judge = |origin: &Origin, port: Option<u16>, address: IpAddr| {
-            own.judge(&board.service, address, origin.port, port, |to| self.leads_to(to, &board.service))
+            own.judge(&board.service, address, origin.port, port, |to| self.way(to, &board.service))
         };
-        let roster = Roster::of(&board.origins, &resolutions, judge, |origin, port, address, barred| {
-            self.place(board, origin, port, address, barred)
+        let roster = Roster::of(&board.origins, &resolutions, judge, |origin, port, address, judgement| {
+            self.place(board, origin, port, address, judgement)
         });
         board.hang(roster);
     }
 
-    /// Whether connections of the service `from` may come to the service `to`, by way of however many others.
-    fn leads_to(&self, from: &ServiceName, to: &ServiceName) -> bool {
+    /// The shortest way by which connections of the service `from` may come to the service `to`: both, and those between them.
+    fn way(&self, from: &ServiceName, to: &ServiceName) -> Option<Vec<ServiceName>> {
         let boards = self.boards.borrow();
         let latest = |service: &ServiceName| {
             boards.iter().rev().filter_map(Weak::upgrade).find(|board| board.service == *service)
         };
-        let mut seen = vec![from.clone()];
+        // Each with the place in this list of the one before it.
+        let mut reached = vec![(from.clone(), None)];
         let mut next = 0;
-        while let Some(here) = seen.get(next).cloned() {
-            if here == *to {
-                return true;
+        while let Some((here, _)) = reached.get(next) {
+            if here == to {
+                let mut way = Vec::new();
+                let mut at = Some(next);
+                while let Some((service, before)) = at.and_then(|at| reached.get(at)) {
+                    way.push(service.clone());
+                    at = *before;
+                }
+                way.reverse();
+                return Some(way);
             }
-            next += 1;
-            if let Some(board) = latest(&here) {
+            if let Some(board) = latest(here) {
                 for service in &board.roster().through {
-                    if !seen.contains(service) {
-                        seen.push(service.clone());
+                    if reached.iter().all(|(one, _)| one != service) {
+                        reached.push((service.clone(), Some(next)));
                     }
                 }
             }
+            next += 1;
         }
-        false
+        None
     }
 
     fn place(
@@ -228,7 +235,7 @@ impl Lead {
         origin: &Origin,
         port: Option<u16>,
         address: IpAddr,
-        barred: Box<[PortRange]>,
+        judgement: &Judgement,
     ) -> Place {
         let key = (board.service.clone(), origin.port, port, address);
         let mut standings = self.standings.borrow_mut();
@@ -246,7 +253,7 @@ impl Lead {
             };
             Some(self.health(SocketAddr::new(address, check.port.or(own)?), check))
         });
-        Place::new(standing, health, barred)
+        Place::new(standing, health, judgement)
     }
 
     /// The health of an address, checked from now on if it was not before.
@@ -358,15 +365,26 @@ fn report_loops(board: &Board, before: &[Loop]) {
     for one in board.roster().loops.iter().filter(|one| !before.contains(one)) {
         let Some(origin) = board.origins.list.get(one.origin) else { continue };
         let (service, address, judgement) = (&board.service, one.address, &one.judgement);
-        let list =
-            |items: &[&dyn ToString]| items.iter().map(|item| item.to_string()).collect::<Vec<_>>().join(",");
-        let ports = list(&judgement.barred.iter().map(|ports| ports as _).collect::<Vec<_>>());
-        let by = list(&judgement.by.iter().map(|by| by as _).collect::<Vec<_>>());
-        tracing::warn!(
-            %service, %origin, %address, ports, bound_by = by,
-            "origin leads back to this service and is not dialled there; give its name an address that no binding here \
-             has, or bind fewer ports"
-        );
+        let ports = judgement.barred.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+        let by = judgement.by().map(ServiceName::as_str).collect::<Vec<_>>().join(",");
+        let ways: Vec<String> =
+            judgement.ways.iter().map(|way| shown_way([service].into_iter().chain(way))).collect();
+        let ways = ways.join(", ");
+        let others: Vec<&str> = judgement.by().filter(|by| *by != service).map(ServiceName::as_str).collect();
+        if others.is_empty() {
+            tracing::warn!(
+                %service, %origin, %address, ports, bound_by = by, way = ways,
+                "origin leads back to this service and is not dialled there; give its name an address that no binding \
+                 here has, or bind fewer ports"
+            );
+        } else {
+            let others = others.join(" and ");
+            tracing::warn!(
+                %service, %origin, %address, ports, bound_by = by, way = ways,
+                "origin leads to service {others} and from there back to this service, and is not dialled there; give one \
+                 of the names on the way an address that none of these services binds, or bind fewer ports"
+            );
+        }
     }
 }
 

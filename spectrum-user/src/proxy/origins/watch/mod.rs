@@ -125,8 +125,10 @@ impl OriginWatch {
     #[must_use]
     pub fn states(&self, service: &ServiceName) -> Vec<OriginState> {
         let boards = self.0.boards.lock().unwrap_or_else(PoisonError::into_inner);
-        let board = boards.iter().rev().filter_map(Weak::upgrade).find(|board| board.service == *service);
-        board.map_or_else(Vec::new, |board| state::states(&board))
+        let latest = |service: &ServiceName| {
+            boards.iter().rev().filter_map(Weak::upgrade).find(|board| board.service == *service)
+        };
+        latest(service).map_or_else(Vec::new, |board| state::states(&board, latest))
     }
 
     /// Keeps the roster of `service` up to date from now on, for as long as anybody has what is returned.

@@ -1,10 +1,12 @@
 //! What is known of a service's origins, for who asks. Changes nothing.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
-use crate::model::{Origin, OriginPort, OriginRole};
+use crate::model::{Origin, OriginPort, OriginRole, ServiceName};
 use crate::proxy::origins::board::Board;
 use crate::proxy::origins::own_bindings::Extent;
 use crate::proxy::origins::roster::{Member, Place, Record};
@@ -30,6 +32,8 @@ pub struct OriginState {
     pub open: u32,
     /// The SRV record that names it, where the origin is asked for such.
     pub record: Option<RecordState>,
+    /// Of a loop: the services that a connection would pass, this one first, until it came to one of them again.
+    pub way: Vec<ServiceName>,
 }
 
 /// An SRV record.
@@ -52,7 +56,7 @@ pub enum OriginCondition {
     Down,
     /// Dialling it failed so often that it is not dialled for a time.
     Ejected,
-    /// It would lead back to a service of ours.
+    /// It would lead back to a service of ours; or it leads to one that has nothing to dial but what leads back.
     Loop,
     /// Its name has no address.
     Unresolved,
@@ -86,14 +90,22 @@ impl fmt::Display for OriginCondition {
     }
 }
 
-/// What is known of the origins on `board`, in the order configured.
-pub(super) fn states(board: &Board) -> Vec<OriginState> {
+/// What is known of the origins on `board`, in the order configured. `board_of` finds what hangs for another service; what
+/// has none answers by itself.
+pub(super) fn states(
+    board: &Board,
+    board_of: impl Fn(&ServiceName) -> Option<Arc<Board>>,
+) -> Vec<OriginState> {
     let roster = board.roster();
+    let mut circles = Circles { board_of, known: HashMap::new() };
     let mut states = Vec::new();
     for (index, origin) in board.origins.list.iter().enumerate() {
         let before = states.len();
         for member in roster.members.iter().filter(|member| member.origin == index) {
-            states.extend(member.places.iter().map(|place| state(board, index, member, place)));
+            for place in &member.places {
+                let way = circles.entered_at(place).map(|on| until_it_repeats(&board.service, on));
+                states.push(state(origin, member, place, way));
+            }
         }
         let undialled = |address, condition| OriginState {
             origin: origin.to_string(),
@@ -105,12 +117,15 @@ pub(super) fn states(board: &Board) -> Vec<OriginState> {
             failures: 0,
             open: 0,
             record: None,
+            way: Vec::new(),
         };
         let left_out =
             roster.loops.iter().filter(|one| one.origin == index && one.judgement.extent == Extent::Address);
-        states.extend(
-            left_out.map(|one| undialled(Some(shown(origin, one.port, one.address)), OriginCondition::Loop)),
-        );
+        states.extend(left_out.map(|one| OriginState {
+            record: recorded(one.port, one.record.as_ref()),
+            way: until_it_repeats(&board.service, one.judgement.ways.first().map_or(&[], Vec::as_slice)),
+            ..undialled(Some(shown(origin, one.port, one.address)), OriginCondition::Loop)
+        }));
         if states.len() == before {
             states.push(undialled(None, OriginCondition::Unresolved));
         }
@@ -118,8 +133,64 @@ pub(super) fn states(board: &Board) -> Vec<OriginState> {
     states
 }
 
-fn state(board: &Board, index: usize, member: &Member, place: &Place) -> OriginState {
-    let origin = &board.origins.list[index];
+/// `a -> b -> a`
+pub(super) fn shown_way<'a>(services: impl IntoIterator<Item = &'a ServiceName>) -> String {
+    services.into_iter().map(ServiceName::as_str).collect::<Vec<_>>().join(" -> ")
+}
+
+/// `service` and the way `on` from it, which ends where it comes to one of its services again.
+fn until_it_repeats(service: &ServiceName, on: &[ServiceName]) -> Vec<ServiceName> {
+    let mut way = vec![service.clone()];
+    for next in on {
+        let is_again = way.contains(next);
+        way.push(next.clone());
+        if is_again {
+            break;
+        }
+    }
+    way
+}
+
+/// Services that have nothing to dial but what leads back to a service of ours. Who dials them is not refused, since that
+/// alone closes no circle, but served it is not.
+struct Circles<F> {
+    board_of: F,
+    /// The way on from each that was asked for; `None`: it has something to dial, or answers by itself.
+    known: HashMap<ServiceName, Option<Vec<ServiceName>>>,
+}
+
+impl<F: Fn(&ServiceName) -> Option<Arc<Board>>> Circles<F> {
+    /// The way on from `place` if all of its connections come to such services: the first of these, and where it leads.
+    fn entered_at(&mut self, place: &Place) -> Option<&[ServiceName]> {
+        for service in &place.through {
+            self.way_on(service)?;
+        }
+        self.known.get(place.through.first()?)?.as_deref()
+    }
+
+    fn way_on(&mut self, service: &ServiceName) -> Option<()> {
+        if !self.known.contains_key(service) {
+            // Rosters close no circle, but may be of different moments.
+            self.known.insert(service.clone(), None);
+            let way = self.search(service);
+            self.known.insert(service.clone(), way);
+        }
+        self.known.get(service)?.as_ref().map(|_| ())
+    }
+
+    fn search(&mut self, service: &ServiceName) -> Option<Vec<ServiceName>> {
+        let roster = (self.board_of)(service)?.roster();
+        let left_out = roster.loops.iter().find_map(|one| one.judgement.ways.first());
+        let mut on = left_out.cloned();
+        for place in roster.places().filter(|place| place.is_usable()) {
+            let entered = self.entered_at(place)?.to_vec();
+            on.get_or_insert(entered);
+        }
+        Some([service.clone()].into_iter().chain(on?).collect())
+    }
+}
+
+fn state(origin: &Origin, member: &Member, place: &Place, way: Option<Vec<ServiceName>>) -> OriginState {
     let is_up = place.health.as_ref().is_none_or(|health| health.is_up());
     OriginState {
         origin: origin.to_string(),
@@ -130,6 +201,8 @@ fn state(board: &Board, index: usize, member: &Member, place: &Place) -> OriginS
             OriginCondition::Down
         } else if place.standing.is_ejected() {
             OriginCondition::Ejected
+        } else if way.is_some() {
+            OriginCondition::Loop
         } else {
             OriginCondition::Up
         },
@@ -140,11 +213,15 @@ fn state(board: &Board, index: usize, member: &Member, place: &Place) -> OriginS
             .map(|last| CheckOutcome { outcome: last.outcome, ago: last.at.elapsed() }),
         failures: place.standing.failures(),
         open: place.standing.open(),
-        record: member.port.zip(member.record.as_ref()).map(|(port, Record { priority, weight, target })| {
-            let target = target.strip_suffix('.').unwrap_or(target).to_owned();
-            RecordState { priority: *priority, weight: *weight, port, target }
-        }),
+        record: recorded(member.port, member.record.as_ref()),
+        way: way.unwrap_or_default(),
     }
+}
+
+fn recorded(port: Option<u16>, record: Option<&Record>) -> Option<RecordState> {
+    let (port, Record { priority, weight, target }) = port.zip(record)?;
+    let target = target.strip_suffix('.').unwrap_or(target).to_owned();
+    Some(RecordState { priority: *priority, weight: *weight, port, target })
 }
 
 /// An address with the port that an SRV record says, or that does not depend on what is dialled.
@@ -158,5 +235,122 @@ fn shown(origin: &Origin, record: Option<u16>, address: IpAddr) -> String {
         Some(port) if address.is_ipv6() => format!("[{address}]:{port}"),
         Some(port) => format!("{address}:{port}"),
         None => address.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Origins, PortRange};
+    use crate::proxy::origins::own_bindings::{Judgement, Rest};
+    use crate::proxy::origins::resolver::{Resolution, ResolvedTarget};
+    use crate::proxy::origins::roster::Roster;
+    use crate::proxy::origins::standing::Standing;
+
+    fn name(text: &str) -> ServiceName {
+        text.parse().unwrap()
+    }
+
+    fn names(text: &str) -> Vec<ServiceName> {
+        text.split(' ').map(name).collect()
+    }
+
+    /// A judgement of an address that leads to services: `back` by a way that comes back, `on` to one that is dialled.
+    fn judged(how: &str) -> Judgement {
+        match how.split_once(' ') {
+            Some(("back", way)) => Judgement {
+                extent: Extent::Address,
+                barred: vec!["80".parse::<PortRange>().unwrap()],
+                ways: vec![names(way)],
+                rest: Rest::Through,
+                ..Judgement::default()
+            },
+            Some(("on", to)) => Judgement { through: names(to), rest: Rest::Through, ..Judgement::default() },
+            Some(("partly", to)) => Judgement { through: names(to), ..Judgement::default() },
+            _ => Judgement::default(),
+        }
+    }
+
+    /// The board of a service whose origins, 192.0.2.0 and so on, are judged like this.
+    fn board(service: &str, judgements: &[&str]) -> Arc<Board> {
+        let list: Vec<Origin> =
+            (0..judgements.len()).map(|at| format!("192.0.2.{at}:80").parse().unwrap()).collect();
+        let addresses: Vec<IpAddr> =
+            (0..judgements.len()).map(|at| format!("192.0.2.{at}").parse().unwrap()).collect();
+        let resolutions: Vec<_> =
+            addresses.iter().map(|address| Some(Arc::new(Resolution::of_address(*address)))).collect();
+        let of = |address: IpAddr| addresses.iter().position(|one| *one == address).unwrap();
+        let roster = Roster::of(
+            &Origins::from(list.clone()),
+            &resolutions,
+            |_, _, address| judged(judgements[of(address)]),
+            |_, _, address, judgement| Place::new(Arc::new(Standing::new(address)), None, judgement),
+        );
+        let board = Board::new(name(service), Origins::from(list));
+        board.hang(roster);
+        Arc::new(board)
+    }
+
+    /// `up`, or `loop` and the way, for each origin of the first of `boards`.
+    fn shown_states(boards: &[Arc<Board>]) -> Vec<String> {
+        let board_of = |service: &ServiceName| boards.iter().find(|board| board.service == *service).cloned();
+        let states = states(&boards[0], board_of);
+        states.iter().map(|state| format!("{} {}", state.condition, shown_way(&state.way))).collect()
+    }
+
+    #[test]
+    fn both_sides_of_a_circle_say_so() {
+        let (a, b) = (board("a", &["on b"]), board("b", &["back a b"]));
+        assert_eq!(shown_states(&[b.clone(), a.clone()]), ["loop b -> a -> b"]);
+        assert_eq!(shown_states(&[a.clone(), b.clone()]), ["loop a -> b -> a"]);
+        let outside = board("outside", &["on a", "elsewhere"]);
+        assert_eq!(shown_states(&[outside, a, b]), ["loop outside -> a -> b -> a", "up "]);
+    }
+
+    #[test]
+    fn what_leads_to_a_service_with_another_way_out_is_up() {
+        let a = board("a", &["on b"]);
+        assert_eq!(shown_states(&[a.clone(), board("b", &["back a b", "elsewhere"])]), ["up "]);
+        // One that answers by itself has no board.
+        assert_eq!(shown_states(&[a.clone(), board("b", &["back a b", "on hello"])]), ["up "]);
+        assert_eq!(shown_states(&[a, board("b", &["on c"]), board("c", &["partly b"])]), ["up "]);
+        let partly = board("a", &["partly b"]);
+        assert_eq!(shown_states(&[partly, board("b", &["back a b"])]), ["up "]);
+    }
+
+    #[test]
+    fn rosters_of_different_moments_end_the_search() {
+        let (a, b) = (board("a", &["on b"]), board("b", &["on a"]));
+        assert_eq!(shown_states(&[a, b]), ["up "]);
+    }
+
+    #[test]
+    fn a_target_of_srv_records_that_leads_back_has_its_record() {
+        let origins = Origins::from(vec!["_http._tcp.example.com".parse().unwrap()]);
+        let mut resolution = Resolution::of_address("192.0.2.1".parse().unwrap());
+        resolution.targets = vec![ResolvedTarget {
+            name: "web.example.com.".to_owned(),
+            port: Some(8080),
+            priority: 10,
+            weight: 3,
+            addresses: vec!["192.0.2.1".parse().unwrap()],
+        }];
+        let roster = Roster::of(
+            &origins,
+            &[Some(Arc::new(resolution))],
+            |_, _, _| judged("back a"),
+            |_, _, address, judgement| Place::new(Arc::new(Standing::new(address)), None, judgement),
+        );
+        let board = Board::new(name("a"), origins);
+        board.hang(roster);
+        let states = states(&board, |_| None);
+        assert_eq!(states.len(), 1);
+        assert_eq!(
+            (states[0].condition, shown_way(&states[0].way)),
+            (OriginCondition::Loop, "a -> a".into())
+        );
+        assert_eq!(states[0].address.as_deref(), Some("192.0.2.1:8080"));
+        let target = "web.example.com".to_owned();
+        assert_eq!(states[0].record, Some(RecordState { priority: 10, weight: 3, port: 8080, target }));
     }
 }
