@@ -154,7 +154,7 @@ pub struct RunArgs {
     #[arg(long)]
     pub log_opened: bool,
 
-    /// Serve prefixes that cover addresses of this host's interfaces
+    /// Serve prefixes that cover addresses of this host's interfaces, or the address of --admin
     #[arg(long)]
     pub force: bool,
 }

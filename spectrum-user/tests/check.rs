@@ -256,3 +256,20 @@ fn udp_needs_an_answer_that_speaks_it() {
 fn check_without_a_file_is_a_usage_error() {
     assert_eq!(spectrum(&["check"]).status.code(), Some(2));
 }
+
+#[test]
+fn metrics_that_nobody_would_reach_are_pointed_out() {
+    let service = "[[service]]\nname = \"web\"\nbindings = [{ prefix = \"127.0.0.0/8\", ports = \"9000-9999\" }]\n\
+                   respond = \"hello\"\n";
+    for (listen, hidden) in [("127.0.0.1:9180", true), ("127.0.0.1:8180", false), ("[::1]:9180", false)] {
+        let file = File::with("admin-hidden", format!("[admin]\nlisten = \"{listen}\"\n{service}"));
+        let output = spectrum(&["check", "--config", file.path()]);
+        assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+        let by = "by tcp 127.0.0.0/8 9000-9999 (service web)";
+        let pointed_out = format!("http://{listen}/ (hidden {by}: refused at the start without --force)\n");
+        assert_eq!(text(&output.stdout).contains(&pointed_out), hidden, "{}", text(&output.stdout));
+        let json = spectrum(&["check", "--json", "--config", file.path()]);
+        let json: serde_json::Value = serde_json::from_slice(&json.stdout).unwrap();
+        assert_eq!(json.get("admin_hidden").and_then(|hiding| hiding.as_str()), hidden.then_some(by));
+    }
+}

@@ -8,6 +8,7 @@ use std::process::{Command, Stdio};
 use std::thread;
 
 use nix::sys::signal::Signal;
+use serde_json::Value;
 use spectrum_tests::admin::{await_value, get, metrics, value};
 use spectrum_tests::case::Case;
 use spectrum_tests::control::{CONFIG, configure, connect, reload};
@@ -26,6 +27,8 @@ on_every_path!(
     metrics_are_as_their_linter_wants_them,
     readiness_ends_before_the_connections_do,
     an_address_that_is_taken_fails_the_start,
+    an_address_that_bindings_hide_needs_force,
+    a_reload_cannot_hide_the_address,
     a_reload_is_counted_and_cannot_move_the_address,
     who_asks_badly_harms_nobody,
 );
@@ -188,6 +191,67 @@ fn an_address_that_is_taken_fails_the_start(case: &mut Case) {
     assert_eq!(finished.code(), 1, "{finished}");
     assert!(finished.stderr.contains("no interface"), "{finished}");
     before.assert_restored(&case.server, "starts without a place for metrics");
+}
+
+/// The prefix in which the addresses of the loopback interface are.
+fn loopback_prefix(case: &Case) -> &'static str {
+    case.family.pick("127.0.0.0/8", "::1/128")
+}
+
+/// What `status` says of the listener at `address` that bindings hide.
+fn conflict(case: &Case, instance: &Instance, address: SocketAddr) -> Option<Value> {
+    let status = connect(&case.server, instance).ask("status").unwrap();
+    let conflicts = status["conflicts"].as_array().unwrap();
+    conflicts.iter().find(|conflict| conflict["address"] == address.to_string()).cloned()
+}
+
+fn an_address_that_bindings_hide_needs_force(case: &mut Case) {
+    let before = State::of(&case.server);
+    let prefix = loopback_prefix(case);
+    let any_port = SocketAddr::new(case.loopback(), 0);
+    let flags = format!("--prefix {prefix} --admin {any_port}");
+    let finished = case.launch(&flags).finish();
+    assert_eq!(finished.code(), 1, "{finished}");
+    let hidden = format!("hidden by tcp {prefix} 1-65535 (service default), so that nobody would reach them");
+    assert!(finished.stderr.contains(&hidden), "{finished}");
+    assert!(finished.stderr.contains("give --admin or [admin] listen an address or a port"), "{finished}");
+    assert_eq!(finished.stderr.matches("error:").count(), 1, "{finished}");
+    before.assert_restored(&case.server, "a refusal");
+
+    let instance = case.start(&format!("{flags} --force"));
+    let status = connect(&case.server, &instance).ask("status").unwrap();
+    let admin: SocketAddr = status["admin"].as_str().unwrap().parse().unwrap();
+    let named = conflict(case, &instance, admin).unwrap_or_else(|| panic!("{status}"));
+    assert_eq!((&named["wholly"], &named["pid"]), (&true.into(), &instance.pid().into()), "{named}");
+    assert_answered(&case.server, &[admin]);
+    instance.stop();
+
+    // Other ports leave it alone: one that the kernel chooses is none of the first thousand.
+    let instance = case.start(&format!("{flags} --ports 1-1000"));
+    let status = connect(&case.server, &instance).ask("status").unwrap();
+    let admin = status["admin"].as_str().unwrap().parse().unwrap();
+    assert_eq!(get(&case.server, admin, "/readyz").unwrap().0, 200);
+    assert_eq!(conflict(case, &instance, admin), None);
+    instance.stop();
+    before.assert_restored(&case.server, "starts and stops");
+}
+
+fn a_reload_cannot_hide_the_address(case: &mut Case) {
+    let origin = Origin::echo(&case.server, case.loopback());
+    let (instance, admin) = serve(case, &origin, "");
+    let listen = SocketAddr::new(case.loopback(), 0).to_string();
+    let text = configuration(case, origin.address(), &listen);
+    let prefix = loopback_prefix(case);
+    let port = admin.port();
+    let hiding = format!(
+        "{text}[[service]]\nname = \"more\"\nbindings = [{{ prefix = \"{prefix}\", ports = {port} }}]\nrespond = \"hello\"\n"
+    );
+    configure(&case.server, &hiding);
+    let refused = reload(&case.server, &instance).unwrap_err();
+    let hidden = format!("serve metrics and health on {admin}: hidden by tcp {prefix} {port} (service more)");
+    assert!(refused.message.contains(&hidden), "{refused:?}");
+    assert_eq!(get(&case.server, admin, "/readyz").unwrap().0, 200);
+    instance.stop();
 }
 
 fn a_reload_is_counted_and_cannot_move_the_address(case: &mut Case) {

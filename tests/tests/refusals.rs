@@ -6,10 +6,12 @@ use std::fs;
 use std::net::SocketAddr;
 
 use spectrum_tests::case::Case;
+use spectrum_tests::control::connect;
 use spectrum_tests::dial::assert_answered;
 use spectrum_tests::instance::{Finished, Launch};
 use spectrum_tests::netns::Netns;
 use spectrum_tests::on_each_path;
+use spectrum_tests::origin::Origin;
 use spectrum_tests::path::TOOLS;
 use spectrum_tests::require::{self, Need};
 use spectrum_tests::state::State;
@@ -130,9 +132,18 @@ fn prefix_of_an_address_of_the_host_needs_force(case: &mut Case) {
 }
 
 fn prefix_of_the_loopback_needs_no_force(case: &mut Case) {
+    let other = Origin::saying(&case.server, "127.3.0.5:0".parse().unwrap(), "other");
     let before = State::of(&case.server);
     let instance = case.start("--prefix 127.3.0.0/16 --ports 1-1000");
     assert_answered(&case.server, &["127.3.9.9:9".parse().unwrap(), "127.3.0.1:1000".parse().unwrap()]);
+    instance.stop();
+    // Who listens there is named as on any other prefix.
+    let instance = case.start("--prefix 127.3.0.0/16");
+    assert_answered(&case.server, &[other.address()]);
+    let status = connect(&case.server, &instance).ask("status").unwrap();
+    let conflicts = status["conflicts"].as_array().unwrap();
+    let addresses: Vec<&str> = conflicts.iter().filter_map(|conflict| conflict["address"].as_str()).collect();
+    assert_eq!(addresses, [other.address().to_string()], "{status}");
     instance.stop();
     before.assert_restored(&case.server, "start and stop");
 }

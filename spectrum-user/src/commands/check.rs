@@ -41,6 +41,9 @@ struct Checked<'a> {
     firewall: FirewallChoice,
     #[serde(skip_serializing_if = "Option::is_none")]
     admin: Option<SocketAddr>,
+    /// What hides the whole of it, so that a start refuses.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    admin_hidden: Option<String>,
     resolver: CheckedResolver<'a>,
     services: Vec<CheckedService<'a>>,
     destinations: Vec<CheckedDestination<'a>>,
@@ -187,6 +190,7 @@ impl<'a> Checked<'a> {
             mode: config.mode,
             firewall: config.firewall,
             admin: config.admin,
+            admin_hidden: config.admin.and_then(|admin| plan.hiding_admin(admin)),
             resolver: CheckedResolver {
                 servers: &config.resolver.servers,
                 timeout_ms: config.resolver.timeout.as_millis(),
@@ -208,7 +212,10 @@ impl<'a> Checked<'a> {
         writeln!(out, "mode: {}", self.mode)?;
         writeln!(out, "firewall: {}", self.firewall)?;
         if let Some(admin) = self.admin {
-            writeln!(out, "metrics and health: http://{admin}/")?;
+            let hidden = self.admin_hidden.as_ref().map_or_else(String::new, |hiding| {
+                format!(" (hidden {hiding}: refused at the start without --force)")
+            });
+            writeln!(out, "metrics and health: http://{admin}/{hidden}")?;
         }
         if !self.resolver.servers.is_empty() {
             let servers: Vec<String> = self.resolver.servers.iter().map(ToString::to_string).collect();

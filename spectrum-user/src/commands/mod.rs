@@ -4,6 +4,7 @@ mod ask;
 mod check;
 mod clean;
 mod columns;
+mod conflicts;
 mod doctor;
 mod exit;
 mod facts;

@@ -98,6 +98,7 @@ impl Running {
             .following(&self.config.services, &config.services, revision)
             .map_err(|errors| joined(errors.into_iter().map(Into::into)))?;
         self.refuse_covered_addresses(&plan)?;
+        self.refuse_hidden_admin(&plan)?;
         refuse_own_addresses(&config.services)?;
         let origins = self.origins.clone().context("reload without watching origins")?;
         origins.configure(config.resolver.clone());

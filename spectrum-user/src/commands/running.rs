@@ -128,6 +128,7 @@ impl Running {
         };
         self.start_workers()?;
         self.start_admin()?;
+        self.refuse_hidden_admin(&self.plan)?;
         let destinations = self.plan.destinations.clone();
         self.bind_listeners(&destinations, mode)?;
         let routes = self.routes.insert(LocalRoutes::open()?);

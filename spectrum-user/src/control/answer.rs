@@ -124,7 +124,7 @@ pub struct Status {
     pub destinations: Vec<DestinationAnswer>,
     /// The other sk_lookup programs of the namespace.
     pub other_programs: Vec<ProgramAnswer>,
-    /// Listeners of others that bindings hide.
+    /// Listeners that are not for steering and that bindings hide: those of other programs, and the one for metrics.
     pub conflicts: Vec<Conflict>,
     /// What may drop packets before they are steered.
     pub obstacles: Vec<String>,
@@ -255,7 +255,7 @@ pub struct PacketCounts {
     pub refused: BTreeMap<String, u64>,
 }
 
-/// A listener of another program that bindings hide.
+/// A listener that is not for steering and that bindings hide.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Conflict {
     /// Its protocol.

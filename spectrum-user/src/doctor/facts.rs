@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 use std::io;
+use std::net::SocketAddr;
 
 use crate::config::{FirewallChoice, ModeChoice};
 use crate::model::Family;
@@ -104,6 +105,8 @@ pub struct Facts {
     pub other_programs: Result<Vec<OtherProgram>, Unknown>,
     /// The live instances that steer by sk_lookup, so that so many of the programs are ours.
     pub sk_lookup_instances: usize,
+    /// Where metrics and health are to be served, if there is a configuration that says so.
+    pub admin: Option<SocketAddr>,
     /// Addresses of the host that what is to be served covers, in words.
     pub covered: Result<Vec<String>, Unknown>,
 }

@@ -37,6 +37,17 @@ pub(super) fn judge(facts: &Facts, findings: &mut Findings) {
             );
         }
     }
+    if let Some(admin) = facts.admin {
+        match plan.hiding_admin(admin) {
+            None => findings.ok("admin", admin.to_string(), "no binding hides metrics and health"),
+            Some(hiding) => findings.miss(
+                "admin",
+                admin.to_string(),
+                &format!("metrics and health are hidden {hiding}: a start refuses that"),
+                "another address or port for [admin] listen; --force where it is meant",
+            ),
+        }
+    }
     if let Some(listings) = findings.known("obstacles", &facts.listings) {
         let obstacles = plan.obstacles(listings);
         for obstacle in &obstacles {

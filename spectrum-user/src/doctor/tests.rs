@@ -57,6 +57,7 @@ fn host() -> Facts {
         leftovers: Ok(Vec::new()),
         other_programs: Ok(Vec::new()),
         sk_lookup_instances: 0,
+        admin: None,
         covered: Ok(Vec::new()),
     }
 }
@@ -337,6 +338,12 @@ fn what_a_configuration_runs_into_is_found() {
         ..host()
     };
     assert_eq!(complaints(&facts), ["missing addresses", "warning obstacle"]);
+    let hidden = |admin: &str| Facts { admin: admin.parse().ok(), ..facts.clone() };
+    assert_eq!(
+        complaints(&hidden("192.0.2.7:80")),
+        ["missing addresses", "missing admin", "warning obstacle"]
+    );
+    assert_eq!(complaints(&hidden("127.0.0.1:80")), ["missing addresses", "warning obstacle"]);
     // A running instance says of its obstacles itself, and knows better: claims have no ports.
     let claimed = Facts {
         subject: Some(Subject { plan: plan(&["tcp 192.0.2.0/24 80"]), from: Source::Instances }),

@@ -1,4 +1,5 @@
-//! Which listeners of other programs bindings hide: they listen, and connections do not reach them. Finds no listener.
+//! Which listeners that are not for steering bindings hide, those of other programs and our own for metrics: they listen, and
+//! connections do not reach them. Finds no listener.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -55,6 +56,37 @@ impl Plan {
             .collect()
     }
 
+    /// What hides the listener at `address`, in words: to go behind "hidden" or "hidden in part".
+    #[must_use]
+    pub fn hiding(&self, address: SocketAddr, extent: &Extent<'_>) -> String {
+        match extent {
+            Extent::Wholly { binding } => {
+                let service = self.destination(binding.destination).map(|destination| &destination.service);
+                let service = service.map_or_else(String::new, |service| format!(" (service {service})"));
+                format!("by {}{service}", binding.binding)
+            }
+            Extent::Partly { prefixes, bindings } => {
+                let mut text =
+                    format!("on {}", prefixes.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "));
+                if *bindings > prefixes.len() {
+                    text = format!("{text} and others, {bindings} bindings");
+                }
+                // Whether a socket on :: takes IPv4 as well is not in proc(5).
+                if address.is_ipv6() && prefixes.iter().any(|prefix| prefix.family() == Family::Ipv4) {
+                    text.push_str(" (those of IPv4 unless the socket is IPv6-only)");
+                }
+                text
+            }
+        }
+    }
+
+    /// What hides the whole of where metrics and health are served, in words.
+    #[must_use]
+    pub fn hiding_admin(&self, admin: SocketAddr) -> Option<String> {
+        let hidden = self.hidden(&[(Protocol::Tcp, admin)]).pop()?;
+        matches!(hidden.extent, Extent::Wholly { .. }).then(|| self.hiding(admin, &hidden.extent))
+    }
+
     fn hidden_everywhere(&self, protocol: Protocol, address: SocketAddr) -> Option<Extent<'static>> {
         let hears =
             |family: Family| family == Family::of(address.ip()) || matches!(address.ip(), IpAddr::V6(_));
@@ -105,5 +137,17 @@ mod tests {
         assert_eq!(hidden("0.0.0.0:22").unwrap(), "2 on 192.0.2.7/32 192.0.2.0/24");
         assert_eq!(hidden("[::]:22").unwrap(), "3 on 192.0.2.7/32 192.0.2.0/24 2001:db8::/64");
         assert_eq!(hidden("0.0.0.0:2222"), None);
+    }
+
+    #[test]
+    fn metrics_are_hidden_where_nobody_reaches_them() {
+        let plan = plan(&["tcp 127.0.0.0/8 1-65535", "udp ::1 9180", "tcp 192.0.2.0/24 9180"]);
+        let hiding = |admin: &str| plan.hiding_admin(admin.parse().unwrap());
+        let by = "by tcp 127.0.0.0/8 1-65535 (service s)";
+        assert_eq!(hiding("127.0.0.1:9180").as_deref(), Some(by));
+        assert_eq!(hiding("[::ffff:127.0.0.1]:9180").as_deref(), Some(by));
+        assert_eq!(hiding("192.0.2.1:9181"), None);
+        assert_eq!(hiding("[::1]:9180"), None, "UDP is another matter");
+        assert_eq!(hiding("0.0.0.0:9180"), None, "it is reached by other addresses");
     }
 }

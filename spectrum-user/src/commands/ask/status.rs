@@ -72,10 +72,15 @@ pub(super) fn write(status: &Status, out: &mut dyn Write) -> io::Result<()> {
                 _ => String::new(),
             };
             let extent = if conflict.wholly { "hidden" } else { "hidden in part" };
-            format!("{} {}{who}: {extent} {}", conflict.protocol, conflict.address, conflict.hidden)
+            let cure = if Some(conflict.address) == status.admin {
+                "; give --admin or [admin] listen another address or port"
+            } else {
+                ""
+            };
+            format!("{} {}{who}: {extent} {}{cure}", conflict.protocol, conflict.address, conflict.hidden)
         })
         .collect();
-    section(out, "conflicts with listeners of others", &conflicts)?;
+    section(out, "conflicts with other listeners", &conflicts)?;
     section(out, "obstacles", &status.obstacles)?;
     if !status.unknown.is_empty() {
         section(out, "could not be looked at", &status.unknown)?;

@@ -25,6 +25,7 @@ use crate::tproxy;
 pub(super) fn read(wanted: Option<(Config, Plan)>, jit: Option<u64>) -> anyhow::Result<Facts> {
     let live = live_instances(&run_dir(), NamespaceId::current()?.inode());
     let replies = wanted.as_ref().map(|(config, _)| ReplyNeeds::of(&config.services));
+    let admin = wanted.as_ref().and_then(|(config, _)| config.admin);
     let (mode, firewall, wanted) = match wanted {
         Some((config, plan)) => (config.mode, config.firewall, Some(plan)),
         None => Default::default(),
@@ -71,6 +72,7 @@ pub(super) fn read(wanted: Option<(Config, Plan)>, jit: Option<u64>) -> anyhow::
         leftovers: leftovers(live.as_deref().map_err(ToString::to_string))?,
         other_programs: others(attached),
         sk_lookup_instances: live.iter().flatten().filter(by_sk_lookup).count(),
+        admin,
         covered,
     })
 }

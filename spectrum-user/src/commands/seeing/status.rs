@@ -1,6 +1,5 @@
 //! What an instance is and how it fares, and what on the host stands in its way. Removes no obstacle.
 
-use std::collections::BTreeSet;
 use std::fs::File;
 
 use spectrum_common::{Page, Refusal};
@@ -8,15 +7,14 @@ use spectrum_common::{Page, Refusal};
 use crate::commands::running::{Running, Steering};
 use crate::commands::target::described;
 use crate::control::{
-    CheckAnswer, Conflict, DestinationAnswer, OriginAnswer, PacketCounts, ProgramAnswer, RecordAnswer,
-    ServiceAnswer, Status, TableAnswer,
+    CheckAnswer, DestinationAnswer, OriginAnswer, PacketCounts, ProgramAnswer, RecordAnswer, ServiceAnswer,
+    Status, TableAnswer,
 };
 use crate::dispatcher::{self, AttachedProgram, Dispatcher};
 use crate::instance::Mode;
 use crate::model::{DestinationId, Family, ServiceName};
-use crate::net::{self, ListeningSocket, NamespaceId};
+use crate::net::{self, NamespaceId};
 use crate::observe::AdminServer;
-use crate::plan::Extent;
 use crate::proxy::{RecordState, Workers};
 use crate::tproxy;
 
@@ -137,60 +135,6 @@ impl Running {
             packets: dispatcher.and_then(|dispatcher| packets(dispatcher, *id)),
         });
         destinations.collect()
-    }
-
-    /// The listeners of others that bindings hide.
-    fn conflicts(&self) -> anyhow::Result<Vec<Conflict>> {
-        let own = net::own_sockets();
-        let others: Vec<ListeningSocket> =
-            net::listening_sockets()?.into_iter().filter(|socket| !own.contains(&socket.inode)).collect();
-        let addresses: Vec<_> = others.iter().map(|socket| (socket.protocol, socket.address)).collect();
-        let hidden: Vec<_> = self
-            .plan
-            .hidden(&addresses)
-            .into_iter()
-            .filter_map(|hidden| Some((others.get(hidden.index)?, hidden.extent)))
-            .collect();
-        if hidden.is_empty() {
-            return Ok(Vec::new());
-        }
-        let owners =
-            net::socket_owners(&hidden.iter().map(|(socket, _)| socket.inode).collect::<BTreeSet<_>>());
-        let conflicts = hidden.into_iter().map(|(socket, extent)| {
-            let owner = owners.get(&socket.inode);
-            Conflict {
-                protocol: socket.protocol,
-                address: socket.address,
-                pid: owner.map(|owner| owner.pid),
-                command: owner.map(|owner| owner.command.clone()),
-                wholly: matches!(extent, Extent::Wholly { .. }),
-                hidden: self.hiding(socket, &extent),
-            }
-        });
-        Ok(conflicts.collect())
-    }
-
-    fn hiding(&self, socket: &ListeningSocket, extent: &Extent<'_>) -> String {
-        match extent {
-            Extent::Wholly { binding } => {
-                let service =
-                    self.plan.destination(binding.destination).map(|destination| &destination.service);
-                let service = service.map_or_else(String::new, |service| format!(" (service {service})"));
-                format!("by {}{service}", binding.binding)
-            }
-            Extent::Partly { prefixes, bindings } => {
-                let mut text =
-                    format!("on {}", prefixes.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "));
-                if *bindings > prefixes.len() {
-                    text = format!("{text} and others, {bindings} bindings");
-                }
-                // Whether a socket on :: takes IPv4 as well is not in proc(5).
-                if socket.address.is_ipv6() && prefixes.iter().any(|prefix| prefix.family() == Family::Ipv4) {
-                    text.push_str(" (those of IPv4 unless the socket is IPv6-only)");
-                }
-                text
-            }
-        }
     }
 
     /// What may drop packets before they are steered, and what could not be looked at.
