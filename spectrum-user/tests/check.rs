@@ -273,3 +273,15 @@ fn metrics_that_nobody_would_reach_are_pointed_out() {
         assert_eq!(json.get("admin_hidden").and_then(|hiding| hiding.as_str()), hidden.then_some(by));
     }
 }
+
+#[test]
+fn a_file_of_more_words_than_a_configuration_has_is_not_parsed() {
+    let file = File::with("tokens", "#\n".repeat(20_000_001));
+    let output = spectrum(&["check", "--config", file.path()]);
+    assert_eq!(output.status.code(), Some(78));
+    let expected = format!(
+        "error: {}:20000001:1: more than 40000000 words and signs until here, the most that a configuration may have",
+        file.path()
+    );
+    assert!(text(&output.stderr).starts_with(&expected), "{}", text(&output.stderr));
+}

@@ -318,8 +318,21 @@ fn instances_are_told_apart() {
     let second = case.start("--prefix 198.51.100.0/24");
     let several = run(&case.server, "status");
     assert_eq!(several.code(), 1, "{several}");
-    let ids = format!("--instance: {}, {}", first.pid().min(second.pid()), first.pid().max(second.pid()));
-    assert!(several.stderr.contains(&ids), "{several}");
+    assert!(several.stderr.contains("there are several, say which by --instance: "), "{several}");
+    let candidates = [(&first, "192.0.2.0/24"), (&second, "198.51.100.0/24")];
+    let assert_listed = |finished: &Finished| {
+        for (instance, prefix) in candidates {
+            let told = format!("{} ({prefix}; sk-lookup since 20", instance.pid());
+            assert!(finished.stderr.contains(&told), "{told} is missing: {finished}");
+        }
+        assert!(!finished.stderr.contains("203.0.113.0/24"), "of a dead one: {finished}");
+        assert_eq!(finished.stderr.matches("error:").count(), 1, "{finished}");
+    };
+    assert_listed(&several);
+    let nobodys = run(&case.server, "status --instance 1");
+    assert_eq!(nobodys.code(), 1, "{nobodys}");
+    assert!(nobodys.stderr.contains("find instance 1: it does not run in network namespace"), "{nobodys}");
+    assert_listed(&nobodys);
 
     let of = |instance: &Instance| ask(&case.server, &format!("status --instance {}", instance.pid()));
     let (one, other) = (of(&first), of(&second));

@@ -27,7 +27,7 @@ const DEFAULT_RUN_DIR: &str = "/run/spectrum";
 /// Members may ask instances.
 pub(crate) const GROUP: &str = "spectrum";
 const LOCK: &str = "lock";
-const EXTENSION: &str = "json";
+pub(super) const EXTENSION: &str = "json";
 pub(super) const CONTROL: &str = "sock";
 
 /// How often a lock that another process holds is tried again.
@@ -315,13 +315,19 @@ pub fn live_instances(run_dir: &Path, namespace: u64) -> Result<Vec<Instance>, I
     let mut live = Vec::new();
     for entry in entries {
         let path = entry.map_err(|source| failed("list directory", &dir, source))?.path();
-        if path.extension().is_some_and(|extension| extension == EXTENSION)
-            && let Standing::Live(instance) = standing(&path)?
-        {
-            live.push(instance);
+        if path.extension().is_some_and(|extension| extension == EXTENSION) {
+            live.extend(live_instance(&path)?);
         }
     }
     Ok(live)
+}
+
+/// The instance whose state file is at `path`, if it lives. Leaves the file as it is.
+pub(super) fn live_instance(path: &Path) -> Result<Option<Instance>, InstanceError> {
+    Ok(match standing(path)? {
+        Standing::Live(instance) => Some(instance),
+        Standing::Dead | Standing::Gone => None,
+    })
 }
 
 /// Puts `instance` at `path`, locked from the moment it can be seen there.

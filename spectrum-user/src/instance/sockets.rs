@@ -4,8 +4,8 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::registry::CONTROL;
-use super::{InstanceError, InstanceId};
+use super::registry::{CONTROL, EXTENSION, live_instance};
+use super::{Instance, InstanceError, InstanceId};
 
 /// Where an instance listens for requests, or did when it was killed.
 #[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
@@ -14,6 +14,14 @@ pub struct ControlSocket {
     pub id: InstanceId,
     /// The socket.
     pub path: PathBuf,
+}
+
+impl ControlSocket {
+    /// What the instance has claimed, if it lives, and if who asks may read that: root may, members of the group may not.
+    #[must_use]
+    pub fn claimed(&self) -> Option<Instance> {
+        live_instance(&self.path.with_extension(EXTENSION)).ok().flatten()
+    }
 }
 
 /// The control sockets below `run_dir` of the namespace with inode `namespace`, in the order of process ids. Makes

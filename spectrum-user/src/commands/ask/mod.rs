@@ -1,6 +1,7 @@
 //! The verbs that ask a running instance. They find it, ask it one thing and print its answer; the answers are made by
 //! the instance itself.
 
+mod candidates;
 mod explanation;
 mod status;
 
@@ -11,6 +12,7 @@ use anyhow::{Context as _, bail};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use self::candidates::listed;
 use super::columns::Columns;
 use super::reload::Reloaded;
 use crate::cli::{BindingsArgs, ExplainArgs, InstanceArgs};
@@ -69,26 +71,37 @@ fn find(args: &InstanceArgs) -> anyhow::Result<ControlSocket> {
         None => NamespaceId::current()?,
     };
     let mut sockets = control_sockets(&run_dir(), namespace.inode())?;
-    if let Some(id) = args.instance {
-        return match sockets.into_iter().find(|socket| socket.id == id) {
-            Some(socket) => Ok(socket),
-            None => bail!("find instance {id}: it does not run in network namespace {namespace}"),
-        };
+    if let Some(id) = args.instance
+        && let Some(at) = sockets.iter().position(|socket| socket.id == id)
+    {
+        return Ok(sockets.swap_remove(at));
     }
-    if sockets.len() > 1 {
+    if sockets.len() > 1 || args.instance.is_some() {
         // A killed instance leaves its socket behind.
         sockets.retain(|socket| {
             let refused = UnixStream::connect(&socket.path).err().map(|error| error.kind());
             refused != Some(io::ErrorKind::ConnectionRefused)
         });
     }
-    let ids: Vec<String> = sockets.iter().map(|socket| socket.id.to_string()).collect();
-    match (sockets.pop(), sockets.is_empty()) {
-        (Some(only), true) => Ok(only),
-        (Some(_), false) => {
-            bail!("find the instance: there are several, say which by --instance: {}", ids.join(", "))
-        }
-        (None, _) => bail!(
+    let candidates =
+        || listed(&sockets.iter().map(|socket| (socket.id, socket.claimed())).collect::<Vec<_>>());
+    if let Some(id) = args.instance
+        && !sockets.is_empty()
+    {
+        bail!(
+            "find instance {id}: it does not run in network namespace {namespace}, but these do: {}",
+            candidates()
+        );
+    }
+    if sockets.len() > 1 {
+        bail!("find the instance: there are several, say which by --instance: {}", candidates());
+    }
+    match (sockets.pop(), args.instance) {
+        (Some(only), _) => Ok(only),
+        (None, Some(id)) => bail!(
+            "find instance {id}: none runs in network namespace {namespace} (name its namespace by --netns)"
+        ),
+        (None, None) => bail!(
             "find the instance: none runs in network namespace {namespace} (start one, or name its namespace by \
              --netns)"
         ),

@@ -19,6 +19,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use toml::de::{DeTable, DeValue};
+use toml_parser::Source;
+use toml_parser::lexer::TokenKind;
 
 use super::error::Problems;
 use super::origin_places::{OriginPlace, OriginPlaces};
@@ -29,6 +31,9 @@ use key_path::KeyPath;
 use quantity::{socket_address, table, time};
 use section::{Section, Typed, each, refuse_type, word};
 use service::{DescribedService, ServicePlaces};
+
+/// A million bindings, each on a line of its own with every key, have 27 million.
+const MOST_TOKENS: usize = 40_000_000;
 
 const NO_SERVICE: &str = "no service; add [[service]] with name, bindings, and origins or respond";
 
@@ -58,6 +63,14 @@ impl Config {
     /// Every problem there is; while the text is not TOML, every place where it is not.
     pub fn parse(path: &Path, text: &str) -> Result<Self, ConfigError> {
         let mut problems = Problems::in_text(text);
+        if let Some(offset) = token_beyond(MOST_TOKENS, text) {
+            let reason = format!(
+                "more than {MOST_TOKENS} words and signs until here, the most that a configuration may have; if it is one, \
+                 write neighbouring addresses as one prefix, or leave out comments and empty lines"
+            );
+            problems.add(offset, reason);
+            return Err(problems.into_error(path));
+        }
         // Editors of other systems put a byte order mark there; blanks keep every later byte in its place.
         let blanked = text.strip_prefix('\u{feff}').map(|rest| format!("   {rest}"));
         let (root, errors) = DeTable::parse_recoverable(blanked.as_deref().unwrap_or(text));
@@ -76,6 +89,17 @@ impl Config {
         let config = read(path, root.get_ref(), &mut problems);
         if problems.count() == 0 { Ok(config) } else { Err(problems.into_error(path)) }
     }
+}
+
+/// Where the first token is that is one too many, if there are more than `limit`. The parser has 48 bytes of memory for each
+/// before it looks at any, so that a file of nothing but line ends would take 12 GB, from a process that serves meanwhile.
+fn token_beyond(limit: usize, text: &str) -> Option<usize> {
+    // None is empty, so that most files need not be counted.
+    if text.len() <= limit {
+        return None;
+    }
+    let tokens = Source::new(text).lex().filter(|token| token.kind() != TokenKind::Eof);
+    tokens.map(|token| token.span().start()).nth(limit)
 }
 
 /// What the file says as far as it can be understood; sound if `problems` stays empty.
@@ -206,5 +230,20 @@ fn refuse_shared_names(services: &[DescribedService], problems: &mut Problems<'_
                 );
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_are_counted_and_not_bytes() {
+        let text = "mode = \"a long word\" # and a comment\n\n\n";
+        // The key, the sign, the value, a comment, three blanks, three ends of lines.
+        assert_eq!(token_beyond(10, text), None);
+        assert_eq!(token_beyond(9, text), Some(text.len() - 1));
+        assert_eq!(token_beyond(0, text), Some(0));
+        assert_eq!(token_beyond(0, ""), None);
     }
 }
