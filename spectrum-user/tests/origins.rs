@@ -99,8 +99,8 @@ fn least_connections_counts_over_all_workers() {
         let client = running.dial();
         // Only then it was counted.
         let states = || running.origins.states(&ServiceName::default());
-        let open = u32::try_from(clients.len()).unwrap();
-        until("a counted connection", || states().iter().map(|state| state.open).sum::<u32>() > open);
+        let open = u64::try_from(clients.len()).unwrap();
+        until("a counted connection", || states().iter().map(|state| state.open).sum::<u64>() > open);
         clients.push(client);
     }
     let open: Vec<_> =
@@ -124,11 +124,11 @@ fn open_connections_are_counted_whatever_chooses() {
         let mut origins = origins(&listeners.iter().map(|(_, address)| &address[..]).collect::<Vec<_>>());
         origins.balance = balance;
         let running = Running::serve(Target::Origins(origins));
-        let open = || -> Vec<u32> {
+        let open = || -> Vec<u64> {
             running.origins.states(&ServiceName::default()).iter().map(|state| state.open).collect()
         };
         let clients: Vec<_> = (0..12).map(|_| running.dial()).collect();
-        until("twelve open connections", || open().iter().sum::<u32>() == 12);
+        until("twelve open connections", || open().iter().sum::<u64>() == 12);
         if balance == Balance::SourceHash {
             assert!(open().contains(&12), "all are of one client: {:?}", open());
         }

@@ -17,6 +17,7 @@ pub mod datagram;
 pub mod deadline;
 pub mod dial;
 pub mod fault;
+pub mod holdings;
 pub mod instance;
 pub mod maps;
 pub mod memory;

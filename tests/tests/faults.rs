@@ -18,6 +18,7 @@ use spectrum_tests::case::Case;
 use spectrum_tests::control::{CONFIG, configure, connect};
 use spectrum_tests::deadline::{PATIENCE, eventually};
 use spectrum_tests::dial::{assert_answered, call};
+use spectrum_tests::holdings::Holdings;
 use spectrum_tests::instance::Instance;
 use spectrum_tests::memory::MemoryGroup;
 use spectrum_tests::netns::Netns;
@@ -35,6 +36,7 @@ on_every_path!(
     a_byte_a_second_is_passed_on_as_it_comes,
     transfers_for_which_there_is_no_pipe_arrive_all_the_same,
     ten_thousand_dials_without_descriptors_are_denied_each,
+    a_dial_for_which_no_local_port_is_left_is_reset,
     memory_pressure_ends_nothing_that_is_open,
     clients_that_never_complete_a_handshake_keep_nobody_out,
 );
@@ -237,14 +239,6 @@ fn transfers_for_which_there_is_no_pipe_arrive_all_the_same(case: &mut Case) {
     );
 }
 
-/// How many descriptors the instance has open, and how many KiB of memory it has in use.
-fn holdings(instance: &Instance) -> (usize, u64) {
-    let descriptors = fs::read_dir(format!("/proc/{}/fd", instance.pid())).unwrap().count();
-    let status = fs::read_to_string(format!("/proc/{}/status", instance.pid())).unwrap();
-    let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-    (descriptors, resident.trim().trim_end_matches(" kB").parse().unwrap())
-}
-
 /// Dials so many times, eight at once: how many were reset without a byte. Any other outcome panics.
 fn count_reset(netns: &Netns, target: SocketAddr, dials: usize) -> usize {
     const AT_ONCE: usize = 8;
@@ -300,7 +294,7 @@ fn ten_thousand_dials_without_descriptors_are_denied_each(case: &mut Case) {
         (0..DESCRIPTORS).filter_map(|_| call(&case.server, target).ok().filter(talks)).collect();
     let denied_before = DESCRIPTORS - open.len();
     assert!(open.len() >= 100, "{} open", open.len());
-    let before = holdings(&instance);
+    let before = Holdings::of(&instance);
 
     let dials = share::of(10_000);
     assert_eq!(count_reset(&case.server, target, dials), dials);
@@ -315,9 +309,9 @@ fn ten_thousand_dials_without_descriptors_are_denied_each(case: &mut Case) {
     );
     // Whoever asked for metrics has to be gone first.
     let after = eventually("not a descriptor more", PATIENCE, || {
-        Some(holdings(&instance)).filter(|after| after.0 <= before.0)
+        Some(Holdings::of(&instance)).filter(|after| after.descriptors <= before.descriptors)
     });
-    assert!(after.1 <= before.1 + 2048, "memory: {before:?}, then {after:?}");
+    assert!(after.resident <= before.resident + 2048, "memory: {before:?}, then {after:?}");
     // Records of a flood are not a flood of records.
     assert!(records(&instance.stderr()).len() < denied_before + dials / 10 + 100);
     for stream in &open {
@@ -332,6 +326,34 @@ fn ten_thousand_dials_without_descriptors_are_denied_each(case: &mut Case) {
     let finished = instance.stop();
     let ends: BTreeSet<&str> = records(&finished.stderr).into_iter().map(|record| record["end"]).collect();
     assert_eq!(ends, ["closed", "denied-descriptors"].into(), "{finished}");
+}
+
+fn a_dial_for_which_no_local_port_is_left_is_reset(case: &mut Case) {
+    const RANGE: &str = "net/ipv4/ip_local_port_range";
+    let origin = Origin::echo(&case.server, case.loopback());
+    let (instance, target) = serve(case, &service(case, &format!("origins = \"{}\"", origin.address())));
+    case.server.sysctl(RANGE, "50000 50003");
+    // Of the same namespace, from ports that are not in that range.
+    let dial = |port: u16| -> io::Result<TcpStream> {
+        case.server.run(|| {
+            let socket = Socket::new(Domain::for_address(target), Type::STREAM, None).unwrap();
+            socket.bind(&SocketAddr::new(case.loopback(), port).into()).unwrap();
+            socket.set_read_timeout(Some(PATIENCE))?;
+            socket.connect_timeout(&target.into(), PATIENCE)?;
+            Ok(TcpStream::from(socket))
+        })
+    };
+    let open: Vec<TcpStream> = (40_000..40_004).map(|port| dial(port).unwrap()).collect();
+    assert!(open.iter().all(talks));
+    // Some are reset before connect(2) has returned.
+    let error = dial(40_004).and_then(|mut stream| stream.read(&mut [0])).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+    assert_ended(&instance, "dial-out-of-resources", "524");
+    assert!(open.iter().all(talks));
+    case.server.sysctl(RANGE, "32768 60999");
+    assert!(talks(&dial(40_005).unwrap()));
+    drop(open);
+    instance.stop();
 }
 
 fn memory_pressure_ends_nothing_that_is_open(case: &mut Case) {
@@ -379,7 +401,7 @@ fn memory_pressure_ends_nothing_that_is_open(case: &mut Case) {
     let other = SocketAddr::new(target.ip(), 81);
     let early = call(&case.server, other).unwrap();
     assert!(talks(&early));
-    let (_, before) = holdings(&instance);
+    let before = Holdings::of(&instance);
 
     let clients: Vec<TcpStream> = (0..STALLED).map(|_| call(&case.server, target).unwrap()).collect();
     thread::scope(|scope| {
@@ -398,8 +420,8 @@ fn memory_pressure_ends_nothing_that_is_open(case: &mut Case) {
         }
         assert!(connect(&case.server, &instance).ask("status").is_ok());
         assert!(instance.is_running());
-        let (_, held) = holdings(&instance);
-        let of_each = held.saturating_sub(before) * 1024 / STALLED as u64;
+        let held = Holdings::of(&instance);
+        let of_each = held.resident.saturating_sub(before.resident) * 1024 / STALLED as u64;
         assert!(of_each <= OF_STALLED as u64 + 16_384, "{of_each} bytes for a stalled connection");
         assert!(
             records(&instance.stderr()).iter().all(|record| record["service"] == "quiet"),
@@ -476,7 +498,7 @@ fn clients_that_never_complete_a_handshake_keep_nobody_out(case: &mut Case) {
     case.server.sysctl("net/core/somaxconn", "256");
     let instance = case.start(&format!("--prefix {} --ports 80", case.prefix()));
     let target = SocketAddr::new(case.any_address(), 80);
-    let before = holdings(&instance);
+    let before = Holdings::of(&instance);
     let (allowed, _) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
     let count = usize::try_from(MANY.min(allowed / 3)).unwrap();
     let deaf: Vec<Socket> = client.run(|| {
@@ -504,9 +526,9 @@ fn clients_that_never_complete_a_handshake_keep_nobody_out(case: &mut Case) {
     assert!(begun.elapsed() < Duration::from_secs(5), "{:?} for 100 clients", begun.elapsed());
     let status = connect(&case.server, &instance).ask("status").unwrap();
     assert_eq!(status["services"][0]["total"], 100, "{status}");
-    let after = holdings(&instance);
-    assert!(after.0 <= before.0 + 2, "descriptors: {before:?}, then {after:?}");
-    assert!(after.1 <= before.1 + 4096, "memory: {before:?}, then {after:?}");
+    let after = Holdings::of(&instance);
+    assert!(after.descriptors <= before.descriptors + 2, "descriptors: {before:?}, then {after:?}");
+    assert!(after.resident <= before.resident + 4096, "memory: {before:?}, then {after:?}");
     drop(deaf);
     let finished = instance.stop();
     let records = records(&finished.stderr);

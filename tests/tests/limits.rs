@@ -13,11 +13,13 @@ use spectrum_tests::control::{CONFIG, await_logged, configure, connect, count_lo
 use spectrum_tests::datagram::{self, assert_echo};
 use spectrum_tests::deadline::{PATIENCE, eventually};
 use spectrum_tests::dial::{call, dial};
+use spectrum_tests::holdings::{Holdings, memory};
 use spectrum_tests::instance::Instance;
 use spectrum_tests::on_every_path;
 use spectrum_tests::origin::Origin;
 use spectrum_tests::record::records;
 use spectrum_tests::require::find_in_path;
+use spectrum_tests::share;
 
 on_every_path!(
     connections_of_a_service_have_an_end,
@@ -29,20 +31,8 @@ on_every_path!(
     a_service_that_comes_back_keeps_what_is_open,
     without_descriptors_new_connections_are_reset_and_open_ones_go_on,
     a_storm_of_connections_leaves_nothing_behind,
+    memory_of_thousands_of_connections_goes_back_to_the_system,
 );
-
-/// How much of the work of a long run is done: `SPECTRUM_TEST_SCALE`, a fraction.
-fn scaled(count: usize) -> usize {
-    let scale = std::env::var("SPECTRUM_TEST_SCALE").ok().and_then(|scale| scale.parse::<f64>().ok());
-    #[expect(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        clippy::cast_precision_loss,
-        reason = "a number of connections"
-    )]
-    let scaled = (count as f64 * scale.unwrap_or(1.0)) as usize;
-    scaled.max(100)
-}
 
 /// A service `web` that echoes, with these limits.
 fn limited(case: &Case, port: u16, limits: &str) -> String {
@@ -333,14 +323,6 @@ fn without_descriptors_new_connections_are_reset_and_open_ones_go_on(case: &mut 
     instance.stop();
 }
 
-/// How many descriptors the instance has open, and how many KiB of memory it has in use.
-fn holdings(instance: &Instance) -> (usize, u64) {
-    let descriptors = fs::read_dir(format!("/proc/{}/fd", instance.pid())).unwrap().count();
-    let status = fs::read_to_string(format!("/proc/{}/status", instance.pid())).unwrap();
-    let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-    (descriptors, resident.trim().trim_end_matches(" kB").parse().unwrap())
-}
-
 fn a_storm_of_connections_leaves_nothing_behind(case: &mut Case) {
     let origin = Origin::saying(&case.server, SocketAddr::new(case.loopback(), 0), "x");
     let text = format!(
@@ -372,17 +354,35 @@ fn a_storm_of_connections_leaves_nothing_behind(case: &mut Case) {
             let status = connect(&case.server, &instance).ask("status").unwrap();
             (status["services"][0]["open"] == 0).then_some(())
         });
-        holdings(&instance)
+        Holdings::of(&instance)
     };
-    storm(scaled(4_000));
+    storm(share::of(4_000));
     let before = settled("the end of the first storm");
-    let whole = scaled(20_000);
+    let whole = share::of(20_000);
     storm(whole);
     let after = settled("the end of the second storm");
-    assert!(after.0 <= before.0 + 4, "descriptors: {before:?}, then {after:?}");
-    assert!(after.1 <= before.1 + 4096, "memory: {before:?}, then {after:?}");
+    assert!(after.descriptors <= before.descriptors + 4, "descriptors: {before:?}, then {after:?}");
+    assert!(after.resident <= before.resident + 4096, "memory: {before:?}, then {after:?}");
     assert_eq!(dial(&case.server, target).unwrap().text, "x");
     let status = connect(&case.server, &instance).ask("status").unwrap();
     assert!(status["services"][0]["total"].as_u64().unwrap() > whole as u64 / 2, "{status}");
+    instance.stop();
+}
+
+fn memory_of_thousands_of_connections_goes_back_to_the_system(case: &mut Case) {
+    // Two cases at once, in one process, have descriptors for as many.
+    const MANY: usize = 5_000;
+    let instance = serve(case, &limited(case, 80, ""), "--workers 1");
+    let target = SocketAddr::new(case.any_address(), 80);
+    assert_talks(&mut call(&case.server, target).unwrap());
+    let before = memory(&instance, "RssAnon");
+    let mut open: Vec<TcpStream> = (0..MANY).map(|_| call(&case.server, target).unwrap()).collect();
+    open.iter_mut().for_each(assert_talks);
+    let most = memory(&instance, "RssAnon") - before;
+    assert!(most > 5_000, "{most} KiB for {MANY} connections: too little to tell anything");
+    drop(open);
+    await_end(&instance, "closed", MANY + 1);
+    let left = memory(&instance, "RssAnon").saturating_sub(before);
+    assert!(left < most / 2, "{left} KiB of {most} KiB are left");
     instance.stop();
 }

@@ -274,6 +274,13 @@ fn names_follow_dns(case: &mut Case) {
     let before = records(&instance.stderr()).len();
     assert_eq!(heard(case, 80), Err(ErrorKind::ConnectionReset));
     assert_eq!(last_end(&instance, before + 1), end("dial-unresolved", "531"));
+    // Nobody says so any more, nor anything else.
+    server.behave(Manner::Fail);
+    eventually("a dial for which no name server answered", PATIENCE, || {
+        let before = records(&instance.stderr()).len();
+        assert_eq!(heard(case, 80), Err(ErrorKind::ConnectionReset));
+        (last_end(&instance, before + 1) == end("dial-resolver-failed", "530")).then_some(())
+    });
 }
 
 fn a_failing_name_server_changes_nothing(case: &mut Case) {

@@ -17,6 +17,7 @@ use spectrum_tests::datagram::{self, assert_echo};
 use spectrum_tests::deadline::{PATIENCE, eventually};
 use spectrum_tests::dial::{Heard, assert_refused, call, dial, dial_until};
 use spectrum_tests::fault::Fault;
+use spectrum_tests::holdings::Holdings;
 use spectrum_tests::instance::{Instance, Launch};
 use spectrum_tests::maps::counts;
 use spectrum_tests::on_each_path;
@@ -689,14 +690,6 @@ fn sessions_and_counters_of_datagrams_survive(case: &mut Case) {
     assert_eq!(records.len(), 22, "{finished}");
 }
 
-/// How many descriptors the instance has open, and how much memory it has in use.
-fn holdings(instance: &Instance) -> (usize, u64) {
-    let descriptors = fs::read_dir(format!("/proc/{}/fd", instance.pid())).unwrap().count();
-    let status = fs::read_to_string(format!("/proc/{}/status", instance.pid())).unwrap();
-    let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-    (descriptors, resident.trim().trim_end_matches(" kB").parse().unwrap())
-}
-
 fn hundreds_of_reloads_leak_nothing(case: &mut Case) {
     let reloads = if case.path == Path::SkLookup { 1_000 } else { 200 };
     let [one, mut other] = two("one", "other");
@@ -705,11 +698,11 @@ fn hundreds_of_reloads_leak_nothing(case: &mut Case) {
     let instance = serve(case, &generations[0], "--drain 0s");
     let settled = |what: &str, most: usize| {
         eventually(what, PATIENCE, || {
-            let (descriptors, resident) = holdings(&instance);
-            (descriptors <= most).then_some(resident)
+            let held = Holdings::of(&instance);
+            (held.descriptors <= most).then_some(held.resident)
         })
     };
-    let (descriptors, _) = holdings(&instance);
+    let Holdings { descriptors, .. } = Holdings::of(&instance);
     let during = State::of(&case.server);
     for warming in 1..=20 {
         go_over(case, &instance, &generations[warming % 2]);

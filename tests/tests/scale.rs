@@ -4,7 +4,6 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fmt::Write as _;
-use std::fs;
 use std::io::{self, Write as _};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
@@ -13,7 +12,7 @@ use spectrum_tests::case::Case;
 use spectrum_tests::control::{CONFIG, configure, reload};
 use spectrum_tests::deadline::eventually;
 use spectrum_tests::dial::{assert_refused, dial_all};
-use spectrum_tests::instance::Instance;
+use spectrum_tests::holdings::memory;
 use spectrum_tests::maps::table;
 use spectrum_tests::path::{Family, Path};
 use spectrum_tests::require::{self, Need};
@@ -125,12 +124,6 @@ fn await_end(case: &Case, table: u32) {
 }
 
 /// A number of kilobytes in `/proc/PID/status`.
-fn status(instance: &Instance, field: &str) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{}/status", instance.pid())).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix(field)).unwrap();
-    line.trim_start_matches(':').trim().trim_end_matches(" kB").parse().unwrap()
-}
-
 fn record(text: &str) {
     // Not `println!`: the record is wanted of runs that pass.
     let mut stdout = io::stdout();
@@ -158,7 +151,7 @@ fn million_bindings_load_answer_reload_and_unload() {
     record(&format!(
         "{bound} bindings ready in {started:.2?}, {large} bytes in the kernel ({} a binding), peak {} KiB resident",
         large / bound as u64,
-        status(&instance, "VmHWM")
+        memory(&instance, "VmHWM")
     ));
     assert!(case.server.ip("route show table local proto 83").lines().count() < 16);
     assert_serves(&mut case, &hosts, "one");
@@ -166,7 +159,7 @@ fn million_bindings_load_answer_reload_and_unload() {
     configure(&case.server, &hosts.configuration("other"));
     let begun = Instant::now();
     reload(&case.server, &instance).unwrap();
-    record(&format!("reloaded in {:.2?}, peak {} KiB resident", begun.elapsed(), status(&instance, "VmHWM")));
+    record(&format!("reloaded in {:.2?}, peak {} KiB resident", begun.elapsed(), memory(&instance, "VmHWM")));
     assert_serves(&mut case, &hosts, "other");
     await_end(&case, first);
     let (second, _) = table(&case.server, &instance);
@@ -177,7 +170,7 @@ fn million_bindings_load_answer_reload_and_unload() {
     record(&format!(
         "reloaded to 3 bindings in {:.2?}, {} KiB resident",
         begun.elapsed(),
-        status(&instance, "VmRSS")
+        memory(&instance, "VmRSS")
     ));
     await_end(&case, second);
     let (_, small) = table(&case.server, &instance);

@@ -191,7 +191,7 @@ pub struct OriginAnswer {
     /// Dials in a row that failed.
     pub failures: u32,
     /// Its open connections.
-    pub open: u32,
+    pub open: u64,
     /// The SRV record that names it, where the origin is asked for such.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub record: Option<RecordAnswer>,

@@ -2,12 +2,11 @@
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::histogram::{DIAL, Histogram, HistogramCells, SESSION};
 use crate::model::{Protocol, ServiceName};
-use crate::proxy::{End, Report, Traffic};
+use crate::proxy::{Counter, End, Report, Traffic};
 
 /// The counters of all workers. Clones show the same ones.
 #[derive(Clone, Debug, Default)]
@@ -67,7 +66,7 @@ impl WorkerCounters {
 
     /// Counts a connection that was accepted.
     pub fn opened(&self, service: &ServiceName, protocol: Protocol) {
-        self.count(service, protocol, |cells| add(&cells.opened, 1));
+        self.count(service, protocol, |cells| cells.opened.add(1));
     }
 
     /// Counts a connection that is over.
@@ -78,7 +77,7 @@ impl WorkerCounters {
                 cells.dials.observe(&DIAL, dial);
             }
             if let Some(end) = cells.ends.get(report.end.index()) {
-                add(end, 1);
+                end.add(1);
             }
         });
     }
@@ -123,7 +122,7 @@ impl Totals {
         // The ends are read first: a connection that is over was opened before, so `open` never goes below zero.
         let mut over = 0;
         for (end, cells) in End::ALL.into_iter().zip(&cells.ends) {
-            let connections = cells.load(Ordering::Acquire);
+            let connections = cells.get();
             if connections > 0 {
                 over += connections;
                 *self.ends.entry(end).or_default() += connections;
@@ -131,7 +130,7 @@ impl Totals {
         }
         self.dials.add(&cells.dials);
         self.durations.add(&cells.durations);
-        let opened = cells.opened.load(Ordering::Acquire);
+        let opened = cells.opened.get();
         self.opened += opened;
         self.open += opened.saturating_sub(over);
     }
@@ -141,15 +140,10 @@ impl Totals {
 #[derive(Debug, Default)]
 #[repr(align(128))]
 struct Cells {
-    opened: AtomicU64,
-    ends: [AtomicU64; End::ALL.len()],
+    opened: Counter,
+    ends: [Counter; End::ALL.len()],
     dials: HistogramCells,
     durations: HistogramCells,
-}
-
-/// Only one thread writes to a cell, so a load and a store do, without the price of a locked addition.
-pub(super) fn add(cell: &AtomicU64, count: u64) {
-    cell.store(cell.load(Ordering::Relaxed).wrapping_add(count), Ordering::Release);
 }
 
 #[cfg(test)]

@@ -67,7 +67,7 @@ pub struct OriginFacts {
     /// Whether connections go there.
     pub usable: bool,
     /// Those that are open to it.
-    pub open: u32,
+    pub open: u64,
 }
 
 /// The steering table's size.
@@ -261,7 +261,7 @@ fn packets(encoder: &mut DescriptorEncoder<'_>, packets: &[Packets]) -> fmt::Res
 fn origins(encoder: &mut DescriptorEncoder<'_>, origins: &[OriginFacts]) -> fmt::Result {
     // SRV records may name a target in two priorities, and a file an origin twice: a series must not occur twice. Rows with
     // the same labels are of one address of a service, so that what is open there is one and the same number.
-    let mut by_labels: BTreeMap<[&str; 3], (bool, u32)> = BTreeMap::new();
+    let mut by_labels: BTreeMap<[&str; 3], (bool, u64)> = BTreeMap::new();
     for OriginFacts { service, origin, address, usable, open } in origins {
         let (any_usable, opened) = by_labels.entry([service.as_str(), origin, address]).or_default();
         *any_usable |= *usable;

@@ -1,9 +1,8 @@
 //! How durations are spread: counted by one thread, summed by another. Exports nothing.
 
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use super::counters::add;
+use crate::proxy::Counter;
 
 /// How many bounds there are. What is longer than the last has a place of its own.
 pub(super) const BOUNDS: usize = 14;
@@ -50,8 +49,8 @@ pub(super) const SESSION: Bounds = [
 /// One thread's counts.
 #[derive(Debug, Default)]
 pub(super) struct HistogramCells {
-    places: [AtomicU64; BOUNDS + 1],
-    nanoseconds: AtomicU64,
+    places: [Counter; BOUNDS + 1],
+    nanoseconds: Counter,
 }
 
 impl HistogramCells {
@@ -59,8 +58,8 @@ impl HistogramCells {
     pub(super) fn observe(&self, bounds: &Bounds, duration: Duration) {
         let place = bounds.partition_point(|bound| *bound < duration);
         if let Some(place) = self.places.get(place) {
-            add(&self.nanoseconds, u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX));
-            add(place, 1);
+            self.nanoseconds.add(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX));
+            place.add(1);
         }
     }
 }
@@ -75,9 +74,9 @@ pub struct Histogram {
 impl Histogram {
     pub(super) fn add(&mut self, cells: &HistogramCells) {
         for (sum, cell) in self.places.iter_mut().zip(&cells.places) {
-            *sum += cell.load(Ordering::Acquire);
+            *sum += cell.get();
         }
-        self.nanoseconds = self.nanoseconds.wrapping_add(cells.nanoseconds.load(Ordering::Relaxed));
+        self.nanoseconds = self.nanoseconds.wrapping_add(cells.nanoseconds.get());
     }
 
     /// How many there were.

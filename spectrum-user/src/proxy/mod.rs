@@ -3,8 +3,11 @@
 
 mod accept;
 mod address;
+mod commanded;
 mod connections;
+mod counter;
 pub mod header;
+mod high_water;
 mod introduction;
 mod limits;
 mod origins;
@@ -19,6 +22,7 @@ mod udp;
 mod worker;
 mod workers;
 
+pub(crate) use counter::Counter;
 pub use origins::{
     CheckOutcome, OriginCondition, OriginState, OriginWatch, OwnBindings, RecordState, ResolveError,
     WatchError,

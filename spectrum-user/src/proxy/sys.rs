@@ -1,4 +1,5 @@
-//! Raw system calls of the proxy. No crate sets a thread's time slice.
+//! Raw calls of the proxy, of the system and of the C library. No crate sets a thread's time slice, or has the allocator give
+//! memory back.
 #![allow(unsafe_code, reason = "see above; each block says why it is sound")]
 
 use std::io;
@@ -39,6 +40,13 @@ pub(super) fn ask_for_slice(slice: Duration) -> io::Result<()> {
     // SAFETY: the kernel reads of `attributes` what its first field says, which is the size of the structure.
     let set = unsafe { libc::syscall(libc::SYS_sched_setattr, SELF, &raw const attributes, 0) };
     if set != 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Has the C library's allocator, which keeps what was freed for the next who asks, give the system all whole pages of it
+/// back, of every thread's (malloc_trim(3)). A thread that allocates meanwhile may wait for it: about 3 ms for 40 MB.
+pub(super) fn give_memory_back() {
+    // SAFETY: it takes the allocator's own locks, and touches nothing that is in use.
+    unsafe { libc::malloc_trim(0) };
 }
 
 #[cfg(test)]

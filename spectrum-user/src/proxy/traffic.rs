@@ -3,26 +3,27 @@
 
 use std::cell::Cell;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::counter::Counter;
 
 /// What a worker's sessions of one service and protocol have carried so far. Clones show the same.
 #[derive(Clone, Debug, Default)]
 pub struct Traffic {
-    from_client: Arc<AtomicU64>,
-    to_client: Arc<AtomicU64>,
+    from_client: Arc<Counter>,
+    to_client: Arc<Counter>,
 }
 
 impl Traffic {
     /// Bytes received from clients.
     #[must_use]
     pub fn from_client(&self) -> u64 {
-        self.from_client.load(Ordering::Relaxed)
+        self.from_client.get()
     }
 
     /// Bytes handed to clients' sockets.
     #[must_use]
     pub fn to_client(&self) -> u64 {
-        self.to_client.load(Ordering::Relaxed)
+        self.to_client.get()
     }
 
     /// Of sessions that have carried so much.
@@ -49,16 +50,15 @@ impl Traffic {
 #[derive(Debug, Default)]
 pub(super) struct Meter {
     own: Cell<u64>,
-    all: Arc<AtomicU64>,
+    all: Arc<Counter>,
 }
 
 impl Meter {
-    /// So many more. To be called on the worker's own thread: nobody else writes, so a load and a store do, without the
-    /// price of a locked addition.
+    /// So many more. To be called on the worker's own thread.
     pub(super) fn add(&self, bytes: usize) {
         let bytes = bytes as u64;
         self.own.set(self.own.get().wrapping_add(bytes));
-        self.all.store(self.all.load(Ordering::Relaxed).wrapping_add(bytes), Ordering::Relaxed);
+        self.all.add(bytes);
     }
 
     /// The session's own.

@@ -15,9 +15,11 @@ use tokio::time::{Instant, sleep_until};
 
 use super::accept::{Acceptor, Assignment, CurrentAssignment};
 use super::connections::Connections;
+use super::high_water::HighWater;
 use super::limits::{DescriptorPool, Descriptors, Ledger};
 use super::relay::{Buffers, Means, Pipes, Strategy};
 use super::report::Event;
+use super::sys;
 use super::traffic::Traffic;
 use super::udp::{Receiver, Sessions};
 use super::workers::{DrainOutcome, Listener, Serving, WorkersError};
@@ -70,6 +72,7 @@ pub(super) struct Worker {
     failures: mpsc::UnboundedSender<WorkersError>,
     open: Cell<usize>,
     ended: Cell<usize>,
+    high_water: HighWater,
     idle: Notify,
 }
 
@@ -95,6 +98,7 @@ impl Worker {
             failures,
             open: Cell::new(0),
             ended: Cell::new(0),
+            high_water: HighWater::default(),
             idle: Notify::new(),
         }
     }
@@ -140,6 +144,9 @@ impl Worker {
 
     pub(super) fn ended(&self, event: Event<'_>) {
         (self.observer)(event);
+        if self.high_water.has_ebbed(self.open.get()) {
+            sys::give_memory_back();
+        }
         self.ended.set(self.ended.get() + 1);
         self.open.set(self.open.get() - 1);
         if self.open.get() == 0 {

@@ -10,6 +10,7 @@ use nix::sys::resource::{Resource, getrlimit};
 use tokio::runtime::{self, LocalOptions, LocalRuntime};
 use tokio::sync::{Mutex, mpsc, oneshot};
 
+use super::commanded::Commanded;
 use super::limits::{DescriptorPool, Ledger};
 use super::origins::{Board, OriginWatch, WatchError};
 use super::relay::Pipes;
@@ -311,9 +312,7 @@ pub enum WorkersError {
 #[derive(Debug)]
 struct Thread {
     index: usize,
-    /// `None` only while being dropped: the closed channel is what ends the thread.
-    commands: Option<mpsc::UnboundedSender<Command>>,
-    handle: Option<thread::JoinHandle<()>>,
+    thread: Commanded<Command>,
 }
 
 impl Thread {
@@ -347,24 +346,11 @@ impl Thread {
             })?;
         // A thread that sends nothing has panicked, and its guard says so.
         making.recv().unwrap_or(Ok(()))?;
-        Ok(Self { index, commands: Some(commands), handle: Some(handle) })
+        Ok(Self { index, thread: Commanded::new(commands, handle) })
     }
 
-    /// A worker that is gone cannot be told anything, and need not be.
     fn tell(&self, command: Command) {
-        if let Some(commands) = &self.commands {
-            let _ = commands.send(command);
-        }
-    }
-}
-
-impl Drop for Thread {
-    fn drop(&mut self) {
-        self.commands = None;
-        if let Some(handle) = self.handle.take() {
-            // A panic was reported by the thread's guard.
-            let _ = handle.join();
-        }
+        self.thread.tell(command);
     }
 }
 

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use crate::model::Ejection;
+use crate::proxy::Counter;
 
 /// How long an address that lost a race despite its head start begins no other (RFC 8305 leaves the time to us).
 const SLOW: Duration = Duration::from_mins(1);
@@ -34,7 +35,7 @@ pub(super) struct Standing {
     /// Open connections, where each dial has to know those of all workers.
     shared: AtomicU32,
     /// The same as each worker counts them for itself.
-    tallies: Mutex<Vec<Weak<AtomicU32>>>,
+    tallies: Mutex<Vec<Weak<Counter>>>,
 }
 
 /// Milliseconds since the process first asked, so that a time fits an atomic number. Never 0.
@@ -93,9 +94,9 @@ impl Standing {
     }
 
     /// Open connections: for who asks once in a while.
-    pub(super) fn open(&self) -> u32 {
+    pub(super) fn open(&self) -> u64 {
         let tallies = self.tallies.lock().unwrap_or_else(PoisonError::into_inner);
-        tallies.iter().filter_map(Weak::upgrade).map(|own| own.load(Ordering::Relaxed)).sum()
+        tallies.iter().filter_map(Weak::upgrade).map(|own| own.get()).sum()
     }
 
     /// It was dialled and answered.
@@ -146,13 +147,13 @@ pub(super) enum Counting {
 /// One worker's count of the open connections of an address. No other worker writes it.
 #[derive(Debug)]
 pub(super) struct Tally {
-    own: Arc<AtomicU32>,
+    own: Arc<Counter>,
     shared: Option<Arc<Standing>>,
 }
 
 impl Tally {
     pub(super) fn of(standing: &Arc<Standing>, counting: Counting) -> Rc<Self> {
-        let own = Arc::new(AtomicU32::new(0));
+        let own = Arc::<Counter>::default();
         let mut tallies = standing.tallies.lock().unwrap_or_else(PoisonError::into_inner);
         tallies.retain(|tally| tally.strong_count() > 0);
         tallies.push(Arc::downgrade(&own));
@@ -161,16 +162,11 @@ impl Tally {
 
     /// One more connection, until the guard is dropped.
     pub(super) fn open(self: &Rc<Self>) -> OpenGuard {
-        self.count(1);
-        OpenGuard(Rc::clone(self))
-    }
-
-    /// A load and a store: nobody else stores, and an atomic addition would cost more.
-    fn count(&self, more: i32) {
-        self.own.store(self.own.load(Ordering::Relaxed).wrapping_add_signed(more), Ordering::Relaxed);
+        self.own.add(1);
         if let Some(standing) = &self.shared {
-            standing.shared.fetch_add(more.cast_unsigned(), Ordering::Relaxed);
+            standing.shared.fetch_add(1, Ordering::Relaxed);
         }
+        OpenGuard(Rc::clone(self))
     }
 }
 
@@ -180,7 +176,10 @@ pub(in crate::proxy) struct OpenGuard(Rc<Tally>);
 
 impl Drop for OpenGuard {
     fn drop(&mut self) {
-        self.0.count(-1);
+        self.0.own.subtract(1);
+        if let Some(standing) = &self.0.shared {
+            standing.shared.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 }
 

@@ -1,7 +1,6 @@
 //! The lives of instances over one path: started, reloaded, stopped or killed at random, one after the other; and at last a
 //! long one, which must not hold more at its end than at its beginning.
 
-use std::fs;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
@@ -13,6 +12,7 @@ use spectrum_tests::case::Case;
 use spectrum_tests::control::{CONFIG, configure, connect, reload};
 use spectrum_tests::deadline::eventually;
 use spectrum_tests::dial::call;
+use spectrum_tests::holdings::Holdings;
 use spectrum_tests::instance::{Instance, Launch};
 use spectrum_tests::netns::Netns;
 use spectrum_tests::path::{Family, Path};
@@ -162,7 +162,7 @@ impl Lives<'_> {
         let instance = self.start("--drain 0s");
         let first = self.arena.latest();
         let during = State::of(&self.case.server);
-        let (descriptors, _) = holdings(&instance);
+        let Holdings { descriptors, .. } = Holdings::of(&instance);
         let mut resident = [0; 2];
         for (half, share) in [0.25, 0.75].into_iter().enumerate() {
             self.arena.direct(Traffic::Flows);
@@ -177,12 +177,12 @@ impl Lives<'_> {
             self.halt();
             self.go_over(&instance, (*first).clone());
             resident[half] = eventually("as few descriptors as at the start", SETTLING, || {
-                let (now, resident) = holdings(&instance);
+                let Holdings { descriptors: now, resident } = Holdings::of(&instance);
                 (now <= descriptors).then_some(resident)
             });
             let _now = during.await_amounts(&self.case.server, "reloads under traffic");
         }
-        let (now, _) = holdings(&instance);
+        let now = Holdings::of(&instance).descriptors;
         self.tally.note(|report| {
             report.descriptors = (descriptors, now);
             report.resident = (resident[0], resident[1]);
@@ -341,13 +341,4 @@ impl Lasting {
         };
         services.iter().any(|service| service.name == self.service && binds(service))
     }
-}
-
-/// How many descriptors the instance has open, and how many KiB it has in use.
-fn holdings(instance: &Instance) -> (usize, u64) {
-    let of = |what: &str| format!("/proc/{}/{what}", instance.pid());
-    let descriptors = fs::read_dir(of("fd")).expect("list the descriptors").count();
-    let status = fs::read_to_string(of("status")).expect("read the status");
-    let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("VmRSS");
-    (descriptors, resident.trim().trim_end_matches(" kB").parse().expect("a number"))
 }

@@ -3,6 +3,7 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::mem::discriminant;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::{Arc, Weak};
@@ -343,7 +344,8 @@ impl Lead {
                 }
                 let after = lead.resolution(&host, Audience::Log).await;
                 let same = before.is_some_and(|before| {
-                    before.targets == after.targets && before.fault.is_some() == after.fault.is_some()
+                    let kind = |resolution: &Resolution| resolution.fault.as_ref().map(discriminant);
+                    before.targets == after.targets && kind(&before) == kind(&after)
                 });
                 if !same {
                     lead.hang(&boards);

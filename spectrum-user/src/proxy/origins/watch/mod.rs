@@ -16,6 +16,7 @@ use tokio::task::LocalSet;
 use super::board::Board;
 use super::own_bindings::OwnBindings;
 use crate::model::{Origin, Origins, ResolverOptions, ServiceName};
+use crate::proxy::commanded::Commanded;
 use lead::{Command, Lead};
 pub use state::{CheckOutcome, OriginCondition, OriginState, RecordState};
 
@@ -49,13 +50,11 @@ pub enum WatchError {
 
 /// The thread, and what it knows. Clones are the same; the thread ends with the last of them.
 #[derive(Clone, Debug)]
-pub struct OriginWatch(Arc<Thread>);
+pub struct OriginWatch(Arc<Watching>);
 
 #[derive(Debug)]
-struct Thread {
-    /// `None` only while being dropped: the closed channel is what ends the thread.
-    commands: Option<mpsc::UnboundedSender<Command>>,
-    handle: Option<thread::JoinHandle<()>>,
+struct Watching {
+    thread: Commanded<Command>,
     /// The latest of each service last.
     boards: Mutex<Vec<Weak<Board>>>,
 }
@@ -84,8 +83,8 @@ impl OriginWatch {
             Ok(handle) => {
                 // The thread waits for nothing else, so it takes it.
                 let _ = hand_over.send(runtime);
-                let (commands, boards) = (Some(commands), Mutex::default());
-                Ok(Self(Arc::new(Thread { commands, handle: Some(handle), boards })))
+                let thread = Commanded::new(commands, handle);
+                Ok(Self(Arc::new(Watching { thread, boards: Mutex::default() })))
             }
             Err(error) => {
                 runtime.shutdown_background();
@@ -96,7 +95,7 @@ impl OriginWatch {
 
     /// Looks names up as `options` say from now on.
     pub fn configure(&self, options: ResolverOptions) {
-        self.tell(Command::Configure(options));
+        self.0.thread.tell(Command::Configure(options));
     }
 
     /// Dials nothing from now on that would come back through `own`, and again what no longer would.
@@ -147,31 +146,13 @@ impl OriginWatch {
 
     /// Returns when the thread has ended, which it must not while anybody can ask.
     pub(in crate::proxy) async fn died(&self) {
-        if let Some(commands) = &self.0.commands {
-            commands.closed().await;
-        }
+        self.0.thread.ended().await;
     }
 
     async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, WatchError> {
         let (done, answer) = oneshot::channel();
-        self.tell(command(done));
+        // A thread that is gone is noticed here, and by `died`.
+        self.0.thread.tell(command(done));
         answer.await.map_err(|_closed| WatchError::Died)
-    }
-
-    fn tell(&self, command: Command) {
-        if let Some(commands) = &self.0.commands {
-            // A thread that is gone is noticed by who waits for an answer, and by `died`.
-            let _ = commands.send(command);
-        }
-    }
-}
-
-impl Drop for Thread {
-    fn drop(&mut self) {
-        self.commands = None;
-        if let Some(handle) = self.handle.take() {
-            // A panic was printed when it happened.
-            let _ = handle.join();
-        }
     }
 }

@@ -29,7 +29,7 @@ pub struct OriginState {
     /// Dials in a row that failed.
     pub failures: u32,
     /// Its open connections.
-    pub open: u32,
+    pub open: u64,
     /// The SRV record that names it, where the origin is asked for such.
     pub record: Option<RecordState>,
     /// Of a loop: the services that a connection would pass, this one first, until it came to one of them again.
