@@ -281,7 +281,7 @@ fn origins(encoder: &mut DescriptorEncoder<'_>, origins: &[OriginFacts]) -> fmt:
     let help = "Connections that are open to an address of an origin";
     let mut connections = gauge(encoder, "origin_open_connections", help)?;
     for (labels, _, open) in labelled() {
-        measure(&mut connections, &labels, u64::from(open))?;
+        measure(&mut connections, &labels, open)?;
     }
     Ok(())
 }
