@@ -254,7 +254,8 @@ fn assert_echoes(stream: &mut std::net::TcpStream) {
 
 fn await_refusal(case: &Case) {
     eventually("refusal of new connections", PATIENCE, || {
-        dial(&case.server, case.targets_of_both()[0]).is_err().then_some(())
+        // One that still got in is relayed, and would hear nothing for long.
+        call(&case.server, case.targets_of_both()[0]).is_err().then_some(())
     });
 }
 
@@ -264,6 +265,10 @@ fn open_connection_finishes_during_the_drain(case: &mut Case) {
     await_refusal(case);
     assert_echoes(&mut stream);
     assert!(instance.is_running());
+    let asked = Launch::new(&case.server).arguments("status").finish();
+    let said = format!("process {} in network namespace", instance.pid());
+    assert_ne!(asked.code(), 0, "{asked}");
+    assert!(asked.stderr.contains(&said) && asked.stderr.contains("draining"), "{asked}");
     drop(stream);
     let started = Instant::now();
     let finished = instance.finish(PATIENCE);

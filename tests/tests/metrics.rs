@@ -250,6 +250,7 @@ fn a_reload_cannot_hide_the_address(case: &mut Case) {
     let refused = reload(&case.server, &instance).unwrap_err();
     let hidden = format!("serve metrics and health on {admin}: hidden by tcp {prefix} {port} (service more)");
     assert!(refused.message.contains(&hidden), "{refused:?}");
+    assert!(refused.message.contains("or restart with"), "{refused:?}");
     assert_eq!(get(&case.server, admin, "/readyz").unwrap().0, 200);
     instance.stop();
 }

@@ -245,6 +245,8 @@ fn an_origin_of_the_other_family_is_not_dialled(case: &mut Case) {
     let nothing = dial(&scene.client, case.any_target()).map(|heard| heard.text);
     assert!(matches!(nothing.as_deref(), Err(_) | Ok("")), "{nothing:?}");
     spectrum_tests::control::await_logged(&instance, "dial-other-family", 1);
+    // It was not dialled, so that there is nothing to warn of.
+    assert!(!instance.stderr().contains(" WARN "), "{}", instance.stderr());
 }
 
 fn an_origin_that_is_this_host_is_refused(case: &mut Case) {

@@ -49,17 +49,15 @@ impl Running {
         Ok(conflicts.collect())
     }
 
-    /// A page that nobody can reach is no page. Asked once its port is known, before anything is steered by `plan`.
-    pub(super) fn refuse_hidden_admin(&self, plan: &Plan) -> anyhow::Result<()> {
+    /// A page that nobody can reach is no page. Asked once its port is known, before anything is steered by `plan`; `cure` says
+    /// what can be done about it then.
+    pub(super) fn refuse_hidden_admin(&self, plan: &Plan, cure: &str) -> anyhow::Result<()> {
         let Some(admin) = self.admin.as_ref().map(AdminServer::address) else { return Ok(()) };
         let Some(hiding) = plan.hiding_admin(admin) else { return Ok(()) };
         if self.settings.force {
             tracing::warn!("metrics and health on {admin} are hidden {hiding}");
             return Ok(());
         }
-        bail!(
-            "serve metrics and health on {admin}: hidden {hiding}, so that nobody would reach them; give --admin or [admin] \
-             listen an address or a port that no service binds, or --force does it anyway"
-        )
+        bail!("serve metrics and health on {admin}: hidden {hiding}, so that nobody would reach them; {cure}")
     }
 }

@@ -98,7 +98,10 @@ impl Running {
             .following(&self.config.services, &config.services, revision)
             .map_err(|errors| joined(errors.into_iter().map(Into::into)))?;
         self.refuse_covered_addresses(&plan)?;
-        self.refuse_hidden_admin(&plan)?;
+        self.refuse_hidden_admin(
+            &plan,
+            "leave that port of that address out of the bindings, or restart with another [admin] listen or with --force",
+        )?;
         refuse_own_addresses(&config.services)?;
         let origins = self.origins.clone().context("reload without watching origins")?;
         origins.configure(config.resolver.clone());

@@ -128,7 +128,10 @@ impl Running {
         };
         self.start_workers()?;
         self.start_admin()?;
-        self.refuse_hidden_admin(&self.plan)?;
+        self.refuse_hidden_admin(
+            &self.plan,
+            "give --admin or [admin] listen an address or a port that no service binds, or --force does it anyway",
+        )?;
         let destinations = self.plan.destinations.clone();
         self.bind_listeners(&destinations, mode)?;
         let routes = self.routes.insert(LocalRoutes::open()?);

@@ -17,7 +17,7 @@ use super::columns::Columns;
 use super::reload::Reloaded;
 use crate::cli::{BindingsArgs, ExplainArgs, InstanceArgs};
 use crate::control::{self, ExplainQuery, Explanation, ListedBinding, Request, Status};
-use crate::instance::{ControlSocket, control_sockets, run_dir};
+use crate::instance::{ControlSocket, control_sockets, live_instances, run_dir};
 use crate::net::NamespaceId;
 
 /// Prints the bindings that overlap what was typed.
@@ -96,6 +96,14 @@ fn find(args: &InstanceArgs) -> anyhow::Result<ControlSocket> {
     if sockets.len() > 1 {
         bail!("find the instance: there are several, say which by --instance: {}", candidates());
     }
+    if sockets.is_empty()
+        && let Some(pids) = silent(namespace.inode())
+    {
+        bail!(
+            "find the instance: process {pids} in network namespace {namespace} answers no such question, since it is starting, \
+             or draining and about to end (its log, and /readyz where --admin serves it, say which)"
+        );
+    }
     match (sockets.pop(), args.instance) {
         (Some(only), _) => Ok(only),
         (None, Some(id)) => bail!(
@@ -106,6 +114,12 @@ fn find(args: &InstanceArgs) -> anyhow::Result<ControlSocket> {
              --netns)"
         ),
     }
+}
+
+/// The processes whose claims hold but who do not listen for requests, if who asks may read that.
+fn silent(namespace: u64) -> Option<String> {
+    let live = live_instances(&run_dir(), namespace).ok().filter(|live| !live.is_empty())?;
+    Some(live.iter().map(|instance| instance.pid.to_string()).collect::<Vec<_>>().join(", "))
 }
 
 /// Prints as JSON or for people.

@@ -207,6 +207,10 @@ impl Dialler {
         session: &Session,
     ) -> io::Result<TcpStream> {
         let address = place.at(port);
+        // Which clients it is not for says nothing of it, and is nothing to warn of.
+        if !dial_source::reaches(address, self.view.board.origins.source, session.client.get()) {
+            return Err(dial_source::other_family());
+        }
         session.origin.set(Some(address));
         let outcome = timeout(patience, self.connect(address, session)).await;
         match outcome.unwrap_or_else(|_elapsed| Err(io::ErrorKind::TimedOut.into())) {

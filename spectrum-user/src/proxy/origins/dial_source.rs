@@ -64,12 +64,15 @@ fn spoken_for(source: DialSource, client: SocketAddr) -> Option<SocketAddr> {
 }
 
 /// Whether an origin could answer to `address`. A client on this host has a loopback address, since that is what local
-/// routes prefer, and one on the link may have an address of the link.
+/// routes prefer, and one on the link may have an address of the link. A proxy that is trusted may name any, also such as
+/// are nobody's.
 fn is_known_elsewhere(address: IpAddr) -> bool {
-    match address {
-        IpAddr::V4(address) => !address.is_loopback() && !address.is_link_local(),
-        IpAddr::V6(address) => !address.is_loopback() && !address.is_unicast_link_local(),
-    }
+    let is_nobodys = address.is_unspecified() || address.is_multicast() || address.is_loopback();
+    !is_nobodys
+        && match address {
+            IpAddr::V4(address) => !address.is_broadcast() && !address.is_link_local(),
+            IpAddr::V6(address) => !address.is_unicast_link_local(),
+        }
 }
 
 async fn dial(origin: SocketAddr, from: SocketAddr) -> io::Result<TcpStream> {
@@ -105,4 +108,30 @@ async fn connected(socket: Socket, origin: SocketAddr) -> io::Result<TcpStream> 
         return Err(error);
     }
     Ok(stream)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn origins_see_addresses_that_they_could_answer_to() {
+        for (client, is_seen) in [
+            ("203.0.113.5", true),
+            ("2001:db8::5", true),
+            ("127.0.0.1", false),
+            ("169.254.1.1", false),
+            ("0.0.0.0", false),
+            ("224.0.0.1", false),
+            ("255.255.255.255", false),
+            ("::", false),
+            ("::1", false),
+            ("fe80::1", false),
+            ("ff02::1", false),
+        ] {
+            let client = SocketAddr::new(client.parse().unwrap(), 4000);
+            assert_eq!(spoken_for(DialSource::Client, client), is_seen.then_some(client), "{client}");
+            assert_eq!(spoken_for(DialSource::Host, client), None);
+        }
+    }
 }
