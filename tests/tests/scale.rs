@@ -123,7 +123,6 @@ fn await_end(case: &Case, table: u32) {
     });
 }
 
-/// A number of kilobytes in `/proc/PID/status`.
 fn record(text: &str) {
     // Not `println!`: the record is wanted of runs that pass.
     let mut stdout = io::stdout();
