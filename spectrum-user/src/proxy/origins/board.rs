@@ -5,7 +5,7 @@ use std::cell::{Cell, RefCell};
 use std::ops::Deref;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use super::roster::{Place, Roster};
 use super::standing::{Counting, OpenGuard, Tally};
@@ -26,6 +26,11 @@ impl Board {
     pub(super) fn new(service: ServiceName, origins: Origins) -> Self {
         let roster = Arc::new(Roster::empty(DialFailure::ResolverFailed));
         Self { service, origins, roster: Mutex::new(roster), version: AtomicU64::new(0) }
+    }
+
+    /// The one of `service` that was hung last, of `boards` in the order of their hanging.
+    pub(super) fn latest(boards: &[Weak<Self>], service: &ServiceName) -> Option<Arc<Self>> {
+        boards.iter().rev().filter_map(Weak::upgrade).find(|board| board.service == *service)
     }
 
     pub(super) fn roster(&self) -> Arc<Roster> {

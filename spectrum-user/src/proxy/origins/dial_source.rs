@@ -9,23 +9,17 @@ use tokio::net::TcpStream;
 
 use crate::model::DialSource;
 
-/// Connects to `origin` from where `source` says, on behalf of `client`.
+/// Connects to `origin`, which must be one that [`reaches`] allows, from where `source` says, on behalf of `client`.
 ///
 /// Where another connection of the client's with this origin has the same ports, which is possible because it may dial
 /// several addresses of ours from one port, the client's address is kept and the kernel chooses the port. So it does where
 /// the client's port is one below 1024 and we lack `CAP_NET_BIND_SERVICE`.
-///
-/// # Errors
-/// `EAFNOSUPPORT` where the client's address is of another family than the origin's, so that it cannot be dialled from.
 pub(super) async fn connect(
     origin: SocketAddr,
     source: DialSource,
     client: SocketAddr,
 ) -> io::Result<TcpStream> {
     let Some(from) = spoken_for(source, client) else { return connect_from_host(origin).await };
-    if !reaches(origin, source, client) {
-        return Err(other_family());
-    }
     match dial(origin, from).await {
         Err(error)
             if matches!(

@@ -201,9 +201,6 @@ impl Lead {
     /// The shortest way by which connections of the service `from` may come to the service `to`: both, and those between them.
     fn way(&self, from: &ServiceName, to: &ServiceName) -> Option<Vec<ServiceName>> {
         let boards = self.boards.borrow();
-        let latest = |service: &ServiceName| {
-            boards.iter().rev().filter_map(Weak::upgrade).find(|board| board.service == *service)
-        };
         // Each with the place in this list of the one before it.
         let mut reached = vec![(from.clone(), None)];
         let mut next = 0;
@@ -218,7 +215,7 @@ impl Lead {
                 way.reverse();
                 return Some(way);
             }
-            if let Some(board) = latest(here) {
+            if let Some(board) = Board::latest(&boards, here) {
                 for service in &board.roster().through {
                     if reached.iter().all(|(one, _)| one != service) {
                         reached.push((service.clone(), Some(next)));

@@ -124,9 +124,7 @@ impl OriginWatch {
     #[must_use]
     pub fn states(&self, service: &ServiceName) -> Vec<OriginState> {
         let boards = self.0.boards.lock().unwrap_or_else(PoisonError::into_inner);
-        let latest = |service: &ServiceName| {
-            boards.iter().rev().filter_map(Weak::upgrade).find(|board| board.service == *service)
-        };
+        let latest = |service: &ServiceName| Board::latest(&boards, service);
         latest(service).map_or_else(Vec::new, |board| state::states(&board, latest))
     }
 
