@@ -5,6 +5,7 @@
 
 use std::net::{Shutdown, SocketAddr, TcpListener};
 
+use socket2::SockRef;
 use spectrum_tests::case::Case;
 use spectrum_tests::dial::{
     assert_answered, assert_answers, assert_refused, call, dial, dial_from, dial_together,
@@ -212,11 +213,15 @@ fn a_port_that_clients_have_dialled_can_be_bound_by_others(case: &mut Case) {
     let dialled = case.any_target();
     let open = call(&case.server, dialled).unwrap();
     let everywhere = SocketAddr::new(case.family.parse("0.0.0.0", "::"), dialled.port());
-    // The standard library sets SO_REUSEADDR, as servers do.
-    let bind = || case.server.run(|| TcpListener::bind(everywhere));
-    drop(bind().unwrap());
+    let listen_and_stop = || {
+        // The standard library sets SO_REUSEADDR, as servers do.
+        let listener = case.server.run(|| TcpListener::bind(everywhere)).unwrap();
+        // Closing is not enough: a process that another test's thread is just forking has the descriptor until it execs.
+        SockRef::from(&listener).shutdown(Shutdown::Both).unwrap();
+    };
+    listen_and_stop();
     // We close first, and what is left waits for stray packets for a minute.
     open.shutdown(Shutdown::Write).unwrap();
     drop(open);
-    drop(bind().unwrap());
+    listen_and_stop();
 }
