@@ -18,7 +18,7 @@ use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 use crate::config::{Config, FirewallChoice, Flags, ModeChoice, Protocols};
 use crate::control::BindingsQuery;
 use crate::instance::InstanceId;
-use crate::model::{Origin, PortRange, Prefix, Protocol, Responder};
+use crate::model::{Origin, PortRange, Prefix, Protocol, Responder, parse_address_and_port};
 use crate::observe::LogFormat;
 
 /// One listening socket for any port on any address of whole IP prefixes, and an L4 proxy behind it.
@@ -131,7 +131,7 @@ pub struct RunArgs {
     pub firewall: Option<FirewallChoice>,
 
     /// Address and port that serve metrics and health over HTTP, e.g. 127.0.0.1:9180 [default: what the file says, else none]
-    #[arg(long, value_name = "ADDR", value_parser = value::address_and_port)]
+    #[arg(long, value_name = "ADDR", value_parser = parse_address_and_port)]
     pub admin: Option<SocketAddr>,
 
     /// Network namespace to work in: a name that `ip netns` knows, or a path
@@ -139,11 +139,11 @@ pub struct RunArgs {
     pub netns: Option<String>,
 
     /// How long connections may go on after SIGTERM, e.g. 10s
-    #[arg(long, default_value = "10s", value_name = "TIME", value_parser = value::drain)]
+    #[arg(long, default_value = "10s", value_name = "TIME", value_parser = value::drain, allow_hyphen_values = true)]
     pub drain: Duration,
 
     /// Worker threads, each with a listener of its own [default: one for each core]
-    #[arg(long, value_name = "COUNT", value_parser = value::workers)]
+    #[arg(long, value_name = "COUNT", value_parser = value::workers, allow_negative_numbers = true)]
     pub workers: Option<NonZeroUsize>,
 
     /// How log lines and connection records are written
@@ -273,11 +273,11 @@ pub struct ExplainArgs {
     pub protocol: Protocol,
 
     /// What the packet dials, e.g. 192.0.2.7:8443; an IPv6 address stands in brackets
-    #[arg(value_name = "ADDRESS:PORT", value_parser = value::address_and_port)]
+    #[arg(value_name = "ADDRESS:PORT", value_parser = parse_address_and_port)]
     pub dialled: SocketAddr,
 
     /// Where the packet comes from [default: an address of documentation's]
-    #[arg(long, value_name = "ADDRESS:PORT", value_parser = value::address_and_port)]
+    #[arg(long, value_name = "ADDRESS:PORT", value_parser = parse_address_and_port)]
     pub from: Option<SocketAddr>,
 
     /// Which instance.
@@ -386,6 +386,8 @@ mod tests {
     fn a_bad_value_is_told_with_its_flag_and_the_cure() {
         for (line, flag, cure) in [
             ("--prefix ::1 --drain soon", "'soon' for '--drain <TIME>'", "write it as in 10s"),
+            ("--prefix ::1 --drain -1s", "'-1s' for '--drain <TIME>'", "write it as in 10s"),
+            ("--prefix ::1 --workers -1", "'-1' for '--workers <COUNT>'", "not a number from 1 to 4096"),
             ("--prefix ::1 --drain 10", "'10' for '--drain <TIME>'", "write it as in 10s"),
             ("--prefix ::1 --workers 0", "'0' for '--workers <COUNT>'", "leave --workers out for one worker"),
             ("--prefix ::1 --workers many", "'many' for '--workers <COUNT>'", "not a number from 1 to 4096"),

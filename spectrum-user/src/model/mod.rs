@@ -1,5 +1,6 @@
 //! The values everything else speaks of: pure, no IO. The words are those of docs/glossary.md.
 
+mod address_and_port;
 mod binding;
 mod destination;
 mod onward;
@@ -12,6 +13,7 @@ mod protocol;
 mod resolver_options;
 mod service;
 
+pub use address_and_port::{ParseAddressAndPortError, parse_address_and_port};
 pub use binding::Binding;
 pub use destination::{Destination, DestinationId};
 pub use onward::{Onward, reached};

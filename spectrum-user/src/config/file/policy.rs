@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::key_path::KeyPath;
 use super::quantity::{number, table, time, time_or_none};
-use super::section::{Section, Typed, each, parsed};
+use super::section::{Section, Typed, each, parsed, refuse};
 use crate::config::error::Problems;
 use crate::model::{Limits, Policy, Prefix, Timeouts, TrustedProxies};
 
@@ -73,11 +73,18 @@ fn limits(value: &Typed<'_>, path: KeyPath<'_>, problems: &mut Problems<'_>) -> 
     limits.connections = count("connections", &mut section);
     limits.connections_per_source = count("connections-per-source", &mut section);
     limits.rate_per_source = count("rate-per-source", &mut section);
+    let per_source = ["connections-per-source", "rate-per-source"];
+    let is_by_source = per_source.iter().any(|key| keys.get(*key).is_some() || section.misspells(key));
     let mut length = |key, longest, length: &mut u8| {
-        if let Some(value) = section.take(key)
-            && let Some(typed) = number(value, KeyPath::Key(&path, key), &(0..=longest), problems)
-        {
-            *length = typed;
+        let Some(value) = section.take(key) else { return };
+        let path = KeyPath::Key(&path, key);
+        let Some(typed) = number(value, path, &(0..=longest), problems) else { return };
+        *length = typed;
+        if !is_by_source {
+            let [one, other] = per_source;
+            let reason =
+                format!("has no effect without a limit of each source; add {one} or {other}, or remove it");
+            refuse(value, path, reason, problems);
         }
     };
     length("source-ipv4", 32, &mut limits.source_ipv4);

@@ -9,6 +9,7 @@ use toml::de::{DeTable, DeValue};
 use super::key_path::KeyPath;
 use super::section::{Typed, refuse, refuse_type, string};
 use crate::config::error::Problems;
+use crate::model::parse_address_and_port;
 
 /// The word for a time without end.
 const NONE: &str = "none";
@@ -53,12 +54,8 @@ pub(super) fn socket_address(
     example: &str,
     problems: &mut Problems<'_>,
 ) -> Option<SocketAddr> {
-    let expected = format!("an address with a port such as {example:?}");
-    let address = string(value, path, &expected, problems)?.parse().ok();
-    if address.is_none() {
-        refuse(value, path, format_args!("expected {expected}"), problems);
-    }
-    address
+    let typed = string(value, path, &format!("an address with a port such as {example:?}"), problems)?;
+    parse_address_and_port(typed).map_err(|error| refuse(value, path, error, problems)).ok()
 }
 
 /// A time of `range`, such as `"5s"`.

@@ -20,6 +20,19 @@ limits = { connections = 0, connections-per-source = -1, rate-per-source = "many
         ],
     },
     Bad {
+        title: "sources of which nothing is limited",
+        text: r#"[[service]]
+name = "a"
+bindings = [{ prefix = "192.0.2.0/24" }]
+respond = "echo"
+limits = { connections = 100, source-ipv4 = 24, source-ipv6 = 48 }
+"#,
+        problems: &[
+            r#"5:45: service "a" limits.source-ipv4: 24: has no effect without a limit of each source; add connections-per-source or rate-per-source, or remove it"#,
+            r#"5:63: service "a" limits.source-ipv6: 48: has no effect without a limit of each source; add connections-per-source or rate-per-source, or remove it"#,
+        ],
+    },
+    Bad {
         title: "limits that are a number",
         text: r#"[[service]]
 name = "a"
@@ -136,14 +149,12 @@ name = "a"
 bindings = [{ prefix = "192.0.2.0/24" }]
 respond = "echo"
 "#,
-        problems: &[
-            r#"2:10: admin.listen: "127.0.0.1": expected an address with a port such as "127.0.0.1:9180""#,
-        ],
+        problems: &[r#"2:10: admin.listen: "127.0.0.1": the port is missing; write 127.0.0.1:PORT"#],
     },
     Bad {
         title: "a resolver with bad values",
         text: r#"[resolver]
-servers = ["192.0.2.53", 53]
+servers = ["192.0.2.53", 53, "2001:db8::53:53", "resolver.example"]
 timeout = "2"
 server = "192.0.2.53:53"
 [[service]]
@@ -152,8 +163,10 @@ bindings = [{ prefix = "192.0.2.0/24" }]
 respond = "echo"
 "#,
         problems: &[
-            r#"2:12: resolver.servers[0]: "192.0.2.53": expected an address with a port such as "192.0.2.53:53""#,
+            r#"2:12: resolver.servers[0]: "192.0.2.53": the port is missing; write 192.0.2.53:PORT"#,
             r#"2:26: resolver.servers[1]: 53: expected an address with a port such as "192.0.2.53:53", found an integer"#,
+            r#"2:30: resolver.servers[2]: "2001:db8::53:53": an IPv6 address with a port stands in brackets; write [2001:db8::53]:53, or [2001:db8::53:53]:PORT if the port is missing"#,
+            r#"2:49: resolver.servers[3]: "resolver.example": expected an address and a port, as in 192.0.2.7:8443 or [2001:db8::7]:8443"#,
             r#"3:11: resolver.timeout: "2": not a time; write it as in "5s", "1m 30s" or "250ms""#,
             "4:1: resolver.server: unknown key; did you mean servers?",
         ],
