@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 /// # Errors
 /// What is missing or in excess, and how it is written.
 pub fn parse_address_and_port(typed: &str) -> Result<SocketAddr, ParseAddressAndPortError> {
-    typed.parse().map_err(|_| ParseAddressAndPortError::of(typed))
+    typed.parse().ok().ok_or_else(|| ParseAddressAndPortError::of(typed))
 }
 
 /// Why a text is no address with a port.

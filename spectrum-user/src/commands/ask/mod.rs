@@ -8,7 +8,7 @@ mod status;
 use std::io::{self, BufWriter, Write};
 use std::os::unix::net::UnixStream;
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow, bail};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -17,7 +17,7 @@ use super::columns::Columns;
 use super::reload::Reloaded;
 use crate::cli::{BindingsArgs, ExplainArgs, InstanceArgs};
 use crate::control::{self, ExplainQuery, Explanation, ListedBinding, Request, Status};
-use crate::instance::{ControlSocket, control_sockets, live_instances, run_dir};
+use crate::instance::{ControlSocket, InstanceId, control_sockets, live_instances, run_dir};
 use crate::net::NamespaceId;
 
 /// Prints the bindings that overlap what was typed.
@@ -85,35 +85,33 @@ fn find(args: &InstanceArgs) -> anyhow::Result<ControlSocket> {
     }
     let candidates =
         || listed(&sockets.iter().map(|socket| (socket.id, socket.claimed())).collect::<Vec<_>>());
-    if let Some(id) = args.instance
-        && !sockets.is_empty()
-    {
-        bail!(
+    match (args.instance, sockets.as_slice()) {
+        (None, [_]) => Ok(sockets.swap_remove(0)),
+        (None, [_, ..]) => {
+            bail!("find the instance: there are several, say which by --instance: {}", candidates())
+        }
+        (Some(id), [_, ..]) => bail!(
             "find instance {id}: it does not run in network namespace {namespace}, but these do: {}",
             candidates()
-        );
+        ),
+        (wanted, []) => Err(nobody(wanted, namespace)),
     }
-    if sockets.len() > 1 {
-        bail!("find the instance: there are several, say which by --instance: {}", candidates());
-    }
-    if sockets.is_empty()
-        && let Some(pids) = silent(namespace.inode())
-    {
-        bail!(
-            "find the instance: process {pids} in network namespace {namespace} answers no such question, since it is starting, \
+}
+
+/// Why there is no instance that could be asked.
+fn nobody(wanted: Option<InstanceId>, namespace: NamespaceId) -> anyhow::Error {
+    let what = wanted.map_or_else(|| "the instance".to_owned(), |id| format!("instance {id}"));
+    if let Some(pids) = silent(namespace.inode()) {
+        return anyhow!(
+            "find {what}: process {pids} in network namespace {namespace} answers no such question, since it is starting, \
              or draining and about to end (its log, and /readyz where --admin serves it, say which)"
         );
     }
-    match (sockets.pop(), args.instance) {
-        (Some(only), _) => Ok(only),
-        (None, Some(id)) => bail!(
-            "find instance {id}: none runs in network namespace {namespace} (name its namespace by --netns)"
-        ),
-        (None, None) => bail!(
-            "find the instance: none runs in network namespace {namespace} (start one, or name its namespace by \
-             --netns)"
-        ),
-    }
+    let cure = match wanted {
+        Some(_) => "name its namespace by --netns",
+        None => "start one, or name its namespace by --netns",
+    };
+    anyhow!("find {what}: none runs in network namespace {namespace} ({cure})")
 }
 
 /// The processes whose claims hold but who do not listen for requests, if who asks may read that.
