@@ -17,8 +17,13 @@ use super::statistics::Spread;
 use contender::Contender;
 use station::Station;
 
-/// How many slices each gets.
-const ROUNDS: usize = 15;
+/// How many slices each gets, of what is done as fast as it goes.
+const ROUNDS: usize = 31;
+
+/// How many it gets of requests that are paced, and their milliseconds. What else the machine does for some milliseconds is
+/// all that a p99 tells of a slice that it falls into, so that most slices must be spared.
+const PACED_ROUNDS: usize = 120;
+const PACED_LENGTH: u32 = 100;
 
 /// How many connections are held for a look at the memory, and how often each proxy is started for it.
 const HELD: u32 = 5000;
@@ -182,7 +187,7 @@ impl Order {
     ) -> Result<(Figure, Figure)> {
         let mut rate = Figure::new(cases[0], units[0], Better::More);
         let mut cpu = Figure::new(cases[1], units[1], Better::Less);
-        in_turns(stations, bench, |station| {
+        in_turns(ROUNDS, stations, bench, |station| {
             let outcome = station.measure(self.verb, self.rest)?;
             let count = outcome.answer.number("count")?;
             Ok(vec![
@@ -203,8 +208,8 @@ impl Order {
 fn latencies(stations: &mut [Station], bench: &Bench, rate: f64) -> Result<Vec<Figure>> {
     let quantiles = [("latency/p50", "p50"), ("latency/p99", "p99"), ("latency/p99.9", "p99.9")];
     let mut figures = quantiles.map(|(case, _)| Figure::new(case, "us", Better::Less));
-    for (contender, values) in in_turns(stations, bench, |station| {
-        let outcome = station.measure("pace", &format!("600 64 {rate}"))?;
+    for (contender, values) in in_turns(PACED_ROUNDS, stations, bench, |station| {
+        let outcome = station.measure("pace", &format!("{PACED_LENGTH} 64 {rate}"))?;
         quantiles.iter().map(|(_, name)| outcome.answer.number(name)).collect()
     })? {
         for (figure, value) in figures.iter_mut().zip(values) {
@@ -214,8 +219,9 @@ fn latencies(stations: &mut [Station], bench: &Bench, rate: f64) -> Result<Vec<F
     Ok(figures.into())
 }
 
-/// What `slice` finds out of each in every round, after one for warming up. Who comes first changes.
+/// What `slice` finds out of each in each of `rounds`, after one for warming up. Who comes first changes.
 fn in_turns(
+    rounds: usize,
     stations: &mut [Station],
     bench: &Bench,
     mut slice: impl FnMut(&mut Station) -> Result<Vec<f64>>,
@@ -224,7 +230,7 @@ fn in_turns(
         slice(station)?;
     }
     let mut found = Vec::new();
-    for round in 0..ROUNDS {
+    for round in 0..rounds {
         for turn in 0..stations.len() {
             bench.interrupt.check()?;
             let index = (round + turn) % stations.len();
