@@ -11,12 +11,15 @@ use tokio::io::Interest;
 use tokio::net::TcpStream;
 
 use super::buffers::{Buffers, CHUNK};
-use super::pipes::{Pipe, Pipes};
+use super::pipes::{Pipe, Pipes, Share};
 use crate::proxy::traffic::Meter;
 
 /// How many chunks one direction moves before the other one, and other connections, have their turn. Two operations each:
 /// well within the runtime's budget per poll, which the first direction would otherwise use up alone.
 const TURN: usize = 16;
+
+/// How many bytes it moves at most, or one chunk more than that.
+const TURN_BYTES: usize = 4 << 20;
 
 /// After how many full buffers a pipe is tried. A pipe costs as much as a buffer up to the 64 KiB that a buffer holds, a
 /// quarter less at 128 KiB, and two fifths less at 256 KiB (Linux 6.18, loopback).
@@ -86,7 +89,7 @@ pub(super) struct Direction<'a> {
     means: Means<'a>,
     held: Held,
     source: Source,
-    pace: Pace,
+    pace: Pace<'a>,
     /// How often something was read or written.
     pub(super) moves: u64,
     /// How the source's FIN is to be passed on.
@@ -114,19 +117,18 @@ enum Source {
 }
 
 /// What the last fillings say about the next one.
-#[derive(Clone, Copy)]
-enum Pace {
+enum Pace<'a> {
     /// Use a buffer: so many were full since little came.
     Buffers(u8),
     /// Use a pipe: so many fillings in a row were small.
-    Pipes(u8),
+    Pipes { share: Share<'a>, small: u8 },
 }
 
 impl<'a> Direction<'a> {
     pub(super) fn new(from: &'a TcpStream, to: &'a TcpStream, counts: Counts<'a>, means: Means<'a>) -> Self {
         let pace = match means.strategy {
             #[cfg(test)]
-            Strategy::Splice => Pace::Pipes(0),
+            Strategy::Splice => Pace::Pipes { share: means.pipes.share(), small: 0 },
             _ => Pace::Buffers(0),
         };
         Self {
@@ -148,7 +150,6 @@ impl<'a> Direction<'a> {
     }
 
     /// How many bytes were read and not yet written.
-    #[cfg(test)]
     pub(super) fn holds(&self) -> usize {
         match &self.held {
             Held::Buffer { start, end, .. } => end - start,
@@ -159,10 +160,17 @@ impl<'a> Direction<'a> {
 
     /// Moves what can be moved now. Ready once the source's FIN was passed on; must not be polled after that.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
+        let mut moved = 0;
         for _ in 0..TURN {
             ready!(self.poll_flush(cx)).map_err(Broken::Write)?;
+            if moved >= TURN_BYTES {
+                break;
+            }
             match std::mem::replace(&mut self.source, Source::Open) {
-                Source::Open => ready!(self.poll_fill(cx)).map_err(Broken::Read)?,
+                Source::Open => {
+                    ready!(self.poll_fill(cx)).map_err(Broken::Read)?;
+                    moved += self.holds();
+                }
                 Source::Failed(error) => return Poll::Ready(Err(Broken::Read(error))),
                 Source::Ended => {
                     self.source = Source::Ended;
@@ -219,9 +227,9 @@ impl<'a> Direction<'a> {
     }
 
     fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if let Pace::Pipes(small) = self.pace {
-            if let Some(pipe) = self.means.pipes.take() {
-                return self.poll_fill_pipe(pipe, small, cx);
+        if let Pace::Pipes { share, .. } = &self.pace {
+            if let Some(pipe) = share.take() {
+                return self.poll_fill_pipe(pipe, cx);
             }
             self.pace = Pace::Buffers(0);
         }
@@ -259,7 +267,9 @@ impl<'a> Direction<'a> {
         count(self.counts.read, end);
         self.pace = match self.pace {
             Pace::Buffers(full) if end == CHUNK && full + 1 < FULL => Pace::Buffers(full + 1),
-            Pace::Buffers(_) if end == CHUNK && self.means.strategy == Strategy::Adaptive => Pace::Pipes(0),
+            Pace::Buffers(_) if end == CHUNK && self.means.strategy == Strategy::Adaptive => {
+                Pace::Pipes { share: self.means.pipes.share(), small: 0 }
+            }
             Pace::Buffers(full) if end > LITTLE => Pace::Buffers(full),
             _ => Pace::Buffers(0),
         };
@@ -267,18 +277,18 @@ impl<'a> Direction<'a> {
         Poll::Ready(Ok(()))
     }
 
-    fn poll_fill_pipe(&mut self, pipe: Pipe, small: u8, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    fn poll_fill_pipe(&mut self, pipe: Pipe, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let polled = pipe.poll_fill(self.from, cx);
         match polled {
             Poll::Ready(Ok(bytes @ 1..)) => {
                 self.moves += 1;
                 count(self.counts.read, bytes);
-                let small = if bytes > LITTLE { 0 } else { small.saturating_add(1) };
-                self.pace = if small >= SMALL && self.means.strategy == Strategy::Adaptive {
-                    Pace::Buffers(0)
-                } else {
-                    Pace::Pipes(small)
-                };
+                if let Pace::Pipes { small, .. } = &mut self.pace {
+                    *small = if bytes > LITTLE { 0 } else { small.saturating_add(1) };
+                    if *small >= SMALL && self.means.strategy == Strategy::Adaptive {
+                        self.pace = Pace::Buffers(0);
+                    }
+                }
                 self.held = Held::Pipe { pipe, bytes };
                 Poll::Ready(Ok(()))
             }

@@ -12,7 +12,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime;
 
 use super::direction::Strategy;
-use super::pipes::CAPACITY;
+use super::pipes::{LARGEST, SMALLEST};
 use super::*;
 use crate::model::Timeouts;
 use crate::proxy::report::Expiry;
@@ -352,7 +352,7 @@ fn a_stalled_direction_holds_one_chunk_and_an_idle_one_nothing() {
             };
             tokio::select! { () = flood => {}, () = stalled => {} }
             let held = down.holds();
-            assert!((1..=CAPACITY).contains(&held), "{name}: holds {held}");
+            assert!((1..=LARGEST).contains(&held), "{name}: holds {held}");
             drop(down);
             assert_eq!(pipes.lost(), 0, "{name}: a pipe that was full when its connection ended");
         });
@@ -382,7 +382,7 @@ fn bulk_takes_a_pipe_and_gives_it_back() {
         };
         let (moved, (), ()) = tokio::join!(poll_fn(|cx| down.poll(cx)), sent, read);
         moved.unwrap();
-        assert_eq!((pipes.made(), pipes.lost()), (1, 0));
+        assert_eq!((pipes.held(), pipes.lost()), (SMALLEST, 0));
     });
 }
 
