@@ -163,11 +163,16 @@ fn iperf3_measures_both_directions(case: &mut Case) {
         let command = format!("iperf3 -c {} -p {} -n {BYTES} -P 4 -J{direction}", target.ip(), target.port());
         let said = converse(&client, &command, b"");
         let said: serde_json::Value = serde_json::from_slice(&said).unwrap();
-        let [sent, received] =
-            ["sum_sent", "sum_received"].map(|sum| said["end"][sum]["bytes"].as_u64().unwrap());
-        assert!(sent >= BYTES, "{direction}: {sent} bytes sent of {BYTES}");
+        let bytes = |sum: &str| said["end"][sum]["bytes"].as_u64();
+        let [sent, received] = ["sum_sent", "sum_received"].map(|sum| bytes(sum).unwrap());
+        // With both directions at once it ends as soon as one of them is done, sent or received.
+        let back = bytes("sum_received_bidir_reverse");
+        assert_eq!(back.is_some(), direction == " --bidir", "{}", said["end"]);
+        let most = sent.max(back.unwrap_or_default());
+        assert!(most >= BYTES, "{direction}: {sent} bytes sent and {back:?} received of {BYTES}");
+        assert!(back.is_none_or(|back| back >= BYTES / 8), "{direction}: {back:?} bytes received of {BYTES}");
         // It counts what has come when the sender is done. What is under way then is in the buffers of four sockets for each of
         // four streams, which Linux lets grow to some megabytes each.
-        assert!(received >= BYTES / 4, "{direction}: {received} bytes received of {BYTES}");
+        assert!(received >= BYTES / 8, "{direction}: {received} bytes received of {BYTES}");
     }
 }
