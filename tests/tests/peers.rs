@@ -168,11 +168,13 @@ fn iperf3_measures_both_directions(case: &mut Case) {
         // With both directions at once it ends as soon as one of them is done, sent or received.
         let back = bytes("sum_received_bidir_reverse");
         assert_eq!(back.is_some(), direction == " --bidir", "{}", said["end"]);
-        let most = sent.max(back.unwrap_or_default());
-        assert!(most >= BYTES, "{direction}: {sent} bytes sent and {back:?} received of {BYTES}");
-        assert!(back.is_none_or(|back| back >= BYTES / 8), "{direction}: {back:?} bytes received of {BYTES}");
+        assert!(back != Some(0) && received > 0, "{direction}: {received} bytes there, {back:?} back");
+        if back.is_some_and(|back| back >= BYTES) {
+            continue;
+        }
+        assert!(sent >= BYTES, "{direction}: {sent} bytes sent of {BYTES}");
         // It counts what has come when the sender is done. What is under way then is in the buffers of four sockets for each of
         // four streams, which Linux lets grow to some megabytes each.
-        assert!(received >= BYTES / 8, "{direction}: {received} bytes received of {BYTES}");
+        assert!(received >= BYTES / 4, "{direction}: {received} bytes received of {BYTES}");
     }
 }

@@ -16,7 +16,7 @@ use tokio::net::TcpStream;
 pub(super) const SMALLEST: usize = 256 * 1024;
 
 /// What a pipe holds at most: more the kernel does not give to everybody (`pipe-max-size`, pipe(7)).
-pub(super) const LARGEST: usize = 1024 * 1024;
+const LARGEST: usize = 1024 * 1024;
 
 /// What a worker's directions may have under way in pipes before each has a smaller one. A byte costs less the larger the
 /// pipe, and more again when all that is under way no longer fits the CPU's caches.
@@ -123,7 +123,10 @@ impl Pipes {
 
     fn open(&self) -> Option<Pipe> {
         let held = self.held.get() + SMALLEST;
-        let pipe = if held <= self.most { Pipe::open(SMALLEST).ok()? } else { return None };
+        if held > self.most {
+            return None;
+        }
+        let pipe = Pipe::open().ok()?;
         self.held.set(held);
         Some(pipe)
     }
@@ -195,10 +198,10 @@ impl Drop for Share<'_> {
 }
 
 impl Pipe {
-    fn open(capacity: usize) -> Result<Self, Errno> {
+    fn open() -> Result<Self, Errno> {
         let (read, write) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
-        fcntl_setpipe_size(&write, capacity)?;
-        Ok(Self { read, write, capacity })
+        fcntl_setpipe_size(&write, SMALLEST)?;
+        Ok(Self { read, write, capacity: SMALLEST })
     }
 
     fn resize(&mut self, capacity: usize) -> Result<(), Errno> {
