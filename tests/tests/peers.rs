@@ -6,7 +6,9 @@ use std::fs::{self, Permissions};
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 
+use serde_json::Value;
 use spectrum_tests::case::Case;
+use spectrum_tests::deadline::{PATIENCE, eventually};
 use spectrum_tests::instance::Instance;
 use spectrum_tests::netns::Netns;
 use spectrum_tests::on_every_path;
@@ -161,10 +163,15 @@ fn iperf3_measures_both_directions(case: &mut Case) {
     for direction in ["", " -R", " --bidir"] {
         // Its control connection and four of data, all to the same port.
         let command = format!("iperf3 -c {} -p {} -n {BYTES} -P 4 -J{direction}", target.ip(), target.port());
-        let said = converse(&client, &command, b"");
-        let said: serde_json::Value = serde_json::from_slice(&said).unwrap();
+        let said = eventually(&command, PATIENCE, || {
+            let said: Value = serde_json::from_slice(&converse(&client, &command, b"")).unwrap();
+            // The server may not be done with the direction before.
+            let is_busy = said["error"].as_str().is_some_and(|error| error.contains("server is busy"));
+            (!is_busy).then_some(said)
+        });
         let bytes = |sum: &str| said["end"][sum]["bytes"].as_u64();
-        let [sent, received] = ["sum_sent", "sum_received"].map(|sum| bytes(sum).unwrap());
+        let [sent, received] = ["sum_sent", "sum_received"]
+            .map(|sum| bytes(sum).unwrap_or_else(|| panic!("{direction}: no {sum} in {said}")));
         // With both directions at once it ends as soon as one of them is done, sent or received.
         let back = bytes("sum_received_bidir_reverse");
         assert_eq!(back.is_some(), direction == " --bidir", "{}", said["end"]);

@@ -16,7 +16,7 @@ use tokio::net::TcpStream;
 pub(super) const SMALLEST: usize = 256 * 1024;
 
 /// What a pipe holds at most: more the kernel does not give to everybody (`pipe-max-size`, pipe(7)).
-const LARGEST: usize = 1024 * 1024;
+pub(super) const LARGEST: usize = 1024 * 1024;
 
 /// What a worker's directions may have under way in pipes before each has a smaller one. A byte costs less the larger the
 /// pipe, and more again when all that is under way no longer fits the CPU's caches.
