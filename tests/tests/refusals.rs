@@ -2,8 +2,9 @@
 //! `failed_start.rs`.
 #![allow(clippy::unwrap_used, reason = "test code panics")]
 
-use std::fs;
+use std::fs::{self, Permissions};
 use std::net::SocketAddr;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
 
 use spectrum_tests::case::Case;
 use spectrum_tests::control::connect;
@@ -19,6 +20,7 @@ use spectrum_tests::veth;
 
 const FAILURE: i32 = 1;
 const USAGE: i32 = 2;
+const NOT_PERMITTED: i32 = 77;
 
 /// Panics unless the program ended with `code` and one message that has all of `words` in it.
 fn assert_says(finished: &Finished, code: i32, words: &[&str]) {
@@ -99,6 +101,39 @@ fn help_and_version_are_on_standard_output() {
         assert!(finished.stdout.contains(word), "{finished}");
         assert_eq!(finished.stderr, "", "{finished}");
     }
+}
+
+/// Where others can write, they can put links, and what looks like a live instance.
+#[test]
+fn run_directory_that_others_may_write_is_refused() {
+    if !require::met("run_directory_that_others_may_write_is_refused", &[Need::Netns, Need::Program]) {
+        return;
+    }
+    let netns = Netns::create().unwrap();
+    netns.run(|| {
+        fs::create_dir_all("/run/own").unwrap();
+        fs::create_dir_all("/run/open/below").unwrap();
+        fs::set_permissions("/run/open", Permissions::from_mode(0o777)).unwrap();
+        symlink("/run/own", "/run/link").unwrap();
+    });
+    let before = State::of(&netns);
+    for (dir, cause) in [
+        ("/run/open", "others may write it (mode 0777)"),
+        ("/run/open/below", "/run/open above it may be written by others"),
+        ("/run/link", "it is a link"),
+    ] {
+        for words in ["--prefix 192.0.2.0/24", "clean"] {
+            let finished = Launch::new(&netns).arguments(words).environment("SPECTRUM_RUN_DIR", dir).finish();
+            assert_says(
+                &finished,
+                NOT_PERMITTED,
+                &[&format!("use the run directory {dir}: {cause}"), "mode 0755"],
+            );
+        }
+    }
+    before.assert_restored(&netns, "refusals");
+    let clean = Launch::new(&netns).arguments("clean").environment("SPECTRUM_RUN_DIR", "/run/own").finish();
+    assert_eq!(clean.code(), 0, "{clean}");
 }
 
 on_each_path!(

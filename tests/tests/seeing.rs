@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::net::SocketAddr;
+use std::process::Command;
 
 use serde_json::Value;
 use spectrum_tests::case::Case;
@@ -29,6 +30,7 @@ on_every_path!(
 on_each_path!(
     bindings_are_filtered_by_overlap,
     asking_changes_nothing,
+    names_that_strangers_chose_move_no_cursor,
     questions_that_make_no_sense_are_usage_errors
 );
 
@@ -210,6 +212,31 @@ fn listeners_of_others_are_conflicts(case: &mut Case) {
     assert!(in_part["hidden"].as_str().unwrap().contains(case.prefix()), "{in_part}");
     assert_eq!(of(elsewhere.address()), None);
     assert_eq!(conflicts.len(), 2, "{status}");
+}
+
+/// A process calls itself what it likes, and status is read at root's terminal.
+fn names_that_strangers_chose_move_no_cursor(case: &mut Case) {
+    let instance = start(case);
+    let listener = format!("{}:8080", case.family.pick("192.0.2.7", "[2001:db8::7]"));
+    let family = case.family.pick("AF_INET", "AF_INET6");
+    let script = format!(
+        "import ctypes, socket, time\n\
+         ctypes.CDLL(None).prctl(15, b'a\\x1b[2J\\nready\\xff', 0, 0, 0)\n\
+         s = socket.socket(socket.{family}); s.bind(('{}', 8080)); s.listen()\n\
+         time.sleep(600)",
+        case.address(7)
+    );
+    let mut python = Command::new("python3");
+    let mut stranger = case.server.run(|| python.args(["-c", &script]).spawn()).unwrap();
+    let shown = eventually("the listener of another program", PATIENCE, || {
+        let status = run(&case.server, "status");
+        status.stdout.contains(&listener).then_some(status.stdout)
+    });
+    stranger.kill().unwrap();
+    stranger.wait().unwrap();
+    assert!(shown.contains(r"a\u{1b}[2J\nready\u{fffd}") || shown.contains(r"a\u{1b}[2J\nready�"), "{shown}");
+    assert!(!shown.contains('\u{1b}') && !shown.contains("\nready"), "{shown:?}");
+    instance.stop();
 }
 
 fn rules_that_drop_are_obstacles(case: &mut Case) {

@@ -212,6 +212,9 @@ fn echoes_that_talk_to_each_other_fall_silent(case: &mut Case) {
     let instance = echo(case);
     let (own, target) = (SocketAddr::new(case.address(5), 4000), SocketAddr::new(case.address(6), 5000));
     let client = client_from(&case.server, own, target);
+    // Whoever forges a datagram gives it as many hops as there are.
+    let socket = socket2::SockRef::from(&client);
+    case.family.pick(socket.set_ttl_v4(255), socket.set_unicast_hops_v6(255)).unwrap();
     client.send(b"x").unwrap();
     // The echo goes to nobody, and so to the binding, which makes it another echo's.
     drop(client);

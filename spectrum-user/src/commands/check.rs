@@ -12,7 +12,7 @@ use super::target::{described, policy_lines};
 use crate::cli::CheckArgs;
 use crate::config::{Config, FirewallChoice, ModeChoice};
 use crate::control::{LimitsAnswer, TimeoutsAnswer};
-use crate::model::{DialSource, Family, Origin, Policy, PortRange, Prefix, Protocol, Target};
+use crate::model::{DialSource, Family, Origin, Policy, PortRange, Prefix, Protocol, Target, VisibleWriter};
 use crate::plan::Plan;
 use crate::plan::table::Table;
 
@@ -24,7 +24,11 @@ pub(super) fn check(args: &CheckArgs) -> anyhow::Result<()> {
     let table = Table::compile(&plan.bindings)?;
     let checked = Checked::of(&config, &plan, &table);
     let mut stdout = BufWriter::new(io::stdout().lock());
-    let written = if args.json { checked.write_json(&mut stdout) } else { checked.write_text(&mut stdout) };
+    let written = if args.json {
+        checked.write_json(&mut stdout)
+    } else {
+        checked.write_text(&mut VisibleWriter::new(&mut stdout))
+    };
     match written.and_then(|()| stdout.flush()) {
         // The reader has seen enough: a million bindings are more than a screen.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use crate::config::ConfigError;
 use crate::control::ControlError;
 use crate::instance::InstanceError;
+use crate::model::visible;
 use crate::net::NetError;
 use crate::tproxy::TproxyError;
 
@@ -34,7 +35,7 @@ pub fn failure(error: &anyhow::Error) -> ExitCode {
     }
     // The problems of a configuration are a line each, and each is an error of its own.
     for line in format!("{error:#}").lines() {
-        let _ = writeln!(io::stderr(), "error: {line}");
+        let _ = writeln!(io::stderr(), "error: {}", visible(line));
     }
     ExitCode::from(code(error))
 }
@@ -58,7 +59,9 @@ fn is_permission(error: &anyhow::Error) -> bool {
     error.chain().any(|cause| {
         cause.is::<NotPermitted>()
             || cause.downcast_ref::<NetError>().is_some_and(|error| error.not_permitted().is_some())
-            || cause.downcast_ref::<InstanceError>().is_some_and(|error| error.not_permitted().is_some())
+            || cause.downcast_ref::<InstanceError>().is_some_and(|error| {
+                error.not_permitted().is_some() || matches!(error, InstanceError::Distrusted { .. })
+            })
             || cause.downcast_ref::<TproxyError>().is_some_and(|error| error.not_permitted().is_some())
             || cause
                 .downcast_ref::<io::Error>()

@@ -6,6 +6,7 @@ use std::os::fd::AsFd;
 use aya::programs::loaded_programs;
 
 use super::sys;
+use crate::model::visible;
 
 /// A program that decides about the packets of a namespace.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -23,7 +24,7 @@ pub fn attached_programs(netns: impl AsFd) -> io::Result<Vec<AttachedProgram>> {
     // The first refusal ends the listing, and so does the end.
     for info in loaded_programs().map_while(Result::ok) {
         if let Some(program) = programs.iter_mut().find(|program| program.id == info.id()) {
-            program.name = info.name_as_str().map(str::to_owned);
+            program.name = info.name_as_str().map(|name| visible(name).into_owned());
         }
     }
     Ok(programs)

@@ -36,6 +36,20 @@ pub enum InstanceError {
         /// How long we waited.
         waited: Duration,
     },
+    /// Others could put anything into the run directory.
+    #[error(
+        "use the run directory {}: {cause} (set SPECTRUM_RUN_DIR to a directory that only root or you may write, mode 0755, \
+         and that nobody else can exchange; leave it unset for {default})",
+        .path.display()
+    )]
+    Distrusted {
+        /// The directory.
+        path: PathBuf,
+        /// What is wrong with it.
+        cause: String,
+        /// Where it is unless another is set.
+        default: &'static str,
+    },
     /// Who asks may not know which instances there are.
     #[error("look for instances in {} (needs root or membership of the group spectrum)", .path.display())]
     NotAMember {

@@ -4,12 +4,14 @@
 mod error;
 mod leftovers;
 mod registry;
+mod run_dir;
 mod sockets;
 mod state;
 
 pub use error::{InstanceError, RunDirError};
 pub use leftovers::Leftovers;
 pub(crate) use registry::GROUP;
-pub use registry::{Claim, Registry, StartupLock, live_instances, run_dir};
+pub use registry::{Claim, Registry, StartupLock, live_instances};
+pub use run_dir::run_dir;
 pub use sockets::{ControlSocket, control_sockets};
 pub use state::{Instance, InstanceId, Mode, NoInstanceId};

@@ -19,11 +19,10 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use nix::unistd::{Group, Uid, chown};
 
-use super::{Instance, InstanceError, InstanceId, Mode};
+use super::{Instance, InstanceError, InstanceId, Mode, run_dir};
 use crate::model::Prefix;
 use crate::plan::firewall::Chain;
 
-const DEFAULT_RUN_DIR: &str = "/run/spectrum";
 /// Members may ask instances.
 pub(crate) const GROUP: &str = "spectrum";
 const LOCK: &str = "lock";
@@ -37,14 +36,6 @@ const RETRY: Duration = Duration::from_millis(20);
 /// to become an instance, or to see for itself.
 const PARTING: Duration = Duration::from_millis(200);
 
-/// The directory below which instances are registered: `SPECTRUM_RUN_DIR`, or `/run/spectrum`.
-#[must_use]
-pub fn run_dir() -> PathBuf {
-    std::env::var_os("SPECTRUM_RUN_DIR")
-        .filter(|dir| !dir.is_empty())
-        .map_or_else(|| PathBuf::from(DEFAULT_RUN_DIR), PathBuf::from)
-}
-
 /// The registry of one network namespace.
 #[derive(Debug)]
 pub struct Registry {
@@ -54,13 +45,7 @@ pub struct Registry {
 impl Registry {
     /// Opens the registry of the namespace with inode `namespace` below `run_dir`, which is made if missing.
     pub fn open(run_dir: &Path, namespace: u64) -> Result<Self, InstanceError> {
-        let dir = run_dir.join(namespace.to_string());
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o755)
-            .create(run_dir)
-            .map_err(|source| failed("create directory", run_dir, source))?;
-        let registry = Self { dir };
+        let registry = Self { dir: run_dir::open(run_dir)?.join(namespace.to_string()) };
         registry.make()?;
         Ok(registry)
     }
@@ -99,7 +84,13 @@ impl Registry {
 
     /// The lock at `path`, if nobody has it, and nobody has removed the file or the directory meanwhile.
     fn try_lock(&self, path: &Path) -> Result<Option<File>, InstanceError> {
-        let opened = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(path);
+        let opened = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .mode(0o600)
+            .custom_flags(libc::O_NOFOLLOW)
+            .open(path);
         let file = match opened {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -334,7 +325,13 @@ pub(super) fn live_instance(path: &Path) -> Result<Option<Instance>, InstanceErr
 fn write(path: &Path, instance: &Instance) -> Result<File, InstanceError> {
     let new = path.with_extension("new");
     let write = || {
-        let mut file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&new)?;
+        let mut file = OpenOptions::new()
+            .create(true)
+            .truncate(true)
+            .write(true)
+            .mode(0o600)
+            .custom_flags(libc::O_NOFOLLOW)
+            .open(&new)?;
         file.lock()?;
         serde_json::to_writer(&mut file, instance)?;
         file.write_all(b"\n")?;

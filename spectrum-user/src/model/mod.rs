@@ -12,6 +12,7 @@ mod prefix;
 mod protocol;
 mod resolver_options;
 mod service;
+mod visible;
 
 pub use address_and_port::{ParseAddressAndPortError, parse_address_and_port};
 pub use binding::Binding;
@@ -28,3 +29,4 @@ pub use prefix::{ParsePrefixError, Prefix};
 pub use protocol::{Family, ParseProtocolError, Protocol};
 pub use resolver_options::ResolverOptions;
 pub use service::{ParseResponderError, ParseServiceNameError, Responder, Service, ServiceName, Target};
+pub use visible::{VisibleWriter, visible};

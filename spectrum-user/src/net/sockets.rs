@@ -6,7 +6,7 @@ use std::io::{self, BufRead as _, BufReader};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::NetError;
-use crate::model::Protocol;
+use crate::model::{Protocol, visible};
 
 /// A socket that takes connections or datagrams from anybody.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -24,7 +24,7 @@ pub struct ListeningSocket {
 pub struct SocketOwner {
     /// Its process id.
     pub pid: u32,
-    /// The name of its program.
+    /// The name of its program, which it chooses itself, as it can be shown.
     pub command: String,
 }
 
@@ -54,11 +54,17 @@ pub fn socket_owners(inodes: &BTreeSet<u64>) -> BTreeMap<u64, SocketOwner> {
         processes.filter_map(|entry| Some((entry.file_name().to_str()?.parse::<u32>().ok()?, entry.path())))
     {
         for inode in socket_inodes(&path.join("fd")).filter(|inode| inodes.contains(inode)) {
-            let command = fs::read_to_string(path.join("comm")).unwrap_or_default();
-            owners.entry(inode).or_insert(SocketOwner { pid, command: command.trim_end().to_owned() });
+            owners.entry(inode).or_insert_with(|| SocketOwner { pid, command: command(&path) });
         }
     }
     owners
+}
+
+/// What the process in `directory` calls itself, which it may have chosen to be any bytes (`prctl(PR_SET_NAME)`).
+fn command(directory: &std::path::Path) -> String {
+    let name = fs::read(directory.join("comm")).unwrap_or_default();
+    let name = String::from_utf8_lossy(name.strip_suffix(b"\n").unwrap_or(&name));
+    visible(&name).into_owned()
 }
 
 /// The inodes of this process's own sockets.

@@ -3,6 +3,7 @@
 use std::io;
 use std::process::ExitStatus;
 
+use crate::model::visible;
 use crate::plan::firewall::TooManyBindings;
 
 /// Why firewall rules could not be listed, applied or removed.
@@ -218,7 +219,7 @@ fn said(stderr: &str) -> Option<String> {
         Some((program, said)) if program.contains("tables") => said,
         _ => line,
     };
-    Some(said.to_owned())
+    Some(visible(said).into_owned())
 }
 
 #[cfg(test)]

@@ -18,6 +18,7 @@ use super::reload::Reloaded;
 use crate::cli::{BindingsArgs, ExplainArgs, InstanceArgs};
 use crate::control::{self, ExplainQuery, Explanation, ListedBinding, Request, Status};
 use crate::instance::{ControlSocket, InstanceId, control_sockets, live_instances, run_dir};
+use crate::model::VisibleWriter;
 use crate::net::NamespaceId;
 
 /// Prints the bindings that overlap what was typed.
@@ -130,7 +131,7 @@ fn print(
     let written = if args.json {
         serde_json::to_writer(&mut stdout, answer).map_err(io::Error::from).and_then(|()| writeln!(stdout))
     } else {
-        text(&mut stdout)
+        text(&mut VisibleWriter::new(&mut stdout))
     };
     match written.and_then(|()| stdout.flush()) {
         // The reader has seen enough.

@@ -12,6 +12,7 @@ use super::run::joined;
 use crate::cli::DoctorArgs;
 use crate::config::Config;
 use crate::doctor::{Diagnosis, diagnose};
+use crate::model::VisibleWriter;
 use crate::net;
 use crate::plan::Plan;
 
@@ -43,7 +44,7 @@ pub(super) fn doctor(args: &DoctorArgs) -> anyhow::Result<()> {
             .map_err(io::Error::from)
             .and_then(|()| writeln!(stdout))
     } else {
-        write_text(&diagnosis, &mut stdout)
+        write_text(&diagnosis, &mut VisibleWriter::new(&mut stdout))
     };
     match written.and_then(|()| stdout.flush()) {
         // The reader has seen enough.

@@ -11,7 +11,7 @@ use std::fmt;
 pub use tracking::Tracked;
 
 use super::Plan;
-use crate::model::{Binding, Family, PortRange, Prefix, Protocol};
+use crate::model::{Binding, Family, PortRange, Prefix, Protocol, visible};
 
 /// So many obstacles are named, and so many bindings that one of them is about.
 const NAMED: usize = 20;
@@ -71,7 +71,9 @@ impl fmt::Display for Hindered {
 
 impl fmt::Display for Obstacle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {} may drop packets to {}", self.chain, self.rule, self.hindered)
+        // Comments of rules and names of chains are whatever their authors wanted.
+        let (chain, rule) = (visible(&self.chain), visible(&self.rule));
+        write!(f, "{chain}: {rule} may drop packets to {}", self.hindered)
     }
 }
 
