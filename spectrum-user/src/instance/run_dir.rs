@@ -114,18 +114,18 @@ mod tests {
         assert_eq!(open(&made).unwrap(), fs::canonicalize(&made).unwrap());
         assert_eq!(fs::metadata(&made).unwrap().mode() & 0o022, 0);
 
-        let mode = |path: &Path, mode| fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+        let allow = |path: &Path, mode| fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
         for (bits, shown) in [(0o777, "0777"), (0o1777, "1777"), (0o775, "0775"), (0o757, "0757")] {
-            mode(&made, bits);
+            allow(&made, bits);
             let message = refusal(&made);
             assert!(message.contains(&format!("others may write it (mode {shown})")), "{message}");
             assert!(message.contains("SPECTRUM_RUN_DIR"), "{message}");
         }
-        mode(&made, 0o755);
-        mode(&top.join("deep"), 0o777);
+        allow(&made, 0o755);
+        allow(&top.join("deep"), 0o777);
         let message = refusal(&made);
         assert!(message.contains("deep above it may be written by others (mode 0777)"), "{message}");
-        mode(&top.join("deep"), 0o1777);
+        allow(&top.join("deep"), 0o1777);
         open(&made).unwrap();
 
         symlink(&made, top.join("link")).unwrap();
