@@ -30,6 +30,20 @@ pub(super) fn install(packages: &[&str]) -> Result<()> {
     })
 }
 
+/// Finishes what was unpacked and not configured when an earlier set-up was killed. Other packages that cannot be
+/// configured are their owner's concern.
+pub(super) fn finish() -> Result<()> {
+    if on_path("dpkg").is_none() {
+        return Ok(());
+    }
+    let quiet = [("DEBIAN_FRONTEND", "noninteractive".to_owned())];
+    let mut dpkg = privilege::as_root("dpkg", &quiet)?;
+    if let Err(error) = shell::announce_and_run(dpkg.args(["--configure", "-a"])) {
+        println!("some packages could not be configured: {error:#}");
+    }
+    Ok(())
+}
+
 fn has_lists() -> bool {
     fs::read_dir(LISTS).is_ok_and(|entries| {
         entries.filter_map(Result::ok).any(|entry| entry.file_name().to_string_lossy().contains("_Packages"))
@@ -49,5 +63,7 @@ fn get(packages: &[&str]) -> Result<()> {
 fn apt_get(arguments: &[&str]) -> Result<()> {
     let quiet = [("DEBIAN_FRONTEND", "noninteractive".to_owned())];
     let mut command = privilege::as_root("apt-get", &quiet)?;
-    shell::announce_and_run(command.args(arguments)).context("install Debian packages")
+    // Another installation on this host may take its time, such as the one that updates it at night.
+    shell::announce_and_run(command.args(["-o", "DPkg::Lock::Timeout=300"]).args(arguments))
+        .context("install Debian packages")
 }

@@ -13,7 +13,6 @@ use crate::shell;
 
 use need::{Cure, Need};
 pub(crate) use need::{DEBIAN_KEYRING, Purpose, cargo_deny, cargo_fuzz};
-use services::StoppedServices;
 
 /// Whether the user lets us install.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -29,6 +28,10 @@ pub(crate) enum Consent {
 /// # Errors
 /// When something is missing that may not be installed, or could not be.
 pub(crate) fn ready(purposes: &[Purpose], consent: Consent) -> Result<()> {
+    if consent == Consent::Given && services::is_unfinished() {
+        println!("going on with a set-up that did not come to its end");
+        services::install_quietly(&[], apt::finish)?;
+    }
     let missing = missing(purposes);
     if missing.is_empty() {
         return Ok(());
@@ -46,9 +49,7 @@ pub(crate) fn ready(purposes: &[Purpose], consent: Consent) -> Result<()> {
     if services.is_empty() {
         apt::install(&packages)?;
     } else {
-        let _stopped = StoppedServices::hold()?;
-        apt::install(&packages)?;
-        services::disable(&services)?;
+        services::install_quietly(&services, || apt::install(&packages))?;
     }
     for need in &missing {
         for mut command in need.cure.commands() {

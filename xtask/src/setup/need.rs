@@ -115,7 +115,9 @@ impl Purpose {
                 program("strace", || has("strace"), &["strace"]),
                 haproxy(),
                 nginx(),
-                server("sshd and ssh", || has("sshd") && has("ssh"), &["openssh-server"], &["ssh"]),
+                nginx_stream(),
+                server("sshd", || has("sshd"), &["openssh-server"], &["ssh"]),
+                server("ssh", || has("ssh"), &["openssh-client"], &["ssh"]),
                 server("promtool", || has("promtool"), &["prometheus"], &["prometheus"]),
                 server("iperf3", || has("iperf3"), &["iperf3"], &["iperf3"]),
                 program("curl and openssl", || has("curl") && has("openssl"), &["curl", "openssl"]),
@@ -140,7 +142,14 @@ impl Purpose {
                 ),
             ],
             Self::Bench => {
-                vec![ip(), iptables(), program("nft", || has("nft"), &["nftables"]), haproxy(), nginx()]
+                vec![
+                    ip(),
+                    iptables(),
+                    program("nft", || has("nft"), &["nftables"]),
+                    haproxy(),
+                    nginx(),
+                    nginx_stream(),
+                ]
             }
             Self::Lint => vec![
                 Need { name: "clippy and rustfmt", is_met: host_lints, cure: host_lints_cure() },
@@ -184,8 +193,13 @@ fn haproxy() -> Need {
 }
 
 fn nginx() -> Need {
-    let is_met = || has("nginx") && Path::new("/usr/lib/nginx/modules/ngx_stream_module.so").is_file();
-    server("nginx with its stream module", is_met, &["nginx-light", "libnginx-mod-stream"], &["nginx"])
+    server("nginx", || has("nginx"), &["nginx-light"], &["nginx"])
+}
+
+/// The module alone: a host may have an nginx with other ones.
+fn nginx_stream() -> Need {
+    let is_met = || Path::new("/usr/lib/nginx/modules/ngx_stream_module.so").is_file();
+    server("nginx's stream module", is_met, &["libnginx-mod-stream"], &["nginx"])
 }
 
 fn has(program: &str) -> bool {
