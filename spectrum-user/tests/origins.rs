@@ -89,6 +89,46 @@ fn weights_decide_how_often_an_origin_is_taken() {
 }
 
 #[test]
+fn an_origin_of_weight_0_keeps_what_is_open_and_gets_nothing_new() {
+    for balance in [Balance::RoundRobin, Balance::LeastConnections, Balance::SourceHash] {
+        let (one, two) = (origin(), origin());
+        let mut origins = origins(&[&one.1, &two.1]);
+        (origins.balance, origins.list[1].weight) = (balance, Weight::ZERO);
+        let running = Running::serve(Target::Origins(origins.clone()));
+        assert_eq!(conditions(&running), [OriginCondition::Up, OriginCondition::Drained]);
+        assert_eq!(takers(&running, &[&one.0, &two.0], 8), [0; 8], "{balance}");
+        one.0.set_nonblocking(false).unwrap();
+        let mut client = running.dial();
+        let mut kept = accept(&one.0);
+        pass("before", &mut client, &mut kept);
+        (origins.list[0].weight, origins.list[1].weight) = (Weight::ZERO, Weight::ONE);
+        running.replace(Target::Origins(origins.clone()));
+        assert_eq!(takers(&running, &[&one.0, &two.0], 8), [1; 8], "{balance}");
+        pass("after", &mut client, &mut kept);
+        assert_eq!(running.origins.states(&ServiceName::default())[0].open, 1, "{balance}");
+        // Nothing is left to choose.
+        origins.list[1].weight = Weight::ZERO;
+        running.replace(Target::Origins(origins));
+        assert_reset(running.dial().read(&mut [0; 8]));
+        let report = running.report();
+        assert_eq!((report.end, report.origin), (End::Undialled(DialFailure::Down), None), "{balance}");
+    }
+}
+
+#[test]
+fn an_origin_of_weight_0_is_checked_as_before() {
+    let (closed, address) = refusing();
+    let mut origins = origins(&[&address]);
+    (origins.health, origins.list[0].weight) = (Some(OFTEN), Weight::ZERO);
+    let running = Running::serve(Target::Origins(origins));
+    until("checks that fail", || conditions(&running) == [OriginCondition::Down]);
+    closed.listen(16).unwrap();
+    until("checks that succeed", || conditions(&running) == [OriginCondition::Drained]);
+    assert_reset(running.dial().read(&mut [0; 8]));
+    assert_eq!(running.report().end, End::Undialled(DialFailure::Down));
+}
+
+#[test]
 fn least_connections_counts_over_all_workers() {
     let listeners: Vec<_> = (0..3).map(|_| origin()).collect();
     let mut origins = origins(&listeners.iter().map(|(_, address)| &address[..]).collect::<Vec<_>>());

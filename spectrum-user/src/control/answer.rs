@@ -183,7 +183,7 @@ pub struct OriginAnswer {
     pub role: String,
     /// Its share.
     pub weight: u16,
-    /// `up`, `down`, `ejected`, `loop` or `unresolved`.
+    /// `up`, `down`, `drained`, `ejected`, `loop` or `unresolved`.
     pub condition: String,
     /// What its last health check said, if it is checked.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -47,25 +47,28 @@ pub enum OriginPort {
 
 /// An origin's share of the connections.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
-pub struct Weight(NonZeroU16);
+pub struct Weight(u16);
 
 impl Weight {
+    /// No new connections: the origin is drained.
+    pub const ZERO: Self = Self(0);
+
     /// The share of an origin of which nothing else is said.
-    pub const ONE: Self = Self(NonZeroU16::MIN);
+    pub const ONE: Self = Self(1);
 
     /// The largest.
     pub const MAX: u16 = 256;
 
-    /// A share of `weight`, or `None` if it is not 1 to [`Weight::MAX`].
+    /// A share of `weight`, or `None` if it is more than [`Weight::MAX`].
     #[must_use]
     pub fn new(weight: u16) -> Option<Self> {
-        NonZeroU16::new(weight).filter(|weight| weight.get() <= Self::MAX).map(Self)
+        (weight <= Self::MAX).then_some(Self(weight))
     }
 
     /// As a number.
     #[must_use]
     pub fn get(self) -> u16 {
-        self.0.get()
+        self.0
     }
 }
 

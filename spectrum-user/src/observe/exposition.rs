@@ -272,8 +272,7 @@ fn origins(encoder: &mut DescriptorEncoder<'_>, origins: &[OriginFacts]) -> fmt:
             ([("service", *service), ("origin", *origin), ("address", *address)], *usable, *open)
         })
     };
-    let help =
-        "Whether an address of an origin is used: not down, not ejected, resolved, and leading elsewhere";
+    let help = "Whether an address of an origin is used: neither down, ejected nor drained, resolved, and leading elsewhere";
     let mut up = gauge(encoder, "origin_up", help)?;
     for (labels, usable, _) in labelled() {
         measure(&mut up, &labels, u64::from(usable))?;

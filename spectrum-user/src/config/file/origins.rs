@@ -221,7 +221,7 @@ fn origin(value: &Typed<'_>, path: KeyPath<'_>, problems: &mut Problems<'_>) -> 
     let mut origin: Option<Origin> =
         place.and_then(|value| parsed(value, key, "a string such as \"203.0.113.10\"", problems));
     if let Some(value) = weight {
-        let typed = number(value, KeyPath::Key(&path, "weight"), &(1..=Weight::MAX), problems);
+        let typed = number(value, KeyPath::Key(&path, "weight"), &(0..=Weight::MAX), problems);
         match (typed.and_then(Weight::new), &mut origin) {
             (Some(weight), Some(origin)) => origin.weight = weight,
             _ => origin = None,

@@ -9,7 +9,7 @@ use super::health::Health;
 use super::own_bindings::{Extent, Judgement, Rest};
 use super::resolver::{Fault, Resolution, ResolvedTarget};
 use super::standing::Standing;
-use crate::model::{Balance, Origin, OriginHost, OriginRole, Origins, PortRange, ServiceName};
+use crate::model::{Balance, Origin, OriginHost, OriginRole, Origins, PortRange, ServiceName, Weight};
 use crate::proxy::report::DialFailure;
 
 /// The share of weight 1, so that the records of a service can divide it among themselves.
@@ -85,6 +85,8 @@ pub(super) struct Place {
     pub(super) barred: Box<[PortRange]>,
     /// The services of ours that all of its connections go to. Empty where some go elsewhere.
     pub(super) through: Box<[ServiceName]>,
+    /// Whether it gets no new connections, because its origin has weight 0.
+    pub(super) is_drained: bool,
 }
 
 impl Roster {
@@ -143,7 +145,9 @@ impl Roster {
                         let judgement = judge(origin, target.port, *address);
                         through.extend(judgement.through.iter().cloned());
                         if judgement.extent != Extent::Address {
-                            places.push(place(origin, target.port, *address, &judgement));
+                            let mut place = place(origin, target.port, *address, &judgement);
+                            place.is_drained |= origin.weight == Weight::ZERO;
+                            places.push(place);
                         }
                         if judgement.extent != Extent::Nothing {
                             loops.push(Loop {
@@ -276,7 +280,8 @@ impl Place {
             Rest::Elsewhere => Box::default(),
             Rest::Through => through.clone().into_boxed_slice(),
         };
-        Self { number: 0, standing, health, barred: barred.clone().into_boxed_slice(), through }
+        let barred = barred.clone().into_boxed_slice();
+        Self { number: 0, standing, health, barred, through, is_drained: false }
     }
 
     /// Its place among [`Roster::places`] of the roster it is in.
@@ -285,7 +290,9 @@ impl Place {
     }
 
     pub(super) fn is_usable(&self) -> bool {
-        self.health.as_ref().is_none_or(|health| health.is_up()) && !self.standing.is_ejected()
+        !self.is_drained
+            && self.health.as_ref().is_none_or(|health| health.is_up())
+            && !self.standing.is_ejected()
     }
 
     /// Whether a connection with this port would come back.
@@ -365,6 +372,29 @@ mod tests {
         health.note(Ok(Duration::ZERO));
         health.note(Ok(Duration::ZERO));
         assert_eq!(addresses(&roster, &[]), ["192.0.2.1"]);
+    }
+
+    #[test]
+    fn an_origin_of_weight_0_is_never_chosen_and_backups_take_the_place_of_drained_primaries() {
+        let weighted = |text, weight| Origin { weight: Weight::new(weight).unwrap(), ..origin(text) };
+        let mut backup = origin("192.0.2.3:80");
+        backup.role = OriginRole::Backup;
+        let resolutions: Vec<_> = ["192.0.2.1", "192.0.2.2", "192.0.2.3"]
+            .map(|address| Some(Arc::new(Resolution::of_address(address.parse().unwrap()))))
+            .into();
+        let candidates = |first, second| {
+            let list =
+                vec![weighted("192.0.2.1:80", first), weighted("192.0.2.2:80", second), backup.clone()];
+            let roster = Roster::of(&Origins::from(list), &resolutions, nothing, place);
+            (addresses(&roster, &[]), addresses(&roster, &[1]))
+        };
+        let is = |expected: &[&str]| expected.iter().map(ToString::to_string).collect::<Vec<_>>();
+        assert_eq!(candidates(0, 2), (is(&["192.0.2.2"]), is(&["192.0.2.3"])));
+        assert_eq!(candidates(0, 0), (is(&["192.0.2.3"]), is(&["192.0.2.3"])));
+        let all = Origins::from(vec![weighted("192.0.2.1:80", 0)]);
+        let roster = Roster::of(&all, &resolutions[..1], nothing, place);
+        assert_eq!(addresses(&roster, &[]), is(&[]));
+        assert!(roster.sole().is_some_and(|(_, place)| !place.is_usable()));
     }
 
     #[test]

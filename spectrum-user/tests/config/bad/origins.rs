@@ -147,12 +147,12 @@ origins = [{ orign = "203.0.113.10", wait = 2 }]
         text: r#"[[service]]
 name = "a"
 bindings = [{ prefix = "192.0.2.0/24" }]
-origins = [{ origin = "203.0.113.10", weight = 0 }, { origin = "203.0.113.11", weight = 257 }, { origin = "203.0.113.12", weight = "2" }]
+origins = [{ origin = "203.0.113.10", weight = -1 }, { origin = "203.0.113.11", weight = 257 }, { origin = "203.0.113.12", weight = "2" }]
 "#,
         problems: &[
-            r#"4:48: service "a" origins[0].weight: 0: not a number from 1 to 256"#,
-            r#"4:89: service "a" origins[1].weight: 257: not a number from 1 to 256"#,
-            r#"4:132: service "a" origins[2].weight: "2": expected a number from 1 to 256, found a string"#,
+            r#"4:48: service "a" origins[0].weight: -1: not a number from 0 to 256"#,
+            r#"4:90: service "a" origins[1].weight: 257: not a number from 0 to 256"#,
+            r#"4:133: service "a" origins[2].weight: "2": expected a number from 0 to 256, found a string"#,
         ],
     },
     Bad {

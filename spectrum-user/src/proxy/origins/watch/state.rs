@@ -54,6 +54,8 @@ pub struct RecordState {
 pub enum OriginCondition {
     /// Its checks say that it is down.
     Down,
+    /// It gets no new connections, since its weight is 0.
+    Drained,
     /// Dialling it failed so often that it is not dialled for a time.
     Ejected,
     /// It would lead back to a service of ours; or it leads to one that has nothing to dial but what leads back.
@@ -75,13 +77,15 @@ pub struct CheckOutcome {
 
 impl OriginCondition {
     /// All of them.
-    pub const ALL: [Self; 5] = [Self::Down, Self::Ejected, Self::Loop, Self::Unresolved, Self::Up];
+    pub const ALL: [Self; 6] =
+        [Self::Down, Self::Drained, Self::Ejected, Self::Loop, Self::Unresolved, Self::Up];
 }
 
 impl fmt::Display for OriginCondition {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
             Self::Down => "down",
+            Self::Drained => "drained",
             Self::Ejected => "ejected",
             Self::Loop => "loop",
             Self::Unresolved => "unresolved",
@@ -203,6 +207,8 @@ fn state(origin: &Origin, member: &Member, place: &Place, way: Option<Vec<Servic
             OriginCondition::Ejected
         } else if way.is_some() {
             OriginCondition::Loop
+        } else if place.is_drained {
+            OriginCondition::Drained
         } else {
             OriginCondition::Up
         },
