@@ -9,6 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use served::{Running, accept, assert_reset, dial, origin, origins_of, pass, read_to_end, reset};
+use socket2::SockRef;
 use spectrum_user::model::Target;
 use spectrum_user::proxy::{DialFailure, End, Side};
 
@@ -227,7 +228,7 @@ impl Noise {
 
 const BULK: usize = 100 * 1024 * 1024;
 
-/// Sends `BULK` bytes of `seed`'s noise in chunks of random sizes, then a FIN.
+/// Sends `BULK` bytes of `seed`'s noise in chunks of random sizes, one in the middle as urgent, then a FIN.
 fn send_bulk(mut stream: &TcpStream, seed: u64) {
     let mut noise = Noise(seed);
     let mut sizes = Noise(!seed);
@@ -236,7 +237,13 @@ fn send_bulk(mut stream: &TcpStream, seed: u64) {
     while left > 0 {
         let size = (usize::try_from(sizes.next() % 25_000).unwrap() * 8 + 8).min(left);
         noise.fill(&mut chunk[..size]);
-        stream.write_all(&chunk[..size]).unwrap();
+        let mut rest = &chunk[..size];
+        if left > BULK / 2 && left - size <= BULK / 2 {
+            let (urgent, behind) = rest.split_at(1);
+            assert_eq!(SockRef::from(stream).send_out_of_band(urgent).unwrap(), 1);
+            rest = behind;
+        }
+        stream.write_all(rest).unwrap();
         left -= size;
     }
     stream.shutdown(Shutdown::Write).unwrap();
@@ -258,7 +265,7 @@ fn receive_bulk(mut stream: &TcpStream, seed: u64) {
 }
 
 #[test]
-fn bulk_in_random_chunks_arrives_unharmed_in_both_directions_at_once() {
+fn bulk_in_random_chunks_with_an_urgent_byte_arrives_unharmed_in_both_directions_at_once() {
     let (running, client, origin) = connected();
     thread::scope(|scope| {
         scope.spawn(|| send_bulk(&client, 1));

@@ -4,15 +4,15 @@
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io;
-use std::net::SocketAddr;
-use std::os::fd::AsFd;
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use tokio::io::Interest;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::unix::AsyncFd;
 use tokio::sync::oneshot;
 use tokio::task::{JoinHandle, spawn_local};
 use tokio::time::sleep;
@@ -27,6 +27,8 @@ use super::relay::{Watch, keep, relay};
 use super::report::{DialFailure, End, Limit, Side};
 use super::respond::respond;
 use super::session::Session;
+use super::stream::{Stream, accept, keep_urgent_bytes};
+use super::sys::register;
 use super::traffic::Traffic;
 use super::worker::Worker;
 use super::workers::{Served, Serving};
@@ -115,15 +117,17 @@ impl Acceptor {
     pub(super) fn start(
         worker: Rc<Worker>,
         destination: Destination,
-        listener: std::net::TcpListener,
+        listener: TcpListener,
         assignment: CurrentAssignment,
         connections: Rc<Connections>,
     ) -> io::Result<Self> {
         listener.set_nonblocking(true)?;
-        // Linux hands the option on to accepted sockets: one system call here instead of one for each of them.
+        // Linux hands the options on to accepted sockets: two system calls here instead of two for each of them.
         socket2::SockRef::from(&listener).set_tcp_nodelay(true)?;
-        let listener = TcpListener::from_std(listener)?;
-        let listening = Listening::begin(Rc::clone(&worker), listener.local_addr()?);
+        keep_urgent_bytes(&listener)?;
+        let address = listener.local_addr()?;
+        let listener = register(listener.into(), Interest::READABLE)?;
+        let listening = Listening::begin(Rc::clone(&worker), address);
         let (stop, stopped) = oneshot::channel();
         let queue = Queue { worker, destination, assignment, connections, _listening: listening };
         Ok(Self { stop, task: spawn_local(queue.accept(listener, stopped)) })
@@ -166,15 +170,15 @@ impl Drop for Listening {
 }
 
 impl Queue {
-    async fn accept(self, listener: TcpListener, mut stopped: oneshot::Receiver<()>) {
+    async fn accept(self, listener: AsyncFd<OwnedFd>, mut stopped: oneshot::Receiver<()>) {
         let mut shortage = None;
         let mut kept = self.assignment.get().served.policy.timeouts;
-        self.keep(&listener, &kept);
+        self.keep(listener.get_ref(), &kept);
         loop {
             let accepted = tokio::select! {
                 biased;
                 _ = &mut stopped => break,
-                accepted = listener.accept() => accepted,
+                accepted = listener.async_io(Interest::READABLE, accept) => accepted,
             };
             match accepted {
                 Ok((stream, client)) => {
@@ -182,7 +186,7 @@ impl Queue {
                     let timeouts = self.assignment.get().served.policy.timeouts;
                     if timeouts != kept {
                         kept = timeouts;
-                        self.keep(&listener, &kept);
+                        self.keep(listener.get_ref(), &kept);
                         self.keep(&stream, &kept);
                     }
                     self.open(stream, client);
@@ -211,7 +215,7 @@ impl Queue {
                 },
             }
         }
-        self.drain(listener);
+        self.drain(listener.get_ref());
     }
 
     /// Linux hands these options, too, on to accepted sockets.
@@ -223,28 +227,21 @@ impl Queue {
 
     /// Closing a listener resets what waits in its queue, though those clients were already told that they are
     /// connected. The runtime's idea of readiness may lag behind the kernel's, so the kernel is asked.
-    fn drain(&self, listener: TcpListener) {
-        let accept = |listener: &std::net::TcpListener| {
-            let (stream, client) = listener.accept()?;
-            stream.set_nonblocking(true)?;
-            Ok::<_, io::Error>((TcpStream::from_std(stream)?, client))
-        };
-        let drained = listener.into_std().and_then(|listener| {
-            loop {
-                match accept(&listener) {
-                    Ok((stream, client)) => self.open(stream, client),
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
-                    Err(error) if matches!(AcceptFailure::of(&error), AcceptFailure::Connection) => {}
-                    Err(error) => return Err(error),
+    fn drain(&self, listener: &OwnedFd) {
+        loop {
+            match accept(listener) {
+                Ok((stream, client)) => self.open(stream, client),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(error) if matches!(AcceptFailure::of(&error), AcceptFailure::Connection) => {}
+                Err(error) => {
+                    tracing::warn!(destination = %self.destination, %error, "accept the last connections");
+                    return;
                 }
             }
-        });
-        if let Err(error) = drained {
-            tracing::warn!(destination = %self.destination, %error, "accept the last connections");
         }
     }
 
-    fn open(&self, stream: TcpStream, client: SocketAddr) {
+    fn open(&self, stream: Stream, client: SocketAddr) {
         let dialled = match stream.local_addr() {
             Ok(address) => canonical(address),
             Err(error) => {
@@ -338,7 +335,7 @@ async fn proxy(
         Err(end) => return end,
     };
     if let Some(version) = origins.header
-        && let Err(end) = introduction::send(&mut upstream, version, session).await
+        && let Err(end) = introduction::send(&upstream, version, session).await
     {
         return end;
     }

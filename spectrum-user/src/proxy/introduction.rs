@@ -4,13 +4,12 @@
 use std::io;
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::header::{Header, Parsed};
 use super::report::{End, HeaderFault, Side};
 use super::session::Session;
+use super::stream::Stream;
 use crate::model::{ProxyVersion, TrustedProxies};
 
 /// How long a trusted proxy may take to say whom it speaks for. It has nothing to wait for, so this is a lost packet or two.
@@ -25,7 +24,7 @@ const CHUNK: usize = 512;
 /// # Errors
 /// How the connection ends instead.
 pub(super) async fn receive(
-    downstream: &mut TcpStream,
+    downstream: &Stream,
     trusted: &TrustedProxies,
     session: &Session,
 ) -> Result<(), End> {
@@ -45,7 +44,7 @@ pub(super) async fn receive(
 }
 
 /// Takes a header and not a byte more, so that whoever relays the rest need not know that there was one.
-async fn read(stream: &mut TcpStream) -> Result<Header, End> {
+async fn read(stream: &Stream) -> Result<Header, End> {
     let lost = |error: io::Error| End::of(Side::Downstream, &error);
     let mut chunk = [0; CHUNK];
     let mut taken = Vec::new();
@@ -73,11 +72,7 @@ async fn read(stream: &mut TcpStream) -> Result<Header, End> {
 
 /// Tells an origin that was just connected to who the client of `session` is, before anything else. The empty socket takes
 /// it at once, in one segment, so an origin that speaks first is not kept waiting.
-pub(super) async fn send(
-    upstream: &mut TcpStream,
-    version: ProxyVersion,
-    session: &Session,
-) -> Result<(), End> {
+pub(super) async fn send(upstream: &Stream, version: ProxyVersion, session: &Session) -> Result<(), End> {
     let header = Header::Proxied { client: session.client.get(), dialled: session.dialled.get() };
     upstream.write_all(&header.bytes(version)).await.map_err(|error| End::of(Side::Upstream, &error))
 }

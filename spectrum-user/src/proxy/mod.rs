@@ -16,6 +16,7 @@ mod relay;
 mod report;
 mod respond;
 mod session;
+mod stream;
 mod sys;
 mod traffic;
 mod udp;

@@ -1,19 +1,19 @@
 //! A connected socket that never pretends: what is dropped unfinished is reset, not closed.
 
-use std::ops::{Deref, DerefMut};
+use std::ops::Deref;
 
-use tokio::net::TcpStream;
+use super::stream::Stream;
 
 /// One side of a connection. Dropped before [`Peer::finish`], whether by an error, a cut or a panic, it sends a RST, so
 /// that a truncated stream never looks complete.
 #[derive(Debug)]
 pub(super) struct Peer {
-    stream: TcpStream,
+    stream: Stream,
     finished: bool,
 }
 
 impl Peer {
-    pub(super) fn new(stream: TcpStream) -> Self {
+    pub(super) fn new(stream: Stream) -> Self {
         Self { stream, finished: false }
     }
 
@@ -24,16 +24,10 @@ impl Peer {
 }
 
 impl Deref for Peer {
-    type Target = TcpStream;
+    type Target = Stream;
 
-    fn deref(&self) -> &TcpStream {
+    fn deref(&self) -> &Stream {
         &self.stream
-    }
-}
-
-impl DerefMut for Peer {
-    fn deref_mut(&mut self) -> &mut TcpStream {
-        &mut self.stream
     }
 }
 

@@ -3,13 +3,12 @@
 use std::future::poll_fn;
 use std::time::Duration;
 
-use tokio::io::AsyncWriteExt;
-use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::relay::{self, Watch};
 use super::report::{End, Side};
 use super::session::Session;
+use super::stream::Stream;
 use crate::model::Responder;
 
 /// How long a client that was answered may keep its side open.
@@ -18,7 +17,7 @@ const LINGER: Duration = Duration::from_secs(2);
 /// Answers `client` as `responder` does, until `watch` says that it is over.
 pub(super) async fn respond(
     responder: Responder,
-    client: &mut TcpStream,
+    client: &Stream,
     session: &Session,
     watch: &Watch<'_>,
 ) -> End {
@@ -40,7 +39,7 @@ pub(super) async fn respond(
 }
 
 /// Reads until the client is done.
-async fn discard(client: &mut TcpStream, session: &Session, watch: &Watch<'_>) -> End {
+async fn discard(client: &Stream, session: &Session, watch: &Watch<'_>) -> End {
     loop {
         match poll_fn(|cx| session.worker().buffers.poll_discard(client, cx)).await {
             Ok(0) => return End::Closed,
@@ -53,7 +52,7 @@ async fn discard(client: &mut TcpStream, session: &Session, watch: &Watch<'_>) -
     }
 }
 
-async fn hello(client: &mut TcpStream, session: &Session, watch: &Watch<'_>) -> End {
+async fn hello(client: &Stream, session: &Session, watch: &Watch<'_>) -> End {
     let answer = format!(
         "hello world\nservice={} protocol={} dialled={} client={}\n",
         session.service(),
@@ -63,7 +62,7 @@ async fn hello(client: &mut TcpStream, session: &Session, watch: &Watch<'_>) -> 
     );
     let said = async {
         client.write_all(answer.as_bytes()).await?;
-        client.shutdown().await
+        client.shut_down()
     };
     if let Err(error) = said.await {
         return End::of(Side::Downstream, &error);

@@ -1,9 +1,13 @@
-//! Raw calls of the proxy, of the system and of the C library. No crate sets a thread's time slice, or has the allocator give
-//! memory back.
+//! Raw calls of the proxy, of the system and of the C library, and what Rust cannot check of the runtime. No crate sets a
+//! thread's time slice, or has the allocator give memory back.
 #![allow(unsafe_code, reason = "see above; each block says why it is sound")]
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::time::Duration;
+
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 
 /// The calling thread, as a thread id.
 const SELF: libc::c_long = 0;
@@ -40,6 +44,13 @@ pub(super) fn ask_for_slice(slice: Duration) -> io::Result<()> {
     // SAFETY: the kernel reads of `attributes` what its first field says, which is the size of the structure.
     let set = unsafe { libc::syscall(libc::SYS_sched_setattr, SELF, &raw const attributes, 0) };
     if set != 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Has the calling thread's runtime learn of what `interest` names.
+pub(super) fn register(socket: OwnedFd, interest: Interest) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: the descriptor is the runtime's from now on, always the same one, and open until it is dropped with the runtime's
+    // entry for it.
+    Ok(unsafe { AsyncFd::register_with_interest(socket, interest) }?)
 }
 
 /// Has the C library's allocator, which keeps what was freed for the next who asks, give the system all whole pages of it

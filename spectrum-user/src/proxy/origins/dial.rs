@@ -9,7 +9,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::stream::{FuturesUnordered, StreamExt};
-use tokio::net::TcpStream;
 use tokio::time::{sleep_until, timeout};
 
 use super::balance::Balancer;
@@ -20,6 +19,7 @@ use super::standing::{Moment, OpenGuard, Turn};
 use crate::model::Balance;
 use crate::proxy::report::DialFailure;
 use crate::proxy::session::Session;
+use crate::proxy::stream::Stream;
 
 /// The head start of each address of a name (RFC 8305, section 5).
 const HEAD_START: Duration = Duration::from_millis(250);
@@ -45,7 +45,7 @@ pub(in crate::proxy) struct Dialler {
 /// A connected origin.
 #[derive(Debug)]
 pub(in crate::proxy) struct Dialled {
-    pub(in crate::proxy) stream: TcpStream,
+    pub(in crate::proxy) stream: Stream,
     /// To be kept for as long as the connection is open.
     pub(in crate::proxy) open: Option<OpenGuard>,
 }
@@ -131,7 +131,7 @@ impl Dialler {
         port: u16,
         patience: Duration,
         session: &Session,
-    ) -> io::Result<(TcpStream, &'a Place)> {
+    ) -> io::Result<(Stream, &'a Place)> {
         if member.places.iter().all(|place| place.bars(port)) {
             return Err(comes_back());
         }
@@ -205,7 +205,7 @@ impl Dialler {
         port: u16,
         patience: Duration,
         session: &Session,
-    ) -> io::Result<TcpStream> {
+    ) -> io::Result<Stream> {
         let address = place.at(port);
         // Which clients it is not for says nothing of it, and is nothing to warn of.
         if !dial_source::reaches(address, self.view.board.origins.source, session.client.get()) {
@@ -225,7 +225,7 @@ impl Dialler {
         }
     }
 
-    async fn connect(&self, origin: SocketAddr, session: &Session) -> io::Result<TcpStream> {
+    async fn connect(&self, origin: SocketAddr, session: &Session) -> io::Result<Stream> {
         if session.worker().listens_on(origin) {
             self.log(
                 session,

@@ -5,9 +5,9 @@ use std::net::{IpAddr, SocketAddr};
 
 use socket2::{Domain, Socket, Type};
 use tokio::io::Interest;
-use tokio::net::TcpStream;
 
 use crate::model::DialSource;
+use crate::proxy::stream::{Stream, keep_urgent_bytes};
 
 /// Connects to `origin`, which must be one that [`reaches`] allows, from where `source` says, on behalf of `client`.
 ///
@@ -18,7 +18,7 @@ pub(super) async fn connect(
     origin: SocketAddr,
     source: DialSource,
     client: SocketAddr,
-) -> io::Result<TcpStream> {
+) -> io::Result<Stream> {
     let Some(from) = spoken_for(source, client) else { return connect_from_host(origin).await };
     match dial(origin, from).await {
         Err(error)
@@ -35,7 +35,7 @@ pub(super) async fn connect(
 }
 
 /// Connects to `origin` from an address of this host, on its own behalf.
-pub(super) async fn connect_from_host(origin: SocketAddr) -> io::Result<TcpStream> {
+pub(super) async fn connect_from_host(origin: SocketAddr) -> io::Result<Stream> {
     connected(socket(origin)?, origin).await
 }
 
@@ -69,7 +69,7 @@ fn is_known_elsewhere(address: IpAddr) -> bool {
         }
 }
 
-async fn dial(origin: SocketAddr, from: SocketAddr) -> io::Result<TcpStream> {
+async fn dial(origin: SocketAddr, from: SocketAddr) -> io::Result<Stream> {
     let socket = socket(origin)?;
     if from.is_ipv4() {
         socket.set_ip_transparent_v4(true)?;
@@ -85,15 +85,16 @@ async fn dial(origin: SocketAddr, from: SocketAddr) -> io::Result<TcpStream> {
 fn socket(origin: SocketAddr) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(origin), Type::STREAM.nonblocking().cloexec(), None)?;
     socket.set_tcp_nodelay(true)?;
+    keep_urgent_bytes(&socket)?;
     Ok(socket)
 }
 
-async fn connected(socket: Socket, origin: SocketAddr) -> io::Result<TcpStream> {
+async fn connected(socket: Socket, origin: SocketAddr) -> io::Result<Stream> {
     match socket.connect(&origin.into()) {
         Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => return Err(error),
         _ => {}
     }
-    let stream = TcpStream::from_std(socket.into())?;
+    let stream = Stream::new(socket.into())?;
     // What woke us tells whether it failed, which spares asking for every one that did not.
     let ready = stream.ready(Interest::WRITABLE | Interest::ERROR).await?;
     if (ready.is_error() || ready.is_write_closed())

@@ -2,11 +2,9 @@
 
 use std::cell::RefCell;
 use std::io;
-use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use tokio::io::{AsyncRead as _, ReadBuf};
-use tokio::net::TcpStream;
+use crate::proxy::stream::Stream;
 
 /// The most that one read takes, and the most that a stalled direction holds.
 pub(super) const CHUNK: usize = 64 * 1024;
@@ -44,12 +42,11 @@ impl Buffers {
     /// Reads once from `stream` and forgets what came: the number of bytes, 0 at the end.
     pub(in crate::proxy) fn poll_discard(
         &self,
-        stream: &mut TcpStream,
+        stream: &Stream,
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<usize>> {
         let mut buffer = self.take();
-        let mut read = ReadBuf::new(&mut buffer);
-        let polled = Pin::new(stream).poll_read(cx, &mut read).map_ok(|()| read.filled().len());
+        let polled = stream.poll_recv(&mut buffer, cx);
         self.give(buffer);
         polled
     }

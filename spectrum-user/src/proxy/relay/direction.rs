@@ -2,16 +2,13 @@
 //! that this is cheaper. Does not know which direction it is.
 
 use std::io;
-use std::net::Shutdown;
 use std::task::{Context, Poll, ready};
 
-use rustix::net::{RecvFlags, SendFlags, recv, send};
-use socket2::SockRef;
-use tokio::io::Interest;
-use tokio::net::TcpStream;
+use rustix::net::SendFlags;
 
 use super::buffers::{Buffers, CHUNK};
 use super::pipes::{Pipe, Pipes, Share};
+use crate::proxy::stream::Stream;
 use crate::proxy::traffic::Meter;
 
 /// How many chunks one direction moves before the other one, and other connections, have their turn. Two operations each:
@@ -83,8 +80,8 @@ pub(super) enum Fin {
 
 /// One direction in progress.
 pub(super) struct Direction<'a> {
-    from: &'a TcpStream,
-    to: &'a TcpStream,
+    from: &'a Stream,
+    to: &'a Stream,
     counts: Counts<'a>,
     means: Means<'a>,
     held: Held,
@@ -125,7 +122,7 @@ enum Pace<'a> {
 }
 
 impl<'a> Direction<'a> {
-    pub(super) fn new(from: &'a TcpStream, to: &'a TcpStream, counts: Counts<'a>, means: Means<'a>) -> Self {
+    pub(super) fn new(from: &'a Stream, to: &'a Stream, counts: Counts<'a>, means: Means<'a>) -> Self {
         let pace = match means.strategy {
             #[cfg(test)]
             Strategy::Splice => Pace::Pipes { share: means.pipes.share(), small: 0 },
@@ -145,7 +142,7 @@ impl<'a> Direction<'a> {
     }
 
     /// The socket that is read from.
-    pub(super) fn source(&self) -> &'a TcpStream {
+    pub(super) fn source(&self) -> &'a Stream {
         self.from
     }
 
@@ -176,9 +173,7 @@ impl<'a> Direction<'a> {
                     self.source = Source::Ended;
                     return match self.fin {
                         Fin::ByClosing | Fin::Withheld => Poll::Ready(Ok(())),
-                        Fin::ByShutdown => Poll::Ready(
-                            SockRef::from(self.to).shutdown(Shutdown::Write).map_err(Broken::Write),
-                        ),
+                        Fin::ByShutdown => Poll::Ready(self.to.shut_down().map_err(Broken::Write)),
                     };
                 }
             }
@@ -198,7 +193,7 @@ impl<'a> Direction<'a> {
                         Source::Ended if self.fin != Fin::Withheld => SendFlags::MORE,
                         _ => SendFlags::empty(),
                     };
-                    let written = ready!(poll_send(self.to, rest, flags, cx))?;
+                    let written = ready!(self.to.poll_send(rest, flags, cx))?;
                     *start += written;
                     written
                 }
@@ -242,7 +237,7 @@ impl<'a> Direction<'a> {
         let mut end = 0;
         let mut waiting = Poll::Ready(Ok(()));
         while let Some(room) = buffer.get_mut(end..).filter(|room| !room.is_empty()) {
-            match poll_recv(self.from, room, cx) {
+            match self.from.poll_recv(room, cx) {
                 Poll::Ready(Ok(0)) => {
                     self.source = Source::Ended;
                     break;
@@ -265,14 +260,16 @@ impl<'a> Direction<'a> {
         }
         self.moves += 1;
         count(self.counts.read, end);
-        self.pace = match self.pace {
-            Pace::Buffers(full) if end == CHUNK && full + 1 < FULL => Pace::Buffers(full + 1),
-            Pace::Buffers(_) if end == CHUNK && self.means.strategy == Strategy::Adaptive => {
-                Pace::Pipes { share: self.means.pipes.share(), small: 0 }
-            }
-            Pace::Buffers(full) if end > LITTLE => Pace::Buffers(full),
-            _ => Pace::Buffers(0),
-        };
+        if let Pace::Buffers(full) = self.pace {
+            self.pace = match end {
+                CHUNK if full + 1 < FULL => Pace::Buffers(full + 1),
+                CHUNK if self.means.strategy == Strategy::Adaptive => {
+                    Pace::Pipes { share: self.means.pipes.share(), small: 0 }
+                }
+                _ if end > LITTLE => Pace::Buffers(full),
+                _ => Pace::Buffers(0),
+            };
+        }
         self.held = Held::Buffer { buffer, start: 0, end };
         Poll::Ready(Ok(()))
     }
@@ -292,12 +289,13 @@ impl<'a> Direction<'a> {
                 self.held = Held::Pipe { pipe, bytes };
                 Poll::Ready(Ok(()))
             }
+            Poll::Ready(Ok(0)) => {
+                self.means.pipes.give(pipe);
+                self.poll_fill_buffer(cx)
+            }
             other => {
                 self.means.pipes.give(pipe);
-                if matches!(other, Poll::Ready(Ok(0))) {
-                    self.source = Source::Ended;
-                }
-                other.map_ok(|_| ())
+                other.map_ok(drop)
             }
         }
     }
@@ -309,59 +307,6 @@ impl Drop for Direction<'_> {
             self.means.pipes.discard(pipe);
         }
     }
-}
-
-/// Receives once, without the C library, whose every call that may block also prepares for its thread being cancelled: a
-/// fiftieth of what passing on a small message costs. A receipt that does not fill the buffer has drained the socket, which is told to the runtime: asking
-/// again then costs a system call only where a FIN or a reset has been seen, as in `tokio`'s own `poll_read`.
-fn poll_recv(from: &TcpStream, buffer: &mut [u8], cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-    loop {
-        ready!(from.poll_read_ready(cx))?;
-        let mut drained = None;
-        let received = from.try_io(Interest::READABLE, || {
-            let (bytes, _) = recv(from, &mut *buffer, RecvFlags::DONTWAIT)?;
-            if bytes > 0 && bytes < buffer.len() {
-                drained = Some(bytes);
-                return Err(io::ErrorKind::WouldBlock.into());
-            }
-            Ok(bytes)
-        });
-        match (received, drained) {
-            (Err(_), Some(bytes)) => return Poll::Ready(Ok(bytes)),
-            (Err(error), None) if is_transient(&error) => {}
-            (received, _) => return Poll::Ready(received),
-        }
-    }
-}
-
-/// Sends once. What does not take everything is full, which is told to the runtime likewise.
-fn poll_send(
-    to: &TcpStream,
-    bytes: &[u8],
-    flags: SendFlags,
-    cx: &mut Context<'_>,
-) -> Poll<io::Result<usize>> {
-    loop {
-        ready!(to.poll_write_ready(cx))?;
-        let mut full = None;
-        let sent = to.try_io(Interest::WRITABLE, || {
-            let sent = send(to, bytes, flags | SendFlags::NOSIGNAL | SendFlags::DONTWAIT)?;
-            if sent > 0 && sent < bytes.len() {
-                full = Some(sent);
-                return Err(io::ErrorKind::WouldBlock.into());
-            }
-            Ok(sent)
-        });
-        match (sent, full) {
-            (Err(_), Some(sent)) => return Poll::Ready(Ok(sent)),
-            (Err(error), None) if is_transient(&error) => {}
-            (sent, _) => return Poll::Ready(sent),
-        }
-    }
-}
-
-fn is_transient(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
 }
 
 fn count(meter: Option<&Meter>, bytes: usize) {

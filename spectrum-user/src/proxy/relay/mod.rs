@@ -12,9 +12,9 @@ use std::io;
 use std::task::{Context, Poll};
 
 use tokio::io::Interest;
-use tokio::net::TcpStream;
 
 use super::report::{End, Side};
+use super::stream::Stream;
 use super::traffic::Meter;
 pub(super) use buffers::Buffers;
 use direction::{Broken, Counts, Direction, Fin};
@@ -27,8 +27,8 @@ pub(super) use watch::{Watch, keep};
 ///
 /// `from_client` and `to_client` count as it goes, so they hold whatever becomes of the future.
 pub(super) async fn relay(
-    downstream: &TcpStream,
-    upstream: &TcpStream,
+    downstream: &Stream,
+    upstream: &Stream,
     from_client: &Meter,
     to_client: &Meter,
     means: Means<'_>,
@@ -42,8 +42,8 @@ pub(super) async fn relay(
 }
 
 async fn pass(
-    downstream: &TcpStream,
-    upstream: &TcpStream,
+    downstream: &Stream,
+    upstream: &Stream,
     from_client: &Meter,
     to_client: &Meter,
     means: Means<'_>,
@@ -98,7 +98,7 @@ async fn pass(
 
 /// Sends back to `client` what it sends. Its FIN is passed on by closing, too.
 pub(super) async fn echo(
-    client: &TcpStream,
+    client: &Stream,
     from_client: &Meter,
     to_client: &Meter,
     means: Means<'_>,

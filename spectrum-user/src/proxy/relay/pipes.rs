@@ -10,7 +10,8 @@ use std::task::{Context, Poll, ready};
 use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice};
 use tokio::io::Interest;
-use tokio::net::TcpStream;
+
+use crate::proxy::stream::Stream;
 
 /// What a pipe holds at least: four times the kernel's default, for a quarter of the system calls.
 pub(super) const SMALLEST: usize = 256 * 1024;
@@ -210,12 +211,16 @@ impl Pipe {
         Ok(())
     }
 
-    /// Takes what `from` has, to be called with an empty pipe: the number of bytes, 0 at the end.
-    pub(super) fn poll_fill(&self, from: &TcpStream, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+    /// Takes what `from` has, to be called with an empty pipe: the number of bytes. 0 where it can take none, and receiving
+    /// tells why: at the end, and at an urgent byte. There splice(2) says for ever that it would block or, once a FIN has
+    /// come, that this is the end, whatever lies behind it.
+    pub(super) fn poll_fill(&self, from: &Stream, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         loop {
             ready!(from.poll_read_ready(cx))?;
-            let moved =
-                from.try_io(Interest::READABLE, || shift(from.as_fd(), self.write.as_fd(), self.capacity));
+            let moved = from.try_io(Interest::READABLE, || {
+                let moved = shift(from.as_fd(), self.write.as_fd(), self.capacity);
+                if is_blocked(&moved) && from.may_hold_urgent_byte() { Ok(0) } else { moved }
+            });
             if !is_blocked(&moved) {
                 return Poll::Ready(moved);
             }
@@ -225,7 +230,7 @@ impl Pipe {
     /// Gives `to` what it takes of the pipe's `bytes`: how many those were.
     pub(super) fn poll_drain(
         &self,
-        to: &TcpStream,
+        to: &Stream,
         bytes: usize,
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<usize>> {

@@ -16,6 +16,7 @@ use super::pipes::{LARGEST, SMALLEST};
 use super::*;
 use crate::model::Timeouts;
 use crate::proxy::report::Expiry;
+use crate::proxy::stream::{accept, keep_urgent_bytes};
 
 /// Every strategy, and pipes of which there are none.
 const TABLE: [(&str, Strategy, usize); 4] = [
@@ -45,10 +46,12 @@ struct Outcome {
     lost_pipes: usize,
 }
 
-async fn pair() -> (TcpStream, TcpStream) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let near = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-    (near, listener.accept().await.unwrap().0)
+/// The far end of a connection, and ours.
+async fn pair() -> (TcpStream, Stream) {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    keep_urgent_bytes(&listener).unwrap();
+    let far = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    (far, accept(&listener.into()).unwrap().0)
 }
 
 fn forever() -> Timeouts {
@@ -190,6 +193,72 @@ fn either_side_may_half_close_and_still_be_told_much() {
                 let told = scope.spawn(|| send(&second, 7, TOTAL));
                 assert_eq!(receive(&first, 8), told.join().unwrap(), "{name}");
             });
+            let outcome = relay.join().unwrap();
+            assert_eq!((outcome.end, outcome.lost_pipes), (End::Closed, 0), "{name}");
+        });
+    }
+}
+
+/// Sends a byte as urgent.
+fn send_urgent(stream: &std::net::TcpStream, byte: u8) {
+    assert_eq!(SockRef::from(stream).send_out_of_band(&[byte]).unwrap(), 1);
+}
+
+#[test]
+fn an_urgent_byte_stays_in_its_place_among_the_others() {
+    for first_is_client in [true, false] {
+        with_each(|name, Relaying { client, origin, relay }| {
+            let (first, second) = if first_is_client { (client, origin) } else { (origin, client) };
+            // All of it is there before the relay looks again, and nothing comes after it that would wake it.
+            for part in [&b"RETR big\r\n"[..], b"\xff\xf4\xff"] {
+                (&first).write_all(part).unwrap();
+            }
+            send_urgent(&first, 0xf2);
+            (&first).write_all(b"ABOR\r\n").unwrap();
+            let mut come = [0; 20];
+            (&second).read_exact(&mut come).unwrap_or_else(|error| panic!("{name}: {error}"));
+            assert_eq!(&come, b"RETR big\r\n\xff\xf4\xff\xf2ABOR\r\n", "{name}");
+            // One that is the first byte, one behind it that is the last.
+            send_urgent(&first, b'!');
+            (&first).write_all(b"ab").unwrap();
+            send_urgent(&first, b'?');
+            first.shutdown(Shutdown::Write).unwrap();
+            let mut rest = Vec::new();
+            (&second).read_to_end(&mut rest).unwrap();
+            assert_eq!(rest, b"!ab?", "{name}");
+            drop((first, second));
+            assert_eq!(relay.join().unwrap().end, End::Closed, "{name}");
+        });
+    }
+}
+
+#[test]
+fn urgent_bytes_in_bulk_neither_stop_it_nor_get_lost() {
+    const PART: usize = 2 << 20;
+    for first_is_client in [true, false] {
+        with_each(|name, Relaying { client, origin, relay }| {
+            let (first, second) = if first_is_client { (client, origin) } else { (origin, client) };
+            thread::scope(|scope| {
+                let sent = scope.spawn(|| {
+                    let (mut noise, mut sent) = (Noise(11), Digest::new());
+                    for urgent in 0..4 {
+                        while sent.length < (urgent + 1) * PART as u64 {
+                            let chunk = noise.chunk(100_000);
+                            (&first).write_all(&chunk).unwrap();
+                            sent.add(&chunk);
+                        }
+                        send_urgent(&first, 0xf2);
+                        sent.add(&[0xf2]);
+                    }
+                    // The FIN comes close behind the last one.
+                    (&first).write_all(b"the end").unwrap();
+                    sent.add(b"the end");
+                    first.shutdown(Shutdown::Write).unwrap();
+                    sent
+                });
+                assert_eq!(receive(&second, 12), sent.join().unwrap(), "{name}");
+            });
+            drop((first, second));
             let outcome = relay.join().unwrap();
             assert_eq!((outcome.end, outcome.lost_pipes), (End::Closed, 0), "{name}");
         });

@@ -7,11 +7,11 @@ use std::os::fd::AsFd;
 use std::time::Duration;
 
 use socket2::{SockRef, TcpKeepalive};
-use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until};
 
 use crate::model::Timeouts;
 use crate::proxy::report::{End, Expiry};
+use crate::proxy::stream::Stream;
 
 /// How old a connection must be for its upstream to be kept. Many are over by then, and need it as little as any connection
 /// needs it in its first second.
@@ -86,7 +86,7 @@ impl<'a> Watch<'a> {
     }
 
     /// Has the kernel see to it that an upstream that is gone is noticed. The downstream has inherited that.
-    pub(super) fn keep(&self, upstream: &TcpStream) {
+    pub(super) fn keep(&self, upstream: &Stream) {
         if let Err(error) = keep(upstream, self.timeouts) {
             tracing::debug!(%error, "set timeouts of an upstream");
         }

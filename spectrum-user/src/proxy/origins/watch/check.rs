@@ -59,7 +59,7 @@ async fn connects(address: SocketAddr, check: &HealthCheck) -> io::Result<Durati
         // An origin that expects headers would complain of a connection without one. It must not overtake what it says,
         // so this one is closed as usual. The empty socket takes it at once; if not, the check has its answer anyway.
         Some(version) => {
-            let _ = stream.try_write(&Header::Local.bytes(version));
+            let _ = timeout(check.timeout, stream.write_all(&Header::Local.bytes(version))).await;
         }
         // A reset leaves no TIME-WAIT behind, and most servers do not log a connection that was never spoken on.
         None => {
