@@ -11,18 +11,18 @@ use socket2::{Domain, Socket, Type};
 use spectrum_user::model::{
     Destination, Family, Policy, Protocol, ResolverOptions, Responder, ServiceName, Target,
 };
-use spectrum_user::observe::{self, ConnectionLog, Counters, LogFormat, Recorded};
+use spectrum_user::observe::{self, Counters, LogFormat, Omissions, Output, Recorded};
 use spectrum_user::proxy::{OriginWatch, Served, Workers};
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Box<dyn Error>> {
     let address: SocketAddr = std::env::args().nth(1).ok_or("usage: plain-listener ADDRESS:PORT")?.parse()?;
     let count = thread::available_parallelism()?;
-    let log = ConnectionLog::start(LogFormat::default(), io::stderr())?;
+    let output = Output::start(LogFormat::default(), io::stdout(), io::stderr())?;
     let counters = Counters::default();
     let origins = OriginWatch::start(ResolverOptions::default())?;
     let workers = Workers::start(count, origins, |_| {
-        observe::observer(counters.worker(), log.sender(), Recorded::Ends)
+        observe::observer(counters.worker(), output.clone(), Omissions::default(), Recorded::Ends)
     })?;
 
     let sockets = (0..count.get()).map(|_| listen(address)).collect::<io::Result<Vec<_>>>()?;

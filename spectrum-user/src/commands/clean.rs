@@ -25,8 +25,9 @@ pub(super) fn clean(args: &CleanArgs) -> anyhow::Result<()> {
         sweep::leftovers(&lock).await
     })?;
     let mut stdout = io::stdout().lock();
-    for leftover in swept {
-        writeln!(stdout, "removed {leftover}").context("write what was removed")?;
+    match swept.iter().try_for_each(|leftover| writeln!(stdout, "removed {leftover}")) {
+        // The reader has seen enough.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        written => written.context("write what was removed"),
     }
-    Ok(())
 }

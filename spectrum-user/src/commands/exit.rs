@@ -1,16 +1,20 @@
-//! How a command's end becomes an exit code and, if it failed, one message on standard error.
+//! How a command's end becomes an exit code and, if it failed, a message.
 
+use std::ffi::OsString;
 use std::io::{self, Write as _};
 use std::process::ExitCode;
 
-use crate::config::ConfigError;
+use serde::Serialize;
+
+use super::logging::Log;
+use super::privileges::NotPermitted;
+use crate::config::{ConfigError, Problem};
 use crate::control::ControlError;
 use crate::instance::InstanceError;
 use crate::model::visible;
 use crate::net::NetError;
+use crate::observe::{Kind, LogFormat, timestamp};
 use crate::tproxy::TproxyError;
-
-use super::privileges::NotPermitted;
 
 /// `EX_NOPERM` of sysexits.h.
 const NOT_PERMITTED: u8 = 77;
@@ -19,25 +23,118 @@ const BAD_CONFIGURATION: u8 = 78;
 /// As clap exits, and as most programs do.
 pub(super) const USAGE: u8 = 2;
 
-/// Prints what clap has to say; help and version are no failure.
+/// More lines than this hide the first one, as in [`ConfigError`].
+const SHOWN: usize = 100;
+
+/// An error as one line of JSON; those of a configuration have a place.
+#[derive(Serialize)]
+struct JsonError<'a> {
+    timestamp: String,
+    level: &'static str,
+    event: &'static str,
+    message: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    file: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    line: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    column: Option<usize>,
+    exit_code: u8,
+}
+
+impl<'a> JsonError<'a> {
+    fn of(message: &'a str, exit_code: u8) -> Self {
+        let (level, event) = ("ERROR", "error");
+        Self {
+            timestamp: timestamp(),
+            level,
+            event,
+            message,
+            file: None,
+            line: None,
+            column: None,
+            exit_code,
+        }
+    }
+
+    fn at(problem: &'a Problem, exit_code: u8) -> Self {
+        let Problem { path, line, column, message } = problem;
+        let (line, column) = (Some(*line), Some(*column));
+        Self { file: Some(path.display().to_string()), line, column, ..Self::of(message, exit_code) }
+    }
+
+    fn line(&self) -> String {
+        serde_json::to_string(self).unwrap_or_default() + "\n"
+    }
+}
+
+/// Prints what clap has to say of `words`; help and version are no failure.
 #[must_use]
-pub fn usage(error: &clap::Error) -> ExitCode {
-    // Nobody is left to tell when standard error is gone.
-    let _ = error.print();
-    if error.use_stderr() { ExitCode::from(USAGE) } else { ExitCode::SUCCESS }
+pub fn usage(error: &clap::Error, words: &[OsString]) -> ExitCode {
+    if !error.use_stderr() {
+        return match error.print() {
+            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+                print(&lines(&anyhow::Error::from(error).context("write the help"), LogFormat::Text));
+                ExitCode::FAILURE
+            }
+            // The reader has seen enough.
+            _ => ExitCode::SUCCESS,
+        };
+    }
+    if asks_for_json(words) {
+        print(&JsonError::of(error.to_string().trim_end(), USAGE).line());
+    } else {
+        // Nobody is left to tell when standard error is gone.
+        let _ = error.print();
+    }
+    ExitCode::from(USAGE)
+}
+
+/// Whether a command line that cannot be understood asks for JSON wherever something is to be said of it.
+fn asks_for_json(words: &[OsString]) -> bool {
+    let is = |word: Option<&OsString>, text: &str| word.is_some_and(|word| word == text);
+    words.iter().any(|word| word == "--log-format=json")
+        || words.windows(2).any(|pair| is(pair.first(), "--log-format") && is(pair.last(), "json"))
 }
 
 /// Prints `error` with its causes, once, and says what kind it is.
-#[must_use]
-pub fn failure(error: &anyhow::Error) -> ExitCode {
-    if let Some(error) = error.downcast_ref::<clap::Error>() {
-        return usage(error);
-    }
-    // The problems of a configuration are a line each, and each is an error of its own.
-    for line in format!("{error:#}").lines() {
-        let _ = writeln!(io::stderr(), "error: {}", visible(line));
+pub(super) fn failure(error: &anyhow::Error, format: LogFormat) -> ExitCode {
+    match error.downcast_ref::<clap::Error>() {
+        Some(usage) if format == LogFormat::Text => drop(usage.print()),
+        _ => print(&lines(error, format)),
     }
     ExitCode::from(code(error))
+}
+
+/// The same for a program that has been logging.
+pub(super) fn logged_failure(error: &anyhow::Error, log: &Log) -> ExitCode {
+    log.output.write(Kind::Line, lines(error, log.format).as_bytes());
+    ExitCode::from(code(error))
+}
+
+fn print(lines: &str) {
+    // Nobody is left to tell when standard error is gone.
+    let _ = io::stderr().write_all(lines.as_bytes());
+}
+
+/// A line for each problem of a configuration, and one for any other error.
+fn lines(error: &anyhow::Error, format: LogFormat) -> String {
+    let code = code(error);
+    let text = format!("{error:#}");
+    match (format, error.downcast_ref()) {
+        (LogFormat::Json, Some(ConfigError::Invalid { problems })) => {
+            let mut lines: String =
+                problems.iter().take(SHOWN).map(|problem| JsonError::at(problem, code).line()).collect();
+            if let Some(more) = problems.len().checked_sub(SHOWN).filter(|more| *more > 0) {
+                lines += &JsonError::of(&format!("and {more} more problems"), code).line();
+            }
+            lines
+        }
+        (LogFormat::Json, _) => JsonError::of(text.trim_end(), code).line(),
+        (LogFormat::Text, _) => {
+            text.lines().fold(String::new(), |lines, line| lines + "error: " + &visible(line) + "\n")
+        }
+    }
 }
 
 /// The exit code that fits `error`.

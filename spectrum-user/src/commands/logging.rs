@@ -1,22 +1,124 @@
-//! Where log lines go: standard error, as text or JSON, from level `info` on unless RUST_LOG says otherwise.
+//! Where log lines go: by the one queue to standard error, as text or JSON, from level `info` on unless RUST_LOG says
+//! otherwise. Panics are said there too.
 
+use std::backtrace::{Backtrace, BacktraceStatus};
+use std::fmt::Write as _;
 use std::io::{self, IsTerminal as _};
+use std::panic::{self, PanicHookInfo};
+use std::thread;
+use std::time::Duration;
 
+use anyhow::Context as _;
+use serde::Serialize;
 use tracing_subscriber::EnvFilter;
-use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::filter::{Directive, LevelFilter};
 
-use crate::cli::LogFormatArg;
+use crate::observe::{Kind, LogFormat, Output, timestamp};
+
+/// How long the last lines may take to be written.
+const FINISH: Duration = Duration::from_secs(1);
+
+/// What a program that runs on writes with.
+#[derive(Debug)]
+pub(super) struct Log {
+    pub(super) output: Output,
+    pub(super) format: LogFormat,
+}
+
+impl Drop for Log {
+    /// However it ends, by a panic too: what was said last is what somebody wants to know.
+    fn drop(&mut self) {
+        let _is_written = self.output.finish(FINISH);
+    }
+}
+
+/// A line of this program's own that is no event.
+#[derive(Serialize)]
+struct JsonLine<'a> {
+    timestamp: String,
+    level: &'static str,
+    message: &'a str,
+    thread: &'a str,
+}
 
 /// Begins to log.
-pub(super) fn init(format: LogFormatArg) {
-    let filter = EnvFilter::builder().with_default_directive(LevelFilter::INFO.into()).from_env_lossy();
+///
+/// # Errors
+/// When there is no thread for it.
+pub(super) fn init(format: LogFormat) -> anyhow::Result<Log> {
+    let output = Output::start(format, io::stdout(), io::stderr()).context("start the log")?;
+    let wanted = std::env::var("RUST_LOG").unwrap_or_default();
+    let (filter, refused) = filter(&wanted);
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_target(false)
         .with_ansi(io::stderr().is_terminal())
-        .with_writer(io::stderr);
+        // It would say so by a macro that panics when nobody reads.
+        .log_internal_errors(false)
+        .with_writer(output.clone());
     match format {
-        LogFormatArg::Json => builder.json().flatten_event(true).init(),
-        LogFormatArg::Text => builder.init(),
+        LogFormat::Json => builder.json().flatten_event(true).init(),
+        LogFormat::Text => builder.init(),
+    }
+    let panics = output.clone();
+    panic::set_hook(Box::new(move |info| panics.write(Kind::Line, panic_line(format, info).as_bytes())));
+    for directive in refused {
+        tracing::warn!(
+            directive,
+            "RUST_LOG: not understood; write it as in debug, or info,spectrum_user=debug"
+        );
+    }
+    Ok(Log { output, format })
+}
+
+/// What `wanted` says, and what of it says nothing. Not by the lossy way that there is, which tells by that macro.
+fn filter(wanted: &str) -> (EnvFilter, Vec<&str>) {
+    let (good, bad): (Vec<&str>, Vec<&str>) = wanted
+        .split(',')
+        .filter(|directive| !directive.is_empty())
+        .partition(|directive| directive.parse::<Directive>().is_ok());
+    let builder = EnvFilter::builder().with_default_directive(LevelFilter::INFO.into());
+    (builder.parse(good.join(",")).unwrap_or_default(), bad)
+}
+
+/// As the standard library says it, but for the order of things.
+fn panic_line(format: LogFormat, info: &PanicHookInfo<'_>) -> String {
+    let current = thread::current();
+    let thread = current.name().unwrap_or("unnamed");
+    let mut message = format!("thread '{thread}' panicked");
+    // Writing to a String cannot fail.
+    if let Some(location) = info.location() {
+        let _ = write!(message, " at {location}");
+    }
+    let _ = write!(message, ": {}", info.payload_as_str().unwrap_or("no message"));
+    let backtrace = Backtrace::capture();
+    if backtrace.status() == BacktraceStatus::Captured {
+        let _ = write!(message, "\n{backtrace}");
+    }
+    let timestamp = timestamp();
+    match format {
+        LogFormat::Json => {
+            let line = JsonLine { timestamp, level: "ERROR", message: &message, thread };
+            serde_json::to_string(&line).unwrap_or_default() + "\n"
+        }
+        LogFormat::Text => format!("{timestamp} ERROR {message}\n"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_understood_of_a_filter_leaves_the_rest() {
+        for (wanted, understood, refused) in [
+            ("", "info", vec![]),
+            ("debug", "debug", vec![]),
+            ("spectrum_user=lolwut,warn", "warn", vec!["spectrum_user=lolwut"]),
+            ("info=x=y", "info", vec!["info=x=y"]),
+        ] {
+            let (filter, bad) = filter(wanted);
+            assert_eq!((filter.to_string().as_str(), bad), (understood, refused), "{wanted}");
+        }
     }
 }

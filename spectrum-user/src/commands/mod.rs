@@ -11,6 +11,7 @@ mod facts;
 mod logging;
 mod own_bindings;
 mod privileges;
+mod ready;
 mod reload;
 mod replies;
 mod run;
@@ -20,26 +21,28 @@ mod signals;
 mod sweep;
 mod target;
 
-pub use exit::{failure, usage};
+pub use exit::usage;
+
+use std::process::ExitCode;
 
 use crate::cli::{Cli, Command};
+use crate::observe::LogFormat;
 
-/// Carries out what was typed.
-pub fn execute(cli: &Cli) -> anyhow::Result<()> {
-    match &cli.command {
+/// Carries out what was typed, and says by its exit code what kind of end that was.
+#[must_use]
+pub fn execute(cli: &Cli) -> ExitCode {
+    let done = match &cli.command {
         Some(Command::Bindings(args)) => ask::bindings(args),
         Some(Command::Check(args)) => check::check(args),
         Some(Command::Doctor(args)) => doctor::doctor(args),
         Some(Command::Explain(args)) => ask::explain(args),
         Some(Command::Reload(args)) => ask::reload(args),
         Some(Command::Status(args)) => ask::status(args),
-        Some(Command::Clean(args)) => {
-            logging::init(crate::cli::LogFormatArg::Text);
-            clean::clean(args)
-        }
-        None => {
-            logging::init(cli.run.log_format);
-            run::run(&cli.run)
-        }
+        Some(Command::Clean(args)) => logging::init(LogFormat::Text).and_then(|_log| clean::clean(args)),
+        None => return run::run(&cli.run),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => exit::failure(&error, LogFormat::Text),
     }
 }

@@ -1,6 +1,6 @@
 //! The default command: start, serve until asked to stop, undo. The steps in their order are in `running`.
 
-use std::io::{self, Write as _};
+use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, bail};
@@ -9,7 +9,9 @@ use tokio::runtime;
 use tokio::time::Instant;
 
 use super::exit;
+use super::logging::{self, Log};
 use super::privileges::require_net_admin;
+use super::ready::Ready;
 use super::reload::Reloaded;
 use super::running::{Running, Settings};
 use super::signals::{Signalled, Signals};
@@ -17,23 +19,33 @@ use crate::cli::RunArgs;
 use crate::config::Config;
 use crate::control::{Asked, ControlServer, Request};
 use crate::net;
-use crate::observe::Recorded;
+use crate::observe::{Kind, Recorded};
 use crate::plan::Plan;
 
 /// Runs until SIGINT or SIGTERM.
-pub(super) fn run(args: &RunArgs) -> anyhow::Result<()> {
-    let config = configured(args)?;
+pub(super) fn run(args: &RunArgs) -> ExitCode {
+    let config = configured(args);
+    let log = match logging::init(args.log_format.into()) {
+        Ok(log) => log,
+        Err(error) => return exit::failure(&error, args.log_format.into()),
+    };
+    match config.and_then(|config| serve_from_start_to_end(args, config, &log)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => exit::logged_failure(&error, &log),
+    }
+}
+
+fn serve_from_start_to_end(args: &RunArgs, config: Config, log: &Log) -> anyhow::Result<()> {
     let plan =
         Plan::of(&config.services).map_err(|errors| joined(errors.into_iter().map(anyhow::Error::from)))?;
     require_net_admin("serve")?;
-    // Before any thread exists: each is in the namespace that its parent was in.
+    // Before any thread exists that asks the network for anything: each is in the namespace that its parent was in.
     if let Some(netns) = &args.netns {
         net::enter_namespace(netns)?;
     }
     raise_file_limit()?;
     let settings = Settings {
         workers: args.workers,
-        log_format: args.log_format.into(),
         recorded: if args.log_opened { Recorded::OpensAndEnds } else { Recorded::Ends },
         force: args.force,
         drain: args.drain,
@@ -42,10 +54,10 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<()> {
     let runtime = runtime::Builder::new_current_thread().enable_all().build().context("start the runtime")?;
     runtime.block_on(async {
         let mut signals = Signals::catch().context("catch signals")?;
-        let mut running = Running::new(config, plan, settings);
+        let mut running = Running::new(config, plan, settings, log.output.clone());
         let outcome = match running.start().await {
             Ok(ready) => {
-                announce(&ready);
+                announce(&ready, log);
                 serve(&mut running, args, &mut signals).await
             }
             Err(error) => Err(error),
@@ -166,12 +178,8 @@ async fn finish(running: Running, outcome: anyhow::Result<()>, signals: &mut Sig
 }
 
 /// Tells who waits that a connection would now succeed.
-fn announce(ready: &str) {
-    let mut stdout = io::stdout().lock();
-    // Whoever started us may not be interested.
-    if let Err(error) = writeln!(stdout, "{ready}").and_then(|()| stdout.flush()) {
-        tracing::warn!(%error, "write the ready line");
-    }
+fn announce(ready: &Ready, log: &Log) {
+    log.output.write(Kind::Answer, ready.line(log.format).as_bytes());
     notify(&[NotifyState::Ready]);
 }
 

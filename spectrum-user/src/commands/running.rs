@@ -15,6 +15,7 @@ use anyhow::{Context as _, anyhow, bail};
 
 use super::facts::ToldFacts;
 use super::own_bindings::own_bindings;
+use super::ready::Ready;
 use super::reload::Retiring;
 use super::replies::{Replies, refuse_own_addresses};
 use super::run::LOCK_PATIENCE;
@@ -25,7 +26,7 @@ use crate::dispatcher::{Dispatcher, DispatcherError};
 use crate::instance::{Claim, Mode, Registry, run_dir};
 use crate::model::{Destination, DestinationId, Protocol, Service, ServiceName, Target};
 use crate::net::{self, ListenerGroup, ListenerOptions, LocalRoutes, NamespaceId, Transparency};
-use crate::observe::{self, AdminServer, ConnectionLog, Counters, LogFormat, Metrics, Readiness, Recorded};
+use crate::observe::{self, AdminServer, Counters, Metrics, Omissions, Output, Readiness, Recorded};
 use crate::plan::Plan;
 use crate::plan::firewall::{Chain, Firewall, Rule};
 use crate::plan::replies::ReplyNeeds;
@@ -37,7 +38,6 @@ use crate::tproxy::{Backend, Tproxy};
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Settings {
     pub(super) workers: Option<NonZeroUsize>,
-    pub(super) log_format: LogFormat,
     pub(super) recorded: Recorded,
     pub(super) force: bool,
     pub(super) drain: Duration,
@@ -51,7 +51,8 @@ pub(super) struct Running {
     // In the order of starting.
     pub(super) claim: Option<Claim>,
     pub(super) control: Option<ControlServer>,
-    log: Option<ConnectionLog>,
+    output: Output,
+    omissions: Omissions,
     pub(super) origins: Option<OriginWatch>,
     pub(super) counters: Counters,
     pub(super) workers: Option<Workers>,
@@ -81,14 +82,15 @@ enum Path {
 }
 
 impl Running {
-    pub(super) fn new(config: Config, plan: Plan, settings: Settings) -> Self {
+    pub(super) fn new(config: Config, plan: Plan, settings: Settings, output: Output) -> Self {
         Self {
             config,
             plan: Arc::new(plan),
             settings,
             claim: None,
             control: None,
-            log: None,
+            output,
+            omissions: Omissions::default(),
             origins: None,
             counters: Counters::default(),
             workers: None,
@@ -104,9 +106,9 @@ impl Running {
         }
     }
 
-    /// Takes every step until traffic flows, and returns the line that says so. After an error the steps taken so far
+    /// Takes every step until traffic flows, and returns what says so. After an error the steps taken so far
     /// are for [`stop`](Self::stop) to undo.
-    pub(super) async fn start(&mut self) -> anyhow::Result<String> {
+    pub(super) async fn start(&mut self) -> anyhow::Result<Ready> {
         self.refuse_covered_addresses(&self.plan)?;
         refuse_own_addresses(&self.config.services)?;
         let origins = self.origins.insert(OriginWatch::start(self.config.resolver.clone())?);
@@ -145,7 +147,7 @@ impl Running {
         self.tell_facts();
         self.readiness.ready();
         let (services, bindings) = (self.config.services.len(), self.plan.bindings.len());
-        Ok(format!("ready mode={mode} services={services} bindings={bindings}"))
+        Ok(Ready { mode, services, bindings })
     }
 
     /// Waits for something that must not happen while running.
@@ -200,9 +202,6 @@ impl Running {
             errors.extend(routes.undo().await.into_iter().map(Into::into));
         }
         errors.extend(self.lower_replies(&ReplyNeeds::default()).await);
-        if let Some(log) = self.log.take() {
-            log.finish();
-        }
         // Last: until here the kernel held something that the claim covers.
         drop(self.claim.take());
         errors
@@ -255,23 +254,24 @@ impl Running {
             Some(count) => count,
             None => thread::available_parallelism().context("count the cores")?,
         };
-        let log = ConnectionLog::start(self.settings.log_format, io::stderr())
-            .context("start the connection log")?;
         let (counters, recorded) = (&self.counters, self.settings.recorded);
         let origins = self.origins.clone().context("start workers without watching origins")?;
-        let workers =
-            Workers::start(count, origins, |_| observe::observer(counters.worker(), log.sender(), recorded))?;
+        let workers = Workers::start(count, origins, |_| {
+            let (output, omissions) = (self.output.clone(), self.omissions.clone());
+            observe::observer(counters.worker(), output, omissions, recorded)
+        })?;
         self.workers = Some(workers);
-        self.log = Some(log);
         Ok(())
     }
 
     /// Serves metrics and health, where that is asked for.
     fn start_admin(&mut self) -> anyhow::Result<()> {
         let Some(address) = self.config.admin else { return Ok(()) };
-        let drops = self.log.as_ref().context("serve metrics without a connection log")?.drops();
         let facts = self.facts.clone();
-        let metrics = Metrics::new(self.counters.clone(), drops, move || facts.now());
+        let metrics =
+            Metrics::new(self.counters.clone(), self.output.losses(), self.omissions.clone(), move || {
+                facts.now()
+            });
         let admin = AdminServer::start(address, metrics, self.readiness.clone())?;
         tracing::info!(address = %admin.address(), "serving metrics and health");
         self.admin = Some(admin);

@@ -149,7 +149,7 @@ struct Cells {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::observe::connection_log::tests::report;
+    use crate::observe::record::tests::report;
 
     #[test]
     fn totals_are_summed_over_workers() {

@@ -10,9 +10,10 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::exemplar::Exemplar;
 use prometheus_client::registry::Registry;
 
-use super::connection_log::RecordDrops;
+use super::Omissions;
 use super::counters::{Counters, Totals};
 use super::histogram::{Bounds, DIAL, Histogram, SESSION};
+use super::output::{Kind, Losses};
 use crate::model::{Family, Protocol, ServiceName};
 
 /// What an instance is at the moment, besides what its workers count.
@@ -96,14 +97,20 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// What `counters` counted, `drops`, and what `facts` says whenever it is asked, which must not take long.
+    /// What `counters` counted, what is missing of the log, and what `facts` says whenever it is asked, which must not take long.
     pub fn new(
         counters: Counters,
-        drops: RecordDrops,
+        losses: Losses,
+        omissions: Omissions,
         facts: impl Fn() -> Facts + Send + Sync + 'static,
     ) -> Self {
         let mut registry = Registry::with_prefix("spectrum");
-        registry.register_collector(Box::new(Exposition { counters, drops, facts: Arc::new(facts) }));
+        registry.register_collector(Box::new(Exposition {
+            counters,
+            losses,
+            omissions,
+            facts: Arc::new(facts),
+        }));
         Self { registry }
     }
 
@@ -160,7 +167,8 @@ fn as_prometheus(open_metrics: &str) -> String {
 
 struct Exposition {
     counters: Counters,
-    drops: RecordDrops,
+    losses: Losses,
+    omissions: Omissions,
     facts: Arc<dyn Fn() -> Facts + Send + Sync>,
 }
 
@@ -186,19 +194,22 @@ impl Collector for Exposition {
             .map(|((service, protocol), totals)| ((service.to_string(), protocol.to_string()), totals))
             .collect();
         sessions(encoder, &totals)?;
-        let mut dropped = counter(
-            encoder,
-            "dropped_records",
-            "Connection records lost because the log was read too slowly",
-        )?;
-        count(&mut dropped, &[], self.drops.dropped())?;
-        let mut omitted = counter(
-            encoder,
-            "omitted_records",
-            "Connection records left out because very many connections were shed",
-        )?;
-        count(&mut omitted, &[], self.drops.omitted())
+        written(encoder, &self.losses, &self.omissions)
     }
+}
+
+fn written(encoder: &mut DescriptorEncoder<'_>, losses: &Losses, omissions: &Omissions) -> fmt::Result {
+    let help = "Lines and records lost because nobody read them, or there was no room for them";
+    let mut lost = counter(encoder, "log_lost", help)?;
+    for kind in Kind::ALL {
+        count(&mut lost, &[("stream", kind.stream())], losses.of(kind))?;
+    }
+    let help = "Connection records lost, as spectrum_log_lost_total has them under records";
+    let mut dropped = counter(encoder, "dropped_records", help)?;
+    count(&mut dropped, &[], losses.of(Kind::Record))?;
+    let help = "Connection records left out because very many connections were shed";
+    let mut omitted = counter(encoder, "omitted_records", help)?;
+    count(&mut omitted, &[], omissions.count())
 }
 
 fn instance(encoder: &mut DescriptorEncoder<'_>, facts: &Facts) -> fmt::Result {
@@ -394,7 +405,7 @@ fn wide(number: usize) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::observe::connection_log::tests::report;
+    use crate::observe::record::tests::report;
 
     fn metrics() -> Metrics {
         let counters = Counters::default();
@@ -402,7 +413,7 @@ mod tests {
         let report = report();
         worker.opened(&report.service, report.protocol);
         worker.ended(&report);
-        Metrics::new(counters, RecordDrops::default(), || Facts {
+        Metrics::new(counters, Losses::default(), Omissions::default(), || Facts {
             mode: "sk-lookup".into(),
             services: vec![(ServiceName::default(), 2)],
             packets: vec![Packets {
@@ -457,7 +468,7 @@ mod tests {
             origin("203.0.113.10:80", true, 7),
         ];
         let facts = move || Facts { origins: origins.clone(), ..Facts::default() };
-        let metrics = Metrics::new(Counters::default(), RecordDrops::default(), facts);
+        let metrics = Metrics::new(Counters::default(), Losses::default(), Omissions::default(), facts);
         let text = metrics.text(TextFormat::Prometheus).unwrap();
         for (name, first, second) in [("origin_up", " 1", " 0"), ("origin_open_connections", " 7", " 3")] {
             let begin = format!("spectrum_{name}{{");

@@ -5,11 +5,11 @@ use std::net::TcpStream;
 use std::time::Instant;
 
 use super::*;
-use crate::observe::{Counters, Facts, RecordDrops};
+use crate::observe::{Counters, Facts, Losses, Omissions};
 
 fn serve() -> (AdminServer, Readiness) {
     let readiness = Readiness::default();
-    let metrics = Metrics::new(Counters::default(), RecordDrops::default(), Facts::default);
+    let metrics = Metrics::new(Counters::default(), Losses::default(), Omissions::default(), Facts::default);
     (AdminServer::start("127.0.0.1:0".parse().unwrap(), metrics, readiness.clone()).unwrap(), readiness)
 }
 
@@ -104,7 +104,7 @@ fn for_one_too_many_the_oldest_silent_one_goes_and_not_one_that_has_asked() {
 #[test]
 fn an_address_that_is_taken_is_an_error_with_its_cure() {
     let (server, readiness) = serve();
-    let metrics = Metrics::new(Counters::default(), RecordDrops::default(), Facts::default);
+    let metrics = Metrics::new(Counters::default(), Losses::default(), Omissions::default(), Facts::default);
     let error = AdminServer::start(server.address(), metrics, readiness).unwrap_err();
     assert!(error.to_string().contains("another program has it"), "{error}");
     let address = server.address();

@@ -1,0 +1,56 @@
+//! What was to be written and is not. Counts; decides nothing.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// What is written.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Kind {
+    /// A log line, to standard error.
+    Line,
+    /// What is said to who started the program, to standard output.
+    Answer,
+    /// A record of a connection, to standard error.
+    Record,
+}
+
+impl Kind {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Line, Self::Answer, Self::Record];
+
+    /// What metrics call it.
+    #[must_use]
+    pub fn stream(self) -> &'static str {
+        match self {
+            Self::Line => "log",
+            Self::Answer => "stdout",
+            Self::Record => "records",
+        }
+    }
+}
+
+/// How many lines of each kind were lost, because nobody read them or there was no room for them. Clones are about the
+/// same ones.
+#[derive(Clone, Debug, Default)]
+pub struct Losses(Arc<[AtomicU64; 3]>);
+
+impl Losses {
+    /// How many of `kind`.
+    #[must_use]
+    pub fn of(&self, kind: Kind) -> u64 {
+        self.cell(kind).load(Ordering::Relaxed)
+    }
+
+    pub(super) fn add(&self, kind: Kind, number: u64) {
+        self.cell(kind).fetch_add(number, Ordering::Relaxed);
+    }
+
+    fn cell(&self, kind: Kind) -> &AtomicU64 {
+        let [lines, answers, records] = &*self.0;
+        match kind {
+            Kind::Line => lines,
+            Kind::Answer => answers,
+            Kind::Record => records,
+        }
+    }
+}

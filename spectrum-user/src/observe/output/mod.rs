@@ -1,0 +1,148 @@
+//! The way of everything that is written to standard output and standard error: a bounded queue to one thread. Who hands
+//! something over never waits for who reads it. What lines say is not decided here.
+
+mod losses;
+mod stream;
+mod writer;
+
+pub use losses::{Kind, Losses};
+
+use std::io::{self, Write};
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{self, SyncSender, TrySendError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use tracing_subscriber::fmt::MakeWriter;
+
+use super::record::{Entry, LogFormat, Opened};
+use crate::proxy::{Established, Report};
+use stream::Stream;
+use writer::Writer;
+
+/// How many lines and records may wait for the writer, which takes them whether or not its streams do.
+const QUEUE: usize = 4096;
+
+/// How many bytes of lines may wait there. Records are all of one size.
+const QUEUED_BYTES: usize = 1 << 20;
+
+/// How long to wait before a full queue is tried again, where it must be.
+const AGAIN: Duration = Duration::from_millis(5);
+
+/// Hands lines and records to the one thread that writes them. Clones hand to the same one.
+#[derive(Clone, Debug)]
+pub struct Output {
+    queue: SyncSender<Waiting>,
+    /// Of lines that wait.
+    queued_bytes: Arc<AtomicUsize>,
+    losses: Losses,
+}
+
+/// What waits for the writer.
+#[derive(Debug)]
+enum Waiting {
+    /// Tell when nothing is left that can be written now.
+    Finish(SyncSender<()>),
+    Line(Kind, Box<[u8]>),
+    Record(Entry),
+}
+
+impl Output {
+    /// Starts the thread that writes records as `format` says. It lives as long as the process.
+    ///
+    /// # Errors
+    /// When the system has no thread to spare.
+    pub fn start(
+        format: LogFormat,
+        stdout: impl AsFd + Send + 'static,
+        stderr: impl AsFd + Send + 'static,
+    ) -> io::Result<Self> {
+        let (queue, waiting) = mpsc::sync_channel(QUEUE);
+        let output = Self { queue, queued_bytes: Arc::default(), losses: Losses::default() };
+        let (queued_bytes, losses) = (Arc::clone(&output.queued_bytes), output.losses.clone());
+        let (stdout, stderr) =
+            (Stream::new(Box::new(stdout), losses.clone()), Stream::new(Box::new(stderr), losses.clone()));
+        let writer = Writer::new(waiting, queued_bytes, losses, format, stdout, stderr);
+        thread::Builder::new().name("log".into()).stack_size(128 * 1024).spawn(move || writer.run())?;
+        Ok(output)
+    }
+
+    /// Has `line`, which ends with a newline, written to where `kind` belongs, or counts it as lost.
+    pub fn write(&self, kind: Kind, line: &[u8]) {
+        let length = line.len();
+        let before = self.queued_bytes.fetch_add(length, Ordering::Relaxed);
+        let fits = before == 0 || before.saturating_add(length) <= QUEUED_BYTES;
+        if !fits || self.queue.try_send(Waiting::Line(kind, line.into())).is_err() {
+            self.queued_bytes.fetch_sub(length, Ordering::Relaxed);
+            self.losses.add(kind, 1);
+        }
+    }
+
+    /// Has a record of `report` written, or counts it as lost.
+    pub fn record(&self, report: &Report) {
+        self.enter(Entry::Ended(report.clone()));
+    }
+
+    /// The same for a connection that has only begun.
+    pub fn record_opened(&self, established: &Established<'_>) {
+        self.enter(Entry::Opened(Opened::of(established)));
+    }
+
+    fn enter(&self, entry: Entry) {
+        if self.queue.try_send(Waiting::Record(entry)).is_err() {
+            self.losses.add(Kind::Record, 1);
+        }
+    }
+
+    /// What could not be written so far, also for those who ask later.
+    #[must_use]
+    pub fn losses(&self) -> Losses {
+        self.losses.clone()
+    }
+
+    /// Waits until what was handed over is written as far as that can be, for so long at most: whether it was. Whoever
+    /// reads it may have stopped reading.
+    #[must_use]
+    pub fn finish(&self, within: Duration) -> bool {
+        let deadline = Instant::now() + within;
+        let (done, is_done) = mpsc::sync_channel(1);
+        let mut waiting = Waiting::Finish(done);
+        loop {
+            waiting = match self.queue.try_send(waiting) {
+                Ok(()) => break,
+                Err(TrySendError::Full(waiting)) if Instant::now() < deadline => waiting,
+                Err(_) => return false,
+            };
+            thread::sleep(AGAIN);
+        }
+        is_done.recv_timeout(deadline.saturating_duration_since(Instant::now())).is_ok()
+    }
+}
+
+impl<'a> MakeWriter<'a> for Output {
+    type Writer = Lines<'a>;
+
+    fn make_writer(&'a self) -> Lines<'a> {
+        Lines(self)
+    }
+}
+
+/// Takes log lines, whole ones with each call. Never fails and never waits.
+#[derive(Debug)]
+pub struct Lines<'a>(&'a Output);
+
+impl Write for Lines<'_> {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        self.0.write(Kind::Line, line);
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;
