@@ -253,7 +253,13 @@ impl<'a> Checked<'a> {
 
         writeln!(out, "\nlocal routes: {}", self.routes.len())?;
         for route in self.routes {
-            writeln!(out, "  {route}")?;
+            // See `net::routes`.
+            let none = if route.length() == 0 {
+                " (none is made: it is for addresses that the host has)"
+            } else {
+                ""
+            };
+            writeln!(out, "  {route}{none}")?;
         }
 
         writeln!(out, "\nsteering table: {} nodes, {} bytes", self.table.nodes, self.table.bytes)

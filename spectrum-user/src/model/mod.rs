@@ -3,6 +3,7 @@
 mod address_and_port;
 mod binding;
 mod destination;
+mod notation;
 mod onward;
 mod origin;
 mod origins;
@@ -17,6 +18,7 @@ mod visible;
 pub use address_and_port::{ParseAddressAndPortError, parse_address_and_port};
 pub use binding::Binding;
 pub use destination::{Destination, DestinationId};
+pub use notation::Shift;
 pub use onward::{Onward, reached};
 pub use origin::{Origin, OriginHost, OriginPort, OriginRole, ParseOriginError, Weight};
 pub use origins::{

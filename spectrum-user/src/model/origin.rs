@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::num::NonZeroU16;
 use std::str::FromStr;
 
-use super::{ParsePortRangeError, PortRange};
+use super::{ParsePortRangeError, PortRange, notation};
 
 /// A server we proxy to.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
@@ -141,6 +141,14 @@ impl FromStr for Origin {
     type Err = ParseOriginError;
 
     fn from_str(typed: &str) -> Result<Self, Self::Err> {
+        Self::parse(typed).map_err(|error| {
+            notation::origin(typed).map_or(error, |cure| ParseOriginError::Notation { cure })
+        })
+    }
+}
+
+impl Origin {
+    fn parse(typed: &str) -> Result<Self, ParseOriginError> {
         // An IPv6 address stands bare, or in brackets when a port follows.
         if let Some(address) = parse_address(typed)? {
             return Ok(Self::new(OriginHost::Address(address), OriginPort::Dialled));
@@ -261,6 +269,12 @@ pub enum ParseOriginError {
         mapped: Ipv6Addr,
         /// What is meant.
         ipv4: Ipv4Addr,
+    },
+    /// Written as another product has it.
+    #[error("{cure}")]
+    Notation {
+        /// What to write.
+        cure: String,
     },
     /// Neither a port nor a range of ports.
     #[error(transparent)]

@@ -4,6 +4,8 @@ use std::fmt;
 use std::num::NonZeroU16;
 use std::str::FromStr;
 
+use super::notation;
+
 /// The ports `first..=last`, never empty. Host byte order.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct PortRange {
@@ -73,7 +75,10 @@ impl FromStr for PortRange {
             text.parse::<NonZeroU16>()
                 .ok()
                 .filter(|_| text.bytes().all(|byte| byte.is_ascii_digit()))
-                .ok_or_else(|| ParsePortRangeError::Port { port: text.to_owned() })
+                .ok_or_else(|| match notation::ports(typed) {
+                    Some(cure) => ParsePortRangeError::Notation { cure },
+                    None => ParsePortRangeError::Port { port: text.to_owned() },
+                })
         };
         let (first, last) = match typed.split_once('-') {
             Some((first, last)) => (port(first)?, port(last)?),
@@ -95,6 +100,12 @@ pub fn parse_port_ranges(typed: &str) -> Result<Vec<PortRange>, ParsePortRangeEr
 /// Why a text is not a [`PortRange`].
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum ParsePortRangeError {
+    /// Written as another product has it.
+    #[error("{cure}")]
+    Notation {
+        /// What to write.
+        cure: String,
+    },
     /// Not a number, or one that is no port.
     #[error("port {port:?} is not a number from 1 to 65535")]
     Port {
@@ -123,7 +134,8 @@ mod tests {
     #[test]
     fn what_is_no_range_is_refused() {
         for (text, message) in [
-            ("0", "port \"0\" is not a number from 1 to 65535"),
+            ("0", "for every port leave ports out, or write 1-65535"),
+            ("80:90", "a range is written 80-90"),
             ("70000", "port \"70000\" is not a number from 1 to 65535"),
             ("9-3", "the range is empty, its first port is greater than its last; did you mean 3-9?"),
             ("", "port \"\" is not a number from 1 to 65535"),

@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use ipnet::IpNet;
 
-use super::Family;
+use super::{Family, notation};
 
 /// A masked IP network; a bare address is a /32 or a /128. Never IPv4-mapped IPv6.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -82,8 +82,17 @@ impl FromStr for Prefix {
             Some((address, length)) => (address, Some(length)),
             None => (typed, None),
         };
-        let address: IpAddr =
-            address.parse().map_err(|_error| ParsePrefixError::Address { address: address.to_owned() })?;
+        let address: IpAddr = address.parse().map_err(|_error| {
+            let unknown = || ParsePrefixError::Address { address: address.to_owned() };
+            notation::prefix(typed).map_or_else(unknown, |cure| ParsePrefixError::Notation { cure })
+        })?;
+        // Alone the unspecified address is nobody's, and means all of them elsewhere.
+        if address.is_unspecified()
+            && length.is_none()
+            && let Some(cure) = notation::prefix(typed)
+        {
+            return Err(ParsePrefixError::Notation { cure });
+        }
         let max = if address.is_ipv4() { 32 } else { 128 };
         let length = match length {
             None => max,
@@ -91,7 +100,10 @@ impl FromStr for Prefix {
                 .parse::<u8>()
                 .ok()
                 .filter(|bits| *bits <= max && length.bytes().all(|byte| byte.is_ascii_digit()))
-                .ok_or_else(|| ParsePrefixError::Length { length: length.to_owned(), max })?,
+                .ok_or_else(|| match notation::prefix(typed) {
+                    Some(cure) => ParsePrefixError::Notation { cure },
+                    None => ParsePrefixError::Length { length: length.to_owned(), max },
+                })?,
         };
         if let IpAddr::V6(v6) = address
             && let Some(v4) = v6.to_ipv4_mapped()
@@ -102,7 +114,7 @@ impl FromStr for Prefix {
         }
         let net = IpNet::new_assert(address, length);
         if net.trunc() != net {
-            return Err(ParsePrefixError::HostBits { suggestion: Self(net.trunc()) });
+            return Err(ParsePrefixError::HostBits { address, suggestion: Self(net.trunc()) });
         }
         if address.is_multicast() {
             return Err(ParsePrefixError::Multicast);
@@ -121,8 +133,12 @@ pub enum ParsePrefixError {
         address: String,
     },
     /// Bits beyond the length are set.
-    #[error("host bits are set; the masked prefix is {suggestion}")]
+    #[error(
+        "host bits are set; write {suggestion} for the whole prefix, or {address} for that address alone"
+    )]
     HostBits {
+        /// The address that was typed.
+        address: IpAddr,
         /// The prefix with the host bits cleared.
         suggestion: Prefix,
     },
@@ -139,6 +155,12 @@ pub enum ParsePrefixError {
     Mapped {
         /// The IPv4 prefix it stands for.
         suggestion: Prefix,
+    },
+    /// Written as another product has it.
+    #[error("{cure}")]
+    Notation {
+        /// What to write.
+        cure: String,
     },
     /// No connection has a multicast destination.
     #[error("multicast addresses cannot be steered to a listener")]
@@ -163,11 +185,11 @@ mod tests {
     fn host_bits_are_refused_with_the_masked_prefix() {
         assert_eq!(
             parse("192.0.2.1/24").unwrap_err().to_string(),
-            "host bits are set; the masked prefix is 192.0.2.0/24"
+            "host bits are set; write 192.0.2.0/24 for the whole prefix, or 192.0.2.1 for that address alone"
         );
         assert_eq!(
             parse("2001:db8::1/64").unwrap_err().to_string(),
-            "host bits are set; the masked prefix is 2001:db8::/64"
+            "host bits are set; write 2001:db8::/64 for the whole prefix, or 2001:db8::1 for that address alone"
         );
     }
 

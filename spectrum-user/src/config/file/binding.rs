@@ -123,11 +123,12 @@ fn piece(
         // Not by reading it as a range, whose looks a negative number has.
         let port = u16::from_str_radix(number.as_str(), number.radix()).ok().and_then(NonZeroU16::new);
         let range = port.and_then(|port| PortRange::new(port, port));
-        return Some(
-            range
-                .map(|range| vec![range])
-                .ok_or_else(|| ParsePortRangeError::Port { port: number.to_string() }),
-        );
+        let refused = || {
+            let parsed = number.to_string().parse::<PortRange>().err();
+            let notation = parsed.filter(|error| matches!(error, ParsePortRangeError::Notation { .. }));
+            notation.unwrap_or_else(|| ParsePortRangeError::Port { port: number.to_string() })
+        };
+        return Some(range.map(|range| vec![range]).ok_or_else(refused));
     }
     string(value, path, "a port or a text such as \"80,8000-8100\"", problems).map(parse_port_ranges)
 }

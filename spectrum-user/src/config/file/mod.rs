@@ -3,6 +3,7 @@
 
 mod binding;
 mod key_path;
+mod loanwords;
 mod nearest;
 mod origins;
 mod policy;

@@ -13,7 +13,7 @@ use super::section::{Section, Typed, each, parsed, refuse, word};
 use crate::config::error::Problems;
 use crate::model::{
     Balance, Binding, DialSource, Ejection, Family, HealthCheck, Origin, OriginHost, OriginPort, OriginRole,
-    Origins, PortRange, Protocol, ProxyVersion, TrustedProxies, Weight,
+    Origins, PortRange, Protocol, ProxyVersion, Shift, TrustedProxies, Weight,
 };
 
 /// What to do about a service that nothing answers.
@@ -121,7 +121,7 @@ impl<'a, 't> OriginsKeys<'a, 't> {
         let mut refused = false;
         let mut list = Vec::new();
         each(value, key, ADD_TARGET, problems, |value, path, index, problems| {
-            match origin(value, path, problems) {
+            match origin(value, path, bindings, problems) {
                 Some(origin) => list.push((origin, index, value)),
                 None => refused = true,
             }
@@ -201,11 +201,16 @@ impl<'a, 't> OriginsKeys<'a, 't> {
 }
 
 /// A text, or a table with more to say.
-fn origin(value: &Typed<'_>, path: KeyPath<'_>, problems: &mut Problems<'_>) -> Option<Origin> {
+fn origin(
+    value: &Typed<'_>,
+    path: KeyPath<'_>,
+    bindings: &[Binding],
+    problems: &mut Problems<'_>,
+) -> Option<Origin> {
     const EXPECTED: &str =
         "a string such as \"203.0.113.10\", or a table such as { origin = \"203.0.113.10\", weight = 2 }";
     if value.get_ref().as_str().is_some() {
-        return parsed(value, path, EXPECTED, problems);
+        return server(value, path, EXPECTED, bindings, problems);
     }
     let keys = table(value, path, EXPECTED, problems)?;
     let mut section = Section::new(keys, path);
@@ -219,7 +224,7 @@ fn origin(value: &Typed<'_>, path: KeyPath<'_>, problems: &mut Problems<'_>) -> 
         problems.add(value.span().start, format!("{key}: {cure}"));
     }
     let mut origin: Option<Origin> =
-        place.and_then(|value| parsed(value, key, "a string such as \"203.0.113.10\"", problems));
+        place.and_then(|value| server(value, key, "a string such as \"203.0.113.10\"", bindings, problems));
     if let Some(value) = weight {
         let typed = number(value, KeyPath::Key(&path, "weight"), &(0..=Weight::MAX), problems);
         match (typed.and_then(Weight::new), &mut origin) {
@@ -235,6 +240,30 @@ fn origin(value: &Typed<'_>, path: KeyPath<'_>, problems: &mut Problems<'_>) -> 
         }
     }
     origin
+}
+
+/// The server that the text of `value` stands for.
+fn server(
+    value: &Typed<'_>,
+    path: KeyPath<'_>,
+    expected: &str,
+    bindings: &[Binding],
+    problems: &mut Problems<'_>,
+) -> Option<Origin> {
+    if let Some(typed) = value.get_ref().as_str()
+        && let Some((host, _)) = typed.rsplit_once(':')
+        && let Some(shift) = Shift::of(typed)
+        && let [bound] = bound_for_tcp(bindings)[..]
+        && let Some(range) = shift.range(bound)
+    {
+        let reason = format!(
+            "an offset is written as the range of ports that it leads to, as long as the one that is bound; write \
+             {host}:{range}"
+        );
+        refuse(value, path, reason, problems);
+        return None;
+    }
+    parsed(value, path, expected, problems)
 }
 
 fn health(value: &Typed<'_>, path: KeyPath<'_>, problems: &mut Problems<'_>) -> HealthCheck {
@@ -288,10 +317,7 @@ fn ejection(value: &Typed<'_>, path: KeyPath<'_>, problems: &mut Problems<'_>) -
 
 /// The ranges from which an offset into `range` is counted: all that the service binds for TCP.
 fn dialled_ranges(range: PortRange, bindings: &[Binding]) -> Result<Vec<PortRange>, String> {
-    let tcp = bindings.iter().filter(|binding| binding.protocol == Protocol::Tcp);
-    let mut ranges: Vec<PortRange> = tcp.map(|binding| binding.ports).collect();
-    ranges.sort_unstable();
-    ranges.dedup();
+    let ranges = bound_for_tcp(bindings);
     if let Some(other) = ranges.iter().find(|other| other.width() != range.width()) {
         return Err(format!(
             "{range} has {} ports and the binding of {other} has {}; an offset needs ranges of the same length",
@@ -306,4 +332,13 @@ fn dialled_ranges(range: PortRange, bindings: &[Binding]) -> Result<Vec<PortRang
         ));
     }
     Ok(ranges)
+}
+
+/// The ranges of ports that are bound for TCP.
+fn bound_for_tcp(bindings: &[Binding]) -> Vec<PortRange> {
+    let tcp = bindings.iter().filter(|binding| binding.protocol == Protocol::Tcp);
+    let mut ranges: Vec<PortRange> = tcp.map(|binding| binding.ports).collect();
+    ranges.sort_unstable();
+    ranges.dedup();
+    ranges
 }

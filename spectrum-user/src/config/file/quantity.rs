@@ -75,9 +75,19 @@ fn time_written(
     range: &RangeInclusive<Duration>,
     problems: &mut Problems<'_>,
 ) -> Option<Duration> {
+    if let DeValue::Integer(number) = value.get_ref() {
+        let meant = i64::from_str_radix(number.as_str(), number.radix())
+            .ok()
+            .and_then(|number| meant(number, range))
+            .unwrap_or_default();
+        let reason = format!("expected a time with its unit, such as \"5s\", found an integer{meant}");
+        refuse(value, path, reason, problems);
+        return None;
+    }
     let typed = string(value, path, "a time such as \"5s\"", problems)?;
     let Ok(time) = humantime::parse_duration(typed) else {
-        refuse(value, path, format_args!("not a time; write it as in {examples}"), problems);
+        let meant = typed.parse().ok().and_then(|number| meant(number, range)).unwrap_or_default();
+        refuse(value, path, format_args!("not a time; write it as in {examples}{meant}"), problems);
         return None;
     };
     if range.contains(&time) {
@@ -87,6 +97,18 @@ fn time_written(
         (humantime::format_duration(*range.start()), humantime::format_duration(*range.end()));
     refuse(value, path, format_args!("not a time from {least} to {most}"), problems);
     None
+}
+
+/// What a number without a unit may stand for, as HAProxy's are milliseconds and nginx's are seconds.
+fn meant(number: i64, range: &RangeInclusive<Duration>) -> Option<String> {
+    let number = u64::try_from(number).ok()?;
+    let units = [("milliseconds", Duration::from_millis(number)), ("seconds", Duration::from_secs(number))];
+    let meant: Vec<String> = units
+        .into_iter()
+        .filter(|(_, time)| range.contains(time))
+        .map(|(unit, time)| format!("\"{}\" if {unit} are meant", humantime::format_duration(time)))
+        .collect();
+    (!meant.is_empty()).then(|| format!(": {}", meant.join(", ")))
 }
 
 /// Puts a time of `range`, or no end for `"none"`, into `place`, which stays as it is when the value is refused.

@@ -7,6 +7,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::key_path::KeyPath;
+use super::loanwords;
 use super::nearest::{either, nearest};
 use crate::config::error::Problems;
 
@@ -67,9 +68,10 @@ impl<'a, 't> Section<'a, 't> {
     pub(super) fn misspells(&self, key: &str) -> bool {
         let unknown = self.table.keys().map(|typed| typed.get_ref().as_ref());
         self.present < self.table.len()
-            && unknown
-                .filter(|typed| !self.known.contains(typed))
-                .any(|typed| nearest(typed, &self.known) == Some(key))
+            && unknown.filter(|typed| !self.known.contains(typed)).any(|typed| {
+                let meant = loanwords::meant(&self.path, typed);
+                meant.or_else(|| nearest(typed, &self.known)) == Some(key)
+            })
     }
 
     /// Refuses every key that was not taken.
@@ -83,10 +85,12 @@ impl<'a, 't> Section<'a, 't> {
                 continue;
             }
             let home = HOMES.iter().find(|(name, _)| *name == typed);
-            let cure = match (nearest(typed, &self.known), home) {
-                (Some(meant), _) => format!("did you mean {meant}?"),
-                (None, Some((_, home))) => format!("it belongs in {home}"),
-                (None, None) => format!("expected {}", either(&self.known)),
+            let loanword = loanwords::key(&self.path, typed);
+            let cure = match (loanword, nearest(typed, &self.known), home) {
+                (Some(cure), ..) => cure.to_owned(),
+                (None, Some(meant), _) => format!("did you mean {meant}?"),
+                (None, None, Some((_, home))) => format!("it belongs in {home}"),
+                (None, None, None) => format!("expected {}", either(&self.known)),
             };
             let shown = shortened(typed);
             let path = KeyPath::Key(&self.path, &shown);
@@ -161,10 +165,22 @@ pub(super) fn word<T: FromStr>(
     words: &[&str],
     problems: &mut Problems<'_>,
 ) -> Option<T> {
-    let typed = string(value, path, "a string", problems)?;
+    let DeValue::String(typed) = value.get_ref() else {
+        let bare = match value.get_ref() {
+            DeValue::Integer(number) => number.to_string(),
+            DeValue::Boolean(truth) => truth.to_string(),
+            _ => String::new(),
+        };
+        let cure = loanwords::value(&path, &bare).map_or_else(String::new, |cure| format!("; {cure}"));
+        let reason = format!("expected {}, found {}{cure}", loanwords::quoted(words), kind(value.get_ref()));
+        refuse(value, path, reason, problems);
+        return None;
+    };
     let parsed = typed.parse().ok();
     if parsed.is_none() {
-        let cure = nearest(typed, words).map_or_else(String::new, |meant| format!("; did you mean {meant}?"));
+        let meant = || nearest(typed, words).map(|meant| format!("did you mean {meant}?"));
+        let cure = loanwords::value(&path, typed).or_else(meant);
+        let cure = cure.map_or_else(String::new, |cure| format!("; {cure}"));
         refuse(value, path, format_args!("expected {}{cure}", either(words)), problems);
     }
     parsed

@@ -31,7 +31,7 @@ bindings = [{ prefix = "192.0.2.1/24" }]
 respond = "hello"
 "#,
         problems: &[
-            r#"3:24: service "a" bindings[0].prefix: "192.0.2.1/24": host bits are set; the masked prefix is 192.0.2.0/24"#,
+            r#"3:24: service "a" bindings[0].prefix: "192.0.2.1/24": host bits are set; write 192.0.2.0/24 for the whole prefix, or 192.0.2.1 for that address alone"#,
         ],
     },
     Bad {
@@ -102,8 +102,8 @@ bindings = [{ prefix = [
 respond = "hello"
 "#,
         problems: &[
-            r#"4:3: service "a" bindings[0].prefix[0]: "192.0.2.1/24": host bits are set; the masked prefix is 192.0.2.0/24"#,
-            r#"6:3: service "a" bindings[0].prefix[2]: "2001:db8::1/64": host bits are set; the masked prefix is 2001:db8::/64"#,
+            r#"4:3: service "a" bindings[0].prefix[0]: "192.0.2.1/24": host bits are set; write 192.0.2.0/24 for the whole prefix, or 192.0.2.1 for that address alone"#,
+            r#"6:3: service "a" bindings[0].prefix[2]: "2001:db8::1/64": host bits are set; write 2001:db8::/64 for the whole prefix, or 2001:db8::1 for that address alone"#,
             r#"7:3: service "a" bindings[0].prefix[3]: true: expected a prefix such as "192.0.2.0/24", found a boolean"#,
         ],
     },
@@ -154,7 +154,9 @@ name = "a"
 bindings = [{ protocol = ["tcp", "udp"], prefix = "192.0.2.0/24" }]
 respond = "hello"
 "#,
-        problems: &[r#"3:26: service "a" bindings[0].protocol: expected a string, found a list"#],
+        problems: &[
+            r#"3:26: service "a" bindings[0].protocol: expected "tcp", "udp" or "both", found a list"#,
+        ],
     },
     Bad {
         title: "a short key",
@@ -183,7 +185,9 @@ name = "a"
 bindings = [{ prefix = "192.0.2.0/24", ports = 0 }]
 respond = "hello"
 "#,
-        problems: &[r#"3:48: service "a" bindings[0].ports: port "0" is not a number from 1 to 65535"#],
+        problems: &[
+            r#"3:48: service "a" bindings[0].ports: 0: for every port leave ports out, or write 1-65535"#,
+        ],
     },
     Bad {
         title: "port zero as text",
@@ -192,7 +196,9 @@ name = "a"
 bindings = [{ prefix = "192.0.2.0/24", ports = "0" }]
 respond = "hello"
 "#,
-        problems: &[r#"3:48: service "a" bindings[0].ports: port "0" is not a number from 1 to 65535"#],
+        problems: &[
+            r#"3:48: service "a" bindings[0].ports: "0": for every port leave ports out, or write 1-65535"#,
+        ],
     },
     Bad {
         title: "a port too great",

@@ -1,6 +1,7 @@
 //! Bad configuration files, each with everything that is said about it.
 
 mod bindings;
+mod loanwords;
 mod origins;
 mod policy;
 mod services;
@@ -17,7 +18,15 @@ pub(super) struct Bad {
 
 /// All of them.
 pub(super) fn files() -> impl Iterator<Item = &'static Bad> {
-    [texts::FILES, services::FILES, origins::FILES, policy::FILES, bindings::FILES, ties::FILES]
-        .into_iter()
-        .flatten()
+    [
+        texts::FILES,
+        loanwords::FILES,
+        services::FILES,
+        origins::FILES,
+        policy::FILES,
+        bindings::FILES,
+        ties::FILES,
+    ]
+    .into_iter()
+    .flatten()
 }

@@ -210,7 +210,7 @@ health = { interval = "1ms", timeout = 2, rise = 0, fall = 1001, port = 0, every
 "#,
         problems: &[
             r#"5:23: service "a" health.interval: "1ms": not a time from 100ms to 1h"#,
-            r#"5:40: service "a" health.timeout: 2: expected a time such as "5s", found an integer"#,
+            r#"5:40: service "a" health.timeout: 2: expected a time with its unit, such as "5s", found an integer: "2s" if seconds are meant"#,
             r#"5:50: service "a" health.rise: 0: not a number from 1 to 1000"#,
             r#"5:60: service "a" health.fall: 1001: not a number from 1 to 1000"#,
             r#"5:73: service "a" health.port: 0: not a number from 1 to 65535"#,

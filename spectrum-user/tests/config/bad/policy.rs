@@ -65,7 +65,7 @@ timeouts = { connect = "none", idle = "never", half-closed = 30, lifetime = "0s"
         problems: &[
             r#"5:24: service "a" timeouts.connect: "none": not a time; write it as in "5s", "1m 30s" or "250ms""#,
             r#"5:39: service "a" timeouts.idle: "never": not a time; write it as in "5s", "1m 30s" or "none""#,
-            r#"5:62: service "a" timeouts.half-closed: 30: expected a time such as "5s", found an integer"#,
+            r#"5:62: service "a" timeouts.half-closed: 30: expected a time with its unit, such as "5s", found an integer: "30ms" if milliseconds are meant, "30s" if seconds are meant"#,
             r#"5:77: service "a" timeouts.lifetime: "0s": not a time from 1ms to 1year"#,
             r#"5:100: service "a" timeouts.unacknowledged: "1year": not a time from 1ms to 24days"#,
             r#"5:121: service "a" timeouts.keepalive: "10h": not a time from 1s to 9h"#,
@@ -102,8 +102,8 @@ respond = "echo"
 trusted-proxies = ["10.0.0.1/8", "all"]
 "#,
         problems: &[
-            r#"5:20: service "a" trusted-proxies[0]: "10.0.0.1/8": host bits are set; the masked prefix is 10.0.0.0/8"#,
-            r#"5:34: service "a" trusted-proxies[1]: "all" is not an IP address (expected something like 192.0.2.0/24 or 2001:db8::/64)"#,
+            r#"5:20: service "a" trusted-proxies[0]: "10.0.0.1/8": host bits are set; write 10.0.0.0/8 for the whole prefix, or 10.0.0.1 for that address alone"#,
+            r#"5:34: service "a" trusted-proxies[1]: "all": every address is 0.0.0.0/0 for IPv4 and ::/0 for IPv6, of which a binding takes those that the host has"#,
         ],
     },
     Bad {
@@ -167,7 +167,7 @@ respond = "echo"
             r#"2:26: resolver.servers[1]: 53: expected an address with a port such as "192.0.2.53:53", found an integer"#,
             r#"2:30: resolver.servers[2]: "2001:db8::53:53": an IPv6 address with a port stands in brackets; write [2001:db8::53]:53, or [2001:db8::53:53]:PORT if the port is missing"#,
             r#"2:49: resolver.servers[3]: "resolver.example": expected an address and a port, as in 192.0.2.7:8443 or [2001:db8::7]:8443"#,
-            r#"3:11: resolver.timeout: "2": not a time; write it as in "5s", "1m 30s" or "250ms""#,
+            r#"3:11: resolver.timeout: "2": not a time; write it as in "5s", "1m 30s" or "250ms": "2s" if seconds are meant"#,
             "4:1: resolver.server: unknown key; did you mean servers?",
         ],
     },

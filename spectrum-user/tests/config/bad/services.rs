@@ -229,7 +229,9 @@ name = "a"
 bindings = [{ prefix = "192.0.2.0/24" }]
 respond = true
 "#,
-        problems: &[r#"4:11: service "a" respond: true: expected a string, found a boolean"#],
+        problems: &[
+            r#"4:11: service "a" respond: true: expected "hello", "echo" or "discard", found a boolean"#,
+        ],
     },
     Bad {
         title: "an empty list of origins",
@@ -268,7 +270,7 @@ origins = [
 "#,
         problems: &[
             r#"5:3: service "a" origins[0]: "203.0.113.300" is neither an IP address nor a host name"#,
-            r#"6:3: service "a" origins[1]: "203.0.113.10:0": port "0" is not a number from 1 to 65535"#,
+            r#"6:3: service "a" origins[1]: "203.0.113.10:0": the dialled port is kept without any; write 203.0.113.10"#,
             r#"7:3: service "a" origins[2]: "[2001:db8::1": expected [IPV6] or [IPV6]:PORT"#,
             r#"8:3: service "a" origins[3]: "" is neither an IP address nor a host name"#,
             r#"9:3: service "a" origins[4]: 80: expected a string such as "203.0.113.10", or a table such as { origin = "203.0.113.10", weight = 2 }, found an integer"#,

@@ -222,7 +222,7 @@ name = "a"
 bindings = [{ prefix = "192.0.2.0/24" }]
 respond = "hello"
 "#,
-        problems: &["2:8: dispatcher.mode: 1: expected a string, found an integer"],
+        problems: &[r#"2:8: dispatcher.mode: 1: expected "auto", "sk-lookup" or "tproxy", found an integer"#],
     },
     Bad {
         title: "a misspelt key of the dispatcher",

@@ -112,7 +112,7 @@ bindings = [{ prefix = "192.0.2.0/24" }]
         problems: &[
             r#"2:8: dispatcher.mode: "fast": expected auto, sk-lookup or tproxy"#,
             r#"5:8: service[0] name: "a b": a service name is 1 to 64 letters, digits, '-', '_' and '.', and begins with a letter or digit"#,
-            r#"7:14: service[0] bindings[0].prefix: "192.0.2.1/24": host bits are set; the masked prefix is 192.0.2.0/24"#,
+            r#"7:14: service[0] bindings[0].prefix: "192.0.2.1/24": host bits are set; write 192.0.2.0/24 for the whole prefix, or 192.0.2.1 for that address alone"#,
             r#"7:38: service[0] bindings[0].ports: "9-3": the range is empty, its first port is greater than its last; did you mean 3-9?"#,
             "8:30: service[0] bindings[1].port: unknown key; did you mean ports?",
             r#"10:12: service[0] origins[0]: "" is neither an IP address nor a host name"#,
