@@ -5,6 +5,7 @@
 use std::fs;
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::os::fd::AsRawFd as _;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
@@ -21,7 +22,7 @@ use spectrum_tests::holdings::Holdings;
 use spectrum_tests::instance::{Instance, Launch};
 use spectrum_tests::maps::counts;
 use spectrum_tests::on_each_path;
-use spectrum_tests::path::Path;
+use spectrum_tests::path::{Family, Path};
 use spectrum_tests::random::Random;
 use spectrum_tests::record::records;
 use spectrum_tests::require::{self, Need};
@@ -729,6 +730,27 @@ fn reload_without_a_file_is_refused(case: &mut Case) {
     await_logged(&instance, "not reloaded, nothing has changed", 2);
     assert_answered_by(case, case.targets_of_both()[0], "default");
     instance.stop();
+}
+
+#[test]
+fn file_from_a_pipe_is_not_read_again() {
+    let test = "file_from_a_pipe_is_not_read_again";
+    spectrum_tests::case::check(test, Path::TproxyNftables, Family::V4, |case| {
+        let (reader, mut writer) = io::pipe().unwrap();
+        let services = configuration(&two("one", "other")[0]);
+        writer.write_all(services.as_bytes()).unwrap();
+        drop(writer);
+        let path = format!("/proc/{}/fd/{}", std::process::id(), reader.as_raw_fd());
+        let instance = case.start(&format!("--config {path}"));
+        let refused = reload(&case.server, &instance).unwrap_err();
+        let expected = format!(
+            "reload: the configuration came through a pipe, {path}, which cannot be read again; start with a file that is \
+             kept: --config FILE"
+        );
+        assert_eq!(refused.message, expected);
+        assert_all_answered_by(case, "one");
+        instance.stop();
+    });
 }
 
 fn mode_stays_what_it_is(case: &mut Case) {

@@ -312,7 +312,7 @@ fn asking_changes_nothing(case: &mut Case) {
 fn questions_that_make_no_sense_are_usage_errors(case: &mut Case) {
     let _instance = start(case);
     for (words, expected) in [
-        ("bindings 192.0.2.7/24", "the masked prefix is 192.0.2.0/24"),
+        ("bindings 192.0.2.7/24", "write 192.0.2.0/24 for the whole prefix"),
         ("bindings tcp udp", "leave the protocol out for both"),
         ("bindings icmp", "icmp: a protocol is tcp or udp"),
         ("bindings 0-7", "port \"0\""),

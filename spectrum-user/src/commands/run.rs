@@ -66,6 +66,19 @@ fn serve_from_start_to_end(args: &RunArgs, config: Config, log: &Log) -> anyhow:
     })
 }
 
+/// What the command line asks for, as its file reads now that it has been read before.
+fn configured_again(args: &RunArgs) -> anyhow::Result<Config> {
+    match &args.config {
+        None => bail!("reload: there is no configuration file; start with --config FILE"),
+        Some(path) if Config::is_read_once(path) => bail!(
+            "reload: the configuration came through a pipe, {}, which cannot be read again; start with a file that is kept: \
+             --config FILE",
+            path.display()
+        ),
+        Some(_) => configured(args),
+    }
+}
+
 /// What the command line asks for, as its file reads now.
 fn configured(args: &RunArgs) -> anyhow::Result<Config> {
     let Some(path) = &args.config else { return Ok(args.short_form()?) };
@@ -148,13 +161,9 @@ fn settle(outcome: anyhow::Result<impl serde::Serialize>, asked: Asked) {
 /// Reads the configuration anew and goes over to it; says in the log how that went.
 async fn reload(running: &mut Running, args: &RunArgs) -> anyhow::Result<Reloaded> {
     notify(&[NotifyState::Reloading, NotifyState::monotonic_usec_now().unwrap_or(NotifyState::Reloading)]);
-    let outcome = if args.config.is_some() {
-        match configured(args) {
-            Ok(config) => running.reload(config).await,
-            Err(error) => Err(error),
-        }
-    } else {
-        Err(anyhow!("reload: there is no configuration file; start with --config FILE"))
+    let outcome = match configured_again(args) {
+        Ok(config) => running.reload(config).await,
+        Err(error) => Err(error),
     };
     notify(&[NotifyState::Ready]);
     running.facts.reloaded(outcome.is_ok());

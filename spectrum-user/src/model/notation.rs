@@ -85,7 +85,7 @@ impl Shift {
         let (_, ports) = typed.trim().rsplit_once(':')?;
         let digits = ports.strip_prefix(['+', '-'])?;
         let is_number = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
-        let shift = ports.parse().ok().filter(|shift: &i32| shift.unsigned_abs() <= u32::from(u16::MAX))?;
+        let shift = ports.parse().ok().filter(|shift: &i32| u16::try_from(shift.unsigned_abs()).is_ok())?;
         is_number.then_some(Self(shift))
     }
 
@@ -113,10 +113,12 @@ pub(super) fn ports(typed: &str) -> Option<String> {
     Some(format!("a range is written {range}"))
 }
 
+const EVERYWHERE: &str =
+    "every address is 0.0.0.0/0 for IPv4 and ::/0 for IPv6, of which a binding takes those that the host has";
+
 /// What to write for the prefix `typed`.
 pub(super) fn prefix(typed: &str) -> Option<String> {
     let typed = typed.trim();
-    const EVERYWHERE: &str = "every address is 0.0.0.0/0 for IPv4 and ::/0 for IPv6, of which a binding takes those that the host has";
     if ["", "*", "all", "any", "0.0.0.0", "::", "[::]"].contains(&typed) {
         return Some(EVERYWHERE.to_owned());
     }
@@ -212,7 +214,6 @@ mod tests {
 
     #[test]
     fn notations_of_prefixes_are_told_what_to_write() {
-        const EVERYWHERE: &str = "every address is 0.0.0.0/0 for IPv4 and ::/0 for IPv6, of which a binding takes those that the host has";
         for (typed, cure) in [
             ("*", EVERYWHERE.to_owned()),
             ("0.0.0.0", EVERYWHERE.to_owned()),

@@ -58,6 +58,12 @@ impl Config {
         }
     }
 
+    /// Whether the file at `path` is gone once it was loaded, so that no reload can load it again.
+    #[must_use]
+    pub fn is_read_once(path: &Path) -> bool {
+        source::is_read_once(path)
+    }
+
     /// What `text` says, which was read from `path`.
     ///
     /// # Errors

@@ -23,6 +23,13 @@ pub(super) fn read(path: &Path) -> io::Result<Vec<u8>> {
     read_at_most(LIMIT, Patient { file: &file, patience: PATIENCE }, metadata.len())
 }
 
+/// Whether what is at `path` can be read once only: a pipe without a name, which is at its end for ever when it was read to it.
+pub(super) fn is_read_once(path: &Path) -> bool {
+    let is_pipe = std::fs::metadata(path).is_ok_and(|metadata| metadata.file_type().is_fifo());
+    // The links of /proc/PID/fd lead to what has no path.
+    is_pipe && std::fs::canonicalize(path).is_err()
+}
+
 /// How long whoever writes to a pipe may pause. Nothing else is done meanwhile: no signal is obeyed, and nobody is answered.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -105,7 +112,20 @@ mod tests {
         writer.write_all(b"mode = ").unwrap();
         drop(writer);
         let path = PathBuf::from(format!("/proc/self/fd/{}", reader.as_raw_fd()));
+        assert!(is_read_once(&path));
         assert_eq!(read(&path).unwrap(), b"mode = ");
+    }
+
+    #[test]
+    fn a_file_and_a_pipe_with_a_name_can_be_read_again() {
+        let path = std::env::temp_dir().join(format!("spectrum-again-{}", std::process::id()));
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        assert!(!is_read_once(&path));
+        std::fs::remove_file(&path).unwrap();
+        std::fs::write(&path, b"").unwrap();
+        assert!(!is_read_once(&path));
+        std::fs::remove_file(&path).unwrap();
+        assert!(!is_read_once(&path));
     }
 
     #[test]
