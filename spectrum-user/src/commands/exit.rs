@@ -32,35 +32,34 @@ struct JsonError<'a> {
     timestamp: String,
     level: &'static str,
     event: &'static str,
-    message: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    file: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    line: Option<usize>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    column: Option<usize>,
+    #[serde(flatten)]
+    told: Told<'a>,
     exit_code: u8,
+}
+
+/// What is told of it.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Told<'a> {
+    Message { message: &'a str },
+    Problem(&'a Problem),
+}
+
+/// Why there is no answer, as who asked for JSON gets it in its place.
+#[derive(Serialize)]
+struct JsonRefusal<'a> {
+    error: String,
+    exit_code: u8,
+    problems: &'a [Problem],
 }
 
 impl<'a> JsonError<'a> {
     fn of(message: &'a str, exit_code: u8) -> Self {
-        let (level, event) = ("ERROR", "error");
-        Self {
-            timestamp: timestamp(),
-            level,
-            event,
-            message,
-            file: None,
-            line: None,
-            column: None,
-            exit_code,
-        }
+        Self::telling(Told::Message { message }, exit_code)
     }
 
-    fn at(problem: &'a Problem, exit_code: u8) -> Self {
-        let Problem { path, line, column, message } = problem;
-        let (line, column) = (Some(*line), Some(*column));
-        Self { file: Some(path.display().to_string()), line, column, ..Self::of(message, exit_code) }
+    fn telling(told: Told<'a>, exit_code: u8) -> Self {
+        Self { timestamp: timestamp(), level: "ERROR", event: "error", told, exit_code }
     }
 
     fn line(&self) -> String {
@@ -112,6 +111,31 @@ pub(super) fn logged_failure(error: &anyhow::Error, log: &Log) -> ExitCode {
     ExitCode::from(code(error))
 }
 
+/// The same for who asked for JSON on standard output: one object there.
+pub(super) fn refusal(error: &anyhow::Error) -> ExitCode {
+    let exit_code = code(error);
+    let refusal = JsonRefusal { error: format!("{error:#}"), exit_code, problems: problems(error) };
+    let line = serde_json::to_string(&refusal).unwrap_or_default() + "\n";
+    match io::stdout().write_all(line.as_bytes()) {
+        // The exit code says it to who does not read on.
+        Err(unwritten) if unwritten.kind() != io::ErrorKind::BrokenPipe => {
+            failure(&anyhow::Error::from(unwritten).context(refusal.error), LogFormat::Text);
+        }
+        _ => {}
+    }
+    ExitCode::from(exit_code)
+}
+
+/// What is wrong with a file, if that is what `error` is about.
+pub(super) fn problems(error: &anyhow::Error) -> &[Problem] {
+    match (error.downcast_ref(), error.downcast_ref()) {
+        (Some(ConfigError::Invalid { problems }), _) | (_, Some(ControlError::Refused { problems, .. })) => {
+            problems
+        }
+        _ => &[],
+    }
+}
+
 fn print(lines: &str) {
     // Nobody is left to tell when standard error is gone.
     let _ = io::stderr().write_all(lines.as_bytes());
@@ -123,8 +147,11 @@ fn lines(error: &anyhow::Error, format: LogFormat) -> String {
     let text = format!("{error:#}");
     match (format, error.downcast_ref()) {
         (LogFormat::Json, Some(ConfigError::Invalid { problems })) => {
-            let mut lines: String =
-                problems.iter().take(SHOWN).map(|problem| JsonError::at(problem, code).line()).collect();
+            let mut lines: String = problems
+                .iter()
+                .take(SHOWN)
+                .map(|problem| JsonError::telling(Told::Problem(problem), code).line())
+                .collect();
             if let Some(more) = problems.len().checked_sub(SHOWN).filter(|more| *more > 0) {
                 lines += &JsonError::of(&format!("and {more} more problems"), code).line();
             }

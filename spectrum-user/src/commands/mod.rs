@@ -43,6 +43,16 @@ pub fn execute(cli: &Cli) -> ExitCode {
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
+        Err(error) if cli.command.as_ref().is_some_and(refuses_in_json) => exit::refusal(&error),
         Err(error) => exit::failure(&error, LogFormat::Text),
+    }
+}
+
+/// Whether who asks is to read in JSON what is wrong with a file.
+fn refuses_in_json(command: &Command) -> bool {
+    match command {
+        Command::Check(args) => args.json,
+        Command::Reload(args) => args.json,
+        _ => false,
     }
 }

@@ -154,7 +154,7 @@ async fn answer(running: &mut Running, args: &RunArgs, asked: Asked) {
 fn settle(outcome: anyhow::Result<impl serde::Serialize>, asked: Asked) {
     match outcome {
         Ok(value) => asked.done(&value),
-        Err(error) => asked.refused(&format!("{error:#}"), exit::code(&error)),
+        Err(error) => asked.refused(&format!("{error:#}"), exit::code(&error), exit::problems(&error)),
     }
 }
 

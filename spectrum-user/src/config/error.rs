@@ -5,6 +5,8 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use serde::{Deserialize, Serialize, Serializer};
+
 /// More lines than this hide the first one, which is the one to begin with.
 const SHOWN: usize = 100;
 
@@ -29,23 +31,31 @@ pub enum ConfigError {
 }
 
 /// One thing that is wrong, and where. Prints as compilers do, so that editors can jump to it.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Problem {
     /// The file.
+    #[serde(rename = "file", serialize_with = "as_text")]
     pub path: PathBuf,
     /// The line, the first is 1.
     pub line: usize,
     /// The character in the line, the first is 1.
     pub column: usize,
+    /// The key, where it is about one, as the message has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
     /// The key and the value, why it is wrong, and the cure.
     pub message: String,
 }
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { path, line, column, message } = self;
+        let Self { path, line, column, key: _, message } = self;
         write!(f, "{}:{line}:{column}: {message}", path.display())
     }
+}
+
+fn as_text<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&path.display())
 }
 
 /// Problems a line each, and how many more there are.
@@ -70,7 +80,8 @@ impl fmt::Display for Lines<'_> {
 #[derive(Debug)]
 pub(super) struct Problems<'t> {
     text: &'t str,
-    found: Vec<(usize, String)>,
+    /// Where, what, and the key that begins it.
+    found: Vec<(usize, String, Option<String>)>,
     /// Where each line but the first begins; made when first asked for.
     line_starts: OnceCell<Vec<usize>>,
 }
@@ -83,7 +94,13 @@ impl<'t> Problems<'t> {
 
     /// Something is wrong at the byte `offset`.
     pub(super) fn add(&mut self, offset: usize, message: impl Into<String>) {
-        self.found.push((offset, message.into()));
+        self.found.push((offset, message.into(), None));
+    }
+
+    /// Something is wrong with `key`, at the byte `offset`.
+    pub(super) fn add_about(&mut self, offset: usize, key: impl fmt::Display, reason: impl fmt::Display) {
+        let key = key.to_string();
+        self.found.push((offset, format!("{key}: {reason}"), Some(key)));
     }
 
     /// How many there are so far.
@@ -116,9 +133,9 @@ impl<'t> Problems<'t> {
         let mut place = Place { line: 1, column: 1, offset: 0 };
         let problems = found
             .into_iter()
-            .map(|(offset, message)| {
+            .map(|(offset, message, key)| {
                 place = place.advanced(text, offset);
-                Problem { path: path.to_owned(), line: place.line, column: place.column, message }
+                Problem { path: path.to_owned(), line: place.line, column: place.column, key, message }
             })
             .collect();
         ConfigError::Invalid { problems }

@@ -8,13 +8,19 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use super::{ControlError, Request};
+use crate::config::Problem;
 
 /// What a server writes.
 #[derive(Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(super) enum Answer<T> {
     Done(T),
-    Refused { message: String, code: u8 },
+    Refused {
+        message: String,
+        code: u8,
+        #[serde(default)]
+        problems: Vec<Problem>,
+    },
 }
 
 /// Asks the instance whose socket is at `path`, and waits for its answer.
@@ -31,7 +37,9 @@ pub fn ask<T: DeserializeOwned>(path: &Path, request: &Request) -> Result<T, Con
         .map_err(|source| ControlError::Speak { source })?;
     match serde_json::from_str(&answer) {
         Ok(Answer::Done(value)) => Ok(value),
-        Ok(Answer::Refused { message, code }) => Err(ControlError::Refused { message, code }),
+        Ok(Answer::Refused { message, code, problems }) => {
+            Err(ControlError::Refused { message, code, problems })
+        }
         Err(error) => Err(ControlError::Answer { cause: error.to_string() }),
     }
 }

@@ -3,6 +3,8 @@
 use std::io;
 use std::path::PathBuf;
 
+use crate::config::Problem;
+
 /// A conversation with a running instance that failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ControlError {
@@ -35,6 +37,8 @@ pub enum ControlError {
         message: String,
         /// The exit code that fits.
         code: u8,
+        /// What is wrong with its file, where that is why.
+        problems: Vec<Problem>,
     },
     /// The conversation broke off.
     #[error("speak with the instance")]

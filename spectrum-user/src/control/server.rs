@@ -15,6 +15,7 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use super::{ControlError, Request};
+use crate::config::Problem;
 use crate::instance::GROUP;
 
 /// Who asks has this long to say what, and to take the answer.
@@ -47,9 +48,9 @@ impl Asked {
         let _ = self.answer.send(line(&Answer::Done(value)));
     }
 
-    /// Refuses it, with the exit code that fits.
-    pub fn refused(self, message: &str, code: u8) {
-        let _ = self.answer.send(refusal(message, code));
+    /// Refuses it, with the exit code that fits, and what is wrong with the file where that is why.
+    pub fn refused(self, message: &str, code: u8, problems: &[Problem]) {
+        let _ = self.answer.send(refusal(message, code, problems));
     }
 }
 
@@ -58,16 +59,21 @@ impl Asked {
 #[serde(rename_all = "kebab-case")]
 enum Answer<'a, T: Serialize> {
     Done(&'a T),
-    Refused { message: &'a str, code: u8 },
+    Refused {
+        message: &'a str,
+        code: u8,
+        #[serde(skip_serializing_if = "<[_]>::is_empty")]
+        problems: &'a [Problem],
+    },
 }
 
-fn refusal(message: &str, code: u8) -> Vec<u8> {
-    let refused: Answer<'_, ()> = Answer::Refused { message, code };
+fn refusal(message: &str, code: u8, problems: &[Problem]) -> Vec<u8> {
+    let refused: Answer<'_, ()> = Answer::Refused { message, code, problems };
     line(&refused)
 }
 
 fn line(answer: &Answer<'_, impl Serialize>) -> Vec<u8> {
-    let mut line = serde_json::to_vec(answer).unwrap_or_else(|error| refusal(&error.to_string(), 1));
+    let mut line = serde_json::to_vec(answer).unwrap_or_else(|error| refusal(&error.to_string(), 1, &[]));
     line.push(b'\n');
     line
 }
@@ -146,13 +152,13 @@ async fn converse(stream: UnixStream, requests: &mpsc::Sender<Asked>) -> io::Res
     let answer = match serde_json::from_str(&line) {
         Ok(request) => {
             let (answer, answered) = oneshot::channel();
-            let stopping = || refusal("the instance is stopping", 1);
+            let stopping = || refusal("the instance is stopping", 1, &[]);
             match requests.send(Asked { request, answer }).await {
                 Ok(()) => answered.await.unwrap_or_else(|_dropped| stopping()),
                 Err(_closed) => stopping(),
             }
         }
-        Err(error) => refusal(&format!("understand the request: {error}"), 2),
+        Err(error) => refusal(&format!("understand the request: {error}"), 2, &[]),
     };
     // Long answers take their time; a reader that stopped does not hold this task for ever.
     for chunk in answer.chunks(1 << 20) {

@@ -53,5 +53,5 @@ impl Running {
 
 /// A question that makes no sense.
 fn misunderstood(message: String) -> ControlError {
-    ControlError::Refused { message, code: USAGE }
+    ControlError::Refused { message, code: USAGE, problems: Vec::new() }
 }

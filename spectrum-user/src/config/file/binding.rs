@@ -57,10 +57,8 @@ impl DescribedBindings {
         let Some(prefix) = prefix else {
             let key = KeyPath::Key(&path, "prefix");
             if !misspelt {
-                problems.add(
-                    value.span().start,
-                    format!("{key}: missing; add the addresses, for instance prefix = \"192.0.2.0/24\""),
-                );
+                let cure = "missing; add the addresses, for instance prefix = \"192.0.2.0/24\"";
+                problems.add_about(value.span().start, key, cure);
             }
             return;
         };

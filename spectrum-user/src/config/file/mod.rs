@@ -229,11 +229,10 @@ fn refuse_shared_names(services: &[DescribedService], problems: &mut Problems<'_
             Entry::Occupied(first) => {
                 let line = problems.line_of(*first.get());
                 let name = name.as_str();
-                problems.add(
+                problems.add_about(
                     offset,
-                    format!(
-                        "service {name:?} name: {name:?}: line {line} has a service of this name; rename one"
-                    ),
+                    format_args!("service {name:?} name"),
+                    format_args!("{name:?}: line {line} has a service of this name; rename one"),
                 );
             }
         }

@@ -221,7 +221,7 @@ fn origin(
     let key = KeyPath::Key(&path, "origin");
     if place.is_none() && !misspelt {
         let cure = "missing; add the server, for instance origin = \"203.0.113.10\"";
-        problems.add(value.span().start, format!("{key}: {cure}"));
+        problems.add_about(value.span().start, key, cure);
     }
     let mut origin: Option<Origin> =
         place.and_then(|value| server(value, key, "a string such as \"203.0.113.10\"", bindings, problems));

@@ -94,7 +94,7 @@ impl<'a, 't> Section<'a, 't> {
             };
             let shown = shortened(typed);
             let path = KeyPath::Key(&self.path, &shown);
-            problems.add(offset, format!("{path}: unknown key; {cure}"));
+            problems.add_about(offset, path, format_args!("unknown key; {cure}"));
         }
     }
 }
@@ -115,12 +115,11 @@ pub(super) fn refuse(
         DeValue::Array(_) | DeValue::Table(_) => String::new(),
     };
     let reason = reason.to_string();
-    let message = if shown.is_empty() || quotes(&reason, &shown) {
-        format!("{path}: {reason}")
+    if shown.is_empty() || quotes(&reason, &shown) {
+        problems.add_about(value.span().start, path, reason);
     } else {
-        format!("{path}: {shown}: {reason}")
-    };
-    problems.add(value.span().start, message);
+        problems.add_about(value.span().start, path, format_args!("{shown}: {reason}"));
+    }
 }
 
 /// Whether the value is in the reason already.

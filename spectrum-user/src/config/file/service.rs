@@ -55,7 +55,7 @@ impl DescribedService {
         let policy_keys = PolicyKeys::take(&mut section);
         let mut refuse_missing = |key: KeyPath<'_>, words: &[&str], cure: &str| {
             if !words.iter().any(|word| section.misspells(word)) {
-                problems.add(offset, format!("{key}: {cure}"));
+                problems.add_about(offset, key, cure);
             }
         };
         if name.is_none() {

@@ -15,10 +15,11 @@ pub(super) fn explain(errors: &[PlanError], places: &[ServicePlaces], problems: 
             let Some(offset) = places.get(*at).and_then(|places| places.origins) else { continue };
             let this = service(places, BindingIndex { service: *at, binding: 0 }, name);
             let path = KeyPath::Key(&this, "origins");
-            problems.add(
+            problems.add_about(
                 offset,
-                format!(
-                    "{path}: {origin} is bound by the service itself, on port {port} for one: connections would come back \
+                path,
+                format_args!(
+                    "{origin} is bound by the service itself, on port {port} for one: connections would come back \
                      without end; name an address or a port that it does not bind"
                 ),
             );
@@ -56,7 +57,7 @@ pub(super) fn explain(errors: &[PlanError], places: &[ServicePlaces], problems: 
         let element = KeyPath::Index(&bindings, second_place.element);
         let list = KeyPath::Key(&element, "prefix");
         let path = second_place.prefix.map_or(list, |index| KeyPath::Index(&list, index));
-        problems.add(second_place.offset, format!("{path}: {second}: {message}"));
+        problems.add_about(second_place.offset, path, format_args!("{second}: {message}"));
     }
 }
 
