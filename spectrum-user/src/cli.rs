@@ -16,9 +16,11 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 
 use crate::config::{Config, FirewallChoice, Flags, ModeChoice, Protocols};
-use crate::control::BindingsQuery;
+use crate::control::{BindingsQuery, OriginQuery};
 use crate::instance::InstanceId;
-use crate::model::{Origin, PortRange, Prefix, Protocol, Responder, parse_address_and_port};
+use crate::model::{
+    Origin, OriginSetting, PortRange, Prefix, Protocol, Responder, Weight, parse_address_and_port,
+};
 use crate::observe::LogFormat;
 
 /// One listening socket for any port on any address of whole IP prefixes, and an L4 proxy behind it.
@@ -89,6 +91,8 @@ pub enum Command {
     Doctor(DoctorArgs),
     /// Ask the kernel where a packet goes, and say why; the packet counts as one that came
     Explain(ExplainArgs),
+    /// Drain an origin of a service of the running instance, or give it another weight, until it is made ready again
+    Origin(OriginArgs),
     /// Make the running instance read its configuration file again
     Reload(InstanceArgs),
     /// Print what the running instance is, how it fares, and what stands in its way
@@ -283,6 +287,65 @@ pub struct ExplainArgs {
     /// Which instance.
     #[command(flatten)]
     pub instance: InstanceArgs,
+}
+
+/// Flags of `origin`.
+#[derive(Args, Clone, Debug)]
+pub struct OriginArgs {
+    /// The service
+    #[arg(value_name = "SERVICE")]
+    pub service: String,
+
+    /// Its origin as the file has it, or as `status` prints it; an ADDRESS is one address of a name
+    #[arg(value_name = "ORIGIN|ADDRESS")]
+    pub origin: String,
+
+    /// What becomes of it
+    #[arg(value_name = "SETTING")]
+    pub setting: OriginSettingArg,
+
+    /// Its share of the connections, 0 to 256; with `weight` and there alone
+    #[arg(value_name = "N")]
+    pub weight: Option<Weight>,
+
+    /// Which instance.
+    #[command(flatten)]
+    pub instance: InstanceArgs,
+}
+
+/// What becomes of an origin.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+pub enum OriginSettingArg {
+    /// No new connections; those that are open go on
+    Drain,
+    /// As the file has it
+    Ready,
+    /// Another share of the connections, whatever the file says
+    Weight,
+}
+
+impl OriginArgs {
+    /// What to ask for.
+    ///
+    /// # Errors
+    /// As clap reports usage errors, where a weight is missing or too much.
+    pub fn query(&self) -> Result<OriginQuery, clap::Error> {
+        let setting = match (self.setting, self.weight) {
+            (OriginSettingArg::Drain, None) => OriginSetting::Drain,
+            (OriginSettingArg::Ready, None) => OriginSetting::Ready,
+            (OriginSettingArg::Weight, Some(weight)) => OriginSetting::Weight(weight),
+            (OriginSettingArg::Weight, None) => {
+                let message = "weight: say which, 0 to 256, as in `origin web 203.0.113.10 weight 3`";
+                return Err(misused("origin", message.to_owned()));
+            }
+            (OriginSettingArg::Drain | OriginSettingArg::Ready, Some(weight)) => {
+                let message =
+                    format!("{}: a number goes with weight alone, as in `weight {0}`", weight.get());
+                return Err(misused("origin", message));
+            }
+        };
+        Ok(OriginQuery { service: self.service.clone(), origin: self.origin.clone(), setting })
+    }
 }
 
 /// How log lines are written.

@@ -9,6 +9,7 @@ mod doctor;
 mod exit;
 mod facts;
 mod logging;
+mod origin;
 mod own_bindings;
 mod privileges;
 mod ready;
@@ -36,6 +37,7 @@ pub fn execute(cli: &Cli) -> ExitCode {
         Some(Command::Check(args)) => check::check(args),
         Some(Command::Doctor(args)) => doctor::doctor(args),
         Some(Command::Explain(args)) => ask::explain(args),
+        Some(Command::Origin(args)) => ask::origin(args),
         Some(Command::Reload(args)) => ask::reload(args),
         Some(Command::Status(args)) => ask::status(args),
         Some(Command::Clean(args)) => logging::init(LogFormat::Text).and_then(|_log| clean::clean(args)),

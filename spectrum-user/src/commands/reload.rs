@@ -163,6 +163,7 @@ impl Running {
         self.retire(removed, &plan);
         self.plan = plan;
         self.config = config;
+        self.keep_set_origins();
         // After a failure the old bindings are avoided as well, which the next reload puts right.
         if let Err(error) = self.avoid(vec![Arc::clone(&self.plan)]).await {
             tracing::warn!("{error:#}");

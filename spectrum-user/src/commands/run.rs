@@ -147,6 +147,7 @@ async fn answer(running: &mut Running, args: &RunArgs, asked: Asked) {
         Request::Reload => settle(reload(running, args).await, asked),
         Request::Bindings(query) => settle(running.bindings(query).map_err(Into::into), asked),
         Request::Explain(query) => settle(running.explain(query).map_err(Into::into), asked),
+        Request::Origin(query) => settle(running.set_origin(query, asked.peer).await, asked),
         Request::Status => settle(running.status(), asked),
     }
 }

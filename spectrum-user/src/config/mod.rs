@@ -9,6 +9,8 @@ mod origin_places;
 mod protocols;
 mod udp;
 
+pub(crate) use file::nearest::nearest;
+
 pub use error::{ConfigError, Problem};
 pub use firewall::{FirewallChoice, ParseFirewallError};
 pub use flags::{Flags, FlagsError};

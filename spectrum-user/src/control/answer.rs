@@ -183,6 +183,9 @@ pub struct OriginAnswer {
     pub role: String,
     /// Its share.
     pub weight: u16,
+    /// Whether that was set by `spectrum-user origin`, and is not as configured.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub by_hand: bool,
     /// `up`, `down`, `drained`, `ejected`, `loop` or `unresolved`.
     pub condition: String,
     /// What its last health check said, if it is checked.
@@ -198,6 +201,17 @@ pub struct OriginAnswer {
     /// Of a loop: the services that a connection would pass, this one first, until it came to one of them again.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub way: Vec<String>,
+}
+
+/// What an origin, or some of its addresses, has come to by hand.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct SetOriginAnswer {
+    /// The service.
+    pub service: String,
+    /// What was set, as the status has it.
+    pub origins: Vec<OriginAnswer>,
+    /// Whether any origin of the service gets new connections now.
+    pub serves: bool,
 }
 
 /// An SRV record.

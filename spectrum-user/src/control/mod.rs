@@ -10,10 +10,11 @@ mod server;
 
 pub use answer::{
     CheckAnswer, Conflict, Decider, DestinationAnswer, Explanation, ListedBinding, ListenerAnswer,
-    OriginAnswer, Outcome, PacketCounts, ProgramAnswer, RecordAnswer, ServiceAnswer, Status, TableAnswer,
+    OriginAnswer, Outcome, PacketCounts, ProgramAnswer, RecordAnswer, ServiceAnswer, SetOriginAnswer, Status,
+    TableAnswer,
 };
 pub use client::ask;
 pub use error::ControlError;
 pub use policy::{LimitsAnswer, TimeoutsAnswer};
-pub use request::{BindingsQuery, ExplainQuery, Request};
-pub use server::{Asked, ControlServer};
+pub use request::{BindingsQuery, ExplainQuery, OriginQuery, Request};
+pub use server::{Asked, ControlServer, Peer};

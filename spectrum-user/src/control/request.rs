@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::Protocol;
+use crate::model::{OriginSetting, Protocol};
 
 /// A request.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
@@ -14,6 +14,8 @@ pub enum Request {
     Bindings(BindingsQuery),
     /// Where a packet goes, and why.
     Explain(ExplainQuery),
+    /// Give one of a service's origins another share of its connections.
+    Origin(OriginQuery),
     /// Read the configuration file again and steer by it.
     Reload,
     /// What the instance is, and how it fares.
@@ -40,6 +42,17 @@ pub struct ExplainQuery {
     pub dialled: SocketAddr,
     /// The client's, if it matters to other programs.
     pub from: Option<SocketAddr>,
+}
+
+/// An origin, or one of its addresses, and what becomes of it.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct OriginQuery {
+    /// The service's name.
+    pub service: String,
+    /// The origin as the file has it or as the status shows it.
+    pub origin: String,
+    /// What becomes of it.
+    pub setting: OriginSetting,
 }
 
 impl ExplainQuery {

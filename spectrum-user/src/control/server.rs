@@ -38,7 +38,18 @@ pub struct ControlServer {
 pub struct Asked {
     /// What is asked.
     pub request: Request,
+    /// Who asks; `None` where the kernel would not say.
+    pub peer: Option<Peer>,
     answer: oneshot::Sender<Vec<u8>>,
+}
+
+/// A process that asks.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Peer {
+    /// Its id as this process sees it; `None` where it does not.
+    pub pid: Option<i32>,
+    /// Its user.
+    pub uid: u32,
 }
 
 impl Asked {
@@ -146,6 +157,8 @@ async fn accept(listener: UnixListener, requests: mpsc::Sender<Asked>) {
 }
 
 async fn converse(stream: UnixStream, requests: &mpsc::Sender<Asked>) -> io::Result<()> {
+    let peer =
+        stream.peer_cred().ok().map(|credentials| Peer { pid: credentials.pid(), uid: credentials.uid() });
     let (reader, mut writer) = stream.into_split();
     let mut line = String::new();
     timeout(PATIENCE, BufReader::new(reader.take(LONGEST)).read_line(&mut line)).await??;
@@ -153,7 +166,7 @@ async fn converse(stream: UnixStream, requests: &mpsc::Sender<Asked>) -> io::Res
         Ok(request) => {
             let (answer, answered) = oneshot::channel();
             let stopping = || refusal("the instance is stopping", 1, &[]);
-            match requests.send(Asked { request, answer }).await {
+            match requests.send(Asked { request, peer, answer }).await {
                 Ok(()) => answered.await.unwrap_or_else(|_dropped| stopping()),
                 Err(_closed) => stopping(),
             }

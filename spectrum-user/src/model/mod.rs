@@ -6,6 +6,7 @@ mod destination;
 mod notation;
 mod onward;
 mod origin;
+mod origin_setting;
 mod origins;
 mod policy;
 mod port_range;
@@ -20,7 +21,10 @@ pub use binding::Binding;
 pub use destination::{Destination, DestinationId};
 pub use notation::Shift;
 pub use onward::{Onward, reached};
-pub use origin::{Origin, OriginHost, OriginPort, OriginRole, ParseOriginError, Weight};
+pub use origin::{
+    Origin, OriginHost, OriginIdentity, OriginPort, OriginRole, ParseOriginError, Weight, WeightError,
+};
+pub use origin_setting::OriginSetting;
 pub use origins::{
     Balance, DialSource, Ejection, HealthCheck, Origins, ParseBalanceError, ParseProxyVersionError,
     ProxyVersion, TrustedProxies,

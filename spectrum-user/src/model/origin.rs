@@ -46,7 +46,8 @@ pub enum OriginPort {
 }
 
 /// An origin's share of the connections.
-#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd, serde::Deserialize, serde::Serialize)]
+#[serde(try_from = "u16", into = "u16")]
 pub struct Weight(u16);
 
 impl Weight {
@@ -71,6 +72,37 @@ impl Weight {
         self.0
     }
 }
+
+impl TryFrom<u16> for Weight {
+    type Error = WeightError;
+
+    fn try_from(weight: u16) -> Result<Self, WeightError> {
+        Self::new(weight).ok_or(WeightError)
+    }
+}
+
+impl FromStr for Weight {
+    type Err = WeightError;
+
+    fn from_str(typed: &str) -> Result<Self, WeightError> {
+        typed.parse().ok().and_then(Self::new).ok_or(WeightError)
+    }
+}
+
+impl From<Weight> for u16 {
+    fn from(weight: Weight) -> Self {
+        weight.get()
+    }
+}
+
+/// Why a number is no [`Weight`].
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("a weight is 0 to {}", Weight::MAX)]
+pub struct WeightError;
+
+/// What two origins have in common that are the same server and port, however its name was typed.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+pub struct OriginIdentity(OriginHost, OriginPort);
 
 /// When an origin is used.
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
@@ -100,16 +132,16 @@ impl Origin {
         Self { host, port, weight: Weight::ONE, role: OriginRole::Primary }
     }
 
-    /// What two origins have in common that are the same server and port, however its name was typed.
+    /// By what it is told from others.
     #[must_use]
-    pub fn identity(&self) -> impl Eq + Hash + use<> {
+    pub fn identity(&self) -> OriginIdentity {
         let host = match &self.host {
             OriginHost::Address(address) => OriginHost::Address(*address),
             OriginHost::Name(name) | OriginHost::Service(name) => {
                 OriginHost::Name(name.trim_end_matches('.').to_ascii_lowercase())
             }
         };
-        (host, self.port)
+        OriginIdentity(host, self.port)
     }
 }
 

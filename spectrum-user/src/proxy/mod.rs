@@ -26,7 +26,7 @@ mod workers;
 pub(crate) use counter::Counter;
 pub use origins::{
     CheckOutcome, OriginCondition, OriginState, OriginWatch, OwnBindings, RecordState, ResolveError,
-    WatchError,
+    SetOrigin, SetOriginError, WatchError,
 };
 pub use report::{DialFailure, End, Established, Event, Expiry, HeaderFault, Limit, Report, Side};
 pub use traffic::Traffic;

@@ -3,6 +3,7 @@
 
 mod candidates;
 mod explanation;
+mod set_origin;
 mod status;
 
 use std::io::{self, BufWriter, Write};
@@ -15,8 +16,8 @@ use serde::de::DeserializeOwned;
 use self::candidates::listed;
 use super::columns::Columns;
 use super::reload::Reloaded;
-use crate::cli::{BindingsArgs, ExplainArgs, InstanceArgs};
-use crate::control::{self, ExplainQuery, Explanation, ListedBinding, Request, Status};
+use crate::cli::{BindingsArgs, ExplainArgs, InstanceArgs, OriginArgs};
+use crate::control::{self, ExplainQuery, Explanation, ListedBinding, Request, SetOriginAnswer, Status};
 use crate::instance::{ControlSocket, InstanceId, control_sockets, live_instances, run_dir};
 use crate::model::VisibleWriter;
 use crate::net::NamespaceId;
@@ -41,6 +42,12 @@ pub(super) fn explain(args: &ExplainArgs) -> anyhow::Result<()> {
     let query = ExplainQuery { protocol: args.protocol, dialled: args.dialled, from: args.from };
     let explanation: Explanation = ask(&args.instance, &Request::Explain(query))?;
     print(&args.instance, &explanation, |out| explanation::write(&explanation, out))
+}
+
+/// Prints what an origin came to, a line for each of its addresses.
+pub(super) fn origin(args: &OriginArgs) -> anyhow::Result<()> {
+    let answer: SetOriginAnswer = ask(&args.instance, &Request::Origin(args.query()?))?;
+    print(&args.instance, &answer, |out| set_origin::write(&answer, out))
 }
 
 /// Prints what a reload came to, on one line.

@@ -100,7 +100,7 @@ fn origins(services: &[ServiceAnswer], out: &mut dyn Write) -> io::Result<()> {
     for service in services {
         let mut above = HashSet::new();
         for row in &service.origins {
-            let OriginAnswer { address, role, weight, condition, last_check, open, way, .. } = row;
+            let OriginAnswer { address, role, weight, last_check, open, .. } = row;
             let is_new = address.as_ref().is_none_or(|address| above.insert(address));
             let address = address.as_deref().unwrap_or("none");
             columns.row([
@@ -110,11 +110,7 @@ fn origins(services: &[ServiceAnswer], out: &mut dyn Write) -> io::Result<()> {
                 role,
                 &weight.to_string(),
                 &open.to_string(),
-                &if way.is_empty() {
-                    condition.clone()
-                } else {
-                    format!("{condition}: {}", way.join(" -> "))
-                },
+                &condition(row),
                 &last_check.as_ref().map_or("-".to_owned(), last),
             ]);
         }
@@ -130,6 +126,25 @@ fn origin(row: &OriginAnswer) -> String {
             format!("{} {priority} {weight} {port} {target}", row.origin)
         }
     }
+}
+
+/// `up`, `loop: a -> b -> a`, `drained by hand`, `down, weight by hand`.
+pub(super) fn condition(row: &OriginAnswer) -> String {
+    let OriginAnswer { condition, way, weight, by_hand, .. } = row;
+    let mut text = condition.clone();
+    if !way.is_empty() {
+        text = format!("{text}: {}", way.join(" -> "));
+    }
+    let is_drained = *weight == 0;
+    if is_drained && condition != "drained" {
+        text.push_str(", drained");
+    }
+    match (by_hand, is_drained) {
+        (true, true) => text.push_str(" by hand"),
+        (true, false) => text.push_str(", weight by hand"),
+        (false, _) => {}
+    }
+    text
 }
 
 /// `connected in 312us, 3s ago`, or the error.

@@ -95,13 +95,14 @@ impl Running {
         services.collect()
     }
 
-    fn origins(&self, service: &ServiceName) -> Vec<OriginAnswer> {
+    pub(in crate::commands) fn origins(&self, service: &ServiceName) -> Vec<OriginAnswer> {
         let states = self.origins.as_ref().map_or_else(Vec::new, |origins| origins.states(service));
         let origins = states.into_iter().map(|state| OriginAnswer {
             origin: state.origin,
             address: state.address,
             role: state.role.as_str().to_owned(),
             weight: state.weight,
+            by_hand: state.is_by_hand,
             condition: state.condition.to_string(),
             last_check: state.last_check.map(|check| CheckAnswer {
                 ago_ms: u64::try_from(check.ago.as_millis()).unwrap_or(u64::MAX),

@@ -4,7 +4,7 @@
 mod binding;
 mod key_path;
 mod loanwords;
-mod nearest;
+pub(crate) mod nearest;
 mod origins;
 mod policy;
 mod quantity;

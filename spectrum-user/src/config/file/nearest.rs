@@ -1,7 +1,7 @@
 //! What somebody may have meant who typed something else.
 
 /// The word nearest to `typed`, unless all are far.
-pub(super) fn nearest<'w>(typed: &str, words: &[&'w str]) -> Option<&'w str> {
+pub(crate) fn nearest<'w>(typed: &str, words: &[&'w str]) -> Option<&'w str> {
     let typed = typed.trim().to_lowercase().replace('_', "-");
     // Comparing long texts takes long, and they are no typing errors.
     if typed.len() < 2 || typed.len() > 40 {

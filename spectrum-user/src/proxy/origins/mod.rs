@@ -16,5 +16,6 @@ pub(super) use board::Board;
 pub(super) use dial::{Dialled, Dialler};
 pub use own_bindings::OwnBindings;
 pub use watch::{
-    CheckOutcome, OriginCondition, OriginState, OriginWatch, RecordState, ResolveError, WatchError,
+    CheckOutcome, OriginCondition, OriginState, OriginWatch, RecordState, ResolveError, SetOrigin,
+    SetOriginError, WatchError,
 };

@@ -26,6 +26,16 @@ pub(super) struct Roster {
     pub(super) loops: Vec<Loop>,
     /// Services of ours that the members lead to.
     pub(super) through: Vec<ServiceName>,
+    /// The share of each of the service's origins.
+    pub(super) shares: Vec<Share>,
+}
+
+/// An origin's share of the connections, and whose word that is.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) struct Share {
+    pub(super) weight: Weight,
+    /// Set while running, and not as configured.
+    pub(super) is_by_hand: bool,
 }
 
 /// An address of an origin that would lead back to a service of ours.
@@ -85,14 +95,16 @@ pub(super) struct Place {
     pub(super) barred: Box<[PortRange]>,
     /// The services of ours that all of its connections go to. Empty where some go elsewhere.
     pub(super) through: Box<[ServiceName]>,
-    /// Whether it gets no new connections, because its origin has weight 0.
-    pub(super) is_drained: bool,
+    /// Whether it was itself drained while running.
+    pub(super) is_drained_by_hand: bool,
+    /// Whether it gets no new connections, for that or because its origin has weight 0.
+    is_drained: bool,
 }
 
 impl Roster {
     /// Nothing to choose from, because of `fault`.
     pub(super) fn empty(fault: DialFailure) -> Self {
-        Self { members: Vec::new(), fault, loops: Vec::new(), through: Vec::new() }
+        Self { members: Vec::new(), fault, loops: Vec::new(), through: Vec::new(), shares: Vec::new() }
     }
 
     /// The members of `origins`, whose names resolve to `resolutions`, in the same order; `None`: not yet. `judge` says what
@@ -146,7 +158,7 @@ impl Roster {
                         through.extend(judgement.through.iter().cloned());
                         if judgement.extent != Extent::Address {
                             let mut place = place(origin, target.port, *address, &judgement);
-                            place.is_drained |= origin.weight == Weight::ZERO;
+                            place.is_drained = place.is_drained_by_hand || origin.weight == Weight::ZERO;
                             places.push(place);
                         }
                         if judgement.extent != Extent::Nothing {
@@ -182,7 +194,8 @@ impl Roster {
         if !loops.is_empty() {
             fault = DialFailure::Loop;
         }
-        Self { members, fault, loops, through }
+        let share = |origin: &Origin| Share { weight: origin.weight, is_by_hand: false };
+        Self { members, fault, loops, through, shares: origins.list.iter().map(share).collect() }
     }
 
     /// Every address there is.
@@ -281,7 +294,7 @@ impl Place {
             Rest::Through => through.clone().into_boxed_slice(),
         };
         let barred = barred.clone().into_boxed_slice();
-        Self { number: 0, standing, health, barred, through, is_drained: false }
+        Self { number: 0, standing, health, barred, through, is_drained_by_hand: false, is_drained: false }
     }
 
     /// Its place among [`Roster::places`] of the roster it is in.
@@ -293,6 +306,11 @@ impl Place {
         !self.is_drained
             && self.health.as_ref().is_none_or(|health| health.is_up())
             && !self.standing.is_ejected()
+    }
+
+    /// Whether it gets no new connections, whoever says so.
+    pub(super) fn is_drained(&self) -> bool {
+        self.is_drained
     }
 
     /// Whether a connection with this port would come back.

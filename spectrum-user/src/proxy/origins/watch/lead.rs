@@ -16,8 +16,14 @@ use tokio::time::sleep_until;
 
 use super::ResolveError;
 use super::check;
-use super::state::shown_way;
-use crate::model::{HealthCheck, Origin, OriginHost, OriginPort, Origins, ResolverOptions, ServiceName};
+use super::selection::{Selection, SelectionFault, select};
+use super::settings::{Full, Part, Settings};
+use super::state::{shown, shown_way};
+use super::{SetOrigin, SetOriginError};
+use crate::model::{
+    HealthCheck, Origin, OriginHost, OriginIdentity, OriginPort, OriginSetting, Origins, ResolverOptions,
+    ServiceName, Weight,
+};
 use crate::proxy::origins::board::Board;
 use crate::proxy::origins::health::Health;
 use crate::proxy::origins::own_bindings::{Judgement, OwnBindings};
@@ -33,8 +39,17 @@ pub(super) enum Command {
     Board { service: ServiceName, origins: Origins, done: oneshot::Sender<Arc<Board>> },
     /// Resolve by other servers.
     Configure(ResolverOptions),
+    /// Forget what is set of others than these.
+    Keep(Vec<(ServiceName, OriginIdentity)>),
     /// Say which origins have no address.
     Resolve { origins: Vec<Origin>, done: oneshot::Sender<Vec<ResolveError>> },
+    /// Set one of a service's origins, as typed.
+    Set {
+        service: ServiceName,
+        typed: String,
+        setting: OriginSetting,
+        done: oneshot::Sender<Result<SetOrigin, SetOriginError>>,
+    },
 }
 
 /// By what a standing is found again after a reload: one address of a service, and where its port comes from.
@@ -50,6 +65,7 @@ pub(super) struct Lead {
     /// Those whose rosters leave out what would come back.
     looping: RefCell<Vec<Weak<Board>>>,
     standings: RefCell<HashMap<StandingKey, Weak<Standing>>>,
+    settings: RefCell<Settings>,
     healths: RefCell<HashMap<SocketAddr, Vec<Weak<Health>>>>,
     pub(super) checks: Semaphore,
 }
@@ -78,6 +94,7 @@ impl Lead {
             boards: RefCell::default(),
             looping: RefCell::default(),
             standings: RefCell::default(),
+            settings: RefCell::default(),
             healths: RefCell::default(),
             checks: Semaphore::new(check::AT_ONCE),
         });
@@ -95,6 +112,10 @@ impl Lead {
                         // What other servers said is not to be passed off as what these say.
                         lead.names.borrow_mut().retain(|_, name| *name.refreshed.borrow());
                     }
+                }
+                Command::Keep(origins) => lead.settings.borrow_mut().keep(&origins),
+                Command::Set { service, typed, setting, done } => {
+                    let _ = done.send(lead.set(&service, &typed, setting));
                 }
                 Command::Resolve { origins, done } => {
                     spawn_local(async move {
@@ -192,10 +213,58 @@ impl Lead {
         let judge = |origin: &Origin, port: Option<u16>, address: IpAddr| {
             own.judge(&board.service, address, origin.port, port, |to| self.way(to, &board.service))
         };
-        let roster = Roster::of(&board.origins, &resolutions, judge, |origin, port, address, judgement| {
+        let set: Vec<Option<Weight>> = {
+            let settings = self.settings.borrow();
+            board.origins.list.iter().map(|origin| settings.weight(&board.service, origin)).collect()
+        };
+        let mut origins = board.origins.clone();
+        for (origin, weight) in origins.list.iter_mut().zip(&set) {
+            origin.weight = weight.unwrap_or(origin.weight);
+        }
+        let mut roster = Roster::of(&origins, &resolutions, judge, |origin, port, address, judgement| {
             self.place(board, origin, port, address, judgement)
         });
+        for (share, weight) in roster.shares.iter_mut().zip(&set) {
+            share.is_by_hand = weight.is_some();
+        }
         board.hang(roster);
+    }
+
+    /// Sets one of the origins of `service`, or some of its addresses, for all who dial it from now on.
+    fn set(
+        self: &Rc<Self>,
+        service: &ServiceName,
+        typed: &str,
+        setting: OriginSetting,
+    ) -> Result<SetOrigin, SetOriginError> {
+        let board = Board::latest(&self.boards.borrow(), service).ok_or(SetOriginError::Originless)?;
+        let roster = board.roster();
+        let Selection { origin, parts } =
+            select(&board.origins.list, &roster, typed).map_err(|fault| match fault {
+                SelectionFault::Several(origins) => SetOriginError::Several(origins),
+                SelectionFault::Unknown => {
+                    SetOriginError::Unknown(board.origins.list.iter().map(ToString::to_string).collect())
+                }
+            })?;
+        let origin = board.origins.list.get(origin).ok_or(SetOriginError::Originless)?;
+        let mut settings = self.settings.borrow_mut();
+        let set = if parts.is_empty() {
+            settings.set(service, origin, setting)
+        } else {
+            let is_drained = match setting.weight() {
+                None => false,
+                Some(Weight::ZERO) => true,
+                Some(_) => return Err(SetOriginError::Share { origin: origin.to_string() }),
+            };
+            settings.set_parts(service, origin, &parts, is_drained)
+        };
+        set.map_err(|Full| SetOriginError::Full)?;
+        drop(settings);
+        let mut boards = self.alive();
+        boards.retain(|board| board.service == *service);
+        self.hang(&boards);
+        let addresses = parts.iter().map(|part| shown(origin, part.port, part.address)).collect();
+        Ok(SetOrigin { origin: origin.to_string(), addresses })
     }
 
     /// The shortest way by which connections of the service `from` may come to the service `to`: both, and those between them.
@@ -251,7 +320,10 @@ impl Lead {
             };
             Some(self.health(SocketAddr::new(address, check.port.or(own)?), check))
         });
-        Place::new(standing, health, judgement)
+        let mut place = Place::new(standing, health, judgement);
+        place.is_drained_by_hand =
+            self.settings.borrow().drains(&board.service, origin, Part { address, port });
+        place
     }
 
     /// The health of an address, checked from now on if it was not before.

@@ -3,6 +3,8 @@
 
 mod check;
 mod lead;
+mod selection;
+mod settings;
 mod state;
 
 use std::io;
@@ -15,7 +17,7 @@ use tokio::task::LocalSet;
 
 use super::board::Board;
 use super::own_bindings::OwnBindings;
-use crate::model::{Origin, Origins, ResolverOptions, ServiceName};
+use crate::model::{Origin, OriginSetting, Origins, ResolverOptions, ServiceName};
 use crate::proxy::commanded::Commanded;
 use lead::{Command, Lead};
 pub use state::{CheckOutcome, OriginCondition, OriginState, RecordState};
@@ -46,6 +48,46 @@ pub enum WatchError {
     /// The thread or its runtime could not be made.
     #[error("start the thread that watches origins")]
     Start(#[source] io::Error),
+}
+
+/// What was set.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct SetOrigin {
+    /// The origin, as configured.
+    pub origin: String,
+    /// Which of its addresses, as [`OriginState::address`] has them. Empty: the whole of it.
+    pub addresses: Vec<String>,
+}
+
+/// Why nothing was set.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum SetOriginError {
+    /// The thread ended unasked.
+    #[error("the thread that watches origins ended unexpectedly")]
+    Died,
+    /// As many are set as can be.
+    #[error("so many origins have a weight by hand that no other can; make some ready")]
+    Full,
+    /// The service has no origins.
+    #[error("it has no origins")]
+    Originless,
+    /// Several origins are meant.
+    #[error("several are meant: {}", .0.join(", "))]
+    Several(Vec<String>),
+    /// An address of a name was to get a share of its own.
+    #[error(
+        "the addresses of {origin} share its weight: one of them can be drained or ready, and {origin} have a weight"
+    )]
+    Share {
+        /// The name, as configured.
+        origin: String,
+    },
+    /// No origin is meant.
+    #[error("it has none like that")]
+    Unknown(
+        /// Those that there are.
+        Vec<String>,
+    ),
 }
 
 /// The thread, and what it knows. Clones are the same; the thread ends with the last of them.
@@ -118,6 +160,28 @@ impl OriginWatch {
         let origins: Vec<Origin> = origins.into_iter().cloned().collect();
         let errors = self.ask(|done| Command::Resolve { origins, done }).await?;
         if errors.is_empty() { Ok(()) } else { Err(WatchError::Resolve(errors)) }
+    }
+
+    /// Has one of the origins of `service`, as `typed`, or one of its addresses, get no more connections, or another share of
+    /// them, from now on and over reloads, until it is made ready.
+    ///
+    /// # Errors
+    /// [`SetOriginError`], and nothing has changed.
+    pub async fn set(
+        &self,
+        service: &ServiceName,
+        typed: &str,
+        setting: OriginSetting,
+    ) -> Result<SetOrigin, SetOriginError> {
+        let (service, typed) = (service.clone(), typed.to_owned());
+        let set = self.ask(|done| Command::Set { service, typed, setting, done }).await;
+        set.map_err(|_died| SetOriginError::Died)?
+    }
+
+    /// Forgets what is set of others than these origins of services.
+    pub fn keep<'a>(&self, origins: impl IntoIterator<Item = (&'a ServiceName, &'a Origin)>) {
+        let origins = origins.into_iter().map(|(service, origin)| (service.clone(), origin.identity()));
+        self.0.thread.tell(Command::Keep(origins.collect()));
     }
 
     /// What is known of the addresses of a service's origins, in the order configured.

@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::model::{Origin, OriginPort, OriginRole, ServiceName};
 use crate::proxy::origins::board::Board;
 use crate::proxy::origins::own_bindings::Extent;
-use crate::proxy::origins::roster::{Member, Place, Record};
+use crate::proxy::origins::roster::{Member, Place, Record, Share};
 
 /// One address of an origin, or an origin without any.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -20,6 +20,8 @@ pub struct OriginState {
     pub address: Option<String>,
     /// Its share.
     pub weight: u16,
+    /// Whether that was set while running, and is not as configured.
+    pub is_by_hand: bool,
     /// When it is used.
     pub role: OriginRole,
     /// Whether it is used.
@@ -104,17 +106,20 @@ pub(super) fn states(
     let mut circles = Circles { board_of, known: HashMap::new() };
     let mut states = Vec::new();
     for (index, origin) in board.origins.list.iter().enumerate() {
+        let configured = Share { weight: origin.weight, is_by_hand: false };
+        let share = roster.shares.get(index).copied().unwrap_or(configured);
         let before = states.len();
         for member in roster.members.iter().filter(|member| member.origin == index) {
             for place in &member.places {
                 let way = circles.entered_at(place).map(|on| until_it_repeats(&board.service, on));
-                states.push(state(origin, member, place, way));
+                states.push(state(origin, share, member, place, way));
             }
         }
         let undialled = |address, condition| OriginState {
             origin: origin.to_string(),
             address,
-            weight: origin.weight.get(),
+            weight: share.weight.get(),
+            is_by_hand: share.is_by_hand,
             role: origin.role,
             condition,
             last_check: None,
@@ -194,12 +199,19 @@ impl<F: Fn(&ServiceName) -> Option<Arc<Board>>> Circles<F> {
     }
 }
 
-fn state(origin: &Origin, member: &Member, place: &Place, way: Option<Vec<ServiceName>>) -> OriginState {
+fn state(
+    origin: &Origin,
+    share: Share,
+    member: &Member,
+    place: &Place,
+    way: Option<Vec<ServiceName>>,
+) -> OriginState {
     let is_up = place.health.as_ref().is_none_or(|health| health.is_up());
     OriginState {
         origin: origin.to_string(),
         address: Some(shown(origin, member.port, place.standing.address)),
-        weight: origin.weight.get(),
+        weight: if place.is_drained() { 0 } else { share.weight.get() },
+        is_by_hand: place.is_drained_by_hand || share.is_by_hand,
         role: origin.role,
         condition: if !is_up {
             OriginCondition::Down
@@ -207,7 +219,7 @@ fn state(origin: &Origin, member: &Member, place: &Place, way: Option<Vec<Servic
             OriginCondition::Ejected
         } else if way.is_some() {
             OriginCondition::Loop
-        } else if place.is_drained {
+        } else if place.is_drained() {
             OriginCondition::Drained
         } else {
             OriginCondition::Up
@@ -231,7 +243,7 @@ fn recorded(port: Option<u16>, record: Option<&Record>) -> Option<RecordState> {
 }
 
 /// An address with the port that an SRV record says, or that does not depend on what is dialled.
-fn shown(origin: &Origin, record: Option<u16>, address: IpAddr) -> String {
+pub(super) fn shown(origin: &Origin, record: Option<u16>, address: IpAddr) -> String {
     let port = record.map(|port| port.to_string()).or_else(|| match origin.port {
         OriginPort::Fixed(port) => Some(port.to_string()),
         OriginPort::Offset(range) => Some(range.to_string()),
