@@ -2,7 +2,7 @@
 //! tests with examples.
 
 use spectrum_user::model::ProxyVersion;
-use spectrum_user::proxy::header::{Header, MAX_LENGTH, Parsed};
+use spectrum_user::proxy::header::{Extensions, Header, MAX_LENGTH, Parsed};
 
 /// How much of the input is looked at: longer than any header, and short enough to be cut everywhere.
 const LOOKED_AT: usize = MAX_LENGTH + 64;
@@ -15,7 +15,7 @@ pub(crate) fn holds(data: &[u8]) {
     match answer {
         Parsed::Complete(header, length) => {
             assert!((1..=data.len().min(MAX_LENGTH)).contains(&length), "{length} of {} bytes", data.len());
-            means_the_same_when_passed_on(header);
+            means_the_same_when_passed_on(header, &Header::extensions(&data[..length]));
         }
         Parsed::Incomplete => {
             assert!(data.len() < MAX_LENGTH, "nothing is waited for beyond the longest header");
@@ -38,9 +38,15 @@ fn is_the_same_however_it_is_cut(data: &[u8], whole: Parsed) {
     }
 }
 
-fn means_the_same_when_passed_on(header: Header) {
+fn means_the_same_when_passed_on(header: Header, extensions: &Extensions) {
     for version in [ProxyVersion::V1, ProxyVersion::V2] {
-        let bytes = header.bytes(version);
+        let bytes = header.bytes_with(version, extensions);
+        assert!(bytes.len() <= MAX_LENGTH, "{} bytes", bytes.len());
         assert_eq!(Header::parse(&bytes), Parsed::Complete(header, bytes.len()), "{version}");
+        let again = Header::extensions(&bytes);
+        assert_eq!(header.bytes_with(version, &again), bytes, "nothing is left out twice");
+        if again.unique_id().is_some() {
+            assert_eq!(again.unique_id(), extensions.unique_id());
+        }
     }
 }

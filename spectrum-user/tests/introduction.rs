@@ -169,3 +169,54 @@ fn an_origin_is_told_of_the_client_that_a_trusted_proxy_named() {
     told(&mut origin, CLIENT.parse().unwrap(), DIALLED.parse().unwrap(), ProxyVersion::V2);
     pass("and the rest", &mut proxy, &mut origin);
 }
+
+/// A header of version 2 of [`CLIENT`] that dialled [`DIALLED`], with `extensions`.
+fn extended(extensions: &[u8]) -> Vec<u8> {
+    let mut bytes = header(ProxyVersion::V2);
+    bytes.extend(extensions);
+    let length = u16::try_from(bytes.len() - 16).unwrap().to_be_bytes();
+    bytes[14..16].copy_from_slice(&length);
+    bytes
+}
+
+#[test]
+fn an_origin_is_told_what_a_trusted_proxy_said_besides() {
+    let said = b"\xea\0\x17\x01vpce-0123456789abcdef0\x02\0\x0bexample.org";
+    let (running, listener) = telling(ProxyVersion::V2, trusting("127.0.0.0/8"));
+    let mut proxy = running.dial();
+    // In two pieces: what an origin is told does not depend on how it came.
+    let came = extended(said);
+    proxy.set_nodelay(true).unwrap();
+    proxy.write_all(&came[..40]).unwrap();
+    proxy.write_all(&came[40..]).unwrap();
+    let mut origin = accept(&listener);
+    let mut told = vec![0; came.len()];
+    origin.read_exact(&mut told).unwrap();
+    assert_eq!(told, came);
+    pass("and the rest", &mut proxy, &mut origin);
+
+    let (running, listener) = telling(ProxyVersion::V1, trusting("127.0.0.0/8"));
+    let mut proxy = running.dial();
+    proxy.write_all(&came).unwrap();
+    let mut origin = accept(&listener);
+    let mut told = vec![0; header(ProxyVersion::V1).len()];
+    origin.read_exact(&mut told).unwrap();
+    assert_eq!(told, header(ProxyVersion::V1), "a line has no room for it");
+    pass("and the rest", &mut proxy, &mut origin);
+}
+
+#[test]
+fn what_the_client_has_said_goes_in_one_segment_with_the_header() {
+    for version in [ProxyVersion::V1, ProxyVersion::V2] {
+        let (running, listener) = telling(version, trusting("127.0.0.0/8"));
+        for _ in 0..20 {
+            let mut proxy = running.dial();
+            let came = [header(version), b"hello".to_vec()].concat();
+            proxy.write_all(&came).unwrap();
+            let mut origin = accept(&listener);
+            let mut seen = vec![0; 4096];
+            let first = origin.read(&mut seen).unwrap();
+            assert_eq!(&seen[..first], came, "{version}");
+        }
+    }
+}

@@ -290,7 +290,11 @@ async fn serve(downstream: &mut Peer, assignment: &Assignment, session: &Session
     // First of all: everything else, limits among it, is about the client that it names.
     if assignment.awaits_introduction(session) {
         let trusted = &assignment.served.policy.trusted_proxies;
-        if let Err(end) = introduction::receive(downstream, trusted, session).await {
+        let onward = match &assignment.served.target {
+            Target::Origins(origins) => origins.header,
+            Target::Respond(_) => None,
+        };
+        if let Err(end) = introduction::receive(downstream, trusted, session, onward).await {
             return end;
         }
         if let Err(limit) = session.admit(&assignment.gate) {
@@ -335,7 +339,7 @@ async fn proxy(
         Err(end) => return end,
     };
     if let Some(version) = origins.header
-        && let Err(end) = introduction::send(&upstream, version, session).await
+        && let Err(end) = introduction::send(downstream, &upstream, version, session).await
     {
         return end;
     }

@@ -4,9 +4,10 @@
 use std::io;
 use std::time::Duration;
 
+use rustix::net::SendFlags;
 use tokio::time::timeout;
 
-use super::header::{Header, Parsed};
+use super::header::{Extensions, Header, Parsed};
 use super::report::{End, HeaderFault, Side};
 use super::session::Session;
 use super::stream::Stream;
@@ -18,8 +19,8 @@ const PATIENCE: Duration = Duration::from_secs(3);
 /// How much is looked at in one go: more than any header without extensions has.
 const CHUNK: usize = 512;
 
-/// Where `downstream` comes from a trusted proxy, reads the header it begins with and notes in `session` whom it names.
-/// Others' first bytes are not looked at. What follows the header stays in the socket.
+/// Where `downstream` comes from a trusted proxy, reads the header it begins with and notes in `session` whom it names, and
+/// what else it says if an origin shall be told. Others' first bytes are not looked at. What follows the header stays in the socket.
 ///
 /// # Errors
 /// How the connection ends instead.
@@ -27,24 +28,29 @@ pub(super) async fn receive(
     downstream: &Stream,
     trusted: &TrustedProxies,
     session: &Session,
+    onward: Option<ProxyVersion>,
 ) -> Result<(), End> {
     if !trusted.trusts(session.client.get().ip()) {
         return Ok(());
     }
     // On the heap: few connections need the room, and all would have it for as long as they last.
     match Box::pin(timeout(PATIENCE, read(downstream))).await {
-        Ok(Ok(Header::Proxied { client, dialled })) => {
-            session.introduce(client, dialled);
+        Ok(Ok((header, extensions))) => {
+            if let Header::Proxied { client, dialled } = header {
+                session.introduce(client, dialled);
+            }
+            if onward == Some(ProxyVersion::V2) && !extensions.is_empty() {
+                session.extensions.set(Some(Box::new(extensions)));
+            }
             Ok(())
         }
-        Ok(Ok(Header::Local)) => Ok(()),
         Ok(Err(end)) => Err(end),
         Err(_elapsed) => Err(End::Headless(HeaderFault::Missing)),
     }
 }
 
 /// Takes a header and not a byte more, so that whoever relays the rest need not know that there was one.
-async fn read(stream: &Stream) -> Result<Header, End> {
+async fn read(stream: &Stream) -> Result<(Header, Extensions), End> {
     let lost = |error: io::Error| End::of(Side::Downstream, &error);
     let mut chunk = [0; CHUNK];
     let mut taken = Vec::new();
@@ -65,14 +71,24 @@ async fn read(stream: &Stream) -> Result<Header, End> {
         let part = fresh.get_mut(..end.saturating_sub(before)).unwrap_or_default();
         stream.read_exact(part).await.map_err(lost)?;
         if let Some(header) = header {
-            return Ok(header);
+            let whole = taken.get(..end).unwrap_or_default();
+            return Ok((header, Header::extensions(whole)));
         }
     }
 }
 
 /// Tells an origin that was just connected to who the client of `session` is, before anything else. The empty socket takes
-/// it at once, in one segment, so an origin that speaks first is not kept waiting.
-pub(super) async fn send(upstream: &Stream, version: ProxyVersion, session: &Session) -> Result<(), End> {
+/// it at once. It goes in one segment with what `downstream` has said already; where that is nothing, on its own, so that an
+/// origin that speaks first is not kept waiting.
+pub(super) async fn send(
+    downstream: &Stream,
+    upstream: &Stream,
+    version: ProxyVersion,
+    session: &Session,
+) -> Result<(), End> {
     let header = Header::Proxied { client: session.client.get(), dialled: session.dialled.get() };
-    upstream.write_all(&header.bytes(version)).await.map_err(|error| End::of(Side::Upstream, &error))
+    let extensions = session.extensions.take().unwrap_or_default();
+    let bytes = header.bytes_with(version, &extensions);
+    let flags = if downstream.may_hold_bytes() { SendFlags::MORE } else { SendFlags::empty() };
+    upstream.write_all_with(&bytes, flags).await.map_err(|error| End::of(Side::Upstream, &error))
 }

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use super::header::Extensions;
 use super::limits::{Admission, Gate};
 use super::report::{End, Established, Event, Limit, Report};
 use super::traffic::{Meter, Traffic};
@@ -23,6 +24,8 @@ pub(super) struct Session {
     pub(super) via: Cell<Option<SocketAddr>>,
     /// What was dialled, or what a trusted proxy named.
     pub(super) dialled: Cell<SocketAddr>,
+    /// What a trusted proxy says besides, until the origin is told.
+    pub(super) extensions: Cell<Option<Box<Extensions>>>,
     /// The dialled port by which steering chose the service. What a trusted proxy names leads to no other port of an
     /// origin: its clients may say what they like to it, and only bound ports are meant to be reached.
     pub(super) bound_port: u16,
@@ -56,6 +59,7 @@ impl Session {
             client: Cell::new(client),
             via: Cell::new(None),
             dialled: Cell::new(dialled),
+            extensions: Cell::new(None),
             bound_port: dialled.port(),
             origin: Cell::new(None),
             dial: Cell::new(None),

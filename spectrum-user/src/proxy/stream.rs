@@ -173,10 +173,20 @@ impl Stream {
         Ok(())
     }
 
+    /// Whether there may be something to receive, as far as the kernel has told.
+    pub(super) fn may_hold_bytes(&self) -> bool {
+        self.try_io(Interest::READABLE, || Ok(())).is_ok()
+    }
+
     /// Writes all of `bytes`.
-    pub(super) async fn write_all(&self, mut bytes: &[u8]) -> io::Result<()> {
+    pub(super) async fn write_all(&self, bytes: &[u8]) -> io::Result<()> {
+        self.write_all_with(bytes, SendFlags::empty()).await
+    }
+
+    /// Writes all of `bytes`, each time with `flags`.
+    pub(super) async fn write_all_with(&self, mut bytes: &[u8], flags: SendFlags) -> io::Result<()> {
         while !bytes.is_empty() {
-            let sent = std::future::poll_fn(|cx| self.poll_send(bytes, SendFlags::empty(), cx)).await?;
+            let sent = std::future::poll_fn(|cx| self.poll_send(bytes, flags, cx)).await?;
             if sent == 0 {
                 return Err(io::ErrorKind::WriteZero.into());
             }

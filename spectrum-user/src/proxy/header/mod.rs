@@ -7,6 +7,7 @@
 //! writes nothing that is not as short by hand.
 
 mod checksum;
+mod extensions;
 mod v1;
 mod v2;
 
@@ -14,9 +15,10 @@ use std::net::{IpAddr, SocketAddr};
 
 use super::address::canonical;
 use crate::model::ProxyVersion;
+pub use extensions::{Extensions, MAX_UNIQUE_ID};
 
 /// The longest header that is read. Those of version 1 have at most 107 bytes; those of version 2 could have 64 KiB, nearly
-/// all of it for extensions that are skipped here. nginx draws the same line.
+/// all of it for extensions. nginx draws the same line.
 pub const MAX_LENGTH: usize = 4096;
 
 /// What a header says.
@@ -59,10 +61,23 @@ impl Header {
     /// The bytes of the header in `version`.
     #[must_use]
     pub fn bytes(&self, version: ProxyVersion) -> Vec<u8> {
+        self.bytes_with(version, &Extensions::default())
+    }
+
+    /// The same with `extensions`, as many of them as [`MAX_LENGTH`] has room for. Version 1 has none, nor does a connection
+    /// that is nobody's.
+    #[must_use]
+    pub fn bytes_with(&self, version: ProxyVersion, extensions: &Extensions) -> Vec<u8> {
         match version {
             ProxyVersion::V1 => v1::bytes(self),
-            ProxyVersion::V2 => v2::bytes(self),
+            ProxyVersion::V2 => v2::bytes(self, extensions),
         }
+    }
+
+    /// What the header that is all of `bytes`, and was parsed, says besides the addresses, as far as it is to be passed on.
+    #[must_use]
+    pub fn extensions(bytes: &[u8]) -> Extensions {
+        v2::extensions(bytes)
     }
 
     fn proxied(client: SocketAddr, dialled: SocketAddr) -> Self {

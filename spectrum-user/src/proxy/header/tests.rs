@@ -60,6 +60,27 @@ fn addresses_of_ipv4_within_ipv6_are_those_of_ipv4() {
 }
 
 #[test]
+fn a_line_may_name_a_client_of_one_family_that_dialled_the_other_as_nginx_writes_it() {
+    for (line, header, passed_on) in [
+        (
+            "PROXY TCP6 2001:db8::1 192.0.2.1 51512 22\r\n",
+            proxied("[2001:db8::1]:51512", "192.0.2.1:22"),
+            "PROXY TCP6 2001:db8::1 ::ffff:192.0.2.1 51512 22\r\n",
+        ),
+        (
+            "PROXY TCP4 192.0.2.1 2001:db8::1 51512 22\r\n",
+            proxied("192.0.2.1:51512", "[2001:db8::1]:22"),
+            "PROXY TCP6 ::ffff:192.0.2.1 2001:db8::1 51512 22\r\n",
+        ),
+    ] {
+        assert_eq!(Header::parse(line.as_bytes()), Parsed::Complete(header, line.len()), "{line}");
+        assert_eq!(header.bytes(ProxyVersion::V1), passed_on.as_bytes());
+        let bytes = header.bytes(ProxyVersion::V2);
+        assert_eq!((bytes[13], bytes.len()), (0x21, 52), "of one family");
+    }
+}
+
+#[test]
 fn a_line_that_is_not_exactly_one_is_malformed() {
     for line in [
         "GET / HTTP/1.1\r\n",
@@ -78,6 +99,8 @@ fn a_line_that_is_not_exactly_one_is_malformed() {
         "PROXY TCP4 192.0.2 198.51.100.2 1 2\r\n",
         "PROXY TCP4 2001:db8::1 2001:db8::2 1 2\r\n",
         "PROXY TCP6 192.0.2.1 198.51.100.2 1 2\r\n",
+        "PROXY TCP6 192.0.2.1 2001:db8::1 1 2\r\n",
+        "PROXY TCP4 2001:db8::1 192.0.2.1 1 2\r\n",
         "PROXY TCP6 fe80::1%eth0 ::1 1 2\r\n",
         "PROXY UDP4 192.0.2.1 198.51.100.2 1 2\r\n",
         "PROXY tcp4 192.0.2.1 198.51.100.2 1 2\r\n",
@@ -112,7 +135,7 @@ fn bytes_are_what_the_format_shows() {
 }
 
 #[test]
-fn extensions_are_skipped() {
+fn extensions_must_fill_their_place() {
     // An authority, and padding without a byte of it.
     let extensions = b"\x02\0\x0bexample.com\x04\0\0";
     let bytes = v2(0x21, 0x11, &with(&IPV4, extensions));
@@ -121,6 +144,72 @@ fn extensions_are_skipped() {
     for extensions in [&b"\x02"[..], b"\x02\0", b"\x02\0\x01", b"\x02\0\x02x"] {
         assert_eq!(Header::parse(&v2(0x21, 0x11, &with(&IPV4, extensions))), Parsed::Malformed);
     }
+}
+
+/// The header of [`IPV4`] with `extensions`.
+fn extended(extensions: &[u8]) -> Vec<u8> {
+    v2(0x21, 0x11, &with(&IPV4, extensions))
+}
+
+#[test]
+fn what_is_said_of_the_client_is_passed_on_and_what_is_said_of_the_header_is_not() {
+    // ALPN, authority, unique id, TLS, AWS's and Azure's endpoints, one that nobody has defined.
+    let kept: Vec<u8> = [0x01, 0x02, 0x05, 0x20, 0xea, 0xee, 0x55]
+        .into_iter()
+        .flat_map(|kind| [kind, 0, 3, b'x', kind, b'y'])
+        .collect();
+    // Padding, a namespace, what is reserved.
+    let left_out = b"\x04\0\x01x\x30\0\x04blue\xf8\0\0\xff\0\x01z";
+    let mut bytes = extended(&[left_out.as_slice(), &kept, left_out, b"\x03\0\x04\0\0\0\0"].concat());
+    let place = bytes.len() - 4;
+    let sum = checksum::crc32c([bytes.as_slice()]);
+    bytes[place..].copy_from_slice(&sum.to_be_bytes());
+    let Parsed::Complete(header, length) = Header::parse(&bytes) else { panic!("malformed") };
+    let extensions = Header::extensions(&bytes[..length]);
+    assert_eq!(header.bytes_with(ProxyVersion::V2, &extensions), extended(&kept));
+    assert_eq!(header.bytes_with(ProxyVersion::V1, &extensions), header.bytes(ProxyVersion::V1));
+}
+
+#[test]
+fn a_proxys_own_connection_and_a_line_say_nothing_to_pass_on() {
+    let authority = b"\x02\0\x0bexample.com";
+    for bytes in [
+        v2(0x20, 0x11, &with(&IPV4, authority)),
+        v2(0x20, 0x00, authority),
+        v2(0x21, 0x11, &IPV4),
+        b"PROXY TCP4 192.0.2.1 198.51.100.2 1 2\r\n".to_vec(),
+        b"PROXY UNKNOWN\r\n".to_vec(),
+    ] {
+        assert!(matches!(Header::parse(&bytes), Parsed::Complete(_, length) if length == bytes.len()));
+        assert!(Header::extensions(&bytes).is_empty(), "{bytes:?}");
+    }
+    // A client whose address says nothing may have said what it wants all the same.
+    for bytes in [v2(0x21, 0x00, authority), v2(0x21, 0x31, &[&[0; 216][..], authority].concat())] {
+        assert!(!Header::extensions(&bytes).is_empty(), "{bytes:?}");
+    }
+    let extensions = Header::extensions(&v2(0x21, 0x00, authority));
+    assert_eq!(
+        Header::Local.bytes_with(ProxyVersion::V2, &extensions),
+        Header::Local.bytes(ProxyVersion::V2)
+    );
+}
+
+#[test]
+fn extensions_beyond_the_longest_header_are_left_out_from_the_end() {
+    let large = [&[0xea, 0x0f, 0xc0][..], &[7; 0x0fc0]].concat();
+    let bytes = extended(&[&large[..], b"\x02\0\x1ea-name-of-30-bytes.example.com"].concat());
+    assert_eq!(bytes.len(), MAX_LENGTH);
+    let extensions = Header::extensions(&bytes);
+    let same = proxied("192.0.2.1:4096", "198.51.100.2:443");
+    assert_eq!(same.bytes_with(ProxyVersion::V2, &extensions), bytes);
+    // Addresses of IPv6 take 24 bytes more.
+    let longer = proxied("[2001:db8::1]:1", "198.51.100.2:443");
+    let passed = longer.bytes_with(ProxyVersion::V2, &extensions);
+    assert_eq!(
+        (passed.len(), Header::parse(&passed)),
+        (52 + large.len(), Parsed::Complete(longer, passed.len()))
+    );
+    assert!(passed.ends_with(&large));
 }
 
 #[test]

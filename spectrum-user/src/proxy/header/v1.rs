@@ -33,18 +33,20 @@ fn header(words: &[u8]) -> Option<Header> {
     match (protocol, rest) {
         // Whatever else it says is to be ignored.
         ("UNKNOWN", _) => Some(Header::Local),
-        ("TCP4", Some(rest)) => addresses(rest, |word| Some(IpAddr::V4(word.parse::<Ipv4Addr>().ok()?))),
-        ("TCP6", Some(rest)) => addresses(rest, |word| Some(IpAddr::V6(word.parse::<Ipv6Addr>().ok()?))),
+        ("TCP4", Some(rest)) => addresses(rest, |client| Some(IpAddr::V4(client.parse::<Ipv4Addr>().ok()?))),
+        ("TCP6", Some(rest)) => addresses(rest, |client| Some(IpAddr::V6(client.parse::<Ipv6Addr>().ok()?))),
         _ => None,
     }
 }
 
+/// The client is of the family that the line begins with. What it dialled need not be, though the format says so: nginx
+/// writes the address of its own socket, also for a client of the other family that another proxy named to it.
 fn addresses(words: &str, address: fn(&str) -> Option<IpAddr>) -> Option<Header> {
     let words: Vec<&str> = words.split(' ').collect();
     let [client, dialled, client_port, dialled_port] = words.as_slice() else { return None };
     Some(Header::proxied(
         SocketAddr::new(address(client)?, port(client_port)?),
-        SocketAddr::new(address(dialled)?, port(dialled_port)?),
+        SocketAddr::new(dialled.parse().ok()?, port(dialled_port)?),
     ))
 }
 

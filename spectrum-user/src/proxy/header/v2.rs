@@ -1,8 +1,9 @@
-//! Version 2: bytes. Does not know what the addresses are for, and skips every extension but the checksum.
+//! Version 2: bytes. Does not know what the addresses are for, and of extensions only that the checksum must be right.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::checksum::crc32c;
+use super::extensions::{CHECKSUM, Extensions, split};
 use super::{Addresses, Header, MAX_LENGTH, Parsed};
 
 const SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
@@ -16,9 +17,6 @@ const PROXY: u8 = 0x1;
 
 const TCP_OVER_IPV4: u8 = 0x11;
 const TCP_OVER_IPV6: u8 = 0x21;
-
-/// The extension (TLV) that holds a checksum over the whole header.
-const CHECKSUM: u8 = 0x03;
 
 pub(super) fn parse(bytes: &[u8]) -> Parsed {
     let seen = bytes.len().min(SIGNATURE.len());
@@ -51,9 +49,17 @@ pub(super) fn parse(bytes: &[u8]) -> Parsed {
 }
 
 fn proxied(whole: &[u8], family: u8) -> Option<Header> {
+    let (header, extensions) = halves(whole, family)?;
+    is_sound(whole, extensions)?;
+    // A client of another transport than this connection's has no address that means anything here.
+    Some(if [TCP_OVER_IPV4, TCP_OVER_IPV6].contains(&family) { header } else { Header::Local })
+}
+
+/// What the whole header of a client's connection says of its addresses, and its extensions.
+fn halves(whole: &[u8], family: u8) -> Option<(Header, &[u8])> {
     let addresses = whole.get(FIXED..)?;
     // Unspecified, IPv4, IPv6, a Unix socket: whatever the transport, the family tells how long the addresses are.
-    let (header, extensions) = match family >> 4 {
+    Some(match family >> 4 {
         0 => (Header::Local, addresses),
         1 => {
             let (client, rest) = addresses.split_first_chunk::<4>()?;
@@ -68,10 +74,16 @@ fn proxied(whole: &[u8], family: u8) -> Option<Header> {
             (both(Ipv6Addr::from(*client), Ipv6Addr::from(*dialled), *ports), rest)
         }
         _ => (Header::Local, addresses.get(216..)?),
-    };
-    is_sound(whole, extensions)?;
-    // A client of another transport than this connection's has no address that means anything here.
-    Some(if [TCP_OVER_IPV4, TCP_OVER_IPV6].contains(&family) { header } else { Header::Local })
+    })
+}
+
+/// The extensions of a whole header that are to be passed on. Of a proxy's own connection none: they are not about a client.
+pub(super) fn extensions(whole: &[u8]) -> Extensions {
+    let (Some(command), Some(family)) = (whole.get(12), whole.get(13)) else { return Extensions::default() };
+    if !whole.starts_with(SIGNATURE) || *command != VERSION | PROXY {
+        return Extensions::default();
+    }
+    halves(whole, *family).map_or_else(Extensions::default, |(_, came)| Extensions::to_pass_on(came))
 }
 
 fn both(client: impl Into<IpAddr>, dialled: impl Into<IpAddr>, ports: [u8; 4]) -> Header {
@@ -84,9 +96,8 @@ fn both(client: impl Into<IpAddr>, dialled: impl Into<IpAddr>, ports: [u8; 4]) -
 
 /// Whether the extensions fill their place, and the header has the checksum that one of them may tell.
 fn is_sound(whole: &[u8], mut extensions: &[u8]) -> Option<()> {
-    while let Some((&kind, rest)) = extensions.split_first() {
-        let (length, rest) = rest.split_first_chunk::<2>()?;
-        let (value, rest) = rest.split_at_checked(usize::from(u16::from_be_bytes(*length)))?;
+    while !extensions.is_empty() {
+        let (kind, value, rest) = split(extensions)?;
         if kind == CHECKSUM {
             let told = u32::from_be_bytes(value.try_into().ok()?);
             // It was computed with zeros in its own place.
@@ -101,27 +112,35 @@ fn is_sound(whole: &[u8], mut extensions: &[u8]) -> Option<()> {
     Some(())
 }
 
-pub(super) fn bytes(header: &Header) -> Vec<u8> {
+pub(super) fn bytes(header: &Header, extensions: &Extensions) -> Vec<u8> {
     let mut bytes = SIGNATURE.to_vec();
     match header {
         // No addresses: what a receiver discards anyway need not be sent.
-        Header::Local => bytes.extend([VERSION | LOCAL, 0, 0, 0]),
+        Header::Local => {
+            bytes.extend([VERSION | LOCAL, 0, 0, 0]);
+            return bytes;
+        }
         Header::Proxied { client, dialled } => match Addresses::of(*client, *dialled) {
             Addresses::V4([client, dialled]) => {
-                bytes.extend([VERSION | PROXY, TCP_OVER_IPV4, 0, 12]);
+                bytes.extend([VERSION | PROXY, TCP_OVER_IPV4, 0, 0]);
                 bytes.extend(client.ip().octets());
                 bytes.extend(dialled.ip().octets());
                 bytes.extend(client.port().to_be_bytes());
                 bytes.extend(dialled.port().to_be_bytes());
             }
             Addresses::V6([(client, client_port), (dialled, dialled_port)]) => {
-                bytes.extend([VERSION | PROXY, TCP_OVER_IPV6, 0, 36]);
+                bytes.extend([VERSION | PROXY, TCP_OVER_IPV6, 0, 0]);
                 bytes.extend(client.octets());
                 bytes.extend(dialled.octets());
                 bytes.extend(client_port.to_be_bytes());
                 bytes.extend(dialled_port.to_be_bytes());
             }
         },
+    }
+    bytes.extend(extensions.within(MAX_LENGTH - bytes.len()));
+    let length = u16::try_from(bytes.len() - FIXED).unwrap_or(u16::MAX).to_be_bytes();
+    if let Some(place) = bytes.get_mut(FIXED - 2..FIXED) {
+        place.copy_from_slice(&length);
     }
     bytes
 }
