@@ -5,15 +5,17 @@
 mod served;
 
 use std::collections::BTreeMap;
-use std::io::Read;
+use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
 use served::{Running, accept, assert_reset, origin, pass, read_to_end, reset, until};
 use socket2::{Domain, Socket, Type};
 use spectrum_user::model::{
-    Balance, Ejection, HealthCheck, Origin, OriginRole, Origins, ServiceName, Target, Weight,
+    Balance, CheckClose, Ejection, HealthCheck, Origin, OriginRole, Origins, ProxyVersion, ServiceName,
+    Target, Weight,
 };
+use spectrum_user::proxy::header::Header;
 use spectrum_user::proxy::{DialFailure, End, OriginCondition, Side};
 
 /// Checks so often that a test need not wait for them.
@@ -24,6 +26,7 @@ const OFTEN: HealthCheck = HealthCheck {
     fall: 2,
     port: None,
     header: None,
+    close: CheckClose::Fin,
 };
 
 fn origins(addresses: &[&str]) -> Origins {
@@ -242,6 +245,55 @@ fn an_origin_whose_checks_fail_is_passed_over_until_they_succeed() {
     }
     closed.listen(16).unwrap();
     until("checks that succeed", || conditions(&running) == [OriginCondition::Up; 2]);
+}
+
+/// What the origin of a check hears until it is over.
+fn heard(mut checked: TcpStream) -> std::io::Result<Vec<u8>> {
+    checked.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    let mut heard = Vec::new();
+    checked.read_to_end(&mut heard).map(|_| heard)
+}
+
+#[test]
+fn a_check_ends_in_order_or_by_a_reset_as_it_is_told_to() {
+    for (close, header) in [
+        (CheckClose::Fin, None),
+        (CheckClose::Fin, Some(ProxyVersion::V1)),
+        (CheckClose::Fin, Some(ProxyVersion::V2)),
+        (CheckClose::Reset, None),
+    ] {
+        let (listener, address) = origin();
+        let mut origins = origins(&[&address]);
+        origins.health = Some(HealthCheck { close, header, ..OFTEN });
+        let running = Running::serve(Target::Origins(origins));
+        let said = header.map_or_else(Vec::new, |version| Header::Local.bytes(version));
+        for speaks_first in [false, true, true] {
+            let mut checked = accept(&listener);
+            if speaks_first {
+                // It may have gone by now where it resets.
+                let _ = checked.write_all(b"220 origin.example ESMTP\r\n");
+            }
+            match (close, heard(checked)) {
+                (CheckClose::Fin, heard) => assert_eq!(heard.unwrap(), said),
+                (CheckClose::Reset, heard) => assert_reset(heard),
+            }
+        }
+        until("checks that succeed", || conditions(&running) == [OriginCondition::Up]);
+    }
+}
+
+#[test]
+fn an_origin_that_never_closes_a_check_is_checked_on() {
+    let (listener, address) = origin();
+    let mut origins = origins(&[&address]);
+    origins.health = Some(OFTEN);
+    let running = Running::serve(Target::Origins(origins));
+    // Each has had its FIN, and nobody waits for theirs.
+    let kept: Vec<TcpStream> = (0..4).map(|_| accept(&listener)).collect();
+    for mut one in kept {
+        assert_eq!(one.read(&mut [0]).unwrap(), 0);
+    }
+    until("checks that succeed", || conditions(&running) == [OriginCondition::Up]);
 }
 
 #[test]

@@ -109,6 +109,7 @@ struct CheckedHealth {
     fall: u16,
     #[serde(skip_serializing_if = "Option::is_none")]
     port: Option<u16>,
+    close: String,
 }
 
 #[derive(Serialize)]
@@ -161,6 +162,7 @@ impl<'a> Checked<'a> {
                     rise: health.rise,
                     fall: health.fall,
                     port: health.port,
+                    close: health.close.to_string(),
                 }),
                 ejection: ejection.map(|ejection| CheckedEjection {
                     failures: ejection.failures,

@@ -3,7 +3,7 @@
 use humantime::format_duration;
 
 use crate::model::{
-    Balance, DialSource, Limits, Origin, OriginRole, Origins, Service, Target, Timeouts, Weight,
+    Balance, CheckClose, DialSource, Limits, Origin, OriginRole, Origins, Service, Target, Timeouts, Weight,
 };
 
 /// What answers `service`, the first `named` of its origins by name, and whose word it takes for who the client is. What
@@ -49,6 +49,9 @@ fn described_origins(origins: &Origins, named: usize) -> String {
         let port = health.port.map_or_else(String::new, |port| format!(" on port {port}"));
         let (rise, fall) = (health.rise, health.fall);
         text = format!("{text}; checked every {interval}{port}, timeout {timeout}, rise {rise}, fall {fall}");
+        if health.close == CheckClose::Reset {
+            text.push_str(", closed by reset");
+        }
     }
     if let Some(ejection) = origins.ejection {
         let (failures, time) = (ejection.failures, format_duration(ejection.time));

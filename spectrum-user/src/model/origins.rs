@@ -120,14 +120,57 @@ pub struct HealthCheck {
     pub port: Option<u16>,
     /// The header that the origin expects, to say that nobody is spoken for; `None`: none.
     pub header: Option<ProxyVersion>,
+    /// How a check ends for the origin.
+    pub close: CheckClose,
 }
 
 impl Default for HealthCheck {
     fn default() -> Self {
         let (interval, timeout) = (Duration::from_secs(5), Duration::from_secs(2));
-        Self { interval, timeout, rise: 2, fall: 3, port: None, header: None }
+        Self { interval, timeout, rise: 2, fall: 3, port: None, header: None, close: CheckClose::default() }
     }
 }
+
+/// How a health check closes the connection that it opened.
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
+pub enum CheckClose {
+    /// In order: by a FIN, for which the origin's is waited a little.
+    #[default]
+    Fin,
+    /// By a RST, at once.
+    Reset,
+}
+
+impl CheckClose {
+    /// The words.
+    pub const WORDS: &'static [&'static str] = &["fin", "reset"];
+}
+
+impl fmt::Display for CheckClose {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Fin => "fin",
+            Self::Reset => "reset",
+        })
+    }
+}
+
+impl FromStr for CheckClose {
+    type Err = ParseCheckCloseError;
+
+    fn from_str(typed: &str) -> Result<Self, Self::Err> {
+        match typed {
+            "fin" => Ok(Self::Fin),
+            "reset" => Ok(Self::Reset),
+            _ => Err(ParseCheckCloseError),
+        }
+    }
+}
+
+/// Why a text is not a [`CheckClose`].
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("expected fin or reset")]
+pub struct ParseCheckCloseError;
 
 /// When failures of ordinary connections take an origin out of use for a time.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]

@@ -12,8 +12,8 @@ use super::quantity::{number, table, time, truth};
 use super::section::{Section, Typed, each, parsed, refuse, word};
 use crate::config::error::Problems;
 use crate::model::{
-    Balance, Binding, DialSource, Ejection, Family, HealthCheck, Origin, OriginHost, OriginPort, OriginRole,
-    Origins, PortRange, Protocol, ProxyVersion, Shift, TrustedProxies, Weight,
+    Balance, Binding, CheckClose, DialSource, Ejection, Family, HealthCheck, Origin, OriginHost, OriginPort,
+    OriginRole, Origins, PortRange, Protocol, ProxyVersion, Shift, TrustedProxies, Weight,
 };
 
 /// What to do about a service that nothing answers.
@@ -147,6 +147,12 @@ impl<'a, 't> OriginsKeys<'a, 't> {
             && health.port.is_none()
         {
             health.header = origins.header;
+            if let (Some(value), Some(_), CheckClose::Reset) = (self.health, health.header, health.close) {
+                let path = KeyPath::Key(&path, "health");
+                let reason = "a reset would overtake the PROXY header of a check; leave it out, or give checks a port of their \
+                              own: { close = \"reset\", port = 80 }";
+                refuse(value, KeyPath::Key(&path, "close"), reason, problems);
+            }
         }
         if let Some(value) = self.transparent {
             origins.source = match truth(value, KeyPath::Key(&path, "transparent"), problems) {
@@ -290,6 +296,10 @@ fn health(value: &Typed<'_>, path: KeyPath<'_>, problems: &mut Problems<'_>) -> 
     }
     if let Some(value) = section.take("port") {
         check.port = number(value, KeyPath::Key(&path, "port"), &(1..=u16::MAX), problems);
+    }
+    if let Some(value) = section.take("close") {
+        let path = KeyPath::Key(&path, "close");
+        check.close = word(value, path, CheckClose::WORDS, problems).unwrap_or_default();
     }
     section.finish(problems);
     check

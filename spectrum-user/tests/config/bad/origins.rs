@@ -201,6 +201,26 @@ health = "tcp"
         ],
     },
     Bad {
+        title: "a check that is closed otherwise, or so that its header is lost",
+        text: r#"[[service]]
+name = "a"
+bindings = [{ prefix = "192.0.2.0/24" }]
+origins = ["203.0.113.10:80"]
+health = { close = "rst" }
+
+[[service]]
+name = "b"
+bindings = [{ prefix = "198.51.100.0/24" }]
+origins = ["203.0.113.10:80"]
+proxy-header = "v2"
+health = { close = "reset" }
+"#,
+        problems: &[
+            r#"5:20: service "a" health.close: "rst": expected fin or reset; did you mean fin?"#,
+            r#"12:10: service "b" health.close: a reset would overtake the PROXY header of a check; leave it out, or give checks a port of their own: { close = "reset", port = 80 }"#,
+        ],
+    },
+    Bad {
         title: "a health check with bad values",
         text: r#"[[service]]
 name = "a"
@@ -214,7 +234,7 @@ health = { interval = "1ms", timeout = 2, rise = 0, fall = 1001, port = 0, every
             r#"5:50: service "a" health.rise: 0: not a number from 1 to 1000"#,
             r#"5:60: service "a" health.fall: 1001: not a number from 1 to 1000"#,
             r#"5:73: service "a" health.port: 0: not a number from 1 to 65535"#,
-            r#"5:76: service "a" health.every: unknown key; expected interval, timeout, rise, fall or port"#,
+            r#"5:76: service "a" health.every: unknown key; expected interval, timeout, rise, fall, port or close"#,
         ],
     },
     Bad {

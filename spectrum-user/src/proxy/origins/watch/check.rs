@@ -1,5 +1,6 @@
-//! Health checks by TCP: a connection to an address now and then, closed at once. What to make of an outcome is `health`'s.
+//! Health checks by TCP: a connection to an address now and then, on which nothing is asked. What to make of an outcome is `health`'s.
 
+use std::future::poll_fn;
 use std::hash::{BuildHasher as _, RandomState};
 use std::io;
 use std::net::SocketAddr;
@@ -10,17 +11,21 @@ use std::time::{Duration, Instant};
 use tokio::time::{sleep, timeout};
 
 use super::lead::Lead;
-use crate::model::HealthCheck;
+use crate::model::{CheckClose, HealthCheck};
 use crate::proxy::header::Header;
 use crate::proxy::origins::dial_source::connect_from_host;
 use crate::proxy::origins::health::Health;
 use crate::proxy::report::DialFailure;
+use crate::proxy::stream::Stream;
 
 /// So many checks are under way at most: each needs a descriptor, and connections need them more.
 pub(super) const AT_ONCE: usize = 256;
 
 /// By how much of the interval checks are spread, so that many origins are not checked in step.
 const SPREAD: f64 = 0.1;
+
+/// How long an origin may take for its own FIN, during which others that wait for their check may have to.
+const FAREWELL: Duration = Duration::from_secs(1);
 
 /// Checks until nobody is interested any more.
 pub(super) async fn check(lead: Rc<Lead>, health: Weak<Health>) {
@@ -29,14 +34,16 @@ pub(super) async fn check(lead: Rc<Lead>, health: Weak<Health>) {
     };
     sleep(settings.interval.min(Duration::from_secs(1)).mul_f64(SPREAD * jitter())).await;
     loop {
-        let outcome = {
-            // Never closed, so this does not fail.
-            let _permit = lead.checks.acquire().await;
-            connects(address, &settings).await
-        };
+        // Never closed, so this does not fail.
+        let permit = lead.checks.acquire().await;
+        let mut connected = None;
+        let outcome = connects(address, &settings).await;
         let Some(health) = health.upgrade() else { return };
         match outcome {
-            Ok(after) => note(&lead, &health, Ok(after)),
+            Ok((stream, after)) => {
+                connected = Some(stream);
+                note(&lead, &health, Ok(after));
+            }
             // What we lack ourselves says nothing about the origin.
             Err(error) if DialFailure::of(&error) == DialFailure::OutOfResources => {
                 tracing::debug!(%address, %error, "check origin");
@@ -44,29 +51,42 @@ pub(super) async fn check(lead: Rc<Lead>, health: Weak<Health>) {
             Err(error) => note(&lead, &health, Err(error.to_string())),
         }
         drop(health);
-        sleep(settings.interval.mul_f64(1.0 - SPREAD + 2.0 * SPREAD * jitter())).await;
+        let closed = async {
+            if let Some(stream) = connected {
+                close(&stream, &settings).await;
+            }
+            drop(permit);
+        };
+        tokio::join!(closed, sleep(settings.interval.mul_f64(1.0 - SPREAD + 2.0 * SPREAD * jitter())));
     }
 }
 
-/// How long `address` took to accept a connection.
-async fn connects(address: SocketAddr, check: &HealthCheck) -> io::Result<Duration> {
+/// A connection to `address`, and how long it took to accept it.
+async fn connects(address: SocketAddr, check: &HealthCheck) -> io::Result<(Stream, Duration)> {
     let began = Instant::now();
     let connected = timeout(check.timeout, connect_from_host(address)).await;
     let stream =
         connected.map_err(|_elapsed| io::Error::new(io::ErrorKind::TimedOut, "no answer in time"))??;
-    let after = began.elapsed();
-    match check.header {
-        // An origin that expects headers would complain of a connection without one. It must not overtake what it says,
-        // so this one is closed as usual. The empty socket takes it at once; if not, the check has its answer anyway.
-        Some(version) => {
-            let _ = timeout(check.timeout, stream.write_all(&Header::Local.bytes(version))).await;
-        }
-        // A reset leaves no TIME-WAIT behind, and most servers do not log a connection that was never spoken on.
-        None => {
-            let _ = stream.set_zero_linger();
-        }
+    Ok((stream, began.elapsed()))
+}
+
+/// Closes the connection of a check as the origin expects it. The check has its answer, whatever becomes of this.
+async fn close(stream: &Stream, check: &HealthCheck) {
+    if check.close == CheckClose::Reset {
+        let _ = stream.set_zero_linger();
+        return;
     }
-    Ok(after)
+    let orderly = async {
+        if let Some(version) = check.header {
+            stream.write_all(&Header::Local.bytes(version)).await?;
+        }
+        stream.shut_down()?;
+        // Closing while something that the origin said lies unread, or before it says it, makes the kernel send a RST.
+        let mut forgotten = [0; 512];
+        while poll_fn(|cx| stream.poll_recv(&mut forgotten, cx)).await? > 0 {}
+        Ok::<_, io::Error>(())
+    };
+    let _ = timeout(check.timeout.min(FAREWELL), orderly).await;
 }
 
 fn note(lead: &Lead, health: &std::sync::Arc<Health>, outcome: Result<Duration, String>) {
