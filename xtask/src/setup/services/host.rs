@@ -88,11 +88,7 @@ impl Host {
         let words = |text: &str| text.split(' ').map(str::to_owned).collect::<Words>();
         let mut commands = Vec::new();
         if standing == Standing::Running {
-            commands.push(if self.is_booted_with_systemd() {
-                words(&format!("systemctl stop {service}"))
-            } else {
-                words(&format!("{} stop", self.script(service).display()))
-            });
+            commands.push(self.stopping(service));
         }
         let has_unit = UNITS
             .iter()
@@ -108,23 +104,47 @@ impl Host {
         }
         let links = self.unit_links(service);
         if !links.is_empty() {
-            let mut remove = words("rm -f");
-            remove.extend(links.iter().map(|link| link.display().to_string()));
-            commands.push(remove);
+            commands.push(removing(&links));
+        }
+        commands
+    }
+
+    fn stopping(&self, service: &str) -> Words {
+        if self.is_booted_with_systemd() {
+            ["systemctl", "stop", service].map(str::to_owned).to_vec()
+        } else {
+            vec![self.script(service).display().to_string(), "stop".to_owned()]
+        }
+    }
+
+    /// The commands that make `service` again what it was: it had `links`, and did not run if it was idle.
+    pub(super) fn restoring(
+        &self,
+        service: &str,
+        was: Standing,
+        links: &[PathBuf],
+        is: Standing,
+    ) -> Vec<Words> {
+        let mut commands = Vec::new();
+        if (was, is) == (Standing::Idle, Standing::Running) {
+            commands.push(self.stopping(service));
+        }
+        let new: Vec<PathBuf> =
+            self.links(service).into_iter().filter(|link| !links.contains(link)).collect();
+        if !new.is_empty() {
+            commands.push(removing(&new));
         }
         commands
     }
 
     /// Keeps `service`, which a package has brought, from running.
     pub(super) fn quiet(&self, service: &str) -> Result<()> {
-        let has_systemctl = on_path("systemctl").is_some();
-        let mut done = Ok(());
-        for words in self.quieting(service, self.standing(service), has_systemctl) {
-            // What one of them could not do the next may.
-            let one = as_root(&words).and_then(|mut command| shell::announce_and_run(&mut command));
-            done = done.and(one);
-        }
-        done
+        run(&self.quieting(service, self.standing(service), on_path("systemctl").is_some()))
+    }
+
+    /// Makes `service` again what it was before a package of that name came.
+    pub(super) fn restore(&self, service: &str, was: Standing, links: &[PathBuf]) -> Result<()> {
+        run(&self.restoring(service, was, links, self.standing(service)))
     }
 
     fn is_booted_with_systemd(&self) -> bool {
@@ -136,14 +156,23 @@ impl Host {
     }
 
     fn script_starts_at_boot(&self, service: &str) -> bool {
-        let starts = |name: &str| {
+        !self.script_links(service).is_empty()
+    }
+
+    /// The links by which anything would start `service` at boot.
+    pub(super) fn links(&self, service: &str) -> Vec<PathBuf> {
+        let mut links = self.script_links(service);
+        links.extend(self.unit_links(service));
+        links
+    }
+
+    fn script_links(&self, service: &str) -> Vec<PathBuf> {
+        let starts = |path: &PathBuf| {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
             name.strip_prefix('S').and_then(|rest| rest.get(2..)).is_some_and(|rest| rest == service)
         };
-        ["2", "3", "4", "5", "S"].iter().any(|level| {
-            entries(&self.root.join(format!("etc/rc{level}.d")))
-                .iter()
-                .any(|path| path.file_name().is_some_and(|name| starts(&name.to_string_lossy())))
-        })
+        let levels = ["2", "3", "4", "5", "S"].map(|level| self.root.join(format!("etc/rc{level}.d")));
+        levels.iter().flat_map(|level| entries(level)).filter(starts).collect()
     }
 
     /// The links by which systemd would start it at boot: packages make them where there is no systemctl, too.
@@ -158,6 +187,22 @@ impl Host {
             .filter(|link| link.is_symlink())
             .collect()
     }
+}
+
+fn removing(links: &[PathBuf]) -> Words {
+    let mut remove = vec!["rm".to_owned(), "-f".to_owned()];
+    remove.extend(links.iter().map(|link| link.display().to_string()));
+    remove
+}
+
+fn run(commands: &[Words]) -> Result<()> {
+    let mut done = Ok(());
+    for words in commands {
+        // What one of them could not do the next may.
+        let one = as_root(words).and_then(|mut command| shell::announce_and_run(&mut command));
+        done = done.and(one);
+    }
+    done
 }
 
 /// `words` as root.

@@ -27,17 +27,24 @@ pub(super) fn install_quietly(services: &[&str], install: impl FnOnce() -> Resul
     let before: Vec<(&str, Standing)> =
         all(services, &unfinished).into_iter().map(|service| (service, host.standing(service))).collect();
     let brought = brought(&before, &unfinished);
+    let links: Vec<_> = before.iter().map(|(service, _)| host.links(service)).collect();
     record::write(&brought)?;
 
     let policy = Policy::hold(&silenced(&before))?;
     let installed = install();
     let there: Vec<&str> =
         brought.into_iter().filter(|service| host.standing(service) != Standing::Absent).collect();
-    for service in &there {
-        if let Err(error) = host.quiet(service) {
-            println!(
-                "{service} came with a package and could not be kept from starting at the next boot: {error:#}"
-            );
+    for ((service, was), links) in before.iter().zip(&links) {
+        let done = if there.contains(service) {
+            host.quiet(service)
+        } else if *was == Standing::Absent {
+            Ok(())
+        } else {
+            // A package may enable a unit of the host's own that has the name of its own one.
+            host.restore(service, *was, links)
+        };
+        if let Err(error) = done {
+            println!("{service} could not be kept from starting, now or at the next boot: {error:#}");
         }
     }
     drop(policy);

@@ -117,3 +117,21 @@ fn without_systemctl_the_links_of_script_and_unit_go() {
     host.link("etc/rc3.d/K01nginx", "../init.d/nginx");
     assert!(host.quieting("nginx", false).is_empty());
 }
+
+#[test]
+fn a_unit_of_the_hosts_own_loses_the_links_that_a_package_gave_it_and_no_other() {
+    let host = Scratch::new("own");
+    let wants = |target: &str| format!("etc/systemd/system/{target}.target.wants/nginx.service");
+    host.file("etc/systemd/system/nginx.service", "[Service]\n");
+    host.link(&wants("graphical"), "../nginx.service");
+    let before = host.0.links("nginx");
+    assert!(host.0.restoring("nginx", Standing::Idle, &before, Standing::Idle).is_empty());
+
+    host.link(&wants("multi-user"), "../nginx.service");
+    host.file("run/systemd/system/any", "");
+    let new = host.0.root.join(wants("multi-user")).display().to_string();
+    let commands = host.0.restoring("nginx", Standing::Idle, &before, Standing::Running);
+    assert_eq!(commands, [vec!["systemctl", "stop", "nginx"], vec!["rm", "-f", &new]]);
+    let commands = host.0.restoring("nginx", Standing::Running, &before, Standing::Running);
+    assert_eq!(commands, [vec!["rm", "-f", &new]]);
+}
