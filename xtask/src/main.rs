@@ -6,9 +6,11 @@ mod bench;
 mod build;
 mod demo;
 mod ebpf;
+mod fresh;
 mod fuzz;
 mod interrupt;
 mod lint;
+mod mirror;
 mod namespace;
 mod privilege;
 mod random;
@@ -51,12 +53,20 @@ enum Task {
     /// The part of `demo` that runs as root
     #[command(hide = true)]
     DemoStage(demo::StageOptions),
+    /// Run README's commands in a clean Debian, as a new user types them, and say what each took
+    Fresh(fresh::FreshOptions),
+    /// The parts of `fresh` that run as root
+    #[command(hide = true, subcommand)]
+    FreshPart(fresh::Part),
     /// Look for inputs that break what must hold, each target for a minute
     Fuzz(fuzz::FuzzOptions),
     /// Check formatting, lints, documentation, the rules of the code base and dependencies
     Lint(lint::LintOptions),
     /// Build spectrum-user as you, then run it as root
     Run(build::RunOptions),
+    /// Only set up what tests need on this host, without building anything
+    #[command(hide = true)]
+    SetUpTests,
     /// Run the program under traffic, reloads and kills on every path at once, and compare every answer with a slow scan
     Soak(soak::SoakOptions),
     /// Run every test, the privileged ones as root
@@ -74,8 +84,11 @@ fn main() -> ExitCode {
         Task::BuildEbpf => build::build_ebpf(consent),
         Task::Demo => demo::demo(consent),
         Task::DemoStage(options) => demo::stage(&options),
+        Task::Fresh(options) => fresh::fresh(&options, consent),
+        Task::FreshPart(part) => fresh::part(&part),
         Task::Fuzz(options) => fuzz::fuzz(&options, consent),
         Task::Lint(options) => lint::lint(&options, consent),
+        Task::SetUpTests => setup::ready(&[setup::Purpose::Test], consent).map(|()| ExitCode::SUCCESS),
         Task::Soak(options) => soak::soak(&options, consent),
         Task::Test(options) => test::test(&options, consent),
         Task::Run(options) => build::run(&options, consent),

@@ -32,7 +32,8 @@ pub(crate) fn enter_another() -> Result<()> {
     raise_loopback()
 }
 
-fn raise_loopback() -> Result<()> {
+/// Brings `lo` up in the network namespace of the calling thread.
+pub(crate) fn raise_loopback() -> Result<()> {
     shell::stdout(Command::new("ip").args(["link", "set", "lo", "up"]))?;
     Ok(())
 }

@@ -11,17 +11,17 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What a dialled address answered.
 #[derive(Debug)]
-pub(super) struct Answer {
+pub(crate) struct Answer {
     /// All of it.
-    pub(super) text: String,
+    pub(crate) text: String,
     /// The address that it says was dialled.
-    pub(super) dialled: String,
+    pub(crate) dialled: String,
     /// The address that it says dialled.
-    pub(super) client: String,
+    pub(crate) client: String,
 }
 
 /// Dials `address`, reads to the end, and makes sure that the answer names the address.
-pub(super) fn dial(address: SocketAddr) -> Result<Answer> {
+pub(crate) fn dial(address: SocketAddr) -> Result<Answer> {
     let mut stream =
         TcpStream::connect_timeout(&address, PATIENCE).with_context(|| format!("dial {address}"))?;
     stream.set_read_timeout(Some(PATIENCE)).with_context(|| format!("dial {address}"))?;

@@ -1,7 +1,7 @@
 //! `demo`: the project in one picture. Runs the program twice in a throw-away network namespace, once per path, dials
 //! random addresses and ports, and shows what happened in the kernel and that it is undone. Changes nothing outside.
 
-mod dial;
+pub(crate) mod dial;
 mod kernel;
 mod scene;
 
@@ -22,7 +22,7 @@ use crate::style::Style;
 use crate::workspace;
 
 /// What the demo serves.
-const PREFIXES: [&str; 2] = ["192.0.2.0/24", "2001:db8::/64"];
+pub(crate) const PREFIXES: [&str; 2] = ["192.0.2.0/24", "2001:db8::/64"];
 
 /// The part of the demo that runs as root.
 #[derive(Debug, clap::Args)]
@@ -74,4 +74,10 @@ pub(crate) fn stage(options: &StageOptions) -> Result<ExitCode> {
     println!("{}", style.faint(&"─".repeat(scene::WIDTH)));
     println!("{} {:.1} s, and nothing is left.", style.good("done in"), started.elapsed().as_secs_f32());
     Ok(ExitCode::SUCCESS)
+}
+
+/// How many lines of links, programs, routes of [`PREFIXES`], chains and rules this network namespace has.
+pub(crate) fn held() -> Result<usize> {
+    let views = [kernel::programs()?, kernel::routes()?, kernel::rules()?];
+    Ok(views.iter().flatten().map(|view| view.lines.len()).sum())
 }

@@ -72,7 +72,7 @@ impl Scene {
         prompt(&format!("kill -TERM {pid}"), style);
         let (status, took) = server.stop()?;
         ensure!(status.success(), "stop the program: {status}");
-        let left = lines(&kernel::programs()?) + lines(&kernel::routes()?) + lines(&kernel::rules()?);
+        let left = super::held()?;
         ensure!(left == 0, "stop the program: {left} lines of links, routes and rules are left");
         println!(
             "   {}  {}",
@@ -131,10 +131,6 @@ fn show(view: &View, style: Style) {
 
 fn prompt(command: &str, style: Style) {
     println!("   {} {}", style.faint("$"), style.title(command));
-}
-
-fn lines(views: &[View]) -> usize {
-    views.iter().map(|view| view.lines.len()).sum()
 }
 
 fn after(duration: Duration) -> String {

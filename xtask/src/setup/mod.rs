@@ -66,6 +66,20 @@ pub(crate) fn ready(purposes: &[Purpose], consent: Consent) -> Result<()> {
     Ok(())
 }
 
+/// The packages with which [`ready`] cures everything that `purpose` may miss.
+pub(crate) fn packages(purpose: Purpose) -> Vec<&'static str> {
+    purpose.needs().iter().flat_map(|need| need.cure.packages()).copied().collect()
+}
+
+/// The services that those packages bring.
+pub(crate) fn services(purpose: Purpose) -> Vec<&'static str> {
+    let mut services: Vec<&str> =
+        purpose.needs().iter().flat_map(|need| need.cure.services()).copied().collect();
+    services.sort_unstable();
+    services.dedup();
+    services
+}
+
 fn missing(purposes: &[Purpose]) -> Vec<Need> {
     let mut missing: Vec<Need> = Vec::new();
     for need in purposes.iter().flat_map(|purpose| purpose.needs()) {

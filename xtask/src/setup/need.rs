@@ -24,6 +24,8 @@ pub(crate) enum Purpose {
     Bench,
     /// Building the eBPF object and the host crates.
     Build,
+    /// A clean Debian in namespaces of its own.
+    Fresh,
     /// Fuzzing. The compiler is that of `Build`.
     Fuzz,
     /// Lint.
@@ -97,6 +99,13 @@ impl Purpose {
                 },
                 program("llvm-objcopy", || !Toolchain::lacks(Missing::Objcopy), &["llvm-22"]),
             ],
+            Self::Fresh => vec![
+                program("debootstrap", || has("debootstrap"), &["debootstrap"]),
+                program("unshare and setpriv", || has("unshare") && has("setpriv"), &["util-linux"]),
+                program("git", || has("git"), &["git"]),
+                ip(),
+                debian_keys(),
+            ],
             Self::Fuzz => vec![
                 program("a C++ compiler", || has("c++"), &["g++"]),
                 Need {
@@ -129,11 +138,7 @@ impl Purpose {
                 program("depmod and modprobe", || has("depmod") && has("modprobe"), &["kmod"]),
                 program("strip", || has("strip"), &["binutils"]),
                 program("xz", || has("xz"), &["xz-utils"]),
-                program(
-                    "the keys of Debian's archive",
-                    || Path::new(DEBIAN_KEYRING).is_file(),
-                    &["debian-archive-keyring"],
-                ),
+                debian_keys(),
                 // For the kernels that nobody packages; they are compiled once.
                 program(
                     "what compiles a kernel",
@@ -200,6 +205,11 @@ fn nginx() -> Need {
 fn nginx_stream() -> Need {
     let is_met = || Path::new("/usr/lib/nginx/modules/ngx_stream_module.so").is_file();
     server("nginx's stream module", is_met, &["libnginx-mod-stream"], &["nginx"])
+}
+
+fn debian_keys() -> Need {
+    let is_met = || Path::new(DEBIAN_KEYRING).is_file();
+    program("the keys of Debian's archive", is_met, &["debian-archive-keyring"])
 }
 
 fn has(program: &str) -> bool {

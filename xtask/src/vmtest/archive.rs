@@ -10,6 +10,7 @@ use std::process::Command;
 use anyhow::{Context as _, Result};
 
 use super::cache::{Cache, Scratch};
+use crate::mirror::{self, Mirror};
 use crate::setup::DEBIAN_KEYRING;
 use crate::shell;
 
@@ -22,12 +23,6 @@ const SUITES: [(Mirror, &str); 6] = [
     (Mirror::Security, "bookworm-security"),
     (Mirror::Security, "bullseye-security"),
 ];
-
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Mirror {
-    Debian,
-    Security,
-}
 
 /// What apt knows of those suites.
 #[derive(Debug)]
@@ -105,39 +100,12 @@ impl Archive {
 
 /// The suites, at the mirrors that this machine uses already.
 fn sources() -> String {
-    let known = host_sources();
+    let known = mirror::host_sources();
     SUITES.iter().fold(String::new(), |mut text, (mirror, suite)| {
         let uri = mirror.uri(&known);
         let _ = writeln!(text, "deb [arch=amd64 signed-by={DEBIAN_KEYRING}] {uri} {suite} main");
         text
     })
-}
-
-fn host_sources() -> String {
-    let directory = Path::new("/etc/apt/sources.list.d");
-    let parts = fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.path());
-    parts
-        .chain([PathBuf::from("/etc/apt/sources.list")])
-        .filter_map(|path| fs::read_to_string(path).ok())
-        .collect::<Vec<_>>()
-        .join("\n")
-}
-
-impl Mirror {
-    /// Where `sources` say that it is, else where it is for everybody.
-    fn uri(self, sources: &str) -> &str {
-        let (name, default) = match self {
-            Self::Debian => ("/debian", "http://deb.debian.org/debian"),
-            Self::Security => ("/debian-security", "http://deb.debian.org/debian-security"),
-        };
-        sources
-            .lines()
-            .filter(|line| !line.trim_start().starts_with('#'))
-            .flat_map(str::split_whitespace)
-            .map(|word| word.trim_end_matches('/'))
-            .find(|word| word.starts_with("http") && word.ends_with(name))
-            .unwrap_or(default)
-    }
 }
 
 /// Orders versions as a person would: numbers by their value, the rest by its letters.
@@ -169,13 +137,5 @@ mod tests {
         versions.sort_by(|a, b| by_version(a, b));
         assert_eq!(versions, ["6.12.9+deb12", "6.12.90+deb12", "6.12.90+deb12.1", "6.12.100+deb12"]);
         assert_eq!(by_version("5.10.0-9", "5.10.0-46"), Ordering::Less);
-    }
-
-    #[test]
-    fn mirrors_are_those_of_the_host() {
-        let sources = "# deb http://old.example/debian x main\nURIs: http://mirror.example/debian/\nURIs: https://mirror.example/debian-security";
-        assert_eq!(Mirror::Debian.uri(sources), "http://mirror.example/debian");
-        assert_eq!(Mirror::Security.uri(sources), "https://mirror.example/debian-security");
-        assert_eq!(Mirror::Debian.uri(""), "http://deb.debian.org/debian");
     }
 }

@@ -1,0 +1,91 @@
+//! What a command took: time, and what it downloaded and left on disk. Measures a root from outside.
+
+use std::fmt;
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+use std::time::Duration;
+
+/// What there is in a root.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(super) struct Usage {
+    /// Bytes of Debian packages that apt fetched.
+    packages: u64,
+    /// Bytes of crates that cargo fetched.
+    crates: u64,
+    /// Bytes on disk.
+    disk: u64,
+}
+
+/// What a command added, and how long it took.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) struct Took {
+    /// How long.
+    pub(super) time: Duration,
+    /// What there is after it and was not before.
+    pub(super) added: Usage,
+}
+
+impl Usage {
+    /// What there is in `root` now.
+    pub(super) fn of(root: &Path) -> Self {
+        Self {
+            packages: sum(&root.join("var/cache/apt/archives"), &fs::Metadata::len),
+            crates: sum(&root.join("root/.cargo/registry/cache"), &fs::Metadata::len),
+            disk: sum(root, &|metadata| metadata.blocks() * 512),
+        }
+    }
+
+    /// What is here and was not in `earlier`.
+    pub(super) fn since(self, earlier: Self) -> Self {
+        Self {
+            packages: self.packages.saturating_sub(earlier.packages),
+            crates: self.crates.saturating_sub(earlier.crates),
+            disk: self.disk.saturating_sub(earlier.disk),
+        }
+    }
+}
+
+impl fmt::Display for Took {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let seconds = self.time.as_secs();
+        let megabytes = |bytes: u64| bytes.div_ceil(1_000_000);
+        write!(
+            f,
+            "{} min {:02} s, {} MB of packages and {} MB of crates downloaded, {} MB more on disk",
+            seconds / 60,
+            seconds % 60,
+            megabytes(self.added.packages),
+            megabytes(self.added.crates),
+            megabytes(self.added.disk),
+        )
+    }
+}
+
+/// The sum of `size` over all below `directory`. Links are not followed, and what cannot be read counts nothing.
+fn sum(directory: &Path, size: &impl Fn(&fs::Metadata) -> u64) -> u64 {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    entries
+        .map(|entry| match entry.metadata() {
+            Ok(metadata) if metadata.is_dir() => sum(&entry.path(), size),
+            Ok(metadata) => size(&metadata),
+            Err(_) => 0,
+        })
+        .sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_command_took_is_said_in_a_line() {
+        let before = Usage { packages: 1_000_000, crates: 0, disk: 5_000_000 };
+        let after = Usage { packages: 241_000_000, crates: 13_000_001, disk: 1_405_000_000 };
+        let took = Took { time: Duration::from_secs(369), added: after.since(before) };
+        assert_eq!(
+            took.to_string(),
+            "6 min 09 s, 240 MB of packages and 14 MB of crates downloaded, 1400 MB more on disk"
+        );
+    }
+}
