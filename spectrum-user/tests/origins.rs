@@ -161,6 +161,61 @@ fn least_connections_counts_over_all_workers() {
 }
 
 #[test]
+fn what_connections_to_an_origin_come_to_is_counted_and_outlives_a_reload() {
+    let (listener, address) = origin();
+    let (_closed, refused) = refusing();
+    let both = origins(&[&refused, &address]);
+    let running = Running::serve(Target::Origins(both.clone()));
+    let [of_refused, of_open] = [refused, address].map(|origin| {
+        move |running: &Running| {
+            let states = running.origins.states(&ServiceName::default());
+            states.into_iter().find(|state| state.origin == origin).unwrap()
+        }
+    });
+    let mut open = running.dial();
+    let mut kept = accept(&listener);
+    pass("hello", &mut open, &mut kept);
+    pass("hi", &mut kept, &mut open);
+    // While it is open: it may be so for days.
+    until("counted bytes", || {
+        let state = of_open(&running);
+        (state.bytes_to, state.bytes_from) == (5, 2)
+    });
+    let mut broken = running.dial();
+    let mut breaking = accept(&listener);
+    pass("hello", &mut broken, &mut breaking);
+    reset(breaking);
+    assert_reset(broken.read(&mut [0; 8]));
+    until("a broken connection", || of_open(&running).broken == 1);
+    let (error, ago) = of_open(&running).last_error.unwrap();
+    assert!(error == "upstream-reset" && ago < Duration::from_secs(20), "{error} {ago:?}");
+    while of_refused(&running).failed_dials == 0 {
+        let client = running.dial();
+        drop(accept(&listener));
+        drop(client);
+    }
+    let (error, _) = of_refused(&running).last_error.unwrap();
+    assert_eq!(error, "Connection refused (os error 111)");
+
+    let counted = |running: &Running| {
+        let state = of_open(running);
+        (state.connections, state.broken, state.bytes_to, state.bytes_from)
+    };
+    let before = counted(&running);
+    let refusals = of_refused(&running).failed_dials;
+    let mut other = both;
+    other.list.reverse();
+    other.list[0].weight = Weight::new(9).unwrap();
+    running.replace(Target::Origins(other.clone()));
+    assert_eq!((counted(&running), of_refused(&running).failed_dials), (before, refusals));
+    pass("more", &mut open, &mut kept);
+    until("bytes of a connection from before", || counted(&running).2 == before.2 + 4);
+    drop((open, kept));
+    until("the end of it", || of_open(&running).open == 0);
+    assert_eq!(counted(&running), (before.0, before.1, before.2 + 4, before.3));
+}
+
+#[test]
 fn open_connections_are_counted_whatever_chooses() {
     for (balance, count) in [(Balance::RoundRobin, 1), (Balance::RoundRobin, 2), (Balance::SourceHash, 2)] {
         let listeners: Vec<_> = (0..count).map(|_| origin()).collect();

@@ -3,7 +3,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use spectrum_common::{Node, Refusal};
+use spectrum_common::Refusal;
 
 use super::running::{Running, Steering};
 use crate::dispatcher::{CounterReader, Dispatcher};
@@ -64,7 +64,13 @@ fn states(origins: &OriginWatch, service: &ServiceName) -> Vec<OriginFacts> {
         origin: state.origin,
         address: state.address.unwrap_or_default(),
         usable: state.condition == OriginCondition::Up,
+        weight: state.weight,
         open: state.open,
+        connections: state.connections,
+        failed_dials: state.failed_dials,
+        broken: state.broken,
+        bytes_to: state.bytes_to,
+        bytes_from: state.bytes_from,
     });
     states.collect()
 }
@@ -102,7 +108,7 @@ impl Running {
             table: dispatcher.map(|dispatcher| TableFacts {
                 generation: dispatcher.generation(),
                 nodes: dispatcher.nodes(),
-                bytes: dispatcher.nodes() * size_of::<Node>(),
+                bytes: dispatcher.table_bytes(),
             }),
             revision: self.revision,
             reloads_done: told.facts.reloads_done,

@@ -191,10 +191,21 @@ pub struct OriginAnswer {
     /// What its last health check said, if it is checked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_check: Option<CheckAnswer>,
-    /// Dials in a row that failed.
-    pub failures: u32,
     /// Its open connections.
     pub open: u64,
+    /// All connections to it so far.
+    pub connections: u64,
+    /// Dials that failed so far, and connections that it broke off.
+    pub failures: u64,
+    /// Dials in a row that failed.
+    pub failures_in_row: u32,
+    /// Bytes that clients of its connections have sent.
+    pub bytes_to_origin: u64,
+    /// Bytes that they were handed.
+    pub bytes_from_origin: u64,
+    /// The last of the failures.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_error: Option<ErrorAnswer>,
     /// The SRV record that names it, where the origin is asked for such.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub record: Option<RecordAnswer>,
@@ -238,6 +249,15 @@ pub struct CheckAnswer {
     /// Why it did not connect.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
+}
+
+/// What went wrong with an origin, not as its checks but as its connections found.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct ErrorAnswer {
+    /// What the system said of a dial, or the end of a connection.
+    pub error: String,
+    /// How long ago.
+    pub ago_ms: u64,
 }
 
 /// A destination.

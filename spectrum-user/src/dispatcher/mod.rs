@@ -17,7 +17,7 @@ use aya::maps::{ArrayOfMaps, Map, MapData, PerCpuArray, PerCpuValues, SockMap};
 use aya::programs::sk_lookup::SkLookupLinkId;
 use aya::programs::{ProgramError, ProgramType, SkLookup};
 use aya::{Ebpf, EbpfLoader};
-use spectrum_common::{Counts, Node, names};
+use spectrum_common::{Counts, Node, Page, names};
 
 pub use attached::{AttachedProgram, attached_programs};
 pub use drop_log::DropLog;
@@ -152,6 +152,12 @@ impl Dispatcher {
     #[must_use]
     pub fn nodes(&self) -> usize {
         self.nodes
+    }
+
+    /// The kernel memory of the current generation, which has whole pages of nodes.
+    #[must_use]
+    pub fn table_bytes(&self) -> usize {
+        Page::bytes_of(self.nodes)
     }
 
     /// What became of the packets to destination `id` since the program was loaded, all CPUs together.

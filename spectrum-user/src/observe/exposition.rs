@@ -67,8 +67,20 @@ pub struct OriginFacts {
     pub address: String,
     /// Whether connections go there.
     pub usable: bool,
+    /// Its share.
+    pub weight: u16,
     /// Those that are open to it.
     pub open: u64,
+    /// All there were.
+    pub connections: u64,
+    /// Dials that failed.
+    pub failed_dials: u64,
+    /// Connections that it broke off.
+    pub broken: u64,
+    /// Bytes that clients sent.
+    pub bytes_to: u64,
+    /// Bytes that clients were handed.
+    pub bytes_from: u64,
 }
 
 /// The steering table's size.
@@ -272,26 +284,47 @@ fn packets(encoder: &mut DescriptorEncoder<'_>, packets: &[Packets]) -> fmt::Res
 fn origins(encoder: &mut DescriptorEncoder<'_>, origins: &[OriginFacts]) -> fmt::Result {
     // SRV records may name a target in two priorities, and a file an origin twice: a series must not occur twice. Rows with
     // the same labels are of one address of a service, so that what is open there is one and the same number.
-    let mut by_labels: BTreeMap<[&str; 3], (bool, u64)> = BTreeMap::new();
-    for OriginFacts { service, origin, address, usable, open } in origins {
-        let (any_usable, opened) = by_labels.entry([service.as_str(), origin, address]).or_default();
-        *any_usable |= *usable;
-        *opened = (*opened).max(*open);
+    let mut by_labels: BTreeMap<[&str; 3], OriginFacts> = BTreeMap::new();
+    for row in origins {
+        let labels = [row.service.as_str(), &row.origin, &row.address];
+        by_labels.entry(labels).and_modify(|facts| facts.usable |= row.usable).or_insert_with(|| row.clone());
     }
-    let labelled = || {
-        by_labels.iter().map(|([service, origin, address], (usable, open))| {
-            ([("service", *service), ("origin", *origin), ("address", *address)], *usable, *open)
-        })
-    };
     let help = "Whether an address of an origin is used: neither down, ejected nor drained, resolved, and leading elsewhere";
-    let mut up = gauge(encoder, "origin_up", help)?;
-    for (labels, usable, _) in labelled() {
-        measure(&mut up, &labels, u64::from(usable))?;
-    }
+    let up = gauge(encoder, "origin_up", help)?;
+    of_origins(up, &by_labels, measure, |facts| u64::from(facts.usable))?;
+    let help = "Share of the connections that an address of an origin has, 0 while it is drained";
+    let weight = gauge(encoder, "origin_weight", help)?;
+    of_origins(weight, &by_labels, measure, |facts| facts.weight.into())?;
     let help = "Connections that are open to an address of an origin";
-    let mut connections = gauge(encoder, "origin_open_connections", help)?;
-    for (labels, _, open) in labelled() {
-        measure(&mut connections, &labels, open)?;
+    let open = gauge(encoder, "origin_open_connections", help)?;
+    of_origins(open, &by_labels, measure, |facts| facts.open)?;
+    let connections =
+        counter(encoder, "origin_connections", "Connections to an address of an origin so far")?;
+    of_origins(connections, &by_labels, count, |facts| facts.connections)?;
+    let help = "Dials of an address of an origin that failed so far";
+    let failed = counter(encoder, "origin_failed_dials", help)?;
+    of_origins(failed, &by_labels, count, |facts| facts.failed_dials)?;
+    let help = "Connections that an address of an origin broke off so far";
+    let broken = counter(encoder, "origin_broken_connections", help)?;
+    of_origins(broken, &by_labels, count, |facts| facts.broken)?;
+    let help = "Bytes that clients sent so far, by connections to an address of an origin";
+    let to = counter(encoder, "to_origin_bytes", help)?;
+    of_origins(to, &by_labels, count, |facts| facts.bytes_to)?;
+    let help = "Bytes that clients were handed so far, by connections to an address of an origin";
+    let from = counter(encoder, "from_origin_bytes", help)?;
+    of_origins(from, &by_labels, count, |facts| facts.bytes_from)
+}
+
+/// A sample for each address of an origin.
+fn of_origins(
+    mut family: MetricEncoder<'_>,
+    origins: &BTreeMap<[&str; 3], OriginFacts>,
+    sample: impl Fn(&mut MetricEncoder<'_>, &[(&str, &str)], u64) -> fmt::Result,
+    value: impl Fn(&OriginFacts) -> u64,
+) -> fmt::Result {
+    for ([service, origin, address], facts) in origins {
+        let labels = [("service", *service), ("origin", *origin), ("address", *address)];
+        sample(&mut family, &labels, value(facts))?;
     }
     Ok(())
 }
@@ -460,7 +493,13 @@ mod tests {
             origin: "_http._tcp.example".into(),
             address: address.into(),
             usable,
+            weight: 2,
             open,
+            connections: open + 1,
+            failed_dials: 1,
+            broken: 2,
+            bytes_to: 3,
+            bytes_from: 4,
         };
         let origins = vec![
             origin("203.0.113.10:80", false, 7),
@@ -477,6 +516,18 @@ mod tests {
             assert!(series.iter().any(|line| line.contains(".10:80") && line.ends_with(first)), "{text}");
             assert!(series.iter().any(|line| line.contains(".11:80") && line.ends_with(second)), "{text}");
             assert!(text.contains(&format!("# TYPE spectrum_{name} gauge\n")), "{text}");
+        }
+        for (name, value) in [
+            ("origin_weight", 2),
+            ("origin_connections_total", 8),
+            ("origin_failed_dials_total", 1),
+            ("origin_broken_connections_total", 2),
+            ("to_origin_bytes_total", 3),
+            ("from_origin_bytes_total", 4),
+        ] {
+            let series = "{service=\"default\",origin=\"_http._tcp.example\",address=\"203.0.113.10:80\"}";
+            let sample = format!("spectrum_{name}{series} {value}");
+            assert!(text.lines().any(|line| line == sample), "no {sample} in\n{text}");
         }
     }
 

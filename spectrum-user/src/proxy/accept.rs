@@ -334,18 +334,21 @@ async fn proxy(
             _ = downstream.ready(Interest::ERROR) => Err(End::Reset(Side::Downstream)),
         }
     });
-    let (mut upstream, _open) = match attempt.await {
+    let (mut upstream, open) = match attempt.await {
         Ok(Dialled { stream, open }) => (Peer::new(stream), open),
         Err(end) => return end,
     };
+    session.count_for(&open);
     if let Some(version) = origins.header
         && let Err(end) = introduction::send(downstream, &upstream, version, session).await
     {
+        open.ended(end);
         return end;
     }
     session.established();
     let means = session.worker().means();
     let end = relay(downstream, &upstream, &session.from_client, &session.to_client, means, watch).await;
+    open.ended(end);
     if end == End::Closed {
         upstream.finish();
     }

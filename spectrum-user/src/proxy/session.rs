@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::header::Extensions;
 use super::limits::{Admission, Gate};
+use super::origins::OpenGuard;
 use super::report::{End, Established, Event, Limit, Report};
 use super::traffic::{Meter, Traffic};
 use super::worker::Worker;
@@ -106,6 +107,12 @@ impl Session {
     pub(super) fn introduce(&self, client: SocketAddr, dialled: SocketAddr) {
         self.via.set(Some(self.client.replace(client)));
         self.dialled.set(dialled);
+    }
+
+    /// Counts what it carries for an origin's address, too.
+    pub(super) fn count_for(&self, open: &OpenGuard) {
+        self.from_client.count_for(open.counter_from_client());
+        self.to_client.count_for(open.counter_to_client());
     }
 
     /// An origin is connected to, or we begin to answer ourselves.

@@ -1,7 +1,7 @@
 //! Bytes, counted while they move: each session's own, and what all of a service's have come to on one worker. Reports
 //! nothing.
 
-use std::cell::Cell;
+use std::cell::{Cell, OnceCell};
 use std::sync::Arc;
 
 use super::counter::Counter;
@@ -37,12 +37,12 @@ impl Traffic {
 
     /// What one more session receives from its client.
     pub(super) fn meter_from_client(&self) -> Meter {
-        Meter { own: Cell::new(0), all: Arc::clone(&self.from_client) }
+        Meter { own: Cell::new(0), all: Arc::clone(&self.from_client), origin: OnceCell::new() }
     }
 
     /// What one more session hands to its client.
     pub(super) fn meter_to_client(&self) -> Meter {
-        Meter { own: Cell::new(0), all: Arc::clone(&self.to_client) }
+        Meter { own: Cell::new(0), all: Arc::clone(&self.to_client), origin: OnceCell::new() }
     }
 }
 
@@ -51,6 +51,8 @@ impl Traffic {
 pub(super) struct Meter {
     own: Cell<u64>,
     all: Arc<Counter>,
+    /// Those of its origin's address, once there is one.
+    origin: OnceCell<Arc<Counter>>,
 }
 
 impl Meter {
@@ -59,6 +61,15 @@ impl Meter {
         let bytes = bytes as u64;
         self.own.set(self.own.get().wrapping_add(bytes));
         self.all.add(bytes);
+        if let Some(origin) = self.origin.get() {
+            origin.add(bytes);
+        }
+    }
+
+    /// Counts them for an origin's address as well, with those that have moved already. Once.
+    pub(super) fn count_for(&self, origin: Arc<Counter>) {
+        origin.add(self.own.get());
+        let _ = self.origin.set(origin);
     }
 
     /// The session's own.
@@ -83,5 +94,15 @@ mod tests {
         drop(other);
         assert_eq!((one.get(), back.get()), (9, 5));
         assert_eq!((traffic.from_client(), traffic.to_client()), (13, 5));
+    }
+
+    #[test]
+    fn an_origin_counts_from_the_first_byte_whenever_it_is_found() {
+        let (traffic, origin) = (Traffic::default(), Arc::<Counter>::default());
+        let meter = traffic.meter_from_client();
+        meter.add(3);
+        meter.count_for(Arc::clone(&origin));
+        meter.add(4);
+        assert_eq!((meter.get(), traffic.from_client(), origin.get()), (7, 7, 7));
     }
 }

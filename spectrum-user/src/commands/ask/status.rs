@@ -95,12 +95,25 @@ fn origins(services: &[ServiceAnswer], out: &mut dyn Write) -> io::Result<()> {
         return Ok(());
     }
     writeln!(out, "\norigins: {count}")?;
-    let mut columns =
-        Columns::of(["SERVICE", "ORIGIN", "ADDRESS", "ROLE", "WEIGHT", "OPEN", "CONDITION", "LAST CHECK"]);
+    let mut columns = Columns::of([
+        "SERVICE",
+        "ORIGIN",
+        "ADDRESS",
+        "ROLE",
+        "WEIGHT",
+        "OPEN",
+        "TOTAL",
+        "FAILED",
+        "TO",
+        "FROM",
+        "CONDITION",
+        "LAST CHECK",
+        "LAST ERROR",
+    ]);
     for service in services {
         let mut above = HashSet::new();
         for row in &service.origins {
-            let OriginAnswer { address, role, weight, last_check, open, .. } = row;
+            let OriginAnswer { address, role, weight, last_check, last_error, .. } = row;
             let is_new = address.as_ref().is_none_or(|address| above.insert(address));
             let address = address.as_deref().unwrap_or("none");
             columns.row([
@@ -109,9 +122,20 @@ fn origins(services: &[ServiceAnswer], out: &mut dyn Write) -> io::Result<()> {
                 &if is_new { address.to_owned() } else { format!("{address} (as above)") },
                 role,
                 &weight.to_string(),
-                &open.to_string(),
+                &row.open.to_string(),
+                &row.connections.to_string(),
+                &row.failures.to_string(),
+                &row.bytes_to_origin.to_string(),
+                &row.bytes_from_origin.to_string(),
                 &condition(row),
                 &last_check.as_ref().map_or("-".to_owned(), last),
+                &last_error.as_ref().map_or("-".to_owned(), |last| {
+                    format!(
+                        "{}, {} ago",
+                        last.error,
+                        format_duration(Duration::from_secs(last.ago_ms / 1000))
+                    )
+                }),
             ]);
         }
     }

@@ -1,14 +1,15 @@
 //! What an instance is and how it fares, and what on the host stands in its way. Removes no obstacle.
 
 use std::fs::File;
+use std::time::Duration;
 
-use spectrum_common::{Page, Refusal};
+use spectrum_common::Refusal;
 
 use crate::commands::running::{Running, Steering};
 use crate::commands::target::described;
 use crate::control::{
-    CheckAnswer, DestinationAnswer, OriginAnswer, PacketCounts, ProgramAnswer, RecordAnswer, ServiceAnswer,
-    Status, TableAnswer,
+    CheckAnswer, DestinationAnswer, ErrorAnswer, OriginAnswer, PacketCounts, ProgramAnswer, RecordAnswer,
+    ServiceAnswer, Status, TableAnswer,
 };
 use crate::dispatcher::{self, AttachedProgram, Dispatcher};
 use crate::instance::Mode;
@@ -56,8 +57,7 @@ impl Running {
             program,
             firewall: self.firewall_parts(),
             table: dispatcher
-                .map(Dispatcher::nodes)
-                .map(|nodes| TableAnswer { nodes, bytes: Page::bytes_of(nodes) }),
+                .map(|dispatcher| TableAnswer { nodes: dispatcher.nodes(), bytes: dispatcher.table_bytes() }),
             admin: self.admin.as_ref().map(AdminServer::address),
             descriptors: self.workers.as_ref().map_or(0, Workers::descriptors),
             services: self.services(),
@@ -105,7 +105,7 @@ impl Running {
             by_hand: state.is_by_hand,
             condition: state.condition.to_string(),
             last_check: state.last_check.map(|check| CheckAnswer {
-                ago_ms: u64::try_from(check.ago.as_millis()).unwrap_or(u64::MAX),
+                ago_ms: millis(check.ago),
                 connected_us: check
                     .outcome
                     .as_ref()
@@ -113,8 +113,13 @@ impl Running {
                     .map(|after| u64::try_from(after.as_micros()).unwrap_or(u64::MAX)),
                 error: check.outcome.err(),
             }),
-            failures: state.failures,
             open: state.open,
+            connections: state.connections,
+            failures: state.failed_dials + state.broken,
+            failures_in_row: state.failures_in_row,
+            bytes_to_origin: state.bytes_to,
+            bytes_from_origin: state.bytes_from,
+            last_error: state.last_error.map(|(error, ago)| ErrorAnswer { error, ago_ms: millis(ago) }),
             record: state.record.map(|RecordState { priority, weight, port, target }| RecordAnswer {
                 priority,
                 weight,
@@ -173,6 +178,10 @@ impl Running {
             others.join(", ")
         )]
     }
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn attached() -> anyhow::Result<Vec<AttachedProgram>> {

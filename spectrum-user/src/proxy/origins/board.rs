@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use super::roster::{Place, Roster};
-use super::standing::{Counting, OpenGuard, Tally};
+use super::tally::{Counting, OpenGuard, Tally};
 use crate::model::{Balance, Origins, ServiceName};
 use crate::proxy::report::DialFailure;
 
@@ -64,8 +64,11 @@ impl Seen {
     }
 
     /// Counts an open connection to `place`, which is one of the roster's.
-    pub(super) fn open(&self, place: &Place) -> Option<OpenGuard> {
-        self.tallies.get(place.number()).map(Tally::open)
+    pub(super) fn open(&self, place: &Place) -> OpenGuard {
+        match self.tallies.get(place.number()) {
+            Some(tally) => tally.open(),
+            None => Tally::of(&place.standing, Counting::Own).open(),
+        }
     }
 }
 

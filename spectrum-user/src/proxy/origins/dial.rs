@@ -14,8 +14,10 @@ use tokio::time::{sleep_until, timeout};
 use super::balance::Balancer;
 use super::board::{Board, BoardView, Seen};
 use super::dial_source;
+use super::fault::Fault;
 use super::roster::{Member, Place};
-use super::standing::{Moment, OpenGuard, Turn};
+use super::standing::{Moment, Turn};
+use super::tally::OpenGuard;
 use crate::model::Balance;
 use crate::proxy::report::DialFailure;
 use crate::proxy::session::Session;
@@ -47,7 +49,7 @@ pub(in crate::proxy) struct Dialler {
 pub(in crate::proxy) struct Dialled {
     pub(in crate::proxy) stream: Stream,
     /// To be kept for as long as the connection is open.
-    pub(in crate::proxy) open: Option<OpenGuard>,
+    pub(in crate::proxy) open: OpenGuard,
 }
 
 impl Dialler {
@@ -266,7 +268,7 @@ impl Dialler {
         }
         let ejection = self.view.board.origins.ejection;
         if let (Some(Turn::Ejected), Some(ejection)) =
-            (place.standing.failed(ejection, Moment::now()), ejection)
+            (place.standing.failed(Fault::of_dial(error), ejection, Moment::now()), ejection)
         {
             let (service, time) = (session.service(), ejection.time);
             tracing::warn!(%service, %origin, %error, ?time, "origin is not dialled for a time, since dialling it failed so often");

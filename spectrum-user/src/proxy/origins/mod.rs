@@ -5,16 +5,19 @@ mod balance;
 mod board;
 mod dial;
 mod dial_source;
+mod fault;
 mod health;
 mod own_bindings;
 mod resolver;
 mod roster;
 mod standing;
+mod tally;
 mod watch;
 
 pub(super) use board::Board;
 pub(super) use dial::{Dialled, Dialler};
 pub use own_bindings::OwnBindings;
+pub(super) use tally::OpenGuard;
 pub use watch::{
     CheckOutcome, OriginCondition, OriginState, OriginWatch, RecordState, ResolveError, SetOrigin,
     SetOriginError, WatchError,

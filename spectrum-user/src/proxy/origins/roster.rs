@@ -228,7 +228,7 @@ impl Roster {
             .map(|(index, member)| Candidate {
                 index,
                 weight: member.weight,
-                open: member.places.iter().map(|place| place.standing.shared()).sum(),
+                open: member.places.iter().map(|place| place.standing.tallies.shared()).sum(),
                 seed: member.seed,
             })
     }
@@ -263,7 +263,7 @@ impl Member {
             let turn = turn.checked_rem(family.len()).unwrap_or(0);
             family.rotate_left(turn);
             match balance {
-                Balance::LeastConnections => family.sort_by_key(|place| place.standing.shared()),
+                Balance::LeastConnections => family.sort_by_key(|place| place.standing.tallies.shared()),
                 Balance::RoundRobin => {}
                 Balance::SourceHash => {
                     let key = client_key(client);
@@ -328,6 +328,7 @@ impl Place {
 mod tests {
     use super::*;
     use crate::model::{Ejection, HealthCheck};
+    use crate::proxy::origins::fault;
     use crate::proxy::origins::standing::Moment;
     use std::time::{Duration, Instant};
 
@@ -384,7 +385,7 @@ mod tests {
         down(&roster.members[0].places[0]);
         assert_eq!(addresses(&roster, &[]), ["192.0.2.2"]);
         assert_eq!(addresses(&roster, &[1]), ["192.0.2.3"], "also when the last primary was tried in vain");
-        roster.members[1].places[0].standing.failed(ONCE, Moment::now());
+        roster.members[1].places[0].standing.failed(fault::Fault::SOME, ONCE, Moment::now());
         assert_eq!(addresses(&roster, &[]), ["192.0.2.3"]);
         let health = roster.members[0].places[0].health.as_ref().unwrap();
         health.note(Ok(Duration::ZERO));

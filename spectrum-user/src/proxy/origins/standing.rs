@@ -1,14 +1,15 @@
-//! How one address of an origin fares with real connections: failures in a row, ejection, and how many are open. Shared by
-//! all workers, and written only where something is not as it should be, or least-connections has them share a count.
+//! How one address of an origin fares with real connections: failures, ejection, and what the workers' tallies come to.
+//! Shared by all workers, and written only where something is not as it should be, or least-connections has them share a
+//! count.
 
 use std::net::IpAddr;
-use std::rc::Rc;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
+use super::fault::{Fault, LastFault};
+use super::tally::Tallies;
 use crate::model::Ejection;
-use crate::proxy::Counter;
 
 /// How long an address that lost a race despite its head start begins no other (RFC 8305 leaves the time to us).
 const SLOW: Duration = Duration::from_mins(1);
@@ -32,15 +33,17 @@ pub(super) struct Standing {
     ejected_until: AtomicU64,
     /// Until when others are dialled before it.
     slow_until: AtomicU64,
-    /// Open connections, where each dial has to know those of all workers.
-    shared: AtomicU32,
-    /// The same as each worker counts them for itself.
-    tallies: Mutex<Vec<Weak<Counter>>>,
+    /// Dials that failed, in a row or not.
+    failed_dials: AtomicU64,
+    /// Connections that the origin's side ended otherwise than by a FIN.
+    broken: AtomicU64,
+    last: LastFault,
+    pub(super) tallies: Tallies,
 }
 
 /// Milliseconds since the process first asked, so that a time fits an atomic number. Never 0.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
-pub(super) struct Moment(u64);
+pub(super) struct Moment(pub(super) u64);
 
 impl Moment {
     pub(super) fn now() -> Self {
@@ -64,8 +67,10 @@ impl Standing {
             failures: AtomicU32::new(0),
             ejected_until: AtomicU64::new(0),
             slow_until: AtomicU64::new(0),
-            shared: AtomicU32::new(0),
-            tallies: Mutex::default(),
+            failed_dials: AtomicU64::new(0),
+            broken: AtomicU64::new(0),
+            last: LastFault::default(),
+            tallies: Tallies::default(),
         }
     }
 
@@ -84,19 +89,30 @@ impl Standing {
         until != 0 && until > Moment::now().0
     }
 
+    /// Dials in a row that failed.
     pub(super) fn failures(&self) -> u32 {
         self.failures.load(Ordering::Relaxed)
     }
 
-    /// Open connections as far as [`Counting::Shared`] tallies have them: for who chooses.
-    pub(super) fn shared(&self) -> u32 {
-        self.shared.load(Ordering::Relaxed)
+    /// All dials that failed.
+    pub(super) fn failed_dials(&self) -> u64 {
+        self.failed_dials.load(Ordering::Relaxed)
     }
 
-    /// Open connections: for who asks once in a while.
-    pub(super) fn open(&self) -> u64 {
-        let tallies = self.tallies.lock().unwrap_or_else(PoisonError::into_inner);
-        tallies.iter().filter_map(Weak::upgrade).map(|own| own.get()).sum()
+    /// Connections that broke.
+    pub(super) fn broken(&self) -> u64 {
+        self.broken.load(Ordering::Relaxed)
+    }
+
+    /// What went wrong last, and how long ago.
+    pub(super) fn last_fault(&self) -> Option<(Fault, Duration)> {
+        self.last.get(Moment::now())
+    }
+
+    /// A connection to it ended in `fault`.
+    pub(super) fn broke(&self, fault: Fault) {
+        self.broken.fetch_add(1, Ordering::Relaxed);
+        self.last.set(fault, Moment::now());
     }
 
     /// It was dialled and answered.
@@ -111,7 +127,9 @@ impl Standing {
     }
 
     /// It was dialled and did not answer. One failure after the time of an ejection is another ejection.
-    pub(super) fn failed(&self, ejection: Option<Ejection>, now: Moment) -> Option<Turn> {
+    pub(super) fn failed(&self, fault: Fault, ejection: Option<Ejection>, now: Moment) -> Option<Turn> {
+        self.failed_dials.fetch_add(1, Ordering::Relaxed);
+        self.last.set(fault, now);
         let failures = self.failures.fetch_add(1, Ordering::Relaxed).saturating_add(1);
         let Ejection { failures: allowed, time } = ejection?;
         // Connections that were being dialled when it was ejected tell nothing new.
@@ -135,59 +153,13 @@ impl Standing {
     }
 }
 
-/// Who needs to know how many connections are open.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Counting {
-    /// Who asks for the status: each worker counts for itself, which costs next to nothing.
-    Own,
-    /// Each dial of every worker as well. The count that all of them write is on a cache line that goes back and forth.
-    Shared,
-}
-
-/// One worker's count of the open connections of an address. No other worker writes it.
-#[derive(Debug)]
-pub(super) struct Tally {
-    own: Arc<Counter>,
-    shared: Option<Arc<Standing>>,
-}
-
-impl Tally {
-    pub(super) fn of(standing: &Arc<Standing>, counting: Counting) -> Rc<Self> {
-        let own = Arc::<Counter>::default();
-        let mut tallies = standing.tallies.lock().unwrap_or_else(PoisonError::into_inner);
-        tallies.retain(|tally| tally.strong_count() > 0);
-        tallies.push(Arc::downgrade(&own));
-        Rc::new(Self { own, shared: (counting == Counting::Shared).then(|| Arc::clone(standing)) })
-    }
-
-    /// One more connection, until the guard is dropped.
-    pub(super) fn open(self: &Rc<Self>) -> OpenGuard {
-        self.own.add(1);
-        if let Some(standing) = &self.shared {
-            standing.shared.fetch_add(1, Ordering::Relaxed);
-        }
-        OpenGuard(Rc::clone(self))
-    }
-}
-
-/// One open connection in the counts of its address.
-#[derive(Debug)]
-pub(in crate::proxy) struct OpenGuard(Rc<Tally>);
-
-impl Drop for OpenGuard {
-    fn drop(&mut self) {
-        self.0.own.subtract(1);
-        if let Some(standing) = &self.0.shared {
-            standing.shared.fetch_sub(1, Ordering::Relaxed);
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     const EJECTION: Option<Ejection> = Some(Ejection { failures: 3, time: Duration::from_secs(30) });
+
+    const FAULT: Fault = Fault::SOME;
 
     fn at(seconds: u64) -> Moment {
         Moment::after(Duration::from_secs(seconds))
@@ -200,24 +172,28 @@ mod tests {
     #[test]
     fn failures_in_a_row_eject_for_a_time() {
         let standing = standing();
-        assert_eq!([0, 1].map(|second| standing.failed(EJECTION, at(second))), [None, None]);
+        assert_eq!([0, 1].map(|second| standing.failed(FAULT, EJECTION, at(second))), [None, None]);
         assert!(!standing.ejected_at(|| at(1)));
-        assert_eq!(standing.failed(EJECTION, at(2)), Some(Turn::Ejected));
-        assert_eq!(standing.failed(EJECTION, at(3)), None, "it is ejected already");
+        assert_eq!(standing.failed(FAULT, EJECTION, at(2)), Some(Turn::Ejected));
+        assert_eq!(standing.failed(FAULT, EJECTION, at(3)), None, "it is ejected already");
         assert!(standing.ejected_at(|| at(31)));
         assert!(!standing.ejected_at(|| at(32)), "the time is not lengthened by late failures");
-        assert_eq!(standing.failed(EJECTION, at(33)), Some(Turn::Ejected), "one more failure is enough");
+        assert_eq!(
+            standing.failed(FAULT, EJECTION, at(33)),
+            Some(Turn::Ejected),
+            "one more failure is enough"
+        );
         assert_eq!(standing.succeeded(), Some(Turn::Returned));
         assert_eq!(standing.succeeded(), None);
-        assert_eq!(standing.failed(EJECTION, at(64)), None, "it begins anew");
+        assert_eq!(standing.failed(FAULT, EJECTION, at(64)), None, "it begins anew");
     }
 
     #[test]
     fn a_success_forgets_the_failures_before_it() {
         let standing = standing();
         for second in 0..9 {
-            assert_eq!(standing.failed(EJECTION, at(second)), None);
-            assert_eq!(standing.failed(EJECTION, at(second)), None);
+            assert_eq!(standing.failed(FAULT, EJECTION, at(second)), None);
+            assert_eq!(standing.failed(FAULT, EJECTION, at(second)), None);
             standing.succeeded();
         }
         assert_eq!(standing.failures(), 0);
@@ -226,46 +202,7 @@ mod tests {
     #[test]
     fn without_ejection_nothing_is_ejected() {
         let standing = standing();
-        assert!((0..99).all(|second| standing.failed(None, at(second)).is_none()));
+        assert!((0..99).all(|second| standing.failed(FAULT, None, at(second)).is_none()));
         assert!(!standing.ejected_at(|| at(100)));
-    }
-
-    #[test]
-    fn a_connection_counts_while_it_is_open() {
-        let standing = Arc::new(standing());
-        let tallies = [Counting::Own, Counting::Shared].map(|counting| Tally::of(&standing, counting));
-        let guards = [(); 3].map(|()| tallies[0].open());
-        let shared = tallies[1].open();
-        assert_eq!((standing.open(), standing.shared()), (4, 1));
-        drop(guards);
-        assert_eq!((standing.open(), standing.shared()), (1, 1));
-        // A worker whose roster has changed counts anew, and what it had open goes on.
-        drop(tallies);
-        let after = Tally::of(&standing, Counting::Shared);
-        let more = after.open();
-        assert_eq!((standing.open(), standing.shared()), (2, 2));
-        drop((shared, more));
-        assert_eq!((standing.open(), standing.shared()), (0, 0));
-    }
-
-    #[test]
-    fn workers_count_for_themselves_and_are_summed() {
-        let standing = Arc::new(standing());
-        let (counted, done) = (std::sync::Barrier::new(3), std::sync::Barrier::new(3));
-        std::thread::scope(|scope| {
-            for _ in 0..2 {
-                scope.spawn(|| {
-                    let tally = Tally::of(&standing, Counting::Own);
-                    let guards: Vec<OpenGuard> = (0..1000).map(|_| tally.open()).collect();
-                    counted.wait();
-                    done.wait();
-                    drop(guards);
-                });
-            }
-            counted.wait();
-            assert_eq!(standing.open(), 2000);
-            done.wait();
-        });
-        assert_eq!(standing.open(), 0);
     }
 }

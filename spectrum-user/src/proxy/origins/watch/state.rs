@@ -29,9 +29,21 @@ pub struct OriginState {
     /// What its last health check said; `None`: it is not checked, or not yet.
     pub last_check: Option<CheckOutcome>,
     /// Dials in a row that failed.
-    pub failures: u32,
+    pub failures_in_row: u32,
+    /// All dials that failed.
+    pub failed_dials: u64,
+    /// Connections that the origin broke off, by a reset or by falling silent.
+    pub broken: u64,
+    /// The last of either, and how long ago.
+    pub last_error: Option<(String, Duration)>,
     /// Its open connections.
     pub open: u64,
+    /// All connections to it so far.
+    pub connections: u64,
+    /// Bytes that clients of these have sent.
+    pub bytes_to: u64,
+    /// Bytes that they were handed.
+    pub bytes_from: u64,
     /// The SRV record that names it, where the origin is asked for such.
     pub record: Option<RecordState>,
     /// Of a loop: the services that a connection would pass, this one first, until it came to one of them again.
@@ -123,8 +135,14 @@ pub(super) fn states(
             role: origin.role,
             condition,
             last_check: None,
-            failures: 0,
+            failures_in_row: 0,
+            failed_dials: 0,
+            broken: 0,
+            last_error: None,
             open: 0,
+            connections: 0,
+            bytes_to: 0,
+            bytes_from: 0,
             record: None,
             way: Vec::new(),
         };
@@ -206,6 +224,7 @@ fn state(
     place: &Place,
     way: Option<Vec<ServiceName>>,
 ) -> OriginState {
+    let sums = place.standing.tallies.sums();
     let is_up = place.health.as_ref().is_none_or(|health| health.is_up());
     OriginState {
         origin: origin.to_string(),
@@ -229,8 +248,14 @@ fn state(
             .as_ref()
             .and_then(|health| health.last())
             .map(|last| CheckOutcome { outcome: last.outcome, ago: last.at.elapsed() }),
-        failures: place.standing.failures(),
-        open: place.standing.open(),
+        failures_in_row: place.standing.failures(),
+        failed_dials: place.standing.failed_dials(),
+        broken: place.standing.broken(),
+        last_error: place.standing.last_fault().map(|(fault, ago)| (fault.to_string(), ago)),
+        open: sums.open,
+        connections: sums.connections,
+        bytes_to: sums.from_client,
+        bytes_from: sums.to_client,
         record: recorded(member.port, member.record.as_ref()),
         way: way.unwrap_or_default(),
     }
