@@ -15,7 +15,7 @@ use std::time::Duration;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 
-use crate::config::{Config, FirewallChoice, Flags, ModeChoice, Protocols};
+use crate::config::{Config, FirewallChoice, Flags, ModeChoice, NatChoice, Protocols};
 use crate::control::{BindingsQuery, OriginQuery};
 use crate::instance::InstanceId;
 use crate::model::{
@@ -133,6 +133,11 @@ pub struct RunArgs {
     /// What carries the rules where packets come by tproxy: auto, iptables or nftables [default: as for mode]
     #[arg(long, value_name = "FIREWALL")]
     pub firewall: Option<FirewallChoice>,
+
+    /// What NAT rules of others may do to connections to what is bound: nothing (exempt), or what they say (heed) [default: what the
+    /// file says, else exempt]
+    #[arg(long, value_name = "NAT")]
+    pub nat: Option<NatChoice>,
 
     /// Address and port that serve metrics and health over HTTP, e.g. 127.0.0.1:9180 [default: what the file says, else none]
     #[arg(long, value_name = "ADDR", value_parser = parse_address_and_port)]
@@ -381,6 +386,7 @@ impl RunArgs {
             respond: self.respond,
             mode: self.mode.unwrap_or_default(),
             firewall: self.firewall.unwrap_or_default(),
+            nat: self.nat.unwrap_or_default(),
             admin: self.admin,
         };
         flags.into_config().map_err(|error| Cli::command().error(ErrorKind::ValueValidation, error))

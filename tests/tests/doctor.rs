@@ -287,6 +287,7 @@ fn doctor_finds_rules_that_track_or_drop_what_is_served() {
     let nft = |words: &str| server.output(&format!("nft {words}")).status.success();
     assert!(nft("add table inet fw"));
     assert!(nft("add chain inet fw in { type filter hook input priority 0 ; }"));
+    assert!(nft("add chain inet fw answers { type filter hook output priority -300 ; }"));
     assert!(nft("add chain inet fw early { type filter hook prerouting priority -300 ; }"));
     assert!(nft("add rule inet fw in ip daddr 192.0.2.7 tcp dport 80 drop"));
     let said = doctor(server, configured(&case, ""));
@@ -296,6 +297,9 @@ fn doctor_finds_rules_that_track_or_drop_what_is_served() {
         let said = doctor(server, configured(&case, ""));
         assert_eq!(verdict(&said, "conntrack"), "warning", "{said:#}");
         assert!(nft("add rule inet fw early notrack"));
+        let said = doctor(server, configured(&case, ""));
+        assert_eq!(verdict(&said, "conntrack"), "warning", "answers are tracked: {said:#}");
+        assert!(nft("add rule inet fw answers notrack"));
         let said = doctor(server, configured(&case, ""));
         assert_eq!(verdict(&said, "conntrack"), "ok", "{said:#}");
     } else {

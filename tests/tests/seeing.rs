@@ -249,10 +249,9 @@ fn rules_that_drop_are_obstacles(case: &mut Case) {
             let status = ask(&case.server, "status");
             let obstacles = texts(&status["obstacles"]);
             assert!(
-                obstacles
-                    .iter()
-                    .any(|obstacle| obstacle.starts_with(&format!("{tool} filter INPUT: `-A INPUT -d"))
-                        && obstacle.contains("--dport 8001 -j DROP` may drop")),
+                obstacles.iter().any(|obstacle| obstacle.starts_with(tool)
+                    && obstacle.contains(" filter INPUT: `-A INPUT -d")
+                    && obstacle.contains("--dport 8001 -j DROP` may drop")),
                 "{variant}: {status}"
             );
             case.server.command(&format!("{rule} -p tcp --dport 8001 -j DROP").replace("-A", "-D"));

@@ -6,6 +6,7 @@ mod clean;
 mod columns;
 mod conflicts;
 mod doctor;
+mod exempting;
 mod exit;
 mod facts;
 mod logging;

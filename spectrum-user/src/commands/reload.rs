@@ -135,6 +135,8 @@ impl Running {
         let added = minus(&plan.destinations, &self.plan.destinations);
         let routed: BTreeSet<Prefix> =
             self.routes.iter().flat_map(|routes| routes.added().iter().copied()).collect();
+        // Until the switch packets are steered by the old configuration, from then on by the new one.
+        self.exempt(vec![Arc::clone(&self.plan), Arc::clone(&plan)], config.nat).await;
         let switched = match self.prepare(&config, &plan, &added).await {
             Ok(()) => self.switch(&plan, &table, &added),
             Err(error) => Err(error),
@@ -142,6 +144,7 @@ impl Running {
         if let Err(error) = switched {
             let mut undone = self.abandon(&added, &routed).await;
             undone.extend(self.avoid(vec![Arc::clone(&self.plan)]).await.err());
+            self.exempt(vec![Arc::clone(&self.plan)], self.config.nat).await;
             let claimed = self.claimed();
             if let Some(claim) = &mut self.claim {
                 lock.amend(claim, mode, &claimed)?;
@@ -168,6 +171,7 @@ impl Running {
         if let Err(error) = self.avoid(vec![Arc::clone(&self.plan)]).await {
             tracing::warn!("{error:#}");
         }
+        self.exempt(vec![Arc::clone(&self.plan)], self.config.nat).await;
         if self.replies.exceed(&ReplyNeeds::of(&self.config.services)) {
             self.retiring.replies = Some(Instant::now() + self.settings.drain);
         }

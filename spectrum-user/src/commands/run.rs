@@ -8,6 +8,7 @@ use sd_notify::NotifyState;
 use tokio::runtime;
 use tokio::time::Instant;
 
+use super::exempting::{Looked, Looks};
 use super::exit;
 use super::logging::{self, Log};
 use super::privileges::require_net_admin;
@@ -89,6 +90,9 @@ fn configured(args: &RunArgs) -> anyhow::Result<Config> {
     if let Some(firewall) = args.firewall {
         config.firewall = firewall;
     }
+    if let Some(nat) = args.nat {
+        config.nat = nat;
+    }
     if let Some(admin) = args.admin {
         config.admin = Some(admin);
     }
@@ -99,6 +103,7 @@ fn configured(args: &RunArgs) -> anyhow::Result<Config> {
 async fn serve(running: &mut Running, args: &RunArgs, signals: &mut Signals) -> anyhow::Result<()> {
     // Apart from the rest, so that waiting for a request leaves the rest free to be changed.
     let mut control = running.control.take();
+    let mut looks = Looks::new();
     loop {
         let due = running.retiring.next();
         let event = tokio::select! {
@@ -108,11 +113,13 @@ async fn serve(running: &mut Running, args: &RunArgs, signals: &mut Signals) -> 
             },
             asked = asked(control.as_mut()) => Event::Asked(asked),
             () = until(due) => Event::Due,
+            looked = looks.next(&running.plan, running.config.nat) => Event::Looked(looked),
             failure = running.failure() => return Err(failure),
         };
         match event {
             Event::Asked(asked) => answer(running, args, asked).await,
             Event::Due => running.retire_due().await,
+            Event::Looked(looked) => running.looked(looked),
             // Who sent the signal reads the log.
             Event::Reload => drop(reload(running, args).await),
             Event::Stop => return Ok(()),
@@ -124,6 +131,7 @@ async fn serve(running: &mut Running, args: &RunArgs, signals: &mut Signals) -> 
 enum Event {
     Asked(Asked),
     Due,
+    Looked(Looked),
     Reload,
     Stop,
 }

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, bail};
 
+use super::exempting::Exempting;
 use super::facts::ToldFacts;
 use super::own_bindings::own_bindings;
 use super::ready::Ready;
@@ -62,6 +63,7 @@ pub(super) struct Running {
     pub(super) listeners: BTreeMap<DestinationId, ListenerGroup>,
     pub(super) routes: Option<LocalRoutes>,
     pub(super) replies: Replies,
+    pub(super) exempting: Exempting,
     pub(super) steering: Option<Steering>,
     /// What earlier generations needed and nothing needs soon.
     pub(super) retiring: Retiring,
@@ -100,6 +102,7 @@ impl Running {
             listeners: BTreeMap::new(),
             routes: None,
             replies: Replies::default(),
+            exempting: Exempting::default(),
             steering: None,
             retiring: Retiring::default(),
             revision: 0,
@@ -140,6 +143,7 @@ impl Running {
         routes.add(&self.plan.routes).await?;
         self.raise_replies(&ReplyNeeds::of(&self.config.services)).await?;
         self.listen(&destinations, &self.config).await?;
+        self.exempt(vec![Arc::clone(&self.plan)], self.config.nat).await;
         self.steer(path)?;
         if let Some(claim) = &mut self.claim {
             lock.amend(claim, mode, &self.plan.routes)?;
@@ -173,6 +177,7 @@ impl Running {
             Some(Steering::Tproxy(tproxy)) => errors.extend(tproxy.undo().into_iter().map(Into::into)),
             None => {}
         }
+        errors.extend(self.exempting.lower());
         // Nobody is to ask for a reload any more.
         drop(self.control.take());
         // The workers' sockets are duplicates of these: both must go for the port to close.
@@ -373,7 +378,7 @@ impl Running {
         Ok(Firewall::of(rules))
     }
 
-    fn chain(&self) -> anyhow::Result<&Chain> {
+    pub(super) fn chain(&self) -> anyhow::Result<&Chain> {
         Ok(&self.claim.as_ref().context("write firewall rules without a claim")?.instance().chain)
     }
 

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::net::SocketAddr;
 
 use super::udp::{self, UdpTargetError};
-use super::{Config, FirewallChoice, ModeChoice, OriginPlaces, Protocols};
+use super::{Config, FirewallChoice, ModeChoice, NatChoice, OriginPlaces, Protocols};
 use crate::model::{
     Binding, Origin, OriginPort, Origins, Policy, PortRange, Prefix, ResolverOptions, Responder, Service,
     ServiceName, Target,
@@ -28,6 +28,8 @@ pub struct Flags {
     pub mode: ModeChoice,
     /// `--firewall`.
     pub firewall: FirewallChoice,
+    /// `--nat`.
+    pub nat: NatChoice,
     /// `--admin`.
     pub admin: Option<SocketAddr>,
 }
@@ -134,6 +136,7 @@ impl Flags {
         Ok(Config {
             mode: self.mode,
             firewall: self.firewall,
+            nat: self.nat,
             admin: self.admin,
             resolver: ResolverOptions::default(),
             services,

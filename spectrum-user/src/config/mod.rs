@@ -5,6 +5,7 @@ mod file;
 mod firewall;
 mod flags;
 mod mode;
+mod nat;
 mod origin_places;
 mod protocols;
 mod udp;
@@ -15,6 +16,7 @@ pub use error::{ConfigError, Problem};
 pub use firewall::{FirewallChoice, ParseFirewallError};
 pub use flags::{Flags, FlagsError};
 pub use mode::{ModeChoice, ParseModeError};
+pub use nat::{NatChoice, ParseNatError};
 pub use origin_places::OriginPlaces;
 pub use protocols::{ParseProtocolsError, Protocols};
 pub use udp::UdpTargetError;
@@ -30,6 +32,8 @@ pub struct Config {
     pub mode: ModeChoice,
     /// Which firewall carries the rules of the TPROXY path.
     pub firewall: FirewallChoice,
+    /// What NAT may do to connections to what is bound.
+    pub nat: NatChoice,
     /// Where metrics and health are served; `None`: nowhere.
     pub admin: Option<SocketAddr>,
     /// How names of origins are resolved.

@@ -49,7 +49,7 @@ fn reply_mark(facts: &Facts, findings: &mut Findings) {
     let cure = if refusal.is_of_rights() {
         "run it as root, or with CAP_NET_ADMIN"
     } else {
-        "apt install nftables; modprobe -a nft_socket nft_fib_inet (CONFIG_NFT_SOCKET, CONFIG_NFT_FIB_INET)"
+        "apt install nftables; modprobe -a nft_socket nft_fib_inet # CONFIG_NFT_SOCKET, CONFIG_NFT_FIB_INET"
     };
     match &facts.replies {
         Some(needs) if needs.mark() => findings.miss(
@@ -89,7 +89,7 @@ fn useless(carrier: Carrier) -> &'static str {
 
 fn missing(trial: &FirewallTrial) -> &'static str {
     match (trial.carrier, trial.family) {
-        (Carrier::Nftables, _) => "apt install nftables; modprobe nft_tproxy (CONFIG_NFT_TPROXY)",
+        (Carrier::Nftables, _) => "apt install nftables; modprobe nft_tproxy # CONFIG_NFT_TPROXY",
         (_, Family::Ipv4) => "apt install iptables; modprobe -a iptable_mangle xt_TPROXY xt_socket",
         (_, Family::Ipv6) => "apt install iptables; modprobe -a ip6table_mangle xt_TPROXY xt_socket",
     }

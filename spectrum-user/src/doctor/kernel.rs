@@ -100,7 +100,7 @@ fn loaded(program: &Program, facts: &Facts, findings: &mut Findings) {
             "JIT",
             "no machine code",
             "the kernel interprets our program, several times slower",
-            "sysctl -w net.core.bpf_jit_enable=1, or a kernel with CONFIG_BPF_JIT",
+            "sysctl -w net.core.bpf_jit_enable=1 # or a kernel with CONFIG_BPF_JIT",
         ),
         (Some(bytes), _) => {
             findings.ok("JIT", format!("{bytes} bytes of machine code"), "our program runs at full speed");

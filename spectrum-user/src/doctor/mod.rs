@@ -20,6 +20,7 @@ pub use facts::{
     Carrier, Confinement, Conntrack, Facts, Families, FirewallTrial, OtherProgram, Program, Refusal, Rights,
     Source, Subject, Unknown,
 };
+pub use network::loosening;
 pub use path::Choice;
 
 use findings::Findings;

@@ -3,6 +3,7 @@
 use super::facts::{Conntrack, Facts, Subject};
 use super::findings::Findings;
 use crate::model::Family;
+use crate::plan::{Untracking, word};
 
 /// Fewer may wait to be accepted than a burst of clients brings.
 const SHORT_QUEUE: u64 = 1_024;
@@ -16,13 +17,13 @@ pub(super) fn judge(facts: &Facts, findings: &mut Findings) {
                 "lo",
                 "without ::1",
                 "IPv6 prefixes cannot be served",
-                "sysctl -w net.ipv6.conf.lo.disable_ipv6=0; ip link set lo up",
+                "sysctl -w net.ipv6.conf.lo.disable_ipv6=0; ip link set lo up; ip addr replace ::1/128 dev lo",
             ),
             _ => findings.miss(
                 "lo",
                 "down, or without 127.0.0.1",
                 "nothing can be served",
-                "ip link set lo up",
+                "ip link set lo up; ip addr replace 127.0.0.1/8 dev lo",
             ),
         }
     }
@@ -40,6 +41,15 @@ pub(super) fn judge(facts: &Facts, findings: &mut Findings) {
     conntrack(facts, findings);
 }
 
+/// The command that makes the reverse-path filter of these interfaces loose.
+#[must_use]
+pub fn loosening(interfaces: &[String]) -> String {
+    // With slashes, since names may have dots in them; the program is sysctl(8) of procps as of busybox.
+    let settings: Vec<String> =
+        interfaces.iter().map(|interface| word(&format!("net/ipv4/conf/{interface}/rp_filter=2"))).collect();
+    format!("sysctl -w {}", settings.join(" "))
+}
+
 fn settings(facts: &Facts, findings: &mut Findings) {
     if facts.strict_rp_filter.is_empty() {
         findings.ok("rp_filter", "not strict", "no packet is dropped for where it came in");
@@ -48,7 +58,7 @@ fn settings(facts: &Facts, findings: &mut Findings) {
             "rp_filter",
             format!("strict on {}", facts.strict_rp_filter.join(", ")),
             "IPv4 packets are dropped whose sender is reached through another interface",
-            "sysctl -w net.ipv4.conf.INTERFACE.rp_filter=2, where several interfaces lead out",
+            &loosening(&facts.strict_rp_filter),
         );
     }
     match facts.syncookies {
@@ -100,21 +110,21 @@ fn conntrack(facts: &Facts, findings: &mut Findings) {
     };
     match plan.tracked(listings) {
         Some(tracked) => {
-            let binding = tracked.binding;
-            let prefix = plan.routes.iter().find(|route| route.contains(binding.prefix.address()));
-            let prefix = prefix.unwrap_or(&binding.prefix);
-            let program = match binding.family() {
-                Family::Ipv4 => "iptables",
-                Family::Ipv6 => "ip6tables",
-            };
-            findings.warn(
-                check,
-                value,
-                &format!(
-                    "{tracked}: each connection takes an entry, and without a free one packets are dropped"
-                ),
-                &format!("we need none of them: {program} -t raw -A PREROUTING -d {prefix} -j CT --notrack"),
+            let meaning = format!(
+                "{tracked}: each connection takes an entry, and without a free one packets are dropped"
             );
+            match &tracked.untracking {
+                Untracking::Command(command) => findings.warn(check, value, &meaning, command),
+                Untracking::Dropped(by) => findings.warn(
+                    check,
+                    value,
+                    &(meaning + "; we need none of them"),
+                    &format!(
+                        "first a rule by which untracked packets to what is served get past {by}, which would drop them; \
+                         then doctor names the rules that leave it untracked"
+                    ),
+                ),
+            }
         }
         None => findings.ok(check, value, "no rule has it track what is served"),
     }

@@ -3,7 +3,7 @@
 
 use super::facts::{Facts, OtherProgram, Source, Subject};
 use super::findings::Findings;
-use crate::plan::Obstacle;
+use crate::plan::{Effect, Obstacle};
 
 /// A namespace takes no more (include/linux/bpf-netns.h).
 pub(super) const MOST_PROGRAMS: usize = 64;
@@ -16,8 +16,8 @@ pub(super) fn judge(facts: &Facts, findings: &mut Findings) {
             findings.warn(
                 "leftovers",
                 leftovers.len().to_string(),
-                &format!("a dead instance left {}", leftovers.join(", ")),
-                "spectrum-user clean; the next start does it too",
+                &format!("a dead instance left {}, which the next start removes", leftovers.join(", ")),
+                "spectrum-user clean",
             );
         }
     }
@@ -51,16 +51,25 @@ pub(super) fn judge(facts: &Facts, findings: &mut Findings) {
     if let Some(listings) = findings.known("obstacles", &facts.listings) {
         let obstacles = plan.obstacles(listings);
         for obstacle in &obstacles {
-            let Obstacle { chain, rule, hindered } = obstacle;
-            findings.warn(
-                "obstacle",
-                chain,
-                &format!("{rule} may drop packets to {hindered} before they are steered"),
-                "a rule before it that accepts them",
-            );
+            let Obstacle { chain, rule, effect, hindered, cure } = obstacle;
+            let meaning = format!("{rule} {} {hindered}", effect.words());
+            match effect {
+                Effect::Exempted => findings.ok(
+                    "obstacle",
+                    chain,
+                    &format!("{meaning}: a running instance exempts what it binds"),
+                ),
+                Effect::Drops => findings.warn("obstacle", chain, &meaning, cure),
+                Effect::MayTake | Effect::MayTakeOwn | Effect::Takes => findings.warn(
+                    "obstacle",
+                    chain,
+                    &format!("{meaning} before they are steered; an instance exempts what it binds, with nat = \"exempt\""),
+                    cure,
+                ),
+            }
         }
         if obstacles.is_empty() {
-            findings.ok("obstacles", "none", "no rule drops what is to be served");
+            findings.ok("obstacles", "none", "no rule drops or takes what is to be served");
         }
     }
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::*;
 use crate::config::{FirewallChoice, ModeChoice};
 use crate::model::Family;
-use crate::plan::Listing;
+
 use crate::plan::replies::{OriginsPlace, ReplyNeeds};
 use crate::plan::tests::plan;
 
@@ -316,7 +316,7 @@ fn conntrack_matters_where_it_tracks_what_is_served() {
     let rules = "*filter\n:INPUT ACCEPT [0:0]\n-A INPUT -m state --state ESTABLISHED -j ACCEPT\nCOMMIT\n";
     let tracking = Facts {
         conntrack: Some(Conntrack { count: 5, limit: Some(1_000) }),
-        listings: Ok(vec![Listing::Iptables(Family::Ipv4, rules.to_owned())]),
+        listings: Ok(vec![crate::plan::iptables_listing(Family::Ipv4, rules.to_owned())]),
         ..host()
     };
     assert_eq!(complaints(&tracking), [""; 0], "nobody has said what is served");
@@ -333,7 +333,7 @@ fn what_a_configuration_runs_into_is_found() {
     let rules = "*filter\n:INPUT DROP [0:0]\nCOMMIT\n";
     let facts = Facts {
         subject: Some(configured(&["tcp 192.0.2.0/24 80"])),
-        listings: Ok(vec![Listing::Iptables(Family::Ipv4, rules.to_owned())]),
+        listings: Ok(vec![crate::plan::iptables_listing(Family::Ipv4, rules.to_owned())]),
         covered: Ok(vec!["prefix 192.0.2.0/24 covers 192.0.2.7, an address of eth0".to_owned()]),
         ..host()
     };

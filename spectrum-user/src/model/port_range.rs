@@ -53,6 +53,13 @@ impl PortRange {
         self.first <= other.first && other.last <= self.last
     }
 
+    /// The ports of both.
+    #[must_use]
+    pub fn common(&self, other: &Self) -> Option<Self> {
+        let (first, last) = (self.first.max(other.first), self.last.min(other.last));
+        Self::new(first, last)
+    }
+
     /// Whether the two share a port.
     #[must_use]
     pub fn overlaps(&self, other: &Self) -> bool {

@@ -1,6 +1,7 @@
 //! Sockets, addresses and routes of one network namespace. Decides nothing about which of them are wanted.
 
 mod addresses;
+mod bridges;
 mod error;
 mod listener;
 mod namespace;
@@ -13,6 +14,7 @@ mod sockets;
 pub use addresses::{
     CoveredAddress, InterfaceAddress, covered_addresses, interface_addresses, loopback_families,
 };
+pub use bridges::bridged_to_rules;
 pub use error::{Denied, NetError};
 pub use listener::{ListenerGroup, ListenerOptions, Transparency};
 pub use namespace::{NamespaceId, enter_namespace, in_throw_away_namespace};

@@ -335,10 +335,12 @@ fn loopback_address(family: Family) -> IpAddr {
 /// The error of a `lo` without the loopback address of `family`.
 pub(super) fn loopback_error(op: &'static str, object: impl fmt::Display, family: Family) -> NetError {
     let (state, cure) = match family {
-        Family::Ipv4 => ("lo has no address 127.0.0.1", "ip link set lo up"),
+        Family::Ipv4 => {
+            ("lo has no address 127.0.0.1", "ip link set lo up; ip addr replace 127.0.0.1/8 dev lo")
+        }
         Family::Ipv6 => (
             "lo has no address ::1, IPv6 is disabled or lo is down",
-            "sysctl -w net.ipv6.conf.lo.disable_ipv6=0; ip link set lo up",
+            "sysctl -w net.ipv6.conf.lo.disable_ipv6=0; ip link set lo up; ip addr replace ::1/128 dev lo",
         ),
     };
     NetError::Loopback { op, object: object.to_string(), state, cure }

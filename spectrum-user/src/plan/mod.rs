@@ -1,6 +1,7 @@
 //! What the kernel must contain for a configuration: decisions as values. Carries none of them out.
 
 mod bindings;
+mod exemption;
 mod explain;
 pub mod firewall;
 mod hidden;
@@ -14,8 +15,11 @@ pub mod table;
 pub(crate) mod tests;
 
 pub use bindings::{BindingIndex, Plan, PlanError, PlannedBinding};
+pub use exemption::Exemption;
 pub use explain::{Explained, Miss, Precedence};
 pub use hidden::{Extent, Hidden};
 pub use loops::Leg;
-pub use obstacles::{Hindered, Listing, Obstacle, Tracked};
+#[cfg(test)]
+pub(crate) use obstacles::iptables_listing;
+pub use obstacles::{Effect, Hindered, Listing, Obstacle, Tracked, Untracking, obstacles_to, word};
 pub use overlap::Overlap;

@@ -101,6 +101,8 @@ pub enum TproxyError {
 /// What firewall rules are for. They need different things of the kernel.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Purpose {
+    /// Exempting from NAT.
+    Exemption,
     /// Marking origins' answers to clients' addresses.
     Replies,
     /// Steering by TPROXY.
@@ -117,6 +119,7 @@ fn package(program: &str) -> &'static str {
 
 fn cure(program: &str, purpose: Purpose) -> &'static str {
     match purpose {
+        Purpose::Exemption => "the kernel needs CONFIG_NFT_NAT; try: modprobe -a nft_chain_nat nft_nat",
         Purpose::Replies => {
             "the kernel needs CONFIG_NFT_SOCKET and CONFIG_NFT_FIB_INET; try: modprobe -a nft_socket nft_fib_inet"
         }
@@ -134,6 +137,7 @@ fn cure(program: &str, purpose: Purpose) -> &'static str {
 /// Why another program would not do, to whoever chose another.
 fn insistence(purpose: Purpose) -> &'static str {
     match purpose {
+        Purpose::Exemption => "; exempting from NAT takes it, whatever steers",
         Purpose::Replies => "; transparent origins on other hosts take it, whatever steers",
         Purpose::Steering => "",
     }

@@ -32,6 +32,8 @@ pub(super) struct Iptables {
     variant: Variant,
     restore: PathBuf,
     save: PathBuf,
+    /// Whether other programs' rules are changed by the plain name.
+    is_default: bool,
 }
 
 impl Iptables {
@@ -42,7 +44,7 @@ impl Iptables {
         let save = find_or_fail(&format!("{stem}-save"))?;
         let version = output("ask the version of", Command::new(&restore).arg("--version"), "")?;
         let variant = if version.contains("nf_tables") { Variant::Nft } else { Variant::Legacy };
-        Ok(Self { family, variant, restore, save })
+        Ok(Self { family, variant, restore, save, is_default: true })
     }
 
     /// The programs of every variant that is installed: a predecessor may have used the other one.
@@ -56,7 +58,7 @@ impl Iptables {
                 }
                 let restore = find_program(&format!("{stem}-{name}-restore"))?;
                 let save = find_program(&format!("{stem}-{name}-save"))?;
-                Some(Self { family, variant, restore, save })
+                Some(Self { family, variant, restore, save, is_default: false })
             });
         let others: Vec<Self> = others.collect();
         own.into_iter().chain(others).collect()
@@ -152,6 +154,16 @@ impl Iptables {
         format!("{} ({variant})", stem(self.family))
     }
 
+    /// The program that an administrator changes its rules with: `ip6tables-legacy`.
+    pub(super) fn command(&self) -> String {
+        let variant = match self.variant {
+            _ if self.is_default => "",
+            Variant::Legacy => "-legacy",
+            Variant::Nft => "-nft",
+        };
+        stem(self.family).to_owned() + variant
+    }
+
     /// The family that is filtered.
     pub(super) fn family(&self) -> Family {
         self.family
@@ -171,11 +183,7 @@ impl Iptables {
 
     /// The legacy tables of the namespace, a line each.
     fn legacy_tables(&self) -> Result<String, TproxyError> {
-        // The thread's and not the process's, whose main thread may be in another namespace.
-        let path = match self.family {
-            Family::Ipv4 => "/proc/thread-self/net/ip_tables_names",
-            Family::Ipv6 => "/proc/thread-self/net/ip6_tables_names",
-        };
+        let path = legacy_names(self.family);
         match fs::read_to_string(path) {
             Ok(names) => Ok(names),
             // The kernel has no legacy tables, or none yet.
@@ -185,6 +193,23 @@ impl Iptables {
             }
             Err(source) => Err(TproxyError::Run { program: path.to_owned(), source }),
         }
+    }
+}
+
+/// Whether the namespace has the legacy table nat, or may have it.
+pub(super) fn has_legacy_nat(family: Family) -> bool {
+    match fs::read_to_string(legacy_names(family)) {
+        Ok(names) => names.lines().any(|name| name == "nat"),
+        Err(error) => error.kind() != ErrorKind::NotFound,
+    }
+}
+
+/// Where the kernel names the legacy tables of a family: the thread's and not the process's, whose main thread may be in
+/// another namespace.
+fn legacy_names(family: Family) -> &'static str {
+    match family {
+        Family::Ipv4 => "/proc/thread-self/net/ip_tables_names",
+        Family::Ipv6 => "/proc/thread-self/net/ip6_tables_names",
     }
 }
 

@@ -1,7 +1,9 @@
 //! The firewall's rules, whoever made them, as its programs list them. Understands none of them.
 
+use std::path::Path;
+
 use super::TproxyError;
-use super::iptables::Iptables;
+use super::iptables::{self, Iptables};
 use super::nftables::Nft;
 use crate::model::Family;
 use crate::plan::Listing;
@@ -14,7 +16,10 @@ pub fn listings() -> (Vec<Listing>, Vec<TproxyError>) {
     let mut errors = Vec::new();
     for iptables in [Family::Ipv4, Family::Ipv6].into_iter().flat_map(Iptables::find_all) {
         match iptables.save_all() {
-            Ok(text) => listings.push(Listing::Iptables(iptables.family(), text)),
+            Ok(text) => {
+                let (program, family) = (iptables.command(), iptables.family());
+                listings.push(Listing::Iptables { program, family, text });
+            }
             // A kernel that cannot have rules of this variant has none.
             Err(TproxyError::ExtensionMissing { .. }) => {}
             Err(error) => errors.push(error),
@@ -26,4 +31,21 @@ pub fn listings() -> (Vec<Listing>, Vec<TproxyError>) {
         Some(Err(error)) => errors.push(error),
     }
     (listings, errors)
+}
+
+/// Whether any chain may translate addresses. Says so where it cannot be known; much quicker than [`listings`]. Blocks the
+/// calling thread.
+#[must_use]
+pub fn may_translate() -> bool {
+    // Without conntrack there is no NAT (`nf_nat` depends on `nf_conntrack`).
+    if !Path::new("/proc/sys/net/netfilter/nf_conntrack_count").exists() {
+        return false;
+    }
+    if [Family::Ipv4, Family::Ipv6].into_iter().any(iptables::has_legacy_nat) {
+        return true;
+    }
+    match Nft::find_any() {
+        Some(nft) => nft.translates().unwrap_or(true),
+        None => true,
+    }
 }

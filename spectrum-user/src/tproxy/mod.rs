@@ -2,6 +2,7 @@
 //! they say.
 
 mod error;
+mod exemption;
 mod iptables;
 mod listings;
 mod nftables;
@@ -13,8 +14,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 pub use error::{Purpose, TproxyError};
+pub use exemption::ExemptionTable;
 use iptables::Iptables;
-pub use listings::listings;
+pub use listings::{listings, may_translate};
 use nftables::{Kind, Nft};
 pub use replies::ReplyMark;
 pub use trial::{Trial, try_all};

@@ -19,18 +19,20 @@ pub(super) struct Nft {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Kind {
     Any,
+    Exemption,
     Replies,
     Steering,
 }
 
 impl Kind {
-    /// Whether our tables of `family` are of this kind.
-    fn includes(self, family: TableFamily) -> bool {
-        match self {
-            Self::Any => true,
-            Self::Replies => family == TableFamily::Inet,
-            Self::Steering => family != TableFamily::Inet,
-        }
+    /// Whether our tables in `place` are of this kind.
+    fn includes(self, place: &ChainPlace) -> bool {
+        let of = match place {
+            ChainPlace::Exemption => Self::Exemption,
+            ChainPlace::Table(TableFamily::Inet) => Self::Replies,
+            ChainPlace::Mangle(_) | ChainPlace::Table(TableFamily::Ip | TableFamily::Ip6) => Self::Steering,
+        };
+        self == Self::Any || self == of
     }
 }
 
@@ -61,18 +63,15 @@ impl Nft {
 
     /// Our tables.
     pub(super) fn parts(&self) -> Result<BTreeSet<ChainPart>, TproxyError> {
-        let part = |(chain, family)| ChainPart { chain, place: ChainPlace::Table(family) };
-        Ok(tables(&self.list()?).map(part).collect())
+        Ok(tables(&self.list()?).collect())
     }
 
     /// Removes the tables of `kind` of the instances `doomed`; whether there were any.
     pub(super) fn remove(&self, kind: Kind, doomed: &BTreeSet<Chain>) -> Result<bool, TproxyError> {
         let listed = self.list()?;
         let text = tables(&listed)
-            .filter(|(chain, family)| doomed.contains(chain) && kind.includes(*family))
-            .fold(String::new(), |text, (chain, family)| {
-                text + "delete table " + family.keyword() + " " + &chain.table() + "\n"
-            });
+            .filter(|part| doomed.contains(&part.chain) && kind.includes(&part.place))
+            .fold(String::new(), |text, part| text + "delete " + &part.to_string() + "\n");
         if text.is_empty() {
             return Ok(false);
         }
@@ -82,6 +81,12 @@ impl Nft {
     /// Every rule of every table, as JSON.
     pub(super) fn ruleset(&self) -> Result<String, TproxyError> {
         output("list", Command::new(&self.program).args(["-j", "list", "ruleset"]), "")
+    }
+
+    /// Whether any chain translates addresses.
+    pub(super) fn translates(&self) -> Result<bool, TproxyError> {
+        let chains = output("list", Command::new(&self.program).args(["list", "chains"]), "")?;
+        Ok(chains.contains("type nat hook"))
     }
 
     fn list(&self) -> Result<String, TproxyError> {

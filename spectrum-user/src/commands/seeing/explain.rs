@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::num::NonZeroU16;
 
 use spectrum_common::{Counts, Refusal};
 
@@ -10,9 +11,10 @@ use super::misunderstood;
 use crate::commands::running::{Running, Steering};
 use crate::control::{ControlError, Decider, ExplainQuery, Explanation, Outcome};
 use crate::dispatcher::{Dispatcher, DispatcherError, Steered};
-use crate::model::{DestinationId, Protocol};
+use crate::model::{Binding, DestinationId, PortRange, Prefix, Protocol};
 use crate::net::{self, ListeningSocket};
-use crate::plan::Explained;
+use crate::plan::{Explained, obstacles_to};
+use crate::tproxy;
 
 /// So often the program is run on the packet, until the counters tell which destination it was: others may get packets
 /// at the same time.
@@ -96,6 +98,17 @@ impl Running {
                 (None, why.to_string(), Vec::new(), nearest.map(|nearest| self.listed(nearest)))
             }
         };
+        let mut notes = self.other_programs_note();
+        if binding.is_some()
+            && let Some(port) = NonZeroU16::new(dialled.port())
+            && let Some(ports) = PortRange::new(port, port)
+        {
+            let (listings, errors) = tproxy::listings();
+            let obstacles =
+                obstacles_to(Binding { protocol, prefix: Prefix::host(dialled.ip()), ports }, &listings);
+            notes.extend(obstacles.iter().map(ToString::to_string));
+            notes.extend(errors.iter().map(|error| format!("could not look at everything: {error}")));
+        }
         Ok(Explanation {
             protocol,
             dialled,
@@ -110,7 +123,7 @@ impl Running {
             hides: hides.into_iter().map(|hidden| self.listed(hidden)).collect(),
             nearest,
             listener: fate.destination().and_then(|id| self.listener(id)),
-            notes: self.other_programs_note(),
+            notes,
         })
     }
 

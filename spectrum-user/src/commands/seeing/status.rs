@@ -1,5 +1,6 @@
 //! What an instance is and how it fares, and what on the host stands in its way. Removes no obstacle.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::time::Duration;
 
@@ -12,8 +13,9 @@ use crate::control::{
     ServiceAnswer, Status, TableAnswer,
 };
 use crate::dispatcher::{self, AttachedProgram, Dispatcher};
+use crate::doctor::loosening;
 use crate::instance::Mode;
-use crate::model::{DestinationId, Family, ServiceName};
+use crate::model::{DestinationId, Family, Prefix, ServiceName};
 use crate::net::{self, NamespaceId};
 use crate::observe::AdminServer;
 use crate::proxy::{RecordState, Workers};
@@ -74,7 +76,8 @@ impl Running {
             Some(Steering::Tproxy(tproxy)) => tproxy.parts(),
             _ => Vec::new(),
         };
-        steering.into_iter().chain(self.replies.part()).map(|part| part.to_string()).collect()
+        let besides = self.replies.part().into_iter().chain(self.exempting.part());
+        steering.into_iter().chain(besides).map(|part| part.to_string()).collect()
     }
 
     fn services(&self) -> Vec<ServiceAnswer> {
@@ -150,9 +153,22 @@ impl Running {
         let strict = net::strict_rp_filter();
         if serves_ipv4 && !strict.is_empty() {
             obstacles.push(format!(
-                "rp_filter is strict on {}: IPv4 packets are dropped whose sender is reached through another interface",
-                strict.join(", ")
+                "rp_filter is strict on {}: IPv4 packets are dropped whose sender is reached through another interface; \
+                 cure: {}",
+                strict.join(", "),
+                loosening(&strict)
             ));
+        }
+        if self.mode() == Some(Mode::Tproxy) {
+            let families: BTreeSet<Family> = self.plan.routes.iter().map(Prefix::family).collect();
+            for (family, setting) in
+                families.into_iter().filter_map(|of| Some((of, net::bridged_to_rules(of)?)))
+            {
+                obstacles.push(format!(
+                    "{setting} is 1: {family} packets that come in by a bridge, as from containers of this host, are not steered \
+                     by tproxy; cure: sysctl -w {setting}=0 # or --mode sk-lookup, where rules have to see bridged packets"
+                ));
+            }
         }
         let (listings, errors) = tproxy::listings();
         obstacles.extend(self.plan.obstacles(&listings).iter().map(ToString::to_string));

@@ -25,7 +25,7 @@ use toml_parser::lexer::TokenKind;
 
 use super::error::Problems;
 use super::origin_places::{OriginPlace, OriginPlaces};
-use super::{Config, ConfigError, FirewallChoice, ModeChoice};
+use super::{Config, ConfigError, FirewallChoice, ModeChoice, NatChoice};
 use crate::model::{ResolverOptions, ServiceName};
 use crate::plan::Plan;
 use key_path::KeyPath;
@@ -112,7 +112,7 @@ fn token_beyond(limit: usize, text: &str) -> Option<usize> {
 /// What the file says as far as it can be understood; sound if `problems` stays empty.
 fn read(path: &Path, root: &DeTable<'_>, problems: &mut Problems<'_>) -> Config {
     let mut file = Section::new(root, KeyPath::File);
-    let (mode, firewall) =
+    let (mode, firewall, nat) =
         file.take("dispatcher").map(|value| dispatcher(value, problems)).unwrap_or_default();
     let admin = file.take("admin").and_then(|value| admin(value, problems));
     let resolver = file.take("resolver").map(|value| resolver(value, problems)).unwrap_or_default();
@@ -130,7 +130,7 @@ fn read(path: &Path, root: &DeTable<'_>, problems: &mut Problems<'_>) -> Config 
         ties::explain(&errors, &places, problems);
     }
     let origin_places = OriginPlaces::in_file(path, located(&places, problems));
-    Config { mode, firewall, admin, resolver, services, origin_places }
+    Config { mode, firewall, nat, admin, resolver, services, origin_places }
 }
 
 /// Where the origins of every service stand.
@@ -147,7 +147,7 @@ fn located(services: &[ServicePlaces], problems: &Problems<'_>) -> Vec<Vec<Origi
     services.iter().map(|places| places.each_origin.iter().map(place).collect()).collect()
 }
 
-fn dispatcher(value: &Typed<'_>, problems: &mut Problems<'_>) -> (ModeChoice, FirewallChoice) {
+fn dispatcher(value: &Typed<'_>, problems: &mut Problems<'_>) -> (ModeChoice, FirewallChoice, NatChoice) {
     let path = KeyPath::Key(&KeyPath::File, "dispatcher");
     let DeValue::Table(table) = value.get_ref() else {
         refuse_type(value, path, "a table, [dispatcher]", problems);
@@ -160,8 +160,11 @@ fn dispatcher(value: &Typed<'_>, problems: &mut Problems<'_>) -> (ModeChoice, Fi
     let firewall = section
         .take("firewall")
         .and_then(|value| word(value, KeyPath::Key(&path, "firewall"), FirewallChoice::WORDS, problems));
+    let nat = section
+        .take("nat")
+        .and_then(|value| word(value, KeyPath::Key(&path, "nat"), NatChoice::WORDS, problems));
     section.finish(problems);
-    (mode.unwrap_or_default(), firewall.unwrap_or_default())
+    (mode.unwrap_or_default(), firewall.unwrap_or_default(), nat.unwrap_or_default())
 }
 
 fn admin(value: &Typed<'_>, problems: &mut Problems<'_>) -> Option<SocketAddr> {

@@ -30,6 +30,7 @@ const HOMES: &[(&str, &str)] = &[
     ("limits", "[[service]]"),
     ("listen", "[admin]"),
     ("mode", "[dispatcher]"),
+    ("nat", "[dispatcher]"),
     ("origins", "[[service]]"),
     ("ports", "an element of bindings"),
     ("prefix", "an element of bindings"),

@@ -43,7 +43,7 @@ impl Firewall {
 }
 
 /// The name of what an instance has in the firewall: `SPECTRUM-` and its id is a chain of iptables, `spectrum-` and its
-/// id a table of nftables.
+/// id a table of nftables; with `spectrum-nat-` it is the one that exempts from NAT.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd, serde::Deserialize, serde::Serialize)]
 #[serde(transparent)]
 pub struct Chain(String);
@@ -51,6 +51,7 @@ pub struct Chain(String);
 impl Chain {
     const PREFIX: &str = "SPECTRUM-";
     const TABLE_PREFIX: &str = "spectrum-";
+    const EXEMPTING_PREFIX: &str = "spectrum-nat-";
 
     /// The chain of the instance `id`.
     #[must_use]
@@ -66,6 +67,14 @@ impl Chain {
         }
     }
 
+    /// The chain of the instance whose table that exempts from NAT has this name.
+    pub fn of_exempting_table(name: &str) -> Result<Self, ParseChainError> {
+        match name.strip_prefix(Self::EXEMPTING_PREFIX) {
+            Some(id) if is_id(id) => Ok(Self::of(id)),
+            _ => Err(ParseChainError),
+        }
+    }
+
     /// The name as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
@@ -76,6 +85,12 @@ impl Chain {
     #[must_use]
     pub fn table(&self) -> String {
         self.0.to_ascii_lowercase()
+    }
+
+    /// The name of the same instance's table that exempts what it binds from NAT.
+    #[must_use]
+    pub fn exempting_table(&self) -> String {
+        format!("{}{}", Self::EXEMPTING_PREFIX, self.0.trim_start_matches(Self::PREFIX))
     }
 }
 

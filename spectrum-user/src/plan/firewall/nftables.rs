@@ -37,7 +37,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use spectrum_common::Value;
 
-use super::{Chain, Firewall, Rule, TableFamily, TooManyBindings};
+use super::{Chain, ChainPart, ChainPlace, Firewall, Rule, TableFamily, TooManyBindings};
 use crate::model::{DestinationId, Family, Protocol};
 use crate::plan::PlannedBinding;
 use crate::plan::table::ports::PortMaps;
@@ -350,11 +350,16 @@ impl Pieces {
     }
 }
 
-/// Our tables in what `nft list tables` printed: the instance each belongs to, and its family.
-pub fn tables(listed: &str) -> impl Iterator<Item = (Chain, TableFamily)> {
+/// Our tables in what `nft list tables` printed.
+pub fn tables(listed: &str) -> impl Iterator<Item = ChainPart> {
     listed.lines().filter_map(|line| {
         let (family, name) = line.trim().strip_prefix("table ")?.split_once(' ')?;
-        Some((Chain::of_table(name).ok()?, TableFamily::of_keyword(family)?))
+        let family = TableFamily::of_keyword(family)?;
+        if let Ok(chain) = Chain::of_table(name) {
+            return Some(ChainPart { chain, place: ChainPlace::Table(family) });
+        }
+        let chain = Chain::of_exempting_table(name).ok().filter(|_| family == TableFamily::Inet)?;
+        Some(ChainPart { chain, place: ChainPlace::Exemption })
     })
 }
 

@@ -17,6 +17,8 @@ pub struct ChainPart {
 /// Where a part of a chain is.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub enum ChainPlace {
+    /// The table of nftables that exempts what is bound from NAT.
+    Exemption,
     /// In the mangle table that this program shows: `ip6tables (legacy)`.
     Mangle(String),
     /// A table of nftables.
@@ -65,6 +67,9 @@ impl fmt::Display for ChainPart {
     /// `chain SPECTRUM-4711 of iptables (nft)`, `table inet spectrum-4711`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.place {
+            ChainPlace::Exemption => {
+                write!(f, "table {} {}", TableFamily::Inet.keyword(), self.chain.exempting_table())
+            }
             ChainPlace::Mangle(program) => write!(f, "chain {} of {program}", self.chain),
             ChainPlace::Table(family) => write!(f, "table {} {}", family.keyword(), self.chain.table()),
         }
@@ -86,6 +91,7 @@ mod tests {
             let place = ChainPlace::Table(TableFamily::of_keyword(family).unwrap());
             assert_eq!(part(place), format!("table {family} spectrum-4711"));
         }
+        assert_eq!(part(ChainPlace::Exemption), "table inet spectrum-nat-4711");
         assert_eq!(TableFamily::of_keyword("bridge"), None);
     }
 }

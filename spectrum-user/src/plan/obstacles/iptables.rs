@@ -2,16 +2,19 @@
 
 use std::str::SplitWhitespace;
 
-use super::{Chain, ChainName, Chains, Rule, Verdict};
-use crate::model::{Family, PortRange, Protocol};
+use super::chains::{Base, Chain, ChainName, Chains, Hook, Rule, State, Verdict};
+use crate::model::{Family, PortRange, Prefix, Protocol};
 
-/// Where packets for the host come by, and may be dropped.
-const BASES: &[(&str, &str)] = &[
-    ("filter", "INPUT"),
-    ("mangle", "INPUT"),
-    ("mangle", "PREROUTING"),
-    ("raw", "PREROUTING"),
-    ("security", "INPUT"),
+/// Where packets for the host, those of its own clients and answers come by, and when.
+const BASES: &[(&str, &str, Hook, i64)] = &[
+    ("filter", "INPUT", Hook::Input, 0),
+    ("mangle", "INPUT", Hook::Input, -150),
+    ("mangle", "PREROUTING", Hook::Prerouting, -150),
+    ("nat", "OUTPUT", Hook::Output, -100),
+    ("nat", "PREROUTING", Hook::Prerouting, -100),
+    ("raw", "OUTPUT", Hook::Output, -300),
+    ("raw", "PREROUTING", Hook::Prerouting, -300),
+    ("security", "INPUT", Hook::Input, 50),
 ];
 
 /// What has conntrack look at every packet, as the modules of these names say when they are loaded.
@@ -20,16 +23,18 @@ const TRACKING_MATCHES: &[&str] =
 const TRACKING_TARGETS: &[&str] =
     &["CONNMARK", "CONNSECMARK", "CT", "DNAT", "MASQUERADE", "NETMAP", "REDIRECT", "SNAT", "SYNPROXY"];
 
-pub(super) fn chains(family: Family, text: &str) -> Chains {
-    let program = match family {
-        Family::Ipv4 => "iptables",
-        Family::Ipv6 => "ip6tables",
-    };
+/// The tables that `text` lists.
+pub(super) fn tables(text: &str) -> impl Iterator<Item = &str> {
+    text.lines().filter_map(|line| line.strip_prefix('*').map(str::trim))
+}
+
+/// The chains of `text`, as `program` lists them.
+pub(super) fn chains(program: &str, family: Family, text: &str) -> Chains {
     let mut chains = Chains::new();
     let mut table = "";
     for line in text.lines() {
         let name = |chain: &str| ChainName {
-            program,
+            program: program.to_owned(),
             table: table.to_owned(),
             chain: chain.to_owned(),
             family: Some(family),
@@ -40,8 +45,13 @@ pub(super) fn chains(family: Family, text: &str) -> Chains {
             let mut words = declared.split(' ');
             let (chain, policy) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
             let chain = chains.entry(name(chain)).or_insert_with(|| Chain {
-                is_base: BASES.contains(&(table, chain)),
-                is_before_conntrack: (table, chain) == ("raw", "PREROUTING"),
+                base: BASES.iter().find(|(of, name, ..)| (*of, *name) == (table, chain)).map(
+                    |(of, _, hook, priority)| Base {
+                        hook: *hook,
+                        priority: *priority,
+                        translates: *of == "nat",
+                    },
+                ),
                 ..Chain::default()
             });
             chain.policy = (policy == "DROP").then(|| policy.to_owned());
@@ -66,7 +76,7 @@ fn rule(text: &str, conditions: &str) -> Rule {
         }
         if word == "-j" || word == "-g" {
             let target = words.next().unwrap_or_default();
-            rule.verdict = Some(verdict(target, words.clone()));
+            rule.verdict = Some(verdict(target, word == "-g", &rule, words.clone()));
             rule.tracks |= TRACKING_TARGETS.contains(&target) && rule.verdict != Some(Verdict::NoTrack);
             break;
         }
@@ -87,9 +97,20 @@ fn condition(rule: &mut Rule, word: &str, negated: bool, words: &mut SplitWhites
             }
             _ => false,
         },
-        "-d" => match words.next().and_then(|prefix| prefix.parse().ok()) {
-            Some(prefix) if !negated => {
+        "-d" => match (words.next().and_then(|prefix| prefix.parse().ok()), negated) {
+            (Some(prefix), false) => {
                 rule.prefixes.push(prefix);
+                true
+            }
+            (Some(prefix), true) => {
+                rule.excluded.push(prefix);
+                true
+            }
+            (None, _) => false,
+        },
+        "-s" => match words.next().and_then(|prefix| prefix.parse().ok()) {
+            Some(prefix) if !negated => {
+                rule.sources.push(prefix);
                 true
             }
             _ => false,
@@ -101,9 +122,24 @@ fn condition(rule: &mut Rule, word: &str, negated: bool, words: &mut SplitWhites
             }
             _ => false,
         },
+        "--sport" | "--sports" => match words.next().and_then(ports) {
+            Some(ports) if !negated => {
+                rule.source_ports = ports;
+                true
+            }
+            _ => false,
+        },
+        // What is served is the host's own: a local route says so, or it is bound on the host's addresses only.
+        "--dst-type" => {
+            let is_own = words.next().unwrap_or_default().split(',').any(|of| of == "LOCAL");
+            rule.never |= is_own == negated;
+            true
+        }
         "--ctstate" | "--state" => {
-            let begins = words.next().unwrap_or_default().split(',').any(|state| state == "NEW");
-            rule.never |= begins == negated;
+            let listed: Vec<&str> = words.next().unwrap_or_default().split(',').collect();
+            let states = [(State::New, "NEW"), (State::Untracked, "UNTRACKED")].into_iter();
+            rule.not_in
+                .extend(states.filter(|(_, name)| listed.contains(name) == negated).map(|(state, _)| state));
             true
         }
         "--syn" => {
@@ -113,7 +149,7 @@ fn condition(rule: &mut Rule, word: &str, negated: bool, words: &mut SplitWhites
         "-m" => {
             let of = words.next().unwrap_or_default();
             rule.tracks |= TRACKING_MATCHES.contains(&of);
-            ["comment", "conntrack", "multiport", "state", "tcp", "udp"].contains(&of)
+            ["addrtype", "comment", "conntrack", "multiport", "state", "tcp", "udp"].contains(&of)
         }
         "--comment" => words.next().is_some(),
         // A value of something that was not understood.
@@ -122,13 +158,20 @@ fn condition(rule: &mut Rule, word: &str, negated: bool, words: &mut SplitWhites
     rule.more |= !understood;
 }
 
-fn verdict(target: &str, mut options: SplitWhitespace<'_>) -> Verdict {
+fn verdict(target: &str, is_goto: bool, rule: &Rule, mut options: SplitWhitespace<'_>) -> Verdict {
     match target {
         "ACCEPT" => Verdict::Accept,
         "CT" if options.any(|option| option == "--notrack") => Verdict::NoTrack,
+        "DNAT" | "REDIRECT" => Verdict::Take,
         "DROP" | "REJECT" => Verdict::Drop,
+        "NETMAP" => {
+            let onto = options.nth(1).and_then(|prefix| prefix.parse::<Prefix>().ok());
+            let is_same = onto.is_some_and(|onto| rule.prefixes == [onto]);
+            if is_same { Verdict::Keep } else { Verdict::Take }
+        }
         "NOTRACK" => Verdict::NoTrack,
         "RETURN" => Verdict::Return,
+        chain if is_goto => Verdict::Goto(chain.to_owned()),
         chain => Verdict::Jump(chain.to_owned()),
     }
 }

@@ -1,31 +1,84 @@
-//! Which firewall rules may drop packets that are to be steered, as far as a reader of rules can say. What a rule asks
-//! beyond protocol, address and port is not understood here, so the answer is "may".
+//! Which firewall rules keep packets from being steered, as far as a reader of rules can say: those that may drop them, and
+//! those that give connections another destination before. What a rule asks beyond protocol, address and port is mostly
+//! not understood here, so the answer is "may".
 
+mod chains;
 mod iptables;
 mod nftables;
 mod tracking;
+mod walk;
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeSet, HashSet};
 use std::fmt;
+use std::fmt::Write as _;
 
-pub use tracking::Tracked;
+pub use tracking::{Tracked, Untracking};
 
 use super::Plan;
-use crate::model::{Binding, Family, PortRange, Prefix, Protocol, visible};
+use super::exemption::Exemption;
+use crate::model::{Binding, Family, PortRange, Prefix, visible};
+use chains::{ChainName, Chains, Hook, Rule, State};
+use tracking::{Direction, is_exempt};
+use walk::{Hit, Search, Walk, bases};
 
 /// So many obstacles are named, and so many bindings that one of them is about.
 const NAMED: usize = 20;
 const NAMED_BINDINGS: usize = 4;
 
-/// A firewall rule, or the policy of a chain, that may drop packets to bound addresses and ports.
+/// A cure names so many bindings.
+const CURED: usize = 16;
+
+/// More comparisons of rules with bindings than this are spared, by looking at prefixes that contain many bindings.
+const MOST_WORK: usize = 20_000_000;
+
+/// A firewall rule, or the policy of a chain, that keeps packets to bound addresses and ports from being steered.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Obstacle {
     /// The table and chain, and what lists them: `iptables filter INPUT`.
     pub chain: String,
     /// The rule as it is listed, or the policy.
     pub rule: String,
-    /// The bindings whose packets it may drop.
+    /// What becomes of the packets.
+    pub effect: Effect,
+    /// The bindings whose packets it is about.
     pub hindered: Hindered,
+    /// The command that heals it, as root and in the namespace; empty where nothing is to be done.
+    pub cure: String,
+}
+
+/// What a rule does to packets.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Effect {
+    /// It may drop them.
+    Drops,
+    /// It would take them, but an instance exempts what it binds.
+    Exempted,
+    /// It gives their connections another destination, perhaps only some.
+    MayTake,
+    /// The same, of connections that clients on this host itself make.
+    MayTakeOwn,
+    /// It gives their connections another destination.
+    Takes,
+}
+
+impl Effect {
+    /// The words between the rule and what is bound.
+    #[must_use]
+    pub fn words(self) -> &'static str {
+        match self {
+            Self::Drops => "may drop packets to",
+            Self::Exempted => "would take connections to",
+            Self::MayTake => "may take connections to",
+            Self::MayTakeOwn => "may take the connections that this host itself makes to",
+            Self::Takes => "takes connections to",
+        }
+    }
+
+    /// Whether connections end somewhere else.
+    #[must_use]
+    pub fn takes(self) -> bool {
+        matches!(self, Self::MayTake | Self::MayTakeOwn | Self::Takes)
+    }
 }
 
 /// Bindings that are in for the same: the first few, and how many more.
@@ -35,12 +88,6 @@ pub struct Hindered {
     pub first: Vec<Binding>,
     /// Those that are not named.
     pub more: usize,
-}
-
-impl Hindered {
-    fn is_empty(&self) -> bool {
-        self.first.is_empty()
-    }
 }
 
 impl<'a> FromIterator<&'a Binding> for Hindered {
@@ -71,199 +118,323 @@ impl fmt::Display for Hindered {
 
 impl fmt::Display for Obstacle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { chain, rule, effect, hindered, cure } = self;
         // Comments of rules and names of chains are whatever their authors wanted.
-        let (chain, rule) = (visible(&self.chain), visible(&self.rule));
-        write!(f, "{chain}: {rule} may drop packets to {}", self.hindered)
+        let (chain, rule) = (visible(chain), visible(rule));
+        write!(f, "{chain}: {rule} {} {hindered}", effect.words())?;
+        match effect {
+            Effect::Exempted => f.write_str(", which are exempted from it"),
+            _ => write!(f, "; cure: {}", visible(cure)),
+        }
     }
 }
 
 /// What a firewall's program listed.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Listing {
-    /// `iptables-save` or `ip6tables-save`.
-    Iptables(Family, String),
+    /// `iptables-save`, `ip6tables-save` or that of another variant.
+    Iptables {
+        /// The program that changes what is listed: `iptables`, `ip6tables-legacy`.
+        program: String,
+        /// Its family.
+        family: Family,
+        /// What was printed.
+        text: String,
+    },
     /// `nft -j list ruleset`.
     Nftables(String),
 }
 
 impl Listing {
-    /// What is listed; of nftables without what iptables lists too, and better, if it `has_iptables`.
-    fn chains(&self, has_iptables: bool) -> Chains {
+    /// What is listed; of nftables without the tables `besides`, which iptables lists too, and better.
+    fn chains(&self, besides: &HashSet<(Family, &str)>) -> Chains {
         match self {
-            Self::Iptables(family, text) => iptables::chains(*family, text),
-            Self::Nftables(json) => nftables::chains(json, has_iptables),
+            Self::Iptables { program, family, text } => iptables::chains(program, *family, text),
+            Self::Nftables(json) => nftables::chains(json, besides),
         }
+    }
+
+    /// The chains of all `listings`, each once.
+    fn all_chains(listings: &[Self]) -> Chains {
+        let mut besides = HashSet::new();
+        for listing in listings {
+            if let Self::Iptables { family, text, .. } = listing {
+                besides.extend(iptables::tables(text).map(|table| (*family, table)));
+            }
+        }
+        listings.iter().flat_map(|listing| listing.chains(&besides)).collect()
     }
 }
 
 impl Plan {
-    /// The rules among `listings` that may drop packets to bound addresses and ports.
+    /// The rules among `listings` that keep packets to bound addresses and ports from being steered.
     #[must_use]
     pub fn obstacles(&self, listings: &[Listing]) -> Vec<Obstacle> {
-        let has_iptables = listings.iter().any(|listing| matches!(listing, Listing::Iptables(..)));
-        let mut obstacles = Vec::new();
-        for listing in listings {
-            let chains = listing.chains(has_iptables);
-            for name in chains.iter().filter(|(_, chain)| chain.is_base).map(|(name, _)| name) {
-                let mut open: Vec<&Binding> = self.bindings.iter().map(|planned| &planned.binding).collect();
-                let mut walk = Walk { chains: &chains, obstacles: &mut obstacles, depth: 0 };
-                walk.chain(name, &mut open);
-                if let Some(Chain { policy: Some(policy), .. }) = chains.get(name) {
-                    open.retain(|binding| name.concerns(binding.family()));
-                    let hindered: Hindered = open.into_iter().collect();
-                    if !hindered.is_empty() {
-                        obstacles.push(Obstacle {
-                            chain: name.to_string(),
-                            rule: format!("policy {policy}, unless a rule accepts them,"),
-                            hindered,
-                        });
-                    }
-                }
-            }
+        let chains = Listing::all_chains(listings);
+        obstacles(&self.looked_at(&chains), &chains)
+    }
+
+    /// The bindings whose connections a rule among `listings` takes, as an instance exempts them.
+    #[must_use]
+    pub fn exemption(&self, listings: &[Listing]) -> Exemption {
+        let chains = Listing::all_chains(listings);
+        let bindings = self.looked_at(&chains);
+        let taken = [Hook::Prerouting, Hook::Output].map(|hook| takes(&chains, hook, &bindings));
+        Exemption::of(taken.iter().flatten().flat_map(|hit| hit.bindings.iter().copied()))
+    }
+
+    /// The bindings; where there are too many for so many rules, those of the prefixes that contain them.
+    fn looked_at(&self, chains: &Chains) -> Vec<Binding> {
+        let rules: usize = chains.values().map(|chain| chain.rules.len()).sum();
+        let all = || self.bindings.iter().map(|planned| planned.binding);
+        if rules.saturating_mul(self.bindings.len()) <= MOST_WORK {
+            return all().collect();
         }
-        obstacles.dedup();
-        obstacles.truncate(NAMED);
-        obstacles
-    }
-}
-
-/// The chains of one listing, by name.
-type Chains = BTreeMap<ChainName, Chain>;
-
-/// Which chain.
-#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
-struct ChainName {
-    /// What lists it: `iptables`, or `nft` and the family.
-    program: &'static str,
-    table: String,
-    chain: String,
-    /// The families of its packets; `None` is both.
-    family: Option<Family>,
-}
-
-impl ChainName {
-    fn concerns(&self, family: Family) -> bool {
-        self.family.is_none_or(|own| own == family)
-    }
-}
-
-impl fmt::Display for ChainName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {} {}", self.program, self.table, self.chain)
-    }
-}
-
-/// A chain.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
-struct Chain {
-    /// Whether packets for the host enter it without a jump.
-    is_base: bool,
-    /// Whether they enter it before conntrack looks at them.
-    is_before_conntrack: bool,
-    /// The policy, if it is not to accept.
-    policy: Option<String>,
-    rules: Vec<Rule>,
-}
-
-/// A rule, as far as it is understood.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
-struct Rule {
-    text: String,
-    protocol: Option<Protocol>,
-    /// Addresses; none given, any.
-    prefixes: Vec<Prefix>,
-    /// Ports; none given, any.
-    ports: Vec<PortRange>,
-    /// Whether it asks for something else, too: then it matches some packets only.
-    more: bool,
-    /// Whether it asks for packets of connections that exist, so that none of ours is among them.
-    never: bool,
-    /// Whether conntrack has to be there for it.
-    tracks: bool,
-    verdict: Option<Verdict>,
-}
-
-#[derive(Clone, Debug, Eq, PartialEq)]
-enum Verdict {
-    Accept,
-    Drop,
-    Jump(String),
-    /// To go on, untracked.
-    NoTrack,
-    Return,
-}
-
-impl Rule {
-    /// Whether some packets to `binding` match.
-    fn may_match(&self, binding: &Binding) -> bool {
-        !self.never
-            && self.protocol.is_none_or(|protocol| protocol == binding.protocol)
-            && (self.prefixes.is_empty()
-                || self.prefixes.iter().any(|prefix| prefix.overlaps(&binding.prefix)))
-            && (self.ports.is_empty() || self.ports.iter().any(|ports| ports.overlaps(&binding.ports)))
-    }
-
-    /// Whether all packets to `binding` match.
-    fn must_match(&self, binding: &Binding) -> bool {
-        let contains = |prefix: &Prefix| {
-            prefix.length() <= binding.prefix.length() && prefix.contains(binding.prefix.address())
+        let containing = |prefix: Prefix| {
+            let behind = self.routes.partition_point(|route| *route <= prefix);
+            let route = behind.checked_sub(1).and_then(|at| self.routes.get(at)).copied();
+            route.filter(|route| route.overlaps(&prefix)).unwrap_or(prefix)
         };
-        !self.more
-            && !self.never
-            && self.protocol.is_none_or(|protocol| protocol == binding.protocol)
-            && (self.prefixes.is_empty() || self.prefixes.iter().any(contains))
-            && (self.ports.is_empty() || self.ports.iter().any(|ports| ports.encloses(&binding.ports)))
+        let mut seen = HashSet::new();
+        let condensed = all().map(|binding| Binding { prefix: containing(binding.prefix), ..binding });
+        condensed.filter(|binding| seen.insert(*binding)).collect()
     }
 }
 
-/// The way of packets through chains.
-struct Walk<'a> {
-    chains: &'a Chains,
-    obstacles: &'a mut Vec<Obstacle>,
-    depth: usize,
+/// The rules among `listings` that keep packets to `binding` from being steered.
+#[must_use]
+pub fn obstacles_to(binding: Binding, listings: &[Listing]) -> Vec<Obstacle> {
+    obstacles(&[binding], &Listing::all_chains(listings))
 }
 
-impl Walk<'_> {
-    /// Goes through a chain with the packets of the bindings in `open`; what is left there reaches its end.
-    fn chain(&mut self, name: &ChainName, open: &mut Vec<&Binding>) {
-        /// Deeper than anybody's jumps; the kernel refuses loops.
-        const DEEPEST: usize = 16;
-        let Some(chain) = self.chains.get(name) else { return };
-        open.retain(|binding| name.concerns(binding.family()));
-        for rule in &chain.rules {
-            if open.is_empty() {
-                return;
+fn obstacles(bindings: &[Binding], chains: &Chains) -> Vec<Obstacle> {
+    let mut obstacles = Vec::new();
+    drops(chains, bindings, &mut obstacles);
+    let kept = kept(chains, bindings);
+    let mut named: HashSet<*const Rule> = HashSet::new();
+    for hook in [Hook::Prerouting, Hook::Output] {
+        for hit in takes(chains, hook, bindings) {
+            // The rule that takes what comes in takes what this host itself dials as well.
+            if !named.insert(std::ptr::from_ref(hit.rule)) {
+                continue;
             }
-            match &rule.verdict {
-                // What returns goes on behind the jump: still open.
-                Some(Verdict::Accept) => open.retain(|binding| !rule.must_match(binding)),
-                Some(Verdict::Drop) => {
-                    let hindered: Hindered =
-                        open.iter().copied().filter(|binding| rule.may_match(binding)).collect();
-                    if !hindered.is_empty() {
-                        self.obstacles.push(Obstacle {
-                            chain: name.to_string(),
-                            rule: format!("`{}`", rule.text),
-                            hindered,
-                        });
-                        open.retain(|binding| !rule.must_match(binding));
-                    }
+            let (exempted, taken): (Vec<&Binding>, Vec<&Binding>) =
+                hit.bindings.iter().copied().partition(|binding| kept.contains(*binding));
+            let effect = match (hook, hit.rule.more) {
+                (Hook::Output, _) => Effect::MayTakeOwn,
+                (_, true) => Effect::MayTake,
+                (_, false) => Effect::Takes,
+            };
+            for (bindings, effect) in [(taken, effect), (exempted, Effect::Exempted)] {
+                if bindings.is_empty() {
+                    continue;
                 }
-                Some(Verdict::Jump(target)) if self.depth < DEEPEST => {
-                    let mut entering: Vec<&Binding> =
-                        open.iter().copied().filter(|binding| rule.may_match(binding)).collect();
-                    let target = ChainName { chain: target.clone(), ..name.clone() };
-                    self.depth += 1;
-                    self.chain(&target, &mut entering);
-                    self.depth -= 1;
-                    // Settled there, if all of its packets went there.
-                    let left: HashSet<&Binding> = entering.into_iter().collect();
-                    open.retain(|binding| left.contains(*binding) || !rule.must_match(binding));
-                }
-                Some(Verdict::Jump(_) | Verdict::NoTrack | Verdict::Return) | None => {}
+                let cure = match effect {
+                    Effect::Exempted => String::new(),
+                    _ => Exemption::of(bindings.iter().copied()).command(),
+                };
+                obstacles.push(Obstacle {
+                    chain: hit.chain.to_string(),
+                    rule: shown(&hit),
+                    effect,
+                    hindered: bindings.into_iter().collect(),
+                    cure,
+                });
             }
         }
     }
+    obstacles.dedup();
+    obstacles.truncate(NAMED);
+    obstacles
+}
+
+/// The rule in backquotes, with the jump that says which ports it is about.
+fn shown(hit: &Hit<'_>) -> String {
+    match hit.by_way_of {
+        Some(jump) => format!("`{}`, by way of `{}`,", hit.rule.text, jump.text),
+        None => format!("`{}`", hit.rule.text),
+    }
+}
+
+/// Where packets for the host are dropped.
+const TO_THE_HOST: &[Hook] = &[Hook::Ingress, Hook::Prerouting, Hook::Input];
+
+fn drops(chains: &Chains, bindings: &[Binding], obstacles: &mut Vec<Obstacle>) {
+    for (name, chain) in bases(chains, |chain| chain.is_entered_at(TO_THE_HOST)) {
+        let (hits, open) = dropped(chains, name, bindings, State::New);
+        for hit in hits {
+            obstacles.push(Obstacle {
+                chain: hit.chain.to_string(),
+                rule: shown(&hit),
+                effect: Effect::Drops,
+                cure: acceptance(&hit.chain, &hit.bindings),
+                hindered: hit.bindings.into_iter().collect(),
+            });
+        }
+        if let Some(policy) = &chain.policy
+            && !open.is_empty()
+        {
+            obstacles.push(Obstacle {
+                chain: name.to_string(),
+                rule: format!("policy {policy}, unless a rule accepts them,"),
+                effect: Effect::Drops,
+                cure: acceptance(name, &open),
+                hindered: open.into_iter().collect(),
+            });
+        }
+    }
+}
+
+/// The rules that a base chain leads to and that drop packets, and the bindings whose packets reach its end.
+fn dropped<'a>(
+    chains: &'a Chains,
+    base: &ChainName,
+    bindings: &'a [Binding],
+    state: State,
+) -> (Vec<Hit<'a>>, Vec<&'a Binding>) {
+    let search = |bindings: &'a [Binding]| {
+        let mut open: Vec<&Binding> = bindings.iter().collect();
+        let mut walk = Walk::new(chains, Search::Drops, state);
+        walk.chain(base, &mut open);
+        (walk.hits, open)
+    };
+    let (hits, open) = search(bindings);
+    let is_there = |narrowed: &[Binding], rule: &Rule| {
+        let mut open: Vec<&Binding> = narrowed.iter().collect();
+        let mut walk = Walk::new(chains, Search::Drops, state);
+        walk.chain(base, &mut open);
+        walk.hits.iter().any(|hit| std::ptr::eq(hit.rule, rule))
+    };
+    (confirmed(hits, is_there), open)
+}
+
+/// The rules that give connections another destination, of packets that pass `hook`.
+fn takes<'a>(chains: &'a Chains, hook: Hook, bindings: &'a [Binding]) -> Vec<Hit<'a>> {
+    fn search<'a>(
+        chains: &'a Chains,
+        bases: &[&ChainName],
+        bindings: impl Iterator<Item = &'a Binding>,
+    ) -> Vec<Hit<'a>> {
+        let mut walk = Walk::new(chains, Search::Takes, State::New);
+        let open: Vec<&Binding> = bindings.collect();
+        for name in bases {
+            let mut entering: Vec<&Binding> =
+                open.iter().copied().filter(|binding| !walk.settled.contains(*binding)).collect();
+            walk.chain(name, &mut entering);
+        }
+        walk.hits
+    }
+    let mut found: Vec<(&ChainName, i64)> =
+        bases(chains, |chain| chain.base.is_some_and(|base| base.hook == hook && base.translates))
+            .filter(|(name, _)| !name.exempts())
+            .filter_map(|(name, chain)| Some((name, chain.base?.priority)))
+            .collect();
+    if found.is_empty() {
+        return Vec::new();
+    }
+    found.sort_by_key(|(_, priority)| *priority);
+    let bases: Vec<&ChainName> = found.into_iter().map(|(name, _)| name).collect();
+    let hits = search(
+        chains,
+        &bases,
+        bindings.iter().filter(|binding| !is_exempt(chains, hook, Direction::Requests, binding)),
+    );
+    confirmed(hits, |narrowed, rule| {
+        search(chains, &bases, narrowed.iter()).iter().any(|hit| std::ptr::eq(hit.rule, rule))
+    })
+}
+
+/// Those of `hits` that still are when only what they are about is looked at: a rule before them may have settled just
+/// that.
+fn confirmed<'a>(hits: Vec<Hit<'a>>, is_there: impl Fn(&[Binding], &Rule) -> bool) -> Vec<Hit<'a>> {
+    let mut hits = hits;
+    for hit in &mut hits {
+        let rule = hit.rule;
+        hit.bindings.retain(|binding| {
+            let narrowed = narrowed(binding, rule, hit.ports);
+            narrowed == [**binding] || is_there(&narrowed, rule)
+        });
+    }
+    hits.retain(|hit| !hit.bindings.is_empty());
+    hits
+}
+
+/// What of `binding` a rule can be about: its addresses, and `ports` unless they are any.
+fn narrowed(binding: &Binding, rule: &Rule, ports: &[PortRange]) -> Vec<Binding> {
+    let prefixes: Vec<Prefix> = match rule.prefixes[..] {
+        [] => vec![binding.prefix],
+        _ => {
+            let within = rule.prefixes.iter().filter(|prefix| prefix.overlaps(&binding.prefix));
+            // Of two that overlap the longer one is what they have in common.
+            within
+                .map(
+                    |prefix| if prefix.length() > binding.prefix.length() { *prefix } else { binding.prefix },
+                )
+                .collect()
+        }
+    };
+    let ports: Vec<PortRange> = match ports {
+        [] => vec![binding.ports],
+        _ => ports.iter().filter_map(|ports| ports.common(&binding.ports)).collect(),
+    };
+    let parts = prefixes.iter().flat_map(|prefix| ports.iter().map(|ports| (*prefix, *ports)));
+    parts.map(|(prefix, ports)| Binding { prefix, ports, ..*binding }).collect()
+}
+
+/// The bindings that instances of ours exempt from being taken.
+fn kept<'a>(chains: &'a Chains, bindings: &'a [Binding]) -> HashSet<&'a Binding> {
+    let own =
+        bases(chains, |chain| chain.is_entered_at(&[Hook::Prerouting])).filter(|(name, _)| name.exempts());
+    let mut walk = Walk::new(chains, Search::Takes, State::New);
+    for (name, _) in own {
+        walk.chain(name, &mut bindings.iter().collect());
+    }
+    walk.settled
+}
+
+/// The commands that accept packets to `bindings` before anything else in a chain.
+fn acceptance(chain: &ChainName, bindings: &[&Binding]) -> String {
+    let distinct: BTreeSet<String> = bindings.iter().map(|binding| accepting(chain, binding)).collect();
+    let mut commands = distinct.iter().take(CURED).cloned().collect::<Vec<_>>().join("; ");
+    if distinct.len() > CURED {
+        // Writing to a string cannot fail.
+        let _ = write!(commands, " # and so on, for {} more bindings", distinct.len() - CURED);
+    }
+    commands
+}
+
+fn accepting(ChainName { program, table, chain, .. }: &ChainName, binding: &Binding) -> String {
+    let Binding { protocol, prefix, ports } = binding;
+    let [table, chain] = [table, chain].map(|name| word(name));
+    if program.starts_with("nft ") {
+        return format!(
+            "nft insert rule {} {table} {chain} {} accept",
+            program.trim_start_matches("nft "),
+            super::exemption::condition(binding)
+        );
+    }
+    let mut command = format!("{program} -t {table} -I {chain} -d {prefix} -p {protocol}");
+    if *ports != PortRange::ALL {
+        let _ = write!(command, " --dport {}", ports.to_string().replace('-', ":"));
+    }
+    command + " -j ACCEPT"
+}
+
+/// `name` as one word to a shell.
+#[must_use]
+pub fn word(name: &str) -> String {
+    let is_plain = |character: char| character.is_ascii_alphanumeric() || "-_./=".contains(character);
+    if name.chars().all(is_plain) { name.to_owned() } else { format!("'{}'", name.replace('\'', "'\\''")) }
+}
+
+/// What the plain iptables or ip6tables lists.
+#[cfg(test)]
+pub(crate) fn iptables_listing(family: Family, text: impl Into<String>) -> Listing {
+    let program = match family {
+        Family::Ipv4 => "iptables",
+        Family::Ipv6 => "ip6tables",
+    };
+    Listing::Iptables { program: program.to_owned(), family, text: text.into() }
 }
 
 #[cfg(test)]

@@ -1,17 +1,23 @@
 //! Rules as their programs list them, and which are seen as obstacles.
 
+mod hosts;
+
 use super::*;
 use crate::plan::tests::plan;
 
 fn obstacles(bindings: &[&str], listing: Listing) -> Vec<String> {
-    plan(bindings).obstacles(&[listing]).iter().map(ToString::to_string).collect()
+    plan(bindings).obstacles(&[listing]).iter().map(without_cure).collect()
+}
+
+fn without_cure(obstacle: &Obstacle) -> String {
+    obstacle.to_string().split("; cure: ").next().unwrap().to_owned()
 }
 
 fn iptables(rules: &str) -> Vec<String> {
     let text = format!("*filter\n:INPUT ACCEPT [0:0]\n:FORWARD DROP [0:0]\n:ours - [0:0]\n{rules}\nCOMMIT\n");
     obstacles(
         &["tcp 192.0.2.0/24 80,443", "udp 192.0.2.0/24 53", "tcp 2001:db8::/64 80"],
-        Listing::Iptables(Family::Ipv4, text),
+        iptables_listing(Family::Ipv4, text),
     )
 }
 
@@ -40,7 +46,7 @@ fn a_rule_that_drops_what_is_bound_is_an_obstacle() {
 fn the_bindings_that_a_rule_hinders_are_named_up_to_a_few() {
     let hindered = |bindings: &[&str]| {
         let text = "*filter\n:INPUT ACCEPT [0:0]\n-A INPUT -p tcp -j DROP\nCOMMIT\n".to_owned();
-        let found = obstacles(bindings, Listing::Iptables(Family::Ipv4, text));
+        let found = obstacles(bindings, iptables_listing(Family::Ipv4, text));
         found[0].split_once("may drop packets to ").unwrap().1.to_owned()
     };
     let ports = ["80", "81", "82", "83", "84", "85"].map(|port| format!("tcp 192.0.2.0/24 {port}"));
@@ -72,7 +78,7 @@ fn a_policy_drops_what_no_rule_accepts() {
     let with_policy = |rules: &str| {
         obstacles(
             &["tcp 192.0.2.0/24 80", "tcp 192.0.2.0/24 443"],
-            Listing::Iptables(Family::Ipv4, format!("*filter\n:INPUT DROP [0:0]\n{rules}\nCOMMIT\n")),
+            iptables_listing(Family::Ipv4, format!("*filter\n:INPUT DROP [0:0]\n{rules}\nCOMMIT\n")),
         )
     };
     assert_eq!(
@@ -88,8 +94,8 @@ fn a_policy_drops_what_no_rule_accepts() {
 #[test]
 fn rules_of_one_family_do_not_concern_the_other() {
     let text = "*filter\n:INPUT DROP [0:0]\nCOMMIT\n";
-    assert_eq!(obstacles(&["tcp 192.0.2.0/24 80"], Listing::Iptables(Family::Ipv6, text.into())), [""; 0]);
-    assert_eq!(obstacles(&["tcp 2001:db8::/64 80"], Listing::Iptables(Family::Ipv6, text.into())).len(), 1);
+    assert_eq!(obstacles(&["tcp 192.0.2.0/24 80"], iptables_listing(Family::Ipv6, text)), [""; 0]);
+    assert_eq!(obstacles(&["tcp 2001:db8::/64 80"], iptables_listing(Family::Ipv6, text)).len(), 1);
 }
 
 #[test]
@@ -116,7 +122,9 @@ fn rules_of_nftables_are_understood_too() {
     };
     assert_eq!(
         found(&daddr(r#"{"prefix": {"addr": "192.0.0.0", "len": 16}}"#)),
-        ["nft inet fw in: `rule handle 7` may drop packets to tcp 192.0.2.0/24 80, udp 192.0.2.0/24 53"]
+        [
+            "nft inet fw in: `ip daddr 192.0.0.0/16 drop # handle 7` may drop packets to tcp 192.0.2.0/24 80, udp 192.0.2.0/24 53"
+        ]
     );
     assert_eq!(found(&daddr(r#""192.0.2.7""#)).len(), 1);
     assert_eq!(found(&daddr(r#"{"set": ["198.51.100.1", "203.0.113.1"]}"#)), [""; 0]);
@@ -126,4 +134,29 @@ fn rules_of_nftables_are_understood_too() {
     let state =
         r#"{"match": {"op": "in", "left": {"ct": {"key": "state"}}, "right": ["invalid"]}}, {"drop": null}"#;
     assert_eq!(found(state), [""; 0]);
+}
+
+#[test]
+fn a_cure_accepts_what_is_bound_before_the_rule_that_drops_it() {
+    let cure = |listing: Listing| {
+        plan(&["tcp 192.0.2.0/24 80-90", "udp 192.0.2.7 1-65535"]).obstacles(&[listing])[0].cure.clone()
+    };
+    let text = "*filter\n:INPUT ACCEPT [0:0]\n:ours - [0:0]\n-A INPUT -j ours\n-A ours -j DROP\nCOMMIT\n";
+    assert_eq!(
+        cure(iptables_listing(Family::Ipv4, text)),
+        "iptables -t filter -I ours -d 192.0.2.0/24 -p tcp --dport 80:90 -j ACCEPT; \
+         iptables -t filter -I ours -d 192.0.2.7/32 -p udp -j ACCEPT"
+    );
+    let legacy = Listing::Iptables {
+        program: "iptables-legacy".to_owned(),
+        family: Family::Ipv4,
+        text: "*filter\n:INPUT DROP [0:0]\nCOMMIT\n".to_owned(),
+    };
+    assert!(cure(legacy).starts_with("iptables-legacy -t filter -I INPUT -d 192.0.2.0/24"));
+    let json = r#"{"nftables": [{"chain": {"family": "inet", "table": "a b", "name": "in", "type": "filter", "hook": "input", "prio": 0, "policy": "drop"}}]}"#;
+    assert_eq!(
+        cure(Listing::Nftables(json.to_owned())),
+        "nft insert rule inet 'a b' in ip daddr 192.0.2.0/24 tcp dport 80-90 accept; \
+         nft insert rule inet 'a b' in ip daddr 192.0.2.7/32 meta l4proto udp accept"
+    );
 }

@@ -116,17 +116,15 @@ fn a_replacement_exchanges_the_rules_and_then_removes_the_old_maps() {
 
 #[test]
 fn only_our_tables_are_listed() {
-    let listed = "table ip mangle\ntable ip spectrum-7\ntable ip6 spectrum-7\ntable inet spectrum-8\ntable bridge spectrum-9\ntable ip spectral-1\n";
-    let found: Vec<(String, TableFamily)> =
-        tables(listed).map(|(chain, family)| (chain.table(), family)).collect();
-    assert_eq!(
-        found,
-        [
-            ("spectrum-7".to_owned(), TableFamily::Ip),
-            ("spectrum-7".to_owned(), TableFamily::Ip6),
-            ("spectrum-8".to_owned(), TableFamily::Inet),
-        ]
-    );
+    let ours = [
+        "table ip spectrum-7",
+        "table ip6 spectrum-7",
+        "table inet spectrum-8",
+        "table inet spectrum-nat-8-1",
+    ];
+    let others = "table ip mangle\ntable bridge spectrum-9\ntable ip spectral-1\ntable ip spectrum-nat-1\n";
+    let listed = others.to_owned() + &ours.join("\n");
+    assert_eq!(tables(&listed).map(|part| part.to_string()).collect::<Vec<_>>(), ours);
 }
 
 #[test]

@@ -1,0 +1,201 @@
+//! Exempting what is bound from NAT, for as long as rules of others would take its connections: those of containers'
+//! published ports most of all, which mean every address of the host. Looks before anything is steered and from time to
+//! time after that, since containers come and go. A failure is said and stops nothing.
+
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use super::running::Running;
+use crate::config::NatChoice;
+use crate::plan::firewall::{Chain, ChainPart};
+use crate::plan::{Effect, Exemption, Plan};
+use crate::tproxy::{self, ExemptionTable};
+
+/// How long after a look the next one begins, at least.
+const PAUSE: Duration = Duration::from_secs(10);
+
+/// Looking takes no more than one part of so many of a core.
+const SHARE: u32 = 100;
+
+/// What there is of it.
+#[derive(Debug, Default)]
+pub(super) struct Exempting {
+    exemption: Exemption,
+    table: Option<ExemptionTable>,
+    /// What was last said to have failed.
+    failure: Option<String>,
+}
+
+/// What a look at the rules of NAT found.
+#[derive(Debug, Default)]
+pub(super) struct Looked {
+    plans: Vec<Arc<Plan>>,
+    needed: Exemption,
+    /// The rules that take connections, in words.
+    takers: Vec<String>,
+    /// Whether some take them in spite of what was exempted.
+    is_open: bool,
+    /// Why not everything was seen.
+    errors: Vec<String>,
+}
+
+impl Looked {
+    /// What rules of NAT would take of `plans`. Blocks the calling thread.
+    fn at(plans: Vec<Arc<Plan>>) -> Self {
+        let mut looked = Self { plans, ..Self::default() };
+        if !tproxy::may_translate() {
+            return looked;
+        }
+        let (listings, errors) = tproxy::listings();
+        looked.errors = errors.iter().map(ToString::to_string).collect();
+        for plan in &looked.plans {
+            for obstacle in plan.obstacles(&listings) {
+                looked.is_open |= obstacle.effect.takes();
+                if obstacle.effect != Effect::Drops {
+                    looked.takers.push(format!("{}: {}", obstacle.chain, obstacle.rule));
+                }
+            }
+            if !looked.takers.is_empty() {
+                looked.needed.add(plan.exemption(&listings));
+            }
+        }
+        looked
+    }
+}
+
+/// Looks on a thread of its own, which nobody waits for at the end. It is in the namespace that this thread is in.
+fn look(plans: Vec<Arc<Plan>>) -> oneshot::Receiver<Looked> {
+    let (sender, receiver) = oneshot::channel();
+    let spawned = thread::Builder::new().name("nat".to_owned()).spawn(move || {
+        // Whoever asked may have gone.
+        let _ = sender.send(Looked::at(plans));
+    });
+    if let Err(error) = spawned {
+        tracing::debug!(%error, "look for NAT rules");
+    }
+    receiver
+}
+
+impl Exempting {
+    /// Exempts what was found to be taken, and nothing else. Blocks the calling thread.
+    fn renew(&mut self, looked: Looked, chain: &Chain) {
+        let Looked { mut needed, takers, is_open, errors, .. } = looked;
+        if !errors.is_empty() {
+            tracing::debug!(errors = errors.join("; "), "look for NAT rules");
+            // What is not seen may still be there.
+            needed.add(self.exemption.clone());
+        }
+        if needed.is_empty() {
+            if let Some(error) = self.lower() {
+                tracing::warn!("{error:#}");
+            }
+            return;
+        }
+        if self.table.is_some() && needed == self.exemption && !is_open {
+            return;
+        }
+        match ExemptionTable::apply(chain, &needed) {
+            Ok(table) => {
+                tracing::info!(
+                    rules = takers.join("; "),
+                    "exempted what is bound from NAT, which would take its connections: {}",
+                    table.part()
+                );
+                (self.exemption, self.table, self.failure) = (needed, Some(table), None);
+            }
+            Err(error) => {
+                let failure = format!("{:#}", anyhow::Error::from(error));
+                if self.failure.as_ref() != Some(&failure) {
+                    tracing::warn!(
+                        rules = takers.join("; "),
+                        "NAT takes connections to what is bound: exempt it: {failure}"
+                    );
+                    self.failure = Some(failure);
+                }
+            }
+        }
+    }
+
+    /// Exempts nothing any more. Blocks the calling thread.
+    pub(super) fn lower(&mut self) -> Option<anyhow::Error> {
+        self.exemption = Exemption::default();
+        self.table.take()?.undo().map(Into::into)
+    }
+
+    /// What there is of it in the firewall.
+    pub(super) fn part(&self) -> Option<ChainPart> {
+        self.table.as_ref().map(ExemptionTable::part)
+    }
+}
+
+/// The looks that are taken while serving. They keep nobody waiting.
+#[derive(Debug)]
+pub(super) struct Looks {
+    due: Instant,
+    began: Instant,
+    under_way: Option<oneshot::Receiver<Looked>>,
+}
+
+impl Looks {
+    /// The first one is due after a while.
+    pub(super) fn new() -> Self {
+        let now = Instant::now();
+        Self { due: now + PAUSE, began: now, under_way: None }
+    }
+
+    /// What the next look finds. Dropped before it has ended, it goes on.
+    pub(super) async fn next(&mut self, plan: &Arc<Plan>, nat: NatChoice) -> Looked {
+        if nat == NatChoice::Heed {
+            return std::future::pending().await;
+        }
+        loop {
+            let under_way = match &mut self.under_way {
+                Some(under_way) => under_way,
+                None => {
+                    tokio::time::sleep_until(self.due).await;
+                    let plans = vec![Arc::clone(plan)];
+                    self.began = Instant::now();
+                    self.under_way.insert(look(plans))
+                }
+            };
+            let looked = under_way.await;
+            self.under_way = None;
+            // Thousands of rules take a second to list.
+            self.due = Instant::now() + PAUSE.max(self.began.elapsed() * SHARE);
+            if let Ok(looked) = looked {
+                return looked;
+            }
+        }
+    }
+}
+
+impl Running {
+    /// Exempts what rules of NAT would take of `plans`, unless they are to be heeded.
+    pub(super) async fn exempt(&mut self, plans: Vec<Arc<Plan>>, nat: NatChoice) {
+        if nat == NatChoice::Heed {
+            if let Some(error) = self.exempting.lower() {
+                tracing::warn!("{error:#}");
+            }
+            return;
+        }
+        if let Ok(looked) = look(plans).await
+            && let Ok(chain) = self.chain()
+        {
+            let chain = chain.clone();
+            self.exempting.renew(looked, &chain);
+        }
+    }
+
+    /// Acts on what a look found, if it was one at what is served now.
+    pub(super) fn looked(&mut self, looked: Looked) {
+        let is_of_now = matches!(&looked.plans[..], [plan] if Arc::ptr_eq(plan, &self.plan));
+        if is_of_now && let Ok(chain) = self.chain() {
+            let chain = chain.clone();
+            self.exempting.renew(looked, &chain);
+        }
+    }
+}
