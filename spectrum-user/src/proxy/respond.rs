@@ -34,7 +34,7 @@ pub(super) async fn respond(
     tokio::select! {
         biased;
         end = answered => end,
-        end = watch.expired(|| {}) => end,
+        end = watch.expired([client], || {}) => end,
     }
 }
 

@@ -3,7 +3,7 @@
 #![allow(unsafe_code, reason = "see above; each block says why it is sound")]
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
 use std::time::Duration;
 
 use tokio::io::Interest;
@@ -53,6 +53,40 @@ pub(super) fn register(socket: OwnedFd, interest: Interest) -> io::Result<AsyncF
     Ok(unsafe { AsyncFd::register_with_interest(socket, interest) }?)
 }
 
+/// What a TCP socket tells of the bytes that it was given (`tcp_info` of `linux/tcp.h`, whose order is for ever; that of the
+/// crate `libc` ends before most of these).
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub(super) struct TcpInfo {
+    _state_and_sizes: [u32; 6],
+    /// Segments that were sent and neither acknowledged nor given up.
+    pub(super) unacked: u32,
+    _losses: [u32; 4],
+    /// How long ago the last byte was sent, in milliseconds. Window probes send none, retransmissions do.
+    pub(super) last_data_sent: u32,
+    _receipts: [u32; 2],
+    /// How long ago the last acknowledgement came, of whatever, in milliseconds.
+    pub(super) last_ack_recv: u32,
+    _metrics: [u32; 11],
+    _pacing: [u64; 2],
+    /// What was acknowledged so far.
+    pub(super) bytes_acked: u64,
+    _traffic: [u64; 9],
+    /// What was sent so far. Linux 4.19.
+    pub(super) bytes_sent: u64,
+}
+
+/// What the kernel knows of the connection of `socket`.
+pub(super) fn tcp_info(socket: impl AsFd) -> io::Result<TcpInfo> {
+    let mut info = TcpInfo::default();
+    let mut length = libc::socklen_t::try_from(size_of::<TcpInfo>()).unwrap_or(0);
+    let (descriptor, to) = (socket.as_fd().as_raw_fd(), (&raw mut info).cast());
+    // SAFETY: the kernel writes to `info` no more than the length it is told, which is that of the structure, and any bytes
+    // are a value of it.
+    let got = unsafe { libc::getsockopt(descriptor, libc::IPPROTO_TCP, libc::TCP_INFO, to, &raw mut length) };
+    if got == 0 { Ok(info) } else { Err(io::Error::last_os_error()) }
+}
+
 /// Has the C library's allocator, which keeps what was freed for the next who asks, give the system all whole pages of it
 /// back, of every thread's (malloc_trim(3)). A thread that allocates meanwhile may wait for it: about 3 ms for 40 MB.
 pub(super) fn give_memory_back() {
@@ -78,6 +112,15 @@ mod tests {
         let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
         let mut numbers = release.split(['.', '-']).map_while(|number| number.parse().ok());
         (numbers.next().unwrap(), numbers.next().unwrap())
+    }
+
+    #[test]
+    fn what_a_socket_tells_stands_where_it_is_looked_for() {
+        assert_eq!(std::mem::offset_of!(TcpInfo, unacked), 24);
+        assert_eq!(std::mem::offset_of!(TcpInfo, last_data_sent), 44);
+        assert_eq!(std::mem::offset_of!(TcpInfo, last_ack_recv), 56);
+        assert_eq!(std::mem::offset_of!(TcpInfo, bytes_acked), 120);
+        assert_eq!(std::mem::offset_of!(TcpInfo, bytes_sent), 200);
     }
 
     #[test]

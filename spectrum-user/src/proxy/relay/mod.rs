@@ -1,6 +1,7 @@
 //! Both directions of a proxied connection, and how it ends. How bytes move in one direction is `direction`'s.
 
 mod buffers;
+mod delivery;
 mod direction;
 mod pipes;
 #[cfg(test)]
@@ -37,7 +38,7 @@ pub(super) async fn relay(
     tokio::select! {
         biased;
         end = pass(downstream, upstream, from_client, to_client, means, watch) => end,
-        end = watch.expired(|| watch.keep(upstream)) => end,
+        end = watch.expired([downstream, upstream], || watch.keep(upstream)) => end,
     }
 }
 

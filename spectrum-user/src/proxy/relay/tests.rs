@@ -532,7 +532,7 @@ async fn what_moves_puts_the_end_off() {
     };
     tokio::select! {
         () = moving => {}
-        end = watch.expired(|| {}) => assert_eq!(end, End::Idle),
+        end = watch.expired([], || {}) => assert_eq!(end, End::Idle),
     }
     assert_eq!(began.elapsed().as_secs(), 34 * 60);
 }
@@ -556,6 +556,63 @@ async fn a_peer_that_makes_no_room_ends_by_idling() {
     assert!(counts.1.get() > 0, "something went before the window was full");
     assert_eq!(pipes.lost(), 0);
     drop(client);
+}
+
+/// How a connection ends whose client reads little at a time for `reading`, then nothing any more, and after how long. So
+/// little that the socket never has room enough for the runtime to be told.
+async fn ended_for_slow_reader(strategy: Strategy, half_close: Half, reading: Duration) -> (End, Duration) {
+    let ((mut client, downstream), (mut origin, upstream)) = (pair().await, pair().await);
+    SockRef::from(&client).set_recv_buffer_size(8 * 1024).unwrap();
+    let (buffers, pipes) = (Buffers::default(), Pipes::at_most(4));
+    let means = Means { buffers: &buffers, pipes: &pipes, strategy };
+    let counts = (Meter::default(), Meter::default());
+    let pause = Some(Duration::from_millis(600));
+    let timeouts = match half_close {
+        Half::Open => Timeouts { idle: pause, ..forever() },
+        Half::Closed => Timeouts { half_closed: pause, ..forever() },
+    };
+    let watch = Watch::start(&timeouts);
+    let began = tokio::time::Instant::now();
+    let feeding = async {
+        match half_close {
+            Half::Open => while origin.write_all(&[7; 10_000]).await.is_ok() {},
+            Half::Closed => {
+                origin.write_all(&vec![7; 1_000_000]).await.unwrap();
+                origin.shutdown().await.unwrap();
+            }
+        }
+        std::future::pending::<()>().await;
+    };
+    let read = async {
+        let mut buffer = [0; 2_000];
+        while began.elapsed() < reading {
+            client.read_exact(&mut buffer).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        std::future::pending::<()>().await;
+    };
+    tokio::select! {
+        () = feeding => unreachable!(),
+        () = read => unreachable!(),
+        end = relay(&downstream, &upstream, &counts.0, &counts.1, means, &watch) => (end, began.elapsed()),
+    }
+}
+
+#[tokio::test]
+async fn a_reader_that_takes_a_little_is_not_idle_and_one_that_takes_nothing_is() {
+    let reading = Duration::from_millis(2_500);
+    let cases = [
+        (Strategy::Copy, Half::Open, End::Idle),
+        (Strategy::Splice, Half::Open, End::Idle),
+        (Strategy::Adaptive, Half::Closed, End::Expired(Expiry::HalfClosed)),
+    ];
+    let running = cases.map(|(strategy, half, end)| async move {
+        let (ended, after) = ended_for_slow_reader(strategy, half, reading).await;
+        assert_eq!(ended, end, "{strategy:?}, {half:?}");
+        assert!(after >= reading, "{strategy:?}, {half:?}: cut while it was read, after {after:?}");
+        assert!(after < reading + DEADLINE / 2, "{strategy:?}, {half:?}: cut only after {after:?}");
+    });
+    futures_util::future::join_all(running).await;
 }
 
 #[tokio::test]

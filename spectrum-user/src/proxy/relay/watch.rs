@@ -9,6 +9,7 @@ use std::time::Duration;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::time::{Instant, sleep_until};
 
+use super::delivery::Delivery;
 use crate::model::Timeouts;
 use crate::proxy::report::{End, Expiry};
 use crate::proxy::stream::Stream;
@@ -57,10 +58,15 @@ impl<'a> Watch<'a> {
         self.touch();
     }
 
-    /// Waits until one of the times is over, for ever without any: how the connection is to end. Calls `settled` once the
-    /// connection is no longer young.
-    pub(in crate::proxy) async fn expired(&self, settled: impl FnOnce()) -> End {
+    /// Waits until one of the times is over, for ever without any: how the connection is to end. What the peers of `sockets`
+    /// take of what these were given counts as moving. Calls `settled` once the connection is no longer young.
+    pub(in crate::proxy) async fn expired<const N: usize>(
+        &self,
+        sockets: [&Stream; N],
+        settled: impl FnOnce(),
+    ) -> End {
         let mut settled = Some(settled);
+        let mut acknowledged = None;
         let young = Instant::now() + SETTLED;
         loop {
             let now = Instant::now();
@@ -73,7 +79,12 @@ impl<'a> Watch<'a> {
             if let Some((due, end)) = due
                 && due <= now
             {
-                return end;
+                if end == End::Expired(Expiry::Lifetime)
+                    || !self.moved_unseen(&sockets, &mut acknowledged, now)
+                {
+                    return end;
+                }
+                continue;
             }
             // A FIN may come while we wait, from when on less time is left than we know of now.
             let soon = self.timeouts.half_closed.map(|half| now + half);
@@ -83,6 +94,21 @@ impl<'a> Watch<'a> {
                 None => return std::future::pending().await,
             }
         }
+    }
+
+    /// Whether the peers took something since bytes were last seen to move. `acknowledged` is what they had taken in all at the
+    /// look before.
+    fn moved_unseen(&self, sockets: &[&Stream], acknowledged: &mut Option<u64>, now: Instant) -> bool {
+        let deliveries = || sockets.iter().filter_map(|socket| Delivery::of(socket));
+        let total = deliveries().map(|delivery| delivery.acknowledged).sum();
+        let is_fresh = acknowledged.replace(total) != Some(total);
+        let ago = deliveries().filter_map(|delivery| delivery.progressed(is_fresh)).min();
+        let Some(moved) = ago.and_then(|ago| now.checked_sub(ago)).filter(|moved| *moved > self.moved.get())
+        else {
+            return false;
+        };
+        self.moved.set(moved);
+        true
     }
 
     /// Has the kernel see to it that an upstream that is gone is noticed. The downstream has inherited that.
