@@ -183,6 +183,10 @@ pub struct CheckArgs {
     #[arg(long, value_name = "FILE")]
     pub config: PathBuf,
 
+    /// Ask for the names of origins as well, as a start does, and refuse those that have no address
+    #[arg(long)]
+    pub resolve: bool,
+
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,

@@ -89,7 +89,13 @@ fn the_plan_is_one_json_object_when_asked_for() {
     assert_eq!(plan["admin"], "127.0.0.1:9180");
     assert_eq!(
         plan["resolver"],
-        serde_json::json!({"servers": ["203.0.113.53:53", "[2001:db8:9::53]:53"], "timeout_ms": 2000})
+        serde_json::json!({
+            "servers": ["203.0.113.53:53", "[2001:db8:9::53]:53"],
+            "timeout_ms": 2000,
+            "addresses": 64,
+            "targets": 64,
+            "min_ttl_ms": 1000,
+        })
     );
     assert_eq!(plan["services"][0]["origins"][1]["origin"], "[2001:db8:9::10]:8080");
     assert_eq!(

@@ -201,7 +201,10 @@ fn origin_may_be_a_name() {
     let running = Running::serve(target.clone());
     let Target::Origins(origins) = target else { unreachable!() };
     running.block_on(async {
-        running.origins.resolve_all(&origins.list).await.unwrap();
+        let lookups = running
+            .origins
+            .look_up(origins.list.iter().map(|origin| (origin, origins.local)), Duration::from_secs(30));
+        assert!(lookups.unresolved().await.unwrap().is_empty());
     });
     let mut client = running.dial();
     let mut origin = accept(&listener);

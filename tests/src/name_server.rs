@@ -2,7 +2,8 @@
 //! within a test to be silent, to fail, or to say something else in a moment; hickory-proto does the encoding.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::io::{self, Read as _, Write as _};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -12,6 +13,9 @@ use hickory_proto::rr::rdata::SRV;
 use hickory_proto::rr::{Name, RData, Record, RecordType};
 
 use crate::netns::Netns;
+
+/// What is longer is asked for again over TCP.
+const LONGEST_DATAGRAM: usize = 1232;
 
 /// How the server behaves.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -36,6 +40,8 @@ pub struct NameServer {
 #[derive(Debug, Default)]
 struct Zone {
     manner: Manner,
+    /// The only name that is answered while the server is silent.
+    spoken_of: Option<String>,
     ttl: u32,
     records: BTreeMap<String, Vec<RData>>,
 }
@@ -43,19 +49,33 @@ struct Zone {
 impl NameServer {
     /// Answers at `address` in `netns`; nothing exists yet.
     pub fn start(netns: &Netns, address: IpAddr) -> Self {
-        let socket = netns.run(|| UdpSocket::bind((address, 0))).expect("bind the name server");
+        let (socket, listener) = netns.run(|| sockets(address)).expect("bind the name server");
         let address = socket.local_addr().expect("the name server's address");
         let zone = Arc::new(Mutex::new(Zone { ttl: 1, ..Zone::default() }));
         let queries = Arc::new(AtomicUsize::new(0));
         let (answering, counting) = (Arc::clone(&zone), Arc::clone(&queries));
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let zone = Arc::clone(&answering);
+                // A client that is gone needs no answer.
+                std::thread::spawn(move || answer_over_tcp(&zone, &stream));
+            }
+        });
+        let answering = Arc::clone(&zone);
         std::thread::spawn(move || {
             let mut query = [0; 4096];
             while let Ok((length, client)) = socket.recv_from(&mut query) {
                 counting.fetch_add(1, Ordering::Relaxed);
                 let Ok(query) = Message::from_vec(&query[..length]) else { continue };
                 let answer = answering.lock().unwrap().answer(&query);
-                if let Some(answer) = answer {
-                    let _ = socket.send_to(&answer.to_vec().expect("encode an answer"), client);
+                if let Some(mut answer) = answer {
+                    let mut bytes = answer.to_vec().expect("encode an answer");
+                    if bytes.len() > LONGEST_DATAGRAM {
+                        answer.answers.clear();
+                        answer.metadata.truncation = true;
+                        bytes = answer.to_vec().expect("encode an answer");
+                    }
+                    let _ = socket.send_to(&bytes, client);
                 }
             }
         });
@@ -95,9 +115,48 @@ impl NameServer {
         self.zone.lock().unwrap().manner = manner;
     }
 
+    /// Says nothing from now on but what `name` is.
+    pub fn silence_but(&self, name: &str) {
+        let mut zone = self.zone.lock().unwrap();
+        zone.manner = Manner::Silence;
+        zone.spoken_of = Some(format!("{name}."));
+    }
+
+    /// Has all answers used for so many seconds from now on.
+    pub fn keep_for(&self, seconds: u32) {
+        self.zone.lock().unwrap().ttl = seconds;
+    }
+
     /// How many queries have come.
     pub fn queries(&self) -> usize {
         self.queries.load(Ordering::Relaxed)
+    }
+}
+
+/// A socket of each kind with the same port.
+fn sockets(address: IpAddr) -> io::Result<(UdpSocket, TcpListener)> {
+    let mut failed = None;
+    for _ in 0..9 {
+        let socket = UdpSocket::bind((address, 0))?;
+        match TcpListener::bind(socket.local_addr()?) {
+            Ok(listener) => return Ok((socket, listener)),
+            Err(error) => failed = Some(error),
+        }
+    }
+    Err(failed.unwrap_or_else(|| io::ErrorKind::AddrInUse.into()))
+}
+
+fn answer_over_tcp(zone: &Mutex<Zone>, mut stream: &TcpStream) -> io::Result<()> {
+    loop {
+        let mut length = [0; 2];
+        stream.read_exact(&mut length)?;
+        let mut query = vec![0; usize::from(u16::from_be_bytes(length))];
+        stream.read_exact(&mut query)?;
+        let Ok(query) = Message::from_vec(&query) else { return Ok(()) };
+        let Some(answer) = zone.lock().unwrap().answer(&query) else { continue };
+        let bytes = answer.to_vec().expect("encode an answer");
+        stream.write_all(&u16::try_from(bytes.len()).expect("a short answer").to_be_bytes())?;
+        stream.write_all(&bytes)?;
     }
 }
 
@@ -105,15 +164,15 @@ impl Zone {
     fn answer(&self, query: &Message) -> Option<Message> {
         let question = query.queries.first()?;
         let mut answer = query.clone().into_response();
+        let name = question.name().to_ascii().to_lowercase();
         match self.manner {
-            Manner::Silence => return None,
+            Manner::Silence if self.spoken_of.as_ref() != Some(&name) => return None,
             Manner::Fail => {
                 answer.metadata.response_code = ResponseCode::ServFail;
                 return Some(answer);
             }
-            Manner::Answer => {}
+            Manner::Answer | Manner::Silence => {}
         }
-        let name = question.name().to_ascii().to_lowercase();
         let Some(records) = self.records.get(&name).filter(|records| !records.is_empty()) else {
             answer.metadata.response_code = ResponseCode::NXDomain;
             return Some(answer);

@@ -172,6 +172,17 @@ macro_rules! on_each_path {
     )+};
 }
 
+/// Makes two tests of each case whose matter is the same on every path: one a kind of path, each with a family of its own.
+#[macro_export]
+macro_rules! on_one_path {
+    ($($case:ident),+ $(,)?) => {$(
+        mod $case {
+            $crate::on_every_path!(@test sk_lookup_ipv4, $case, SkLookup, V4);
+            $crate::on_every_path!(@test tproxy_nftables_ipv6, $case, TproxyNftables, V6);
+        }
+    )+};
+}
+
 /// Like [`on_each_path!`], on the paths that need iptables.
 #[macro_export]
 macro_rules! on_iptables {

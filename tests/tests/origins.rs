@@ -8,6 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+use spectrum_tests::admin::{get, metrics, value};
 use spectrum_tests::case::Case;
 use spectrum_tests::control::{CONFIG, await_logged, configure, connect, count_logged, reload};
 use spectrum_tests::deadline::{PATIENCE, eventually};
@@ -15,10 +16,12 @@ use spectrum_tests::dial::{call, dial, dial_from};
 use spectrum_tests::instance::{Instance, Launch};
 use spectrum_tests::name_server::{Manner, NameServer};
 use spectrum_tests::netns::Netns;
-use spectrum_tests::on_every_path;
 use spectrum_tests::origin::Origin;
 use spectrum_tests::record::records;
 use spectrum_tests::require::find_in_path;
+use spectrum_tests::state::State;
+use spectrum_tests::veth;
+use spectrum_tests::{on_every_path, on_one_path};
 
 on_every_path!(
     an_origin_that_dies_is_passed_over_and_taken_again_when_it_lives,
@@ -30,7 +33,6 @@ on_every_path!(
     source_hash_keeps_clients_together,
     names_follow_dns,
     a_failing_name_server_changes_nothing,
-    a_name_that_does_not_resolve_is_refused,
     services_are_found_by_their_records,
     a_name_that_comes_to_lead_back_is_not_dialled,
     only_the_ports_that_lead_back_are_not_dialled,
@@ -39,6 +41,17 @@ on_every_path!(
     a_listener_of_our_own_is_not_dialled,
     a_silent_address_costs_no_more_than_its_head_start,
     running_out_of_descriptors_is_not_the_origins_fault,
+);
+
+// What becomes of names is decided before any packet comes.
+on_one_path!(
+    a_name_that_does_not_resolve_keeps_nothing_else_from_being_served,
+    an_origin_of_the_command_line_that_does_not_resolve_is_said_as_such,
+    a_silent_name_server_holds_up_neither_a_start_nor_a_reload_nor_a_stop,
+    a_name_leads_to_nothing_that_only_this_host_reaches,
+    an_order_that_rotates_is_no_change_and_a_name_that_vanishes_is_a_warning,
+    of_very_many_addresses_few_are_used_and_fewer_dialled,
+    families_of_a_name_take_turns_among_connections,
 );
 
 /// A service on the case's prefix with these keys.
@@ -249,7 +262,7 @@ fn source_hash_keeps_clients_together(case: &mut Case) {
 const NAME: &str = "origin.test";
 
 fn named(case: &Case, server: &NameServer, origin: &str, keys: &str) -> String {
-    let keys = format!("origins = \"{origin}\"\n{keys}");
+    let keys = format!("origins = \"{origin}\"\nlocal-origins = true\n{keys}");
     format!("{}\n{}", server.section(Duration::from_millis(300)), service(case, "80", &keys))
 }
 
@@ -302,38 +315,329 @@ fn a_failing_name_server_changes_nothing(case: &mut Case) {
     await_logged(&instance, "origin resolves again", 1);
 }
 
-fn a_name_that_does_not_resolve_is_refused(case: &mut Case) {
+/// What `/readyz` says of a service, or of the instance.
+fn ready(case: &Case, admin: SocketAddr, service: &str) -> (u16, String) {
+    get(&case.server, admin, &format!("/readyz{service}")).unwrap()
+}
+
+fn a_name_that_does_not_resolve_keeps_nothing_else_from_being_served(case: &mut Case) {
     let server = NameServer::start(&case.server, case.loopback());
-    let text = named(case, &server, "nowhere.test:80", "");
+    let one = saying(case, 1, "one");
+    let port = one.address().port();
+    let text = format!(
+        "[admin]\nlisten = \"{}\"\n{}\n{}[[service]]\nname = \"good\"\nbindings = [{{ prefix = \"{}\", ports = 81 }}]\n\
+         origins = \"{}\"\n",
+        SocketAddr::new(case.loopback(), 0),
+        server.section(Duration::from_millis(300)),
+        service(case, "80", &format!("origins = \"{NAME}:{port}\"\nlocal-origins = true")),
+        case.prefix(),
+        one.address(),
+    );
     configure(&case.server, &text);
     let line = 1 + text.lines().position(|line| line.starts_with("origins = ")).unwrap();
-    let place = format!("/run/spectrum.toml:{line}:11: service \"web\" origins: \"nowhere.test:80\": ");
+    let at = format!("/run/spectrum.toml:{line}:11");
+    let place = format!("{at}: service \"web\" origins: \"{NAME}:{port}\": ");
     for (manner, reason, cure) in [
         (
             Manner::Answer,
-            "the name does not exist, or has no address; ",
+            "the name does not exist, or has no address",
             "correct the name, or give the server's address",
         ),
         (
             Manner::Silence,
             "no name server answered usefully: ",
-            "; see whether the name servers can be reached, or",
+            "see whether the name servers can be reached, or",
         ),
     ] {
         server.behave(manner);
-        let finished = case.launch(CONFIG).finish();
+        let finished = Launch::new(&case.server).arguments("check --resolve").arguments(CONFIG).finish();
         // The network may be at fault, so that trying again may help: not the code of a bad file.
         assert_eq!(finished.code(), 1, "{finished}");
         assert!(finished.stderr.contains(&format!("error: {place}{reason}")), "{finished}");
         assert!(finished.stderr.contains(cure), "{finished}");
-        assert_eq!(finished.stderr.matches("nowhere.test").count(), 1, "{finished}");
+        assert_eq!(finished.stderr.matches(NAME).count(), 1, "{finished}");
+
+        let instance = case.start(CONFIG);
+        assert_eq!(heard(case, 81).as_deref(), Ok("one"));
+        assert_eq!(heard(case, 80), Err(ErrorKind::ConnectionReset));
+        eventually("its record", PATIENCE, || {
+            let log = instance.stderr();
+            let records = records(&log);
+            let refused = records.iter().find(|record| record["service"] == "web")?;
+            assert_eq!((refused["end"], refused["status"]), ("dial-unresolved", "531"));
+            Some(())
+        });
+        await_logged(&instance, "resolve origin: the service is unresolved", 1);
+        let log = instance.stderr();
+        let line = log.lines().find(|line| line.contains("resolve origin: ")).unwrap();
+        for part in
+            ["WARN", "service=web", &format!("origin={NAME}:{port}"), &format!("at=\"{at}\""), reason, cure]
+        {
+            assert!(line.contains(part), "{part:?} is missing: {line}");
+        }
+        let status = connect(&case.server, &instance).ask("status").unwrap();
+        let row = &status["services"][0]["origins"][0];
+        assert_eq!((&row["condition"], &row["address"]), (&"unresolved".into(), &Value::Null), "{status}");
+        assert!(row["reason"].as_str().unwrap().contains(reason), "{row}");
+        let admin = status["admin"].as_str().unwrap().parse().unwrap();
+        let (code, said) = ready(case, admin, "?service=web");
+        assert!(code == 503 && said.contains(NAME) && said.contains(reason), "{code} {said}");
+        assert_eq!(ready(case, admin, "?service=good"), (200, "ready\n".to_owned()));
+        assert_eq!(ready(case, admin, "?service=nobody").0, 404);
+        assert_eq!(ready(case, admin, "").0, 200);
+        let counted = |case: &Case, service: &str| {
+            value(&metrics(&case.server, admin), &format!("unresolved_origins{{service=\"{service}\"}}"))
+        };
+        assert_eq!((counted(case, "web"), counted(case, "good")), (Some(1.0), Some(0.0)));
+        // It is asked again, and is served from then on.
+        server.behave(Manner::Answer);
+        server.set(NAME, &[one.address().ip()]);
+        eventually("the name", PATIENCE, || (heard(case, 80).as_deref() == Ok("one")).then_some(()));
+        assert_eq!(ready(case, admin, "?service=web").0, 200);
+        await_logged(&instance, "origin resolves again", 1);
+        assert_eq!(counted(case, "web"), Some(0.0));
+        server.set(NAME, &[]);
+        instance.stop();
     }
+    // A reload goes on likewise.
     server.behave(Manner::Answer);
-    server.set(NAME, &[crate::place(case, 1)]);
-    let instance = serve(case, &named(case, &server, &format!("{NAME}:80"), ""));
+    let instance = case.start(CONFIG);
+    configure(&case.server, &text.replace(NAME, "nowhere.test").replace("ports = 81", "ports = 82"));
+    reload(&case.server, &instance).unwrap();
+    assert_eq!(heard(case, 82).as_deref(), Ok("one"));
+    await_logged(&instance, "origin=nowhere.test", 1);
+    assert_eq!(heard(case, 80), Err(ErrorKind::ConnectionReset));
+}
+
+fn an_origin_of_the_command_line_that_does_not_resolve_is_said_as_such(case: &mut Case) {
+    let before = State::of(&case.server);
+    for origin in ["no-such-host.invalid:80", "no-such-host.invalid"] {
+        let instance = case.start(&format!("--prefix {} --origin {origin}", case.prefix()));
+        await_logged(&instance, &format!("origin={origin} at=\"--origin\""), 1);
+        assert_eq!(heard(case, 80), Err(ErrorKind::ConnectionReset));
+        instance.stop();
+    }
+    before.assert_restored(&case.server, "starts and stops");
+}
+
+/// 1,000 targets, none of whose names is answered, and time enough for each that they would take minutes one by one.
+fn a_silent_name_server_holds_up_neither_a_start_nor_a_reload_nor_a_stop(case: &mut Case) {
+    let server = NameServer::start(&case.server, case.loopback());
+    let one = saying(case, 1, "one");
+    let targets: Vec<String> = (0..1000).map(|number| format!("h{number}.test")).collect();
+    let records: Vec<_> = targets.iter().map(|target| (10, 1, 80, target.as_str())).collect();
+    server.set_service("_web._tcp.test", &records);
+    server.silence_but("_web._tcp.test");
+    let text = |more: &str| {
+        format!(
+            "{}\n{}[[service]]\nname = \"good\"\nbindings = [{{ prefix = \"{}\", ports = \"81{more}\" }}]\n\
+             origins = \"{}\"\n",
+            server.section(Duration::from_secs(5)),
+            service(case, "80", "origins = \"_web._tcp.test\""),
+            case.prefix(),
+            one.address(),
+        )
+    };
+    let began = Instant::now();
+    let (first, second) = (text(""), text(",82"));
+    let instance = serve(case, &first);
+    assert!(began.elapsed() < Duration::from_secs(8), "a start took {:?}", began.elapsed());
+    assert_eq!(heard(case, 81).as_deref(), Ok("one"));
+    let began = Instant::now();
+    configure(&case.server, &second);
+    reload(&case.server, &instance).unwrap();
+    assert!(began.elapsed() < Duration::from_secs(8), "a reload took {:?}", began.elapsed());
+    assert_eq!(heard(case, 82).as_deref(), Ok("one"));
+    assert_eq!(conditions(case, &instance)["none"], "unresolved");
+    assert!(server.queries() <= 512, "{} queries", server.queries());
+    let began = Instant::now();
+    instance.stop();
+    assert!(began.elapsed() < Duration::from_secs(4), "a stop took {:?}", began.elapsed());
+}
+
+fn a_name_leads_to_nothing_that_only_this_host_reaches(case: &mut Case) {
+    let server = NameServer::start(&case.server, case.loopback());
+    let far = veth::origin_of(&case.server);
+    let outside = Origin::saying(&far, SocketAddr::new(veth::origin_address(case.family), 0), "outside");
+    let port = outside.address().port();
+    let own = case.family.parse("203.0.113.1", "2001:db8:eeee::1");
+    let secret = Origin::saying(&case.server, SocketAddr::new(case.loopback(), port), "secret");
+    let _own = Origin::saying(&case.server, SocketAddr::new(own, port), "own");
+    // Many hosts have localhost in IPv4 only.
+    let _localhost = case
+        .loopback()
+        .is_ipv6()
+        .then(|| Origin::saying(&case.server, SocketAddr::new("127.0.0.1".parse().unwrap(), port), "secret"));
+    server.set(NAME, &[outside.address().ip()]);
+    let text = named(case, &server, &format!("{NAME}:{port}"), "");
+    let refusing = text.replace("local-origins = true", "");
+    let instance = serve(case, &refusing);
+    assert_eq!(heard(case, 80).as_deref(), Ok("outside"));
+    let others: &[(&str, &str)] = case.family.pick(
+        &[
+            ("169.254.169.254", "a link-local address"),
+            ("0.0.0.0", "the unspecified address"),
+            ("224.0.0.1", "a multicast address"),
+        ],
+        &[
+            ("fe80::1", "a link-local address"),
+            ("::", "the unspecified address"),
+            ("::ffff:127.0.0.1", "a loopback address"),
+        ],
+    );
+    let mut refused = vec![(secret.address().ip(), "a loopback address"), (own, "an address of this host")];
+    refused.extend(others.iter().map(|(address, kind)| (address.parse().unwrap(), *kind)));
+    for (address, kind) in refused {
+        server.set(NAME, &[address]);
+        eventually(kind, PATIENCE, || match heard(case, 80).as_deref() {
+            Ok("outside") => None,
+            Err(ErrorKind::ConnectionReset) => Some(()),
+            other => panic!("{address}: {other:?}"),
+        });
+        eventually("its record", PATIENCE, || {
+            let log = instance.stderr();
+            (records(&log).last()?["end"] == "dial-unresolved").then_some(())
+        });
+        let line = format!("address={address} ");
+        await_logged(&instance, &line, 1);
+        let log = instance.stderr();
+        let line = log.lines().find(|one| one.contains(&line)).unwrap();
+        assert!(line.contains("WARN") && line.contains("service=web") && line.contains(kind), "{line}");
+        let shown = SocketAddr::new(address, port).to_string();
+        await_condition(case, &instance, &shown, "refused");
+        // Among others it is left out.
+        server.set(NAME, &[address, outside.address().ip()]);
+        eventually("the other", PATIENCE, || (heard(case, 80).as_deref() == Ok("outside")).then_some(()));
+        assert_eq!(words(case, 4), BTreeSet::from(["outside".to_owned()]));
+        server.set(NAME, &[outside.address().ip()]);
+        eventually("none refused", PATIENCE, || (conditions(case, &instance).len() == 1).then_some(()));
+    }
+    let check = |text: &str, address: IpAddr| {
+        server.set(NAME, &[address]);
+        configure(&case.server, text);
+        Launch::new(&case.server).arguments("check --resolve").arguments(CONFIG).finish()
+    };
+    let finished = check(&refusing, secret.address().ip());
+    assert_eq!(finished.code(), 1, "{finished}");
+    assert!(
+        finished.stderr.contains("a loopback address") && finished.stderr.contains("local-origins"),
+        "{finished}"
+    );
+    assert_eq!(check(&text, secret.address().ip()).code(), 0);
+    assert_eq!(check(&refusing, outside.address().ip()).code(), 0);
+    // The service may say otherwise, an address may be typed, and localhost means what it says.
+    server.set(NAME, &[secret.address().ip()]);
     configure(&case.server, &text);
-    let refused = reload(&case.server, &instance).unwrap_err().message;
-    assert!(refused.contains(&place), "{refused}");
+    reload(&case.server, &instance).unwrap();
+    eventually("the local one", PATIENCE, || (heard(case, 80).as_deref() == Ok("secret")).then_some(()));
+    for origin in [secret.address().to_string(), format!("localhost:{port}")] {
+        configure(&case.server, &refusing.replace(&format!("{NAME}:{port}"), &origin));
+        reload(&case.server, &instance).unwrap();
+        assert_eq!(heard(case, 80).as_deref(), Ok("secret"), "{origin}");
+    }
+}
+
+fn an_order_that_rotates_is_no_change_and_a_name_that_vanishes_is_a_warning(case: &mut Case) {
+    let server = NameServer::start(&case.server, case.loopback());
+    let one = saying(case, 1, "one");
+    let mut addresses: Vec<IpAddr> = [1, 2, 3].map(|last| place(case, last)).to_vec();
+    // At least a second, so that this is no storm of queries.
+    server.keep_for(0);
+    server.set(NAME, &addresses);
+    let port = one.address().port();
+    let instance = serve(case, &named(case, &server, &format!("{NAME}:{port}"), ""));
+    let began = Instant::now();
+    let first = server.queries();
+    for _ in 0..3 {
+        addresses.rotate_left(1);
+        server.set(NAME, &addresses);
+        let asked = server.queries();
+        eventually("another look", PATIENCE, || (server.queries() >= asked + 2).then_some(()));
+    }
+    let most = 4 * (2 + began.elapsed().as_secs());
+    assert!((server.queries() - first) as u64 <= most, "{} queries", server.queries() - first);
+    assert_eq!(count_logged(&instance, "origin has other addresses"), 0, "{}", instance.stderr());
+    assert_eq!(count_logged(&instance, "WARN"), 0, "{}", instance.stderr());
+    server.set(NAME, &[]);
+    await_logged(&instance, "resolve origin: the service is unresolved", 1);
+    assert_eq!(count_logged(&instance, "WARN"), 1, "{}", instance.stderr());
+}
+
+/// One service has a name with 300 addresses, another one with as many SRV records.
+fn of_very_many_addresses_few_are_used_and_fewer_dialled(case: &mut Case) {
+    let server = NameServer::start(&case.server, case.loopback());
+    let nobody: Vec<IpAddr> = (0..300_u16)
+        .map(|number| {
+            let [high, low] = number.to_be_bytes();
+            case.family.parse(&format!("127.9.{high}.{low}"), &format!("fd09::{high:x}:{low:x}"))
+        })
+        .collect();
+    // Nobody is there, and who dials is told so at once.
+    server.set(NAME, &nobody);
+    let targets: Vec<String> = (0..300).map(|number| format!("h{number}.test")).collect();
+    for target in &targets {
+        server.set(target, &nobody[..2]);
+    }
+    let records: Vec<_> = targets.iter().map(|target| (10, 1, 9, target.as_str())).collect();
+    server.set_service("_web._tcp.test", &records);
+    server.keep_for(300);
+    let keys = |origin: &str| format!("origins = \"{origin}\"\nlocal-origins = true");
+    let text = format!(
+        "{}addresses = 32\ntargets = 16\n{}{}",
+        server.section(Duration::from_secs(1)),
+        service(case, "80", &keys(&format!("{NAME}:9"))),
+        service(case, "81", &keys("_web._tcp.test")).replace("\"web\"", "\"many\""),
+    );
+    let instance = serve(case, &text);
+    await_logged(&instance, "more than [resolver] targets and addresses allow", 2);
+    let status = connect(&case.server, &instance).ask("status").unwrap();
+    let rows = |service: usize, condition: &str| {
+        let rows = status["services"][service]["origins"].as_array().unwrap();
+        rows.iter().filter(|row| row["condition"] == condition).cloned().collect::<Vec<_>>()
+    };
+    assert_eq!((rows(0, "up").len(), rows(0, "unused").len()), (32, 1), "{status}");
+    assert_eq!(rows(0, "unused")[0]["reason"], "0 SRV records and 268 addresses more than are used");
+    assert_eq!((rows(1, "up").len(), rows(1, "unused").len()), (32, 1), "{status}");
+    assert_eq!(rows(1, "unused")[0]["reason"], "284 SRV records and 0 addresses more than are used");
+    for (port, most) in [(80, 8), (81, 16)] {
+        assert_eq!(heard(case, port), Err(ErrorKind::ConnectionReset));
+        let status = connect(&case.server, &instance).ask("status").unwrap();
+        let rows = status["services"][usize::from(port) - 80]["origins"].as_array().unwrap();
+        // Rows of one address tell the same of it.
+        let dialled: BTreeMap<&str, u64> = rows
+            .iter()
+            .filter_map(|row| Some((row["address"].as_str()?, row["failures"].as_u64()?)))
+            .collect();
+        let dialled: u64 = dialled.values().sum();
+        assert!((2..=most).contains(&dialled), "{dialled} addresses were dialled for one connection");
+    }
+}
+
+fn families_of_a_name_take_turns_among_connections(case: &mut Case) {
+    let server = NameServer::start(&case.server, case.loopback());
+    case.server.ip("-6 addr add fd00::99/128 dev lo nodad");
+    let six = Origin::saying(&case.server, "[fd00::99]:0".parse().unwrap(), "six");
+    let port = six.address().port();
+    let fours = ["a", "b", "c"].map(|word| {
+        let address = SocketAddr::new(format!("127.1.9.{}", word.as_bytes()[0]).parse().unwrap(), port);
+        Origin::saying(&case.server, address, word).address().ip()
+    });
+    let all = [fours[0], six.address().ip(), fours[1], fours[2]];
+    server.set(NAME, &all);
+    let instance = serve(case, &named(case, &server, &format!("{NAME}:{port}"), ""));
+    let mut counts = BTreeMap::new();
+    for _ in 0..30 {
+        *counts.entry(heard(case, 80).unwrap()).or_insert(0) += 1;
+    }
+    let expected = [("a", 5), ("b", 5), ("c", 5), ("six", 15)];
+    assert_eq!(counts, expected.map(|(word, count)| (word.to_owned(), count)).into());
+    // Without a route the family comes last, and nobody is sent there in vain.
+    case.server.ip("-6 addr del fd00::99/128 dev lo");
+    server.set(NAME, &all[1..]);
+    await_logged(&instance, "origin has other addresses", 1);
+    let before = count_logged(&instance, "dial origin");
+    assert_eq!(words(case, 6), BTreeSet::from(["b".to_owned(), "c".to_owned()]));
+    assert_eq!(count_logged(&instance, "dial origin"), before, "{}", instance.stderr());
 }
 
 fn services_are_found_by_their_records(case: &mut Case) {
@@ -393,12 +697,13 @@ fn a_name_that_comes_to_lead_back_is_not_dialled(case: &mut Case) {
     let port = one.address().port();
     server.set(NAME, &[case.address(7)]);
     // At the start already, though other services are to go on.
-    let keys = format!("origins = \"{NAME}:{port}\"");
+    let keys = format!("origins = \"{NAME}:{port}\"\nlocal-origins = true");
     let with = |keys: &str| {
         let service = service(case, &format!("80,{port}"), keys);
         format!("{}\n{service}", server.section(Duration::from_millis(300)))
     };
-    let (names, records_of_service) = (with(&keys), with("origins = \"_web._tcp.test\""));
+    let (names, records_of_service) =
+        (with(&keys), with("origins = \"_web._tcp.test\"\nlocal-origins = true"));
     let instance = serve(case, &names);
     await_logged(&instance, "origin leads back to this service and is not dialled there", 1);
     assert_eq!(heard(case, 80), Err(ErrorKind::ConnectionReset));
@@ -465,7 +770,7 @@ fn only_the_ports_that_lead_back_are_not_dialled(case: &mut Case) {
         "{}\n[[service]]\nname = \"other\"\nbindings = [{{ prefix = \"{address}\", ports = \"3000\" }}]\norigins = \"{}\"\n{}",
         server.section(Duration::from_millis(300)),
         SocketAddr::new(case.address(9), 80),
-        service(case, "80-81", &format!("origins = \"{NAME}:3000-3001\""))
+        service(case, "80-81", &format!("origins = \"{NAME}:3000-3001\"\nlocal-origins = true"))
     );
     let instance = serve(case, &text);
     await_logged(&instance, "is not dialled there", 1);
@@ -482,8 +787,8 @@ fn two_services_whose_names_lead_to_each_other_make_no_circle(case: &mut Case) {
     let port = real.address().port();
     let (a, b) = (case.address(10), case.address(20));
     let text = format!(
-        "{}\n[[service]]\nname = \"a\"\nbindings = [{{ prefix = \"{a}\", ports = \"{port}\" }}]\norigins = \"b.test:{port}\"\n\
-         [[service]]\nname = \"b\"\nbindings = [{{ prefix = \"{b}\", ports = \"{port}\" }}]\norigins = \"a.test:{port}\"\n",
+        "{}\n[[service]]\nname = \"a\"\nbindings = [{{ prefix = \"{a}\", ports = \"{port}\" }}]\norigins = \"b.test:{port}\"\nlocal-origins = true\n\
+         [[service]]\nname = \"b\"\nbindings = [{{ prefix = \"{b}\", ports = \"{port}\" }}]\norigins = \"a.test:{port}\"\nlocal-origins = true\n",
         server.section(Duration::from_millis(300))
     );
     let said = |case: &Case, address| {
@@ -535,7 +840,7 @@ fn a_reload_that_binds_an_origins_address_takes_it_out(case: &mut Case) {
     let (address, port) = (one.address().ip(), one.address().port());
     server.set(NAME, &[address]);
     let text = |more: &str| {
-        let keys = format!("origins = \"{NAME}:{port}\"");
+        let keys = format!("origins = \"{NAME}:{port}\"\nlocal-origins = true");
         let bound = service(case, "80", &keys).replace("}]", &format!("}}{more}]"));
         format!("{}\n{bound}", server.section(Duration::from_millis(300)))
     };

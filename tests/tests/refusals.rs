@@ -139,7 +139,6 @@ fn run_directory_that_others_may_write_is_refused() {
 on_each_path!(
     prefix_of_an_address_of_the_host_needs_force,
     prefix_of_the_loopback_needs_no_force,
-    unresolvable_origin_is_refused,
     unknown_namespace_is_refused,
     namespace_can_be_named_or_given_by_path,
 );
@@ -181,15 +180,6 @@ fn prefix_of_the_loopback_needs_no_force(case: &mut Case) {
     assert_eq!(addresses, [other.address().to_string()], "{status}");
     instance.stop();
     before.assert_restored(&case.server, "start and stop");
-}
-
-fn unresolvable_origin_is_refused(case: &mut Case) {
-    let before = State::of(&case.server);
-    for origin in ["no-such-host.invalid:80", "no-such-host.invalid"] {
-        let finished = case.launch(&format!("--prefix {} --origin {origin}", case.prefix())).finish();
-        assert_says(&finished, FAILURE, &["no-such-host.invalid"]);
-    }
-    before.assert_restored(&case.server, "refusals");
 }
 
 fn unknown_namespace_is_refused(case: &mut Case) {

@@ -1,20 +1,32 @@
-//! `check`: judges a configuration file and prints what the kernel would be told. Touches nothing, needs no privileges.
+//! `check`: judges a configuration file and prints what the kernel would be told. Touches nothing, needs no privileges, and asks
+//! no name server unless it is told to.
 
 use std::fmt::{self, Write as _};
 use std::io::{self, BufWriter, Write};
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, anyhow};
 use serde::{Serialize, Serializer};
+use tokio::runtime;
 
+use super::own_bindings::own_bindings;
 use super::run::joined;
+use super::running::{Numbered, look_up, origins_of};
 use super::target::{described, policy_lines};
 use crate::cli::CheckArgs;
 use crate::config::{Config, FirewallChoice, ModeChoice};
 use crate::control::{LimitsAnswer, TimeoutsAnswer};
-use crate::model::{DialSource, Family, Origin, Policy, PortRange, Prefix, Protocol, Target, VisibleWriter};
+use crate::model::{
+    DialSource, Family, LocalOrigins, Origin, Policy, PortRange, Prefix, Protocol, Target, VisibleWriter,
+};
 use crate::plan::Plan;
 use crate::plan::table::Table;
+use crate::proxy::{OriginWatch, ResolveError};
+
+/// How long all names together may take to be looked up.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Prints the plan of a good configuration; a bad one is the error.
 pub(super) fn check(args: &CheckArgs) -> anyhow::Result<()> {
@@ -22,6 +34,9 @@ pub(super) fn check(args: &CheckArgs) -> anyhow::Result<()> {
     let plan =
         Plan::of(&config.services).map_err(|errors| joined(errors.into_iter().map(anyhow::Error::from)))?;
     let table = Table::compile(&plan.bindings)?;
+    if args.resolve {
+        refuse_unresolved(&config, &plan)?;
+    }
     let checked = Checked::of(&config, &plan, &table);
     let mut stdout = BufWriter::new(io::stdout().lock());
     let written = if args.json {
@@ -34,6 +49,28 @@ pub(super) fn check(args: &CheckArgs) -> anyhow::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         written => written.context("write the plan"),
     }
+}
+
+/// Refuses origins whose names have no address, a line each. That may be a mistake in the file or the fault of the
+/// network, so it is no error of the configuration.
+fn refuse_unresolved(config: &Config, plan: &Plan) -> anyhow::Result<()> {
+    let runtime = runtime::Builder::new_current_thread().build().context("start the runtime")?;
+    let watch = OriginWatch::start(config.resolver.clone())?;
+    let own = own_bindings(vec![Arc::new(plan.clone())])?;
+    let unresolved = runtime.block_on(async {
+        watch.avoid(own).await?;
+        look_up(&watch, config, PATIENCE).unresolved().await
+    })?;
+    if unresolved.is_empty() {
+        return Ok(());
+    }
+    let origins: Vec<_> = origins_of(config).collect();
+    let lines = unresolved.iter().filter_map(|ResolveError { index, reason, cure, .. }| {
+        let Numbered { service, name, index, origin, .. } = origins.get(*index)?;
+        let called = config.origin_places.called(*service, name, *index, origin);
+        Some(format!("{called}: {reason}; {cure}"))
+    });
+    Err(anyhow!(lines.collect::<Vec<_>>().join("\n")))
 }
 
 /// What `check` shows.
@@ -63,6 +100,9 @@ struct CheckedResolver<'a> {
     /// None are those of the host.
     servers: &'a [SocketAddr],
     timeout_ms: u128,
+    addresses: u16,
+    targets: u16,
+    min_ttl_ms: u128,
 }
 
 #[derive(Serialize)]
@@ -81,6 +121,8 @@ struct CheckedService<'a> {
     proxy_header: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     transparent: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    local_origins: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
     respond: Option<String>,
     limits: LimitsAnswer,
@@ -170,6 +212,7 @@ impl<'a> Checked<'a> {
                 }),
                 proxy_header: origins.and_then(|origins| origins.header).map(|version| version.to_string()),
                 transparent: origins.map(|origins| origins.source == DialSource::Client),
+                local_origins: origins.map(|origins| origins.local == LocalOrigins::Dialled),
                 respond,
                 limits: (&service.policy.limits).into(),
                 timeouts: (&service.policy.timeouts).into(),
@@ -200,6 +243,9 @@ impl<'a> Checked<'a> {
             resolver: CheckedResolver {
                 servers: &config.resolver.servers,
                 timeout_ms: config.resolver.timeout.as_millis(),
+                addresses: config.resolver.addresses,
+                targets: config.resolver.targets,
+                min_ttl_ms: config.resolver.min_ttl.as_millis(),
             },
             services: services.collect(),
             destinations: destinations.collect(),

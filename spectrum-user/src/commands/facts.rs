@@ -8,8 +8,11 @@ use spectrum_common::Refusal;
 use super::running::{Running, Steering};
 use crate::dispatcher::{CounterReader, Dispatcher};
 use crate::model::{Destination, DestinationId, ServiceName};
-use crate::observe::{Facts, OriginFacts, Packets, TableFacts};
-use crate::proxy::{OriginCondition, OriginWatch, Workers};
+use crate::observe::{Facts, NameFacts, OriginFacts, Packets, TableFacts};
+use crate::proxy::{OriginCondition, OriginState, OriginWatch, Workers};
+
+/// So many origins are named with what keeps a service from being ready.
+const REASONS: usize = 16;
 
 /// What was last told. Clones share it.
 #[derive(Clone, Default)]
@@ -29,8 +32,11 @@ impl ToldFacts {
     pub(super) fn now(&self) -> Facts {
         let Told { mut facts, destinations, packets, origins } = self.lock().clone();
         if let Some(origins) = origins {
-            let services = facts.services.iter().map(|(service, _)| service);
-            facts.origins = services.flat_map(|service| states(&origins, service)).collect();
+            for (service, _) in &facts.services {
+                let (addresses, names) = told(service, &origins.states(service));
+                facts.origins.extend(addresses);
+                facts.names.push(names);
+            }
         }
         if let Some(reader) = packets {
             facts.packets = destinations
@@ -39,6 +45,25 @@ impl ToldFacts {
                 .collect();
         }
         facts
+    }
+
+    /// Whether connections to `service` come to an origin or are answered here, or why they do not; `None`: there is no such
+    /// service.
+    pub(super) fn readiness(&self, service: &str) -> Option<Result<(), String>> {
+        let Told { facts, origins, .. } = self.lock().clone();
+        let (service, _) = facts.services.iter().find(|(name, _)| name.as_str() == service)?;
+        let states = origins.map_or_else(Vec::new, |origins| origins.states(service));
+        if states.is_empty() || states.iter().any(|state| state.condition == OriginCondition::Up) {
+            return Some(Ok(()));
+        }
+        let reasons =
+            states.iter().take(REASONS).map(|OriginState { origin, address, condition, reason, .. }| {
+                let address = address.as_ref().filter(|address| *address != origin);
+                let address = address.map_or_else(String::new, |address| format!(" ({address})"));
+                let reason = reason.as_ref().map_or_else(String::new, |reason| format!(": {reason}"));
+                format!("origin {origin}{address} is {condition}{reason}")
+            });
+        Some(Err(reasons.collect::<Vec<_>>().join("\n")))
     }
 
     /// Lets go of what is asked whenever somebody scrapes.
@@ -58,21 +83,38 @@ impl ToldFacts {
     }
 }
 
-fn states(origins: &OriginWatch, service: &ServiceName) -> Vec<OriginFacts> {
-    let states = origins.states(service).into_iter().map(|state| OriginFacts {
-        service: service.clone(),
-        origin: state.origin,
-        address: state.address.unwrap_or_default(),
-        usable: state.condition == OriginCondition::Up,
-        weight: state.weight,
-        open: state.open,
-        connections: state.connections,
-        failed_dials: state.failed_dials,
-        broken: state.broken,
-        bytes_to: state.bytes_to,
-        bytes_from: state.bytes_from,
-    });
-    states.collect()
+/// What is told of the addresses of one service's origins, and of their names.
+fn told(service: &ServiceName, states: &[OriginState]) -> (Vec<OriginFacts>, NameFacts) {
+    let mut names = NameFacts { service: service.clone(), unresolved: 0, refused: 0 };
+    let mut facts: Vec<OriginFacts> = Vec::new();
+    // Rows of one origin stand together.
+    for rows in states.chunk_by(|one, other| one.origin == other.origin) {
+        let is_nothing = |state: &&OriginState| {
+            use OriginCondition::{Refused, Unresolved, Unused};
+            matches!(state.condition, Refused | Unresolved | Unused)
+        };
+        let fact = |state: &OriginState| OriginFacts {
+            service: service.clone(),
+            origin: state.origin.clone(),
+            address: state.address.clone().unwrap_or_default(),
+            usable: state.condition == OriginCondition::Up,
+            weight: state.weight,
+            open: state.open,
+            connections: state.connections,
+            failed_dials: state.failed_dials,
+            broken: state.broken,
+            bytes_to: state.bytes_to,
+            bytes_from: state.bytes_from,
+        };
+        names.refused += rows.iter().filter(|state| state.condition == OriginCondition::Refused).count();
+        // Whoever says what is refused may say something else each time, and series would become ever more.
+        facts.extend(rows.iter().filter(|state| !is_nothing(state)).map(fact));
+        if let Some(first) = rows.first().filter(|_| rows.iter().all(|state| is_nothing(&state))) {
+            names.unresolved += 1;
+            facts.push(OriginFacts { address: String::new(), ..fact(first) });
+        }
+    }
+    (facts, names)
 }
 
 fn counted(reader: &CounterReader, id: DestinationId, destination: Destination) -> Option<Packets> {
@@ -105,6 +147,7 @@ impl Running {
             services: services.collect(),
             packets: Vec::new(),
             origins: Vec::new(),
+            names: Vec::new(),
             table: dispatcher.map(|dispatcher| TableFacts {
                 generation: dispatcher.generation(),
                 nodes: dispatcher.nodes(),

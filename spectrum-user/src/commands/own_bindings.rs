@@ -11,9 +11,21 @@ use crate::proxy::OwnBindings;
 
 /// What the bindings of `plans` take, and those of all of them while one follows another.
 pub(super) fn own_bindings(plans: Vec<Arc<Plan>>) -> anyhow::Result<OwnBindings> {
-    let interfaces: BTreeSet<IpAddr> =
-        net::interface_addresses()?.into_iter().map(|interface| interface.address).collect();
-    Ok(OwnBindings::new(move |service, address, port, record| {
-        plans.iter().flat_map(|plan| plan.onward(service, address, port, record, &interfaces)).collect()
-    }))
+    let interfaces = interface_addresses()?;
+    let known = interfaces.clone();
+    Ok(OwnBindings::new(
+        move |service, address, port, record| {
+            plans.iter().flat_map(|plan| plan.onward(service, address, port, record, &interfaces)).collect()
+        },
+        move || {
+            interface_addresses().unwrap_or_else(|error| {
+                tracing::debug!("{error:#}");
+                known.clone()
+            })
+        },
+    ))
+}
+
+fn interface_addresses() -> anyhow::Result<BTreeSet<IpAddr>> {
+    Ok(net::interface_addresses()?.into_iter().map(|interface| interface.address).collect())
 }

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use super::own_bindings::own_bindings;
 use super::replies::refuse_own_addresses;
 use super::run::{LOCK_PATIENCE, joined};
-use super::running::{Running, Steering, register, registry, resolve_origins};
+use super::running::{NAMES_PATIENCE, Running, Steering, look_up, places, register, registry};
 use crate::config::{Config, ModeChoice};
 use crate::instance::Mode;
 use crate::model::{Destination, DestinationId, Prefix};
@@ -106,12 +106,11 @@ impl Running {
         let origins = self.origins.clone().context("reload without watching origins")?;
         origins.configure(config.resolver.clone());
         let before = self.config.resolver.clone();
-        let reloaded = match resolve_origins(&origins, &config).await {
-            Ok(()) => self.go_over(config, Arc::new(plan), mode, revision).await,
-            Err(error) => Err(error),
-        };
+        look_up(&origins, &config, NAMES_PATIENCE).unresolved().await?;
+        let reloaded = self.go_over(config, Arc::new(plan), mode, revision).await;
         if reloaded.is_err() {
             origins.configure(before);
+            origins.place(places(&self.config));
         }
         reloaded
     }

@@ -25,14 +25,16 @@ use crate::config::{Config, FirewallChoice, ModeChoice};
 use crate::control::ControlServer;
 use crate::dispatcher::{Dispatcher, DispatcherError};
 use crate::instance::{Claim, Mode, Registry, run_dir};
-use crate::model::{Destination, DestinationId, Protocol, Service, ServiceName, Target};
+use crate::model::{
+    Destination, DestinationId, LocalOrigins, Origin, Protocol, Service, ServiceName, Target,
+};
 use crate::net::{self, ListenerGroup, ListenerOptions, LocalRoutes, NamespaceId, Transparency};
 use crate::observe::{self, AdminServer, Counters, Metrics, Omissions, Output, Readiness, Recorded};
 use crate::plan::Plan;
 use crate::plan::firewall::{Chain, Firewall, Rule};
 use crate::plan::replies::ReplyNeeds;
 use crate::plan::table::Table;
-use crate::proxy::{Listener, OriginWatch, ResolveError, Served, WatchError, Workers};
+use crate::proxy::{Listener, Lookups, OriginWatch, Served, Workers};
 use crate::tproxy::{Backend, Tproxy};
 
 /// What is not part of the configuration.
@@ -115,7 +117,7 @@ impl Running {
         self.refuse_covered_addresses(&self.plan)?;
         refuse_own_addresses(&self.config.services)?;
         let origins = self.origins.insert(OriginWatch::start(self.config.resolver.clone())?);
-        resolve_origins(origins, &self.config).await?;
+        let lookups = look_up(origins, &self.config, NAMES_PATIENCE);
         origins.avoid(own_bindings(vec![Arc::clone(&self.plan)])?).await?;
 
         let registry = registry()?;
@@ -142,6 +144,8 @@ impl Running {
         let routes = self.routes.insert(LocalRoutes::open()?);
         routes.add(&self.plan.routes).await?;
         self.raise_replies(&ReplyNeeds::of(&self.config.services)).await?;
+        // So that with name servers that answer the first connection finds its origin.
+        lookups.unresolved().await?;
         self.listen(&destinations, &self.config).await?;
         self.exempt(vec![Arc::clone(&self.plan)], self.config.nat).await;
         self.steer(path)?;
@@ -277,7 +281,9 @@ impl Running {
             Metrics::new(self.counters.clone(), self.output.losses(), self.omissions.clone(), move || {
                 facts.now()
             });
-        let admin = AdminServer::start(address, metrics, self.readiness.clone())?;
+        let facts = self.facts.clone();
+        let services = Box::new(move |service: &str| facts.readiness(service));
+        let admin = AdminServer::start(address, metrics, self.readiness.clone(), services)?;
         tracing::info!(address = %admin.address(), "serving metrics and health");
         self.admin = Some(admin);
         Ok(())
@@ -415,29 +421,47 @@ pub(super) fn register<'a>(
     Ok(())
 }
 
-/// Refuses origins whose names have no address, a line each. That may be a mistake in the file or the fault of the
-/// network, so it is no error of the configuration that a supervisor had better not try again.
-pub(super) async fn resolve_origins(watch: &OriginWatch, config: &Config) -> anyhow::Result<()> {
-    let services = config.services.iter().enumerate().flat_map(|(number, service)| {
-        let list = match &service.target {
-            Target::Origins(origins) => origins.list.as_slice(),
-            Target::Respond(_) => &[],
-        };
-        list.iter().enumerate().map(move |(index, origin)| (number, &service.name, index, origin))
-    });
-    let origins: Vec<_> = services.collect();
-    match watch.resolve_all(origins.iter().map(|(.., origin)| *origin)).await {
-        Err(WatchError::Resolve(errors)) => {
-            let lines = errors.iter().filter_map(|ResolveError { index, reason, cure, .. }| {
-                let (service, name, index, origin) = *origins.get(*index)?;
-                let called = config.origin_places.called(service, name, index, origin);
-                Some(format!("{called}: {reason}; {cure}"))
-            });
-            Err(anyhow!(lines.collect::<Vec<_>>().join("\n")))
-        }
-        outcome => Ok(outcome?),
-    }
+/// Begins to look up the names of the origins of `config`, and has what is wrong with them said with their places.
+pub(super) fn look_up(watch: &OriginWatch, config: &Config, patience: Duration) -> Lookups {
+    watch.place(places(config));
+    watch.look_up(origins_of(config).map(|origin| (origin.origin, origin.local)), patience)
 }
+
+/// Where the origins of each service were typed.
+pub(super) fn places(config: &Config) -> HashMap<ServiceName, Vec<String>> {
+    origins_of(config).fold(HashMap::new(), |mut places, origin| {
+        let place = config.origin_places.place(origin.service, origin.index);
+        places.entry(origin.name.clone()).or_insert_with(Vec::new).push(place);
+        places
+    })
+}
+
+/// One origin of a configuration, by the number of its service and its own.
+#[derive(Clone, Copy)]
+pub(super) struct Numbered<'a> {
+    pub(super) service: usize,
+    pub(super) name: &'a ServiceName,
+    pub(super) index: usize,
+    pub(super) origin: &'a Origin,
+    pub(super) local: LocalOrigins,
+}
+
+/// The origins of all services of `config`, in their order.
+pub(super) fn origins_of(config: &Config) -> impl Iterator<Item = Numbered<'_>> {
+    config.services.iter().enumerate().flat_map(|(number, service)| {
+        let (list, local) = match &service.target {
+            Target::Origins(origins) => (origins.list.as_slice(), origins.local),
+            Target::Respond(_) => (&[][..], LocalOrigins::default()),
+        };
+        let name = &service.name;
+        let numbered = move |(index, origin)| Numbered { service: number, name, index, origin, local };
+        list.iter().enumerate().map(numbered)
+    })
+}
+
+/// How long a start or a reload waits for name servers, all names together. What is not answered by then is unresolved until it
+/// is.
+pub(super) const NAMES_PATIENCE: Duration = Duration::from_secs(1);
 
 fn attached() -> Result<Dispatcher, DispatcherError> {
     let log_drops = tracing::enabled!(tracing::Level::DEBUG);

@@ -28,16 +28,30 @@ impl OriginPlaces {
         Self { file: Some(path.to_owned()), services }
     }
 
+    /// Where an origin was typed: `spectrum.toml:7:12`, or `--origin`. `service` and `index` are the numbers of the service and
+    /// of its origin.
+    #[must_use]
+    pub fn place(&self, service: usize, index: usize) -> String {
+        let place = self.services.get(service).and_then(|origins| origins.get(index));
+        match (&self.file, place) {
+            (Some(path), Some(OriginPlace { line, column, .. })) => {
+                format!("{}:{line}:{column}", path.display())
+            }
+            _ => "--origin".to_owned(),
+        }
+    }
+
     /// What messages about an origin begin with: `spectrum.toml:7:12: service "web" origins[2]: "origin.example:80"`, or
     /// `--origin origin.example:80`. `service` and `index` are the numbers of the service `name` and of its `origin`.
     #[must_use]
     pub fn called(&self, service: usize, name: &ServiceName, index: usize, origin: &Origin) -> String {
-        let place = self.services.get(service).and_then(|origins| origins.get(index));
-        match (&self.file, place) {
-            (Some(path), Some(OriginPlace { line, column, index })) => {
-                let index = index.map_or_else(String::new, |index| format!("[{index}]"));
-                let (path, name, origin) = (path.display(), name.as_str(), origin.to_string());
-                format!("{path}:{line}:{column}: service {name:?} origins{index}: {origin:?}")
+        let typed = self.services.get(service).and_then(|origins| origins.get(index));
+        match (&self.file, typed) {
+            (Some(_), Some(typed)) => {
+                let number = typed.index.map_or_else(String::new, |index| format!("[{index}]"));
+                let (name, origin) = (name.as_str(), origin.to_string());
+                let place = self.place(service, index);
+                format!("{place}: service {name:?} origins{number}: {origin:?}")
             }
             _ => format!("--origin {origin}"),
         }

@@ -186,8 +186,11 @@ pub struct OriginAnswer {
     /// Whether that was set by `spectrum-user origin`, and is not as configured.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub by_hand: bool,
-    /// `up`, `down`, `drained`, `ejected`, `loop` or `unresolved`.
+    /// `up`, `down`, `drained`, `ejected`, `loop`, `refused`, `unresolved` or `unused`.
     pub condition: String,
+    /// Of one that is unresolved, refused or unused: why.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
     /// What its last health check said, if it is checked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_check: Option<CheckAnswer>,

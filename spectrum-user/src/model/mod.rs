@@ -26,8 +26,8 @@ pub use origin::{
 };
 pub use origin_setting::OriginSetting;
 pub use origins::{
-    Balance, CheckClose, DialSource, Ejection, HealthCheck, Origins, ParseBalanceError, ParseCheckCloseError,
-    ParseProxyVersionError, ProxyVersion, TrustedProxies,
+    Balance, CheckClose, DialSource, Ejection, HealthCheck, LocalOrigins, Origins, ParseBalanceError,
+    ParseCheckCloseError, ParseProxyVersionError, ProxyVersion, TrustedProxies,
 };
 pub use policy::{Limits, Policy, Timeouts};
 pub use port_range::{ParsePortRangeError, PortRange, parse_port_ranges};

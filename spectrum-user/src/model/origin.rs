@@ -145,6 +145,16 @@ impl Origin {
     }
 }
 
+impl OriginHost {
+    /// Whether it is a name that means this host wherever it is said (RFC 6761, section 6.3).
+    #[must_use]
+    pub fn is_localhost(&self) -> bool {
+        let Self::Name(name) = self else { return false };
+        let name = name.trim_end_matches('.');
+        name.rsplit('.').next().is_some_and(|last| last.eq_ignore_ascii_case("localhost"))
+    }
+}
+
 impl fmt::Display for OriginHost {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -341,6 +351,20 @@ mod tests {
             "_http._tcp.example.com",
         ] {
             assert_eq!(text.parse::<Origin>().unwrap().to_string(), text);
+        }
+    }
+
+    #[test]
+    fn localhost_is_told_from_names_that_may_mean_anything() {
+        for (text, is_localhost) in [
+            ("localhost:80", true),
+            ("LocalHost.", true),
+            ("db.localhost", true),
+            ("localhost.example.com", false),
+            ("notlocalhost", false),
+            ("127.0.0.1", false),
+        ] {
+            assert_eq!(text.parse::<Origin>().unwrap().host.is_localhost(), is_localhost, "{text}");
         }
     }
 

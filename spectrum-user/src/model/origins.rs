@@ -22,6 +22,8 @@ pub struct Origins {
     pub header: Option<ProxyVersion>,
     /// The address that origins see.
     pub source: DialSource,
+    /// Whether their names may mean this host.
+    pub local: LocalOrigins,
     /// The ranges of ports that the service binds for TCP, where an origin's port depends on them: sorted, and sharing no
     /// port. Empty otherwise.
     pub dialled: Vec<PortRange>,
@@ -55,9 +57,21 @@ impl From<Vec<Origin>> for Origins {
             ejection: None,
             header: None,
             source: DialSource::default(),
+            local: LocalOrigins::default(),
             dialled: Vec::new(),
         }
     }
+}
+
+/// Whether names of origins may mean what only this host reaches: loopback, link-local and its own addresses. Whoever can
+/// change a name could otherwise have strangers led there.
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
+pub enum LocalOrigins {
+    /// They may.
+    Dialled,
+    /// Such an address is not dialled.
+    #[default]
+    Refused,
 }
 
 /// Which origin a connection gets.

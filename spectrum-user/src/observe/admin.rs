@@ -66,6 +66,9 @@ impl Readiness {
     }
 }
 
+/// Says whether a service of this name is ready, or why not; `None`: there is none. Must not take long.
+pub type ServiceReadiness = Box<dyn Fn(&str) -> Option<Result<(), String>> + Send + Sync>;
+
 /// A running server. Dropping it closes its socket and ends its thread.
 #[derive(Debug)]
 pub struct AdminServer {
@@ -100,13 +103,18 @@ impl AdminServer {
     ///
     /// # Errors
     /// The address is taken or not this host's, or the system has no thread to spare.
-    pub fn start(address: SocketAddr, metrics: Metrics, readiness: Readiness) -> Result<Self, AdminError> {
+    pub fn start(
+        address: SocketAddr,
+        metrics: Metrics,
+        readiness: Readiness,
+        services: ServiceReadiness,
+    ) -> Result<Self, AdminError> {
         let failed = |source| AdminError { address, source };
         let listener = TcpListener::bind(address).map_err(failed)?;
         listener.set_nonblocking(true).map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
         let (stop, stopped) = oneshot::channel();
-        let pages = Arc::new(Pages { metrics, readiness });
+        let pages = Arc::new(Pages { metrics, readiness, services });
         // Made by the thread that it belongs to; what it says is waited for.
         let (report, reported) = std::sync::mpsc::sync_channel(1);
         let thread = thread::Builder::new().name("admin".into()).stack_size(STACK).spawn(move || {
@@ -224,6 +232,7 @@ impl Exchanges {
 struct Pages {
     metrics: Metrics,
     readiness: Readiness,
+    services: ServiceReadiness,
 }
 
 impl Pages {
@@ -237,12 +246,25 @@ impl Pages {
             "/metrics" => self.metrics(request.headers().get(ACCEPT)),
             // That there is an answer is the answer.
             "/healthz" => text(StatusCode::OK, "alive\n"),
-            "/readyz" => {
-                let word = self.readiness.word();
-                let status = if word == "ready" { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-                text(status, &format!("{word}\n"))
-            }
+            "/readyz" => self.readiness(asked_for(request.uri().query().unwrap_or_default(), "service")),
             _ => text(StatusCode::NOT_FOUND, "there are /metrics, /healthz and /readyz\n"),
+        }
+    }
+
+    /// Of the instance, or of one service of it.
+    fn readiness(&self, service: Option<&str>) -> Response<Full<Bytes>> {
+        let word = self.readiness.word();
+        let answer = match service {
+            _ if word != "ready" => Err(word.to_owned()),
+            None => Ok(()),
+            Some(service) => match (self.services)(service) {
+                Some(answer) => answer,
+                None => return text(StatusCode::NOT_FOUND, "there is no such service\n"),
+            },
+        };
+        match answer {
+            Ok(()) => text(StatusCode::OK, "ready\n"),
+            Err(reason) => text(StatusCode::SERVICE_UNAVAILABLE, &format!("{reason}\n")),
         }
     }
 
@@ -264,6 +286,13 @@ impl Pages {
             Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, &format!("write metrics: {error}\n")),
         }
     }
+}
+
+/// The value of `key` in a query. Names of services have no character that would have to be written otherwise there.
+fn asked_for<'q>(query: &'q str, key: &str) -> Option<&'q str> {
+    query
+        .split('&')
+        .find_map(|pair| pair.split_once('=').filter(|(one, _)| *one == key).map(|(_, value)| value))
 }
 
 fn text(status: StatusCode, text: &str) -> Response<Full<Bytes>> {

@@ -27,6 +27,8 @@ pub struct Facts {
     pub packets: Vec<Packets>,
     /// The addresses of origins, and whether they are used.
     pub origins: Vec<OriginFacts>,
+    /// What became of the names of origins.
+    pub names: Vec<NameFacts>,
     /// The steering table, where they come by sk_lookup.
     pub table: Option<TableFacts>,
     /// How many configurations there have been before this one.
@@ -81,6 +83,17 @@ pub struct OriginFacts {
     pub bytes_to: u64,
     /// Bytes that clients were handed.
     pub bytes_from: u64,
+}
+
+/// What became of the names of one service's origins.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct NameFacts {
+    /// Whose.
+    pub service: ServiceName,
+    /// Origins without an address that may be dialled.
+    pub unresolved: usize,
+    /// Addresses that no name may mean.
+    pub refused: usize,
 }
 
 /// The steering table's size.
@@ -199,6 +212,7 @@ impl Collector for Exposition {
         instance(encoder, &facts)?;
         packets(encoder, &facts.packets)?;
         origins(encoder, &facts.origins)?;
+        names(encoder, &facts.names)?;
         let totals: Vec<((String, String), Totals)> = self
             .counters
             .totals()
@@ -325,6 +339,20 @@ fn of_origins(
     for ([service, origin, address], facts) in origins {
         let labels = [("service", *service), ("origin", *origin), ("address", *address)];
         sample(&mut family, &labels, value(facts))?;
+    }
+    Ok(())
+}
+
+fn names(encoder: &mut DescriptorEncoder<'_>, names: &[NameFacts]) -> fmt::Result {
+    let help = "Origins of each service whose names have no address that may be dialled";
+    let mut unresolved = gauge(encoder, "unresolved_origins", help)?;
+    for NameFacts { service, unresolved: count, .. } in names {
+        measure(&mut unresolved, &[("service", service.as_str())], wide(*count))?;
+    }
+    let help = "Addresses that the names of a service's origins mean and that are not dialled, since no name may mean them";
+    let mut refused = gauge(encoder, "refused_addresses", help)?;
+    for NameFacts { service, refused: count, .. } in names {
+        measure(&mut refused, &[("service", service.as_str())], wide(*count))?;
     }
     Ok(())
 }

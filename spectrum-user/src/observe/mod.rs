@@ -9,9 +9,9 @@ mod output;
 mod record;
 mod shed_records;
 
-pub use admin::{AdminError, AdminServer, Readiness};
+pub use admin::{AdminError, AdminServer, Readiness, ServiceReadiness};
 pub use counters::{Counters, Totals, WorkerCounters};
-pub use exposition::{Facts, Metrics, OriginFacts, Packets, TableFacts};
+pub use exposition::{Facts, Metrics, NameFacts, OriginFacts, Packets, TableFacts};
 pub use histogram::Histogram;
 pub use output::{Kind, Lines, Losses, Output};
 pub use record::{LogFormat, timestamp};

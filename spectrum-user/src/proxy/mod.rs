@@ -25,7 +25,7 @@ mod workers;
 
 pub(crate) use counter::Counter;
 pub use origins::{
-    CheckOutcome, OriginCondition, OriginState, OriginWatch, OwnBindings, RecordState, ResolveError,
+    CheckOutcome, Lookups, OriginCondition, OriginState, OriginWatch, OwnBindings, RecordState, ResolveError,
     SetOrigin, SetOriginError, WatchError,
 };
 pub use report::{DialFailure, End, Established, Event, Expiry, HeaderFault, Limit, Report, Side};

@@ -287,13 +287,13 @@ pub enum DialFailure {
     OutOfResources,
     /// The origin refused.
     Refused,
-    /// No name server answered, or none usefully.
+    /// Its name had addresses and lost them, and now no name server answers usefully.
     ResolverFailed,
     /// The origin did not answer in time.
     TimedOut,
     /// No route, or a router said so.
     Unreachable,
-    /// Its name has no address.
+    /// Its name has no address, or none yet.
     Unresolved,
 }
 

@@ -34,6 +34,7 @@ mod tests {
             role: "primary".into(),
             weight,
             by_hand,
+            reason: None,
             condition: if weight == 0 { "drained" } else { "down" }.into(),
             last_check: None,
             open: 3,

@@ -152,10 +152,13 @@ fn origin(row: &OriginAnswer) -> String {
     }
 }
 
-/// `up`, `loop: a -> b -> a`, `drained by hand`, `down, weight by hand`.
+/// `up`, `loop: a -> b -> a`, `unresolved: why`, `drained by hand`, `down, weight by hand`.
 pub(super) fn condition(row: &OriginAnswer) -> String {
-    let OriginAnswer { condition, way, weight, by_hand, .. } = row;
+    let OriginAnswer { condition, reason, way, weight, by_hand, .. } = row;
     let mut text = condition.clone();
+    if let Some(reason) = reason {
+        text = format!("{text}: {reason}");
+    }
     if !way.is_empty() {
         text = format!("{text}: {}", way.join(" -> "));
     }

@@ -107,6 +107,7 @@ impl Running {
             weight: state.weight,
             by_hand: state.is_by_hand,
             condition: state.condition.to_string(),
+            reason: state.reason,
             last_check: state.last_check.map(|check| CheckAnswer {
                 ago_ms: millis(check.ago),
                 connected_us: check

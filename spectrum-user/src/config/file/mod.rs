@@ -29,7 +29,7 @@ use super::{Config, ConfigError, FirewallChoice, ModeChoice, NatChoice};
 use crate::model::{ResolverOptions, ServiceName};
 use crate::plan::Plan;
 use key_path::KeyPath;
-use quantity::{socket_address, table, time};
+use quantity::{number, socket_address, table, time};
 use section::{Section, Typed, each, refuse_type, word};
 use service::{DescribedService, ServicePlaces};
 
@@ -192,6 +192,19 @@ fn resolver(value: &Typed<'_>, problems: &mut Problems<'_>) -> ResolverOptions {
         let range = Duration::from_millis(10)..=Duration::from_mins(1);
         if let Some(typed) = time(value, KeyPath::Key(&path, "timeout"), &range, problems) {
             options.timeout = typed;
+        }
+    }
+    for (key, place) in [("addresses", &mut options.addresses), ("targets", &mut options.targets)] {
+        if let Some(value) = section.take(key)
+            && let Some(typed) = number(value, KeyPath::Key(&path, key), &(1..=1024), problems)
+        {
+            *place = typed;
+        }
+    }
+    if let Some(value) = section.take("min-ttl") {
+        let range = Duration::from_secs(1)..=Duration::from_mins(5);
+        if let Some(typed) = time(value, KeyPath::Key(&path, "min-ttl"), &range, problems) {
+            options.min_ttl = typed;
         }
     }
     section.finish(problems);

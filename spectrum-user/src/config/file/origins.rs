@@ -12,8 +12,9 @@ use super::quantity::{number, table, time, truth};
 use super::section::{Section, Typed, each, parsed, refuse, word};
 use crate::config::error::Problems;
 use crate::model::{
-    Balance, Binding, CheckClose, DialSource, Ejection, Family, HealthCheck, Origin, OriginHost, OriginPort,
-    OriginRole, Origins, PortRange, Protocol, ProxyVersion, Shift, TrustedProxies, Weight,
+    Balance, Binding, CheckClose, DialSource, Ejection, Family, HealthCheck, LocalOrigins, Origin,
+    OriginHost, OriginPort, OriginRole, Origins, PortRange, Protocol, ProxyVersion, Shift, TrustedProxies,
+    Weight,
 };
 
 /// What to do about a service that nothing answers.
@@ -34,6 +35,7 @@ pub(super) struct OriginsKeys<'a, 't> {
     ejection: Option<&'a Typed<'t>>,
     proxy_header: Option<&'a Typed<'t>>,
     transparent: Option<&'a Typed<'t>>,
+    local_origins: Option<&'a Typed<'t>>,
 }
 
 impl<'a, 't> OriginsKeys<'a, 't> {
@@ -45,6 +47,7 @@ impl<'a, 't> OriginsKeys<'a, 't> {
             ejection: section.take("ejection"),
             proxy_header: section.take("proxy-header"),
             transparent: section.take("transparent"),
+            local_origins: section.take("local-origins"),
         }
     }
 
@@ -56,6 +59,7 @@ impl<'a, 't> OriginsKeys<'a, 't> {
             ("ejection", self.ejection),
             ("proxy-header", self.proxy_header),
             ("transparent", self.transparent),
+            ("local-origins", self.local_origins),
         ] {
             if let Some(value) = value {
                 let reason = "means nothing without origins; remove it, or add origins";
@@ -159,6 +163,11 @@ impl<'a, 't> OriginsKeys<'a, 't> {
                 Some(true) => DialSource::Client,
                 Some(false) | None => DialSource::Host,
             };
+        }
+        if let Some(value) = self.local_origins
+            && truth(value, KeyPath::Key(&path, "local-origins"), problems) == Some(true)
+        {
+            origins.local = LocalOrigins::Dialled;
         }
         if refused || list.is_empty() {
             return None;

@@ -29,6 +29,7 @@ const HOMES: &[(&str, &str)] = &[
     ("idle", "timeouts of a service"),
     ("limits", "[[service]]"),
     ("listen", "[admin]"),
+    ("local-origins", "[[service]]"),
     ("mode", "[dispatcher]"),
     ("nat", "[dispatcher]"),
     ("origins", "[[service]]"),

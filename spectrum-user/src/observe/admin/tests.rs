@@ -10,7 +10,13 @@ use crate::observe::{Counters, Facts, Losses, Omissions};
 fn serve() -> (AdminServer, Readiness) {
     let readiness = Readiness::default();
     let metrics = Metrics::new(Counters::default(), Losses::default(), Omissions::default(), Facts::default);
-    (AdminServer::start("127.0.0.1:0".parse().unwrap(), metrics, readiness.clone()).unwrap(), readiness)
+    let services = Box::new(|service: &str| match service {
+        "good" => Some(Ok(())),
+        "gone" => Some(Err("origin gone.example is unresolved".to_owned())),
+        _ => None,
+    });
+    let address = "127.0.0.1:0".parse().unwrap();
+    (AdminServer::start(address, metrics, readiness.clone(), services).unwrap(), readiness)
 }
 
 fn dial(server: &AdminServer) -> TcpStream {
@@ -40,6 +46,10 @@ fn pages_are_what_they_are_and_nothing_else_is_there() {
         let answer = ask(&server, "GET /readyz");
         assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{answer}");
     }
+    assert!(
+        ask(&server, "GET /readyz?service=good").starts_with("HTTP/1.1 503 "),
+        "nothing is, while draining"
+    );
     let metrics = ask(&server, "GET /metrics");
     assert!(metrics.contains("\ncontent-type: text/plain; version=0.0.4"), "{metrics}");
     assert!(metrics.contains("\nspectrum_build_info{"), "{metrics}");
@@ -51,6 +61,18 @@ fn pages_are_what_they_are_and_nothing_else_is_there() {
         ask(&server, "GET /metrics HTTP/1.1\r\naccept: application/openmetrics-text; version=1.0.0\r\nx:");
     assert!(open.contains("\ncontent-type: application/openmetrics-text"), "{open}");
     assert!(open.ends_with("# EOF\n"), "{open}");
+}
+
+#[test]
+fn a_service_is_ready_by_itself_and_not_before_the_instance() {
+    let (server, readiness) = serve();
+    assert!(ask(&server, "GET /readyz?service=good").starts_with("HTTP/1.1 503 "));
+    readiness.ready();
+    assert!(ask(&server, "GET /readyz?service=good").starts_with("HTTP/1.1 200 "));
+    let gone = ask(&server, "GET /readyz?other=1&service=gone");
+    assert!(gone.starts_with("HTTP/1.1 503 ") && gone.ends_with("gone.example is unresolved\n"), "{gone}");
+    assert!(ask(&server, "GET /readyz?service=nobody").starts_with("HTTP/1.1 404 "));
+    assert!(ask(&server, "GET /readyz").starts_with("HTTP/1.1 200 "), "whatever its services");
 }
 
 #[test]
@@ -105,7 +127,7 @@ fn for_one_too_many_the_oldest_silent_one_goes_and_not_one_that_has_asked() {
 fn an_address_that_is_taken_is_an_error_with_its_cure() {
     let (server, readiness) = serve();
     let metrics = Metrics::new(Counters::default(), Losses::default(), Omissions::default(), Facts::default);
-    let error = AdminServer::start(server.address(), metrics, readiness).unwrap_err();
+    let error = AdminServer::start(server.address(), metrics, readiness, Box::new(|_| None)).unwrap_err();
     assert!(error.to_string().contains("another program has it"), "{error}");
     let address = server.address();
     drop(server);

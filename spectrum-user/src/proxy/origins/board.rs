@@ -24,7 +24,7 @@ pub(in crate::proxy) struct Board {
 
 impl Board {
     pub(super) fn new(service: ServiceName, origins: Origins) -> Self {
-        let roster = Arc::new(Roster::empty(DialFailure::ResolverFailed));
+        let roster = Arc::new(Roster::empty(DialFailure::Unresolved));
         Self { service, origins, roster: Mutex::new(roster), version: AtomicU64::new(0) }
     }
 
@@ -37,8 +37,9 @@ impl Board {
         Arc::clone(&self.roster.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    pub(super) fn hang(&self, roster: Roster) {
+    pub(super) fn hang(&self, mut roster: Roster) {
         let mut place = self.roster.lock().unwrap_or_else(PoisonError::into_inner);
+        roster.take_over_turns(&place);
         *place = Arc::new(roster);
         self.version.fetch_add(1, Ordering::Release);
     }

@@ -30,6 +30,10 @@ const HEAD_START: Duration = Duration::from_millis(250);
 const MEMBERS: usize = 8;
 const TIMES: u32 = 3;
 
+/// How many addresses are tried for one connection, of all members together, and how many of one.
+const ADDRESSES: usize = 16;
+const ADDRESSES_OF_MEMBER: usize = 8;
+
 /// How often failures of one service's origins are logged.
 const LOG_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -39,7 +43,6 @@ pub(in crate::proxy) struct Dialler {
     view: BoardView,
     connect: Duration,
     balancer: RefCell<Balancer>,
-    turn: Cell<usize>,
     logged: Cell<Option<Instant>>,
     unlogged: Cell<u64>,
 }
@@ -60,7 +63,6 @@ impl Dialler {
             view: BoardView::new(board),
             connect,
             balancer: RefCell::new(balancer),
-            turn: Cell::new(worker),
             logged: Cell::new(None),
             unlogged: Cell::new(0),
         }
@@ -92,7 +94,8 @@ impl Dialler {
         let deadline = Instant::now() + self.connect * TIMES;
         let mut tried = Vec::with_capacity(MEMBERS);
         let mut dials = 0;
-        while dials < MEMBERS {
+        let addresses = Cell::new(ADDRESSES);
+        while dials < MEMBERS && addresses.get() > 0 {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 break;
@@ -105,7 +108,7 @@ impl Dialler {
             };
             tried.push(index);
             let Some(port) = self.port(member, session) else { continue };
-            match self.dial_member(member, port, left.min(self.connect), session).await {
+            match self.dial_member(member, port, left.min(self.connect), &addresses, session).await {
                 Ok((stream, place)) => return Ok(Dialled { stream, open: roster.open(place) }),
                 Err(error) => match DialFailure::of(&error) {
                     // It was not dialled at all, and what became of another one says more.
@@ -126,28 +129,30 @@ impl Dialler {
         Err(failure)
     }
 
-    /// Dials the addresses of a member, each with a head start before the next one, and takes the first that answers.
+    /// Dials the addresses of a member, each with a head start before the next one, and takes the first that answers. Takes
+    /// those that it tries from the `allowed` ones.
     async fn dial_member<'a>(
         &self,
         member: &'a Member,
         port: u16,
         patience: Duration,
+        allowed: &Cell<usize>,
         session: &Session,
     ) -> io::Result<(Stream, &'a Place)> {
         if member.places.iter().all(|place| place.bars(port)) {
             return Err(comes_back());
         }
         if let [place] = &member.places[..] {
+            allowed.update(|allowed| allowed.saturating_sub(1));
             return Ok((self.dial_place(place, port, patience, session).await?, place));
         }
-        let turn = self.turn.get();
-        self.turn.set(turn.wrapping_add(1));
         let source = self.view.board.origins.source;
         let mut waiting = member
-            .order(self.balance(), session.client.get().ip(), turn)
+            .order(self.balance(), session.client.get().ip())
             .into_iter()
             .filter(|place| !place.bars(port))
             .filter(|place| dial_source::reaches(place.at(port), source, session.client.get()))
+            .take(allowed.get().min(ADDRESSES_OF_MEMBER))
             .peekable();
         if waiting.peek().is_none() {
             return Err(dial_source::other_family());
@@ -183,6 +188,7 @@ impl Dialler {
                     Some(place) => {
                         let address = place.at(port);
                         session.origin.set(Some(address));
+                        allowed.update(|allowed| allowed.saturating_sub(1));
                         begun.push((place, Instant::now()));
                         dialling.push(async move { (place, self.connect(address, session).await) });
                         due = Some(Instant::now() + HEAD_START);

@@ -8,6 +8,7 @@ mod dial_source;
 mod fault;
 mod health;
 mod own_bindings;
+mod refusal;
 mod resolver;
 mod roster;
 mod standing;
@@ -19,6 +20,6 @@ pub(super) use dial::{Dialled, Dialler};
 pub use own_bindings::OwnBindings;
 pub(super) use tally::OpenGuard;
 pub use watch::{
-    CheckOutcome, OriginCondition, OriginState, OriginWatch, RecordState, ResolveError, SetOrigin,
+    CheckOutcome, Lookups, OriginCondition, OriginState, OriginWatch, RecordState, ResolveError, SetOrigin,
     SetOriginError, WatchError,
 };

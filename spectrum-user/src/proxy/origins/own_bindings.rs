@@ -1,25 +1,38 @@
 //! What this instance itself binds, as far as dialling must know it: where an origin's address leads. What that is, is decided
 //! by whoever has the bindings; what to make of it, here.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use super::refusal::Refusal;
 use crate::model::{Onward, OriginPort, PortRange, ServiceName};
 
 /// Says where connections of a service go that are dialled at an address, with a port of this kind, or with the one that an
 /// SRV record says. Of all that it says, nothing is said where no connection comes back to us.
 #[derive(Clone)]
-pub struct OwnBindings(Arc<Ask>);
+pub struct OwnBindings {
+    ask: Arc<Ask>,
+    addresses: Arc<Addresses>,
+}
+
+type Addresses = dyn Fn() -> BTreeSet<IpAddr> + Send + Sync;
 
 type Ask = dyn Fn(&ServiceName, IpAddr, OriginPort, Option<u16>) -> Vec<Onward> + Send + Sync;
 
 impl OwnBindings {
-    /// What `ask` says.
+    /// What `ask` says, on a host whose interfaces have these `addresses` whenever that is asked.
     pub fn new(
         ask: impl Fn(&ServiceName, IpAddr, OriginPort, Option<u16>) -> Vec<Onward> + Send + Sync + 'static,
+        addresses: impl Fn() -> BTreeSet<IpAddr> + Send + Sync + 'static,
     ) -> Self {
-        Self(Arc::new(ask))
+        Self { ask: Arc::new(ask), addresses: Arc::new(addresses) }
+    }
+
+    /// The addresses that this host's interfaces have now.
+    pub(super) fn addresses(&self) -> BTreeSet<IpAddr> {
+        (self.addresses)()
     }
 
     /// What to make of `address` for `service`. `way_back` says by which services what goes to another one of ours comes back
@@ -34,7 +47,7 @@ impl OwnBindings {
     ) -> Judgement {
         let mut judgement = Judgement::default();
         let mut leaves = false;
-        let onward = (self.0)(service, address, port, record);
+        let onward = (self.ask)(service, address, port, record);
         let is_ours = !onward.is_empty();
         for Onward { ports, service: to } in onward {
             let Some(to) = to else {
@@ -64,7 +77,7 @@ impl OwnBindings {
 impl Default for OwnBindings {
     /// Nothing is bound.
     fn default() -> Self {
-        Self::new(|_, _, _, _| Vec::new())
+        Self::new(|_, _, _, _| Vec::new(), BTreeSet::new)
     }
 }
 
@@ -87,6 +100,8 @@ pub(super) struct Judgement {
     pub(super) through: Vec<ServiceName>,
     /// Where what is not barred goes.
     pub(super) rest: Rest,
+    /// Why it is not dialled whatever else holds, if it is not.
+    pub(super) refusal: Option<Refusal>,
 }
 
 impl Judgement {
@@ -137,7 +152,7 @@ mod tests {
 
     /// What is made of an address of a's, where `circle` leads back by way of `middle`.
     fn judge(said: Vec<Onward>) -> Judgement {
-        let own = OwnBindings::new(move |_, _, _, _| said.clone());
+        let own = OwnBindings::new(move |_, _, _, _| said.clone(), BTreeSet::new);
         let a = "a".parse().unwrap();
         own.judge(&a, "192.0.2.1".parse().unwrap(), OriginPort::Dialled, None, |to| {
             (to.as_str() == "circle").then(|| names("circle middle a"))

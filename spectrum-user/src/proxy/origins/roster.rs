@@ -3,11 +3,13 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::balance::{Candidate, client_key, score, seed};
 use super::health::Health;
 use super::own_bindings::{Extent, Judgement, Rest};
-use super::resolver::{Fault, Resolution, ResolvedTarget};
+use super::refusal::Refusal;
+use super::resolver::{Resolution, ResolvedTarget, Unused};
 use super::standing::Standing;
 use crate::model::{Balance, Origin, OriginHost, OriginRole, Origins, PortRange, ServiceName, Weight};
 use crate::proxy::report::DialFailure;
@@ -28,6 +30,54 @@ pub(super) struct Roster {
     pub(super) through: Vec<ServiceName>,
     /// The share of each of the service's origins.
     pub(super) shares: Vec<Share>,
+    /// What names say and nobody dials.
+    pub(super) refused: Vec<Refused>,
+    /// For each of the service's origins: how much of what its name says is more than is used.
+    pub(super) unused: Vec<Unused>,
+    /// For each of the service's origins: why its name leads nowhere, if it does not.
+    pub(super) nowhere: Vec<Option<Nowhere>>,
+}
+
+/// An address that an origin's name means and that no name may mean.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) struct Refused {
+    /// Which of the service's origins.
+    pub(super) origin: usize,
+    pub(super) address: IpAddr,
+    /// The port that an SRV record says.
+    pub(super) port: Option<u16>,
+    /// The SRV record that it is of.
+    pub(super) record: Option<Record>,
+    pub(super) refusal: Refusal,
+}
+
+/// Why the name of an origin leads nowhere.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) struct Nowhere {
+    pub(super) reason: String,
+    /// What to do about it; `None` while it has not been looked up.
+    pub(super) cure: Option<&'static str>,
+}
+
+impl Nowhere {
+    fn not_yet() -> Self {
+        Self { reason: "not looked up yet".to_owned(), cure: None }
+    }
+
+    /// No answer came in the time that somebody had for it.
+    pub(super) fn unanswered() -> Self {
+        Self {
+            reason: "no name server answered in time".to_owned(),
+            cure: Some("see whether the name servers can be reached, or give the server's address"),
+        }
+    }
+
+    pub(super) fn of(resolution: &Resolution) -> Option<Self> {
+        resolution.is_empty().then(|| match &resolution.fault {
+            Some(fault) => Self { reason: fault.text().to_owned(), cure: Some(fault.cure()) },
+            None => Self::not_yet(),
+        })
+    }
 }
 
 /// An origin's share of the connections, and whose word that is.
@@ -59,6 +109,8 @@ pub(super) struct Member {
     tier: Tier,
     weight: u32,
     seed: u64,
+    /// How many connections have asked for the order of its places, of all workers.
+    turn: Arc<AtomicUsize>,
     /// The port that an SRV record says.
     pub(super) port: Option<u16>,
     /// The SRV record that it is of.
@@ -104,7 +156,16 @@ pub(super) struct Place {
 impl Roster {
     /// Nothing to choose from, because of `fault`.
     pub(super) fn empty(fault: DialFailure) -> Self {
-        Self { members: Vec::new(), fault, loops: Vec::new(), through: Vec::new(), shares: Vec::new() }
+        Self {
+            members: Vec::new(),
+            fault,
+            loops: Vec::new(),
+            through: Vec::new(),
+            shares: Vec::new(),
+            refused: Vec::new(),
+            unused: Vec::new(),
+            nowhere: Vec::new(),
+        }
     }
 
     /// The members of `origins`, whose names resolve to `resolutions`, in the same order; `None`: not yet. `judge` says what
@@ -119,13 +180,19 @@ impl Roster {
         let mut members = Vec::new();
         let mut loops = Vec::new();
         let mut through = Vec::new();
+        let mut refused = Vec::new();
+        let mut unused = Vec::with_capacity(origins.list.len());
+        let mut nowhere = Vec::with_capacity(origins.list.len());
         let mut fault = DialFailure::Unresolved;
         for (index, (origin, resolution)) in origins.list.iter().zip(resolutions).enumerate() {
             let Some(resolution) = resolution else {
-                fault = DialFailure::ResolverFailed;
+                nowhere.push(Some(Nowhere::not_yet()));
+                unused.push(Unused::default());
                 continue;
             };
-            if matches!(resolution.fault, Some(Fault::Failed(_))) {
+            unused.push(resolution.unused);
+            nowhere.push(Nowhere::of(resolution));
+            if resolution.is_lost() {
                 fault = DialFailure::ResolverFailed;
             }
             let mut priorities: Vec<u16> = resolution
@@ -155,6 +222,16 @@ impl Roster {
                     let mut places = Vec::with_capacity(target.addresses.len());
                     for address in &target.addresses {
                         let judgement = judge(origin, target.port, *address);
+                        if let Some(refusal) = judgement.refusal {
+                            refused.push(Refused {
+                                origin: index,
+                                address: *address,
+                                port: target.port,
+                                record: record.clone(),
+                                refusal,
+                            });
+                            continue;
+                        }
                         through.extend(judgement.through.iter().cloned());
                         if judgement.extent != Extent::Address {
                             let mut place = place(origin, target.port, *address, &judgement);
@@ -179,6 +256,7 @@ impl Roster {
                         tier,
                         weight: u32::try_from(share).unwrap_or(u32::MAX).max(1),
                         seed: seed(&named(origin, target)),
+                        turn: Arc::default(),
                         port: target.port,
                         record,
                         places,
@@ -195,7 +273,19 @@ impl Roster {
             fault = DialFailure::Loop;
         }
         let share = |origin: &Origin| Share { weight: origin.weight, is_by_hand: false };
-        Self { members, fault, loops, through, shares: origins.list.iter().map(share).collect() }
+        let shares = origins.list.iter().map(share).collect();
+        Self { members, fault, loops, through, shares, refused, unused, nowhere }
+    }
+
+    /// Goes on with the turns of `before`, which this one follows.
+    pub(super) fn take_over_turns(&mut self, before: &Self) {
+        for member in self.members.iter_mut().filter(|member| member.places.len() > 1) {
+            let same =
+                |one: &&Member| (one.origin, one.seed, one.tier) == (member.origin, member.seed, member.tier);
+            if let Some(before) = before.members.iter().find(same) {
+                member.turn = Arc::clone(&before.turn);
+            }
+        }
     }
 
     /// Every address there is.
@@ -252,16 +342,23 @@ impl Member {
         self.places.iter().any(Place::is_usable)
     }
 
-    /// The usable places in the order of dialling them: families take turns, IPv6 first (RFC 8305), and who was slow comes
-    /// last. `turn` counts connections, so that addresses of one name take turns too.
-    pub(super) fn order(&self, balance: Balance, client: IpAddr, turn: usize) -> Vec<&Place> {
+    /// The usable places in the order of dialling them: families take turns (RFC 8305), and who was slow or has no route comes
+    /// last. Of two connections in a row one begins with IPv6 and the next with IPv4, each with the next address of the family;
+    /// where the client's address decides, always with the same.
+    pub(super) fn order(&self, balance: Balance, client: IpAddr) -> Vec<&Place> {
         let mut families: [Vec<&Place>; 2] = [Vec::new(), Vec::new()];
         for place in self.places.iter().filter(|place| place.is_usable()) {
             families[usize::from(place.standing.address.is_ipv4())].push(place);
         }
+        let turn = match balance {
+            Balance::LeastConnections | Balance::RoundRobin => self.turn.fetch_add(1, Ordering::Relaxed),
+            Balance::SourceHash => 0,
+        };
+        // Each family has every other connection, so its addresses take turns half as fast.
+        let turn_of_family = if families.iter().any(Vec::is_empty) { turn } else { turn / 2 };
         for family in &mut families {
-            let turn = turn.checked_rem(family.len()).unwrap_or(0);
-            family.rotate_left(turn);
+            let turns = turn_of_family.checked_rem(family.len()).unwrap_or(0);
+            family.rotate_left(turns);
             match balance {
                 Balance::LeastConnections => family.sort_by_key(|place| place.standing.tallies.shared()),
                 Balance::RoundRobin => {}
@@ -272,16 +369,26 @@ impl Member {
                 }
             }
         }
-        let [v6, v4] = families;
-        let mut ordered = Vec::with_capacity(v6.len() + v4.len());
-        let (mut v6, mut v4) = (v6.into_iter(), v4.into_iter());
+        let begins_with_v4 = match balance {
+            Balance::LeastConnections | Balance::RoundRobin => turn % 2 == 1,
+            Balance::SourceHash => {
+                let score = |family| score(client_key(client), seed(family), 1);
+                score("IPv4") > score("IPv6")
+            }
+        };
+        if begins_with_v4 {
+            families.reverse();
+        }
+        let [first, second] = families;
+        let mut ordered = Vec::with_capacity(first.len() + second.len());
+        let (mut first, mut second) = (first.into_iter(), second.into_iter());
         loop {
-            match (v6.next(), v4.next()) {
+            match (first.next(), second.next()) {
                 (None, None) => break,
-                (first, second) => ordered.extend(first.into_iter().chain(second)),
+                (one, other) => ordered.extend(one.into_iter().chain(other)),
             }
         }
-        ordered.sort_by_key(|place| place.standing.is_slow());
+        ordered.sort_by_key(|place| place.standing.is_slow() || !place.standing.is_routed());
         ordered
     }
 }
@@ -437,27 +544,100 @@ mod tests {
         assert_eq!(numbers, [0, 1, 2, 3], "also where the best tier was not named first");
     }
 
-    #[test]
-    fn families_take_turns_beginning_with_ipv6_and_the_slow_come_last() {
+    /// The roster of one name with these addresses.
+    fn roster_of_name(addresses: &[&str]) -> Roster {
         let origins = Origins::from(vec![origin("example.com:80")]);
-        let all = ["2001:db8::1", "2001:db8::2", "192.0.2.1", "192.0.2.2", "192.0.2.3"];
-        let roster = Roster::of(&origins, &[Some(resolution(vec![target("", 0, 0, &all)]))], nothing, place);
-        let member = &roster.members[0];
-        let client = "198.51.100.1".parse().unwrap();
-        let order = |balance, turn| {
-            let places = member.order(balance, client, turn).into_iter();
-            places.map(|place| place.standing.address.to_string()).collect::<Vec<_>>()
+        Roster::of(&origins, &[Some(resolution(vec![target("", 0, 0, addresses)]))], nothing, place)
+    }
+
+    fn order(roster: &Roster, balance: Balance, client: &str) -> Vec<String> {
+        let places = roster.members[0].order(balance, client.parse().unwrap()).into_iter();
+        places.map(|place| place.standing.address.to_string()).collect()
+    }
+
+    #[test]
+    fn families_take_turns_among_connections_and_within_one() {
+        let roster = roster_of_name(&["2001:db8::1", "2001:db8::2", "192.0.2.1", "192.0.2.2", "192.0.2.3"]);
+        let next = || order(&roster, Balance::RoundRobin, "198.51.100.1");
+        assert_eq!(next(), ["2001:db8::1", "192.0.2.1", "2001:db8::2", "192.0.2.2", "192.0.2.3"]);
+        assert_eq!(next(), ["192.0.2.1", "2001:db8::1", "192.0.2.2", "2001:db8::2", "192.0.2.3"]);
+        assert_eq!(next(), ["2001:db8::2", "192.0.2.2", "2001:db8::1", "192.0.2.3", "192.0.2.1"]);
+        assert_eq!(next()[0], "192.0.2.2");
+    }
+
+    #[test]
+    fn of_thirty_connections_each_family_begins_with_half_and_its_addresses_share_evenly() {
+        for balance in [Balance::RoundRobin, Balance::LeastConnections] {
+            let roster = roster_of_name(&["2001:db8::1", "192.0.2.1", "192.0.2.2", "192.0.2.3"]);
+            let mut counts = std::collections::BTreeMap::new();
+            for _ in 0..30 {
+                *counts.entry(order(&roster, balance, "198.51.100.1")[0].clone()).or_insert(0) += 1;
+            }
+            let counts: Vec<(&str, i32)> =
+                counts.iter().map(|(name, count)| (name.as_str(), *count)).collect();
+            assert_eq!(counts, [("192.0.2.1", 5), ("192.0.2.2", 5), ("192.0.2.3", 5), ("2001:db8::1", 15)]);
+        }
+        let roster = roster_of_name(&["192.0.2.1", "192.0.2.2"]);
+        let firsts = [(); 4].map(|()| order(&roster, Balance::RoundRobin, "198.51.100.1").remove(0));
+        assert_eq!(
+            firsts,
+            ["192.0.2.1", "192.0.2.2", "192.0.2.1", "192.0.2.2"],
+            "of one family all take turns"
+        );
+    }
+
+    #[test]
+    fn a_clients_address_decides_between_families_too() {
+        let roster = roster_of_name(&["2001:db8::1", "192.0.2.1", "192.0.2.2"]);
+        let first = |client: &str| order(&roster, Balance::SourceHash, client).remove(0);
+        let clients: Vec<String> = (0..200).map(|last| format!("198.51.100.{last}")).collect();
+        let by_v6 = clients.iter().filter(|client| first(client).contains(':')).count();
+        assert!((70..=130).contains(&by_v6), "{by_v6} of 200");
+        assert!(clients.iter().all(|client| first(client) == first(client)));
+    }
+
+    #[test]
+    fn who_was_slow_or_has_no_route_comes_last() {
+        let roster = roster_of_name(&["2001:db8::1", "2001:db8::2", "192.0.2.1", "192.0.2.2"]);
+        let places = &roster.members[0].places;
+        places[0].standing.overtaken();
+        down(&places[2]);
+        for _ in 0..4 {
+            let order = order(&roster, Balance::RoundRobin, "198.51.100.1");
+            assert_eq!((order.len(), order[2].as_str()), (3, "2001:db8::1"));
+        }
+        places[1].standing.note_route(false);
+        for _ in 0..4 {
+            assert_eq!(order(&roster, Balance::RoundRobin, "198.51.100.1")[0], "192.0.2.2");
+        }
+    }
+
+    #[test]
+    fn turns_go_on_with_another_roster() {
+        let before = roster_of_name(&["2001:db8::1", "192.0.2.1"]);
+        order(&before, Balance::RoundRobin, "198.51.100.1");
+        let mut after = roster_of_name(&["2001:db8::1", "192.0.2.1", "192.0.2.2"]);
+        after.take_over_turns(&before);
+        assert_eq!(order(&after, Balance::RoundRobin, "198.51.100.1")[0], "192.0.2.1");
+    }
+
+    #[test]
+    fn what_is_refused_is_not_dialled_and_said() {
+        let origins = Origins::from(vec![origin("example.com:80")]);
+        let judge = |_: &Origin, _: Option<u16>, address: IpAddr| Judgement {
+            refusal: Refusal::of(address, crate::model::LocalOrigins::Refused, |_| false),
+            ..Judgement::default()
         };
-        let first = ["2001:db8::1", "192.0.2.1", "2001:db8::2", "192.0.2.2", "192.0.2.3"];
-        assert_eq!(order(Balance::RoundRobin, 0), first);
-        let second = ["2001:db8::2", "192.0.2.2", "2001:db8::1", "192.0.2.3", "192.0.2.1"];
-        assert_eq!(order(Balance::RoundRobin, 1), second);
-        assert_eq!(order(Balance::SourceHash, 0), order(Balance::SourceHash, 3));
-        member.places[0].standing.overtaken();
-        down(&member.places[2]);
-        let third = ["192.0.2.2", "2001:db8::2", "192.0.2.3", "2001:db8::1"];
-        assert_eq!(order(Balance::RoundRobin, 0).len(), third.len());
-        assert_eq!(order(Balance::RoundRobin, 0).last().map(String::as_str), Some("2001:db8::1"));
+        let found = resolution(vec![target("", 0, 0, &["127.0.0.1", "192.0.2.1"])]);
+        let roster = Roster::of(&origins, &[Some(found)], judge, place);
+        assert_eq!(addresses(&roster, &[]), ["192.0.2.1"]);
+        assert_eq!(roster.refused[0].refusal, Refusal::Loopback);
+        let found = resolution(vec![target("", 0, 0, &["127.0.0.1", "0.0.0.0"])]);
+        let roster = Roster::of(&origins, &[Some(found)], judge, place);
+        assert_eq!(
+            (roster.members.len(), roster.refused.len(), roster.fault),
+            (0, 2, DialFailure::Unresolved)
+        );
     }
 
     #[test]
@@ -504,8 +684,10 @@ mod tests {
     #[test]
     fn without_addresses_the_fault_says_whose_it_is() {
         let origins = Origins::from(vec![origin("example.com:80")]);
-        assert_eq!(Roster::of(&origins, &[None], nothing, place).fault, DialFailure::ResolverFailed);
-        let denied = resolution(Vec::new());
-        assert_eq!(Roster::of(&origins, &[Some(denied)], nothing, place).fault, DialFailure::Unresolved);
+        for resolution in [None, Some(resolution(Vec::new()))] {
+            let roster = Roster::of(&origins, &[resolution], nothing, place);
+            assert_eq!(roster.fault, DialFailure::Unresolved);
+            assert!(roster.nowhere[0].is_some());
+        }
     }
 }

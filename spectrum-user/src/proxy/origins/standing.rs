@@ -4,7 +4,7 @@
 
 use std::net::IpAddr;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use super::fault::{Fault, LastFault};
@@ -33,6 +33,8 @@ pub(super) struct Standing {
     ejected_until: AtomicU64,
     /// Until when others are dialled before it.
     slow_until: AtomicU64,
+    /// Whether there is no route to it.
+    routeless: AtomicBool,
     /// Dials that failed, in a row or not.
     failed_dials: AtomicU64,
     /// Connections that the origin's side ended otherwise than by a FIN.
@@ -67,6 +69,7 @@ impl Standing {
             failures: AtomicU32::new(0),
             ejected_until: AtomicU64::new(0),
             slow_until: AtomicU64::new(0),
+            routeless: AtomicBool::new(false),
             failed_dials: AtomicU64::new(0),
             broken: AtomicU64::new(0),
             last: LastFault::default(),
@@ -87,6 +90,15 @@ impl Standing {
     pub(super) fn is_slow(&self) -> bool {
         let until = self.slow_until.load(Ordering::Relaxed);
         until != 0 && until > Moment::now().0
+    }
+
+    pub(super) fn is_routed(&self) -> bool {
+        !self.routeless.load(Ordering::Relaxed)
+    }
+
+    /// Whether there is a route to it now.
+    pub(super) fn note_route(&self, is_routed: bool) {
+        self.routeless.store(!is_routed, Ordering::Relaxed);
     }
 
     /// Dials in a row that failed.

@@ -6,21 +6,35 @@ mod system;
 
 use std::io;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures_util::stream::{self, StreamExt as _};
 use hickory_resolver::config::ServerOrderingStrategy;
 use hickory_resolver::net::NetError;
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::proto::rr::{Name, RData, RecordType};
 use hickory_resolver::{Hosts, TokioResolver};
+use tokio::sync::Semaphore;
+use tokio::time::{timeout, timeout_at};
 
 use crate::model::{OriginHost, ResolverOptions};
-use resolution::Lookup;
-pub(super) use resolution::{Fault, Resolution, ResolvedTarget};
+use resolution::{Bounds, Lookup};
+pub(super) use resolution::{Resolution, ResolvedTarget, Unused};
 use system::SystemFiles;
 
 /// How often a query that nobody answered is repeated.
 const ATTEMPTS: usize = 1;
+
+/// How many hosts are looked up at once, each in both families; and how many at once of those that were not answered the last
+/// time, so that they never keep the others waiting.
+const AT_ONCE: (usize, usize) = (64, 32);
+
+/// How many of these one name's SRV records may take.
+const TARGETS_AT_ONCE: usize = 16;
+
+/// How many times the time of one server a name may take in all, with all of its SRV records, search domains and servers.
+const TIMES: u32 = 10;
 
 /// How long what /etc/hosts says is used before it is read again.
 const HOSTS_TTL: Duration = Duration::from_secs(10);
@@ -40,7 +54,7 @@ pub(super) enum LookupError {
         /// What we were doing.
         op: &'static str,
         /// What the system said.
-        source: std::sync::Arc<io::Error>,
+        source: Arc<io::Error>,
     },
 }
 
@@ -50,8 +64,22 @@ impl From<NetError> for LookupError {
     }
 }
 
+/// Whose turn it is to be looked up, first come, first served.
+#[derive(Clone)]
+pub(super) struct Turns {
+    usual: Arc<Semaphore>,
+    failing: Arc<Semaphore>,
+}
+
+impl Default for Turns {
+    fn default() -> Self {
+        Self { usual: Arc::new(Semaphore::new(AT_ONCE.0)), failing: Arc::new(Semaphore::new(AT_ONCE.1)) }
+    }
+}
+
 /// Who is asked. Must be used on the runtime that it is made on.
 pub(super) struct Resolver {
+    turns: Turns,
     options: ResolverOptions,
     files: SystemFiles,
     hosts: Hosts,
@@ -59,10 +87,10 @@ pub(super) struct Resolver {
 }
 
 impl Resolver {
-    pub(super) fn new(options: ResolverOptions) -> Self {
+    pub(super) fn new(options: ResolverOptions, turns: Turns) -> Self {
         let files = SystemFiles::now();
         let (hosts, dns) = (Hosts::from_system().unwrap_or_default(), dns(&options));
-        Self { options, files, hosts, dns }
+        Self { turns, options, files, hosts, dns }
     }
 
     /// Whether somebody changed the files that it was made from, so that a new one would answer differently.
@@ -74,32 +102,74 @@ impl Resolver {
         &self.options
     }
 
+    /// Another one, as the host resolves names now.
+    pub(super) fn with(&self, options: ResolverOptions) -> Self {
+        Self::new(options, self.turns.clone())
+    }
+
     /// What is known of `host` now. Where a lookup fails, what `last` said still holds.
     pub(super) async fn resolve(&self, host: &OriginHost, last: Option<&Resolution>) -> Resolution {
+        let bounds = &Bounds::from(&self.options);
+        let turns = match last {
+            Some(last) if last.failures() > 0 => &self.turns.failing,
+            _ => &self.turns.usual,
+        };
         match host {
             OriginHost::Address(address) => Resolution::of_address(*address),
-            OriginHost::Name(name) => Resolution::of_name(self.lookup_both(name).await, last, Instant::now()),
-            OriginHost::Service(name) => match self.lookup_service(name).await {
-                Ok((records, ttl)) => {
-                    let mut targets = Vec::new();
-                    for record in records {
-                        let found = self.lookup_both(&record.name).await;
-                        targets.push((record, found));
-                    }
-                    Resolution::of_service(targets, ttl, last, Instant::now())
+            OriginHost::Name(name) => {
+                Resolution::of_name(self.lookup_both(name, turns).await, last, bounds, Instant::now())
+            }
+            OriginHost::Service(name) => match self.in_turn(turns, self.lookup_service(name)).await {
+                Ok((mut records, ttl)) => {
+                    let unused = records.len().saturating_sub(bounds.targets);
+                    records.truncate(bounds.targets);
+                    let targets = self.lookup_targets(records, turns).await;
+                    Resolution::of_service(targets, unused, ttl, last, bounds, Instant::now())
                 }
-                Err(error) => Resolution::of_failed_service(&error, last, Instant::now()),
+                Err(error) => Resolution::of_failed_service(&error, last, bounds, Instant::now()),
             },
         }
     }
 
+    /// The addresses of each target, a few at a time, and not for ever.
+    async fn lookup_targets(
+        &self,
+        records: Vec<ResolvedTarget>,
+        turns: &Semaphore,
+    ) -> Vec<(ResolvedTarget, [Result<Lookup, LookupError>; 2])> {
+        let deadline = Instant::now() + self.longest();
+        let lookups = records.into_iter().map(async |record| {
+            let found = timeout_at(deadline.into(), self.lookup_both(&record.name, turns)).await;
+            let found = found.unwrap_or_else(|_elapsed| [(); 2].map(|()| Err(NetError::Timeout.into())));
+            (record, found)
+        });
+        stream::iter(lookups).buffered(TARGETS_AT_ONCE).collect().await
+    }
+
+    fn longest(&self) -> Duration {
+        self.options.timeout * TIMES
+    }
+
+    /// What `lookup` finds once it is its turn.
+    async fn in_turn<T>(
+        &self,
+        turns: &Semaphore,
+        lookup: impl Future<Output = Result<T, LookupError>>,
+    ) -> Result<T, LookupError> {
+        // Never closed, so this does not fail.
+        let _turn = turns.acquire().await;
+        timeout(self.longest(), lookup).await.unwrap_or_else(|_elapsed| Err(NetError::Timeout.into()))
+    }
+
     /// The IPv6 and the IPv4 addresses of a host.
-    async fn lookup_both(&self, name: &str) -> [Result<Lookup, LookupError>; 2] {
+    async fn lookup_both(&self, name: &str, turns: &Semaphore) -> [Result<Lookup, LookupError>; 2] {
         if let Some(found) = self.hosts_lookup(name) {
             return found.map(Ok);
         }
-        let (v6, v4) = tokio::join!(self.lookup(name, RecordType::AAAA), self.lookup(name, RecordType::A));
-        [v6, v4]
+        let both = async {
+            Ok(tokio::join!(self.lookup(name, RecordType::AAAA), self.lookup(name, RecordType::A)).into())
+        };
+        self.in_turn(turns, both).await.unwrap_or_else(|error| [Err(error.clone()), Err(error)])
     }
 
     /// As everywhere, a name in /etc/hosts is not looked for elsewhere, in whichever family it is there.
@@ -112,7 +182,7 @@ impl Resolver {
             Lookup { addresses: records.filter_map(|record| address(&record.data)).collect(), ttl: HOSTS_TTL }
         });
         for lookup in &mut found {
-            lookup.make_unique();
+            lookup.put_in_order();
         }
         found.iter().any(|lookup| !lookup.addresses.is_empty()).then_some(found)
     }
@@ -121,7 +191,7 @@ impl Resolver {
         let answer = self.ask(name, kind).await?;
         let addresses = answer.answers().iter().filter_map(|record| address(&record.data)).collect();
         let mut lookup = Lookup { addresses, ttl: ttl(&answer) };
-        lookup.make_unique();
+        lookup.put_in_order();
         if lookup.addresses.is_empty() { Err(LookupError::Denied) } else { Ok(lookup) }
     }
 
@@ -138,7 +208,12 @@ impl Resolver {
             }),
             _ => None,
         });
-        let targets: Vec<ResolvedTarget> = targets.collect();
+        let mut targets: Vec<ResolvedTarget> = targets.collect();
+        // In an order that is not the server's, and with those first that are kept where there are too many.
+        targets.sort_unstable_by(|a, b| {
+            (a.priority, &a.name, a.port, a.weight).cmp(&(b.priority, &b.name, b.port, b.weight))
+        });
+        targets.dedup();
         if targets.is_empty() { Err(LookupError::Denied) } else { Ok((targets, ttl(&answer))) }
     }
 
@@ -161,6 +236,8 @@ fn dns(options: &ResolverOptions) -> Result<TokioResolver, LookupError> {
     settings.server_ordering_strategy = ServerOrderingStrategy::UserProvidedOrder;
     // We keep answers ourselves, for as long as their origins are in use.
     settings.cache_size = 0;
+    // Ours is the bound; over TCP one more than this one would be an error.
+    settings.max_active_requests = 2 * (AT_ONCE.0 + AT_ONCE.1);
     let builder = TokioResolver::builder_with_config(config, TokioRuntimeProvider::default());
     Ok(builder.with_options(settings).build()?)
 }

@@ -2,33 +2,35 @@
 //! here is shared with other threads but the boards, the standings and the healths.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::mem::discriminant;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::{Arc, Weak};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use tokio::sync::{Mutex, Semaphore, mpsc, oneshot};
 use tokio::task::spawn_local;
-use tokio::time::sleep_until;
+use tokio::time::{sleep_until, timeout_at};
 
 use super::ResolveError;
 use super::check;
+use super::route::note_routes;
 use super::selection::{Selection, SelectionFault, select};
 use super::settings::{Full, Part, Settings};
 use super::state::{shown, shown_way};
 use super::{SetOrigin, SetOriginError};
 use crate::model::{
-    HealthCheck, Origin, OriginHost, OriginIdentity, OriginPort, OriginSetting, Origins, ResolverOptions,
-    ServiceName, Weight,
+    HealthCheck, LocalOrigins, Origin, OriginHost, OriginIdentity, OriginPort, OriginSetting, Origins,
+    ResolverOptions, ServiceName, Weight,
 };
 use crate::proxy::origins::board::Board;
 use crate::proxy::origins::health::Health;
 use crate::proxy::origins::own_bindings::{Judgement, OwnBindings};
-use crate::proxy::origins::resolver::{Fault, Resolution, Resolver};
-use crate::proxy::origins::roster::{Loop, Place, Roster};
+use crate::proxy::origins::refusal::Refusal;
+use crate::proxy::origins::resolver::{Resolution, Resolver, Turns, Unused};
+use crate::proxy::origins::roster::{Loop, Nowhere, Place, Refused, Roster};
 use crate::proxy::origins::standing::Standing;
 
 /// What the thread is told.
@@ -41,8 +43,10 @@ pub(super) enum Command {
     Configure(ResolverOptions),
     /// Forget what is set of others than these.
     Keep(Vec<(ServiceName, OriginIdentity)>),
-    /// Say which origins have no address.
-    Resolve { origins: Vec<Origin>, done: oneshot::Sender<Vec<ResolveError>> },
+    /// Say in the log of the origins of each service that they were typed here.
+    Places(HashMap<ServiceName, Vec<String>>),
+    /// Look up what is not known, all at once, and say by then which origins have no address.
+    Resolve { origins: Vec<(Origin, LocalOrigins)>, by: Instant, done: oneshot::Sender<Vec<ResolveError>> },
     /// Set one of a service's origins, as typed.
     Set {
         service: ServiceName,
@@ -52,6 +56,12 @@ pub(super) enum Command {
     },
 }
 
+/// For how long it is believed that the host's interfaces have the addresses that they had.
+const OWN_ADDRESSES_TTL: Duration = Duration::from_secs(1);
+
+/// So many addresses of a name are written to the log.
+const SHOWN_ADDRESSES: usize = 16;
+
 /// By what a standing is found again after a reload: one address of a service, and where its port comes from.
 type StandingKey = (ServiceName, OriginPort, Option<u16>, IpAddr);
 
@@ -60,6 +70,9 @@ pub(super) struct Lead {
     resolver: RefCell<Rc<Resolver>>,
     names: RefCell<HashMap<OriginHost, Rc<Name>>>,
     own: RefCell<OwnBindings>,
+    /// What this host's interfaces had when that was last looked at, and when.
+    own_addresses: RefCell<(Rc<BTreeSet<IpAddr>>, Option<Instant>)>,
+    places: RefCell<HashMap<ServiceName, Vec<String>>>,
     /// The latest of each service last.
     boards: RefCell<Vec<Weak<Board>>>,
     /// Those whose rosters leave out what would come back.
@@ -70,11 +83,11 @@ pub(super) struct Lead {
     pub(super) checks: Semaphore,
 }
 
-/// Who is told what is wrong with a name.
+/// Whether a failure that is not to be asked about again yet is asked about again.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Audience {
-    Caller,
-    Log,
+enum Failures {
+    Retried,
+    WaitedOut,
 }
 
 /// A name that somebody asked for. Locked while it is looked up, so that one query answers everybody who waits.
@@ -88,9 +101,11 @@ struct Name {
 impl Lead {
     pub(super) async fn run(options: ResolverOptions, mut commands: mpsc::UnboundedReceiver<Command>) {
         let lead = Rc::new(Self {
-            resolver: RefCell::new(Rc::new(Resolver::new(options))),
+            resolver: RefCell::new(Rc::new(Resolver::new(options, Turns::default()))),
             names: RefCell::default(),
             own: RefCell::default(),
+            own_addresses: RefCell::default(),
+            places: RefCell::default(),
             boards: RefCell::default(),
             looping: RefCell::default(),
             standings: RefCell::default(),
@@ -103,12 +118,14 @@ impl Lead {
             match command {
                 Command::Avoid { own, done } => {
                     lead.own.replace(own);
+                    lead.look_at_own_addresses();
                     lead.hang(&lead.alive());
                     let _ = done.send(());
                 }
                 Command::Configure(options) => {
-                    if *lead.resolver.borrow().options() != options {
-                        lead.resolver.replace(Rc::new(Resolver::new(options)));
+                    let resolver = Rc::clone(&lead.resolver.borrow());
+                    if *resolver.options() != options {
+                        lead.resolver.replace(Rc::new(resolver.with(options)));
                         // What other servers said is not to be passed off as what these say.
                         lead.names.borrow_mut().retain(|_, name| *name.refreshed.borrow());
                     }
@@ -117,35 +134,88 @@ impl Lead {
                 Command::Set { service, typed, setting, done } => {
                     let _ = done.send(lead.set(&service, &typed, setting));
                 }
-                Command::Resolve { origins, done } => {
+                Command::Places(places) => drop(lead.places.replace(places)),
+                Command::Resolve { origins, by, done } => {
+                    lead.forget_unused();
                     spawn_local(async move {
-                        let _ = done.send(lead.unresolved(origins).await);
+                        let _ = done.send(lead.unresolved(origins, by).await);
                     });
                 }
                 Command::Board { service, origins, done } => {
-                    spawn_local(async move {
-                        let _ = done.send(lead.board(service, origins).await);
-                    });
+                    let _ = done.send(lead.board(service, origins));
                 }
             }
         }
     }
 
-    async fn unresolved(self: Rc<Self>, origins: Vec<Origin>) -> Vec<ResolveError> {
-        let found = origins.into_iter().enumerate().map(async |(index, origin)| {
-            let resolution = self.resolution(&origin.host, Audience::Caller).await;
-            let denied = Fault::Denied("there is no address".to_owned());
-            let fault = resolution.fault.as_ref().unwrap_or(&denied);
-            let (reason, cure) = (fault.text().to_owned(), fault.cure());
-            resolution.is_empty().then_some(ResolveError { index, origin, reason, cure })
+    async fn unresolved(
+        self: Rc<Self>,
+        origins: Vec<(Origin, LocalOrigins)>,
+        by: Instant,
+    ) -> Vec<ResolveError> {
+        let found = origins.into_iter().enumerate().map(async |(index, (origin, local))| {
+            let lookup = self.resolution(&origin.host, Failures::Retried);
+            let nowhere = match timeout_at(by.into(), lookup).await {
+                Ok(resolution) => {
+                    Nowhere::of(&resolution).or_else(|| self.refused_all(&resolution, &origin, local))?
+                }
+                Err(_elapsed) => Nowhere::unanswered(),
+            };
+            let Nowhere { reason, cure } = nowhere;
+            Some(ResolveError { index, origin, reason, cure: cure.unwrap_or_default() })
         });
         join_all(found).await.into_iter().flatten().collect()
     }
 
-    /// The board of a service whose origins are these: the one that there is, or a new one.
-    async fn board(self: Rc<Self>, service: ServiceName, origins: Origins) -> Arc<Board> {
-        // Before looking for one, since others may look while we wait.
-        join_all(origins.list.iter().map(|origin| self.resolution(&origin.host, Audience::Log))).await;
+    /// Why there is nothing to dial although there are addresses.
+    fn refused_all(&self, resolution: &Resolution, origin: &Origin, local: LocalOrigins) -> Option<Nowhere> {
+        let mut first = None;
+        for address in resolution.targets.iter().flat_map(|target| &target.addresses) {
+            let refusal = self.refusal(&origin.host, local, *address)?;
+            first.get_or_insert((address, refusal));
+        }
+        let (address, refusal) = first?;
+        let reason = format!("it means {address}, {refusal}, where no name may lead");
+        Some(Nowhere { reason, cure: Some(refusal.cure()) })
+    }
+
+    /// Why `address`, which the name of an origin means, is not dialled, if it is not.
+    fn refusal(&self, host: &OriginHost, local: LocalOrigins, address: IpAddr) -> Option<Refusal> {
+        // What was typed is meant, and so is a name that means this host wherever it is said.
+        let local = match host {
+            OriginHost::Address(_) => return None,
+            host if host.is_localhost() => LocalOrigins::Dialled,
+            OriginHost::Name(_) | OriginHost::Service(_) => local,
+        };
+        let own = Rc::clone(&self.own_addresses.borrow().0);
+        Refusal::of(address, local, |address| own.contains(&address))
+    }
+
+    /// Looks at this host's interfaces, unless that was done a moment ago: whether they have other addresses than before.
+    fn look_at_own_addresses(&self) -> bool {
+        let now = Instant::now();
+        if self.own_addresses.borrow().1.is_some_and(|at| now.duration_since(at) < OWN_ADDRESSES_TTL) {
+            return false;
+        }
+        let own = self.own.borrow().clone();
+        let addresses = Rc::new(own.addresses());
+        let (before, _) = self.own_addresses.replace((Rc::clone(&addresses), Some(now)));
+        before != addresses
+    }
+
+    /// Lets go of what was looked up for a configuration that did not come about.
+    fn forget_unused(&self) {
+        let now = Instant::now();
+        let is_used = |name: &Name| {
+            let latest = name.latest.borrow();
+            let until = latest.as_ref().and_then(|latest| latest.until);
+            *name.refreshed.borrow() || until.is_none_or(|until| until > now)
+        };
+        self.names.borrow_mut().retain(|_, name| is_used(name));
+    }
+
+    /// The board of a service whose origins are these: the one that there is, or a new one. Waits for no name.
+    fn board(self: &Rc<Self>, service: ServiceName, origins: Origins) -> Arc<Board> {
         let known = self
             .boards
             .borrow()
@@ -183,6 +253,9 @@ impl Lead {
         }
         for (board, before) in affected.iter().zip(&before) {
             report_loops(board, &before.loops);
+            self.report_nowhere(board, &before.nowhere);
+            report_refused(board, &before.refused);
+            report_unused(board, &before.unused);
         }
         affected.retain(|board| !board.roster().loops.is_empty());
         self.looping.replace(affected.iter().map(Arc::downgrade).collect());
@@ -210,8 +283,13 @@ impl Lead {
             .collect();
         drop(names);
         let own = self.own.borrow().clone();
-        let judge = |origin: &Origin, port: Option<u16>, address: IpAddr| {
-            own.judge(&board.service, address, origin.port, port, |to| self.way(to, &board.service))
+        let judge = |origin: &Origin, port: Option<u16>, address: IpAddr| match self.refusal(
+            &origin.host,
+            board.origins.local,
+            address,
+        ) {
+            Some(refusal) => Judgement { refusal: Some(refusal), ..Judgement::default() },
+            None => own.judge(&board.service, address, origin.port, port, |to| self.way(to, &board.service)),
         };
         let set: Vec<Option<Weight>> = {
             let settings = self.settings.borrow();
@@ -227,6 +305,7 @@ impl Lead {
         for (share, weight) in roster.shares.iter_mut().zip(&set) {
             share.is_by_hand = weight.is_some();
         }
+        note_routes(&roster);
         board.hang(roster);
     }
 
@@ -358,25 +437,38 @@ impl Lead {
         services.join(",")
     }
 
-    /// What is known of `host`, looked up unless an answer is still good.
-    async fn resolution(&self, host: &OriginHost, audience: Audience) -> Arc<Resolution> {
+    /// What is known of `host`, looked up unless an answer is still good. What is new about it is on the boards then.
+    async fn resolution(self: &Rc<Self>, host: &OriginHost, failures: Failures) -> Arc<Resolution> {
         if let OriginHost::Address(address) = host {
             return Arc::new(Resolution::of_address(*address));
         }
         let name = Rc::clone(self.names.borrow_mut().entry(host.clone()).or_default());
+        let before = Instant::now();
         let _asking = name.asking.lock().await;
         let latest = name.latest.borrow().clone();
-        if let Some(latest) = &latest
-            && latest.until.is_none_or(|until| until > Instant::now())
-        {
-            return Arc::clone(latest);
+        if let Some(latest) = &latest {
+            let is_good = latest.until.is_none_or(|until| until > Instant::now());
+            let is_retried = failures == Failures::Retried
+                && latest.fault.is_some()
+                && latest.at.is_none_or(|at| at < before);
+            if is_good && !is_retried {
+                return Arc::clone(latest);
+            }
         }
         let resolution = Arc::new(self.resolver().resolve(host, latest.as_deref()).await);
-        // A name that was never of use is no news to a log whose reader gets it as an error.
-        if audience == Audience::Log || latest.is_some() || !resolution.is_empty() {
-            report(host, latest.as_deref(), &resolution);
-        }
         name.latest.replace(Some(Arc::clone(&resolution)));
+        let kind = |resolution: &Resolution| resolution.fault.as_ref().map(discriminant);
+        let is_news = latest
+            .as_ref()
+            .is_none_or(|latest| latest.targets != resolution.targets || kind(latest) != kind(&resolution));
+        if self.look_at_own_addresses() {
+            self.hang(&self.alive());
+        } else if is_news {
+            self.hang(&self.boards_of(host));
+        } else {
+            self.boards_of(host).iter().for_each(|board| note_routes(&board.roster()));
+        }
+        report(host, latest.as_deref(), &resolution);
         resolution
     }
 
@@ -384,7 +476,7 @@ impl Lead {
     fn resolver(&self) -> Rc<Resolver> {
         let mut resolver = self.resolver.borrow_mut();
         if resolver.is_outdated() {
-            *resolver = Rc::new(Resolver::new(resolver.options().clone()));
+            *resolver = Rc::new(resolver.with(resolver.options().clone()));
         }
         Rc::clone(&resolver)
     }
@@ -394,31 +486,23 @@ impl Lead {
         if matches!(host, OriginHost::Address(_)) {
             return;
         }
-        let Some(name) = self.names.borrow().get(host).cloned() else { return };
+        let name = Rc::clone(self.names.borrow_mut().entry(host.clone()).or_default());
         if name.refreshed.replace(true) {
             return;
         }
         let (lead, host) = (Rc::clone(self), host.clone());
         spawn_local(async move {
             loop {
-                let before = name.latest.borrow().clone();
-                if let Some(until) = before.as_ref().and_then(|resolution| resolution.until) {
+                let until = name.latest.borrow().as_ref().and_then(|resolution| resolution.until);
+                if let Some(until) = until {
                     sleep_until(until.into()).await;
                 }
-                let boards = lead.boards_of(&host);
-                if boards.is_empty() {
+                if lead.boards_of(&host).is_empty() {
                     name.refreshed.replace(false);
                     lead.names.borrow_mut().remove(&host);
                     return;
                 }
-                let after = lead.resolution(&host, Audience::Log).await;
-                let same = before.is_some_and(|before| {
-                    let kind = |resolution: &Resolution| resolution.fault.as_ref().map(discriminant);
-                    before.targets == after.targets && kind(&before) == kind(&after)
-                });
-                if !same {
-                    lead.hang(&boards);
-                }
+                lead.resolution(&host, Failures::WaitedOut).await;
             }
         });
     }
@@ -428,6 +512,41 @@ impl Lead {
         boards.retain(|board| board.strong_count() > 0);
         let names = |board: &Arc<Board>| board.origins.list.iter().any(|origin| origin.host == *host);
         boards.iter().filter_map(Weak::upgrade).filter(names).collect()
+    }
+
+    /// Says in the log which origins of a board lead nowhere since now, and which do no longer.
+    fn report_nowhere(&self, board: &Board, before: &[Option<Nowhere>]) {
+        let (roster, service) = (board.roster(), &board.service);
+        let places = self.places.borrow();
+        let places = places.get(service).map_or(&[][..], Vec::as_slice);
+        let is_said = |nowhere: Option<&Option<Nowhere>>| {
+            nowhere.and_then(Option::as_ref).is_some_and(|nowhere| nowhere.cure.is_some())
+        };
+        for (index, (origin, nowhere)) in board.origins.list.iter().zip(&roster.nowhere).enumerate() {
+            let was_said = is_said(before.get(index));
+            let Some(Nowhere { reason, cure: Some(cure) }) = nowhere else {
+                if was_said && nowhere.is_none() {
+                    tracing::info!(%service, %origin, "origin resolves again");
+                }
+                continue;
+            };
+            if was_said {
+                continue;
+            }
+            let at = places.get(index).map_or("", String::as_str);
+            if roster.members.is_empty() {
+                tracing::warn!(
+                    %service, %origin, at, reason, cure,
+                    "resolve origin: the service is unresolved and refuses connections until a name of its origins has an \
+                     address, which is asked for again"
+                );
+            } else {
+                tracing::warn!(
+                    %service, %origin, at, reason, cure,
+                    "resolve origin: it has no address; connections go to the other origins, and it is asked for again"
+                );
+            }
+        }
     }
 }
 
@@ -459,27 +578,54 @@ fn report_loops(board: &Board, before: &[Loop]) {
     }
 }
 
-/// Says in the log when a name begins to fail, and when it is over.
+/// Says in the log which origins' names mean since now what is refused.
+fn report_refused(board: &Board, before: &[Refused]) {
+    let roster = board.roster();
+    let mut said: HashSet<(usize, Refusal)> = before.iter().map(|one| (one.origin, one.refusal)).collect();
+    for Refused { origin, address, refusal, .. } in &roster.refused {
+        // Of each kind one is enough: whoever says such things may say others all the time.
+        if !said.insert((*origin, *refusal)) {
+            continue;
+        }
+        let Some(origin) = board.origins.list.get(*origin) else { continue };
+        let (service, cure) = (&board.service, refusal.cure());
+        tracing::warn!(%service, %origin, %address, cure, "origin's name means {refusal}, which is not dialled");
+    }
+}
+
+/// Says in the log which origins' names say more than is used since now.
+fn report_unused(board: &Board, before: &[Unused]) {
+    let roster = board.roster();
+    for (index, (origin, unused)) in board.origins.list.iter().zip(&roster.unused).enumerate() {
+        let is_new = before.get(index).is_none_or(|before| *before == Unused::default());
+        if is_new && *unused != Unused::default() {
+            let (service, Unused { targets, addresses }) = (&board.service, *unused);
+            tracing::warn!(
+                %service, %origin, targets, addresses,
+                "origin's name has so many SRV records and addresses more than [resolver] targets and addresses allow, \
+                 which are not used"
+            );
+        }
+    }
+}
+
+/// Says in the log when what was known of a name is no longer confirmed, when it is again, and what is new about it. That it
+/// leads nowhere is said of each service that uses it.
 fn report(host: &OriginHost, before: Option<&Resolution>, after: &Resolution) {
-    let failed = |resolution: &Resolution| resolution.fault.is_some();
-    match (before.is_some_and(failed), &after.fault) {
-        (false, Some(fault)) => {
-            let reason = fault.text();
-            let kept = if after.is_empty() {
-                "there is nothing to go by"
-            } else {
-                "what was known before still holds"
-            };
-            tracing::warn!(origin = %host, reason, "resolve origin: {kept}");
+    let Some(before) = before else { return };
+    let is_stale = |resolution: &Resolution| resolution.fault.is_some() && !resolution.is_empty();
+    match (is_stale(before), &after.fault) {
+        (false, Some(fault)) if !after.is_empty() => {
+            tracing::warn!(origin = %host, reason = fault.text(), "resolve origin: what was known before still holds");
         }
         (true, None) => tracing::info!(origin = %host, "origin resolves again"),
         _ => {}
     }
-    if let Some(before) = before
-        && before.targets != after.targets
-    {
-        let addresses: Vec<String> =
-            after.targets.iter().flat_map(|target| &target.addresses).map(ToString::to_string).collect();
-        tracing::info!(origin = %host, addresses = addresses.join(","), "origin has other addresses");
+    if before.targets != after.targets && !after.is_empty() {
+        let addresses = after.targets.iter().flat_map(|target| &target.addresses);
+        let count = addresses.clone().count();
+        let addresses =
+            addresses.take(SHOWN_ADDRESSES).map(ToString::to_string).collect::<Vec<_>>().join(",");
+        tracing::info!(origin = %host, count, addresses, "origin has other addresses");
     }
 }

@@ -3,13 +3,16 @@
 
 mod check;
 mod lead;
+mod route;
 mod selection;
 mod settings;
 mod state;
 
+use std::collections::HashMap;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use tokio::runtime;
 use tokio::sync::{mpsc, oneshot};
@@ -17,7 +20,7 @@ use tokio::task::LocalSet;
 
 use super::board::Board;
 use super::own_bindings::OwnBindings;
-use crate::model::{Origin, OriginSetting, Origins, ResolverOptions, ServiceName};
+use crate::model::{LocalOrigins, Origin, OriginSetting, Origins, ResolverOptions, ServiceName};
 use crate::proxy::commanded::Commanded;
 use lead::{Command, Lead};
 pub use state::{CheckOutcome, OriginCondition, OriginState, RecordState};
@@ -42,9 +45,6 @@ pub enum WatchError {
     /// The thread ended unasked.
     #[error("the thread that watches origins ended unexpectedly")]
     Died,
-    /// Names did not resolve.
-    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
-    Resolve(Vec<ResolveError>),
     /// The thread or its runtime could not be made.
     #[error("start the thread that watches origins")]
     Start(#[source] io::Error),
@@ -88,6 +88,20 @@ pub enum SetOriginError {
         /// Those that there are.
         Vec<String>,
     ),
+}
+
+/// Names that are being looked up.
+#[derive(Debug)]
+pub struct Lookups(oneshot::Receiver<Vec<ResolveError>>);
+
+impl Lookups {
+    /// Waits until all are looked up, or the time for it is over: every origin that has no address, in the order given.
+    ///
+    /// # Errors
+    /// [`WatchError::Died`].
+    pub async fn unresolved(self) -> Result<Vec<ResolveError>, WatchError> {
+        self.0.await.map_err(|_closed| WatchError::Died)
+    }
 }
 
 /// The thread, and what it knows. Clones are the same; the thread ends with the last of them.
@@ -148,18 +162,23 @@ impl OriginWatch {
         self.ask(|done| Command::Avoid { own, done }).await
     }
 
-    /// Checks that every one of `origins` has an address now, so that a mistyped name is refused at start-up. What is found
-    /// out is used when the origins are.
-    ///
-    /// # Errors
-    /// [`WatchError::Resolve`] with every origin that has none, in the order given.
-    pub async fn resolve_all<'a>(
+    /// Says of each service's origins, in their order, where they were typed, for the log.
+    pub fn place(&self, places: HashMap<ServiceName, Vec<String>>) {
+        self.0.thread.tell(Command::Places(places));
+    }
+
+    /// Begins to look up the names of `origins`, all at once, so that what is found out is there when the origins are used.
+    /// After `patience` nobody waits any more, and what has not been answered by then goes on to be looked up.
+    /// Each comes with whether it may be local, since one that means nothing else counts as one without an address.
+    pub fn look_up<'a>(
         &self,
-        origins: impl IntoIterator<Item = &'a Origin>,
-    ) -> Result<(), WatchError> {
-        let origins: Vec<Origin> = origins.into_iter().cloned().collect();
-        let errors = self.ask(|done| Command::Resolve { origins, done }).await?;
-        if errors.is_empty() { Ok(()) } else { Err(WatchError::Resolve(errors)) }
+        origins: impl IntoIterator<Item = (&'a Origin, LocalOrigins)>,
+        patience: Duration,
+    ) -> Lookups {
+        let origins = origins.into_iter().map(|(origin, local)| (origin.clone(), local)).collect();
+        let (done, answer) = oneshot::channel();
+        self.0.thread.tell(Command::Resolve { origins, by: Instant::now() + patience, done });
+        Lookups(answer)
     }
 
     /// Has one of the origins of `service`, as `typed`, or one of its addresses, get no more connections, or another share of

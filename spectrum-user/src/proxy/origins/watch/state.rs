@@ -9,6 +9,7 @@ use std::time::Duration;
 use crate::model::{Origin, OriginPort, OriginRole, ServiceName};
 use crate::proxy::origins::board::Board;
 use crate::proxy::origins::own_bindings::Extent;
+use crate::proxy::origins::resolver::Unused;
 use crate::proxy::origins::roster::{Member, Place, Record, Share};
 
 /// One address of an origin, or an origin without any.
@@ -26,6 +27,8 @@ pub struct OriginState {
     pub role: OriginRole,
     /// Whether it is used.
     pub condition: OriginCondition,
+    /// Of one that is unresolved, refused or unused: why.
+    pub reason: Option<String>,
     /// What its last health check said; `None`: it is not checked, or not yet.
     pub last_check: Option<CheckOutcome>,
     /// Dials in a row that failed.
@@ -74,8 +77,12 @@ pub enum OriginCondition {
     Ejected,
     /// It would lead back to a service of ours; or it leads to one that has nothing to dial but what leads back.
     Loop,
+    /// Its name means what no name may mean.
+    Refused,
     /// Its name has no address.
     Unresolved,
+    /// There are more than are used.
+    Unused,
     /// It is.
     Up,
 }
@@ -91,8 +98,16 @@ pub struct CheckOutcome {
 
 impl OriginCondition {
     /// All of them.
-    pub const ALL: [Self; 6] =
-        [Self::Down, Self::Drained, Self::Ejected, Self::Loop, Self::Unresolved, Self::Up];
+    pub const ALL: [Self; 8] = [
+        Self::Down,
+        Self::Drained,
+        Self::Ejected,
+        Self::Loop,
+        Self::Refused,
+        Self::Unresolved,
+        Self::Unused,
+        Self::Up,
+    ];
 }
 
 impl fmt::Display for OriginCondition {
@@ -102,7 +117,9 @@ impl fmt::Display for OriginCondition {
             Self::Drained => "drained",
             Self::Ejected => "ejected",
             Self::Loop => "loop",
+            Self::Refused => "refused",
             Self::Unresolved => "unresolved",
+            Self::Unused => "unused",
             Self::Up => "up",
         })
     }
@@ -134,6 +151,7 @@ pub(super) fn states(
             is_by_hand: share.is_by_hand,
             role: origin.role,
             condition,
+            reason: None,
             last_check: None,
             failures_in_row: 0,
             failed_dials: 0,
@@ -153,8 +171,20 @@ pub(super) fn states(
             way: until_it_repeats(&board.service, one.judgement.ways.first().map_or(&[], Vec::as_slice)),
             ..undialled(Some(shown(origin, one.port, one.address)), OriginCondition::Loop)
         }));
+        states.extend(roster.refused.iter().filter(|one| one.origin == index).map(|one| OriginState {
+            record: recorded(one.port, one.record.as_ref()),
+            reason: Some(format!("{}; {}", one.refusal, one.refusal.cure())),
+            ..undialled(Some(shown(origin, one.port, one.address)), OriginCondition::Refused)
+        }));
         if states.len() == before {
-            states.push(undialled(None, OriginCondition::Unresolved));
+            let nowhere = roster.nowhere.get(index).and_then(Option::as_ref);
+            let reason = nowhere.map(|nowhere| nowhere.reason.clone());
+            states.push(OriginState { reason, ..undialled(None, OriginCondition::Unresolved) });
+        }
+        let Unused { targets, addresses } = roster.unused.get(index).copied().unwrap_or_default();
+        if targets + addresses > 0 {
+            let reason = Some(format!("{targets} SRV records and {addresses} addresses more than are used"));
+            states.push(OriginState { reason, ..undialled(None, OriginCondition::Unused) });
         }
     }
     states
@@ -243,6 +273,7 @@ fn state(
         } else {
             OriginCondition::Up
         },
+        reason: None,
         last_check: place
             .health
             .as_ref()
