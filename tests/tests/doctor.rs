@@ -26,6 +26,7 @@ on_each_path!(
     doctor_changes_nothing,
     doctor_works_with_the_rights_of_a_service,
     doctor_tries_the_reply_mark,
+    doctor_names_what_a_running_instance_has_claimed,
 );
 
 fn launch<'netns>(netns: &'netns Netns, words: &str) -> Launch<'netns> {
@@ -97,6 +98,20 @@ fn doctor_names_the_path_that_a_start_takes(case: &mut Case) {
         }
         Err(finished) => panic!("{finished}"),
     }
+}
+
+fn doctor_names_what_a_running_instance_has_claimed(case: &mut Case) {
+    let words = configured(case, "");
+    assert_eq!(verdict(&doctor(&case.server, words), "claims"), "ok");
+    let instance = case.start("--prefix 192.0.2.128/25");
+    let said = doctor(&case.server, words);
+    assert_eq!(verdict(&said, "claims"), "missing", "{said:#}");
+    let meaning = found(&said, "claims")[0]["meaning"].as_str().unwrap();
+    // As a start says it.
+    let refused = launch(&case.server, words).finish();
+    let claimed = format!("claim prefix 192.0.2.0/24: process {} has 192.0.2.128/25", instance.pid());
+    assert!(meaning.contains(&claimed) && refused.stderr.contains(&claimed), "{meaning}\n{refused}");
+    assert_eq!(said["path"]["mode"], case.path.mode());
 }
 
 /// Words before the program that make bpf(2) answer what kernels without it do.

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::io::{Read as _, Write as _};
 use std::net::SocketAddr;
 use std::process::Command;
 
@@ -30,6 +31,7 @@ on_every_path!(
 on_each_path!(
     bindings_are_filtered_by_overlap,
     asking_changes_nothing,
+    a_removed_service_is_shown_until_what_it_has_open_is_cut,
     names_that_strangers_chose_move_no_cursor,
     questions_that_make_no_sense_are_usage_errors
 );
@@ -95,6 +97,41 @@ fn destination<'a>(case: &Case, status: &'a Value, service: &str) -> &'a Value {
             && destination["family"] == family
     });
     found.next().unwrap()
+}
+
+fn a_removed_service_is_shown_until_what_it_has_open_is_cut(case: &mut Case) {
+    let service = |name: &str, port: u16| {
+        let prefix = case.prefix();
+        format!(
+            "[[service]]\nname = \"{name}\"\nbindings = [{{ prefix = \"{prefix}\", ports = {port} }}]\n\
+             respond = \"echo\"\n"
+        )
+    };
+    let write = |text: String| case.server.run(|| fs::write("/run/spectrum.toml", text)).unwrap();
+    write(service("stays", 80) + &service("goes", 81));
+    let _instance = case.start("--config /run/spectrum.toml --drain 4s");
+    let mut open = call(&case.server, SocketAddr::new(case.address(7), 81)).unwrap();
+    open.write_all(b"x").unwrap();
+    open.read_exact(&mut [0]).unwrap();
+    write(service("stays", 80));
+    assert_eq!(run(&case.server, "reload").code(), 0);
+    let status = ask(&case.server, "status");
+    let gone = &status["services"][1];
+    assert_eq!(
+        (&gone["name"], &gone["open"], &gone["bindings"]),
+        (&"goes".into(), &1.into(), &0.into()),
+        "{status}"
+    );
+    assert!((1..=4000).contains(&gone["draining"]["cut_in_ms"].as_u64().unwrap()), "{gone}");
+    assert_eq!(status["services"][0].get("draining"), None);
+    let shown = run(&case.server, "status").stdout;
+    assert!(shown.contains("removed and draining: what is open is cut in "), "{shown}");
+    let shown = eventually("the end of the service", PATIENCE, || {
+        let status = ask(&case.server, "status");
+        (status["services"].as_array().unwrap().len() == 1).then_some(status)
+    });
+    assert_eq!(shown["services"][0]["name"], "stays");
+    assert!(open.read(&mut [0]).map_or(true, |read| read == 0), "it was cut");
 }
 
 fn status_shows_what_the_kernel_shows(case: &mut Case) {

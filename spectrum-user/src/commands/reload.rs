@@ -1,7 +1,7 @@
 //! From one configuration to the next while traffic flows: everything the next one needs is prepared beside the present
 //! one, then one publication decides which of them a packet sees, then what nothing needs any more goes.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +16,7 @@ use super::run::{LOCK_PATIENCE, joined};
 use super::running::{NAMES_PATIENCE, Running, Steering, look_up, places, register, registry};
 use crate::config::{Config, ModeChoice};
 use crate::instance::Mode;
-use crate::model::{Destination, DestinationId, Prefix};
+use crate::model::{Destination, DestinationId, Prefix, Service, ServiceName};
 use crate::net::{ListenerGroup, LocalRoutes};
 use crate::plan::Plan;
 use crate::plan::replies::ReplyNeeds;
@@ -46,6 +46,8 @@ pub(super) struct Retiring {
     pub(super) listeners: Vec<(Instant, Destination, ListenerGroup)>,
     /// Destinations whose services have gone. What is open there has until then to end by itself.
     pub(super) connections: Vec<(Instant, Destination)>,
+    /// Those of them that the configuration has not at all, as they were.
+    pub(super) services: Vec<Service>,
     /// Prefixes that no binding is in. Connections that are open still need their addresses.
     pub(super) routes: Vec<(Instant, Prefix)>,
     /// When what brings origins' answers back goes, as far as the present configuration has no use for it.
@@ -163,6 +165,10 @@ impl Running {
             removed: removed.len(),
         };
         self.retire(removed, &plan);
+        let kept: HashSet<&ServiceName> = config.services.iter().map(|service| &service.name).collect();
+        self.retiring.services.retain(|gone| !kept.contains(&gone.name));
+        let gone = self.config.services.iter().filter(|service| !kept.contains(&service.name));
+        self.retiring.services.extend(gone.cloned());
         self.plan = plan;
         self.config = config;
         self.keep_set_origins();
@@ -322,7 +328,11 @@ impl Running {
     /// Cuts what is still open of services that have gone, and have not come back meanwhile.
     async fn cut_due(&mut self, now: Instant) {
         let Some(workers) = &self.workers else { return };
-        for (_, destination) in self.retiring.connections.extract_if(.., |(due, _)| *due <= now) {
+        let due: Vec<_> = self.retiring.connections.extract_if(.., |(due, _)| *due <= now).collect();
+        let Retiring { connections, services, .. } = &mut self.retiring;
+        let left: HashSet<&ServiceName> = connections.iter().map(|(_, left)| &left.service).collect();
+        services.retain(|gone| left.contains(&gone.name));
+        for (_, destination) in due {
             if serves(&self.plan, &destination) {
                 continue;
             }

@@ -167,9 +167,19 @@ pub struct ServiceAnswer {
     pub open: u64,
     /// All there were.
     pub total: u64,
+    /// When what it has open is cut, where the configuration has it no more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub draining: Option<DrainingAnswer>,
     /// The addresses that its connections can go to, in the order configured.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub origins: Vec<OriginAnswer>,
+}
+
+/// Of a service that was removed: the rest of its time.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct DrainingAnswer {
+    /// Until its connections are cut.
+    pub cut_in_ms: u64,
 }
 
 /// One address of an origin, or an origin that has none.

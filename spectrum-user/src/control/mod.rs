@@ -9,9 +9,9 @@ mod request;
 mod server;
 
 pub use answer::{
-    CheckAnswer, Conflict, Decider, DestinationAnswer, ErrorAnswer, Explanation, ListedBinding,
-    ListenerAnswer, OriginAnswer, Outcome, PacketCounts, ProgramAnswer, RecordAnswer, ServiceAnswer,
-    SetOriginAnswer, Status, TableAnswer,
+    CheckAnswer, Conflict, Decider, DestinationAnswer, DrainingAnswer, ErrorAnswer, Explanation,
+    ListedBinding, ListenerAnswer, OriginAnswer, Outcome, PacketCounts, ProgramAnswer, RecordAnswer,
+    ServiceAnswer, SetOriginAnswer, Status, TableAnswer,
 };
 pub use client::ask;
 pub use error::ControlError;

@@ -107,6 +107,8 @@ pub struct Facts {
     pub sk_lookup_instances: usize,
     /// Where metrics and health are to be served, if there is a configuration that says so.
     pub admin: Option<SocketAddr>,
+    /// Prefixes that are to be served and that a live instance has claimed, in words.
+    pub claimed: Result<Vec<String>, Unknown>,
     /// Addresses of the host that what is to be served covers, in words.
     pub covered: Result<Vec<String>, Unknown>,
 }

@@ -25,6 +25,18 @@ pub(super) fn judge(facts: &Facts, findings: &mut Findings) {
         others(programs, facts.sk_lookup_instances, findings);
     }
     let Some(Subject { plan, from: Source::Configuration }) = &facts.subject else { return };
+    if let Some(claimed) = findings.known("claims", &facts.claimed) {
+        if claimed.is_empty() {
+            findings.ok("claims", "none", "no running instance has any of the prefixes");
+        } else {
+            findings.miss(
+                "claims",
+                format!("{} taken", claimed.len()),
+                &format!("{}: a start refuses that", some_of(claimed)),
+                "other prefixes, or stop that instance; if it runs this file itself, reload it instead",
+            );
+        }
+    }
     if let Some(covered) = findings.known("addresses", &facts.covered) {
         if covered.is_empty() {
             findings.ok("addresses", "none covered", "no prefix has an address of the host's interfaces");
@@ -71,6 +83,16 @@ pub(super) fn judge(facts: &Facts, findings: &mut Findings) {
         if obstacles.is_empty() {
             findings.ok("obstacles", "none", "no rule drops or takes what is to be served");
         }
+    }
+}
+
+/// The first few of what may be thousands.
+fn some_of(lines: &[String]) -> String {
+    const SHOWN: usize = 4;
+    let shown = lines.iter().take(SHOWN).map(String::as_str).collect::<Vec<_>>().join(", ");
+    match lines.len().saturating_sub(SHOWN) {
+        0 => shown,
+        more => format!("{shown} and {more} more"),
     }
 }
 

@@ -58,6 +58,7 @@ fn host() -> Facts {
         other_programs: Ok(Vec::new()),
         sk_lookup_instances: 0,
         admin: None,
+        claimed: Ok(Vec::new()),
         covered: Ok(Vec::new()),
     }
 }
@@ -338,6 +339,9 @@ fn what_a_configuration_runs_into_is_found() {
         ..host()
     };
     assert_eq!(complaints(&facts), ["missing addresses", "warning obstacle"]);
+    let claimed = Ok(vec!["claim prefix 192.0.2.0/24: process 7 has 192.0.2.0/25".to_owned()]);
+    let claimed = Facts { claimed, ..facts.clone() };
+    assert_eq!(complaints(&claimed), ["missing claims", "missing addresses", "warning obstacle"]);
     let hidden = |admin: &str| Facts { admin: admin.parse().ok(), ..facts.clone() };
     assert_eq!(
         complaints(&hidden("192.0.2.7:80")),

@@ -11,7 +11,7 @@ mod state;
 pub use error::{InstanceError, RunDirError};
 pub use leftovers::Leftovers;
 pub(crate) use registry::GROUP;
-pub use registry::{Claim, Registry, StartupLock, live_instances};
+pub use registry::{Claim, Registry, StartupLock, live_instances, taken};
 pub use run_dir::run_dir;
 pub use sockets::{ControlSocket, control_sockets};
 pub use state::{Instance, InstanceId, Mode, NoInstanceId};

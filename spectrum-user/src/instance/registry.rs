@@ -344,8 +344,15 @@ fn write(path: &Path, instance: &Instance) -> Result<File, InstanceError> {
     })
 }
 
-/// Finds a prefix that one of `others` has, in whole or in part.
+/// Refuses a prefix that one of `others` has, in whole or in part.
 fn refuse_overlaps(prefixes: &[Prefix], others: &[Instance]) -> Result<(), InstanceError> {
+    taken(prefixes, others).into_iter().next().map_or(Ok(()), Err)
+}
+
+/// Why none of `prefixes` that one of `others` has, in whole or in part, can be claimed.
+#[must_use]
+pub fn taken(prefixes: &[Prefix], others: &[Instance]) -> Vec<InstanceError> {
+    let mut taken = Vec::new();
     for other in others {
         // Disjoint and in order, only the neighbours of a prefix can overlap it.
         let theirs: BTreeSet<Prefix> = other.prefixes.iter().copied().collect();
@@ -361,11 +368,11 @@ fn refuse_overlaps(prefixes: &[Prefix], others: &[Instance]) -> Result<(), Insta
             let before = outermost.range(..prefix).next_back();
             let after = outermost.range(prefix..).next();
             if let Some(theirs) = before.into_iter().chain(after).find(|theirs| theirs.overlaps(prefix)) {
-                return Err(InstanceError::Claimed { prefix: *prefix, theirs: *theirs, pid: other.pid });
+                taken.push(InstanceError::Claimed { prefix: *prefix, theirs: *theirs, pid: other.pid });
             }
         }
     }
-    Ok(())
+    taken
 }
 
 fn failed(op: &'static str, path: &Path, source: io::Error) -> InstanceError {

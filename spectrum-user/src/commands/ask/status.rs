@@ -10,8 +10,8 @@ use humantime::format_duration;
 use crate::commands::columns::Columns;
 use crate::commands::target::policy_lines;
 use crate::control::{
-    CheckAnswer, DestinationAnswer, OriginAnswer, PacketCounts, ProgramAnswer, RecordAnswer, ServiceAnswer,
-    Status,
+    CheckAnswer, DestinationAnswer, DrainingAnswer, OriginAnswer, PacketCounts, ProgramAnswer, RecordAnswer,
+    ServiceAnswer, Status,
 };
 
 /// So many cookies of a listener are shown.
@@ -39,9 +39,13 @@ pub(super) fn write(status: &Status, out: &mut dyn Write) -> io::Result<()> {
     writeln!(out, "\nservices: {}", status.services.len())?;
     let mut services = Columns::of(["NAME", "BINDINGS", "OPEN", "TOTAL", "TARGET"]);
     for service in &status.services {
-        let ServiceAnswer { name, target, limits, timeouts, bindings, open, total, .. } = service;
+        let ServiceAnswer { name, target, limits, timeouts, bindings, open, total, draining, .. } = service;
+        let removed = draining.map(|DrainingAnswer { cut_in_ms }| {
+            let left = format_duration(Duration::from_secs(cut_in_ms.div_ceil(1000)));
+            format!("removed and draining: what is open is cut in {left}")
+        });
         // What stands between semicolons gets a line of its own: some services have much to say.
-        let mut lines = target.split("; ");
+        let mut lines = removed.iter().map(String::as_str).chain(target.split("; "));
         services.row([
             name,
             &bindings.to_string(),

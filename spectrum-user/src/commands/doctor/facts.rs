@@ -14,7 +14,7 @@ use crate::commands::privileges::capabilities;
 use crate::config::Config;
 use crate::dispatcher::{self, AttachedProgram};
 use crate::doctor::{Confinement, Conntrack, Facts, OtherProgram, Refusal, Rights, Source, Subject, Unknown};
-use crate::instance::{Instance, Leftovers, Mode, live_instances, run_dir};
+use crate::instance::{Instance, Leftovers, Mode, live_instances, run_dir, taken};
 use crate::model::{Binding, Policy, PortRange, Protocol, Responder, Service, Target};
 use crate::net::{self, LocalRoutes, NamespaceId, ReplyRoutes};
 use crate::plan::replies::ReplyNeeds;
@@ -36,9 +36,20 @@ pub(super) fn read(wanted: Option<(Config, Plan)>, jit: Option<u64>) -> anyhow::
         Some(plan) => covered(plan),
         None => Ok(Vec::new()),
     };
+    let claimed = match (&wanted, &live) {
+        (Some(plan), Ok(live)) => {
+            Ok(taken(&plan.routes, live).into_iter().map(|error| error.to_string()).collect())
+        }
+        (Some(_), Err(error)) => Err(Unknown(error.to_string())),
+        (None, _) => Ok(Vec::new()),
+    };
     let subject = match wanted {
         Some(plan) => Some(Subject { plan, from: Source::Configuration }),
-        None => live.as_deref().ok().and_then(claimed).map(|plan| Subject { plan, from: Source::Instances }),
+        None => live
+            .as_deref()
+            .ok()
+            .and_then(plan_of_claims)
+            .map(|plan| Subject { plan, from: Source::Instances }),
     };
     let by_sk_lookup = |instance: &&Instance| instance.mode == Some(Mode::SkLookup);
     Ok(Facts {
@@ -73,6 +84,7 @@ pub(super) fn read(wanted: Option<(Config, Plan)>, jit: Option<u64>) -> anyhow::
         other_programs: others(attached),
         sk_lookup_instances: live.iter().flatten().filter(by_sk_lookup).count(),
         admin,
+        claimed,
         covered,
     })
 }
@@ -153,7 +165,7 @@ fn covered(plan: &Plan) -> Result<Vec<String>, Unknown> {
 }
 
 /// What live instances have claimed, on any port.
-fn claimed(live: &[Instance]) -> Option<Plan> {
+fn plan_of_claims(live: &[Instance]) -> Option<Plan> {
     let bindings: Vec<Binding> = live
         .iter()
         .flat_map(|instance| &instance.prefixes)

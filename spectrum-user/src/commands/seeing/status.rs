@@ -5,17 +5,18 @@ use std::fs::File;
 use std::time::Duration;
 
 use spectrum_common::Refusal;
+use tokio::time::Instant;
 
 use crate::commands::running::{Running, Steering};
 use crate::commands::target::described;
 use crate::control::{
-    CheckAnswer, DestinationAnswer, ErrorAnswer, OriginAnswer, PacketCounts, ProgramAnswer, RecordAnswer,
-    ServiceAnswer, Status, TableAnswer,
+    CheckAnswer, DestinationAnswer, DrainingAnswer, ErrorAnswer, OriginAnswer, PacketCounts, ProgramAnswer,
+    RecordAnswer, ServiceAnswer, Status, TableAnswer,
 };
 use crate::dispatcher::{self, AttachedProgram, Dispatcher};
 use crate::doctor::loosening;
 use crate::instance::Mode;
-use crate::model::{DestinationId, Family, Prefix, ServiceName};
+use crate::model::{DestinationId, Family, Prefix, Protocol, Service, ServiceName};
 use crate::net::{self, NamespaceId};
 use crate::observe::AdminServer;
 use crate::proxy::{RecordState, Workers};
@@ -80,22 +81,34 @@ impl Running {
         steering.into_iter().chain(besides).map(|part| part.to_string()).collect()
     }
 
+    /// Those of the configuration, then those that it has no more and that still have something open.
     fn services(&self) -> Vec<ServiceAnswer> {
         let totals = self.counters.totals();
-        let services = self.config.services.iter().map(|service| {
-            let counted = || totals.iter().filter(|((name, _), _)| *name == service.name);
+        let answer = |service: &Service, bindings, draining| {
+            let of = |protocol| totals.get(&(service.name.clone(), protocol));
+            let counted = [Protocol::Tcp, Protocol::Udp].map(of);
+            let counted = || counted.iter().copied().flatten();
             ServiceAnswer {
                 name: service.name.to_string(),
                 target: described(service, NAMED),
+                draining,
                 origins: self.origins(&service.name),
                 limits: (&service.policy.limits).into(),
                 timeouts: (&service.policy.timeouts).into(),
-                bindings: service.bindings.len(),
-                open: counted().map(|(_, totals)| totals.open).sum(),
-                total: counted().map(|(_, totals)| totals.opened).sum(),
+                bindings,
+                open: counted().map(|totals| totals.open).sum(),
+                total: counted().map(|totals| totals.opened).sum(),
             }
+        };
+        let configured =
+            self.config.services.iter().map(|service| answer(service, service.bindings.len(), None));
+        let gone = self.retiring.services.iter().filter_map(|service| {
+            let left = self.retiring.connections.iter().filter(|(_, left)| left.service == service.name);
+            let due = left.map(|(due, _)| *due).max()?;
+            let cut_in_ms = millis(due.saturating_duration_since(Instant::now()));
+            Some(answer(service, 0, Some(DrainingAnswer { cut_in_ms })))
         });
-        services.collect()
+        configured.chain(gone.filter(|service| service.open > 0)).collect()
     }
 
     pub(in crate::commands) fn origins(&self, service: &ServiceName) -> Vec<OriginAnswer> {
