@@ -9,9 +9,9 @@ use std::thread;
 
 use socket2::{Domain, Socket, Type};
 use spectrum_user::model::{
-    Destination, Family, Policy, Protocol, ResolverOptions, Responder, ServiceName, Target,
+    Destination, Family, LogFormat, Policy, Protocol, ResolverOptions, Responder, ServiceName, Target,
 };
-use spectrum_user::observe::{self, Counters, LogFormat, Omissions, Output, Recorded};
+use spectrum_user::observe::{self, Counters, Output, Recorder};
 use spectrum_user::proxy::{OriginWatch, Served, Workers};
 
 #[tokio::main(flavor = "current_thread")]
@@ -21,9 +21,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let output = Output::start(LogFormat::default(), io::stdout(), io::stderr())?;
     let counters = Counters::default();
     let origins = OriginWatch::start(ResolverOptions::default())?;
-    let workers = Workers::start(count, origins, |_| {
-        observe::observer(counters.worker(), output.clone(), Omissions::default(), Recorded::Ends)
-    })?;
+    let recorder = Recorder::new(output);
+    let workers = Workers::start(count, origins, |_| observe::observer(counters.worker(), &recorder))?;
 
     let sockets = (0..count.get()).map(|_| listen(address)).collect::<io::Result<Vec<_>>>()?;
     let service = ServiceName::default();

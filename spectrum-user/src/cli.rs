@@ -19,9 +19,9 @@ use crate::config::{Config, FirewallChoice, Flags, ModeChoice, NatChoice, Protoc
 use crate::control::{BindingsQuery, OriginQuery};
 use crate::instance::InstanceId;
 use crate::model::{
-    Origin, OriginSetting, PortRange, Prefix, Protocol, Responder, Weight, parse_address_and_port,
+    LogFormat, Origin, OriginSetting, PortRange, Prefix, Protocol, RecordKeys, Records, Responder, Sample,
+    Weight, parse_address_and_port,
 };
-use crate::observe::LogFormat;
 
 /// One listening socket for any port on any address of whole IP prefixes, and an L4 proxy behind it.
 #[derive(Debug, Parser)]
@@ -155,9 +155,21 @@ pub struct RunArgs {
     #[arg(long, value_name = "COUNT", value_parser = value::workers, allow_negative_numbers = true)]
     pub workers: Option<NonZeroUsize>,
 
-    /// How log lines and connection records are written
-    #[arg(long, value_enum, default_value_t, value_name = "FORMAT")]
-    pub log_format: LogFormatArg,
+    /// How log lines and connection records are written: text or json [default: what the file says, else text]
+    #[arg(long, value_name = "FORMAT")]
+    pub log_format: Option<LogFormat>,
+
+    /// Which connections leave a record: all, failures or none [default: what the file says, else all]
+    #[arg(long, value_name = "WHICH")]
+    pub log_records: Option<Records>,
+
+    /// Share of the connections that leave a record, of those that did not fail, e.g. 1/100
+    #[arg(long, value_name = "SHARE")]
+    pub log_sample: Option<Sample>,
+
+    /// Whether connections that their client ended before a byte came leave a record, as load balancers' checks are: true or false
+    #[arg(long, value_name = "WHETHER")]
+    pub log_empty: Option<bool>,
 
     /// Write a record also when a connection begins to carry bytes, not only when it is over
     #[arg(long)]
@@ -357,26 +369,18 @@ impl OriginArgs {
     }
 }
 
-/// How log lines are written.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, ValueEnum)]
-pub enum LogFormatArg {
-    /// For people.
-    #[default]
-    Text,
-    /// One JSON object a line.
-    Json,
-}
-
-impl From<LogFormatArg> for LogFormat {
-    fn from(format: LogFormatArg) -> Self {
-        match format {
-            LogFormatArg::Json => Self::Json,
-            LogFormatArg::Text => Self::Text,
+impl RunArgs {
+    /// What the flags say of records, whatever the file says in general.
+    #[must_use]
+    pub fn record_keys(&self) -> RecordKeys {
+        RecordKeys {
+            records: self.log_records,
+            sample: self.log_sample,
+            opened: self.log_opened.then_some(true),
+            empty: self.log_empty,
         }
     }
-}
 
-impl RunArgs {
     /// The configuration that the flags stand for when there is no file.
     ///
     /// # Errors

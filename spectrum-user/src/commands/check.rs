@@ -19,7 +19,8 @@ use crate::cli::CheckArgs;
 use crate::config::{Config, FirewallChoice, ModeChoice};
 use crate::control::{LimitsAnswer, TimeoutsAnswer};
 use crate::model::{
-    DialSource, Family, LocalOrigins, Origin, Policy, PortRange, Prefix, Protocol, Target, VisibleWriter,
+    DialSource, Family, LocalOrigins, LogFormat, Origin, Policy, PortRange, Prefix, Protocol, RecordKeys,
+    Sample, Target, VisibleWriter,
 };
 use crate::plan::Plan;
 use crate::plan::table::Table;
@@ -85,6 +86,7 @@ struct Checked<'a> {
     /// What hides the whole of it, so that a start refuses.
     #[serde(skip_serializing_if = "Option::is_none")]
     admin_hidden: Option<String>,
+    log: CheckedLog,
     resolver: CheckedResolver<'a>,
     services: Vec<CheckedService<'a>>,
     destinations: Vec<CheckedDestination<'a>>,
@@ -93,6 +95,37 @@ struct Checked<'a> {
     #[serde(serialize_with = "as_texts")]
     routes: &'a [Prefix],
     table: CheckedTable,
+}
+
+#[derive(Serialize)]
+struct CheckedLog {
+    format: String,
+    #[serde(flatten)]
+    records: CheckedRecords,
+    #[serde(skip)]
+    keys: RecordKeys,
+}
+
+/// What holds, whether or not it is said.
+#[derive(Serialize)]
+struct CheckedRecords {
+    records: String,
+    sample: String,
+    opened: bool,
+    /// Without it, only what was reset before an origin was dialled is left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    empty: Option<bool>,
+}
+
+impl From<RecordKeys> for CheckedRecords {
+    fn from(keys: RecordKeys) -> Self {
+        Self {
+            records: keys.records.unwrap_or_default().to_string(),
+            sample: keys.sample.unwrap_or(Sample::WHOLE).to_string(),
+            opened: keys.opened.unwrap_or_default(),
+            empty: keys.empty,
+        }
+    }
 }
 
 #[derive(Serialize)]
@@ -129,6 +162,10 @@ struct CheckedService<'a> {
     timeouts: TimeoutsAnswer,
     #[serde(skip_serializing_if = "<[_]>::is_empty", serialize_with = "as_texts")]
     trusted_proxies: &'a [Prefix],
+    log: CheckedRecords,
+    /// What it says of its records itself.
+    #[serde(skip)]
+    own_log: RecordKeys,
     /// All of it, in words.
     #[serde(skip)]
     answer: String,
@@ -217,6 +254,8 @@ impl<'a> Checked<'a> {
                 limits: (&service.policy.limits).into(),
                 timeouts: (&service.policy.timeouts).into(),
                 trusted_proxies: &service.policy.trusted_proxies.prefixes,
+                log: config.log.of(&service.name).into(),
+                own_log: config.log.services.get(&service.name).copied().unwrap_or_default(),
                 answer: described(service, usize::MAX),
                 policy: &service.policy,
             }
@@ -240,6 +279,11 @@ impl<'a> Checked<'a> {
             firewall: config.firewall,
             admin: config.admin,
             admin_hidden: config.admin.and_then(|admin| plan.hiding_admin(admin)),
+            log: CheckedLog {
+                format: config.log.format.unwrap_or_default().to_string(),
+                records: config.log.general.into(),
+                keys: config.log.general.unusual(),
+            },
             resolver: CheckedResolver {
                 servers: &config.resolver.servers,
                 timeout_ms: config.resolver.timeout.as_millis(),
@@ -269,6 +313,13 @@ impl<'a> Checked<'a> {
             });
             writeln!(out, "metrics and health: http://{admin}/{hidden}")?;
         }
+        let unusual = self.log.keys.to_string();
+        let format = (self.log.format != LogFormat::default().to_string()).then_some(&self.log.format);
+        let log: Vec<&String> =
+            format.into_iter().chain(Some(&unusual).filter(|keys| !keys.is_empty())).collect();
+        if !log.is_empty() {
+            writeln!(out, "log: {}", log.into_iter().map(String::as_str).collect::<Vec<_>>().join(", "))?;
+        }
         if !self.resolver.servers.is_empty() {
             let servers: Vec<String> = self.resolver.servers.iter().map(ToString::to_string).collect();
             writeln!(out, "name servers: {}", servers.join(", "))?;
@@ -277,10 +328,13 @@ impl<'a> Checked<'a> {
         writeln!(out, "\nservices: {}", self.services.len())?;
         let name = width(self.services.iter().map(|service| service.name));
         for service in &self.services {
-            let CheckedService { name: service, bindings, answer, policy, .. } = service;
+            let CheckedService { name: service, bindings, answer, policy, own_log, .. } = service;
             writeln!(out, "  {service:name$}  bindings {bindings}, {answer}")?;
             for line in policy_lines(&policy.limits, &policy.timeouts) {
                 writeln!(out, "  {:name$}  {line}", "")?;
+            }
+            if *own_log != RecordKeys::default() {
+                writeln!(out, "  {:name$}  log: {own_log}", "")?;
             }
         }
 

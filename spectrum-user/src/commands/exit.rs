@@ -11,9 +11,9 @@ use super::privileges::NotPermitted;
 use crate::config::{ConfigError, Problem};
 use crate::control::ControlError;
 use crate::instance::InstanceError;
-use crate::model::visible;
+use crate::model::{LogFormat, visible};
 use crate::net::NetError;
-use crate::observe::{Kind, LogFormat, timestamp};
+use crate::observe::{Kind, timestamp};
 use crate::tproxy::TproxyError;
 
 /// `EX_NOPERM` of sysexits.h.

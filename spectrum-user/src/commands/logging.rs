@@ -13,7 +13,8 @@ use serde::Serialize;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::{Directive, LevelFilter};
 
-use crate::observe::{Kind, LogFormat, Output, timestamp};
+use crate::model::LogFormat;
+use crate::observe::{Kind, Output, timestamp};
 
 /// How long the last lines may take to be written.
 const FINISH: Duration = Duration::from_secs(1);

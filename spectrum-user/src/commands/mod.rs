@@ -28,7 +28,7 @@ pub use exit::usage;
 use std::process::ExitCode;
 
 use crate::cli::{Cli, Command};
-use crate::observe::LogFormat;
+use crate::model::LogFormat;
 
 /// Carries out what was typed, and says by its exit code what kind of end that was.
 #[must_use]

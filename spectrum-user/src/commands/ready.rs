@@ -3,7 +3,8 @@
 use serde::Serialize;
 
 use crate::instance::Mode;
-use crate::observe::{LogFormat, timestamp};
+use crate::model::LogFormat;
+use crate::observe::timestamp;
 
 /// What is ready.
 #[derive(Clone, Copy, Debug)]

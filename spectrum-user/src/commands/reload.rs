@@ -94,6 +94,11 @@ impl Running {
                 shown(config.admin)
             );
         }
+        let (format, wanted) =
+            (self.config.log.format.unwrap_or_default(), config.log.format.unwrap_or_default());
+        if wanted != format {
+            bail!("log.format: cannot change from {format} to {wanted} while running; restart instead");
+        }
         let revision = self.revision + 1;
         let plan = self
             .plan
@@ -172,6 +177,7 @@ impl Running {
         self.plan = plan;
         self.config = config;
         self.keep_set_origins();
+        self.recorder.follow(&self.config.log, &self.config.services);
         // After a failure the old bindings are avoided as well, which the next reload puts right.
         if let Err(error) = self.avoid(vec![Arc::clone(&self.plan)]).await {
             tracing::warn!("{error:#}");

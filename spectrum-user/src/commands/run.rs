@@ -20,15 +20,19 @@ use crate::cli::RunArgs;
 use crate::config::Config;
 use crate::control::{Asked, ControlServer, Request};
 use crate::net;
-use crate::observe::{Kind, Recorded};
+use crate::observe::Kind;
 use crate::plan::Plan;
 
 /// Runs until SIGINT or SIGTERM.
 pub(super) fn run(args: &RunArgs) -> ExitCode {
     let config = configured(args);
-    let log = match logging::init(args.log_format.into()) {
+    let format = match &config {
+        Ok(config) => config.log.format.unwrap_or_default(),
+        Err(_) => args.log_format.unwrap_or_default(),
+    };
+    let log = match logging::init(format) {
         Ok(log) => log,
-        Err(error) => return exit::failure(&error, args.log_format.into()),
+        Err(error) => return exit::failure(&error, format),
     };
     match config.and_then(|config| serve_from_start_to_end(args, config, &log)) {
         Ok(()) => ExitCode::SUCCESS,
@@ -45,17 +49,12 @@ fn serve_from_start_to_end(args: &RunArgs, config: Config, log: &Log) -> anyhow:
         net::enter_namespace(netns)?;
     }
     raise_file_limit()?;
-    let settings = Settings {
-        workers: args.workers,
-        recorded: if args.log_opened { Recorded::OpensAndEnds } else { Recorded::Ends },
-        force: args.force,
-        drain: args.drain,
-    };
+    let settings = Settings { workers: args.workers, force: args.force, drain: args.drain };
     // The workers carry the traffic; this thread only steers, so it needs no others.
     let runtime = runtime::Builder::new_current_thread().enable_all().build().context("start the runtime")?;
     runtime.block_on(async {
         let mut signals = Signals::catch().context("catch signals")?;
-        let mut running = Running::new(config, plan, settings, log.output.clone());
+        let mut running = Running::new(config, plan, settings, &log.output);
         let outcome = match running.start().await {
             Ok(ready) => {
                 announce(&ready, log);
@@ -82,8 +81,12 @@ fn configured_again(args: &RunArgs) -> anyhow::Result<Config> {
 
 /// What the command line asks for, as its file reads now.
 fn configured(args: &RunArgs) -> anyhow::Result<Config> {
-    let Some(path) = &args.config else { return Ok(args.short_form()?) };
-    let mut config = Config::load(path)?;
+    let mut config = match &args.config {
+        Some(path) => Config::load(path)?,
+        None => args.short_form()?,
+    };
+    config.log.format = args.log_format.or(config.log.format);
+    config.log.general = args.record_keys().or(config.log.general);
     if let Some(mode) = args.mode {
         config.mode = mode;
     }

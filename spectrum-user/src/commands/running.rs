@@ -29,7 +29,7 @@ use crate::model::{
     Destination, DestinationId, LocalOrigins, Origin, Protocol, Service, ServiceName, Target,
 };
 use crate::net::{self, ListenerGroup, ListenerOptions, LocalRoutes, NamespaceId, Transparency};
-use crate::observe::{self, AdminServer, Counters, Metrics, Omissions, Output, Readiness, Recorded};
+use crate::observe::{self, AdminServer, Counters, Metrics, Output, Readiness, Recorder};
 use crate::plan::Plan;
 use crate::plan::firewall::{Chain, Firewall, Rule};
 use crate::plan::replies::ReplyNeeds;
@@ -41,7 +41,6 @@ use crate::tproxy::{Backend, Tproxy};
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Settings {
     pub(super) workers: Option<NonZeroUsize>,
-    pub(super) recorded: Recorded,
     pub(super) force: bool,
     pub(super) drain: Duration,
 }
@@ -55,7 +54,7 @@ pub(super) struct Running {
     pub(super) claim: Option<Claim>,
     pub(super) control: Option<ControlServer>,
     output: Output,
-    omissions: Omissions,
+    pub(super) recorder: Recorder,
     pub(super) origins: Option<OriginWatch>,
     pub(super) counters: Counters,
     pub(super) workers: Option<Workers>,
@@ -86,15 +85,15 @@ enum Path {
 }
 
 impl Running {
-    pub(super) fn new(config: Config, plan: Plan, settings: Settings, output: Output) -> Self {
+    pub(super) fn new(config: Config, plan: Plan, settings: Settings, output: &Output) -> Self {
         Self {
             config,
             plan: Arc::new(plan),
             settings,
             claim: None,
             control: None,
-            output,
-            omissions: Omissions::default(),
+            output: output.clone(),
+            recorder: Recorder::new(output.clone()),
             origins: None,
             counters: Counters::default(),
             workers: None,
@@ -263,12 +262,10 @@ impl Running {
             Some(count) => count,
             None => thread::available_parallelism().context("count the cores")?,
         };
-        let (counters, recorded) = (&self.counters, self.settings.recorded);
         let origins = self.origins.clone().context("start workers without watching origins")?;
-        let workers = Workers::start(count, origins, |_| {
-            let (output, omissions) = (self.output.clone(), self.omissions.clone());
-            observe::observer(counters.worker(), output, omissions, recorded)
-        })?;
+        self.recorder.follow(&self.config.log, &self.config.services);
+        let workers =
+            Workers::start(count, origins, |_| observe::observer(self.counters.worker(), &self.recorder))?;
         self.workers = Some(workers);
         Ok(())
     }
@@ -278,7 +275,7 @@ impl Running {
         let Some(address) = self.config.admin else { return Ok(()) };
         let facts = self.facts.clone();
         let metrics =
-            Metrics::new(self.counters.clone(), self.output.losses(), self.omissions.clone(), move || {
+            Metrics::new(self.counters.clone(), self.output.losses(), self.recorder.omissions(), move || {
                 facts.now()
             });
         let facts = self.facts.clone();

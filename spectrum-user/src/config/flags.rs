@@ -6,8 +6,8 @@ use std::net::SocketAddr;
 use super::udp::{self, UdpTargetError};
 use super::{Config, FirewallChoice, ModeChoice, NatChoice, OriginPlaces, Protocols};
 use crate::model::{
-    Binding, Origin, OriginPort, Origins, Policy, PortRange, Prefix, ResolverOptions, Responder, Service,
-    ServiceName, Target,
+    Binding, LogOptions, Origin, OriginPort, Origins, Policy, PortRange, Prefix, ResolverOptions, Responder,
+    Service, ServiceName, Target,
 };
 use crate::plan::{Plan, PlanError};
 
@@ -134,6 +134,7 @@ impl Flags {
             }
         }
         Ok(Config {
+            log: LogOptions::default(),
             mode: self.mode,
             firewall: self.firewall,
             nat: self.nat,

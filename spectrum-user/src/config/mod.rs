@@ -23,7 +23,7 @@ pub use udp::UdpTargetError;
 
 use std::net::SocketAddr;
 
-use crate::model::{ResolverOptions, Service};
+use crate::model::{LogOptions, ResolverOptions, Service};
 
 /// What to do, however it was said.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -36,6 +36,8 @@ pub struct Config {
     pub nat: NatChoice,
     /// Where metrics and health are served; `None`: nowhere.
     pub admin: Option<SocketAddr>,
+    /// What is written down, and how.
+    pub log: LogOptions,
     /// How names of origins are resolved.
     pub resolver: ResolverOptions,
     /// At least one, each with at least one binding; names differ.

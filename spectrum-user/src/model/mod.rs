@@ -3,6 +3,7 @@
 mod address_and_port;
 mod binding;
 mod destination;
+mod log_options;
 mod notation;
 mod onward;
 mod origin;
@@ -19,6 +20,9 @@ mod visible;
 pub use address_and_port::{ParseAddressAndPortError, parse_address_and_port};
 pub use binding::Binding;
 pub use destination::{Destination, DestinationId};
+pub use log_options::{
+    LogFormat, LogOptions, ParseLogWordError, ParseSampleError, RecordKeys, Records, Sample,
+};
 pub use notation::Shift;
 pub use onward::{Onward, reached};
 pub use origin::{

@@ -10,9 +10,9 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::exemplar::Exemplar;
 use prometheus_client::registry::Registry;
 
-use super::Omissions;
 use super::counters::{Counters, Totals};
 use super::histogram::{Bounds, DIAL, Histogram, SESSION};
+use super::omissions::{Omission, Omissions};
 use super::output::{Kind, Losses};
 use crate::model::{Family, Protocol, ServiceName};
 
@@ -233,9 +233,12 @@ fn written(encoder: &mut DescriptorEncoder<'_>, losses: &Losses, omissions: &Omi
     let help = "Connection records lost, as spectrum_log_lost_total has them under records";
     let mut dropped = counter(encoder, "dropped_records", help)?;
     count(&mut dropped, &[], losses.of(Kind::Record))?;
-    let help = "Connection records left out because very many connections were shed";
+    let help = "Connection records left out on purpose, by why";
     let mut omitted = counter(encoder, "omitted_records", help)?;
-    count(&mut omitted, &[], omissions.count())
+    for omission in Omission::ALL {
+        count(&mut omitted, &[("reason", omission.word())], omissions.of(omission))?;
+    }
+    Ok(())
 }
 
 fn instance(encoder: &mut DescriptorEncoder<'_>, facts: &Facts) -> fmt::Result {

@@ -8,21 +8,11 @@ use serde::Serialize;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
 
-use crate::model::{Protocol, ServiceName};
+use crate::model::{LogFormat, Protocol, ServiceName};
 use crate::proxy::{Established, Report};
 
 /// The status of a connection that has begun.
 const OPENED: u16 = 0;
-
-/// How a record is written.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub enum LogFormat {
-    /// One JSON object per line.
-    Json,
-    /// `key=value` pairs on one line; the origin is `-` where there is none.
-    #[default]
-    Text,
-}
 
 /// What is to be recorded.
 #[derive(Debug, Eq, PartialEq)]

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use proptest::prelude::*;
 use spectrum_user::config::{Config, ConfigError, ModeChoice};
-use spectrum_user::model::Target;
+use spectrum_user::model::{LogFormat, Target};
 
 mod bad;
 
@@ -172,4 +172,30 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn a_service_logs_as_in_general_unless_it_says_otherwise() {
+    let text = r#"
+[log]
+format = "json"
+records = "failures"
+sample = "1/10"
+[[service]]
+name = "a"
+bindings = [{ prefix = "192.0.2.1" }]
+respond = "hello"
+[[service]]
+name = "b"
+bindings = [{ prefix = "192.0.2.2" }]
+respond = "hello"
+[service.log]
+records = "all"
+empty = false
+"#;
+    let log = parse(text).unwrap().log;
+    assert_eq!(log.format, Some(LogFormat::Json));
+    let of = |name: &str| log.of(&name.parse().unwrap()).to_string();
+    assert_eq!(of("a"), "records failures, sample 1/10");
+    assert_eq!(of("b"), "records all, sample 1/10, empty false");
 }

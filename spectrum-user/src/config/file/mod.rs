@@ -4,6 +4,7 @@
 mod binding;
 mod key_path;
 mod loanwords;
+mod log;
 pub(crate) mod nearest;
 mod origins;
 mod policy;
@@ -26,7 +27,7 @@ use toml_parser::lexer::TokenKind;
 use super::error::Problems;
 use super::origin_places::{OriginPlace, OriginPlaces};
 use super::{Config, ConfigError, FirewallChoice, ModeChoice, NatChoice};
-use crate::model::{ResolverOptions, ServiceName};
+use crate::model::{LogOptions, RecordKeys, ResolverOptions, ServiceName};
 use crate::plan::Plan;
 use key_path::KeyPath;
 use quantity::{number, socket_address, table, time};
@@ -116,6 +117,10 @@ fn read(path: &Path, root: &DeTable<'_>, problems: &mut Problems<'_>) -> Config 
         file.take("dispatcher").map(|value| dispatcher(value, problems)).unwrap_or_default();
     let admin = file.take("admin").and_then(|value| admin(value, problems));
     let resolver = file.take("resolver").map(|value| resolver(value, problems)).unwrap_or_default();
+    let (format, general) = file
+        .take("log")
+        .map(|value| log::general(value, KeyPath::Key(&KeyPath::File, "log"), problems))
+        .unwrap_or_default();
     let described = file.take("service").map(|value| services(value, problems));
     if described.is_none() && !file.misspells("service") {
         problems.add(0, NO_SERVICE);
@@ -124,13 +129,16 @@ fn read(path: &Path, root: &DeTable<'_>, problems: &mut Problems<'_>) -> Config 
 
     let described = described.unwrap_or_default();
     refuse_shared_names(&described, problems);
+    let own = described.iter().filter(|described| described.records != RecordKeys::default());
+    let own = own.map(|described| (described.service.name.clone(), described.records)).collect();
+    let log = LogOptions { format, general, services: own };
     let (services, places): (Vec<_>, Vec<_>) =
         described.into_iter().map(|described| (described.service, described.places)).unzip();
     if let Err(errors) = Plan::of(&services) {
         ties::explain(&errors, &places, problems);
     }
     let origin_places = OriginPlaces::in_file(path, located(&places, problems));
-    Config { mode, firewall, nat, admin, resolver, services, origin_places }
+    Config { mode, firewall, nat, admin, log, resolver, services, origin_places }
 }
 
 /// Where the origins of every service stand.

@@ -4,12 +4,13 @@ use toml::de::{DeTable, DeValue};
 
 use super::binding::{BindingPlace, DescribedBindings};
 use super::key_path::KeyPath;
+use super::log;
 use super::origins::{ADD_TARGET, OriginsKeys};
 use super::policy::PolicyKeys;
 use super::section::{Section, Typed, parsed, refuse, refuse_type, word};
 use crate::config::error::Problems;
 use crate::config::udp;
-use crate::model::{Binding, Protocol, Responder, Service, ServiceName, Target};
+use crate::model::{Binding, Protocol, RecordKeys, Responder, Service, ServiceName, Target};
 
 const ADD_NAME: &str = "missing; name the service, for instance name = \"games\"";
 const ADD_BINDINGS: &str = "add at least one, for instance bindings = [{ prefix = \"192.0.2.0/24\" }]";
@@ -19,6 +20,8 @@ const ADD_BINDINGS: &str = "add at least one, for instance bindings = [{ prefix 
 pub(super) struct DescribedService {
     /// With stand-ins for what was refused.
     pub(super) service: Service,
+    /// What it says of its records.
+    pub(super) records: RecordKeys,
     /// Of the service's parts.
     pub(super) places: ServicePlaces,
 }
@@ -53,6 +56,7 @@ impl DescribedService {
         let origins_keys = OriginsKeys::take(&mut section);
         let (origins, respond) = (origins_keys.origins, section.take("respond"));
         let policy_keys = PolicyKeys::take(&mut section);
+        let log = section.take("log");
         let mut refuse_missing = |key: KeyPath<'_>, words: &[&str], cure: &str| {
             if !words.iter().any(|word| section.misspells(word)) {
                 problems.add_about(offset, key, cure);
@@ -76,6 +80,8 @@ impl DescribedService {
         let DescribedBindings { bindings, places } = read_bindings(bindings, path, problems);
         let target = read_target(&origins_keys, respond, &bindings, path, problems);
         let policy = policy_keys.read(path, problems);
+        let records =
+            log.map(|value| log::of_service(value, KeyPath::Key(&path, "log"), problems)).unwrap_or_default();
         if let Some(Target::Origins(origins)) = &target {
             let trusted = &policy.trusted_proxies;
             origins_keys.refuse_other_family(origins, &bindings, trusted, path, problems);
@@ -94,6 +100,7 @@ impl DescribedService {
             refuse(value, KeyPath::Key(&path, key), format_args!("{error}; {cure}"), problems);
         }
         Self {
+            records,
             places: ServicePlaces {
                 name: name_place.filter(|_| name.is_some()),
                 origins: origins.map(|value| value.span().start),

@@ -17,7 +17,8 @@ use std::time::{Duration, Instant};
 
 use tracing_subscriber::fmt::MakeWriter;
 
-use super::record::{Entry, LogFormat, Opened};
+use super::record::{Entry, Opened};
+use crate::model::LogFormat;
 use crate::proxy::{Established, Report};
 use stream::Stream;
 use writer::Writer;

@@ -12,7 +12,8 @@ use rustix::event::{Timespec, poll};
 use super::Waiting;
 use super::losses::{Kind, Losses};
 use super::stream::Stream;
-use crate::observe::record::{LogFormat, write_entry};
+use crate::model::LogFormat;
+use crate::observe::record::write_entry;
 
 /// How long the writer lets records gather. While it sleeps, handing one over wakes nobody: a worker pays for a queue
 /// operation and not for a system call.

@@ -2,6 +2,7 @@
 
 mod bindings;
 mod loanwords;
+mod log;
 mod origins;
 mod policy;
 mod services;
@@ -23,6 +24,7 @@ pub(super) fn files() -> impl Iterator<Item = &'static Bad> {
         loanwords::FILES,
         services::FILES,
         origins::FILES,
+        log::FILES,
         policy::FILES,
         bindings::FILES,
         ties::FILES,

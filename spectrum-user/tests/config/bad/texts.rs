@@ -174,7 +174,7 @@ name = "a"
 bindings = [{ prefix = "192.0.2.0/24" }]
 respond = "hello"
 "#,
-        problems: &["1:1: verbose: unknown key; expected dispatcher, admin, resolver or service"],
+        problems: &["1:1: verbose: unknown key; expected dispatcher, admin, resolver, log or service"],
     },
     Bad {
         title: "a mode that is none",

@@ -1,0 +1,223 @@
+//! Which connections are written down, and how. Writes nothing.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::num::NonZeroU32;
+use std::str::FromStr;
+
+use super::ServiceName;
+
+/// How log lines and records are written.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum LogFormat {
+    /// One JSON object per line.
+    Json,
+    /// `key=value` pairs on one line; the origin is `-` where there is none.
+    #[default]
+    Text,
+}
+
+impl LogFormat {
+    /// The words.
+    pub const WORDS: &'static [&'static str] = &["text", "json"];
+}
+
+impl FromStr for LogFormat {
+    type Err = ParseLogWordError;
+
+    fn from_str(typed: &str) -> Result<Self, Self::Err> {
+        match typed {
+            "json" => Ok(Self::Json),
+            "text" => Ok(Self::Text),
+            _ => Err(ParseLogWordError { expected: "text or json" }),
+        }
+    }
+}
+
+impl fmt::Display for LogFormat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Json => "json",
+            Self::Text => "text",
+        })
+    }
+}
+
+/// Which connections leave a record when they are over.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Records {
+    /// All of them.
+    #[default]
+    All,
+    /// Those whose end has another status than 200.
+    Failures,
+    /// None.
+    None,
+}
+
+impl Records {
+    /// The words.
+    pub const WORDS: &'static [&'static str] = &["all", "failures", "none"];
+}
+
+impl FromStr for Records {
+    type Err = ParseLogWordError;
+
+    fn from_str(typed: &str) -> Result<Self, Self::Err> {
+        match typed {
+            "all" => Ok(Self::All),
+            "failures" => Ok(Self::Failures),
+            "none" => Ok(Self::None),
+            _ => Err(ParseLogWordError { expected: "all, failures or none" }),
+        }
+    }
+}
+
+impl fmt::Display for Records {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::All => "all",
+            Self::Failures => "failures",
+            Self::None => "none",
+        })
+    }
+}
+
+/// Why a text is none of the words above.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("expected {expected}")]
+pub struct ParseLogWordError {
+    expected: &'static str,
+}
+
+/// One record of so many connections. Prints as it is typed, `1/100`.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Sample(NonZeroU32);
+
+impl Sample {
+    /// Every one.
+    pub const WHOLE: Self = Self(NonZeroU32::MIN);
+
+    /// One of how many.
+    #[must_use]
+    pub fn of(self) -> u32 {
+        self.0.get()
+    }
+}
+
+impl FromStr for Sample {
+    type Err = ParseSampleError;
+
+    fn from_str(typed: &str) -> Result<Self, Self::Err> {
+        let of = typed.strip_prefix("1/").filter(|of| of.bytes().all(|byte| byte.is_ascii_digit()));
+        of.and_then(|of| of.parse().ok()).map(Self).ok_or(ParseSampleError)
+    }
+}
+
+impl fmt::Display for Sample {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&format!("1/{}", self.0))
+    }
+}
+
+/// Why a text is not a [`Sample`].
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("not a share such as \"1/100\", which is one record of a hundred")]
+pub struct ParseSampleError;
+
+/// What is said of the records of a service, or of those of all; what is not said is `None`.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct RecordKeys {
+    /// Which connections leave one.
+    pub records: Option<Records>,
+    /// Of those that did not fail, how many do.
+    pub sample: Option<Sample>,
+    /// Whether there is another one when a connection begins to carry bytes.
+    pub opened: Option<bool>,
+    /// Whether a connection that its client ended before a byte came leaves one.
+    pub empty: Option<bool>,
+}
+
+impl RecordKeys {
+    /// These, and where they say nothing, `others`.
+    #[must_use]
+    pub fn or(self, others: Self) -> Self {
+        Self {
+            records: self.records.or(others.records),
+            sample: self.sample.or(others.sample),
+            opened: self.opened.or(others.opened),
+            empty: self.empty.or(others.empty),
+        }
+    }
+}
+
+impl RecordKeys {
+    /// The same without what holds where nothing is said.
+    #[must_use]
+    pub fn unusual(self) -> Self {
+        Self {
+            records: self.records.filter(|records| *records != Records::default()),
+            sample: self.sample.filter(|sample| *sample != Sample::WHOLE),
+            opened: self.opened.filter(|opened| *opened),
+            empty: self.empty,
+        }
+    }
+}
+
+impl fmt::Display for RecordKeys {
+    /// The keys that are there; nothing without any.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { records, sample, opened, empty } = self;
+        let keys = [
+            records.map(|records| format!("records {records}")),
+            sample.map(|sample| format!("sample {sample}")),
+            opened.map(|opened| format!("opened {opened}")),
+            empty.map(|empty| format!("empty {empty}")),
+        ];
+        f.pad(&keys.into_iter().flatten().collect::<Vec<_>>().join(", "))
+    }
+}
+
+/// What is said of the log.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct LogOptions {
+    /// How it is written; `None`: nothing is said.
+    pub format: Option<LogFormat>,
+    /// What holds for records of all services that say nothing else.
+    pub general: RecordKeys,
+    /// What services say, those that do.
+    pub services: HashMap<ServiceName, RecordKeys>,
+}
+
+impl LogOptions {
+    /// What is said of the records of `service`, by itself or in general.
+    #[must_use]
+    pub fn of(&self, service: &ServiceName) -> RecordKeys {
+        self.services.get(service).copied().unwrap_or_default().or(self.general)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_share_is_one_of_a_number() {
+        assert_eq!("1/100".parse::<Sample>().map(Sample::of), Ok(100));
+        assert_eq!("1/1".parse(), Ok(Sample::WHOLE));
+        for typed in ["1/0", "1/", "1", "2/100", "0.01", "1/+5", "1/-5", "1/4294967296", ""] {
+            assert_eq!(typed.parse::<Sample>(), Err(ParseSampleError), "{typed}");
+        }
+    }
+
+    #[test]
+    fn a_service_says_what_is_not_to_be_as_in_general() {
+        let name: ServiceName = "a".parse().unwrap();
+        let general =
+            RecordKeys { records: Some(Records::Failures), opened: Some(true), ..RecordKeys::default() };
+        let own = RecordKeys { records: Some(Records::All), empty: Some(false), ..RecordKeys::default() };
+        let options = LogOptions { general, services: [(name.clone(), own)].into(), ..LogOptions::default() };
+        assert_eq!(options.of(&name).to_string(), "records all, opened true, empty false");
+        assert_eq!(options.of(&ServiceName::default()), general);
+    }
+}
