@@ -39,6 +39,8 @@ pub struct Launch<'netns> {
     before: Vec<String>,
     arguments: Vec<String>,
     environment: Vec<(String, String)>,
+    stdout: Option<Stdio>,
+    stderr: Option<Stdio>,
 }
 
 impl<'netns> Launch<'netns> {
@@ -49,6 +51,8 @@ impl<'netns> Launch<'netns> {
             before: Vec::new(),
             arguments: Vec::new(),
             environment: vec![("PATH".to_owned(), TOOLS.to_owned())],
+            stdout: None,
+            stderr: None,
         }
     }
 
@@ -73,6 +77,20 @@ impl<'netns> Launch<'netns> {
         self
     }
 
+    /// Has its standard output go there and not to this test, which then cannot wait for its ready line.
+    #[must_use]
+    pub fn stdout_to(mut self, stdout: impl Into<Stdio>) -> Self {
+        self.stdout = Some(stdout.into());
+        self
+    }
+
+    /// Has its standard error go there and not to this test.
+    #[must_use]
+    pub fn stderr_to(mut self, stderr: impl Into<Stdio>) -> Self {
+        self.stderr = Some(stderr.into());
+        self
+    }
+
     /// Starts it without waiting for anything.
     pub fn spawn(self) -> Instance {
         let program = program().expect("the program under test").display().to_string();
@@ -83,13 +101,15 @@ impl<'netns> Launch<'netns> {
             .env_clear()
             .envs(self.environment)
             .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
+            .stdout(self.stdout.unwrap_or_else(Stdio::piped))
+            .stderr(self.stderr.unwrap_or_else(Stdio::piped));
         let line = words.join(" ");
         let mut child =
             self.netns.run(|| command.spawn()).unwrap_or_else(|error| panic!("start {line}: {error}"));
-        let stdout = Captured::read(child.stdout.take().expect("a pipe"));
-        let stderr = Captured::read(child.stderr.take().expect("a pipe"));
+        // The command keeps the other ends of what it was given, and a reader is to see when the process is gone.
+        drop(command);
+        let stdout = child.stdout.take().map_or_else(Captured::nothing, Captured::read);
+        let stderr = child.stderr.take().map_or_else(Captured::nothing, Captured::read);
         Instance { line, child, stdout, stderr, ready: None }
     }
 
@@ -117,6 +137,12 @@ pub struct Ready {
 
 impl Ready {
     fn parse(line: &str) -> Option<Self> {
+        if let Ok(object) = serde_json::from_str::<serde_json::Value>(line) {
+            let count = |key: &str| object[key].as_u64().and_then(|count| usize::try_from(count).ok());
+            let (services, bindings) = (count("services")?, count("bindings")?);
+            let mode = object["mode"].as_str()?.to_owned();
+            return (object["event"] == "ready").then_some(Self { mode, services, bindings });
+        }
         let mut ready = Self::default();
         for field in line.strip_prefix("ready ")?.split(' ') {
             match field.split_once('=')? {
@@ -188,6 +214,12 @@ impl Instance {
         let status =
             eventually_or(&what, within, &stderr, || child.try_wait().expect("ask for the exit status"));
         Finished { line: self.line.clone(), status, stdout: self.stdout.all(), stderr: self.stderr.all() }
+    }
+
+    /// Sends `signal` and waits for its end.
+    pub fn finish_after(self, signal: Signal) -> Finished {
+        self.signal(signal);
+        self.finish(PATIENCE)
     }
 
     /// Sends SIGTERM and expects the exit code 0.
@@ -270,6 +302,11 @@ struct Captured {
 }
 
 impl Captured {
+    /// What goes elsewhere.
+    fn nothing() -> Self {
+        Self { text: Arc::default(), reader: Arc::default() }
+    }
+
     fn read(stream: impl std::io::Read + Send + 'static) -> Self {
         let text = Arc::new(Mutex::new(String::new()));
         let sink = Arc::clone(&text);

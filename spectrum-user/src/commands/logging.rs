@@ -108,7 +108,14 @@ fn panic_line(format: LogFormat, info: &PanicHookInfo<'_>) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{Read as _, Write as _, pipe};
+    use std::process::{Command, Stdio};
+    use std::time::Instant;
+
     use super::*;
+
+    /// Set in the process that is to panic.
+    const PANICKING: &str = "SPECTRUM_TEST_PANICKING";
 
     #[test]
     fn what_is_not_understood_of_a_filter_leaves_the_rest() {
@@ -121,5 +128,58 @@ mod tests {
             let (filter, bad) = filter(wanted);
             assert_eq!((filter.to_string().as_str(), bad), (understood, refused), "{wanted}");
         }
+    }
+
+    /// The other process of the tests below: a thread panics, which must not take longer than that.
+    #[test]
+    fn a_process_for_the_tests_of_panics() {
+        if std::env::var_os(PANICKING).is_none() {
+            return;
+        }
+        let log = init(LogFormat::Json).unwrap();
+        let began = Instant::now();
+        let worker = thread::Builder::new().name("worker-7".into()).spawn(|| panic!("out of cheese"));
+        assert!(worker.unwrap().join().is_err());
+        let line = format!("took {}\n", began.elapsed().as_millis());
+        log.output.write(Kind::Answer, line.as_bytes());
+    }
+
+    fn panicking(stderr: impl Into<Stdio>) -> Command {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command
+            .args(["--exact", "--nocapture", "commands::logging::tests::a_process_for_the_tests_of_panics"])
+            .env(PANICKING, "1")
+            .env_remove("RUST_BACKTRACE")
+            .stdout(Stdio::piped())
+            .stderr(stderr);
+        command
+    }
+
+    #[test]
+    fn a_panic_is_a_line_of_the_log() {
+        let output = panicking(Stdio::piped()).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        let text = String::from_utf8(output.stderr).unwrap();
+        let line = text.lines().find(|line| line.starts_with('{')).unwrap_or_else(|| panic!("{text}"));
+        let line: serde_json::Value = serde_json::from_str(line).unwrap();
+        assert_eq!((&line["level"], &line["thread"]), (&"ERROR".into(), &"worker-7".into()));
+        let message = line["message"].as_str().unwrap();
+        assert!(message.starts_with("thread 'worker-7' panicked at "), "{message}");
+        assert!(message.ends_with(": out of cheese"), "{message}");
+    }
+
+    #[test]
+    fn a_panic_waits_for_no_reader() {
+        let (reader, mut writer) = pipe().unwrap();
+        rustix::io::ioctl_fionbio(&writer, true).unwrap();
+        while writer.write(&[b'x'; 4096]).is_ok() {}
+        rustix::io::ioctl_fionbio(&writer, false).unwrap();
+        let mut child = panicking(writer).spawn().unwrap();
+        let mut said = String::new();
+        child.stdout.take().unwrap().read_to_string(&mut said).unwrap();
+        assert!(child.wait().unwrap().success());
+        drop(reader);
+        let took = said.lines().find_map(|line| line.strip_prefix("took ")?.parse::<u64>().ok());
+        assert!(took.is_some_and(|took| took < 5000), "{said}");
     }
 }

@@ -168,7 +168,7 @@ impl WorkerRecorder {
         let omission = rule.omission(report, || self.is_sampled(rule, report.client, report.dialled));
         match omission {
             None if is_shed && !self.shed.allow(Instant::now()) => {
-                self.recorder.omissions.add(Omission::Shed)
+                self.recorder.omissions.add(Omission::Shed);
             }
             None => self.recorder.output.record(report),
             Some(omission) => self.recorder.omissions.add(omission),
@@ -177,7 +177,7 @@ impl WorkerRecorder {
 
     /// The same answer for all records of a connection.
     fn is_sampled(&self, rule: Rule, client: std::net::SocketAddr, dialled: std::net::SocketAddr) -> bool {
-        rule.sample <= 1 || self.recorder.seed.hash_one((client, dialled)) % u64::from(rule.sample) == 0
+        rule.sample <= 1 || self.recorder.seed.hash_one((client, dialled)).is_multiple_of(rule.sample.into())
     }
 
     fn rule(&self, service: &ServiceName) -> Rule {
