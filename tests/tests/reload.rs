@@ -487,7 +487,7 @@ fn storm_of_signals_ends_with_the_last_file(case: &mut Case) {
     assert_eq!(count_logged(&instance, "not reloaded"), 0, "{}", instance.stderr());
     // What the signals have begun is over when a request behind them is.
     reload(&case.server, &instance).unwrap();
-    assert!(count_logged(&instance, "reloaded") >= 2);
+    await_logged(&instance, "reloaded", 2);
     assert_all_answered_by(case, "other");
     instance.stop();
     before.assert_restored(&case.server, "a storm and a stop");
