@@ -19,3 +19,6 @@ pub const ABI_VERSION: u32 = 2;
 
 /// How many destinations the maps hold unless the loader asks for more.
 pub const DEFAULT_DESTINATIONS: usize = 4096;
+
+/// How many destinations there may be.
+pub const MOST_DESTINATIONS: usize = 65_536;

@@ -122,7 +122,7 @@ impl Steering {
             }
             "spectrum" => {
                 let table = Table::compile(&case.bindings(addresses)).unwrap();
-                let mut dispatcher = Dispatcher::load(false).unwrap();
+                let mut dispatcher = Dispatcher::load(false, 0).unwrap();
                 dispatcher.register(DestinationId(0), receiver).unwrap();
                 dispatcher.publish(table.nodes()).unwrap();
                 dispatcher.attach(netns).unwrap();

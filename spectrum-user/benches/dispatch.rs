@@ -133,7 +133,7 @@ struct Spectrum(Dispatcher);
 impl Spectrum {
     fn filled(case: &Case, addresses: &[IpAddr], listener: &TcpListener) -> Self {
         let table = Table::compile(&case.bindings(addresses)).unwrap();
-        let mut dispatcher = Dispatcher::load(false).unwrap();
+        let mut dispatcher = Dispatcher::load(false, 0).unwrap();
         dispatcher.register(DestinationId(0), listener).unwrap();
         dispatcher.publish(table.nodes()).unwrap();
         Self(dispatcher)

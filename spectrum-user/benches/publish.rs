@@ -40,7 +40,7 @@ fn main() {
 }
 
 fn measure(case: &Case, name: &str, count: usize) {
-    let mut dispatcher = Dispatcher::load(false).unwrap();
+    let mut dispatcher = Dispatcher::load(false, 0).unwrap();
     let mut rounds = Rounds::default();
     for _ in 0..ROUNDS {
         round(case, count, &mut dispatcher, &mut rounds);

@@ -341,7 +341,7 @@ fn doctor_sees_the_programs_of_others() {
     let case = Case::new(Path::SkLookup, Family::V4);
     assert_eq!(verdict(&doctor(&case.server, ""), "other programs"), "ok");
     let mut dispatcher = case.server.run(|| {
-        let mut dispatcher = Dispatcher::load(false).unwrap();
+        let mut dispatcher = Dispatcher::load(false, 0).unwrap();
         dispatcher.attach(File::open("/proc/thread-self/ns/net").unwrap()).unwrap();
         dispatcher
     });

@@ -185,7 +185,7 @@ fn scan_table_and_kernel_agree() {
     let mut random = Random::seeded();
     let netns = Netns::create().unwrap();
     netns.run(|| {
-        let mut dispatcher = Dispatcher::load(false).unwrap();
+        let mut dispatcher = Dispatcher::load(false, 0).unwrap();
         let mut tally: HashMap<bool, usize> = HashMap::new();
         for _ in 0..share::of(CONFIGURATIONS) {
             let services = drawn(&mut random);

@@ -13,10 +13,10 @@ use tokio::time::Instant;
 use super::own_bindings::own_bindings;
 use super::replies::refuse_own_addresses;
 use super::run::{LOCK_PATIENCE, joined};
-use super::running::{NAMES_PATIENCE, Running, Steering, look_up, places, register, registry};
+use super::running::{NAMES_PATIENCE, Running, Steering, listen, look_up, places, register, registry};
 use crate::config::{Config, ModeChoice};
 use crate::instance::Mode;
-use crate::model::{Destination, DestinationId, Prefix, Service, ServiceName};
+use crate::model::{Destination, DestinationId, Family, Prefix, Protocol, Service, ServiceName};
 use crate::net::{ListenerGroup, LocalRoutes};
 use crate::plan::Plan;
 use crate::plan::replies::ReplyNeeds;
@@ -104,6 +104,15 @@ impl Running {
             .plan
             .following(&self.config.services, &config.services, revision)
             .map_err(|errors| joined(errors.into_iter().map(Into::into)))?;
+        if let Some(Steering::SkLookup(dispatcher)) = &self.steering
+            && plan.ids() > dispatcher.capacity()
+        {
+            let count = plan.destinations.len();
+            bail!(
+                "{count} destinations (service, protocol, family) are too many more than the instance was started with; restart \
+                 it instead"
+            );
+        }
         self.refuse_covered_addresses(&plan)?;
         self.refuse_hidden_admin(
             &plan,
@@ -144,7 +153,7 @@ impl Running {
         // Until the switch packets are steered by the old configuration, from then on by the new one.
         self.exempt(vec![Arc::clone(&self.plan), Arc::clone(&plan)], config.nat).await;
         let switched = match self.prepare(&config, &plan, &added).await {
-            Ok(()) => self.switch(&plan, &table, &added),
+            Ok(()) => self.switch(&plan, &table),
             Err(error) => Err(error),
         };
         if let Err(error) = switched {
@@ -208,32 +217,28 @@ impl Running {
         // Until the switch the old bindings take connections, from then on the new ones.
         self.avoid(vec![Arc::clone(&self.plan), Arc::clone(plan)]).await?;
         self.bind_listeners(added, mode)?;
+        if let Some(Steering::SkLookup(dispatcher)) = &mut self.steering {
+            for id in added.keys() {
+                dispatcher.reset_counts(*id)?;
+            }
+            // Nothing is steered to them before the switch. What is abandoned leaves the map when it closes.
+            register(dispatcher, self.listeners.iter().filter(|(id, _)| added.contains_key(id)))?;
+        }
         let routes = self.routes.as_mut().context("reload without routes")?;
         let present: BTreeSet<Prefix> = self.plan.routes.iter().chain(routes.added()).copied().collect();
         let missing: Vec<Prefix> =
             plan.routes.iter().copied().filter(|prefix| !present.contains(prefix)).collect();
         routes.add(&missing).await?;
         self.raise_replies(&ReplyNeeds::of(&config.services)).await?;
-        self.listen(added, config).await
+        let workers = self.workers.as_ref().context("reload without workers")?;
+        listen(workers, &mut self.listeners, added, config).await
     }
 
     /// The one moment from which packets see the new generation.
-    fn switch(
-        &mut self,
-        plan: &Plan,
-        table: &Table,
-        added: &BTreeMap<DestinationId, Destination>,
-    ) -> anyhow::Result<()> {
+    fn switch(&mut self, plan: &Plan, table: &Table) -> anyhow::Result<()> {
         let firewall = self.firewall(plan)?;
         match self.steering.as_mut().context("reload before steering")? {
-            Steering::SkLookup(dispatcher) => {
-                for id in added.keys() {
-                    dispatcher.reset_counts(*id)?;
-                }
-                let listeners = self.listeners.iter().filter(|(id, _)| added.contains_key(id));
-                register(dispatcher, listeners)?;
-                dispatcher.publish(table.nodes())?;
-            }
+            Steering::SkLookup(dispatcher) => dispatcher.publish(table.nodes())?,
             Steering::Tproxy(tproxy) => tproxy.replace(&firewall)?,
         }
         Ok(())
@@ -269,6 +274,7 @@ impl Running {
     /// Lets go of what the plan before `plan` needed: at once of its place in the kernel, later of the rest.
     fn retire(&mut self, removed: BTreeMap<DestinationId, Destination>, plan: &Plan) {
         let now = Instant::now();
+        let served = Serves::of(plan);
         for (id, destination) in removed {
             if let Some(Steering::SkLookup(dispatcher)) = &mut self.steering
                 && let Err(error) = dispatcher.unregister(id)
@@ -276,7 +282,7 @@ impl Running {
                 // Nothing leads there any more, and the socket leaves the map when it closes.
                 tracing::debug!(%error, "retire");
             }
-            if !serves(plan, &destination) {
+            if !served.has(&destination) {
                 // Its listeners close first, so that nothing is accepted after the cut.
                 let due = now + self.settings.drain.max(HANDSHAKES);
                 self.retiring.connections.push((due, destination.clone()));
@@ -302,7 +308,7 @@ impl Running {
             self.retiring.listeners.drain(..).partition(|(due, ..)| *due <= now);
         self.retiring.listeners = later;
         for (_, destination, group) in due {
-            // The workers' sockets are duplicates: both must go for the port to close.
+            // Only its address and cookies: the workers have its sockets.
             drop(group);
             if let Some(workers) = &self.workers {
                 workers.remove(&destination).await;
@@ -338,8 +344,9 @@ impl Running {
         let Retiring { connections, services, .. } = &mut self.retiring;
         let left: HashSet<&ServiceName> = connections.iter().map(|(_, left)| &left.service).collect();
         services.retain(|gone| left.contains(&gone.name));
+        let served = Serves::of(&self.plan);
         for (_, destination) in due {
-            if serves(&self.plan, &destination) {
+            if served.has(&destination) {
                 continue;
             }
             let cut = workers.cut(&destination).await;
@@ -368,12 +375,19 @@ impl Running {
     }
 }
 
-/// Whether `plan` has the service, family and protocol of `destination`, whatever answers there.
-fn serves(plan: &Plan, destination: &Destination) -> bool {
-    let Destination { service, revision: _, family, protocol } = destination;
-    plan.destinations
-        .values()
-        .any(|one| one.service == *service && one.family == *family && one.protocol == *protocol)
+/// Services with the families and protocols that a plan has of them, whatever answers there.
+struct Serves<'a>(HashSet<(&'a ServiceName, Family, Protocol)>);
+
+impl<'a> Serves<'a> {
+    fn of(plan: &'a Plan) -> Self {
+        let each = plan.destinations.values();
+        Self(each.map(|one| (&one.service, one.family, one.protocol)).collect())
+    }
+
+    fn has(&self, destination: &Destination) -> bool {
+        let Destination { service, revision: _, family, protocol } = destination;
+        self.0.contains(&(service, *family, *protocol))
+    }
 }
 
 /// The entries of `all` whose keys `other` has not.

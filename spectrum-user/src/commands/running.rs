@@ -4,14 +4,14 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::future::Future;
-use std::io;
 use std::num::NonZeroUsize;
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, bail};
+use futures_util::future::try_join_all;
+use nix::sys::resource::{Resource, getrlimit};
 
 use super::exempting::Exempting;
 use super::facts::ToldFacts;
@@ -28,12 +28,14 @@ use crate::instance::{Claim, Mode, Registry, run_dir};
 use crate::model::{
     Destination, DestinationId, LocalOrigins, Origin, Protocol, Service, ServiceName, Target,
 };
-use crate::net::{self, ListenerGroup, ListenerOptions, LocalRoutes, NamespaceId, Transparency};
+use crate::net::{
+    self, ListenerAddresses, ListenerGroup, ListenerOptions, LocalRoutes, NamespaceId, Transparency,
+};
 use crate::observe::{self, AdminServer, Counters, Metrics, Output, Readiness, Recorder};
-use crate::plan::Plan;
 use crate::plan::firewall::{Chain, Firewall, Rule};
 use crate::plan::replies::ReplyNeeds;
 use crate::plan::table::Table;
+use crate::plan::{ListenerRoom, Plan};
 use crate::proxy::{Listener, Lookups, OriginWatch, Served, Workers};
 use crate::tproxy::{Backend, Tproxy};
 
@@ -62,6 +64,7 @@ pub(super) struct Running {
     readiness: Readiness,
     pub(super) facts: ToldFacts,
     pub(super) listeners: BTreeMap<DestinationId, ListenerGroup>,
+    addresses: ListenerAddresses,
     pub(super) routes: Option<LocalRoutes>,
     pub(super) replies: Replies,
     pub(super) exempting: Exempting,
@@ -101,6 +104,7 @@ impl Running {
             readiness: Readiness::default(),
             facts: ToldFacts::default(),
             listeners: BTreeMap::new(),
+            addresses: ListenerAddresses::default(),
             routes: None,
             replies: Replies::default(),
             exempting: Exempting::default(),
@@ -127,7 +131,7 @@ impl Running {
         let claim = self.claim.insert(lock.claim(&self.plan.routes)?);
         self.control = Some(ControlServer::listen(&claim.control_socket())?);
 
-        let path = self.choose_path()?;
+        let mut path = self.choose_path()?;
         let mode = match path {
             Path::SkLookup(_) => Mode::SkLookup,
             Path::Tproxy => Mode::Tproxy,
@@ -140,12 +144,17 @@ impl Running {
         )?;
         let destinations = self.plan.destinations.clone();
         self.bind_listeners(&destinations, mode)?;
+        // While they are at hand: nothing is steered to them before there is a table.
+        if let Path::SkLookup(dispatcher) = &mut path {
+            register(dispatcher, &self.listeners)?;
+        }
         let routes = self.routes.insert(LocalRoutes::open()?);
         routes.add(&self.plan.routes).await?;
         self.raise_replies(&ReplyNeeds::of(&self.config.services)).await?;
         // So that with name servers that answer the first connection finds its origin.
         lookups.unresolved().await?;
-        self.listen(&destinations, &self.config).await?;
+        let workers = self.workers.as_ref().context("listen without workers")?;
+        listen(workers, &mut self.listeners, &destinations, &self.config).await?;
         self.exempt(vec![Arc::clone(&self.plan)], self.config.nat).await;
         self.steer(path)?;
         if let Some(claim) = &mut self.claim {
@@ -183,7 +192,6 @@ impl Running {
         errors.extend(self.exempting.lower());
         // Nobody is to ask for a reload any more.
         drop(self.control.take());
-        // The workers' sockets are duplicates of these: both must go for the port to close.
         self.listeners.clear();
         self.retiring.listeners.clear();
         if let Some(workers) = self.workers.take() {
@@ -242,8 +250,8 @@ impl Running {
     fn choose_path(&self) -> anyhow::Result<Path> {
         match self.config.mode {
             ModeChoice::Tproxy => Ok(Path::Tproxy),
-            ModeChoice::SkLookup => Ok(Path::SkLookup(Box::new(attached()?))),
-            ModeChoice::Auto => match attached() {
+            ModeChoice::SkLookup => Ok(Path::SkLookup(Box::new(attached(&self.plan)?))),
+            ModeChoice::Auto => match attached(&self.plan) {
                 Ok(dispatcher) => {
                     tracing::info!("steering by sk_lookup");
                     Ok(Path::SkLookup(Box::new(dispatcher)))
@@ -296,11 +304,12 @@ impl Running {
             Mode::SkLookup => Transparency::Opaque,
             Mode::Tproxy => Transparency::Transparent,
         };
-        let sockets = self
+        let workers = self
             .workers
             .as_ref()
             .and_then(|workers| NonZeroUsize::new(workers.count()))
             .context("bind listeners before starting workers")?;
+        let sockets = self.sockets_of_each(destinations.len(), workers)?;
         for (id, destination) in destinations {
             let options = ListenerOptions {
                 family: destination.family,
@@ -308,51 +317,41 @@ impl Running {
                 sockets,
                 transparency,
             };
-            let group = ListenerGroup::bind(&options).with_context(|| format!("listen for {destination}"))?;
+            let present = self.listeners.len() + self.retiring.listeners.len();
+            let group = ListenerGroup::bind(&options, &mut self.addresses, present)
+                .with_context(|| format!("listen for {destination}"))?;
             self.listeners.insert(*id, group);
         }
         Ok(())
     }
 
-    /// Hands the listeners of `destinations` to the workers, to be served as `config` says.
-    pub(super) async fn listen(
-        &self,
-        destinations: &BTreeMap<DestinationId, Destination>,
-        config: &Config,
-    ) -> anyhow::Result<()> {
-        let workers = self.workers.as_ref().context("listen without workers")?;
-        let services: HashMap<&ServiceName, &Service> =
-            config.services.iter().map(|service| (&service.name, service)).collect();
-        for (id, destination) in destinations {
-            let service = services.get(&destination.service).context("listen for an unknown service")?;
-            let group = self.listeners.get(id).context("listen without listeners")?;
-            let served = Arc::new(Served {
-                service: service.name.clone(),
-                target: service.target.clone(),
-                policy: service.policy.clone(),
-            });
-            let sockets = group
-                .sockets()
-                .iter()
-                .map(|socket| {
-                    let socket = OwnedFd::from(socket.try_clone()?);
-                    Ok(match destination.protocol {
-                        Protocol::Tcp => Listener::Tcp(socket.into()),
-                        Protocol::Udp => Listener::Udp(socket.into()),
-                    })
-                })
-                .collect::<io::Result<Vec<Listener>>>()
-                .context("duplicate listeners")?;
-            workers.listen(destination, sockets, served).await?;
+    /// How many sockets each of `groups` new listeners gets, beside those that there are.
+    fn sockets_of_each(&self, groups: usize, workers: NonZeroUsize) -> anyhow::Result<NonZeroUsize> {
+        let (descriptors, _) =
+            getrlimit(Resource::RLIMIT_NOFILE).context("ask for the limit of open files")?;
+        let retiring = self.retiring.listeners.iter().map(|(.., group)| group);
+        let room = ListenerRoom {
+            descriptors: usize::try_from(descriptors).unwrap_or(usize::MAX),
+            held: self.listeners.values().chain(retiring).map(|group| group.cookies().len()).sum(),
+            workers,
+        };
+        let sockets = room.sockets_of_each(groups)?;
+        if sockets < workers {
+            tracing::info!(
+                destinations = groups,
+                sockets,
+                workers,
+                descriptors,
+                "listeners have fewer sockets than there are workers, since descriptors are few (LimitNOFILE)"
+            );
         }
-        Ok(())
+        Ok(sockets)
     }
 
     /// Traffic goes on.
     fn steer(&mut self, path: Path) -> anyhow::Result<()> {
         self.steering = Some(match path {
             Path::SkLookup(mut dispatcher) => {
-                register(&mut dispatcher, &self.listeners)?;
                 dispatcher.publish(Table::compile(&self.plan.bindings)?.nodes())?;
                 Steering::SkLookup(dispatcher)
             }
@@ -406,13 +405,44 @@ pub(super) fn registry() -> anyhow::Result<Registry> {
     Ok(Registry::open(&run_dir(), NamespaceId::current()?.inode())?)
 }
 
+/// Hands those of `listeners` that are for `destinations` to the workers, to be served as `config` says.
+pub(super) async fn listen(
+    workers: &Workers,
+    listeners: &mut BTreeMap<DestinationId, ListenerGroup>,
+    destinations: &BTreeMap<DestinationId, Destination>,
+    config: &Config,
+) -> anyhow::Result<()> {
+    let services: HashMap<&ServiceName, &Service> =
+        config.services.iter().map(|service| (&service.name, service)).collect();
+    let mut handed = Vec::with_capacity(destinations.len());
+    for (id, destination) in destinations {
+        let service = services.get(&destination.service).context("listen for an unknown service")?;
+        let group = listeners.get_mut(id).context("listen without listeners")?;
+        let served = Arc::new(Served {
+            service: service.name.clone(),
+            target: service.target.clone(),
+            policy: service.policy.clone(),
+        });
+        let sockets = group.take_sockets().into_iter().map(|socket| match destination.protocol {
+            Protocol::Tcp => Listener::Tcp(socket.into()),
+            Protocol::Udp => Listener::Udp(socket.into()),
+        });
+        handed.push((destination, sockets.collect::<Vec<_>>(), served));
+    }
+    // All at once: there may be thousands, and each is acknowledged.
+    let handing =
+        handed.into_iter().map(|(destination, sockets, served)| workers.listen(destination, sockets, served));
+    try_join_all(handing).await?;
+    Ok(())
+}
+
 /// Registers the first socket of each group; it stands for all.
 pub(super) fn register<'a>(
     dispatcher: &mut Dispatcher,
     listeners: impl IntoIterator<Item = (&'a DestinationId, &'a ListenerGroup)>,
 ) -> anyhow::Result<()> {
     for (id, group) in listeners {
-        let socket = group.sockets().first().context("register a listener without sockets")?;
+        let socket = group.first().context("register a listener without sockets")?;
         dispatcher.register(*id, socket)?;
     }
     Ok(())
@@ -460,9 +490,9 @@ pub(super) fn origins_of(config: &Config) -> impl Iterator<Item = Numbered<'_>> 
 /// is.
 pub(super) const NAMES_PATIENCE: Duration = Duration::from_secs(1);
 
-fn attached() -> Result<Dispatcher, DispatcherError> {
+fn attached(plan: &Plan) -> Result<Dispatcher, DispatcherError> {
     let log_drops = tracing::enabled!(tracing::Level::DEBUG);
-    let mut dispatcher = Dispatcher::load(log_drops)?;
+    let mut dispatcher = Dispatcher::load(log_drops, plan.destinations.len())?;
     if log_drops && let Some(log) = dispatcher.take_drop_log() {
         tokio::spawn(log.write_on());
     }

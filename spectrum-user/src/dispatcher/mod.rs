@@ -39,6 +39,7 @@ pub struct Dispatcher {
     generation: u64,
     /// How many the current generation has.
     nodes: usize,
+    capacity: usize,
 }
 
 /// What the kernel would do with a packet.
@@ -78,19 +79,25 @@ impl Dispatcher {
     /// last the verifier demands guards against speculation that the program has not), and Linux 5.10, which also needs
     /// CAP_SYS_RESOURCE or an unlimited RLIMIT_MEMLOCK.
     ///
-    /// With `log_drops` the program logs each packet it drops, which costs time for each.
-    pub fn load(log_drops: bool) -> Result<Self, DispatcherError> {
+    /// With `log_drops` the program logs each packet it drops, which costs time for each. Its maps have room for twice as many
+    /// `destinations`, since a reload may give each a new id while the old one is in use.
+    pub fn load(log_drops: bool, destinations: usize) -> Result<Self, DispatcherError> {
         raise_memlock();
+        let capacity = capacity_for(destinations);
+        let entries = u32::try_from(capacity).unwrap_or(u32::MAX);
         let mut ebpf = EbpfLoader::new()
             // The kernel's own BTF is only needed for relocations, and the program has none.
             .btf(None)
+            .map_max_entries(names::LISTENERS, entries)
+            .map_max_entries(names::COUNTERS, entries)
             .override_global(names::LOG_DROPS, &u8::from(log_drops), true)
             .load(OBJECT)
             .map_err(DispatcherError::load)?;
         let tables = take(&mut ebpf, names::TABLES)?;
         let listeners = take(&mut ebpf, names::LISTENERS)?;
         let counters = CounterReader(Arc::new(Mutex::new(take(&mut ebpf, names::COUNTERS)?)));
-        let mut dispatcher = Self { ebpf, tables, listeners, counters, link: None, generation: 0, nodes: 0 };
+        let mut dispatcher =
+            Self { ebpf, tables, listeners, counters, link: None, generation: 0, nodes: 0, capacity };
         dispatcher.program()?.load().map_err(DispatcherError::verify)?;
         Ok(dispatcher)
     }
@@ -140,6 +147,12 @@ impl Dispatcher {
         self.generation += 1;
         self.nodes = nodes.len();
         Ok(())
+    }
+
+    /// How many ids of destinations the maps have room for.
+    #[must_use]
+    pub fn capacity(&self) -> usize {
+        self.capacity
     }
 
     /// How many tables have been published.
@@ -275,11 +288,36 @@ fn missing(name: &'static str) -> DispatcherError {
     DispatcherError::Object { name }
 }
 
+/// How many ids the maps have room for. Counters are there for each CPU, so there are no more than may be needed.
+fn capacity_for(destinations: usize) -> usize {
+    let both = destinations.min(names::MOST_DESTINATIONS).saturating_mul(2);
+    both.next_power_of_two().max(names::DEFAULT_DESTINATIONS)
+}
+
 /// Until Linux 5.11 the memory of maps counts against RLIMIT_MEMLOCK, 64 KiB by default. Later kernels charge the
 /// cgroup; raising the limit is then needless, and failing to is no failure.
 fn raise_memlock() {
     use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
     if let Err(error) = setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY) {
         tracing::debug!(%error, "raise RLIMIT_MEMLOCK");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn maps_have_room_for_two_generations() {
+        for (destinations, capacity) in [
+            (0, 4_096),
+            (2_048, 4_096),
+            (2_049, 8_192),
+            (8_000, 16_384),
+            (65_536, 131_072),
+            (100_000, 131_072),
+        ] {
+            assert_eq!(capacity_for(destinations), capacity, "{destinations}");
+        }
     }
 }

@@ -1,6 +1,7 @@
-//! The sockets behind a destination: one per worker, all on one loopback address and port. Accepts nothing.
+//! The sockets behind a destination: one per worker or fewer, all on one address and port. Accepts nothing.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::io;
+use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 
 use nix::sys::socket::setsockopt;
@@ -8,6 +9,7 @@ use nix::sys::socket::sockopt::RcvBufForce;
 use socket2::{Domain, Socket, Type};
 
 use super::NetError;
+use super::listener_addresses::{ListenerAddresses, loopback};
 use crate::model::{Family, Protocol};
 
 /// The receive buffer of a UDP listener, in bytes: a burst of first datagrams waits here while sockets are made for their
@@ -36,38 +38,50 @@ pub struct ListenerOptions {
     pub transparency: Transparency,
 }
 
-/// The sockets of one destination: a `SO_REUSEPORT` group, so that the kernel spreads connections over them whichever of
-/// them steering chooses. Non-blocking, close-on-exec, IPv6 only or IPv4 only. TCP sockets listen already.
+/// The sockets of one destination: a `SO_REUSEPORT` group if there are several, so that the kernel spreads connections over
+/// them whichever of them steering chooses. Non-blocking, close-on-exec, IPv6 only or IPv4 only. TCP sockets listen already.
 #[derive(Debug)]
 pub struct ListenerGroup {
     address: SocketAddr,
+    cookies: Vec<u64>,
+    /// Until they are given to the workers.
     sockets: Vec<Socket>,
 }
 
 impl ListenerGroup {
-    /// Binds the group to an ephemeral port of the loopback address.
-    pub fn bind(options: &ListenerOptions) -> Result<Self, NetError> {
-        let loopback = match options.family {
-            Family::Ipv4 => IpAddr::V4(Ipv4Addr::LOCALHOST),
-            Family::Ipv6 => IpAddr::V6(Ipv6Addr::LOCALHOST),
+    /// Binds the group to the next of `addresses`, where there are `present` others.
+    pub fn bind(
+        options: &ListenerOptions,
+        addresses: &mut ListenerAddresses,
+        present: usize,
+    ) -> Result<Self, NetError> {
+        let ListenerOptions { family, protocol, .. } = *options;
+        let given = addresses.next(family, protocol, present);
+        let first = match bound(options, given) {
+            // Somebody else has that very address and port: another port, then.
+            Err(BindError::Taken) => {
+                let fresh = SocketAddr::new(loopback(family), 0);
+                bound(options, fresh).map_err(|error| error.of(fresh))?
+            }
+            outcome => outcome.map_err(|error| error.of(given))?,
         };
-        let first = open(options, SocketAddr::new(loopback, 0))?;
-        bind(&first, SocketAddr::new(loopback, 0))?;
         let address = first
             .local_addr()
-            .map(|address| address.as_socket().unwrap_or(SocketAddr::new(loopback, 0)))
-            .map_err(|source| {
-                NetError::os("read address of listener on", loopback, source, "CAP_NET_ADMIN")
-            })?;
-        // Only now: a UDP socket that asks for port 0 with SO_REUSEPORT set may be given the port of another group of
-        // the same user, and would share its datagrams (net/ipv4/udp.c, udp_lib_lport_inuse).
-        reuse_port(&first, address)?;
-
+            .map(|address| address.as_socket().unwrap_or(given))
+            .map_err(|source| NetError::os("read address of listener on", given, source, "CAP_NET_ADMIN"))?;
+        addresses.bound(family, protocol, address);
         let mut sockets = vec![first];
+        if options.sockets.get() > 1 {
+            // Only now: a UDP socket that asks for port 0 with SO_REUSEPORT set may be given the port of another group of
+            // the same user, and would share its datagrams (net/ipv4/udp.c, udp_lib_lport_inuse).
+            for socket in &sockets {
+                reuse_port(socket, address)?;
+            }
+        }
         for _ in 1..options.sockets.get() {
             let socket = open(options, address)?;
             reuse_port(&socket, address)?;
-            bind(&socket, address)?;
+            bind(&socket, address).map_err(|error| error.of(address))?;
             sockets.push(socket);
         }
         if options.protocol == Protocol::Tcp {
@@ -83,7 +97,11 @@ impl ListenerGroup {
                     .map_err(|source| NetError::os("listen on", address, source, "CAP_NET_ADMIN"))?;
             }
         }
-        Ok(Self { address, sockets })
+        let cookies =
+            sockets.iter().map(Socket::cookie).collect::<io::Result<_>>().map_err(|source| {
+                NetError::os("read cookie of listener on", address, source, "CAP_NET_ADMIN")
+            })?;
+        Ok(Self { address, cookies, sockets })
     }
 
     /// The address and port that all of them have.
@@ -92,29 +110,48 @@ impl ListenerGroup {
         self.address
     }
 
-    /// The sockets; at least one.
+    /// One that stands for all; `None` once they were given away.
     #[must_use]
-    pub fn sockets(&self) -> &[Socket] {
-        &self.sockets
+    pub fn first(&self) -> Option<&Socket> {
+        self.sockets.first()
     }
 
-    /// The sockets, to be given one to each worker.
+    /// The sockets, to be given to the workers; the second time none.
     #[must_use]
-    pub fn into_sockets(self) -> Vec<Socket> {
-        self.sockets
+    pub fn take_sockets(&mut self) -> Vec<Socket> {
+        std::mem::take(&mut self.sockets)
     }
 
-    /// The sockets' cookies (`SO_COOKIE`), by which BPF and `ss -e` know them.
-    pub fn cookies(&self) -> Result<Vec<u64>, NetError> {
-        self.sockets
-            .iter()
-            .map(|socket| {
-                socket.cookie().map_err(|source| {
-                    NetError::os("read cookie of listener on", self.address, source, "CAP_NET_ADMIN")
-                })
-            })
-            .collect()
+    /// The sockets' cookies (`SO_COOKIE`), by which BPF and `ss -e` know them; as many as there are sockets.
+    #[must_use]
+    pub fn cookies(&self) -> &[u64] {
+        &self.cookies
     }
+}
+
+/// Why a socket is not bound.
+enum BindError {
+    Net(NetError),
+    Os(io::Error),
+    /// Somebody else has the address and port, or the address cannot be had.
+    Taken,
+}
+
+impl BindError {
+    fn of(self, address: SocketAddr) -> NetError {
+        let source = match self {
+            Self::Net(error) => return error,
+            Self::Os(source) => source,
+            Self::Taken => io::ErrorKind::AddrInUse.into(),
+        };
+        NetError::os("bind listener to", address, source, "CAP_NET_BIND_SERVICE")
+    }
+}
+
+fn bound(options: &ListenerOptions, address: SocketAddr) -> Result<Socket, BindError> {
+    let socket = open(options, address).map_err(BindError::Net)?;
+    bind(&socket, address)?;
+    Ok(socket)
 }
 
 /// A socket with the options that must be set before it is bound.
@@ -138,6 +175,14 @@ fn open(options: &ListenerOptions, address: SocketAddr) -> Result<Socket, NetErr
         // A socket of both families may be assigned IPv4 packets, whose destination is another one.
         socket.set_only_v6(true).map_err(failed("make IPv6-only the listener on"))?;
     }
+    if address.ip() != loopback(options.family) {
+        // No interface need have it: steering names the socket, and no packet its address.
+        match options.family {
+            Family::Ipv4 => socket.set_freebind_v4(true),
+            Family::Ipv6 => socket.set_freebind_v6(true),
+        }
+        .map_err(failed("free from interfaces the listener on"))?;
+    }
     if options.protocol == Protocol::Udp && setsockopt(&socket, RcvBufForce, &RECEIVE_BUFFER).is_err() {
         // Without CAP_NET_ADMIN as much as net.core.rmem_max allows.
         socket.set_recv_buffer_size(RECEIVE_BUFFER).map_err(failed("size receive buffer of listener on"))?;
@@ -152,13 +197,17 @@ fn open(options: &ListenerOptions, address: SocketAddr) -> Result<Socket, NetErr
     Ok(socket)
 }
 
-fn bind(socket: &Socket, address: SocketAddr) -> Result<(), NetError> {
-    socket.bind(&address.into()).map_err(|source| {
-        if source.kind() == std::io::ErrorKind::AddrNotAvailable {
-            super::routes::loopback_error("bind listener to", address, Family::of(address.ip()))
-        } else {
-            NetError::os("bind listener to", address, source, "CAP_NET_BIND_SERVICE")
-        }
+fn bind(socket: &Socket, address: SocketAddr) -> Result<(), BindError> {
+    let beside = address.ip() != loopback(Family::of(address.ip()));
+    socket.bind(&address.into()).map_err(|source| match source.kind() {
+        io::ErrorKind::AddrInUse if address.port() != 0 => BindError::Taken,
+        io::ErrorKind::AddrNotAvailable if beside => BindError::Taken,
+        io::ErrorKind::AddrNotAvailable => BindError::Net(super::routes::loopback_error(
+            "bind listener to",
+            address,
+            Family::of(address.ip()),
+        )),
+        _ => BindError::Os(source),
     })
 }
 
@@ -175,40 +224,70 @@ mod tests {
 
     use super::*;
 
-    fn group(family: Family, protocol: Protocol, sockets: usize) -> ListenerGroup {
+    fn options(family: Family, protocol: Protocol, sockets: usize) -> ListenerOptions {
         let sockets = NonZeroUsize::new(sockets).unwrap();
-        ListenerGroup::bind(&ListenerOptions {
-            family,
-            protocol,
-            sockets,
-            transparency: Transparency::Opaque,
-        })
-        .unwrap()
+        ListenerOptions { family, protocol, sockets, transparency: Transparency::Opaque }
+    }
+
+    fn group(family: Family, protocol: Protocol, sockets: usize) -> ListenerGroup {
+        let mut addresses = ListenerAddresses::default();
+        ListenerGroup::bind(&options(family, protocol, sockets), &mut addresses, 0).unwrap()
     }
 
     #[test]
     fn all_sockets_of_a_group_share_one_loopback_port() {
         for family in [Family::Ipv4, Family::Ipv6] {
             for protocol in [Protocol::Tcp, Protocol::Udp] {
-                let group = group(family, protocol, 4);
+                let mut group = group(family, protocol, 4);
                 assert_ne!(group.address().port(), 0);
                 assert!(group.address().ip().is_loopback());
-                assert_eq!(group.sockets().len(), 4);
-                for socket in group.sockets() {
+                assert_eq!(group.cookies().iter().collect::<HashSet<_>>().len(), 4);
+                let sockets = group.take_sockets();
+                assert_eq!(sockets.len(), 4);
+                for socket in sockets {
                     assert_eq!(socket.local_addr().unwrap().as_socket(), Some(group.address()));
                     assert!(socket.nonblocking().unwrap());
                 }
-                assert_eq!(group.cookies().unwrap().into_iter().collect::<HashSet<_>>().len(), 4);
+                assert!(group.first().is_none());
             }
         }
     }
 
     #[test]
+    fn hundreds_of_groups_take_few_ports() {
+        for family in [Family::Ipv4, Family::Ipv6] {
+            for protocol in [Protocol::Tcp, Protocol::Udp] {
+                let mut addresses = ListenerAddresses::default();
+                let options = options(family, protocol, 2);
+                let groups: Vec<ListenerGroup> = (0..400)
+                    .map(|present| ListenerGroup::bind(&options, &mut addresses, present).unwrap())
+                    .collect();
+                let places: HashSet<SocketAddr> = groups.iter().map(ListenerGroup::address).collect();
+                let ports: HashSet<u16> = places.iter().map(SocketAddr::port).collect();
+                assert_eq!(places.len(), 400);
+                assert!(ports.len() <= 70, "{}", ports.len());
+            }
+        }
+    }
+
+    #[test]
+    fn an_address_that_somebody_else_has_is_passed_over() {
+        let mut addresses = ListenerAddresses::default();
+        let options = options(Family::Ipv4, Protocol::Tcp, 2);
+        let first = ListenerGroup::bind(&options, &mut addresses, 1_000).unwrap();
+        let taken = addresses.next(Family::Ipv4, Protocol::Tcp, 1_000);
+        assert_eq!(taken.port(), first.address().port());
+        let _taken = std::net::TcpListener::bind(taken).unwrap();
+        let second = ListenerGroup::bind(&options, &mut addresses, 1_000).unwrap();
+        assert_ne!(second.address().port(), first.address().port());
+    }
+
+    #[test]
     fn connections_are_spread_over_the_group() {
-        let group = group(Family::Ipv4, Protocol::Tcp, 2);
+        let mut group = group(Family::Ipv4, Protocol::Tcp, 2);
         let clients: Vec<_> = (0..64).map(|_| TcpStream::connect(group.address()).unwrap()).collect();
         let accepted: Vec<usize> = group
-            .sockets()
+            .take_sockets()
             .iter()
             .map(|socket| std::iter::from_fn(|| socket.accept().ok()).count())
             .collect();
@@ -218,13 +297,13 @@ mod tests {
 
     #[test]
     fn datagrams_are_spread_over_the_group() {
-        let group = group(Family::Ipv6, Protocol::Udp, 2);
+        let mut group = group(Family::Ipv6, Protocol::Udp, 2);
         for _ in 0..64 {
             let client = UdpSocket::bind("[::1]:0").unwrap();
             client.send_to(b"x", group.address()).unwrap();
         }
         let received: Vec<usize> = group
-            .into_sockets()
+            .take_sockets()
             .into_iter()
             .map(UdpSocket::from)
             .map(|socket| std::iter::from_fn(|| socket.recv(&mut [0]).ok()).count())

@@ -4,6 +4,7 @@ mod addresses;
 mod bridges;
 mod error;
 mod listener;
+mod listener_addresses;
 mod namespace;
 mod reply_routes;
 mod routes;
@@ -17,6 +18,7 @@ pub use addresses::{
 pub use bridges::bridged_to_rules;
 pub use error::{Denied, NetError};
 pub use listener::{ListenerGroup, ListenerOptions, Transparency};
+pub use listener_addresses::ListenerAddresses;
 pub use namespace::{NamespaceId, enter_namespace, in_throw_away_namespace};
 pub use reply_routes::ReplyRoutes;
 pub use routes::{LocalRoutes, ROUTE_PROTOCOL};

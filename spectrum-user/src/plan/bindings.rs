@@ -90,8 +90,11 @@ pub enum PlanError {
         /// A port with which connections would come back.
         port: u16,
     },
-    /// More destinations than the kernel's maps hold.
-    #[error("{count} destinations (service, protocol, family) are more than the {limit} that the maps hold")]
+    /// More destinations than there may be.
+    #[error(
+        "{count} destinations (service, protocol, family) are more than {limit}; make one service of those that differ in their \
+         port alone: with a range of ports, and an origin without a port or with a range as long"
+    )]
     TooManyDestinations {
         /// How many there are.
         count: usize,
@@ -136,9 +139,9 @@ impl Plan {
         configured.sort_unstable_by(|(a, _), (b, _)| a.binding.precedence(&b.binding));
 
         let mut errors = ties(&configured, services);
-        let count = plan.destinations.keys().next_back().map_or(0, |last| last.0 as usize + 1);
-        if count > names::DEFAULT_DESTINATIONS {
-            errors.push(PlanError::TooManyDestinations { count, limit: names::DEFAULT_DESTINATIONS });
+        let count = plan.destinations.len();
+        if count > names::MOST_DESTINATIONS {
+            errors.push(PlanError::TooManyDestinations { count, limit: names::MOST_DESTINATIONS });
         }
         if !errors.is_empty() {
             return Err(errors);
@@ -150,6 +153,12 @@ impl Plan {
             return Err(loops);
         }
         Ok(plan)
+    }
+
+    /// How many destinations the kernel's maps must have room for: one more than the highest id.
+    #[must_use]
+    pub fn ids(&self) -> usize {
+        self.destinations.keys().next_back().map_or(0, |last| last.0 as usize + 1)
     }
 
     /// The binding that decides on a packet to `address` and `port`: the obvious scan, which says what every faster
@@ -181,8 +190,7 @@ struct Numbering<'a> {
 
 impl<'a> Numbering<'a> {
     fn after(plan: &'a Plan, before: &'a [Service], revision: u32) -> Self {
-        let mut used =
-            vec![false; plan.destinations.keys().next_back().map_or(0, |last| last.0 as usize + 1)];
+        let mut used = vec![false; plan.ids()];
         for id in plan.destinations.keys() {
             if let Some(used) = used.get_mut(id.0 as usize) {
                 *used = true;

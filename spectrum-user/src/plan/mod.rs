@@ -5,6 +5,7 @@ mod exemption;
 mod explain;
 pub mod firewall;
 mod hidden;
+mod listener_sockets;
 mod loops;
 mod obstacles;
 mod onward;
@@ -18,6 +19,7 @@ pub use bindings::{BindingIndex, Plan, PlanError, PlannedBinding};
 pub use exemption::Exemption;
 pub use explain::{Explained, Miss, Precedence};
 pub use hidden::{Extent, Hidden};
+pub use listener_sockets::{ListenerRoom, TooFewDescriptors};
 pub use loops::Leg;
 #[cfg(test)]
 pub(crate) use obstacles::iptables_listing;

@@ -184,9 +184,6 @@ pub(super) fn run(runtime: LocalRuntime, worker: Worker, commands: mpsc::Unbound
     }
 }
 
-/// The descriptors of a listener: the worker's, and the one that it is a duplicate of.
-const SOCKETS_OF_LISTENER: usize = 2;
-
 /// What obeys the commands.
 struct Lead {
     worker: Rc<Worker>,
@@ -288,14 +285,14 @@ impl Lead {
                 Loop::Receive(Receiver::start(worker, destination, listener, current)?)
             }
         });
-        self.worker.common.descriptors.listeners_added(SOCKETS_OF_LISTENER);
+        self.worker.common.descriptors.listeners_added(1);
         Ok(())
     }
 
     async fn retire(&mut self, destination: Destination, listeners: Listeners) {
         let connections = Rc::clone(&listeners.connections);
         let receivers: Vec<u64> = listeners.loops.iter().filter_map(Loop::receiver).collect();
-        let sockets = listeners.loops.len() * SOCKETS_OF_LISTENER;
+        let sockets = listeners.loops.len();
         stop(listeners).await;
         self.worker.common.descriptors.listeners_removed(sockets);
         self.retired.push(Retired { destination, connections, receivers });

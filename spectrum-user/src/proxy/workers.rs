@@ -3,6 +3,7 @@
 use std::io;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -83,6 +84,8 @@ pub struct Workers {
     common: Common,
     origins: OriginWatch,
     failures: Mutex<mpsc::UnboundedReceiver<WorkersError>>,
+    /// How many listeners were given to them.
+    next: AtomicUsize,
 }
 
 impl Workers {
@@ -109,8 +112,13 @@ impl Workers {
             ledger: Ledger::default(),
             descriptors: DescriptorPool::new(descriptors, count.get(), pipes().descriptors()),
         };
-        let mut workers =
-            Self { threads: Vec::new(), common: common.clone(), origins, failures: Mutex::new(failures) };
+        let mut workers = Self {
+            threads: Vec::new(),
+            common: common.clone(),
+            origins,
+            failures: Mutex::new(failures),
+            next: AtomicUsize::default(),
+        };
         for index in 0..count.get() {
             let (pipes, observer) = (pipes(), Box::new(observer(index)));
             let thread = Thread::start(index, pipes, capacity, common.clone(), observer, failed.clone())
@@ -120,7 +128,7 @@ impl Workers {
         Ok(workers)
     }
 
-    /// How many workers there are, and so how many sockets a destination should have.
+    /// How many workers there are, and so how many sockets a destination should have at most.
     #[must_use]
     pub fn count(&self) -> usize {
         self.threads.len()
@@ -149,7 +157,9 @@ impl Workers {
             return Err(WorkersError::Unanswerable { destination: destination.clone() });
         }
         let serving = self.serving(served).await?;
-        for (listener, thread) in listeners.into_iter().zip(self.threads.iter().cycle()) {
+        // Where there are fewer listeners than workers, the next destination's go to others.
+        let first = self.next.fetch_add(listeners.len(), Ordering::Relaxed) % self.threads.len().max(1);
+        for (listener, thread) in listeners.into_iter().zip(self.threads.iter().cycle().skip(first)) {
             let (done, listening) = oneshot::channel();
             thread.tell(Command::Listen {
                 destination: destination.clone(),

@@ -56,7 +56,7 @@ fn reply_mark() -> Result<(), Refusal> {
 
 /// Loads the program and gives it all that a start gives it.
 fn program(wanted: Option<&Plan>, place: Place) -> Result<Program, Refusal> {
-    let mut dispatcher = Dispatcher::load(false).map_err(|error| refusal("load", &error))?;
+    let mut dispatcher = Dispatcher::load(false, 0).map_err(|error| refusal("load", &error))?;
     let made = dispatcher.made().ok();
     let filled = fill(&mut dispatcher, place);
     let test_run = match &filled {

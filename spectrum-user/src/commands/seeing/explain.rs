@@ -171,8 +171,7 @@ impl Running {
     }
 
     fn destination_with(&self, cookie: u64) -> Option<DestinationId> {
-        let has = |group: &net::ListenerGroup| group.cookies().is_ok_and(|cookies| cookies.contains(&cookie));
-        self.listeners.iter().find(|(_, group)| has(group)).map(|(id, _)| *id)
+        self.listeners.iter().find(|(_, group)| group.cookies().contains(&cookie)).map(|(id, _)| *id)
     }
 
     fn named(&self, id: Option<DestinationId>) -> String {

@@ -40,13 +40,9 @@ impl Running {
 
     fn listener(&self, id: DestinationId) -> Option<ListenerAnswer> {
         let group = self.listeners.get(&id)?;
-        let cookies = group.cookies().unwrap_or_else(|error| {
-            tracing::debug!(%error, "read cookies");
-            Vec::new()
-        });
         Some(ListenerAnswer {
             address: group.address(),
-            cookies: cookies.into_iter().map(|cookie| format!("{cookie:x}")).collect(),
+            cookies: group.cookies().iter().map(|cookie| format!("{cookie:x}")).collect(),
         })
     }
 }

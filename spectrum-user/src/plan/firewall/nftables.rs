@@ -266,7 +266,13 @@ fn bare(table: &str) -> &str {
 
 /// The name of the chain that leads to a listener.
 fn to(generation: u64, protocol: Protocol, listener: SocketAddr) -> String {
-    format!("gen{generation}-to-{protocol}-{}", listener.port())
+    // Those that share a port differ in the end of their address.
+    let last = match listener.ip() {
+        IpAddr::V4(address) => address.octets()[3].into(),
+        IpAddr::V6(address) => address.segments()[7],
+    };
+    let beside = if last == 1 { String::new() } else { format!("-{last}") };
+    format!("gen{generation}-to-{protocol}-{}{beside}", listener.port())
 }
 
 /// The elements of a map of ports: ranges and the chains they lead to.

@@ -1,0 +1,91 @@
+//! Hundreds of services of one port each, where descriptors are few: each is served, and what does not fit is refused with the
+//! cure. Does not test which binding wins.
+#![allow(clippy::unwrap_used, reason = "test code panics")]
+
+use std::collections::HashSet;
+use std::fmt::Write as _;
+use std::net::SocketAddr;
+
+use serde_json::Value;
+use spectrum_tests::case::Case;
+use spectrum_tests::control::{CONFIG, configure, connect, reload};
+use spectrum_tests::datagram::assert_echoes;
+use spectrum_tests::dial::dial_all;
+use spectrum_tests::holdings::Holdings;
+use spectrum_tests::instance::Instance;
+use spectrum_tests::on_every_path;
+
+on_every_path!(hundreds_of_services_have_a_socket_each);
+
+/// A socket of each for each of two workers would take more than half of these, one of each less than three quarters.
+const DESCRIPTORS: usize = 1_400;
+const SERVICES: u16 = 800;
+const FIRST: u16 = 10_000;
+
+fn configuration(case: &Case, services: impl Iterator<Item = u16>, name: &str) -> String {
+    let prefix = case.prefix();
+    let mut text = format!(
+        "[[service]]\nname = \"datagrams\"\nrespond = \"echo\"\nbindings = [{{ protocol = \"udp\", prefix = \"{prefix}\", ports = \
+         53 }}]\n"
+    );
+    for number in services {
+        let port = FIRST + number;
+        let _ = write!(
+            text,
+            "[[service]]\nname = \"{name}-{port}\"\nrespond = \"hello\"\nbindings = [{{ prefix = \"{prefix}\", ports = {port} \
+             }}]\n"
+        );
+    }
+    text
+}
+
+fn assert_served(case: &mut Case, services: impl Iterator<Item = u16>, name: &str) {
+    let address = case.any_address();
+    let targets: Vec<SocketAddr> = services.map(|number| SocketAddr::new(address, FIRST + number)).collect();
+    for (target, heard) in dial_all(&case.server, &targets) {
+        let heard = heard.unwrap_or_else(|error| panic!("{target}: {error}"));
+        assert!(heard.text.contains(&format!("service={name}-{} ", target.port())), "{target}: {heard:?}");
+    }
+    assert_echoes(&case.server, &[SocketAddr::new(address, 53)]);
+}
+
+/// The addresses of the listeners, and how many sockets they have.
+fn listeners(case: &Case, instance: &Instance) -> (HashSet<SocketAddr>, usize) {
+    let status = connect(&case.server, instance).ask("status").unwrap();
+    let destinations = status["destinations"].as_array().unwrap();
+    let listeners = destinations.iter().map(|destination| &destination["listener"]);
+    let addresses = listeners.clone().map(|listener| listener["address"].as_str().unwrap().parse().unwrap());
+    let sockets = listeners.map(|listener| listener["cookies"].as_array().map_or(0, Vec::len));
+    (addresses.collect(), sockets.sum())
+}
+
+fn hundreds_of_services_have_a_socket_each(case: &mut Case) {
+    configure(&case.server, &configuration(case, 0..SERVICES, "one"));
+    let instance = case
+        .launch(&format!("{CONFIG} --workers 2 --drain 0s"))
+        .through(&format!("/usr/bin/prlimit --nofile={DESCRIPTORS}:{DESCRIPTORS} --"))
+        .start();
+    let (addresses, sockets) = listeners(case, &instance);
+    let all = usize::from(SERVICES) + 1;
+    assert_eq!((addresses.len(), sockets), (all, all));
+    // Ports that are bound are lost to clients of this host.
+    let ports: HashSet<u16> = addresses.iter().map(SocketAddr::port).collect();
+    assert!(ports.len() < 80, "{} ports", ports.len());
+    assert!(Holdings::of(&instance).descriptors < all + 64, "none is held twice");
+    assert_served(case, (0..SERVICES).step_by(7), "one");
+
+    // A few come, as many as still fit, and a few go.
+    configure(&case.server, &configuration(case, 50..SERVICES + 50, "one"));
+    let reloaded = reload(&case.server, &instance).unwrap();
+    assert_eq!((&reloaded["added"], &reloaded["removed"]), (&Value::from(50), &Value::from(50)));
+    assert_served(case, (50..SERVICES + 50).step_by(7), "one");
+
+    configure(&case.server, &configuration(case, 0..SERVICES, "other"));
+    let refused = reload(&case.server, &instance).unwrap_err();
+    for said in ["take a descriptor each", "the hard limit of open files", "LimitNOFILE=", "a range of ports"]
+    {
+        assert!(refused.message.contains(said), "{refused:?}");
+    }
+    assert_served(case, (50..SERVICES + 50).step_by(7), "one");
+    instance.stop();
+}
