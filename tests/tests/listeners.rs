@@ -49,14 +49,16 @@ fn assert_served(case: &mut Case, services: impl Iterator<Item = u16>, name: &st
     assert_echoes(&case.server, &[SocketAddr::new(address, 53)]);
 }
 
-/// The addresses of the listeners, and how many sockets they have.
-fn listeners(case: &Case, instance: &Instance) -> (HashSet<SocketAddr>, usize) {
+/// The protocols and addresses of the listeners, and how many sockets they have.
+fn listeners(case: &Case, instance: &Instance) -> (HashSet<(String, SocketAddr)>, usize) {
     let status = connect(&case.server, instance).ask("status").unwrap();
     let destinations = status["destinations"].as_array().unwrap();
-    let listeners = destinations.iter().map(|destination| &destination["listener"]);
-    let addresses = listeners.clone().map(|listener| listener["address"].as_str().unwrap().parse().unwrap());
-    let sockets = listeners.map(|listener| listener["cookies"].as_array().map_or(0, Vec::len));
-    (addresses.collect(), sockets.sum())
+    let listener = |destination: &Value| {
+        let address = destination["listener"]["address"].as_str().unwrap().parse().unwrap();
+        (destination["protocol"].to_string(), address)
+    };
+    let sockets = |destination: &Value| destination["listener"]["cookies"].as_array().map_or(0, Vec::len);
+    (destinations.iter().map(listener).collect(), destinations.iter().map(sockets).sum())
 }
 
 fn hundreds_of_services_have_a_socket_each(case: &mut Case) {
@@ -69,7 +71,7 @@ fn hundreds_of_services_have_a_socket_each(case: &mut Case) {
     let all = usize::from(SERVICES) + 1;
     assert_eq!((addresses.len(), sockets), (all, all));
     // Ports that are bound are lost to clients of this host.
-    let ports: HashSet<u16> = addresses.iter().map(SocketAddr::port).collect();
+    let ports: HashSet<u16> = addresses.iter().map(|(_, address)| address.port()).collect();
     assert!(ports.len() < 80, "{} ports", ports.len());
     assert!(Holdings::of(&instance).descriptors < all + 64, "none is held twice");
     assert_served(case, (0..SERVICES).step_by(7), "one");
