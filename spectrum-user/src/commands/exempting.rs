@@ -153,15 +153,11 @@ impl Looks {
             return std::future::pending().await;
         }
         loop {
-            let under_way = match &mut self.under_way {
-                Some(under_way) => under_way,
-                None => {
-                    tokio::time::sleep_until(self.due).await;
-                    let plans = vec![Arc::clone(plan)];
-                    self.began = Instant::now();
-                    self.under_way.insert(look(plans))
-                }
-            };
+            if self.under_way.is_none() {
+                tokio::time::sleep_until(self.due).await;
+                self.began = Instant::now();
+            }
+            let under_way = self.under_way.get_or_insert_with(|| look(vec![Arc::clone(plan)]));
             let looked = under_way.await;
             self.under_way = None;
             // Thousands of rules take a second to list.

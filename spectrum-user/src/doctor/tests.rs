@@ -355,3 +355,46 @@ fn what_a_configuration_runs_into_is_found() {
     };
     assert_eq!(complaints(&claimed), [""; 0]);
 }
+
+#[test]
+fn a_cure_that_is_a_command_is_one_to_a_shell() {
+    let everything = Facts {
+        program: Ok(Program { machine_code: Some(0), ..host().program.unwrap() }),
+        jit: Some(0),
+        firewalls: Ok(host()
+            .firewalls
+            .unwrap()
+            .into_iter()
+            .map(|trial| FirewallTrial { outcome: Err(refused(libc::ENOENT)), ..trial })
+            .collect()),
+        reply_mark: Ok(Err(refused(libc::ENOENT))),
+        loopback: Ok([].into()),
+        strict_rp_filter: vec!["eth0.100".to_owned(), "it's $(reboot)".to_owned()],
+        syncookies: Some(0),
+        somaxconn: Some(128),
+        leftovers: Ok(vec!["local route 192.0.2.0/24".to_owned()]),
+        ..host()
+    };
+    let without_ipv6 = Facts { loopback: Ok([Family::Ipv4].into()), jit: None, ..everything.clone() };
+    let findings = [everything, without_ipv6].map(|facts| diagnose(&facts).findings);
+    let cures: Vec<String> = findings.into_iter().flatten().filter_map(|finding| finding.cure).collect();
+    let commands = ["apt", "ip", "iptables", "modprobe", "spectrum-user", "sysctl"];
+    let mut seen = std::collections::BTreeSet::new();
+    for cure in &cures {
+        let first = cure.split(' ').next().unwrap();
+        if commands.contains(&first) {
+            seen.insert(first);
+            let parsed = std::process::Command::new("sh").args(["-n", "-c", cure]).output().unwrap();
+            assert!(parsed.status.success(), "{cure}: {}", String::from_utf8_lossy(&parsed.stderr));
+        }
+    }
+    assert!(
+        ["apt", "ip", "spectrum-user", "sysctl"].iter().all(|command| seen.contains(command)),
+        "{cures:?}"
+    );
+    let loosening = cures.iter().find(|cure| cure.contains("rp_filter")).unwrap();
+    assert_eq!(
+        loosening,
+        "sysctl -w net/ipv4/conf/eth0.100/rp_filter=2 'net/ipv4/conf/it'\\''s $(reboot)/rp_filter=2'"
+    );
+}

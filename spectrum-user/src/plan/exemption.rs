@@ -25,41 +25,43 @@ const PRIORITY: i32 = -199;
 /// More port ranges than this are not told apart: then each range is exempted at each of the addresses.
 const MOST_RANGES: usize = 256;
 
+/// Prefixes, none of which contains another, by the first and last port that is bound there.
+type ByPorts = BTreeMap<(u16, u16), BTreeSet<Prefix>>;
+
 /// What is exempted.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Exemption {
-    /// Prefixes, none of which contains another, by what is bound there.
-    parts: BTreeMap<(Family, Protocol), BTreeMap<(u16, u16), BTreeSet<Prefix>>>,
+    bound: BTreeMap<(Family, Protocol), ByPorts>,
 }
 
 impl Exemption {
     /// The exemption of `bindings`.
     pub fn of<'a>(bindings: impl IntoIterator<Item = &'a Binding>) -> Self {
-        let mut parts: BTreeMap<_, BTreeMap<_, BTreeSet<Prefix>>> = BTreeMap::new();
+        let mut bound: BTreeMap<_, ByPorts> = BTreeMap::new();
         for binding in bindings {
-            let by_ports = parts.entry((binding.family(), binding.protocol)).or_default();
+            let by_ports = bound.entry((binding.family(), binding.protocol)).or_default();
             let ports = (binding.ports.first(), binding.ports.last());
             by_ports.entry(ports).or_default().insert(binding.prefix);
         }
-        parts.values_mut().flat_map(BTreeMap::values_mut).for_each(keep_outermost);
-        Self { parts }
+        bound.values_mut().flat_map(BTreeMap::values_mut).for_each(keep_outermost);
+        Self { bound }
     }
 
     /// Exempts what `other` does as well.
     pub fn add(&mut self, other: Self) {
-        for (of, by_ports) in other.parts {
-            let own = self.parts.entry(of).or_default();
+        for (of, by_ports) in other.bound {
+            let own = self.bound.entry(of).or_default();
             for (ports, prefixes) in by_ports {
                 own.entry(ports).or_default().extend(prefixes);
             }
         }
-        self.parts.values_mut().flat_map(BTreeMap::values_mut).for_each(keep_outermost);
+        self.bound.values_mut().flat_map(BTreeMap::values_mut).for_each(keep_outermost);
     }
 
     /// Whether nothing is.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.parts.is_empty()
+        self.bound.is_empty()
     }
 
     /// The transaction that makes the table of `chain`'s instance, in place of any of the same name.
@@ -84,7 +86,7 @@ impl Exemption {
 
     fn rules(&self) -> Vec<String> {
         let mut rules = Vec::new();
-        for ((family, protocol), by_ports) in &self.parts {
+        for ((family, protocol), by_ports) in &self.bound {
             let ip = keyword(*family);
             if by_ports.len() > MOST_RANGES {
                 let prefixes: BTreeSet<Prefix> = by_ports.values().flatten().copied().collect();
@@ -129,7 +131,7 @@ fn keep_outermost(prefixes: &mut BTreeSet<Prefix>) {
 }
 
 /// What nft asks of packets to `binding`.
-pub(super) fn condition(binding: &Binding) -> String {
+pub(in crate::plan) fn condition(binding: &Binding) -> String {
     let Binding { protocol, prefix, ports: range } = binding;
     let ports = ports(*protocol, range.first(), range.last());
     format!("{} daddr {prefix} {ports}", keyword(binding.family()))

@@ -3,30 +3,29 @@
 //! not understood here, so the answer is "may".
 
 mod chains;
+mod cure;
 mod iptables;
 mod nftables;
 mod tracking;
 mod walk;
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::HashSet;
 use std::fmt;
-use std::fmt::Write as _;
 
+pub use cure::word;
 pub use tracking::{Tracked, Untracking};
 
 use super::Plan;
 use super::exemption::Exemption;
 use crate::model::{Binding, Family, PortRange, Prefix, visible};
 use chains::{ChainName, Chains, Hook, Rule, State};
+use cure::acceptance;
 use tracking::{Direction, is_exempt};
 use walk::{Hit, Search, Walk, bases};
 
 /// So many obstacles are named, and so many bindings that one of them is about.
 const NAMED: usize = 20;
 const NAMED_BINDINGS: usize = 4;
-
-/// A cure names so many bindings.
-const CURED: usize = 16;
 
 /// More comparisons of rules with bindings than this are spared, by looking at prefixes that contain many bindings.
 const MOST_WORK: usize = 20_000_000;
@@ -346,7 +345,7 @@ fn takes<'a>(chains: &'a Chains, hook: Hook, bindings: &'a [Binding]) -> Vec<Hit
 
 /// Those of `hits` that still are when only what they are about is looked at: a rule before them may have settled just
 /// that.
-fn confirmed<'a>(hits: Vec<Hit<'a>>, is_there: impl Fn(&[Binding], &Rule) -> bool) -> Vec<Hit<'a>> {
+fn confirmed(hits: Vec<Hit<'_>>, is_there: impl Fn(&[Binding], &Rule) -> bool) -> Vec<Hit<'_>> {
     let mut hits = hits;
     for hit in &mut hits {
         let rule = hit.rule;
@@ -361,24 +360,22 @@ fn confirmed<'a>(hits: Vec<Hit<'a>>, is_there: impl Fn(&[Binding], &Rule) -> boo
 
 /// What of `binding` a rule can be about: its addresses, and `ports` unless they are any.
 fn narrowed(binding: &Binding, rule: &Rule, ports: &[PortRange]) -> Vec<Binding> {
-    let prefixes: Vec<Prefix> = match rule.prefixes[..] {
-        [] => vec![binding.prefix],
-        _ => {
-            let within = rule.prefixes.iter().filter(|prefix| prefix.overlaps(&binding.prefix));
-            // Of two that overlap the longer one is what they have in common.
-            within
-                .map(
-                    |prefix| if prefix.length() > binding.prefix.length() { *prefix } else { binding.prefix },
-                )
-                .collect()
-        }
+    let prefixes: Vec<Prefix> = if rule.prefixes.is_empty() {
+        vec![binding.prefix]
+    } else {
+        let within = rule.prefixes.iter().filter(|prefix| prefix.overlaps(&binding.prefix));
+        // Of two that overlap the longer one is what they have in common.
+        let longer = |prefix: &Prefix| {
+            if prefix.length() > binding.prefix.length() { *prefix } else { binding.prefix }
+        };
+        within.map(longer).collect()
     };
     let ports: Vec<PortRange> = match ports {
         [] => vec![binding.ports],
         _ => ports.iter().filter_map(|ports| ports.common(&binding.ports)).collect(),
     };
-    let parts = prefixes.iter().flat_map(|prefix| ports.iter().map(|ports| (*prefix, *ports)));
-    parts.map(|(prefix, ports)| Binding { prefix, ports, ..*binding }).collect()
+    let each = prefixes.iter().flat_map(|prefix| ports.iter().map(|ports| (*prefix, *ports)));
+    each.map(|(prefix, ports)| Binding { prefix, ports, ..*binding }).collect()
 }
 
 /// The bindings that instances of ours exempt from being taken.
@@ -390,41 +387,6 @@ fn kept<'a>(chains: &'a Chains, bindings: &'a [Binding]) -> HashSet<&'a Binding>
         walk.chain(name, &mut bindings.iter().collect());
     }
     walk.settled
-}
-
-/// The commands that accept packets to `bindings` before anything else in a chain.
-fn acceptance(chain: &ChainName, bindings: &[&Binding]) -> String {
-    let distinct: BTreeSet<String> = bindings.iter().map(|binding| accepting(chain, binding)).collect();
-    let mut commands = distinct.iter().take(CURED).cloned().collect::<Vec<_>>().join("; ");
-    if distinct.len() > CURED {
-        // Writing to a string cannot fail.
-        let _ = write!(commands, " # and so on, for {} more bindings", distinct.len() - CURED);
-    }
-    commands
-}
-
-fn accepting(ChainName { program, table, chain, .. }: &ChainName, binding: &Binding) -> String {
-    let Binding { protocol, prefix, ports } = binding;
-    let [table, chain] = [table, chain].map(|name| word(name));
-    if program.starts_with("nft ") {
-        return format!(
-            "nft insert rule {} {table} {chain} {} accept",
-            program.trim_start_matches("nft "),
-            super::exemption::condition(binding)
-        );
-    }
-    let mut command = format!("{program} -t {table} -I {chain} -d {prefix} -p {protocol}");
-    if *ports != PortRange::ALL {
-        let _ = write!(command, " --dport {}", ports.to_string().replace('-', ":"));
-    }
-    command + " -j ACCEPT"
-}
-
-/// `name` as one word to a shell.
-#[must_use]
-pub fn word(name: &str) -> String {
-    let is_plain = |character: char| character.is_ascii_alphanumeric() || "-_./=".contains(character);
-    if name.chars().all(is_plain) { name.to_owned() } else { format!("'{}'", name.replace('\'', "'\\''")) }
 }
 
 /// What the plain iptables or ip6tables lists.
