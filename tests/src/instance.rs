@@ -185,6 +185,15 @@ impl Instance {
         self.child.id()
     }
 
+    /// The most memory that it had so far, in bytes.
+    pub fn peak_memory(&self) -> u64 {
+        let status =
+            std::fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("read its status");
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("a peak");
+        let kilobytes: u64 = peak.trim().trim_end_matches(" kB").parse().expect("a number");
+        kilobytes << 10
+    }
+
     /// What the ready line said.
     pub fn ready(&self) -> &Ready {
         self.ready.as_ref().expect("an instance that was waited for")

@@ -450,6 +450,8 @@ fn a_silent_name_server_holds_up_neither_a_start_nor_a_reload_nor_a_stop(case: &
     assert_eq!(heard(case, 82).as_deref(), Ok("one"));
     assert_eq!(conditions(case, &instance)["none"], "unresolved");
     assert!(server.queries() <= 512, "{} queries", server.queries());
+    let peak = instance.peak_memory();
+    assert!(peak < 128 << 20, "{peak} bytes of memory");
     let began = Instant::now();
     instance.stop();
     assert!(began.elapsed() < Duration::from_secs(4), "a stop took {:?}", began.elapsed());
@@ -468,9 +470,17 @@ fn a_name_leads_to_nothing_that_only_this_host_reaches(case: &mut Case) {
         .loopback()
         .is_ipv6()
         .then(|| Origin::saying(&case.server, SocketAddr::new("127.0.0.1".parse().unwrap(), port), "secret"));
-    server.set(NAME, &[outside.address().ip()]);
     let text = named(case, &server, &format!("{NAME}:{port}"), "");
     let refusing = text.replace("local-origins = true", "");
+    // From the start on, and not first when the name is looked up again.
+    server.set(NAME, &[own]);
+    server.keep_for(300);
+    let instance = serve(case, &refusing);
+    assert_eq!(heard(case, 80), Err(ErrorKind::ConnectionReset));
+    assert_eq!(conditions(case, &instance)[&SocketAddr::new(own, port).to_string()], "refused");
+    instance.stop();
+    server.set(NAME, &[outside.address().ip()]);
+    server.keep_for(1);
     let instance = serve(case, &refusing);
     assert_eq!(heard(case, 80).as_deref(), Ok("outside"));
     let others: &[(&str, &str)] = case.family.pick(

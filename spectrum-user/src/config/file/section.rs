@@ -32,6 +32,7 @@ const HOMES: &[(&str, &str)] = &[
     ("limits", "[[service]]"),
     ("listen", "[admin]"),
     ("local-origins", "[[service]]"),
+    ("min-ttl", "[resolver]"),
     ("mode", "[dispatcher]"),
     ("nat", "[dispatcher]"),
     ("opened", "[log], or log of a service"),

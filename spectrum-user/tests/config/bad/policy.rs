@@ -171,4 +171,29 @@ respond = "echo"
             "4:1: resolver.server: unknown key; did you mean servers?",
         ],
     },
+    Bad {
+        title: "a resolver with bounds that bind nothing, and local origins as a word",
+        text: r#"[resolver]
+addresses = 0
+targets = 2000
+min-ttl = "0s"
+[[service]]
+name = "a"
+bindings = [{ prefix = "192.0.2.0/24" }]
+origins = "203.0.113.10"
+local-origins = "yes"
+[[service]]
+name = "b"
+bindings = [{ prefix = "192.0.3.0/24" }]
+respond = "echo"
+local-origins = true
+"#,
+        problems: &[
+            "2:13: resolver.addresses: 0: not a number from 1 to 1024",
+            "3:11: resolver.targets: 2000: not a number from 1 to 1024",
+            r#"4:11: resolver.min-ttl: "0s": not a time from 1s to 5m"#,
+            r#"9:17: service "a" local-origins: "yes": expected true or false, found a string"#,
+            r#"14:17: service "b" local-origins: true: means nothing without origins; remove it, or add origins"#,
+        ],
+    },
 ];

@@ -118,6 +118,8 @@ impl Lead {
             match command {
                 Command::Avoid { own, done } => {
                     lead.own.replace(own);
+                    // Whoever was asked before may have known less.
+                    lead.own_addresses.borrow_mut().1 = None;
                     lead.look_at_own_addresses();
                     lead.hang(&lead.alive());
                     let _ = done.send(());
