@@ -8,7 +8,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 
 use served::{Running, accept, assert_reset, origin, pass, read_to_end};
-use spectrum_user::model::{Origins, Policy, ProxyVersion, Responder, Target, TrustedProxies};
+use spectrum_user::model::{Origins, Policy, ProxyVersion, Responder, Target, TrustedProxies, UniqueIds};
 use spectrum_user::proxy::header::Header;
 use spectrum_user::proxy::{End, HeaderFault, Side};
 
@@ -218,5 +218,55 @@ fn what_the_client_has_said_goes_in_one_segment_with_the_header() {
             let first = origin.read(&mut seen).unwrap();
             assert_eq!(&seen[..first], came, "{version}");
         }
+    }
+}
+
+/// What the next origin is told by a header of version 2, without the signature: its length says how much that is.
+fn told_extensions(listener: &TcpListener) -> Vec<u8> {
+    let mut origin = accept(listener);
+    let mut fixed = [0; 16];
+    origin.read_exact(&mut fixed).unwrap();
+    let mut rest = vec![0; usize::from(u16::from_be_bytes([fixed[14], fixed[15]]))];
+    origin.read_exact(&mut rest).unwrap();
+    rest.split_off(12)
+}
+
+#[test]
+fn a_connection_has_one_name_in_the_record_and_for_the_origin() {
+    let (listener, address) = origin();
+    let mut origins = Origins::from(vec![address.parse().unwrap()]);
+    (origins.header, origins.unique_ids) = (Some(ProxyVersion::V2), UniqueIds::Made);
+    let running = Running::serve_under(trusting("127.0.0.1/32"), Target::Origins(origins));
+    let authority = b"\x02\0\x0bexample.org";
+
+    let mut ours = Vec::new();
+    for said in [&b""[..], authority] {
+        let mut proxy = running.dial();
+        proxy.write_all(&extended(said)).unwrap();
+        let told = told_extensions(&listener);
+        assert_eq!((&told[..3], &told[35..]), (&b"\x05\0\x20"[..], said));
+        drop(proxy);
+        let id = running.report().unique_id.unwrap();
+        assert_eq!(id.as_bytes(), &told[3..35]);
+        ours.push(id);
+    }
+    assert_ne!(ours[0], ours[1]);
+
+    let given = b"\x05\0\x07theirs!";
+    let mut proxy = running.dial();
+    proxy.write_all(&extended(given)).unwrap();
+    assert_eq!(told_extensions(&listener), given);
+    drop(proxy);
+    assert_eq!(running.report().unique_id.as_deref(), Some("theirs!"));
+}
+
+#[test]
+fn a_name_that_a_trusted_proxy_gave_is_in_the_record_whoever_answers() {
+    let running = Running::serve_under(trusting("127.0.0.0/8"), Target::Respond(Responder::Discard));
+    for (said, id) in [(&b"\x05\0\x03a b"[..], Some("0x612062")), (b"", None)] {
+        let mut proxy = running.dial();
+        proxy.write_all(&extended(said)).unwrap();
+        drop(proxy);
+        assert_eq!(running.report().unique_id.as_deref(), id);
     }
 }

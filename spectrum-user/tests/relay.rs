@@ -8,7 +8,7 @@ use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use served::{Running, accept, assert_reset, dial, origin, origins_of, pass, read_to_end, reset};
+use served::{Running, accept, assert_reset, dial, origin, origins_of, pass, read_to_end, reset, until};
 use socket2::SockRef;
 use spectrum_user::model::Target;
 use spectrum_user::proxy::{DialFailure, End, Side};
@@ -352,4 +352,35 @@ fn two_hundred_connections_are_relayed_at_once() {
         assert_eq!(read_to_end(&mut client).unwrap(), "");
         assert_eq!(running.report().end, End::Closed);
     }
+}
+
+#[test]
+fn what_the_client_had_not_acknowledged_is_told_where_the_end_was_not_in_order() {
+    let (running, client, mut origin) = connected();
+    let flood = thread::spawn(move || while origin.write_all(&[7; 64 * 1024]).is_ok() {});
+    // It acknowledges what its own host has room for.
+    until("the client's buffers are full", || {
+        let full = waiting(&client);
+        thread::sleep(Duration::from_millis(100));
+        full > 0 && waiting(&client) == full
+    });
+    let acknowledged = waiting(&client);
+    reset(client);
+    flood.join().unwrap();
+    let report = running.report();
+    assert_eq!(report.end, End::Reset(Side::Downstream));
+    let lost = report.bytes_unacknowledged.unwrap();
+    assert!(lost > 0);
+    assert_eq!(report.bytes_to_client - u64::from(lost), acknowledged);
+
+    let (running, mut client, mut origin) = connected();
+    pass("abc", &mut origin, &mut client);
+    drop((client, origin));
+    let report = running.report();
+    assert_eq!((report.end, report.bytes_unacknowledged), (End::Closed, None));
+}
+
+/// How much waits to be read.
+fn waiting(stream: &TcpStream) -> u64 {
+    rustix::io::ioctl_fionread(stream).unwrap()
 }

@@ -20,7 +20,7 @@ use crate::config::{Config, FirewallChoice, ModeChoice};
 use crate::control::{LimitsAnswer, TimeoutsAnswer};
 use crate::model::{
     DialSource, Family, LocalOrigins, LogFormat, Origin, Policy, PortRange, Prefix, Protocol, RecordKeys,
-    Sample, Target, VisibleWriter,
+    Sample, Target, UniqueIds, VisibleWriter,
 };
 use crate::plan::Plan;
 use crate::plan::table::Table;
@@ -153,6 +153,8 @@ struct CheckedService<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     proxy_header: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    unique_id: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     transparent: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
     local_origins: Option<bool>,
@@ -248,6 +250,7 @@ impl<'a> Checked<'a> {
                     time_ms: ejection.time.as_millis(),
                 }),
                 proxy_header: origins.and_then(|origins| origins.header).map(|version| version.to_string()),
+                unique_id: origins.map(|origins| origins.unique_ids == UniqueIds::Made),
                 transparent: origins.map(|origins| origins.source == DialSource::Client),
                 local_origins: origins.map(|origins| origins.local == LocalOrigins::Dialled),
                 respond,

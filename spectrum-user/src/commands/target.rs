@@ -4,7 +4,7 @@ use humantime::format_duration;
 
 use crate::model::{
     Balance, CheckClose, DialSource, Limits, LocalOrigins, Origin, OriginRole, Origins, Service, Target,
-    Timeouts, Weight,
+    Timeouts, UniqueIds, Weight,
 };
 
 /// What answers `service`, the first `named` of its origins by name, and whose word it takes for who the client is. What
@@ -61,6 +61,9 @@ fn described_origins(origins: &Origins, named: usize) -> String {
     if let Some(version) = origins.header {
         text = format!("{text}; PROXY header {version}");
     }
+    if origins.unique_ids == UniqueIds::Made {
+        text.push_str(" with a unique id");
+    }
     if origins.source == DialSource::Client {
         text.push_str("; transparent");
     }
@@ -99,12 +102,14 @@ mod tests {
         origins.health = Some(HealthCheck { port: Some(80), ..HealthCheck::default() });
         origins.ejection = Some(Ejection::default());
         origins.header = Some(ProxyVersion::V2);
+        origins.unique_ids = UniqueIds::Made;
         origins.source = DialSource::Client;
         origins.local = LocalOrigins::Dialled;
         assert_eq!(
             described_target(&Target::Origins(origins.clone()), 2),
             "origins 203.0.113.10, 203.0.113.10 weight 2 backup; source-hash; checked every 5s on port 80, timeout 2s, \
-             rise 2, fall 3; ejected for 30s after 5 failures; PROXY header v2; transparent; local origins"
+             rise 2, fall 3; ejected for 30s after 5 failures; PROXY header v2 with a unique id; transparent; local \
+             origins"
         );
         let few = described_target(&Target::Origins(origins), 1);
         assert!(few.starts_with("origins 203.0.113.10 and 1 more; source-hash; "), "{few}");

@@ -31,7 +31,7 @@ pub use origin::{
 pub use origin_setting::OriginSetting;
 pub use origins::{
     Balance, CheckClose, DialSource, Ejection, HealthCheck, LocalOrigins, Origins, ParseBalanceError,
-    ParseCheckCloseError, ParseProxyVersionError, ProxyVersion, TrustedProxies,
+    ParseCheckCloseError, ParseProxyVersionError, ProxyVersion, TrustedProxies, UniqueIds,
 };
 pub use policy::{Limits, Policy, Timeouts};
 pub use port_range::{ParsePortRangeError, PortRange, parse_port_ranges};

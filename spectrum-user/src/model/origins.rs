@@ -20,6 +20,8 @@ pub struct Origins {
     pub ejection: Option<Ejection>,
     /// The header that tells an origin who the client is; `None`: none.
     pub header: Option<ProxyVersion>,
+    /// What connections are called to them.
+    pub unique_ids: UniqueIds,
     /// The address that origins see.
     pub source: DialSource,
     /// Whether their names may mean this host.
@@ -56,6 +58,7 @@ impl From<Vec<Origin>> for Origins {
             health: None,
             ejection: None,
             header: None,
+            unique_ids: UniqueIds::default(),
             source: DialSource::default(),
             local: LocalOrigins::default(),
             dialled: Vec::new(),
@@ -240,6 +243,16 @@ impl FromStr for ProxyVersion {
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("expected v1 or v2")]
 pub struct ParseProxyVersionError;
+
+/// Whether each connection has a unique id, which a PROXY header of version 2 tells its origin.
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
+pub enum UniqueIds {
+    /// Those to which a trusted proxy gave one.
+    #[default]
+    Given,
+    /// The others get one of ours.
+    Made,
+}
 
 /// The address that origins are dialled from.
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]

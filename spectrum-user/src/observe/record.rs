@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -30,13 +31,15 @@ pub(super) struct Opened {
     via: Option<SocketAddr>,
     dialled: SocketAddr,
     origin: Option<SocketAddr>,
+    unique_id: Option<Arc<str>>,
     after: Duration,
 }
 
 impl Opened {
     pub(super) fn of(established: &Established<'_>) -> Self {
-        let Established { service, protocol, client, via, dialled, origin, after } = *established;
-        Self { service: service.clone(), protocol, client, via, dialled, origin, after }
+        let Established { service, protocol, client, via, dialled, origin, unique_id, after } = *established;
+        let unique_id = unique_id.cloned();
+        Self { service: service.clone(), protocol, client, via, dialled, origin, unique_id, after }
     }
 }
 
@@ -53,10 +56,12 @@ struct Record<'a> {
     origin: Option<SocketAddr>,
     bytes_from_client: u64,
     bytes_to_client: u64,
+    bytes_unacknowledged: Option<u32>,
     dial_ms: Option<f64>,
     duration_ms: f64,
     end: &'static str,
     status: u16,
+    unique_id: Option<&'a str>,
 }
 
 /// The fields of the JSON record of a connection that has begun.
@@ -72,6 +77,7 @@ struct OpenedRecord<'a> {
     origin: Option<SocketAddr>,
     dial_ms: Option<f64>,
     status: u16,
+    unique_id: Option<&'a str>,
 }
 
 /// Adds the record of `entry` and a newline to `lines`.
@@ -92,7 +98,7 @@ pub fn timestamp() -> String {
 }
 
 fn write_opened(lines: &mut String, format: LogFormat, opened: &Opened) {
-    let Opened { service, protocol, client, via, dialled, origin, after } = opened;
+    let Opened { service, protocol, client, via, dialled, origin, unique_id, after } = opened;
     let dial = origin.map(|_| milliseconds(*after));
     let time = timestamp();
     let _ = match format {
@@ -108,16 +114,18 @@ fn write_opened(lines: &mut String, format: LogFormat, opened: &Opened) {
                 origin: *origin,
                 dial_ms: dial.map(rounded),
                 status: OPENED,
+                unique_id: unique_id.as_deref(),
             };
             serde_json::to_string(&record).map_or(Err(std::fmt::Error), |json| writeln!(lines, "{json}"))
         }
         LogFormat::Text => writeln!(
             lines,
             "{time} opened service={service} protocol={protocol} client={client} via={} dialled={dialled} origin={} \
-             dial_ms={} status={OPENED}",
+             dial_ms={} status={OPENED} unique_id={}",
             or_dash(*via),
             or_dash(*origin),
             or_dash(dial.map(|dial| format!("{dial:.3}"))),
+            unique_id.as_deref().unwrap_or("-"),
         ),
     };
 }
@@ -137,17 +145,19 @@ fn write_ended(lines: &mut String, format: LogFormat, report: &Report) {
                 origin: report.origin,
                 bytes_from_client: report.bytes_from_client,
                 bytes_to_client: report.bytes_to_client,
+                bytes_unacknowledged: report.bytes_unacknowledged,
                 dial_ms: report.dial.map(|dial| rounded(milliseconds(dial))),
                 duration_ms: rounded(milliseconds(report.duration)),
                 end: report.end.word(),
                 status: report.end.status(),
+                unique_id: report.unique_id.as_deref(),
             };
             serde_json::to_string(&record).map_or(Err(std::fmt::Error), |json| writeln!(lines, "{json}"))
         }
         LogFormat::Text => writeln!(
             lines,
             "{time} connection service={} protocol={} client={} via={} dialled={} origin={} bytes_from_client={} \
-             bytes_to_client={} dial_ms={} duration_ms={:.3} end={} status={}",
+             bytes_to_client={} bytes_unacknowledged={} dial_ms={} duration_ms={:.3} end={} status={} unique_id={}",
             report.service,
             report.protocol,
             report.client,
@@ -156,10 +166,12 @@ fn write_ended(lines: &mut String, format: LogFormat, report: &Report) {
             or_dash(report.origin),
             report.bytes_from_client,
             report.bytes_to_client,
+            or_dash(report.bytes_unacknowledged),
             or_dash(report.dial.map(|dial| format!("{:.3}", milliseconds(dial)))),
             milliseconds(report.duration),
             report.end,
             report.end.status(),
+            report.unique_id.as_deref().unwrap_or("-"),
         ),
     };
 }
@@ -190,9 +202,11 @@ pub(super) mod tests {
             via: None,
             dialled: "[2001:db8::1]:9999".parse().unwrap(),
             origin: None,
+            unique_id: None,
             dial: None,
             bytes_from_client: 7,
             bytes_to_client: 100,
+            bytes_unacknowledged: Some(60),
             duration: Duration::from_micros(1234),
             end: End::Reset(Side::Downstream),
         }
@@ -212,8 +226,8 @@ pub(super) mod tests {
         assert_eq!(
             rest,
             "connection service=default protocol=tcp client=127.0.0.1:51234 via=- dialled=[2001:db8::1]:9999 \
-             origin=- bytes_from_client=7 bytes_to_client=100 dial_ms=- duration_ms=1.234 end=downstream-reset \
-             status=499\n"
+             origin=- bytes_from_client=7 bytes_to_client=100 bytes_unacknowledged=60 dial_ms=- duration_ms=1.234 \
+             end=downstream-reset status=499 unique_id=-\n"
         );
     }
 
@@ -226,6 +240,7 @@ pub(super) mod tests {
             via: None,
             dialled: "[2001:db8::1]:9999".parse().unwrap(),
             origin: Some("192.0.2.1:80".parse().unwrap()),
+            unique_id: Some("5f".into()),
             after: Duration::from_micros(731),
         };
         let mut text = String::new();
@@ -233,7 +248,7 @@ pub(super) mod tests {
         assert_eq!(
             text.split_once(' ').unwrap().1,
             "opened service=default protocol=tcp client=127.0.0.1:51234 via=- dialled=[2001:db8::1]:9999 \
-             origin=192.0.2.1:80 dial_ms=0.731 status=0\n"
+             origin=192.0.2.1:80 dial_ms=0.731 status=0 unique_id=5f\n"
         );
         let mut json = String::new();
         write_opened(&mut json, LogFormat::Json, &Opened { origin: None, ..opened });

@@ -258,7 +258,7 @@ impl Queue {
             dialled,
             assignment.traffic(),
         );
-        let mut peer = Peer::new(stream);
+        let peer = Peer::new(stream);
         if let Err(limit) = assignment.admit(&session) {
             // The client sees a RST: dialling again later may help, waiting will not.
             drop(peer);
@@ -267,7 +267,7 @@ impl Queue {
         }
         // A session dropped before its task's first poll is reported all the same.
         self.connections.serve(|place| async move {
-            let end = serve(&mut peer, &assignment, &session).await;
+            let end = serve(&peer, &assignment, &session).await;
             // The peer is closed before its end is told.
             drop(peer);
             session.end(end);
@@ -285,7 +285,23 @@ impl Drop for Queue {
     }
 }
 
-async fn serve(downstream: &mut Peer, assignment: &Assignment, session: &Session) -> End {
+/// Has a session know what its client had not acknowledged, however serving it ends.
+struct Reckoning<'a> {
+    downstream: &'a Peer,
+    session: &'a Session,
+}
+
+impl Drop for Reckoning<'_> {
+    fn drop(&mut self) {
+        // Where all was said in order, the kernel sees to the rest, whatever becomes of us.
+        if !self.downstream.is_finished() {
+            self.session.reckon(self.downstream);
+        }
+    }
+}
+
+async fn serve(downstream: &Peer, assignment: &Assignment, session: &Session) -> End {
+    let _reckoning = Reckoning { downstream, session };
     let watch = Watch::start(&assignment.served.policy.timeouts);
     // First of all: everything else, limits among it, is about the client that it names.
     if assignment.awaits_introduction(session) {
@@ -334,14 +350,12 @@ async fn proxy(
             _ = downstream.ready(Interest::ERROR) => Err(End::Reset(Side::Downstream)),
         }
     });
-    let (mut upstream, open) = match attempt.await {
+    let (upstream, open) = match attempt.await {
         Ok(Dialled { stream, open }) => (Peer::new(stream), open),
         Err(end) => return end,
     };
     session.count_for(&open);
-    if let Some(version) = origins.header
-        && let Err(end) = introduction::send(downstream, &upstream, version, session).await
-    {
+    if let Err(end) = introduction::send(downstream, &upstream, origins, session).await {
         open.ended(end);
         return end;
     }

@@ -11,7 +11,8 @@ use super::header::{Extensions, Header, Parsed};
 use super::report::{End, HeaderFault, Side};
 use super::session::Session;
 use super::stream::Stream;
-use crate::model::{ProxyVersion, TrustedProxies};
+use super::unique_id::shown;
+use crate::model::{Origins, ProxyVersion, TrustedProxies, UniqueIds};
 
 /// How long a trusted proxy may take to say whom it speaks for. It has nothing to wait for, so this is a lost packet or two.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -38,6 +39,10 @@ pub(super) async fn receive(
         Ok(Ok((header, extensions))) => {
             if let Header::Proxied { client, dialled } = header {
                 session.introduce(client, dialled);
+            }
+            if let Some(id) = extensions.unique_id() {
+                // It has none yet.
+                let _ = session.unique_id.set(shown(id));
             }
             if onward == Some(ProxyVersion::V2) && !extensions.is_empty() {
                 session.extensions.set(Some(Box::new(extensions)));
@@ -83,11 +88,16 @@ async fn read(stream: &Stream) -> Result<(Header, Extensions), End> {
 pub(super) async fn send(
     downstream: &Stream,
     upstream: &Stream,
-    version: ProxyVersion,
+    origins: &Origins,
     session: &Session,
 ) -> Result<(), End> {
+    let Some(version) = origins.header else { return Ok(()) };
     let header = Header::Proxied { client: session.client.get(), dialled: session.dialled.get() };
-    let extensions = session.extensions.take().unwrap_or_default();
+    let mut extensions = session.extensions.take().unwrap_or_default();
+    if version == ProxyVersion::V2 && origins.unique_ids == UniqueIds::Made {
+        let id = session.unique_id.get_or_init(|| session.worker().unique_ids.draw());
+        extensions.identify(id.as_bytes());
+    }
     let bytes = header.bytes_with(version, &extensions);
     let flags = if downstream.may_hold_bytes() { SendFlags::MORE } else { SendFlags::empty() };
     upstream.write_all_with(&bytes, flags).await.map_err(|error| End::of(Side::Upstream, &error))

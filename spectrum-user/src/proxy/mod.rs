@@ -20,6 +20,7 @@ mod stream;
 mod sys;
 mod traffic;
 mod udp;
+mod unique_id;
 mod worker;
 mod workers;
 

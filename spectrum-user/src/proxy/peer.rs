@@ -1,5 +1,6 @@
 //! A connected socket that never pretends: what is dropped unfinished is reset, not closed.
 
+use std::cell::Cell;
 use std::ops::Deref;
 
 use super::stream::Stream;
@@ -9,17 +10,21 @@ use super::stream::Stream;
 #[derive(Debug)]
 pub(super) struct Peer {
     stream: Stream,
-    finished: bool,
+    finished: Cell<bool>,
 }
 
 impl Peer {
     pub(super) fn new(stream: Stream) -> Self {
-        Self { stream, finished: false }
+        Self { stream, finished: Cell::new(false) }
     }
 
     /// Everything was said: dropping it now is an ordinary close.
-    pub(super) fn finish(&mut self) {
-        self.finished = true;
+    pub(super) fn finish(&self) {
+        self.finished.set(true);
+    }
+
+    pub(super) fn is_finished(&self) -> bool {
+        self.finished.get()
     }
 }
 
@@ -33,7 +38,7 @@ impl Deref for Peer {
 
 impl Drop for Peer {
     fn drop(&mut self) {
-        if !self.finished {
+        if !self.is_finished() {
             // Nothing is left to do for a socket that refuses even this: it is closed either way.
             let _ = self.stream.set_zero_linger();
         }

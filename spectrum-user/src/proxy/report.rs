@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::traffic::Traffic;
@@ -48,6 +49,8 @@ pub struct Established<'a> {
     pub dialled: SocketAddr,
     /// The origin connected to. `None` where we answer ourselves.
     pub origin: Option<SocketAddr>,
+    /// What it is called, by us or by the trusted proxy.
+    pub unique_id: Option<&'a Arc<str>>,
     /// From accept until now.
     pub after: Duration,
 }
@@ -67,12 +70,17 @@ pub struct Report {
     pub dialled: SocketAddr,
     /// The origin connected to, or the last one tried. `None` where we answer ourselves or no name resolved.
     pub origin: Option<SocketAddr>,
+    /// What it is called, by us or by the trusted proxy. `None` where it is not.
+    pub unique_id: Option<Arc<str>>,
     /// From accept until an origin was connected to. `None` where none was, or we answer ourselves.
     pub dial: Option<Duration>,
     /// Bytes received from the client, whether or not the origin took them.
     pub bytes_from_client: u64,
     /// Bytes handed to the client's socket.
     pub bytes_to_client: u64,
+    /// How many of these the client's host had not acknowledged when it was over, perhaps with the FIN behind them. `None` over
+    /// UDP, where all was said in order, and where nothing was.
+    pub bytes_unacknowledged: Option<u32>,
     /// From accept to end.
     pub duration: Duration,
     /// How it ended.

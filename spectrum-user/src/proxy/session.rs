@@ -1,14 +1,17 @@
 //! The unit of accounting: one per connection, reported exactly once. Moves no bytes itself.
 
-use std::cell::Cell;
+use std::cell::{Cell, OnceCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::header::Extensions;
 use super::limits::{Admission, Gate};
 use super::origins::OpenGuard;
 use super::report::{End, Established, Event, Limit, Report};
+use super::stream::Stream;
+use super::sys::unacknowledged;
 use super::traffic::{Meter, Traffic};
 use super::worker::Worker;
 use crate::model::{Protocol, ServiceName};
@@ -27,6 +30,8 @@ pub(super) struct Session {
     pub(super) dialled: Cell<SocketAddr>,
     /// What a trusted proxy says besides, until the origin is told.
     pub(super) extensions: Cell<Option<Box<Extensions>>>,
+    /// What it is called.
+    pub(super) unique_id: OnceCell<Arc<str>>,
     /// The dialled port by which steering chose the service. What a trusted proxy names leads to no other port of an
     /// origin: its clients may say what they like to it, and only bound ports are meant to be reached.
     pub(super) bound_port: u16,
@@ -34,6 +39,7 @@ pub(super) struct Session {
     dial: Cell<Option<Duration>>,
     pub(super) from_client: Meter,
     pub(super) to_client: Meter,
+    unacknowledged: Cell<Option<u32>>,
     began: Instant,
     /// Its place in the counts of its limits.
     admission: Cell<Option<Admission>>,
@@ -61,11 +67,13 @@ impl Session {
             via: Cell::new(None),
             dialled: Cell::new(dialled),
             extensions: Cell::new(None),
+            unique_id: OnceCell::new(),
             bound_port: dialled.port(),
             origin: Cell::new(None),
             dial: Cell::new(None),
             from_client: traffic.meter_from_client(),
             to_client: traffic.meter_to_client(),
+            unacknowledged: Cell::new(None),
             began: Instant::now(),
             admission: Cell::new(None),
             descriptors: Cell::new(0),
@@ -129,8 +137,16 @@ impl Session {
             via: self.via.get(),
             dialled: self.dialled.get(),
             origin,
+            unique_id: self.unique_id.get(),
             after,
         }));
+    }
+
+    /// Notes what the client has not acknowledged, where it is over before everything was said.
+    pub(super) fn reckon(&self, downstream: &Stream) {
+        if self.to_client.get() > 0 {
+            self.unacknowledged.set(unacknowledged(downstream).ok());
+        }
     }
 
     pub(super) fn end(self, end: End) {
@@ -153,9 +169,11 @@ impl Drop for Session {
             via: self.via.get(),
             dialled: self.dialled.get(),
             origin: self.origin.get(),
+            unique_id: self.unique_id.get().cloned(),
             dial: self.dial.get(),
             bytes_from_client: self.from_client.get(),
             bytes_to_client: self.to_client.get(),
+            bytes_unacknowledged: self.unacknowledged.get(),
             duration: self.began.elapsed(),
             end: self.end.get(),
         };

@@ -87,6 +87,14 @@ pub(super) fn tcp_info(socket: impl AsFd) -> io::Result<TcpInfo> {
     if got == 0 { Ok(info) } else { Err(io::Error::last_os_error()) }
 }
 
+/// How many of the bytes that `socket` was given its peer has not acknowledged, a FIN among them; also after a reset.
+pub(super) fn unacknowledged(socket: impl AsFd) -> io::Result<u32> {
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: the kernel writes an int to where it is told.
+    let got = unsafe { libc::ioctl(socket.as_fd().as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
+    if got == 0 { Ok(bytes.max(0).cast_unsigned()) } else { Err(io::Error::last_os_error()) }
+}
+
 /// Has the C library's allocator, which keeps what was freed for the next who asks, give the system all whole pages of it
 /// back, of every thread's (malloc_trim(3)). A thread that allocates meanwhile may wait for it: about 3 ms for 40 MB.
 pub(super) fn give_memory_back() {

@@ -22,6 +22,7 @@ use super::report::Event;
 use super::sys;
 use super::traffic::Traffic;
 use super::udp::{Receiver, Sessions};
+use super::unique_id::UniqueIds;
 use super::workers::{DrainOutcome, Listener, Serving, WorkersError};
 use crate::model::{Destination, Protocol, ServiceName, reached};
 
@@ -64,6 +65,7 @@ pub(super) struct Worker {
     pub(super) sessions: Sessions,
     pub(super) descriptors: Descriptors,
     pub(super) common: Common,
+    pub(super) unique_ids: UniqueIds,
     /// Where it listens itself, whatever steers connections there.
     listening: RefCell<HashSet<SocketAddr>>,
     observer: Observer,
@@ -92,6 +94,7 @@ impl Worker {
             sessions,
             descriptors: Descriptors::of(common.descriptors.clone()),
             common,
+            unique_ids: UniqueIds::start(),
             listening: RefCell::default(),
             observer,
             traffic: RefCell::default(),

@@ -14,7 +14,7 @@ use crate::config::error::Problems;
 use crate::model::{
     Balance, Binding, CheckClose, DialSource, Ejection, Family, HealthCheck, LocalOrigins, Origin,
     OriginHost, OriginPort, OriginRole, Origins, PortRange, Protocol, ProxyVersion, Shift, TrustedProxies,
-    Weight,
+    UniqueIds, Weight,
 };
 
 /// What to do about a service that nothing answers.
@@ -34,6 +34,7 @@ pub(super) struct OriginsKeys<'a, 't> {
     health: Option<&'a Typed<'t>>,
     ejection: Option<&'a Typed<'t>>,
     proxy_header: Option<&'a Typed<'t>>,
+    unique_id: Option<&'a Typed<'t>>,
     transparent: Option<&'a Typed<'t>>,
     local_origins: Option<&'a Typed<'t>>,
 }
@@ -46,6 +47,7 @@ impl<'a, 't> OriginsKeys<'a, 't> {
             health: section.take("health"),
             ejection: section.take("ejection"),
             proxy_header: section.take("proxy-header"),
+            unique_id: section.take("unique-id"),
             transparent: section.take("transparent"),
             local_origins: section.take("local-origins"),
         }
@@ -58,6 +60,7 @@ impl<'a, 't> OriginsKeys<'a, 't> {
             ("health", self.health),
             ("ejection", self.ejection),
             ("proxy-header", self.proxy_header),
+            ("unique-id", self.unique_id),
             ("transparent", self.transparent),
             ("local-origins", self.local_origins),
         ] {
@@ -145,6 +148,20 @@ impl<'a, 't> OriginsKeys<'a, 't> {
         }
         if let Some(value) = self.proxy_header {
             origins.header = word(value, KeyPath::Key(&path, "proxy-header"), ProxyVersion::WORDS, problems);
+        }
+        if let Some(value) = self.unique_id {
+            let path = KeyPath::Key(&path, "unique-id");
+            match truth(value, path, problems) {
+                Some(true) if origins.header == Some(ProxyVersion::V2) => {
+                    origins.unique_ids = UniqueIds::Made;
+                }
+                Some(true) => {
+                    let reason =
+                        "means nothing without proxy-header = \"v2\", which tells it; add that, or remove it";
+                    refuse(value, path, reason, problems);
+                }
+                Some(false) | None => {}
+            }
         }
         // A port of its own for checks is not the one that expects headers.
         if let Some(health) = &mut origins.health

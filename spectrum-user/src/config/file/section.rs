@@ -48,6 +48,7 @@ const HOMES: &[(&str, &str)] = &[
     ("timeouts", "[[service]]"),
     ("transparent", "[[service]]"),
     ("trusted-proxies", "[[service]]"),
+    ("unique-id", "[[service]]"),
     ("weight", "an element of origins, as in { origin = \"203.0.113.10\", weight = 2 }"),
 ];
 

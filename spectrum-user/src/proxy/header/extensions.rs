@@ -61,10 +61,12 @@ impl Extensions {
         found.map(|(_, value)| value).filter(|value| value.len() <= MAX_UNIQUE_ID)
     }
 
-    /// Adds a unique id, where there is none yet.
+    /// Adds a unique id before all others, where there is none yet.
     pub fn identify(&mut self, id: &[u8]) {
         if !each(&self.0).any(|(kind, _)| kind == UNIQUE_ID) {
+            let others = std::mem::take(&mut self.0);
             self.push(UNIQUE_ID, id);
+            self.0.extend(others);
         }
     }
 

@@ -201,6 +201,19 @@ health = "tcp"
         ],
     },
     Bad {
+        title: "a unique id that nobody would be told",
+        text: r#"[[service]]
+name = "a"
+bindings = [{ prefix = "192.0.2.0/24" }]
+origins = ["203.0.113.10:80"]
+proxy-header = "v1"
+unique-id = true
+"#,
+        problems: &[
+            r#"6:13: service "a" unique-id: true: means nothing without proxy-header = "v2", which tells it; add that, or remove it"#,
+        ],
+    },
+    Bad {
         title: "a check that is closed otherwise, or so that its header is lost",
         text: r#"[[service]]
 name = "a"
