@@ -229,7 +229,7 @@ proxy-header = "v2"
 health = { close = "reset" }
 "#,
         problems: &[
-            r#"5:20: service "a" health.close: "rst": expected fin or reset; did you mean fin?"#,
+            r#"5:20: service "a" health.close: "rst": expected fin or reset"#,
             r#"12:10: service "b" health.close: a reset would overtake the PROXY header of a check; leave it out, or give checks a port of their own: { close = "reset", port = 80 }"#,
         ],
     },
