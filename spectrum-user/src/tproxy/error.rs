@@ -2,6 +2,7 @@
 
 use std::io;
 use std::process::ExitStatus;
+use std::time::Duration;
 
 use crate::model::visible;
 use crate::plan::firewall::TooManyBindings;
@@ -26,6 +27,28 @@ pub enum TproxyError {
         program: String,
         /// What it said, in one line.
         said: String,
+    },
+    /// A program did not end, and was ended.
+    #[error(
+        "{op} firewall rules with {program}: it has not ended within {} s and was killed (see what holds it: \
+         ps -C {program} -o pid,wchan:20,args)",
+        .waited.as_secs()
+    )]
+    Hung {
+        /// What we were doing, a verb.
+        op: &'static str,
+        /// The program.
+        program: String,
+        /// How long we waited.
+        waited: Duration,
+    },
+    /// We were told to stop meanwhile.
+    #[error("{op} firewall rules with {program}: given up, being told to stop")]
+    Interrupted {
+        /// What we were doing, a verb.
+        op: &'static str,
+        /// The program.
+        program: String,
     },
     /// Another program has been changing the firewall for longer than we wait.
     #[error(
@@ -200,7 +223,12 @@ impl TproxyError {
             | Self::TableMissing { said, .. } => said.clone(),
             Self::ProgramMissing { program, .. } => format!("{program} is not installed"),
             Self::Run { program, source } => format!("{program} does not run: {source}"),
-            Self::Locked { .. } | Self::None(_) | Self::TooMany(_) | Self::Undo { .. } => self.to_string(),
+            Self::Hung { .. }
+            | Self::Interrupted { .. }
+            | Self::Locked { .. }
+            | Self::None(_)
+            | Self::TooMany(_)
+            | Self::Undo { .. } => self.to_string(),
         }
     }
 

@@ -3,6 +3,7 @@
 
 mod error;
 mod exemption;
+mod interrupt;
 mod iptables;
 mod listings;
 mod nftables;
@@ -15,6 +16,7 @@ use std::fmt;
 
 pub use error::{Purpose, TproxyError};
 pub use exemption::ExemptionTable;
+pub use interrupt::InterruptGuard;
 use iptables::Iptables;
 pub use listings::{listings, may_translate};
 use nftables::{Kind, Nft};
@@ -97,6 +99,8 @@ impl Tproxy {
                     }
                     return Ok(Self { chain: chain.clone(), applied });
                 }
+                // The next one is not wanted either.
+                Err(error @ TproxyError::Interrupted { .. }) => return Err(error),
                 Err(error) => errors.push(error),
             }
         }
@@ -132,6 +136,8 @@ impl Tproxy {
     /// some of each and never none. When it fails, the rules of before stay, or are put back: with iptables
     /// each family is a commit of its own. Blocks the calling thread.
     pub fn replace(&mut self, firewall: &Firewall) -> Result<(), TproxyError> {
+        // What is put back when it fails must not be given up for the reason that it failed.
+        let _whole = InterruptGuard::off();
         match &mut self.applied {
             Applied::Iptables(applied) => replace_iptables(applied, &self.chain, firewall),
             Applied::Nftables { nft, ruleset, leftover } => {
@@ -192,11 +198,12 @@ fn apply_iptables(chain: &Chain, firewall: &Firewall) -> Result<Applied, TproxyE
         .collect::<Result<_, TproxyError>>()?;
     let mut applied = BTreeMap::new();
     for (family, iptables, text) in found {
-        match apply_family(iptables, &text) {
+        match apply_family(iptables, chain, &text) {
             Ok(done) => {
                 applied.insert(family, done);
             }
             Err(source) => {
+                let _whole = InterruptGuard::off();
                 let undo = undo_iptables(chain, applied);
                 return Err(if undo.is_empty() {
                     source
@@ -209,9 +216,21 @@ fn apply_iptables(chain: &Chain, firewall: &Firewall) -> Result<Applied, TproxyE
     Ok(Applied::Iptables(applied))
 }
 
-fn apply_family(iptables: Iptables, text: &str) -> Result<AppliedFamily, TproxyError> {
+fn apply_family(iptables: Iptables, chain: &Chain, text: &str) -> Result<AppliedFamily, TproxyError> {
     let table = iptables.has_table()?;
-    iptables.restore("apply", text)?;
+    if let Err(error) = iptables.restore("apply", text) {
+        // What was ended may have done its work. Where it has not, this waits for no lock.
+        if matches!(error, TproxyError::Hung { .. } | TproxyError::Interrupted { .. }) {
+            let _whole = InterruptGuard::off();
+            if let Err(error) = iptables.remove(&BTreeSet::from([chain.clone()])) {
+                tracing::debug!(%error, "remove what an iptables that was ended may have made");
+            }
+            if !table {
+                iptables.drop_bare_table();
+            }
+        }
+        return Err(error);
+    }
     Ok(AppliedFamily { iptables, table, text: text.to_owned() })
 }
 
@@ -240,7 +259,7 @@ fn exchange_iptables(
             applied.iptables.replace(chain, text)?;
             applied.text.clone_from(text);
         } else {
-            applied.insert(*family, apply_family(Iptables::find(*family)?, text)?);
+            applied.insert(*family, apply_family(Iptables::find(*family)?, chain, text)?);
         }
     }
     let gone: Vec<Family> = applied.keys().copied().filter(|family| !texts.contains_key(family)).collect();

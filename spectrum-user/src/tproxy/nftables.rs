@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::process::Command;
 
-use super::TproxyError;
 use super::program::{find_or_fail, find_program, output};
+use super::{InterruptGuard, TproxyError};
 use crate::plan::firewall::nftables::tables;
 use crate::plan::firewall::{Chain, ChainPart, ChainPlace, TableFamily};
 
@@ -54,7 +54,8 @@ impl Nft {
     /// Makes the tables of `kind` of `chain`'s instance, as `text` says, or none.
     pub(super) fn apply(&self, kind: Kind, chain: &Chain, text: &str) -> Result<(), TproxyError> {
         self.transact("apply", text).inspect_err(|_| {
-            // The kernel may have carried it out before nft failed.
+            // The kernel may have carried it out before nft failed, or was ended.
+            let _whole = InterruptGuard::off();
             if let Err(error) = self.remove(kind, &BTreeSet::from([chain.clone()])) {
                 tracing::debug!(%error, "remove what a failed nft may have made");
             }
