@@ -73,6 +73,16 @@ impl Control {
         }
     }
 
+    /// Asks where a TCP packet to `dialled` goes, and waits for the answer.
+    pub fn explain(mut self, dialled: &str) -> Result<Value, Refused> {
+        writeln!(
+            self.0,
+            "{{\"request\":\"explain\",\"protocol\":\"tcp\",\"dialled\":\"{dialled}\",\"from\":null}}"
+        )
+        .expect("ask the instance");
+        self.answer()
+    }
+
     /// Sends the request and waits for the answer.
     pub fn ask(mut self, request: &str) -> Result<Value, Refused> {
         self.send(request);

@@ -37,6 +37,15 @@ impl<'netns> NftFault<'netns> {
         Self::put(netns, &script, 0o755)
     }
 
+    /// Every change waits for ever.
+    pub fn hanging(netns: &'netns Netns) -> Self {
+        Self::put(
+            netns,
+            &format!("#!/bin/sh\n[ \"$1\" = -f ] || exec {REAL} \"$@\"\nexec /bin/sleep 600\n"),
+            0o755,
+        )
+    }
+
     /// As where the kernel lacks what the rules need.
     pub fn refusing(netns: &'netns Netns) -> Self {
         let script = "#!/bin/sh\n[ \"$1\" = -f ] || exit 0\n\

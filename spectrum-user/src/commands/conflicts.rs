@@ -6,19 +6,19 @@ use std::collections::BTreeSet;
 use anyhow::bail;
 
 use super::running::Running;
+use super::view::View;
 use crate::control::Conflict;
 use crate::model::Protocol;
 use crate::net::{self, ListeningSocket};
 use crate::observe::AdminServer;
 use crate::plan::{Extent, Plan};
 
-impl Running {
+impl View {
     /// The listeners that bindings hide.
     pub(super) fn conflicts(&self) -> anyhow::Result<Vec<Conflict>> {
         let own = net::own_sockets();
-        let admin = self.admin.as_ref().map(AdminServer::address);
         let is_admin =
-            |socket: &ListeningSocket| socket.protocol == Protocol::Tcp && Some(socket.address) == admin;
+            |socket: &ListeningSocket| socket.protocol == Protocol::Tcp && Some(socket.address) == self.admin;
         let others: Vec<ListeningSocket> = net::listening_sockets()?
             .into_iter()
             .filter(|socket| !own.contains(&socket.inode) || is_admin(socket))
@@ -48,7 +48,9 @@ impl Running {
         });
         Ok(conflicts.collect())
     }
+}
 
+impl Running {
     /// A page that nobody can reach is no page. Asked once its port is known, before anything is steered by `plan`; `cure` says
     /// what can be done about it then.
     pub(super) fn refuse_hidden_admin(&self, plan: &Plan, cure: &str) -> anyhow::Result<()> {

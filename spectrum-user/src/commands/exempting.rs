@@ -178,7 +178,8 @@ impl Running {
             }
             return;
         }
-        if let Ok(looked) = look(plans).await
+        // Whoever is told to stop lowers all of it.
+        if let Ok(Ok(looked)) = self.stop_asked.unless(look(plans)).await
             && let Ok(chain) = self.chain()
         {
             let chain = chain.clone();
@@ -192,6 +193,7 @@ impl Running {
         if is_of_now && let Ok(chain) = self.chain() {
             let chain = chain.clone();
             self.exempting.renew(looked, &chain);
+            self.publish();
         }
     }
 }

@@ -16,6 +16,8 @@ use crate::net::NetError;
 use crate::observe::{Kind, timestamp};
 use crate::tproxy::TproxyError;
 
+/// What fits no other code.
+pub(super) const FAILURE: u8 = 1;
 /// `EX_NOPERM` of sysexits.h.
 const NOT_PERMITTED: u8 = 77;
 /// `EX_CONFIG` of sysexits.h.
@@ -175,7 +177,7 @@ pub(super) fn code(error: &anyhow::Error) -> u8 {
     } else if error.is::<ConfigError>() {
         BAD_CONFIGURATION
     } else {
-        1
+        FAILURE
     }
 }
 

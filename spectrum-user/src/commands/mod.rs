@@ -9,6 +9,7 @@ mod doctor;
 mod exempting;
 mod exit;
 mod facts;
+mod hearing;
 mod logging;
 mod origin;
 mod own_bindings;
@@ -20,8 +21,10 @@ mod run;
 mod running;
 mod seeing;
 mod signals;
+mod stop;
 mod sweep;
 mod target;
+mod view;
 
 pub use exit::usage;
 

@@ -5,6 +5,7 @@ use anyhow::{Context as _, anyhow};
 
 use super::exit::USAGE;
 use super::running::Running;
+use super::view::View;
 use crate::config::nearest;
 use crate::control::{ControlError, OriginQuery, Peer, SetOriginAnswer};
 use crate::model::{OriginSetting, Service, Target, visible};
@@ -13,7 +14,7 @@ use crate::proxy::{OriginCondition, SetOrigin, SetOriginError};
 /// So many of what there is are named where something else was typed.
 const NAMED: usize = 8;
 
-impl Running {
+impl View {
     /// Sets what `query` asks for, says so in the log with who asked, and answers what has come of it.
     pub(super) async fn set_origin(
         &self,
@@ -44,7 +45,9 @@ impl Running {
         }
         Ok(SetOriginAnswer { service: service.name.to_string(), origins, serves })
     }
+}
 
+impl Running {
     /// Forgets what is set of origins that the configuration has not.
     pub(super) fn keep_set_origins(&self) {
         let Some(watch) = &self.origins else { return };

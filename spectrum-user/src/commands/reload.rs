@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::own_bindings::own_bindings;
 use super::replies::refuse_own_addresses;
-use super::run::{LOCK_PATIENCE, joined};
+use super::run::{LOCK_PATIENCE, aside, joined};
 use super::running::{NAMES_PATIENCE, Running, Steering, listen, look_up, places, register, registry};
 use crate::config::{Config, ModeChoice};
 use crate::instance::Mode;
@@ -21,6 +21,7 @@ use crate::net::{ListenerGroup, LocalRoutes};
 use crate::plan::Plan;
 use crate::plan::replies::ReplyNeeds;
 use crate::plan::table::Table;
+use crate::tproxy::InterruptGuard;
 
 /// Handshakes that the previous generation began complete within this time, or their clients try again: the first
 /// retransmission of a SYN-ACK comes after a second (RFC 6298).
@@ -55,6 +56,15 @@ pub(super) struct Retiring {
 }
 
 impl Retiring {
+    /// Services that the configuration has no more, and when what they have open is cut.
+    pub(super) fn gone(&self) -> Arc<[(Service, Instant)]> {
+        let gone = self.services.iter().filter_map(|service| {
+            let left = self.connections.iter().filter(|(_, left)| left.service == service.name);
+            Some((service.clone(), left.map(|(due, _)| *due).max()?))
+        });
+        gone.collect()
+    }
+
     /// When something is due next.
     pub(super) fn next(&self) -> Option<Instant> {
         let listeners = self.listeners.iter().map(|(due, ..)| *due);
@@ -100,9 +110,13 @@ impl Running {
             bail!("log.format: cannot change from {format} to {wanted} while running; restart instead");
         }
         let revision = self.revision + 1;
+        let config = Arc::new(config);
+        let (plan, before, after) = (Arc::clone(&self.plan), Arc::clone(&self.config), Arc::clone(&config));
+        let planning = aside(move || plan.following(&before.services, &after.services, revision));
         let plan = self
-            .plan
-            .following(&self.config.services, &config.services, revision)
+            .stop_asked
+            .unless(planning)
+            .await??
             .map_err(|errors| joined(errors.into_iter().map(Into::into)))?;
         if let Some(Steering::SkLookup(dispatcher)) = &self.steering
             && plan.ids() > dispatcher.capacity()
@@ -122,8 +136,12 @@ impl Running {
         let origins = self.origins.clone().context("reload without watching origins")?;
         origins.configure(config.resolver.clone());
         let before = self.config.resolver.clone();
-        look_up(&origins, &config, NAMES_PATIENCE).unresolved().await?;
-        let reloaded = self.go_over(config, Arc::new(plan), mode, revision).await;
+        let looked_up = self.stop_asked.unless(look_up(&origins, &config, NAMES_PATIENCE).unresolved()).await;
+        let reloaded = match looked_up {
+            Ok(Ok(_)) => self.go_over(config, Arc::new(plan), mode, revision).await,
+            Ok(Err(error)) => Err(error.into()),
+            Err(stopped) => Err(stopped.into()),
+        };
         if reloaded.is_err() {
             origins.configure(before);
             origins.place(places(&self.config));
@@ -134,15 +152,15 @@ impl Running {
     /// The steps of a reload after everything that can be refused without touching anything.
     async fn go_over(
         &mut self,
-        config: Config,
+        config: Arc<Config>,
         plan: Arc<Plan>,
         mode: Mode,
         revision: u32,
     ) -> anyhow::Result<Reloaded> {
-        let table = Table::compile(&plan.bindings)?;
+        let table = self.compiled(&plan).await?;
 
         let registry = registry()?;
-        let lock = registry.lock(LOCK_PATIENCE)?;
+        let lock = registry.lock_unless(LOCK_PATIENCE, || self.stop_asked.is_asked())?;
         let claim = self.claim.as_mut().context("reload without a claim")?;
         let both: BTreeSet<Prefix> = claim.instance().prefixes.iter().chain(&plan.routes).copied().collect();
         lock.amend(claim, mode, &both.into_iter().collect::<Vec<_>>())?;
@@ -157,6 +175,8 @@ impl Running {
             Err(error) => Err(error),
         };
         if let Err(error) = switched {
+            // Also where it was given up since we are told to stop.
+            let _whole = InterruptGuard::off();
             let mut undone = self.abandon(&added, &routed).await;
             undone.extend(self.avoid(vec![Arc::clone(&self.plan)]).await.err());
             self.exempt(vec![Arc::clone(&self.plan)], self.config.nat).await;
@@ -197,6 +217,7 @@ impl Running {
         }
         self.revision = revision;
         self.tell_facts();
+        self.publish();
         Ok(reloaded)
     }
 
@@ -217,6 +238,7 @@ impl Running {
         // Until the switch the old bindings take connections, from then on the new ones.
         self.avoid(vec![Arc::clone(&self.plan), Arc::clone(plan)]).await?;
         self.bind_listeners(added, mode)?;
+        self.stop_asked.check()?;
         if let Some(Steering::SkLookup(dispatcher)) = &mut self.steering {
             for id in added.keys() {
                 dispatcher.reset_counts(*id)?;
@@ -229,6 +251,7 @@ impl Running {
         let missing: Vec<Prefix> =
             plan.routes.iter().copied().filter(|prefix| !present.contains(prefix)).collect();
         routes.add(&missing).await?;
+        self.stop_asked.check()?;
         self.raise_replies(&ReplyNeeds::of(&config.services)).await?;
         let workers = self.workers.as_ref().context("reload without workers")?;
         listen(workers, &mut self.listeners, added, config).await
@@ -315,6 +338,8 @@ impl Running {
             }
         }
         self.cut_due(now).await;
+        // There are fewer listeners, whose descriptors are for connections now, or fewer services.
+        self.publish();
         if self.retiring.replies.is_some_and(|due| due <= now) {
             self.retiring.replies = None;
             for error in self.lower_replies(&ReplyNeeds::of(&self.config.services)).await {
@@ -360,7 +385,7 @@ impl Running {
         let mode = self.mode().context("claim before steering")?;
         let claimed = self.claimed();
         let registry = registry()?;
-        let lock = registry.lock(LOCK_PATIENCE)?;
+        let lock = registry.lock_unless(LOCK_PATIENCE, || self.stop_asked.is_asked())?;
         match &mut self.claim {
             Some(claim) => Ok(lock.amend(claim, mode, &claimed)?),
             None => Ok(()),

@@ -1,27 +1,32 @@
 //! The default command: start, serve until asked to stop, undo. The steps in their order are in `running`.
 
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, bail};
 use sd_notify::NotifyState;
 use tokio::runtime;
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::exempting::{Looked, Looks};
 use super::exit;
+use super::hearing::{Hearing, ReloadAsked};
 use super::logging::{self, Log};
 use super::privileges::require_net_admin;
 use super::ready::Ready;
 use super::reload::Reloaded;
 use super::running::{Running, Settings};
-use super::signals::{Signalled, Signals};
+use super::view::Published;
 use crate::cli::RunArgs;
 use crate::config::Config;
-use crate::control::{Asked, ControlServer, Request};
+use crate::control::{Asked, InstanceState};
 use crate::net;
-use crate::observe::Kind;
+use crate::observe::{Counters, Kind};
 use crate::plan::Plan;
+use crate::tproxy::InterruptGuard;
 
 /// Runs until SIGINT or SIGTERM.
 pub(super) fn run(args: &RunArgs) -> ExitCode {
@@ -50,19 +55,21 @@ fn serve_from_start_to_end(args: &RunArgs, config: Config, log: &Log) -> anyhow:
     }
     raise_file_limit()?;
     let settings = Settings { workers: args.workers, force: args.force, drain: args.drain };
-    // The workers carry the traffic; this thread only steers, so it needs no others.
+    // The workers carry the traffic; this thread only steers.
     let runtime = runtime::Builder::new_current_thread().enable_all().build().context("start the runtime")?;
+    let config = Arc::new(config);
+    let plan = Arc::new(plan);
+    let counters = Counters::default();
+    let published = Published::new(Arc::clone(&config), Arc::clone(&plan), counters.clone());
+    let mut hearing = Hearing::begin(published.clone())?;
     runtime.block_on(async {
-        let mut signals = Signals::catch().context("catch signals")?;
-        let mut running = Running::new(config, plan, settings, &log.output);
-        let outcome = match running.start().await {
-            Ok(ready) => {
-                announce(&ready, log);
-                serve(&mut running, args, &mut signals).await
-            }
-            Err(error) => Err(error),
+        let output = &log.output;
+        let mut running = Running::new(config, plan, settings, output, counters, published, &hearing);
+        let outcome = {
+            let _given_up = InterruptGuard::by(hearing.stop().flag());
+            live(&mut running, args, log, &mut hearing).await
         };
-        finish(running, outcome, &mut signals).await
+        finish(running, outcome, &mut hearing).await
     })
 }
 
@@ -77,6 +84,19 @@ fn configured_again(args: &RunArgs) -> anyhow::Result<Config> {
         ),
         Some(_) => configured(args),
     }
+}
+
+/// From the start until asked to stop.
+async fn live(running: &mut Running, args: &RunArgs, log: &Log, hearing: &mut Hearing) -> anyhow::Result<()> {
+    match running.start().await {
+        Ok(ready) => announce(&ready, log),
+        Err(error) if hearing.stop().is_asked() => {
+            tracing::info!("told to stop while starting, which is undone: {error:#}");
+            return Ok(());
+        }
+        Err(error) => return Err(error),
+    }
+    serve(running, args, hearing).await
 }
 
 /// What the command line asks for, as its file reads now.
@@ -103,63 +123,40 @@ fn configured(args: &RunArgs) -> anyhow::Result<Config> {
 }
 
 /// Until asked to stop, or until something that must not happen does.
-async fn serve(running: &mut Running, args: &RunArgs, signals: &mut Signals) -> anyhow::Result<()> {
-    // Apart from the rest, so that waiting for a request leaves the rest free to be changed.
-    let mut control = running.control.take();
+async fn serve(running: &mut Running, args: &RunArgs, hearing: &mut Hearing) -> anyhow::Result<()> {
+    let stop = hearing.stop();
     let mut looks = Looks::new();
     loop {
         let due = running.retiring.next();
         let event = tokio::select! {
-            asked = signals.next() => match asked {
-                Signalled::Reload => Event::Reload,
-                Signalled::Stop => Event::Stop,
-            },
-            asked = asked(control.as_mut()) => Event::Asked(asked),
+            biased;
+            () = stop.asked() => return Ok(()),
+            asked = hearing.reload() => Event::Reload(asked?),
             () = until(due) => Event::Due,
             looked = looks.next(&running.plan, running.config.nat) => Event::Looked(looked),
             failure = running.failure() => return Err(failure),
         };
         match event {
-            Event::Asked(asked) => answer(running, args, asked).await,
             Event::Due => running.retire_due().await,
             Event::Looked(looked) => running.looked(looked),
+            Event::Reload(ReloadAsked::Asker(asked)) => settle(reload(running, args).await, asked),
             // Who sent the signal reads the log.
-            Event::Reload => drop(reload(running, args).await),
-            Event::Stop => return Ok(()),
+            Event::Reload(ReloadAsked::Signal) => drop(reload(running, args).await),
         }
     }
 }
 
 /// What [`serve`] waits for.
 enum Event {
-    Asked(Asked),
     Due,
     Looked(Looked),
-    Reload,
-    Stop,
-}
-
-async fn asked(control: Option<&mut ControlServer>) -> Asked {
-    match control {
-        Some(control) => control.next().await,
-        None => std::future::pending().await,
-    }
+    Reload(ReloadAsked),
 }
 
 async fn until(due: Option<Instant>) {
     match due {
         Some(due) => tokio::time::sleep_until(due).await,
         None => std::future::pending().await,
-    }
-}
-
-async fn answer(running: &mut Running, args: &RunArgs, asked: Asked) {
-    match &asked.request {
-        Request::Reload => settle(reload(running, args).await, asked),
-        Request::Bindings(query) => settle(running.bindings(query).map_err(Into::into), asked),
-        Request::Explain(query) => settle(running.explain(query).map_err(Into::into), asked),
-        Request::Origin(query) => settle(running.set_origin(query, asked.peer).await, asked),
-        Request::Status => settle(running.status(), asked),
     }
 }
 
@@ -173,10 +170,9 @@ fn settle(outcome: anyhow::Result<impl serde::Serialize>, asked: Asked) {
 /// Reads the configuration anew and goes over to it; says in the log how that went.
 async fn reload(running: &mut Running, args: &RunArgs) -> anyhow::Result<Reloaded> {
     notify(&[NotifyState::Reloading, NotifyState::monotonic_usec_now().unwrap_or(NotifyState::Reloading)]);
-    let outcome = match configured_again(args) {
-        Ok(config) => running.reload(config).await,
-        Err(error) => Err(error),
-    };
+    running.published.state(InstanceState::Reloading);
+    let outcome = read_and_reload(running, args).await;
+    running.published.state(InstanceState::Ready);
     notify(&[NotifyState::Ready]);
     running.facts.reloaded(outcome.is_ok());
     match &outcome {
@@ -188,9 +184,31 @@ async fn reload(running: &mut Running, args: &RunArgs) -> anyhow::Result<Reloade
     outcome
 }
 
+async fn read_and_reload(running: &mut Running, args: &RunArgs) -> anyhow::Result<Reloaded> {
+    let args = args.clone();
+    // A pipe may keep us waiting, and a large file takes its time.
+    let config = running.stop_asked.unless(aside(move || configured_again(&args))).await???;
+    running.reload(config).await
+}
+
+/// Does on another thread what takes long and leaves nothing behind. It goes on where nobody waits for it any more.
+pub(super) async fn aside<T: Send + 'static>(
+    doing: impl FnOnce() -> T + Send + 'static,
+) -> anyhow::Result<T> {
+    let (done, outcome) = oneshot::channel();
+    // Not one of the runtime's, which panics where the system has no thread to spare.
+    thread::Builder::new()
+        .name("aside".into())
+        .spawn(move || done.send(doing()))
+        .context("start a thread")?;
+    outcome.await.context("wait for a thread of our own, which died")
+}
+
 /// Undoes everything, whatever the outcome; a second request to stop cuts what is still open.
-async fn finish(running: Running, outcome: anyhow::Result<()>, signals: &mut Signals) -> anyhow::Result<()> {
-    let undone = running.stop(signals.stop()).await;
+async fn finish(running: Running, outcome: anyhow::Result<()>, hearing: &mut Hearing) -> anyhow::Result<()> {
+    running.published.state(InstanceState::Draining);
+    hearing.refuse_reloads();
+    let undone = running.stop(hearing.stop().again()).await;
     match (outcome, undone.is_empty()) {
         (outcome, true) => outcome,
         (Ok(()), false) => Err(joined(undone).context("stop")),
@@ -233,7 +251,7 @@ pub(super) fn joined(errors: impl IntoIterator<Item = anyhow::Error>) -> anyhow:
 }
 
 /// Enough to start far enough to report every later shortage.
-const FEWEST_FILES: u64 = 24;
+const FEWEST_FILES: u64 = 32;
 
 /// Longer than any start takes; a start that waits longer than this waits for one that hangs.
 pub(super) const LOCK_PATIENCE: Duration = Duration::from_secs(10);

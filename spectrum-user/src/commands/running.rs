@@ -12,17 +12,22 @@ use std::time::Duration;
 use anyhow::{Context as _, anyhow, bail};
 use futures_util::future::try_join_all;
 use nix::sys::resource::{Resource, getrlimit};
+use tokio::runtime::Handle;
+use tokio::sync::mpsc;
 
 use super::exempting::Exempting;
 use super::facts::ToldFacts;
+use super::hearing::Hearing;
 use super::own_bindings::own_bindings;
 use super::ready::Ready;
 use super::reload::Retiring;
 use super::replies::{Replies, refuse_own_addresses};
-use super::run::LOCK_PATIENCE;
+use super::run::{LOCK_PATIENCE, aside};
+use super::stop::Stop;
 use super::sweep;
+use super::view::{Published, Seen, View};
 use crate::config::{Config, FirewallChoice, ModeChoice};
-use crate::control::ControlServer;
+use crate::control::{Asked, ControlServer, InstanceState, ListenerAnswer};
 use crate::dispatcher::{Dispatcher, DispatcherError};
 use crate::instance::{Claim, Mode, Registry, run_dir};
 use crate::model::{
@@ -49,9 +54,15 @@ pub(super) struct Settings {
 
 /// An instance, complete or as far as it got.
 pub(super) struct Running {
-    pub(super) config: Config,
+    pub(super) config: Arc<Config>,
     pub(super) plan: Arc<Plan>,
     pub(super) settings: Settings,
+    /// What those who ask see.
+    pub(super) published: Published,
+    /// Whether what is being done is to be given up.
+    pub(super) stop_asked: Stop,
+    /// Who hears those who ask.
+    hearing: (Handle, mpsc::Sender<Asked>),
     // In the order of starting.
     pub(super) claim: Option<Claim>,
     pub(super) control: Option<ControlServer>,
@@ -88,17 +99,28 @@ enum Path {
 }
 
 impl Running {
-    pub(super) fn new(config: Config, plan: Plan, settings: Settings, output: &Output) -> Self {
+    pub(super) fn new(
+        config: Arc<Config>,
+        plan: Arc<Plan>,
+        settings: Settings,
+        output: &Output,
+        counters: Counters,
+        published: Published,
+        hearing: &Hearing,
+    ) -> Self {
         Self {
             config,
-            plan: Arc::new(plan),
+            plan,
             settings,
+            published,
+            stop_asked: hearing.stop(),
+            hearing: (hearing.handle(), hearing.requests()),
             claim: None,
             control: None,
             output: output.clone(),
             recorder: Recorder::new(output.clone()),
             origins: None,
-            counters: Counters::default(),
+            counters,
             workers: None,
             admin: None,
             readiness: Readiness::default(),
@@ -124,12 +146,14 @@ impl Running {
         origins.avoid(own_bindings(vec![Arc::clone(&self.plan)])?).await?;
 
         let registry = registry()?;
-        let lock = registry.lock(LOCK_PATIENCE)?;
+        let lock = registry.lock_unless(LOCK_PATIENCE, || self.stop_asked.is_asked())?;
         for leftover in sweep::leftovers(&lock).await? {
             tracing::info!("removed {leftover}, which a killed instance left");
         }
         let claim = self.claim.insert(lock.claim(&self.plan.routes)?);
-        self.control = Some(ControlServer::listen(&claim.control_socket())?);
+        let (handle, requests) = &self.hearing;
+        self.control = Some(ControlServer::listen(&claim.control_socket(), handle, requests.clone())?);
+        self.stop_asked.check()?;
 
         let mut path = self.choose_path()?;
         let mode = match path {
@@ -148,20 +172,26 @@ impl Running {
         if let Path::SkLookup(dispatcher) = &mut path {
             register(dispatcher, &self.listeners)?;
         }
+        self.publish();
         let routes = self.routes.insert(LocalRoutes::open()?);
         routes.add(&self.plan.routes).await?;
+        self.stop_asked.check()?;
         self.raise_replies(&ReplyNeeds::of(&self.config.services)).await?;
         // So that with name servers that answer the first connection finds its origin.
-        lookups.unresolved().await?;
+        self.stop_asked.unless(lookups.unresolved()).await??;
         let workers = self.workers.as_ref().context("listen without workers")?;
         listen(workers, &mut self.listeners, &destinations, &self.config).await?;
+        self.stop_asked.check()?;
         self.exempt(vec![Arc::clone(&self.plan)], self.config.nat).await;
-        self.steer(path)?;
+        self.steer(path).await?;
         if let Some(claim) = &mut self.claim {
             lock.amend(claim, mode, &self.plan.routes)?;
         }
         self.tell_facts();
+        // From here on it is serving, and stopped as such.
         self.readiness.ready();
+        self.publish();
+        self.published.state(InstanceState::Ready);
         let (services, bindings) = (self.config.services.len(), self.plan.bindings.len());
         Ok(Ready { mode, services, bindings })
     }
@@ -190,8 +220,7 @@ impl Running {
             None => {}
         }
         errors.extend(self.exempting.lower());
-        // Nobody is to ask for a reload any more.
-        drop(self.control.take());
+        self.publish();
         self.listeners.clear();
         self.retiring.listeners.clear();
         if let Some(workers) = self.workers.take() {
@@ -218,6 +247,10 @@ impl Running {
             errors.extend(routes.undo().await.into_iter().map(Into::into));
         }
         errors.extend(self.lower_replies(&ReplyNeeds::default()).await);
+        // Until here it can be asked how it fares.
+        if let Some(control) = self.control.take() {
+            control.close().await;
+        }
         // Last: until here the kernel held something that the claim covers.
         drop(self.claim.take());
         errors
@@ -311,6 +344,7 @@ impl Running {
             .context("bind listeners before starting workers")?;
         let sockets = self.sockets_of_each(destinations.len(), workers)?;
         for (id, destination) in destinations {
+            self.stop_asked.check()?;
             let options = ListenerOptions {
                 family: destination.family,
                 protocol: destination.protocol,
@@ -349,10 +383,11 @@ impl Running {
     }
 
     /// Traffic goes on.
-    fn steer(&mut self, path: Path) -> anyhow::Result<()> {
+    async fn steer(&mut self, path: Path) -> anyhow::Result<()> {
         self.steering = Some(match path {
             Path::SkLookup(mut dispatcher) => {
-                dispatcher.publish(Table::compile(&self.plan.bindings)?.nodes())?;
+                let table = self.compiled(&self.plan).await?;
+                dispatcher.publish(table.nodes())?;
                 Steering::SkLookup(dispatcher)
             }
             Path::Tproxy => {
@@ -365,6 +400,43 @@ impl Running {
             }
         });
         Ok(())
+    }
+
+    /// The steering table of `plan`.
+    pub(super) async fn compiled(&self, plan: &Arc<Plan>) -> anyhow::Result<Table> {
+        let plan = Arc::clone(plan);
+        Ok(self.stop_asked.unless(aside(move || Table::compile(&plan.bindings))).await???)
+    }
+
+    /// Shows what is there now to those who ask.
+    pub(super) fn publish(&self) {
+        let steering = match &self.steering {
+            Some(Steering::SkLookup(dispatcher)) => match dispatcher.probe() {
+                Ok(probe) => Some(Seen::SkLookup(probe)),
+                Err(error) => {
+                    tracing::warn!("show the dispatcher: {:#}", anyhow::Error::from(error));
+                    None
+                }
+            },
+            Some(Steering::Tproxy(tproxy)) => Some(Seen::Tproxy(tproxy.parts())),
+            None => None,
+        };
+        let before = self.published.now();
+        self.published.publish(View {
+            state: before.state,
+            mode: self.mode().or(before.mode),
+            revision: self.revision,
+            config: Arc::clone(&self.config),
+            plan: Arc::clone(&self.plan),
+            steering,
+            besides: self.replies.part().into_iter().chain(self.exempting.part()).collect(),
+            counters: self.counters.clone(),
+            origins: self.origins.clone(),
+            admin: self.admin.as_ref().map(AdminServer::address),
+            descriptors: self.workers.as_ref().map_or(0, Workers::descriptors),
+            gone: self.retiring.gone(),
+            listeners: Arc::new(self.listeners.iter().map(|(id, group)| (*id, listener(group))).collect()),
+        });
     }
 
     /// The firewall rules of `plan`, whose destinations all have listeners.
@@ -397,6 +469,13 @@ impl Running {
             // Nothing was added before there was a claim.
             Err(_no_claim) => Vec::new(),
         }
+    }
+}
+
+fn listener(group: &ListenerGroup) -> ListenerAnswer {
+    ListenerAnswer {
+        address: group.address(),
+        cookies: group.cookies().iter().map(|cookie| format!("{cookie:x}")).collect(),
     }
 }
 

@@ -37,9 +37,4 @@ impl Signals {
             _ = self.terminate.recv() => Signalled::Stop,
         }
     }
-
-    /// Waits until a stop is asked for, again if one was before.
-    pub(super) async fn stop(&mut self) {
-        while self.next().await != Signalled::Stop {}
-    }
 }

@@ -2,6 +2,7 @@
 //! the JSON needs nothing else. How people see it is said in `commands`.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
@@ -98,8 +99,10 @@ pub struct ListenerAnswer {
 pub struct Status {
     /// Its process id.
     pub pid: u32,
-    /// How it steers.
-    pub mode: Mode,
+    /// What it is about.
+    pub state: InstanceState,
+    /// How it steers, once that is decided.
+    pub mode: Option<Mode>,
     /// The inode of its network namespace, as `lsns` prints it.
     pub namespace: u64,
     /// How many times the bindings have been published.
@@ -130,6 +133,40 @@ pub struct Status {
     pub obstacles: Vec<String>,
     /// What could not be looked at, and why.
     pub unknown: Vec<String>,
+}
+
+/// What an instance is about.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum InstanceState {
+    /// Nothing is steered yet.
+    #[default]
+    Starting,
+    /// Traffic flows.
+    Ready,
+    /// Traffic flows, and the next configuration is prepared.
+    Reloading,
+    /// Nothing is steered any more; what is open may end.
+    Draining,
+}
+
+impl InstanceState {
+    /// Its word, as JSON has it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::Ready => "ready",
+            Self::Reloading => "reloading",
+            Self::Draining => "draining",
+        }
+    }
+}
+
+impl fmt::Display for InstanceState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
 }
 
 /// A loaded program.

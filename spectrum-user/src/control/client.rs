@@ -1,11 +1,14 @@
 //! The asking side. Blocking: a command has nothing else to do.
 
-use std::io::{BufRead as _, BufReader, Write as _};
+use std::io::{self, BufRead as _, BufReader, Write as _};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::time::Duration;
 
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::{ControlError, Request};
 use crate::config::Problem;
@@ -23,18 +26,35 @@ pub(super) enum Answer<T> {
     },
 }
 
+/// How long it may take until there is a place for one more who asks.
+const CONNECT: Duration = Duration::from_secs(30);
+
+/// How long the instance may be silent.
+const ANSWER: Duration = Duration::from_mins(2);
+
+/// The same while it reloads.
+const RELOAD: Duration = Duration::from_mins(15);
+
 /// Asks the instance whose socket is at `path`, and waits for its answer.
 pub fn ask<T: DeserializeOwned>(path: &Path, request: &Request) -> Result<T, ControlError> {
-    let mut stream = UnixStream::connect(path)
-        .map_err(|source| ControlError::Connect { path: path.to_owned(), source })?;
+    let unreachable = |source| ControlError::Connect { path: path.to_owned(), source };
+    let mut stream = connect(path).map_err(|error| match error.kind() {
+        io::ErrorKind::WouldBlock => ControlError::Busy { path: path.to_owned(), waited: CONNECT },
+        _ => unreachable(error),
+    })?;
+    // A reload resolves names and may wait for another instance; all else is there at once.
+    let patience = if *request == Request::Reload { RELOAD } else { ANSWER };
+    stream.set_read_timeout(Some(patience)).map_err(unreachable)?;
     let mut line =
         serde_json::to_vec(request).map_err(|error| ControlError::Speak { source: error.into() })?;
     line.push(b'\n');
     let mut answer = String::new();
-    stream
-        .write_all(&line)
-        .and_then(|()| BufReader::new(stream).read_line(&mut answer))
-        .map_err(|source| ControlError::Speak { source })?;
+    stream.write_all(&line).and_then(|()| BufReader::new(stream).read_line(&mut answer)).map_err(
+        |source| match source.kind() {
+            io::ErrorKind::WouldBlock => ControlError::Silent { path: path.to_owned(), waited: patience },
+            _ => ControlError::Speak { source },
+        },
+    )?;
     match serde_json::from_str(&answer) {
         Ok(Answer::Done(value)) => Ok(value),
         Ok(Answer::Refused { message, code, problems }) => {
@@ -42,4 +62,12 @@ pub fn ask<T: DeserializeOwned>(path: &Path, request: &Request) -> Result<T, Con
         }
         Err(error) => Err(ControlError::Answer { cause: error.to_string() }),
     }
+}
+
+/// Waits for a place in the queue, which the kernel does for as long as the socket may take to send.
+fn connect(path: &Path) -> io::Result<UnixStream> {
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    socket.set_write_timeout(Some(CONNECT))?;
+    socket.connect(&SockAddr::unix(path)?)?;
+    Ok(OwnedFd::from(socket).into())
 }

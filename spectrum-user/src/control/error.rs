@@ -2,6 +2,7 @@
 
 use std::io;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use crate::config::Problem;
 
@@ -13,6 +14,25 @@ pub enum ControlError {
     Answer {
         /// What is wrong with it.
         cause: String,
+    },
+    /// There are more who ask than it has places for.
+    #[error(
+        "reach the instance at {}: for {} s there was no place for one more who asks (who else does? ss -xp src {})",
+        .path.display(), .waited.as_secs(), .path.display()
+    )]
+    Busy {
+        /// The socket.
+        path: PathBuf,
+        /// How long we waited.
+        waited: Duration,
+    },
+    /// It says nothing.
+    #[error("hear the instance at {}: it has said nothing for {} s (see its log)", .path.display(), .waited.as_secs())]
+    Silent {
+        /// The socket.
+        path: PathBuf,
+        /// How long we waited.
+        waited: Duration,
     },
     /// No instance listens there.
     #[error("reach the instance at {} (is it running? needs root or membership of the group spectrum)", .path.display())]

@@ -3,6 +3,7 @@
 
 mod answer;
 mod client;
+mod conversation;
 mod error;
 mod policy;
 mod request;
@@ -10,11 +11,12 @@ mod server;
 
 pub use answer::{
     CheckAnswer, Conflict, Decider, DestinationAnswer, DrainingAnswer, ErrorAnswer, Explanation,
-    ListedBinding, ListenerAnswer, OriginAnswer, Outcome, PacketCounts, ProgramAnswer, RecordAnswer,
-    ServiceAnswer, SetOriginAnswer, Status, TableAnswer,
+    InstanceState, ListedBinding, ListenerAnswer, OriginAnswer, Outcome, PacketCounts, ProgramAnswer,
+    RecordAnswer, ServiceAnswer, SetOriginAnswer, Status, TableAnswer,
 };
 pub use client::ask;
+pub use conversation::{Asked, Peer, SharedAnswer};
 pub use error::ControlError;
 pub use policy::{LimitsAnswer, TimeoutsAnswer};
 pub use request::{BindingsQuery, ExplainQuery, OriginQuery, Request};
-pub use server::{Asked, ControlServer, Peer};
+pub use server::ControlServer;

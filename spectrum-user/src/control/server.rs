@@ -1,4 +1,5 @@
-//! The answering side: reads requests and hands them to whoever runs the instance, one after the other.
+//! The answering side: few conversations at once, each with a bound to its time, whatever the others do. Reads requests and
+//! hands them to whoever runs the instance; what the answers are is not decided here.
 
 use std::fs::{self, Permissions};
 use std::io;
@@ -7,104 +8,53 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::unistd::{Group, chown};
-use serde::Serialize;
-use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
-use tokio::net::{UnixListener, UnixStream};
+use tokio::net::UnixListener;
+use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::JoinHandle;
-use tokio::time::timeout;
+use tokio::task::{JoinHandle, yield_now};
+use tokio::time::{sleep, timeout};
 
-use super::{ControlError, Request};
-use crate::config::Problem;
+use super::ControlError;
+use super::conversation::{Asked, Conversations};
 use crate::instance::GROUP;
 
-/// Who asks has this long to say what, and to take the answer.
-const PATIENCE: Duration = Duration::from_secs(5);
-/// No request is longer, in bytes.
-const LONGEST: u64 = 64 * 1024;
-/// Requests that may wait for their turn.
-const WAITING: usize = 16;
+/// How many may ask at once. One more has the place of who has been silent longest, or of who has been slow to take their
+/// answer; where there is no such, it waits in the kernel's queue.
+pub(super) const AT_ONCE: usize = 16;
 
-/// The control socket of a running instance. It is removed when dropped.
+/// How often it is looked whether somebody has become slow, while more wait.
+const GLANCE: Duration = Duration::from_millis(250);
+
+/// How long to wait while the host is out of descriptors or memory.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// The control socket of a running instance. It is removed when dropped, and who asks then hears no more.
 #[derive(Debug)]
 pub struct ControlServer {
     path: PathBuf,
-    requests: mpsc::Receiver<Asked>,
     accepting: JoinHandle<()>,
-}
-
-/// A request that waits for its answer.
-#[derive(Debug)]
-pub struct Asked {
-    /// What is asked.
-    pub request: Request,
-    /// Who asks; `None` where the kernel would not say.
-    pub peer: Option<Peer>,
-    answer: oneshot::Sender<Vec<u8>>,
-}
-
-/// A process that asks.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Peer {
-    /// Its id as this process sees it; `None` where it does not.
-    pub pid: Option<i32>,
-    /// Its user.
-    pub uid: u32,
-}
-
-impl Asked {
-    /// Answers it.
-    pub fn done(self, value: &impl Serialize) {
-        // Who asked may have gone.
-        let _ = self.answer.send(line(&Answer::Done(value)));
-    }
-
-    /// Refuses it, with the exit code that fits, and what is wrong with the file where that is why.
-    pub fn refused(self, message: &str, code: u8, problems: &[Problem]) {
-        let _ = self.answer.send(refusal(message, code, problems));
-    }
-}
-
-/// What is written. A million bindings are written as they are, without another copy in between.
-#[derive(Serialize)]
-#[serde(rename_all = "kebab-case")]
-enum Answer<'a, T: Serialize> {
-    Done(&'a T),
-    Refused {
-        message: &'a str,
-        code: u8,
-        #[serde(skip_serializing_if = "<[_]>::is_empty")]
-        problems: &'a [Problem],
-    },
-}
-
-fn refusal(message: &str, code: u8, problems: &[Problem]) -> Vec<u8> {
-    let refused: Answer<'_, ()> = Answer::Refused { message, code, problems };
-    line(&refused)
-}
-
-fn line(answer: &Answer<'_, impl Serialize>) -> Vec<u8> {
-    let mut line = serde_json::to_vec(answer).unwrap_or_else(|error| refusal(&error.to_string(), 1, &[]));
-    line.push(b'\n');
-    line
+    close: Option<oneshot::Sender<()>>,
 }
 
 impl ControlServer {
+    /// How many descriptors it ever has: the listener, the conversations, and the one that is about to take another's place.
+    pub const DESCRIPTORS: usize = AT_ONCE + 2;
+
     /// Listens at `path`, readable and writable for its owner and, where there is one, for the group `spectrum`. A socket
-    /// that is there already is that of a dead instance: the caller has made sure. Must be called on a tokio runtime.
-    pub fn listen(path: &Path) -> Result<Self, ControlError> {
+    /// that is there already is that of a dead instance: the caller has made sure. What is asked is sent to `requests`, by
+    /// tasks on the runtime of `host`.
+    pub fn listen(path: &Path, host: &Handle, requests: mpsc::Sender<Asked>) -> Result<Self, ControlError> {
+        let _on_it = host.enter();
         let listener = bind(path).map_err(|source| ControlError::Listen { path: path.to_owned(), source })?;
-        let (sender, requests) = mpsc::channel(WAITING);
-        let accepting = tokio::spawn(accept(listener, sender));
-        Ok(Self { path: path.to_owned(), requests, accepting })
+        let (close, closed) = oneshot::channel();
+        let accepting = host.spawn(accept(listener, requests, closed));
+        Ok(Self { path: path.to_owned(), accepting, close: Some(close) })
     }
 
-    /// The next request. Never ends by itself.
-    pub async fn next(&mut self) -> Asked {
-        match self.requests.recv().await {
-            Some(asked) => asked,
-            None => std::future::pending().await,
-        }
+    /// Hears nobody any more, and lets those who have their answers take them.
+    pub async fn close(mut self) {
+        drop(self.close.take());
+        let _ = (&mut self.accepting).await;
     }
 }
 
@@ -137,45 +87,39 @@ fn admit(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-async fn accept(listener: UnixListener, requests: mpsc::Sender<Asked>) {
+async fn accept(listener: UnixListener, requests: mpsc::Sender<Asked>, mut closed: oneshot::Receiver<()>) {
+    let mut conversations = Conversations::new(requests);
+    let mut is_short = false;
     loop {
-        match listener.accept().await {
+        if !conversations.has_room() {
+            // Others wait in the kernel's queue, where they cost no descriptor.
+            tokio::select! {
+                biased;
+                _ = &mut closed => break,
+                _ = timeout(GLANCE, conversations.one_ended()) => continue,
+            }
+        }
+        let accepted = tokio::select! {
+            biased;
+            _ = &mut closed => break,
+            () = conversations.one_ended() => continue,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
             Ok((stream, _)) => {
-                let requests = requests.clone();
-                tokio::spawn(async move {
-                    if let Err(error) = converse(stream, &requests).await {
-                        tracing::debug!(%error, "answer a request");
-                    }
-                });
+                is_short = false;
+                conversations.begin(stream);
+                // Who has asked already is heard before more are accepted.
+                yield_now().await;
             }
             Err(error) => {
-                tracing::warn!(%error, "accept a request");
-                tokio::time::sleep(Duration::from_millis(100)).await;
+                if !std::mem::replace(&mut is_short, true) {
+                    tracing::warn!(%error, "accept a request");
+                }
+                sleep(PAUSE).await;
             }
         }
     }
-}
-
-async fn converse(stream: UnixStream, requests: &mpsc::Sender<Asked>) -> io::Result<()> {
-    let peer =
-        stream.peer_cred().ok().map(|credentials| Peer { pid: credentials.pid(), uid: credentials.uid() });
-    let (reader, mut writer) = stream.into_split();
-    let mut line = String::new();
-    timeout(PATIENCE, BufReader::new(reader.take(LONGEST)).read_line(&mut line)).await??;
-    let answer = match serde_json::from_str(&line) {
-        Ok(request) => {
-            let (answer, answered) = oneshot::channel();
-            let stopping = || refusal("the instance is stopping", 1, &[]);
-            match requests.send(Asked { request, peer, answer }).await {
-                Ok(()) => answered.await.unwrap_or_else(|_dropped| stopping()),
-                Err(_closed) => stopping(),
-            }
-        }
-        Err(error) => refusal(&format!("understand the request: {error}"), 2, &[]),
-    };
-    // Long answers take their time; a reader that stopped does not hold this task for ever.
-    for chunk in answer.chunks(1 << 20) {
-        timeout(PATIENCE, writer.write_all(chunk)).await??;
-    }
-    Ok(())
+    drop(listener);
+    conversations.farewell().await;
 }

@@ -5,6 +5,7 @@ mod attached;
 mod drop_log;
 mod error;
 mod generation;
+mod probe;
 mod sys;
 
 use std::io;
@@ -23,6 +24,7 @@ pub use attached::{AttachedProgram, attached_programs};
 pub use drop_log::DropLog;
 pub use error::DispatcherError;
 use generation::Generation;
+pub use probe::Probe;
 
 use crate::model::{DestinationId, Protocol};
 

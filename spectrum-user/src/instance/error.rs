@@ -50,6 +50,12 @@ pub enum InstanceError {
         /// Where it is unless another is set.
         default: &'static str,
     },
+    /// We were told to stop while waiting for another instance.
+    #[error("wait for another instance to start: given up {}, being told to stop", .path.display())]
+    GivenUp {
+        /// The lock.
+        path: PathBuf,
+    },
     /// Who asks may not know which instances there are.
     #[error("look for instances in {} (needs root or membership of the group spectrum)", .path.display())]
     NotAMember {

@@ -71,11 +71,21 @@ impl Registry {
     /// Takes the lock under which instances claim and leftovers are removed, waiting at most `patience` for others.
     /// Blocks the calling thread.
     pub fn lock(&self, patience: Duration) -> Result<StartupLock<'_>, InstanceError> {
+        self.lock_unless(patience, || false)
+    }
+
+    /// The same, for as long as it is not `given_up`, which is asked again and again.
+    pub fn lock_unless(
+        &self,
+        patience: Duration,
+        given_up: impl Fn() -> bool,
+    ) -> Result<StartupLock<'_>, InstanceError> {
         let path = self.dir.join(LOCK);
         let begun = Instant::now();
         loop {
             match self.try_lock(&path)? {
                 Some(file) => return Ok(StartupLock { registry: self, lock: file }),
+                None if given_up() => return Err(InstanceError::GivenUp { path }),
                 None if begun.elapsed() < patience => std::thread::sleep(RETRY),
                 None => return Err(InstanceError::Busy { path, waited: patience }),
             }

@@ -48,13 +48,18 @@ pub(super) fn shown(program: &Path) -> String {
 /// give them on a slow machine.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// The same where it only lists.
+const LISTING: Duration = Duration::from_secs(10);
+
 /// How often we look whether it is still wanted.
 const GLANCE: Duration = Duration::from_millis(20);
 
 /// What `command` prints when given `input`, or what it complained about. It is killed when it takes too long, or when
 /// what it does is no longer wanted.
 pub(super) fn output(op: &'static str, command: &mut Command, input: &str) -> Result<String, TproxyError> {
-    output_within(PATIENCE, op, command, input)
+    // Nothing is lost when a list is not had, and somebody may be waiting for an answer that has it.
+    let patience = if op == "list" { LISTING } else { PATIENCE };
+    output_within(patience, op, command, input)
 }
 
 fn output_within(

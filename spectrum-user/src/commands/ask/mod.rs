@@ -111,8 +111,8 @@ fn nobody(wanted: Option<InstanceId>, namespace: NamespaceId) -> anyhow::Error {
     let what = wanted.map_or_else(|| "the instance".to_owned(), |id| format!("instance {id}"));
     if let Some(pids) = silent(namespace.inode()) {
         return anyhow!(
-            "find {what}: process {pids} in network namespace {namespace} answers no such question, since it is starting, \
-             or draining and about to end (its log, and /readyz where --admin serves it, say which)"
+            "find {what}: process {pids} in network namespace {namespace} answers no such question, since it is just \
+             starting or ending (its log, and /readyz where --admin serves it, say which)"
         );
     }
     let cure = match wanted {

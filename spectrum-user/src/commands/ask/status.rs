@@ -19,8 +19,12 @@ const COOKIES: usize = 4;
 
 /// Writes `status` in sections.
 pub(super) fn write(status: &Status, out: &mut dyn Write) -> io::Result<()> {
-    let Status { pid, mode, namespace, generation, .. } = status;
-    writeln!(out, "instance {pid}: mode {mode}, network namespace {namespace}, generation {generation}")?;
+    let Status { pid, state, namespace, generation, .. } = status;
+    let mode = status.mode.map_or_else(|| "undecided".to_owned(), |mode| mode.to_string());
+    writeln!(
+        out,
+        "instance {pid}: {state}, mode {mode}, network namespace {namespace}, generation {generation}"
+    )?;
     if let Some(own) = &status.program {
         writeln!(out, "program: {}", program(own))?;
     }

@@ -8,9 +8,10 @@ use std::num::NonZeroU16;
 use spectrum_common::{Counts, Refusal};
 
 use super::misunderstood;
-use crate::commands::running::{Running, Steering};
+use crate::commands::exit::FAILURE;
+use crate::commands::view::{Seen, View};
 use crate::control::{ControlError, Decider, ExplainQuery, Explanation, Outcome};
-use crate::dispatcher::{Dispatcher, DispatcherError, Steered};
+use crate::dispatcher::{DispatcherError, Probe, Steered};
 use crate::model::{Binding, DestinationId, PortRange, Prefix, Protocol};
 use crate::net::{self, ListeningSocket};
 use crate::plan::{Explained, obstacles_to};
@@ -39,10 +40,15 @@ impl Fate {
     }
 }
 
-impl Running {
+impl View {
     /// Where the packet goes, and why.
     pub(in crate::commands) fn explain(&self, query: &ExplainQuery) -> Result<Explanation, ControlError> {
         let ExplainQuery { protocol, dialled, .. } = *query;
+        if self.steering.is_none() {
+            let message =
+                format!("explain {dialled}: nothing is steered, since the instance is {}", self.state);
+            return Err(ControlError::Refused { message, code: FAILURE, problems: Vec::new() });
+        }
         let from = query.from_or_example();
         if from.is_ipv4() != dialled.is_ipv4() {
             return Err(misunderstood(format!(
@@ -63,7 +69,7 @@ impl Running {
             Explained::Unbound { .. } => Fate::Passed,
         };
         let (fate, not_asked) = match &self.steering {
-            Some(Steering::SkLookup(dispatcher)) => match self.test(dispatcher, query, expected) {
+            Some(Seen::SkLookup(probe)) => match self.test(probe, query, expected) {
                 Ok(fate) => (Some(fate), None),
                 Err(error) => (None, Some(format!("{:#}", anyhow::Error::from(error)))),
             },
@@ -128,17 +134,12 @@ impl Running {
     }
 
     /// Runs the program on the packet. Since it only says whether it chose a socket, the counters say whose.
-    fn test(
-        &self,
-        dispatcher: &Dispatcher,
-        query: &ExplainQuery,
-        expected: Fate,
-    ) -> Result<Fate, DispatcherError> {
+    fn test(&self, probe: &Probe, query: &ExplainQuery, expected: Fate) -> Result<Fate, DispatcherError> {
         let mut possible: Option<BTreeSet<Fate>> = None;
         for _ in 0..RUNS {
-            let before = self.counts(dispatcher)?;
-            let steered = dispatcher.test(query.protocol, query.from_or_example(), query.dialled)?;
-            let after = self.counts(dispatcher)?;
+            let before = self.counts(probe)?;
+            let steered = probe.test(query.protocol, query.from_or_example(), query.dialled)?;
+            let after = self.counts(probe)?;
             let rose = match steered {
                 Steered::Passed => return Ok(Fate::Passed),
                 Steered::Assigned { cookie: Some(cookie) } => {
@@ -166,12 +167,13 @@ impl Running {
         Ok(likely.or(possible.first()).copied().unwrap_or(expected))
     }
 
-    fn counts(&self, dispatcher: &Dispatcher) -> Result<BTreeMap<DestinationId, Counts>, DispatcherError> {
-        self.plan.destinations.keys().map(|id| Ok((*id, dispatcher.counts(*id)?))).collect()
+    fn counts(&self, probe: &Probe) -> Result<BTreeMap<DestinationId, Counts>, DispatcherError> {
+        self.plan.destinations.keys().map(|id| Ok((*id, probe.counts(*id)?))).collect()
     }
 
     fn destination_with(&self, cookie: u64) -> Option<DestinationId> {
-        self.listeners.iter().find(|(_, group)| group.cookies().contains(&cookie)).map(|(id, _)| *id)
+        let cookie = format!("{cookie:x}");
+        self.listeners.iter().find(|(_, listener)| listener.cookies.contains(&cookie)).map(|(id, _)| *id)
     }
 
     fn named(&self, id: Option<DestinationId>) -> String {

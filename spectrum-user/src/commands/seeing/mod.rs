@@ -3,15 +3,24 @@
 mod explain;
 mod status;
 
+use std::sync::Arc;
+
 use super::exit::USAGE;
-use super::running::Running;
+use super::view::View;
 use crate::control::{BindingsQuery, ControlError, ListedBinding, ListenerAnswer};
 use crate::model::{DestinationId, parse_port_ranges};
 use crate::plan::{Overlap, PlannedBinding};
 
-impl Running {
-    /// The bindings that overlap what is asked for, in the order of precedence.
-    pub(super) fn bindings(&self, query: &BindingsQuery) -> Result<Vec<ListedBinding>, ControlError> {
+/// So many bindings are looked at before others have their turn.
+const BATCH: usize = 512;
+
+impl View {
+    /// The bindings that overlap what is asked for, in the order of precedence, a few at a time: none of them is made before
+    /// it is wanted.
+    pub(super) fn bindings(
+        self: &Arc<Self>,
+        query: &BindingsQuery,
+    ) -> Result<impl Iterator<Item = Vec<ListedBinding>> + use<>, ControlError> {
         let unclear = |what, typed: &str, error: &dyn std::fmt::Display| {
             misunderstood(format!("understand {what} {typed:?}: {error}"))
         };
@@ -24,7 +33,13 @@ impl Running {
             None => Vec::new(),
         };
         let overlap = Overlap { protocol: query.protocol, prefix, ports };
-        Ok(self.plan.overlapping(&overlap).map(|planned| self.listed(planned)).collect())
+        let view = Arc::clone(self);
+        let starts = (0..view.plan.bindings.len()).step_by(BATCH);
+        Ok(starts.map(move |from| {
+            let batch = view.plan.bindings.iter().skip(from).take(BATCH);
+            let overlapping = batch.filter(|planned| overlap.is_with(&planned.binding));
+            overlapping.map(|planned| view.listed(planned)).collect()
+        }))
     }
 
     fn listed(&self, planned: &PlannedBinding) -> ListedBinding {
@@ -39,11 +54,7 @@ impl Running {
     }
 
     fn listener(&self, id: DestinationId) -> Option<ListenerAnswer> {
-        let group = self.listeners.get(&id)?;
-        Some(ListenerAnswer {
-            address: group.address(),
-            cookies: group.cookies().iter().map(|cookie| format!("{cookie:x}")).collect(),
-        })
+        self.listeners.get(&id).cloned()
     }
 }
 

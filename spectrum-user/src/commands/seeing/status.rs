@@ -7,25 +7,24 @@ use std::time::Duration;
 use spectrum_common::Refusal;
 use tokio::time::Instant;
 
-use crate::commands::running::{Running, Steering};
 use crate::commands::target::described;
+use crate::commands::view::{Seen, View};
 use crate::control::{
     CheckAnswer, DestinationAnswer, DrainingAnswer, ErrorAnswer, OriginAnswer, PacketCounts, ProgramAnswer,
     RecordAnswer, ServiceAnswer, Status, TableAnswer,
 };
-use crate::dispatcher::{self, AttachedProgram, Dispatcher};
+use crate::dispatcher::{self, AttachedProgram, Probe};
 use crate::doctor::loosening;
 use crate::instance::Mode;
 use crate::model::{DestinationId, Family, Prefix, Protocol, Service, ServiceName};
 use crate::net::{self, NamespaceId};
-use crate::observe::AdminServer;
-use crate::proxy::{RecordState, Workers};
+use crate::proxy::RecordState;
 use crate::tproxy;
 
 /// So many origins of a service are named with it: all of them are listed apart.
 const NAMED: usize = 4;
 
-impl Running {
+impl View {
     /// What there is to know. What could not be found out is among it.
     pub(in crate::commands) fn status(&self) -> anyhow::Result<Status> {
         let mut unknown = Vec::new();
@@ -34,12 +33,9 @@ impl Running {
                 unknown.push(format!("{error:#}"));
             }
         };
-        let dispatcher = match &self.steering {
-            Some(Steering::SkLookup(dispatcher)) => Some(dispatcher.as_ref()),
-            _ => None,
-        };
-        let id = dispatcher.map(Dispatcher::program_id).transpose()?;
-        let (mut program, mut other_programs) = (id.map(|id| ProgramAnswer { id, name: None }), Vec::new());
+        let probe = self.probe();
+        let own = |probe: &Probe| ProgramAnswer { id: probe.program_id(), name: None };
+        let (mut program, mut other_programs) = (probe.map(own), Vec::new());
         known(attached().map(|attached| {
             for AttachedProgram { id, name } in attached {
                 match &mut program {
@@ -54,17 +50,17 @@ impl Running {
         unknown.extend(unread);
         Ok(Status {
             pid: std::process::id(),
-            mode: self.mode().unwrap_or(Mode::SkLookup),
+            state: self.state,
+            mode: self.mode,
             namespace: NamespaceId::current()?.inode(),
-            generation: dispatcher.map_or(u64::from(self.revision) + 1, Dispatcher::generation),
+            generation: probe.map_or(u64::from(self.revision) + 1, Probe::generation),
             program,
             firewall: self.firewall_parts(),
-            table: dispatcher
-                .map(|dispatcher| TableAnswer { nodes: dispatcher.nodes(), bytes: dispatcher.table_bytes() }),
-            admin: self.admin.as_ref().map(AdminServer::address),
-            descriptors: self.workers.as_ref().map_or(0, Workers::descriptors),
+            table: probe.map(|probe| TableAnswer { nodes: probe.nodes(), bytes: probe.table_bytes() }),
+            admin: self.admin,
+            descriptors: self.descriptors,
             services: self.services(),
-            destinations: self.destinations(dispatcher),
+            destinations: self.destinations(),
             other_programs,
             conflicts,
             obstacles,
@@ -72,13 +68,19 @@ impl Running {
         })
     }
 
+    fn probe(&self) -> Option<&Probe> {
+        match &self.steering {
+            Some(Seen::SkLookup(probe)) => Some(probe),
+            _ => None,
+        }
+    }
+
     fn firewall_parts(&self) -> Vec<String> {
         let steering = match &self.steering {
-            Some(Steering::Tproxy(tproxy)) => tproxy.parts(),
-            _ => Vec::new(),
+            Some(Seen::Tproxy(parts)) => parts.as_slice(),
+            _ => &[],
         };
-        let besides = self.replies.part().into_iter().chain(self.exempting.part());
-        steering.into_iter().chain(besides).map(|part| part.to_string()).collect()
+        steering.iter().chain(&self.besides).map(ToString::to_string).collect()
     }
 
     /// Those of the configuration, then those that it has no more and that still have something open.
@@ -102,11 +104,9 @@ impl Running {
         };
         let configured =
             self.config.services.iter().map(|service| answer(service, service.bindings.len(), None));
-        let gone = self.retiring.services.iter().filter_map(|service| {
-            let left = self.retiring.connections.iter().filter(|(_, left)| left.service == service.name);
-            let due = left.map(|(due, _)| *due).max()?;
+        let gone = self.gone.iter().map(|(service, due)| {
             let cut_in_ms = millis(due.saturating_duration_since(Instant::now()));
-            Some(answer(service, 0, Some(DrainingAnswer { cut_in_ms })))
+            answer(service, 0, Some(DrainingAnswer { cut_in_ms }))
         });
         configured.chain(gone.filter(|service| service.open > 0)).collect()
     }
@@ -148,14 +148,14 @@ impl Running {
         origins.collect()
     }
 
-    fn destinations(&self, dispatcher: Option<&Dispatcher>) -> Vec<DestinationAnswer> {
+    fn destinations(&self) -> Vec<DestinationAnswer> {
         let destinations = self.plan.destinations.iter().map(|(id, destination)| DestinationAnswer {
             id: id.0,
             service: destination.service.to_string(),
             protocol: destination.protocol,
             family: destination.family,
             listener: self.listener(*id),
-            packets: dispatcher.and_then(|dispatcher| packets(dispatcher, *id)),
+            packets: self.probe().and_then(|probe| packets(probe, *id)),
         });
         destinations.collect()
     }
@@ -173,7 +173,7 @@ impl Running {
                 loosening(&strict)
             ));
         }
-        if self.mode() == Some(Mode::Tproxy) {
+        if self.mode == Some(Mode::Tproxy) {
             let families: BTreeSet<Family> = self.plan.routes.iter().map(Prefix::family).collect();
             for (family, setting) in
                 families.into_iter().filter_map(|of| Some((of, net::bridged_to_rules(of)?)))
@@ -190,10 +190,7 @@ impl Running {
     }
 
     pub(super) fn other_programs_note(&self) -> Vec<String> {
-        let own = match &self.steering {
-            Some(Steering::SkLookup(dispatcher)) => dispatcher.program_id().ok(),
-            _ => None,
-        };
+        let own = self.probe().map(Probe::program_id);
         let others: Vec<String> = attached()
             .unwrap_or_default()
             .into_iter()
@@ -225,8 +222,8 @@ fn attached() -> anyhow::Result<Vec<AttachedProgram>> {
     }
 }
 
-fn packets(dispatcher: &Dispatcher, id: DestinationId) -> Option<PacketCounts> {
-    let counts = dispatcher.counts(id).ok()?;
+fn packets(probe: &Probe, id: DestinationId) -> Option<PacketCounts> {
+    let counts = probe.counts(id).ok()?;
     let refused = Refusal::ALL.into_iter().zip(counts.refused).filter(|(_, count)| *count > 0);
     Some(PacketCounts {
         steered: counts.steered,

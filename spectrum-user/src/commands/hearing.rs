@@ -1,0 +1,246 @@
+//! The thread that hears signals and whoever asks, at every moment of an instance's life, whatever the thread that starts,
+//! reloads and stops it is doing. Hands on what changes the instance, and has the rest answered from its view.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::mpsc as std_mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, anyhow};
+use tokio::runtime::{self, Handle};
+use tokio::sync::{mpsc, oneshot};
+
+use super::exit;
+use super::signals::{Signalled, Signals};
+use super::stop::{Stop, Stopper};
+use super::view::{Published, View};
+use crate::control::{Asked, InstanceState, Request, SharedAnswer};
+
+/// Reloads that may wait for their turn. Each reads the file anew, so more would change nothing.
+const RELOADS: usize = 4;
+
+/// Requests on their way: as many as there are conversations.
+const WAITING: usize = 16;
+
+/// Deep enough for everything that runs here.
+const STACK: usize = 1024 * 1024;
+
+/// The most that those who ask may have to wait for each other's sake.
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+/// What hears. Its threads go with the process.
+#[derive(Debug)]
+pub(super) struct Hearing {
+    stop: Stop,
+    reloads: mpsc::Receiver<ReloadAsked>,
+    requests: mpsc::Sender<Asked>,
+    handle: Handle,
+    /// Dropping it ends the thread.
+    _end: oneshot::Sender<()>,
+}
+
+/// Who asked for a reload.
+#[derive(Debug)]
+pub(super) enum ReloadAsked {
+    /// Who waits for an answer.
+    Asker(Asked),
+    /// Whoever sent SIGHUP reads the log.
+    Signal,
+}
+
+impl Hearing {
+    /// Begins to hear: signals at once, and what is sent to [`requests`](Self::requests). What is asked is answered from what
+    /// is `published`. The threads are in the network namespace that the calling thread is in.
+    pub(super) fn begin(published: Published) -> anyhow::Result<Self> {
+        let (stopper, stop) = Stopper::new();
+        let (reload, reloads) = mpsc::channel(RELOADS);
+        let (requests, asked) = mpsc::channel(WAITING);
+        let (questions, to_answer) = mpsc::channel(WAITING);
+        let (end, ended) = oneshot::channel();
+        let (report, reported) = std_mpsc::sync_channel(1);
+        let op = "start the thread that hears signals and requests";
+        let own = published.clone();
+        thread::Builder::new()
+            .name("control".into())
+            .stack_size(STACK)
+            .spawn(move || {
+                let begun = begin();
+                let (runtime, signals) = match begun {
+                    Ok(begun) => begun,
+                    Err(error) => return drop(report.send(Err(error))),
+                };
+                let _ = report.send(Ok(runtime.handle().clone()));
+                runtime.block_on(async {
+                    tokio::select! {
+                        _ = ended => {}
+                        () = hear_signals(signals, &stopper, &reload) => {}
+                        () = hear_requests(asked, &own, &reload, &questions) => {}
+                    }
+                });
+                runtime.shutdown_background();
+            })
+            .context(op)?;
+        thread::Builder::new()
+            .name("answers".into())
+            .stack_size(STACK)
+            .spawn(move || answer(to_answer, &published))
+            .context(op)?;
+        let handle =
+            reported.recv().map_err(|_gone| anyhow!("it died")).and_then(|handle| Ok(handle?)).context(op)?;
+        Ok(Self { stop, reloads, requests, handle, _end: end })
+    }
+
+    /// Whether we are told to stop.
+    pub(super) fn stop(&self) -> Stop {
+        self.stop.clone()
+    }
+
+    /// Where requests are to be sent.
+    pub(super) fn requests(&self) -> mpsc::Sender<Asked> {
+        self.requests.clone()
+    }
+
+    /// The runtime that hears.
+    pub(super) fn handle(&self) -> Handle {
+        self.handle.clone()
+    }
+
+    /// The next one who wants a reload and has not left.
+    ///
+    /// # Errors
+    /// The thread has died.
+    pub(super) async fn reload(&mut self) -> anyhow::Result<ReloadAsked> {
+        loop {
+            match self.reloads.recv().await {
+                Some(ReloadAsked::Asker(asked)) if asked.is_gone() => {}
+                Some(asked) => return Ok(asked),
+                None => {
+                    return Err(anyhow!("the thread that hears signals and requests has ended unexpectedly"));
+                }
+            }
+        }
+    }
+
+    /// Refuses those whose turn has not come.
+    pub(super) fn refuse_reloads(&mut self) {
+        while let Ok(asked) = self.reloads.try_recv() {
+            if let ReloadAsked::Asker(asked) = asked {
+                refuse_reload(asked, InstanceState::Draining);
+            }
+        }
+    }
+}
+
+fn begin() -> io::Result<(runtime::Runtime, Signals)> {
+    let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
+    let signals = {
+        let _on_it = runtime.enter();
+        Signals::catch()?
+    };
+    Ok((runtime, signals))
+}
+
+async fn hear_signals(mut signals: Signals, stopper: &Stopper, reload: &mpsc::Sender<ReloadAsked>) {
+    loop {
+        match signals.next().await {
+            // With so many that wait, one of them reads the file after this moment.
+            Signalled::Reload => drop(reload.try_send(ReloadAsked::Signal)),
+            Signalled::Stop => stopper.stop(),
+        }
+    }
+}
+
+async fn hear_requests(
+    mut asked: mpsc::Receiver<Asked>,
+    published: &Published,
+    reload: &mpsc::Sender<ReloadAsked>,
+    questions: &mpsc::Sender<Asked>,
+) {
+    while let Some(asked) = asked.recv().await {
+        match &asked.request {
+            Request::Bindings(query) => match View::bindings(&published.now(), query) {
+                Ok(batches) => asked.listed(batches),
+                Err(error) => refuse(asked, &error.into()),
+            },
+            Request::Origin(_) => drop(tokio::spawn(set_origin(asked, published.now()))),
+            Request::Reload => {
+                let state = published.now().state;
+                if state == InstanceState::Draining {
+                    refuse_reload(asked, state);
+                } else if let Err(error) = reload.try_send(ReloadAsked::Asker(asked))
+                    && let ReloadAsked::Asker(asked) = error.into_inner()
+                {
+                    refuse_reload(asked, state);
+                }
+            }
+            Request::Explain(_) | Request::Status => {
+                // There are no more conversations than there is room.
+                if questions.send(asked).await.is_err() {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+async fn set_origin(asked: Asked, view: Arc<View>) {
+    let Request::Origin(query) = &asked.request else { return };
+    match view.set_origin(query, asked.peer).await {
+        Ok(answer) => asked.done(&answer),
+        Err(error) => refuse(asked, &error),
+    }
+}
+
+fn refuse_reload(asked: Asked, state: InstanceState) {
+    let why = match state {
+        InstanceState::Draining => {
+            "the instance is draining, since it was told to stop; start it anew".to_owned()
+        }
+        _ => format!(
+            "the instance is busy: it is {state}, and {RELOADS} more wait to have it reload; try again"
+        ),
+    };
+    asked.refused(&format!("reload: {why}"), exit::FAILURE, &[]);
+}
+
+fn refuse(asked: Asked, error: &anyhow::Error) {
+    asked.refused(&format!("{error:#}"), exit::code(error), exit::problems(error));
+}
+
+/// Answers what takes time, one after the other. All who ask for the status while one is made get the next one: nobody's is
+/// older than their question, and it is made no more often than half of the time allows.
+fn answer(mut questions: mpsc::Receiver<Asked>, published: &Published) {
+    while let Some(first) = questions.blocking_recv() {
+        let begun = Instant::now();
+        let mut asked = vec![first];
+        while let Ok(more) = questions.try_recv() {
+            asked.push(more);
+        }
+        let (explain, status): (Vec<_>, Vec<_>) =
+            asked.into_iter().partition(|asked| matches!(asked.request, Request::Explain(_)));
+        if status.iter().any(|asked| !asked.is_gone()) {
+            let answer = match published.now().status() {
+                Ok(status) => SharedAnswer::done(&status),
+                Err(error) => {
+                    SharedAnswer::refused(&format!("{error:#}"), exit::code(&error), exit::problems(&error))
+                }
+            };
+            for asked in status {
+                asked.answered(answer.clone());
+            }
+        }
+        for asked in explain {
+            if asked.is_gone() {
+                continue;
+            }
+            if let Request::Explain(query) = &asked.request {
+                match published.now().explain(query) {
+                    Ok(explanation) => asked.done(&explanation),
+                    Err(error) => refuse(asked, &error.into()),
+                }
+            }
+        }
+        thread::sleep(begun.elapsed().min(LONGEST_PAUSE));
+    }
+}

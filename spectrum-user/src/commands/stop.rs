@@ -1,0 +1,107 @@
+//! That the instance was told to stop, for whoever starts, reloads or waits to notice. Catches no signal.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use tokio::sync::watch;
+
+/// Who is told to stop. Clones are told the same.
+#[derive(Clone, Debug)]
+pub(super) struct Stop {
+    asked: watch::Receiver<u32>,
+    flag: Arc<AtomicBool>,
+}
+
+/// Who tells.
+#[derive(Debug)]
+pub(super) struct Stopper {
+    asked: watch::Sender<u32>,
+    flag: Arc<AtomicBool>,
+}
+
+/// What was begun has been given up, since we were told to stop.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("given up, being told to stop")]
+pub(super) struct Stopped;
+
+impl Stopper {
+    pub(super) fn new() -> (Self, Stop) {
+        let (sender, receiver) = watch::channel(0);
+        let flag = Arc::<AtomicBool>::default();
+        (Self { asked: sender, flag: Arc::clone(&flag) }, Stop { asked: receiver, flag })
+    }
+
+    /// Tells them, once more if they have been told.
+    pub(super) fn stop(&self) {
+        self.flag.store(true, Ordering::Relaxed);
+        self.asked.send_modify(|times| *times += 1);
+    }
+}
+
+impl Stop {
+    /// Whether we have been told.
+    pub(super) fn is_asked(&self) -> bool {
+        self.flag.load(Ordering::Relaxed)
+    }
+
+    /// For between two steps.
+    pub(super) fn check(&self) -> Result<(), Stopped> {
+        if self.is_asked() { Err(Stopped) } else { Ok(()) }
+    }
+
+    /// For those who cannot know this type.
+    pub(super) fn flag(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.flag)
+    }
+
+    /// Waits until we are told.
+    pub(super) async fn asked(&self) {
+        self.beyond(0).await;
+    }
+
+    /// Waits until we are told once more than now.
+    pub(super) fn again(&self) -> impl Future<Output = ()> + use<> {
+        let (stop, now) = (self.clone(), *self.asked.borrow());
+        async move { stop.beyond(now).await }
+    }
+
+    /// What `doing` comes to, unless we are told before. It must leave nothing behind when it is dropped.
+    pub(super) async fn unless<T>(&self, doing: impl Future<Output = T>) -> Result<T, Stopped> {
+        tokio::select! {
+            biased;
+            () = self.asked() => Err(Stopped),
+            done = doing => Ok(done),
+        }
+    }
+
+    async fn beyond(&self, times: u32) {
+        let mut asked = self.asked.clone();
+        if asked.wait_for(|now| *now > times).await.is_err() {
+            // Nobody is left to tell, which is noticed elsewhere.
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn once_told_nothing_goes_on_and_once_more_is_once_more() {
+        let (stopper, stop) = Stopper::new();
+        assert_eq!(stop.unless(async { 7 }).await.unwrap(), 7);
+        stop.check().unwrap();
+        let early = stop.again();
+        stopper.stop();
+        stop.check().unwrap_err();
+        stop.asked().await;
+        early.await;
+        stop.unless(async { 7 }).await.unwrap_err();
+        let again = stop.again();
+        tokio::pin!(again);
+        assert!(futures_util::poll!(&mut again).is_pending());
+        stopper.stop();
+        again.await;
+    }
+}
