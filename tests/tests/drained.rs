@@ -125,7 +125,7 @@ fn one_address_of_a_name_is_drained_and_made_ready() {
         let _second = Origin::saying(&case.server, (two, port).into(), "two");
         server.set("origin.test", &[one, two]);
         let service = format!(
-            "[[service]]\nname = \"web\"\nbindings = [{{ prefix = \"{}\" }}]\norigins = \"origin.test:{port}\"\n",
+            "[[service]]\nname = \"web\"\nbindings = [{{ prefix = \"{}\" }}]\norigins = \"origin.test:{port}\"\nlocal-origins = true\n",
             case.prefix()
         );
         configure(&case.server, &format!("{}\n{service}", server.section(Duration::from_millis(300))));

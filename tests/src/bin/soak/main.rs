@@ -9,8 +9,10 @@
 )]
 
 mod arena;
+mod disturbance;
 mod drawn;
 mod lives;
+mod siege;
 mod tally;
 mod traffic;
 
@@ -22,7 +24,9 @@ use spectrum_tests::path::Path;
 use spectrum_tests::random::Random;
 use spectrum_tests::require;
 
+use disturbance::Sink;
 use lives::Soak;
+use siege::Siege;
 use tally::Report;
 
 const PATHS: [Path; 4] =
@@ -44,6 +48,19 @@ fn main() -> ExitCode {
             (path, thread::Builder::new().name(path.to_string()).spawn(soaked).expect("a thread"))
         })
         .collect();
+    let besieged: Vec<_> = [(Path::SkLookup, Sink::Reader), (Path::TproxyNftables, Sink::Disk)]
+        .into_iter()
+        .filter(|(path, _)| require::met(&format!("siege over {path}"), path.needs()))
+        .map(|(path, sink)| {
+            let seed = seeds.bits();
+            let besieged = move || Siege::over(path, sink, seed).run(Duration::from_secs(seconds));
+            (
+                path,
+                sink,
+                thread::Builder::new().name(format!("siege-{path}")).spawn(besieged).expect("a thread"),
+            )
+        })
+        .collect();
     println!(
         "soak: {} paths for {seconds} s and what it takes to look for leaks, seed {seed}",
         running.len()
@@ -53,6 +70,11 @@ fn main() -> ExitCode {
     for (path, soaked) in running {
         let report: Report = soaked.join().unwrap_or_else(|panic| Report::of_a_panic(panic.as_ref()));
         println!("{path}: {report}");
+        failed |= !report.errors.is_empty();
+    }
+    for (path, sink, besieged) in besieged {
+        let report: Report = besieged.join().unwrap_or_else(|panic| Report::of_a_panic(panic.as_ref()));
+        println!("siege over {path}, log to {sink}: {report}");
         failed |= !report.errors.is_empty();
     }
     if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
