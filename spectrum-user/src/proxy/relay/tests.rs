@@ -566,7 +566,7 @@ async fn ended_for_slow_reader(strategy: Strategy, half_close: Half, reading: Du
     let (buffers, pipes) = (Buffers::default(), Pipes::at_most(4));
     let means = Means { buffers: &buffers, pipes: &pipes, strategy };
     let counts = (Meter::default(), Meter::default());
-    let pause = Some(Duration::from_millis(600));
+    let pause = Some(Duration::from_millis(1_200));
     let timeouts = match half_close {
         Half::Open => Timeouts { idle: pause, ..forever() },
         Half::Closed => Timeouts { half_closed: pause, ..forever() },
@@ -577,14 +577,15 @@ async fn ended_for_slow_reader(strategy: Strategy, half_close: Half, reading: Du
         match half_close {
             Half::Open => while origin.write_all(&[7; 10_000]).await.is_ok() {},
             Half::Closed => {
-                origin.write_all(&vec![7; 1_000_000]).await.unwrap();
+                origin.write_all(&vec![7; 2_000_000]).await.unwrap();
                 origin.shutdown().await.unwrap();
             }
         }
         std::future::pending::<()>().await;
     };
     let read = async {
-        let mut buffer = [0; 2_000];
+        // What came before its buffer was small has to be read first.
+        let mut buffer = [0; 8_000];
         while began.elapsed() < reading {
             client.read_exact(&mut buffer).await.unwrap();
             tokio::time::sleep(Duration::from_millis(20)).await;
@@ -600,7 +601,7 @@ async fn ended_for_slow_reader(strategy: Strategy, half_close: Half, reading: Du
 
 #[tokio::test]
 async fn a_reader_that_takes_a_little_is_not_idle_and_one_that_takes_nothing_is() {
-    let reading = Duration::from_millis(2_500);
+    let reading = Duration::from_millis(3_500);
     let cases = [
         (Strategy::Copy, Half::Open, End::Idle),
         (Strategy::Splice, Half::Open, End::Idle),
