@@ -26,7 +26,7 @@ use tokio::time::{sleep, timeout};
 use super::exposition::{Metrics, TextFormat};
 
 /// How many may ask at once. For one more, the one goes that has waited longest to say what it wants.
-const AT_ONCE: usize = 64;
+const AT_ONCE: usize = 24;
 
 /// How long somebody may take to say what they want.
 const ASKING: Duration = Duration::from_secs(2);

@@ -5,9 +5,9 @@ use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// What the process has besides listeners and connections, with room for a reload, for who asks over the control and the
-/// admin socket, and for what a dial tries at once.
-const RESERVE: usize = 64;
+/// What the process has besides listeners and connections, with room for a reload, for all who may ask at once over the
+/// control socket (16 and its own) and the admin socket (24 and its own), and for what a dial tries at once.
+const RESERVE: usize = 80;
 
 /// The same for each worker: its runtime, its raw sockets, and the connection that is about to be refused.
 const RESERVE_OF_WORKER: usize = 8;
@@ -93,10 +93,10 @@ mod tests {
     #[test]
     fn listeners_and_the_rest_of_the_process_come_first() {
         for (allowed, workers, pipes, listeners, share) in [
-            (1024, 2, 10, 8, (1024 - 64 - 36 - 32 - 8) / 2),
-            (1 << 20, 4, 0, 0, ((1 << 20) - 64 - 32 - (1 << 15)) / 4),
-            (80, 2, 0, 4, LEAST),
-            (u64::MAX, 1, 0, 0, usize::MAX - 64 - 8 - usize::MAX / 32),
+            (1024, 2, 10, 8, (1024 - 80 - 36 - 32 - 8) / 2),
+            (1 << 20, 4, 0, 0, ((1 << 20) - 80 - 32 - (1 << 15)) / 4),
+            (96, 2, 0, 4, LEAST),
+            (u64::MAX, 1, 0, 0, usize::MAX - 80 - 8 - usize::MAX / 32),
         ] {
             let pool = DescriptorPool::new(allowed, workers, pipes);
             pool.listeners_added(listeners + 3);
@@ -107,7 +107,7 @@ mod tests {
 
     #[test]
     fn what_is_taken_is_not_there_until_it_is_given_back() {
-        let descriptors = Descriptors::of(DescriptorPool::new(64 + 8 + 10 + 2, 1, 0));
+        let descriptors = Descriptors::of(DescriptorPool::new(80 + 8 + 10 + 3, 1, 0));
         let taken = (0..20).filter(|_| descriptors.take(2, 0)).count();
         assert_eq!(taken, 5);
         descriptors.give_back(2);
