@@ -15,7 +15,7 @@ use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{self, Command, ExitCode};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context as _, Result, ensure};
 use clap::Subcommand;
@@ -33,7 +33,7 @@ use crate::workspace;
 use base::Base;
 use room::{Network, Room, RoomOptions};
 use rust::{Rust, Rustup};
-use usage::{Took, Usage};
+use usage::{Took, Usage, said};
 use waited::run_to_end;
 
 /// Where the clone lies in a root.
@@ -271,8 +271,4 @@ impl Stage<'_> {
         }
         Ok(())
     }
-}
-
-fn said(time: Duration) -> String {
-    format!("{} s", time.as_secs())
 }
