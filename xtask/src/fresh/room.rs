@@ -104,7 +104,8 @@ impl<'a> Room<'a> {
         if network == Network::Own {
             command.arg("--net");
         }
-        command.arg("--").arg(env::current_exe().context("find this program")?);
+        // By this name it is found even if cargo has built another in its place meanwhile.
+        command.arg("--").arg(format!("/proc/{}/exe", process::id()));
         command.args(["fresh-part", "room", "--root"]).arg(self.root);
         command.args(["--network", if network == Network::Own { "own" } else { "host" }]);
         for (from, to) in &self.shown {

@@ -24,6 +24,10 @@ const UNIT: &str = "spectrum";
 /// An address that the host gets late, as one does whose network comes up after everything else.
 const LATE: &str = "198.51.100.1";
 
+/// A service whose origin has a name, and nobody who could be asked for it.
+const NAMED: &str = "[[service]]\nname = \"named\"\norigins = [\"origin.example:80\"]\n\
+                     bindings = [{ prefix = \"203.0.113.0/24\", ports = \"80\" }]\n";
+
 /// More starts than systemd allows within ten seconds unless it is told otherwise.
 const STARTS: u32 = 6;
 
@@ -63,7 +67,7 @@ fn play() -> Result<()> {
         property("ActiveState")?
     );
     shell::run(Command::new("ip").args(["address", "add", &format!("{LATE}/32"), "dev", "lo"]))?;
-    wait_until("it runs once the network is there", is_active)?;
+    wait_until("it runs once the address is there, and no name server", is_active)?;
     answers(0)?;
 
     configure(&[service(0), service(1)])?;
@@ -107,7 +111,7 @@ fn answers(nth: usize) -> Result<()> {
 }
 
 fn configure(services: &[String]) -> Result<()> {
-    let text = format!("[admin]\nlisten = \"{LATE}:9180\"\n{}", services.concat());
+    let text = format!("[admin]\nlisten = \"{LATE}:9180\"\n{NAMED}{}", services.concat());
     fs::write(CONFIG, text).with_context(|| format!("write {CONFIG}"))
 }
 
