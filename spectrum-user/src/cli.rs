@@ -19,8 +19,8 @@ use crate::config::{Config, FirewallChoice, Flags, ModeChoice, NatChoice, Protoc
 use crate::control::{BindingsQuery, OriginQuery};
 use crate::instance::InstanceId;
 use crate::model::{
-    LogFormat, Origin, OriginSetting, PortRange, Prefix, Protocol, RecordKeys, Records, Responder, Sample,
-    Weight, parse_address_and_port,
+    Forced, LogFormat, Origin, OriginSetting, PortRange, Prefix, Protocol, RecordKeys, Records, Responder,
+    Sample, Weight, parse_address_and_port,
 };
 
 /// One listening socket for any port on any address of whole IP prefixes, and an L4 proxy behind it.
@@ -94,7 +94,7 @@ pub enum Command {
     /// Drain an origin of a service of the running instance, or give it another weight, until it is made ready again
     Origin(OriginArgs),
     /// Make the running instance read its configuration file again
-    Reload(InstanceArgs),
+    Reload(ReloadArgs),
     /// Print what the running instance is, how it fares, and what stands in its way
     Status(InstanceArgs),
 }
@@ -175,9 +175,10 @@ pub struct RunArgs {
     #[arg(long)]
     pub log_opened: bool,
 
-    /// Serve prefixes that cover addresses of this host's interfaces, or the address of --admin
-    #[arg(long)]
-    pub force: bool,
+    /// Serve addresses of this host's interfaces, or that of --admin, although that cuts who listens there: those of PREFIX,
+    /// or all (repeatable)
+    #[arg(long, value_name = "PREFIX", num_args = 0..=1, default_missing_value = "all")]
+    pub force: Vec<Forced>,
 }
 
 /// Flags of `clean`.
@@ -234,6 +235,19 @@ pub struct InstanceArgs {
     /// Print JSON
     #[arg(long)]
     pub json: bool,
+}
+
+/// Flags of `reload`.
+#[derive(Args, Clone, Debug)]
+pub struct ReloadArgs {
+    /// Serve addresses of the host's interfaces although that cuts who listens there: those of PREFIX, or all (repeatable);
+    /// the next start needs it too, or force under [dispatcher]
+    #[arg(long, value_name = "PREFIX", num_args = 0..=1, default_missing_value = "all")]
+    pub force: Vec<Forced>,
+
+    /// Which instance.
+    #[command(flatten)]
+    pub instance: InstanceArgs,
 }
 
 /// Flags of `bindings`.

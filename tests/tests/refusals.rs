@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 
 use spectrum_tests::case::Case;
-use spectrum_tests::control::connect;
+use spectrum_tests::control::{CONFIG, configure, connect, reload};
 use spectrum_tests::dial::assert_answered;
 use spectrum_tests::instance::{Finished, Launch};
 use spectrum_tests::netns::Netns;
@@ -138,6 +138,8 @@ fn run_directory_that_others_may_write_is_refused() {
 
 on_each_path!(
     prefix_of_an_address_of_the_host_needs_force,
+    ports_of_the_host_that_cut_nobody_need_no_force,
+    what_is_forced_by_name_by_file_or_by_reload_is_served,
     prefix_of_the_loopback_needs_no_force,
     unknown_namespace_is_refused,
     namespace_can_be_named_or_given_by_path,
@@ -163,6 +165,57 @@ fn prefix_of_an_address_of_the_host_needs_force(case: &mut Case) {
     assert_answered(&case.server, &targets);
     instance.stop();
     before.assert_restored(&case.server, "start with --force and stop");
+}
+
+fn ports_of_the_host_that_cut_nobody_need_no_force(case: &mut Case) {
+    let client = veth::client_of(&case.server);
+    let other: SocketAddr = format!("{}:2222", veth::SERVER_V4).parse().unwrap();
+    let _other = Origin::saying(&case.server, other, "other");
+    let address = veth::SERVER_V4;
+    let instance = case.start(&format!("--prefix {address} --ports 10000-50000"));
+    assert_answered(&client, &[SocketAddr::new(other.ip(), 12_345)]);
+    instance.stop();
+    let finished = case.launch(&format!("--prefix {address} --ports 2000-3000")).finish();
+    let by = format!("(process {}) on tcp 2222", std::process::id());
+    let flag = format!("give --force {address}, or write force = [\"{address}\"] under [dispatcher]");
+    assert_says(&finished, FAILURE, &["would cut", &by, &flag]);
+    // Whoever binds ssh must mean it, although nobody listens there now.
+    let finished = case.launch(&format!("--prefix {address} --ports 22")).finish();
+    assert_says(&finished, FAILURE, &["would cut ssh, whenever it listens on tcp 22"]);
+    let finished = case.launch(&format!("--prefix {address} --ports 22 --force 203.0.113.1")).finish();
+    assert_says(&finished, FAILURE, &["would cut ssh"]);
+}
+
+fn what_is_forced_by_name_by_file_or_by_reload_is_served(case: &mut Case) {
+    let client = veth::client_of(&case.server);
+    let address = veth::SERVER_V4;
+    let target: SocketAddr = format!("{address}:22").parse().unwrap();
+    let instance = case.start(&format!("--prefix {address} --ports 22 --force {address}"));
+    assert_answered(&client, &[target]);
+    instance.stop();
+
+    let service = |prefix: &str| {
+        format!(
+            "[[service]]\nname = \"default\"\nrespond = \"hello\"\nbindings = [{{ prefix = \"{prefix}\", ports = 22 }}]\n"
+        )
+    };
+    configure(&case.server, &format!("[dispatcher]\nforce = [\"{address}\"]\n{}", service(address)));
+    let instance = case.start(CONFIG);
+    assert_answered(&client, &[target]);
+    instance.stop();
+
+    configure(&case.server, &service("192.0.2.0/24"));
+    let instance = case.start(CONFIG);
+    configure(&case.server, &service(address));
+    let refused = reload(&case.server, &instance).unwrap_err();
+    assert!(refused.message.contains(&format!("--force {address}")), "{refused:?}");
+    let verb = format!("reload --force {address}");
+    let forced = Launch::new(&case.server).arguments(&verb).finish();
+    assert_eq!(forced.code(), 0, "{forced}");
+    assert_answered(&client, &[target]);
+    // It holds for later reloads too.
+    reload(&case.server, &instance).unwrap();
+    instance.stop();
 }
 
 fn prefix_of_the_loopback_needs_no_force(case: &mut Case) {

@@ -7,6 +7,7 @@ use anyhow::bail;
 
 use super::running::Running;
 use super::view::View;
+use crate::config::Config;
 use crate::control::Conflict;
 use crate::model::Protocol;
 use crate::net::{self, ListeningSocket};
@@ -53,10 +54,10 @@ impl View {
 impl Running {
     /// A page that nobody can reach is no page. Asked once its port is known, before anything is steered by `plan`; `cure` says
     /// what can be done about it then.
-    pub(super) fn refuse_hidden_admin(&self, plan: &Plan, cure: &str) -> anyhow::Result<()> {
+    pub(super) fn refuse_hidden_admin(&self, plan: &Plan, config: &Config, cure: &str) -> anyhow::Result<()> {
         let Some(admin) = self.admin.as_ref().map(AdminServer::address) else { return Ok(()) };
         let Some(hiding) = plan.hiding_admin(admin) else { return Ok(()) };
-        if self.settings.force {
+        if self.force(config).covers(admin.ip()) {
             tracing::warn!("metrics and health on {admin} are hidden {hiding}");
             return Ok(());
         }

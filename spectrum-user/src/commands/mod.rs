@@ -12,6 +12,7 @@ mod facts;
 mod hearing;
 mod logging;
 mod origin;
+mod own_addresses;
 mod own_bindings;
 mod privileges;
 mod ready;
@@ -58,7 +59,7 @@ pub fn execute(cli: &Cli) -> ExitCode {
 fn refuses_in_json(command: &Command) -> bool {
     match command {
         Command::Check(args) => args.json,
-        Command::Reload(args) => args.json,
+        Command::Reload(args) => args.instance.json,
         _ => false,
     }
 }

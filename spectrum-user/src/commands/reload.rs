@@ -15,8 +15,9 @@ use super::replies::refuse_own_addresses;
 use super::run::{LOCK_PATIENCE, aside, joined};
 use super::running::{NAMES_PATIENCE, Running, Steering, listen, look_up, places, register, registry};
 use crate::config::{Config, ModeChoice};
+use crate::control::ReloadQuery;
 use crate::instance::Mode;
-use crate::model::{Destination, DestinationId, Family, Prefix, Protocol, Service, ServiceName};
+use crate::model::{Destination, DestinationId, Family, Forced, Prefix, Protocol, Service, ServiceName};
 use crate::net::{ListenerGroup, LocalRoutes};
 use crate::plan::Plan;
 use crate::plan::replies::ReplyNeeds;
@@ -75,7 +76,7 @@ impl Retiring {
 
 impl Running {
     /// Goes over to `config`. After an error everything is as before.
-    pub(super) async fn reload(&mut self, config: Config) -> anyhow::Result<Reloaded> {
+    pub(super) async fn reload(&mut self, config: Config, query: &ReloadQuery) -> anyhow::Result<Reloaded> {
         let mode = self.mode().context("reload before steering")?;
         let same = match config.mode {
             ModeChoice::Auto => true,
@@ -127,10 +128,29 @@ impl Running {
                  it instead"
             );
         }
-        self.refuse_covered_addresses(&plan)?;
+        let forced =
+            query.force.iter().map(|typed| Ok(typed.parse()?)).collect::<anyhow::Result<Vec<Forced>>>()?;
+        let before = self.settings.force.clone();
+        self.settings.force.extend(&forced.into());
+        let reloaded = self.reload_as_planned(config, plan, mode, revision).await;
+        if reloaded.is_err() {
+            self.settings.force = before;
+        }
+        reloaded
+    }
+
+    async fn reload_as_planned(
+        &mut self,
+        config: Arc<Config>,
+        plan: Plan,
+        mode: Mode,
+        revision: u32,
+    ) -> anyhow::Result<Reloaded> {
+        self.refuse_covered_addresses(&plan, &config)?;
         self.refuse_hidden_admin(
             &plan,
-            "leave that port of that address out of the bindings, or restart with another [admin] listen or with --force",
+            &config,
+            "leave that port of that address out of the bindings, reload with --force ADDRESS, or restart with another [admin] listen",
         )?;
         refuse_own_addresses(&config.services)?;
         let origins = self.origins.clone().context("reload without watching origins")?;

@@ -22,7 +22,7 @@ use super::running::{Running, Settings};
 use super::view::Published;
 use crate::cli::RunArgs;
 use crate::config::Config;
-use crate::control::{Asked, InstanceState};
+use crate::control::{Asked, InstanceState, ReloadQuery, Request};
 use crate::net;
 use crate::observe::{Counters, Kind};
 use crate::plan::Plan;
@@ -54,7 +54,7 @@ fn serve_from_start_to_end(args: &RunArgs, config: Config, log: &Log) -> anyhow:
         net::enter_namespace(netns)?;
     }
     raise_file_limit()?;
-    let settings = Settings { workers: args.workers, force: args.force, drain: args.drain };
+    let settings = Settings { workers: args.workers, force: args.force.clone().into(), drain: args.drain };
     // The workers carry the traffic; this thread only steers.
     let runtime = runtime::Builder::new_current_thread().enable_all().build().context("start the runtime")?;
     let config = Arc::new(config);
@@ -139,9 +139,15 @@ async fn serve(running: &mut Running, args: &RunArgs, hearing: &mut Hearing) -> 
         match event {
             Event::Due => running.retire_due().await,
             Event::Looked(looked) => running.looked(looked),
-            Event::Reload(ReloadAsked::Asker(asked)) => settle(reload(running, args).await, asked),
+            Event::Reload(ReloadAsked::Asker(asked)) => {
+                let query = match &asked.request {
+                    Request::Reload(query) => query.clone(),
+                    _ => ReloadQuery::default(),
+                };
+                settle(reload(running, args, &query).await, asked);
+            }
             // Who sent the signal reads the log.
-            Event::Reload(ReloadAsked::Signal) => drop(reload(running, args).await),
+            Event::Reload(ReloadAsked::Signal) => drop(reload(running, args, &ReloadQuery::default()).await),
         }
     }
 }
@@ -168,10 +174,10 @@ fn settle(outcome: anyhow::Result<impl serde::Serialize>, asked: Asked) {
 }
 
 /// Reads the configuration anew and goes over to it; says in the log how that went.
-async fn reload(running: &mut Running, args: &RunArgs) -> anyhow::Result<Reloaded> {
+async fn reload(running: &mut Running, args: &RunArgs, query: &ReloadQuery) -> anyhow::Result<Reloaded> {
     notify(&[NotifyState::Reloading, NotifyState::monotonic_usec_now().unwrap_or(NotifyState::Reloading)]);
     running.published.state(InstanceState::Reloading);
-    let outcome = read_and_reload(running, args).await;
+    let outcome = read_and_reload(running, args, query).await;
     running.published.state(InstanceState::Ready);
     notify(&[NotifyState::Ready]);
     running.facts.reloaded(outcome.is_ok());
@@ -184,11 +190,15 @@ async fn reload(running: &mut Running, args: &RunArgs) -> anyhow::Result<Reloade
     outcome
 }
 
-async fn read_and_reload(running: &mut Running, args: &RunArgs) -> anyhow::Result<Reloaded> {
+async fn read_and_reload(
+    running: &mut Running,
+    args: &RunArgs,
+    query: &ReloadQuery,
+) -> anyhow::Result<Reloaded> {
     let args = args.clone();
     // A pipe may keep us waiting, and a large file takes its time.
     let config = running.stop_asked.unless(aside(move || configured_again(&args))).await???;
-    running.reload(config).await
+    running.reload(config, query).await
 }
 
 /// Does on another thread what takes long and leaves nothing behind. It goes on where nobody waits for it any more.

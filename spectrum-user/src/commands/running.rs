@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context as _, anyhow, bail};
+use anyhow::{Context as _, anyhow};
 use futures_util::future::try_join_all;
 use nix::sys::resource::{Resource, getrlimit};
 use tokio::runtime::Handle;
@@ -31,11 +31,9 @@ use crate::control::{Asked, ControlServer, InstanceState, ListenerAnswer};
 use crate::dispatcher::{Dispatcher, DispatcherError};
 use crate::instance::{Claim, Mode, Registry, run_dir};
 use crate::model::{
-    Destination, DestinationId, LocalOrigins, Origin, Protocol, Service, ServiceName, Target,
+    Destination, DestinationId, Force, LocalOrigins, Origin, Protocol, Service, ServiceName, Target,
 };
-use crate::net::{
-    self, ListenerAddresses, ListenerGroup, ListenerOptions, LocalRoutes, NamespaceId, Transparency,
-};
+use crate::net::{ListenerAddresses, ListenerGroup, ListenerOptions, LocalRoutes, NamespaceId, Transparency};
 use crate::observe::{self, AdminServer, Counters, Metrics, Output, Readiness, Recorder};
 use crate::plan::firewall::{Chain, Firewall, Rule};
 use crate::plan::replies::ReplyNeeds;
@@ -45,10 +43,10 @@ use crate::proxy::{Listener, Lookups, OriginWatch, Served, Workers};
 use crate::tproxy::{Backend, Tproxy};
 
 /// What is not part of the configuration.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Settings {
     pub(super) workers: Option<NonZeroUsize>,
-    pub(super) force: bool,
+    pub(super) force: Force,
     pub(super) drain: Duration,
 }
 
@@ -139,7 +137,7 @@ impl Running {
     /// Takes every step until traffic flows, and returns what says so. After an error the steps taken so far
     /// are for [`stop`](Self::stop) to undo.
     pub(super) async fn start(&mut self) -> anyhow::Result<Ready> {
-        self.refuse_covered_addresses(&self.plan)?;
+        self.refuse_covered_addresses(&self.plan, &self.config)?;
         refuse_own_addresses(&self.config.services)?;
         let origins = self.origins.insert(OriginWatch::start(self.config.resolver.clone())?);
         let lookups = look_up(origins, &self.config, NAMES_PATIENCE);
@@ -164,7 +162,8 @@ impl Running {
         self.start_admin()?;
         self.refuse_hidden_admin(
             &self.plan,
-            "give --admin or [admin] listen an address or a port that no service binds, or --force does it anyway",
+            &self.config,
+            "give --admin or [admin] listen an address or a port that no service binds, or --force ADDRESS does it anyway",
         )?;
         let destinations = self.plan.destinations.clone();
         self.bind_listeners(&destinations, mode)?;
@@ -262,20 +261,6 @@ impl Running {
             Steering::SkLookup(_) => Mode::SkLookup,
             Steering::Tproxy(_) => Mode::Tproxy,
         })
-    }
-
-    /// A typo in a prefix must not lock anybody out of the host.
-    pub(super) fn refuse_covered_addresses(&self, plan: &Plan) -> anyhow::Result<()> {
-        let covered = net::covered_addresses(&plan.routes, &net::interface_addresses()?);
-        if covered.is_empty() {
-            return Ok(());
-        }
-        let list = covered.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-        if self.settings.force {
-            tracing::warn!("serving addresses of this host's own interfaces: {list}");
-            return Ok(());
-        }
-        bail!("{list}: serving it would cut what is reached through that address; --force does it anyway")
     }
 
     /// Loads and attaches the dispatcher, which steers nothing yet: whether sk_lookup is possible is what the kernel

@@ -6,8 +6,8 @@ use std::net::SocketAddr;
 use super::udp::{self, UdpTargetError};
 use super::{Config, FirewallChoice, ModeChoice, NatChoice, OriginPlaces, Protocols};
 use crate::model::{
-    Binding, LogOptions, Origin, OriginPort, Origins, Policy, PortRange, Prefix, ResolverOptions, Responder,
-    Service, ServiceName, Target,
+    Binding, Force, LogOptions, Origin, OriginPort, Origins, Policy, PortRange, Prefix, ResolverOptions,
+    Responder, Service, ServiceName, Target,
 };
 use crate::plan::{Plan, PlanError};
 
@@ -141,6 +141,7 @@ impl Flags {
             admin: self.admin,
             resolver: ResolverOptions::default(),
             services,
+            force: Force::default(),
             origin_places: OriginPlaces::default(),
         })
     }

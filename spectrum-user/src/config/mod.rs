@@ -23,7 +23,7 @@ pub use udp::UdpTargetError;
 
 use std::net::SocketAddr;
 
-use crate::model::{LogOptions, ResolverOptions, Service};
+use crate::model::{Force, LogOptions, ResolverOptions, Service};
 
 /// What to do, however it was said.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -34,6 +34,8 @@ pub struct Config {
     pub firewall: FirewallChoice,
     /// What NAT may do to connections to what is bound.
     pub nat: NatChoice,
+    /// Which of the host's own addresses may be served although that cuts something.
+    pub force: Force,
     /// Where metrics and health are served; `None`: nowhere.
     pub admin: Option<SocketAddr>,
     /// What is written down, and how.

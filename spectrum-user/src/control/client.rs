@@ -43,7 +43,7 @@ pub fn ask<T: DeserializeOwned>(path: &Path, request: &Request) -> Result<T, Con
         _ => unreachable(error),
     })?;
     // A reload resolves names and may wait for another instance; all else is there at once.
-    let patience = if *request == Request::Reload { RELOAD } else { ANSWER };
+    let patience = if matches!(request, Request::Reload(_)) { RELOAD } else { ANSWER };
     stream.set_read_timeout(Some(patience)).map_err(unreachable)?;
     let mut line =
         serde_json::to_vec(request).map_err(|error| ControlError::Speak { source: error.into() })?;

@@ -18,5 +18,5 @@ pub use client::ask;
 pub use conversation::{Asked, Peer, SharedAnswer};
 pub use error::ControlError;
 pub use policy::{LimitsAnswer, TimeoutsAnswer};
-pub use request::{BindingsQuery, ExplainQuery, OriginQuery, Request};
+pub use request::{BindingsQuery, ExplainQuery, OriginQuery, ReloadQuery, Request};
 pub use server::ControlServer;

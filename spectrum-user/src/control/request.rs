@@ -17,9 +17,17 @@ pub enum Request {
     /// Give one of a service's origins another share of its connections.
     Origin(OriginQuery),
     /// Read the configuration file again and steer by it.
-    Reload,
+    Reload(ReloadQuery),
     /// What the instance is, and how it fares.
     Status,
+}
+
+/// What a reload may do.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct ReloadQuery {
+    /// Which of the host's own addresses may be served although that cuts something, as they are typed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub force: Vec<String>,
 }
 
 /// Which bindings: those that overlap everything that is given. Texts are as they are typed on the command line.

@@ -39,13 +39,20 @@ pub(super) fn judge(facts: &Facts, findings: &mut Findings) {
     }
     if let Some(covered) = findings.known("addresses", &facts.covered) {
         if covered.is_empty() {
-            findings.ok("addresses", "none covered", "no prefix has an address of the host's interfaces");
+            findings.ok(
+                "addresses",
+                "none covered",
+                "no binding cuts what listens on addresses of the host's interfaces",
+            );
         } else {
             findings.miss(
                 "addresses",
                 format!("{} covered", covered.len()),
-                &format!("{}: a start refuses that", covered.join(", ")),
-                "other prefixes; --force where it is meant",
+                &format!(
+                    "{}, and the bindings cut what listens there: a start refuses that",
+                    covered.join(", ")
+                ),
+                "other prefixes or ports; --force ADDRESS where it is meant",
             );
         }
     }

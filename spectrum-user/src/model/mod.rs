@@ -3,6 +3,7 @@
 mod address_and_port;
 mod binding;
 mod destination;
+mod force;
 mod log_options;
 mod notation;
 mod onward;
@@ -20,6 +21,7 @@ mod visible;
 pub use address_and_port::{ParseAddressAndPortError, parse_address_and_port};
 pub use binding::Binding;
 pub use destination::{Destination, DestinationId};
+pub use force::{Force, Forced};
 pub use log_options::{
     LogFormat, LogOptions, ParseLogWordError, ParseSampleError, RecordKeys, Records, Sample,
 };

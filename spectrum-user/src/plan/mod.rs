@@ -1,6 +1,7 @@
 //! What the kernel must contain for a configuration: decisions as values. Carries none of them out.
 
 mod bindings;
+mod cut;
 mod exemption;
 mod explain;
 pub mod firewall;
@@ -16,6 +17,7 @@ pub mod table;
 pub(crate) mod tests;
 
 pub use bindings::{BindingIndex, Plan, PlanError, PlannedBinding};
+pub use cut::Cut;
 pub use exemption::Exemption;
 pub use explain::{Explained, Miss, Precedence};
 pub use hidden::{Extent, Hidden};

@@ -16,8 +16,10 @@ use serde::de::DeserializeOwned;
 use self::candidates::listed;
 use super::columns::Columns;
 use super::reload::Reloaded;
-use crate::cli::{BindingsArgs, ExplainArgs, InstanceArgs, OriginArgs};
-use crate::control::{self, ExplainQuery, Explanation, ListedBinding, Request, SetOriginAnswer, Status};
+use crate::cli::{BindingsArgs, ExplainArgs, InstanceArgs, OriginArgs, ReloadArgs};
+use crate::control::{
+    self, ExplainQuery, Explanation, ListedBinding, ReloadQuery, Request, SetOriginAnswer, Status,
+};
 use crate::instance::{ControlSocket, InstanceId, control_sockets, live_instances, run_dir};
 use crate::model::VisibleWriter;
 use crate::net::NamespaceId;
@@ -51,8 +53,10 @@ pub(super) fn origin(args: &OriginArgs) -> anyhow::Result<()> {
 }
 
 /// Prints what a reload came to, on one line.
-pub(super) fn reload(args: &InstanceArgs) -> anyhow::Result<()> {
-    let reloaded: Reloaded = ask(args, &Request::Reload)?;
+pub(super) fn reload(args: &ReloadArgs) -> anyhow::Result<()> {
+    let ReloadArgs { force, instance: args } = args;
+    let query = ReloadQuery { force: force.iter().map(ToString::to_string).collect() };
+    let reloaded: Reloaded = ask(args, &Request::Reload(query))?;
     print(args, &reloaded, |out| {
         let Reloaded { revision, services, bindings, added, removed } = reloaded;
         writeln!(

@@ -161,7 +161,11 @@ fn leftovers(live: Result<&[Instance], String>) -> anyhow::Result<Result<Vec<Str
 
 fn covered(plan: &Plan) -> Result<Vec<String>, Unknown> {
     let addresses = net::interface_addresses().map_err(why)?;
-    Ok(net::covered_addresses(&plan.routes, &addresses).iter().map(ToString::to_string).collect())
+    let listeners = net::listening_sockets().map_err(why)?;
+    let listeners: Vec<_> = listeners.iter().map(|socket| (socket.protocol, socket.address)).collect();
+    let covered = net::covered_addresses(&plan.routes, &addresses).into_iter();
+    let cut = covered.filter(|covered| !plan.cut(covered.address, &listeners).is_empty());
+    Ok(cut.map(|covered| covered.to_string()).collect())
 }
 
 /// What live instances have claimed, on any port.

@@ -27,11 +27,11 @@ use toml_parser::lexer::TokenKind;
 use super::error::Problems;
 use super::origin_places::{OriginPlace, OriginPlaces};
 use super::{Config, ConfigError, FirewallChoice, ModeChoice, NatChoice};
-use crate::model::{LogOptions, RecordKeys, ResolverOptions, ServiceName};
+use crate::model::{Force, Forced, LogOptions, RecordKeys, ResolverOptions, ServiceName};
 use crate::plan::Plan;
 use key_path::KeyPath;
 use quantity::{number, socket_address, table, time};
-use section::{Section, Typed, each, refuse_type, word};
+use section::{Section, Typed, each, parsed, refuse_type, word};
 use service::{DescribedService, ServicePlaces};
 
 /// A million bindings, each on a line of its own with every key, have 27 million.
@@ -113,7 +113,7 @@ fn token_beyond(limit: usize, text: &str) -> Option<usize> {
 /// What the file says as far as it can be understood; sound if `problems` stays empty.
 fn read(path: &Path, root: &DeTable<'_>, problems: &mut Problems<'_>) -> Config {
     let mut file = Section::new(root, KeyPath::File);
-    let (mode, firewall, nat) =
+    let (mode, firewall, nat, force) =
         file.take("dispatcher").map(|value| dispatcher(value, problems)).unwrap_or_default();
     let admin = file.take("admin").and_then(|value| admin(value, problems));
     let resolver = file.take("resolver").map(|value| resolver(value, problems)).unwrap_or_default();
@@ -138,7 +138,7 @@ fn read(path: &Path, root: &DeTable<'_>, problems: &mut Problems<'_>) -> Config 
         ties::explain(&errors, &places, problems);
     }
     let origin_places = OriginPlaces::in_file(path, located(&places, problems));
-    Config { mode, firewall, nat, admin, log, resolver, services, origin_places }
+    Config { mode, firewall, nat, force, admin, log, resolver, services, origin_places }
 }
 
 /// Where the origins of every service stand.
@@ -155,7 +155,10 @@ fn located(services: &[ServicePlaces], problems: &Problems<'_>) -> Vec<Vec<Origi
     services.iter().map(|places| places.each_origin.iter().map(place).collect()).collect()
 }
 
-fn dispatcher(value: &Typed<'_>, problems: &mut Problems<'_>) -> (ModeChoice, FirewallChoice, NatChoice) {
+fn dispatcher(
+    value: &Typed<'_>,
+    problems: &mut Problems<'_>,
+) -> (ModeChoice, FirewallChoice, NatChoice, Force) {
     let path = KeyPath::Key(&KeyPath::File, "dispatcher");
     let DeValue::Table(table) = value.get_ref() else {
         refuse_type(value, path, "a table, [dispatcher]", problems);
@@ -171,8 +174,20 @@ fn dispatcher(value: &Typed<'_>, problems: &mut Problems<'_>) -> (ModeChoice, Fi
     let nat = section
         .take("nat")
         .and_then(|value| word(value, KeyPath::Key(&path, "nat"), NatChoice::WORDS, problems));
+    let mut forced: Vec<Forced> = Vec::new();
+    if let Some(value) = section.take("force") {
+        let cure = "leave force out to force nothing";
+        each(value, KeyPath::Key(&path, "force"), cure, problems, |value, path, _index, problems| {
+            forced.extend(parsed::<Forced>(
+                value,
+                path,
+                "a prefix such as \"203.0.113.10\", or \"all\"",
+                problems,
+            ));
+        });
+    }
     section.finish(problems);
-    (mode.unwrap_or_default(), firewall.unwrap_or_default(), nat.unwrap_or_default())
+    (mode.unwrap_or_default(), firewall.unwrap_or_default(), nat.unwrap_or_default(), forced.into())
 }
 
 fn admin(value: &Typed<'_>, problems: &mut Problems<'_>) -> Option<SocketAddr> {
