@@ -482,7 +482,9 @@ fn connect_timeout_is_the_end_of_a_connection_whose_only_origin_is_silent() {
 fn localhost_is_known_without_a_name_server() {
     let (listener, address) = origin();
     let port = address.parse::<SocketAddr>().unwrap().port();
-    let running = Running::proxy(&[format!("localhost:{port}")]);
+    let origins = origins(&[&format!("localhost:{port}")]);
+    let running = Running::serve(Target::Origins(origins.clone()));
+    running.await_names(&origins);
     let mut client = running.dial();
     let mut origin = accept(&listener);
     pass("hi", &mut client, &mut origin);

@@ -200,12 +200,7 @@ fn origin_may_be_a_name() {
     let target = origins_of(&[format!("localhost:{port}")]);
     let running = Running::serve(target.clone());
     let Target::Origins(origins) = target else { unreachable!() };
-    running.block_on(async {
-        let lookups = running
-            .origins
-            .look_up(origins.list.iter().map(|origin| (origin, origins.local)), Duration::from_secs(30));
-        assert!(lookups.unresolved().await.unwrap().is_empty());
-    });
+    running.await_names(&origins);
     let mut client = running.dial();
     let mut origin = accept(&listener);
     pass("hi", &mut client, &mut origin);

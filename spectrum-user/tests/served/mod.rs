@@ -92,6 +92,13 @@ impl Running {
         self.block_on(self.workers.replace(&self.destination, served(target))).unwrap();
     }
 
+    /// Waits until the names of `origins` are known, which serving does not.
+    pub(crate) fn await_names(&self, origins: &Origins) {
+        let named = origins.list.iter().map(|origin| (origin, origins.local));
+        let lookups = self.origins.look_up(named, DEADLINE);
+        assert!(self.block_on(lookups.unresolved()).unwrap().is_empty());
+    }
+
     pub(crate) fn remove(&self) {
         self.runtime.block_on(self.workers.remove(&self.destination));
     }

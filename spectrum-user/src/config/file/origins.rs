@@ -116,6 +116,21 @@ impl<'a, 't> OriginsKeys<'a, 't> {
         }
     }
 
+    /// What is said of the addresses that origins see and have.
+    fn read_addresses(&self, origins: &mut Origins, path: KeyPath<'_>, problems: &mut Problems<'_>) {
+        if let Some(value) = self.transparent {
+            origins.source = match truth(value, KeyPath::Key(&path, "transparent"), problems) {
+                Some(true) => DialSource::Client,
+                Some(false) | None => DialSource::Host,
+            };
+        }
+        if let Some(value) = self.local_origins
+            && truth(value, KeyPath::Key(&path, "local-origins"), problems) == Some(true)
+        {
+            origins.local = LocalOrigins::Dialled;
+        }
+    }
+
     /// `None` if an origin is refused.
     pub(super) fn read(
         &self,
@@ -175,17 +190,7 @@ impl<'a, 't> OriginsKeys<'a, 't> {
                 refuse(value, KeyPath::Key(&path, "close"), reason, problems);
             }
         }
-        if let Some(value) = self.transparent {
-            origins.source = match truth(value, KeyPath::Key(&path, "transparent"), problems) {
-                Some(true) => DialSource::Client,
-                Some(false) | None => DialSource::Host,
-            };
-        }
-        if let Some(value) = self.local_origins
-            && truth(value, KeyPath::Key(&path, "local-origins"), problems) == Some(true)
-        {
-            origins.local = LocalOrigins::Dialled;
-        }
+        self.read_addresses(&mut origins, path, problems);
         if refused || list.is_empty() {
             return None;
         }
