@@ -158,6 +158,8 @@ impl Siege {
                 match call(&self.case.server, target) {
                     Ok(stream) if open.len() < 24 => open.push(Lasting { target, stream, has_talked: false }),
                     Ok(_) => {}
+                    // As quickly as it was accepted.
+                    Err(error) if target.port() == NAMED && is_reset(&error) => {}
                     Err(error) => tally.wrong(format!("a connection to {target}: {error}")),
                 }
             }
