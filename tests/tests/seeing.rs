@@ -351,7 +351,7 @@ fn questions_that_make_no_sense_are_usage_errors(case: &mut Case) {
         ("bindings 192.0.2.7/24", "write 192.0.2.0/24 for the whole prefix"),
         ("bindings tcp udp", "leave the protocol out for both"),
         ("bindings icmp", "icmp: a protocol is tcp or udp"),
-        ("bindings 0-7", "port \"0\""),
+        ("bindings 0-7", "no packet has port 0; write 1-7"),
         ("explain tcp 192.0.2.7:80 --from [2001:db8::1]:80", "different families"),
         ("explain tcp [::ffff:192.0.2.7]:80", "ask for 192.0.2.7:80"),
         ("explain icmp 192.0.2.7:80", "tcp or udp"),

@@ -43,6 +43,10 @@ pub struct Output {
 
 /// What waits for the writer.
 #[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "nearly all that waits are records, and an allocation for each would be the worker's"
+)]
 enum Waiting {
     /// Tell when nothing is left that can be written now.
     Finish(SyncSender<()>),

@@ -1,3 +1,5 @@
+//! What is handed over arrives whatever becomes of who reads it, or is counted. Looks at no format.
+
 use std::fs::{self, File, OpenOptions};
 use std::io::{BufRead as _, BufReader, PipeReader, Read as _, pipe};
 use std::sync::Mutex;

@@ -44,6 +44,7 @@ pub(super) struct Writer {
 }
 
 /// What came of waiting.
+#[expect(clippy::large_enum_variant, reason = "it is moved once and never kept")]
 enum Came {
     Entry(Waiting),
     Nobody,
