@@ -352,7 +352,8 @@ fn two_hundred_connections_are_relayed_at_once() {
 #[test]
 fn what_the_client_had_not_acknowledged_is_told_where_the_end_was_not_in_order() {
     let (running, client, mut origin) = connected();
-    let flood = thread::spawn(move || while origin.write_all(&[7; 64 * 1024]).is_ok() {});
+    let piece = vec![7; 64 * 1024];
+    let flood = thread::spawn(move || while origin.write_all(&piece).is_ok() {});
     // It acknowledges what its own host has room for.
     until("the client's buffers are full", || {
         let full = waiting(&client);
