@@ -3,13 +3,13 @@
 //! time after that, since containers come and go. A failure is said and stops nothing.
 
 use std::sync::Arc;
-use std::thread;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::running::Running;
+use super::standby::Standby;
 use crate::config::NatChoice;
 use crate::plan::firewall::{Chain, ChainPart};
 use crate::plan::{Effect, Exemption, Plan};
@@ -20,6 +20,9 @@ const PAUSE: Duration = Duration::from_secs(10);
 
 /// Looking takes no more than one part of so many of a core.
 const SHARE: u32 = 100;
+
+/// Looks, one after the other.
+static LOOKING: Standby = Standby::new("nat");
 
 /// What there is of it.
 #[derive(Debug, Default)]
@@ -70,11 +73,11 @@ impl Looked {
 /// Looks on a thread of its own, which nobody waits for at the end. It is in the namespace that this thread is in.
 fn look(plans: Vec<Arc<Plan>>) -> oneshot::Receiver<Looked> {
     let (sender, receiver) = oneshot::channel();
-    let spawned = thread::Builder::new().name("nat".to_owned()).spawn(move || {
+    let sent = LOOKING.send(move || {
         // Whoever asked may have gone.
         let _ = sender.send(Looked::at(plans));
     });
-    if let Err(error) = spawned {
+    if let Err(error) = sent {
         tracing::debug!(%error, "look for NAT rules");
     }
     receiver

@@ -22,6 +22,7 @@ mod run;
 mod running;
 mod seeing;
 mod signals;
+mod standby;
 mod stop;
 mod sweep;
 mod target;

@@ -1,9 +1,7 @@
 //! The default command: start, serve until asked to stop, undo. The steps in their order are in `running`.
 
 use std::process::ExitCode;
-use std::sync::mpsc::{self, SyncSender, TrySendError};
-use std::sync::{Arc, OnceLock};
-use std::thread;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, bail};
@@ -20,6 +18,7 @@ use super::privileges::require_net_admin;
 use super::ready::Ready;
 use super::reload::Reloaded;
 use super::running::{Running, Settings};
+use super::standby::Standby;
 use super::view::Published;
 use crate::cli::RunArgs;
 use crate::config::Config;
@@ -202,37 +201,17 @@ async fn read_and_reload(
     running.reload(config, query).await
 }
 
+/// For what takes long and nobody must wait for.
+static ASIDE: Standby = Standby::new("aside");
+
 /// Does on another thread what takes long and leaves nothing behind. It goes on where nobody waits for it any more.
 pub(super) async fn aside<T: Send + 'static>(
     doing: impl FnOnce() -> T + Send + 'static,
 ) -> anyhow::Result<T> {
     let (done, outcome) = oneshot::channel();
-    let errand: Errand = Box::new(move || drop(done.send(doing())));
-    if let Err(TrySendError::Full(errand) | TrySendError::Disconnected(errand)) = errands().try_send(errand) {
-        // Not one of the runtime's, which panics where the system has no thread to spare.
-        thread::Builder::new().name("aside".into()).spawn(errand).context("start a thread")?;
-    }
+    // Not one of the runtime's, which panics where the system has no thread to spare.
+    ASIDE.send(move || drop(done.send(doing()))).context("start a thread")?;
     outcome.await.context("wait for a thread of our own, which died")
-}
-
-/// What is done aside.
-type Errand = Box<dyn FnOnce() + Send>;
-
-/// The way to a thread that stands ready from the first errand on, for what comes while it has nothing to do: where the
-/// host is short of memory a new thread ends the process, since std panics without a stack for its signals.
-fn errands() -> &'static SyncSender<Errand> {
-    static ERRANDS: OnceLock<SyncSender<Errand>> = OnceLock::new();
-    ERRANDS.get_or_init(|| {
-        // Without a place to wait in: either it is taken at once, or somebody else has to do it.
-        let (errands, waiting) = mpsc::sync_channel::<Errand>(0);
-        // Where there is no thread for it, each errand asks for one of its own and says so.
-        let _ = thread::Builder::new().name("aside".into()).spawn(move || {
-            for errand in waiting {
-                errand();
-            }
-        });
-        errands
-    })
 }
 
 /// Undoes everything, whatever the outcome; a second request to stop cuts what is still open.
