@@ -3,6 +3,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc as std_mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -34,6 +35,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 pub(super) struct Hearing {
     stop: Stop,
     reloads: mpsc::Receiver<ReloadAsked>,
+    /// Whether a signal is among these: those that come meanwhile are one with it.
+    signal_waits: Arc<AtomicBool>,
     requests: mpsc::Sender<Asked>,
     handle: Handle,
     /// Dropping it ends the thread.
@@ -59,6 +62,8 @@ impl Hearing {
         let (questions, to_answer) = mpsc::channel(WAITING);
         let (end, ended) = oneshot::channel();
         let (report, reported) = std_mpsc::sync_channel(1);
+        let signal_waits = Arc::new(AtomicBool::new(false));
+        let waits = Arc::clone(&signal_waits);
         let op = "start the thread that hears signals and requests";
         let own = published.clone();
         thread::Builder::new()
@@ -74,7 +79,7 @@ impl Hearing {
                 runtime.block_on(async {
                     tokio::select! {
                         _ = ended => {}
-                        () = hear_signals(signals, &stopper, &reload) => {}
+                        () = hear_signals(signals, &stopper, &reload, &waits) => {}
                         () = hear_requests(asked, &own, &reload, &questions) => {}
                     }
                 });
@@ -88,7 +93,7 @@ impl Hearing {
             .context(op)?;
         let handle =
             reported.recv().map_err(|_gone| anyhow!("it died")).and_then(|handle| Ok(handle?)).context(op)?;
-        Ok(Self { stop, reloads, requests, handle, _end: end })
+        Ok(Self { stop, reloads, signal_waits, requests, handle, _end: end })
     }
 
     /// Whether we are told to stop.
@@ -114,7 +119,13 @@ impl Hearing {
         loop {
             match self.reloads.recv().await {
                 Some(ReloadAsked::Asker(asked)) if asked.is_gone() => {}
-                Some(asked) => return Ok(asked),
+                Some(asked) => {
+                    if matches!(asked, ReloadAsked::Signal) {
+                        // The file is read after this, so whoever signals from now on wants another reload.
+                        self.signal_waits.store(false, Ordering::Release);
+                    }
+                    return Ok(asked);
+                }
                 None => {
                     return Err(anyhow!("the thread that hears signals and requests has ended unexpectedly"));
                 }
@@ -141,11 +152,20 @@ fn begin() -> io::Result<(runtime::Runtime, Signals)> {
     Ok((runtime, signals))
 }
 
-async fn hear_signals(mut signals: Signals, stopper: &Stopper, reload: &mpsc::Sender<ReloadAsked>) {
+async fn hear_signals(
+    mut signals: Signals,
+    stopper: &Stopper,
+    reload: &mpsc::Sender<ReloadAsked>,
+    waits: &AtomicBool,
+) {
     loop {
         match signals.next().await {
-            // With so many that wait, one of them reads the file after this moment.
-            Signalled::Reload => drop(reload.try_send(ReloadAsked::Signal)),
+            // One that waits reads the file after this moment, a signal or, where there is no room, somebody else.
+            Signalled::Reload => {
+                if !waits.swap(true, Ordering::AcqRel) && reload.try_send(ReloadAsked::Signal).is_err() {
+                    waits.store(false, Ordering::Release);
+                }
+            }
             Signalled::Stop => stopper.stop(),
         }
     }
