@@ -3,9 +3,11 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
+use std::os::fd::AsFd as _;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde_json::Value;
 
 use crate::deadline::{PATIENCE, eventually};
@@ -58,6 +60,12 @@ impl Control {
         writeln!(self.0, "{{\"request\":\"{request}\"}}").expect("ask the instance");
     }
 
+    /// Whether the answer has begun to come, or the instance has hung up.
+    pub fn has_answered(&self) -> bool {
+        let mut readable = [PollFd::new(self.0.as_fd(), PollFlags::POLLIN)];
+        poll(&mut readable, PollTimeout::ZERO).expect("look for the answer") > 0
+    }
+
     /// Waits for the answer.
     pub fn answer(self) -> Result<Value, Refused> {
         let mut line = String::new();
@@ -93,6 +101,14 @@ impl Control {
 /// How many lines of its log contain `text`.
 pub fn count_logged(instance: &Instance, text: &str) -> usize {
     instance.stderr().lines().filter(|line| line.contains(text)).count()
+}
+
+/// Asserts that `count` lines of its log contain `text`, once they are written: the log is written by a thread of its own, and
+/// what has been answered may be told a moment later.
+#[track_caller]
+pub fn assert_logged(instance: &Instance, text: &str, count: usize) {
+    await_logged(instance, text, count);
+    assert_eq!(count_logged(instance, text), count, "{}", instance.stderr());
 }
 
 /// Waits until `count` lines of its log contain `text`.

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 use spectrum_tests::case::{self, Case};
-use spectrum_tests::control::{CONFIG, configure, count_logged, reload};
+use spectrum_tests::control::{CONFIG, assert_logged, configure, reload};
 use spectrum_tests::dial::{call, dial};
 use spectrum_tests::instance::{Finished, Instance, Launch};
 use spectrum_tests::name_server::NameServer;
@@ -89,7 +89,7 @@ fn an_origin_that_is_drained_by_hand_stays_so_over_reloads_until_it_is_ready(cas
     pass();
     let logged =
         format!("origin set by hand service=web origin=\"{echo}\" addresses=\"\" setting=\"drain\" pid=");
-    assert_eq!(count_logged(&instance, &logged), 1, "{}", instance.stderr());
+    assert_logged(&instance, &logged, 1);
     assert!(instance.stderr().contains("uid=0"), "{}", instance.stderr());
 
     // As long as the file names it, whatever else it says.

@@ -10,7 +10,9 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use spectrum_tests::admin::{get, metrics, value};
 use spectrum_tests::case::Case;
-use spectrum_tests::control::{CONFIG, await_logged, configure, connect, count_logged, reload};
+use spectrum_tests::control::{
+    CONFIG, assert_logged, await_logged, configure, connect, count_logged, reload,
+};
 use spectrum_tests::deadline::{PATIENCE, eventually};
 use spectrum_tests::dial::{call, dial, dial_from};
 use spectrum_tests::instance::{Instance, Launch};
@@ -123,14 +125,23 @@ fn await_condition(case: &Case, instance: &Instance, address: &str, condition: &
     });
 }
 
-/// The end and the status code of the last connection.
+/// The ends and the status codes of the connections that are told so far.
+fn ends(instance: &Instance) -> Vec<(String, String)> {
+    let log = instance.stderr();
+    let records = records(&log);
+    records.iter().map(|record| (record["end"].to_owned(), record["status"].to_owned())).collect()
+}
+
+/// The end and the status code of the connection that is told as number `count`, from 1.
 fn last_end(instance: &Instance, count: usize) -> (String, String) {
-    eventually("a record", PATIENCE, || {
-        let log = instance.stderr();
-        let records = records(&log);
-        let last = records.get(count.checked_sub(1)?)?;
-        Some((last["end"].to_owned(), last["status"].to_owned()))
-    })
+    eventually("a record", PATIENCE, || ends(instance).into_iter().nth(count.checked_sub(1)?))
+}
+
+/// Waits until a connection has come to `end`.
+fn await_end(instance: &Instance, end: &(String, String)) {
+    eventually(&format!("a connection with {end:?}"), PATIENCE, || {
+        ends(instance).contains(end).then_some(())
+    });
 }
 
 fn end(word: &str, status: &str) -> (String, String) {
@@ -149,10 +160,10 @@ fn an_origin_that_dies_is_passed_over_and_taken_again_when_it_lives(case: &mut C
     let _risen = Origin::saying(&case.server, dead, "risen");
     await_condition(case, &instance, &dead.to_string(), "up");
     assert_eq!(words(case, 10), BTreeSet::from(["alive".to_owned(), "risen".to_owned()]));
-    let log = instance.stderr();
     for line in ["origin is down", "origin is up"] {
-        assert_eq!(count_logged(&instance, line), 1, "{log}");
+        assert_logged(&instance, line, 1);
     }
+    let log = instance.stderr();
     assert!(log.contains(&format!("origin={dead} services=\"web\" reason=\"Connection refused")), "{log}");
 }
 
@@ -201,9 +212,8 @@ fn a_silent_origin_is_followed_by_another(case: &mut Case) {
     assert!(began.elapsed() < Duration::from_secs(12), "{:?} for 4", began.elapsed());
     configure(&case.server, &service(case, "80", &keys(&format!("\"{silent}\""))));
     reload(&case.server, &instance).unwrap();
-    let before = records(&instance.stderr()).len();
     assert_eq!(heard(case, 80), Err(ErrorKind::ConnectionReset));
-    assert_eq!(last_end(&instance, before.max(4) + 1), end("dial-timed-out", "522"));
+    await_end(&instance, &end("dial-timed-out", "522"));
 }
 
 fn failed_dials_eject_an_origin(case: &mut Case) {
@@ -284,15 +294,13 @@ fn names_follow_dns(case: &mut Case) {
     // The name is gone, and an authority says so.
     server.set(NAME, &[]);
     await_logged(&instance, "resolve origin", 1);
-    let before = records(&instance.stderr()).len();
     assert_eq!(heard(case, 80), Err(ErrorKind::ConnectionReset));
-    assert_eq!(last_end(&instance, before + 1), end("dial-unresolved", "531"));
+    await_end(&instance, &end("dial-unresolved", "531"));
     // Nobody says so any more, nor anything else.
     server.behave(Manner::Fail);
     eventually("a dial for which no name server answered", PATIENCE, || {
-        let before = records(&instance.stderr()).len();
         assert_eq!(heard(case, 80), Err(ErrorKind::ConnectionReset));
-        (last_end(&instance, before + 1) == end("dial-resolver-failed", "530")).then_some(())
+        ends(&instance).contains(&end("dial-resolver-failed", "530")).then_some(())
     });
 }
 
@@ -570,7 +578,7 @@ fn an_order_that_rotates_is_no_change_and_a_name_that_vanishes_is_a_warning(case
     assert_eq!(count_logged(&instance, "WARN"), 0, "{}", instance.stderr());
     server.set(NAME, &[]);
     await_logged(&instance, "resolve origin: the service is unresolved", 1);
-    assert_eq!(count_logged(&instance, "WARN"), 1, "{}", instance.stderr());
+    assert_logged(&instance, "WARN", 1);
 }
 
 /// One service has a name with 300 addresses, another one with as many SRV records.
@@ -859,7 +867,7 @@ fn a_reload_that_binds_an_origins_address_takes_it_out(case: &mut Case) {
     assert_eq!(heard(case, 80).as_deref(), Ok("one"));
     configure(&case.server, &with);
     reload(&case.server, &instance).unwrap();
-    assert_eq!(count_logged(&instance, "is not dialled there"), 1, "{}", instance.stderr());
+    assert_logged(&instance, "is not dialled there", 1);
     assert_eq!(heard(case, 80), Err(ErrorKind::ConnectionReset));
     assert_eq!(conditions(case, &instance)[&one.address().to_string()], "loop");
     configure(&case.server, &without);
