@@ -9,15 +9,18 @@ use clap::CommandFactory as _;
 use spectrum_user::cli::Cli;
 use spectrum_user::proxy::End;
 
-const DOCUMENTS: [&str; 8] = [
+const DOCUMENTS: [&str; 11] = [
     "ARCHITECTURE.md",
     "CHANGELOG.md",
     "CONTRIBUTING.md",
     "README.md",
     "SECURITY.md",
     "docs/glossary.md",
+    "docs/kernels.md",
     "docs/operations.md",
+    "docs/performance.md",
     "docs/threat-model.md",
+    "docs/transparent.md",
 ];
 
 fn root() -> PathBuf {
@@ -33,14 +36,28 @@ fn between<'a>(text: &'a str, open: &'a str, close: char) -> impl Iterator<Item 
     text.split(open).skip(1).filter_map(move |rest| rest.split(close).next())
 }
 
+/// What a link calls the sections of `text`, as GitHub makes it of their headings.
+fn sections(text: &str) -> BTreeSet<String> {
+    let headings = text.lines().filter(|line| line.starts_with('#')).map(|line| line.trim_start_matches('#'));
+    let kept = |c: &char| c.is_alphanumeric() || " -_".contains(*c);
+    headings
+        .map(|heading| {
+            heading.trim().to_lowercase().chars().filter(kept).collect::<String>().replace(' ', "-")
+        })
+        .collect()
+}
+
 #[test]
-fn links_lead_to_files_that_exist() {
+fn links_lead_to_files_and_sections_that_exist() {
     for document in DOCUMENTS {
         let text = read(document);
         let beside = root().join(document).parent().unwrap().to_owned();
         for link in between(&text, "](", ')').filter(|link| !link.starts_with("http")) {
-            let file = link.split('#').next().unwrap();
-            assert!(file.is_empty() || beside.join(file).exists(), "{document} links to {link}");
+            let (file, section) = link.split_once('#').unwrap_or((link, ""));
+            let file = if file.is_empty() { root().join(document) } else { beside.join(file) };
+            assert!(file.exists(), "{document} links to {link}");
+            let known = || sections(&fs::read_to_string(&file).unwrap());
+            assert!(section.is_empty() || known().contains(section), "{document} links to {link}");
         }
     }
 }

@@ -5,6 +5,7 @@ mod arrows;
 mod code;
 mod manifest;
 mod naming;
+mod prose;
 mod source;
 
 use std::fmt;
@@ -57,6 +58,8 @@ pub(crate) fn check(root: &Path) -> Result<Vec<Finding>> {
             findings.extend(SOURCE_RULES.iter().flat_map(|rule| rule(&path, &text)));
         } else if path.ends_with("Cargo.toml") {
             findings.extend(manifest::crates_inherit_the_lints(&path, &text()?));
+        } else if path.ends_with(".md") {
+            findings.extend(prose::architecture_is_at_most_3500_words(&path, &text()?));
         }
     }
     Ok(findings)
