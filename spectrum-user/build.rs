@@ -1,14 +1,11 @@
 //! Puts the eBPF object where the crate embeds it, `OUT_DIR/spectrum.o`. How it is built is decided in
-//! `xtask/src/ebpf`, which `cargo xtask build-ebpf` uses as well; nothing is decided here.
+//! `xtask/ebpf`, which `cargo xtask build-ebpf` uses as well; nothing is decided here.
 
 use std::env;
 use std::error::Error;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-
-#[path = "../xtask/src/ebpf/mod.rs"]
-mod ebpf;
 
 fn main() -> ExitCode {
     match embed() {
@@ -24,14 +21,14 @@ fn main() -> ExitCode {
 
 fn embed() -> Result<(), Box<dyn Error>> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().ok_or("find the workspace")?;
-    for source in ebpf::SOURCES {
+    for source in xtask_ebpf::SOURCES {
         println!("cargo::rerun-if-changed={}", root.join(source).display());
     }
-    let machine = ebpf::Machine {
+    let machine = xtask_ebpf::Machine {
         arch: env::var("CARGO_CFG_TARGET_ARCH")?,
         big_endian: env::var("CARGO_CFG_TARGET_ENDIAN")? == "big",
     };
-    let object = ebpf::build(root, &machine)?;
+    let object = xtask_ebpf::build(root, &machine)?;
     fs::copy(object, PathBuf::from(env::var("OUT_DIR")?).join("spectrum.o"))?;
     Ok(())
 }

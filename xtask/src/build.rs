@@ -18,14 +18,14 @@ use crate::workspace;
 
 /// Options of `run`.
 #[derive(Debug, clap::Args)]
-pub(crate) struct RunOptions {
+pub struct RunOptions {
     /// What to pass to spectrum-user
     #[arg(last = true)]
     arguments: Vec<OsString>,
 }
 
 /// Builds the eBPF object and says where it is.
-pub(crate) fn build_ebpf(consent: Consent) -> Result<ExitCode> {
+pub fn build_ebpf(consent: Consent) -> Result<ExitCode> {
     setup::ready(&[Purpose::Build], consent)?;
     println!("with {}", Toolchain::find()?);
     let object = ebpf::build(workspace::root(), &workspace::machine())?;
@@ -34,27 +34,27 @@ pub(crate) fn build_ebpf(consent: Consent) -> Result<ExitCode> {
 }
 
 /// Builds the program with optimisations.
-pub(crate) fn spectrum_user() -> Result<()> {
+pub fn spectrum_user() -> Result<()> {
     shell::run(&mut workspace::cargo(["build", "--release", "--package", "spectrum-user"]))
 }
 
 /// Builds the program as packages have it, which takes longer.
-pub(crate) fn packaged() -> Result<()> {
+pub fn packaged() -> Result<()> {
     shell::run(&mut workspace::cargo(["build", "--profile", "dist", "--package", "spectrum-user"]))
 }
 
 /// A program that cargo built.
 #[derive(Debug)]
-pub(crate) struct Executable {
+pub struct Executable {
     /// The name of its target.
-    pub(crate) name: String,
+    pub name: String,
     /// Where it is.
-    pub(crate) path: PathBuf,
+    pub path: PathBuf,
 }
 
 /// The tests or benchmarks that `cargo`, a build of them, leaves to be run, sorted by name. Their file names have a
 /// hash, so only cargo can tell.
-pub(crate) fn executables(cargo: &mut Command) -> Result<Vec<Executable>> {
+pub fn executables(cargo: &mut Command) -> Result<Vec<Executable>> {
     cargo.arg("--message-format=json-render-diagnostics").stderr(Stdio::inherit());
     let messages = shell::stdout(cargo)?;
     let mut executables = Vec::new();
@@ -73,7 +73,7 @@ pub(crate) fn executables(cargo: &mut Command) -> Result<Vec<Executable>> {
 }
 
 /// Builds the program as the invoking user, then runs it as root.
-pub(crate) fn run(options: &RunOptions, consent: Consent) -> Result<ExitCode> {
+pub fn run(options: &RunOptions, consent: Consent) -> Result<ExitCode> {
     setup::ready(&[Purpose::Build, Purpose::Run], consent)?;
     spectrum_user()?;
     // Ctrl-C reaches the program as well; we wait for it to undo what it did.

@@ -12,10 +12,10 @@ use std::process::{Command, ExitCode};
 use anyhow::{Context as _, Result};
 use clap::ValueEnum;
 
-use crate::ebpf::toolchain::{Toolchain, nightlies};
-use crate::setup::{self, Consent, Purpose};
-use crate::shell;
-use crate::workspace;
+use xtask::ebpf::toolchain::{Toolchain, nightlies};
+use xtask::setup::{self, Consent, Purpose};
+use xtask::shell;
+use xtask::workspace;
 
 /// An input that takes longer than this is a finding too.
 const SECONDS_FOR_ONE_INPUT: u32 = 10;

@@ -8,7 +8,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 /// Whether Ctrl-C was pressed, or the like. While one lives, the first such signal only raises its flag.
 #[derive(Clone, Debug)]
-pub(crate) struct Interrupt(Arc<Watch>);
+pub struct Interrupt(Arc<Watch>);
 
 /// One stretch of time in which signals do not kill.
 #[derive(Debug)]
@@ -31,7 +31,7 @@ static HANDLERS: OnceLock<Handlers> = OnceLock::new();
 impl Interrupt {
     /// From now on these signals only raise the flag, until this is dropped. A second one ends the process as it always
     /// did.
-    pub(crate) fn watch() -> Result<Self> {
+    pub fn watch() -> Result<Self> {
         let handlers = if let Some(handlers) = HANDLERS.get() {
             handlers
         } else {
@@ -46,13 +46,13 @@ impl Interrupt {
     }
 
     /// One that never comes.
-    #[cfg(test)]
-    pub(crate) fn never() -> Self {
+    #[must_use]
+    pub fn never() -> Self {
         Self(Arc::new(Watch { raised: Arc::default(), watched: false }))
     }
 
     /// An error once the flag is up.
-    pub(crate) fn check(&self) -> Result<()> {
+    pub fn check(&self) -> Result<()> {
         ensure!(!self.0.raised.load(Ordering::Relaxed), "interrupted");
         Ok(())
     }

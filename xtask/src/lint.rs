@@ -7,12 +7,12 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::ebpf;
-use crate::setup::{self, Consent, Purpose};
-use crate::shell;
-use crate::style::Style;
-use crate::tidy;
-use crate::workspace;
+use xtask::ebpf;
+use xtask::setup::{self, Consent, Purpose};
+use xtask::shell;
+use xtask::style::Style;
+use xtask::workspace;
+use xtask_tidy as tidy;
 
 /// Options of `lint`.
 #[derive(Debug, clap::Args)]

@@ -1,32 +1,24 @@
-//! `cargo xtask`: set-up, build, demo, tests, lint and benchmarks. Ships nothing: users run `spectrum-user`.
+//! `cargo xtask`: set-up, build, demo, tests and lint, and what starts the larger tools. Ships nothing: users run
+//! `spectrum-user`.
 
 #![expect(clippy::print_stdout, reason = "a developer's tool talks on standard output")]
 
-mod bench;
-mod build;
-mod demo;
-mod ebpf;
-mod fresh;
 mod fuzz;
-mod interrupt;
 mod lint;
-mod mirror;
-mod namespace;
-mod privilege;
-mod random;
-mod server;
-mod setup;
-mod shell;
+mod program;
 mod soak;
-mod style;
 mod test;
-mod tidy;
-mod vmtest;
-mod workspace;
 
+use std::env;
+use std::ffi::OsString;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
+
+use xtask::setup::Consent;
+use xtask::{build, demo, end};
+
+use program::{PROGRAMS, Program};
 
 /// Set-up, build, demo, tests, lint and benchmarks of spectrum.
 #[derive(Debug, Parser)]
@@ -41,11 +33,6 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Task {
-    /// Measure, as root, in throw-away network namespaces
-    Bench(bench::BenchOptions),
-    /// The part of `bench` that runs as root
-    #[command(hide = true)]
-    BenchStage(bench::StageOptions),
     /// Build the eBPF object, after setting up what builds it
     BuildEbpf,
     /// Show the program at work, in a throw-away network namespace
@@ -53,49 +40,38 @@ enum Task {
     /// The part of `demo` that runs as root
     #[command(hide = true)]
     DemoStage(demo::StageOptions),
-    /// Run README's commands in a clean Debian, as a new user types them, and say what each took
-    Fresh(fresh::FreshOptions),
-    /// The parts of `fresh` that run as root
-    #[command(hide = true, subcommand)]
-    FreshPart(fresh::Part),
     /// Look for inputs that break what must hold, each target for a minute
     Fuzz(fuzz::FuzzOptions),
     /// Check formatting, lints, documentation, the rules of the code base and dependencies
     Lint(lint::LintOptions),
     /// Build spectrum-user as you, then run it as root
     Run(build::RunOptions),
-    /// Only set up what tests need on this host, without building anything
-    #[command(hide = true)]
-    SetUpTests,
     /// Run the program under traffic, reloads and kills on every path at once, and compare every answer with a slow scan
     Soak(soak::SoakOptions),
     /// Run every test, the privileged ones as root
     Test(test::TestOptions),
-    /// Run the privileged tests on other kernels, each in an emulated machine
-    Vmtest(vmtest::VmtestOptions),
 }
 
 fn main() -> ExitCode {
-    let Cli { command, no_install } = Cli::parse();
-    let consent = if no_install { setup::Consent::Withheld } else { setup::Consent::Given };
-    let done = match command {
-        Task::Bench(options) => bench::bench(&options, consent),
-        Task::BenchStage(options) => bench::stage(options),
+    let arguments: Vec<OsString> = env::args_os().skip(1).collect();
+    if let Some((program, own)) = Program::asked_for(&arguments) {
+        return end(program.run(&own).map(|never| match never {}));
+    }
+    // They are listed with the others, and have been run before anything is read here.
+    let listed = PROGRAMS.iter().fold(Cli::command(), |cli, program| {
+        cli.subcommand(clap::Command::new(program.name).about(program.about))
+    });
+    let Cli { command, no_install } =
+        Cli::from_arg_matches(&listed.get_matches()).unwrap_or_else(|error| error.exit());
+    let consent = Consent::unless(no_install);
+    end(match command {
         Task::BuildEbpf => build::build_ebpf(consent),
         Task::Demo => demo::demo(consent),
         Task::DemoStage(options) => demo::stage(&options),
-        Task::Fresh(options) => fresh::fresh(&options, consent),
-        Task::FreshPart(part) => fresh::part(&part),
         Task::Fuzz(options) => fuzz::fuzz(&options, consent),
         Task::Lint(options) => lint::lint(&options, consent),
-        Task::SetUpTests => setup::ready(&[setup::Purpose::Test], consent).map(|()| ExitCode::SUCCESS),
+        Task::Run(options) => build::run(&options, consent),
         Task::Soak(options) => soak::soak(&options, consent),
         Task::Test(options) => test::test(&options, consent),
-        Task::Run(options) => build::run(&options, consent),
-        Task::Vmtest(options) => vmtest::vmtest(&options, consent),
-    };
-    done.unwrap_or_else(|error| {
-        eprintln!("error: {error:#}");
-        ExitCode::FAILURE
     })
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 /// One of Debian's archives.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Mirror {
+pub enum Mirror {
     /// Releases, and what is between them.
     Debian,
     /// Security updates.
@@ -14,7 +14,7 @@ pub(crate) enum Mirror {
 
 impl Mirror {
     /// Where `sources` say that it is, else where it is for everybody.
-    pub(crate) fn uri(self, sources: &str) -> &str {
+    pub fn uri(self, sources: &str) -> &str {
         let (name, default) = match self {
             Self::Debian => ("/debian", "http://deb.debian.org/debian"),
             Self::Security => ("/debian-security", "http://deb.debian.org/debian-security"),
@@ -30,7 +30,8 @@ impl Mirror {
 }
 
 /// All that this host's apt is told about where to look.
-pub(crate) fn host_sources() -> String {
+#[must_use]
+pub fn host_sources() -> String {
     let directory = Path::new("/etc/apt/sources.list.d");
     let parts = fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.path());
     parts

@@ -14,7 +14,7 @@ use crate::shell;
 /// Moves this process into a network namespace of its own, with `lo` up, a bpffs and an empty `/run`.
 ///
 /// To be called before any thread is started: only the calling thread moves.
-pub(crate) fn enter() -> Result<()> {
+pub fn enter() -> Result<()> {
     unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS).context("enter a network namespace")?;
     let nothing = None::<&str>;
     mount(nothing, "/", nothing, MsFlags::MS_REC | MsFlags::MS_PRIVATE, nothing)
@@ -27,19 +27,19 @@ pub(crate) fn enter() -> Result<()> {
 }
 
 /// Moves the calling thread, and the children it will have, into one more network namespace. After [`enter`].
-pub(crate) fn enter_another() -> Result<()> {
+pub fn enter_another() -> Result<()> {
     unshare(CloneFlags::CLONE_NEWNET).context("enter a network namespace")?;
     raise_loopback()
 }
 
 /// Brings `lo` up in the network namespace of the calling thread.
-pub(crate) fn raise_loopback() -> Result<()> {
+pub fn raise_loopback() -> Result<()> {
     shell::stdout(Command::new("ip").args(["link", "set", "lo", "up"]))?;
     Ok(())
 }
 
 /// The number by which the kernel names the network namespace of this process.
-pub(crate) fn inode() -> Result<u64> {
+pub fn inode() -> Result<u64> {
     let path = "/proc/self/ns/net";
     Ok(fs::metadata(path).with_context(|| format!("look at {path}"))?.ino())
 }

@@ -8,12 +8,14 @@ use nix::unistd::geteuid;
 use crate::ebpf::toolchain::on_path;
 
 /// Whether we are root already.
-pub(crate) fn is_root() -> bool {
+#[must_use]
+pub fn is_root() -> bool {
     geteuid().is_root()
 }
 
 /// Whether [`as_root`] can work: we are root, or there is a sudo to ask.
-pub(crate) fn available() -> bool {
+#[must_use]
+pub fn available() -> bool {
     is_root() || on_path("sudo").is_some()
 }
 
@@ -21,10 +23,7 @@ pub(crate) fn available() -> bool {
 ///
 /// # Errors
 /// When we are not root and there is no sudo.
-pub(crate) fn as_root(
-    program: impl Into<std::ffi::OsString>,
-    environment: &[(&str, String)],
-) -> Result<Command> {
+pub fn as_root(program: impl Into<std::ffi::OsString>, environment: &[(&str, String)]) -> Result<Command> {
     let program = program.into();
     if is_root() {
         let mut command = Command::new(program);

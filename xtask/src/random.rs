@@ -4,18 +4,21 @@ use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// A random number.
-pub(crate) fn number() -> u64 {
+#[must_use]
+pub fn number() -> u64 {
     // The standard library seeds every `RandomState` differently.
     RandomState::new().build_hasher().finish()
 }
 
 /// A random port, never 0.
-pub(crate) fn port() -> u16 {
+#[must_use]
+pub fn port() -> u16 {
     u16::try_from(number() % 65_535 + 1).unwrap_or(1)
 }
 
 /// A random address of the prefix of `length` bits at `address`.
-pub(crate) fn address(address: IpAddr, length: u32) -> IpAddr {
+#[must_use]
+pub fn address(address: IpAddr, length: u32) -> IpAddr {
     match address {
         IpAddr::V4(v4) => {
             let [.., a, b, c, d] = number().to_be_bytes();

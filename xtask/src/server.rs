@@ -24,12 +24,12 @@ const LOG_LINES: usize = 100;
 
 /// A running server.
 #[derive(Debug)]
-pub(crate) struct Server {
+pub struct Server {
     child: Child,
     /// What it said when it was ready.
-    pub(crate) ready: String,
+    pub ready: String,
     /// How long that took from exec.
-    pub(crate) ready_after: Duration,
+    pub ready_after: Duration,
     log: Arc<Mutex<Vec<String>>>,
 }
 
@@ -38,7 +38,7 @@ impl Server {
     ///
     /// # Errors
     /// When it ends or stays silent instead; the message has what it said on standard error.
-    pub(crate) fn start(command: &mut Command, interrupt: &Interrupt) -> Result<Self> {
+    pub fn start(command: &mut Command, interrupt: &Interrupt) -> Result<Self> {
         let (mut server, lines, started) = Self::spawn(command)?;
         server.ready = server.wait_until_ready(&lines, started, interrupt)?;
         server.ready_after = started.elapsed();
@@ -49,7 +49,7 @@ impl Server {
     ///
     /// # Errors
     /// When it ends or does not listen; the message has what it said on standard error.
-    pub(crate) fn start_listening(
+    pub fn start_listening(
         command: &mut Command,
         address: SocketAddr,
         interrupt: &Interrupt,
@@ -96,7 +96,8 @@ impl Server {
     }
 
     /// Its process id.
-    pub(crate) fn pid(&self) -> u32 {
+    #[must_use]
+    pub fn pid(&self) -> u32 {
         self.child.id()
     }
 
@@ -106,7 +107,7 @@ impl Server {
     }
 
     /// Asks it to end and returns how it did and how long that took.
-    pub(crate) fn stop(mut self) -> Result<(ExitStatus, Duration)> {
+    pub fn stop(mut self) -> Result<(ExitStatus, Duration)> {
         let asked = Instant::now();
         self.signal(Signal::SIGTERM);
         let status = self.wait(PATIENCE)?.context("stop the server: it does not end after SIGTERM")?;

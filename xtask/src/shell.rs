@@ -7,7 +7,8 @@ use std::process::{Command, ExitStatus, Output};
 use anyhow::{Context as _, Result, ensure};
 
 /// `command` as it could be typed.
-pub(crate) fn line(command: &Command) -> String {
+#[must_use]
+pub fn line(command: &Command) -> String {
     let mut line = String::new();
     for (name, value) in command.get_envs() {
         if let Some(value) = value {
@@ -23,30 +24,30 @@ pub(crate) fn line(command: &Command) -> String {
 }
 
 /// Says `command`, then runs it.
-pub(crate) fn announce_and_run(command: &mut Command) -> Result<()> {
+pub fn announce_and_run(command: &mut Command) -> Result<()> {
     println!("+ {}", line(command));
     run(command)
 }
 
 /// Runs `command` with our input and output; any exit but success is an error.
-pub(crate) fn run(command: &mut Command) -> Result<()> {
+pub fn run(command: &mut Command) -> Result<()> {
     let status = status(command)?;
     ensure!(status.success(), "{}: {status}", line(command));
     Ok(())
 }
 
 /// Runs `command` with our input and output.
-pub(crate) fn status(command: &mut Command) -> Result<ExitStatus> {
+pub fn status(command: &mut Command) -> Result<ExitStatus> {
     command.status().with_context(|| format!("run {}", line(command)))
 }
 
 /// Runs `command` and keeps what it printed.
-pub(crate) fn output(command: &mut Command) -> Result<Output> {
+pub fn output(command: &mut Command) -> Result<Output> {
     command.output().with_context(|| format!("run {}", line(command)))
 }
 
 /// What `command` printed on standard output; any exit but success is an error that quotes standard error.
-pub(crate) fn stdout(command: &mut Command) -> Result<String> {
+pub fn stdout(command: &mut Command) -> Result<String> {
     let output = output(command)?;
     ensure!(
         output.status.success(),

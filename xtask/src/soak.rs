@@ -5,13 +5,13 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 
-use crate::build;
-use crate::privilege;
-use crate::random;
-use crate::setup::{self, Consent, Purpose};
-use crate::shell;
 use crate::test;
-use crate::workspace;
+use xtask::build;
+use xtask::privilege;
+use xtask::random;
+use xtask::setup::{self, Consent, Purpose};
+use xtask::shell;
+use xtask::workspace;
 
 /// Options of `soak`.
 #[derive(Debug, clap::Args)]

@@ -5,44 +5,51 @@ use std::io::{self, IsTerminal as _};
 
 /// How to mark text up for one output.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Style {
+pub struct Style {
     coloured: bool,
 }
 
 impl Style {
     /// For standard output: coloured on a terminal, unless `NO_COLOR` is set.
-    pub(crate) fn of_stdout() -> Self {
+    #[must_use]
+    pub fn of_stdout() -> Self {
         let refused = env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
         Self { coloured: io::stdout().is_terminal() && !refused }
     }
 
     /// Whether anything is marked up at all.
-    pub(crate) fn is_coloured(self) -> bool {
+    #[must_use]
+    pub fn is_coloured(self) -> bool {
         self.coloured
     }
 
     /// What went well.
-    pub(crate) fn good(self, text: &str) -> String {
+    #[must_use]
+    pub fn good(self, text: &str) -> String {
         self.paint("32", text)
     }
 
     /// What went wrong.
-    pub(crate) fn bad(self, text: &str) -> String {
+    #[must_use]
+    pub fn bad(self, text: &str) -> String {
         self.paint("1;31", text)
     }
 
     /// What may be overlooked.
-    pub(crate) fn faint(self, text: &str) -> String {
+    #[must_use]
+    pub fn faint(self, text: &str) -> String {
         self.paint("2", text)
     }
 
     /// What opens a part.
-    pub(crate) fn title(self, text: &str) -> String {
+    #[must_use]
+    pub fn title(self, text: &str) -> String {
         self.paint("1", text)
     }
 
     /// What to look at in a line.
-    pub(crate) fn key(self, text: &str) -> String {
+    #[must_use]
+    pub fn key(self, text: &str) -> String {
         self.paint("36", text)
     }
 

@@ -7,12 +7,12 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 
-use crate::build::{self, Executable, executables};
-use crate::ebpf;
-use crate::privilege;
-use crate::setup::{self, Consent, Purpose};
-use crate::shell;
-use crate::workspace;
+use xtask::build::{self, Executable, executables};
+use xtask::ebpf;
+use xtask::privilege;
+use xtask::setup::{self, Consent, Purpose};
+use xtask::shell;
+use xtask::workspace;
 
 /// The package of the privileged tests.
 const PRIVILEGED: &str = "spectrum-tests";

@@ -7,23 +7,25 @@ use std::process::Command;
 use crate::ebpf::Machine;
 
 /// The root of the workspace.
-pub(crate) fn root() -> &'static Path {
+#[must_use]
+pub fn root() -> &'static Path {
     let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
     manifest.parent().unwrap_or(manifest)
 }
 
 /// The machine that we build for: this one.
-pub(crate) fn machine() -> Machine {
+#[must_use]
+pub fn machine() -> Machine {
     Machine { arch: env::consts::ARCH.to_owned(), big_endian: cfg!(target_endian = "big") }
 }
 
 /// The cargo that runs us, and so the toolchain of the host crates.
-pub(crate) fn cargo_path() -> PathBuf {
+pub fn cargo_path() -> PathBuf {
     env::var_os("CARGO").map_or_else(|| PathBuf::from("cargo"), PathBuf::from)
 }
 
 /// That cargo, in the root of the workspace.
-pub(crate) fn cargo<I: IntoIterator<Item: AsRef<std::ffi::OsStr>>>(arguments: I) -> Command {
+pub fn cargo<I: IntoIterator<Item: AsRef<std::ffi::OsStr>>>(arguments: I) -> Command {
     let mut cargo = Command::new(cargo_path());
     cargo.current_dir(root()).args(arguments);
     // These describe xtask's own package, and would make a build script of another one look changed.
@@ -34,16 +36,19 @@ pub(crate) fn cargo<I: IntoIterator<Item: AsRef<std::ffi::OsStr>>>(arguments: I)
 }
 
 /// Where cargo leaves what it builds for the host.
-pub(crate) fn target_dir() -> PathBuf {
+#[must_use]
+pub fn target_dir() -> PathBuf {
     env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), |target| root().join(target))
 }
 
 /// The release build of the program.
-pub(crate) fn spectrum_user() -> PathBuf {
+#[must_use]
+pub fn spectrum_user() -> PathBuf {
     target_dir().join("release/spectrum-user")
 }
 
 /// The program as packages have it.
-pub(crate) fn packaged() -> PathBuf {
+#[must_use]
+pub fn packaged() -> PathBuf {
     target_dir().join("dist/spectrum-user")
 }

@@ -11,17 +11,17 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What a dialled address answered.
 #[derive(Debug)]
-pub(crate) struct Answer {
+pub struct Answer {
     /// All of it.
-    pub(crate) text: String,
+    pub text: String,
     /// The address that it says was dialled.
-    pub(crate) dialled: String,
+    pub dialled: String,
     /// The address that it says dialled.
-    pub(crate) client: String,
+    pub client: String,
 }
 
 /// Dials `address`, reads to the end, and makes sure that the answer names the address.
-pub(crate) fn dial(address: SocketAddr) -> Result<Answer> {
+pub fn dial(address: SocketAddr) -> Result<Answer> {
     let mut stream =
         TcpStream::connect_timeout(&address, PATIENCE).with_context(|| format!("dial {address}"))?;
     stream.set_read_timeout(Some(PATIENCE)).with_context(|| format!("dial {address}"))?;

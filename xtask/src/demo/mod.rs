@@ -1,7 +1,7 @@
 //! `demo`: the project in one picture. Runs the program twice in a throw-away network namespace, once per path, dials
 //! random addresses and ports, and shows what happened in the kernel and that it is undone. Changes nothing outside.
 
-pub(crate) mod dial;
+pub mod dial;
 mod kernel;
 mod scene;
 
@@ -22,17 +22,17 @@ use crate::style::Style;
 use crate::workspace;
 
 /// What the demo serves.
-pub(crate) const PREFIXES: [&str; 2] = ["192.0.2.0/24", "2001:db8::/64"];
+pub const PREFIXES: [&str; 2] = ["192.0.2.0/24", "2001:db8::/64"];
 
 /// The part of the demo that runs as root.
 #[derive(Debug, clap::Args)]
-pub(crate) struct StageOptions {
+pub struct StageOptions {
     /// The program to show
     program: PathBuf,
 }
 
 /// Sets up, builds as the invoking user, and hands the rest to root.
-pub(crate) fn demo(consent: Consent) -> Result<ExitCode> {
+pub fn demo(consent: Consent) -> Result<ExitCode> {
     setup::ready(&[Purpose::Build, Purpose::Run], consent)?;
     build::spectrum_user()?;
     // Ctrl-C reaches the stage as well; we wait for it to clean up.
@@ -45,7 +45,7 @@ pub(crate) fn demo(consent: Consent) -> Result<ExitCode> {
 }
 
 /// The demo itself. As root.
-pub(crate) fn stage(options: &StageOptions) -> Result<ExitCode> {
+pub fn stage(options: &StageOptions) -> Result<ExitCode> {
     let started = Instant::now();
     namespace::enter()?;
     let interrupt = Interrupt::watch()?;
@@ -77,7 +77,7 @@ pub(crate) fn stage(options: &StageOptions) -> Result<ExitCode> {
 }
 
 /// How many lines of links, programs, routes of [`PREFIXES`], chains and rules this network namespace has.
-pub(crate) fn held() -> Result<usize> {
+pub fn held() -> Result<usize> {
     let views = [kernel::programs()?, kernel::routes()?, kernel::rules()?];
     Ok(views.iter().flatten().map(|view| view.lines.len()).sum())
 }

@@ -12,22 +12,30 @@ use anyhow::{Result, bail, ensure};
 use crate::shell;
 
 use need::{Cure, Need};
-pub(crate) use need::{DEBIAN_KEYRING, Purpose, cargo_deny, cargo_fuzz};
+pub use need::{DEBIAN_KEYRING, Purpose, cargo_deny, cargo_fuzz};
 
 /// Whether the user lets us install.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Consent {
+pub enum Consent {
     /// Install what is missing.
     Given,
     /// Only say what is missing.
     Withheld,
 }
 
+impl Consent {
+    /// Given, unless the user has said `--no-install`.
+    #[must_use]
+    pub fn unless(no_install: bool) -> Self {
+        if no_install { Self::Withheld } else { Self::Given }
+    }
+}
+
 /// Returns once everything that `purposes` need is there.
 ///
 /// # Errors
 /// When something is missing that may not be installed, or could not be.
-pub(crate) fn ready(purposes: &[Purpose], consent: Consent) -> Result<()> {
+pub fn ready(purposes: &[Purpose], consent: Consent) -> Result<()> {
     if consent == Consent::Given && services::is_unfinished() {
         println!("going on with a set-up that did not come to its end");
         services::install_quietly(&[], apt::finish)?;
@@ -67,12 +75,14 @@ pub(crate) fn ready(purposes: &[Purpose], consent: Consent) -> Result<()> {
 }
 
 /// The packages with which [`ready`] cures everything that `purpose` may miss.
-pub(crate) fn packages(purpose: Purpose) -> Vec<&'static str> {
+#[must_use]
+pub fn packages(purpose: Purpose) -> Vec<&'static str> {
     purpose.needs().iter().flat_map(|need| need.cure.packages()).copied().collect()
 }
 
 /// The services that those packages bring.
-pub(crate) fn services(purpose: Purpose) -> Vec<&'static str> {
+#[must_use]
+pub fn services(purpose: Purpose) -> Vec<&'static str> {
     let mut services: Vec<&str> =
         purpose.needs().iter().flat_map(|need| need.cure.services()).copied().collect();
     services.sort_unstable();

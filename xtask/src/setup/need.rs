@@ -9,17 +9,17 @@ use crate::shell;
 use crate::workspace;
 
 /// The keys with which apt verifies the suites that we fetch kernels from.
-pub(crate) const DEBIAN_KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
+pub const DEBIAN_KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
 /// The cargo-deny that set-up installs; it is for developers, so its version is not the user's concern.
-pub(crate) const CARGO_DENY_VERSION: &str = "0.20.2";
+const CARGO_DENY_VERSION: &str = "0.20.2";
 
 /// The cargo-fuzz that set-up installs.
-pub(crate) const CARGO_FUZZ_VERSION: &str = "0.13.2";
+const CARGO_FUZZ_VERSION: &str = "0.13.2";
 
 /// What the machine is to be made ready for.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Purpose {
+pub enum Purpose {
     /// Benchmarks.
     Bench,
     /// Building the eBPF object and the host crates.
@@ -170,12 +170,14 @@ impl Purpose {
 }
 
 /// cargo-deny where set-up puts it.
-pub(crate) fn cargo_deny() -> Option<std::path::PathBuf> {
+#[must_use]
+pub fn cargo_deny() -> Option<std::path::PathBuf> {
     tool_root("cargo-deny", CARGO_DENY_VERSION).map(|root| root.join("bin/cargo-deny"))
 }
 
 /// cargo-fuzz where set-up puts it.
-pub(crate) fn cargo_fuzz() -> Option<std::path::PathBuf> {
+#[must_use]
+pub fn cargo_fuzz() -> Option<std::path::PathBuf> {
     tool_root("cargo-fuzz", CARGO_FUZZ_VERSION).map(|root| root.join("bin/cargo-fuzz"))
 }
 

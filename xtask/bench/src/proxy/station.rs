@@ -1,0 +1,159 @@
+//! One proxy between a client and an origin, in a network namespace of its own: what steers one must not cost another.
+//! The load has the first CPU and the proxy the last one, so that the proxy is what limits. Compares nothing.
+
+use std::fs;
+use std::path::Path;
+use std::thread;
+
+use anyhow::{Context as _, Result};
+use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
+use nix::time::{ClockId, clock_getcpuclockid, clock_gettime};
+use nix::unistd::Pid;
+
+use xtask::interrupt::Interrupt;
+use xtask::namespace;
+use xtask::server::Server;
+
+use super::contender::Contender;
+use super::load::{Answer, Load};
+
+/// A contender, ready to be measured.
+#[derive(Debug)]
+pub(super) struct Station {
+    /// Which.
+    pub(super) contender: Contender,
+    // Ends before the load: a proxy without its origin would complain.
+    server: Server,
+    load: Load,
+}
+
+/// What an order did, and what it cost the proxy.
+#[derive(Debug)]
+pub(super) struct Outcome {
+    /// What the load found out.
+    pub(super) answer: Answer,
+    /// CPU time of the proxy, in seconds.
+    pub(super) cpu: f64,
+}
+
+impl Station {
+    /// Starts `contender` and a load.
+    pub(super) fn open(
+        contender: Contender,
+        program: &Path,
+        load: &Path,
+        interrupt: &Interrupt,
+    ) -> Result<Self> {
+        // A namespace belongs to a thread and what it starts.
+        let opened = thread::scope(|scope| {
+            scope
+                .spawn(|| {
+                    namespace::enter_another()?;
+                    prepare()?;
+                    let (first, last) = first_and_last()?;
+                    stay_on(Pid::from_raw(0), &[first])?;
+                    let load = Load::start(load)?;
+                    // Each has two threads, and ours starts one for each CPU that it may use.
+                    stay_on(Pid::from_raw(0), &[first, last])?;
+                    let server = contender.start(program, load.origin, interrupt)?;
+                    for thread in threads(&server)? {
+                        stay_on(thread, &[last])?;
+                    }
+                    Ok(Self { contender, server, load })
+                })
+                .join()
+        });
+        let opened: Result<Self> = opened.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        opened.with_context(|| format!("set up {}", contender.name()))
+    }
+
+    /// Has `verb` done at the proxy's address, with `rest`.
+    pub(super) fn measure(&mut self, verb: &str, rest: &str) -> Result<Outcome> {
+        let address = self.contender.address();
+        let before = self.cpu()?;
+        let answer = self.load.obey(&format!("{verb} {address} {rest}"));
+        let answer = answer.with_context(|| format!("measure {}", self.contender.name()))?;
+        Ok(Outcome { answer, cpu: self.cpu()? - before })
+    }
+
+    /// Resident memory of the proxy, in bytes.
+    pub(super) fn resident(&self) -> Result<f64> {
+        let mut bytes = 0.0;
+        for pid in processes(&self.server)? {
+            let path = format!("/proc/{pid}/status");
+            let status = fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
+            let kilobytes: f64 = status
+                .lines()
+                .find_map(|line| line.strip_prefix("VmRSS:"))
+                .and_then(|rest| rest.split_whitespace().next())
+                .and_then(|number| number.parse().ok())
+                .with_context(|| format!("read the resident memory in {path}"))?;
+            bytes += kilobytes * 1024.0;
+        }
+        Ok(bytes)
+    }
+
+    fn cpu(&self) -> Result<f64> {
+        let mut seconds = 0.0;
+        for pid in processes(&self.server)? {
+            let clock: ClockId = clock_getcpuclockid(pid).context("find the CPU clock of a process")?;
+            let time = clock_gettime(clock).context("read the CPU clock of a process")?;
+            seconds += std::time::Duration::from(time).as_secs_f64();
+        }
+        Ok(seconds)
+    }
+}
+
+/// Sockets that wait for stray packets would fill the tables of a namespace that makes thousands of connections a second,
+/// and a congestion control that paces would have everybody wait for timers. Reno is the one that any namespace may have.
+fn prepare() -> Result<()> {
+    for (name, value) in [
+        ("tcp_max_tw_buckets", "1024"),
+        ("ip_local_port_range", "1024 65535"),
+        ("tcp_max_syn_backlog", "65535"),
+        ("tcp_congestion_control", "reno"),
+    ] {
+        let path = format!("/proc/sys/net/ipv4/{name}");
+        fs::write(&path, value).with_context(|| format!("write {path}"))?;
+    }
+    let path = "/proc/sys/net/core/somaxconn";
+    fs::write(path, "65535").with_context(|| format!("write {path}"))
+}
+
+/// A server and its children.
+fn processes(server: &Server) -> Result<Vec<Pid>> {
+    let pid = server.pid();
+    let path = format!("/proc/{pid}/task/{pid}/children");
+    let children = fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
+    let pids = children.split_whitespace().map(str::parse).chain([Ok(i32::try_from(pid)?)]);
+    pids.map(|pid| Ok(Pid::from_raw(pid.context("read a process id")?))).collect()
+}
+
+/// Their threads.
+fn threads(server: &Server) -> Result<Vec<Pid>> {
+    let mut threads = Vec::new();
+    for pid in processes(server)? {
+        let path = format!("/proc/{pid}/task");
+        for entry in fs::read_dir(&path).with_context(|| format!("list {path}"))? {
+            let name = entry.with_context(|| format!("list {path}"))?.file_name();
+            threads.extend(name.to_str().and_then(|name| name.parse().ok()).map(Pid::from_raw));
+        }
+    }
+    Ok(threads)
+}
+
+/// The first and the last CPU that we may use.
+fn first_and_last() -> Result<(usize, usize)> {
+    let allowed = sched_getaffinity(Pid::from_raw(0)).context("ask which CPUs may be used")?;
+    let mut usable = (0..CpuSet::count()).filter(|cpu| allowed.is_set(*cpu).unwrap_or(false));
+    let first = usable.next().context("find a CPU")?;
+    Ok((first, usable.next_back().context("find a second CPU: this takes two")?))
+}
+
+fn stay_on(thread: Pid, cpus: &[usize]) -> Result<()> {
+    let mut set = CpuSet::new();
+    for cpu in cpus {
+        set.set(*cpu).context("choose a CPU")?;
+    }
+    sched_setaffinity(thread, &set).context("stay on a CPU")
+}

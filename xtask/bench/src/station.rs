@@ -1,0 +1,114 @@
+//! A server and its client in a network namespace of their own, on a thread that measures on request. One per subject:
+//! a rule or program made for one subject must not cost another one anything.
+
+use std::io::Read as _;
+use std::net::SocketAddr;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use socket2::{Domain, Socket, Type};
+
+use xtask::interrupt::Interrupt;
+use xtask::namespace;
+use xtask::server::Server;
+
+use super::cpu::{self, Meter};
+use super::slices::Sample;
+
+/// A subject, ready to be measured. Its server ends when it is dropped.
+#[derive(Debug)]
+pub(super) struct Station {
+    /// The subject's name.
+    pub(super) name: &'static str,
+    requests: Option<Sender<Duration>>,
+    samples: Receiver<Result<Sample>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Station {
+    /// Starts a thread in a new namespace, where `serve` starts the server; `target` is what the client dials.
+    pub(super) fn open(
+        name: &'static str,
+        target: SocketAddr,
+        interrupt: &Interrupt,
+        serve: impl FnOnce(&Interrupt) -> Result<Server> + Send + 'static,
+    ) -> Result<Self> {
+        let (requests, requested) = channel::<Duration>();
+        let (results, samples) = channel();
+        let (opened, opening) = channel();
+        let interrupt = interrupt.clone();
+        let thread = thread::Builder::new()
+            .name(name.to_owned())
+            .spawn(move || {
+                let started = cpu::stay_on_one()
+                    .and_then(|()| namespace::enter_another())
+                    .and_then(|()| serve(&interrupt));
+                let (server, meter) = match started.and_then(|server| Ok((Meter::of(server.pid())?, server)))
+                {
+                    Ok((meter, server)) => (server, meter),
+                    Err(error) => return drop(opened.send(Err(error))),
+                };
+                let _ = opened.send(Ok(()));
+                for length in requested {
+                    if results.send(slice(target, length, &meter)).is_err() {
+                        break;
+                    }
+                }
+                drop(server);
+            })
+            .context("start a thread")?;
+        opening.recv().context("wait for the server")?.with_context(|| format!("set up {name}"))?;
+        Ok(Self { name, requests: Some(requests), samples, thread: Some(thread) })
+    }
+
+    /// Measures for `length`.
+    pub(super) fn measure(&self, length: Duration) -> Result<Sample> {
+        let requests = self.requests.as_ref().context("ask for a slice")?;
+        requests.send(length).context("ask for a slice")?;
+        self.samples.recv().context("wait for a slice")?.with_context(|| format!("measure {}", self.name))
+    }
+}
+
+impl Drop for Station {
+    fn drop(&mut self) {
+        // Without requests the thread ends its server, which must not outlive us.
+        self.requests = None;
+        if let Some(thread) = self.thread.take() {
+            // A panic there has been reported where it happened.
+            let _ = thread.join();
+        }
+    }
+}
+
+fn slice(target: SocketAddr, length: Duration, meter: &Meter) -> Result<Sample> {
+    let started = Instant::now();
+    let before = meter.read()?;
+    let mut connections = 0_u32;
+    while started.elapsed() < length {
+        connect(target)?;
+        connections += 1;
+    }
+    let used = meter.read()?.saturating_sub(before);
+    let count = f64::from(connections);
+    Ok(Sample { cost: used.as_secs_f64() * 1e9 / count, rate: count / started.elapsed().as_secs_f64() })
+}
+
+/// Connects, reads the answer to its end and leaves nothing in TIME-WAIT, which would use up the ports.
+fn connect(target: SocketAddr) -> Result<()> {
+    let mut socket = Socket::new(Domain::for_address(target), Type::STREAM, None).context("open a socket")?;
+    socket.set_linger(Some(Duration::ZERO)).context("prepare a socket")?;
+    socket.connect(&target.into()).with_context(|| format!("dial {target}"))?;
+    let mut answer = [0; 256];
+    let mut length = 0;
+    loop {
+        let read = socket.read(&mut answer).with_context(|| format!("read the answer of {target}"))?;
+        if read == 0 {
+            break;
+        }
+        length += read;
+    }
+    ensure!(length > 0, "dial {target}: no answer");
+    Ok(())
+}

@@ -1,0 +1,167 @@
+//! The unit that docs/operations.md shows, run by a real systemd: it is taken from there as it stands. Runs in a room with
+//! a network of its own.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::{Command, ExitCode};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail, ensure};
+
+use xtask::demo;
+use xtask::shell;
+
+/// Where the unit expects the program.
+pub(super) const PROGRAM: &str = "/usr/local/bin/spectrum-user";
+
+/// Where it expects the configuration.
+const CONFIG: &str = "/etc/spectrum.toml";
+
+const UNIT: &str = "spectrum";
+
+/// An address that the host gets late, as one does whose network comes up after everything else.
+const LATE: &str = "198.51.100.1";
+
+/// A service whose origin has a name, and nobody who could be asked for it.
+const NAMED: &str = "[[service]]\nname = \"named\"\norigins = [\"origin.example:80\"]\n\
+                     bindings = [{ prefix = \"203.0.113.0/24\", ports = \"80\" }]\n";
+
+/// More starts than systemd allows within ten seconds unless it is told otherwise.
+const STARTS: u32 = 6;
+
+const PATIENCE: Duration = Duration::from_mins(1);
+
+/// The unit in `document`.
+pub(super) fn documented(document: &str) -> Result<String> {
+    let mut blocks = document.split("```ini\n").skip(1).filter_map(|rest| rest.split("```").next());
+    let unit = blocks.find(|block| block.starts_with("# /etc/systemd/system/spectrum.service\n"));
+    Ok(unit.context("find the unit of spectrum in docs/operations.md")?.to_owned())
+}
+
+/// Starts it while something is missing, and does then what a person does with a service.
+pub(super) fn check() -> Result<ExitCode> {
+    play().with_context(|| {
+        let mut journal = Command::new("journalctl");
+        journal.args(["--no-pager", "--output=cat", "--lines=40", "--unit", UNIT]);
+        format!("what {UNIT} said last: {}\n", shell::stdout(&mut journal).unwrap_or_default())
+    })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn play() -> Result<()> {
+    let verified = shell::output(Command::new("systemd-analyze").args(["verify", "spectrum.service"]))?;
+    let said = String::from_utf8_lossy(&verified.stderr);
+    let complaints: Vec<&str> = said.lines().filter(|line| line.contains(UNIT)).collect();
+    ensure!(complaints.is_empty(), "systemd does not like the unit: {}", complaints.join("; "));
+
+    configure(&[service(0)])?;
+    systemctl(&["start", "--no-block", UNIT])?;
+    wait_until("it has been started anew again and again", || {
+        Ok(property("NRestarts")?.parse::<u32>().is_ok_and(|starts| starts >= STARTS))
+    })?;
+    ensure!(
+        property("ActiveState")? == "activating",
+        "a unit that is started anew is {}",
+        property("ActiveState")?
+    );
+    shell::run(Command::new("ip").args(["address", "add", &format!("{LATE}/32"), "dev", "lo"]))?;
+    wait_until("it runs once the address is there, and no name server", is_active)?;
+    answers(0)?;
+
+    configure(&[service(0), service(1)])?;
+    systemctl(&["reload", UNIT])?;
+    answers(1)?;
+    println!("ok: a reload is in force when systemctl reload has ended");
+    let pid = property("MainPID")?;
+    configure(&["[[service]]\nname = 7\n".to_owned()])?;
+    ensure!(systemctl(&["reload", UNIT]).is_err(), "systemctl reload says nothing of a file that is wrong");
+    answers(1)?;
+    ensure!(property("MainPID")? == pid, "a reload that was refused ended the program");
+    println!("ok: systemctl reload fails when the file is refused, and everything goes on");
+
+    configure(&[service(0)])?;
+    systemctl(&["kill", "--signal=KILL", UNIT])?;
+    wait_until("it runs again after SIGKILL", || Ok(is_active()? && property("MainPID")? != pid))?;
+    answers(0)?;
+
+    systemctl(&["stop", UNIT])?;
+    nothing_is_left()?;
+    println!("ok: nothing is left after systemctl stop");
+    configure(&["[[service]]\nname = 7\n".to_owned()])?;
+    ensure!(systemctl(&["start", UNIT]).is_err(), "a unit with a file that is wrong was started");
+    let (state, code) = (property("ActiveState")?, property("ExecMainStatus")?);
+    ensure!((&*state, &*code) == ("failed", "78"), "a unit with a file that is wrong is {state} with {code}");
+    ensure!(property("NRestarts")? == "0", "a file that is wrong is tried again and again");
+    println!("ok: a file that is wrong is not tried again");
+    nothing_is_left()
+}
+
+fn service(nth: usize) -> String {
+    let prefix = demo::PREFIXES[nth];
+    format!(
+        "[[service]]\nname = \"s{nth}\"\nrespond = \"hello\"\nbindings = [{{ prefix = \"{prefix}\", ports = \"1-65535\" }}]\n"
+    )
+}
+
+fn answers(nth: usize) -> Result<()> {
+    let address: SocketAddr = ["192.0.2.77:31337", "[2001:db8::77]:31337"][nth].parse().context("parse")?;
+    demo::dial::dial(address).map(|_| ())
+}
+
+fn configure(services: &[String]) -> Result<()> {
+    let text = format!("[admin]\nlisten = \"{LATE}:9180\"\n{NAMED}{}", services.concat());
+    fs::write(CONFIG, text).with_context(|| format!("write {CONFIG}"))
+}
+
+fn systemctl(words: &[&str]) -> Result<()> {
+    shell::stdout(Command::new("systemctl").args(words)).map(|_| ())
+}
+
+fn property(name: &str) -> Result<String> {
+    let mut show = Command::new("systemctl");
+    show.args(["show", "--value", "--property", name, UNIT]);
+    Ok(shell::stdout(&mut show)?.trim().to_owned())
+}
+
+fn is_active() -> Result<bool> {
+    Ok(property("ActiveState")? == "active")
+}
+
+fn nothing_is_left() -> Result<()> {
+    let held = demo::held()?;
+    ensure!(held == 0, "after the stop {held} lines of links, routes and rules are left");
+    let mut claims = fs::read_dir(Path::new("/run/spectrum")).into_iter().flatten().flatten();
+    let claim = claims.find(|entry| entry.file_name().to_string_lossy().ends_with(".sock"));
+    ensure!(claim.is_none(), "after the stop {claim:?} is left");
+    Ok(())
+}
+
+fn wait_until(what: &str, is_so: impl Fn() -> Result<bool>) -> Result<()> {
+    let started = Instant::now();
+    while !is_so()? {
+        if started.elapsed() > PATIENCE {
+            bail!("wait until {what}: not so after {} s", PATIENCE.as_secs());
+        }
+        thread::sleep(Duration::from_millis(100));
+    }
+    println!("ok: {what} (after {:.1} s)", started.elapsed().as_secs_f32());
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_documented_unit_is_found_and_starts_again_for_ever() {
+        let path = xtask::workspace::root().join("docs/operations.md");
+        let unit = documented(&fs::read_to_string(path).unwrap()).unwrap();
+        for line in ["StartLimitIntervalSec=0", "Restart=on-failure", "RestartPreventExitStatus=2 77 78"] {
+            assert!(unit.lines().any(|other| other == line), "{line}");
+        }
+        assert!(unit.lines().any(|line| line.starts_with("RestartSec=")));
+        assert!(unit.contains(&format!("ExecStart={PROGRAM} --config {CONFIG}")));
+    }
+}
