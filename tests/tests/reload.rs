@@ -518,8 +518,7 @@ fn effects(case: &Case) -> Vec<(&'static str, &'static str)> {
         ("openat", "EMFILE"),
     ];
     if case.path == Path::SkLookup {
-        // Not mmap: strace has the first one of every thread fail, and std ends a process that has no memory for a thread.
-        effects.extend([("bpf", "EPERM"), ("bpf", "ENOMEM")]);
+        effects.extend([("bpf", "EPERM"), ("bpf", "ENOMEM"), ("mmap", "ENOMEM")]);
     } else {
         effects.extend([("clone3", "EAGAIN"), ("pipe2", "EMFILE")]);
     }

@@ -72,15 +72,10 @@ impl Looked {
 
 /// Looks on a thread of its own, which nobody waits for at the end. It is in the namespace that this thread is in.
 fn look(plans: Vec<Arc<Plan>>) -> oneshot::Receiver<Looked> {
-    let (sender, receiver) = oneshot::channel();
-    let sent = LOOKING.send(move || {
-        // Whoever asked may have gone.
-        let _ = sender.send(Looked::at(plans));
-    });
-    if let Err(error) = sent {
+    LOOKING.send(move || Looked::at(plans)).unwrap_or_else(|error| {
         tracing::debug!(%error, "look for NAT rules");
-    }
-    receiver
+        oneshot::channel().1
+    })
 }
 
 impl Exempting {

@@ -7,7 +7,6 @@ use std::time::Duration;
 use anyhow::{Context as _, anyhow, bail};
 use sd_notify::NotifyState;
 use tokio::runtime;
-use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::exempting::{Looked, Looks};
@@ -208,9 +207,8 @@ static ASIDE: Standby = Standby::new("aside");
 pub(super) async fn aside<T: Send + 'static>(
     doing: impl FnOnce() -> T + Send + 'static,
 ) -> anyhow::Result<T> {
-    let (done, outcome) = oneshot::channel();
     // Not one of the runtime's, which panics where the system has no thread to spare.
-    ASIDE.send(move || drop(done.send(doing()))).context("start a thread")?;
+    let outcome = ASIDE.send(doing).context("start a thread")?;
     outcome.await.context("wait for a thread of our own, which died")
 }
 
