@@ -19,7 +19,8 @@ pub(crate) fn holds(data: &[u8]) {
     }
 }
 
-/// What is understood has services with bindings, and can be planned and compiled; every binding is alive.
+/// A configuration that is understood has services with bindings, and can be planned and compiled; every binding is
+/// alive.
 fn can_be_carried_out(config: &Config) {
     assert!(!config.services.is_empty(), "no service, and no problem");
     let mut names = HashSet::new();

@@ -4,7 +4,7 @@
 use spectrum_user::model::ProxyVersion;
 use spectrum_user::proxy::header::{Extensions, Header, MAX_LENGTH, Parsed};
 
-/// How much of the input is looked at: longer than any header, and short enough to be cut everywhere.
+/// The bytes of the input that are looked at: longer than any header, and short enough to be cut everywhere.
 const LOOKED_AT: usize = MAX_LENGTH + 64;
 
 /// Panics unless `data` is understood or refused as every beginning has to be.

@@ -175,7 +175,7 @@ fn service(name: usize, bindings: Vec<Binding>, target: usize) -> Service {
     Service { name, bindings, target: TARGETS[target].clone(), policy: Policy::default() }
 }
 
-/// What an id stands for, as long as it is in use: no other destination, and no other answer. What answers as before
+/// The meaning of an id, as long as it is in use: no other destination, and no other answer. What answers as before
 /// has its ids from before.
 fn ids_keep_their_meaning(plan: &Plan, before: &[Service], following: &Plan, after: &[Service]) {
     let target = |services: &[Service], name: &ServiceName| {

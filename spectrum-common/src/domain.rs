@@ -18,7 +18,7 @@ impl Domain {
     /// Every domain, in the order of their steps.
     pub const ALL: [Self; 4] = [Self::Tcp4, Self::Udp4, Self::Tcp6, Self::Udp6];
 
-    /// Whether its addresses are IPv4.
+    /// True if its addresses are IPv4.
     #[must_use]
     #[inline(always)]
     pub const fn is_ipv4(self) -> bool {

@@ -17,8 +17,8 @@ pub const ABI: &str = "ABI";
 /// Changes whenever a loader and a program of different versions would misunderstand each other.
 pub const ABI_VERSION: u32 = 2;
 
-/// How many destinations the maps hold unless the loader asks for more.
+/// The number of destinations that the maps hold unless the loader asks for more.
 pub const DEFAULT_DESTINATIONS: usize = 4096;
 
-/// How many destinations there may be.
+/// The highest number of destinations.
 pub const MOST_DESTINATIONS: usize = 65_536;

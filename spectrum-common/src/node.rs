@@ -14,7 +14,7 @@ pub struct Node {
 /// Nodes in a [`Page`].
 pub const PAGE_NODES: u32 = 4096;
 
-/// What the kernel's map has for an element. The kernel program asks for the first page once and has, without another
+/// An element of the kernel's map. The kernel program asks for the first page once and has, without another
 /// call of the kernel's, every step and whatever else fits into it: all of a small table.
 #[derive(Debug)]
 #[repr(C, align(64))]
@@ -24,7 +24,7 @@ pub struct Page {
 }
 
 impl Page {
-    /// How many pages hold `nodes` nodes.
+    /// The number of pages that hold `nodes` nodes.
     #[must_use]
     pub const fn count_of(nodes: usize) -> usize {
         nodes.div_ceil(PAGE_NODES as usize)
@@ -59,7 +59,7 @@ pub struct Step {
     pub shorter: u32,
     /// The step to go on with when it is found: longer prefixes.
     pub longer: u32,
-    /// What most of its prefixes say, if most say one thing.
+    /// The value of most of its prefixes, if most have one.
     pub usual: Value,
     /// The same once more, for a CPU that cannot wait for the bucket: see [`steer`](crate::steer).
     pub usual_again: Value,
@@ -74,7 +74,7 @@ pub struct Step {
 pub struct Bucket6 {
     /// The masked addresses.
     pub keys: [Address; Self::SLOTS],
-    /// What stands for each; slots are filled from the first on, the others are zero and [`EMPTY`].
+    /// The value of each key; slots are filled from the first on, the others are zero and [`EMPTY`].
     pub values: [Value; Self::SLOTS],
     /// The bucket to go on with where a prefix whose hash leads here is not among these, or [`NO_NODE`].
     pub next: u32,
@@ -108,7 +108,7 @@ impl Default for Bucket6 {
 pub struct Bucket4 {
     /// The masked addresses as numbers: the upper halves of [`Address::hi`].
     pub keys: [u32; Self::SLOTS],
-    /// What stands for each; slots are filled from the first on, the others are zero and [`EMPTY`].
+    /// The value of each key; slots are filled from the first on, the others are zero and [`EMPTY`].
     pub values: [Value; Self::SLOTS],
     /// The bucket to go on with where a prefix whose hash leads here is not among these, or [`NO_NODE`].
     pub next: u32,
@@ -120,7 +120,7 @@ impl Bucket4 {
     /// Keys in one bucket.
     pub const SLOTS: usize = 7;
 
-    /// What stands for the masked address `key`, or [`EMPTY`].
+    /// The value of the masked address `key`, or [`EMPTY`].
     ///
     /// All slots are looked at, and none is jumped over: which one has the key no CPU can predict, and a wrong guess
     /// costs more than all of them.
@@ -148,7 +148,7 @@ pub struct Ports {
     pub firsts: [u16; Self::INTERVALS],
     /// Zero.
     pub reserved: u32,
-    /// What stands for each interval; another node where one is not enough.
+    /// The value of each interval; another node where one is not enough.
     pub values: [Value; Self::INTERVALS],
 }
 
@@ -157,7 +157,7 @@ impl Ports {
     pub const INTERVALS: usize = 10;
 }
 
-/// What a table says of a prefix or of an interval of ports.
+/// The value of a prefix or of an interval of ports in a table.
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
 #[repr(transparent)]
 pub struct Value(u32);

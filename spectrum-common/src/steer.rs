@@ -2,7 +2,7 @@
 
 use crate::{Address, DestinationId, EMPTY, NO_NODE, Node, Packet, Ports, Step, Value, bucket_of};
 
-/// Where steering reads its table from. The kernel implements it over a map, the host over a slice.
+/// A source of the steering table's nodes. The kernel implements it over a map, the host over a slice.
 pub trait Nodes {
     /// The node at `index` of the current generation, or `None` past its end.
     fn node(&self, index: u32) -> Option<&Node>;
@@ -21,7 +21,7 @@ impl Nodes for [Node] {
     }
 }
 
-/// Where a packet goes.
+/// The decision on a packet.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum Verdict {
     /// To this destination's listener.

@@ -8,7 +8,7 @@ const AF_INET6: u32 = 10;
 const IPPROTO_TCP: u32 = 6;
 const IPPROTO_UDP: u32 = 17;
 
-/// What looks for a listener, or `None` for a protocol or family that no binding has.
+/// The packet that looks for a listener, or `None` for a protocol or family that no binding has.
 #[inline(always)]
 pub(crate) fn read(ctx: &SkLookupContext) -> Option<Packet> {
     // SAFETY: the kernel hands every run a valid context.

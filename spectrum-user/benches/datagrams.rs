@@ -104,7 +104,7 @@ impl Station {
     }
 }
 
-/// What brings the datagrams to the receiver. Kept, since it ends when it is dropped.
+/// The steering of datagrams to the receiver. Kept, since it ends when it is dropped.
 enum Steering {
     None,
     Reference { _attached: Reference },

@@ -21,7 +21,7 @@ use spectrum_user::plan::table::Table;
 
 use bindings::{Case, Shape};
 
-/// How often each case is measured.
+/// The number of measurements of each case.
 const ROUNDS: usize = 5;
 
 fn main() {
@@ -128,7 +128,7 @@ fn each(bytes: usize, count: usize) -> f64 {
     bytes as f64 / count as f64
 }
 
-/// What `/proc/self/status` says in `field`, in bytes.
+/// The `field` of `/proc/self/status`, in bytes.
 fn resident(field: &str) -> usize {
     let status = fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix(field)).unwrap();

@@ -38,7 +38,7 @@ pub struct Cli {
     /// The verb; running is the default.
     #[command(subcommand)]
     pub command: Option<Command>,
-    /// What to run.
+    /// The options of a run.
     #[command(flatten)]
     pub run: RunArgs,
 }
@@ -126,16 +126,17 @@ pub struct RunArgs {
     #[arg(long, value_name = "FILE", conflicts_with_all = ["prefixes", "ports", "protocols", "origins", "respond"])]
     pub config: Option<PathBuf>,
 
-    /// How packets reach the listener: auto, sk-lookup or tproxy [default: what the file says, else auto]
+    /// The path of packets to the listener: auto, sk-lookup or tproxy [default: what the file says, else auto]
     #[arg(long, value_name = "MODE")]
     pub mode: Option<ModeChoice>,
 
-    /// What carries the rules where packets come by tproxy: auto, iptables or nftables [default: as for mode]
+    /// The firewall that carries the rules where packets come by tproxy: auto, iptables or nftables [default: as for
+    /// mode]
     #[arg(long, value_name = "FIREWALL")]
     pub firewall: Option<FirewallChoice>,
 
-    /// What NAT rules of others may do to connections to what is bound: nothing (exempt), or what they say (heed) [default: what the
-    /// file says, else exempt]
+    /// The treatment of connections to what is bound by others' NAT rules: none (exempt), or what they say (heed)
+    /// [default: what the file says, else exempt]
     #[arg(long, value_name = "NAT")]
     pub nat: Option<NatChoice>,
 
@@ -147,7 +148,7 @@ pub struct RunArgs {
     #[arg(long, value_name = "NAME|PATH")]
     pub netns: Option<String>,
 
-    /// How long connections may go on after SIGTERM, e.g. 10s
+    /// The time for connections to end after SIGTERM, e.g. 10s
     #[arg(long, default_value = "10s", value_name = "TIME", value_parser = value::drain, allow_hyphen_values = true)]
     pub drain: Duration,
 
@@ -155,7 +156,7 @@ pub struct RunArgs {
     #[arg(long, value_name = "COUNT", value_parser = value::workers, allow_negative_numbers = true)]
     pub workers: Option<NonZeroUsize>,
 
-    /// How log lines and connection records are written: text or json [default: what the file says, else text]
+    /// The form of log lines and connection records: text or json [default: what the file says, else text]
     #[arg(long, value_name = "FORMAT")]
     pub log_format: Option<LogFormat>,
 
@@ -167,7 +168,7 @@ pub struct RunArgs {
     #[arg(long, value_name = "SHARE")]
     pub log_sample: Option<Sample>,
 
-    /// Whether connections that their client ended before a byte came leave a record, as load balancers' checks are: true or false
+    /// Records of connections that their client ended before a byte came, as load balancers' checks are: true or false
     #[arg(long, value_name = "WHETHER")]
     pub log_empty: Option<bool>,
 
@@ -253,7 +254,7 @@ pub struct ReloadArgs {
 /// Flags of `bindings`.
 #[derive(Args, Clone, Debug)]
 pub struct BindingsArgs {
-    /// What the bindings must overlap, each at most once: tcp or udp, a prefix, port ranges such as 80,8000-8100
+    /// Parts that the bindings must overlap, each at most once: tcp or udp, a prefix, port ranges such as 80,8000-8100
     #[arg(value_name = "PROTOCOL|PREFIX|PORTS", num_args = 0..=3)]
     pub words: Vec<String>,
 
@@ -311,11 +312,11 @@ pub struct ExplainArgs {
     #[arg(value_name = "PROTOCOL")]
     pub protocol: Protocol,
 
-    /// What the packet dials, e.g. 192.0.2.7:8443; an IPv6 address stands in brackets
+    /// The address and port that the packet dials, e.g. 192.0.2.7:8443; an IPv6 address stands in brackets
     #[arg(value_name = "ADDRESS:PORT", value_parser = parse_address_and_port)]
     pub dialled: SocketAddr,
 
-    /// Where the packet comes from [default: an address of documentation's]
+    /// The source of the packet [default: an address of documentation's]
     #[arg(long, value_name = "ADDRESS:PORT", value_parser = parse_address_and_port)]
     pub from: Option<SocketAddr>,
 
@@ -335,7 +336,7 @@ pub struct OriginArgs {
     #[arg(value_name = "ORIGIN|ADDRESS")]
     pub origin: String,
 
-    /// What becomes of it
+    /// The new setting
     #[arg(value_name = "SETTING")]
     pub setting: OriginSettingArg,
 
@@ -348,7 +349,7 @@ pub struct OriginArgs {
     pub instance: InstanceArgs,
 }
 
-/// What becomes of an origin.
+/// The setting of an origin.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
 pub enum OriginSettingArg {
     /// No new connections; those that are open go on
@@ -360,7 +361,7 @@ pub enum OriginSettingArg {
 }
 
 impl OriginArgs {
-    /// What to ask for.
+    /// The query that these words mean.
     ///
     /// # Errors
     /// As clap reports usage errors, where a weight is missing or too much.
@@ -384,7 +385,7 @@ impl OriginArgs {
 }
 
 impl RunArgs {
-    /// What the flags say of records, whatever the file says in general.
+    /// The keys that the flags set about records, whatever the file says in general.
     #[must_use]
     pub fn record_keys(&self) -> RecordKeys {
         RecordKeys {

@@ -36,7 +36,7 @@ fn between<'a>(text: &'a str, open: &'a str, close: char) -> impl Iterator<Item 
     text.split(open).skip(1).filter_map(move |rest| rest.split(close).next())
 }
 
-/// What a link calls the sections of `text`, as GitHub makes it of their headings.
+/// The names that links give the sections of `text`, as GitHub makes it of their headings.
 fn sections(text: &str) -> BTreeSet<String> {
     let headings = text.lines().filter(|line| line.starts_with('#')).map(|line| line.trim_start_matches('#'));
     let kept = |c: &char| c.is_alphanumeric() || " -_".contains(*c);

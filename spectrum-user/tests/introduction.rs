@@ -35,7 +35,7 @@ fn telling(version: ProxyVersion, policy: Policy) -> (Running, TcpListener) {
     (Running::serve_under(policy, Target::Origins(origins)), listener)
 }
 
-/// What the origin is told, which is all that comes before anybody spoke.
+/// The words to the origin, which are all that comes before anybody spoke.
 fn told(origin: &mut TcpStream, client: SocketAddr, dialled: SocketAddr, version: ProxyVersion) {
     let expected = Header::Proxied { client, dialled }.bytes(version);
     let mut bytes = vec![0; expected.len()];
@@ -221,7 +221,7 @@ fn what_the_client_has_said_goes_in_one_segment_with_the_header() {
     }
 }
 
-/// What the next origin is told by a header of version 2, without the signature: its length says how much that is.
+/// The next origin's header of version 2, without the signature: its length says how much that is.
 fn told_extensions(listener: &TcpListener) -> Vec<u8> {
     let mut origin = accept(listener);
     let mut fixed = [0; 16];

@@ -302,7 +302,7 @@ fn an_origin_whose_checks_fail_is_passed_over_until_they_succeed() {
     until("checks that succeed", || conditions(&running) == [OriginCondition::Up; 2]);
 }
 
-/// What the origin of a check hears until it is over.
+/// The bytes that the origin of a check hears until it is over.
 fn heard(mut checked: TcpStream) -> std::io::Result<Vec<u8>> {
     checked.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
     let mut heard = Vec::new();

@@ -376,7 +376,7 @@ fn what_the_client_had_not_acknowledged_is_told_where_the_end_was_not_in_order()
     assert_eq!((report.end, report.bytes_unacknowledged), (End::Closed, None));
 }
 
-/// How much waits to be read.
+/// The bytes that wait to be read.
 fn waiting(stream: &TcpStream) -> u64 {
     rustix::io::ioctl_fionread(stream).unwrap()
 }

@@ -12,16 +12,16 @@ use crate::share;
 /// The prefixes of both families, as arguments.
 pub const BOTH_PREFIXES: &str = "--prefix 192.0.2.0/24 --prefix 2001:db8::/64";
 
-/// What a steering case works with.
+/// The means of a steering case.
 #[derive(Debug)]
 pub struct Case {
     /// The path that is tried.
     pub path: Path,
     /// The family of everything that is dialled.
     pub family: Family,
-    /// Where the program runs.
+    /// The namespace in which the program runs.
     pub server: Netns,
-    /// What is drawn is drawn from here.
+    /// The source of all that is drawn.
     pub random: Random,
 }
 

@@ -14,7 +14,7 @@ use crate::deadline::{PATIENCE, eventually};
 use crate::instance::Instance;
 use crate::netns::Netns;
 
-/// Where the configuration file is, as an argument.
+/// The configuration file, as an argument.
 pub const CONFIG: &str = "--config /run/spectrum.toml";
 
 const FILE: &str = "/run/spectrum.toml";
@@ -60,7 +60,7 @@ impl Control {
         writeln!(self.0, "{{\"request\":\"{request}\"}}").expect("ask the instance");
     }
 
-    /// Whether the answer has begun to come, or the instance has hung up.
+    /// True if the answer has begun to come, or the instance has hung up.
     pub fn has_answered(&self) -> bool {
         let mut readable = [PollFd::new(self.0.as_fd(), PollFlags::POLLIN)];
         poll(&mut readable, PollTimeout::ZERO).expect("look for the answer") > 0
@@ -98,7 +98,7 @@ impl Control {
     }
 }
 
-/// How many lines of its log contain `text`.
+/// The number of lines of its log that contain `text`.
 pub fn count_logged(instance: &Instance, text: &str) -> usize {
     instance.stderr().lines().filter(|line| line.contains(text)).count()
 }

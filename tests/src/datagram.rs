@@ -9,13 +9,13 @@ use socket2::{Domain, Socket, Type};
 
 use crate::netns::Netns;
 
-/// How long an answer may take.
+/// The time that an answer may take.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// How long to wait for what must not come.
+/// The time to wait for what must not come.
 const SILENCE: Duration = Duration::from_millis(300);
 
-/// What is sent where nothing depends on it.
+/// The text that is sent where nothing depends on it.
 const HELLO: &[u8] = b"is anybody there?";
 
 /// A socket in `netns` that is connected to `target`.
@@ -63,8 +63,9 @@ pub fn hear(client: &UdpSocket) -> io::Result<Vec<u8>> {
     Ok(heard)
 }
 
-/// How many packets the kernel has dropped because a processor had too many before it (net.core.netdev_max_backlog), in
-/// any namespace: the one way for a datagram to get lost on the loopback interface that is nobody's fault.
+/// The number of packets that the kernel has dropped because a processor had too many before it
+/// (net.core.netdev_max_backlog), in any namespace: the one way for a datagram to get lost on the loopback interface that
+/// is nobody's fault.
 pub fn dropped_by_backlog() -> u64 {
     let statistics = std::fs::read_to_string("/proc/net/softnet_stat").unwrap_or_default();
     let of_a_processor = |line: &str| u64::from_str_radix(line.split_whitespace().nth(1)?, 16).ok();

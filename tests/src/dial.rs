@@ -16,13 +16,13 @@ use crate::answer;
 use crate::netns::Netns;
 use crate::random::Random;
 
-/// How long a connection may take before it counts as unanswered.
+/// The time that a connection may take before it counts as unanswered.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Enough to keep two processors busy, few enough for any limit of open files.
 const AT_ONCE: usize = 200;
 
-/// What a client heard.
+/// The answer that a client heard.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Heard {
     /// The client's own address.

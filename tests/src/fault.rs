@@ -13,7 +13,7 @@ use crate::require::find_in_path;
 
 const LOG: &str = "/run/strace";
 
-/// How long strace may take to detach.
+/// The time that strace may take to detach.
 const GRACE: Duration = Duration::from_secs(5);
 
 /// An attached strace. Detaches when dropped.

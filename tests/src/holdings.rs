@@ -4,7 +4,7 @@ use std::fs;
 
 use crate::instance::Instance;
 
-/// What it holds at one moment.
+/// The holdings of an instance at one moment.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Holdings {
     /// Open descriptors.
@@ -22,7 +22,7 @@ impl Holdings {
     }
 }
 
-/// What the kernel says of an instance's memory in one of the fields of `/proc/PID/status`, in KiB.
+/// A field of an instance's `/proc/PID/status` about memory, in KiB.
 pub fn memory(instance: &Instance, field: &str) -> u64 {
     let status = fs::read_to_string(format!("/proc/{}/status", instance.pid())).expect("read the status");
     let line = status.lines().find_map(|line| line.strip_prefix(field)).expect("the field");

@@ -124,7 +124,7 @@ impl<'netns> Launch<'netns> {
     }
 }
 
-/// What the ready line says.
+/// The content of the ready line.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Ready {
     /// `mode=`
@@ -166,16 +166,16 @@ pub struct Instance {
     ready: Option<Ready>,
 }
 
-/// How a process ended, and all it printed.
+/// The end of a process, and all that it printed.
 #[derive(Clone, Debug)]
 pub struct Finished {
     /// The command line.
     pub line: String,
     /// Its exit status.
     pub status: ExitStatus,
-    /// What it wrote to standard output.
+    /// Its standard output.
     pub stdout: String,
-    /// What it wrote to standard error.
+    /// Its standard error.
     pub stderr: String,
 }
 
@@ -194,12 +194,12 @@ impl Instance {
         kilobytes << 10
     }
 
-    /// What the ready line said.
+    /// The content of the ready line.
     pub fn ready(&self) -> &Ready {
         self.ready.as_ref().expect("an instance that was waited for")
     }
 
-    /// What it wrote to standard error so far.
+    /// Its standard error so far.
     pub fn stderr(&self) -> String {
         self.stderr.text()
     }
@@ -210,7 +210,7 @@ impl Instance {
         kill(pid, signal).unwrap_or_else(|error| panic!("send {signal} to {}: {error}", self.line));
     }
 
-    /// Whether it has not ended yet.
+    /// True if it has not ended yet.
     pub fn is_running(&mut self) -> bool {
         self.child.try_wait().expect("ask for the exit status").is_none()
     }
@@ -303,7 +303,7 @@ fn eventually_or<T>(
     })
 }
 
-/// What a process writes to one of its streams, read as it comes so that the process never blocks on it.
+/// The output of a process on one of its streams, read as it comes so that the process never blocks on it.
 #[derive(Clone, Debug)]
 struct Captured {
     text: Arc<Mutex<String>>,
@@ -311,7 +311,7 @@ struct Captured {
 }
 
 impl Captured {
-    /// What goes elsewhere.
+    /// A stream that goes elsewhere.
     fn nothing() -> Self {
         Self { text: Arc::default(), reader: Arc::default() }
     }

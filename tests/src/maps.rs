@@ -6,7 +6,7 @@ use crate::instance::Instance;
 use crate::netns::Netns;
 use crate::state::BpfObjects;
 
-/// What became of a destination's packets.
+/// The counters of a destination's packets.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Counts {
     /// Given to the listener.

@@ -11,10 +11,10 @@ use nix::mount::{MsFlags, mount};
 use crate::deadline::perhaps;
 use crate::netns::Netns;
 
-/// Where the hierarchy is mounted, in the private mount namespace of the test.
+/// The mount point of the hierarchy, in the private mount namespace of the test.
 const MOUNT: &str = "/run/cgroup";
 
-/// How long the kernel may take to see that nobody is in a group any more.
+/// The time that the kernel may take to see that nobody is in a group any more.
 const GRACE: Duration = Duration::from_secs(5);
 
 /// A memory cgroup. It goes when dropped, which must be after the processes in it.
@@ -46,13 +46,13 @@ impl<'netns> MemoryGroup<'netns> {
         self.write("cgroup.procs", &pid).expect("put a process into the memory cgroup");
     }
 
-    /// Whether its sockets hold as much as they may.
+    /// True if its sockets hold as much as they may.
     pub fn is_short(&self) -> bool {
         // What a socket cannot do without is granted beyond the limit.
         self.of_sockets() >= self.sockets
     }
 
-    /// How many bytes its sockets hold.
+    /// The bytes that its sockets hold.
     pub fn of_sockets(&self) -> u64 {
         self.read("memory.kmem.tcp.usage_in_bytes").trim().parse().expect("a number of bytes")
     }

@@ -14,10 +14,10 @@ use hickory_proto::rr::{Name, RData, Record, RecordType};
 
 use crate::netns::Netns;
 
-/// What is longer is asked for again over TCP.
+/// The longest answer in a datagram; a longer one is asked for again over TCP.
 const LONGEST_DATAGRAM: usize = 1232;
 
-/// How the server behaves.
+/// The behaviour of the server.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub enum Manner {
     /// It answers.
@@ -82,7 +82,7 @@ impl NameServer {
         Self { address, zone, queries }
     }
 
-    /// Where it answers.
+    /// The address at which it answers.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
@@ -127,7 +127,7 @@ impl NameServer {
         self.zone.lock().unwrap().ttl = seconds;
     }
 
-    /// How many queries have come.
+    /// The number of queries that have come.
     pub fn queries(&self) -> usize {
         self.queries.load(Ordering::Relaxed)
     }

@@ -87,7 +87,7 @@ impl Netns {
         format!("/proc/{}/fd/{}", std::process::id(), self.net.as_raw_fd()).into()
     }
 
-    /// What the kernel knows the network namespace by.
+    /// The inode by which the kernel knows the network namespace.
     pub fn inode(&self) -> u64 {
         self.net.metadata().expect("stat the namespace").ino()
     }

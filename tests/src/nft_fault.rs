@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use crate::netns::Netns;
 use crate::path::TOOLS;
 
-/// What stands in the place of nft.
+/// The program that stands in the place of nft.
 const STAND_IN: &str = "/run/nft";
 
 /// The real one.

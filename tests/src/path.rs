@@ -7,7 +7,7 @@ use std::process::Command;
 use crate::netns::Netns;
 use crate::require::{Need, find_in_path};
 
-/// How packets get to the listener.
+/// The way of packets to the listener.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Path {
     /// The eBPF program.
@@ -33,7 +33,7 @@ pub enum Family {
 pub const TOOLS: &str = "/run/tools";
 
 impl Path {
-    /// What `--mode` calls it, and the ready line.
+    /// Its name for `--mode`, and in the ready line.
     pub fn mode(self) -> &'static str {
         match self {
             Self::SkLookup => "sk-lookup",
@@ -60,7 +60,7 @@ impl Path {
         }
     }
 
-    /// What the path needs of the machine.
+    /// The path's needs of the machine.
     pub fn needs(self) -> &'static [Need] {
         match self {
             Self::SkLookup => &[Need::Netns, Need::Program, Need::Bpf],

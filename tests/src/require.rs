@@ -53,11 +53,11 @@ pub enum Need {
     TestRun,
 }
 
-/// Where Debian has it.
+/// The module's path in Debian.
 pub const NGINX_STREAM_MODULE: &str = "/usr/lib/nginx/modules/ngx_stream_module.so";
 
 impl Need {
-    /// Whether the machine has it.
+    /// True if the machine has it.
     pub fn is_met(self) -> bool {
         static BPF: OnceLock<bool> = OnceLock::new();
         static LEGACY: OnceLock<bool> = OnceLock::new();
@@ -117,7 +117,7 @@ impl fmt::Display for Need {
     }
 }
 
-/// Whether the test may run. Otherwise prints `SKIP <test>: needs <x>`, or panics when `SPECTRUM_TEST_REQUIRE` lists
+/// True if the test may run. Otherwise prints `SKIP <test>: needs <x>`, or panics when `SPECTRUM_TEST_REQUIRE` lists
 /// the need or says `all`.
 pub fn met(test: &str, needs: &[Need]) -> bool {
     let Some(missing) = needs.iter().find(|need| !need.is_met()) else { return true };
@@ -132,7 +132,7 @@ pub fn met(test: &str, needs: &[Need]) -> bool {
     false
 }
 
-/// Where the eBPF object is: `SPECTRUM_EBPF_OBJECT`, else where `cargo xtask build-ebpf` leaves it.
+/// The path of the eBPF object: `SPECTRUM_EBPF_OBJECT`, else where `cargo xtask build-ebpf` leaves it.
 pub fn object() -> PathBuf {
     std::env::var_os("SPECTRUM_EBPF_OBJECT")
         .map_or_else(|| instance::workspace().join("target/bpf/spectrum.o"), PathBuf::from)

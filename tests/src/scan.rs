@@ -23,7 +23,7 @@ pub struct Binding {
     pub protocol: Protocol,
     /// The first address of the prefix.
     pub network: IpAddr,
-    /// How many bits of it count.
+    /// The number of its bits that count.
     pub length: u8,
     /// The ports.
     pub ports: RangeInclusive<u16>,
@@ -36,7 +36,7 @@ pub struct Service {
     pub name: String,
     /// `hello`, `echo` or `discard`.
     pub respond: &'static str,
-    /// What is steered to it.
+    /// The bindings that are steered to it.
     pub bindings: Vec<Binding>,
 }
 
@@ -79,14 +79,14 @@ impl Binding {
         }
     }
 
-    /// Whether a packet to `dialled` is one of its own.
+    /// True if a packet to `dialled` is one of its own.
     pub fn matches(&self, protocol: Protocol, dialled: SocketAddr) -> bool {
         self.protocol == protocol
             && self.ports.contains(&dialled.port())
             && is_within(dialled.ip(), self.network, self.length)
     }
 
-    /// Whether neither wins over the other where both match.
+    /// True if neither wins over the other where both match.
     pub fn ties(&self, other: &Self) -> bool {
         let ((a, b), (c, d)) = (self.edges(), other.edges());
         let nests = (a <= c && d <= b) || (c <= a && b <= d);
@@ -206,7 +206,7 @@ pub fn masked(address: IpAddr, length: u8) -> IpAddr {
     }
 }
 
-/// Whether the first `length` bits are those of `network`, bit by bit.
+/// True if the first `length` bits are those of `network`, bit by bit.
 fn is_within(address: IpAddr, network: IpAddr, length: u8) -> bool {
     address.is_ipv4() == network.is_ipv4()
         && bits(address).zip(bits(network)).take(length.into()).all(|(ours, theirs)| ours == theirs)

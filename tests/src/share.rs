@@ -35,7 +35,7 @@ const ALWAYS: [&str; 3] = [
     "longer_prefix_hides_only_the_ports_it_binds",
 ];
 
-/// Whether this run does the variant number `variant` of `test`. Otherwise says that it is left out.
+/// True if this run does the variant number `variant` of `test`. Otherwise says that it is left out.
 pub fn takes(test: &str, variant: usize) -> bool {
     let Some(turn) = parse::<Turn>("SPECTRUM_TEST_TURN") else { return true };
     let takes = ALWAYS.iter().any(|case| test.starts_with(case)) || turn.takes(test, variant);
@@ -73,7 +73,7 @@ impl FromStr for Turn {
     }
 }
 
-/// What the environment says, if it does.
+/// The value of an environment variable, if it is set.
 fn parse<T: FromStr>(name: &str) -> Option<T> {
     let text = env::var(name).ok()?;
     Some(text.parse().unwrap_or_else(|_error| panic!("{name}={text} is no share")))

@@ -70,7 +70,7 @@ impl State {
         text
     }
 
-    /// How much there is of everything: what stays the same when a thing gives way to another of its kind.
+    /// The amount of everything: what stays the same when a thing gives way to another of its kind.
     pub fn amounts(&self) -> Vec<(&'static str, usize)> {
         self.0.iter().map(|(section, lines)| (*section, lines.len())).collect()
     }
@@ -95,7 +95,7 @@ impl State {
 pub struct BpfObjects(Vec<(&'static str, u32)>);
 
 impl BpfObjects {
-    /// What `pid` has descriptors of.
+    /// The kernel's objects that `pid` has descriptors of.
     pub fn of_process(pid: u32) -> Self {
         let mut held = Vec::new();
         for entry in fs::read_dir(format!("/proc/{pid}/fdinfo")).expect("list the descriptors").flatten() {
@@ -114,7 +114,7 @@ impl BpfObjects {
         Self(held)
     }
 
-    /// Whether there are programs, maps and links among them.
+    /// True if there are programs, maps and links among them.
     pub fn is_complete(&self) -> bool {
         ["prog", "map", "link"].iter().all(|kind| self.0.iter().any(|(held, _)| held == kind))
     }

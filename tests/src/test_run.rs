@@ -13,13 +13,13 @@ use crate::netns::Netns;
 pub struct Lookup {
     /// The IP protocol number.
     pub protocol: u32,
-    /// Who sent it.
+    /// The sender.
     pub client: SocketAddr,
-    /// Where it goes.
+    /// The address and port that it goes to.
     pub dialled: SocketAddr,
 }
 
-/// What the program did with it.
+/// The program's judgement of a packet.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Judgement {
     /// It chose a socket.

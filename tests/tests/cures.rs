@@ -60,7 +60,7 @@ impl Host {
         output.status.success()
     }
 
-    /// What doctor finds wrong about `check`: the cures.
+    /// The cures that doctor names for `check`.
     fn cures(&self, check: &str) -> Vec<String> {
         let said = Launch::new(&self.server).arguments("doctor --config /run/spectrum.toml --json").finish();
         let said: Value =
@@ -90,7 +90,7 @@ fn targets() -> [SocketAddr; 4] {
         .map(|target| target.parse().unwrap())
 }
 
-/// What makes the fault, and the check of doctor's that finds it.
+/// The commands that make each fault, and the check of doctor's that finds it.
 const FAULTS: &[(&str, &str)] = &[
     ("ip link set lo down", "lo"),
     ("ip addr del 127.0.0.1/8 dev lo", "lo"),

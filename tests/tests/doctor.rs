@@ -33,14 +33,14 @@ fn launch<'netns>(netns: &'netns Netns, words: &str) -> Launch<'netns> {
     Launch::new(netns).arguments(words)
 }
 
-/// What `doctor` says, and its exit code.
+/// The answer of `doctor`, and its exit code.
 fn diagnosis(launch: Launch<'_>) -> (Value, i32) {
     let finished = launch.arguments("--json").finish();
     let said = serde_json::from_str(&finished.stdout).unwrap_or_else(|error| panic!("{error}: {finished}"));
     (said, finished.code())
 }
 
-/// What `doctor` says of `netns`.
+/// The answer of `doctor` about `netns`.
 fn doctor(netns: &Netns, words: &str) -> Value {
     diagnosis(launch(netns, &format!("doctor {words}"))).0
 }

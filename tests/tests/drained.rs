@@ -19,7 +19,7 @@ use spectrum_tests::path::{Family, Path};
 
 on_each_path!(an_origin_that_is_drained_by_hand_stays_so_over_reloads_until_it_is_ready);
 
-/// What the verb says to these words.
+/// The verb's answer to these words.
 fn set(case: &Case, words: &str) -> Finished {
     Launch::new(&case.server).arguments(&format!("origin {words}")).finish()
 }

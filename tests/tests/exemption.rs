@@ -29,7 +29,7 @@ on_every_path!(
 /// A host of which a container publishes port 8080, on every local address.
 struct Publishing {
     client: Netns,
-    /// Where the container is.
+    /// The namespace of the container.
     _container: (Netns, Origin),
 }
 

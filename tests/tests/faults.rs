@@ -76,7 +76,7 @@ fn number(count: usize) -> f64 {
     u32::try_from(count).unwrap().into()
 }
 
-/// Whether what is said comes back.
+/// True if what is said comes back.
 fn talks(mut stream: &TcpStream) -> bool {
     stream.write_all(b"still there?").is_ok() && stream.read_exact(&mut [0; 12]).is_ok()
 }
@@ -186,7 +186,7 @@ fn a_byte_a_second_is_passed_on_as_it_comes(case: &mut Case) {
     assert_ended(&instance, "closed", "200");
 }
 
-/// How many of the descriptors of `instance` are ends of pipes, besides its standard streams.
+/// The number of descriptors of `instance` that are ends of pipes, besides its standard streams.
 fn pipe_ends(instance: &Instance) -> usize {
     let descriptors = fs::read_dir(format!("/proc/{}/fd", instance.pid())).unwrap();
     let links = descriptors.filter_map(|entry| fs::read_link(entry.ok()?.path()).ok());

@@ -293,7 +293,7 @@ fn descriptors_of(instance: &Instance) -> usize {
     fs::read_dir(format!("/proc/{}/fd", instance.pid())).unwrap().count()
 }
 
-/// What it has of its own, in bytes.
+/// The memory of its own, in bytes.
 fn memory_of(instance: &Instance) -> usize {
     let status = fs::read_to_string(format!("/proc/{}/status", instance.pid())).unwrap();
     let kilobytes = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).unwrap();

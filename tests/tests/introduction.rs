@@ -28,7 +28,7 @@ on_every_path!(
     a_header_leads_to_no_port_of_an_origin_that_is_not_bound,
 );
 
-/// Where the peers listen. In a namespace of the test's own nobody else does.
+/// The port of the peers. In a namespace of the test's own nobody else does.
 const PORT: u16 = 8081;
 
 fn at(case: &Case) -> SocketAddr {
@@ -139,7 +139,7 @@ fn assert_named(instance: &Instance, client: &Netns, proxy: SocketAddr) {
     await_logged(instance, &format!("client={}", heard.client), 1);
 }
 
-/// Where the proxies listen for the client.
+/// The address at which the proxies listen for the client.
 fn proxy_address(case: &Case) -> SocketAddr {
     SocketAddr::new(spectrum_tests::veth::server_address(case.family), PORT)
 }

@@ -40,7 +40,7 @@ const PREFIXES: [(&str, u8); 8] = [
 ];
 const PORTS: [RangeInclusive<u16>; 4] = [1..=100, 443..=443, 8000..=9000, 65_535..=65_535];
 
-/// Whether the first `length` bits are those of `network`, bit by bit.
+/// True if the first `length` bits are those of `network`, bit by bit.
 fn is_within(address: IpAddr, network: IpAddr, length: u8) -> bool {
     let bits = |address: IpAddr| -> Vec<bool> {
         let octets = match address {
@@ -111,7 +111,7 @@ fn kernel_agrees_with_a_slow_scan() {
     assert!(tally.iter().all(|count| *count > draws / 8), "a one-sided draw: {tally:?}");
 }
 
-/// How many configurations are drawn, and how many packets are judged by each.
+/// The number of configurations that are drawn, and of packets that each judges.
 const CONFIGURATIONS: usize = 24;
 const PACKETS: usize = 4_000;
 

@@ -20,13 +20,13 @@ const NOT_PERMITTED: i32 = 77;
 const PREFIX: &str = "--prefix 192.0.2.0/24";
 const TARGET: &str = "192.0.2.9:4443";
 
-/// What the kernel without a part says when it is asked for it, and what the program must say then.
+/// The answer of a kernel without a part, and what the program must say then.
 struct Lack {
     /// In the line that strace writes of the call.
     call: &'static str,
-    /// What the call fails with.
+    /// The error that the call fails with.
     error: &'static str,
-    /// What `--mode sk-lookup` must name.
+    /// The cure that `--mode sk-lookup` must name.
     cure: &'static str,
     code: i32,
 }
@@ -43,7 +43,7 @@ const LACKS: [Lack; 6] = [
     Lack { call: "BPF_LINK_CREATE", error: "E2BIG", cure: "bpftool link", code: FAILURE },
 ];
 
-/// What the log says of the path that was not taken.
+/// The log's reason for the path that was not taken.
 fn reason(log: &str) -> Option<&str> {
     let (_, reason) = log.split_once("since sk_lookup is not possible reason=\"")?;
     reason.split('"').next()

@@ -52,7 +52,7 @@ fn go_over(case: &Case, instance: &Instance, text: &str) {
     reload(&case.server, instance).unwrap_or_else(|refused| panic!("{refused:?}\n{}", instance.stderr()));
 }
 
-/// Whether what is said comes back.
+/// True if what is said comes back.
 fn talks(stream: &mut (impl Read + Write)) -> bool {
     stream.write_all(b"still there?").is_ok() && stream.read_exact(&mut [0; 12]).is_ok()
 }
@@ -61,7 +61,7 @@ fn assert_talks(stream: &mut TcpStream) {
     assert!(talks(stream), "an open connection does not answer");
 }
 
-/// Whether the connection is reset without a byte, perhaps before the dial has returned.
+/// True if the connection is reset without a byte, perhaps before the dial has returned.
 fn is_shed(case: &Case, target: SocketAddr) -> bool {
     match call(&case.server, target) {
         Ok(mut stream) => {

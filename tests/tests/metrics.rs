@@ -210,7 +210,7 @@ fn loopback_prefix(case: &Case) -> &'static str {
     case.family.pick("127.0.0.0/8", "::1/128")
 }
 
-/// What `status` says of the listener at `address` that bindings hide.
+/// The conflict that `status` shows of the listener at `address` which bindings hide.
 fn conflict(case: &Case, instance: &Instance, address: SocketAddr) -> Option<Value> {
     let status = connect(&case.server, instance).ask("status").unwrap();
     let conflicts = status["conflicts"].as_array().unwrap();

@@ -99,7 +99,7 @@ fn blackhole(netns: &Netns, address: IpAddr) {
     }
 }
 
-/// What is heard at any address of the prefix.
+/// The answer at any address of the prefix.
 fn heard(case: &mut Case, port: u16) -> Result<String, ErrorKind> {
     let target = SocketAddr::new(case.any_address(), port);
     dial(&case.server, target).map(|heard| heard.text).map_err(|error| error.kind())
@@ -323,7 +323,7 @@ fn a_failing_name_server_changes_nothing(case: &mut Case) {
     await_logged(&instance, "origin resolves again", 1);
 }
 
-/// What `/readyz` says of a service, or of the instance.
+/// The answer of `/readyz` about a service, or the instance.
 fn ready(case: &Case, admin: SocketAddr, service: &str) -> (u16, String) {
     get(&case.server, admin, &format!("/readyz{service}")).unwrap()
 }
@@ -762,7 +762,7 @@ fn a_name_that_comes_to_lead_back_is_not_dialled(case: &mut Case) {
     assert_eq!(left_out["way"], serde_json::json!(["web", "web"]), "{left_out}");
 }
 
-/// Where the dialled port is kept, a client can choose the one that the listener has itself.
+/// If the dialled port is kept, a client can choose the one that the listener has itself.
 fn a_listener_of_our_own_is_not_dialled(case: &mut Case) {
     let origin = Origin::saying(&case.server, SocketAddr::new(case.loopback(), 0), "origin");
     let instance = serve(case, &service(case, "1-65535", &format!("origins = \"{}\"", case.loopback())));

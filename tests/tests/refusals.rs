@@ -103,7 +103,7 @@ fn help_and_version_are_on_standard_output() {
     }
 }
 
-/// Where others can write, they can put links, and what looks like a live instance.
+/// Others who can write there can put links, and what looks like a live instance.
 #[test]
 fn run_directory_that_others_may_write_is_refused() {
     if !require::met("run_directory_that_others_may_write_is_refused", &[Need::Netns, Need::Program]) {

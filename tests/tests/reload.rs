@@ -75,7 +75,7 @@ fn assert_answered_by(case: &Case, target: SocketAddr, service: &str) {
     assert!(heard.text.contains(&format!("\nservice={service} ")), "{target}: {heard:?}");
 }
 
-/// What somebody who says [`SAID`] to `target` hears.
+/// The answer to [`SAID`] from `target`.
 fn answer(service: Option<&Service>, target: SocketAddr, heard: &io::Result<Heard>) -> bool {
     match (service.map(|service| (service.respond, &service.name)), heard) {
         (None, Err(error)) => error.kind() == io::ErrorKind::ConnectionRefused,
@@ -103,7 +103,7 @@ fn generation(random: &mut Random, name: &str, revised: &'static str) -> Vec<Ser
     services
 }
 
-/// Where a mixture of the two would show: in and around every binding of either.
+/// Targets at which a mixture of the two would show: in and around every binding of either.
 fn targets(random: &mut Random, generations: &[Vec<Service>; 2]) -> Vec<SocketAddr> {
     let is_local = |target: &SocketAddr| match target.ip() {
         IpAddr::V4(v4) => {
@@ -388,7 +388,7 @@ fn service_with_another_answer_keeps_what_is_open(case: &mut Case) {
     instance.stop();
 }
 
-/// Whether the namespace has a local route of the prefix.
+/// True if the namespace has a local route of the prefix.
 fn is_local(case: &Case, prefix: &str) -> bool {
     let family = if prefix.contains(':') { "-6 " } else { "" };
     case.server.ip(&format!("{family}route show table local proto 83")).contains(prefix)

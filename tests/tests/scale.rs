@@ -100,7 +100,7 @@ impl Hosts {
     }
 }
 
-/// What covers all hosts, so that a handful of routes makes them local.
+/// A service that covers all hosts, so that a handful of routes makes them local.
 const SMALL: &str = "[[service]]\nname = \"everything\"\nrespond = \"hello\"\nbindings = [{ ports = 1, prefix = [\"10.0.0.0/12\", \"11.0.0.0/8\", \"2001:db8::/32\"] }]\n";
 
 fn assert_serves(case: &mut Case, hosts: &Hosts, neighbours: &str) {

@@ -76,7 +76,7 @@ fn texts(values: &Value) -> BTreeSet<String> {
     values.as_array().unwrap().iter().map(|value| value.as_str().unwrap().to_owned()).collect()
 }
 
-/// What an instance of both families has in the firewall, as the firewall's own programs call it.
+/// The parts of an instance of both families in the firewall, as the firewall's own programs call it.
 fn rules(path: Path, pid: u32) -> [String; 2] {
     match path {
         Path::TproxyNftables => ["ip", "ip6"].map(|family| format!("table {family} spectrum-{pid}")),

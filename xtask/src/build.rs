@@ -19,7 +19,7 @@ use crate::workspace;
 /// Options of `run`.
 #[derive(Debug, clap::Args)]
 pub struct RunOptions {
-    /// What to pass to spectrum-user
+    /// Arguments for spectrum-user
     #[arg(last = true)]
     arguments: Vec<OsString>,
 }
@@ -48,7 +48,7 @@ pub fn packaged() -> Result<()> {
 pub struct Executable {
     /// The name of its target.
     pub name: String,
-    /// Where it is.
+    /// Its place.
     pub path: PathBuf,
 }
 

@@ -25,7 +25,7 @@ const SECONDS_FOR_ONE_INPUT: u32 = 10;
 pub(crate) struct FuzzOptions {
     /// Run only this target
     target: Option<Target>,
-    /// How many seconds to run each target
+    /// Seconds that each target runs
     #[arg(long, value_name = "N", default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..=604_800))]
     seconds: u32,
 }
@@ -63,7 +63,7 @@ pub(crate) fn fuzz(options: &FuzzOptions, consent: Consent) -> Result<ExitCode> 
     Ok(ExitCode::FAILURE)
 }
 
-/// What `target` finds in `seconds`: files that are new among its regressions, where they belong.
+/// The finds of `target` in `seconds`: files that are new among its regressions, where they belong.
 fn run(target: Target, seconds: u32, compiler: &Compiler) -> Result<Vec<PathBuf>> {
     let name = target.to_possible_value().context("name the target")?.get_name().to_owned();
     let fuzz = workspace::root().join("fuzz");
@@ -104,7 +104,7 @@ fn run(target: Target, seconds: u32, compiler: &Compiler) -> Result<Vec<PathBuf>
     Ok(found)
 }
 
-/// What compiles the targets: its `cargo` and `rustc` stand in one directory.
+/// The compiler of the targets: its `cargo` and `rustc` stand in one directory.
 #[derive(Debug)]
 enum Compiler {
     /// One that allows what only nightly compilers allow: libFuzzer sees which code an input reaches, and that is all.
@@ -128,7 +128,7 @@ impl Compiler {
         }
     }
 
-    /// What cargo-fuzz calls it.
+    /// Its name for cargo-fuzz.
     fn sanitizer(&self) -> &'static str {
         match self {
             Self::Plain(_) => "none",
@@ -165,7 +165,7 @@ impl fmt::Display for Compiler {
     }
 }
 
-/// Whether the toolchain in this directory has the runtime that the targets are linked with.
+/// True if the toolchain in this directory has the runtime that the targets are linked with.
 fn has_sanitizers(toolchain: &Path) -> bool {
     let libraries = toolchain.join("lib/rustlib");
     let Ok(hosts) = fs::read_dir(libraries) else { return false };

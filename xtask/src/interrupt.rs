@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock};
 use anyhow::{Context as _, Result, ensure};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
-/// Whether Ctrl-C was pressed, or the like. While one lives, the first such signal only raises its flag.
+/// A flag that Ctrl-C, or the like, raises. While one lives, the first such signal only raises its flag.
 #[derive(Clone, Debug)]
 pub struct Interrupt(Arc<Watch>);
 
@@ -17,10 +17,10 @@ struct Watch {
     watched: bool,
 }
 
-/// What the handlers of this process look at. They are registered once, since they cannot be taken back to what was.
+/// The flags that this process's handlers look at. They are registered once, since they cannot be taken back to what was.
 #[derive(Debug)]
 struct Handlers {
-    /// Whether the next signal ends the process as it always did.
+    /// True if the next signal ends the process as it always did.
     deadly: Arc<AtomicBool>,
     raised: Arc<AtomicBool>,
     watches: AtomicUsize,

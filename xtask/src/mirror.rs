@@ -13,7 +13,7 @@ pub enum Mirror {
 }
 
 impl Mirror {
-    /// Where `sources` say that it is, else where it is for everybody.
+    /// The address that `sources` give, else the one for everybody.
     pub fn uri(self, sources: &str) -> &str {
         let (name, default) = match self {
             Self::Debian => ("/debian", "http://deb.debian.org/debian"),

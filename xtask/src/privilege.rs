@@ -7,13 +7,13 @@ use nix::unistd::geteuid;
 
 use crate::ebpf::toolchain::on_path;
 
-/// Whether we are root already.
+/// True if we are root already.
 #[must_use]
 pub fn is_root() -> bool {
     geteuid().is_root()
 }
 
-/// Whether [`as_root`] can work: we are root, or there is a sudo to ask.
+/// True if [`as_root`] can work: we are root, or there is a sudo to ask.
 #[must_use]
 pub fn available() -> bool {
     is_root() || on_path("sudo").is_some()

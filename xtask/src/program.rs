@@ -12,9 +12,9 @@ use xtask::workspace;
 /// A tool that is a program of its own.
 #[derive(Debug)]
 pub(crate) struct Program {
-    /// What `cargo xtask NAME` calls it.
+    /// Its name for `cargo xtask NAME`.
     pub(crate) name: &'static str,
-    /// What it does, in one line.
+    /// Its summary in one line.
     pub(crate) about: &'static str,
     /// The package that it is.
     package: &'static str,

@@ -16,19 +16,20 @@ use nix::unistd::Pid;
 use crate::interrupt::Interrupt;
 use crate::shell;
 
-/// How long a server may take to be ready, and to end.
+/// The time that a server may take to be ready, and to end.
 const PATIENCE: Duration = Duration::from_secs(15);
 
-/// How much of its log is kept: enough to say why it did not start, not a line for every connection of a benchmark.
+/// The lines of its log that are kept: enough to say why it did not start, not a line for every connection of a
+/// benchmark.
 const LOG_LINES: usize = 100;
 
 /// A running server.
 #[derive(Debug)]
 pub struct Server {
     child: Child,
-    /// What it said when it was ready.
+    /// Its words when it was ready.
     pub ready: String,
-    /// How long that took from exec.
+    /// The time from exec until then.
     pub ready_after: Duration,
     log: Arc<Mutex<Vec<String>>>,
 }

@@ -46,7 +46,7 @@ pub fn output(command: &mut Command) -> Result<Output> {
     command.output().with_context(|| format!("run {}", line(command)))
 }
 
-/// What `command` printed on standard output; any exit but success is an error that quotes standard error.
+/// The standard output of `command`; any exit but success is an error that quotes standard error.
 pub fn stdout(command: &mut Command) -> Result<String> {
     let output = output(command)?;
     ensure!(

@@ -16,10 +16,10 @@ use xtask::workspace;
 /// Options of `soak`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct SoakOptions {
-    /// How many seconds to dial, reload and kill; looking for leaks takes two minutes at most besides
+    /// Seconds of dialling, reloading and killing; looking for leaks takes two minutes at most besides
     #[arg(long, value_name = "N", default_value_t = 120, value_parser = clap::value_parser!(u64).range(10..=604_800))]
     seconds: u64,
-    /// What decides everything that is drawn; what others do at the same time is not drawn, so that a run is never
+    /// The seed of everything that is drawn; what others do at the same time is not drawn, so that a run is never
     /// quite repeated
     #[arg(long, value_name = "S")]
     seed: Option<u64>,

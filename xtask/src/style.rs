@@ -3,7 +3,7 @@
 use std::env;
 use std::io::{self, IsTerminal as _};
 
-/// How to mark text up for one output.
+/// The mark-up of text for one output.
 #[derive(Clone, Copy, Debug)]
 pub struct Style {
     coloured: bool,
@@ -17,37 +17,37 @@ impl Style {
         Self { coloured: io::stdout().is_terminal() && !refused }
     }
 
-    /// Whether anything is marked up at all.
+    /// True if anything is marked up at all.
     #[must_use]
     pub fn is_coloured(self) -> bool {
         self.coloured
     }
 
-    /// What went well.
+    /// Text about a success.
     #[must_use]
     pub fn good(self, text: &str) -> String {
         self.paint("32", text)
     }
 
-    /// What went wrong.
+    /// Text about a failure.
     #[must_use]
     pub fn bad(self, text: &str) -> String {
         self.paint("1;31", text)
     }
 
-    /// What may be overlooked.
+    /// Text that may be overlooked.
     #[must_use]
     pub fn faint(self, text: &str) -> String {
         self.paint("2", text)
     }
 
-    /// What opens a part.
+    /// Text that opens a part.
     #[must_use]
     pub fn title(self, text: &str) -> String {
         self.paint("1", text)
     }
 
-    /// What to look at in a line.
+    /// Text to look at in a line.
     #[must_use]
     pub fn key(self, text: &str) -> String {
         self.paint("36", text)

@@ -23,7 +23,7 @@ pub(crate) struct TestOptions {
     /// Count a test that cannot run here as failed; the default where CI=true
     #[arg(long)]
     require: bool,
-    /// What to pass to every test binary, such as part of a test's name
+    /// Arguments for every test binary, such as part of a test's name
     #[arg(last = true)]
     arguments: Vec<OsString>,
 }
@@ -53,7 +53,7 @@ pub(crate) fn test(options: &TestOptions, consent: Consent) -> Result<ExitCode> 
     Ok(if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// What tells the privileged tests where things are.
+/// The variables that tell the privileged tests where things are.
 pub(crate) fn environment() -> Vec<(&'static str, String)> {
     vec![
         ("SPECTRUM_BIN", workspace::spectrum_user().display().to_string()),

@@ -24,7 +24,7 @@ pub fn cargo_path() -> PathBuf {
     env::var_os("CARGO").map_or_else(|| PathBuf::from("cargo"), PathBuf::from)
 }
 
-/// That cargo, in the root of the workspace.
+/// The same cargo, in the root of the workspace.
 pub fn cargo<I: IntoIterator<Item: AsRef<std::ffi::OsStr>>>(arguments: I) -> Command {
     let mut cargo = Command::new(cargo_path());
     cargo.current_dir(root()).args(arguments);
@@ -35,7 +35,7 @@ pub fn cargo<I: IntoIterator<Item: AsRef<std::ffi::OsStr>>>(arguments: I) -> Com
     cargo
 }
 
-/// Where cargo leaves what it builds for the host.
+/// The directory in which cargo leaves what it builds for the host.
 #[must_use]
 pub fn target_dir() -> PathBuf {
     env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), |target| root().join(target))

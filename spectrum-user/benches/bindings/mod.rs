@@ -23,7 +23,7 @@ pub(crate) struct Case {
     ranges: &'static [&'static str],
 }
 
-/// How the addresses lie.
+/// The lie of the addresses.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Shape {
     /// Consecutive.
@@ -81,7 +81,7 @@ impl Case {
         }
     }
 
-    /// What is bound at `addresses`, all of one destination.
+    /// The bindings of `addresses`, all of one destination.
     pub(crate) fn bindings(&self, addresses: &[IpAddr]) -> Vec<PlannedBinding> {
         let ports = self.ports();
         let binding = |address: IpAddr, ports: PortRange| PlannedBinding {

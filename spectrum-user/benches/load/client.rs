@@ -10,7 +10,7 @@ use socket2::{Domain, Socket, Type};
 use crate::origin::MESSAGE;
 use crate::station::{Set, place_of};
 
-/// What came.
+/// The part of an answer that came.
 pub(crate) enum Came {
     /// So many bytes.
     Bytes(usize),
@@ -22,7 +22,7 @@ pub(crate) enum Came {
 
 pub(crate) struct Client {
     stream: TcpStream,
-    /// How many bytes of the answer have come.
+    /// The bytes of the answer that have come.
     pub(crate) answered: usize,
 }
 
@@ -41,7 +41,7 @@ impl Client {
         this
     }
 
-    /// Where it stands in a table of clients.
+    /// Its place in a table of clients.
     pub(crate) fn place(&self) -> usize {
         place_of(&self.stream)
     }

@@ -10,10 +10,10 @@ use crate::client::{Came, Client};
 use crate::origin::{ENDLESS, KEPT, MESSAGE, SHORT};
 use crate::station::{Set, Station};
 
-/// How long nothing may happen.
+/// The time in which nothing may happen.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// How many connections are dialled before any of them is answered.
+/// The number of connections dialled before any of them is answered.
 const BATCH: usize = 64;
 
 /// Clients by descriptor.

@@ -21,10 +21,10 @@ pub(crate) const KEPT: u8 = b'k';
 /// Send for as long as somebody takes it.
 pub(crate) const ENDLESS: u8 = b'e';
 
-/// How much is handed to the kernel at once.
+/// The bytes handed to the kernel at once.
 const BLOCK: usize = 1 << 20;
 
-/// How many connections are accepted before others have their turn.
+/// The number of connections accepted before others have their turn.
 const ACCEPTED: usize = 16;
 
 pub(crate) struct Origin {
@@ -64,7 +64,7 @@ impl Origin {
         self.listener.local_addr().unwrap()
     }
 
-    /// How many connections it has.
+    /// The number of its connections.
     pub(crate) fn open(&self) -> usize {
         self.open
     }

@@ -14,7 +14,7 @@ use crate::latency::Latencies;
 use crate::origin::{KEPT, MESSAGE};
 use crate::station::Station;
 
-/// What one turn may take by itself.
+/// The time that one turn may take by itself.
 const TURN: Duration = Duration::from_micros(100);
 
 /// Notices when this thread, which never sleeps, had to leave its CPU to another.
@@ -28,7 +28,7 @@ impl Vigil {
         Self { last: Instant::now(), preempted: preempted() }
     }
 
-    /// Whether it did since it was asked last. `now` is when it is asked.
+    /// True if it did since it was asked last. `now` is when it is asked.
     fn was_disturbed(&mut self, now: Instant) -> bool {
         let took = now.duration_since(self.last);
         self.last = now;

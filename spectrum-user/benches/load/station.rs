@@ -9,7 +9,7 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 use crate::client::Client;
 use crate::origin::Origin;
 
-/// What an event of the listener carries. The sockets' carry their place, and of the origin's this bit.
+/// The mark of an event of the listener. The sockets' carry their place, and of the origin's this bit.
 const LISTENER: u64 = u64::MAX;
 const OF_ORIGIN: u64 = 1 << 32;
 

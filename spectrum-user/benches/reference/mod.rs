@@ -69,7 +69,7 @@ impl Reference {
         self.ebpf.program(self.program).unwrap().fd().unwrap().as_fd()
     }
 
-    /// How often it ran, and for how long altogether.
+    /// The number of its runs, and their time altogether.
     pub(crate) fn run_time(&self) -> (u64, Duration) {
         let info = self.ebpf.program(self.program).unwrap().info().unwrap();
         (info.run_count(), info.run_time())

@@ -10,7 +10,7 @@ const LONGEST_DRAIN: Duration = Duration::from_hours(8_766);
 /// More threads than any host has cores.
 const MOST_WORKERS: usize = 4096;
 
-/// How long to drain.
+/// The time to drain.
 pub(super) fn drain(typed: &str) -> Result<Duration, String> {
     let Ok(time) = humantime::parse_duration(typed) else {
         return Err("not a time; write it as in 10s, \"1m 30s\" or 500ms, and 0s for none".to_owned());
@@ -22,7 +22,7 @@ pub(super) fn drain(typed: &str) -> Result<Duration, String> {
     Ok(time)
 }
 
-/// How many workers.
+/// The number of workers.
 pub(super) fn workers(typed: &str) -> Result<NonZeroUsize, String> {
     typed.parse().ok().filter(|count: &NonZeroUsize| count.get() <= MOST_WORKERS).ok_or_else(|| {
         format!("not a number from 1 to {MOST_WORKERS}; leave --workers out for one worker for each core")

@@ -26,7 +26,7 @@ use crate::plan::Plan;
 use crate::plan::table::Table;
 use crate::proxy::{OriginWatch, ResolveError};
 
-/// How long all names together may take to be looked up.
+/// The time that looking up all names together may take.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Prints the plan of a good configuration; a bad one is the error.
@@ -74,7 +74,7 @@ fn refuse_unresolved(config: &Config, plan: &Plan) -> anyhow::Result<()> {
     Err(anyhow!(lines.collect::<Vec<_>>().join("\n")))
 }
 
-/// What `check` shows.
+/// The output of `check`.
 #[derive(Serialize)]
 struct Checked<'a> {
     #[serde(serialize_with = "as_text")]
@@ -83,7 +83,7 @@ struct Checked<'a> {
     firewall: FirewallChoice,
     #[serde(skip_serializing_if = "Option::is_none")]
     admin: Option<SocketAddr>,
-    /// What hides the whole of it, so that a start refuses.
+    /// The bindings that hide the whole of it, so that a start refuses.
     #[serde(skip_serializing_if = "Option::is_none")]
     admin_hidden: Option<String>,
     log: CheckedLog,
@@ -106,7 +106,7 @@ struct CheckedLog {
     keys: RecordKeys,
 }
 
-/// What holds, whether or not it is said.
+/// The keys in force, said or not.
 #[derive(Serialize)]
 struct CheckedRecords {
     records: String,
@@ -165,7 +165,7 @@ struct CheckedService<'a> {
     #[serde(skip_serializing_if = "<[_]>::is_empty", serialize_with = "as_texts")]
     trusted_proxies: &'a [Prefix],
     log: CheckedRecords,
-    /// What it says of its records itself.
+    /// The keys about its records that it has itself.
     #[serde(skip)]
     own_log: RecordKeys,
     /// All of it, in words.

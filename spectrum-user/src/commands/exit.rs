@@ -16,7 +16,7 @@ use crate::net::NetError;
 use crate::observe::{Kind, timestamp};
 use crate::tproxy::TproxyError;
 
-/// What fits no other code.
+/// The code of every failure that has no other.
 pub(super) const FAILURE: u8 = 1;
 /// `EX_NOPERM` of sysexits.h.
 const NOT_PERMITTED: u8 = 77;
@@ -39,7 +39,7 @@ struct JsonError<'a> {
     exit_code: u8,
 }
 
-/// What is told of it.
+/// The part of it that is told.
 #[derive(Serialize)]
 #[serde(untagged)]
 enum Told<'a> {
@@ -91,7 +91,7 @@ pub fn usage(error: &clap::Error, words: &[OsString]) -> ExitCode {
     ExitCode::from(USAGE)
 }
 
-/// Whether a command line that cannot be understood asks for JSON wherever something is to be said of it.
+/// True if a command line that cannot be understood asks for JSON wherever something is to be said of it.
 fn asks_for_json(words: &[OsString]) -> bool {
     let is = |word: Option<&OsString>, text: &str| word.is_some_and(|word| word == text);
     words.iter().any(|word| word == "--log-format=json")
@@ -128,7 +128,7 @@ pub(super) fn refusal(error: &anyhow::Error) -> ExitCode {
     ExitCode::from(exit_code)
 }
 
-/// What is wrong with a file, if that is what `error` is about.
+/// The problems of a file, if `error` is about one.
 pub(super) fn problems(error: &anyhow::Error) -> &[Problem] {
     match (error.downcast_ref(), error.downcast_ref()) {
         (Some(ConfigError::Invalid { problems }), _) | (_, Some(ControlError::Refused { problems, .. })) => {

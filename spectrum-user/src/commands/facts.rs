@@ -14,7 +14,7 @@ use crate::proxy::{OriginCondition, OriginState, OriginWatch, Workers};
 /// So many origins are named with what keeps a service from being ready.
 const REASONS: usize = 16;
 
-/// What was last told. Clones share it.
+/// The facts that were last told. Clones share them.
 #[derive(Clone, Default)]
 pub(super) struct ToldFacts(Arc<Mutex<Told>>);
 
@@ -28,7 +28,7 @@ struct Told {
 }
 
 impl ToldFacts {
-    /// What holds now.
+    /// The facts now.
     pub(super) fn now(&self) -> Facts {
         let Told { mut facts, destinations, packets, origins } = self.lock().clone();
         if let Some(origins) = origins {
@@ -47,7 +47,7 @@ impl ToldFacts {
         facts
     }
 
-    /// Whether connections to `service` come to an origin or are answered here, or why they do not; `None`: there is no such
+    /// `Ok` if connections to `service` come to an origin or are answered here, or why they do not; `None`: there is no such
     /// service.
     pub(super) fn readiness(&self, service: &str) -> Option<Result<(), String>> {
         let Told { facts, origins, .. } = self.lock().clone();
@@ -83,7 +83,7 @@ impl ToldFacts {
     }
 }
 
-/// What is told of the addresses of one service's origins, and of their names.
+/// The facts about the addresses of one service's origins, and about their names.
 fn told(service: &ServiceName, states: &[OriginState]) -> (Vec<OriginFacts>, NameFacts) {
     let mut names = NameFacts { service: service.clone(), unresolved: 0, refused: 0 };
     let mut facts: Vec<OriginFacts> = Vec::new();

@@ -16,10 +16,10 @@ use tracing_subscriber::filter::{Directive, LevelFilter};
 use crate::model::LogFormat;
 use crate::observe::{Kind, Output, timestamp};
 
-/// How long the last lines may take to be written.
+/// The time that writing the last lines may take.
 const FINISH: Duration = Duration::from_secs(1);
 
-/// What a program that runs on writes with.
+/// The output of a program that runs on.
 #[derive(Debug)]
 pub(super) struct Log {
     pub(super) output: Output,
@@ -72,7 +72,8 @@ pub(super) fn init(format: LogFormat) -> anyhow::Result<Log> {
     Ok(Log { output, format })
 }
 
-/// What `wanted` says, and what of it says nothing. Not by the lossy way that there is, which tells by that macro.
+/// The filter that `wanted` means, and the parts of it that mean nothing. Not by the lossy way that there is, which tells
+/// by that macro.
 fn filter(wanted: &str) -> (EnvFilter, Vec<&str>) {
     let (good, bad): (Vec<&str>, Vec<&str>) = wanted
         .split(',')

@@ -94,13 +94,13 @@ fn refused(message: String) -> anyhow::Error {
     ControlError::Refused { message, code: USAGE, problems: Vec::new() }.into()
 }
 
-/// What somebody typed, as much of it as is of use.
+/// The text that somebody typed, as much of it as is of use.
 fn quoted(typed: &str) -> String {
     let short: String = typed.chars().take(80).collect();
     format!("\"{}\"", visible(&short))
 }
 
-/// What may have been meant of what there is.
+/// The names that there are and that may have been meant.
 fn there_is(typed: &str, words: &[&str]) -> String {
     if let Some(meant) = nearest(typed, words) {
         return format!("did you mean {meant}?");

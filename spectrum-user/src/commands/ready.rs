@@ -6,7 +6,7 @@ use crate::instance::Mode;
 use crate::model::LogFormat;
 use crate::observe::timestamp;
 
-/// What is ready.
+/// The instance that is ready.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Ready {
     pub(super) mode: Mode,

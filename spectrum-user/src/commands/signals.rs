@@ -11,7 +11,7 @@ pub(super) struct Signals {
     terminate: Signal,
 }
 
-/// What a signal asks for.
+/// The wish of a signal.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Signalled {
     /// SIGHUP.

@@ -20,7 +20,7 @@ type Telling = Box<dyn FnOnce() + Send>;
 pub(super) struct Standby {
     name: &'static str,
     errands: OnceLock<SyncSender<Errand>>,
-    /// Whether the thread has nothing to do: set before it tells how its errand ended, so that whoever hears that finds it free.
+    /// True if the thread has nothing to do: set before it tells how its errand ended, so that whoever hears that finds it free.
     free: AtomicBool,
 }
 

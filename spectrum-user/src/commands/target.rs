@@ -7,8 +7,8 @@ use crate::model::{
     Timeouts, UniqueIds, Weight,
 };
 
-/// What answers `service`, the first `named` of its origins by name, and whose word it takes for who the client is. What
-/// stands between semicolons stands for itself.
+/// The target of `service` in words, the first `named` of its origins by name, and whose word it takes for who the client
+/// is. What stands between semicolons stands for itself.
 pub(super) fn described(service: &Service, named: usize) -> String {
     let text = described_target(&service.target, named);
     let trusted = &service.policy.trusted_proxies.prefixes;

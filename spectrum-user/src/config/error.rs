@@ -13,7 +13,7 @@ const SHOWN: usize = 100;
 /// Why a file is no configuration.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    /// What the file says makes no sense.
+    /// The content of the file makes no sense.
     #[error("{}", Lines(.problems))]
     Invalid {
         /// Every problem, in the order of the lines. Never empty.
@@ -24,7 +24,7 @@ pub enum ConfigError {
     Read {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The system's own error.
         #[source]
         source: io::Error,
     },
@@ -80,9 +80,9 @@ impl fmt::Display for Lines<'_> {
 #[derive(Debug)]
 pub(super) struct Problems<'t> {
     text: &'t str,
-    /// Where, what, and the key that begins it.
+    /// The place, the fault, and the key that begins it.
     found: Vec<(usize, String, Option<String>)>,
-    /// Where each line but the first begins; made when first asked for.
+    /// The offset of each line but the first; made when first asked for.
     line_starts: OnceCell<Vec<usize>>,
 }
 
@@ -103,7 +103,7 @@ impl<'t> Problems<'t> {
         self.found.push((offset, format!("{key}: {reason}"), Some(key)));
     }
 
-    /// How many there are so far.
+    /// The number of problems so far.
     pub(super) fn count(&self) -> usize {
         self.found.len()
     }

@@ -11,7 +11,7 @@ use crate::model::{
 };
 use crate::plan::{Plan, PlanError};
 
-/// What the command line's flags say of the one service.
+/// The command line's flags about the one service.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Flags {
     /// Every `--prefix`.
@@ -77,7 +77,7 @@ pub enum FlagsError {
     /// UDP in front of what speaks only TCP.
     #[error("{error}; add --respond echo or --respond discard")]
     Udp {
-        /// What is possible.
+        /// The targets that are possible.
         error: UdpTargetError,
     },
 }

@@ -25,25 +25,25 @@ use std::net::SocketAddr;
 
 use crate::model::{Force, LogOptions, ResolverOptions, Service};
 
-/// What to do, however it was said.
+/// The whole configuration, by whatever means it was said.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Config {
     /// Which path to steer by.
     pub mode: ModeChoice,
     /// Which firewall carries the rules of the TPROXY path.
     pub firewall: FirewallChoice,
-    /// What NAT may do to connections to what is bound.
+    /// The treatment of connections to what is bound by others' NAT rules.
     pub nat: NatChoice,
     /// Which of the host's own addresses may be served although that cuts something.
     pub force: Force,
-    /// Where metrics and health are served; `None`: nowhere.
+    /// The address of metrics and health; `None`: they are not served.
     pub admin: Option<SocketAddr>,
-    /// What is written down, and how.
+    /// The options of the log.
     pub log: LogOptions,
-    /// How names of origins are resolved.
+    /// The options for resolving names of origins.
     pub resolver: ResolverOptions,
     /// At least one, each with at least one binding; names differ.
     pub services: Vec<Service>,
-    /// Where their origins were typed.
+    /// The places in the file, or flags, of their origins.
     pub origin_places: OriginPlaces,
 }

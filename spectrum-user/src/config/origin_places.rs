@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use crate::model::{Origin, ServiceName};
 
-/// Where each origin was typed.
+/// The place in the file, or the flag, of each origin.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct OriginPlaces {
     /// `None`: on the command line.
@@ -13,7 +13,7 @@ pub struct OriginPlaces {
     services: Vec<Vec<OriginPlace>>,
 }
 
-/// Where one of a file's origins stands.
+/// The place of one of a file's origins.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) struct OriginPlace {
     pub(super) line: usize,
@@ -28,7 +28,7 @@ impl OriginPlaces {
         Self { file: Some(path.to_owned()), services }
     }
 
-    /// Where an origin was typed: `spectrum.toml:7:12`, or `--origin`. `service` and `index` are the numbers of the service and
+    /// The place of an origin: `spectrum.toml:7:12`, or `--origin`. `service` and `index` are the numbers of the service and
     /// of its origin.
     #[must_use]
     pub fn place(&self, service: usize, index: usize) -> String {
@@ -41,7 +41,7 @@ impl OriginPlaces {
         }
     }
 
-    /// What messages about an origin begin with: `spectrum.toml:7:12: service "web" origins[2]: "origin.example:80"`, or
+    /// The beginning of messages about an origin: `spectrum.toml:7:12: service "web" origins[2]: "origin.example:80"`, or
     /// `--origin origin.example:80`. `service` and `index` are the numbers of the service `name` and of its `origin`.
     #[must_use]
     pub fn called(&self, service: usize, name: &ServiceName, index: usize, origin: &Origin) -> String {

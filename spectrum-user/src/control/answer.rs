@@ -20,32 +20,32 @@ pub struct ListedBinding {
     pub prefix: String,
     /// Its ports.
     pub ports: String,
-    /// Where it leads.
+    /// The service that it leads to.
     pub service: String,
     /// The same for the kernel.
     pub destination: u32,
 }
 
-/// Where a packet goes, and why.
+/// The way of a packet, and the reason.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Explanation {
     /// Its protocol.
     pub protocol: Protocol,
-    /// What it dials.
+    /// The address and port that it dials.
     pub dialled: SocketAddr,
-    /// Where it comes from.
+    /// Its origin.
     pub from: SocketAddr,
-    /// What happens to it.
+    /// The outcome for it.
     pub outcome: Outcome,
     /// More of what happens: why it is refused, or who takes what passes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub detail: Option<String>,
-    /// Who was asked.
+    /// The one that was asked.
     pub decided_by: Decider,
     /// Why the kernel was not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub not_asked: Option<String>,
-    /// What the kernel and the host's copy say, should they differ: a defect.
+    /// The answers of the kernel and the host's copy, should they differ: a defect.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub disagreement: Option<String>,
     /// The binding that wins.
@@ -57,13 +57,13 @@ pub struct Explanation {
     /// When none matches, the one that comes closest.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub nearest: Option<ListedBinding>,
-    /// Who takes it.
+    /// The listener that takes it.
     pub listener: Option<ListenerAnswer>,
-    /// What else may interfere.
+    /// Other things that may interfere.
     pub notes: Vec<String>,
 }
 
-/// What happens to a packet.
+/// The outcome for a packet.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Outcome {
@@ -75,7 +75,7 @@ pub enum Outcome {
     Steered,
 }
 
-/// Who decided.
+/// The one that decided.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Decider {
@@ -94,32 +94,32 @@ pub struct ListenerAnswer {
     pub cookies: Vec<String>,
 }
 
-/// What an instance is, and how it fares.
+/// The status of an instance.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Status {
     /// Its process id.
     pub pid: u32,
-    /// What it is about.
+    /// The phase of its life.
     pub state: InstanceState,
-    /// How it steers, once that is decided.
+    /// The mode in which it steers, once that is decided.
     pub mode: Option<Mode>,
     /// The inode of its network namespace, as `lsns` prints it.
     pub namespace: u64,
-    /// How many times the bindings have been published.
+    /// The number of times that the bindings have been published.
     pub generation: u64,
     /// The program that is attached, with sk_lookup.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub program: Option<ProgramAnswer>,
-    /// What it has in the firewall: the chains or tables that steer with TPROXY, and the table of transparent origins.
+    /// Its parts in the firewall: the chains or tables that steer with TPROXY, and the table of transparent origins.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub firewall: Vec<String>,
     /// The steering table, with sk_lookup.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub table: Option<TableAnswer>,
-    /// Where metrics and health are served.
+    /// The address of metrics and health.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub admin: Option<SocketAddr>,
-    /// How many descriptors all connections together may have; what comes on top is reset.
+    /// The number of descriptors that all connections together may have; what comes on top is reset.
     pub descriptors: usize,
     /// In the order configured.
     pub services: Vec<ServiceAnswer>,
@@ -129,13 +129,13 @@ pub struct Status {
     pub other_programs: Vec<ProgramAnswer>,
     /// Listeners that are not for steering and that bindings hide: those of other programs, and the one for metrics.
     pub conflicts: Vec<Conflict>,
-    /// What may drop packets before they are steered.
+    /// The rules that may drop packets before they are steered.
     pub obstacles: Vec<String>,
-    /// What could not be looked at, and why.
+    /// The things that could not be looked at, each with the reason.
     pub unknown: Vec<String>,
 }
 
-/// What an instance is about.
+/// The phase of an instance's life.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum InstanceState {
@@ -192,13 +192,13 @@ pub struct TableAnswer {
 pub struct ServiceAnswer {
     /// Its name.
     pub name: String,
-    /// What answers, in words.
+    /// The target that answers, in words.
     pub target: String,
-    /// What its connections may be in number.
+    /// The limits of its connections.
     pub limits: LimitsAnswer,
-    /// How long they may take.
+    /// Their time limits.
     pub timeouts: TimeoutsAnswer,
-    /// How many bindings it has.
+    /// The number of its bindings.
     pub bindings: usize,
     /// Connections and UDP sessions that are open.
     pub open: u64,
@@ -224,13 +224,13 @@ pub struct DrainingAnswer {
 pub struct OriginAnswer {
     /// As configured.
     pub origin: String,
-    /// Where it is, with its port unless that is the dialled one.
+    /// Its address, with its port unless that is the dialled one.
     pub address: Option<String>,
     /// `primary` or `backup`.
     pub role: String,
     /// Its share.
     pub weight: u16,
-    /// Whether that was set by `spectrum-user origin`, and is not as configured.
+    /// True if that was set by `spectrum-user origin`, and is not as configured.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub by_hand: bool,
     /// `up`, `down`, `drained`, `ejected`, `loop`, `refused`, `unresolved` or `unused`.
@@ -238,7 +238,7 @@ pub struct OriginAnswer {
     /// Of one that is unresolved, refused or unused: why.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
-    /// What its last health check said, if it is checked.
+    /// The outcome of its last health check, if it is checked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_check: Option<CheckAnswer>,
     /// Its open connections.
@@ -264,14 +264,14 @@ pub struct OriginAnswer {
     pub way: Vec<String>,
 }
 
-/// What an origin, or some of its addresses, has come to by hand.
+/// The result of setting an origin, or some of its addresses, by hand.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct SetOriginAnswer {
     /// The service.
     pub service: String,
-    /// What was set, as the status has it.
+    /// The origins that were set, as the status has them.
     pub origins: Vec<OriginAnswer>,
-    /// Whether any origin of the service gets new connections now.
+    /// True if any origin of the service gets new connections now.
     pub serves: bool,
 }
 
@@ -288,12 +288,12 @@ pub struct RecordAnswer {
     pub target: String,
 }
 
-/// What a health check said: one of `connected_us` and `error` is there.
+/// The outcome of a health check: one of `connected_us` and `error` is there.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct CheckAnswer {
-    /// How long ago it ended.
+    /// The milliseconds since it ended.
     pub ago_ms: u64,
-    /// How long it took to connect.
+    /// The microseconds that connecting took.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub connected_us: Option<u64>,
     /// Why it did not connect.
@@ -301,12 +301,12 @@ pub struct CheckAnswer {
     pub error: Option<String>,
 }
 
-/// What went wrong with an origin, not as its checks but as its connections found.
+/// The last error of an origin, not as its checks but as its connections found.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct ErrorAnswer {
-    /// What the system said of a dial, or the end of a connection.
+    /// The system's error of a dial, or the end of a connection.
     pub error: String,
-    /// How long ago.
+    /// The milliseconds since then.
     pub ago_ms: u64,
 }
 
@@ -323,12 +323,12 @@ pub struct DestinationAnswer {
     pub family: Family,
     /// Its listener.
     pub listener: Option<ListenerAnswer>,
-    /// What became of its packets, with sk_lookup.
+    /// The counters of its packets, with sk_lookup.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub packets: Option<PacketCounts>,
 }
 
-/// What became of packets.
+/// The counters of packets.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 pub struct PacketCounts {
     /// Given to the listener.
@@ -344,13 +344,13 @@ pub struct PacketCounts {
 pub struct Conflict {
     /// Its protocol.
     pub protocol: Protocol,
-    /// Where it listens.
+    /// The address at which it listens.
     pub address: SocketAddr,
     /// The process that has it, if that is known.
     pub pid: Option<u32>,
     /// The name of its program.
     pub command: Option<String>,
-    /// Whether nothing reaches it, or only what is dialled elsewhere does.
+    /// True if nothing reaches it, or only what is dialled elsewhere.
     pub wholly: bool,
     /// Which bindings hide it, in words.
     pub hidden: String,

@@ -13,7 +13,7 @@ use socket2::{Domain, SockAddr, Socket, Type};
 use super::{ControlError, Request};
 use crate::config::Problem;
 
-/// What a server writes.
+/// The answer that a server writes.
 #[derive(Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(super) enum Answer<T> {
@@ -26,10 +26,10 @@ pub(super) enum Answer<T> {
     },
 }
 
-/// How long it may take until there is a place for one more who asks.
+/// The time until there is a place for one more who asks.
 const CONNECT: Duration = Duration::from_secs(30);
 
-/// How long the instance may be silent.
+/// The time that the instance may be silent.
 const ANSWER: Duration = Duration::from_mins(2);
 
 /// The same while it reloads.

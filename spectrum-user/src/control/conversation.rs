@@ -21,34 +21,34 @@ use super::Request;
 use super::server::AT_ONCE;
 use crate::config::Problem;
 
-/// Who asks has this long to say what, and to take each piece of the answer.
+/// The time that an asker has to say what, and to take each piece of the answer.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// How long the taking of an answer may last in all: a million bindings take a few seconds.
+/// The time that the taking of an answer may last in all: a million bindings take a few seconds.
 const ANSWER: Duration = Duration::from_mins(1);
 
 /// Whoever has been taking their answer for longer than this is slow: they give way when all places are taken and others
 /// want one.
 const SLOW: Duration = Duration::from_secs(5);
 
-/// How long an answer may take to be read when no more is heard.
+/// The time that an answer may take to be read when no more is heard.
 const FAREWELL: Duration = Duration::from_millis(300);
 
 /// No request is longer, in bytes.
 const LONGEST: u64 = 64 * 1024;
 
-/// How much of an answer is written at once.
+/// The bytes of an answer that are written at once.
 const PIECE: usize = 64 * 1024;
 
-/// How often it is looked whether somebody who has nothing more to say is still there to listen.
+/// The time between two looks whether somebody who has nothing more to say is still there to listen.
 const GLANCE: Duration = Duration::from_millis(100);
 
 /// A request that waits for its answer.
 #[derive(Debug)]
 pub struct Asked {
-    /// What is asked.
+    /// The request that is made.
     pub request: Request,
-    /// Who asks; `None` where the kernel would not say.
+    /// The asker; `None` where the kernel would not say.
     pub peer: Option<Peer>,
     answer: oneshot::Sender<Reply>,
 }
@@ -99,7 +99,7 @@ impl SharedAnswer {
 }
 
 impl Asked {
-    /// Whether whoever asked has left: then nothing need be done for them.
+    /// True if whoever asked has left: then nothing need be done for them.
     #[must_use]
     pub fn is_gone(&self) -> bool {
         self.answer.is_closed()
@@ -140,7 +140,7 @@ impl Asked {
     }
 }
 
-/// What is written.
+/// A kind of what is written.
 #[derive(Serialize)]
 #[serde(rename_all = "kebab-case")]
 enum Answer<'a, T: Serialize> {
@@ -179,7 +179,7 @@ struct Place {
 }
 
 impl Conversations {
-    /// What they ask goes to `requests`.
+    /// Conversations whose requests go to `requests`.
     pub(super) fn new(requests: mpsc::Sender<Asked>) -> Self {
         Self { requests, tasks: JoinSet::new(), places: VecDeque::new(), turn: Arc::default() }
     }
@@ -192,7 +192,7 @@ impl Conversations {
         self.places.retain(|place| !place.task.is_finished());
     }
 
-    /// Whether there is a place for one more, perhaps that of somebody else.
+    /// True if there is a place for one more, perhaps that of somebody else.
     pub(super) fn has_room(&mut self) -> bool {
         self.places.retain(|place| !place.task.is_finished());
         self.places.len() < AT_ONCE || self.dispensable().is_some()
@@ -235,7 +235,7 @@ impl Conversations {
     }
 }
 
-/// How far one of them is: `SILENT`, `WAITING`, or the moment from which it has been taking its answer.
+/// The stage of one of them: `SILENT`, `WAITING`, or the moment from which it has been taking its answer.
 struct Stage {
     begun: Instant,
     now: AtomicU64,

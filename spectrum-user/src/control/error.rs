@@ -12,7 +12,7 @@ pub enum ControlError {
     /// The instance closed the connection, or what it said cannot be understood.
     #[error("understand the instance's answer: {cause}")]
     Answer {
-        /// What is wrong with it.
+        /// The fault of it.
         cause: String,
     },
     /// There are more who ask than it has places for.
@@ -23,7 +23,7 @@ pub enum ControlError {
     Busy {
         /// The socket.
         path: PathBuf,
-        /// How long we waited.
+        /// The time that we waited.
         waited: Duration,
     },
     /// It says nothing.
@@ -31,7 +31,7 @@ pub enum ControlError {
     Silent {
         /// The socket.
         path: PathBuf,
-        /// How long we waited.
+        /// The time that we waited.
         waited: Duration,
     },
     /// No instance listens there.
@@ -57,7 +57,7 @@ pub enum ControlError {
         message: String,
         /// The exit code that fits.
         code: u8,
-        /// What is wrong with its file, where that is why.
+        /// The problems of its file, where these are why.
         problems: Vec<Problem>,
     },
     /// The conversation broke off.

@@ -12,17 +12,17 @@ use crate::model::{OriginSetting, Protocol};
 pub enum Request {
     /// The bindings that overlap all that is given.
     Bindings(BindingsQuery),
-    /// Where a packet goes, and why.
+    /// The way of a packet, and the reason.
     Explain(ExplainQuery),
     /// Give one of a service's origins another share of its connections.
     Origin(OriginQuery),
     /// Read the configuration file again and steer by it.
     Reload(ReloadQuery),
-    /// What the instance is, and how it fares.
+    /// The status of the instance.
     Status,
 }
 
-/// What a reload may do.
+/// The permissions of a reload.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 pub struct ReloadQuery {
     /// Which of the host's own addresses may be served although that cuts something, as they are typed.
@@ -59,12 +59,12 @@ pub struct OriginQuery {
     pub service: String,
     /// The origin as the file has it or as the status shows it.
     pub origin: String,
-    /// What becomes of it.
+    /// The setting that it gets.
     pub setting: OriginSetting,
 }
 
 impl ExplainQuery {
-    /// Where the packet comes from: what was said, or an address of documentation's (RFC 5737, RFC 3849).
+    /// The packet's source: the one that was given, or an address of documentation's (RFC 5737, RFC 3849).
     #[must_use]
     pub fn from_or_example(&self) -> SocketAddr {
         self.from.unwrap_or(match self.dialled.ip() {

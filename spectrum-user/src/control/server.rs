@@ -18,14 +18,14 @@ use super::ControlError;
 use super::conversation::{Asked, Conversations};
 use crate::instance::GROUP;
 
-/// How many may ask at once. One more has the place of who has been silent longest, or of who has been slow to take their
-/// answer; where there is no such, it waits in the kernel's queue.
+/// The number of those who may ask at once. One more has the place of who has been silent longest, or of who has been
+/// slow to take their answer; where there is no such, it waits in the kernel's queue.
 pub(super) const AT_ONCE: usize = 16;
 
-/// How often it is looked whether somebody has become slow, while more wait.
+/// The time between two looks whether somebody has become slow, while more wait.
 const GLANCE: Duration = Duration::from_millis(250);
 
-/// How long to wait while the host is out of descriptors or memory.
+/// The time to wait while the host is out of descriptors or memory.
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// The control socket of a running instance. It is removed when dropped, and who asks then hears no more.
@@ -37,7 +37,8 @@ pub struct ControlServer {
 }
 
 impl ControlServer {
-    /// How many descriptors it ever has: the listener, the conversations, and the one that is about to take another's place.
+    /// The number of descriptors that it ever has: the listener, the conversations, and the one that is about to take
+    /// another's place.
     pub const DESCRIPTORS: usize = AT_ONCE + 2;
 
     /// Listens at `path`, readable and writable for its owner and, where there is one, for the group `spectrum`. A socket

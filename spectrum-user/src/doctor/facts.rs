@@ -14,7 +14,7 @@ use crate::plan::{Listing, Plan};
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Unknown(pub String);
 
-/// What the kernel or a program said no with.
+/// The refusal of the kernel or a program.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Refusal {
     /// In words.
@@ -24,7 +24,7 @@ pub struct Refusal {
 }
 
 impl Refusal {
-    /// Whether it was for want of a right, and not of the thing.
+    /// True if it was for want of a right, and not of the thing.
     #[must_use]
     pub fn is_of_rights(&self) -> bool {
         matches!(self.errno, Some(libc::EPERM | libc::EACCES))
@@ -52,41 +52,41 @@ pub struct Facts {
     pub mode: ModeChoice,
     /// Which firewall is wanted.
     pub firewall: FirewallChoice,
-    /// What is to be served, if that is known.
+    /// The services to be served, if they are known.
     pub subject: Option<Subject>,
 
-    /// What bpf(2) answered.
+    /// The answer of bpf(2).
     pub bpf: Result<(), Refusal>,
-    /// Whether it knows programs of the type sk_lookup.
+    /// True if it knows programs of the type sk_lookup.
     pub sk_lookup: Result<bool, Unknown>,
-    /// What became of our program.
+    /// The fate of our program.
     pub program: Result<Program, Refusal>,
     /// `net.core.bpf_jit_enable`, which only the first namespace shows.
     pub jit: Option<u64>,
-    /// Whether the kernel describes its own types.
+    /// True if the kernel describes its own types.
     pub btf: bool,
-    /// Whether a bpffs is mounted where everybody expects it.
+    /// True if a bpffs is mounted where everybody expects it.
     pub bpffs: bool,
     /// `kernel.unprivileged_bpf_disabled`.
     pub unprivileged_bpf_disabled: Option<u64>,
 
     /// The rights of this process.
     pub rights: Result<Rights, Unknown>,
-    /// What restricts them.
+    /// The restrictions on them.
     pub confinement: Confinement,
     /// The hard limit of open files.
     pub open_files: Result<u64, Unknown>,
 
-    /// What came of trying the rules with every program of the firewall there is.
+    /// The trials of the rules with every program of the firewall there is.
     pub firewalls: Result<Vec<FirewallTrial>, Unknown>,
-    /// Whether nft made the mark on origins' answers to clients' addresses.
+    /// The outcome of having nft mark origins' answers to clients' addresses.
     pub reply_mark: Result<Result<(), Refusal>, Unknown>,
-    /// What the configuration needs to bring such answers back, if there is one.
+    /// The configuration's needs for bringing such answers back, if there is one.
     pub replies: Option<ReplyNeeds>,
 
     /// The families of which `lo` has its address, and is up.
     pub loopback: Result<BTreeSet<Family>, Unknown>,
-    /// Whether the kernel has IPv6 at all.
+    /// True if the kernel has IPv6 at all.
     pub ipv6: bool,
     /// The interfaces whose reverse-path filter is strict.
     pub strict_rp_filter: Vec<String>,
@@ -105,7 +105,7 @@ pub struct Facts {
     pub other_programs: Result<Vec<OtherProgram>, Unknown>,
     /// The live instances that steer by sk_lookup, so that so many of the programs are ours.
     pub sk_lookup_instances: usize,
-    /// Where metrics and health are to be served, if there is a configuration that says so.
+    /// The address to serve metrics and health at, if there is a configuration that says so.
     pub admin: Option<SocketAddr>,
     /// Prefixes that are to be served and that a live instance has claimed, in words.
     pub claimed: Result<Vec<String>, Unknown>,
@@ -155,16 +155,16 @@ impl Families {
     }
 }
 
-/// What is to be served.
+/// The services to be served.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Subject {
     /// Its bindings.
     pub plan: Plan,
-    /// Where they are from.
+    /// Their source.
     pub from: Source,
 }
 
-/// Where bindings are from.
+/// The source of bindings.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Source {
     /// A configuration, which says all.
@@ -173,18 +173,18 @@ pub enum Source {
     Instances,
 }
 
-/// What became of our program where nobody uses it.
+/// The fate of our program where nobody uses it.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Program {
     /// Bytes of machine code that the kernel made of it; without a JIT compiler, none.
     pub machine_code: Option<u64>,
     /// Instructions that the verifier walked through, where the kernel says so.
     pub verified: Option<u32>,
-    /// Whether a table was published and listeners of both protocols were registered.
+    /// The outcome of publishing a table and registering listeners of both protocols.
     pub filled: Result<(), Refusal>,
-    /// Whether it was attached.
+    /// The outcome of attaching it.
     pub attached: Result<Result<(), Refusal>, Unknown>,
-    /// Whether a test run found the listener.
+    /// The outcome of a test run that looks for the listener.
     pub test_run: Result<(), Refusal>,
 }
 
@@ -213,7 +213,7 @@ impl Rights {
         Self { held: held.map(|(name, _)| name).collect() }
     }
 
-    /// Whether the process may what `name` allows. CAP_SYS_ADMIN is the older name of what CAP_BPF and CAP_PERFMON
+    /// True if the process may what `name` allows. CAP_SYS_ADMIN is the older name of what CAP_BPF and CAP_PERFMON
     /// allow since Linux 5.8 (capabilities(7)).
     #[must_use]
     pub fn allow(&self, name: &str) -> bool {
@@ -222,31 +222,31 @@ impl Rights {
     }
 }
 
-/// What takes rights away that capabilities would give.
+/// The restrictions that take rights away which capabilities would give.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Confinement {
-    /// Whether a filter of system calls is in force (seccomp).
+    /// True if a filter of system calls is in force (seccomp).
     pub seccomp: bool,
-    /// Whether the process is in a user namespace of its own, where capabilities do not reach bpf(2).
+    /// True if the process is in a user namespace of its own, where capabilities do not reach bpf(2).
     pub user_namespace: bool,
     /// The mode of kernel lockdown, if it is there: `none`, `integrity` or `confidentiality`.
     pub lockdown: Option<String>,
 }
 
-/// What came of trying our rules with one program, for one family.
+/// The trial of our rules with one program, for one family.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct FirewallTrial {
     /// The program, and its variant.
     pub program: String,
     /// Which rules.
     pub family: Family,
-    /// What would use it.
+    /// The carrier that would use it.
     pub carrier: Carrier,
-    /// Whether the rules were taken.
+    /// The outcome of applying the rules.
     pub outcome: Result<(), Refusal>,
 }
 
-/// What uses a program of the firewall.
+/// A carrier that uses a program of the firewall.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Carrier {
     /// A start with `--firewall iptables`.
@@ -257,7 +257,7 @@ pub enum Carrier {
     None,
 }
 
-/// What conntrack has to do in the namespace.
+/// The work of conntrack in the namespace.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Conntrack {
     /// Connections that it follows.

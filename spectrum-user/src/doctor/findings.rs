@@ -56,7 +56,7 @@ impl Findings {
         });
     }
 
-    /// What `fact` is, or `None` after noting why it is not known.
+    /// The value of `fact`, or `None` after noting why it is not known.
     pub(super) fn known<'a, T>(&mut self, check: &str, fact: &'a Result<T, Unknown>) -> Option<&'a T> {
         match fact {
             Ok(known) => Some(known),

@@ -38,7 +38,7 @@ fn steering(facts: &Facts, findings: &mut Findings) {
     }
 }
 
-/// What transparent origins on other hosts take, whatever steers.
+/// The mark that transparent origins on other hosts take, whatever steers.
 fn reply_mark(facts: &Facts, findings: &mut Findings) {
     let check = "reply mark";
     let Some(outcome) = findings.known(check, &facts.reply_mark) else { return };

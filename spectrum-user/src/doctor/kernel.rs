@@ -146,7 +146,7 @@ fn confinement(facts: &Facts, findings: &mut Findings) {
     }
 }
 
-/// What would make the kernel take our program.
+/// The cure that would make the kernel take our program.
 fn cure(refusal: &Refusal, facts: &Facts) -> &'static str {
     let rights = facts.rights.as_ref().ok();
     let has_rights = rights.is_some_and(|rights| {

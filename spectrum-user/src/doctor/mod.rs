@@ -32,27 +32,27 @@ pub struct Diagnosis {
     pub path: Choice,
     /// A line each.
     pub findings: Vec<Finding>,
-    /// What could not be looked at, and why.
+    /// The things that could not be looked at, each with the reason.
     pub unknown: Vec<String>,
 }
 
 /// One thing that was looked at.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize)]
 pub struct Finding {
-    /// What was looked at.
+    /// The subject that was looked at.
     pub check: String,
-    /// How it is.
+    /// The verdict on it.
     pub verdict: Verdict,
-    /// What was found.
+    /// The fact that was found.
     pub value: String,
-    /// What that means for us.
+    /// The meaning of that for us.
     pub meaning: String,
-    /// What would make it better.
+    /// The cure that would make it better.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cure: Option<String>,
 }
 
-/// How something is.
+/// A judgement of one thing.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Verdict {

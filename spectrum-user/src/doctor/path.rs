@@ -12,11 +12,11 @@ use crate::model::Family;
 /// The path that a start would take.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize)]
 pub struct Choice {
-    /// How the choice is made: `auto`, or the path that is insisted on.
+    /// The mode that was asked for: `auto`, or the path that is insisted on.
     pub asked: String,
     /// `sk-lookup` or `tproxy`; nothing where no path works.
     pub mode: Option<&'static str>,
-    /// What would carry the rules of TPROXY.
+    /// The firewall that would carry the rules of TPROXY.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub firewall: Option<&'static str>,
     /// The families that can be served.
@@ -26,7 +26,7 @@ pub struct Choice {
 }
 
 impl Choice {
-    /// What follows from `facts`.
+    /// The path that follows from `facts`.
     pub(super) fn of(facts: &Facts) -> Self {
         let none = |why: String| Self {
             asked: facts.mode.to_string(),

@@ -25,25 +25,25 @@ use tokio::time::{sleep, timeout};
 
 use super::exposition::{Metrics, TextFormat};
 
-/// How many may ask at once. For one more, the one goes that has waited longest to say what it wants.
+/// The number of those who may ask at once. For one more, the one goes that has waited longest to say what it wants.
 const AT_ONCE: usize = 24;
 
-/// How long somebody may take to say what they want.
+/// The time that somebody may take to say what they want.
 const ASKING: Duration = Duration::from_secs(2);
 
-/// How long one exchange may take in all, the reading of the answer included.
+/// The time that one exchange may take in all, the reading of the answer included.
 const EXCHANGE: Duration = Duration::from_secs(10);
 
 /// The longest request, in bytes; the least that the library allows.
 const LONGEST: usize = 8 * 1024;
 
-/// How long to wait while the host is out of descriptors or memory.
+/// The time to wait while the host is out of descriptors or memory.
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// Enough for a request in progress, and for the text of very many services.
 const STACK: usize = 512 * 1024;
 
-/// Whether an instance takes traffic. Clones are about the same one.
+/// The readiness of an instance to take traffic. Clones are about the same one.
 #[derive(Clone, Debug, Default)]
 pub struct Readiness(Arc<AtomicU8>);
 
@@ -81,9 +81,9 @@ pub struct AdminServer {
 #[derive(Debug, thiserror::Error)]
 #[error("serve metrics and health on {address}{}", cure(.source))]
 pub struct AdminError {
-    /// Where.
+    /// The address.
     pub address: SocketAddr,
-    /// What the system said.
+    /// The system's own error.
     #[source]
     pub source: io::Error,
 }
@@ -140,7 +140,7 @@ impl AdminServer {
         Ok(Self { address, stop: Some(stop), thread: Some(thread) })
     }
 
-    /// Where it serves: the port that the system chose, if it was to choose one.
+    /// The address at which it serves, with the port that the system chose, if it was to choose one.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
@@ -208,7 +208,7 @@ async fn exchange(stream: TcpStream, client: SocketAddr, pages: Arc<Pages>, aske
 struct Exchanges(VecDeque<Exchange>);
 
 struct Exchange {
-    /// Whether it has said what it wants. Set by its own task.
+    /// True if it has said what it wants. Set by its own task.
     asked: Arc<AtomicBool>,
     task: AbortHandle,
 }
@@ -228,7 +228,7 @@ impl Exchanges {
     }
 }
 
-/// What there is to see.
+/// The pages there are to see.
 struct Pages {
     metrics: Metrics,
     readiness: Readiness,

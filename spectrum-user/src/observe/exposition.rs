@@ -16,32 +16,32 @@ use super::omissions::{Omission, Omissions};
 use super::output::{Kind, Losses};
 use crate::model::{Family, Protocol, ServiceName};
 
-/// What an instance is at the moment, besides what its workers count.
+/// The facts about an instance at the moment, besides what its workers count.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Facts {
-    /// How packets reach the listeners.
+    /// The path by which packets reach the listeners.
     pub mode: String,
     /// Services, and how many bindings each has.
     pub services: Vec<(ServiceName, usize)>,
-    /// What became of packets, where they come by sk_lookup.
+    /// The counters of packets, where they come by sk_lookup.
     pub packets: Vec<Packets>,
     /// The addresses of origins, and whether they are used.
     pub origins: Vec<OriginFacts>,
-    /// What became of the names of origins.
+    /// The state of the names of origins.
     pub names: Vec<NameFacts>,
     /// The steering table, where they come by sk_lookup.
     pub table: Option<TableFacts>,
-    /// How many configurations there have been before this one.
+    /// The number of configurations before this one.
     pub revision: u32,
     /// Reloads that took effect.
     pub reloads_done: u64,
     /// Reloads that changed nothing, because something was wrong.
     pub reloads_refused: u64,
-    /// How many descriptors connections may have.
+    /// The number of descriptors that connections may have.
     pub descriptors: usize,
 }
 
-/// What became of the packets of one destination.
+/// The counters of one destination's packets.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Packets {
     /// Its service.
@@ -67,7 +67,7 @@ pub struct OriginFacts {
     pub origin: String,
     /// The address; empty where it has none.
     pub address: String,
-    /// Whether connections go there.
+    /// True if connections go there.
     pub usable: bool,
     /// Its share.
     pub weight: u16,
@@ -85,7 +85,7 @@ pub struct OriginFacts {
     pub bytes_from: u64,
 }
 
-/// What became of the names of one service's origins.
+/// The state of the names of one service's origins.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct NameFacts {
     /// Whose.
@@ -99,7 +99,7 @@ pub struct NameFacts {
 /// The steering table's size.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct TableFacts {
-    /// How many tables have been published.
+    /// The number of tables published so far.
     pub generation: u64,
     /// Its nodes.
     pub nodes: usize,
@@ -122,7 +122,7 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// What `counters` counted, what is missing of the log, and what `facts` says whenever it is asked, which must not take long.
+    /// Metrics from `counters`, the omissions and losses of the log, and `facts`, which must not take long.
     pub fn new(
         counters: Counters,
         losses: Losses,

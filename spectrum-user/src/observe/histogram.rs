@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::proxy::Counter;
 
-/// How many bounds there are. What is longer than the last has a place of its own.
+/// The number of bounds. What is longer than the last has a place of its own.
 pub(super) const BOUNDS: usize = 14;
 
 /// Up to which duration each place counts.
@@ -79,7 +79,7 @@ impl Histogram {
         self.nanoseconds = self.nanoseconds.wrapping_add(cells.nanoseconds.get());
     }
 
-    /// How many there were.
+    /// The number of all values.
     #[must_use]
     pub fn count(&self) -> u64 {
         self.places.iter().sum()

@@ -20,7 +20,7 @@ impl Omission {
     /// All of them.
     pub const ALL: [Self; 4] = [Self::Empty, Self::Sampled, Self::Shed, Self::Unwanted];
 
-    /// What metrics call it.
+    /// Its name in metrics.
     #[must_use]
     pub fn word(self) -> &'static str {
         match self {
@@ -32,12 +32,12 @@ impl Omission {
     }
 }
 
-/// How many records are left out, by why. Clones are about the same ones.
+/// The numbers of records that are left out, by reason. Clones are about the same ones.
 #[derive(Clone, Debug, Default)]
 pub struct Omissions(Arc<[AtomicU64; 4]>);
 
 impl Omissions {
-    /// How many for that reason.
+    /// The number for that reason.
     #[must_use]
     pub fn of(&self, omission: Omission) -> u64 {
         self.cell(omission).load(Ordering::Relaxed)

@@ -15,7 +15,7 @@ use crate::proxy::{Established, Report};
 /// The status of a connection that has begun.
 const OPENED: u16 = 0;
 
-/// What is to be recorded.
+/// An entry to be recorded.
 #[derive(Debug, Eq, PartialEq)]
 pub(super) enum Entry {
     Opened(Opened),

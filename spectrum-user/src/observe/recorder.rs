@@ -13,7 +13,7 @@ use super::shed_records::ShedRecords;
 use crate::model::{LogOptions, RecordKeys, Records, Sample, Service, ServiceName, Target};
 use crate::proxy::{End, Established, Report, Side};
 
-/// What says which connections are recorded. Clones are the same one.
+/// The rules which connections are recorded by. Clones are the same one.
 #[derive(Clone, Debug)]
 pub struct Recorder {
     output: Output,
@@ -25,19 +25,19 @@ pub struct Recorder {
 
 #[derive(Debug, Default)]
 struct Current {
-    /// How often they changed: what a worker looks at before it takes the lock.
+    /// The number of their changes: what a worker looks at before it takes the lock.
     version: AtomicU64,
     rules: Mutex<Arc<Rules>>,
 }
 
-/// What holds for whom.
+/// The rules of all services.
 #[derive(Debug, Default)]
 struct Rules {
     general: Rule,
     services: HashMap<ServiceName, Rule>,
 }
 
-/// What holds for one service.
+/// The rule for one service.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 struct Rule {
     records: Records,
@@ -52,7 +52,7 @@ impl Default for Rule {
     }
 }
 
-/// What becomes of connections that the client ended before a byte came.
+/// The recording of connections that the client ended before a byte came.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Empty {
     /// They are left out.
@@ -126,7 +126,7 @@ impl Recorder {
         self.rules.version.fetch_add(1, Ordering::Release);
     }
 
-    /// What is left out on purpose, also for those who ask later.
+    /// The counters of records left out on purpose, also for those who ask later.
     #[must_use]
     pub fn omissions(&self) -> Omissions {
         self.omissions.clone()
@@ -143,7 +143,7 @@ impl Recorder {
     }
 }
 
-/// What a worker records by.
+/// A worker's own copy of the rules.
 pub(super) struct WorkerRecorder {
     recorder: Recorder,
     version: Cell<u64>,

@@ -4,7 +4,7 @@
 use std::cell::Cell;
 use std::time::{Duration, Instant};
 
-/// How many a worker may write.
+/// The number that a worker may write.
 const MOST: u32 = 10;
 
 /// In which time.
@@ -18,7 +18,7 @@ pub(super) struct ShedRecords {
 }
 
 impl ShedRecords {
-    /// Whether one more may be written.
+    /// True if one more may be written.
     pub(super) fn allow(&self, now: Instant) -> bool {
         if self.window.get().is_none_or(|began| now.duration_since(began) >= WINDOW) {
             self.window.set(Some(now));

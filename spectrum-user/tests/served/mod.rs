@@ -167,7 +167,7 @@ pub(crate) fn read_to_end(stream: &mut TcpStream) -> io::Result<String> {
     stream.read_to_string(&mut text).map(|_| text)
 }
 
-/// What was sent arrives there, which also proves that everything before it was handled.
+/// Sends `text` and awaits its arrival, which also proves that everything before it was handled.
 pub(crate) fn pass(text: &str, from: &mut TcpStream, to: &mut TcpStream) {
     from.write_all(text.as_bytes()).unwrap();
     let mut arrived = vec![0; text.len()];

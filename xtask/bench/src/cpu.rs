@@ -21,7 +21,7 @@ pub(super) fn stay_on_one() -> Result<()> {
     sched_setaffinity(this, &one).context("stay on one CPU")
 }
 
-/// What was used up, of all that handles a connection on this machine.
+/// The CPU time of all that handles a connection on this machine.
 #[derive(Debug)]
 pub(super) struct Meter {
     process: ClockId,
@@ -46,7 +46,7 @@ impl Meter {
     }
 }
 
-/// Whether soft interrupts, in which the loopback device delivers packets, are not in the time of the task they interrupt.
+/// True if soft interrupts, in which the loopback device delivers packets, are not in the time of the task they interrupt.
 fn softirq_is_apart() -> bool {
     // Without this option the scheduler charges them to the task, and adding them would count them twice.
     let Ok(release) = fs::read_to_string("/proc/sys/kernel/osrelease") else { return false };

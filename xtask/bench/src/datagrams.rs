@@ -8,7 +8,7 @@ use super::measured::{self, Measured};
 use super::report::Report;
 use super::row::{Peer, Row};
 
-/// What every subject after it is compared with.
+/// The subject that every later one is compared with.
 const PLAIN: &str = "bound";
 
 /// Measures every case. Here more is better: a ratio is how many times the peer's datagrams there are.

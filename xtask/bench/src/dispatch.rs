@@ -8,7 +8,7 @@ use super::measured::{self, Measured};
 use super::report::Report;
 use super::row::{Goal, Peer, Row};
 
-/// What the program is compared with.
+/// The program of comparison.
 const REFERENCE: &str = "reference";
 
 /// From how many addresses on the program should be how many times faster than [`REFERENCE`].

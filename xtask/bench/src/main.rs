@@ -38,9 +38,9 @@ use report::{Format, Report};
 
 /// One benchmark. A new one joins by standing in [`BENCHMARKS`].
 struct Benchmark {
-    /// What `cargo xtask bench NAME` calls it.
+    /// Its name for `cargo xtask bench NAME`.
     name: &'static str,
-    /// What it measures, in one line.
+    /// Its subject in one line.
     about: &'static str,
     /// Measures.
     run: fn(&Bench, &mut Report) -> Result<()>,
@@ -70,7 +70,7 @@ const BENCHMARKS: [Benchmark; 6] = [
     },
 ];
 
-/// What a benchmark may use.
+/// The means of a benchmark.
 #[derive(Debug)]
 struct Bench {
     /// The program under test.
@@ -85,7 +85,7 @@ struct Bench {
     reference: PathBuf,
     /// Part of the name of the cases to measure.
     only: Option<String>,
-    /// Whether to stop.
+    /// The flag that says to stop.
     interrupt: Interrupt,
 }
 
@@ -205,14 +205,14 @@ fn stage(stage: StageOptions) -> Result<ExitCode> {
 }
 
 impl BenchOptions {
-    /// Whether the benchmark `name` is to be run.
+    /// True if the benchmark `name` is to be run.
     fn wants(&self, name: &str) -> bool {
         self.names.is_empty() || self.names.iter().any(|wanted| wanted == name)
     }
 }
 
 impl Bench {
-    /// Whether the case `name` is to be measured.
+    /// True if the case `name` is to be measured.
     fn wants(&self, name: &str) -> bool {
         self.only.as_ref().is_none_or(|only| name.contains(only))
     }

@@ -29,7 +29,7 @@ impl Measured {
         Spread::of(self.values.iter().copied())
     }
 
-    /// How they compare with those of `peer`, slice by slice.
+    /// Their ratios to those of `peer`, slice by slice.
     pub(super) fn ratios(&self, peer: &Self) -> Spread {
         Spread::of(self.values.iter().zip(&peer.values).map(|(value, other)| value / other))
     }

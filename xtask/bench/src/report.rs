@@ -5,7 +5,7 @@ use xtask::style::Style;
 use super::row::Row;
 use super::statistics::Spread;
 
-/// What rows look like.
+/// The form of rows.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Format {
     /// One JSON object a line.
@@ -14,7 +14,7 @@ pub(super) enum Format {
     Table,
 }
 
-/// Where benchmarks put what they find out. A row is shown at once: some take minutes.
+/// The collector of what benchmarks find out. A row is shown at once: some take minutes.
 #[derive(Debug)]
 pub(super) struct Report {
     format: Format,
@@ -41,7 +41,7 @@ impl Report {
         }
     }
 
-    /// Whether the benchmark has no row yet.
+    /// True if the benchmark has no row yet.
     pub(super) fn is_empty(&self) -> bool {
         self.rows == 0
     }

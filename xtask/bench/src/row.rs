@@ -4,7 +4,7 @@ use serde_json::json;
 
 use super::statistics::Spread;
 
-/// What somebody hopes for.
+/// A hope for a value.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Goal {
     /// At least that many times the peer's value, where more is better.
@@ -22,15 +22,15 @@ pub(super) enum Goal {
 pub(super) struct Row {
     /// Under which circumstances, such as the address family.
     pub(super) case: String,
-    /// What was measured.
+    /// The subject that was measured.
     pub(super) subject: String,
-    /// What it is compared with.
+    /// The peer that it is compared with.
     pub(super) peer: Option<Peer>,
     /// The median of what was measured.
     pub(super) value: f64,
     /// The unit of the values.
     pub(super) unit: String,
-    /// What the value or the ratio should be.
+    /// The goal for the value or the ratio.
     pub(super) goal: Option<Goal>,
 }
 
@@ -46,7 +46,7 @@ pub(super) struct Peer {
 }
 
 impl Row {
-    /// Whether the goal is met; `None` without one.
+    /// True if the goal is met; `None` without one.
     pub(super) fn met(&self) -> Option<bool> {
         match self.goal? {
             Goal::Multiple(least) => Some(self.peer.as_ref()?.ratio.median >= least),

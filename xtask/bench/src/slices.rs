@@ -9,13 +9,13 @@ use xtask::interrupt::Interrupt;
 
 use super::statistics::Spread;
 
-/// How long one subject is measured before it is the next one's turn.
+/// The time that one subject is measured before it is the next one's turn.
 pub(super) const SLICE: Duration = Duration::from_millis(80);
 
-/// How many slices each subject gets.
+/// The number of slices that each subject gets.
 pub(super) const ROUNDS: usize = 60;
 
-/// What one slice measured.
+/// The measurement of one slice.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Sample {
     /// The figure: CPU time of one operation, in nanoseconds.
@@ -46,7 +46,7 @@ pub(super) fn interleave<S>(
     Ok(samples)
 }
 
-/// How the costs of `subject` compare with those of `peer`, slice by slice.
+/// The ratios of `subject`'s costs to those of `peer`, slice by slice.
 pub(super) fn ratios(subject: &[Sample], peer: &[Sample]) -> Spread {
     Spread::of(subject.iter().zip(peer).map(|(subject, peer)| subject.cost / peer.cost))
 }

@@ -12,7 +12,7 @@ use super::report::Report;
 use super::row::{Goal, Row};
 use super::statistics::Spread;
 
-/// How often each path is started.
+/// The number of starts on each path.
 const STARTS: usize = 20;
 
 /// Starts the program in each mode and looks at it once it is ready.

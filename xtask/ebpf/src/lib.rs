@@ -21,7 +21,7 @@ const PACKAGE: &str = "spectrum-ebpf";
 /// The program that spectrum-user embeds.
 const PROGRAM: &str = "spectrum";
 
-/// What the object depends on, relative to the workspace's root.
+/// The sources of the object, relative to the workspace's root.
 pub const SOURCES: [&str; 6] = [
     "Cargo.lock",
     "Cargo.toml",
@@ -50,7 +50,7 @@ pub enum EbpfError {
     },
     /// The operating system refused something.
     Io {
-        /// What we were doing.
+        /// The operation that failed.
         op: &'static str,
         /// With what.
         object: PathBuf,
@@ -90,7 +90,7 @@ pub fn target_dir(root: &Path) -> PathBuf {
     host.join("bpf")
 }
 
-/// Where [`build`] leaves the object that spectrum-user embeds.
+/// The place where [`build`] leaves the object that spectrum-user embeds.
 #[must_use]
 pub fn object(root: &Path) -> PathBuf {
     target_dir(root).join(PROGRAM).with_extension("o")
@@ -173,7 +173,7 @@ fn cargo(toolchain: &Toolchain, name: &str, root: &Path, machine: &Machine) -> C
     cargo
 }
 
-/// Whether `variable` says how the host crates are compiled. Where cargo's files are and what it may use still holds.
+/// True if `variable` says how the host crates are compiled. Where cargo's files are and what it may use still holds.
 fn is_of_the_outer_cargo(variable: &str) -> bool {
     const KEPT: [&str; 7] = [
         "CARGO_HOME",

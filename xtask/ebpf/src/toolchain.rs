@@ -34,7 +34,7 @@ pub struct Compiler {
     llvm: Version,
 }
 
-/// What the machine lacks for building the object, in the order in which set-up adds it.
+/// A part that the machine lacks for building the object, in the order in which set-up adds it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Missing {
     /// No rustc with its library source.
@@ -78,7 +78,7 @@ impl Toolchain {
         Err(Missing::Linker)
     }
 
-    /// Whether `part` is missing, whatever else is.
+    /// True if `part` is missing, whatever else is.
     #[must_use]
     pub fn lacks(part: Missing) -> bool {
         match part {
@@ -96,7 +96,7 @@ impl fmt::Display for Toolchain {
     }
 }
 
-/// Where set-up keeps the version `version` of the cargo-installed tool `name`.
+/// The directory in which set-up keeps the version `version` of the cargo-installed tool `name`.
 pub fn tool_root(name: &str, version: &str) -> Option<PathBuf> {
     let cache = env::var_os("XDG_CACHE_HOME")
         .map(PathBuf::from)

@@ -97,7 +97,7 @@ impl Root {
         Ok(Self(path))
     }
 
-    /// Where it is.
+    /// Its place.
     pub(super) fn path(&self) -> &Path {
         &self.0
     }

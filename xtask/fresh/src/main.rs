@@ -39,7 +39,7 @@ use rust::{Rust, Rustup};
 use usage::{Took, Usage, said};
 use waited::run_to_end;
 
-/// Where the clone lies in a root.
+/// The clone's place in a root.
 const WORK_TREE: &str = "/root/spectrum";
 
 /// Run README's commands in a clean Debian, as a new user types them, and say what each took
@@ -112,7 +112,7 @@ struct StageOptions {
     built: Option<PathBuf>,
 }
 
-/// What ran, where.
+/// A command that ran, and its place.
 struct Stage<'a> {
     options: &'a StageOptions,
     base: Base,
@@ -285,7 +285,7 @@ impl Stage<'_> {
         Ok(())
     }
 
-    /// What the set-up does to a host's services, without an init and with systemd, and the documented unit.
+    /// The set-up beside a host's services, without an init and with systemd, and the documented unit.
     fn services(&mut self, built: &Path) -> Result<()> {
         let document = self.options.clone.join("docs/operations.md");
         let document =

@@ -13,7 +13,7 @@ use xtask::shell;
 
 use super::waited::run_to_end;
 
-/// Where a host keeps authorities of its own.
+/// A host's directory of authorities of its own.
 const AUTHORITIES: &str = "usr/local/share/ca-certificates";
 
 /// Variables that tell programs how to reach registries.
@@ -61,7 +61,7 @@ pub(super) fn carry_into(root: &Path, interrupt: &Interrupt) -> Result<()> {
     Ok(())
 }
 
-/// Where cargo keeps what is the user's.
+/// The directory in which cargo keeps what is the user's.
 pub(super) fn cargo_home() -> PathBuf {
     env::var_os("CARGO_HOME")
         .map(PathBuf::from)

@@ -51,7 +51,7 @@ pub(crate) struct RoomOptions {
     /// FROM:TO
     #[arg(long)]
     show: Vec<String>,
-    /// Where to run the command
+    /// The directory to run the command in
     #[arg(long)]
     directory: PathBuf,
     /// Instead of a command run the root's own init, in a control group of this name

@@ -49,7 +49,7 @@ impl Rust {
 }
 
 impl Rustup {
-    /// That of the user who runs us.
+    /// The toolchain of the user who runs us.
     pub(super) fn find() -> Result<Self> {
         let home = env::var_os("RUSTUP_HOME")
             .map(PathBuf::from)

@@ -16,13 +16,13 @@ use super::room::{Network, Room};
 use super::unit;
 use super::waited::run_to_end;
 
-/// Where this program lies in a root.
+/// This program's place in a root.
 const CHECKER: &str = "/usr/local/bin/xtask-fresh";
 
-/// Where the checks that systemd runs write.
+/// The file that the checks write which systemd runs.
 const LOG: &str = "root/check.log";
 
-/// How long systemd and the checks that it runs may take.
+/// The time that systemd and the checks that it runs may take.
 const PATIENCE: Duration = Duration::from_secs(400);
 
 /// Runs the checks and ends systemd with their verdict.
@@ -111,7 +111,7 @@ pub(super) fn prepare(base: &Base, built: &Path, unit: &str, interrupt: &Interru
 }
 
 impl Scenario {
-    /// What it is.
+    /// The words for it.
     pub(super) fn title(&self) -> &'static str {
         match self.init {
             Init::None => "the set-up on a host with services of its own and no init",

@@ -99,12 +99,12 @@ pub(super) fn check() -> Result<ExitCode> {
     bail!("kill a set-up in the middle: it was over each time");
 }
 
-/// What somebody who looks at a host sees of a service.
+/// The state of a service, as somebody who looks at a host sees it.
 #[derive(Debug, Eq, PartialEq)]
 struct State {
     service: &'static str,
     runs: bool,
-    /// That of the first process of it, where systemd knows.
+    /// The process id of its first process, if systemd knows it.
     pid: String,
     links: Vec<PathBuf>,
 }

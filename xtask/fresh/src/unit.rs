@@ -13,10 +13,10 @@ use anyhow::{Context as _, Result, bail, ensure};
 use xtask::demo;
 use xtask::shell;
 
-/// Where the unit expects the program.
+/// The program, where the unit expects it.
 pub(super) const PROGRAM: &str = "/usr/local/bin/spectrum-user";
 
-/// Where it expects the configuration.
+/// The configuration, where the unit expects it.
 const CONFIG: &str = "/etc/spectrum.toml";
 
 const UNIT: &str = "spectrum";

@@ -9,7 +9,7 @@ use std::time::Duration;
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeValLike as _;
 
-/// What there is in a root.
+/// The content of a root.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub(super) struct Usage {
     /// Bytes of Debian packages that apt fetched.
@@ -22,17 +22,17 @@ pub(super) struct Usage {
     processors: Duration,
 }
 
-/// What a command added, and how long it took.
+/// The additions of a command, and its time.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) struct Took {
-    /// How long.
+    /// The time that it took.
     pub(super) time: Duration,
-    /// What there is after it and was not before.
+    /// The content that was not there before it.
     pub(super) added: Usage,
 }
 
 impl Usage {
-    /// What there is in `root` now.
+    /// The content of `root` now.
     pub(super) fn of(root: &Path) -> Self {
         Self {
             packages: sum(&root.join("var/cache/apt/archives"), &fs::Metadata::len),
@@ -42,7 +42,7 @@ impl Usage {
         }
     }
 
-    /// What is here and was not in `earlier`.
+    /// The content that is here and was not in `earlier`.
     pub(super) fn since(self, earlier: Self) -> Self {
         Self {
             packages: self.packages.saturating_sub(earlier.packages),

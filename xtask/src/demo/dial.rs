@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 
-/// How long a connection on this machine may take.
+/// The time that a connection on this machine may take.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// What a dialled address answered.
+/// The answer of a dialled address.
 #[derive(Debug)]
 pub struct Answer {
     /// All of it.

@@ -21,7 +21,7 @@ use crate::shell;
 use crate::style::Style;
 use crate::workspace;
 
-/// What the demo serves.
+/// The prefixes that the demo serves.
 pub const PREFIXES: [&str; 2] = ["192.0.2.0/24", "2001:db8::/64"];
 
 /// The part of the demo that runs as root.
@@ -76,7 +76,7 @@ pub fn stage(options: &StageOptions) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// How many lines of links, programs, routes of [`PREFIXES`], chains and rules this network namespace has.
+/// The number of lines of links, programs, routes of [`PREFIXES`], chains and rules this network namespace has.
 pub fn held() -> Result<usize> {
     let views = [kernel::programs()?, kernel::routes()?, kernel::rules()?];
     Ok(views.iter().flatten().map(|view| view.lines.len()).sum())

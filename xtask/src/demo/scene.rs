@@ -17,10 +17,10 @@ use super::PREFIXES;
 use super::dial::{Answer, dial};
 use super::kernel::{self, View};
 
-/// How wide a line may be.
+/// The widest that a line may be.
 pub(super) const WIDTH: usize = 98;
 
-/// How many random addresses of each prefix are dialled.
+/// The number of random addresses dialled in each prefix.
 const DIALS: usize = 6;
 
 /// One path.
@@ -28,7 +28,7 @@ const DIALS: usize = 6;
 pub(super) struct Scene {
     /// The program's name for it.
     pub(super) mode: &'static str,
-    /// What it does, in one line.
+    /// Its summary in one line.
     pub(super) title: &'static str,
 }
 

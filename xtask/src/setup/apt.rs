@@ -8,7 +8,7 @@ use crate::ebpf::toolchain::on_path;
 use crate::privilege;
 use crate::shell;
 
-/// Where apt-get keeps what the archives said.
+/// The directory in which apt-get keeps what the archives said.
 const LISTS: &str = "/var/lib/apt/lists";
 
 /// Installs `packages`, after reading the archives' lists if there are none or they are too old to be of use.

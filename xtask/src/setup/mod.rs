@@ -14,7 +14,7 @@ use crate::shell;
 use need::{Cure, Need};
 pub use need::{DEBIAN_KEYRING, Purpose, cargo_deny, cargo_fuzz};
 
-/// Whether the user lets us install.
+/// The user's consent to installing.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Consent {
     /// Install what is missing.

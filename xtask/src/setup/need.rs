@@ -17,7 +17,7 @@ const CARGO_DENY_VERSION: &str = "0.20.2";
 /// The cargo-fuzz that set-up installs.
 const CARGO_FUZZ_VERSION: &str = "0.13.2";
 
-/// What the machine is to be made ready for.
+/// A purpose to make the machine ready for.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Purpose {
     /// Benchmarks.
@@ -40,15 +40,15 @@ pub enum Purpose {
 
 /// One thing that a purpose needs.
 pub(super) struct Need {
-    /// What a person calls it.
+    /// Its name for a person.
     pub(super) name: &'static str,
-    /// Whether it is there: files and programs only, in milliseconds.
+    /// True if it is there: files and programs only, in milliseconds.
     pub(super) is_met: fn() -> bool,
-    /// What adds it.
+    /// The cure that adds it.
     pub(super) cure: Cure,
 }
 
-/// What adds a missing thing.
+/// A cure that adds a missing thing.
 pub(super) enum Cure {
     /// Debian packages.
     Apt(&'static [&'static str]),
@@ -80,7 +80,7 @@ impl fmt::Display for Need {
 }
 
 impl Purpose {
-    /// What it takes.
+    /// The things that it takes.
     pub(super) fn needs(self) -> Vec<Need> {
         let ip = || program("ip and ss", || has("ip") && has("ss"), &["iproute2"]);
         let iptables = || program("iptables, nft and legacy", has_iptables, &["iptables"]);
@@ -228,7 +228,7 @@ fn has_kernel_tools() -> bool {
     headers && ["bc", "bison", "flex", "gcc", "make"].into_iter().all(has)
 }
 
-/// Whether `name` stands beside the cargo that runs us: a component of the same toolchain.
+/// True if `name` stands beside the cargo that runs us: a component of the same toolchain.
 fn beside_cargo(name: &str) -> bool {
     workspace::cargo_path().with_file_name(name).is_file()
 }

@@ -6,7 +6,8 @@ use super::{Finding, at, code};
 /// The modules with effects, which know of one another only what `commands` passes to them.
 const EFFECTS: [&str; 5] = ["dispatcher", "net", "observe", "proxy", "tproxy"];
 
-/// What is observed is reported by the proxy, in the proxy's words; nothing else crosses between effects.
+/// The observer and the proxy: what is observed is reported by the proxy, in the proxy's words; nothing else crosses
+/// between effects.
 const OBSERVED: (&str, &str) = ("observe", "proxy");
 
 /// No module with effects imports another or the configuration, and the model imports nothing of the crate.

@@ -7,7 +7,7 @@ pub(super) fn lines(text: &str) -> Vec<(usize, String)> {
     text.lines().enumerate().map(|(index, line)| (index + 1, state.blank(line))).collect()
 }
 
-/// Whether `word` stands in `code` as a word of its own.
+/// True if `word` stands in `code` as a word of its own.
 pub(super) fn has_word(code: &str, word: &str) -> bool {
     code.match_indices(word).any(|(start, _)| {
         let is_part = |c: char| c.is_alphanumeric() || c == '_';
@@ -15,7 +15,7 @@ pub(super) fn has_word(code: &str, word: &str) -> bool {
     })
 }
 
-/// Where a line begins.
+/// The syntax in whose midst a line begins.
 enum State {
     Code,
     /// Inside that many nested block comments.

@@ -21,7 +21,7 @@ pub struct Finding {
     pub path: String,
     /// The line, from 1; 0 for the file as a whole.
     pub line: usize,
-    /// What is wrong.
+    /// The fault that was found.
     pub message: String,
 }
 
@@ -48,7 +48,7 @@ const SOURCE_RULES: [Rule; 8] = [
     source::lines_have_no_invisible_characters,
 ];
 
-/// What the rules find in the tree below `root`.
+/// The findings of all rules in the tree below `root`.
 pub fn check(root: &Path) -> Result<Vec<Finding>> {
     let mut findings = Vec::new();
     for path in files(root)? {

@@ -49,12 +49,12 @@ pub(super) fn attributes_that_ignore_give_a_reason(path: &str, text: &str) -> Ve
         .collect()
 }
 
-/// Whether `text` has the keyword outside comments and literals.
+/// True if `text` has the keyword outside comments and literals.
 fn mentions_unsafe(text: &str) -> bool {
     code::lines(text).iter().any(|(_, code)| code::has_word(code, "unsafe"))
 }
 
-/// What the compiler cannot check is in few, known places.
+/// Code that the compiler cannot check is in few, known places.
 pub(super) fn unsafe_stays_where_it_is_allowed(path: &str, text: &str) -> Vec<Finding> {
     let allowed = path.starts_with("spectrum-ebpf/")
         || path == "spectrum-common/src/pod.rs"

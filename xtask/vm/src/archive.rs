@@ -24,7 +24,7 @@ const SUITES: [(Mirror, &str); 6] = [
     (Mirror::Security, "bullseye-security"),
 ];
 
-/// What apt knows of those suites.
+/// The packages of those suites, as apt knows them.
 #[derive(Debug)]
 pub(super) struct Archive {
     directory: PathBuf,
@@ -55,7 +55,7 @@ impl Archive {
             .with_context(|| format!("find a package {prefix}*{suffix}: the archive has none"))
     }
 
-    /// Whether there is a package `name`.
+    /// True if there is a package `name`.
     pub(super) fn has(&self, name: &str) -> Result<bool> {
         let names = shell::stdout(self.apt("apt-cache").args(["pkgnames", name]))?;
         Ok(names.lines().any(|line| line == name))

@@ -63,7 +63,7 @@ impl Cache {
 pub(super) struct Scratch(PathBuf);
 
 impl Scratch {
-    /// Where it is.
+    /// Its place.
     pub(super) fn path(&self) -> &Path {
         &self.0
     }

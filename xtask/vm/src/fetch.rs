@@ -16,13 +16,13 @@ use xtask::shell;
 /// The package of Debian's sources, and what it has.
 const SOURCE_PACKAGE: &str = "linux-source-6.1";
 
-/// What no option takes out: from this line of `include/linux/bpf_types.h` on, two lines.
+/// The type that no option takes out: from this line of `include/linux/bpf_types.h` on, two lines.
 const SK_LOOKUP_TYPE: &str = "BPF_PROG_TYPE(BPF_PROG_TYPE_SK_LOOKUP,";
 
 /// A kernel that is there.
 #[derive(Clone, Debug)]
 pub(super) struct Fetched {
-    /// What is booted.
+    /// The image that is booted.
     pub(super) image: PathBuf,
     /// The directory with `lib/modules`, where the kernel has modules.
     pub(super) modules: Option<PathBuf>,
@@ -56,7 +56,7 @@ fn entry_of(source: Source) -> String {
     }
 }
 
-/// What an entry of the cache depends on: another recipe, another entry.
+/// The recipe that an entry of the cache depends on: another recipe, another entry.
 fn recipe_of(source: Source) -> String {
     match source {
         Source::Debian(prefix) => format!("{prefix}*-cloud-amd64\n"),

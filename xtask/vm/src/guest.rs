@@ -12,7 +12,7 @@ use xtask::shell;
 /// Longer than any guest takes on a machine that does much else.
 const LIMIT: Duration = Duration::from_mins(15);
 
-/// What begins a line that init says.
+/// The beginning of a line that init says.
 const WORD: &str = "VMTEST ";
 
 /// A guest about to be booted.
@@ -24,26 +24,26 @@ pub(super) struct Guest<'a> {
     pub(super) initramfs: &'a Path,
     /// Added to the kernel's command line; what the kernel does not know becomes init's environment.
     pub(super) parameters: &'a str,
-    /// Where all it says is written.
+    /// The file for all that it says.
     pub(super) log: &'a Path,
 }
 
-/// What a guest said.
+/// The words of a guest.
 #[derive(Debug, Default)]
 pub(super) struct Said {
-    /// What the kernel calls itself; none if init was never reached.
+    /// The kernel's name for itself; none if init was never reached.
     pub(super) release: Option<String>,
-    /// How long it took to reach init, by the guest's clock.
+    /// The time until init was reached, by the guest's clock.
     pub(super) boot: Duration,
-    /// How long all of it took.
+    /// The time of all of it.
     pub(super) took: Duration,
-    /// What each test binary printed.
+    /// The prints of each test binary.
     pub(super) binaries: Vec<Printed>,
-    /// Whether the last word was heard: the emulator's exit status is the same after a panic.
+    /// True if the last word was heard: the emulator's exit status is the same after a panic.
     pub(super) is_complete: bool,
 }
 
-/// What one test binary printed.
+/// The prints of one test binary.
 #[derive(Debug, Default)]
 pub(super) struct Printed {
     /// Which.

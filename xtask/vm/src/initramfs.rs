@@ -62,7 +62,7 @@ const MODULES: [&str; 33] = [
     "xt_CT",
 ];
 
-/// What is tested.
+/// The programs that are tested.
 #[derive(Debug)]
 pub(super) struct Payload<'a> {
     /// The program.

@@ -5,9 +5,9 @@ use std::fmt;
 /// A kernel to test on.
 #[derive(Debug)]
 pub(super) struct Kernel {
-    /// What `--kernel` calls it.
+    /// Its name for `--kernel`.
     pub(super) name: &'static str,
-    /// Where it comes from.
+    /// Its origin.
     pub(super) source: Source,
     /// Added to its command line.
     pub(super) parameters: &'static str,
@@ -29,7 +29,7 @@ pub(super) enum Path {
     Tproxy,
 }
 
-/// Where a kernel comes from.
+/// The origin of a kernel.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Source {
     /// Debian's package of the newest version between this prefix and `-cloud-amd64`.

@@ -86,7 +86,7 @@ struct VmtestOptions {
     /// Only say what is missing, and install nothing
     #[arg(long)]
     no_install: bool,
-    /// What to pass to every test binary, such as part of a test's name
+    /// Arguments for every test binary, such as part of a test's name
     #[arg(last = true)]
     arguments: Vec<String>,
 }
@@ -133,7 +133,7 @@ fn vmtest(options: &VmtestOptions) -> Result<ExitCode> {
     Ok(if is_good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// What every guest is made of.
+/// The parts of every guest.
 struct Machine {
     work: PathBuf,
     common: PathBuf,

@@ -6,20 +6,20 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::guest::{Printed, Said};
 use super::kernel::Kernel;
 
-/// How the tests went on one kernel.
+/// The results of the tests on one kernel.
 #[derive(Debug, Default)]
 pub(super) struct Outcome {
-    /// How many tests passed that were not left out.
+    /// The number of tests that passed and were not left out.
     pub(super) passed: usize,
-    /// How many were not this guest's turn.
+    /// The number of those that were not this guest's turn.
     pub(super) not_its_turn: usize,
-    /// How many were skipped, by what they need.
+    /// The number of skipped ones, by what they need.
     pub(super) skipped: BTreeMap<String, usize>,
     /// The tests that failed, by binary and name.
     pub(super) failed: Vec<String>,
-    /// What the failed tests printed.
+    /// The prints of the failed tests.
     pub(super) details: Vec<String>,
-    /// What the tests recorded, by subject.
+    /// The records of the tests, by subject.
     pub(super) records: BTreeMap<String, String>,
     /// Whatever else is not as it should be.
     pub(super) wrong: Vec<String>,
@@ -57,12 +57,12 @@ impl Outcome {
         outcome
     }
 
-    /// Whether all is as it should be.
+    /// True if all is as it should be.
     pub(super) fn is_good(&self) -> bool {
         self.failed.is_empty() && self.wrong.is_empty() && self.passed > 0
     }
 
-    /// What the tests recorded of `subject` as `name=`; a value that begins with a quotation mark ends with one.
+    /// The record of the tests about `subject` as `name=`; a value that begins with a quotation mark ends with one.
     pub(super) fn record(&self, subject: &str, name: &str) -> Option<String> {
         let text = self.records.get(subject)?;
         let at = text.find(&format!("{name}="))? + name.len() + 1;

@@ -20,14 +20,14 @@ const END: &str = "<!-- until here -->";
 /// The firewalls whose rules carry TPROXY, as tests name what they need.
 const FIREWALLS: [&str; 3] = ["nftables", "iptables-nft", "iptables-legacy"];
 
-/// How one kernel did.
+/// The result of one kernel.
 #[derive(Debug)]
 pub(super) struct Report {
     /// Which.
     pub(super) kernel: &'static Kernel,
-    /// What its guest said.
+    /// The words of its guest.
     pub(super) said: Said,
-    /// What that comes to.
+    /// The outcome of that.
     pub(super) outcome: Outcome,
 }
 
@@ -90,7 +90,7 @@ impl Report {
         self.outcome.record(subject, name).unwrap_or_else(|| "-".to_owned())
     }
 
-    /// How many instructions the verifier followed, where it tells: from Linux 5.16 on.
+    /// The number of instructions that the verifier followed, where it tells: from Linux 5.16 on.
     fn instructions(&self) -> Option<String> {
         self.outcome.record("verifier", "instructions").filter(|count| count != "0")
     }

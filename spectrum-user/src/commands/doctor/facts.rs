@@ -143,7 +143,7 @@ fn listings() -> Result<Vec<Listing>, Unknown> {
     Err(Unknown(errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")))
 }
 
-/// What bears our marks and no live instance claims.
+/// The leftovers: what bears our marks and no live instance claims.
 fn leftovers(live: Result<&[Instance], String>) -> anyhow::Result<Result<Vec<String>, Unknown>> {
     let runtime = runtime::Builder::new_current_thread().enable_all().build().context("start the runtime")?;
     Ok(runtime.block_on(async {
@@ -168,7 +168,7 @@ fn covered(plan: &Plan) -> Result<Vec<String>, Unknown> {
     Ok(cut.map(|covered| covered.to_string()).collect())
 }
 
-/// What live instances have claimed, on any port.
+/// A plan of what live instances have claimed, on any port.
 fn plan_of_claims(live: &[Instance]) -> Option<Plan> {
     let bindings: Vec<Binding> = live
         .iter()

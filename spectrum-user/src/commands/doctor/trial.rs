@@ -15,17 +15,17 @@ use crate::plan::table::Table;
 use crate::plan::{Plan, PlannedBinding};
 use crate::tproxy::{self, Backend, ReplyMark, TproxyError};
 
-/// What came of trying.
+/// The outcomes of trying.
 pub(super) struct Trials {
     pub(super) program: Result<Program, Refusal>,
     pub(super) firewalls: Result<Vec<FirewallTrial>, Unknown>,
     pub(super) reply_mark: Result<Result<(), Refusal>, Unknown>,
 }
 
-/// Where the program is tried.
+/// The namespace in which the program is tried.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Place {
-    /// Where everybody's packets are: it is not attached, and no socket is opened.
+    /// The namespace of everybody's packets: it is not attached, and no socket is opened.
     Here,
     /// In a namespace of its own.
     ThrowAway,
@@ -117,7 +117,7 @@ fn publish(dispatcher: &mut Dispatcher, bindings: &[PlannedBinding]) -> Result<(
     dispatcher.publish(table.nodes()).map_err(|error| refusal("publish a table", &error))
 }
 
-/// Whether the kernel tells where a packet goes, and tells it right.
+/// The outcome of asking the kernel where a packet goes.
 fn test(dispatcher: &Dispatcher, place: Place) -> Result<(), Refusal> {
     let (from, to) = (SocketAddr::from(([198, 51, 100, 9], 4000)), SocketAddr::from(([192, 0, 2, 7], 4443)));
     let steered =

@@ -21,7 +21,7 @@ use crate::tproxy;
 /// at the same time.
 const RUNS: usize = 5;
 
-/// What became of a packet.
+/// The fate of a packet.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 enum Fate {
     Passed,
@@ -41,7 +41,7 @@ impl Fate {
 }
 
 impl View {
-    /// Where the packet goes, and why.
+    /// The way of the packet, and the reason.
     pub(in crate::commands) fn explain(&self, query: &ExplainQuery) -> Result<Explanation, ControlError> {
         let ExplainQuery { protocol, dialled, .. } = *query;
         if self.steering.is_none() {
@@ -184,7 +184,7 @@ impl View {
     }
 }
 
-/// What happened between two counts.
+/// The rises between two counts.
 fn rises(before: &BTreeMap<DestinationId, Counts>, after: &BTreeMap<DestinationId, Counts>) -> Vec<Fate> {
     let mut rises = Vec::new();
     for ((id, before), after) in before.iter().zip(after.values()) {
@@ -204,7 +204,7 @@ fn rises(before: &BTreeMap<DestinationId, Counts>, after: &BTreeMap<DestinationI
     rises
 }
 
-/// Who takes a packet that passes.
+/// The listener that takes a packet that passes.
 fn passed(protocol: Protocol, dialled: std::net::SocketAddr) -> String {
     let sockets = match net::listening_sockets() {
         Ok(sockets) => sockets,

@@ -25,7 +25,7 @@ use crate::tproxy;
 const NAMED: usize = 4;
 
 impl View {
-    /// What there is to know. What could not be found out is among it.
+    /// The status, with what could not be found out among it.
     pub(in crate::commands) fn status(&self) -> anyhow::Result<Status> {
         let mut unknown = Vec::new();
         let mut known = |outcome: anyhow::Result<()>| {
@@ -160,7 +160,7 @@ impl View {
         destinations.collect()
     }
 
-    /// What may drop packets before they are steered, and what could not be looked at.
+    /// The rules that may drop packets before they are steered, and what could not be looked at.
     fn obstacles(&self) -> (Vec<String>, Vec<String>) {
         let mut obstacles = Vec::new();
         let serves_ipv4 = self.plan.routes.iter().any(|prefix| prefix.family() == Family::Ipv4);

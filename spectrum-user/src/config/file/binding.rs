@@ -10,7 +10,7 @@ use crate::config::Protocols;
 use crate::config::error::Problems;
 use crate::model::{Binding, ParsePortRangeError, PortRange, Prefix, Protocol, parse_port_ranges};
 
-/// Where a binding was typed: a place for each of a million bindings, so it is small.
+/// The place of a binding in the file: one for each of a million bindings, so it is small.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct BindingPlace {
     /// The byte at which its prefix stands.

@@ -2,8 +2,8 @@
 
 use std::fmt;
 
-/// Where a value stands. Parts borrow what they are part of: a file of a million bindings builds a million of these, and
-/// prints none when all is well.
+/// The path of a value in a file. Parts borrow what they are part of: a file of a million bindings builds a million of
+/// these, and prints none when all is well.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum KeyPath<'a> {
     /// The file itself.

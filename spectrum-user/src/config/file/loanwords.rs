@@ -3,7 +3,7 @@
 use super::key_path::KeyPath;
 use super::nearest::either;
 
-/// Where a key stands.
+/// The table in which a key stands.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Place {
     Binding,
@@ -290,7 +290,7 @@ const VALUES: &[(&str, &[&str], &str)] = &[
     ("proxy-header", &["false", "no", "none", "off"], "leave proxy-header out"),
 ];
 
-/// What to do about the key `typed` of the table at `path`, if it is one of other products.
+/// The cure for the key `typed` of the table at `path`, if it is one of other products.
 pub(super) fn key(path: &KeyPath<'_>, typed: &str) -> Option<&'static str> {
     found(path, typed).map(|words| words.cure)
 }
@@ -316,7 +316,7 @@ fn place(path: &KeyPath<'_>) -> Option<Place> {
     }
 }
 
-/// What to write for the value `typed` of the key at `path`, if it is one of other products.
+/// The right notation for the value `typed` of the key at `path`, if it is one of other products.
 pub(super) fn value(path: &KeyPath<'_>, typed: &str) -> Option<String> {
     let KeyPath::Key(_, key) = path else { return None };
     let typed = normal(typed);

@@ -6,7 +6,7 @@ use super::section::{Section, Typed, parsed, word};
 use crate::config::error::Problems;
 use crate::model::{LogFormat, RecordKeys, Records};
 
-/// What `[log]` says.
+/// The keys of `[log]`.
 pub(super) fn general(
     value: &Typed<'_>,
     path: KeyPath<'_>,
@@ -22,7 +22,7 @@ pub(super) fn general(
     (format, keys)
 }
 
-/// What the `log` of a service says.
+/// The keys of a service's `log`.
 pub(super) fn of_service(value: &Typed<'_>, path: KeyPath<'_>, problems: &mut Problems<'_>) -> RecordKeys {
     let expected = "a table such as { records = \"failures\" }";
     let Some(keys) = table(value, path, expected, problems) else { return RecordKeys::default() };

@@ -40,7 +40,7 @@ const MOST_TOKENS: usize = 40_000_000;
 const NO_SERVICE: &str = "no service; add [[service]] with name, bindings, and origins or respond";
 
 impl Config {
-    /// What the file at `path` says.
+    /// The configuration that the file at `path` contains.
     ///
     /// # Errors
     /// The file cannot be read, or any of its problems.
@@ -59,13 +59,13 @@ impl Config {
         }
     }
 
-    /// Whether the file at `path` is gone once it was loaded, so that no reload can load it again.
+    /// True if the file at `path` is gone once it was loaded, so that no reload can load it again.
     #[must_use]
     pub fn is_read_once(path: &Path) -> bool {
         source::is_read_once(path)
     }
 
-    /// What `text` says, which was read from `path`.
+    /// The configuration that `text` contains, which was read from `path`.
     ///
     /// # Errors
     /// Every problem there is; while the text is not TOML, every place where it is not.
@@ -99,7 +99,7 @@ impl Config {
     }
 }
 
-/// Where the first token is that is one too many, if there are more than `limit`. The parser has 48 bytes of memory for each
+/// The offset of the first token beyond `limit`, if there are so many. The parser has 48 bytes of memory for each
 /// before it looks at any, so that a file of nothing but line ends would take 12 GB, from a process that serves meanwhile.
 fn token_beyond(limit: usize, text: &str) -> Option<usize> {
     // None is empty, so that most files need not be counted.
@@ -110,7 +110,7 @@ fn token_beyond(limit: usize, text: &str) -> Option<usize> {
     tokens.map(|token| token.span().start()).nth(limit)
 }
 
-/// What the file says as far as it can be understood; sound if `problems` stays empty.
+/// The configuration as far as the file can be understood; sound if `problems` stays empty.
 fn read(path: &Path, root: &DeTable<'_>, problems: &mut Problems<'_>) -> Config {
     let mut file = Section::new(root, KeyPath::File);
     let (mode, firewall, nat, force) =
@@ -141,7 +141,7 @@ fn read(path: &Path, root: &DeTable<'_>, problems: &mut Problems<'_>) -> Config 
     Config { mode, firewall, nat, force, admin, log, resolver, services, origin_places }
 }
 
-/// Where the origins of every service stand.
+/// The places of every service's origins.
 fn located(services: &[ServicePlaces], problems: &Problems<'_>) -> Vec<Vec<OriginPlace>> {
     let each = services.iter().flat_map(|places| &places.each_origin);
     let mut offsets: Vec<usize> = each.map(|(offset, _)| *offset).collect();

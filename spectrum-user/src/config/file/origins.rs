@@ -17,7 +17,7 @@ use crate::model::{
     UniqueIds, Weight,
 };
 
-/// What to do about a service that nothing answers.
+/// The cure for a service that nothing answers.
 pub(super) const ADD_TARGET: &str = "add origins = [\"203.0.113.10\"] or respond = \"hello\"";
 
 /// Often enough to be noticed, rarely enough not to be a load.
@@ -116,7 +116,7 @@ impl<'a, 't> OriginsKeys<'a, 't> {
         }
     }
 
-    /// What is said of the addresses that origins see and have.
+    /// The keys about the addresses that origins see and have.
     fn read_addresses(&self, origins: &mut Origins, path: KeyPath<'_>, problems: &mut Problems<'_>) {
         if let Some(value) = self.transparent {
             origins.source = match truth(value, KeyPath::Key(&path, "transparent"), problems) {

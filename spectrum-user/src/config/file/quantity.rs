@@ -99,7 +99,7 @@ fn time_written(
     None
 }
 
-/// What a number without a unit may stand for, as HAProxy's are milliseconds and nginx's are seconds.
+/// The quantity that a number without a unit may stand for, as HAProxy's are milliseconds and nginx's are seconds.
 fn meant(number: i64, range: &RangeInclusive<Duration>) -> Option<String> {
     let number = u64::try_from(number).ok()?;
     let units = [("milliseconds", Duration::from_millis(number)), ("seconds", Duration::from_secs(number))];

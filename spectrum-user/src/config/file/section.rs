@@ -73,7 +73,7 @@ impl<'a, 't> Section<'a, 't> {
         value
     }
 
-    /// Whether a key that does not exist was probably meant to be `key`: one mistake, told once.
+    /// True if a key that does not exist was probably meant to be `key`: one mistake, told once.
     pub(super) fn misspells(&self, key: &str) -> bool {
         let unknown = self.table.keys().map(|typed| typed.get_ref().as_ref());
         self.present < self.table.len()
@@ -131,7 +131,7 @@ pub(super) fn refuse(
     }
 }
 
-/// Whether the value is in the reason already.
+/// True if the value is in the reason already.
 fn quotes(reason: &str, shown: &str) -> bool {
     reason.contains(&format!("\"{}\"", shown.trim_matches('"')))
 }
@@ -155,7 +155,7 @@ pub(super) fn string<'v>(
     None
 }
 
-/// What the text of `value` stands for.
+/// The value that the text of `value` stands for.
 pub(super) fn parsed<T: FromStr<Err: Display>>(
     value: &Typed<'_>,
     path: KeyPath<'_>,
@@ -166,7 +166,7 @@ pub(super) fn parsed<T: FromStr<Err: Display>>(
     parsed.map_err(|error| refuse(value, path, error, problems)).ok()
 }
 
-/// What the text of `value` stands for, which is one of `words`.
+/// The value that the text of `value` stands for, which is one of `words`.
 pub(super) fn word<T: FromStr>(
     value: &Typed<'_>,
     path: KeyPath<'_>,
@@ -214,7 +214,7 @@ pub(super) fn each<'v, 't, 'm>(
     }
 }
 
-/// What `value` is, with an article.
+/// The kind of `value`, with an article.
 fn kind(value: &DeValue<'_>) -> &'static str {
     match value {
         DeValue::Array(_) => "a list",

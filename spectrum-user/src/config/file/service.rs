@@ -20,13 +20,13 @@ const ADD_BINDINGS: &str = "add at least one, for instance bindings = [{ prefix 
 pub(super) struct DescribedService {
     /// With stand-ins for what was refused.
     pub(super) service: Service,
-    /// What it says of its records.
+    /// The keys about its records.
     pub(super) records: RecordKeys,
     /// Of the service's parts.
     pub(super) places: ServicePlaces,
 }
 
-/// Where the parts of a service were typed.
+/// The places of a service's parts in the file.
 #[derive(Debug)]
 pub(super) struct ServicePlaces {
     /// The byte at which the name stands, if it is one.

@@ -23,14 +23,15 @@ pub(super) fn read(path: &Path) -> io::Result<Vec<u8>> {
     read_at_most(LIMIT, Patient { file: &file, patience: PATIENCE }, metadata.len())
 }
 
-/// Whether what is at `path` can be read once only: a pipe without a name, which is at its end for ever when it was read to it.
+/// True if what is at `path` can be read once only: a pipe without a name, which is at its end for ever when it was read to it.
 pub(super) fn is_read_once(path: &Path) -> bool {
     let is_pipe = std::fs::metadata(path).is_ok_and(|metadata| metadata.file_type().is_fifo());
     // The links of /proc/PID/fd lead to what has no path.
     is_pipe && std::fs::canonicalize(path).is_err()
 }
 
-/// How long whoever writes to a pipe may pause. Nothing else is done meanwhile: no signal is obeyed, and nobody is answered.
+/// The time that whoever writes to a pipe may pause. Nothing else is done meanwhile: no signal is obeyed, and nobody is
+/// answered.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A file or pipe that is waited for, but not for ever.

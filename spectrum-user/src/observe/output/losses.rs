@@ -3,12 +3,12 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// What is written.
+/// A kind of what is written.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Kind {
     /// A log line, to standard error.
     Line,
-    /// What is said to who started the program, to standard output.
+    /// An answer to who started the program, on standard output.
     Answer,
     /// A record of a connection, to standard error.
     Record,
@@ -18,7 +18,7 @@ impl Kind {
     /// All of them.
     pub const ALL: [Self; 3] = [Self::Line, Self::Answer, Self::Record];
 
-    /// What metrics call it.
+    /// Its name in metrics.
     #[must_use]
     pub fn stream(self) -> &'static str {
         match self {
@@ -29,13 +29,13 @@ impl Kind {
     }
 }
 
-/// How many lines of each kind were lost, because nobody read them or there was no room for them. Clones are about the
-/// same ones.
+/// The number of lines of each kind that were lost, because nobody read them or there was no room for them. Clones are
+/// about the same ones.
 #[derive(Clone, Debug, Default)]
 pub struct Losses(Arc<[AtomicU64; 3]>);
 
 impl Losses {
-    /// How many of `kind`.
+    /// The number of lost lines of `kind`.
     #[must_use]
     pub fn of(&self, kind: Kind) -> u64 {
         self.cell(kind).load(Ordering::Relaxed)

@@ -23,13 +23,13 @@ use crate::proxy::{Established, Report};
 use stream::Stream;
 use writer::Writer;
 
-/// How many lines and records may wait for the writer, which takes them whether or not its streams do.
+/// The number of lines and records that may wait for the writer, which takes them whether or not its streams do.
 const QUEUE: usize = 4096;
 
-/// How many bytes of lines may wait there. Records are all of one size.
+/// The bytes of lines that may wait there. Records are all of one size.
 const QUEUED_BYTES: usize = 1 << 20;
 
-/// How long to wait before a full queue is tried again, where it must be.
+/// The time to wait before a full queue is tried again, where it must be.
 const AGAIN: Duration = Duration::from_millis(5);
 
 /// Hands lines and records to the one thread that writes them. Clones hand to the same one.
@@ -41,7 +41,7 @@ pub struct Output {
     losses: Losses,
 }
 
-/// What waits for the writer.
+/// A message that waits for the writer.
 #[derive(Debug)]
 #[expect(
     clippy::large_enum_variant,
@@ -101,7 +101,7 @@ impl Output {
         }
     }
 
-    /// What could not be written so far, also for those who ask later.
+    /// The counters of what could not be written, also for those who ask later.
     #[must_use]
     pub fn losses(&self) -> Losses {
         self.losses.clone()

@@ -11,10 +11,10 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::losses::{Kind, Losses};
 
-/// How many bytes may wait, of which records leave [`RESERVE`] to the rest.
+/// The bytes that may wait, of which records leave [`RESERVE`] to the rest.
 const BACKLOG: usize = 1 << 20;
 
-/// What no record may take, so that a flood of them does not keep out what explains it.
+/// The bytes that no record may take, so that a flood of them does not keep out what explains it.
 const RESERVE: usize = BACKLOG / 4;
 
 /// A pipe takes so much whole or not at all, and where it has room for anything it has room for that (pipe(7)): so lines
@@ -24,7 +24,7 @@ const PIECE: usize = 4096;
 /// The same of a file, which always has room or none.
 const PIECE_OF_FILE: usize = 32 * 1024;
 
-/// How long until a stream that failed is tried again.
+/// The time until a stream that failed is tried again.
 const RETRY: Duration = Duration::from_millis(500);
 
 /// More memory than this is given back when nothing waits any more.
@@ -39,16 +39,16 @@ pub(super) struct Stream {
     bytes: Vec<u8>,
     begin: usize,
     lines: VecDeque<(usize, Kind)>,
-    /// How much of the first line the stream has already.
+    /// The bytes of the first line that the stream has already.
     sent: usize,
-    /// How long the file was when it took that and then failed, if it is one.
+    /// The file's length in bytes when it took that and then failed, if it is one.
     length: Option<i64>,
     state: State,
     /// The last thing that was in the way.
     obstacle: Option<String>,
 }
 
-/// What a stream said last.
+/// The last word of a stream.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum State {
     /// It fails, and is tried again then.
@@ -94,17 +94,17 @@ impl Stream {
         self.lines.push_back((line.len(), kind));
     }
 
-    /// How much waits.
+    /// The bytes that wait.
     pub(super) fn waiting_bytes(&self) -> usize {
         self.bytes.len() - self.begin
     }
 
-    /// Whether nothing waits.
+    /// True if nothing waits.
     pub(super) fn is_empty(&self) -> bool {
         self.lines.is_empty()
     }
 
-    /// Whether it is of no use to wait for room.
+    /// True if it is of no use to wait for room.
     pub(super) fn is_failing(&self) -> bool {
         matches!(self.state, State::Failing { .. })
     }
@@ -117,7 +117,7 @@ impl Stream {
         }
     }
 
-    /// Whether something waits for room.
+    /// True if something waits for room.
     pub(super) fn is_stalled(&self) -> bool {
         self.state == State::Stalled && !self.is_empty()
     }
@@ -129,12 +129,12 @@ impl Stream {
         }
     }
 
-    /// What was in the way last, for who tells of losses.
+    /// The last thing that was in the way, for who tells of losses.
     pub(super) fn obstacle(&self) -> Option<&str> {
         self.obstacle.as_deref()
     }
 
-    /// What to wait for.
+    /// The event to wait for.
     pub(super) fn room(&self) -> PollFd<'_> {
         PollFd::from_borrowed_fd(self.sink.as_fd(), PollFlags::OUT)
     }
@@ -209,7 +209,7 @@ impl Stream {
         self.write(piece)
     }
 
-    /// How many bytes were taken; 0 if there is no room.
+    /// The number of bytes that were taken; 0 if there is no room.
     fn write(&self, piece: &[u8]) -> io::Result<usize> {
         // What is written to may be shared, so it is not made nonblocking: that would be for all.
         let now = Timespec { tv_sec: 0, tv_nsec: 0 };
@@ -242,7 +242,7 @@ impl Stream {
     }
 }
 
-/// How long the file is, if it is one.
+/// The file's length in bytes, if it is a file.
 fn file_length(sink: &impl AsFd) -> Option<i64> {
     let status = fstat(sink.as_fd()).ok()?;
     let kind = SFlag::from_bits_truncate(status.st_mode) & SFlag::S_IFMT;

@@ -7,7 +7,7 @@ use std::sync::Mutex;
 use super::*;
 use crate::observe::record::tests::report;
 
-/// What lines are compared with; a log line of the writer's own would be one too many.
+/// An output whose lines are compared; a log line of the writer's own would be one too many.
 fn started(stderr: impl AsFd + Send + 'static) -> Output {
     let nowhere = OpenOptions::new().write(true).open("/dev/null").unwrap();
     Output::start(LogFormat::Text, nowhere, stderr).unwrap()

@@ -15,17 +15,17 @@ use super::stream::Stream;
 use crate::model::LogFormat;
 use crate::observe::record::write_entry;
 
-/// How long the writer lets records gather. While it sleeps, handing one over wakes nobody: a worker pays for a queue
-/// operation and not for a system call.
+/// The time for which the writer lets records gather. While it sleeps, handing one over wakes nobody: a worker pays for a
+/// queue operation and not for a system call.
 const GATHER: Duration = Duration::from_millis(10);
 
-/// How long it waits for a stream without looking at what is handed over meanwhile.
+/// The time that it waits for a stream without looking at what is handed over meanwhile.
 const TURN: Timespec = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
 
 /// So much is formatted before it is written.
 const PORTION: usize = 8192;
 
-/// How often at most losses are told.
+/// The shortest time between two tellings of losses.
 const TELL: Duration = Duration::from_secs(1);
 
 /// See above.
@@ -36,14 +36,14 @@ pub(super) struct Writer {
     format: LogFormat,
     stdout: Stream,
     stderr: Stream,
-    /// Who waits until all is written.
+    /// Those who wait until all is written.
     finishing: Vec<SyncSender<()>>,
-    /// What was lost when it was last told, in the order of [`Kind::ALL`], and when that was.
+    /// The losses when they were last told, in the order of [`Kind::ALL`], and when that was.
     told: [u64; 3],
     told_at: Option<Instant>,
 }
 
-/// What came of waiting.
+/// The outcome of waiting.
 #[expect(clippy::large_enum_variant, reason = "it is moved once and never kept")]
 enum Came {
     Entry(Waiting),

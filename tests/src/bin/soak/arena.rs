@@ -8,7 +8,7 @@ use spectrum_tests::scan::Service;
 /// Services that are served together.
 pub(crate) type Generation = Arc<Vec<Service>>;
 
-/// What may be in force.
+/// The configurations that may be in force.
 #[derive(Debug)]
 pub(crate) struct Arena(Mutex<State>);
 
@@ -17,13 +17,13 @@ struct State {
     generations: Vec<Generation>,
     /// The one that was in force for certain last.
     lowest: usize,
-    /// How often an instance was told to end.
+    /// The number of times that an instance was told to end.
     disturbances: u64,
     serving: bool,
     traffic: Traffic,
 }
 
-/// What clients are to do, and do.
+/// The conduct of clients, as told and as it is.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Traffic {
     /// Dial.
@@ -45,12 +45,12 @@ pub(crate) struct Moment {
     serving: bool,
 }
 
-/// What was in force between two moments.
+/// The configurations in force between two moments.
 #[derive(Clone, Debug)]
 pub(crate) struct Between {
     /// All that may have been.
     pub(crate) generations: Vec<Generation>,
-    /// Whether no instance ended, nor was missing, in that time.
+    /// True if no instance ended, nor was missing, in that time.
     pub(crate) undisturbed: bool,
 }
 

@@ -11,7 +11,7 @@ use spectrum_tests::scan::{Binding, Protocol, Service, masked};
 const OWNED: [(&str, u8); 2] = [("192.0.0.0", 16), ("2001:db8::", 32)];
 const CLIENTS: &str = "fd7a::/64";
 
-/// Where bindings crowd, with the bits they may leave open.
+/// Networks where bindings crowd, with the bits they may leave open.
 const NETWORKS: [(&str, u8, u8); 6] = [
     ("192.0.2.0", 24, 8),
     ("192.0.2.64", 28, 4),
@@ -66,7 +66,7 @@ pub(crate) fn services(random: &mut Random) -> Vec<Service> {
     services.into_values().collect()
 }
 
-/// What to dial: in, around or beside what is bound, mostly by the protocol that is bound, and owned.
+/// A target to dial: in, around or beside what is bound, mostly by the protocol that is bound, and owned.
 pub(crate) fn target(random: &mut Random, services: &[Service]) -> (Protocol, SocketAddr) {
     let bindings: Vec<&Binding> = services.iter().flat_map(|service| &service.bindings).collect();
     let binding = bindings[random.below::<usize>(bindings.len() as u64)];

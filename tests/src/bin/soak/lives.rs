@@ -32,7 +32,7 @@ const SETTLING: Duration = Duration::from_mins(1);
 /// Longer than a client waits.
 const HALTING: Duration = Duration::from_secs(40);
 
-/// What the allocator may keep of what it was given back, in KiB.
+/// The KiB that the allocator may keep of what it was given back.
 const SLACK: u64 = 8_192;
 
 /// With fewer lasting connections than this, there will be more.
@@ -48,11 +48,11 @@ pub(crate) struct Soak {
     journal: Journal,
     tally: Tally,
     before: State,
-    /// What instances that are gone had of the kernel.
+    /// The kernel's objects of instances that are gone.
     bpf: Vec<BpfObjects>,
 }
 
-/// How a life ends.
+/// The end of a life.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum End {
     Kill,
@@ -300,8 +300,8 @@ impl Lives<'_> {
         open
     }
 
-    /// What was open before a reload is so after it, unless its service went: that may be cut. Where little is left to talk
-    /// with, there will be more.
+    /// Talks over connections that were open before a reload, which are so after it, unless its service went: that may be
+    /// cut. Where little is left to talk with, there will be more.
     fn talk(&mut self, open: &mut Vec<Lasting>) {
         let services = self.arena.latest();
         open.retain_mut(|lasting| {
@@ -332,7 +332,7 @@ struct Lasting {
 }
 
 impl Lasting {
-    /// Whether its service is still there, for connections of its family. It may bind other ports by now.
+    /// True if its service is still there, for connections of its family. It may bind other ports by now.
     fn is_served_by(&self, services: &[Service]) -> bool {
         let binds = |service: &Service| {
             service.bindings.iter().any(|binding| {

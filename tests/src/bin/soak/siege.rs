@@ -30,7 +30,7 @@ const PLAIN: u16 = 80;
 const PAIR: u16 = 81;
 const NAMED: u16 = 82;
 
-/// Who asks through the crowd is answered within this time, if he tries again.
+/// The time within which somebody who asks through the crowd is answered, trying again.
 const PATIENCE: Duration = Duration::from_mins(1);
 
 /// So long he waits before he tries again.
@@ -47,7 +47,7 @@ pub(crate) struct Siege {
     random: Random,
 }
 
-/// What is outside of it.
+/// The surroundings of the besieged.
 struct Surroundings {
     _origins: Netns,
     pair: [SocketAddr; 2],
@@ -214,7 +214,7 @@ impl Drop for EndGuard<'_> {
 }
 
 impl Lasting {
-    /// Whether it goes on. One to a name that led nowhere at the time may be refused at first.
+    /// True if it goes on. One to a name that led nowhere at the time may be refused at first.
     fn talk(&mut self, tally: &Tally) -> bool {
         let mut heard = [0; 5];
         let talked = self.stream.write_all(b"hello").and_then(|()| self.stream.read_exact(&mut heard));

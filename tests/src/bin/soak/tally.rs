@@ -7,7 +7,7 @@ use std::sync::Mutex;
 /// So many errors are kept; of more there is a number.
 const KEPT: usize = 20;
 
-/// What one path came to.
+/// The results of one path.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Report {
     pub(crate) connections: u64,
@@ -87,7 +87,7 @@ impl Tally {
         });
     }
 
-    /// How many exchanges there have been.
+    /// The number of exchanges so far.
     pub(crate) fn exchanges(&self) -> u64 {
         let report = self.0.lock().unwrap();
         report.connections + report.datagrams

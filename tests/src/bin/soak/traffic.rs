@@ -23,10 +23,10 @@ use super::tally::Tally;
 const CLIENTS: usize = 12;
 const SAID: &str = "is it you?";
 
-/// How long an echo may take on a machine that does much else.
+/// The time that an echo may take on a machine that does much else.
 const PATIENCE: Duration = Duration::from_secs(15);
 
-/// What clients dialled, by their addresses, until the records of an instance say what became of it.
+/// The targets of clients, by the clients' addresses, until the records of an instance say what became of it.
 #[derive(Debug, Default)]
 pub(crate) struct Journal(Mutex<HashMap<SocketAddr, (Protocol, SocketAddr, Between)>>);
 
@@ -37,7 +37,7 @@ impl Journal {
     }
 }
 
-/// What a client came to.
+/// The outcome for a client.
 #[derive(Debug)]
 enum Outcome {
     Tcp(io::Result<Heard>),
@@ -147,7 +147,7 @@ fn judge(target: SocketAddr, outcome: &Outcome, between: Between, journal: &Jour
     }
 }
 
-/// Whether that is what the service answers, or nobody.
+/// True if that is what the service answers, or nobody.
 fn fits(service: Option<&Service>, target: SocketAddr, outcome: &Outcome) -> bool {
     let refused = |error: &io::Error| error.kind() == io::ErrorKind::ConnectionRefused;
     match (service, outcome) {
@@ -167,7 +167,7 @@ fn fits(service: Option<&Service>, target: SocketAddr, outcome: &Outcome) -> boo
     }
 }
 
-/// Whether somebody answered who must not have, whatever ended in the meantime.
+/// True if somebody answered who must not have, whatever ended in the meantime.
 fn is_of_another(expected: &[Option<&Service>], outcome: &Outcome) -> bool {
     let Outcome::Tcp(Ok(heard)) = outcome else { return false };
     let Some((_, rest)) = heard.text.split_once("\nservice=") else { return false };

@@ -23,20 +23,20 @@ pub(super) enum Contender {
     Nginx,
 }
 
-/// Where the peers listen. Behind it is an ordinary listener, since that is what they have.
+/// The address of the peers. Behind it is an ordinary listener, since that is what they have.
 const PLAIN: &str = "127.0.0.1:7777";
 
-/// Where spectrum listens: its listener is found by the program in the kernel, since that is how it is used.
+/// The address of spectrum: its listener is found by the program in the kernel, since that is how it is used.
 const STEERED: &str = "192.0.2.77:7777";
 
-/// Where records are written: memory, and each of them writes one for every connection.
+/// The directory of records: memory, and each of them writes one for every connection.
 const RECORDS: &str = "/run/records";
 
 impl Contender {
     /// All of them, the one of interest first.
     pub(super) const ALL: [Self; 3] = [Self::Spectrum, Self::Haproxy, Self::Nginx];
 
-    /// What it is called.
+    /// Its name.
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Spectrum => "spectrum",
@@ -45,7 +45,7 @@ impl Contender {
         }
     }
 
-    /// What clients dial.
+    /// The address that clients dial.
     pub(super) fn address(self) -> &'static str {
         match self {
             Self::Spectrum => STEERED,

@@ -15,7 +15,7 @@ pub(super) struct Load {
     child: Child,
     orders: Option<ChildStdin>,
     answers: Lines<BufReader<ChildStdout>>,
-    /// Where its origin listens.
+    /// The address of its origin.
     pub(super) origin: SocketAddr,
 }
 
@@ -57,7 +57,7 @@ impl Drop for Load {
     }
 }
 
-/// What the load found out.
+/// The findings of the load.
 #[derive(Debug)]
 pub(super) struct Answer(Value);
 

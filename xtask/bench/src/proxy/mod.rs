@@ -17,22 +17,22 @@ use super::statistics::Spread;
 use contender::Contender;
 use station::{Outcome, Station};
 
-/// How many slices each gets, of what is done as fast as it goes.
+/// The number of slices that each gets, of what is done as fast as it goes.
 const ROUNDS: usize = 31;
 
-/// How many it gets of requests that are paced, and their milliseconds. What else the machine does for some milliseconds is
+/// The number that it gets of paced requests, and their milliseconds. What else the machine does for some milliseconds is
 /// all that a p99 tells of a slice that it falls into, so that most slices must be spared.
 const PACED_ROUNDS: usize = 120;
 const PACED_LENGTH: u32 = 100;
 
-/// How often a paced slice is begun until something is measured in it.
+/// The number of times that a paced slice is begun until something is measured in it.
 const PACED_ATTEMPTS: usize = 5;
 
-/// How many connections are held for a look at the memory, and how often each proxy is started for it.
+/// The number of connections held for a look at the memory, and of starts of each proxy for it.
 const HELD: u32 = 5000;
 const STARTS: usize = 3;
 
-/// What half of the rows should be better by.
+/// The lead that half of the rows should have.
 const AHEAD: f64 = 1.2;
 
 /// Which way a figure is better.
@@ -70,7 +70,7 @@ impl Figure {
         Spread::of(ours.iter().zip(&self.values[to as usize]).map(|(ours, theirs)| ours / theirs))
     }
 
-    /// Whether it is ahead of the better peer.
+    /// True if it is ahead of the better peer.
     fn is_ahead(&self) -> bool {
         let ratio = self.ratios(self.rival()).median;
         match self.better {
@@ -175,7 +175,7 @@ fn number(count: usize) -> f64 {
 struct Order {
     verb: &'static str,
     rest: &'static str,
-    /// How many of what the load counts are a unit of work and of cost.
+    /// The number of what the load counts that is a unit of work and of cost.
     per_count: f64,
     per_cpu: f64,
 }
@@ -234,7 +234,7 @@ fn paced(station: &mut Station, rate: f64) -> Result<Outcome> {
     station.measure("pace", &order)
 }
 
-/// What `slice` finds out of each in each of `rounds`, after one for warming up. Who comes first changes.
+/// The findings of `slice` about each in each of `rounds`, after one for warming up. Who comes first changes.
 fn in_turns(
     rounds: usize,
     stations: &mut [Station],

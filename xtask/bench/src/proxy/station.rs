@@ -27,10 +27,10 @@ pub(super) struct Station {
     load: Load,
 }
 
-/// What an order did, and what it cost the proxy.
+/// The outcome of an order, and its cost for the proxy.
 #[derive(Debug)]
 pub(super) struct Outcome {
-    /// What the load found out.
+    /// The findings of the load.
     pub(super) answer: Answer,
     /// CPU time of the proxy, in seconds.
     pub(super) cpu: f64,

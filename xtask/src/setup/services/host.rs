@@ -10,7 +10,7 @@ use crate::ebpf::toolchain::on_path;
 use crate::privilege;
 use crate::shell;
 
-/// Where units lie, but for those that are made anew with each boot.
+/// The directories of units, but for those that are made anew with each boot.
 const UNITS: [&str; 4] =
     ["etc/systemd/system", "usr/local/lib/systemd/system", "lib/systemd/system", "usr/lib/systemd/system"];
 
@@ -20,7 +20,7 @@ pub(super) struct Host {
     root: PathBuf,
 }
 
-/// What a host has of a service.
+/// The presence of a service on a host.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Standing {
     /// Nothing that could be started.
@@ -40,7 +40,7 @@ impl Host {
         Self { root: PathBuf::from("/") }
     }
 
-    /// What it has of `service`.
+    /// The presence of `service` on it.
     pub(super) fn standing(&self, service: &str) -> Standing {
         if !self.has(service) {
             Standing::Absent
@@ -51,7 +51,7 @@ impl Host {
         }
     }
 
-    /// Whether a unit or an init script could start it. What a removed package leaves behind cannot.
+    /// True if a unit or an init script could start it. What a removed package leaves behind cannot.
     fn has(&self, service: &str) -> bool {
         // A masked unit is a link to /dev/null, which is no file.
         let unit = format!("{service}.service");
@@ -213,7 +213,7 @@ pub(super) fn as_root<W: AsRef<str>>(words: &[W]) -> Result<Command> {
     Ok(command)
 }
 
-/// Whether `file` belongs to a package that is removed but for its configuration, by dpkg's `status`.
+/// True if `file` belongs to a package that is removed but for its configuration, by dpkg's `status`.
 fn is_left_behind(file: &str, status: &str) -> bool {
     status.split("\n\n").any(|package| {
         package.lines().any(|line| line.starts_with("Status: ") && line.ends_with(" config-files"))

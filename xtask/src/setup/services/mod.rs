@@ -53,7 +53,7 @@ pub(super) fn install_quietly(services: &[&str], install: impl FnOnce() -> Resul
     interrupt.check().and(installed)
 }
 
-/// Whether a set-up was killed, or failed, before it had kept its services from running.
+/// True if a set-up was killed, or failed, before it had kept its services from running.
 pub(super) fn is_unfinished() -> bool {
     policy::is_left() || !record::read().is_empty()
 }

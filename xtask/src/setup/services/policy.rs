@@ -46,7 +46,7 @@ impl Drop for Policy {
     }
 }
 
-/// Whether a set-up that was killed left its policy.
+/// True if a set-up that was killed left its policy.
 pub(super) fn is_left() -> bool {
     fs::read_to_string(POLICY).is_ok_and(|text| text.contains(MARK))
 }

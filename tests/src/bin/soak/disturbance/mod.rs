@@ -17,7 +17,7 @@ use spectrum_tests::random::Random;
 pub(crate) use control_flood::flood;
 pub(crate) use liar::{NAME, lie};
 
-/// Where an instance's log goes.
+/// The sink of an instance's log.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Sink {
     /// A disk that fills, and has room again.
@@ -65,7 +65,7 @@ impl Spoilt {
         })
     }
 
-    /// Whether anything was seen of the log that must not be there.
+    /// A complaint about the log, if anything was seen of it that must not be there.
     pub(crate) fn complaint(&self) -> Option<String> {
         match self {
             Self::Disk(_) => None,
@@ -74,7 +74,7 @@ impl Spoilt {
     }
 }
 
-/// Whether the disturbances go on.
+/// The flag that keeps the disturbances going.
 #[derive(Debug, Default)]
 pub(crate) struct Siegeworks(AtomicBool);
 
