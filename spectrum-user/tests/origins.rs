@@ -6,14 +6,14 @@ mod served;
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
 use served::{Running, accept, assert_reset, origin, pass, read_to_end, reset, until};
 use socket2::{Domain, Socket, Type};
 use spectrum_user::model::{
-    Balance, CheckClose, Ejection, HealthCheck, Origin, OriginRole, Origins, ProxyVersion, ServiceName,
-    Target, Weight,
+    Balance, CheckClose, DialOn, Ejection, HealthCheck, Origin, OriginRole, Origins, Policy, ProxyVersion,
+    ServiceName, Target, Timeouts, Weight,
 };
 use spectrum_user::proxy::header::Header;
 use spectrum_user::proxy::{DialFailure, End, OriginCondition, Side};
@@ -252,6 +252,7 @@ fn source_hash_gives_a_client_the_same_origin_and_moves_only_those_of_one_that_g
             let source = Ipv4Addr::new(127, 50, 0, client);
             socket.bind(&SocketAddr::from((source, 0)).into()).unwrap();
             socket.connect(&SocketAddr::from((Ipv4Addr::LOCALHOST, port)).into()).unwrap();
+            socket.send(b"x").unwrap();
             reset(socket.into());
             choices.insert(source, running.report().origin);
         }
@@ -489,4 +490,93 @@ fn localhost_is_known_without_a_name_server() {
     pass("hi", &mut client, &mut origin);
     drop(origin);
     assert_eq!(read_to_end(&mut client).unwrap(), "");
+}
+
+#[test]
+fn who_is_reset_before_anybody_accepts_costs_no_origin_anything() {
+    let (listener, address) = origin();
+    listener.set_nonblocking(true).unwrap();
+    for dial_on in [DialOn::Accept, DialOn::FirstByte] {
+        let front = TcpListener::bind("127.0.0.1:0").unwrap();
+        let running = Running::idle(front.local_addr().unwrap());
+        (0..50).for_each(|_| reset(running.dial()));
+        running.listen(front, Target::Origins(Origins { dial_on, ..origins(&[&address]) }));
+        for _ in 0..50 {
+            let report = running.report();
+            assert_eq!((report.end, report.origin), (End::Reset(Side::Downstream), None), "{dial_on}");
+        }
+        assert!(listener.accept().is_err(), "{dial_on}");
+    }
+}
+
+#[test]
+fn an_origin_is_dialled_for_a_client_that_only_listens() {
+    let (listener, address) = origin();
+    let running = Running::serve(Target::Origins(origins(&[&address])));
+    for says_its_end in [false, true] {
+        let mut client = running.dial();
+        if says_its_end {
+            client.shutdown(Shutdown::Write).unwrap();
+        }
+        let mut taken = accept(&listener);
+        pass("hello", &mut taken, &mut client);
+        drop((taken, client));
+        assert_eq!(running.report().bytes_to_client, 5);
+    }
+}
+
+#[test]
+fn on_the_first_byte_an_origin_hears_of_no_client_that_says_nothing() {
+    let (listener, address) = origin();
+    let target = Target::Origins(Origins { dial_on: DialOn::FirstByte, ..origins(&[&address]) });
+    let running = Running::serve(target);
+    let [silent, finishing, resetting] = [(); 3].map(|()| running.dial());
+    // Those before it were accepted before it was.
+    let mut speaking = running.dial();
+    speaking.write_all(b"first").unwrap();
+    let mut taken = accept(&listener);
+    let mut heard = [0; 5];
+    taken.read_exact(&mut heard).unwrap();
+    assert_eq!(heard, *b"first");
+    pass("answer", &mut taken, &mut speaking);
+    listener.set_nonblocking(true).unwrap();
+    assert!(listener.accept().is_err());
+    reset(resetting);
+    let report = running.report();
+    assert_eq!((report.end, report.origin, report.dial), (End::Reset(Side::Downstream), None, None));
+    finishing.shutdown(Shutdown::Write).unwrap();
+    let mut finishing = finishing;
+    assert_eq!(read_to_end(&mut finishing).unwrap(), "", "a FIN is answered by a FIN");
+    let report = running.report();
+    assert_eq!((report.end, report.origin), (End::Closed, None));
+    drop(silent);
+    assert_eq!(running.report().origin, None);
+    assert!(listener.accept().is_err());
+}
+
+#[test]
+fn the_wait_for_the_first_byte_has_an_end_and_is_no_part_of_the_dial() {
+    let (listener, address) = origin();
+    let timeouts = Timeouts { idle: Some(Duration::from_millis(300)), ..Timeouts::default() };
+    let policy = Policy { timeouts, ..Policy::default() };
+    let target = Target::Origins(Origins { dial_on: DialOn::FirstByte, ..origins(&[&address]) });
+    let running = Running::serve_under(policy, target);
+    let mut client = running.dial();
+    assert_reset(client.read(&mut [0]));
+    let report = running.report();
+    assert_eq!((report.end, report.origin), (End::Idle, None));
+    assert!(report.duration >= Duration::from_millis(300), "{report:?}");
+    let mut late = running.dial();
+    late.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+    assert!(late.read(&mut [0]).is_err(), "nobody answers meanwhile");
+    late.set_read_timeout(Some(served::DEADLINE)).unwrap();
+    let mut taken = {
+        late.write_all(b"x").unwrap();
+        accept(&listener)
+    };
+    pass("hi", &mut taken, &mut late);
+    drop((taken, late));
+    let report = running.report();
+    assert!(report.duration >= Duration::from_millis(200), "{report:?}");
+    assert!(report.dial.unwrap() < Duration::from_millis(150), "{report:?}");
 }

@@ -3,11 +3,12 @@
 #![allow(clippy::unwrap_used, reason = "test code panics")]
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{ErrorKind, Read};
-use std::net::{IpAddr, SocketAddr};
+use std::io::{ErrorKind, Read, Write};
+use std::net::{IpAddr, Shutdown, SocketAddr};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+use socket2::SockRef;
 use spectrum_tests::admin::{get, metrics, value};
 use spectrum_tests::case::Case;
 use spectrum_tests::control::{
@@ -30,6 +31,7 @@ on_every_path!(
     all_origins_down_refuse_at_once,
     health_survives_a_reload,
     a_silent_origin_is_followed_by_another,
+    on_the_first_byte_an_origin_hears_of_nobody_who_says_nothing,
     failed_dials_eject_an_origin,
     a_range_of_ports_keeps_the_offset,
     source_hash_keeps_clients_together,
@@ -214,6 +216,38 @@ fn a_silent_origin_is_followed_by_another(case: &mut Case) {
     reload(&case.server, &instance).unwrap();
     assert_eq!(heard(case, 80), Err(ErrorKind::ConnectionReset));
     await_end(&instance, &end("dial-timed-out", "522"));
+}
+
+fn on_the_first_byte_an_origin_hears_of_nobody_who_says_nothing(case: &mut Case) {
+    let origin = Origin::echo(&case.server, place(case, 1));
+    let keys = format!("origins = [\"{}\"]\ndial-on = \"first-byte\"", origin.address());
+    let instance = serve(case, &service(case, "80", &keys));
+    let target = SocketAddr::new(case.any_address(), 80);
+    let silent = call(&case.server, target).unwrap();
+    for _ in 0..20 {
+        let check = call(&case.server, target).unwrap();
+        SockRef::from(&check).set_linger(Some(Duration::ZERO)).unwrap();
+        drop(check);
+        let check = call(&case.server, target).unwrap();
+        check.shutdown(Shutdown::Write).unwrap();
+        assert_eq!((&check).read(&mut [0]).unwrap(), 0, "a FIN is answered by a FIN");
+    }
+    let speaking = call(&case.server, target).unwrap();
+    (&speaking).write_all(b"first").unwrap();
+    let mut heard = [0; 5];
+    (&speaking).read_exact(&mut heard).unwrap();
+    assert_eq!(heard, *b"first");
+    drop((silent, speaking));
+    let dialled = || {
+        let status = connect(&case.server, &instance).ask("status").unwrap();
+        let service = &status["services"][0];
+        (service["open"] == 0).then(|| service["origins"][0]["connections"].clone())
+    };
+    assert_eq!(eventually("all to be over", PATIENCE, dialled), 1);
+    // The checks that closed in order were empty, those that reset were never dialled for.
+    let log = instance.stop().stderr;
+    let resets = records(&log).iter().filter(|record| record["end"] == "downstream-reset").count();
+    assert_eq!(resets, 0, "{log}");
 }
 
 fn failed_dials_eject_an_origin(case: &mut Case) {

@@ -150,6 +150,7 @@ struct CheckedService<'a> {
     health: Option<CheckedHealth>,
     #[serde(skip_serializing_if = "Option::is_none")]
     ejection: Option<CheckedEjection>,
+    dial_on: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     proxy_header: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -249,6 +250,7 @@ impl<'a> Checked<'a> {
                     failures: ejection.failures,
                     time_ms: ejection.time.as_millis(),
                 }),
+                dial_on: origins.map(|origins| origins.dial_on.to_string()),
                 proxy_header: origins.and_then(|origins| origins.header).map(|version| version.to_string()),
                 unique_id: origins.map(|origins| origins.unique_ids == UniqueIds::Made),
                 transparent: origins.map(|origins| origins.source == DialSource::Client),

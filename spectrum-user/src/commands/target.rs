@@ -3,8 +3,8 @@
 use humantime::format_duration;
 
 use crate::model::{
-    Balance, CheckClose, DialSource, Limits, LocalOrigins, Origin, OriginRole, Origins, Service, Target,
-    Timeouts, UniqueIds, Weight,
+    Balance, CheckClose, DialOn, DialSource, Limits, LocalOrigins, Origin, OriginRole, Origins, Service,
+    Target, Timeouts, UniqueIds, Weight,
 };
 
 /// The target of `service` in words, the first `named` of its origins by name, and whose word it takes for who the client
@@ -58,6 +58,9 @@ fn described_origins(origins: &Origins, named: usize) -> String {
         let (failures, time) = (ejection.failures, format_duration(ejection.time));
         text = format!("{text}; ejected for {time} after {failures} failures");
     }
+    if origins.dial_on == DialOn::FirstByte {
+        text.push_str("; dialled on the first byte");
+    }
     if let Some(version) = origins.header {
         text = format!("{text}; PROXY header {version}");
     }
@@ -101,6 +104,7 @@ mod tests {
         origins.balance = Balance::SourceHash;
         origins.health = Some(HealthCheck { port: Some(80), ..HealthCheck::default() });
         origins.ejection = Some(Ejection::default());
+        origins.dial_on = DialOn::FirstByte;
         origins.header = Some(ProxyVersion::V2);
         origins.unique_ids = UniqueIds::Made;
         origins.source = DialSource::Client;
@@ -108,8 +112,8 @@ mod tests {
         assert_eq!(
             described_target(&Target::Origins(origins.clone()), 2),
             "origins 203.0.113.10, 203.0.113.10 weight 2 backup; source-hash; checked every 5s on port 80, timeout 2s, \
-             rise 2, fall 3; ejected for 30s after 5 failures; PROXY header v2 with a unique id; transparent; local \
-             origins"
+             rise 2, fall 3; ejected for 30s after 5 failures; dialled on the first byte; PROXY header v2 with a unique \
+             id; transparent; local origins"
         );
         let few = described_target(&Target::Origins(origins), 1);
         assert!(few.starts_with("origins 203.0.113.10 and 1 more; source-hash; "), "{few}");

@@ -32,8 +32,8 @@ pub use origin::{
 };
 pub use origin_setting::OriginSetting;
 pub use origins::{
-    Balance, CheckClose, DialSource, Ejection, HealthCheck, LocalOrigins, Origins, ParseBalanceError,
-    ParseCheckCloseError, ParseProxyVersionError, ProxyVersion, TrustedProxies, UniqueIds,
+    Balance, CheckClose, DialOn, DialSource, Ejection, HealthCheck, LocalOrigins, Origins, ParseBalanceError,
+    ParseCheckCloseError, ParseDialOnError, ParseProxyVersionError, ProxyVersion, TrustedProxies, UniqueIds,
 };
 pub use policy::{Limits, Policy, Timeouts};
 pub use port_range::{ParsePortRangeError, PortRange, parse_port_ranges};

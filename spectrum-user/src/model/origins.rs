@@ -18,6 +18,8 @@ pub struct Origins {
     pub health: Option<HealthCheck>,
     /// When failures to dial one take it out of use; `None`: never.
     pub ejection: Option<Ejection>,
+    /// When a connection's origin is dialled.
+    pub dial_on: DialOn,
     /// The header that tells an origin who the client is; `None`: none.
     pub header: Option<ProxyVersion>,
     /// What connections are called to them.
@@ -57,6 +59,7 @@ impl From<Vec<Origin>> for Origins {
             balance: Balance::default(),
             health: None,
             ejection: None,
+            dial_on: DialOn::default(),
             header: None,
             unique_ids: UniqueIds::default(),
             source: DialSource::default(),
@@ -204,6 +207,47 @@ impl Default for Ejection {
     }
 }
 
+/// When the origin of a connection is dialled.
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
+pub enum DialOn {
+    /// When it is accepted, but for a moment in which a client that speaks first speaks, and a check resets.
+    #[default]
+    Accept,
+    /// When the client has sent something. An origin that speaks first is never dialled for a client that waits for that.
+    FirstByte,
+}
+
+impl DialOn {
+    /// The words.
+    pub const WORDS: &'static [&'static str] = &["accept", "first-byte"];
+}
+
+impl fmt::Display for DialOn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Accept => "accept",
+            Self::FirstByte => "first-byte",
+        })
+    }
+}
+
+impl FromStr for DialOn {
+    type Err = ParseDialOnError;
+
+    fn from_str(typed: &str) -> Result<Self, Self::Err> {
+        match typed {
+            "accept" => Ok(Self::Accept),
+            "first-byte" => Ok(Self::FirstByte),
+            _ => Err(ParseDialOnError),
+        }
+    }
+}
+
+/// Why a text is not a [`DialOn`].
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("expected accept or first-byte")]
+pub struct ParseDialOnError;
+
 /// A version of the PROXY protocol.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum ProxyVersion {
@@ -299,6 +343,9 @@ mod tests {
     fn words_are_what_is_typed() {
         for word in Balance::WORDS {
             assert_eq!(word.parse::<Balance>().unwrap().to_string(), *word);
+        }
+        for word in DialOn::WORDS {
+            assert_eq!(word.parse::<DialOn>().unwrap().to_string(), *word);
         }
         for word in ProxyVersion::WORDS {
             assert_eq!(word.parse::<ProxyVersion>().unwrap().to_string(), *word);

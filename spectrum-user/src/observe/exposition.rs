@@ -395,7 +395,7 @@ fn sessions(encoder: &mut DescriptorEncoder<'_>, totals: &[((String, String), To
     for (labels, totals) in labelled() {
         count(&mut sent, &labels, totals.bytes_to_client)?;
     }
-    let help = "From accept until an origin was connected to, of sessions that are over";
+    let help = "How long it took to connect to an origin, of sessions that are over";
     let mut dials = histogram(encoder, "dial_duration_seconds", help)?;
     for (labels, totals) in labelled().filter(|(_, totals)| totals.dials.count() > 0) {
         spread(&mut dials, &labels, &totals.dials, &DIAL)?;

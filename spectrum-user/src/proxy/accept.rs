@@ -19,6 +19,7 @@ use tokio::time::sleep;
 
 use super::address::canonical;
 use super::connections::Connections;
+use super::first_move::{self, Manners};
 use super::introduction;
 use super::limits::Gate;
 use super::origins::{Dialled, Dialler};
@@ -46,6 +47,7 @@ pub(super) struct Assignment {
     /// `None` where we answer ourselves.
     dialler: Option<Dialler>,
     gate: Gate,
+    manners: Manners,
     traffic: Traffic,
 }
 
@@ -55,7 +57,8 @@ impl Assignment {
         let connect = served.policy.timeouts.connect;
         let gate = worker.common.ledger.gate(&served.service, &served.policy.limits);
         let traffic = worker.traffic(&served.service, protocol);
-        Self { dialler: board.map(|board| Dialler::new(board, connect, worker.index)), gate, traffic, served }
+        let dialler = board.map(|board| Dialler::new(board, connect, worker.index));
+        Self { dialler, gate, manners: Manners::default(), traffic, served }
     }
 
     pub(super) fn served(&self) -> &Served {
@@ -319,7 +322,7 @@ async fn serve(downstream: &Peer, assignment: &Assignment, session: &Session) ->
     }
     let end = match (&assignment.served.target, &assignment.dialler) {
         (Target::Origins(origins), Some(dialler)) => {
-            proxy(downstream, origins, dialler, session, &watch).await
+            proxy(downstream, origins, dialler, &assignment.manners, session, &watch).await
         }
         // Who serves origins has a way to them.
         (Target::Origins(_), None) => End::Undialled(DialFailure::Failed),
@@ -338,17 +341,22 @@ async fn proxy(
     downstream: &Peer,
     origins: &Origins,
     dialler: &Dialler,
+    manners: &Manners,
     session: &Session,
     watch: &Watch<'_>,
 ) -> End {
     // On the heap, since it is over soon: it would be the largest part of every connection for as long as that lasts.
     let attempt = Box::pin(async {
-        tokio::select! {
+        first_move::wait(downstream, origins.dial_on, manners, watch).await?;
+        let began = Instant::now();
+        let dialled = tokio::select! {
             biased;
             attempt = dialler.dial(session) => attempt.map_err(End::Undialled),
             // A client that gives up while the origin is slow to answer need not hold the attempt open.
             _ = downstream.ready(Interest::ERROR) => Err(End::Reset(Side::Downstream)),
-        }
+        }?;
+        session.dialled_in(began.elapsed());
+        Ok(dialled)
     });
     let (upstream, open) = match attempt.await {
         Ok(Dialled { stream, open }) => (Peer::new(stream), open),

@@ -6,6 +6,7 @@ mod address;
 mod commanded;
 mod connections;
 mod counter;
+mod first_move;
 pub mod header;
 mod high_water;
 mod introduction;

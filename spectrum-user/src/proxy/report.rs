@@ -51,7 +51,7 @@ pub struct Established<'a> {
     pub origin: Option<SocketAddr>,
     /// What it is called, by us or by the trusted proxy.
     pub unique_id: Option<&'a Arc<str>>,
-    /// From accept until now.
+    /// How long it took to connect to the origin; without one, from accept until now.
     pub after: Duration,
 }
 
@@ -72,7 +72,7 @@ pub struct Report {
     pub origin: Option<SocketAddr>,
     /// What it is called, by us or by the trusted proxy. `None` where it is not.
     pub unique_id: Option<Arc<str>>,
-    /// From accept until an origin was connected to. `None` where none was, or we answer ourselves.
+    /// How long it took to connect to an origin. `None` where none was connected to, or we answer ourselves.
     pub dial: Option<Duration>,
     /// Bytes received from the client, whether or not the origin took them.
     pub bytes_from_client: u64,

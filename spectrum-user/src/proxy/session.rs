@@ -123,13 +123,15 @@ impl Session {
         self.to_client.count_for(open.counter_to_client());
     }
 
+    /// Connecting to an origin succeeded, and took so long.
+    pub(super) fn dialled_in(&self, took: Duration) {
+        self.dial.set(Some(took));
+    }
+
     /// An origin is connected to, or we begin to answer ourselves.
     pub(super) fn established(&self) {
-        let after = self.began.elapsed();
+        let after = self.dial.get().unwrap_or_else(|| self.began.elapsed());
         let origin = self.origin.get();
-        if origin.is_some() {
-            self.dial.set(Some(after));
-        }
         self.worker.observe(Event::Established(&Established {
             service: &self.service,
             protocol: self.protocol,

@@ -21,6 +21,14 @@ use super::sys;
 #[derive(Debug)]
 pub(super) struct Stream(AsyncFd<OwnedFd>);
 
+/// What has come from a peer first of all.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Look {
+    Bytes,
+    Fin,
+    Nothing,
+}
+
 /// Has urgent bytes of `socket`, or of all that a listener accepts, arrive in their place: the kernel keeps them out of the
 /// stream otherwise, and whoever just reads never sees them.
 pub(super) fn keep_urgent_bytes(socket: impl AsFd) -> io::Result<()> {
@@ -158,6 +166,26 @@ impl Stream {
                 Ok(recv(self, &mut *buffer, RecvFlags::DONTWAIT | RecvFlags::PEEK)?.0)
             })
             .await
+    }
+
+    /// Looks at what has come, if anything, without taking it.
+    pub(super) fn look(&self) -> io::Result<Look> {
+        let mut byte = [0];
+        loop {
+            match recv(self, &mut byte, RecvFlags::DONTWAIT | RecvFlags::PEEK) {
+                Ok((0, _)) => return Ok(Look::Fin),
+                Ok(_) => return Ok(Look::Bytes),
+                Err(rustix::io::Errno::WOULDBLOCK) => return Ok(Look::Nothing),
+                Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Waits for something to come, without taking it.
+    pub(super) async fn first(&self) -> io::Result<Look> {
+        let mut byte = [0];
+        Ok(if self.peek(&mut byte).await? == 0 { Look::Fin } else { Look::Bytes })
     }
 
     /// Fills `buffer`.

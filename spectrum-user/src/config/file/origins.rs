@@ -12,7 +12,7 @@ use super::quantity::{number, table, time, truth};
 use super::section::{Section, Typed, each, parsed, refuse, word};
 use crate::config::error::Problems;
 use crate::model::{
-    Balance, Binding, CheckClose, DialSource, Ejection, Family, HealthCheck, LocalOrigins, Origin,
+    Balance, Binding, CheckClose, DialOn, DialSource, Ejection, Family, HealthCheck, LocalOrigins, Origin,
     OriginHost, OriginPort, OriginRole, Origins, PortRange, Protocol, ProxyVersion, Shift, TrustedProxies,
     UniqueIds, Weight,
 };
@@ -33,6 +33,7 @@ pub(super) struct OriginsKeys<'a, 't> {
     balance: Option<&'a Typed<'t>>,
     health: Option<&'a Typed<'t>>,
     ejection: Option<&'a Typed<'t>>,
+    dial_on: Option<&'a Typed<'t>>,
     proxy_header: Option<&'a Typed<'t>>,
     unique_id: Option<&'a Typed<'t>>,
     transparent: Option<&'a Typed<'t>>,
@@ -46,6 +47,7 @@ impl<'a, 't> OriginsKeys<'a, 't> {
             balance: section.take("balance"),
             health: section.take("health"),
             ejection: section.take("ejection"),
+            dial_on: section.take("dial-on"),
             proxy_header: section.take("proxy-header"),
             unique_id: section.take("unique-id"),
             transparent: section.take("transparent"),
@@ -59,6 +61,7 @@ impl<'a, 't> OriginsKeys<'a, 't> {
             ("balance", self.balance),
             ("health", self.health),
             ("ejection", self.ejection),
+            ("dial-on", self.dial_on),
             ("proxy-header", self.proxy_header),
             ("unique-id", self.unique_id),
             ("transparent", self.transparent),
@@ -160,6 +163,10 @@ impl<'a, 't> OriginsKeys<'a, 't> {
         if let Some(value) = self.ejection {
             let path = KeyPath::Key(&path, "ejection");
             origins.ejection = Some(ejection(value, path, problems));
+        }
+        if let Some(value) = self.dial_on {
+            let path = KeyPath::Key(&path, "dial-on");
+            origins.dial_on = word(value, path, DialOn::WORDS, problems).unwrap_or_default();
         }
         if let Some(value) = self.proxy_header {
             origins.header = word(value, KeyPath::Key(&path, "proxy-header"), ProxyVersion::WORDS, problems);

@@ -23,6 +23,7 @@ const HOMES: &[(&str, &str)] = &[
     ("balance", "[[service]]"),
     ("bindings", "[[service]]"),
     ("connect", "timeouts of a service"),
+    ("dial-on", "[[service]]"),
     ("ejection", "[[service]]"),
     ("empty", "[log], or log of a service"),
     ("firewall", "[dispatcher]"),
