@@ -1,6 +1,6 @@
 //! What is wrong with a configuration file: every problem with its place. Judges nothing.
 
-use std::cell::OnceCell;
+use std::cell::{OnceCell, RefCell};
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -81,7 +81,7 @@ impl fmt::Display for Lines<'_> {
 pub(super) struct Problems<'t> {
     text: &'t str,
     /// The place, the fault, and the key that begins it.
-    found: Vec<(usize, String, Option<String>)>,
+    found: RefCell<Vec<(usize, String, Option<String>)>>,
     /// The offset of each line but the first; made when first asked for.
     line_starts: OnceCell<Vec<usize>>,
 }
@@ -89,23 +89,23 @@ pub(super) struct Problems<'t> {
 impl<'t> Problems<'t> {
     /// None so far.
     pub(super) fn in_text(text: &'t str) -> Self {
-        Self { text, found: Vec::new(), line_starts: OnceCell::new() }
+        Self { text, found: RefCell::default(), line_starts: OnceCell::new() }
     }
 
     /// Something is wrong at the byte `offset`.
-    pub(super) fn add(&mut self, offset: usize, message: impl Into<String>) {
-        self.found.push((offset, message.into(), None));
+    pub(super) fn add(&self, offset: usize, message: impl Into<String>) {
+        self.found.borrow_mut().push((offset, message.into(), None));
     }
 
     /// Something is wrong with `key`, at the byte `offset`.
-    pub(super) fn add_about(&mut self, offset: usize, key: impl fmt::Display, reason: impl fmt::Display) {
+    pub(super) fn add_about(&self, offset: usize, key: impl fmt::Display, reason: impl fmt::Display) {
         let key = key.to_string();
-        self.found.push((offset, format!("{key}: {reason}"), Some(key)));
+        self.found.borrow_mut().push((offset, format!("{key}: {reason}"), Some(key)));
     }
 
     /// The number of problems so far.
     pub(super) fn count(&self) -> usize {
-        self.found.len()
+        self.found.borrow().len()
     }
 
     /// The line that the byte `offset` is in.
@@ -128,7 +128,8 @@ impl<'t> Problems<'t> {
 
     /// The problems of the file at `path`, in the order of their places.
     pub(super) fn into_error(self, path: &Path) -> ConfigError {
-        let Self { text, mut found, .. } = self;
+        let Self { text, found, .. } = self;
+        let mut found = found.into_inner();
         found.sort();
         let mut place = Place { line: 1, column: 1, offset: 0 };
         let problems = found
@@ -172,7 +173,7 @@ mod tests {
     #[test]
     fn places_count_lines_and_characters() {
         let text = "ä = 1\nb = 2\n\nc";
-        let mut problems = Problems::in_text(text);
+        let problems = Problems::in_text(text);
         for offset in [text.len(), 0, 7, 14, 3] {
             problems.add(offset, "wrong");
         }
@@ -186,7 +187,7 @@ mod tests {
 
     #[test]
     fn of_very_many_problems_the_first_hundred_are_shown() {
-        let mut problems = Problems::in_text("");
+        let problems = Problems::in_text("");
         for number in 0..102 {
             problems.add(0, format!("{number:03}"));
         }

@@ -30,8 +30,7 @@ use super::{Config, ConfigError, FirewallChoice, ModeChoice, NatChoice};
 use crate::model::{Force, Forced, LogOptions, RecordKeys, ResolverOptions, ServiceName};
 use crate::plan::Plan;
 use key_path::KeyPath;
-use quantity::{number, socket_address, table, time};
-use section::{Section, Typed, each, parsed, refuse_type, word};
+use section::{Section, Typed};
 use service::{DescribedService, ServicePlaces};
 
 /// A million bindings, each on a line of its own with every key, have 27 million.
@@ -52,7 +51,7 @@ impl Config {
             Err(error) => {
                 let valid = error.utf8_error().valid_up_to();
                 let text = String::from_utf8_lossy(error.as_bytes());
-                let mut problems = Problems::in_text(&text);
+                let problems = Problems::in_text(&text);
                 problems.add(valid, "not UTF-8, which TOML is written in");
                 Err(problems.into_error(path))
             }
@@ -70,7 +69,7 @@ impl Config {
     /// # Errors
     /// Every problem there is; while the text is not TOML, every place where it is not.
     pub fn parse(path: &Path, text: &str) -> Result<Self, ConfigError> {
-        let mut problems = Problems::in_text(text);
+        let problems = Problems::in_text(text);
         if let Some(offset) = token_beyond(MOST_TOKENS, text) {
             let reason = format!(
                 "more than {MOST_TOKENS} words and signs until here, the most that a configuration may have; if it is one, \
@@ -94,7 +93,7 @@ impl Config {
         if problems.count() > 0 {
             return Err(problems.into_error(path));
         }
-        let config = read(path, root.get_ref(), &mut problems);
+        let config = read(path, root.get_ref(), &problems);
         if problems.count() == 0 { Ok(config) } else { Err(problems.into_error(path)) }
     }
 }
@@ -111,21 +110,17 @@ fn token_beyond(limit: usize, text: &str) -> Option<usize> {
 }
 
 /// The configuration as far as the file can be understood; sound if `problems` stays empty.
-fn read(path: &Path, root: &DeTable<'_>, problems: &mut Problems<'_>) -> Config {
-    let mut file = Section::new(root, KeyPath::File);
-    let (mode, firewall, nat, force) =
-        file.take("dispatcher").map(|value| dispatcher(value, problems)).unwrap_or_default();
-    let admin = file.take("admin").and_then(|value| admin(value, problems));
-    let resolver = file.take("resolver").map(|value| resolver(value, problems)).unwrap_or_default();
-    let (format, general) = file
-        .take("log")
-        .map(|value| log::general(value, KeyPath::Key(&KeyPath::File, "log"), problems))
-        .unwrap_or_default();
-    let described = file.take("service").map(|value| services(value, problems));
+fn read(path: &Path, root: &DeTable<'_>, problems: &Problems<'_>) -> Config {
+    let file = Section::new(root, KeyPath::File, problems);
+    let (mode, firewall, nat, force) = file.take("dispatcher").map(dispatcher).unwrap_or_default();
+    let admin = file.take("admin").and_then(admin);
+    let resolver = file.take("resolver").map(resolver).unwrap_or_default();
+    let (format, general) = file.take("log").map(log::general).unwrap_or_default();
+    let described = file.take("service").map(|typed| services(typed, problems));
     if described.is_none() && !file.misspells("service") {
         problems.add(0, NO_SERVICE);
     }
-    file.finish(problems);
+    file.finish();
 
     let described = described.unwrap_or_default();
     refuse_shared_names(&described, problems);
@@ -155,108 +150,75 @@ fn located(services: &[ServicePlaces], problems: &Problems<'_>) -> Vec<Vec<Origi
     services.iter().map(|places| places.each_origin.iter().map(place).collect()).collect()
 }
 
-fn dispatcher(
-    value: &Typed<'_>,
-    problems: &mut Problems<'_>,
-) -> (ModeChoice, FirewallChoice, NatChoice, Force) {
-    let path = KeyPath::Key(&KeyPath::File, "dispatcher");
-    let DeValue::Table(table) = value.get_ref() else {
-        refuse_type(value, path, "a table, [dispatcher]", problems);
-        return Default::default();
-    };
-    let mut section = Section::new(table, path);
-    let mode = section
-        .take("mode")
-        .and_then(|value| word(value, KeyPath::Key(&path, "mode"), ModeChoice::WORDS, problems));
-    let firewall = section
-        .take("firewall")
-        .and_then(|value| word(value, KeyPath::Key(&path, "firewall"), FirewallChoice::WORDS, problems));
-    let nat = section
-        .take("nat")
-        .and_then(|value| word(value, KeyPath::Key(&path, "nat"), NatChoice::WORDS, problems));
+fn dispatcher(typed: Typed<'_, '_>) -> (ModeChoice, FirewallChoice, NatChoice, Force) {
+    let Some(section) = typed.section("a table, [dispatcher]") else { return Default::default() };
+    let mode = section.take("mode").and_then(|typed| typed.word(ModeChoice::WORDS));
+    let firewall = section.take("firewall").and_then(|typed| typed.word(FirewallChoice::WORDS));
+    let nat = section.take("nat").and_then(|typed| typed.word(NatChoice::WORDS));
     let mut forced: Vec<Forced> = Vec::new();
-    if let Some(value) = section.take("force") {
-        let cure = "leave force out to force nothing";
-        each(value, KeyPath::Key(&path, "force"), cure, problems, |value, path, _index, problems| {
-            forced.extend(parsed::<Forced>(
-                value,
-                path,
-                "a prefix such as \"203.0.113.10\", or \"all\"",
-                problems,
-            ));
-        });
+    if let Some(typed) = section.take("force") {
+        let each = typed.each("leave force out to force nothing");
+        forced.extend(each.filter_map(|(typed, _)| {
+            typed.parsed::<Forced>("a prefix such as \"203.0.113.10\", or \"all\"")
+        }));
     }
-    section.finish(problems);
+    section.finish();
     (mode.unwrap_or_default(), firewall.unwrap_or_default(), nat.unwrap_or_default(), forced.into())
 }
 
-fn admin(value: &Typed<'_>, problems: &mut Problems<'_>) -> Option<SocketAddr> {
-    let path = KeyPath::Key(&KeyPath::File, "admin");
-    let mut section = Section::new(table(value, path, "a table, [admin]", problems)?, path);
-    let listen = section
-        .take("listen")
-        .and_then(|value| socket_address(value, KeyPath::Key(&path, "listen"), "127.0.0.1:9180", problems));
-    section.finish(problems);
+fn admin(typed: Typed<'_, '_>) -> Option<SocketAddr> {
+    let section = typed.section("a table, [admin]")?;
+    let listen = section.take("listen").and_then(|typed| typed.socket_address("127.0.0.1:9180"));
+    section.finish();
     listen
 }
 
-fn resolver(value: &Typed<'_>, problems: &mut Problems<'_>) -> ResolverOptions {
+fn resolver(typed: Typed<'_, '_>) -> ResolverOptions {
     let mut options = ResolverOptions::default();
-    let path = KeyPath::Key(&KeyPath::File, "resolver");
-    let Some(keys) = table(value, path, "a table, [resolver]", problems) else { return options };
-    let mut section = Section::new(keys, path);
-    if let Some(value) = section.take("servers") {
-        let cure = "leave servers out to ask those of /etc/resolv.conf";
-        each(value, KeyPath::Key(&path, "servers"), cure, problems, |value, path, _index, problems| {
-            options.servers.extend(socket_address(value, path, "192.0.2.53:53", problems));
-        });
+    let Some(section) = typed.section("a table, [resolver]") else { return options };
+    if let Some(typed) = section.take("servers") {
+        let each = typed.each("leave servers out to ask those of /etc/resolv.conf");
+        options.servers.extend(each.filter_map(|(typed, _)| typed.socket_address("192.0.2.53:53")));
     }
-    if let Some(value) = section.take("timeout") {
-        let range = Duration::from_millis(10)..=Duration::from_mins(1);
-        if let Some(typed) = time(value, KeyPath::Key(&path, "timeout"), &range, problems) {
-            options.timeout = typed;
+    for (key, place, range) in [
+        ("timeout", &mut options.timeout, Duration::from_millis(10)..=Duration::from_mins(1)),
+        ("min-ttl", &mut options.min_ttl, Duration::from_secs(1)..=Duration::from_mins(5)),
+    ] {
+        if let Some(time) = section.take(key).and_then(|typed| typed.time(&range)) {
+            *place = time;
         }
     }
     for (key, place) in [("addresses", &mut options.addresses), ("targets", &mut options.targets)] {
-        if let Some(value) = section.take(key)
-            && let Some(typed) = number(value, KeyPath::Key(&path, key), &(1..=1024), problems)
-        {
-            *place = typed;
+        if let Some(number) = section.take(key).and_then(|typed| typed.number(&(1..=1024))) {
+            *place = number;
         }
     }
-    if let Some(value) = section.take("min-ttl") {
-        let range = Duration::from_secs(1)..=Duration::from_mins(5);
-        if let Some(typed) = time(value, KeyPath::Key(&path, "min-ttl"), &range, problems) {
-            options.min_ttl = typed;
-        }
-    }
-    section.finish(problems);
+    section.finish();
     options
 }
 
-fn services(value: &Typed<'_>, problems: &mut Problems<'_>) -> Vec<DescribedService> {
-    let path = KeyPath::Key(&KeyPath::File, "service");
-    let DeValue::Array(list) = value.get_ref() else {
-        refuse_type(value, path, "a list of tables, each under [[service]]", problems);
+fn services(typed: Typed<'_, '_>, problems: &Problems<'_>) -> Vec<DescribedService> {
+    let Some(elements) = typed.elements() else {
+        typed.refuse_type("a list of tables, each under [[service]]");
         return Vec::new();
     };
-    if list.is_empty() {
-        problems.add(value.span().start, NO_SERVICE);
+    if elements.len() == 0 {
+        problems.add(typed.offset(), NO_SERVICE);
     }
-    let mut services = Vec::with_capacity(list.len());
-    for (index, value) in list.iter().enumerate() {
-        match value.get_ref() {
+    let mut services = Vec::with_capacity(elements.len());
+    for (index, element) in elements.enumerate() {
+        match element.value() {
             DeValue::Table(table) => {
-                services.push(DescribedService::read(table, value.span().start, index, problems));
+                services.push(DescribedService::read(table, element.offset(), index, problems));
             }
-            _ => refuse_type(value, KeyPath::Index(&path, index), "a table under [[service]]", problems),
+            _ => element.refuse_type("a table under [[service]]"),
         }
     }
     services
 }
 
 /// Refuses each service that has the name of an earlier one.
-fn refuse_shared_names(services: &[DescribedService], problems: &mut Problems<'_>) {
+fn refuse_shared_names(services: &[DescribedService], problems: &Problems<'_>) {
     let mut taken: HashMap<&ServiceName, usize> = HashMap::new();
     for described in services {
         let Some(offset) = described.places.name else { continue };

@@ -5,12 +5,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use toml::de::DeValue;
-
-use super::key_path::KeyPath;
-use super::quantity::{number, table, time, truth};
-use super::section::{Section, Typed, each, parsed, refuse, word};
-use crate::config::error::Problems;
+use super::section::{Section, Typed};
 use crate::model::{
     Balance, Binding, CheckClose, DialOn, DialSource, Ejection, Family, HealthCheck, LocalOrigins, Origin,
     OriginHost, OriginPort, OriginRole, Origins, PortRange, Protocol, ProxyVersion, Shift, TrustedProxies,
@@ -29,19 +24,19 @@ const EJECTIONS: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::f
 
 /// The keys of a service that make its [`Origins`], as typed.
 pub(super) struct OriginsKeys<'a, 't> {
-    pub(super) origins: Option<&'a Typed<'t>>,
-    balance: Option<&'a Typed<'t>>,
-    health: Option<&'a Typed<'t>>,
-    ejection: Option<&'a Typed<'t>>,
-    dial_on: Option<&'a Typed<'t>>,
-    proxy_header: Option<&'a Typed<'t>>,
-    unique_id: Option<&'a Typed<'t>>,
-    transparent: Option<&'a Typed<'t>>,
-    local_origins: Option<&'a Typed<'t>>,
+    pub(super) origins: Option<Typed<'a, 't>>,
+    balance: Option<Typed<'a, 't>>,
+    health: Option<Typed<'a, 't>>,
+    ejection: Option<Typed<'a, 't>>,
+    dial_on: Option<Typed<'a, 't>>,
+    proxy_header: Option<Typed<'a, 't>>,
+    unique_id: Option<Typed<'a, 't>>,
+    transparent: Option<Typed<'a, 't>>,
+    local_origins: Option<Typed<'a, 't>>,
 }
 
 impl<'a, 't> OriginsKeys<'a, 't> {
-    pub(super) fn take(section: &mut Section<'a, 't>) -> Self {
+    pub(super) fn take(section: &'a Section<'_, 't>) -> Self {
         Self {
             origins: section.take("origins"),
             balance: section.take("balance"),
@@ -56,21 +51,19 @@ impl<'a, 't> OriginsKeys<'a, 't> {
     }
 
     /// Refuses the keys that say nothing without origins.
-    pub(super) fn refuse_without_origins(&self, path: KeyPath<'_>, problems: &mut Problems<'_>) {
-        for (key, value) in [
-            ("balance", self.balance),
-            ("health", self.health),
-            ("ejection", self.ejection),
-            ("dial-on", self.dial_on),
-            ("proxy-header", self.proxy_header),
-            ("unique-id", self.unique_id),
-            ("transparent", self.transparent),
-            ("local-origins", self.local_origins),
-        ] {
-            if let Some(value) = value {
-                let reason = "means nothing without origins; remove it, or add origins";
-                refuse(value, KeyPath::Key(&path, key), reason, problems);
-            }
+    pub(super) fn refuse_without_origins(&self) {
+        let keys = [
+            self.balance,
+            self.health,
+            self.ejection,
+            self.dial_on,
+            self.proxy_header,
+            self.unique_id,
+            self.transparent,
+            self.local_origins,
+        ];
+        for typed in keys.into_iter().flatten() {
+            typed.refuse("means nothing without origins; remove it, or add origins");
         }
     }
 
@@ -81,10 +74,8 @@ impl<'a, 't> OriginsKeys<'a, 't> {
         origins: &Origins,
         bindings: &[Binding],
         trusted: &TrustedProxies,
-        path: KeyPath<'_>,
-        problems: &mut Problems<'_>,
     ) {
-        let Some(value) = self.transparent.filter(|_| origins.source == DialSource::Client) else { return };
+        let Some(typed) = self.transparent.filter(|_| origins.source == DialSource::Client) else { return };
         let tcp = bindings.iter().filter(|binding| binding.protocol == Protocol::Tcp);
         let clients: BTreeSet<Family> = tcp.map(Binding::family).collect();
         let families: Option<BTreeSet<Family>> = origins
@@ -100,89 +91,61 @@ impl<'a, 't> OriginsKeys<'a, 't> {
             && let Some(origin) = dialled.first()
             && dialled.is_disjoint(&clients)
         {
-            let reason = format!(
+            typed.refuse(format_args!(
                 "clients of {client} bindings cannot be spoken for to origins of {origin}, and there are no others; add an \
                  origin of {client}, or remove it"
-            );
-            refuse(value, KeyPath::Key(&path, "transparent"), reason, problems);
+            ));
         }
     }
 
     /// For each origin the byte at which it stands, and its number in a list.
     pub(super) fn places(&self) -> Vec<(usize, Option<usize>)> {
-        let Some(value) = self.origins else { return Vec::new() };
-        match value.get_ref() {
-            DeValue::Array(list) => {
-                list.iter().enumerate().map(|(index, value)| (value.span().start, Some(index))).collect()
-            }
-            _ => vec![(value.span().start, None)],
+        let Some(typed) = self.origins else { return Vec::new() };
+        match typed.elements() {
+            Some(list) => list.enumerate().map(|(index, typed)| (typed.offset(), Some(index))).collect(),
+            None => vec![(typed.offset(), None)],
         }
     }
 
     /// The keys about the addresses that origins see and have.
-    fn read_addresses(&self, origins: &mut Origins, path: KeyPath<'_>, problems: &mut Problems<'_>) {
-        if let Some(value) = self.transparent {
-            origins.source = match truth(value, KeyPath::Key(&path, "transparent"), problems) {
+    fn read_addresses(&self, origins: &mut Origins) {
+        if let Some(typed) = self.transparent {
+            origins.source = match typed.truth() {
                 Some(true) => DialSource::Client,
                 Some(false) | None => DialSource::Host,
             };
         }
-        if let Some(value) = self.local_origins
-            && truth(value, KeyPath::Key(&path, "local-origins"), problems) == Some(true)
-        {
+        if self.local_origins.and_then(|typed| typed.truth()) == Some(true) {
             origins.local = LocalOrigins::Dialled;
         }
     }
 
     /// `None` if an origin is refused.
-    pub(super) fn read(
-        &self,
-        bindings: &[Binding],
-        path: KeyPath<'_>,
-        problems: &mut Problems<'_>,
-    ) -> Option<Origins> {
-        let value = self.origins?;
-        let key = KeyPath::Key(&path, "origins");
+    pub(super) fn read(&self, bindings: &[Binding]) -> Option<Origins> {
+        let whole = self.origins?;
         let mut refused = false;
         let mut list = Vec::new();
-        each(value, key, ADD_TARGET, problems, |value, path, index, problems| {
-            match origin(value, path, bindings, problems) {
-                Some(origin) => list.push((origin, index, value)),
+        for (typed, _) in whole.each(ADD_TARGET) {
+            match origin(typed, bindings) {
+                Some(origin) => list.push((origin, typed)),
                 None => refused = true,
             }
-        });
+        }
         let mut origins = Origins::from(Vec::new());
-        if let Some(value) = self.balance {
-            let path = KeyPath::Key(&path, "balance");
-            origins.balance = word(value, path, Balance::WORDS, problems).unwrap_or_default();
-        }
-        if let Some(value) = self.health {
-            let path = KeyPath::Key(&path, "health");
-            origins.health = Some(health(value, path, problems));
-        }
-        if let Some(value) = self.ejection {
-            let path = KeyPath::Key(&path, "ejection");
-            origins.ejection = Some(ejection(value, path, problems));
-        }
-        if let Some(value) = self.dial_on {
-            let path = KeyPath::Key(&path, "dial-on");
-            origins.dial_on = word(value, path, DialOn::WORDS, problems).unwrap_or_default();
-        }
-        if let Some(value) = self.proxy_header {
-            origins.header = word(value, KeyPath::Key(&path, "proxy-header"), ProxyVersion::WORDS, problems);
-        }
-        if let Some(value) = self.unique_id {
-            let path = KeyPath::Key(&path, "unique-id");
-            match truth(value, path, problems) {
-                Some(true) if origins.header == Some(ProxyVersion::V2) => {
-                    origins.unique_ids = UniqueIds::Made;
-                }
-                Some(true) => {
-                    let reason =
-                        "means nothing without proxy-header = \"v2\", which tells it; add that, or remove it";
-                    refuse(value, path, reason, problems);
-                }
-                Some(false) | None => {}
+        origins.balance = self.balance.and_then(|typed| typed.word(Balance::WORDS)).unwrap_or_default();
+        origins.health = self.health.map(health);
+        origins.ejection = self.ejection.map(ejection);
+        origins.dial_on = self.dial_on.and_then(|typed| typed.word(DialOn::WORDS)).unwrap_or_default();
+        origins.header = self.proxy_header.and_then(|typed| typed.word(ProxyVersion::WORDS));
+        if let Some(typed) = self.unique_id
+            && typed.truth() == Some(true)
+        {
+            if origins.header == Some(ProxyVersion::V2) {
+                origins.unique_ids = UniqueIds::Made;
+            } else {
+                typed.refuse(
+                    "means nothing without proxy-header = \"v2\", which tells it; add that, or remove it",
+                );
             }
         }
         // A port of its own for checks is not the one that expects headers.
@@ -190,94 +153,78 @@ impl<'a, 't> OriginsKeys<'a, 't> {
             && health.port.is_none()
         {
             health.header = origins.header;
-            if let (Some(value), Some(_), CheckClose::Reset) = (self.health, health.header, health.close) {
-                let path = KeyPath::Key(&path, "health");
-                let reason = "a reset would overtake the PROXY header of a check; leave it out, or give checks a port of their \
-                              own: { close = \"reset\", port = 80 }";
-                refuse(value, KeyPath::Key(&path, "close"), reason, problems);
+            if let (Some(typed), Some(_), CheckClose::Reset) = (self.health, health.header, health.close) {
+                typed.refuse_key(
+                    "close",
+                    "a reset would overtake the PROXY header of a check; leave it out, or give checks a port of their \
+                     own: { close = \"reset\", port = 80 }",
+                );
             }
         }
-        self.read_addresses(&mut origins, path, problems);
+        self.read_addresses(&mut origins);
         if refused || list.is_empty() {
             return None;
         }
-        if list.iter().all(|(origin, ..)| origin.role == OriginRole::Backup) {
-            refuse(value, key, "all origins are backups; leave backup = true out of one", problems);
+        if list.iter().all(|(origin, _)| origin.role == OriginRole::Backup) {
+            whole.refuse("all origins are backups; leave backup = true out of one");
         }
         let mut seen = HashMap::new();
-        for (origin, index, value) in &list {
+        for (origin, typed) in &list {
             match seen.entry(origin.identity()) {
                 Entry::Vacant(free) => {
-                    free.insert(value.span().start);
+                    free.insert(typed.offset());
                 }
-                Entry::Occupied(first) => {
-                    let path = index.map_or(key, |index| KeyPath::Index(&key, index));
-                    let reason = format!(
-                        "{origin} stands in line {} already; name it once, with a weight if it is to get more: {{ origin = \
-                         \"{origin}\", weight = 2 }}",
-                        problems.line_of(*first.get())
-                    );
-                    refuse(value, path, reason, problems);
-                }
+                Entry::Occupied(first) => typed.refuse(format_args!(
+                    "{origin} stands in line {} already; name it once, with a weight if it is to get more: {{ origin = \
+                     \"{origin}\", weight = 2 }}",
+                    typed.line_of(*first.get())
+                )),
             }
             if let OriginPort::Offset(range) = origin.port {
                 match dialled_ranges(range, bindings) {
                     Ok(ranges) => origins.dialled = ranges,
-                    Err(reason) => {
-                        let path = index.map_or(key, |index| KeyPath::Index(&key, index));
-                        refuse(value, path, reason, problems);
-                    }
+                    Err(reason) => typed.refuse(reason),
                 }
             }
             if let (Some(HealthCheck { port: None, .. }), Some(health)) = (&origins.health, self.health)
                 && matches!(origin.port, OriginPort::Dialled | OriginPort::Offset(_))
             {
-                let reason = format!(
+                health.refuse(format_args!(
                     "{origin} has no port of its own to check; say which, for instance {{ port = 80 }}"
-                );
-                refuse(health, KeyPath::Key(&path, "health"), reason, problems);
+                ));
                 break;
             }
         }
-        origins.list = list.into_iter().map(|(origin, ..)| origin).collect();
+        origins.list = list.into_iter().map(|(origin, _)| origin).collect();
         Some(origins)
     }
 }
 
 /// A text, or a table with more to say.
-fn origin(
-    value: &Typed<'_>,
-    path: KeyPath<'_>,
-    bindings: &[Binding],
-    problems: &mut Problems<'_>,
-) -> Option<Origin> {
+fn origin(typed: Typed<'_, '_>, bindings: &[Binding]) -> Option<Origin> {
     const EXPECTED: &str =
         "a string such as \"203.0.113.10\", or a table such as { origin = \"203.0.113.10\", weight = 2 }";
-    if value.get_ref().as_str().is_some() {
-        return server(value, path, EXPECTED, bindings, problems);
+    if typed.value().as_str().is_some() {
+        return server(typed, EXPECTED, bindings);
     }
-    let keys = table(value, path, EXPECTED, problems)?;
-    let mut section = Section::new(keys, path);
+    let section = typed.section(EXPECTED)?;
     let place = section.take("origin");
     let (weight, backup) = (section.take("weight"), section.take("backup"));
     let misspelt = section.misspells("origin");
-    section.finish(problems);
-    let key = KeyPath::Key(&path, "origin");
+    section.finish();
     if place.is_none() && !misspelt {
         let cure = "missing; add the server, for instance origin = \"203.0.113.10\"";
-        problems.add_about(value.span().start, key, cure);
+        section.refuse_missing(typed.offset(), "origin", cure);
     }
-    let mut origin: Option<Origin> =
-        place.and_then(|value| server(value, key, "a string such as \"203.0.113.10\"", bindings, problems));
-    if let Some(value) = weight {
-        let typed = number(value, KeyPath::Key(&path, "weight"), &(0..=Weight::MAX), problems);
-        match (typed.and_then(Weight::new), &mut origin) {
+    let mut origin = place.and_then(|typed| server(typed, "a string such as \"203.0.113.10\"", bindings));
+    if let Some(typed) = weight {
+        match (typed.number(&(0..=Weight::MAX)).and_then(Weight::new), &mut origin) {
             (Some(weight), Some(origin)) => origin.weight = weight,
             _ => origin = None,
         }
     }
-    if let Some(value) = backup {
-        match (truth(value, KeyPath::Key(&path, "backup"), problems), &mut origin) {
+    if let Some(typed) = backup {
+        match (typed.truth(), &mut origin) {
             (Some(true), Some(origin)) => origin.role = OriginRole::Backup,
             (Some(_), _) => {}
             (None, _) => origin = None,
@@ -286,80 +233,54 @@ fn origin(
     origin
 }
 
-/// The server that the text of `value` stands for.
-fn server(
-    value: &Typed<'_>,
-    path: KeyPath<'_>,
-    expected: &str,
-    bindings: &[Binding],
-    problems: &mut Problems<'_>,
-) -> Option<Origin> {
-    if let Some(typed) = value.get_ref().as_str()
-        && let Some((host, _)) = typed.rsplit_once(':')
-        && let Some(shift) = Shift::of(typed)
+/// The server that the text of `typed` stands for.
+fn server(typed: Typed<'_, '_>, expected: &str, bindings: &[Binding]) -> Option<Origin> {
+    if let Some(text) = typed.value().as_str()
+        && let Some((host, _)) = text.rsplit_once(':')
+        && let Some(shift) = Shift::of(text)
         && let [bound] = bound_for_tcp(bindings)[..]
         && let Some(range) = shift.range(bound)
     {
-        let reason = format!(
+        typed.refuse(format_args!(
             "an offset is written as the range of ports that it leads to, as long as the one that is bound; write \
              {host}:{range}"
-        );
-        refuse(value, path, reason, problems);
+        ));
         return None;
     }
-    parsed(value, path, expected, problems)
+    typed.parsed(expected)
 }
 
-fn health(value: &Typed<'_>, path: KeyPath<'_>, problems: &mut Problems<'_>) -> HealthCheck {
+fn health(typed: Typed<'_, '_>) -> HealthCheck {
     let mut check = HealthCheck::default();
-    let Some(keys) = table(value, path, "a table such as { interval = \"5s\" }", problems) else {
-        return check;
-    };
-    let mut section = Section::new(keys, path);
+    let Some(section) = typed.section("a table such as { interval = \"5s\" }") else { return check };
     for (key, range, place) in
         [("interval", INTERVALS, &mut check.interval), ("timeout", TIMEOUTS, &mut check.timeout)]
     {
-        if let Some(value) = section.take(key)
-            && let Some(typed) = time(value, KeyPath::Key(&path, key), &range, problems)
-        {
-            *place = typed;
+        if let Some(time) = section.take(key).and_then(|typed| typed.time(&range)) {
+            *place = time;
         }
     }
     for (key, place) in [("rise", &mut check.rise), ("fall", &mut check.fall)] {
-        if let Some(value) = section.take(key)
-            && let Some(typed) = number(value, KeyPath::Key(&path, key), &(1..=1000), problems)
-        {
-            *place = typed;
+        if let Some(number) = section.take(key).and_then(|typed| typed.number(&(1..=1000))) {
+            *place = number;
         }
     }
-    if let Some(value) = section.take("port") {
-        check.port = number(value, KeyPath::Key(&path, "port"), &(1..=u16::MAX), problems);
-    }
-    if let Some(value) = section.take("close") {
-        let path = KeyPath::Key(&path, "close");
-        check.close = word(value, path, CheckClose::WORDS, problems).unwrap_or_default();
-    }
-    section.finish(problems);
+    check.port = section.take("port").and_then(|typed| typed.number(&(1..=u16::MAX)));
+    check.close = section.take("close").and_then(|typed| typed.word(CheckClose::WORDS)).unwrap_or_default();
+    section.finish();
     check
 }
 
-fn ejection(value: &Typed<'_>, path: KeyPath<'_>, problems: &mut Problems<'_>) -> Ejection {
+fn ejection(typed: Typed<'_, '_>) -> Ejection {
     let mut ejection = Ejection::default();
-    let Some(keys) = table(value, path, "a table such as { failures = 5 }", problems) else {
-        return ejection;
-    };
-    let mut section = Section::new(keys, path);
-    if let Some(value) = section.take("failures")
-        && let Some(typed) = number(value, KeyPath::Key(&path, "failures"), &(1..=1000), problems)
-    {
-        ejection.failures = typed;
+    let Some(section) = typed.section("a table such as { failures = 5 }") else { return ejection };
+    if let Some(number) = section.take("failures").and_then(|typed| typed.number(&(1..=1000))) {
+        ejection.failures = number;
     }
-    if let Some(value) = section.take("time")
-        && let Some(typed) = time(value, KeyPath::Key(&path, "time"), &EJECTIONS, problems)
-    {
-        ejection.time = typed;
+    if let Some(time) = section.take("time").and_then(|typed| typed.time(&EJECTIONS)) {
+        ejection.time = time;
     }
-    section.finish(problems);
+    section.finish();
     ejection
 }
 

@@ -1,5 +1,6 @@
 //! Reading the values of a parsed file: types, lists, and keys that do not exist. Does not know what values mean.
 
+use std::cell::{Cell, RefCell};
 use std::fmt::Display;
 use std::str::FromStr;
 
@@ -10,9 +11,6 @@ use super::key_path::KeyPath;
 use super::loanwords;
 use super::nearest::{either, nearest};
 use crate::config::error::Problems;
-
-/// A value and its place.
-pub(super) type Typed<'t> = Spanned<DeValue<'t>>;
 
 /// Longer values are cut where a message shows them.
 const SHOWN_CHARACTERS: usize = 60;
@@ -53,166 +51,208 @@ const HOMES: &[(&str, &str)] = &[
     ("weight", "an element of origins, as in { origin = \"203.0.113.10\", weight = 2 }"),
 ];
 
+/// A value of the file, its path, and the problems that its own are added to.
+#[derive(Clone, Copy)]
+pub(super) struct Typed<'a, 't> {
+    value: &'a Spanned<DeValue<'t>>,
+    path: KeyPath<'a>,
+    problems: &'a Problems<'a>,
+}
+
+impl<'a, 't> Typed<'a, 't> {
+    /// The value as the parser has it.
+    pub(super) fn value(&self) -> &'a DeValue<'t> {
+        self.value.get_ref()
+    }
+
+    /// The byte at which it stands.
+    pub(super) fn offset(&self) -> usize {
+        self.value.span().start
+    }
+
+    /// The line that the byte `offset` is in.
+    pub(super) fn line_of(&self, offset: usize) -> usize {
+        self.problems.line_of(offset)
+    }
+
+    /// Refuses the value, shows it, and says why.
+    pub(super) fn refuse(&self, reason: impl Display) {
+        let shown = match self.value() {
+            DeValue::String(text) => format!("{:?}", shortened(text)),
+            DeValue::Integer(number) => shortened(&number.to_string()),
+            DeValue::Float(number) => shortened(&number.to_string()),
+            DeValue::Boolean(value) => value.to_string(),
+            DeValue::Datetime(value) => value.to_string(),
+            DeValue::Array(_) | DeValue::Table(_) => String::new(),
+        };
+        let reason = reason.to_string();
+        if shown.is_empty() || quotes(&reason, &shown) {
+            self.problems.add_about(self.offset(), self.path, reason);
+        } else {
+            self.problems.add_about(self.offset(), self.path, format_args!("{shown}: {reason}"));
+        }
+    }
+
+    /// Refuses `key` of the table that the value is, in the value's place.
+    pub(super) fn refuse_key(&self, key: &str, reason: impl Display) {
+        Typed { path: KeyPath::Key(&self.path, key), ..*self }.refuse(reason);
+    }
+
+    /// Refuses the value for its type.
+    pub(super) fn refuse_type(&self, expected: &str) {
+        self.refuse(format_args!("expected {expected}, found {}", kind(self.value())));
+    }
+
+    /// Its text.
+    pub(super) fn string(&self, expected: &str) -> Option<&'a str> {
+        if let DeValue::String(text) = self.value() {
+            return Some(text);
+        }
+        self.refuse_type(expected);
+        None
+    }
+
+    /// The value that its text stands for.
+    pub(super) fn parsed<T: FromStr<Err: Display>>(&self, expected: &str) -> Option<T> {
+        self.string(expected)?.parse().map_err(|error| self.refuse(error)).ok()
+    }
+
+    /// The value that its text stands for, which is one of `words`.
+    pub(super) fn word<T: FromStr>(&self, words: &[&str]) -> Option<T> {
+        let DeValue::String(typed) = self.value() else {
+            let bare = match self.value() {
+                DeValue::Integer(number) => number.to_string(),
+                DeValue::Boolean(truth) => truth.to_string(),
+                _ => String::new(),
+            };
+            let cure =
+                loanwords::value(&self.path, &bare).map_or_else(String::new, |cure| format!("; {cure}"));
+            self.refuse(format_args!(
+                "expected {}, found {}{cure}",
+                loanwords::quoted(words),
+                kind(self.value())
+            ));
+            return None;
+        };
+        let parsed = typed.parse().ok();
+        if parsed.is_none() {
+            let meant = || nearest(typed, words).map(|meant| format!("did you mean {meant}?"));
+            let cure = loanwords::value(&self.path, typed).or_else(meant);
+            let cure = cure.map_or_else(String::new, |cure| format!("; {cure}"));
+            self.refuse(format_args!("expected {}{cure}", either(words)));
+        }
+        parsed
+    }
+
+    /// The table that it is; `expected` says what one looks like.
+    pub(super) fn section(&self, expected: &str) -> Option<Section<'a, 't>> {
+        if let DeValue::Table(table) = self.value() {
+            return Some(Section::new(table, self.path, self.problems));
+        }
+        self.refuse_type(expected);
+        None
+    }
+
+    /// The elements of a list; `None` if it is none.
+    pub(super) fn elements<'s>(&'s self) -> Option<impl ExactSizeIterator<Item = Typed<'s, 't>>> {
+        let DeValue::Array(list) = self.value() else { return None };
+        Some(list.iter().enumerate().map(|(index, value)| Typed {
+            value,
+            path: KeyPath::Index(&self.path, index),
+            problems: self.problems,
+        }))
+    }
+
+    /// The elements of a list, or the value itself where it stands alone; with each its number in a list. An empty list is
+    /// refused with `cure`.
+    pub(super) fn each<'s>(&'s self, cure: &str) -> impl Iterator<Item = (Typed<'s, 't>, Option<usize>)> {
+        let elements = self.elements();
+        let alone = if elements.is_none() { Some((*self, None)) } else { None };
+        if elements.as_ref().is_some_and(|elements| elements.len() == 0) {
+            self.refuse(format_args!("the list is empty; {cure}"));
+        }
+        let elements = elements.into_iter().flatten().enumerate();
+        alone.into_iter().chain(elements.map(|(index, element)| (element, Some(index))))
+    }
+}
+
 /// A table whose keys are taken one after the other. The keys that were asked for are the ones that exist.
 pub(super) struct Section<'a, 't> {
     table: &'a DeTable<'t>,
     path: KeyPath<'a>,
-    known: Vec<&'static str>,
-    present: usize,
+    problems: &'a Problems<'a>,
+    known: RefCell<Vec<&'static str>>,
+    present: Cell<usize>,
 }
 
 impl<'a, 't> Section<'a, 't> {
-    pub(super) fn new(table: &'a DeTable<'t>, path: KeyPath<'a>) -> Self {
-        Self { table, path, known: Vec::with_capacity(4), present: 0 }
+    pub(super) fn new(table: &'a DeTable<'t>, path: KeyPath<'a>, problems: &'a Problems<'a>) -> Self {
+        Self { table, path, problems, known: RefCell::new(Vec::with_capacity(4)), present: Cell::new(0) }
+    }
+
+    /// The problems that those of its values are added to.
+    pub(super) fn problems(&self) -> &'a Problems<'a> {
+        self.problems
     }
 
     /// The value of `key`, if it is there.
-    pub(super) fn take(&mut self, key: &'static str) -> Option<&'a Typed<'t>> {
+    pub(super) fn take<'s>(&'s self, key: &'static str) -> Option<Typed<'s, 't>> {
         let value = self.table.get(key);
-        self.known.push(key);
-        self.present += usize::from(value.is_some());
-        value
+        self.known.borrow_mut().push(key);
+        self.present.set(self.present.get() + usize::from(value.is_some()));
+        value.map(|value| Typed { value, path: KeyPath::Key(&self.path, key), problems: self.problems })
+    }
+
+    /// True if `key` is there, taken or not.
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.table.contains_key(key)
     }
 
     /// True if a key that does not exist was probably meant to be `key`: one mistake, told once.
     pub(super) fn misspells(&self, key: &str) -> bool {
+        let known = self.known.borrow();
         let unknown = self.table.keys().map(|typed| typed.get_ref().as_ref());
-        self.present < self.table.len()
-            && unknown.filter(|typed| !self.known.contains(typed)).any(|typed| {
+        self.present.get() < self.table.len()
+            && unknown.filter(|typed| !known.contains(typed)).any(|typed| {
                 let meant = loanwords::meant(&self.path, typed);
-                meant.or_else(|| nearest(typed, &self.known)) == Some(key)
+                meant.or_else(|| nearest(typed, &known)) == Some(key)
             })
     }
 
+    /// Refuses that `key` is not there, in a table that stands at the byte `offset`.
+    pub(super) fn refuse_missing(&self, offset: usize, key: &str, cure: impl Display) {
+        self.problems.add_about(offset, KeyPath::Key(&self.path, key), cure);
+    }
+
     /// Refuses every key that was not taken.
-    pub(super) fn finish(self, problems: &mut Problems<'_>) {
-        if self.present == self.table.len() {
+    pub(super) fn finish(&self) {
+        if self.present.get() == self.table.len() {
             return;
         }
+        let known = self.known.borrow();
         for key in self.table.keys() {
             let (typed, offset) = (key.get_ref().as_ref(), key.span().start);
-            if self.known.contains(&typed) {
+            if known.contains(&typed) {
                 continue;
             }
             let home = HOMES.iter().find(|(name, _)| *name == typed);
             let loanword = loanwords::key(&self.path, typed);
-            let cure = match (loanword, nearest(typed, &self.known), home) {
+            let cure = match (loanword, nearest(typed, &known), home) {
                 (Some(cure), ..) => cure.to_owned(),
                 (None, Some(meant), _) => format!("did you mean {meant}?"),
                 (None, None, Some((_, home))) => format!("it belongs in {home}"),
-                (None, None, None) => format!("expected {}", either(&self.known)),
+                (None, None, None) => format!("expected {}", either(&known)),
             };
             let shown = shortened(typed);
             let path = KeyPath::Key(&self.path, &shown);
-            problems.add_about(offset, path, format_args!("unknown key; {cure}"));
+            self.problems.add_about(offset, path, format_args!("unknown key; {cure}"));
         }
-    }
-}
-
-/// Refuses `value`, shows it, and says why.
-pub(super) fn refuse(
-    value: &Typed<'_>,
-    path: KeyPath<'_>,
-    reason: impl Display,
-    problems: &mut Problems<'_>,
-) {
-    let shown = match value.get_ref() {
-        DeValue::String(text) => format!("{:?}", shortened(text)),
-        DeValue::Integer(number) => shortened(&number.to_string()),
-        DeValue::Float(number) => shortened(&number.to_string()),
-        DeValue::Boolean(value) => value.to_string(),
-        DeValue::Datetime(value) => value.to_string(),
-        DeValue::Array(_) | DeValue::Table(_) => String::new(),
-    };
-    let reason = reason.to_string();
-    if shown.is_empty() || quotes(&reason, &shown) {
-        problems.add_about(value.span().start, path, reason);
-    } else {
-        problems.add_about(value.span().start, path, format_args!("{shown}: {reason}"));
     }
 }
 
 /// True if the value is in the reason already.
 fn quotes(reason: &str, shown: &str) -> bool {
     reason.contains(&format!("\"{}\"", shown.trim_matches('"')))
-}
-
-/// Refuses `value` for its type.
-pub(super) fn refuse_type(value: &Typed<'_>, path: KeyPath<'_>, expected: &str, problems: &mut Problems<'_>) {
-    refuse(value, path, format_args!("expected {expected}, found {}", kind(value.get_ref())), problems);
-}
-
-/// The text of `value`.
-pub(super) fn string<'v>(
-    value: &'v Typed<'_>,
-    path: KeyPath<'_>,
-    expected: &str,
-    problems: &mut Problems<'_>,
-) -> Option<&'v str> {
-    if let DeValue::String(text) = value.get_ref() {
-        return Some(text);
-    }
-    refuse_type(value, path, expected, problems);
-    None
-}
-
-/// The value that the text of `value` stands for.
-pub(super) fn parsed<T: FromStr<Err: Display>>(
-    value: &Typed<'_>,
-    path: KeyPath<'_>,
-    expected: &str,
-    problems: &mut Problems<'_>,
-) -> Option<T> {
-    let parsed = string(value, path, expected, problems)?.parse();
-    parsed.map_err(|error| refuse(value, path, error, problems)).ok()
-}
-
-/// The value that the text of `value` stands for, which is one of `words`.
-pub(super) fn word<T: FromStr>(
-    value: &Typed<'_>,
-    path: KeyPath<'_>,
-    words: &[&str],
-    problems: &mut Problems<'_>,
-) -> Option<T> {
-    let DeValue::String(typed) = value.get_ref() else {
-        let bare = match value.get_ref() {
-            DeValue::Integer(number) => number.to_string(),
-            DeValue::Boolean(truth) => truth.to_string(),
-            _ => String::new(),
-        };
-        let cure = loanwords::value(&path, &bare).map_or_else(String::new, |cure| format!("; {cure}"));
-        let reason = format!("expected {}, found {}{cure}", loanwords::quoted(words), kind(value.get_ref()));
-        refuse(value, path, reason, problems);
-        return None;
-    };
-    let parsed = typed.parse().ok();
-    if parsed.is_none() {
-        let meant = || nearest(typed, words).map(|meant| format!("did you mean {meant}?"));
-        let cure = loanwords::value(&path, typed).or_else(meant);
-        let cure = cure.map_or_else(String::new, |cure| format!("; {cure}"));
-        refuse(value, path, format_args!("expected {}{cure}", either(words)), problems);
-    }
-    parsed
-}
-
-/// Calls `element` for each element of a list, or for a value that stands alone. An empty list is refused with `cure`.
-pub(super) fn each<'v, 't, 'm>(
-    value: &'v Typed<'t>,
-    path: KeyPath<'_>,
-    cure: &str,
-    problems: &mut Problems<'m>,
-    mut element: impl FnMut(&'v Typed<'t>, KeyPath<'_>, Option<usize>, &mut Problems<'m>),
-) {
-    let DeValue::Array(list) = value.get_ref() else {
-        element(value, path, None, problems);
-        return;
-    };
-    if list.is_empty() {
-        refuse(value, path, format_args!("the list is empty; {cure}"), problems);
-    }
-    for (index, value) in list.iter().enumerate() {
-        element(value, KeyPath::Index(&path, index), Some(index), problems);
-    }
 }
 
 /// The kind of `value`, with an article.

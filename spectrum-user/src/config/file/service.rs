@@ -1,13 +1,13 @@
 //! One `[[service]]`: its name, its bindings, and what answers.
 
-use toml::de::{DeTable, DeValue};
+use toml::de::DeTable;
 
 use super::binding::{BindingPlace, DescribedBindings};
 use super::key_path::KeyPath;
 use super::log;
 use super::origins::{ADD_TARGET, OriginsKeys};
 use super::policy::PolicyKeys;
-use super::section::{Section, Typed, parsed, refuse, refuse_type, word};
+use super::section::{Section, Typed};
 use crate::config::error::Problems;
 use crate::config::udp;
 use crate::model::{Binding, Protocol, RecordKeys, Responder, Service, ServiceName, Target};
@@ -41,69 +41,54 @@ pub(super) struct ServicePlaces {
 
 impl DescribedService {
     /// Reads the service `index` of the file from `table`, which stands at the byte `offset`.
-    pub(super) fn read(
-        table: &DeTable<'_>,
-        offset: usize,
-        index: usize,
-        problems: &mut Problems<'_>,
-    ) -> Self {
+    pub(super) fn read(table: &DeTable<'_>, offset: usize, index: usize, problems: &Problems<'_>) -> Self {
         let typed_name = table.get("name").and_then(|value| value.get_ref().as_str());
         // A name that is none would only make messages longer.
         let path =
             KeyPath::Service { index, name: typed_name.filter(|name| name.parse::<ServiceName>().is_ok()) };
-        let mut section = Section::new(table, path);
+        let section = Section::new(table, path, problems);
         let (name, bindings) = (section.take("name"), section.take("bindings"));
-        let origins_keys = OriginsKeys::take(&mut section);
+        let origins_keys = OriginsKeys::take(&section);
         let (origins, respond) = (origins_keys.origins, section.take("respond"));
-        let policy_keys = PolicyKeys::take(&mut section);
+        let policy_keys = PolicyKeys::take(&section);
         let log = section.take("log");
-        let mut refuse_missing = |key: KeyPath<'_>, words: &[&str], cure: &str| {
-            if !words.iter().any(|word| section.misspells(word)) {
-                problems.add_about(offset, key, cure);
-            }
-        };
-        if name.is_none() {
-            refuse_missing(KeyPath::Key(&path, "name"), &["name"], ADD_NAME);
+        let misspells = |words: &[&str]| words.iter().any(|word| section.misspells(word));
+        if name.is_none() && !misspells(&["name"]) {
+            section.refuse_missing(offset, "name", ADD_NAME);
         }
-        if bindings.is_none() {
-            let cure = format!("missing; {ADD_BINDINGS}");
-            refuse_missing(KeyPath::Key(&path, "bindings"), &["bindings"], &cure);
+        if bindings.is_none() && !misspells(&["bindings"]) {
+            section.refuse_missing(offset, "bindings", format_args!("missing; {ADD_BINDINGS}"));
         }
-        if origins.is_none() && respond.is_none() {
-            let cure = format!("nothing answers; {ADD_TARGET}");
-            refuse_missing(path, &["origins", "respond"], &cure);
+        if origins.is_none() && respond.is_none() && !misspells(&["origins", "respond"]) {
+            problems.add_about(offset, path, format_args!("nothing answers; {ADD_TARGET}"));
         }
-        section.finish(problems);
+        section.finish();
 
-        let name_place = name.map(|value| value.span().start);
-        let name = name.and_then(|value| parsed(value, KeyPath::Key(&path, "name"), "a string", problems));
-        let DescribedBindings { bindings, places } = read_bindings(bindings, path, problems);
-        let target = read_target(&origins_keys, respond, &bindings, path, problems);
-        let policy = policy_keys.read(path, problems);
-        let records =
-            log.map(|value| log::of_service(value, KeyPath::Key(&path, "log"), problems)).unwrap_or_default();
+        let name_place = name.map(|typed| typed.offset());
+        let name = name.and_then(|typed| typed.parsed("a string"));
+        let DescribedBindings { bindings, places } = bindings.map(read_bindings).unwrap_or_default();
+        let target = read_target(&origins_keys, respond, &bindings);
+        let policy = policy_keys.read();
+        let records = log.map(log::of_service).unwrap_or_default();
         if let Some(Target::Origins(origins)) = &target {
-            let trusted = &policy.trusted_proxies;
-            origins_keys.refuse_other_family(origins, &bindings, trusted, path, problems);
+            origins_keys.refuse_other_family(origins, &bindings, &policy.trusted_proxies);
         }
         if !bindings.is_empty() && bindings.iter().all(|binding| binding.protocol == Protocol::Udp) {
-            for (key, value) in policy_keys.present() {
-                let reason = "is about TCP, of which the service has no binding; remove it";
-                refuse(value, KeyPath::Key(&path, key), reason, problems);
+            for typed in policy_keys.present() {
+                typed.refuse("is about TCP, of which the service has no binding; remove it");
             }
         }
-        if let (Some(target), Some(value)) = (&target, origins.or(respond))
+        if let (Some(target), Some(typed)) = (&target, origins.or(respond))
             && let Err(error) = udp::require_answer(&bindings, target)
         {
-            let key = if origins.is_some() { "origins" } else { "respond" };
             let cure = "give its UDP bindings to another service with respond = \"echo\" or \"discard\"";
-            refuse(value, KeyPath::Key(&path, key), format_args!("{error}; {cure}"), problems);
+            typed.refuse(format_args!("{error}; {cure}"));
         }
         Self {
             records,
             places: ServicePlaces {
                 name: name_place.filter(|_| name.is_some()),
-                origins: origins.map(|value| value.span().start),
+                origins: origins.map(|typed| typed.offset()),
                 each_origin: origins_keys.places(),
                 bindings: places,
             },
@@ -117,25 +102,17 @@ impl DescribedService {
     }
 }
 
-fn read_bindings(
-    value: Option<&Typed<'_>>,
-    path: KeyPath<'_>,
-    problems: &mut Problems<'_>,
-) -> DescribedBindings {
-    let key = KeyPath::Key(&path, "bindings");
+fn read_bindings(typed: Typed<'_, '_>) -> DescribedBindings {
     let mut described = DescribedBindings::default();
-    match value.map(|value| (value, value.get_ref())) {
-        None => {}
-        Some((value, DeValue::Array(list))) => {
-            if list.is_empty() {
-                refuse(value, key, format_args!("the list is empty; {ADD_BINDINGS}"), problems);
+    match typed.elements() {
+        None => typed.refuse_type("a list such as [{ prefix = \"192.0.2.0/24\" }]"),
+        Some(elements) => {
+            if elements.len() == 0 {
+                typed.refuse(format_args!("the list is empty; {ADD_BINDINGS}"));
             }
-            for (index, element) in list.iter().enumerate() {
-                described.read(element, KeyPath::Index(&key, index), index, problems);
+            for (index, element) in elements.enumerate() {
+                described.read(element, index);
             }
-        }
-        Some((value, _)) => {
-            refuse_type(value, key, "a list such as [{ prefix = \"192.0.2.0/24\" }]", problems);
         }
     }
     described
@@ -143,20 +120,17 @@ fn read_bindings(
 
 fn read_target(
     keys: &OriginsKeys<'_, '_>,
-    respond: Option<&Typed<'_>>,
+    respond: Option<Typed<'_, '_>>,
     bindings: &[Binding],
-    path: KeyPath<'_>,
-    problems: &mut Problems<'_>,
 ) -> Option<Target> {
     if keys.origins.is_none() {
-        keys.refuse_without_origins(path, problems);
+        keys.refuse_without_origins();
     }
-    let origins = keys.read(bindings, path, problems).map(Target::Origins);
+    let origins = keys.read(bindings).map(Target::Origins);
     let Some(respond) = respond else { return origins };
-    let key = KeyPath::Key(&path, "respond");
-    let responder = word(respond, key, Responder::WORDS, problems);
+    let responder = respond.word(Responder::WORDS);
     if keys.origins.is_some() {
-        refuse(respond, key, "a service has origins or respond, not both; remove one", problems);
+        respond.refuse("a service has origins or respond, not both; remove one");
         return None;
     }
     responder.map(Target::Respond)

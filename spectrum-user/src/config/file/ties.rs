@@ -8,7 +8,7 @@ use crate::config::error::Problems;
 use crate::plan::{BindingIndex, PlanError};
 
 /// Adds the errors to `problems`, a tie at the later of its bindings. `places` are those of every service.
-pub(super) fn explain(errors: &[PlanError], places: &[ServicePlaces], problems: &mut Problems<'_>) {
+pub(super) fn explain(errors: &[PlanError], places: &[ServicePlaces], problems: &Problems<'_>) {
     let mut told = HashSet::new();
     for error in errors {
         if let PlanError::Loop { at, service: name, origin, port } = error {
