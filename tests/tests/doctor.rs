@@ -367,3 +367,27 @@ fn doctor_refuses_a_bad_file_and_a_missing_namespace() {
     assert_eq!(missing.code(), 1, "{missing}");
     assert!(missing.stderr.contains("ip netns add"), "{missing}");
 }
+
+#[test]
+fn every_row_of_a_diagnosis_is_in_the_document_s_sample() {
+    const SAMPLE: &str = include_str!("../../docs/operations.md");
+    let test = "every_row_of_a_diagnosis_is_in_the_document_s_sample";
+    let needs =
+        [Need::Netns, Need::Program, Need::Bpf, Need::Nftables, Need::IptablesNft, Need::IptablesLegacy];
+    if !require::met(test, &needs) {
+        return;
+    }
+    // One row for each obstacle, or one that there is none.
+    let check = |name: &str| name.replace("obstacles", "obstacle");
+    let table = SAMPLE.lines().skip_while(|line| !line.starts_with("VERDICT  CHECK ")).skip(1);
+    let shown = table.take_while(|line| !line.is_empty()).map(|line| {
+        let (_verdict, rest) = line.split_once(' ').unwrap();
+        check(rest.trim_start().split_once("  ").unwrap().0)
+    });
+    let server = Netns::create().unwrap();
+    server.run(|| fs::write("/run/spectrum.toml", include_str!("../../config/spectrum.toml"))).unwrap();
+    let said = doctor(&server, "--config /run/spectrum.toml");
+    let findings = said["findings"].as_array().unwrap();
+    let printed = findings.iter().map(|finding| check(finding["check"].as_str().unwrap()));
+    assert_eq!(printed.collect::<Vec<_>>(), shown.collect::<Vec<_>>(), "{said:#}");
+}

@@ -142,11 +142,27 @@ fn a_client_in_a_container_is_answered(case: &mut Case) {
     if may_be_bridged {
         server.sysctl(bridged, "1");
     }
-    let _instance = case.start_on_prefix();
+    let instance = case.start_on_prefix();
     if may_be_bridged {
         let cure = format!("sysctl -w {bridged}=0");
         let is_named = status(case).contains(&cure);
         assert_eq!(is_named, case.path != Path::SkLookup, "{}", status(case));
+        let pid = instance.pid();
+        let explained = |case: &Case| {
+            let dialled = SocketAddr::new(case.address(7), 8080);
+            let words = format!("explain tcp {dialled} --instance {pid}");
+            Launch::new(&case.server).arguments(&words).finish().stdout
+        };
+        assert_eq!(explained(case).contains(&cure), is_named, "{}", explained(case));
+        let text = format!(
+            "[dispatcher]\nmode = \"{}\"\n[[service]]\nname = \"a\"\nrespond = \"hello\"\nbindings = [{{ prefix = \"{}\" }}]\n",
+            case.path.mode(),
+            case.prefix()
+        );
+        case.server.run(|| fs::write("/run/judged.toml", text)).unwrap();
+        let doctor = "doctor --config /run/judged.toml";
+        let judged = Launch::new(&case.server).arguments(doctor).finish().stdout;
+        assert_eq!(judged.contains(&format!("cure: {cure}")), is_named, "{judged}");
         if is_named {
             case.server.command(&cure);
             assert!(!status(case).contains(&cure), "{}", status(case));

@@ -1,6 +1,6 @@
 //! What a doctor is told: values that somebody else has read from a host. Judges none of them.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
@@ -90,6 +90,8 @@ pub struct Facts {
     pub ipv6: bool,
     /// The interfaces whose reverse-path filter is strict.
     pub strict_rp_filter: Vec<String>,
+    /// The settings by which packets on bridges meet the rules of IP, of each family for which they do.
+    pub bridged_to_rules: BTreeMap<Family, &'static str>,
     /// `net.ipv4.tcp_syncookies`.
     pub syncookies: Option<u64>,
     /// `net.core.somaxconn`.

@@ -20,7 +20,7 @@ pub use facts::{
     Carrier, Confinement, Conntrack, Facts, Families, FirewallTrial, OtherProgram, Program, Refusal, Rights,
     Source, Subject, Unknown,
 };
-pub use network::loosening;
+pub use network::{bridged, loosening, unbridging};
 pub use path::Choice;
 
 use findings::Findings;

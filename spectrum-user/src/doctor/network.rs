@@ -2,6 +2,7 @@
 
 use super::facts::{Conntrack, Facts, Subject};
 use super::findings::Findings;
+use super::path::Choice;
 use crate::model::Family;
 use crate::plan::{Untracking, word};
 
@@ -50,6 +51,49 @@ pub fn loosening(interfaces: &[String]) -> String {
     format!("sysctl -w {}", settings.join(" "))
 }
 
+/// The consequence of `setting`, where TPROXY steers `family`: packets on bridges meet the rules of IP.
+#[must_use]
+pub fn bridged(family: Family) -> String {
+    format!(
+        "{family} packets that come in by a bridge, as from containers of this host, are not steered by tproxy"
+    )
+}
+
+/// The command that has packets on bridges meet no rules of IP any more.
+#[must_use]
+pub fn unbridging(settings: &[&str]) -> String {
+    let settings: Vec<String> = settings.iter().map(|setting| format!("{setting}=0")).collect();
+    format!("sysctl -w {} # or --mode sk-lookup, where rules have to see bridged packets", settings.join(" "))
+}
+
+fn bridges(facts: &Facts, findings: &mut Findings) {
+    let check = "bridges";
+    let families = facts.families();
+    let met: Vec<(Family, &str)> = facts
+        .bridged_to_rules
+        .iter()
+        .filter(|(family, _)| families.set().contains(family))
+        .map(|(family, setting)| (*family, *setting))
+        .collect();
+    let settings: Vec<&str> = met.iter().map(|(_, setting)| *setting).collect();
+    let value = || {
+        let names = settings.iter().filter_map(|setting| setting.rsplit('/').next());
+        names.map(|name| format!("{name} 1")).collect::<Vec<_>>().join(", ")
+    };
+    if met.is_empty() {
+        findings.ok(check, "meet no rules", "packets of containers of this host are steered on either path");
+    } else if Choice::of(facts).mode == Some("tproxy") {
+        let meaning: Vec<String> = met.iter().map(|(family, _)| bridged(*family)).collect();
+        findings.warn(check, value(), &meaning.join("; "), &unbridging(&settings));
+    } else {
+        findings.ok(
+            check,
+            value(),
+            "of no matter to sk_lookup; with TPROXY containers of this host would not be served",
+        );
+    }
+}
+
 fn settings(facts: &Facts, findings: &mut Findings) {
     if facts.strict_rp_filter.is_empty() {
         findings.ok("rp_filter", "not strict", "no packet is dropped for where it came in");
@@ -61,6 +105,7 @@ fn settings(facts: &Facts, findings: &mut Findings) {
             &loosening(&facts.strict_rp_filter),
         );
     }
+    bridges(facts, findings);
     match facts.syncookies {
         Some(0) => findings.warn(
             "tcp_syncookies",

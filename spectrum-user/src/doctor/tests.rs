@@ -1,6 +1,6 @@
 //! Hosts as they are found, and what is said of them.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::*;
 use crate::config::{FirewallChoice, ModeChoice};
@@ -50,6 +50,7 @@ fn host() -> Facts {
         loopback: Ok(BTreeSet::from([Family::Ipv4, Family::Ipv6])),
         ipv6: true,
         strict_rp_filter: Vec::new(),
+        bridged_to_rules: BTreeMap::new(),
         syncookies: Some(1),
         somaxconn: Some(4_096),
         conntrack: None,
@@ -397,4 +398,17 @@ fn a_cure_that_is_a_command_is_one_to_a_shell() {
         loosening,
         "sysctl -w net/ipv4/conf/eth0.100/rp_filter=2 'net/ipv4/conf/it'\\''s $(reboot)/rp_filter=2'"
     );
+}
+
+#[test]
+fn bridges_that_show_rules_their_packets_are_in_the_way_of_tproxy_alone() {
+    let bridged_to_rules = BTreeMap::from([(Family::Ipv4, "net/bridge/bridge-nf-call-iptables")]);
+    let by_sk_lookup = Facts { bridged_to_rules, ..host() };
+    assert_eq!(found(&by_sk_lookup, "bridges").verdict, Verdict::Ok);
+    let by_tproxy = Facts { mode: ModeChoice::Tproxy, ..by_sk_lookup };
+    let finding = found(&by_tproxy, "bridges");
+    assert_eq!((finding.verdict, &finding.value[..]), (Verdict::Warning, "bridge-nf-call-iptables 1"));
+    assert!(finding.cure.unwrap().starts_with("sysctl -w net/bridge/bridge-nf-call-iptables=0 #"));
+    let other_family = Facts { subject: Some(configured(&["tcp 2001:db8::/64 80"])), ..by_tproxy };
+    assert_eq!(found(&other_family, "bridges").value, "meet no rules");
 }

@@ -15,7 +15,7 @@ use crate::config::Config;
 use crate::dispatcher::{self, AttachedProgram};
 use crate::doctor::{Confinement, Conntrack, Facts, OtherProgram, Refusal, Rights, Source, Subject, Unknown};
 use crate::instance::{Instance, Leftovers, Mode, live_instances, run_dir, taken};
-use crate::model::{Binding, Policy, PortRange, Protocol, Responder, Service, Target};
+use crate::model::{Binding, Family, Policy, PortRange, Protocol, Responder, Service, Target};
 use crate::net::{self, LocalRoutes, NamespaceId, ReplyRoutes};
 use crate::plan::replies::ReplyNeeds;
 use crate::plan::{Listing, Plan};
@@ -75,6 +75,10 @@ pub(super) fn read(wanted: Option<(Config, Plan)>, jit: Option<u64>) -> anyhow::
         loopback: net::loopback_families().map_err(why),
         ipv6: net::has_ipv6(),
         strict_rp_filter: net::strict_rp_filter(),
+        bridged_to_rules: [Family::Ipv4, Family::Ipv6]
+            .into_iter()
+            .filter_map(|family| Some((family, net::bridged_to_rules(family)?)))
+            .collect(),
         syncookies: net::setting("net/ipv4/tcp_syncookies"),
         somaxconn: net::setting("net/core/somaxconn"),
         conntrack: net::setting("net/netfilter/nf_conntrack_count")

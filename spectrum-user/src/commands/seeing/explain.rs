@@ -8,11 +8,13 @@ use std::num::NonZeroU16;
 use spectrum_common::{Counts, Refusal};
 
 use super::misunderstood;
+use super::status::bridges_to_rules;
 use crate::commands::exit::FAILURE;
 use crate::commands::view::{Seen, View};
 use crate::control::{ControlError, Decider, ExplainQuery, Explanation, Outcome};
 use crate::dispatcher::{DispatcherError, Probe, Steered};
-use crate::model::{Binding, DestinationId, PortRange, Prefix, Protocol};
+use crate::instance::Mode;
+use crate::model::{Binding, DestinationId, Family, PortRange, Prefix, Protocol};
 use crate::net::{self, ListeningSocket};
 use crate::plan::{Explained, obstacles_to};
 use crate::tproxy;
@@ -109,6 +111,9 @@ impl View {
             && let Some(port) = NonZeroU16::new(dialled.port())
             && let Some(ports) = PortRange::new(port, port)
         {
+            if self.mode == Some(Mode::Tproxy) {
+                notes.extend(bridges_to_rules(Family::of(dialled.ip())));
+            }
             let (listings, errors) = tproxy::listings();
             let obstacles =
                 obstacles_to(Binding { protocol, prefix: Prefix::host(dialled.ip()), ports }, &listings);

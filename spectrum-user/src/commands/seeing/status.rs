@@ -14,7 +14,7 @@ use crate::control::{
     RecordAnswer, ServiceAnswer, Status, TableAnswer,
 };
 use crate::dispatcher::{self, AttachedProgram, Probe};
-use crate::doctor::loosening;
+use crate::doctor::{bridged, loosening, unbridging};
 use crate::instance::Mode;
 use crate::model::{DestinationId, Family, Prefix, Protocol, Service, ServiceName};
 use crate::net::{self, NamespaceId};
@@ -175,14 +175,7 @@ impl View {
         }
         if self.mode == Some(Mode::Tproxy) {
             let families: BTreeSet<Family> = self.plan.routes.iter().map(Prefix::family).collect();
-            for (family, setting) in
-                families.into_iter().filter_map(|of| Some((of, net::bridged_to_rules(of)?)))
-            {
-                obstacles.push(format!(
-                    "{setting} is 1: {family} packets that come in by a bridge, as from containers of this host, are not steered \
-                     by tproxy; cure: sysctl -w {setting}=0 # or --mode sk-lookup, where rules have to see bridged packets"
-                ));
-            }
+            obstacles.extend(families.into_iter().filter_map(bridges_to_rules));
         }
         let (listings, errors) = tproxy::listings();
         obstacles.extend(self.plan.obstacles(&listings).iter().map(ToString::to_string));
@@ -205,6 +198,12 @@ impl View {
             others.join(", ")
         )]
     }
+}
+
+/// The obstacle that rules which meet packets on bridges are to TPROXY, if they do.
+pub(super) fn bridges_to_rules(family: Family) -> Option<String> {
+    let setting = net::bridged_to_rules(family)?;
+    Some(format!("{setting} is 1: {}; cure: {}", bridged(family), unbridging(&[setting])))
 }
 
 fn millis(time: Duration) -> u64 {
