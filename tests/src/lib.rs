@@ -22,6 +22,7 @@ pub mod instance;
 pub mod maps;
 pub mod memory;
 pub mod name_server;
+pub mod netlink;
 pub mod netns;
 pub mod nft_fault;
 pub mod origin;

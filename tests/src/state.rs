@@ -1,37 +1,44 @@
 //! What a namespace holds that the program may have put there, to be compared before and after. Changes nothing.
 
-use std::fmt::Write;
+use std::fmt::Write as _;
 use std::fs;
+use std::io::{self, Write as _};
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
+use std::process::Command;
 use std::time::Instant;
 
+use aya::programs::links::{LinkError, LinkInfo, LinkType};
+use aya::programs::loaded_links;
 use serde_json::Value;
 
 use crate::deadline::{PATIENCE, eventually};
+use crate::netlink::Subsystem;
 use crate::netns::Netns;
-use crate::require::find_in_path;
+use crate::path::Family;
+use crate::require::{Need, find_in_path};
 
 /// Routes, firewall rules, eBPF links and pins, and sockets of a namespace.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct State(Vec<(&'static str, Vec<String>)>);
 
 impl State {
-    /// Takes the state of `netns` as it is now.
+    /// Takes the state of `netns` as it is now. What cannot be there is not looked for: most of the time goes into starting
+    /// programs, and the tests look thousands of times.
     pub fn of(netns: &Netns) -> Self {
+        let ruleset = Ruleset::of(netns);
         Self(vec![
-            ("ip route show table all", lines(&netns.ip("route show table all"))),
-            ("ip -6 route show table all", lines(&netns.ip("-6 route show table all"))),
-            ("ip rule and ip -6 rule", lines(&(netns.ip("rule") + &netns.ip("-6 rule")))),
-            ("ip address", lines(&netns.ip("-o address"))),
-            ("iptables-save, nft variant", saved(netns, "xtables-nft-multi", "iptables-save")),
-            ("ip6tables-save, nft variant", saved(netns, "xtables-nft-multi", "ip6tables-save")),
-            ("iptables-save, legacy variant", saved(netns, "xtables-legacy-multi", "iptables-save")),
-            ("ip6tables-save, legacy variant", saved(netns, "xtables-legacy-multi", "ip6tables-save")),
-            ("nft list ruleset", nft_rules(netns)),
+            ("ip route show table all, ip address, ip rule", ip(netns)),
+            ("ip -6 rule", lines(&netns.ip("-6 rule"))),
+            ("iptables-save, nft variant", ruleset.saved(netns, "ip", "iptables-save")),
+            ("ip6tables-save, nft variant", ruleset.saved(netns, "ip6", "ip6tables-save")),
+            ("iptables-save, legacy variant", saved_legacy(netns, "ip_tables_names", "iptables-save")),
+            ("ip6tables-save, legacy variant", saved_legacy(netns, "ip6_tables_names", "ip6tables-save")),
+            ("nft list ruleset", ruleset.rules()),
             ("bpftool link", links(netns)),
             ("files in /sys/fs/bpf", netns.run(|| files(Path::new("/sys/fs/bpf")))),
             ("registry", registry(netns)),
-            ("ss: listening sockets", lines(&netns.command("ss -Hltun"))),
+            ("listening sockets", listening(netns)),
         ])
     }
 
@@ -144,6 +151,68 @@ fn lines(text: &str) -> Vec<String> {
     lines
 }
 
+/// Routes of both families, addresses, and rules of IPv4.
+fn ip(netns: &Netns) -> Vec<String> {
+    let (batch, mut written) = io::pipe().expect("make a pipe");
+    written.write_all(b"route show table all\naddress\nrule\n").expect("fit into a pipe");
+    drop(written);
+    let mut ip = Command::new(find_in_path("ip").expect("ip"));
+    ip.args(["-o", "-batch", "-"]).stdin(batch);
+    let output = netns.run(|| ip.output()).expect("run ip");
+    assert!(output.status.success(), "ip -batch: {output:?}");
+    lines(&String::from_utf8_lossy(&output.stdout))
+}
+
+/// The tables of nftables and what is in them, with those that iptables makes.
+struct Ruleset(Value);
+
+impl Ruleset {
+    fn of(netns: &Netns) -> Self {
+        // A kernel without nftables says so with an error.
+        let has_tables =
+            netns.run(|| Subsystem::NftTables.list(&[0; 4])).is_ok_and(|tables| !tables.is_empty());
+        if !has_tables || find_in_path("nft").is_none() {
+            return Self(Value::Null);
+        }
+        Self(serde_json::from_str(&netns.command("nft -j list ruleset")).expect("JSON of nft"))
+    }
+
+    fn objects(&self) -> impl Iterator<Item = &Value> {
+        self.0["nftables"].as_array().into_iter().flatten()
+    }
+
+    /// What iptables calls it, of one family.
+    fn saved(&self, netns: &Netns, family: &str, verb: &str) -> Vec<String> {
+        let is_of_iptables = |object: &Value| {
+            let name = object["table"]["name"].as_str();
+            object["table"]["family"] == family && name.is_some_and(|name| IPTABLES.contains(&name))
+        };
+        let is_there = self.objects().any(is_of_iptables);
+        if is_there { saved(netns, "xtables-nft-multi", verb) } else { Vec::new() }
+    }
+
+    /// All but tables and base chains, for the reason given at [`saved`].
+    fn rules(&self) -> Vec<String> {
+        let is_scaffolding = |object: &&Value| {
+            object.get("metainfo").is_some()
+                || object.get("table").is_some()
+                || object.get("chain").is_some_and(|chain| chain.get("hook").is_some())
+        };
+        let kept = self.objects().filter(|object| !is_scaffolding(object));
+        kept.map(|object| without_counts(object).to_string()).collect()
+    }
+}
+
+/// The tables that iptables may have.
+const IPTABLES: [&str; 5] = ["filter", "mangle", "nat", "raw", "security"];
+
+/// The chains and rules of the legacy interface, which lists the tables that were ever looked at.
+fn saved_legacy(netns: &Netns, names: &str, verb: &str) -> Vec<String> {
+    let names = format!("/proc/thread-self/net/{names}");
+    let names = netns.run(|| fs::read_to_string(names)).unwrap_or_default();
+    if names.is_empty() { Vec::new() } else { saved(netns, "xtables-legacy-multi", verb) }
+}
+
 /// The chains and rules of one variant. Built-in chains without rules are left out: whoever looks at a table first
 /// makes the kernel create them, and the legacy interface has no way to remove them again.
 fn saved(netns: &Netns, multi: &str, verb: &str) -> Vec<String> {
@@ -167,24 +236,6 @@ fn saved(netns: &Netns, multi: &str, verb: &str) -> Vec<String> {
     kept
 }
 
-/// All but tables and base chains, for the reason given at [`saved`].
-fn nft_rules(netns: &Netns) -> Vec<String> {
-    if find_in_path("nft").is_none() {
-        return Vec::new();
-    }
-    let ruleset: Value = serde_json::from_str(&netns.command("nft -j list ruleset")).expect("JSON of nft");
-    let mut kept = Vec::new();
-    for object in ruleset["nftables"].as_array().into_iter().flatten() {
-        let is_scaffolding = object.get("metainfo").is_some()
-            || object.get("table").is_some()
-            || object.get("chain").is_some_and(|chain| chain.get("hook").is_some());
-        if !is_scaffolding {
-            kept.push(without_counts(object).to_string());
-        }
-    }
-    kept
-}
-
 /// The same but for what traffic changes, and for handles, which are never used again.
 fn without_counts(value: &Value) -> Value {
     match value {
@@ -201,10 +252,14 @@ fn without_counts(value: &Value) -> Value {
 /// The eBPF links that are attached to the network namespace, whoever holds them.
 fn links(netns: &Netns) -> Vec<String> {
     // A kernel without bpf(2) has no links, and bpftool would say so with a failure.
-    if !Path::new("/sys/fs/bpf").exists() {
+    if !Path::new("/sys/fs/bpf").exists() || find_in_path("bpftool").is_none() {
         return Vec::new();
     }
-    if find_in_path("bpftool").is_none() {
+    // Which namespace a link belongs to aya does not say; but there may be none at all. One may also go meanwhile.
+    let may_be_ours = |link: Result<LinkInfo, LinkError>| {
+        link.is_err() || link.is_ok_and(|link| link.link_type().is_ok_and(|kind| kind == LinkType::Netns))
+    };
+    if !loaded_links().any(may_be_ours) {
         return Vec::new();
     }
     let inode = netns.inode();
@@ -213,6 +268,38 @@ fn links(netns: &Netns) -> Vec<String> {
         links.as_array().into_iter().flatten().filter(|link| link["netns_ino"].as_u64() == Some(inode));
     ours.map(|link| format!("link {} of program {} ({})", link["id"], link["prog_id"], link["attach_type"]))
         .collect()
+}
+
+/// TCP sockets that listen and UDP sockets that hear everybody. Not by /proc/net/tcp, for which the kernel looks through all
+/// connections of all namespaces.
+fn listening(netns: &Netns) -> Vec<String> {
+    const KINDS: [(&str, u8, u32); 2] = [("tcp", 6, 1 << 10), ("udp", 17, 1 << 7)];
+    let mut found = Vec::new();
+    for (name, protocol, states) in KINDS {
+        for family in [Family::V4, Family::V6] {
+            // struct inet_diag_req_v2, which asks for no socket in particular.
+            let mut question = vec![family.pick(2, 10), protocol, 0, 0];
+            question.extend(states.to_ne_bytes());
+            question.extend([0; 48]);
+            let sockets = match netns.run(|| Subsystem::Sockets.list(&question)) {
+                Ok(sockets) => sockets,
+                Err(_) if family == Family::V6 && !Need::Ipv6.is_met() => continue,
+                Err(error) => panic!("list the {name} sockets: {error}"),
+            };
+            for socket in sockets {
+                // struct inet_diag_msg: four bytes, then the port and that of the peer, then the address.
+                let port = u16::from_be_bytes([socket[4], socket[5]]);
+                let address: [u8; 16] = socket[8..24].try_into().expect("an address");
+                let address = match family {
+                    Family::V4 => IpAddr::from(*address.first_chunk::<4>().expect("an address of IPv4")),
+                    Family::V6 => IpAddr::from(address),
+                };
+                found.push(format!("{name} {}", SocketAddr::new(address, port)));
+            }
+        }
+    }
+    found.sort();
+    found
 }
 
 /// The directory of the namespace in the registry, and what is in it.

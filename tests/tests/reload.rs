@@ -327,7 +327,7 @@ fn what_comes_back_at_once_is_served(case: &mut Case) {
         &["tcp 192.0.2.0/24 80", "tcp 2001:db8::/64 80", "udp 192.0.2.0/24 53", "udp 2001:db8::/64 53"],
     )];
     let less = [Service::new("s", "echo", &["tcp 192.0.2.0/24 80"])];
-    let listening = |case: &Case| State::of(&case.server).section("ss: listening").len();
+    let listening = |case: &Case| State::of(&case.server).section("listening sockets").len();
     let instance = serve(case, &all, "");
     let before = listening(case);
     go_over(case, &instance, &less);
@@ -346,7 +346,7 @@ fn what_comes_back_at_once_is_served(case: &mut Case) {
 fn removed_service_stops_at_once_and_its_connections_finish(case: &mut Case) {
     let stays = || Service::new("stays", "hello", &["tcp 192.0.2.0/24 80", "tcp 2001:db8::/64 80"]);
     let goes = Service::new("goes", "echo", &["tcp 192.0.2.0/24 443", "tcp 2001:db8::/64 443"]);
-    let listening = |case: &Case| State::of(&case.server).section("ss: listening").len();
+    let listening = |case: &Case| State::of(&case.server).section("listening sockets").len();
     let instance = serve(case, &[stays()], "--drain 1m");
     let fewer = listening(case);
     go_over(case, &instance, &[stays(), goes]);
