@@ -139,7 +139,9 @@ fn survive_faults(case: &Case, arguments: &str, effects: &[(&str, &str)]) {
 fn start_with_fault(case: &Case, arguments: &str, call: &str, fault: &str) -> Result<Instance, Finished> {
     let strace = find_in_path("strace").unwrap();
     // -D makes the tracer a grandchild, so that the process we started is the program itself.
-    let through = format!("{} -D -f -o /run/strace -e trace={call} -e inject={fault}", strace.display());
+    // With a filter in the kernel only the calls in question stop, which takes half the time.
+    let through =
+        format!("{} -D -f --seccomp-bpf -o /run/strace -e trace={call} -e inject={fault}", strace.display());
     case.launch(arguments).through(&through).spawn().await_ready_or_end()
 }
 
