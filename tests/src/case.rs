@@ -7,7 +7,7 @@ use crate::netns::Netns;
 use crate::path::{Family, Path};
 use crate::random::Random;
 use crate::require::{self, Need};
-use crate::share;
+use crate::share::{self, Variants};
 
 /// The prefixes of both families, as arguments.
 pub const BOTH_PREFIXES: &str = "--prefix 192.0.2.0/24 --prefix 2001:db8::/64";
@@ -25,11 +25,22 @@ pub struct Case {
     pub random: Random,
 }
 
-/// Runs `case` if the machine can and it is its turn.
+/// Runs `case`, which has no other variants that count, if the machine can.
 pub fn check(test: &str, path: Path, family: Family, case: impl FnOnce(&mut Case)) {
+    check_variant(test, Variants::Few, path, family, case);
+}
+
+/// Runs `case`, one of these variants, if the machine can and it is its turn.
+pub fn check_variant(
+    test: &str,
+    variants: Variants,
+    path: Path,
+    family: Family,
+    case: impl FnOnce(&mut Case),
+) {
     let needs_of_family: &[Need] = family.pick(&[], &[Need::Ipv6]);
     let is_possible = require::met(test, path.needs()) && require::met(test, needs_of_family);
-    if is_possible && share::takes(test, path.number() + 4 * family.pick(0, 1)) {
+    if is_possible && share::takes(test, variants, path, family) {
         case(&mut Case::new(path, family));
     }
 }

@@ -125,29 +125,31 @@ impl fmt::Display for Family {
     }
 }
 
-/// Makes eight tests of each case, a function of `&mut Case`: every path, over IPv4 and IPv6.
+/// Makes eight tests of each case, a function of `&mut Case`: every path, over IPv4 and IPv6. They take turns where
+/// [`share`](crate::share) says so.
 #[macro_export]
 macro_rules! on_every_path {
     ($($case:ident),+ $(,)?) => {$(
         mod $case {
-            $crate::on_every_path!(@test sk_lookup_ipv4, $case, SkLookup, V4);
-            $crate::on_every_path!(@test sk_lookup_ipv6, $case, SkLookup, V6);
-            $crate::on_every_path!(@test tproxy_iptables_legacy_ipv4, $case, TproxyIptablesLegacy, V4);
-            $crate::on_every_path!(@test tproxy_iptables_legacy_ipv6, $case, TproxyIptablesLegacy, V6);
-            $crate::on_every_path!(@test tproxy_iptables_nft_ipv4, $case, TproxyIptablesNft, V4);
-            $crate::on_every_path!(@test tproxy_iptables_nft_ipv6, $case, TproxyIptablesNft, V6);
-            $crate::on_every_path!(@test tproxy_nftables_ipv4, $case, TproxyNftables, V4);
-            $crate::on_every_path!(@test tproxy_nftables_ipv6, $case, TproxyNftables, V6);
+            $crate::on_every_path!(@test sk_lookup_ipv4, $case, SkLookup, V4, Every);
+            $crate::on_every_path!(@test sk_lookup_ipv6, $case, SkLookup, V6, Every);
+            $crate::on_every_path!(@test tproxy_iptables_legacy_ipv4, $case, TproxyIptablesLegacy, V4, Every);
+            $crate::on_every_path!(@test tproxy_iptables_legacy_ipv6, $case, TproxyIptablesLegacy, V6, Every);
+            $crate::on_every_path!(@test tproxy_iptables_nft_ipv4, $case, TproxyIptablesNft, V4, Every);
+            $crate::on_every_path!(@test tproxy_iptables_nft_ipv6, $case, TproxyIptablesNft, V6, Every);
+            $crate::on_every_path!(@test tproxy_nftables_ipv4, $case, TproxyNftables, V4, Every);
+            $crate::on_every_path!(@test tproxy_nftables_ipv6, $case, TproxyNftables, V6, Every);
         }
     )+};
-    (@families $case:ident: $($test:ident $path:ident),+) => {$(
-        $crate::on_every_path!(@test $test, $case, $path, V4);
+    (@families $case:ident $variants:ident: $($test:ident $path:ident),+) => {$(
+        $crate::on_every_path!(@test $test, $case, $path, V4, $variants);
     )+};
-    (@test $test:ident, $case:ident, $path:ident, $family:ident) => {
+    (@test $test:ident, $case:ident, $path:ident, $family:ident, $variants:ident) => {
         #[test]
         fn $test() {
-            $crate::case::check(
+            $crate::case::check_variant(
                 concat!(stringify!($case), "::", stringify!($test)),
+                $crate::share::Variants::$variants,
                 $crate::path::Path::$path,
                 $crate::path::Family::$family,
                 super::$case,
@@ -162,7 +164,7 @@ macro_rules! on_each_path {
     ($($case:ident),+ $(,)?) => {$(
         mod $case {
             $crate::on_every_path!(
-                @families $case:
+                @families $case Each:
                 sk_lookup SkLookup,
                 tproxy_iptables_legacy TproxyIptablesLegacy,
                 tproxy_iptables_nft TproxyIptablesNft,
@@ -177,8 +179,8 @@ macro_rules! on_each_path {
 macro_rules! on_one_path {
     ($($case:ident),+ $(,)?) => {$(
         mod $case {
-            $crate::on_every_path!(@test sk_lookup_ipv4, $case, SkLookup, V4);
-            $crate::on_every_path!(@test tproxy_nftables_ipv6, $case, TproxyNftables, V6);
+            $crate::on_every_path!(@test sk_lookup_ipv4, $case, SkLookup, V4, Few);
+            $crate::on_every_path!(@test tproxy_nftables_ipv6, $case, TproxyNftables, V6, Few);
         }
     )+};
 }
@@ -189,7 +191,7 @@ macro_rules! on_iptables {
     ($($case:ident),+ $(,)?) => {$(
         mod $case {
             $crate::on_every_path!(
-                @families $case:
+                @families $case Few:
                 tproxy_iptables_legacy TproxyIptablesLegacy,
                 tproxy_iptables_nft TproxyIptablesNft
             );

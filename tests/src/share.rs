@@ -1,11 +1,15 @@
 //! How much of the tests a run does. Everything, unless the environment says that the machine is too slow for that:
-//! `SPECTRUM_TEST_SCALE=0.02` is the share of what tests draw and repeat, `SPECTRUM_TEST_TURN=2/8` has one in
-//! eight of all pairs of a case and its path and family run, others with each turn, but for the few cases that no kernel
-//! may do without. Does not choose what a test checks.
+//! `SPECTRUM_TEST_SCALE=0.02` is the share of what tests draw and repeat. `SPECTRUM_TEST_TURN=2` has every case run over
+//! sk_lookup and one of the other paths, each with a family of its own, others with each turn; `SPECTRUM_TEST_TURN=2/8` has
+//! one in eight of all pairs of a case and its path and family run, whichever these are. The few cases that no kernel may do
+//! without run always. Does not choose what a test checks.
 
 use std::env;
+use std::fmt;
 use std::io::{self, Write};
 use std::str::FromStr;
+
+use crate::path::{Family, Path};
 
 /// The share of `count` that is drawn or repeated, and never nothing.
 #[expect(
@@ -35,41 +39,97 @@ const ALWAYS: [&str; 3] = [
     "longer_prefix_hides_only_the_ports_it_binds",
 ];
 
-/// True if this run does the variant number `variant` of `test`. Otherwise says that it is left out.
-pub fn takes(test: &str, variant: usize) -> bool {
-    let Some(turn) = parse::<Turn>("SPECTRUM_TEST_TURN") else { return true };
-    let takes = ALWAYS.iter().any(|case| test.starts_with(case)) || turn.takes(test, variant);
+/// The variants of a case, of which one is asked about.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Variants {
+    /// One or two, all of which have to be done for the case to be done.
+    Few,
+    /// Every path.
+    Each,
+    /// Every path with each family.
+    Every,
+}
+
+/// True if this run does the variant of `test` that has this path and family. Otherwise says that it is left out.
+pub fn takes(test: &str, variants: Variants, path: Path, family: Family) -> bool {
+    let Some(turn) = parse::<Turn>(VARIABLE) else { return true };
+    let takes = ALWAYS.iter().any(|case| test.starts_with(case)) || turn.takes(test, variants, path, family);
     if !takes {
         // Not `println!`: libtest captures that, and what is left out must be seen when the test passes.
-        writeln!(io::stdout(), "LEFT {test}: not in turn {}/{}", turn.number, turn.of)
-            .expect("write to stdout");
+        writeln!(io::stdout(), "LEFT {test}: not in turn {turn}").expect("write to stdout");
     }
     takes
 }
 
-/// One of the parts into which the variants of all cases are divided.
+/// The part of a loop of the case `test` that is done: from which pass, counted from 0, and how many further each time. In [`ROUND`] turns each is done, and all where turns are not taken.
+pub fn stride(test: &str, path: Path) -> (usize, usize) {
+    match parse(VARIABLE) {
+        Some(Turn::Round(number)) => {
+            let at = (hash(test) + number) % ROUND;
+            // The path has every turn, or every third one: two in a round.
+            if path == Path::SkLookup { (at, ROUND) } else { (at / 3, 2) }
+        }
+        _ => (0, 1),
+    }
+}
+
+const VARIABLE: &str = "SPECTRUM_TEST_TURN";
+
+/// After so many turns that follow each other, every variant of every case had one.
+const ROUND: usize = 6;
+
+/// A part of the variants of all cases.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-struct Turn {
-    number: usize,
-    of: usize,
+enum Turn {
+    /// A share of all variants, whichever these are.
+    Share { number: usize, of: usize },
+    /// sk_lookup and one of the other paths for every case, each with a family of its own.
+    Round(usize),
 }
 
 impl Turn {
     /// Neighbouring variants of a case are in different turns, and so is the same variant of different cases.
-    fn takes(self, test: &str, variant: usize) -> bool {
-        let case = test.split("::").next().unwrap_or(test);
-        let name = case.bytes().fold(0, |sum, byte| (sum * 31 + usize::from(byte)) % 1_000_003);
-        (name + variant) % self.of == self.number
+    fn takes(self, test: &str, variants: Variants, path: Path, family: Family) -> bool {
+        match (self, variants) {
+            (Self::Share { number, of }, _) => {
+                (hash(test) + path.number() + 4 * family.pick(0, 1)) % of == number
+            }
+            (Self::Round(_), Variants::Few) => true,
+            (Self::Round(number), _) => {
+                let at = (hash(test) + number) % ROUND;
+                let is_path = path == Path::SkLookup || path.number() == 1 + at % 3;
+                let of_tproxy = [Family::V4, Family::V6][at / 3];
+                let is_family = (path == Path::SkLookup) != (family == of_tproxy);
+                is_path && (is_family || variants == Variants::Each)
+            }
+        }
     }
+}
+
+/// A number of the case that the test is a variant of.
+fn hash(test: &str) -> usize {
+    let case = test.split("::").next().unwrap_or(test);
+    case.bytes().fold(0, |sum, byte| (sum * 31 + usize::from(byte)) % 1_000_003)
 }
 
 impl FromStr for Turn {
     type Err = ();
 
     fn from_str(text: &str) -> Result<Self, ()> {
-        let (number, of) = text.split_once('/').ok_or(())?;
-        let turn = Self { number: number.parse().map_err(drop)?, of: of.parse().map_err(drop)? };
-        if turn.number < turn.of { Ok(turn) } else { Err(()) }
+        let Some((number, of)) = text.split_once('/') else {
+            return text.parse().map(Self::Round).map_err(drop);
+        };
+        let (number, of) = (number.parse().map_err(drop)?, of.parse().map_err(drop)?);
+        if number < of { Ok(Self::Share { number, of }) } else { Err(()) }
+    }
+}
+
+impl fmt::Display for Turn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Share { number, of } => write!(f, "{number}/{of}"),
+            Self::Round(number) => write!(f, "{number}"),
+        }
     }
 }
 
@@ -83,13 +143,44 @@ fn parse<T: FromStr>(name: &str) -> Option<T> {
 mod tests {
     use super::*;
 
+    const PATHS: [Path; 4] =
+        [Path::SkLookup, Path::TproxyIptablesLegacy, Path::TproxyIptablesNft, Path::TproxyNftables];
+
+    fn all() -> Vec<(Path, Family)> {
+        PATHS.into_iter().flat_map(|path| [(path, Family::V4), (path, Family::V6)]).collect()
+    }
+
     #[test]
-    fn every_variant_has_exactly_one_turn() {
-        for variant in 0..8 {
-            let turns = (0..7).map(|number| Turn { number, of: 7 });
-            assert_eq!(turns.filter(|turn| turn.takes("a_case::sk_lookup_ipv4", variant)).count(), 1);
+    fn every_variant_has_exactly_one_share() {
+        let turn = |number| Turn::Share { number, of: 7 };
+        for (path, family) in all() {
+            let takes = |number: &usize| turn(*number).takes("a_case::x", Variants::Every, path, family);
+            assert_eq!((0..7).filter(takes).count(), 1);
         }
-        assert_eq!("3/7".parse(), Ok(Turn { number: 3, of: 7 }));
+        assert_eq!("3/7".parse(), Ok(turn(3)));
         assert_eq!("7/7".parse::<Turn>(), Err(()));
+    }
+
+    #[test]
+    fn a_turn_has_both_kinds_of_path_and_both_families_and_a_round_everything() {
+        for case in ["a_case::x", "another", "third", "a_case_more"] {
+            let mut seen = Vec::new();
+            for number in 10..10 + ROUND {
+                let turn = Turn::Round(number);
+                let taken: Vec<_> = all()
+                    .into_iter()
+                    .filter(|(path, family)| turn.takes(case, Variants::Every, *path, *family))
+                    .collect();
+                assert!(taken.len() == 2 && taken[0].1 != taken[1].1, "{taken:?}");
+                assert!(taken[0].0 == Path::SkLookup && taken[1].0 != Path::SkLookup, "{taken:?}");
+                seen.extend(taken);
+
+                let of_paths = |path: &Path| turn.takes(case, Variants::Each, *path, Family::V4);
+                assert!(of_paths(&PATHS[0]) && PATHS.iter().filter(|path| of_paths(path)).count() == 2);
+                assert!(turn.takes(case, Variants::Few, PATHS[1], Family::V6));
+            }
+            assert!(all().iter().all(|variant| seen.contains(variant)), "{case}: {seen:?}");
+        }
+        assert_eq!("4".parse(), Ok(Turn::Round(4)));
     }
 }
