@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 
 use anyhow::{Context as _, Result};
@@ -50,6 +50,8 @@ pub struct Executable {
     pub name: String,
     /// Its place.
     pub path: PathBuf,
+    /// The directory of its package, where cargo would run it.
+    pub directory: PathBuf,
 }
 
 /// The tests or benchmarks that `cargo`, a build of them, leaves to be run, sorted by name. Their file names have a
@@ -64,8 +66,15 @@ pub fn executables(cargo: &mut Command) -> Result<Vec<Executable>> {
         let is_test = message.pointer("/profile/test").and_then(Value::as_bool) == Some(true);
         let is_bench = message.pointer("/target/kind/0").and_then(Value::as_str) == Some("bench");
         let path = message.get("executable").and_then(Value::as_str);
-        if let (true, Some(name), Some(path)) = (is_test || is_bench, name, path) {
-            executables.push(Executable { name: name.to_owned(), path: PathBuf::from(path) });
+        let manifest = message.get("manifest_path").and_then(Value::as_str).map(Path::new);
+        let directory = manifest.and_then(Path::parent);
+        if let (true, Some(name), Some(path), Some(directory)) = (is_test || is_bench, name, path, directory)
+        {
+            executables.push(Executable {
+                name: name.to_owned(),
+                path: PathBuf::from(path),
+                directory: directory.to_path_buf(),
+            });
         }
     }
     executables.sort_by(|a, b| a.name.cmp(&b.name));

@@ -50,6 +50,9 @@ enum Task {
     Soak(soak::SoakOptions),
     /// Run every test, the privileged ones as root
     Test(test::TestOptions),
+    /// The part of `test` that runs as root
+    #[command(hide = true)]
+    TestStage,
 }
 
 fn main() -> ExitCode {
@@ -73,5 +76,6 @@ fn main() -> ExitCode {
         Task::Run(options) => build::run(&options, consent),
         Task::Soak(options) => soak::soak(&options, consent),
         Task::Test(options) => test::test(&options, consent),
+        Task::TestStage => test::stage(),
     })
 }

@@ -1,0 +1,274 @@
+//! `test`: every test there is. Builds and runs as the invoking user what needs no privilege, and the binaries of the
+//! privileged tests as root, several at a time. Decides nothing about which test may skip; it passes on what was asked.
+
+mod report;
+mod runner;
+mod stage;
+mod suite;
+mod turn;
+mod verdict;
+
+use std::collections::BTreeMap;
+use std::env;
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+use nix::sys::resource::{UsageWho, getrusage};
+
+use report::Report;
+use runner::{Bounds, End, Ending, Job};
+pub(crate) use stage::stage;
+use suite::{Request, Suite};
+use turn::{TURNS, Turn, VARIABLE};
+use xtask::build::{self, executables};
+use xtask::ebpf;
+use xtask::interrupt::Interrupt;
+use xtask::privilege;
+use xtask::setup::{self, Consent, Purpose};
+use xtask::shell;
+use xtask::workspace;
+
+/// The package of the privileged tests, and its directory.
+const PRIVILEGED: &str = "tests";
+
+/// A test that ends is a line, and none takes this long.
+const SILENCE: Duration = Duration::from_mins(5);
+
+/// Binaries at a time for each processor: most of the time tests wait for the program's own timers.
+const PER_PROCESSOR: usize = 3;
+
+/// Tests at a time of one binary.
+const THREADS: usize = 3;
+
+/// Options of `test`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct TestOptions {
+    /// Count a test that cannot run here as failed; the default where CI=true
+    #[arg(long)]
+    require: bool,
+    /// Run every case on every path and family it has, not only on those whose turn it is
+    #[arg(long, conflicts_with = "turn")]
+    full: bool,
+    /// Whose turn it is; the day decides where nobody says, and nothing does where tests are named
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(..TURNS))]
+    turn: Option<u64>,
+    /// How many test binaries to run at a time
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
+    jobs: Option<u16>,
+    /// Only say which tests there are
+    #[arg(long)]
+    list: bool,
+    /// A test's name, a part of names, or what else to pass to every test binary
+    #[arg(last = true)]
+    arguments: Vec<OsString>,
+}
+
+/// Runs the tests; fails if any failed, after all have run.
+pub(crate) fn test(options: &TestOptions, consent: Consent) -> Result<ExitCode> {
+    let request = Request::parse(&options.arguments)?;
+    setup::ready(&[Purpose::Build, Purpose::Test], consent)?;
+    build::spectrum_user()?;
+    let mut suites = request.choose(suites(&request.options)?)?;
+    if options.list {
+        for suite in &suites {
+            suite.tests.iter().for_each(|test| println!("{}: {test}", suite.name));
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
+
+    let require = options.require || env::var_os("CI").is_some_and(|ci| ci == "true");
+    let turn = options.chosen_turn(&request);
+    let environment = variables(require, &turn);
+    if let [suite] = &suites[..]
+        && request.is_partial()
+        && (!suite.privileged || privilege::available())
+    {
+        return alone(suite, &request, &environment);
+    }
+
+    let times = Times::load();
+    times.sort(&mut suites);
+    let mut report = Report::new(&suites, &request);
+    report.begin(&turn);
+    let before = cpu_time()?;
+    let begun = Instant::now();
+    let interrupt = Interrupt::watch()?;
+    let bounds = Bounds { at_a_time: options.at_a_time(), silence: SILENCE };
+    let job = |at: usize, suite: &Suite| Job::of(at, suite, &request, &environment);
+    let jobs = |privileged: bool| {
+        let chosen = suites.iter().enumerate().filter(move |(_, suite)| suite.privileged == privileged);
+        chosen.map(|(at, suite)| job(at, suite)).collect::<Vec<_>>()
+    };
+    runner::run(jobs(false), bounds, || interrupt.check().is_err(), |ending| report.take(&ending))?;
+    if !request.is_partial() && interrupt.check().is_ok() {
+        report.documentation(&documentation()?);
+    }
+    let privileged = jobs(true);
+    if !privileged.is_empty() && interrupt.check().is_ok() {
+        if privilege::available() {
+            stage::run(privileged, bounds, &interrupt, |ending| report.take(&ending))?;
+        } else {
+            report.without_root(require);
+        }
+    }
+    if !request.is_partial() {
+        times.store(&report)?;
+    }
+    report.end(begun.elapsed(), cpu_time()?.saturating_sub(before));
+    interrupt.check()?;
+    Ok(if report.is_good() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+impl TestOptions {
+    fn chosen_turn(&self, request: &Request) -> Turn {
+        match (self.turn, env::var(VARIABLE)) {
+            (Some(number), _) => Turn::Number(number),
+            _ if self.full => Turn::Full,
+            (None, Ok(value)) => Turn::Given(value),
+            // Who names a test wants it.
+            _ if request.is_partial() => Turn::Full,
+            _ => Turn::of_the_day(),
+        }
+    }
+
+    fn at_a_time(&self) -> usize {
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        self.jobs.map_or(PER_PROCESSOR * processors, usize::from)
+    }
+}
+
+/// What tells the privileged tests where things are.
+pub(crate) fn environment() -> Vec<(&'static str, String)> {
+    vec![
+        ("SPECTRUM_BIN", workspace::spectrum_user().display().to_string()),
+        ("SPECTRUM_EBPF_OBJECT", ebpf::object(workspace::root()).display().to_string()),
+    ]
+}
+
+/// That, and what the tests are told besides.
+fn variables(require: bool, turn: &Turn) -> Vec<(String, String)> {
+    let mut variables = environment();
+    if require {
+        variables.push(("SPECTRUM_TEST_REQUIRE", "all".to_owned()));
+    }
+    variables.extend(turn.value().map(|value| (VARIABLE, value)));
+    for name in ["RUST_BACKTRACE", "SPECTRUM_TEST_SCALE", "SPECTRUM_TEST_SEED"] {
+        variables.extend(env::var(name).map(|value| (name, value)));
+    }
+    variables.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+}
+
+/// Builds all test binaries and asks each which tests it has.
+fn suites(options: &[String]) -> Result<Vec<Suite>> {
+    let mut build = workspace::cargo(["test", "--workspace", "--exclude", "spectrum-ebpf", "--no-run"]);
+    let privileged = workspace::root().join(PRIVILEGED);
+    executables(&mut build)?
+        .into_iter()
+        .map(|executable| {
+            let is_privileged = executable.directory == privileged;
+            Suite::of(executable, is_privileged, options)
+        })
+        .collect()
+}
+
+/// Runs the one binary with what was asked for as if it had been typed, its words as they come.
+fn alone(suite: &Suite, request: &Request, environment: &[(String, String)]) -> Result<ExitCode> {
+    let job = Job::of(0, suite, request, environment);
+    let mut command = if suite.privileged {
+        let environment: Vec<(&str, String)> =
+            job.environment.iter().map(|(name, value)| (name.as_str(), value.clone())).collect();
+        privilege::as_root(&job.program, &environment)?
+    } else {
+        let mut command = Command::new(&job.program);
+        command.envs(job.environment.iter().map(|(name, value)| (name, value)));
+        command
+    };
+    println!("{} tests of {}", suite.tests.len(), suite.name);
+    let passed = shell::status(command.current_dir(&job.directory).args(&job.arguments))?.success();
+    Ok(if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+impl Job {
+    fn of(at: usize, suite: &Suite, request: &Request, environment: &[(String, String)]) -> Self {
+        let mut arguments = suite.arguments(&request.options);
+        let mut environment = environment.to_vec();
+        if suite.privileged {
+            if !request.options.iter().any(|option| option.starts_with("--test-threads")) {
+                arguments.insert(0, format!("--test-threads={THREADS}"));
+            }
+        } else {
+            // As cargo has it; ours are those of xtask.
+            let directory = suite.directory.display();
+            environment.push(("CARGO_MANIFEST_DIR".to_owned(), directory.to_string()));
+            environment.push(("CARGO_MANIFEST_PATH".to_owned(), format!("{directory}/Cargo.toml")));
+        }
+        Self {
+            suite: at,
+            program: suite.program.clone(),
+            arguments,
+            environment,
+            directory: suite.directory.clone(),
+        }
+    }
+}
+
+/// Runs the examples in the documentation, which only cargo can.
+fn documentation() -> Result<Ending> {
+    let begun = Instant::now();
+    let mut command = workspace::cargo(["test", "--doc", "--workspace", "--exclude", "spectrum-ebpf"]);
+    let output = shell::output(command.arg("--no-fail-fast"))?;
+    let end = if output.status.success() { End::Success } else { End::Failure(output.status.to_string()) };
+    let said = [output.stdout, output.stderr].concat();
+    Ok(Ending { suite: 0, end, took: begun.elapsed(), said: String::from_utf8_lossy(&said).into_owned() })
+}
+
+/// The processor time of all children that were waited for, and of theirs.
+fn cpu_time() -> Result<Duration> {
+    let usage = getrusage(UsageWho::RUSAGE_CHILDREN).context("ask for the processor time")?;
+    let [user, system] = [usage.user_time(), usage.system_time()];
+    let microseconds = (user.tv_sec() + system.tv_sec()) * 1_000_000 + user.tv_usec() + system.tv_usec();
+    Ok(Duration::from_micros(u64::try_from(microseconds).unwrap_or_default()))
+}
+
+/// How many seconds each binary took last time, so that the longest begin first.
+#[derive(Debug, Default)]
+struct Times(BTreeMap<String, f64>);
+
+impl Times {
+    fn path() -> PathBuf {
+        workspace::target_dir().join("test-times.json")
+    }
+
+    /// Those of the last run; none, where there was none.
+    fn load() -> Self {
+        let times = fs::read_to_string(Self::path()).ok().and_then(|text| serde_json::from_str(&text).ok());
+        Self(times.unwrap_or_default())
+    }
+
+    /// What is not known may be long.
+    fn sort(&self, suites: &mut [Suite]) {
+        let time = |suite: &Suite| self.0.get(&suite.name).copied().unwrap_or(f64::INFINITY);
+        suites.sort_by(|a, b| time(b).total_cmp(&time(a)).then(b.tests.len().cmp(&a.tests.len())));
+    }
+
+    fn store(mut self, report: &Report<'_>) -> Result<()> {
+        self.0.extend(report.times().map(|(name, took)| (name.to_owned(), took.as_secs_f64())));
+        let path = Self::path();
+        fs::write(&path, serde_json::to_vec_pretty(&self.0).context("write how long tests took")?)
+            .with_context(|| format!("write {}", path.display()))
+    }
+}
+
+/// The name under which what is in `directory` is told.
+fn told(directory: &Path, target: &str) -> String {
+    let directory = directory.strip_prefix(workspace::root()).unwrap_or(directory);
+    if directory == Path::new(PRIVILEGED) {
+        target.to_owned()
+    } else {
+        format!("{}/{target}", directory.display())
+    }
+}

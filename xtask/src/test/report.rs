@@ -1,0 +1,152 @@
+//! What a person reads of a run: a line a binary as it ends, and at the end every failure with what it said and how to run it
+//! alone. Runs nothing.
+
+use std::collections::BTreeMap;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+
+use super::THREADS;
+use super::runner::{End, Ending};
+use super::suite::{Request, Suite};
+use super::turn::Turn;
+use super::verdict::{Counts, Failure, Verdict};
+
+/// The line with which a test says what it drew from.
+const SEED: &str = "repeat with ";
+
+/// What is known so far.
+#[derive(Debug)]
+pub(super) struct Report<'run> {
+    suites: &'run [Suite],
+    request: &'run Request,
+    times: BTreeMap<&'run str, Duration>,
+    /// With the name of the suite, and how to repeat it where cargo has to.
+    failures: Vec<(String, Failure, Option<String>)>,
+    skips: Vec<String>,
+    counts: Counts,
+}
+
+impl<'run> Report<'run> {
+    /// Nothing has ended yet.
+    pub(super) fn new(suites: &'run [Suite], request: &'run Request) -> Self {
+        Self {
+            suites,
+            request,
+            times: BTreeMap::new(),
+            failures: Vec::new(),
+            skips: Vec::new(),
+            counts: Counts::default(),
+        }
+    }
+
+    /// Says what is about to run.
+    pub(super) fn begin(&self, turn: &Turn) {
+        let count = |privileged: bool| {
+            let suites = self.suites.iter().filter(|suite| suite.privileged == privileged);
+            suites.fold((0, 0), |(tests, suites), suite| (tests + suite.tests.len(), suites + 1))
+        };
+        let ((tests, suites), (privileged, privileged_suites)) = (count(false), count(true));
+        println!(
+            "{tests} tests in {suites} binaries, and {privileged} in {privileged_suites} as root: {turn}"
+        );
+    }
+
+    /// Says how a binary ended.
+    pub(super) fn take(&mut self, ending: &Ending) -> Result<()> {
+        let suite = self.suites.get(ending.suite).context("an ending of no suite")?;
+        let threads =
+            if suite.privileged { THREADS } else { thread::available_parallelism().map_or(1, usize::from) };
+        let verdict = Verdict::of(ending, &suite.tests, threads);
+        self.times.insert(&suite.name, ending.took);
+        self.count(&suite.name, ending, verdict, None);
+        if self.request.shows_output() {
+            println!("{}", ending.said.trim_end());
+        }
+        Ok(())
+    }
+
+    /// The same for the examples in the documentation.
+    pub(super) fn documentation(&mut self, ending: &Ending) {
+        let verdict = Verdict::of(ending, &[], 0);
+        let again = "cargo test --doc --workspace --exclude spectrum-ebpf";
+        self.count("documentation", ending, verdict, Some(again.to_owned()));
+    }
+
+    /// Says that nobody can run the privileged tests.
+    pub(super) fn without_root(&mut self, require: bool) {
+        let what = "the privileged tests: this user is not root, and there is no sudo";
+        if require {
+            println!("FAILED {what}");
+            let failure = Failure { tests: Vec::new(), what: "not run".to_owned(), output: what.to_owned() };
+            self.counts.failed += 1;
+            self.failures.push(("privileged".to_owned(), failure, None));
+        } else {
+            println!("SKIP {what}");
+        }
+    }
+
+    fn count(&mut self, name: &str, ending: &Ending, verdict: Verdict, again: Option<String>) {
+        let word = match ending.end {
+            End::Stop => "STOPPED",
+            _ if !verdict.failures.is_empty() => "FAILED",
+            _ => "ok",
+        };
+        println!("{word:7} {:7.1} s  {name}: {}", ending.took.as_secs_f64(), verdict.counts());
+        for failure in &verdict.failures {
+            println!("        {}: {}", failure.what, list(&failure.tests));
+        }
+        self.counts += verdict.counts();
+        self.skips.extend(verdict.skips);
+        self.failures
+            .extend(verdict.failures.into_iter().map(|failure| (name.to_owned(), failure, again.clone())));
+    }
+
+    /// Says all failures, and what it comes to.
+    pub(super) fn end(&self, took: Duration, cpu: Duration) {
+        for skip in &self.skips {
+            println!("{skip}");
+        }
+        for (suite, failure, again) in &self.failures {
+            println!("\n---- {suite}: {}: {} ----", list(&failure.tests), failure.what);
+            println!("{}", failure.output);
+            for test in &failure.tests {
+                let again = again.as_deref().unwrap_or("cargo xtask test");
+                println!("alone: {}{again} -- {}", seed(&failure.output), quoted(test));
+            }
+        }
+        let mut sums = self.counts.to_string();
+        let unended = self.suites.len() - self.times.len();
+        if unended > 0 {
+            sums += &format!(", {unended} binaries not run");
+        }
+        let (took, cpu) = (took.as_secs(), cpu.as_secs());
+        println!("\ntests: {sums}; {took} s, and {cpu} s of processor time");
+    }
+
+    /// Whether nothing failed.
+    pub(super) fn is_good(&self) -> bool {
+        self.failures.is_empty()
+    }
+
+    /// How long the binaries took that ended.
+    pub(super) fn times(&self) -> impl Iterator<Item = (&str, Duration)> {
+        self.times.iter().map(|(name, took)| (*name, *took))
+    }
+}
+
+fn list(tests: &[String]) -> String {
+    if tests.is_empty() { "no test of its own".to_owned() } else { tests.join(", ") }
+}
+
+/// The seed that `output` says, to be put before a command.
+fn seed(output: &str) -> String {
+    let seed = output.lines().find_map(|line| line.strip_prefix(SEED));
+    seed.map_or_else(String::new, |seed| format!("{seed} "))
+}
+
+/// Names of documentation tests have spaces.
+fn quoted(test: &str) -> String {
+    if test.contains(' ') { format!("'{test}'") } else { test.to_owned() }
+}

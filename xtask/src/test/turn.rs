@@ -1,0 +1,52 @@
+//! Which of the variants of a case this run does: all, or those of a turn. Which variants are in a turn is the tests' affair.
+
+use std::fmt;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// After so many turns every variant had one.
+pub(super) const TURNS: u64 = 6;
+
+/// The variable that the tests read it from.
+pub(super) const VARIABLE: &str = "SPECTRUM_TEST_TURN";
+
+/// Which variants run.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) enum Turn {
+    /// All.
+    Full,
+    /// What somebody wrote into [`VARIABLE`].
+    Given(String),
+    /// Those of this turn.
+    Number(u64),
+}
+
+impl Turn {
+    /// The turn of today.
+    pub(super) fn of_the_day() -> Self {
+        let day = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs() / (24 * 60 * 60);
+        Self::Number(day % TURNS)
+    }
+
+    /// The value of [`VARIABLE`], if it is to be set.
+    pub(super) fn value(&self) -> Option<String> {
+        match self {
+            Self::Full => None,
+            Self::Given(value) => Some(value.clone()),
+            Self::Number(number) => Some(number.to_string()),
+        }
+    }
+}
+
+impl fmt::Display for Turn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Full => f.write_str("every variant"),
+            Self::Given(value) => write!(f, "the variants of {VARIABLE}={value}"),
+            Self::Number(number) => write!(
+                f,
+                "the variants of turn {number} of 0 to {} (the day's, or by --turn; --full runs all)",
+                TURNS - 1
+            ),
+        }
+    }
+}
