@@ -23,11 +23,11 @@ const ERROR: u16 = 2;
 const DONE: u16 = 3;
 
 impl Subsystem {
-    /// What comes after the header of each message with which the kernel answers `question`, for this thread's network
+    /// The content of each message with which the kernel answers `question`, for this thread's network
     /// namespace.
     ///
     /// # Errors
-    /// What the kernel says, such as that it has nothing of the kind.
+    /// Whatever the kernel says, such as that it has nothing of the kind.
     pub fn list(self, question: &[u8]) -> io::Result<Vec<Vec<u8>>> {
         // NETLINK_NETFILTER with NFT_MSG_GETTABLE, NETLINK_SOCK_DIAG with SOCK_DIAG_BY_FAMILY.
         let (protocol, kind): (i32, u16) = match self {

@@ -181,7 +181,7 @@ impl Ruleset {
         self.0["nftables"].as_array().into_iter().flatten()
     }
 
-    /// What iptables calls it, of one family.
+    /// The part that iptables made, in its own words, of one family.
     fn saved(&self, netns: &Netns, family: &str, verb: &str) -> Vec<String> {
         let is_of_iptables = |object: &Value| {
             let name = object["table"]["name"].as_str();

@@ -53,10 +53,10 @@ pub(crate) struct TestOptions {
     /// Run every case on every path and family it has, not only on those whose turn it is
     #[arg(long, conflicts_with = "turn")]
     full: bool,
-    /// Whose turn it is; the day decides where nobody says, and nothing does where tests are named
+    /// The turn; that of the day where none is given, and all where tests are named
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(..TURNS))]
     turn: Option<u64>,
-    /// How many test binaries to run at a time
+    /// Test binaries at a time
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
     jobs: Option<u16>,
     /// Only say which tests there are
@@ -141,7 +141,7 @@ impl TestOptions {
     }
 }
 
-/// What tells the privileged tests where things are.
+/// The variables that tell the privileged tests where things are.
 pub(crate) fn environment() -> Vec<(&'static str, String)> {
     vec![
         ("SPECTRUM_BIN", workspace::spectrum_user().display().to_string()),
@@ -187,7 +187,7 @@ fn alone(suite: &Suite, request: &Request, environment: &[(String, String)]) -> 
         command.envs(job.environment.iter().map(|(name, value)| (name, value)));
         command
     };
-    println!("{} tests of {}", suite.tests.len(), suite.name);
+    println!("{}: {} to run", suite.name, suite.tests.len());
     let passed = shell::status(command.current_dir(&job.directory).args(&job.arguments))?.success();
     Ok(if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
@@ -234,7 +234,7 @@ fn cpu_time() -> Result<Duration> {
     Ok(Duration::from_micros(u64::try_from(microseconds).unwrap_or_default()))
 }
 
-/// How many seconds each binary took last time, so that the longest begin first.
+/// The seconds that each binary took last time, so that the longest begin first.
 #[derive(Debug, Default)]
 struct Times(BTreeMap<String, f64>);
 
@@ -249,7 +249,7 @@ impl Times {
         Self(times.unwrap_or_default())
     }
 
-    /// What is not known may be long.
+    /// The longest first; a time that is not known may be long.
     fn sort(&self, suites: &mut [Suite]) {
         let time = |suite: &Suite| self.0.get(&suite.name).copied().unwrap_or(f64::INFINITY);
         suites.sort_by(|a, b| time(b).total_cmp(&time(a)).then(b.tests.len().cmp(&a.tests.len())));

@@ -16,7 +16,7 @@ use super::verdict::{Counts, Failure, Verdict};
 /// The line with which a test says what it drew from.
 const SEED: &str = "repeat with ";
 
-/// What is known so far.
+/// The outcome so far.
 #[derive(Debug)]
 pub(super) struct Report<'run> {
     suites: &'run [Suite],
@@ -125,12 +125,12 @@ impl<'run> Report<'run> {
         println!("\ntests: {sums}; {took} s, and {cpu} s of processor time");
     }
 
-    /// Whether nothing failed.
+    /// True if nothing failed.
     pub(super) fn is_good(&self) -> bool {
         self.failures.is_empty()
     }
 
-    /// How long the binaries took that ended.
+    /// The time of each binary that ended.
     pub(super) fn times(&self) -> impl Iterator<Item = (&str, Duration)> {
         self.times.iter().map(|(name, took)| (*name, *took))
     }

@@ -26,26 +26,26 @@ pub(super) struct Job {
     pub(super) program: PathBuf,
     /// Its arguments.
     pub(super) arguments: Vec<String>,
-    /// What is set in its environment.
+    /// Variables that are set for it.
     pub(super) environment: Vec<(String, String)>,
-    /// Where it is run.
+    /// The directory it is run in.
     pub(super) directory: PathBuf,
 }
 
-/// How a binary ended, and all that it said.
+/// The end of a binary, with all that it said.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub(super) struct Ending {
     /// [`Job::suite`].
     pub(super) suite: usize,
-    /// What ended it.
+    /// The cause.
     pub(super) end: End,
-    /// How long it ran.
+    /// The time it ran.
     pub(super) took: Duration,
     /// Standard output and standard error, as they came.
     pub(super) said: String,
 }
 
-/// What ended a binary.
+/// The cause of an end.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub(super) enum End {
     /// It did itself; all its tests passed.
@@ -58,12 +58,12 @@ pub(super) enum End {
     Stop,
 }
 
-/// How many binaries run at a time, and how long one may be silent.
+/// Limits of a run.
 #[derive(Clone, Copy, Debug, Deserialize, Serialize)]
 pub(super) struct Bounds {
-    /// At least one.
+    /// Binaries at a time; at least one.
     pub(super) at_a_time: usize,
-    /// A test that ends is a line, so this is longer than any test takes.
+    /// The time for which one may say nothing. A test that ends is a line, so this is longer than any test takes.
     pub(super) silence: Duration,
 }
 
@@ -106,7 +106,7 @@ pub(super) fn run(
     Ok(())
 }
 
-/// What a process said, and when it last did.
+/// All that a process said, and the time of its last word.
 type Heard = Arc<Mutex<(Vec<u8>, Instant)>>;
 
 /// A process in a group of its own; the group is killed when this is dropped.
@@ -150,7 +150,7 @@ impl Running {
         Ok(Self { suite: job.suite, child, heard, listener: Some(listener), started, is_gone: false })
     }
 
-    /// What ended it, or is to.
+    /// The cause of its end, if it has ended or is to.
     fn is_over(&mut self, silence: Duration) -> Result<Option<End>> {
         if let Some(status) = self.child.try_wait().context("wait for a test binary")? {
             return Ok(Some(if status.success() { End::Success } else { End::Failure(status.to_string()) }));

@@ -16,7 +16,7 @@ use super::runner::{self, Bounds, Ending, Job};
 use xtask::interrupt::Interrupt;
 use xtask::privilege;
 
-/// What the stage is told, in one line.
+/// All that the stage is told, in one line.
 #[derive(Debug, Deserialize, Serialize)]
 struct Order {
     jobs: Vec<Job>,

@@ -14,11 +14,11 @@ use xtask::shell;
 const WITH_VALUE: [&str; 6] =
     ["--color", "--format", "--logfile", "--shuffle-seed", "--skip", "--test-threads"];
 
-/// What was asked for after `--`: parts of names, and options for the binaries.
+/// The words after `--`: names or parts of them, and options for the binaries.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub(super) struct Request {
     names: Vec<String>,
-    /// What goes to every binary as it is.
+    /// Options that go to every binary as they are.
     pub(super) options: Vec<String>,
     exact: bool,
 }
@@ -26,17 +26,17 @@ pub(super) struct Request {
 /// A test binary and those of its tests that are to run.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) struct Suite {
-    /// What its outcome is told under.
+    /// The name under which its outcome is told.
     pub(super) name: String,
     /// The binary.
     pub(super) program: PathBuf,
-    /// Where cargo would run it.
+    /// The directory in which cargo would run it.
     pub(super) directory: PathBuf,
-    /// Whether it runs as root.
+    /// True if it runs as root.
     pub(super) privileged: bool,
     /// The whole names of its tests.
     pub(super) tests: Vec<String>,
-    /// Whether `tests` are fewer than the binary has.
+    /// True if `tests` are fewer than the binary has.
     pub(super) is_part: bool,
 }
 
@@ -62,12 +62,12 @@ impl Request {
         Ok(request)
     }
 
-    /// Whether only some tests were asked for.
+    /// True if only some tests were asked for.
     pub(super) fn is_partial(&self) -> bool {
         !self.names.is_empty() || self.options.iter().any(|option| option.starts_with("--skip"))
     }
 
-    /// Whether the output of tests that pass is wanted too.
+    /// True if the output of tests that pass is wanted too.
     pub(super) fn shows_output(&self) -> bool {
         self.options
             .iter()

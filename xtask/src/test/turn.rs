@@ -9,12 +9,12 @@ pub(super) const TURNS: u64 = 6;
 /// The variable that the tests read it from.
 pub(super) const VARIABLE: &str = "SPECTRUM_TEST_TURN";
 
-/// Which variants run.
+/// The variants that run.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) enum Turn {
     /// All.
     Full,
-    /// What somebody wrote into [`VARIABLE`].
+    /// Those that somebody named in [`VARIABLE`].
     Given(String),
     /// Those of this turn.
     Number(u64),

@@ -5,10 +5,10 @@ use std::ops::AddAssign;
 
 use super::runner::{End, Ending};
 
-/// Where output is quoted that belongs to no test: its end.
+/// The lines that are quoted, from the end, of output that belongs to no test.
 const LAST_LINES: usize = 60;
 
-/// What came of a binary.
+/// The outcome of a binary.
 #[derive(Debug, Default, Eq, PartialEq)]
 pub(super) struct Verdict {
     /// Tests that passed, without those that left themselves out.
@@ -17,9 +17,9 @@ pub(super) struct Verdict {
     pub(super) left: usize,
     /// Tests that are marked as ignored.
     pub(super) ignored: usize,
-    /// What tests said that cannot run here.
+    /// The words of tests that cannot run here.
     pub(super) skips: Vec<String>,
-    /// What is wrong, with the output that belongs to it.
+    /// All that is wrong, with the output that belongs to it.
     pub(super) failures: Vec<Failure>,
 }
 
@@ -28,9 +28,9 @@ pub(super) struct Verdict {
 pub(super) struct Failure {
     /// The whole names of the tests that it may be.
     pub(super) tests: Vec<String>,
-    /// What became of them.
+    /// Their fate.
     pub(super) what: String,
-    /// What was said meanwhile.
+    /// All that was said meanwhile.
     pub(super) output: String,
 }
 
@@ -75,7 +75,7 @@ impl Verdict {
     }
 }
 
-/// How many tests came to what.
+/// Numbers of tests by their outcome.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub(super) struct Counts {
     pub(super) passed: usize,
@@ -162,7 +162,7 @@ fn failed(said: &str) -> Vec<&str> {
     failed
 }
 
-/// What the test called `name` said before it failed.
+/// The words of the test called `name` before it failed.
 fn output(said: &str, name: &str, failed: &[&str]) -> String {
     let header = |name: &str| format!("\n---- {name} stdout ----\n");
     let Some((_, after)) = said.split_once(&header(name)) else { return String::new() };
