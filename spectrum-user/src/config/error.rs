@@ -14,7 +14,7 @@ const SHOWN: usize = 100;
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// The content of the file makes no sense.
-    #[error("{}", Lines(.problems))]
+    #[error("{}", ProblemLines(.problems))]
     Invalid {
         /// Every problem, in the order of the lines. Never empty.
         problems: Vec<Problem>,
@@ -59,9 +59,9 @@ fn as_text<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error>
 }
 
 /// Problems a line each, and how many more there are.
-struct Lines<'a>(&'a [Problem]);
+struct ProblemLines<'a>(&'a [Problem]);
 
-impl fmt::Display for Lines<'_> {
+impl fmt::Display for ProblemLines<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (index, problem) in self.0.iter().take(SHOWN).enumerate() {
             if index > 0 {
@@ -118,10 +118,10 @@ impl<'t> Problems<'t> {
 
     /// The line and the character of each byte of `offsets`, which are in order.
     pub(super) fn locate(&self, offsets: &[usize]) -> Vec<(usize, usize)> {
-        let mut place = Place { line: 1, column: 1, offset: 0 };
+        let mut position = Position { line: 1, column: 1, offset: 0 };
         let located = offsets.iter().map(|offset| {
-            place = place.advanced(self.text, *offset);
-            (place.line, place.column)
+            position = position.advanced(self.text, *offset);
+            (position.line, position.column)
         });
         located.collect()
     }
@@ -131,27 +131,27 @@ impl<'t> Problems<'t> {
         let Self { text, found, .. } = self;
         let mut found = found.into_inner();
         found.sort();
-        let mut place = Place { line: 1, column: 1, offset: 0 };
+        let mut position = Position { line: 1, column: 1, offset: 0 };
         let problems = found
             .into_iter()
             .map(|(offset, message, key)| {
-                place = place.advanced(text, offset);
-                Problem { path: path.to_owned(), line: place.line, column: place.column, key, message }
+                position = position.advanced(text, offset);
+                Problem { path: path.to_owned(), line: position.line, column: position.column, key, message }
             })
             .collect();
         ConfigError::Invalid { problems }
     }
 }
 
-/// A place in a text. Found from an earlier one, so that many places in order cost one pass over the text.
+/// A position in a text. Found from an earlier one, so that many places in order cost one pass over the text.
 #[derive(Clone, Copy, Debug)]
-struct Place {
+struct Position {
     line: usize,
     column: usize,
     offset: usize,
 }
 
-impl Place {
+impl Position {
     fn advanced(self, text: &str, offset: usize) -> Self {
         let offset = text.floor_char_boundary(offset);
         let passed = text.get(self.offset..offset).unwrap_or_default();

@@ -1,5 +1,5 @@
 //! Conversations with those who ask: one request and one answer each, which is written while it is read. Who hangs up is
-//! let go at once, and who is slow when others want the place. Knows no request.
+//! let go at once, and who is slow when others want the seat. Knows no request.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -168,12 +168,12 @@ fn line(answer: &Answer<'_, impl Serialize>) -> Vec<u8> {
 pub(super) struct Conversations {
     requests: mpsc::Sender<Asked>,
     tasks: JoinSet<()>,
-    places: VecDeque<Place>,
+    seats: VecDeque<Seat>,
     /// Of those whose answers are made as they are read, one at a time has its next piece made.
     turn: Arc<Mutex<()>>,
 }
 
-struct Place {
+struct Seat {
     stage: Arc<Stage>,
     task: AbortHandle,
 }
@@ -181,7 +181,7 @@ struct Place {
 impl Conversations {
     /// Conversations whose requests go to `requests`.
     pub(super) fn new(requests: mpsc::Sender<Asked>) -> Self {
-        Self { requests, tasks: JoinSet::new(), places: VecDeque::new(), turn: Arc::default() }
+        Self { requests, tasks: JoinSet::new(), seats: VecDeque::new(), turn: Arc::default() }
     }
 
     /// Returns when one is over. Never if there is none.
@@ -189,22 +189,22 @@ impl Conversations {
         if self.tasks.join_next().await.is_none() {
             std::future::pending::<()>().await;
         }
-        self.places.retain(|place| !place.task.is_finished());
+        self.seats.retain(|seat| !seat.task.is_finished());
     }
 
-    /// True if there is a place for one more, perhaps that of somebody else.
+    /// True if there is a seat for one more, perhaps that of somebody else.
     pub(super) fn has_room(&mut self) -> bool {
-        self.places.retain(|place| !place.task.is_finished());
-        self.places.len() < AT_ONCE || self.dispensable().is_some()
+        self.seats.retain(|seat| !seat.task.is_finished());
+        self.seats.len() < AT_ONCE || self.dispensable().is_some()
     }
 
     /// One more.
     pub(super) fn begin(&mut self, stream: UnixStream) {
-        self.places.retain(|place| !place.task.is_finished());
-        if self.places.len() >= AT_ONCE
-            && let Some(place) = self.dispensable().and_then(|at| self.places.remove(at))
+        self.seats.retain(|seat| !seat.task.is_finished());
+        if self.seats.len() >= AT_ONCE
+            && let Some(seat) = self.dispensable().and_then(|at| self.seats.remove(at))
         {
-            place.task.abort();
+            seat.task.abort();
         }
         let stage = Arc::<Stage>::default();
         let (requests, turn, own) = (self.requests.clone(), Arc::clone(&self.turn), Arc::clone(&stage));
@@ -213,23 +213,23 @@ impl Conversations {
                 tracing::debug!(%error, "answer a request");
             }
         });
-        self.places.push_back(Place { stage, task });
+        self.seats.push_back(Seat { stage, task });
     }
 
     /// Lets those who have said something end, for a moment.
     pub(super) async fn farewell(&mut self) {
-        for place in self.places.iter().filter(|place| place.stage.is_silent()) {
-            place.task.abort();
+        for seat in self.seats.iter().filter(|seat| seat.stage.is_silent()) {
+            seat.task.abort();
         }
         let _ = timeout(FAREWELL, async { while self.tasks.join_next().await.is_some() {} }).await;
     }
 
-    /// Whose place another may have: who has been silent longest, or else who has been slow longest.
+    /// Whose seat another may have: who has been silent longest, or else who has been slow longest.
     fn dispensable(&self) -> Option<usize> {
-        let silent = self.places.iter().position(|place| place.stage.is_silent());
+        let silent = self.seats.iter().position(|seat| seat.stage.is_silent());
         silent.or_else(|| {
-            let taking = self.places.iter().enumerate();
-            let slow = taking.filter_map(|(at, place)| Some((place.stage.taking_for()?, at)));
+            let taking = self.seats.iter().enumerate();
+            let slow = taking.filter_map(|(at, seat)| Some((seat.stage.taking_for()?, at)));
             slow.filter(|(taking, _)| *taking > SLOW).max().map(|(_, at)| at)
         })
     }

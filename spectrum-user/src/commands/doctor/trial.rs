@@ -24,7 +24,7 @@ pub(super) struct Trials {
 
 /// The namespace in which the program is tried.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Place {
+enum TrialNamespace {
     /// The namespace of everybody's packets: it is not attached, and no socket is opened.
     Here,
     /// In a namespace of its own.
@@ -36,14 +36,14 @@ pub(super) fn all(wanted: Option<&Plan>) -> Trials {
     let firewall = firewall(wanted);
     let tried = net::in_throw_away_namespace(|| {
         let firewalls = tproxy::try_all(&firewall).into_iter().map(trial).collect();
-        (program(wanted, Place::ThrowAway), firewalls, reply_mark())
+        (program(wanted, TrialNamespace::ThrowAway), firewalls, reply_mark())
     });
     match tried {
         Ok((program, firewalls, mark)) => Trials { program, firewalls: Ok(firewalls), reply_mark: Ok(mark) },
         Err(error) => {
             let why = Unknown(format!("{:#}", anyhow::Error::from(error)));
-            let program =
-                program(wanted, Place::Here).map(|program| Program { attached: Err(why.clone()), ..program });
+            let program = program(wanted, TrialNamespace::Here)
+                .map(|program| Program { attached: Err(why.clone()), ..program });
             Trials { program, firewalls: Err(why.clone()), reply_mark: Err(why) }
         }
     }
@@ -55,12 +55,12 @@ fn reply_mark() -> Result<(), Refusal> {
 }
 
 /// Loads the program and gives it all that a start gives it.
-fn program(wanted: Option<&Plan>, place: Place) -> Result<Program, Refusal> {
+fn program(wanted: Option<&Plan>, namespace: TrialNamespace) -> Result<Program, Refusal> {
     let mut dispatcher = Dispatcher::load(false, 0).map_err(|error| refusal("load", &error))?;
     let made = dispatcher.made().ok();
-    let filled = fill(&mut dispatcher, place);
+    let filled = fill(&mut dispatcher, namespace);
     let test_run = match &filled {
-        Ok(_) => test(&dispatcher, place),
+        Ok(_) => test(&dispatcher, namespace),
         Err(refusal) => Err(refusal.clone()),
     };
     // The table that is wanted may be a large one.
@@ -68,9 +68,9 @@ fn program(wanted: Option<&Plan>, place: Place) -> Result<Program, Refusal> {
         Some(plan) => publish(&mut dispatcher, &plan.bindings),
         None => Ok(()),
     });
-    let attached = match place {
-        Place::Here => Ok(()),
-        Place::ThrowAway => attach(&mut dispatcher),
+    let attached = match namespace {
+        TrialNamespace::Here => Ok(()),
+        TrialNamespace::ThrowAway => attach(&mut dispatcher),
     };
     Ok(Program {
         machine_code: made.map(|made| made.machine_code.into()),
@@ -90,10 +90,13 @@ fn attach(dispatcher: &mut Dispatcher) -> Result<(), Refusal> {
 const DESTINATION: DestinationId = DestinationId(0);
 
 /// Registers listeners and publishes a table that leads to them. They are there as long as what is returned.
-fn fill(dispatcher: &mut Dispatcher, place: Place) -> Result<Option<(TcpListener, UdpSocket)>, Refusal> {
-    let sockets = match place {
-        Place::Here => None,
-        Place::ThrowAway => {
+fn fill(
+    dispatcher: &mut Dispatcher,
+    namespace: TrialNamespace,
+) -> Result<Option<(TcpListener, UdpSocket)>, Refusal> {
+    let sockets = match namespace {
+        TrialNamespace::Here => None,
+        TrialNamespace::ThrowAway => {
             // lo is down in a new namespace, so that it has no address to bind to.
             let any = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), 0);
             let opened = TcpListener::bind(any).and_then(|tcp| Ok((tcp, UdpSocket::bind(any)?)));
@@ -118,12 +121,14 @@ fn publish(dispatcher: &mut Dispatcher, bindings: &[PlannedBinding]) -> Result<(
 }
 
 /// The outcome of asking the kernel where a packet goes.
-fn test(dispatcher: &Dispatcher, place: Place) -> Result<(), Refusal> {
+fn test(dispatcher: &Dispatcher, namespace: TrialNamespace) -> Result<(), Refusal> {
     let (from, to) = (SocketAddr::from(([198, 51, 100, 9], 4000)), SocketAddr::from(([192, 0, 2, 7], 4443)));
     let steered =
         dispatcher.test(Protocol::Tcp, from, to).map_err(|error| refusal("run the program", &error))?;
-    match (place, steered) {
-        (Place::ThrowAway, Steered::Assigned { .. }) | (Place::Here, Steered::Dropped) => Ok(()),
+    match (namespace, steered) {
+        (TrialNamespace::ThrowAway, Steered::Assigned { .. }) | (TrialNamespace::Here, Steered::Dropped) => {
+            Ok(())
+        }
         _ => Err(Refusal { message: format!("a test packet was not steered: {steered:?}"), errno: None }),
     }
 }

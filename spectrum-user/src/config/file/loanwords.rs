@@ -5,7 +5,7 @@ use super::nearest::either;
 
 /// The table in which a key stands.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Place {
+enum KeyTable {
     Binding,
     File,
     Limits,
@@ -15,7 +15,7 @@ enum Place {
 
 /// Keys that mean the same, elsewhere.
 struct Loanwords {
-    place: Place,
+    table: KeyTable,
     typed: &'static [&'static str],
     /// The key of the same table that is meant, if it is one.
     ours: Option<&'static str>,
@@ -42,87 +42,87 @@ const TLS: &str =
 
 const KEYS: &[Loanwords] = &[
     Loanwords {
-        place: Place::Binding,
+        table: KeyTable::Binding,
         typed: &["address", "addresses", "bind", "cidr", "host", "ip", "listen", "network", "subnet"],
         ours: Some("prefix"),
         cure: PREFIX,
     },
     Loanwords {
-        place: Place::File,
+        table: KeyTable::File,
         typed: &["backend", "frontend", "listen", "proxies", "proxy", "server", "stream"],
         ours: Some("service"),
         cure: "each service is a [[service]] with name, bindings and origins",
     },
     Loanwords {
-        place: Place::File,
+        table: KeyTable::File,
         typed: &["nbproc", "nbthread", "threads", "worker-processes", "workers"],
         ours: None,
         cure: "--workers on the command line says it",
     },
     Loanwords {
-        place: Place::Limits,
+        table: KeyTable::Limits,
         typed: &["bandwidth", "download-rate", "proxy-download-rate", "proxy-upload-rate", "upload-rate"],
         ours: None,
         cure: RATE,
     },
     Loanwords {
-        place: Place::Limits,
+        table: KeyTable::Limits,
         typed: &["limit-conn", "max-connections", "max-conns", "maxconn"],
         ours: Some("connections"),
         cure: "connections bounds all of the service, connections-per-source those of one client",
     },
     Loanwords {
-        place: Place::Origin,
+        table: KeyTable::Origin,
         typed: &["addr", "address", "host", "server", "target", "url"],
         ours: Some("origin"),
         cure: "say it in origin, as in origin = \"203.0.113.10:80\"",
     },
     Loanwords {
-        place: Place::Origin,
+        table: KeyTable::Origin,
         typed: &["port"],
         ours: None,
         cure: "write it behind the host, as in origin = \"203.0.113.10:80\"",
     },
     Loanwords {
-        place: Place::Origin,
+        table: KeyTable::Origin,
         typed: &["max-conns", "maxconn"],
         ours: None,
         cure: "an origin has no limit of its own; limits = { connections = 100 } of the service bounds all of its \
                connections",
     },
     Loanwords {
-        place: Place::Origin,
+        table: KeyTable::Origin,
         typed: &["check", "fall", "health", "inter", "interval", "rise"],
         ours: None,
         cure: HEALTH,
     },
-    Loanwords { place: Place::Origin, typed: &["fail-timeout", "max-fails"], ours: None, cure: EJECT },
+    Loanwords { table: KeyTable::Origin, typed: &["fail-timeout", "max-fails"], ours: None, cure: EJECT },
     Loanwords {
-        place: Place::Origin,
+        table: KeyTable::Origin,
         typed: &["disabled", "down", "drain"],
         ours: Some("weight"),
         cure: "an origin of weight = 0 gets no new connections",
     },
     Loanwords {
-        place: Place::Origin,
+        table: KeyTable::Origin,
         typed: &["priority"],
         ours: Some("backup"),
         cure: "backup = true keeps an origin for when no other is up",
     },
     Loanwords {
-        place: Place::Origin,
+        table: KeyTable::Origin,
         typed: &["proxy-header", "proxy-protocol", "send-proxy", "send-proxy-v2"],
         ours: None,
         cure: SEND_HEADER,
     },
     Loanwords {
-        place: Place::Service,
+        table: KeyTable::Service,
         typed: &["address", "bind", "listen", "listeners", "port"],
         ours: Some("bindings"),
         cure: BIND,
     },
     Loanwords {
-        place: Place::Service,
+        table: KeyTable::Service,
         typed: &[
             "backend",
             "backends",
@@ -143,7 +143,7 @@ const KEYS: &[Loanwords] = &[
         cure: ORIGINS,
     },
     Loanwords {
-        place: Place::Service,
+        table: KeyTable::Service,
         typed: &[
             "acl",
             "allow",
@@ -159,26 +159,26 @@ const KEYS: &[Loanwords] = &[
         cure: FILTER,
     },
     Loanwords {
-        place: Place::Service,
+        table: KeyTable::Service,
         typed: &["bind-source", "proxy-bind", "source", "source-address", "source-ip"],
         ours: None,
         cure: "origins see the address that the host's routes choose, which a route can name, as in ip route replace \
                10.8.0.0/24 dev eth1 src 10.8.0.1; transparent = true dials from the client's own",
     },
     Loanwords {
-        place: Place::Service,
+        table: KeyTable::Service,
         typed: &["accept-proxy"],
         ours: Some("trusted-proxies"),
         cure: "trusted-proxies says from whom a PROXY header is taken, as in trusted-proxies = [\"10.0.0.5\"]",
     },
     Loanwords {
-        place: Place::Service,
+        table: KeyTable::Service,
         typed: &["proxy-protocol", "send-proxy", "send-proxy-v2"],
         ours: Some("proxy-header"),
         cure: SEND_HEADER,
     },
     Loanwords {
-        place: Place::Service,
+        table: KeyTable::Service,
         typed: &[
             "connect-timeout",
             "idle-timeout",
@@ -193,43 +193,43 @@ const KEYS: &[Loanwords] = &[
         cure: TIMES,
     },
     Loanwords {
-        place: Place::Service,
+        table: KeyTable::Service,
         typed: &["check", "health-check", "healthcheck", "inter"],
         ours: Some("health"),
         cure: HEALTH,
     },
     Loanwords {
-        place: Place::Service,
+        table: KeyTable::Service,
         typed: &["fail-timeout", "max-fails", "observe"],
         ours: Some("ejection"),
         cure: EJECT,
     },
     Loanwords {
-        place: Place::Service,
+        table: KeyTable::Service,
         typed: &["affinity", "hash", "ip-hash", "session-affinity", "stick-table", "sticky"],
         ours: Some("balance"),
         cure: "balance = \"source-hash\" keeps a client with an origin",
     },
     Loanwords {
-        place: Place::Service,
+        table: KeyTable::Service,
         typed: &["connections", "limit-conn", "max-connections", "max-conns", "maxconn"],
         ours: Some("limits"),
         cure: "say it in limits, as in limits = { connections = 10000 }",
     },
     Loanwords {
-        place: Place::Service,
+        table: KeyTable::Service,
         typed: &["rate", "rate-limit"],
         ours: Some("limits"),
         cure: "limits bound new connections, as in limits = { rate-per-source = 50 }",
     },
     Loanwords {
-        place: Place::Service,
+        table: KeyTable::Service,
         typed: &["bandwidth", "download-rate", "proxy-download-rate", "proxy-upload-rate", "upload-rate"],
         ours: None,
         cure: RATE,
     },
     Loanwords {
-        place: Place::Service,
+        table: KeyTable::Service,
         typed: &[
             "cert",
             "certificate",
@@ -247,13 +247,13 @@ const KEYS: &[Loanwords] = &[
         cure: TLS,
     },
     Loanwords {
-        place: Place::Service,
+        table: KeyTable::Service,
         typed: &["label"],
         ours: Some("name"),
         cure: "a service has a name, as in name = \"games\"",
     },
     Loanwords {
-        place: Place::Service,
+        table: KeyTable::Service,
         typed: &["mode"],
         ours: None,
         cure: "every service passes on TCP as it is; remove it (mode of [dispatcher] is how packets come to the listeners)",
@@ -301,17 +301,17 @@ pub(super) fn meant(path: &KeyPath<'_>, typed: &str) -> Option<&'static str> {
 }
 
 fn found(path: &KeyPath<'_>, typed: &str) -> Option<&'static Loanwords> {
-    let (place, typed) = (place(path)?, normal(typed));
-    KEYS.iter().find(|words| words.place == place && words.typed.contains(&typed.as_str()))
+    let (table, typed) = (table(path)?, normal(typed));
+    KEYS.iter().find(|words| words.table == table && words.typed.contains(&typed.as_str()))
 }
 
-fn place(path: &KeyPath<'_>) -> Option<Place> {
+fn table(path: &KeyPath<'_>) -> Option<KeyTable> {
     match path {
-        KeyPath::File => Some(Place::File),
-        KeyPath::Service { .. } => Some(Place::Service),
-        KeyPath::Key(_, "limits") => Some(Place::Limits),
-        KeyPath::Key(_, "origins") | KeyPath::Index(KeyPath::Key(_, "origins"), _) => Some(Place::Origin),
-        KeyPath::Index(KeyPath::Key(_, "bindings"), _) => Some(Place::Binding),
+        KeyPath::File => Some(KeyTable::File),
+        KeyPath::Service { .. } => Some(KeyTable::Service),
+        KeyPath::Key(_, "limits") => Some(KeyTable::Limits),
+        KeyPath::Key(_, "origins") | KeyPath::Index(KeyPath::Key(_, "origins"), _) => Some(KeyTable::Origin),
+        KeyPath::Index(KeyPath::Key(_, "bindings"), _) => Some(KeyTable::Binding),
         KeyPath::Index(..) | KeyPath::Key(..) => None,
     }
 }
@@ -353,8 +353,8 @@ mod tests {
                 let other = KEYS
                     .iter()
                     .skip(index + 1)
-                    .find(|other| other.place == words.place && other.typed.contains(typed));
-                assert!(other.is_none(), "{typed} of {:?}", words.place);
+                    .find(|other| other.table == words.table && other.typed.contains(typed));
+                assert!(other.is_none(), "{typed} of {:?}", words.table);
             }
         }
         for (index, (key, words, _)) in VALUES.iter().enumerate() {
