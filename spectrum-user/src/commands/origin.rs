@@ -7,7 +7,7 @@ use super::exit::USAGE;
 use super::running::Running;
 use super::view::View;
 use crate::config::nearest;
-use crate::control::{ControlError, OriginQuery, Peer, SetOriginAnswer};
+use crate::control::{ControlError, OriginQuery, Asker, SetOriginAnswer};
 use crate::model::{OriginSetting, Service, Target, visible};
 use crate::proxy::{OriginCondition, SetOrigin, SetOriginError};
 
@@ -19,7 +19,7 @@ impl View {
     pub(super) async fn set_origin(
         &self,
         query: &OriginQuery,
-        peer: Option<Peer>,
+        peer: Option<Asker>,
     ) -> anyhow::Result<SetOriginAnswer> {
         let OriginQuery { service: typed, origin, setting } = query;
         let names: Vec<&str> = self.config.services.iter().map(|service| service.name.as_str()).collect();

@@ -16,7 +16,7 @@ use crate::config::Problem;
 /// The answer that a server writes.
 #[derive(Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub(super) enum Answer<T> {
+pub(super) enum ReadAnswer<T> {
     Done(T),
     Refused {
         message: String,
@@ -56,8 +56,8 @@ pub fn ask<T: DeserializeOwned>(path: &Path, request: &Request) -> Result<T, Con
         },
     )?;
     match serde_json::from_str(&answer) {
-        Ok(Answer::Done(value)) => Ok(value),
-        Ok(Answer::Refused { message, code, problems }) => {
+        Ok(ReadAnswer::Done(value)) => Ok(value),
+        Ok(ReadAnswer::Refused { message, code, problems }) => {
             Err(ControlError::Refused { message, code, problems })
         }
         Err(error) => Err(ControlError::Answer { cause: error.to_string() }),

@@ -49,13 +49,13 @@ pub struct Asked {
     /// The request that is made.
     pub request: Request,
     /// The asker; `None` where the kernel would not say.
-    pub peer: Option<Peer>,
+    pub peer: Option<Asker>,
     answer: oneshot::Sender<Reply>,
 }
 
 /// A process that asks.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Peer {
+pub struct Asker {
     /// Its id as this process sees it; `None` where it does not.
     pub pid: Option<i32>,
     /// Its user.
@@ -67,7 +67,7 @@ enum Reply {
     /// All of it, shared by those who have asked the same.
     Line(Arc<[u8]>),
     /// As it is made.
-    Pieces(Pieces),
+    Pieces(AnswerPieces),
 }
 
 impl fmt::Debug for Reply {
@@ -79,7 +79,7 @@ impl fmt::Debug for Reply {
     }
 }
 
-type Pieces = Box<dyn Iterator<Item = Vec<u8>> + Send>;
+type AnswerPieces = Box<dyn Iterator<Item = Vec<u8>> + Send>;
 
 /// An answer that is the same for several.
 #[derive(Clone, Debug)]
@@ -88,7 +88,7 @@ pub struct SharedAnswer(Arc<[u8]>);
 impl SharedAnswer {
     /// It is done, and `value` is what came of it.
     pub fn done(value: &impl Serialize) -> Self {
-        Self(line(&Answer::Done(value)).into())
+        Self(line(&WrittenAnswer::Done(value)).into())
     }
 
     /// It is refused, with the exit code that fits, and what is wrong with the file where that is why.
@@ -143,7 +143,7 @@ impl Asked {
 /// A kind of what is written.
 #[derive(Serialize)]
 #[serde(rename_all = "kebab-case")]
-enum Answer<'a, T: Serialize> {
+enum WrittenAnswer<'a, T: Serialize> {
     Done(&'a T),
     Refused {
         message: &'a str,
@@ -154,11 +154,11 @@ enum Answer<'a, T: Serialize> {
 }
 
 fn refusal(message: &str, code: u8, problems: &[Problem]) -> Vec<u8> {
-    let refused: Answer<'_, ()> = Answer::Refused { message, code, problems };
+    let refused: WrittenAnswer<'_, ()> = WrittenAnswer::Refused { message, code, problems };
     line(&refused)
 }
 
-fn line(answer: &Answer<'_, impl Serialize>) -> Vec<u8> {
+fn line(answer: &WrittenAnswer<'_, impl Serialize>) -> Vec<u8> {
     let mut line = serde_json::to_vec(answer).unwrap_or_else(|error| refusal(&error.to_string(), 1, &[]));
     line.push(b'\n');
     line
@@ -174,7 +174,7 @@ pub(super) struct Conversations {
 }
 
 struct Seat {
-    stage: Arc<Stage>,
+    stage: Arc<Progress>,
     task: AbortHandle,
 }
 
@@ -206,7 +206,7 @@ impl Conversations {
         {
             seat.task.abort();
         }
-        let stage = Arc::<Stage>::default();
+        let stage = Arc::<Progress>::default();
         let (requests, turn, own) = (self.requests.clone(), Arc::clone(&self.turn), Arc::clone(&stage));
         let task = self.tasks.spawn(async move {
             if let Err(error) = converse(stream, &requests, &turn, &own).await {
@@ -236,7 +236,7 @@ impl Conversations {
 }
 
 /// The stage of one of them: `SILENT`, `WAITING`, or the moment from which it has been taking its answer.
-struct Stage {
+struct Progress {
     begun: Instant,
     now: AtomicU64,
 }
@@ -244,13 +244,13 @@ struct Stage {
 const SILENT: u64 = 0;
 const WAITING: u64 = 1;
 
-impl Default for Stage {
+impl Default for Progress {
     fn default() -> Self {
         Self { begun: Instant::now(), now: AtomicU64::new(SILENT) }
     }
 }
 
-impl Stage {
+impl Progress {
     fn is_silent(&self) -> bool {
         self.now.load(Ordering::Relaxed) == SILENT
     }
@@ -274,10 +274,10 @@ async fn converse(
     mut stream: UnixStream,
     requests: &mpsc::Sender<Asked>,
     turn: &Mutex<()>,
-    stage: &Stage,
+    stage: &Progress,
 ) -> io::Result<()> {
     let peer =
-        stream.peer_cred().ok().map(|credentials| Peer { pid: credentials.pid(), uid: credentials.uid() });
+        stream.peer_cred().ok().map(|credentials| Asker { pid: credentials.pid(), uid: credentials.uid() });
     let mut line = String::new();
     timeout(PATIENCE, BufReader::new((&mut stream).take(LONGEST)).read_line(&mut line)).await??;
     stage.has_asked();

@@ -15,7 +15,7 @@ pub use answer::{
     RecordAnswer, ServiceAnswer, SetOriginAnswer, Status, TableAnswer,
 };
 pub use client::ask;
-pub use conversation::{Asked, Peer, SharedAnswer};
+pub use conversation::{Asked, Asker, SharedAnswer};
 pub use error::ControlError;
 pub use policy::{LimitsAnswer, TimeoutsAnswer};
 pub use request::{BindingsQuery, ExplainQuery, OriginQuery, ReloadQuery, Request};
