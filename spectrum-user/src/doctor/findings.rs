@@ -1,7 +1,7 @@
 //! The list that findings are put on, and the words by which they are. Judges nothing.
 
-use super::facts::Unknown;
-use super::{Finding, Verdict};
+use super::host_facts::Unknown;
+use super::{Finding, FindingVerdict};
 
 /// Findings in the order in which they were made.
 #[derive(Debug, Default)]
@@ -13,7 +13,7 @@ pub(super) struct Findings {
 impl Findings {
     /// Nothing is to be done about `check`.
     pub(super) fn ok(&mut self, check: impl Into<String>, value: impl Into<String>, meaning: &str) {
-        self.add(check, Verdict::Ok, value, meaning, None);
+        self.add(check, FindingVerdict::Ok, value, meaning, None);
     }
 
     /// It could be better.
@@ -24,7 +24,7 @@ impl Findings {
         meaning: &str,
         cure: &str,
     ) {
-        self.add(check, Verdict::Warning, value, meaning, Some(cure));
+        self.add(check, FindingVerdict::Warning, value, meaning, Some(cure));
     }
 
     /// Something cannot work.
@@ -35,14 +35,14 @@ impl Findings {
         meaning: &str,
         cure: &str,
     ) {
-        self.add(check, Verdict::Missing, value, meaning, Some(cure));
+        self.add(check, FindingVerdict::Missing, value, meaning, Some(cure));
     }
 
     /// Whatever the verdict is.
     pub(super) fn add(
         &mut self,
         check: impl Into<String>,
-        verdict: Verdict,
+        verdict: FindingVerdict,
         value: impl Into<String>,
         meaning: &str,
         cure: Option<&str>,

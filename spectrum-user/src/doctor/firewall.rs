@@ -1,15 +1,15 @@
 //! What the firewall's programs made of our rules, those of TPROXY and the reply mark. Tries none itself.
 
-use super::facts::{Carrier, Facts, FirewallTrial};
 use super::findings::Findings;
+use super::host_facts::{Carrier, FirewallTrial, HostFacts};
 use crate::model::Family;
 
-pub(super) fn judge(facts: &Facts, findings: &mut Findings) {
+pub(super) fn judge(facts: &HostFacts, findings: &mut Findings) {
     steering(facts, findings);
     reply_mark(facts, findings);
 }
 
-fn steering(facts: &Facts, findings: &mut Findings) {
+fn steering(facts: &HostFacts, findings: &mut Findings) {
     let Some(trials) = findings.known("firewall", &facts.firewalls) else { return };
     for trial in trials {
         let check = format!("{} {}", trial.program, trial.family);
@@ -39,7 +39,7 @@ fn steering(facts: &Facts, findings: &mut Findings) {
 }
 
 /// The mark that transparent origins on other hosts take, whatever steers.
-fn reply_mark(facts: &Facts, findings: &mut Findings) {
+fn reply_mark(facts: &HostFacts, findings: &mut Findings) {
     let check = "reply mark";
     let Some(outcome) = findings.known(check, &facts.reply_mark) else { return };
     let Err(refusal) = outcome else {

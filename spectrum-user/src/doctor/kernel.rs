@@ -1,11 +1,11 @@
 //! What the kernel can do for the sk_lookup path. Judges no version: what it can do has been tried.
 
-use super::facts::{Confinement, Facts, Program, Refusal};
 use super::findings::Findings;
+use super::host_facts::{Confinement, HostFacts, Program, SystemRefusal};
 
 const RIGHTS: &str = "run it as root, or with CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON";
 
-pub(super) fn judge(facts: &Facts, findings: &mut Findings) {
+pub(super) fn judge(facts: &HostFacts, findings: &mut Findings) {
     findings.ok("kernel", &facts.kernel, "decides nothing: what it can do is tried");
     bpf(facts, findings);
     if let Some(known) = findings.known("sk_lookup", &facts.sk_lookup) {
@@ -40,7 +40,7 @@ pub(super) fn judge(facts: &Facts, findings: &mut Findings) {
     confinement(facts, findings);
 }
 
-fn bpf(facts: &Facts, findings: &mut Findings) {
+fn bpf(facts: &HostFacts, findings: &mut Findings) {
     match &facts.bpf {
         Ok(()) => findings.ok("bpf(2)", "answers", "sk_lookup is possible if the program loads"),
         Err(refusal) if refusal.errno == Some(libc::ENOSYS) => findings.miss(
@@ -60,7 +60,7 @@ fn bpf(facts: &Facts, findings: &mut Findings) {
     }
 }
 
-fn loaded(program: &Program, facts: &Facts, findings: &mut Findings) {
+fn loaded(program: &Program, facts: &HostFacts, findings: &mut Findings) {
     let verified = program.verified.map_or(String::new(), |count| format!(", {count} instructions verified"));
     let refused = [&program.filled]
         .into_iter()
@@ -110,7 +110,7 @@ fn loaded(program: &Program, facts: &Facts, findings: &mut Findings) {
     }
 }
 
-fn confinement(facts: &Facts, findings: &mut Findings) {
+fn confinement(facts: &HostFacts, findings: &mut Findings) {
     let Confinement { seccomp, user_namespace, lockdown } = &facts.confinement;
     let mut found = Vec::new();
     if *user_namespace {
@@ -126,7 +126,7 @@ fn confinement(facts: &Facts, findings: &mut Findings) {
         found.push(format!("unprivileged_bpf_disabled {level}"));
     }
     let value = if found.is_empty() { "nothing".to_owned() } else { found.join(", ") };
-    let refused = facts.program.as_ref().is_err_and(Refusal::is_of_rights);
+    let refused = facts.program.as_ref().is_err_and(SystemRefusal::is_of_rights);
     if *user_namespace && refused {
         findings.warn(
             "confinement",
@@ -147,7 +147,7 @@ fn confinement(facts: &Facts, findings: &mut Findings) {
 }
 
 /// The cure that would make the kernel take our program.
-fn cure(refusal: &Refusal, facts: &Facts) -> &'static str {
+fn cure(refusal: &SystemRefusal, facts: &HostFacts) -> &'static str {
     let rights = facts.rights.as_ref().ok();
     let has_rights = rights.is_some_and(|rights| {
         ["CAP_BPF", "CAP_NET_ADMIN", "CAP_PERFMON"].iter().all(|name| rights.allow(name))

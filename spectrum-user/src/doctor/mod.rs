@@ -1,9 +1,9 @@
 //! What a host can do for us and what it lacks: findings made from facts, and the path that a start would take. Looks at
 //! nothing itself, so that every verdict can be tested without the host that earns it.
 
-mod facts;
 mod findings;
 mod firewall;
+mod host_facts;
 mod kernel;
 mod network;
 mod path;
@@ -16,9 +16,9 @@ use std::fmt;
 
 use serde::Serialize;
 
-pub use facts::{
-    Carrier, Confinement, Conntrack, Facts, Families, FirewallTrial, OtherProgram, Program, Refusal, Rights,
-    Source, Subject, Unknown,
+pub use host_facts::{
+    BindingsSource, Carrier, Confinement, Conntrack, Families, FirewallTrial, HostFacts, OtherProgram,
+    Program, Rights, Subject, SystemRefusal, Unknown,
 };
 pub use network::{bridged, loosening, unbridging};
 pub use path::Choice;
@@ -42,7 +42,7 @@ pub struct Finding {
     /// The subject that was looked at.
     pub check: String,
     /// The verdict on it.
-    pub verdict: Verdict,
+    pub verdict: FindingVerdict,
     /// The fact that was found.
     pub value: String,
     /// The meaning of that for us.
@@ -55,7 +55,7 @@ pub struct Finding {
 /// A judgement of one thing.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Verdict {
+pub enum FindingVerdict {
     /// As it should be, or of no matter.
     Ok,
     /// It works, but not as well as it could.
@@ -64,7 +64,7 @@ pub enum Verdict {
     Missing,
 }
 
-impl fmt::Display for Verdict {
+impl fmt::Display for FindingVerdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
             Self::Ok => "ok",
@@ -76,7 +76,7 @@ impl fmt::Display for Verdict {
 
 /// Judges `facts`.
 #[must_use]
-pub fn diagnose(facts: &Facts) -> Diagnosis {
+pub fn diagnose(facts: &HostFacts) -> Diagnosis {
     let mut findings = Findings::default();
     kernel::judge(facts, &mut findings);
     rights::judge(facts, &mut findings);

@@ -1,7 +1,7 @@
 //! The settings of the network namespace that packets meet before and after they are steered. Sets none.
 
-use super::facts::{Conntrack, Facts, Subject};
 use super::findings::Findings;
+use super::host_facts::{Conntrack, HostFacts, Subject};
 use super::path::Choice;
 use crate::model::Family;
 use crate::plan::{Untracking, word};
@@ -9,7 +9,7 @@ use crate::plan::{Untracking, word};
 /// Fewer may wait to be accepted than a burst of clients brings.
 const SHORT_QUEUE: u64 = 1_024;
 
-pub(super) fn judge(facts: &Facts, findings: &mut Findings) {
+pub(super) fn judge(facts: &HostFacts, findings: &mut Findings) {
     if let Some(up) = findings.known("lo", &facts.loopback) {
         let lacking: Vec<Family> = facts.families().set().difference(up).copied().collect();
         match lacking[..] {
@@ -66,7 +66,7 @@ pub fn unbridging(settings: &[&str]) -> String {
     format!("sysctl -w {} # or --mode sk-lookup, where rules have to see bridged packets", settings.join(" "))
 }
 
-fn bridges(facts: &Facts, findings: &mut Findings) {
+fn bridges(facts: &HostFacts, findings: &mut Findings) {
     let check = "bridges";
     let families = facts.families();
     let met: Vec<(Family, &str)> = facts
@@ -94,7 +94,7 @@ fn bridges(facts: &Facts, findings: &mut Findings) {
     }
 }
 
-fn settings(facts: &Facts, findings: &mut Findings) {
+fn settings(facts: &HostFacts, findings: &mut Findings) {
     if facts.strict_rp_filter.is_empty() {
         findings.ok("rp_filter", "not strict", "no packet is dropped for where it came in");
     } else {
@@ -138,7 +138,7 @@ fn settings(facts: &Facts, findings: &mut Findings) {
     }
 }
 
-fn conntrack(facts: &Facts, findings: &mut Findings) {
+fn conntrack(facts: &HostFacts, findings: &mut Findings) {
     let check = "conntrack";
     let Some(Conntrack { count, limit }) = facts.conntrack else {
         findings.ok(check, "not loaded", "no connection is tracked");

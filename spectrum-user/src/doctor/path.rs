@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde::Serialize;
 
-use super::facts::{Carrier, Facts, Families, Unknown};
+use super::host_facts::{Carrier, Families, HostFacts, Unknown};
 use super::remains::MOST_PROGRAMS;
 use crate::config::{FirewallChoice, ModeChoice};
 use crate::model::Family;
@@ -27,7 +27,7 @@ pub struct Choice {
 
 impl Choice {
     /// The path that follows from `facts`.
-    pub(super) fn of(facts: &Facts) -> Self {
+    pub(super) fn of(facts: &HostFacts) -> Self {
         let none = |why: String| Self {
             asked: facts.mode.to_string(),
             mode: None,
@@ -77,7 +77,7 @@ impl Choice {
     }
 }
 
-fn sk_lookup(facts: &Facts) -> Result<(), String> {
+fn sk_lookup(facts: &HostFacts) -> Result<(), String> {
     let program = facts.program.as_ref().map_err(ToString::to_string)?;
     program.filled.as_ref().map_err(ToString::to_string)?;
     // Where attaching could not be tried there is no reason to think that it would fail.
@@ -95,7 +95,7 @@ fn sk_lookup(facts: &Facts) -> Result<(), String> {
 
 /// The families that can be served with the rules in `carrier`.
 fn tproxy(
-    facts: &Facts,
+    facts: &HostFacts,
     families: &Families,
     carrier: Carrier,
     local: &BTreeSet<Family>,
@@ -117,7 +117,7 @@ fn tproxy(
 }
 
 /// Those that may be taken, in the order in which they were tried: a start tries them in the same.
-fn carriers(facts: &Facts) -> Vec<(Carrier, &'static str)> {
+fn carriers(facts: &HostFacts) -> Vec<(Carrier, &'static str)> {
     let mut carriers = Vec::new();
     for trial in facts.firewalls.iter().flatten() {
         let named = match (trial.carrier, facts.firewall) {

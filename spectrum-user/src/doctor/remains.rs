@@ -1,14 +1,14 @@
 //! What is in the namespace already: leftovers of dead instances, programs of others, and what a configuration runs into.
 //! Removes nothing.
 
-use super::facts::{Facts, OtherProgram, Source, Subject};
 use super::findings::Findings;
+use super::host_facts::{BindingsSource, HostFacts, OtherProgram, Subject};
 use crate::plan::{Effect, Obstacle};
 
 /// A namespace takes no more (include/linux/bpf-netns.h).
 pub(super) const MOST_PROGRAMS: usize = 64;
 
-pub(super) fn judge(facts: &Facts, findings: &mut Findings) {
+pub(super) fn judge(facts: &HostFacts, findings: &mut Findings) {
     if let Some(leftovers) = findings.known("leftovers", &facts.leftovers) {
         if leftovers.is_empty() {
             findings.ok("leftovers", "none", "no route or rule of a dead instance is there");
@@ -24,7 +24,7 @@ pub(super) fn judge(facts: &Facts, findings: &mut Findings) {
     if let Some(programs) = findings.known("other programs", &facts.other_programs) {
         others(programs, facts.sk_lookup_instances, findings);
     }
-    let Some(Subject { plan, from: Source::Configuration }) = &facts.subject else { return };
+    let Some(Subject { plan, from: BindingsSource::Configuration }) = &facts.subject else { return };
     if let Some(claimed) = findings.known("claims", &facts.claimed) {
         if claimed.is_empty() {
             findings.ok("claims", "none", "no running instance has any of the prefixes");

@@ -1,7 +1,7 @@
 //! What this process may do, and how many files it may open. Knows no path but by the capabilities that each needs.
 
-use super::facts::{Facts, Rights};
 use super::findings::Findings;
+use super::host_facts::{HostFacts, Rights};
 
 /// Without so many, a few thousand connections with origins are the most there can be.
 const FEW_FILES: u64 = 16_384;
@@ -9,7 +9,7 @@ const FEW_FILES: u64 = 16_384;
 /// With fewer a start ends at once.
 const FEWEST_FILES: u64 = 24;
 
-pub(super) fn judge(facts: &Facts, findings: &mut Findings) {
+pub(super) fn judge(facts: &HostFacts, findings: &mut Findings) {
     if let Some(rights) = findings.known("capabilities", &facts.rights) {
         capabilities(rights, findings);
     }

@@ -10,14 +10,14 @@ use crate::plan::replies::{OriginsPlace, ReplyNeeds};
 use crate::plan::tests::plan;
 
 /// A host that lacks nothing.
-fn host() -> Facts {
+fn host() -> HostFacts {
     let trial = |program: &str, family, carrier| FirewallTrial {
         program: program.to_owned(),
         family,
         carrier,
         outcome: Ok(()),
     };
-    Facts {
+    HostFacts {
         kernel: "Linux 6.1.0".to_owned(),
         mode: ModeChoice::Auto,
         firewall: FirewallChoice::Auto,
@@ -64,8 +64,8 @@ fn host() -> Facts {
     }
 }
 
-fn refused(errno: i32) -> Refusal {
-    Refusal { message: "load: refused".to_owned(), errno: Some(errno) }
+fn refused(errno: i32) -> SystemRefusal {
+    SystemRefusal { message: "load: refused".to_owned(), errno: Some(errno) }
 }
 
 fn unknown<T>() -> Result<T, Unknown> {
@@ -73,20 +73,20 @@ fn unknown<T>() -> Result<T, Unknown> {
 }
 
 fn configured(bindings: &[&str]) -> Subject {
-    Subject { plan: plan(bindings), from: Source::Configuration }
+    Subject { plan: plan(bindings), from: BindingsSource::Configuration }
 }
 
 /// Nobody takes the rules, as far as `fails` says.
 fn firewalls(fails: impl Fn(&FirewallTrial) -> bool) -> Vec<FirewallTrial> {
     let mut trials = host().firewalls.unwrap();
     for trial in trials.iter_mut().filter(|trial| fails(trial)) {
-        trial.outcome = Err(Refusal { message: "no such thing".to_owned(), errno: None });
+        trial.outcome = Err(SystemRefusal { message: "no such thing".to_owned(), errno: None });
     }
     trials
 }
 
 /// The only finding about `check`.
-fn found(facts: &Facts, check: &str) -> Finding {
+fn found(facts: &HostFacts, check: &str) -> Finding {
     let findings = diagnose(facts).findings;
     let of: Vec<&Finding> = findings.iter().filter(|finding| finding.check == check).collect();
     let [only] = of[..] else { panic!("{} findings of {check}: {findings:#?}", of.len()) };
@@ -94,15 +94,15 @@ fn found(facts: &Facts, check: &str) -> Finding {
 }
 
 /// The checks that are not well, with their verdicts.
-fn complaints(facts: &Facts) -> Vec<String> {
+fn complaints(facts: &HostFacts) -> Vec<String> {
     let findings = diagnose(facts).findings.into_iter();
     findings
-        .filter(|finding| finding.verdict != Verdict::Ok)
+        .filter(|finding| finding.verdict != FindingVerdict::Ok)
         .map(|finding| format!("{} {}", finding.verdict, finding.check))
         .collect()
 }
 
-fn path(facts: &Facts) -> (Option<&'static str>, Option<&'static str>, Vec<Family>) {
+fn path(facts: &HostFacts) -> (Option<&'static str>, Option<&'static str>, Vec<Family>) {
     let Choice { mode, firewall, families, .. } = diagnose(facts).path;
     (mode, firewall, families.into_iter().collect())
 }
@@ -118,7 +118,7 @@ fn a_host_that_lacks_nothing_takes_sk_lookup_without_a_complaint() {
 
 #[test]
 fn every_complaint_names_a_cure() {
-    let bad = Facts {
+    let bad = HostFacts {
         bpf: Err(refused(libc::ENOSYS)),
         sk_lookup: Ok(false),
         program: Err(refused(libc::EPERM)),
@@ -137,28 +137,32 @@ fn every_complaint_names_a_cure() {
         ..host()
     };
     let findings = diagnose(&bad).findings;
-    assert!(findings.iter().filter(|finding| finding.verdict != Verdict::Ok).count() > 14, "{findings:#?}");
+    assert!(
+        findings.iter().filter(|finding| finding.verdict != FindingVerdict::Ok).count() > 14,
+        "{findings:#?}"
+    );
     for finding in findings {
-        assert_eq!(finding.cure.is_some(), finding.verdict != Verdict::Ok, "{finding:?}");
+        assert_eq!(finding.cure.is_some(), finding.verdict != FindingVerdict::Ok, "{finding:?}");
     }
     assert_eq!(path(&bad), (None, None, Vec::new()));
 }
 
 #[test]
 fn without_sk_lookup_auto_takes_nftables_then_iptables_and_says_why() {
-    let old = Facts { program: Err(refused(libc::EINVAL)), sk_lookup: Ok(false), ..host() };
+    let old = HostFacts { program: Err(refused(libc::EINVAL)), sk_lookup: Ok(false), ..host() };
     assert_eq!(path(&old), (Some("tproxy"), Some("nftables"), BOTH.to_vec()));
     assert_eq!(
         diagnose(&old).path.why,
         "sk_lookup is not possible: load: refused; nftables takes the rules of TPROXY"
     );
-    let older = Facts { firewalls: Ok(firewalls(|trial| trial.carrier == Carrier::Nftables)), ..old.clone() };
+    let older =
+        HostFacts { firewalls: Ok(firewalls(|trial| trial.carrier == Carrier::Nftables)), ..old.clone() };
     assert_eq!(path(&older), (Some("tproxy"), Some("iptables"), BOTH.to_vec()));
     assert_eq!(
         complaints(&older),
         ["missing sk_lookup", "missing program", "missing nft ipv4", "missing nft ipv6"]
     );
-    let oldest = Facts { firewalls: Ok(firewalls(|_| true)), ..old };
+    let oldest = HostFacts { firewalls: Ok(firewalls(|_| true)), ..old };
     assert_eq!(path(&oldest), (None, None, Vec::new()));
 }
 
@@ -171,23 +175,25 @@ fn the_reply_mark_matters_as_the_configuration_needs_it() {
         (Some(needs(OriginsPlace::Loopback)), &[]),
         (Some(needs(OriginsPlace::Elsewhere)), &["missing reply mark"]),
     ] {
-        let without = Facts { reply_mark: Ok(Err(refused(libc::ENOENT))), replies, ..host() };
+        let without = HostFacts { reply_mark: Ok(Err(refused(libc::ENOENT))), replies, ..host() };
         assert_eq!(complaints(&without), expected, "{:?}", without.replies);
-        let with = Facts { reply_mark: Ok(Ok(())), ..without };
+        let with = HostFacts { reply_mark: Ok(Ok(())), ..without };
         assert_eq!(complaints(&with), Vec::<String>::new(), "{:?}", with.replies);
     }
 }
 
 #[test]
 fn what_is_asked_for_decides_which_paths_count() {
-    let asked = |mode, firewall| Facts { mode, firewall, ..host() };
+    let asked = |mode, firewall| HostFacts { mode, firewall, ..host() };
     let none = (None, None, Vec::new());
     assert_eq!(path(&asked(ModeChoice::Tproxy, FirewallChoice::Auto)).1, Some("nftables"));
     assert_eq!(path(&asked(ModeChoice::Tproxy, FirewallChoice::Iptables)).1, Some("iptables"));
-    let insisting =
-        Facts { program: Err(refused(libc::ENOSYS)), ..asked(ModeChoice::SkLookup, FirewallChoice::Auto) };
+    let insisting = HostFacts {
+        program: Err(refused(libc::ENOSYS)),
+        ..asked(ModeChoice::SkLookup, FirewallChoice::Auto)
+    };
     assert_eq!(path(&insisting), none);
-    let insisting = Facts {
+    let insisting = HostFacts {
         firewalls: Ok(firewalls(|trial| trial.carrier == Carrier::Nftables)),
         ..asked(ModeChoice::Tproxy, FirewallChoice::Nftables)
     };
@@ -196,38 +202,40 @@ fn what_is_asked_for_decides_which_paths_count() {
 
 #[test]
 fn a_path_for_one_family_is_one_unless_the_configuration_has_both() {
-    let half = Facts {
+    let half = HostFacts {
         program: Err(refused(libc::EINVAL)),
         firewalls: Ok(firewalls(|trial| trial.family == Family::Ipv6)),
         ..host()
     };
     assert_eq!(path(&half), (Some("tproxy"), Some("nftables"), vec![Family::Ipv4]));
-    let both =
-        Facts { subject: Some(configured(&["tcp 192.0.2.0/24 80", "tcp 2001:db8::/64 80"])), ..half.clone() };
+    let both = HostFacts {
+        subject: Some(configured(&["tcp 192.0.2.0/24 80", "tcp 2001:db8::/64 80"])),
+        ..half.clone()
+    };
     assert_eq!(path(&both).0, None);
-    let one = Facts { subject: Some(configured(&["tcp 192.0.2.0/24 80"])), ..half };
+    let one = HostFacts { subject: Some(configured(&["tcp 192.0.2.0/24 80"])), ..half };
     assert_eq!(path(&one), (Some("tproxy"), Some("nftables"), vec![Family::Ipv4]));
-    assert_eq!(found(&one, "nft ipv6").verdict, Verdict::Ok, "IPv6 is of no matter to it");
+    assert_eq!(found(&one, "nft ipv6").verdict, FindingVerdict::Ok, "IPv6 is of no matter to it");
 }
 
 #[test]
 fn without_loopback_nothing_works() {
-    let down = Facts { loopback: Ok(BTreeSet::new()), ..host() };
+    let down = HostFacts { loopback: Ok(BTreeSet::new()), ..host() };
     assert_eq!(path(&down).0, None);
     assert_eq!(complaints(&down), ["missing lo"]);
-    let no_v6 = Facts { loopback: Ok(BTreeSet::from([Family::Ipv4])), ..host() };
+    let no_v6 = HostFacts { loopback: Ok(BTreeSet::from([Family::Ipv4])), ..host() };
     assert_eq!(path(&no_v6), (Some("sk-lookup"), None, vec![Family::Ipv4]));
     assert!(found(&no_v6, "lo").cure.unwrap().contains("disable_ipv6"));
-    let kernel = Facts { loopback: Ok(BTreeSet::from([Family::Ipv4])), ipv6: false, ..host() };
+    let kernel = HostFacts { loopback: Ok(BTreeSet::from([Family::Ipv4])), ipv6: false, ..host() };
     assert_eq!(complaints(&kernel), [""; 0], "nobody has asked for IPv6");
-    let wanted = Facts { subject: Some(configured(&["tcp 2001:db8::/64 80"])), ..kernel };
+    let wanted = HostFacts { subject: Some(configured(&["tcp 2001:db8::/64 80"])), ..kernel };
     assert_eq!(complaints(&wanted), ["missing lo", "missing IPv6"]);
     assert_eq!(path(&wanted).0, None);
 }
 
 #[test]
 fn a_refusal_is_told_from_a_lack() {
-    let plain = Facts {
+    let plain = HostFacts {
         bpf: Err(refused(libc::EPERM)),
         sk_lookup: unknown(),
         program: Err(refused(libc::EPERM)),
@@ -247,13 +255,13 @@ fn a_refusal_is_told_from_a_lack() {
     assert!(found(&plain, "program").cure.unwrap().contains("as root"));
     assert!(diagnosis.path.why.contains("TPROXY was not tried"), "{}", diagnosis.path.why);
     // With the rights and refused all the same, it is something else.
-    let confined = Facts {
+    let confined = HostFacts {
         rights: Ok(Rights::of(u64::MAX)),
         confinement: Confinement { seccomp: true, ..Confinement::default() },
         ..plain
     };
     assert!(found(&confined, "program").cure.unwrap().contains("seccomp"));
-    assert_eq!(found(&confined, "confinement").verdict, Verdict::Warning);
+    assert_eq!(found(&confined, "confinement").verdict, FindingVerdict::Warning);
 }
 
 #[test]
@@ -266,7 +274,7 @@ fn what_is_loaded_may_still_be_of_no_use() {
     let refusing = [
         program(|program| program.filled = Err(refused(libc::EINVAL))),
         program(|program| program.attached = Ok(Err(refused(libc::E2BIG)))),
-        Facts { other_programs: Ok(vec![OtherProgram { id: 1, name: None }; 64]), ..host() },
+        HostFacts { other_programs: Ok(vec![OtherProgram { id: 1, name: None }; 64]), ..host() },
     ];
     for facts in refusing {
         assert_eq!(path(&facts).0, Some("tproxy"), "{facts:#?}");
@@ -286,22 +294,22 @@ fn what_is_loaded_may_still_be_of_no_use() {
 
 #[test]
 fn each_missing_capability_costs_what_needs_it() {
-    let with = |held: &[&'static str]| Facts {
+    let with = |held: &[&'static str]| HostFacts {
         rights: Ok(Rights { held: held.iter().copied().collect() }),
         ..host()
     };
     let verdict = |held: &[&'static str]| found(&with(held), "capabilities").verdict;
-    assert_eq!(verdict(&["CAP_BPF", "CAP_NET_RAW", "CAP_PERFMON"]), Verdict::Missing);
-    assert_eq!(verdict(&["CAP_NET_ADMIN", "CAP_NET_RAW"]), Verdict::Warning);
-    assert_eq!(verdict(&["CAP_BPF", "CAP_NET_ADMIN", "CAP_PERFMON"]), Verdict::Warning);
-    assert_eq!(verdict(&["CAP_BPF", "CAP_NET_ADMIN", "CAP_NET_RAW", "CAP_PERFMON"]), Verdict::Ok);
-    assert_eq!(verdict(&["CAP_SYS_ADMIN", "CAP_NET_ADMIN", "CAP_NET_RAW"]), Verdict::Ok);
+    assert_eq!(verdict(&["CAP_BPF", "CAP_NET_RAW", "CAP_PERFMON"]), FindingVerdict::Missing);
+    assert_eq!(verdict(&["CAP_NET_ADMIN", "CAP_NET_RAW"]), FindingVerdict::Warning);
+    assert_eq!(verdict(&["CAP_BPF", "CAP_NET_ADMIN", "CAP_PERFMON"]), FindingVerdict::Warning);
+    assert_eq!(verdict(&["CAP_BPF", "CAP_NET_ADMIN", "CAP_NET_RAW", "CAP_PERFMON"]), FindingVerdict::Ok);
+    assert_eq!(verdict(&["CAP_SYS_ADMIN", "CAP_NET_ADMIN", "CAP_NET_RAW"]), FindingVerdict::Ok);
 }
 
 #[test]
 fn programs_of_live_instances_are_not_others() {
     let program = |id, name: Option<&str>| OtherProgram { id, name: name.map(str::to_owned) };
-    let facts = |programs: &[OtherProgram], instances| Facts {
+    let facts = |programs: &[OtherProgram], instances| HostFacts {
         other_programs: Ok(programs.to_vec()),
         sk_lookup_instances: instances,
         ..host()
@@ -316,24 +324,24 @@ fn programs_of_live_instances_are_not_others() {
 #[test]
 fn conntrack_matters_where_it_tracks_what_is_served() {
     let rules = "*filter\n:INPUT ACCEPT [0:0]\n-A INPUT -m state --state ESTABLISHED -j ACCEPT\nCOMMIT\n";
-    let tracking = Facts {
+    let tracking = HostFacts {
         conntrack: Some(Conntrack { count: 5, limit: Some(1_000) }),
         listings: Ok(vec![crate::plan::iptables_listing(Family::Ipv4, rules.to_owned())]),
         ..host()
     };
     assert_eq!(complaints(&tracking), [""; 0], "nobody has said what is served");
-    let served = Facts { subject: Some(configured(&["tcp 192.0.2.0/24 80"])), ..tracking.clone() };
+    let served = HostFacts { subject: Some(configured(&["tcp 192.0.2.0/24 80"])), ..tracking.clone() };
     let finding = found(&served, "conntrack");
-    assert_eq!((finding.verdict, finding.value.as_str()), (Verdict::Warning, "5 of 1000 entries"));
+    assert_eq!((finding.verdict, finding.value.as_str()), (FindingVerdict::Warning, "5 of 1000 entries"));
     assert!(finding.cure.unwrap().contains("-d 192.0.2.0/24 -j CT --notrack"));
-    let other = Facts { subject: Some(configured(&["tcp 2001:db8::/64 80"])), ..tracking };
+    let other = HostFacts { subject: Some(configured(&["tcp 2001:db8::/64 80"])), ..tracking };
     assert_eq!(complaints(&other), [""; 0]);
 }
 
 #[test]
 fn what_a_configuration_runs_into_is_found() {
     let rules = "*filter\n:INPUT DROP [0:0]\nCOMMIT\n";
-    let facts = Facts {
+    let facts = HostFacts {
         subject: Some(configured(&["tcp 192.0.2.0/24 80"])),
         listings: Ok(vec![crate::plan::iptables_listing(Family::Ipv4, rules.to_owned())]),
         covered: Ok(vec!["prefix 192.0.2.0/24 covers 192.0.2.7, an address of eth0".to_owned()]),
@@ -341,17 +349,17 @@ fn what_a_configuration_runs_into_is_found() {
     };
     assert_eq!(complaints(&facts), ["missing addresses", "warning obstacle"]);
     let claimed = Ok(vec!["claim prefix 192.0.2.0/24: process 7 has 192.0.2.0/25".to_owned()]);
-    let claimed = Facts { claimed, ..facts.clone() };
+    let claimed = HostFacts { claimed, ..facts.clone() };
     assert_eq!(complaints(&claimed), ["missing claims", "missing addresses", "warning obstacle"]);
-    let hidden = |admin: &str| Facts { admin: admin.parse().ok(), ..facts.clone() };
+    let hidden = |admin: &str| HostFacts { admin: admin.parse().ok(), ..facts.clone() };
     assert_eq!(
         complaints(&hidden("192.0.2.7:80")),
         ["missing addresses", "missing admin", "warning obstacle"]
     );
     assert_eq!(complaints(&hidden("127.0.0.1:80")), ["missing addresses", "warning obstacle"]);
     // A running instance says of its obstacles itself, and knows better: claims have no ports.
-    let claimed = Facts {
-        subject: Some(Subject { plan: plan(&["tcp 192.0.2.0/24 80"]), from: Source::Instances }),
+    let claimed = HostFacts {
+        subject: Some(Subject { plan: plan(&["tcp 192.0.2.0/24 80"]), from: BindingsSource::Instances }),
         ..facts
     };
     assert_eq!(complaints(&claimed), [""; 0]);
@@ -359,7 +367,7 @@ fn what_a_configuration_runs_into_is_found() {
 
 #[test]
 fn a_cure_that_is_a_command_is_one_to_a_shell() {
-    let everything = Facts {
+    let everything = HostFacts {
         program: Ok(Program { machine_code: Some(0), ..host().program.unwrap() }),
         jit: Some(0),
         firewalls: Ok(host()
@@ -376,7 +384,7 @@ fn a_cure_that_is_a_command_is_one_to_a_shell() {
         leftovers: Ok(vec!["local route 192.0.2.0/24".to_owned()]),
         ..host()
     };
-    let without_ipv6 = Facts { loopback: Ok([Family::Ipv4].into()), jit: None, ..everything.clone() };
+    let without_ipv6 = HostFacts { loopback: Ok([Family::Ipv4].into()), jit: None, ..everything.clone() };
     let findings = [everything, without_ipv6].map(|facts| diagnose(&facts).findings);
     let cures: Vec<String> = findings.into_iter().flatten().filter_map(|finding| finding.cure).collect();
     let commands = ["apt", "ip", "iptables", "modprobe", "spectrum-user", "sysctl"];
@@ -403,12 +411,12 @@ fn a_cure_that_is_a_command_is_one_to_a_shell() {
 #[test]
 fn bridges_that_show_rules_their_packets_are_in_the_way_of_tproxy_alone() {
     let bridged_to_rules = BTreeMap::from([(Family::Ipv4, "net/bridge/bridge-nf-call-iptables")]);
-    let by_sk_lookup = Facts { bridged_to_rules, ..host() };
-    assert_eq!(found(&by_sk_lookup, "bridges").verdict, Verdict::Ok);
-    let by_tproxy = Facts { mode: ModeChoice::Tproxy, ..by_sk_lookup };
+    let by_sk_lookup = HostFacts { bridged_to_rules, ..host() };
+    assert_eq!(found(&by_sk_lookup, "bridges").verdict, FindingVerdict::Ok);
+    let by_tproxy = HostFacts { mode: ModeChoice::Tproxy, ..by_sk_lookup };
     let finding = found(&by_tproxy, "bridges");
-    assert_eq!((finding.verdict, &finding.value[..]), (Verdict::Warning, "bridge-nf-call-iptables 1"));
+    assert_eq!((finding.verdict, &finding.value[..]), (FindingVerdict::Warning, "bridge-nf-call-iptables 1"));
     assert!(finding.cure.unwrap().starts_with("sysctl -w net/bridge/bridge-nf-call-iptables=0 #"));
-    let other_family = Facts { subject: Some(configured(&["tcp 2001:db8::/64 80"])), ..by_tproxy };
+    let other_family = HostFacts { subject: Some(configured(&["tcp 2001:db8::/64 80"])), ..by_tproxy };
     assert_eq!(found(&other_family, "bridges").value, "meet no rules");
 }

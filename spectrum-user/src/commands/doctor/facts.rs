@@ -13,7 +13,9 @@ use super::trial::{self, Trials};
 use crate::commands::privileges::capabilities;
 use crate::config::Config;
 use crate::dispatcher::{self, AttachedProgram};
-use crate::doctor::{Confinement, Conntrack, Facts, OtherProgram, Refusal, Rights, Source, Subject, Unknown};
+use crate::doctor::{
+    BindingsSource, Confinement, Conntrack, HostFacts, OtherProgram, Rights, Subject, SystemRefusal, Unknown,
+};
 use crate::instance::{Instance, Leftovers, Mode, live_instances, run_dir, taken};
 use crate::model::{Binding, Family, Policy, PortRange, Protocol, Responder, Service, Target};
 use crate::net::{self, LocalRoutes, NamespaceId, ReplyRoutes};
@@ -22,7 +24,7 @@ use crate::plan::{Listing, Plan};
 use crate::tproxy;
 
 /// All facts about the namespace of the calling thread. `jit` is what the first namespace said of the compiler.
-pub(super) fn read(wanted: Option<(Config, Plan)>, jit: Option<u64>) -> anyhow::Result<Facts> {
+pub(super) fn read(wanted: Option<(Config, Plan)>, jit: Option<u64>) -> anyhow::Result<HostFacts> {
     let live = live_instances(&run_dir(), NamespaceId::current()?.inode());
     let replies = wanted.as_ref().map(|(config, _)| ReplyNeeds::of(&config.services));
     let admin = wanted.as_ref().and_then(|(config, _)| config.admin);
@@ -44,20 +46,20 @@ pub(super) fn read(wanted: Option<(Config, Plan)>, jit: Option<u64>) -> anyhow::
         (None, _) => Ok(Vec::new()),
     };
     let subject = match wanted {
-        Some(plan) => Some(Subject { plan, from: Source::Configuration }),
+        Some(plan) => Some(Subject { plan, from: BindingsSource::Configuration }),
         None => live
             .as_deref()
             .ok()
             .and_then(plan_of_claims)
-            .map(|plan| Subject { plan, from: Source::Instances }),
+            .map(|plan| Subject { plan, from: BindingsSource::Instances }),
     };
     let by_sk_lookup = |instance: &&Instance| instance.mode == Some(Mode::SkLookup);
-    Ok(Facts {
+    Ok(HostFacts {
         kernel: kernel(),
         mode,
         firewall,
         subject,
-        bpf: attached.as_ref().map(drop).map_err(Refusal::from),
+        bpf: attached.as_ref().map(drop).map_err(SystemRefusal::from),
         sk_lookup: dispatcher::knows_sk_lookup().map_err(|error| unknown(&error)),
         program,
         jit,

@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 use nix::errno::Errno;
 
 use crate::dispatcher::{Dispatcher, DispatcherError, Steered};
-use crate::doctor::{Carrier, FirewallTrial, Program, Refusal, Unknown};
+use crate::doctor::{Carrier, FirewallTrial, Program, SystemRefusal, Unknown};
 use crate::model::{Binding, DestinationId, Family, PortRange, Protocol};
 use crate::net;
 use crate::plan::firewall::{Chain, Firewall, Rule};
@@ -17,9 +17,9 @@ use crate::tproxy::{self, Backend, ReplyMark, TproxyError};
 
 /// The outcomes of trying.
 pub(super) struct Trials {
-    pub(super) program: Result<Program, Refusal>,
+    pub(super) program: Result<Program, SystemRefusal>,
     pub(super) firewalls: Result<Vec<FirewallTrial>, Unknown>,
-    pub(super) reply_mark: Result<Result<(), Refusal>, Unknown>,
+    pub(super) reply_mark: Result<Result<(), SystemRefusal>, Unknown>,
 }
 
 /// The namespace in which the program is tried.
@@ -50,12 +50,12 @@ pub(super) fn all(wanted: Option<&Plan>) -> Trials {
 }
 
 /// Makes the reply mark, which goes with the namespace.
-fn reply_mark() -> Result<(), Refusal> {
+fn reply_mark() -> Result<(), SystemRefusal> {
     ReplyMark::apply(&Chain::of("trial")).map(drop).map_err(|error| firewall_refusal(&error))
 }
 
 /// Loads the program and gives it all that a start gives it.
-fn program(wanted: Option<&Plan>, namespace: TrialNamespace) -> Result<Program, Refusal> {
+fn program(wanted: Option<&Plan>, namespace: TrialNamespace) -> Result<Program, SystemRefusal> {
     let mut dispatcher = Dispatcher::load(false, 0).map_err(|error| refusal("load", &error))?;
     let made = dispatcher.made().ok();
     let filled = fill(&mut dispatcher, namespace);
@@ -81,8 +81,8 @@ fn program(wanted: Option<&Plan>, namespace: TrialNamespace) -> Result<Program, 
     })
 }
 
-fn attach(dispatcher: &mut Dispatcher) -> Result<(), Refusal> {
-    let namespace = File::open("/proc/thread-self/ns/net").map_err(|error| Refusal::from(&error))?;
+fn attach(dispatcher: &mut Dispatcher) -> Result<(), SystemRefusal> {
+    let namespace = File::open("/proc/thread-self/ns/net").map_err(|error| SystemRefusal::from(&error))?;
     dispatcher.attach(namespace).map_err(|error| refusal("attach", &error))
 }
 
@@ -93,14 +93,14 @@ const DESTINATION: DestinationId = DestinationId(0);
 fn fill(
     dispatcher: &mut Dispatcher,
     namespace: TrialNamespace,
-) -> Result<Option<(TcpListener, UdpSocket)>, Refusal> {
+) -> Result<Option<(TcpListener, UdpSocket)>, SystemRefusal> {
     let sockets = match namespace {
         TrialNamespace::Here => None,
         TrialNamespace::ThrowAway => {
             // lo is down in a new namespace, so that it has no address to bind to.
             let any = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), 0);
             let opened = TcpListener::bind(any).and_then(|tcp| Ok((tcp, UdpSocket::bind(any)?)));
-            let (tcp, udp) = opened.map_err(|error| Refusal::from(&error))?;
+            let (tcp, udp) = opened.map_err(|error| SystemRefusal::from(&error))?;
             dispatcher.register(DESTINATION, &tcp).map_err(|error| refusal("register a listener", &error))?;
             dispatcher
                 .register(DestinationId(1), &udp)
@@ -114,14 +114,14 @@ fn fill(
     Ok(sockets)
 }
 
-fn publish(dispatcher: &mut Dispatcher, bindings: &[PlannedBinding]) -> Result<(), Refusal> {
+fn publish(dispatcher: &mut Dispatcher, bindings: &[PlannedBinding]) -> Result<(), SystemRefusal> {
     let table = Table::compile(bindings)
-        .map_err(|error| Refusal { message: format!("compile the table: {error}"), errno: None })?;
+        .map_err(|error| SystemRefusal { message: format!("compile the table: {error}"), errno: None })?;
     dispatcher.publish(table.nodes()).map_err(|error| refusal("publish a table", &error))
 }
 
 /// The outcome of asking the kernel where a packet goes.
-fn test(dispatcher: &Dispatcher, namespace: TrialNamespace) -> Result<(), Refusal> {
+fn test(dispatcher: &Dispatcher, namespace: TrialNamespace) -> Result<(), SystemRefusal> {
     let (from, to) = (SocketAddr::from(([198, 51, 100, 9], 4000)), SocketAddr::from(([192, 0, 2, 7], 4443)));
     let steered =
         dispatcher.test(Protocol::Tcp, from, to).map_err(|error| refusal("run the program", &error))?;
@@ -129,7 +129,9 @@ fn test(dispatcher: &Dispatcher, namespace: TrialNamespace) -> Result<(), Refusa
         (TrialNamespace::ThrowAway, Steered::Assigned { .. }) | (TrialNamespace::Here, Steered::Dropped) => {
             Ok(())
         }
-        _ => Err(Refusal { message: format!("a test packet was not steered: {steered:?}"), errno: None }),
+        _ => {
+            Err(SystemRefusal { message: format!("a test packet was not steered: {steered:?}"), errno: None })
+        }
     }
 }
 
@@ -186,13 +188,13 @@ fn trial(trial: tproxy::Trial) -> FirewallTrial {
     }
 }
 
-fn firewall_refusal(error: &TproxyError) -> Refusal {
-    Refusal { message: error.cause(), errno: error.not_permitted().map(|_| libc::EPERM) }
+fn firewall_refusal(error: &TproxyError) -> SystemRefusal {
+    SystemRefusal { message: error.cause(), errno: error.not_permitted().map(|_| libc::EPERM) }
 }
 
 /// The errno in words where there is one: what we were doing is in `op`, and cures are the doctor's.
-fn refusal(op: &str, error: &DispatcherError) -> Refusal {
+fn refusal(op: &str, error: &DispatcherError) -> SystemRefusal {
     let errno = error.errno();
     let cause = errno.map_or_else(|| error.to_string(), |errno| Errno::from_raw(errno).desc().to_owned());
-    Refusal { message: format!("{op}: {cause}"), errno }
+    SystemRefusal { message: format!("{op}: {cause}"), errno }
 }

@@ -16,14 +16,14 @@ pub struct Unknown(pub String);
 
 /// The refusal of the kernel or a program.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Refusal {
+pub struct SystemRefusal {
     /// In words.
     pub message: String,
     /// The errno, where there was one.
     pub errno: Option<i32>,
 }
 
-impl Refusal {
+impl SystemRefusal {
     /// True if it was for want of a right, and not of the thing.
     #[must_use]
     pub fn is_of_rights(&self) -> bool {
@@ -31,13 +31,13 @@ impl Refusal {
     }
 }
 
-impl From<&io::Error> for Refusal {
+impl From<&io::Error> for SystemRefusal {
     fn from(error: &io::Error) -> Self {
         Self { message: error.to_string(), errno: error.raw_os_error() }
     }
 }
 
-impl fmt::Display for Refusal {
+impl fmt::Display for SystemRefusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(&self.message)
     }
@@ -45,7 +45,7 @@ impl fmt::Display for Refusal {
 
 /// Everything about a host, a network namespace and this process that matters to us.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Facts {
+pub struct HostFacts {
     /// The release, as `uname -r` prints it.
     pub kernel: String,
     /// Which path is wanted.
@@ -56,11 +56,11 @@ pub struct Facts {
     pub subject: Option<Subject>,
 
     /// The answer of bpf(2).
-    pub bpf: Result<(), Refusal>,
+    pub bpf: Result<(), SystemRefusal>,
     /// True if it knows programs of the type sk_lookup.
     pub sk_lookup: Result<bool, Unknown>,
     /// The fate of our program.
-    pub program: Result<Program, Refusal>,
+    pub program: Result<Program, SystemRefusal>,
     /// `net.core.bpf_jit_enable`, which only the first namespace shows.
     pub jit: Option<u64>,
     /// True if the kernel describes its own types.
@@ -80,7 +80,7 @@ pub struct Facts {
     /// The trials of the rules with every program of the firewall there is.
     pub firewalls: Result<Vec<FirewallTrial>, Unknown>,
     /// The outcome of having nft mark origins' answers to clients' addresses.
-    pub reply_mark: Result<Result<(), Refusal>, Unknown>,
+    pub reply_mark: Result<Result<(), SystemRefusal>, Unknown>,
     /// The configuration's needs for bringing such answers back, if there is one.
     pub replies: Option<ReplyNeeds>,
 
@@ -115,12 +115,12 @@ pub struct Facts {
     pub covered: Result<Vec<String>, Unknown>,
 }
 
-impl Facts {
+impl HostFacts {
     /// The families that a path has to work for: those of the configuration, else any that the kernel has.
     #[must_use]
     pub fn families(&self) -> Families {
         match &self.subject {
-            Some(Subject { plan, from: Source::Configuration }) => {
+            Some(Subject { plan, from: BindingsSource::Configuration }) => {
                 Families::All(plan.bindings.iter().map(|planned| planned.binding.family()).collect())
             }
             _ if self.ipv6 => Families::Any(BTreeSet::from([Family::Ipv4, Family::Ipv6])),
@@ -163,12 +163,12 @@ pub struct Subject {
     /// Its bindings.
     pub plan: Plan,
     /// Their source.
-    pub from: Source,
+    pub from: BindingsSource,
 }
 
 /// The source of bindings.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Source {
+pub enum BindingsSource {
     /// A configuration, which says all.
     Configuration,
     /// The claims of running instances, which name prefixes and no ports.
@@ -183,11 +183,11 @@ pub struct Program {
     /// Instructions that the verifier walked through, where the kernel says so.
     pub verified: Option<u32>,
     /// The outcome of publishing a table and registering listeners of both protocols.
-    pub filled: Result<(), Refusal>,
+    pub filled: Result<(), SystemRefusal>,
     /// The outcome of attaching it.
-    pub attached: Result<Result<(), Refusal>, Unknown>,
+    pub attached: Result<Result<(), SystemRefusal>, Unknown>,
     /// The outcome of a test run that looks for the listener.
-    pub test_run: Result<(), Refusal>,
+    pub test_run: Result<(), SystemRefusal>,
 }
 
 /// Capabilities that something of ours needs.
@@ -245,7 +245,7 @@ pub struct FirewallTrial {
     /// The carrier that would use it.
     pub carrier: Carrier,
     /// The outcome of applying the rules.
-    pub outcome: Result<(), Refusal>,
+    pub outcome: Result<(), SystemRefusal>,
 }
 
 /// A carrier that uses a program of the firewall.
