@@ -13,7 +13,7 @@ use crate::control::ControlError;
 use crate::instance::InstanceError;
 use crate::model::{LogFormat, visible};
 use crate::net::NetError;
-use crate::observe::{Kind, timestamp};
+use crate::observe::{LossKind, timestamp};
 use crate::tproxy::TproxyError;
 
 /// The code of every failure that has no other.
@@ -35,14 +35,14 @@ struct JsonError<'a> {
     level: &'static str,
     event: &'static str,
     #[serde(flatten)]
-    told: Told<'a>,
+    told: ToldProblem<'a>,
     exit_code: u8,
 }
 
 /// The part of it that is told.
 #[derive(Serialize)]
 #[serde(untagged)]
-enum Told<'a> {
+enum ToldProblem<'a> {
     Message { message: &'a str },
     Problem(&'a Problem),
 }
@@ -57,10 +57,10 @@ struct JsonRefusal<'a> {
 
 impl<'a> JsonError<'a> {
     fn of(message: &'a str, exit_code: u8) -> Self {
-        Self::telling(Told::Message { message }, exit_code)
+        Self::telling(ToldProblem::Message { message }, exit_code)
     }
 
-    fn telling(told: Told<'a>, exit_code: u8) -> Self {
+    fn telling(told: ToldProblem<'a>, exit_code: u8) -> Self {
         Self { timestamp: timestamp(), level: "ERROR", event: "error", told, exit_code }
     }
 
@@ -109,7 +109,7 @@ pub(super) fn failure(error: &anyhow::Error, format: LogFormat) -> ExitCode {
 
 /// The same for a program that has been logging.
 pub(super) fn logged_failure(error: &anyhow::Error, log: &Log) -> ExitCode {
-    log.output.write(Kind::Line, lines(error, log.format).as_bytes());
+    log.output.write(LossKind::Line, lines(error, log.format).as_bytes());
     ExitCode::from(code(error))
 }
 
@@ -152,7 +152,7 @@ fn lines(error: &anyhow::Error, format: LogFormat) -> String {
             let mut lines: String = problems
                 .iter()
                 .take(SHOWN)
-                .map(|problem| JsonError::telling(Told::Problem(problem), code).line())
+                .map(|problem| JsonError::telling(ToldProblem::Problem(problem), code).line())
                 .collect();
             if let Some(more) = problems.len().checked_sub(SHOWN).filter(|more| *more > 0) {
                 lines += &JsonError::of(&format!("and {more} more problems"), code).line();

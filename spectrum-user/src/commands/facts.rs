@@ -8,7 +8,7 @@ use spectrum_common::Refusal;
 use super::running::{Running, Steering};
 use crate::dispatcher::{CounterReader, Dispatcher};
 use crate::model::{Destination, DestinationId, ServiceName};
-use crate::observe::{Facts, NameFacts, OriginFacts, Packets, TableFacts};
+use crate::observe::{InstanceFacts, NameFacts, OriginFacts, Packets, TableFacts};
 use crate::proxy::{OriginCondition, OriginState, OriginWatch, Workers};
 
 /// So many origins are named with what keeps a service from being ready.
@@ -21,7 +21,7 @@ pub(super) struct ToldFacts(Arc<Mutex<Told>>);
 #[derive(Clone, Default)]
 struct Told {
     /// All but packets and origins, which change by themselves.
-    facts: Facts,
+    facts: InstanceFacts,
     destinations: Vec<(DestinationId, Destination)>,
     packets: Option<CounterReader>,
     origins: Option<OriginWatch>,
@@ -29,7 +29,7 @@ struct Told {
 
 impl ToldFacts {
     /// The facts now.
-    pub(super) fn now(&self) -> Facts {
+    pub(super) fn now(&self) -> InstanceFacts {
         let Told { mut facts, destinations, packets, origins } = self.lock().clone();
         if let Some(origins) = origins {
             for (service, _) in &facts.services {
@@ -142,7 +142,7 @@ impl Running {
         let services =
             self.config.services.iter().map(|service| (service.name.clone(), service.bindings.len()));
         let mut told = self.facts.lock();
-        told.facts = Facts {
+        told.facts = InstanceFacts {
             mode: self.mode().map_or_else(String::new, |mode| mode.to_string()),
             services: services.collect(),
             packets: Vec::new(),

@@ -14,7 +14,7 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::{Directive, LevelFilter};
 
 use crate::model::LogFormat;
-use crate::observe::{Kind, Output, timestamp};
+use crate::observe::{LossKind, Output, timestamp};
 
 /// The time that writing the last lines may take.
 const FINISH: Duration = Duration::from_secs(1);
@@ -62,7 +62,7 @@ pub(super) fn init(format: LogFormat) -> anyhow::Result<Log> {
         LogFormat::Text => builder.init(),
     }
     let panics = output.clone();
-    panic::set_hook(Box::new(move |info| panics.write(Kind::Line, panic_line(format, info).as_bytes())));
+    panic::set_hook(Box::new(move |info| panics.write(LossKind::Line, panic_line(format, info).as_bytes())));
     for directive in refused {
         tracing::warn!(
             directive,
@@ -142,7 +142,7 @@ mod tests {
         let worker = thread::Builder::new().name("worker-7".into()).spawn(|| panic!("out of cheese"));
         assert!(worker.unwrap().join().is_err());
         let line = format!("took {}\n", began.elapsed().as_millis());
-        log.output.write(Kind::Answer, line.as_bytes());
+        log.output.write(LossKind::Answer, line.as_bytes());
     }
 
     fn panicking(stderr: impl Into<Stdio>) -> Command {

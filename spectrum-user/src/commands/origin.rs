@@ -7,7 +7,7 @@ use super::exit::USAGE;
 use super::running::Running;
 use super::view::View;
 use crate::config::nearest;
-use crate::control::{ControlError, OriginQuery, Asker, SetOriginAnswer};
+use crate::control::{Asker, ControlError, OriginQuery, SetOriginAnswer};
 use crate::model::{OriginSetting, Service, Target, visible};
 use crate::proxy::{OriginCondition, SetOrigin, SetOriginError};
 

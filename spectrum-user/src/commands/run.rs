@@ -23,7 +23,7 @@ use crate::cli::RunArgs;
 use crate::config::Config;
 use crate::control::{Asked, InstanceState, ReloadQuery, Request};
 use crate::net;
-use crate::observe::{Counters, Kind};
+use crate::observe::{Counters, LossKind};
 use crate::plan::Plan;
 use crate::tproxy::InterruptGuard;
 
@@ -130,15 +130,15 @@ async fn serve(running: &mut Running, args: &RunArgs, hearing: &mut Hearing) -> 
         let event = tokio::select! {
             biased;
             () = stop.asked() => return Ok(()),
-            asked = hearing.reload() => Event::Reload(asked?),
-            () = until(due) => Event::Due,
-            looked = looks.next(&running.plan, running.config.nat) => Event::Looked(looked),
+            asked = hearing.reload() => ServeEvent::Reload(asked?),
+            () = until(due) => ServeEvent::Due,
+            looked = looks.next(&running.plan, running.config.nat) => ServeEvent::Looked(looked),
             failure = running.failure() => return Err(failure),
         };
         match event {
-            Event::Due => running.retire_due().await,
-            Event::Looked(looked) => running.looked(looked),
-            Event::Reload(ReloadAsked::Asker(asked)) => {
+            ServeEvent::Due => running.retire_due().await,
+            ServeEvent::Looked(looked) => running.looked(looked),
+            ServeEvent::Reload(ReloadAsked::Asker(asked)) => {
                 let query = match &asked.request {
                     Request::Reload(query) => query.clone(),
                     _ => ReloadQuery::default(),
@@ -146,13 +146,15 @@ async fn serve(running: &mut Running, args: &RunArgs, hearing: &mut Hearing) -> 
                 settle(reload(running, args, &query).await, asked);
             }
             // Who sent the signal reads the log.
-            Event::Reload(ReloadAsked::Signal) => drop(reload(running, args, &ReloadQuery::default()).await),
+            ServeEvent::Reload(ReloadAsked::Signal) => {
+                drop(reload(running, args, &ReloadQuery::default()).await)
+            }
         }
     }
 }
 
 /// What [`serve`] waits for.
-enum Event {
+enum ServeEvent {
     Due,
     Looked(Looked),
     Reload(ReloadAsked),
@@ -226,7 +228,7 @@ async fn finish(running: Running, outcome: anyhow::Result<()>, hearing: &mut Hea
 
 /// Tells who waits that a connection would now succeed.
 fn announce(ready: &Ready, log: &Log) {
-    log.output.write(Kind::Answer, ready.line(log.format).as_bytes());
+    log.output.write(LossKind::Answer, ready.line(log.format).as_bytes());
     notify(&[NotifyState::Ready]);
 }
 

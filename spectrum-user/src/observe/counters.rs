@@ -12,16 +12,16 @@ use crate::proxy::{Counter, End, Report, Traffic};
 #[derive(Clone, Debug, Default)]
 pub struct Counters {
     registered: Arc<Mutex<Vec<Registered>>>,
-    traffic: Arc<Mutex<Vec<(Key, Traffic)>>>,
+    traffic: Arc<Mutex<Vec<(CounterKey, Traffic)>>>,
 }
 
 /// Whose counts.
-type Key = (ServiceName, Protocol);
+type CounterKey = (ServiceName, Protocol);
 
 /// One worker's counts for one service and protocol.
 #[derive(Debug)]
 struct Registered {
-    key: Key,
+    key: CounterKey,
     cells: Arc<Cells>,
 }
 
@@ -35,7 +35,7 @@ impl Counters {
     /// The sums over all workers. A service appears with its first connection and stays, so that its totals never fall.
     #[must_use]
     pub fn totals(&self) -> BTreeMap<(ServiceName, Protocol), Totals> {
-        let mut totals: BTreeMap<Key, Totals> = BTreeMap::new();
+        let mut totals: BTreeMap<CounterKey, Totals> = BTreeMap::new();
         for Registered { key, cells } in self.registered.lock().unwrap_or_else(PoisonError::into_inner).iter()
         {
             totals.entry(key.clone()).or_default().add(cells);

@@ -13,12 +13,12 @@ use prometheus_client::registry::Registry;
 use super::counters::{Counters, Totals};
 use super::histogram::{Bounds, DIAL, Histogram, SESSION};
 use super::omissions::{Omission, Omissions};
-use super::output::{Kind, Losses};
+use super::output::{LossKind, Losses};
 use crate::model::{Family, Protocol, ServiceName};
 
 /// The facts about an instance at the moment, besides what its workers count.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct Facts {
+pub struct InstanceFacts {
     /// The path by which packets reach the listeners.
     pub mode: String,
     /// Services, and how many bindings each has.
@@ -127,7 +127,7 @@ impl Metrics {
         counters: Counters,
         losses: Losses,
         omissions: Omissions,
-        facts: impl Fn() -> Facts + Send + Sync + 'static,
+        facts: impl Fn() -> InstanceFacts + Send + Sync + 'static,
     ) -> Self {
         let mut registry = Registry::with_prefix("spectrum");
         registry.register_collector(Box::new(Exposition {
@@ -194,7 +194,7 @@ struct Exposition {
     counters: Counters,
     losses: Losses,
     omissions: Omissions,
-    facts: Arc<dyn Fn() -> Facts + Send + Sync>,
+    facts: Arc<dyn Fn() -> InstanceFacts + Send + Sync>,
 }
 
 impl fmt::Debug for Exposition {
@@ -227,12 +227,12 @@ impl Collector for Exposition {
 fn written(encoder: &mut DescriptorEncoder<'_>, losses: &Losses, omissions: &Omissions) -> fmt::Result {
     let help = "Lines and records lost because nobody read them, or there was no room for them";
     let mut lost = counter(encoder, "log_lost", help)?;
-    for kind in Kind::ALL {
+    for kind in LossKind::ALL {
         count(&mut lost, &[("stream", kind.stream())], losses.of(kind))?;
     }
     let help = "Connection records lost, as spectrum_log_lost_total has them under records";
     let mut dropped = counter(encoder, "dropped_records", help)?;
-    count(&mut dropped, &[], losses.of(Kind::Record))?;
+    count(&mut dropped, &[], losses.of(LossKind::Record))?;
     let help = "Connection records left out on purpose, by why";
     let mut omitted = counter(encoder, "omitted_records", help)?;
     for omission in Omission::ALL {
@@ -241,7 +241,7 @@ fn written(encoder: &mut DescriptorEncoder<'_>, losses: &Losses, omissions: &Omi
     Ok(())
 }
 
-fn instance(encoder: &mut DescriptorEncoder<'_>, facts: &Facts) -> fmt::Result {
+fn instance(encoder: &mut DescriptorEncoder<'_>, facts: &InstanceFacts) -> fmt::Result {
     let mut build = gauge(encoder, "build_info", "The version of the program, and how packets reach it")?;
     let version = env!("CARGO_PKG_VERSION");
     measure(&mut build, &[("version", version), ("mode", &facts.mode)], 1_u64)?;
@@ -477,7 +477,7 @@ mod tests {
         let report = report();
         worker.opened(&report.service, report.protocol);
         worker.ended(&report);
-        Metrics::new(counters, Losses::default(), Omissions::default(), || Facts {
+        Metrics::new(counters, Losses::default(), Omissions::default(), || InstanceFacts {
             mode: "sk-lookup".into(),
             services: vec![(ServiceName::default(), 2)],
             packets: vec![Packets {
@@ -489,7 +489,7 @@ mod tests {
                 refused: vec![("EEXIST", 2)],
             }],
             table: Some(TableFacts { generation: 3, nodes: 17, bytes: 1088 }),
-            ..Facts::default()
+            ..InstanceFacts::default()
         })
     }
 
@@ -537,7 +537,7 @@ mod tests {
             origin("203.0.113.11:80", false, 3),
             origin("203.0.113.10:80", true, 7),
         ];
-        let facts = move || Facts { origins: origins.clone(), ..Facts::default() };
+        let facts = move || InstanceFacts { origins: origins.clone(), ..InstanceFacts::default() };
         let metrics = Metrics::new(Counters::default(), Losses::default(), Omissions::default(), facts);
         let text = metrics.text(TextFormat::Prometheus).unwrap();
         for (name, first, second) in [("origin_up", " 1", " 0"), ("origin_open_connections", " 7", " 3")] {

@@ -13,10 +13,10 @@ mod shed_records;
 
 pub use admin::{AdminError, AdminServer, Readiness, ServiceReadiness};
 pub use counters::{Counters, Totals, WorkerCounters};
-pub use exposition::{Facts, Metrics, NameFacts, OriginFacts, Packets, TableFacts};
+pub use exposition::{InstanceFacts, Metrics, NameFacts, OriginFacts, Packets, TableFacts};
 pub use histogram::Histogram;
 pub use omissions::{Omission, Omissions};
-pub use output::{Kind, Lines, Losses, Output};
+pub use output::{Lines, LossKind, Losses, Output};
 pub use record::timestamp;
 pub use recorder::Recorder;
 

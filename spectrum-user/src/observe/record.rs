@@ -17,7 +17,7 @@ const OPENED: u16 = 0;
 
 /// An entry to be recorded.
 #[derive(Debug, Eq, PartialEq)]
-pub(super) enum Entry {
+pub(super) enum RecordEntry {
     Opened(Opened),
     Ended(Report),
 }
@@ -45,7 +45,7 @@ impl Opened {
 
 /// The fields of a JSON record. The first is called as in the log lines between them.
 #[derive(Serialize)]
-struct Record<'a> {
+struct JsonRecord<'a> {
     timestamp: String,
     event: &'static str,
     service: &'a str,
@@ -81,10 +81,10 @@ struct OpenedRecord<'a> {
 }
 
 /// Adds the record of `entry` and a newline to `lines`.
-pub(super) fn write_entry(lines: &mut String, format: LogFormat, entry: &Entry) {
+pub(super) fn write_entry(lines: &mut String, format: LogFormat, entry: &RecordEntry) {
     match entry {
-        Entry::Opened(opened) => write_opened(lines, format, opened),
-        Entry::Ended(report) => write_ended(lines, format, report),
+        RecordEntry::Opened(opened) => write_opened(lines, format, opened),
+        RecordEntry::Ended(report) => write_ended(lines, format, report),
     }
 }
 
@@ -134,7 +134,7 @@ fn write_ended(lines: &mut String, format: LogFormat, report: &Report) {
     let time = timestamp();
     let _ = match format {
         LogFormat::Json => {
-            let record = Record {
+            let record = JsonRecord {
                 timestamp: time,
                 event: "connection",
                 service: report.service.as_str(),
@@ -214,7 +214,7 @@ pub(super) mod tests {
 
     fn written(format: LogFormat) -> String {
         let mut line = String::new();
-        write_entry(&mut line, format, &Entry::Ended(report()));
+        write_entry(&mut line, format, &RecordEntry::Ended(report()));
         line
     }
 

@@ -33,20 +33,20 @@ struct Current {
 /// The rules of all services.
 #[derive(Debug, Default)]
 struct Rules {
-    general: Rule,
-    services: HashMap<ServiceName, Rule>,
+    general: RecordRule,
+    services: HashMap<ServiceName, RecordRule>,
 }
 
 /// The rule for one service.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-struct Rule {
+struct RecordRule {
     records: Records,
     sample: u32,
     opened: bool,
     empty: Empty,
 }
 
-impl Default for Rule {
+impl Default for RecordRule {
     fn default() -> Self {
         Self::of(RecordKeys::default(), Empty::Recorded)
     }
@@ -63,7 +63,7 @@ enum Empty {
     RecordedIfDialled,
 }
 
-impl Rule {
+impl RecordRule {
     fn of(keys: RecordKeys, usual: Empty) -> Self {
         Self {
             records: keys.records.unwrap_or_default(),
@@ -118,9 +118,9 @@ impl Recorder {
                 // Who watches what strangers try wants to know of it.
                 Target::Respond(_) => Empty::Recorded,
             };
-            (service.name.clone(), Rule::of(options.of(&service.name), usual))
+            (service.name.clone(), RecordRule::of(options.of(&service.name), usual))
         };
-        let general = Rule::of(options.general, Empty::RecordedIfDialled);
+        let general = RecordRule::of(options.general, Empty::RecordedIfDialled);
         let rules = Arc::new(Rules { general, services: services.iter().map(rule).collect() });
         *self.rules.rules.lock().unwrap_or_else(PoisonError::into_inner) = rules;
         self.rules.version.fetch_add(1, Ordering::Release);
@@ -176,11 +176,16 @@ impl WorkerRecorder {
     }
 
     /// The same answer for all records of a connection.
-    fn is_sampled(&self, rule: Rule, client: std::net::SocketAddr, dialled: std::net::SocketAddr) -> bool {
+    fn is_sampled(
+        &self,
+        rule: RecordRule,
+        client: std::net::SocketAddr,
+        dialled: std::net::SocketAddr,
+    ) -> bool {
         rule.sample <= 1 || self.recorder.seed.hash_one((client, dialled)).is_multiple_of(rule.sample.into())
     }
 
-    fn rule(&self, service: &ServiceName) -> Rule {
+    fn rule(&self, service: &ServiceName) -> RecordRule {
         let current = &self.recorder.rules;
         let version = current.version.load(Ordering::Acquire);
         if self.version.replace(version) != version {
@@ -201,7 +206,7 @@ mod tests {
     fn omission(keys: RecordKeys, usual: Empty, change: impl FnOnce(&mut Report)) -> Option<Omission> {
         let mut report = Report { end: End::Closed, ..report() };
         change(&mut report);
-        Rule::of(keys, usual).omission(&report, || false)
+        RecordRule::of(keys, usual).omission(&report, || false)
     }
 
     fn empty(end: End) -> impl FnOnce(&mut Report) {
@@ -277,7 +282,7 @@ mod tests {
         let recorder = Recorder::new(output);
         let (one, other) = (recorder.worker(), recorder.worker());
         let keys = RecordKeys { sample: "1/10".parse().ok(), ..RecordKeys::default() };
-        let rule = Rule::of(keys, Empty::Recorded);
+        let rule = RecordRule::of(keys, Empty::Recorded);
         let dialled = report().dialled;
         let sampled = (1..=10_000_u16).filter(|port| {
             let client = (std::net::Ipv4Addr::LOCALHOST, *port).into();

@@ -5,11 +5,12 @@ use std::net::TcpStream;
 use std::time::Instant;
 
 use super::*;
-use crate::observe::{Counters, Facts, Losses, Omissions};
+use crate::observe::{Counters, InstanceFacts, Losses, Omissions};
 
 fn serve() -> (AdminServer, Readiness) {
     let readiness = Readiness::default();
-    let metrics = Metrics::new(Counters::default(), Losses::default(), Omissions::default(), Facts::default);
+    let metrics =
+        Metrics::new(Counters::default(), Losses::default(), Omissions::default(), InstanceFacts::default);
     let services = Box::new(|service: &str| match service {
         "good" => Some(Ok(())),
         "gone" => Some(Err("origin gone.example is unresolved".to_owned())),
@@ -126,7 +127,8 @@ fn for_one_too_many_the_oldest_silent_one_goes_and_not_one_that_has_asked() {
 #[test]
 fn an_address_that_is_taken_is_an_error_with_its_cure() {
     let (server, readiness) = serve();
-    let metrics = Metrics::new(Counters::default(), Losses::default(), Omissions::default(), Facts::default);
+    let metrics =
+        Metrics::new(Counters::default(), Losses::default(), Omissions::default(), InstanceFacts::default);
     let error = AdminServer::start(server.address(), metrics, readiness, Box::new(|_| None)).unwrap_err();
     assert!(error.to_string().contains("another program has it"), "{error}");
     let address = server.address();

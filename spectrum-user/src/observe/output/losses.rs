@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 /// A kind of what is written.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Kind {
+pub enum LossKind {
     /// A log line, to standard error.
     Line,
     /// An answer to who started the program, on standard output.
@@ -14,7 +14,7 @@ pub enum Kind {
     Record,
 }
 
-impl Kind {
+impl LossKind {
     /// All of them.
     pub const ALL: [Self; 3] = [Self::Line, Self::Answer, Self::Record];
 
@@ -37,20 +37,20 @@ pub struct Losses(Arc<[AtomicU64; 3]>);
 impl Losses {
     /// The number of lost lines of `kind`.
     #[must_use]
-    pub fn of(&self, kind: Kind) -> u64 {
+    pub fn of(&self, kind: LossKind) -> u64 {
         self.cell(kind).load(Ordering::Relaxed)
     }
 
-    pub(super) fn add(&self, kind: Kind, number: u64) {
+    pub(super) fn add(&self, kind: LossKind, number: u64) {
         self.cell(kind).fetch_add(number, Ordering::Relaxed);
     }
 
-    fn cell(&self, kind: Kind) -> &AtomicU64 {
+    fn cell(&self, kind: LossKind) -> &AtomicU64 {
         let [lines, answers, records] = &*self.0;
         match kind {
-            Kind::Line => lines,
-            Kind::Answer => answers,
-            Kind::Record => records,
+            LossKind::Line => lines,
+            LossKind::Answer => answers,
+            LossKind::Record => records,
         }
     }
 }

@@ -5,7 +5,7 @@ mod losses;
 mod stream;
 mod writer;
 
-pub use losses::{Kind, Losses};
+pub use losses::{LossKind, Losses};
 
 use std::io::{self, Write};
 use std::os::fd::AsFd;
@@ -17,10 +17,10 @@ use std::time::{Duration, Instant};
 
 use tracing_subscriber::fmt::MakeWriter;
 
-use super::record::{Entry, Opened};
+use super::record::{Opened, RecordEntry};
 use crate::model::LogFormat;
 use crate::proxy::{Established, Report};
-use stream::Stream;
+use stream::OutputStream;
 use writer::Writer;
 
 /// The number of lines and records that may wait for the writer, which takes them whether or not its streams do.
@@ -50,8 +50,8 @@ pub struct Output {
 enum Waiting {
     /// Tell when nothing is left that can be written now.
     Finish(SyncSender<()>),
-    Line(Kind, Box<[u8]>),
-    Record(Entry),
+    Line(LossKind, Box<[u8]>),
+    Record(RecordEntry),
 }
 
 impl Output {
@@ -67,15 +67,17 @@ impl Output {
         let (queue, waiting) = mpsc::sync_channel(QUEUE);
         let output = Self { queue, queued_bytes: Arc::default(), losses: Losses::default() };
         let (queued_bytes, losses) = (Arc::clone(&output.queued_bytes), output.losses.clone());
-        let (stdout, stderr) =
-            (Stream::new(Box::new(stdout), losses.clone()), Stream::new(Box::new(stderr), losses.clone()));
+        let (stdout, stderr) = (
+            OutputStream::new(Box::new(stdout), losses.clone()),
+            OutputStream::new(Box::new(stderr), losses.clone()),
+        );
         let writer = Writer::new(waiting, queued_bytes, losses, format, stdout, stderr);
         thread::Builder::new().name("log".into()).stack_size(128 * 1024).spawn(move || writer.run())?;
         Ok(output)
     }
 
     /// Has `line`, which ends with a newline, written to where `kind` belongs, or counts it as lost.
-    pub fn write(&self, kind: Kind, line: &[u8]) {
+    pub fn write(&self, kind: LossKind, line: &[u8]) {
         let length = line.len();
         let before = self.queued_bytes.fetch_add(length, Ordering::Relaxed);
         let fits = before == 0 || before.saturating_add(length) <= QUEUED_BYTES;
@@ -87,17 +89,17 @@ impl Output {
 
     /// Has a record of `report` written, or counts it as lost.
     pub fn record(&self, report: &Report) {
-        self.enter(Entry::Ended(report.clone()));
+        self.enter(RecordEntry::Ended(report.clone()));
     }
 
     /// The same for a connection that has only begun.
     pub fn record_opened(&self, established: &Established<'_>) {
-        self.enter(Entry::Opened(Opened::of(established)));
+        self.enter(RecordEntry::Opened(Opened::of(established)));
     }
 
-    fn enter(&self, entry: Entry) {
+    fn enter(&self, entry: RecordEntry) {
         if self.queue.try_send(Waiting::Record(entry)).is_err() {
-            self.losses.add(Kind::Record, 1);
+            self.losses.add(LossKind::Record, 1);
         }
     }
 
@@ -140,7 +142,7 @@ pub struct Lines<'a>(&'a Output);
 
 impl Write for Lines<'_> {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        self.0.write(Kind::Line, line);
+        self.0.write(LossKind::Line, line);
         Ok(line.len())
     }
 

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use nix::sys::stat::{SFlag, fstat};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use super::losses::{Kind, Losses};
+use super::losses::{LossKind, Losses};
 
 /// The bytes that may wait, of which records leave [`RESERVE`] to the rest.
 const BACKLOG: usize = 1 << 20;
@@ -31,26 +31,26 @@ const RETRY: Duration = Duration::from_millis(500);
 const KEPT: usize = 64 * 1024;
 
 /// A stream, and what waits for it.
-pub(super) struct Stream {
+pub(super) struct OutputStream {
     sink: Box<dyn AsFd + Send>,
     is_file: bool,
     losses: Losses,
     /// The lines that wait, one after the other from `begin` on.
     bytes: Vec<u8>,
     begin: usize,
-    lines: VecDeque<(usize, Kind)>,
+    lines: VecDeque<(usize, LossKind)>,
     /// The bytes of the first line that the stream has already.
     sent: usize,
     /// The file's length in bytes when it took that and then failed, if it is one.
     length: Option<i64>,
-    state: State,
+    state: StreamState,
     /// The last thing that was in the way.
     obstacle: Option<String>,
 }
 
 /// The last word of a stream.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum State {
+enum StreamState {
     /// It fails, and is tried again then.
     Failing { due: Instant },
     /// It takes what comes.
@@ -59,7 +59,7 @@ enum State {
     Stalled,
 }
 
-impl Stream {
+impl OutputStream {
     pub(super) fn new(sink: Box<dyn AsFd + Send>, losses: Losses) -> Self {
         Self {
             is_file: file_length(&sink).is_some(),
@@ -70,16 +70,16 @@ impl Stream {
             lines: VecDeque::new(),
             sent: 0,
             length: None,
-            state: State::Open,
+            state: StreamState::Open,
             obstacle: None,
         }
     }
 
     /// Lets a line wait, or loses it.
-    pub(super) fn push(&mut self, kind: Kind, line: &[u8]) {
+    pub(super) fn push(&mut self, kind: LossKind, line: &[u8]) {
         let most = match kind {
-            Kind::Record => BACKLOG - RESERVE,
-            Kind::Answer | Kind::Line => BACKLOG,
+            LossKind::Record => BACKLOG - RESERVE,
+            LossKind::Answer | LossKind::Line => BACKLOG,
         };
         if self.waiting_bytes() + line.len() > most {
             self.losses.add(kind, 1);
@@ -106,25 +106,25 @@ impl Stream {
 
     /// True if it is of no use to wait for room.
     pub(super) fn is_failing(&self) -> bool {
-        matches!(self.state, State::Failing { .. })
+        matches!(self.state, StreamState::Failing { .. })
     }
 
     /// When it is to be tried again, if it failed and something waits.
     pub(super) fn due(&self) -> Option<Instant> {
         match self.state {
-            State::Failing { due } if !self.is_empty() => Some(due),
+            StreamState::Failing { due } if !self.is_empty() => Some(due),
             _ => None,
         }
     }
 
     /// True if something waits for room.
     pub(super) fn is_stalled(&self) -> bool {
-        self.state == State::Stalled && !self.is_empty()
+        self.state == StreamState::Stalled && !self.is_empty()
     }
 
     /// Has it tried at once though it failed.
     pub(super) fn hurry(&mut self) {
-        if let State::Failing { due } = &mut self.state {
+        if let StreamState::Failing { due } = &mut self.state {
             *due = Instant::now();
         }
     }
@@ -141,7 +141,7 @@ impl Stream {
 
     /// Writes what it takes.
     pub(super) fn write_out(&mut self) {
-        if let State::Failing { due } = self.state {
+        if let StreamState::Failing { due } = self.state {
             if Instant::now() < due {
                 return;
             }
@@ -155,7 +155,7 @@ impl Stream {
         while !self.is_empty() {
             match self.write_piece() {
                 Ok(0) => {
-                    self.state = State::Stalled;
+                    self.state = StreamState::Stalled;
                     self.obstacle = Some("it was read too slowly".to_owned());
                     return;
                 }
@@ -167,7 +167,7 @@ impl Stream {
                 }
             }
         }
-        self.state = State::Open;
+        self.state = StreamState::Open;
         if self.bytes.capacity() > KEPT {
             self.bytes = Vec::new();
             self.lines.shrink_to(0);
@@ -176,7 +176,7 @@ impl Stream {
 
     fn fail(&mut self, error: &io::Error) {
         self.obstacle = Some(error.to_string());
-        self.state = State::Failing { due: Instant::now() + RETRY };
+        self.state = StreamState::Failing { due: Instant::now() + RETRY };
     }
 
     /// After part of a line and a failure: a file that is as it was gets the rest. Whoever else reads on, a new reader of
@@ -189,7 +189,7 @@ impl Stream {
             }
             self.sent = 0;
         }
-        self.state = State::Open;
+        self.state = StreamState::Open;
         Ok(())
     }
 

@@ -43,9 +43,9 @@ fn place(name: &str) -> std::path::PathBuf {
 fn lines_and_records_are_written_in_the_order_they_came() {
     let (reader, writer) = pipe().unwrap();
     let output = started(writer);
-    output.write(Kind::Line, b"first\n");
+    output.write(LossKind::Line, b"first\n");
     output.record(&report());
-    output.write(Kind::Line, b"last\n");
+    output.write(LossKind::Line, b"last\n");
     assert!(output.finish(Duration::from_secs(20)));
     let lines = lines_of(reader);
     eventually("three lines", || lines.lock().unwrap().len() == 3);
@@ -60,26 +60,26 @@ fn a_reader_that_stops_reading_costs_records_and_no_time_and_leaves_room_for_lin
     let output = started(writer);
     let began = Instant::now();
     let mut sent = 0;
-    while output.losses().of(Kind::Record) == 0 {
+    while output.losses().of(LossKind::Record) == 0 {
         output.record(&report());
         sent += 1;
         assert!(began.elapsed() < Duration::from_secs(20), "never full");
     }
     // Not the queue but what the stream keeps.
     eventually("a full backlog", || {
-        let before = output.losses().of(Kind::Record);
+        let before = output.losses().of(LossKind::Record);
         output.record(&report());
         sent += 1;
         thread::sleep(Duration::from_millis(60));
-        output.losses().of(Kind::Record) > before
+        output.losses().of(LossKind::Record) > before
     });
-    output.write(Kind::Line, b"what explains it\n");
+    output.write(LossKind::Line, b"what explains it\n");
     let asked = Instant::now();
     assert!(!output.finish(Duration::from_millis(200)));
     assert!(asked.elapsed() < Duration::from_secs(10));
     let lines = lines_of(reader);
     assert!(output.finish(Duration::from_secs(20)));
-    let kept = sent - output.losses().of(Kind::Record);
+    let kept = sent - output.losses().of(LossKind::Record);
     eventually("all that was kept", || lines.lock().unwrap().len() as u64 == kept + 1);
     let lines = lines.lock().unwrap();
     assert_eq!(lines.last().unwrap(), "what explains it");
@@ -96,19 +96,19 @@ fn no_line_is_torn_by_a_reader_that_comes_back() {
     let open = |fifo: &std::path::Path| OpenOptions::new().read(true).write(true).open(fifo).unwrap();
     let both = open(&fifo);
     let output = started(OpenOptions::new().write(true).open(&fifo).unwrap());
-    output.write(Kind::Line, b"before\n");
+    output.write(LossKind::Line, b"before\n");
     let mut first = File::open(&fifo).unwrap();
     drop(both);
     let mut seen = [0; 7];
     first.read_exact(&mut seen).unwrap();
     // A line that no pipe takes whole: part of it is there when the reader dies.
     let long = "x".repeat(200_000);
-    output.write(Kind::Line, format!("{long}\n").as_bytes());
+    output.write(LossKind::Line, format!("{long}\n").as_bytes());
     let mut part = vec![0; 5000];
     first.read_exact(&mut part).unwrap();
     drop(first);
     assert!(output.finish(Duration::from_secs(20)), "a reader that is gone is not waited for");
-    output.write(Kind::Line, b"after\n");
+    output.write(LossKind::Line, b"after\n");
     let second = BufReader::new(File::open(&fifo).unwrap());
     let mut whole = 0;
     for line in second.lines() {
@@ -119,24 +119,28 @@ fn no_line_is_torn_by_a_reader_that_comes_back() {
         }
     }
     assert_eq!(whole, 1);
-    assert_eq!(output.losses().of(Kind::Line), 0);
+    assert_eq!(output.losses().of(LossKind::Line), 0);
     fs::remove_file(&fifo).unwrap();
 }
 
 #[test]
 fn a_full_disk_is_not_waited_for_and_loses_only_what_there_is_no_room_to_keep() {
     let output = started(OpenOptions::new().write(true).open("/dev/full").unwrap());
-    output.write(Kind::Line, b"nobody reads this\n");
+    output.write(LossKind::Line, b"nobody reads this\n");
     let asked = Instant::now();
     assert!(output.finish(Duration::from_secs(20)));
     assert!(asked.elapsed() < Duration::from_secs(10));
-    assert_eq!(output.losses().of(Kind::Line), 0);
+    assert_eq!(output.losses().of(LossKind::Line), 0);
     let line = vec![b'x'; 64 * 1024];
     for _ in 0..40 {
-        output.write(Kind::Line, &line);
+        output.write(LossKind::Line, &line);
         assert!(output.finish(Duration::from_secs(20)));
     }
-    assert!((20..=30).contains(&output.losses().of(Kind::Line)), "{}", output.losses().of(Kind::Line));
+    assert!(
+        (20..=30).contains(&output.losses().of(LossKind::Line)),
+        "{}",
+        output.losses().of(LossKind::Line)
+    );
 }
 
 #[test]
@@ -146,7 +150,7 @@ fn a_pipe_that_somebody_made_nonblocking_loses_nothing() {
     let output = started(writer);
     let line = format!("{}\n", "y".repeat(9000));
     for _ in 0..50 {
-        output.write(Kind::Line, line.as_bytes());
+        output.write(LossKind::Line, line.as_bytes());
     }
     let lines = lines_of(reader);
     assert!(output.finish(Duration::from_secs(20)));

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use rustix::event::{Timespec, poll};
 
 use super::Waiting;
-use super::losses::{Kind, Losses};
-use super::stream::Stream;
+use super::losses::{LossKind, Losses};
+use super::stream::OutputStream;
 use crate::model::LogFormat;
 use crate::observe::record::write_entry;
 
@@ -34,11 +34,11 @@ pub(super) struct Writer {
     queued_bytes: Arc<AtomicUsize>,
     losses: Losses,
     format: LogFormat,
-    stdout: Stream,
-    stderr: Stream,
+    stdout: OutputStream,
+    stderr: OutputStream,
     /// Those who wait until all is written.
     finishing: Vec<SyncSender<()>>,
-    /// The losses when they were last told, in the order of [`Kind::ALL`], and when that was.
+    /// The losses when they were last told, in the order of [`LossKind::ALL`], and when that was.
     told: [u64; 3],
     told_at: Option<Instant>,
 }
@@ -57,8 +57,8 @@ impl Writer {
         queued_bytes: Arc<AtomicUsize>,
         losses: Losses,
         format: LogFormat,
-        stdout: Stream,
-        stderr: Stream,
+        stdout: OutputStream,
+        stderr: OutputStream,
     ) -> Self {
         let (finishing, told) = (Vec::new(), [0; 3]);
         Self { waiting, queued_bytes, losses, format, stdout, stderr, finishing, told, told_at: None }
@@ -109,7 +109,7 @@ impl Writer {
         let mut stalled: Vec<_> = [&self.stdout, &self.stderr]
             .into_iter()
             .filter(|stream| stream.is_stalled())
-            .map(Stream::room)
+            .map(OutputStream::room)
             .collect();
         if !stalled.is_empty() {
             if poll(&mut stalled, Some(&TURN)).is_err() {
@@ -144,20 +144,20 @@ impl Writer {
             Waiting::Line(kind, line) => {
                 self.queued_bytes.fetch_sub(line.len(), Ordering::Relaxed);
                 match kind {
-                    Kind::Answer => self.stdout.push(kind, &line),
-                    Kind::Line | Kind::Record => self.stderr.push(kind, &line),
+                    LossKind::Answer => self.stdout.push(kind, &line),
+                    LossKind::Line | LossKind::Record => self.stderr.push(kind, &line),
                 }
             }
             Waiting::Record(entry) => {
                 text.clear();
                 write_entry(text, self.format, &entry);
-                self.stderr.push(Kind::Record, text.as_bytes());
+                self.stderr.push(LossKind::Record, text.as_bytes());
             }
         }
     }
 
     fn has_losses(&self) -> bool {
-        self.told != Kind::ALL.map(|kind| self.losses.of(kind))
+        self.told != LossKind::ALL.map(|kind| self.losses.of(kind))
     }
 
     /// Once all that waited is written, says what was lost before: through the queue, as any other thread would.
@@ -166,7 +166,7 @@ impl Writer {
         if is_told || !self.stderr.is_empty() || self.stderr.is_failing() || !self.has_losses() {
             return;
         }
-        let now = Kind::ALL.map(|kind| self.losses.of(kind));
+        let now = LossKind::ALL.map(|kind| self.losses.of(kind));
         let before = std::mem::replace(&mut self.told, now);
         self.told_at = Some(Instant::now());
         let [lines, answers, records] = [0, 1, 2].map(|kind| {
