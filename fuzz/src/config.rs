@@ -4,10 +4,10 @@
 use std::collections::HashSet;
 use std::path::Path;
 
+use spectrum_steering::plan::Plan;
+use spectrum_steering::plan::table::Table;
 use spectrum_user::config::{Config, ConfigError, Problem};
 use spectrum_user::model::Prefix;
-use spectrum_user::plan::Plan;
-use spectrum_user::plan::table::Table;
 
 /// Panics unless `data` is understood or refused as every configuration has to be.
 pub(crate) fn holds(data: &[u8]) {

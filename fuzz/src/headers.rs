@@ -1,8 +1,8 @@
 //! What holds for every beginning of a connection from a trusted proxy. Knows no header: which bytes mean what is said by
 //! tests with examples.
 
+use spectrum_proxy::header::{Extensions, Header, MAX_LENGTH, Parsed};
 use spectrum_user::model::ProxyVersion;
-use spectrum_user::proxy::header::{Extensions, Header, MAX_LENGTH, Parsed};
 
 /// The bytes of the input that are looked at: longer than any header, and short enough to be cut everywhere.
 const LOOKED_AT: usize = MAX_LENGTH + 64;

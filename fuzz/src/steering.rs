@@ -8,12 +8,12 @@ use std::num::NonZeroU16;
 
 use arbitrary::{Result, Unstructured};
 use spectrum_common::{Packet, Verdict};
+use spectrum_steering::plan::table::{Table, domain_of};
+use spectrum_steering::plan::{Explained, Plan, PlanError};
 use spectrum_user::model::{
     Binding, Destination, Family, Policy, PortRange, Prefix, Protocol, Responder, Service, ServiceName,
     Target,
 };
-use spectrum_user::plan::table::{Table, domain_of};
-use spectrum_user::plan::{Explained, Plan, PlanError};
 
 /// Few, so that the services of one generation are those of the next.
 const NAMES: [&str; 5] = ["a", "b", "c", "d", "e"];

@@ -1,24 +1,57 @@
 //! What crosses the kernel boundary, and [`steer`], the one decision. Knows neither sockets nor maps.
 //!
-//! The same code runs in the kernel program, in the loader, in property tests and in the fuzzer.
-#![no_std]
+//! The same code runs in the kernel program, in the loader, in property tests and in the fuzzer. With the feature `std`, which
+//! the kernel program does without, also the words that steering and the proxy share: prefixes, port ranges, names.
+#![cfg_attr(not(feature = "std"), no_std)]
 #![allow(
     clippy::inline_always,
     reason = "BPF calls pass five words and return one: what is not inlined may not link"
 )]
 
+#[cfg(feature = "std")]
+mod address_and_port;
 mod counts;
 mod destination;
 mod domain;
 pub mod names;
 mod node;
+#[cfg(feature = "std")]
+mod notation;
+#[cfg(feature = "std")]
+mod onward;
 mod packet;
 mod pod;
+#[cfg(feature = "std")]
+mod port_range;
+#[cfg(feature = "std")]
+mod prefix;
+#[cfg(feature = "std")]
+mod protocol;
+#[cfg(feature = "std")]
+mod service_name;
 mod steer;
+#[cfg(feature = "std")]
+mod visible;
 
+#[cfg(feature = "std")]
+pub use address_and_port::{ParseAddressAndPortError, parse_address_and_port};
 pub use counts::{Counts, REFUSALS, Refusal};
+#[cfg(feature = "std")]
+pub use destination::Destination;
 pub use destination::DestinationId;
 pub use domain::Domain;
 pub use node::{Bucket4, Bucket6, EMPTY, NO_NODE, Node, PAGE_NODES, Page, Ports, Step, Value, bucket_of};
+#[cfg(feature = "std")]
+pub use onward::{Onward, reached};
 pub use packet::{Address, Packet};
+#[cfg(feature = "std")]
+pub use port_range::{ParsePortRangeError, PortRange, parse_port_ranges};
+#[cfg(feature = "std")]
+pub use prefix::{ParsePrefixError, Prefix};
+#[cfg(feature = "std")]
+pub use protocol::{Family, ParseProtocolError, Protocol};
+#[cfg(feature = "std")]
+pub use service_name::{ParseServiceNameError, ServiceName};
 pub use steer::{MAX_BUCKETS, MAX_PORT_NODES, MAX_STEPS, Nodes, Verdict, steer};
+#[cfg(feature = "std")]
+pub use visible::{VisibleWriter, visible};

@@ -8,11 +8,11 @@ use std::sync::Arc;
 use std::thread;
 
 use socket2::{Domain, Socket, Type};
+use spectrum_proxy::{OriginWatch, Served, Workers};
 use spectrum_user::model::{
     Destination, Family, LogFormat, Policy, Protocol, ResolverOptions, Responder, ServiceName, Target,
 };
 use spectrum_user::observe::{self, Counters, Output, Recorder};
-use spectrum_user::proxy::{OriginWatch, Served, Workers};
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Box<dyn Error>> {

@@ -6,8 +6,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use clap::CommandFactory as _;
+use spectrum_proxy::End;
 use spectrum_user::cli::Cli;
-use spectrum_user::proxy::End;
 
 const DOCUMENTS: [&str; 11] = [
     "ARCHITECTURE.md",

@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 
 use nix::mount::{MsFlags, mount};
 use serde_json::Value;
+use spectrum_steering::dispatcher::Dispatcher;
 use spectrum_tests::case::{BOTH_PREFIXES, Case};
 use spectrum_tests::control::configure;
 use spectrum_tests::instance::{Finished, Launch};
@@ -17,7 +18,6 @@ use spectrum_tests::require::{self, Need, find_in_path};
 use spectrum_tests::scene::transparent_service;
 use spectrum_tests::state::State;
 use spectrum_tests::{on_each_path, veth};
-use spectrum_user::dispatcher::Dispatcher;
 
 on_each_path!(
     doctor_names_the_path_that_a_start_takes,

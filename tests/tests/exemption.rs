@@ -183,7 +183,7 @@ fn what_container_engines_do_takes_nothing(case: &mut Case) {
     }
     macro_rules! rules {
         ($($name:literal),+) => {
-            [$(($name, include_str!(concat!("../../spectrum-user/src/plan/obstacles/tests/", $name)))),+]
+            [$(($name, include_str!(concat!("../../spectrum-steering/src/plan/obstacles/tests/", $name)))),+]
         };
     }
     let sets = rules!(

@@ -8,6 +8,9 @@ use std::ops::RangeInclusive;
 
 use socket2::{Domain, Socket, Type};
 use spectrum_common::{Packet, Verdict};
+use spectrum_steering::dispatcher::{Dispatcher, Steered};
+use spectrum_steering::plan::Plan;
+use spectrum_steering::plan::table::{Table, domain_of};
 use spectrum_tests::case::Case;
 use spectrum_tests::deadline::{PATIENCE, eventually};
 use spectrum_tests::netns::Netns;
@@ -18,12 +21,9 @@ use spectrum_tests::scan::{self, winner};
 use spectrum_tests::share;
 use spectrum_tests::state::BpfObjects;
 use spectrum_tests::test_run::{Judgement, Lookup, judge};
-use spectrum_user::dispatcher::{Dispatcher, Steered};
 use spectrum_user::model::{
     self, Binding, Destination, DestinationId, Policy, Prefix, Responder, Service, Target,
 };
-use spectrum_user::plan::Plan;
-use spectrum_user::plan::table::{Table, domain_of};
 
 const TCP: u32 = 6;
 const UDP: u32 = 17;

@@ -22,9 +22,9 @@ use crate::model::{
     DialSource, Family, LocalOrigins, LogFormat, Origin, Policy, PortRange, Prefix, Protocol, RecordKeys,
     Sample, Target, UniqueIds, VisibleWriter,
 };
-use crate::plan::Plan;
 use crate::plan::table::Table;
-use crate::proxy::{OriginWatch, ResolveError};
+use crate::plan::{self, Plan};
+use spectrum_proxy::{OriginWatch, ResolveError};
 
 /// The time that looking up all names together may take.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -33,7 +33,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub(super) fn check(args: &CheckArgs) -> anyhow::Result<()> {
     let config = Config::load(&args.config)?;
     let plan =
-        Plan::of(&config.services).map_err(|errors| joined(errors.into_iter().map(anyhow::Error::from)))?;
+        plan::of(&config.services).map_err(|errors| joined(errors.into_iter().map(anyhow::Error::from)))?;
     let table = Table::compile(&plan.bindings)?;
     if args.resolve {
         refuse_unresolved(&config, &plan)?;
@@ -360,7 +360,7 @@ impl<'a> Checked<'a> {
 
         writeln!(out, "\nlocal routes: {}", self.routes.len())?;
         for route in self.routes {
-            // See `net::routes`.
+            // See `host::routes`.
             let none = if route.length() == 0 {
                 " (none is made: it is for addresses that the host has)"
             } else {

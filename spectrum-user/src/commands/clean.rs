@@ -10,13 +10,13 @@ use super::run::LOCK_PATIENCE;
 use super::sweep;
 use crate::cli::CleanArgs;
 use crate::instance::{Registry, run_dir};
-use crate::net::{self, NamespaceId};
+use spectrum_steering::host::{self, NamespaceId};
 
 /// Removes leftovers and says what they were, a line each.
 pub(super) fn clean(args: &CleanArgs) -> anyhow::Result<()> {
     require_net_admin("clean")?;
     if let Some(netns) = &args.netns {
-        net::enter_namespace(netns)?;
+        host::enter_namespace(netns)?;
     }
     let runtime = runtime::Builder::new_current_thread().enable_all().build().context("start the runtime")?;
     let swept = runtime.block_on(async {

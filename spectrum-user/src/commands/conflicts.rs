@@ -10,17 +10,17 @@ use super::view::View;
 use crate::config::Config;
 use crate::control::Conflict;
 use crate::model::Protocol;
-use crate::net::{self, ListeningSocket};
 use crate::observe::AdminServer;
 use crate::plan::{Extent, Plan};
+use spectrum_steering::host::{self, ListeningSocket};
 
 impl View {
     /// The listeners that bindings hide.
     pub(super) fn conflicts(&self) -> anyhow::Result<Vec<Conflict>> {
-        let own = net::own_sockets();
+        let own = host::own_sockets();
         let is_admin =
             |socket: &ListeningSocket| socket.protocol == Protocol::Tcp && Some(socket.address) == self.admin;
-        let others: Vec<ListeningSocket> = net::listening_sockets()?
+        let others: Vec<ListeningSocket> = host::listening_sockets()?
             .into_iter()
             .filter(|socket| !own.contains(&socket.inode) || is_admin(socket))
             .collect();
@@ -35,7 +35,7 @@ impl View {
             return Ok(Vec::new());
         }
         let owners =
-            net::socket_owners(&hidden.iter().map(|(socket, _)| socket.inode).collect::<BTreeSet<_>>());
+            host::socket_owners(&hidden.iter().map(|(socket, _)| socket.inode).collect::<BTreeSet<_>>());
         let conflicts = hidden.into_iter().map(|(socket, extent)| {
             let owner = owners.get(&socket.inode);
             Conflict {

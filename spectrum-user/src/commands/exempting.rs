@@ -13,7 +13,7 @@ use super::standby::Standby;
 use crate::config::NatChoice;
 use crate::plan::firewall::{Chain, ChainPart};
 use crate::plan::{Effect, Exemption, Plan};
-use crate::tproxy::{self, ExemptionTable};
+use spectrum_steering::tproxy::{self, ExemptionTable};
 
 /// How long after a look the next one begins, at least.
 const PAUSE: Duration = Duration::from_secs(10);

@@ -12,9 +12,9 @@ use crate::config::{ConfigError, Problem};
 use crate::control::ControlError;
 use crate::instance::InstanceError;
 use crate::model::{LogFormat, visible};
-use crate::net::NetError;
 use crate::observe::{LossKind, timestamp};
-use crate::tproxy::TproxyError;
+use spectrum_steering::host::NetError;
+use spectrum_steering::tproxy::TproxyError;
 
 /// The code of every failure that has no other.
 pub(super) const FAILURE: u8 = 1;

@@ -6,10 +6,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use spectrum_common::Refusal;
 
 use super::running::{Running, Steering};
-use crate::dispatcher::{CounterReader, Dispatcher};
 use crate::model::{Destination, DestinationId, ServiceName};
 use crate::observe::{InstanceFacts, NameFacts, OriginFacts, Packets, TableFacts};
-use crate::proxy::{OriginCondition, OriginState, OriginWatch, Workers};
+use spectrum_proxy::{OriginCondition, OriginState, OriginWatch, Workers};
+use spectrum_steering::dispatcher::{CounterReader, Dispatcher};
 
 /// So many origins are named with what keeps a service from being ready.
 const REASONS: usize = 16;

@@ -9,7 +9,7 @@ use super::view::View;
 use crate::config::nearest;
 use crate::control::{Asker, ControlError, OriginQuery, SetOriginAnswer};
 use crate::model::{OriginSetting, Service, Target, visible};
-use crate::proxy::{OriginCondition, SetOrigin, SetOriginError};
+use spectrum_proxy::{OriginCondition, SetOrigin, SetOriginError};
 
 /// So many of what there is are named where something else was typed.
 const NAMED: usize = 8;

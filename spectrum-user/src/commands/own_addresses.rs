@@ -8,8 +8,8 @@ use anyhow::bail;
 use super::running::Running;
 use crate::config::Config;
 use crate::model::Force;
-use crate::net::{self, CoveredAddress, ListeningSocket};
 use crate::plan::{Cut, Plan};
+use spectrum_steering::host::{self, CoveredAddress, ListeningSocket};
 
 /// So many listeners of an address are named; of the others there is a number.
 const NAMED: usize = 4;
@@ -24,12 +24,12 @@ impl Running {
 
     /// A typo in a prefix must not lock anybody out of the host.
     pub(super) fn refuse_covered_addresses(&self, plan: &Plan, config: &Config) -> anyhow::Result<()> {
-        let covered = net::covered_addresses(&plan.routes, &net::interface_addresses()?);
+        let covered = host::covered_addresses(&plan.routes, &host::interface_addresses()?);
         if covered.is_empty() {
             return Ok(());
         }
-        let own = net::own_sockets();
-        let others = net::listening_sockets()?.into_iter().filter(|socket| !own.contains(&socket.inode));
+        let own = host::own_sockets();
+        let others = host::listening_sockets()?.into_iter().filter(|socket| !own.contains(&socket.inode));
         let others: Vec<ListeningSocket> = others.collect();
         let places: Vec<_> = others.iter().map(|socket| (socket.protocol, socket.address)).collect();
         let force = self.force(config);
@@ -66,7 +66,7 @@ fn cut_in_words(cut: &Cut, listeners: &[ListeningSocket]) -> String {
     let sockets: Vec<&ListeningSocket> =
         cut.listeners.iter().filter_map(|index| listeners.get(*index)).collect();
     let inodes: BTreeSet<u64> = sockets.iter().map(|socket| socket.inode).collect();
-    let owners = net::socket_owners(&inodes);
+    let owners = host::socket_owners(&inodes);
     let mut named: Vec<String> = Vec::new();
     for ListeningSocket { protocol, address, inode } in &sockets {
         let port = address.port();

@@ -5,9 +5,9 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use crate::net;
 use crate::plan::Plan;
-use crate::proxy::OwnBindings;
+use spectrum_proxy::OwnBindings;
+use spectrum_steering::host;
 
 /// What the bindings of `plans` take, and those of all of them while one follows another.
 pub(super) fn own_bindings(plans: Vec<Arc<Plan>>) -> anyhow::Result<OwnBindings> {
@@ -15,7 +15,10 @@ pub(super) fn own_bindings(plans: Vec<Arc<Plan>>) -> anyhow::Result<OwnBindings>
     let known = interfaces.clone();
     Ok(OwnBindings::new(
         move |service, address, port, record| {
-            plans.iter().flat_map(|plan| plan.onward(service, address, port, record, &interfaces)).collect()
+            plans
+                .iter()
+                .flat_map(|plan| crate::plan::onward(plan, service, address, port, record, &interfaces))
+                .collect()
         },
         move || {
             interface_addresses().unwrap_or_else(|error| {
@@ -27,5 +30,5 @@ pub(super) fn own_bindings(plans: Vec<Arc<Plan>>) -> anyhow::Result<OwnBindings>
 }
 
 fn interface_addresses() -> anyhow::Result<BTreeSet<IpAddr>> {
-    Ok(net::interface_addresses()?.into_iter().map(|interface| interface.address).collect())
+    Ok(host::interface_addresses()?.into_iter().map(|interface| interface.address).collect())
 }

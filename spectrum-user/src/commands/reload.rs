@@ -18,11 +18,11 @@ use crate::config::{Config, ModeChoice};
 use crate::control::ReloadQuery;
 use crate::instance::Mode;
 use crate::model::{Destination, DestinationId, Family, Forced, Prefix, Protocol, Service, ServiceName};
-use crate::net::{ListenerGroup, LocalRoutes};
-use crate::plan::Plan;
-use crate::plan::replies::ReplyNeeds;
+use crate::plan::ReplyNeeds;
 use crate::plan::table::Table;
-use crate::tproxy::InterruptGuard;
+use crate::plan::{self, Plan};
+use spectrum_steering::host::{ListenerGroup, LocalRoutes};
+use spectrum_steering::tproxy::InterruptGuard;
 
 /// Handshakes that the previous generation began complete within this time, or their clients try again: the first
 /// retransmission of a SYN-ACK comes after a second (RFC 6298).
@@ -113,7 +113,7 @@ impl Running {
         let revision = self.revision + 1;
         let config = Arc::new(config);
         let (plan, before, after) = (Arc::clone(&self.plan), Arc::clone(&self.config), Arc::clone(&config));
-        let planning = aside(move || plan.following(&before.services, &after.services, revision));
+        let planning = aside(move || plan::following(&plan, &before.services, &after.services, revision));
         let plan = self
             .stop_asked
             .unless(planning)

@@ -7,10 +7,11 @@ use std::net::IpAddr;
 use anyhow::{Context as _, bail};
 
 use crate::model::{DialSource, Family, OriginHost, Service, Target};
-use crate::net::{self, ReplyRoutes};
+use crate::plan::ReplyNeeds;
 use crate::plan::firewall::{Chain, ChainPart};
-use crate::plan::replies::{ReplyNeeds, ReplyTable};
-use crate::tproxy::ReplyMark;
+use crate::plan::replies::ReplyTable;
+use spectrum_steering::host::{self, ReplyRoutes};
+use spectrum_steering::tproxy::ReplyMark;
 
 /// What there is of it.
 #[derive(Debug, Default)]
@@ -77,7 +78,7 @@ const PURPOSE: &str = "bring back what origins answer to clients' addresses, for
 /// Refuses origins that no answer would come back from: what a server on this host sends from an address that others
 /// reach too leaves the host before anything could tell whom it is for.
 pub(super) fn refuse_own_addresses(services: &[Service]) -> anyhow::Result<()> {
-    let own: BTreeSet<IpAddr> = net::interface_addresses()?.into_iter().map(|of| of.address).collect();
+    let own: BTreeSet<IpAddr> = host::interface_addresses()?.into_iter().map(|of| of.address).collect();
     for service in services {
         let Target::Origins(origins) = &service.target else { continue };
         if origins.source != DialSource::Client {

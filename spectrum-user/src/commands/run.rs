@@ -22,10 +22,10 @@ use super::view::Published;
 use crate::cli::RunArgs;
 use crate::config::Config;
 use crate::control::{Asked, InstanceState, ReloadQuery, Request};
-use crate::net;
 use crate::observe::{Counters, LossKind};
-use crate::plan::Plan;
-use crate::tproxy::InterruptGuard;
+use crate::plan;
+use spectrum_steering::host;
+use spectrum_steering::tproxy::InterruptGuard;
 
 /// Runs until SIGINT or SIGTERM.
 pub(super) fn run(args: &RunArgs) -> ExitCode {
@@ -46,11 +46,11 @@ pub(super) fn run(args: &RunArgs) -> ExitCode {
 
 fn serve_from_start_to_end(args: &RunArgs, config: Config, log: &Log) -> anyhow::Result<()> {
     let plan =
-        Plan::of(&config.services).map_err(|errors| joined(errors.into_iter().map(anyhow::Error::from)))?;
+        plan::of(&config.services).map_err(|errors| joined(errors.into_iter().map(anyhow::Error::from)))?;
     require_net_admin("serve")?;
     // Before any thread exists that asks the network for anything: each is in the namespace that its parent was in.
     if let Some(netns) = &args.netns {
-        net::enter_namespace(netns)?;
+        host::enter_namespace(netns)?;
     }
     raise_file_limit()?;
     let settings = Settings { workers: args.workers, force: args.force.clone().into(), drain: args.drain };

@@ -28,19 +28,21 @@ use super::sweep;
 use super::view::{Published, Seen, View};
 use crate::config::{Config, FirewallChoice, ModeChoice};
 use crate::control::{Asked, ControlServer, InstanceState, ListenerAnswer};
-use crate::dispatcher::{Dispatcher, DispatcherError};
 use crate::instance::{Claim, Mode, Registry, run_dir};
 use crate::model::{
     Destination, DestinationId, Force, LocalOrigins, Origin, Protocol, Service, ServiceName, Target,
 };
-use crate::net::{ListenerAddresses, ListenerGroup, ListenerOptions, LocalRoutes, NamespaceId, Transparency};
 use crate::observe::{self, AdminServer, Counters, Metrics, Output, Readiness, Recorder};
+use crate::plan::ReplyNeeds;
 use crate::plan::firewall::{Chain, Firewall, Rule};
-use crate::plan::replies::ReplyNeeds;
 use crate::plan::table::Table;
 use crate::plan::{ListenerRoom, Plan};
-use crate::proxy::{Listener, Lookups, OriginWatch, Served, Workers};
-use crate::tproxy::{Backend, Tproxy};
+use spectrum_proxy::{Listener, Lookups, OriginWatch, Served, Workers};
+use spectrum_steering::dispatcher::{Dispatcher, DispatcherError};
+use spectrum_steering::host::{
+    ListenerAddresses, ListenerGroup, ListenerOptions, LocalRoutes, NamespaceId, Transparency,
+};
+use spectrum_steering::tproxy::{Backend, Tproxy};
 
 /// What is not part of the configuration.
 #[derive(Clone, Debug)]

@@ -6,8 +6,8 @@ use std::collections::BTreeSet;
 use anyhow::anyhow;
 
 use crate::instance::{Leftovers, StartupLock};
-use crate::net::{LocalRoutes, ReplyRoutes};
-use crate::tproxy;
+use spectrum_steering::host::{LocalRoutes, ReplyRoutes};
+use spectrum_steering::tproxy;
 
 /// Removes all leftovers and returns what they were.
 ///

@@ -8,13 +8,13 @@ use tokio::time::Instant;
 
 use crate::config::Config;
 use crate::control::{InstanceState, ListenerAnswer};
-use crate::dispatcher::Probe;
 use crate::instance::Mode;
 use crate::model::{DestinationId, Service};
 use crate::observe::Counters;
 use crate::plan::Plan;
 use crate::plan::firewall::ChainPart;
-use crate::proxy::OriginWatch;
+use spectrum_proxy::OriginWatch;
+use spectrum_steering::dispatcher::Probe;
 
 /// An instance at one moment. What counts goes on counting.
 #[derive(Clone)]

@@ -9,7 +9,7 @@ use crate::model::{
     Binding, Force, LogOptions, Origin, OriginPort, Origins, Policy, PortRange, Prefix, ResolverOptions,
     Responder, Service, ServiceName, Target,
 };
-use crate::plan::{Plan, PlanError};
+use crate::plan::{self, PlanError, ServicesError};
 
 /// The command line's flags about the one service.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -123,14 +123,20 @@ impl Flags {
         udp::require_answer(&bindings, &target).map_err(|error| FlagsError::Udp { error })?;
         let services =
             vec![Service { name: ServiceName::default(), bindings, target, policy: Policy::default() }];
-        if let Err(errors) = Plan::of(&services) {
+        if let Err(errors) = plan::of(&services) {
             match errors.into_iter().next() {
-                Some(PlanError::Tie { first, second, .. }) => {
+                Some(ServicesError::Bindings(PlanError::Tie { first, second, .. })) => {
                     return Err(FlagsError::PortsOverlap { first: first.ports, second: second.ports });
                 }
-                Some(PlanError::Loop { origin, port, .. }) => return Err(FlagsError::Loop { origin, port }),
+                Some(ServicesError::Loop { origin, port, .. }) => {
+                    return Err(FlagsError::Loop { origin, port });
+                }
                 // One service has no other to go by, and few destinations.
-                Some(PlanError::Circle { .. } | PlanError::TooManyDestinations { .. }) | None => {}
+                Some(
+                    ServicesError::Circle { .. }
+                    | ServicesError::Bindings(PlanError::TooManyDestinations { .. }),
+                )
+                | None => {}
             }
         }
         Ok(Config {

@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 
 use crate::config::{FirewallChoice, ModeChoice};
 use crate::model::Family;
-use crate::plan::replies::ReplyNeeds;
+use crate::plan::ReplyNeeds;
 use crate::plan::{Listing, Plan};
 
 /// Why something could not be looked at.

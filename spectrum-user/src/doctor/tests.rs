@@ -4,10 +4,24 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::*;
 use crate::config::{FirewallChoice, ModeChoice};
-use crate::model::Family;
+use crate::model::{Binding, Family, Protocol, parse_port_ranges};
+use crate::plan::{Bound, Listing, OriginsPlace, Plan, ReplyNeeds};
 
-use crate::plan::replies::{OriginsPlace, ReplyNeeds};
-use crate::plan::tests::plan;
+/// The plan of bindings such as `tcp 192.0.2.0/24 80,443`, all of one service.
+fn plan(texts: &[&str]) -> Plan {
+    let bindings = texts.iter().flat_map(|text| {
+        let [protocol, prefix, ports] = text.split(' ').collect::<Vec<_>>().try_into().unwrap();
+        let protocol = if protocol == "tcp" { Protocol::Tcp } else { Protocol::Udp };
+        let prefix = prefix.parse().unwrap();
+        parse_port_ranges(ports).unwrap().into_iter().map(move |ports| Binding { protocol, prefix, ports })
+    });
+    Plan::of(&[Bound { name: "s".parse().unwrap(), bindings: bindings.collect() }]).unwrap()
+}
+
+/// What the plain iptables lists.
+fn iptables_listing(text: &str) -> Listing {
+    Listing::Iptables { program: "iptables".to_owned(), family: Family::Ipv4, text: text.to_owned() }
+}
 
 /// A host that lacks nothing.
 fn host() -> HostFacts {
@@ -326,7 +340,7 @@ fn conntrack_matters_where_it_tracks_what_is_served() {
     let rules = "*filter\n:INPUT ACCEPT [0:0]\n-A INPUT -m state --state ESTABLISHED -j ACCEPT\nCOMMIT\n";
     let tracking = HostFacts {
         conntrack: Some(Conntrack { count: 5, limit: Some(1_000) }),
-        listings: Ok(vec![crate::plan::iptables_listing(Family::Ipv4, rules.to_owned())]),
+        listings: Ok(vec![iptables_listing(rules)]),
         ..host()
     };
     assert_eq!(complaints(&tracking), [""; 0], "nobody has said what is served");
@@ -343,7 +357,7 @@ fn what_a_configuration_runs_into_is_found() {
     let rules = "*filter\n:INPUT DROP [0:0]\nCOMMIT\n";
     let facts = HostFacts {
         subject: Some(configured(&["tcp 192.0.2.0/24 80"])),
-        listings: Ok(vec![crate::plan::iptables_listing(Family::Ipv4, rules.to_owned())]),
+        listings: Ok(vec![iptables_listing(rules)]),
         covered: Ok(vec!["prefix 192.0.2.0/24 covers 192.0.2.7, an address of eth0".to_owned()]),
         ..host()
     };

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::histogram::{DIAL, Histogram, HistogramCells, SESSION};
 use crate::model::{Protocol, ServiceName};
-use crate::proxy::{Counter, End, Report, Traffic};
+use spectrum_proxy::{Counter, End, Report, Traffic};
 
 /// The counters of all workers. Clones show the same ones.
 #[derive(Clone, Debug, Default)]

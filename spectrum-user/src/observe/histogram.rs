@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::proxy::Counter;
+use spectrum_proxy::Counter;
 
 /// The number of bounds. What is longer than the last has a place of its own.
 pub(super) const BOUNDS: usize = 14;

@@ -20,7 +20,7 @@ pub use output::{Lines, LossKind, Losses, Output};
 pub use record::timestamp;
 pub use recorder::Recorder;
 
-use crate::proxy::Event;
+use spectrum_proxy::Event;
 
 /// A worker's observer: counts every connection, and has it recorded as `recorder` says.
 pub fn observer(counters: WorkerCounters, recorder: &Recorder) -> impl Fn(Event<'_>) + Send + 'static {

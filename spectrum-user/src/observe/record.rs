@@ -10,7 +10,7 @@ use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
 
 use crate::model::{LogFormat, Protocol, ServiceName};
-use crate::proxy::{Established, Report};
+use spectrum_proxy::{Established, Report};
 
 /// The status of a connection that has begun.
 const OPENED: u16 = 0;
@@ -192,7 +192,7 @@ fn or_dash(value: Option<impl ToString>) -> String {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::proxy::{End, Side};
+    use spectrum_proxy::{End, Side};
 
     pub(in crate::observe) fn report() -> Report {
         Report {

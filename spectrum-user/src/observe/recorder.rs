@@ -11,7 +11,7 @@ use super::omissions::{Omission, Omissions};
 use super::output::Output;
 use super::shed_records::ShedRecords;
 use crate::model::{LogOptions, RecordKeys, Records, Sample, Service, ServiceName, Target};
-use crate::proxy::{End, Established, Report, Side};
+use spectrum_proxy::{End, Established, Report, Side};
 
 /// The rules which connections are recorded by. Clones are the same one.
 #[derive(Clone, Debug)]
@@ -201,7 +201,7 @@ impl WorkerRecorder {
 mod tests {
     use super::*;
     use crate::observe::record::tests::report;
-    use crate::proxy::DialFailure;
+    use spectrum_proxy::DialFailure;
 
     fn omission(keys: RecordKeys, usual: Empty, change: impl FnOnce(&mut Report)) -> Option<Omission> {
         let mut report = Report { end: End::Closed, ..report() };

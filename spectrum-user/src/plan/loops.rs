@@ -4,7 +4,7 @@
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::fmt;
 
-use super::{Plan, PlanError};
+use super::{Plan, ServicesError, onward};
 use crate::model::{Origin, OriginHost, Service, ServiceName, Target};
 
 /// One way on from a service: an origin that another service binds.
@@ -25,44 +25,42 @@ impl fmt::Display for Leg {
     }
 }
 
-impl Plan {
-    /// An error for each origin that would bring connections back to its own service, at once or by way of others.
-    pub(super) fn loops(&self, services: &[Service]) -> Vec<PlanError> {
-        let mut loops = Vec::new();
-        let mut legs: HashMap<&ServiceName, Vec<Leg>> = HashMap::new();
-        for (at, service) in services.iter().enumerate() {
-            let Target::Origins(origins) = &service.target else { continue };
-            for origin in &origins.list {
-                let OriginHost::Address(address) = origin.host else { continue };
-                // What interfaces have is not known here; who dials knows.
-                let onward = self.onward(&service.name, address, origin.port, None, &BTreeSet::new());
-                for onward in onward {
-                    let Some(by) = onward.service else { continue };
-                    if by == service.name {
-                        let (service, port) = (service.name.to_string(), onward.ports.first());
-                        loops.push(PlanError::Loop { at, service, origin: origin.clone(), port });
-                        break;
-                    }
-                    let leg = Leg { service: service.name.clone(), origin: origin.clone(), by };
-                    let known = legs.entry(&service.name).or_default();
-                    if known.iter().all(|known| known.by != leg.by) {
-                        known.push(leg);
-                    }
+/// An error for each origin that would bring connections back to its own service, at once or by way of others.
+pub(super) fn loops(plan: &Plan, services: &[Service]) -> Vec<ServicesError> {
+    let mut loops = Vec::new();
+    let mut legs: HashMap<&ServiceName, Vec<Leg>> = HashMap::new();
+    for (at, service) in services.iter().enumerate() {
+        let Target::Origins(origins) = &service.target else { continue };
+        for origin in &origins.list {
+            let OriginHost::Address(address) = origin.host else { continue };
+            // What interfaces have is not known here; who dials knows.
+            let onward = onward(plan, &service.name, address, origin.port, None, &BTreeSet::new());
+            for onward in onward {
+                let Some(by) = onward.service else { continue };
+                if by == service.name {
+                    let (service, port) = (service.name.to_string(), onward.ports.first());
+                    loops.push(ServicesError::Loop { at, service, origin: origin.clone(), port });
+                    break;
+                }
+                let leg = Leg { service: service.name.clone(), origin: origin.clone(), by };
+                let known = legs.entry(&service.name).or_default();
+                if known.iter().all(|known| known.by != leg.by) {
+                    known.push(leg);
                 }
             }
         }
-        let mut told = HashSet::new();
-        for (at, service) in services.iter().enumerate() {
-            if told.contains(&service.name) {
-                continue;
-            }
-            if let Some(circle) = circle(&service.name, &legs) {
-                told.extend(circle.iter().map(|leg| leg.service.clone()));
-                loops.push(PlanError::Circle { at, legs: circle });
-            }
-        }
-        loops
     }
+    let mut told = HashSet::new();
+    for (at, service) in services.iter().enumerate() {
+        if told.contains(&service.name) {
+            continue;
+        }
+        if let Some(circle) = circle(&service.name, &legs) {
+            told.extend(circle.iter().map(|leg| leg.service.clone()));
+            loops.push(ServicesError::Circle { at, legs: circle });
+        }
+    }
+    loops
 }
 
 /// The shortest way from `service` back to itself.
@@ -117,10 +115,10 @@ mod tests {
             service("a", prefix, ports, origins(origin)),
             service("b", "192.0.2.80", "8080", Target::Respond(Responder::Hello)),
         ];
-        match Plan::of(&services) {
+        match crate::plan::of(&services) {
             Ok(_) => false,
             Err(errors) => {
-                assert!(matches!(errors[..], [PlanError::Loop { at: 0, .. }]), "{errors:?}");
+                assert!(matches!(errors[..], [ServicesError::Loop { at: 0, .. }]), "{errors:?}");
                 true
             }
         }
@@ -141,7 +139,7 @@ mod tests {
             .iter()
             .map(|(name, prefix, ports, origin)| service(name, prefix, ports, origins(origin)))
             .collect();
-        Plan::of(&services).err().into_iter().flatten().map(|error| error.to_string()).collect()
+        crate::plan::of(&services).err().into_iter().flatten().map(|error| error.to_string()).collect()
     }
 
     #[test]
@@ -190,8 +188,8 @@ mod tests {
         };
         let others = service("b", "192.0.2.5", "80,90", Target::Respond(Responder::Hello));
         let this = Service { bindings: vec![a], ..service("a", "192.0.2.9", "1", origins("192.0.2.5")) };
-        let errors = Plan::of(&[this, others]).unwrap_err();
-        assert!(matches!(errors[..], [PlanError::Loop { at: 0, port: 81, .. }]), "{errors:?}");
+        let errors = crate::plan::of(&[this, others]).unwrap_err();
+        assert!(matches!(errors[..], [ServicesError::Loop { at: 0, port: 81, .. }]), "{errors:?}");
     }
 
     #[test]

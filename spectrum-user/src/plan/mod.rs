@@ -1,29 +1,87 @@
-//! What the kernel must contain for a configuration: decisions as values. Carries none of them out.
+//! What the kernel must contain for a configuration, and whether its services could go round in circles: steering's plan of
+//! services whose origins are known here. Carries nothing out.
 
-mod bindings;
-mod cut;
-mod exemption;
-mod explain;
-pub mod firewall;
-mod hidden;
-mod listener_sockets;
 mod loops;
-mod obstacles;
-mod onward;
-mod overlap;
-pub mod replies;
-pub mod table;
-#[cfg(test)]
-pub(crate) mod tests;
+mod origin_ports;
+mod reply_needs;
 
-pub use bindings::{BindingIndex, Plan, PlanError, PlannedBinding};
-pub use cut::Cut;
-pub use exemption::Exemption;
-pub use explain::{Explained, Miss, Precedence};
-pub use hidden::{Extent, Hidden};
-pub use listener_sockets::{ListenerRoom, TooFewDescriptors};
 pub use loops::Leg;
-#[cfg(test)]
-pub(crate) use obstacles::iptables_listing;
-pub use obstacles::{Effect, Hindered, Listing, Obstacle, Tracked, Untracking, obstacles_to, word};
-pub use overlap::Overlap;
+pub use origin_ports::onward;
+pub use reply_needs::{OriginsPlace, ReplyNeeds};
+pub use spectrum_steering::plan::*;
+
+use crate::model::{Binding, Origin, Service, ServiceName};
+
+/// Why services cannot be planned.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum ServicesError {
+    /// Their bindings cannot be.
+    #[error(transparent)]
+    Bindings(#[from] PlanError),
+    /// Services would dial each other in a circle.
+    #[error(
+        "connections would go round without end: {}; give one of them an address or a port that none of these services \
+         binds", .legs.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+    )]
+    Circle {
+        /// The first of these services, the first of all is 0.
+        at: usize,
+        /// Its way back to itself.
+        legs: Vec<Leg>,
+    },
+    /// A service would dial itself.
+    #[error(
+        "service {service}: origin {origin} is bound by the service itself, on port {port} for one: connections would \
+         come back without end; name an address or a port that it does not bind"
+    )]
+    Loop {
+        /// Which service, the first is 0.
+        at: usize,
+        /// Its name.
+        service: String,
+        /// The origin.
+        origin: Origin,
+        /// A port with which connections would come back.
+        port: u16,
+    },
+}
+
+impl Binds for Service {
+    fn name(&self) -> &ServiceName {
+        &self.name
+    }
+
+    fn bindings(&self) -> &[Binding] {
+        &self.bindings
+    }
+
+    fn answers_like(&self, before: &Self) -> bool {
+        self.target == before.target && self.policy == before.policy
+    }
+}
+
+/// The plan of a first configuration.
+///
+/// # Errors
+/// As for [`following`].
+pub fn of(services: &[Service]) -> Result<Plan, Vec<ServicesError>> {
+    following(&Plan::default(), &[], services, 0)
+}
+
+/// The plan of `services` when `plan`, made of `before`, is in force; see [`Plan::following`].
+///
+/// # Errors
+/// What is wrong with the bindings; if nothing is, every origin at which a service would dial itself, and every circle of services
+/// that would dial each other.
+pub fn following(
+    plan: &Plan,
+    before: &[Service],
+    services: &[Service],
+    revision: u32,
+) -> Result<Plan, Vec<ServicesError>> {
+    let plan = plan
+        .following(before, services, revision)
+        .map_err(|errors| errors.into_iter().map(ServicesError::from).collect::<Vec<_>>())?;
+    let loops = loops::loops(&plan, services);
+    if loops.is_empty() { Ok(plan) } else { Err(loops) }
+}

@@ -1,5 +1,5 @@
 //! The `datagrams` benchmark: UDP datagrams per second through the eBPF program, through one that asks an LPM trie, and to
-//! an ordinary socket. `spectrum-user/benches/datagrams.rs` measures; nothing is measured here.
+//! an ordinary socket. `spectrum-steering/benches/datagrams.rs` measures; nothing is measured here.
 
 use anyhow::Result;
 

@@ -1,5 +1,5 @@
 //! The `dispatch` benchmark: nanoseconds per run of the eBPF program inside the kernel, next to an empty one and one that
-//! steers by an LPM trie. `spectrum-user/benches/dispatch.rs` measures; nothing is measured here.
+//! steers by an LPM trie. `spectrum-steering/benches/dispatch.rs` measures; nothing is measured here.
 
 use anyhow::Result;
 

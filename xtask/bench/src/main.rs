@@ -79,7 +79,7 @@ struct Bench {
     packaged: PathBuf,
     /// The same accept loop behind an ordinary listener: `spectrum-user/examples/plain-listener.rs`.
     plain_listener: PathBuf,
-    /// The measuring programs of `spectrum-user/benches`.
+    /// The measuring programs of `spectrum-steering/benches` and `spectrum-user/benches`.
     measuring: Vec<PathBuf>,
     /// The eBPF object with the programs that ours is compared with.
     reference: PathBuf,
@@ -158,10 +158,11 @@ fn bench(options: &BenchOptions, consent: Consent) -> Result<ExitCode> {
     if options.wants(PROXY) {
         build::packaged()?;
     }
-    let package = ["--package", "spectrum-user"];
     let mut example = workspace::cargo(["build", "--release", "--example", "plain-listener"]);
-    shell::run(example.args(package))?;
-    let measuring = build::executables(workspace::cargo(["bench", "--no-run", "--benches"]).args(package))?;
+    shell::run(example.args(["--package", "spectrum-user"]))?;
+    let mut benches = workspace::cargo(["bench", "--no-run", "--benches"]);
+    let measuring =
+        build::executables(benches.args(["--package", "spectrum-steering", "--package", "spectrum-user"]))?;
 
     let _interrupt = Interrupt::watch()?;
     let mut stage = privilege::as_root(env::current_exe().context("find this program")?, &[])?;
@@ -217,7 +218,7 @@ impl Bench {
         self.only.as_ref().is_none_or(|only| name.contains(only))
     }
 
-    /// A program of `spectrum-user/benches`. Their file names end in a hash.
+    /// One of the measuring programs. Their file names end in a hash.
     fn measuring(&self, name: &str) -> Result<PathBuf> {
         let named = |path: &&PathBuf| {
             let file = path.file_name().and_then(|file| file.to_str());

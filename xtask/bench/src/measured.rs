@@ -1,4 +1,4 @@
-//! What the measuring programs of `spectrum-user/benches` print: they use the library's own parts, which no other
+//! What the measuring programs of `spectrum-steering/benches` print: they use the library's own parts, which no other
 //! program can. Gives their lines no meaning.
 
 use std::io::{BufRead as _, BufReader};

@@ -1,5 +1,5 @@
 //! The `publish` benchmark: how long it takes to bring bindings into the kernel, and what memory that costs.
-//! `spectrum-user/benches/publish.rs` measures; nothing is measured here.
+//! `spectrum-steering/benches/publish.rs` measures; nothing is measured here.
 
 use anyhow::Result;
 

@@ -1,4 +1,4 @@
-//! Builds the eBPF object: the one code path, shared by `cargo xtask build-ebpf` and spectrum-user's build script.
+//! Builds the eBPF object: the one code path, shared by `cargo xtask build-ebpf` and spectrum-steering's build script.
 //!
 //! Only the standard library is used here, so that next to nothing has to be built before the build script. It does not
 //! set up a toolchain; `xtask/src/setup` does that.
@@ -18,7 +18,7 @@ use toolchain::{Missing, Toolchain};
 /// The package of the eBPF programs.
 const PACKAGE: &str = "spectrum-ebpf";
 
-/// The program that spectrum-user embeds.
+/// The program that spectrum-steering embeds.
 const PROGRAM: &str = "spectrum";
 
 /// The sources of the object, relative to the workspace's root.
@@ -90,7 +90,7 @@ pub fn target_dir(root: &Path) -> PathBuf {
     host.join("bpf")
 }
 
-/// The place where [`build`] leaves the object that spectrum-user embeds.
+/// The place where [`build`] leaves the object that spectrum-steering embeds.
 #[must_use]
 pub fn object(root: &Path) -> PathBuf {
     target_dir(root).join(PROGRAM).with_extension("o")

@@ -21,7 +21,10 @@ mod tests {
 
     #[test]
     fn a_grab_bag_is_found_as_file_and_as_directory() {
-        assert_eq!(files_are_named_by_the_noun_they_define("spectrum-user/src/net/utils.rs", "").len(), 1);
+        assert_eq!(
+            files_are_named_by_the_noun_they_define("spectrum-steering/src/host/utils.rs", "").len(),
+            1
+        );
         assert_eq!(files_are_named_by_the_noun_they_define("spectrum-user/src/types/prefix.rs", "").len(), 1);
     }
 

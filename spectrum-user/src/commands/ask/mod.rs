@@ -22,7 +22,7 @@ use crate::control::{
 };
 use crate::instance::{ControlSocket, InstanceId, control_sockets, live_instances, run_dir};
 use crate::model::VisibleWriter;
-use crate::net::NamespaceId;
+use spectrum_steering::host::NamespaceId;
 
 /// Prints the bindings that overlap what was typed.
 pub(super) fn bindings(args: &BindingsArgs) -> anyhow::Result<()> {

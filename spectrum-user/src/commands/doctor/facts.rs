@@ -12,16 +12,16 @@ use tokio::runtime;
 use super::trial::{self, Trials};
 use crate::commands::privileges::capabilities;
 use crate::config::Config;
-use crate::dispatcher::{self, AttachedProgram};
 use crate::doctor::{
     BindingsSource, Confinement, Conntrack, HostFacts, OtherProgram, Rights, Subject, SystemRefusal, Unknown,
 };
 use crate::instance::{Instance, Leftovers, Mode, live_instances, run_dir, taken};
 use crate::model::{Binding, Family, Policy, PortRange, Protocol, Responder, Service, Target};
-use crate::net::{self, LocalRoutes, NamespaceId, ReplyRoutes};
-use crate::plan::replies::ReplyNeeds;
-use crate::plan::{Listing, Plan};
-use crate::tproxy;
+use crate::plan::ReplyNeeds;
+use crate::plan::{self, Listing, Plan};
+use spectrum_steering::dispatcher::{self, AttachedProgram};
+use spectrum_steering::host::{self, LocalRoutes, NamespaceId, ReplyRoutes};
+use spectrum_steering::tproxy;
 
 /// All facts about the namespace of the calling thread. `jit` is what the first namespace said of the compiler.
 pub(super) fn read(wanted: Option<(Config, Plan)>, jit: Option<u64>) -> anyhow::Result<HostFacts> {
@@ -65,7 +65,7 @@ pub(super) fn read(wanted: Option<(Config, Plan)>, jit: Option<u64>) -> anyhow::
         jit,
         btf: Path::new("/sys/kernel/btf/vmlinux").exists(),
         bpffs: statfs("/sys/fs/bpf").is_ok_and(|found| found.filesystem_type() == BPF_FS_MAGIC),
-        unprivileged_bpf_disabled: net::setting("kernel/unprivileged_bpf_disabled"),
+        unprivileged_bpf_disabled: host::setting("kernel/unprivileged_bpf_disabled"),
         rights: capabilities().map(Rights::of).ok_or_else(|| Unknown("there is no /proc".to_owned())),
         confinement: confinement(),
         open_files: getrlimit(Resource::RLIMIT_NOFILE)
@@ -74,17 +74,17 @@ pub(super) fn read(wanted: Option<(Config, Plan)>, jit: Option<u64>) -> anyhow::
         firewalls,
         reply_mark,
         replies,
-        loopback: net::loopback_families().map_err(why),
-        ipv6: net::has_ipv6(),
-        strict_rp_filter: net::strict_rp_filter(),
+        loopback: host::loopback_families().map_err(why),
+        ipv6: host::has_ipv6(),
+        strict_rp_filter: host::strict_rp_filter(),
         bridged_to_rules: [Family::Ipv4, Family::Ipv6]
             .into_iter()
-            .filter_map(|family| Some((family, net::bridged_to_rules(family)?)))
+            .filter_map(|family| Some((family, host::bridged_to_rules(family)?)))
             .collect(),
-        syncookies: net::setting("net/ipv4/tcp_syncookies"),
-        somaxconn: net::setting("net/core/somaxconn"),
-        conntrack: net::setting("net/netfilter/nf_conntrack_count")
-            .map(|count| Conntrack { count, limit: net::setting("net/netfilter/nf_conntrack_max") }),
+        syncookies: host::setting("net/ipv4/tcp_syncookies"),
+        somaxconn: host::setting("net/core/somaxconn"),
+        conntrack: host::setting("net/netfilter/nf_conntrack_count")
+            .map(|count| Conntrack { count, limit: host::setting("net/netfilter/nf_conntrack_max") }),
         listings: listings(),
         leftovers: leftovers(live.as_deref().map_err(ToString::to_string))?,
         other_programs: others(attached),
@@ -166,10 +166,10 @@ fn leftovers(live: Result<&[Instance], String>) -> anyhow::Result<Result<Vec<Str
 }
 
 fn covered(plan: &Plan) -> Result<Vec<String>, Unknown> {
-    let addresses = net::interface_addresses().map_err(why)?;
-    let listeners = net::listening_sockets().map_err(why)?;
+    let addresses = host::interface_addresses().map_err(why)?;
+    let listeners = host::listening_sockets().map_err(why)?;
     let listeners: Vec<_> = listeners.iter().map(|socket| (socket.protocol, socket.address)).collect();
-    let covered = net::covered_addresses(&plan.routes, &addresses).into_iter();
+    let covered = host::covered_addresses(&plan.routes, &addresses).into_iter();
     let cut = covered.filter(|covered| !plan.cut(covered.address, &listeners).is_empty());
     Ok(cut.map(|covered| covered.to_string()).collect())
 }
@@ -192,5 +192,5 @@ fn plan_of_claims(live: &[Instance]) -> Option<Plan> {
     }
     let name = "claimed".parse().ok()?;
     let (target, policy) = (Target::Respond(Responder::Discard), Policy::default());
-    Plan::of(&[Service { name, bindings, target, policy }]).ok()
+    plan::of(&[Service { name, bindings, target, policy }]).ok()
 }

@@ -13,8 +13,8 @@ use crate::cli::DoctorArgs;
 use crate::config::Config;
 use crate::doctor::{Diagnosis, diagnose};
 use crate::model::VisibleWriter;
-use crate::net;
-use crate::plan::Plan;
+use crate::plan;
+use spectrum_steering::host;
 
 /// Prints the diagnosis.
 ///
@@ -24,17 +24,17 @@ pub(super) fn doctor(args: &DoctorArgs) -> anyhow::Result<()> {
     let wanted = match &args.config {
         Some(path) => {
             let config = Config::load(path)?;
-            let plan = Plan::of(&config.services)
+            let plan = plan::of(&config.services)
                 .map_err(|errors| joined(errors.into_iter().map(anyhow::Error::from)))?;
             Some((config, plan))
         }
         None => None,
     };
     // Only the first namespace shows it, so it is read before another is entered.
-    let jit = net::setting("net/core/bpf_jit_enable");
+    let jit = host::setting("net/core/bpf_jit_enable");
     // Before any thread exists: each is in the namespace that its parent was in.
     if let Some(netns) = &args.netns {
-        net::enter_namespace(netns)?;
+        host::enter_namespace(netns)?;
     }
     let diagnosis = diagnose(&facts::read(wanted, jit)?);
 

@@ -6,14 +6,14 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 
 use nix::errno::Errno;
 
-use crate::dispatcher::{Dispatcher, DispatcherError, Steered};
 use crate::doctor::{Carrier, FirewallTrial, Program, SystemRefusal, Unknown};
 use crate::model::{Binding, DestinationId, Family, PortRange, Protocol};
-use crate::net;
 use crate::plan::firewall::{Chain, Firewall, Rule};
 use crate::plan::table::Table;
 use crate::plan::{Plan, PlannedBinding};
-use crate::tproxy::{self, Backend, ReplyMark, TproxyError};
+use spectrum_steering::dispatcher::{Dispatcher, DispatcherError, Steered};
+use spectrum_steering::host;
+use spectrum_steering::tproxy::{self, Backend, ReplyMark, TproxyError};
 
 /// The outcomes of trying.
 pub(super) struct Trials {
@@ -34,7 +34,7 @@ enum TrialNamespace {
 /// Tries both paths with what is wanted, else with an example.
 pub(super) fn all(wanted: Option<&Plan>) -> Trials {
     let firewall = firewall(wanted);
-    let tried = net::in_throw_away_namespace(|| {
+    let tried = host::in_throw_away_namespace(|| {
         let firewalls = tproxy::try_all(&firewall).into_iter().map(trial).collect();
         (program(wanted, TrialNamespace::ThrowAway), firewalls, reply_mark())
     });

@@ -12,12 +12,12 @@ use super::status::bridges_to_rules;
 use crate::commands::exit::FAILURE;
 use crate::commands::view::{Seen, View};
 use crate::control::{ControlError, Decider, ExplainQuery, Explanation, Outcome};
-use crate::dispatcher::{DispatcherError, Probe, Steered};
 use crate::instance::Mode;
 use crate::model::{Binding, DestinationId, Family, PortRange, Prefix, Protocol};
-use crate::net::{self, ListeningSocket};
 use crate::plan::{Explained, obstacles_to};
-use crate::tproxy;
+use spectrum_steering::dispatcher::{DispatcherError, Probe, Steered};
+use spectrum_steering::host::{self, ListeningSocket};
+use spectrum_steering::tproxy;
 
 /// So often the program is run on the packet, until the counters tell which destination it was: others may get packets
 /// at the same time.
@@ -211,7 +211,7 @@ fn rises(before: &BTreeMap<DestinationId, Counts>, after: &BTreeMap<DestinationI
 
 /// The listener that takes a packet that passes.
 fn passed(protocol: Protocol, dialled: std::net::SocketAddr) -> String {
-    let sockets = match net::listening_sockets() {
+    let sockets = match host::listening_sockets() {
         Ok(sockets) => sockets,
         Err(error) => return format!("{:#}", anyhow::Error::from(error)),
     };
@@ -219,7 +219,7 @@ fn passed(protocol: Protocol, dialled: std::net::SocketAddr) -> String {
         return "no socket listens there: refused, if the address is this host's".to_owned();
     };
     let address = socket.address;
-    match net::socket_owners(&BTreeSet::from([socket.inode])).remove(&socket.inode) {
+    match host::socket_owners(&BTreeSet::from([socket.inode])).remove(&socket.inode) {
         Some(owner) => {
             format!(
                 "to the socket of {} (process {}) on {address}, if the address is this host's",

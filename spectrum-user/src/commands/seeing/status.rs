@@ -13,13 +13,13 @@ use crate::control::{
     CheckAnswer, DestinationAnswer, DrainingAnswer, ErrorAnswer, OriginAnswer, PacketCounts, ProgramAnswer,
     RecordAnswer, ServiceAnswer, Status, TableAnswer,
 };
-use crate::dispatcher::{self, AttachedProgram, Probe};
 use crate::doctor::{bridged, loosening, unbridging};
 use crate::instance::Mode;
 use crate::model::{DestinationId, Family, Prefix, Protocol, Service, ServiceName};
-use crate::net::{self, NamespaceId};
-use crate::proxy::RecordState;
-use crate::tproxy;
+use spectrum_proxy::RecordState;
+use spectrum_steering::dispatcher::{self, AttachedProgram, Probe};
+use spectrum_steering::host::{self, NamespaceId};
+use spectrum_steering::tproxy;
 
 /// So many origins of a service are named with it: all of them are listed apart.
 const NAMED: usize = 4;
@@ -164,7 +164,7 @@ impl View {
     fn obstacles(&self) -> (Vec<String>, Vec<String>) {
         let mut obstacles = Vec::new();
         let serves_ipv4 = self.plan.routes.iter().any(|prefix| prefix.family() == Family::Ipv4);
-        let strict = net::strict_rp_filter();
+        let strict = host::strict_rp_filter();
         if serves_ipv4 && !strict.is_empty() {
             obstacles.push(format!(
                 "rp_filter is strict on {}: IPv4 packets are dropped whose sender is reached through another interface; \
@@ -202,7 +202,7 @@ impl View {
 
 /// The obstacle that rules which meet packets on bridges are to TPROXY, if they do.
 pub(super) fn bridges_to_rules(family: Family) -> Option<String> {
-    let setting = net::bridged_to_rules(family)?;
+    let setting = host::bridged_to_rules(family)?;
     Some(format!("{setting} is 1: {}; cure: {}", bridged(family), unbridging(&[setting])))
 }
 

@@ -28,7 +28,7 @@ use super::error::Problems;
 use super::origin_places::{OriginPlace, OriginPlaces};
 use super::{Config, ConfigError, FirewallChoice, ModeChoice, NatChoice};
 use crate::model::{Force, Forced, LogOptions, RecordKeys, ResolverOptions, ServiceName};
-use crate::plan::Plan;
+use crate::plan;
 use key_path::KeyPath;
 use section::{Section, Typed};
 use service::{DescribedService, ServicePlaces};
@@ -129,7 +129,7 @@ fn read(path: &Path, root: &DeTable<'_>, problems: &Problems<'_>) -> Config {
     let log = LogOptions { format, general, services: own };
     let (services, places): (Vec<_>, Vec<_>) =
         described.into_iter().map(|described| (described.service, described.places)).unzip();
-    if let Err(errors) = Plan::of(&services) {
+    if let Err(errors) = plan::of(&services) {
         ties::explain(&errors, &places, problems);
     }
     let origin_places = OriginPlaces::in_file(path, located(&places, problems));

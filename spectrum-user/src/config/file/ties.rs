@@ -5,13 +5,13 @@ use std::collections::HashSet;
 use super::key_path::KeyPath;
 use super::service::ServicePlaces;
 use crate::config::error::Problems;
-use crate::plan::{BindingIndex, PlanError};
+use crate::plan::{BindingIndex, PlanError, ServicesError};
 
 /// Adds the errors to `problems`, a tie at the later of its bindings. `places` are those of every service.
-pub(super) fn explain(errors: &[PlanError], places: &[ServicePlaces], problems: &Problems<'_>) {
+pub(super) fn explain(errors: &[ServicesError], places: &[ServicePlaces], problems: &Problems<'_>) {
     let mut told = HashSet::new();
     for error in errors {
-        if let PlanError::Loop { at, service: name, origin, port } = error {
+        if let ServicesError::Loop { at, service: name, origin, port } = error {
             let Some(offset) = places.get(*at).and_then(|places| places.origins) else { continue };
             let this = service(places, BindingIndex { service: *at, binding: 0 }, name);
             let path = KeyPath::Key(&this, "origins");
@@ -25,12 +25,19 @@ pub(super) fn explain(errors: &[PlanError], places: &[ServicePlaces], problems: 
             );
             continue;
         }
-        if let PlanError::Circle { at, .. } = error {
+        if let ServicesError::Circle { at, .. } = error {
             let offset = places.get(*at).and_then(|places| places.origins).unwrap_or(0);
             problems.add(offset, error.to_string());
             continue;
         }
-        let PlanError::Tie { first, first_at, first_service, second, second_at, second_service } = error
+        let ServicesError::Bindings(PlanError::Tie {
+            first,
+            first_at,
+            first_service,
+            second,
+            second_at,
+            second_service,
+        }) = error
         else {
             problems.add(0, error.to_string());
             continue;

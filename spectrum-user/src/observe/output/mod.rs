@@ -19,7 +19,7 @@ use tracing_subscriber::fmt::MakeWriter;
 
 use super::record::{Opened, RecordEntry};
 use crate::model::LogFormat;
-use crate::proxy::{Established, Report};
+use spectrum_proxy::{Established, Report};
 use stream::OutputStream;
 use writer::Writer;
 

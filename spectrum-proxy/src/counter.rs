@@ -1,0 +1,30 @@
+//! A number that one thread writes and any reads. Says nothing of what is counted.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// How many there are, or were. One thread alone may call what changes it: a load and a store do then, without the price of
+/// a locked addition.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// So many more.
+    pub fn add(&self, count: u64) {
+        self.put(self.0.load(Ordering::Relaxed).wrapping_add(count));
+    }
+
+    /// So many fewer.
+    pub fn subtract(&self, count: u64) {
+        self.put(self.0.load(Ordering::Relaxed).wrapping_sub(count));
+    }
+
+    /// What it has come to. Whoever reads this sees all that was counted before it elsewhere.
+    #[must_use]
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Acquire)
+    }
+
+    fn put(&self, count: u64) {
+        self.0.store(count, Ordering::Release);
+    }
+}

@@ -1,0 +1,26 @@
+//! The values that the proxy speaks of: pure, no IO. The words are those of docs/glossary.md.
+
+mod notation;
+mod origin;
+mod origin_setting;
+mod origins;
+mod policy;
+mod resolver_options;
+mod target;
+
+pub use notation::Shift;
+pub use origin::{
+    Origin, OriginHost, OriginIdentity, OriginPort, OriginRole, ParseOriginError, Weight, WeightError,
+};
+pub use origin_setting::OriginSetting;
+pub use origins::{
+    Balance, CheckClose, DialOn, DialSource, Ejection, HealthCheck, LocalOrigins, Origins, ParseBalanceError,
+    ParseCheckCloseError, ParseDialOnError, ParseProxyVersionError, ProxyVersion, TrustedProxies, UniqueIds,
+};
+pub use policy::{Limits, Policy, Timeouts};
+pub use resolver_options::ResolverOptions;
+pub use spectrum_common::{
+    Destination, DestinationId, Family, Onward, ParsePortRangeError, PortRange, Prefix, Protocol,
+    ServiceName, reached,
+};
+pub use target::{ParseResponderError, Responder, Target};

@@ -1,0 +1,309 @@
+//! From a service's roster to a connected origin: choose, dial, and where that fails choose again. Whether an origin may be
+//! used at all is known before: by its checks, and by how earlier dials ended.
+
+use std::cell::{Cell, RefCell};
+use std::future::pending;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use tokio::time::{sleep_until, timeout};
+
+use super::balance::Balancer;
+use super::board::{Board, BoardView, Seen};
+use super::dial_source;
+use super::fault::Fault;
+use super::roster::{Member, Place};
+use super::standing::{Moment, Turn};
+use super::tally::OpenGuard;
+use crate::model::Balance;
+use crate::report::DialFailure;
+use crate::session::Session;
+use crate::stream::Stream;
+
+/// The head start of each address of a name (RFC 8305, section 5).
+const HEAD_START: Duration = Duration::from_millis(250);
+
+/// How many members are tried for one connection, and how many times the time of one all of them may take together.
+const MEMBERS: usize = 8;
+const TIMES: u32 = 3;
+
+/// How many addresses are tried for one connection, of all members together, and how many of one.
+const ADDRESSES: usize = 16;
+const ADDRESSES_OF_MEMBER: usize = 8;
+
+/// How often failures of one service's origins are logged.
+const LOG_INTERVAL: Duration = Duration::from_secs(1);
+
+/// One worker's way to the origins of one service.
+#[derive(Debug)]
+pub(crate) struct Dialler {
+    view: BoardView,
+    connect: Duration,
+    balancer: RefCell<Balancer>,
+    logged: Cell<Option<Instant>>,
+    unlogged: Cell<u64>,
+}
+
+/// A connected origin.
+#[derive(Debug)]
+pub(crate) struct Dialled {
+    pub(crate) stream: Stream,
+    /// To be kept for as long as the connection is open.
+    pub(crate) open: OpenGuard,
+}
+
+impl Dialler {
+    /// `worker` is the index of the worker; an origin may take `connect` to answer.
+    pub(crate) fn new(board: Arc<Board>, connect: Duration, worker: usize) -> Self {
+        let balancer = Balancer::new(board.origins.balance, worker);
+        Self {
+            view: BoardView::new(board),
+            connect,
+            balancer: RefCell::new(balancer),
+            logged: Cell::new(None),
+            unlogged: Cell::new(0),
+        }
+    }
+
+    /// Connects to one of the origins. Notes in `session` what is tried.
+    pub(crate) async fn dial(&self, session: &Session) -> Result<Dialled, DialFailure> {
+        let roster = self.view.roster();
+        match roster.sole() {
+            Some((member, place)) => {
+                if !place.is_usable() {
+                    return Err(DialFailure::Down);
+                }
+                let port = self.port(member, session).ok_or(DialFailure::Failed)?;
+                if place.bars(port) {
+                    return Err(DialFailure::Loop);
+                }
+                let stream = self.dial_place(place, port, self.connect, session).await;
+                let open = |stream| Dialled { stream, open: roster.open(place) };
+                stream.map(open).map_err(|error| DialFailure::of(&error))
+            }
+            // Apart and on the heap, so that a connection with but one way to go carries none of it.
+            None => Box::pin(self.dial_members(&roster, session)).await,
+        }
+    }
+
+    async fn dial_members(&self, roster: &Seen, session: &Session) -> Result<Dialled, DialFailure> {
+        let mut failure = if roster.members.is_empty() { roster.fault } else { DialFailure::Down };
+        let deadline = Instant::now() + self.connect * TIMES;
+        let mut tried = Vec::with_capacity(MEMBERS);
+        let mut dials = 0;
+        let addresses = Cell::new(ADDRESSES);
+        while dials < MEMBERS && addresses.get() > 0 {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break;
+            }
+            let chosen =
+                self.balancer.borrow_mut().choose(session.client.get().ip(), roster.candidates(&tried));
+            let Some((index, member)) = chosen.and_then(|index| Some((index, roster.members.get(index)?)))
+            else {
+                break;
+            };
+            tried.push(index);
+            let Some(port) = self.port(member, session) else { continue };
+            match self.dial_member(member, port, left.min(self.connect), &addresses, session).await {
+                Ok((stream, place)) => return Ok(Dialled { stream, open: roster.open(place) }),
+                Err(error) => match DialFailure::of(&error) {
+                    // It was not dialled at all, and what became of another one says more.
+                    DialFailure::Loop | DialFailure::OtherFamily if dials > 0 => continue,
+                    other @ (DialFailure::Loop | DialFailure::OtherFamily) => {
+                        failure = other;
+                        continue;
+                    }
+                    other => failure = other,
+                },
+            }
+            dials += 1;
+            if failure == DialFailure::OutOfResources {
+                // The next one would need the same.
+                break;
+            }
+        }
+        Err(failure)
+    }
+
+    /// Dials the addresses of a member, each with a head start before the next one, and takes the first that answers. Takes
+    /// those that it tries from the `allowed` ones.
+    async fn dial_member<'a>(
+        &self,
+        member: &'a Member,
+        port: u16,
+        patience: Duration,
+        allowed: &Cell<usize>,
+        session: &Session,
+    ) -> io::Result<(Stream, &'a Place)> {
+        if member.places.iter().all(|place| place.bars(port)) {
+            return Err(comes_back());
+        }
+        if let [place] = &member.places[..] {
+            allowed.update(|allowed| allowed.saturating_sub(1));
+            return Ok((self.dial_place(place, port, patience, session).await?, place));
+        }
+        let source = self.view.board.origins.source;
+        let mut waiting = member
+            .order(self.balance(), session.client.get().ip())
+            .into_iter()
+            .filter(|place| !place.bars(port))
+            .filter(|place| dial_source::reaches(place.at(port), source, session.client.get()))
+            .take(allowed.get().min(ADDRESSES_OF_MEMBER))
+            .peekable();
+        if waiting.peek().is_none() {
+            return Err(dial_source::other_family());
+        }
+        let mut dialling = FuturesUnordered::new();
+        // Those that are being dialled, in the order of their beginning, and when.
+        let mut begun: Vec<(&'a Place, Instant)> = Vec::new();
+        let deadline = Instant::now() + patience;
+        let mut failure = io::Error::from(io::ErrorKind::TimedOut);
+        let mut due = Some(Instant::now());
+        loop {
+            tokio::select! {
+                biased;
+                Some((place, outcome)) = dialling.next(), if !dialling.is_empty() => match outcome {
+                    Ok(stream) => {
+                        for (slow, since) in begun {
+                            if !is_same(slow, place) && since.elapsed() >= HEAD_START {
+                                slow.standing.overtaken();
+                            }
+                        }
+                        session.origin.set(Some(place.at(port)));
+                        self.succeeded(place, port);
+                        return Ok((stream, place));
+                    }
+                    Err(error) => {
+                        begun.retain(|(one, _)| !is_same(one, place));
+                        self.failed(place, port, &error, session);
+                        failure = error;
+                        due = Some(Instant::now());
+                    }
+                },
+                () = wait_until(due) => match waiting.next() {
+                    Some(place) => {
+                        let address = place.at(port);
+                        session.origin.set(Some(address));
+                        allowed.update(|allowed| allowed.saturating_sub(1));
+                        begun.push((place, Instant::now()));
+                        dialling.push(async move { (place, self.connect(address, session).await) });
+                        due = Some(Instant::now() + HEAD_START);
+                    }
+                    None if dialling.is_empty() => return Err(failure),
+                    None => due = None,
+                },
+                () = sleep_until(deadline.into()) => {
+                    let error = io::Error::from(io::ErrorKind::TimedOut);
+                    for (place, _) in begun {
+                        self.failed(place, port, &error, session);
+                    }
+                    return Err(error);
+                }
+            }
+        }
+    }
+
+    async fn dial_place(
+        &self,
+        place: &Place,
+        port: u16,
+        patience: Duration,
+        session: &Session,
+    ) -> io::Result<Stream> {
+        let address = place.at(port);
+        // Which clients it is not for says nothing of it, and is nothing to warn of.
+        if !dial_source::reaches(address, self.view.board.origins.source, session.client.get()) {
+            return Err(dial_source::other_family());
+        }
+        session.origin.set(Some(address));
+        let outcome = timeout(patience, self.connect(address, session)).await;
+        match outcome.unwrap_or_else(|_elapsed| Err(io::ErrorKind::TimedOut.into())) {
+            Ok(stream) => {
+                self.succeeded(place, port);
+                Ok(stream)
+            }
+            Err(error) => {
+                self.failed(place, port, &error, session);
+                Err(error)
+            }
+        }
+    }
+
+    async fn connect(&self, origin: SocketAddr, session: &Session) -> io::Result<Stream> {
+        if session.worker().listens_on(origin) {
+            self.log(
+                session,
+                origin,
+                &io::Error::other("a listener of our own is there: the connection would go round"),
+            );
+            return Err(io::Error::from_raw_os_error(libc::ELOOP));
+        }
+        dial_source::connect(origin, self.view.board.origins.source, session.client.get()).await
+    }
+
+    fn port(&self, member: &Member, session: &Session) -> Option<u16> {
+        let origins = &self.view.board.origins;
+        member.port.or_else(|| origins.port(origins.list.get(member.origin)?, session.bound_port))
+    }
+
+    fn balance(&self) -> Balance {
+        self.view.board.origins.balance
+    }
+
+    fn succeeded(&self, place: &Place, port: u16) {
+        if place.standing.succeeded() == Some(Turn::Returned) {
+            let service = &self.view.board.service;
+            tracing::info!(%service, origin = %place.at(port), "origin is dialled again");
+        }
+    }
+
+    fn failed(&self, place: &Place, port: u16, error: &io::Error, session: &Session) {
+        let origin = place.at(port);
+        let failure = DialFailure::of(error);
+        if failure == DialFailure::Loop {
+            return;
+        }
+        self.log(session, origin, error);
+        // What we lack ourselves, and which clients it cannot be dialled for, says nothing about the origin.
+        if matches!(failure, DialFailure::OtherFamily | DialFailure::OutOfResources) {
+            return;
+        }
+        let ejection = self.view.board.origins.ejection;
+        if let (Some(Turn::Ejected), Some(ejection)) =
+            (place.standing.failed(Fault::of_dial(error), ejection, Moment::now()), ejection)
+        {
+            let (service, time) = (session.service(), ejection.time);
+            tracing::warn!(%service, %origin, %error, ?time, "origin is not dialled for a time, since dialling it failed so often");
+        }
+    }
+
+    fn log(&self, session: &Session, origin: SocketAddr, error: &io::Error) {
+        if self.logged.get().is_some_and(|logged| logged.elapsed() < LOG_INTERVAL) {
+            self.unlogged.set(self.unlogged.get() + 1);
+            return;
+        }
+        self.logged.set(Some(Instant::now()));
+        let unlogged = self.unlogged.replace(0);
+        tracing::warn!(service = %session.service(), %origin, %error, unlogged, "dial origin");
+    }
+}
+
+/// The error of an address that [`Place::bars`] for a port.
+fn comes_back() -> io::Error {
+    io::Error::from_raw_os_error(libc::ELOOP)
+}
+
+fn is_same(one: &Place, other: &Place) -> bool {
+    std::ptr::eq(one, other)
+}
+
+async fn wait_until(due: Option<Instant>) {
+    match due {
+        Some(due) => sleep_until(due.into()).await,
+        None => pending().await,
+    }
+}

@@ -1,0 +1,633 @@
+//! What the watching thread does: it hangs rosters on boards, and hangs others when names or their failures say so. Nothing
+//! here is shared with other threads but the boards, the standings and the healths.
+
+use std::cell::RefCell;
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::mem::discriminant;
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use futures_util::future::join_all;
+use tokio::sync::{Mutex, Semaphore, mpsc, oneshot};
+use tokio::task::spawn_local;
+use tokio::time::{sleep_until, timeout_at};
+
+use super::ResolveError;
+use super::check;
+use super::route::note_routes;
+use super::selection::{Selection, SelectionFault, select};
+use super::settings::{Full, Part, Settings};
+use super::state::{shown, shown_way};
+use super::{SetOrigin, SetOriginError};
+use crate::model::{
+    HealthCheck, LocalOrigins, Origin, OriginHost, OriginIdentity, OriginPort, OriginSetting, Origins,
+    ResolverOptions, ServiceName, Weight,
+};
+use crate::origins::board::Board;
+use crate::origins::health::Health;
+use crate::origins::own_bindings::{Judgement, OwnBindings};
+use crate::origins::refusal::Refusal;
+use crate::origins::resolver::{Resolution, Resolver, Turns, Unused};
+use crate::origins::roster::{Loop, Nowhere, Place, Refused, Roster};
+use crate::origins::standing::Standing;
+
+/// What the thread is told.
+pub(super) enum Command {
+    /// Have no roster lead back through these.
+    Avoid { own: OwnBindings, done: oneshot::Sender<()> },
+    /// Keep a board for a service.
+    Board { service: ServiceName, origins: Origins, done: oneshot::Sender<Arc<Board>> },
+    /// Resolve by other servers.
+    Configure(ResolverOptions),
+    /// Forget what is set of others than these.
+    Keep(Vec<(ServiceName, OriginIdentity)>),
+    /// Say in the log of the origins of each service that they were typed here.
+    Places(HashMap<ServiceName, Vec<String>>),
+    /// Look up what is not known, all at once, and say by then which origins have no address.
+    Resolve { origins: Vec<(Origin, LocalOrigins)>, by: Instant, done: oneshot::Sender<Vec<ResolveError>> },
+    /// Set one of a service's origins, as typed.
+    Set {
+        service: ServiceName,
+        typed: String,
+        setting: OriginSetting,
+        done: oneshot::Sender<Result<SetOrigin, SetOriginError>>,
+    },
+}
+
+/// For how long it is believed that the host's interfaces have the addresses that they had.
+const OWN_ADDRESSES_TTL: Duration = Duration::from_secs(1);
+
+/// So many addresses of a name are written to the log.
+const SHOWN_ADDRESSES: usize = 16;
+
+/// By what a standing is found again after a reload: one address of a service, and where its port comes from.
+type StandingKey = (ServiceName, OriginPort, Option<u16>, IpAddr);
+
+/// Everything the thread knows.
+pub(super) struct Lead {
+    resolver: RefCell<Rc<Resolver>>,
+    names: RefCell<HashMap<OriginHost, Rc<Name>>>,
+    own: RefCell<OwnBindings>,
+    /// What this host's interfaces had when that was last looked at, and when.
+    own_addresses: RefCell<(Rc<BTreeSet<IpAddr>>, Option<Instant>)>,
+    places: RefCell<HashMap<ServiceName, Vec<String>>>,
+    /// The latest of each service last.
+    boards: RefCell<Vec<Weak<Board>>>,
+    /// Those whose rosters leave out what would come back.
+    looping: RefCell<Vec<Weak<Board>>>,
+    standings: RefCell<HashMap<StandingKey, Weak<Standing>>>,
+    settings: RefCell<Settings>,
+    healths: RefCell<HashMap<SocketAddr, Vec<Weak<Health>>>>,
+    pub(super) checks: Semaphore,
+}
+
+/// Whether a failure that is not to be asked about again yet is asked about again.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Failures {
+    Retried,
+    WaitedOut,
+}
+
+/// A name that somebody asked for. Locked while it is looked up, so that one query answers everybody who waits.
+#[derive(Default)]
+struct Name {
+    latest: RefCell<Option<Arc<Resolution>>>,
+    asking: Mutex<()>,
+    refreshed: RefCell<bool>,
+}
+
+impl Lead {
+    pub(super) async fn run(options: ResolverOptions, mut commands: mpsc::UnboundedReceiver<Command>) {
+        let lead = Rc::new(Self {
+            resolver: RefCell::new(Rc::new(Resolver::new(options, Turns::default()))),
+            names: RefCell::default(),
+            own: RefCell::default(),
+            own_addresses: RefCell::default(),
+            places: RefCell::default(),
+            boards: RefCell::default(),
+            looping: RefCell::default(),
+            standings: RefCell::default(),
+            settings: RefCell::default(),
+            healths: RefCell::default(),
+            checks: Semaphore::new(check::AT_ONCE),
+        });
+        while let Some(command) = commands.recv().await {
+            let lead = Rc::clone(&lead);
+            match command {
+                Command::Avoid { own, done } => {
+                    lead.own.replace(own);
+                    // Whoever was asked before may have known less.
+                    lead.own_addresses.borrow_mut().1 = None;
+                    lead.look_at_own_addresses();
+                    lead.hang(&lead.alive());
+                    let _ = done.send(());
+                }
+                Command::Configure(options) => {
+                    let resolver = Rc::clone(&lead.resolver.borrow());
+                    if *resolver.options() != options {
+                        lead.resolver.replace(Rc::new(resolver.with(options)));
+                        // What other servers said is not to be passed off as what these say.
+                        lead.names.borrow_mut().retain(|_, name| *name.refreshed.borrow());
+                    }
+                }
+                Command::Keep(origins) => lead.settings.borrow_mut().keep(&origins),
+                Command::Set { service, typed, setting, done } => {
+                    let _ = done.send(lead.set(&service, &typed, setting));
+                }
+                Command::Places(places) => drop(lead.places.replace(places)),
+                Command::Resolve { origins, by, done } => {
+                    lead.forget_unused();
+                    spawn_local(async move {
+                        let _ = done.send(lead.unresolved(origins, by).await);
+                    });
+                }
+                Command::Board { service, origins, done } => {
+                    let _ = done.send(lead.board(service, origins));
+                }
+            }
+        }
+    }
+
+    async fn unresolved(
+        self: Rc<Self>,
+        origins: Vec<(Origin, LocalOrigins)>,
+        by: Instant,
+    ) -> Vec<ResolveError> {
+        let found = origins.into_iter().enumerate().map(async |(index, (origin, local))| {
+            let lookup = self.resolution(&origin.host, Failures::Retried);
+            let nowhere = match timeout_at(by.into(), lookup).await {
+                Ok(resolution) => {
+                    Nowhere::of(&resolution).or_else(|| self.refused_all(&resolution, &origin, local))?
+                }
+                Err(_elapsed) => Nowhere::unanswered(),
+            };
+            let Nowhere { reason, cure } = nowhere;
+            Some(ResolveError { index, origin, reason, cure: cure.unwrap_or_default() })
+        });
+        join_all(found).await.into_iter().flatten().collect()
+    }
+
+    /// Why there is nothing to dial although there are addresses.
+    fn refused_all(&self, resolution: &Resolution, origin: &Origin, local: LocalOrigins) -> Option<Nowhere> {
+        let mut first = None;
+        for address in resolution.targets.iter().flat_map(|target| &target.addresses) {
+            let refusal = self.refusal(&origin.host, local, *address)?;
+            first.get_or_insert((address, refusal));
+        }
+        let (address, refusal) = first?;
+        let reason = format!("it means {address}, {refusal}, where no name may lead");
+        Some(Nowhere { reason, cure: Some(refusal.cure()) })
+    }
+
+    /// Why `address`, which the name of an origin means, is not dialled, if it is not.
+    fn refusal(&self, host: &OriginHost, local: LocalOrigins, address: IpAddr) -> Option<Refusal> {
+        // What was typed is meant, and so is a name that means this host wherever it is said.
+        let local = match host {
+            OriginHost::Address(_) => return None,
+            host if host.is_localhost() => LocalOrigins::Dialled,
+            OriginHost::Name(_) | OriginHost::Service(_) => local,
+        };
+        let own = Rc::clone(&self.own_addresses.borrow().0);
+        Refusal::of(address, local, |address| own.contains(&address))
+    }
+
+    /// Looks at this host's interfaces, unless that was done a moment ago: whether they have other addresses than before.
+    fn look_at_own_addresses(&self) -> bool {
+        let now = Instant::now();
+        if self.own_addresses.borrow().1.is_some_and(|at| now.duration_since(at) < OWN_ADDRESSES_TTL) {
+            return false;
+        }
+        let own = self.own.borrow().clone();
+        let addresses = Rc::new(own.addresses());
+        let (before, _) = self.own_addresses.replace((Rc::clone(&addresses), Some(now)));
+        before != addresses
+    }
+
+    /// Lets go of what was looked up for a configuration that did not come about.
+    fn forget_unused(&self) {
+        let now = Instant::now();
+        let is_used = |name: &Name| {
+            let latest = name.latest.borrow();
+            let until = latest.as_ref().and_then(|latest| latest.until);
+            *name.refreshed.borrow() || until.is_none_or(|until| until > now)
+        };
+        self.names.borrow_mut().retain(|_, name| is_used(name));
+    }
+
+    /// The board of a service whose origins are these: the one that there is, or a new one. Waits for no name.
+    fn board(self: &Rc<Self>, service: ServiceName, origins: Origins) -> Arc<Board> {
+        let known = self
+            .boards
+            .borrow()
+            .iter()
+            .filter_map(Weak::upgrade)
+            .find(|board| board.service == service && board.origins == origins);
+        if let Some(board) = known {
+            let mut boards = self.boards.borrow_mut();
+            boards.retain(|one| !std::ptr::eq(one.as_ptr(), Arc::as_ptr(&board)));
+            boards.push(Arc::downgrade(&board));
+            return board;
+        }
+        let board = Arc::new(Board::new(service, origins));
+        self.boards.borrow_mut().push(Arc::downgrade(&board));
+        self.hang(std::slice::from_ref(&board));
+        for origin in &board.origins.list {
+            self.refresh(&origin.host);
+        }
+        board
+    }
+
+    /// Makes the rosters of `boards` anew.
+    fn hang(self: &Rc<Self>, boards: &[Arc<Board>]) {
+        let mut affected: Vec<Arc<Board>> = self.looping.borrow().iter().filter_map(Weak::upgrade).collect();
+        affected.retain(|board| boards.iter().all(|one| !Arc::ptr_eq(one, board)));
+        affected.extend_from_slice(boards);
+        let before: Vec<Arc<Roster>> = affected.iter().map(|board| board.roster()).collect();
+        for board in boards {
+            self.hang_one(board);
+        }
+        // Then those that leave something out, which need be so no longer since others have changed. What they take in again
+        // closes no circle, since that is what each of them looks for.
+        for board in affected.iter().filter(|board| !board.roster().loops.is_empty()) {
+            self.hang_one(board);
+        }
+        for (board, before) in affected.iter().zip(&before) {
+            report_loops(board, &before.loops);
+            self.report_nowhere(board, &before.nowhere);
+            report_refused(board, &before.refused);
+            report_unused(board, &before.unused);
+        }
+        affected.retain(|board| !board.roster().loops.is_empty());
+        self.looping.replace(affected.iter().map(Arc::downgrade).collect());
+        self.standings.borrow_mut().retain(|_, standing| standing.strong_count() > 0);
+        self.healths.borrow_mut().retain(|_, healths| {
+            healths.retain(|health| health.strong_count() > 0);
+            !healths.is_empty()
+        });
+    }
+
+    fn alive(&self) -> Vec<Arc<Board>> {
+        self.boards.borrow().iter().filter_map(Weak::upgrade).collect()
+    }
+
+    fn hang_one(self: &Rc<Self>, board: &Board) {
+        let names = self.names.borrow();
+        let resolutions: Vec<Option<Arc<Resolution>>> = board
+            .origins
+            .list
+            .iter()
+            .map(|origin| match &origin.host {
+                OriginHost::Address(address) => Some(Arc::new(Resolution::of_address(*address))),
+                host => names.get(host).and_then(|name| name.latest.borrow().clone()),
+            })
+            .collect();
+        drop(names);
+        let own = self.own.borrow().clone();
+        let judge = |origin: &Origin, port: Option<u16>, address: IpAddr| match self.refusal(
+            &origin.host,
+            board.origins.local,
+            address,
+        ) {
+            Some(refusal) => Judgement { refusal: Some(refusal), ..Judgement::default() },
+            None => own.judge(&board.service, address, origin.port, port, |to| self.way(to, &board.service)),
+        };
+        let set: Vec<Option<Weight>> = {
+            let settings = self.settings.borrow();
+            board.origins.list.iter().map(|origin| settings.weight(&board.service, origin)).collect()
+        };
+        let mut origins = board.origins.clone();
+        for (origin, weight) in origins.list.iter_mut().zip(&set) {
+            origin.weight = weight.unwrap_or(origin.weight);
+        }
+        let mut roster = Roster::of(&origins, &resolutions, judge, |origin, port, address, judgement| {
+            self.place(board, origin, port, address, judgement)
+        });
+        for (share, weight) in roster.shares.iter_mut().zip(&set) {
+            share.is_by_hand = weight.is_some();
+        }
+        note_routes(&roster);
+        board.hang(roster);
+    }
+
+    /// Sets one of the origins of `service`, or some of its addresses, for all who dial it from now on.
+    fn set(
+        self: &Rc<Self>,
+        service: &ServiceName,
+        typed: &str,
+        setting: OriginSetting,
+    ) -> Result<SetOrigin, SetOriginError> {
+        let board = Board::latest(&self.boards.borrow(), service).ok_or(SetOriginError::Originless)?;
+        let roster = board.roster();
+        let Selection { origin, parts } =
+            select(&board.origins.list, &roster, typed).map_err(|fault| match fault {
+                SelectionFault::Several(origins) => SetOriginError::Several(origins),
+                SelectionFault::Unknown => {
+                    SetOriginError::Unknown(board.origins.list.iter().map(ToString::to_string).collect())
+                }
+            })?;
+        let origin = board.origins.list.get(origin).ok_or(SetOriginError::Originless)?;
+        let mut settings = self.settings.borrow_mut();
+        let set = if parts.is_empty() {
+            settings.set(service, origin, setting)
+        } else {
+            let is_drained = match setting.weight() {
+                None => false,
+                Some(Weight::ZERO) => true,
+                Some(_) => return Err(SetOriginError::Share { origin: origin.to_string() }),
+            };
+            settings.set_parts(service, origin, &parts, is_drained)
+        };
+        set.map_err(|Full| SetOriginError::Full)?;
+        drop(settings);
+        let mut boards = self.alive();
+        boards.retain(|board| board.service == *service);
+        self.hang(&boards);
+        let addresses = parts.iter().map(|part| shown(origin, part.port, part.address)).collect();
+        Ok(SetOrigin { origin: origin.to_string(), addresses })
+    }
+
+    /// The shortest way by which connections of the service `from` may come to the service `to`: both, and those between them.
+    fn way(&self, from: &ServiceName, to: &ServiceName) -> Option<Vec<ServiceName>> {
+        let boards = self.boards.borrow();
+        // Each with the place in this list of the one before it.
+        let mut reached = vec![(from.clone(), None)];
+        let mut next = 0;
+        while let Some((here, _)) = reached.get(next) {
+            if here == to {
+                let mut way = Vec::new();
+                let mut at = Some(next);
+                while let Some((service, before)) = at.and_then(|at| reached.get(at)) {
+                    way.push(service.clone());
+                    at = *before;
+                }
+                way.reverse();
+                return Some(way);
+            }
+            if let Some(board) = Board::latest(&boards, here) {
+                for service in &board.roster().through {
+                    if reached.iter().all(|(one, _)| one != service) {
+                        reached.push((service.clone(), Some(next)));
+                    }
+                }
+            }
+            next += 1;
+        }
+        None
+    }
+
+    fn place(
+        self: &Rc<Self>,
+        board: &Board,
+        origin: &Origin,
+        port: Option<u16>,
+        address: IpAddr,
+        judgement: &Judgement,
+    ) -> Place {
+        let key = (board.service.clone(), origin.port, port, address);
+        let mut standings = self.standings.borrow_mut();
+        let standing = standings.get(&key).and_then(Weak::upgrade).unwrap_or_else(|| {
+            let standing = Arc::new(Standing::new(address));
+            standings.insert(key, Arc::downgrade(&standing));
+            standing
+        });
+        let health = board.origins.health.and_then(|check| {
+            let own = match origin.port {
+                OriginPort::Fixed(port) => Some(port.get()),
+                OriginPort::Record => port,
+                // The configuration says which port instead.
+                OriginPort::Dialled | OriginPort::Offset(_) => None,
+            };
+            Some(self.health(SocketAddr::new(address, check.port.or(own)?), check))
+        });
+        let mut place = Place::new(standing, health, judgement);
+        place.is_drained_by_hand =
+            self.settings.borrow().drains(&board.service, origin, Part { address, port });
+        place
+    }
+
+    /// The health of an address, checked from now on if it was not before.
+    fn health(self: &Rc<Self>, address: SocketAddr, check: HealthCheck) -> Arc<Health> {
+        let mut healths = self.healths.borrow_mut();
+        let known = healths.entry(address).or_default();
+        let alive: Vec<Arc<Health>> = known.iter().filter_map(Weak::upgrade).collect();
+        if let Some(health) = alive.iter().find(|health| health.check == check) {
+            return Arc::clone(health);
+        }
+        let health = Arc::new(Health::new(address, check, alive.last().map(Arc::as_ref)));
+        known.push(Arc::downgrade(&health));
+        spawn_local(check::check(Rc::clone(self), Arc::downgrade(&health)));
+        health
+    }
+
+    /// The services that use `health`.
+    pub(super) fn services(&self, health: &Arc<Health>) -> String {
+        let uses = |board: &Arc<Board>| {
+            let roster = board.roster();
+            roster.places().any(|place| place.health.as_ref().is_some_and(|one| Arc::ptr_eq(one, health)))
+        };
+        let boards = self.boards.borrow();
+        let mut services: Vec<String> = boards
+            .iter()
+            .filter_map(Weak::upgrade)
+            .filter(uses)
+            .map(|board| board.service.to_string())
+            .collect();
+        services.sort_unstable();
+        services.dedup();
+        services.join(",")
+    }
+
+    /// What is known of `host`, looked up unless an answer is still good. What is new about it is on the boards then.
+    async fn resolution(self: &Rc<Self>, host: &OriginHost, failures: Failures) -> Arc<Resolution> {
+        if let OriginHost::Address(address) = host {
+            return Arc::new(Resolution::of_address(*address));
+        }
+        let name = Rc::clone(self.names.borrow_mut().entry(host.clone()).or_default());
+        let before = Instant::now();
+        let _asking = name.asking.lock().await;
+        let latest = name.latest.borrow().clone();
+        if let Some(latest) = &latest {
+            let is_good = latest.until.is_none_or(|until| until > Instant::now());
+            let is_retried = failures == Failures::Retried
+                && latest.fault.is_some()
+                && latest.at.is_none_or(|at| at < before);
+            if is_good && !is_retried {
+                return Arc::clone(latest);
+            }
+        }
+        let resolution = Arc::new(self.resolver().resolve(host, latest.as_deref()).await);
+        name.latest.replace(Some(Arc::clone(&resolution)));
+        let kind = |resolution: &Resolution| resolution.fault.as_ref().map(discriminant);
+        let is_news = latest
+            .as_ref()
+            .is_none_or(|latest| latest.targets != resolution.targets || kind(latest) != kind(&resolution));
+        if self.look_at_own_addresses() {
+            self.hang(&self.alive());
+        } else if is_news {
+            self.hang(&self.boards_of(host));
+        } else {
+            self.boards_of(host).iter().for_each(|board| note_routes(&board.roster()));
+        }
+        report(host, latest.as_deref(), &resolution);
+        resolution
+    }
+
+    /// The resolver, made anew if the host has changed its mind about where names are resolved.
+    fn resolver(&self) -> Rc<Resolver> {
+        let mut resolver = self.resolver.borrow_mut();
+        if resolver.is_outdated() {
+            *resolver = Rc::new(resolver.with(resolver.options().clone()));
+        }
+        Rc::clone(&resolver)
+    }
+
+    /// Looks `host` up whenever its answer has expired, for as long as a board needs it.
+    fn refresh(self: &Rc<Self>, host: &OriginHost) {
+        if matches!(host, OriginHost::Address(_)) {
+            return;
+        }
+        let name = Rc::clone(self.names.borrow_mut().entry(host.clone()).or_default());
+        if name.refreshed.replace(true) {
+            return;
+        }
+        let (lead, host) = (Rc::clone(self), host.clone());
+        spawn_local(async move {
+            loop {
+                let until = name.latest.borrow().as_ref().and_then(|resolution| resolution.until);
+                if let Some(until) = until {
+                    sleep_until(until.into()).await;
+                }
+                if lead.boards_of(&host).is_empty() {
+                    name.refreshed.replace(false);
+                    lead.names.borrow_mut().remove(&host);
+                    return;
+                }
+                lead.resolution(&host, Failures::WaitedOut).await;
+            }
+        });
+    }
+
+    fn boards_of(&self, host: &OriginHost) -> Vec<Arc<Board>> {
+        let mut boards = self.boards.borrow_mut();
+        boards.retain(|board| board.strong_count() > 0);
+        let names = |board: &Arc<Board>| board.origins.list.iter().any(|origin| origin.host == *host);
+        boards.iter().filter_map(Weak::upgrade).filter(names).collect()
+    }
+
+    /// Says in the log which origins of a board lead nowhere since now, and which do no longer.
+    fn report_nowhere(&self, board: &Board, before: &[Option<Nowhere>]) {
+        let (roster, service) = (board.roster(), &board.service);
+        let places = self.places.borrow();
+        let places = places.get(service).map_or(&[][..], Vec::as_slice);
+        let is_said = |nowhere: Option<&Option<Nowhere>>| {
+            nowhere.and_then(Option::as_ref).is_some_and(|nowhere| nowhere.cure.is_some())
+        };
+        for (index, (origin, nowhere)) in board.origins.list.iter().zip(&roster.nowhere).enumerate() {
+            let was_said = is_said(before.get(index));
+            let Some(Nowhere { reason, cure: Some(cure) }) = nowhere else {
+                if was_said && nowhere.is_none() {
+                    tracing::info!(%service, %origin, "origin resolves again");
+                }
+                continue;
+            };
+            if was_said {
+                continue;
+            }
+            let at = places.get(index).map_or("", String::as_str);
+            if roster.members.is_empty() {
+                tracing::warn!(
+                    %service, %origin, at, reason, cure,
+                    "resolve origin: the service is unresolved and refuses connections until a name of its origins has an \
+                     address, which is asked for again"
+                );
+            } else {
+                tracing::warn!(
+                    %service, %origin, at, reason, cure,
+                    "resolve origin: it has no address; connections go to the other origins, and it is asked for again"
+                );
+            }
+        }
+    }
+}
+
+/// Says in the log what is newly left out of a board's roster, and why.
+fn report_loops(board: &Board, before: &[Loop]) {
+    for one in board.roster().loops.iter().filter(|one| !before.contains(one)) {
+        let Some(origin) = board.origins.list.get(one.origin) else { continue };
+        let (service, address, judgement) = (&board.service, one.address, &one.judgement);
+        let ports = judgement.barred.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+        let by = judgement.by().map(ServiceName::as_str).collect::<Vec<_>>().join(",");
+        let ways: Vec<String> =
+            judgement.ways.iter().map(|way| shown_way([service].into_iter().chain(way))).collect();
+        let ways = ways.join(", ");
+        let others: Vec<&str> = judgement.by().filter(|by| *by != service).map(ServiceName::as_str).collect();
+        if others.is_empty() {
+            tracing::warn!(
+                %service, %origin, %address, ports, bound_by = by, way = ways,
+                "origin leads back to this service and is not dialled there; give its name an address that no binding \
+                 here has, or bind fewer ports"
+            );
+        } else {
+            let others = others.join(" and ");
+            tracing::warn!(
+                %service, %origin, %address, ports, bound_by = by, way = ways,
+                "origin leads to service {others} and from there back to this service, and is not dialled there; give one \
+                 of the names on the way an address that none of these services binds, or bind fewer ports"
+            );
+        }
+    }
+}
+
+/// Says in the log which origins' names mean since now what is refused.
+fn report_refused(board: &Board, before: &[Refused]) {
+    let roster = board.roster();
+    let mut said: HashSet<(usize, Refusal)> = before.iter().map(|one| (one.origin, one.refusal)).collect();
+    for Refused { origin, address, refusal, .. } in &roster.refused {
+        // Of each kind one is enough: whoever says such things may say others all the time.
+        if !said.insert((*origin, *refusal)) {
+            continue;
+        }
+        let Some(origin) = board.origins.list.get(*origin) else { continue };
+        let (service, cure) = (&board.service, refusal.cure());
+        tracing::warn!(%service, %origin, %address, cure, "origin's name means {refusal}, which is not dialled");
+    }
+}
+
+/// Says in the log which origins' names say more than is used since now.
+fn report_unused(board: &Board, before: &[Unused]) {
+    let roster = board.roster();
+    for (index, (origin, unused)) in board.origins.list.iter().zip(&roster.unused).enumerate() {
+        let is_new = before.get(index).is_none_or(|before| *before == Unused::default());
+        if is_new && *unused != Unused::default() {
+            let (service, Unused { targets, addresses }) = (&board.service, *unused);
+            tracing::warn!(
+                %service, %origin, targets, addresses,
+                "origin's name has so many SRV records and addresses more than [resolver] targets and addresses allow, \
+                 which are not used"
+            );
+        }
+    }
+}
+
+/// Says in the log when what was known of a name is no longer confirmed, when it is again, and what is new about it. That it
+/// leads nowhere is said of each service that uses it.
+fn report(host: &OriginHost, before: Option<&Resolution>, after: &Resolution) {
+    let Some(before) = before else { return };
+    let is_stale = |resolution: &Resolution| resolution.fault.is_some() && !resolution.is_empty();
+    match (is_stale(before), &after.fault) {
+        (false, Some(fault)) if !after.is_empty() => {
+            tracing::warn!(origin = %host, reason = fault.text(), "resolve origin: what was known before still holds");
+        }
+        (true, None) => tracing::info!(origin = %host, "origin resolves again"),
+        _ => {}
+    }
+    if before.targets != after.targets && !after.is_empty() {
+        let addresses = after.targets.iter().flat_map(|target| &target.addresses);
+        let count = addresses.clone().count();
+        let addresses =
+            addresses.take(SHOWN_ADDRESSES).map(ToString::to_string).collect::<Vec<_>>().join(",");
+        tracing::info!(origin = %host, count, addresses, "origin has other addresses");
+    }
+}

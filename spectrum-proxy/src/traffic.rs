@@ -1,0 +1,108 @@
+//! Bytes, counted while they move: each session's own, and what all of a service's have come to on one worker. Reports
+//! nothing.
+
+use std::cell::{Cell, OnceCell};
+use std::sync::Arc;
+
+use super::counter::Counter;
+
+/// What a worker's sessions of one service and protocol have carried so far. Clones show the same.
+#[derive(Clone, Debug, Default)]
+pub struct Traffic {
+    from_client: Arc<Counter>,
+    to_client: Arc<Counter>,
+}
+
+impl Traffic {
+    /// Bytes received from clients.
+    #[must_use]
+    pub fn from_client(&self) -> u64 {
+        self.from_client.get()
+    }
+
+    /// Bytes handed to clients' sockets.
+    #[must_use]
+    pub fn to_client(&self) -> u64 {
+        self.to_client.get()
+    }
+
+    /// The traffic of sessions that have carried so many bytes from clients and to them.
+    #[must_use]
+    pub fn carried(from_client: usize, to_client: usize) -> Self {
+        let traffic = Self::default();
+        traffic.meter_from_client().add(from_client);
+        traffic.meter_to_client().add(to_client);
+        traffic
+    }
+
+    /// What one more session receives from its client.
+    pub(super) fn meter_from_client(&self) -> Meter {
+        Meter { own: Cell::new(0), all: Arc::clone(&self.from_client), origin: OnceCell::new() }
+    }
+
+    /// What one more session hands to its client.
+    pub(super) fn meter_to_client(&self) -> Meter {
+        Meter { own: Cell::new(0), all: Arc::clone(&self.to_client), origin: OnceCell::new() }
+    }
+}
+
+/// The bytes of one session in one direction.
+#[derive(Debug, Default)]
+pub(super) struct Meter {
+    own: Cell<u64>,
+    all: Arc<Counter>,
+    /// Those of its origin's address, once there is one.
+    origin: OnceCell<Arc<Counter>>,
+}
+
+impl Meter {
+    /// So many more. To be called on the worker's own thread.
+    pub(super) fn add(&self, bytes: usize) {
+        let bytes = bytes as u64;
+        self.own.set(self.own.get().wrapping_add(bytes));
+        self.all.add(bytes);
+        if let Some(origin) = self.origin.get() {
+            origin.add(bytes);
+        }
+    }
+
+    /// Counts them for an origin's address as well, with those that have moved already. Once.
+    pub(super) fn count_for(&self, origin: Arc<Counter>) {
+        origin.add(self.own.get());
+        let _ = self.origin.set(origin);
+    }
+
+    /// The session's own.
+    pub(super) fn get(&self) -> u64 {
+        self.own.get()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_moves_is_counted_for_its_session_and_for_all_at_once() {
+        let traffic = Traffic::default();
+        let (one, other, back) =
+            (traffic.meter_from_client(), traffic.meter_from_client(), traffic.meter_to_client());
+        one.add(3);
+        other.add(4);
+        back.add(5);
+        one.add(6);
+        drop(other);
+        assert_eq!((one.get(), back.get()), (9, 5));
+        assert_eq!((traffic.from_client(), traffic.to_client()), (13, 5));
+    }
+
+    #[test]
+    fn an_origin_counts_from_the_first_byte_whenever_it_is_found() {
+        let (traffic, origin) = (Traffic::default(), Arc::<Counter>::default());
+        let meter = traffic.meter_from_client();
+        meter.add(3);
+        meter.count_for(Arc::clone(&origin));
+        meter.add(4);
+        assert_eq!((meter.get(), traffic.from_client(), origin.get()), (7, 7, 7));
+    }
+}

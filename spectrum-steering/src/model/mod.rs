@@ -1,0 +1,10 @@
+//! The values that steering speaks of: pure, no IO. The words are those of docs/glossary.md.
+
+mod binding;
+
+pub use binding::Binding;
+pub use spectrum_common::{
+    Destination, DestinationId, Family, Onward, ParsePortRangeError, ParsePrefixError, ParseProtocolError,
+    ParseServiceNameError, PortRange, Prefix, Protocol, ServiceName, VisibleWriter, parse_port_ranges,
+    reached, visible,
+};

@@ -1,0 +1,464 @@
+//! A configuration's services, brought into the order in which the kernel decides. The slow scan over this order is
+//! the definition of every other answer.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
+
+use spectrum_common::names;
+
+use crate::model::{Binding, Destination, DestinationId, Family, Prefix, Protocol, ServiceName};
+
+/// Something that binds: a service, whatever answers behind it.
+pub trait Binds {
+    /// Its name, which no other has.
+    fn name(&self) -> &ServiceName;
+
+    /// Its bindings, in the order configured.
+    fn bindings(&self) -> &[Binding];
+
+    /// Whether it answers as `before`, of the same name, did. Otherwise it gets new listeners, so that bindings and what
+    /// answers behind them change together.
+    fn answers_like(&self, before: &Self) -> bool;
+}
+
+/// A name with bindings, and nothing that steering would have to tell apart behind it.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Bound {
+    /// Unique among those that are planned together.
+    pub name: ServiceName,
+    /// In the order configured.
+    pub bindings: Vec<Binding>,
+}
+
+impl Binds for Bound {
+    fn name(&self) -> &ServiceName {
+        &self.name
+    }
+
+    fn bindings(&self) -> &[Binding] {
+        &self.bindings
+    }
+
+    fn answers_like(&self, _before: &Self) -> bool {
+        true
+    }
+}
+
+/// What the kernel must contain.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Plan {
+    /// Every destination that a binding leads to.
+    pub destinations: BTreeMap<DestinationId, Destination>,
+    /// Every binding, in the order of precedence.
+    pub bindings: Vec<PlannedBinding>,
+    /// The fewest prefixes that cover the addresses of all bindings, and no others: those must be local.
+    pub routes: Vec<Prefix>,
+}
+
+/// A binding and where it leads.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub struct PlannedBinding {
+    /// What is steered.
+    pub binding: Binding,
+    /// Where to.
+    pub destination: DestinationId,
+}
+
+/// Which of the services' bindings one is.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct BindingIndex {
+    /// Which service, the first is 0.
+    pub service: usize,
+    /// Which of its bindings, the first is 0.
+    pub binding: usize,
+}
+
+/// Why services cannot be planned.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum PlanError {
+    /// For some packets neither of two bindings would win.
+    #[error(
+        "bindings tie: {first} (service {first_service}) and {second} (service {second_service}); one range must be \
+         narrower and lie within the other"
+    )]
+    Tie {
+        /// The one that is configured first.
+        first: Binding,
+        /// Which that is.
+        first_at: BindingIndex,
+        /// The service that has it.
+        first_service: String,
+        /// The other.
+        second: Binding,
+        /// Which that is.
+        second_at: BindingIndex,
+        /// The service that has it.
+        second_service: String,
+    },
+    /// More destinations than there may be.
+    #[error(
+        "{count} destinations (service, protocol, family) are more than {limit}; make one service of those that differ in their \
+         port alone: with a range of ports, and an origin without a port or with a range as long"
+    )]
+    TooManyDestinations {
+        /// How many there are.
+        count: usize,
+        /// How many are possible.
+        limit: usize,
+    },
+}
+
+impl Plan {
+    /// The plan of a first configuration.
+    ///
+    /// # Errors
+    /// As for [`Plan::following`].
+    pub fn of<S: Binds>(services: &[S]) -> Result<Self, Vec<PlanError>> {
+        Self::default().following(&[], services, 0)
+    }
+
+    /// The plan of `services` when this one, made of `before`, is in force: brings the bindings into the order of
+    /// precedence, and numbers the destinations. Those of services that answer as before keep their ids; no other id
+    /// that is in use now is given away, so that both plans can be prepared for at once. What is new is of `revision`,
+    /// which must be unlike any before.
+    ///
+    /// # Errors
+    /// Every pair of neighbouring bindings that tie, and a number of destinations that the maps cannot hold.
+    pub fn following<S: Binds>(
+        &self,
+        before: &[S],
+        services: &[S],
+        revision: u32,
+    ) -> Result<Self, Vec<PlanError>> {
+        let mut numbering = Numbering::after(self, before, revision);
+        let mut plan = Self::default();
+        let mut configured = Vec::new();
+        for (service_index, service) in services.iter().enumerate() {
+            for (binding_index, binding) in service.bindings().iter().enumerate() {
+                let id = numbering.id(service, binding, &mut plan.destinations);
+                let at = BindingIndex { service: service_index, binding: binding_index };
+                configured.push((PlannedBinding { binding: *binding, destination: id }, at));
+            }
+        }
+        configured.sort_unstable_by(|(a, _), (b, _)| a.binding.precedence(&b.binding));
+
+        let mut errors = ties(&configured, services);
+        let count = plan.destinations.len();
+        if count > names::MOST_DESTINATIONS {
+            errors.push(PlanError::TooManyDestinations { count, limit: names::MOST_DESTINATIONS });
+        }
+        if !errors.is_empty() {
+            return Err(errors);
+        }
+        plan.bindings = configured.into_iter().map(|(binding, _)| binding).collect();
+        plan.routes = aggregated(plan.bindings.iter().map(|planned| planned.binding.prefix));
+        Ok(plan)
+    }
+
+    /// How many destinations the kernel's maps must have room for: one more than the highest id.
+    #[must_use]
+    pub fn ids(&self) -> usize {
+        self.destinations.keys().next_back().map_or(0, |last| last.0 as usize + 1)
+    }
+
+    /// The binding that decides on a packet to `address` and `port`: the obvious scan, which says what every faster
+    /// answer must be.
+    #[must_use]
+    pub fn winner(&self, protocol: Protocol, address: IpAddr, port: u16) -> Option<&PlannedBinding> {
+        self.bindings.iter().find(|planned| planned.binding.matches(protocol, address, port))
+    }
+
+    /// The destination with this id.
+    #[must_use]
+    pub fn destination(&self, id: DestinationId) -> Option<&Destination> {
+        self.destinations.get(&id)
+    }
+}
+
+/// Gives destinations their ids.
+struct Numbering<'a, S> {
+    /// What the plan in force has, with its id and since when.
+    kept: HashMap<(&'a ServiceName, Family, Protocol), (DestinationId, u32)>,
+    /// What answered until now.
+    answers: HashMap<&'a ServiceName, &'a S>,
+    revision: u32,
+    used: Vec<bool>,
+    next: u32,
+    /// The ids of the service that was asked for last.
+    latest: Vec<(Destination, DestinationId)>,
+}
+
+impl<'a, S: Binds> Numbering<'a, S> {
+    fn after(plan: &'a Plan, before: &'a [S], revision: u32) -> Self {
+        let mut used = vec![false; plan.ids()];
+        for id in plan.destinations.keys() {
+            if let Some(used) = used.get_mut(id.0 as usize) {
+                *used = true;
+            }
+        }
+        let kept = plan.destinations.iter().map(|(id, destination)| {
+            let Destination { service, revision, family, protocol } = destination;
+            ((service, *family, *protocol), (*id, *revision))
+        });
+        Self {
+            kept: kept.collect(),
+            answers: before.iter().map(|service| (service.name(), service)).collect(),
+            revision,
+            used,
+            next: 0,
+            latest: Vec::new(),
+        }
+    }
+
+    /// The id of the destination that `binding` of `service` leads to, added to `destinations` when it is new there.
+    fn id(
+        &mut self,
+        service: &S,
+        binding: &Binding,
+        destinations: &mut BTreeMap<DestinationId, Destination>,
+    ) -> DestinationId {
+        let known = self.latest.iter().find(|(known, _)| {
+            known.family == binding.family()
+                && known.protocol == binding.protocol
+                && known.service == *service.name()
+        });
+        if let Some((_, id)) = known {
+            return *id;
+        }
+        let answers_as_before =
+            self.answers.get(service.name()).is_some_and(|before| service.answers_like(before));
+        let kept = self.kept.get(&(service.name(), binding.family(), binding.protocol)).copied();
+        // One that was gone for a while is another one, even of a service that never changed: the listeners of the
+        // former may still be retiring, and must not be taken for those of the latter.
+        let (id, revision) =
+            kept.filter(|_| answers_as_before).unwrap_or_else(|| (self.free(), self.revision));
+        let destination = Destination {
+            service: service.name().clone(),
+            revision,
+            family: binding.family(),
+            protocol: binding.protocol,
+        };
+        destinations.insert(id, destination.clone());
+        self.latest.retain(|(known, _)| known.service == *service.name());
+        self.latest.push((destination, id));
+        id
+    }
+
+    fn free(&mut self) -> DestinationId {
+        while self.used.get(self.next as usize).copied().unwrap_or(false) {
+            self.next += 1;
+        }
+        let id = DestinationId(self.next);
+        self.next += 1;
+        id
+    }
+}
+
+/// Ties among bindings in the order of precedence, where those of one prefix follow each other. Ranges that nest form a
+/// tree, so each need only be compared with the innermost one that it begins in.
+fn ties<S: Binds>(sorted: &[(PlannedBinding, BindingIndex)], services: &[S]) -> Vec<PlanError> {
+    let name = |at: BindingIndex| {
+        services.get(at.service).map_or_else(String::new, |service| service.name().to_string())
+    };
+    let mut errors = Vec::new();
+    for run in sorted.chunk_by(|(a, _), (b, _)| {
+        a.binding.protocol == b.binding.protocol && a.binding.prefix == b.binding.prefix
+    }) {
+        if run.len() == 1 {
+            continue;
+        }
+        let mut run: Vec<(Binding, BindingIndex)> =
+            run.iter().map(|(planned, at)| (planned.binding, *at)).collect();
+        run.sort_unstable_by_key(|(binding, at)| (binding.ports.first(), Reverse(binding.ports.last()), *at));
+        let mut open: Vec<(Binding, BindingIndex)> = Vec::new();
+        for (binding, at) in run {
+            while open.last().is_some_and(|(outer, _)| outer.ports.last() < binding.ports.first()) {
+                open.pop();
+            }
+            if let Some((outer, outer_at)) = open.last()
+                && outer.ties(&binding)
+            {
+                let mut both = [(*outer, *outer_at), (binding, at)];
+                both.sort_unstable_by_key(|(_, at)| *at);
+                let [(first, first_at), (second, second_at)] = both;
+                errors.push(PlanError::Tie {
+                    first,
+                    first_at,
+                    first_service: name(first_at),
+                    second,
+                    second_at,
+                    second_service: name(second_at),
+                });
+            }
+            open.push((binding, at));
+        }
+    }
+    errors
+}
+
+/// The fewest prefixes that have the same addresses as `prefixes` together, sorted: none lies in another, and two halves
+/// of one are that one. A million neighbouring hosts need a handful of routes then, not a million. A prefix of length 0
+/// makes nothing local, so it stays beside those within it.
+fn aggregated(prefixes: impl Iterator<Item = Prefix>) -> Vec<Prefix> {
+    let mut prefixes: Vec<Prefix> = prefixes.collect();
+    prefixes.sort_unstable_by_key(|prefix| (prefix.address(), prefix.length()));
+    let mut aggregated: Vec<Prefix> = Vec::new();
+    for prefix in prefixes {
+        let is_covered =
+            |last: &Prefix| *last == prefix || last.length() > 0 && last.contains(prefix.address());
+        if aggregated.last().is_some_and(is_covered) {
+            continue;
+        }
+        let mut whole = prefix;
+        while let (Some(last), Some(parent)) = (aggregated.last(), whole.parent())
+            && last.length() == whole.length()
+            && last.parent() == Some(parent)
+            // Which would be no route at all: everything would be local.
+            && parent.length() > 0
+        {
+            aggregated.pop();
+            whole = parent;
+        }
+        aggregated.push(whole);
+    }
+    aggregated
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::tests::{Answering, answering};
+
+    fn service(name: &str, bindings: &[&str]) -> Answering {
+        answering(name, bindings)
+    }
+
+    fn winner(plan: &Plan, address: &str, port: u16) -> Option<String> {
+        let winner = plan.winner(Protocol::Tcp, address.parse().unwrap(), port)?;
+        Some(winner.binding.to_string())
+    }
+
+    #[test]
+    fn a_longer_prefix_hides_only_the_ports_it_binds() {
+        let plan = Plan::of(&[service("a", &["tcp 192.0.2.0/24 1-65535", "tcp 192.0.2.7/32 80"])]).unwrap();
+        assert_eq!(winner(&plan, "192.0.2.7", 80).unwrap(), "tcp 192.0.2.7/32 80");
+        assert_eq!(winner(&plan, "192.0.2.7", 81).unwrap(), "tcp 192.0.2.0/24 1-65535");
+        assert_eq!(winner(&plan, "192.0.3.7", 81), None);
+    }
+
+    #[test]
+    fn ties_name_both_bindings_and_services() {
+        let errors = Plan::of(&[
+            service("a", &["tcp 192.0.2.0/24 1-100"]),
+            service("b", &["tcp 192.0.2.0/24 50-200", "udp 192.0.2.0/24 1-100"]),
+        ])
+        .unwrap_err();
+        assert_eq!(
+            errors.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            [
+                "bindings tie: tcp 192.0.2.0/24 1-100 (service a) and tcp 192.0.2.0/24 50-200 (service b); one range \
+              must be narrower and lie within the other"
+            ]
+        );
+    }
+
+    #[test]
+    fn a_tie_with_a_range_beyond_an_enclosing_one_is_found() {
+        let errors = Plan::of(&[service(
+            "a",
+            &["tcp 192.0.2.0/24 10-14", "tcp 192.0.2.0/24 5-30", "tcp 192.0.2.0/24 15-65535"],
+        )])
+        .unwrap_err();
+        assert_eq!(errors.len(), 1, "{errors:?}");
+    }
+
+    fn destinations(plan: &Plan) -> Vec<String> {
+        plan.destinations
+            .iter()
+            .map(|(id, destination)| format!("{id} {destination} r{}", destination.revision))
+            .collect()
+    }
+
+    #[test]
+    fn what_answers_as_before_keeps_its_destinations() {
+        let before = [
+            service("a", &["tcp 192.0.2.0/24 80", "tcp 2001:db8::/64 80"]),
+            service("b", &["tcp 192.0.2.0/24 443"]),
+        ];
+        let first = Plan::of(&before).unwrap();
+        assert_eq!(destinations(&first), ["0 a tcp ipv4 r0", "1 a tcp ipv6 r0", "2 b tcp ipv4 r0"]);
+
+        // a changes its answer, b only its bindings, c is new.
+        let mut a = service("a", &["tcp 192.0.2.0/24 80"]);
+        a.answer += 1;
+        let after = [service("c", &["udp 192.0.2.0/24 53"]), a, service("b", &["tcp 192.0.2.0/24 8443"])];
+        let second = first.following(&before, &after, 1).unwrap();
+        assert_eq!(destinations(&second), ["2 b tcp ipv4 r0", "3 c udp ipv4 r1", "4 a tcp ipv4 r1"]);
+
+        // What was given up is free again, one generation later.
+        let third = second.following(&after, &before, 2).unwrap();
+        assert_eq!(destinations(&third), ["0 a tcp ipv4 r2", "1 a tcp ipv6 r2", "2 b tcp ipv4 r0"]);
+    }
+
+    #[test]
+    fn what_comes_back_is_another_destination() {
+        let both = [service("a", &["tcp 192.0.2.0/24 80", "udp 192.0.2.0/24 80"])];
+        let one = [service("a", &["tcp 192.0.2.0/24 80"])];
+        let first = Plan::of(&both).unwrap();
+        let second = first.following(&both, &one, 1).unwrap();
+        let third = second.following(&one, &both, 2).unwrap();
+        // The listeners of `a udp ipv4 r0` may still be retiring.
+        assert_eq!(destinations(&third), ["0 a tcp ipv4 r0", "1 a udp ipv4 r2"]);
+        // And what stayed all the while keeps its own revision, whatever its service has got since.
+        let fourth = third.following(&both, &both, 3).unwrap();
+        assert_eq!(fourth.destinations, third.destinations);
+    }
+
+    #[test]
+    fn halves_make_one_route() {
+        let plan = Plan::of(&[service(
+            "a",
+            &["tcp 192.0.2.0/25 80", "tcp 192.0.2.128/26 80", "tcp 192.0.2.192 80", "tcp 192.0.2.193 80"],
+        )])
+        .unwrap();
+        let routes: Vec<String> = plan.routes.iter().map(ToString::to_string).collect();
+        assert_eq!(routes, ["192.0.2.0/25", "192.0.2.128/26", "192.0.2.192/31"]);
+        let plan = Plan::of(&[service("a", &["tcp 192.0.2.0/25 80", "tcp 192.0.2.128/25 443"])]).unwrap();
+        assert_eq!(plan.routes, ["192.0.2.0/24".parse().unwrap()]);
+        let plan = Plan::of(&[service("a", &["tcp 0.0.0.0/1 80", "tcp 128.0.0.0/1 443"])]).unwrap();
+        assert_eq!(plan.routes.len(), 2);
+    }
+
+    #[test]
+    fn routes_are_the_outermost_prefixes() {
+        let plan = Plan::of(&[service(
+            "a",
+            &[
+                "tcp 192.0.2.0/25 80",
+                "tcp 192.0.2.0/24 1-65535",
+                "udp 192.0.2.0/24 53",
+                "tcp 2001:db8::/64 80",
+            ],
+        )])
+        .unwrap();
+        assert_eq!(
+            plan.routes.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            ["192.0.2.0/24", "2001:db8::/64"]
+        );
+        assert_eq!(plan.destinations.len(), 3);
+    }
+
+    #[test]
+    fn a_prefix_of_length_0_makes_no_other_needless() {
+        let plan = Plan::of(&[service(
+            "a",
+            &["tcp ::/0 80", "tcp 2001:db8::/64 80", "udp 2001:db8::/80 53", "udp ::/0 80", "tcp ::1 80"],
+        )])
+        .unwrap();
+        assert_eq!(
+            plan.routes.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            ["::/0", "::1/128", "2001:db8::/64"]
+        );
+    }
+}

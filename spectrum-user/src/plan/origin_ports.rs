@@ -1,0 +1,31 @@
+//! The ports that connections of a service can have at an origin, and so where they go. Does not say whether they may.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use super::Plan;
+use crate::model::{Onward, OriginPort, PortRange, ServiceName};
+
+/// Where connections of `service` go that are dialled at `address`, an origin's with this `port`, or with the one that its SRV
+/// `record` says; see [`Plan::onward`].
+#[must_use]
+pub fn onward(
+    plan: &Plan,
+    service: &ServiceName,
+    address: IpAddr,
+    port: OriginPort,
+    record: Option<u16>,
+    interfaces: &BTreeSet<IpAddr>,
+) -> Vec<Onward> {
+    let one = |port: u16| {
+        let port = port.try_into().ok()?;
+        PortRange::new(port, port)
+    };
+    let ports = match port {
+        OriginPort::Dialled => plan.dialled_ports(service),
+        OriginPort::Fixed(port) => one(port.get()).into_iter().collect(),
+        OriginPort::Offset(range) => vec![range],
+        OriginPort::Record => record.and_then(one).into_iter().collect(),
+    };
+    plan.onward(address, ports, interfaces)
+}
