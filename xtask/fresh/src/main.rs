@@ -66,8 +66,11 @@ struct FreshOptions {
     #[arg(long)]
     rustup: bool,
     /// Only README's first command
-    #[arg(long)]
+    #[arg(long, conflicts_with = "test")]
     demo: bool,
+    /// Of README's second command only the tests with this in their names
+    #[arg(long, value_name = "NAME")]
+    test: Option<String>,
     /// Then see that the set-up leaves a host's services alone, and run the documented unit under systemd
     #[arg(long)]
     services: bool,
@@ -105,6 +108,8 @@ struct StageOptions {
     rust: Vec<Rust>,
     #[arg(long)]
     demo: bool,
+    #[arg(long)]
+    test: Option<String>,
     #[arg(long)]
     services: bool,
     /// Do not run README's commands, and take the programs for --services from this target directory
@@ -155,6 +160,9 @@ fn fresh(options: &FreshOptions, consent: Consent) -> Result<ExitCode> {
     stage.args(["stage", "--cache"]).arg(&cache).arg("--clone").arg(clone.path());
     for rust in rusts {
         stage.args(["--rust", rust]);
+    }
+    if let Some(name) = &options.test {
+        stage.arg("--test").arg(name);
     }
     for (flag, is_given) in [("--demo", options.demo), ("--services", options.services)] {
         if is_given {
@@ -259,9 +267,14 @@ impl Stage<'_> {
         copy.args(["-r", "--no-target-directory"]).arg(&self.options.clone).arg(&tree);
         run_to_end(&mut copy, &self.interrupt)?;
 
-        let commands: &[&str] = if self.options.demo { &["demo"] } else { &["demo", "test"] };
-        for command in commands {
-            let words = ["cargo", "xtask", command];
+        let mut commands = vec![vec!["cargo", "xtask", "demo"]];
+        if !self.options.demo {
+            commands.push(vec!["cargo", "xtask", "test"]);
+        }
+        if let (Some(name), Some(test)) = (&self.options.test, commands.get_mut(1)) {
+            test.extend(["--", name]);
+        }
+        for words in commands {
             let (before, started) = (Usage::of(debian.path()), Instant::now());
             let done = self.step(&room, &words, WORK_TREE);
             let took = Took { time: started.elapsed(), added: Usage::of(debian.path()).since(before) };

@@ -28,6 +28,8 @@ pub enum Purpose {
     Fresh,
     /// Fuzzing. The compiler is that of `Build`.
     Fuzz,
+    /// Compiling the kernels that nobody packages.
+    Kernels,
     /// Lint.
     Lint,
     /// Running the program in a network namespace, and looking at it.
@@ -139,13 +141,12 @@ impl Purpose {
                 program("strip", || has("strip"), &["binutils"]),
                 program("xz", || has("xz"), &["xz-utils"]),
                 debian_keys(),
-                // For the kernels that nobody packages; they are compiled once.
-                program(
-                    "what compiles a kernel",
-                    has_kernel_tools,
-                    &["bc", "bison", "flex", "gcc", "libc6-dev", "libelf-dev", "libssl-dev", "make"],
-                ),
             ],
+            Self::Kernels => vec![program(
+                "what compiles a kernel",
+                has_kernel_tools,
+                &["bc", "bison", "flex", "gcc", "libc6-dev", "libelf-dev", "libssl-dev", "make"],
+            )],
             Self::Bench => {
                 vec![
                     ip(),

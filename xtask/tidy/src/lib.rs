@@ -58,7 +58,7 @@ pub fn check(root: &Path) -> Result<Vec<Finding>> {
             findings.extend(SOURCE_RULES.iter().flat_map(|rule| rule(&path, &text)));
         } else if path.ends_with("Cargo.toml") {
             findings.extend(manifest::crates_inherit_the_lints(&path, &text()?));
-        } else if path.ends_with(".md") {
+        } else if has_extension(&path, "md") {
             findings.extend(prose::architecture_is_at_most_3500_words(&path, &text()?));
         }
     }
@@ -80,7 +80,11 @@ pub fn long_files(root: &Path) -> Result<Vec<(String, usize)>> {
 }
 
 fn is_source(path: &str) -> bool {
-    Path::new(path).extension().is_some_and(|extension| extension == "rs")
+    has_extension(path, "rs")
+}
+
+fn has_extension(path: &str, wanted: &str) -> bool {
+    Path::new(path).extension().is_some_and(|extension| extension == wanted)
 }
 
 /// Every file below `root` that is ours, relative to it and sorted.

@@ -40,7 +40,8 @@ pub(super) fn fetch(kernels: &[&Kernel], cache: &Cache) -> Result<Vec<Fetched>> 
                     Some(archive) => archive,
                     none => none.insert(Archive::update(cache)?),
                 };
-                make(kernel.source, archive, cache).with_context(|| format!("get kernel {}", kernel.name))?;
+                make(kernel.source, kernels, archive, cache)
+                    .with_context(|| format!("get kernel {}", kernel.name))?;
             }
             let entry = cache.find(&name, &recipe).context("find what was just made")?;
             let modules = Some(entry.join("root")).filter(|root| root.join("lib/modules").is_dir());
@@ -66,11 +67,11 @@ fn recipe_of(source: Source) -> String {
     }
 }
 
-fn make(source: Source, archive: &Archive, cache: &Cache) -> Result<()> {
+fn make(source: Source, kernels: &[&Kernel], archive: &Archive, cache: &Cache) -> Result<()> {
     match source {
         Source::Debian(prefix) => unpack(source, prefix, archive, cache),
-        // The sources take longer to unpack than one more kernel to look up: all that is missing is made at once.
-        Source::Compiled(_) => compile(archive, cache),
+        // The sources take long to unpack: all that is missing of them is made at once.
+        Source::Compiled(_) => compile(kernels, archive, cache),
     }
 }
 
@@ -100,7 +101,7 @@ fn unpack(source: Source, prefix: &str, archive: &Archive, cache: &Cache) -> Res
     Ok(())
 }
 
-fn compile(archive: &Archive, cache: &Cache) -> Result<()> {
+fn compile(kernels: &[&Kernel], archive: &Archive, cache: &Cache) -> Result<()> {
     let scratch = cache.scratch("source")?;
     let root = scratch.path().join("root");
     fs::create_dir_all(&root).context("create a directory for the sources")?;
@@ -109,9 +110,10 @@ fn compile(archive: &Archive, cache: &Cache) -> Result<()> {
     shell::run(Command::new("tar").arg("-xf").arg(&tarball).arg("-C").arg(scratch.path()))?;
     let tree = scratch.path().join(SOURCE_PACKAGE);
     take_out_sk_lookup(&tree)?;
-    for compiled in [Compiled::NoBpf, Compiled::NoSkLookup] {
-        let source = Source::Compiled(compiled);
-        if cache.find(&entry_of(source), &recipe_of(source)).is_none() {
+    for source in kernels.iter().map(|kernel| kernel.source) {
+        if let Source::Compiled(compiled) = source
+            && cache.find(&entry_of(source), &recipe_of(source)).is_none()
+        {
             compile_one(compiled, &tree, &scratch, cache)?;
         }
     }

@@ -21,7 +21,7 @@ ulimit -n 65536
 cd /vmtest || exit
 for test in tests/*; do
     echo "VMTEST binary ${test#tests/}"
-    "$test" --test-threads "$VMTEST_THREADS" $VMTEST_ARGUMENTS
+    ${VMTEST_REFUSED:+./refuse refuse "$VMTEST_REFUSED" --} "$test" --test-threads "$VMTEST_THREADS" $VMTEST_ARGUMENTS
     echo "VMTEST ended ${test#tests/} $? $(cut -d' ' -f1 /proc/uptime)"
 done
 echo "VMTEST end"

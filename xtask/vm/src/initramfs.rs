@@ -1,6 +1,7 @@
 //! Packs what a guest needs: the test binaries, the tools they use with their libraries, and the kernel's modules. The
 //! archives are not compressed, since an emulated processor would spend seconds on it.
 
+use std::env;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
@@ -97,6 +98,8 @@ pub(super) fn pack_common(payload: &Payload<'_>, work: &Path) -> Result<PathBuf>
     fs::write(root.0.join("etc/passwd"), "root:x:0:0::/:/bin/sh\n").context("write passwd")?;
     root.add_program(payload.program, "vmtest/spectrum-user")?;
     fs::copy(payload.object, root.0.join("vmtest/spectrum.o")).context("copy the eBPF object")?;
+    // What takes a system call away is a part of this program.
+    root.add_program(&env::current_exe().context("find this program")?, "vmtest/refuse")?;
     for test in payload.tests {
         root.add_program(&test.path, &format!("vmtest/tests/{}", test.name))?;
     }

@@ -9,8 +9,12 @@ pub(super) struct Kernel {
     pub(super) name: &'static str,
     /// Its origin.
     pub(super) source: Source,
+    /// When the tests run on it.
+    pub(super) occasion: Occasion,
     /// Added to its command line.
     pub(super) parameters: &'static str,
+    /// A system call that no process of the guest has.
+    pub(super) refuses: Option<Call>,
     /// Only tests with one of these in their names, if there are any here.
     pub(super) only: &'static [&'static str],
     /// The path that `--mode auto` must take on it.
@@ -18,6 +22,22 @@ pub(super) struct Kernel {
     /// The needs of tests that it does not meet. A skip for want of anything else is a failure, and so is none for want
     /// of one of these.
     pub(super) lacks: &'static [&'static str],
+}
+
+/// When the tests run on a kernel.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Occasion {
+    /// Each time that somebody runs `vmtest`.
+    Always,
+    /// With `--full`, or when it is named.
+    Full,
+}
+
+/// A system call that a filter takes away from the processes of a guest.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, clap::ValueEnum)]
+pub(super) enum Call {
+    /// bpf(2), which then answers as in a kernel that is built without it.
+    Bpf,
 }
 
 /// The path that is expected of `--mode auto`.
@@ -48,11 +68,13 @@ pub(super) enum Compiled {
 }
 
 /// Every kernel, the slowest first, so that none runs alone at the end.
-pub(super) const KERNELS: [Kernel; 7] = [
+pub(super) const KERNELS: [Kernel; 8] = [
     Kernel {
         name: "7",
         source: Source::Debian("linux-image-7."),
+        occasion: Occasion::Always,
         parameters: "",
+        refuses: None,
         only: &[],
         path: Path::SkLookup,
         lacks: &[],
@@ -60,7 +82,9 @@ pub(super) const KERNELS: [Kernel; 7] = [
     Kernel {
         name: "6.12",
         source: Source::Debian("linux-image-6.12."),
+        occasion: Occasion::Full,
         parameters: "",
+        refuses: None,
         only: &[],
         path: Path::SkLookup,
         lacks: &[],
@@ -68,7 +92,9 @@ pub(super) const KERNELS: [Kernel; 7] = [
     Kernel {
         name: "6.1",
         source: Source::Debian("linux-image-6.1.0-"),
+        occasion: Occasion::Full,
         parameters: "",
+        refuses: None,
         only: &[],
         path: Path::SkLookup,
         lacks: &[],
@@ -76,15 +102,30 @@ pub(super) const KERNELS: [Kernel; 7] = [
     Kernel {
         name: "5.10",
         source: Source::Debian("linux-image-5.10.0-"),
+        occasion: Occasion::Always,
         parameters: "",
+        refuses: None,
         only: &[],
         path: Path::SkLookup,
         lacks: &[],
     },
+    // What a kernel built without bpf(2) comes to, without the minutes that compiling one takes.
+    Kernel {
+        name: "refused-bpf",
+        source: Source::Debian("linux-image-6.1.0-"),
+        occasion: Occasion::Always,
+        parameters: "",
+        refuses: Some(Call::Bpf),
+        only: &[],
+        path: Path::Tproxy,
+        lacks: &["bpf"],
+    },
     Kernel {
         name: "no-sk-lookup",
         source: Source::Compiled(Compiled::NoSkLookup),
+        occasion: Occasion::Full,
         parameters: "",
+        refuses: None,
         only: &[],
         path: Path::Tproxy,
         lacks: &["bpf"],
@@ -92,7 +133,9 @@ pub(super) const KERNELS: [Kernel; 7] = [
     Kernel {
         name: "no-bpf",
         source: Source::Compiled(Compiled::NoBpf),
+        occasion: Occasion::Full,
         parameters: "",
+        refuses: None,
         only: &[],
         path: Path::Tproxy,
         lacks: &["bpf"],
@@ -100,8 +143,10 @@ pub(super) const KERNELS: [Kernel; 7] = [
     Kernel {
         name: "no-ipv6",
         source: Source::Debian("linux-image-6.1.0-"),
+        occasion: Occasion::Full,
         parameters: "ipv6.disable=1",
         // Most cases serve both families at once.
+        refuses: None,
         only: &[
             "alone_is_enough",
             "any_port_of_any_address",
@@ -116,6 +161,12 @@ pub(super) const KERNELS: [Kernel; 7] = [
 ];
 
 impl Kernel {
+    /// Those of each time, or all.
+    pub(super) fn of(occasion: Occasion) -> Vec<&'static Self> {
+        let wanted = |kernel: &&Self| occasion == Occasion::Full || kernel.occasion == Occasion::Always;
+        KERNELS.iter().filter(wanted).collect()
+    }
+
     /// The kernel called `name`.
     pub(super) fn named(name: &str) -> Option<&'static Self> {
         KERNELS.iter().find(|kernel| kernel.name == name)
@@ -138,6 +189,27 @@ impl Compiled {
             Self::NoBpf => base.to_owned(),
             Self::NoSkLookup => format!("{base}{}", include_str!("no-sk-lookup.config")),
         }
+    }
+}
+
+impl fmt::Display for Call {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Bpf => "bpf",
+        })
+    }
+}
+
+impl fmt::Display for Kernel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.source)?;
+        if !self.parameters.is_empty() {
+            write!(f, ", with {}", self.parameters)?;
+        }
+        if let Some(call) = self.refuses {
+            write!(f, ", every process without {call}(2)")?;
+        }
+        f.write_str(if self.occasion == Occasion::Full { " (--full)" } else { "" })
     }
 }
 

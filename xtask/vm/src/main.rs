@@ -10,6 +10,7 @@ mod guest;
 mod initramfs;
 mod kernel;
 mod outcome;
+mod refused;
 mod report;
 
 use std::env;
@@ -23,7 +24,7 @@ use std::thread;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, anyhow};
-use clap::Parser;
+use clap::{Parser, Subcommand};
 
 use xtask::build::{self, executables};
 use xtask::ebpf;
@@ -35,8 +36,9 @@ use cache::Cache;
 use fetch::Fetched;
 use guest::Guest;
 use initramfs::Payload;
-use kernel::{KERNELS, Kernel};
+use kernel::{KERNELS, Kernel, Occasion, Source};
 use outcome::Outcome;
+use refused::RefusedOptions;
 use report::Report;
 
 /// An emulated processor is 12 to 17 times slower than the host's: tests that draw or repeat do this share of it.
@@ -69,11 +71,21 @@ const RUN: [&str; 13] = [
 /// Run the privileged tests on other kernels, each in an emulated machine
 #[derive(Debug, Parser)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a flag that somebody types")]
-#[command(name = "cargo xtask vmtest", bin_name = "cargo xtask vmtest")]
+#[command(
+    name = "cargo xtask vmtest",
+    bin_name = "cargo xtask vmtest",
+    args_conflicts_with_subcommands = true
+)]
 struct VmtestOptions {
+    #[command(subcommand)]
+    part: Option<Part>,
     /// Only this kernel; may be given several times
     #[arg(long, value_name = "NAME", value_parser = clap::builder::PossibleValuesParser::new(KERNELS.iter().map(|kernel| kernel.name)))]
     kernel: Vec<String>,
+    /// On every kernel, those too that have to be compiled first; without it on the oldest, the newest, and one whose
+    /// processes have no bpf(2)
+    #[arg(long, conflicts_with = "kernel")]
+    full: bool,
     /// Only say which kernels there are
     #[arg(long)]
     list: bool,
@@ -91,25 +103,41 @@ struct VmtestOptions {
     arguments: Vec<String>,
 }
 
+/// A part that runs in a guest.
+#[derive(Debug, Subcommand)]
+enum Part {
+    /// Run a program that has lost a system call
+    #[command(hide = true)]
+    Refuse(RefusedOptions),
+}
+
 fn main() -> ExitCode {
-    end(vmtest(&VmtestOptions::parse()))
+    let options = VmtestOptions::parse();
+    end(match &options.part {
+        Some(Part::Refuse(options)) => refused::run(options).map(|never| match never {}),
+        None => vmtest(&options),
+    })
 }
 
 /// Runs the tests on the kernels; fails unless each is as the list says.
 fn vmtest(options: &VmtestOptions) -> Result<ExitCode> {
     if options.list {
         for kernel in &KERNELS {
-            let parameters = if kernel.parameters.is_empty() { "" } else { ", with " };
-            println!("{:14}{}{parameters}{}", kernel.name, kernel.source, kernel.parameters);
+            println!("{:14}{kernel}", kernel.name);
         }
         return Ok(ExitCode::SUCCESS);
     }
     let kernels: Vec<&'static Kernel> = if options.kernel.is_empty() {
-        KERNELS.iter().collect()
+        // README's table is of all.
+        Kernel::of(if options.full || options.markdown { Occasion::Full } else { Occasion::Always })
     } else {
         options.kernel.iter().filter_map(|name| Kernel::named(name)).collect()
     };
-    setup::ready(&[Purpose::Build, Purpose::Test, Purpose::Vmtest], Consent::unless(options.no_install))?;
+    let mut purposes = vec![Purpose::Build, Purpose::Test, Purpose::Vmtest];
+    if kernels.iter().any(|kernel| matches!(kernel.source, Source::Compiled(_))) {
+        purposes.push(Purpose::Kernels);
+    }
+    setup::ready(&purposes, Consent::unless(options.no_install))?;
     let started = Instant::now();
     let fetched = fetch::fetch(&kernels, &Cache::open()?)?;
     let machine = Machine::prepare(&options.arguments)?;
@@ -196,10 +224,11 @@ impl Machine {
         let turn = env::var("SPECTRUM_TEST_TURN").unwrap_or_else(|_unset| format!("{number}/{TURNS}"));
         let arguments =
             if self.arguments.is_empty() { kernel.only.join(" ") } else { self.arguments.clone() };
+        let refused = kernel.refuses.map_or_else(String::new, |call| call.to_string());
         let log = self.work.join(format!("{}.log", kernel.name));
         let parameters = format!(
             "{} SPECTRUM_BIN=/vmtest/spectrum-user SPECTRUM_EBPF_OBJECT=/vmtest/spectrum.o SPECTRUM_TEST_SCALE={scale} \
-             SPECTRUM_TEST_TURN={turn} VMTEST_THREADS={THREADS} \"VMTEST_ARGUMENTS={arguments}\"",
+             SPECTRUM_TEST_TURN={turn} VMTEST_THREADS={THREADS} VMTEST_REFUSED={refused} \"VMTEST_ARGUMENTS={arguments}\"",
             kernel.parameters,
         );
         let guest =

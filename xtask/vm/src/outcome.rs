@@ -143,7 +143,7 @@ mod tests {
 
     fn kernel(lacks: &'static [&'static str]) -> Kernel {
         let kernel = Kernel::named("no-bpf").unwrap();
-        Kernel { name: "x", source: kernel.source, parameters: "", only: &[], path: Path::Tproxy, lacks }
+        Kernel { name: "x", path: Path::Tproxy, lacks, ..*kernel }
     }
 
     #[test]

@@ -113,7 +113,10 @@ impl Report {
         let without = match (self.kernel.source, self.kernel.parameters) {
             (Source::Compiled(Compiled::NoBpf), _) => ", without bpf(2)".to_owned(),
             (Source::Compiled(Compiled::NoSkLookup), _) => ", with bpf(2) but not sk_lookup".to_owned(),
-            (Source::Debian(_), "") => String::new(),
+            (Source::Debian(_), "") => {
+                let without = |call| format!(", every process without {call}(2)");
+                self.kernel.refuses.map(without).unwrap_or_default()
+            }
             (Source::Debian(_), parameters) => format!(", booted with `{parameters}`"),
         };
         format!(
