@@ -134,6 +134,7 @@ impl Purpose {
                 program("curl and openssl", || has("curl") && has("openssl"), &["curl", "openssl"]),
             ],
             Self::Vmtest => vec![
+                program("prlimit", || has("prlimit"), &["util-linux"]),
                 program("qemu-system-x86_64", || has("qemu-system-x86_64"), &["qemu-system-x86"]),
                 program("busybox, linked statically", || has("busybox"), &["busybox-static"]),
                 program("cpio", || has("cpio"), &["cpio"]),
