@@ -10,6 +10,7 @@ use std::time::Instant;
 
 use aya::programs::links::{LinkError, LinkInfo, LinkType};
 use aya::programs::loaded_links;
+use nix::errno::Errno;
 use serde_json::Value;
 
 use crate::deadline::{PATIENCE, eventually};
@@ -251,15 +252,19 @@ fn without_counts(value: &Value) -> Value {
 
 /// The eBPF links that are attached to the network namespace, whoever holds them.
 fn links(netns: &Netns) -> Vec<String> {
-    // A kernel without bpf(2) has no links, and bpftool would say so with a failure.
-    if !Path::new("/sys/fs/bpf").exists() || find_in_path("bpftool").is_none() {
+    if find_in_path("bpftool").is_none() {
         return Vec::new();
     }
+    // Without bpf(2) there are no links, and bpftool would say so with a failure.
+    let is_without_bpf = |link: &Result<LinkInfo, LinkError>| match link {
+        Err(LinkError::SyscallError(error)) => error.io_error.raw_os_error() == Some(Errno::ENOSYS as i32),
+        _ => false,
+    };
     // Which namespace a link belongs to aya does not say; but there may be none at all. One may also go meanwhile.
     let may_be_ours = |link: Result<LinkInfo, LinkError>| {
         link.is_err() || link.is_ok_and(|link| link.link_type().is_ok_and(|kind| kind == LinkType::Netns))
     };
-    if !loaded_links().any(may_be_ours) {
+    if !loaded_links().take_while(|link| !is_without_bpf(link)).any(may_be_ours) {
         return Vec::new();
     }
     let inode = netns.inode();

@@ -38,6 +38,15 @@ pub fn spectrum_user() -> Result<()> {
     shell::run(&mut workspace::cargo(["build", "--release", "--package", "spectrum-user"]))
 }
 
+/// What tells the privileged tests where what was built is.
+#[must_use]
+pub fn for_tests() -> Vec<(&'static str, String)> {
+    vec![
+        ("SPECTRUM_BIN", workspace::spectrum_user().display().to_string()),
+        ("SPECTRUM_EBPF_OBJECT", ebpf::object(workspace::root()).display().to_string()),
+    ]
+}
+
 /// Builds the program as packages have it, which takes longer.
 pub fn packaged() -> Result<()> {
     shell::run(&mut workspace::cargo(["build", "--profile", "dist", "--package", "spectrum-user"]))

@@ -7,7 +7,6 @@ mod fuzz;
 mod lint;
 mod program;
 mod soak;
-mod test;
 
 use std::env;
 use std::ffi::OsString;
@@ -48,11 +47,6 @@ enum Task {
     Run(build::RunOptions),
     /// Run the program under traffic, reloads and kills on every path at once, and compare every answer with a slow scan
     Soak(soak::SoakOptions),
-    /// Run every test, the privileged ones as root
-    Test(test::TestOptions),
-    /// The part of `test` that runs as root
-    #[command(hide = true)]
-    TestStage,
 }
 
 fn main() -> ExitCode {
@@ -75,7 +69,5 @@ fn main() -> ExitCode {
         Task::Lint(options) => lint::lint(&options, consent),
         Task::Run(options) => build::run(&options, consent),
         Task::Soak(options) => soak::soak(&options, consent),
-        Task::Test(options) => test::test(&options, consent),
-        Task::TestStage => test::stage(),
     })
 }

@@ -21,7 +21,7 @@ pub(crate) struct Program {
 }
 
 /// All of them.
-pub(crate) const PROGRAMS: [Program; 3] = [
+pub(crate) const PROGRAMS: [Program; 4] = [
     Program {
         name: "bench",
         about: "Measure, as root, in throw-away network namespaces",
@@ -32,6 +32,7 @@ pub(crate) const PROGRAMS: [Program; 3] = [
         about: "Run README's commands in a clean Debian, as a new user types them, and say what each took",
         package: "xtask-fresh",
     },
+    Program { name: "test", about: "Run every test, the privileged ones as root", package: "xtask-test" },
     Program {
         name: "vmtest",
         about: "Run the privileged tests on other kernels, each in an emulated machine",
@@ -75,7 +76,7 @@ mod tests {
 
     #[test]
     fn what_xtask_does_itself_asks_for_no_program() {
-        for line in ["", "--no-install", "test -- bench", "--help", "lint bench"] {
+        for line in ["", "--no-install", "soak bench", "--help", "lint bench"] {
             assert_eq!(asked_for(line), None, "{line}");
         }
     }

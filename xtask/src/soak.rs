@@ -5,7 +5,6 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 
-use crate::test;
 use xtask::build;
 use xtask::privilege;
 use xtask::random;
@@ -37,7 +36,7 @@ pub(crate) fn soak(options: &SoakOptions, consent: Consent) -> Result<ExitCode> 
         "--bin",
         "soak",
     ]))?;
-    let mut soak = privilege::as_root(workspace::target_dir().join("release/soak"), &test::environment())?;
+    let mut soak = privilege::as_root(workspace::target_dir().join("release/soak"), &build::for_tests())?;
     soak.arg(options.seconds.to_string());
     soak.arg(options.seed.unwrap_or_else(|| random::number() >> 16).to_string());
     let passed = shell::status(&mut soak)?.success();

@@ -13,7 +13,7 @@ use xtask::shell;
 const LIMIT: Duration = Duration::from_mins(15);
 
 /// After this a guest waits for what never comes.
-const PATIENCE: Duration = Duration::from_mins(60);
+const PATIENCE: Duration = Duration::from_hours(1);
 
 /// The beginning of a line that init says.
 const WORD: &str = "VMTEST ";

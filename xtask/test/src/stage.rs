@@ -31,7 +31,7 @@ pub(super) fn run(
     mut ended: impl FnMut(Ending) -> Result<()>,
 ) -> Result<()> {
     let mut stage = privilege::as_root(env::current_exe().context("find this program")?, &[])?
-        .arg("test-stage")
+        .arg("stage")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
@@ -67,7 +67,7 @@ pub(super) fn run(
 }
 
 /// The stage itself.
-pub(crate) fn stage() -> Result<ExitCode> {
+pub(super) fn stage() -> Result<ExitCode> {
     let interrupt = Interrupt::watch()?;
     let mut orders = BufReader::new(io::stdin());
     let mut order = String::new();

@@ -1,6 +1,8 @@
 //! `test`: every test there is. Builds and runs as the invoking user what needs no privilege, and the binaries of the
 //! privileged tests as root, several at a time. Decides nothing about which test may skip; it passes on what was asked.
 
+#![expect(clippy::print_stdout, reason = "a developer's tool talks on standard output")]
+
 mod report;
 mod runner;
 mod stage;
@@ -17,15 +19,15 @@ use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
+use clap::{Parser, Subcommand};
 use nix::sys::resource::{UsageWho, getrusage};
 
 use report::Report;
 use runner::{Bounds, End, Ending, Job};
-pub(crate) use stage::stage;
 use suite::{Request, Suite};
 use turn::{TURNS, Turn, VARIABLE};
 use xtask::build::{self, executables};
-use xtask::ebpf;
+use xtask::end;
 use xtask::interrupt::Interrupt;
 use xtask::privilege;
 use xtask::setup::{self, Consent, Purpose};
@@ -44,9 +46,30 @@ const PER_PROCESSOR: usize = 3;
 /// Tests at a time of one binary.
 const THREADS: usize = 3;
 
+/// Run every test, the privileged ones as root
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask test", bin_name = "cargo xtask test", args_conflicts_with_subcommands = true)]
+struct Cli {
+    #[command(subcommand)]
+    part: Option<Part>,
+    #[command(flatten)]
+    options: TestOptions,
+    /// Only say what is missing, and install nothing
+    #[arg(long)]
+    no_install: bool,
+}
+
+/// A part that runs as root.
+#[derive(Clone, Copy, Debug, Subcommand)]
+enum Part {
+    /// The privileged tests
+    #[command(hide = true)]
+    Stage,
+}
+
 /// Options of `test`.
 #[derive(Debug, clap::Args)]
-pub(crate) struct TestOptions {
+struct TestOptions {
     /// Count a test that cannot run here as failed; the default where CI=true
     #[arg(long)]
     require: bool,
@@ -67,8 +90,16 @@ pub(crate) struct TestOptions {
     arguments: Vec<OsString>,
 }
 
+fn main() -> ExitCode {
+    let Cli { part, options, no_install } = Cli::parse();
+    end(match part {
+        Some(Part::Stage) => stage::stage(),
+        None => test(&options, Consent::unless(no_install)),
+    })
+}
+
 /// Runs the tests; fails if any failed, after all have run.
-pub(crate) fn test(options: &TestOptions, consent: Consent) -> Result<ExitCode> {
+fn test(options: &TestOptions, consent: Consent) -> Result<ExitCode> {
     let request = Request::parse(&options.arguments)?;
     setup::ready(&[Purpose::Build, Purpose::Test], consent)?;
     build::spectrum_user()?;
@@ -141,17 +172,9 @@ impl TestOptions {
     }
 }
 
-/// The variables that tell the privileged tests where things are.
-pub(crate) fn environment() -> Vec<(&'static str, String)> {
-    vec![
-        ("SPECTRUM_BIN", workspace::spectrum_user().display().to_string()),
-        ("SPECTRUM_EBPF_OBJECT", ebpf::object(workspace::root()).display().to_string()),
-    ]
-}
-
-/// That, and what the tests are told besides.
+/// What the tests are told.
 fn variables(require: bool, turn: &Turn) -> Vec<(String, String)> {
-    let mut variables = environment();
+    let mut variables = build::for_tests();
     if require {
         variables.push(("SPECTRUM_TEST_REQUIRE", "all".to_owned()));
     }
