@@ -21,7 +21,7 @@ use super::address::canonical;
 use super::connections::Connections;
 use super::first_move::{self, Manners};
 use super::introduction;
-use super::limits::Gate;
+use super::limits::{Gate, ServiceShare};
 use super::origins::{Dialled, Dialler};
 use super::peer::Peer;
 use super::relay::{Watch, keep, relay};
@@ -48,6 +48,7 @@ pub(super) struct Assignment {
     dialler: Option<Dialler>,
     gate: Gate,
     manners: Manners,
+    share: Rc<ServiceShare>,
     traffic: Traffic,
 }
 
@@ -57,8 +58,9 @@ impl Assignment {
         let connect = served.policy.timeouts.connect;
         let gate = worker.common.ledger.gate(&served.service, &served.policy.limits);
         let traffic = worker.traffic(&served.service, protocol);
+        let share = worker.descriptors.share(&served.service);
         let dialler = board.map(|board| Dialler::new(board, connect, worker.index));
-        Self { dialler, gate, manners: Manners::default(), traffic, served }
+        Self { dialler, gate, manners: Manners::default(), share, traffic, served }
     }
 
     pub(super) fn served(&self) -> &Served {
@@ -75,14 +77,24 @@ impl Assignment {
             Target::Origins(_) => 2,
             Target::Respond(_) => 1,
         };
-        if !session.take_descriptors(sockets) {
-            self.gate.complain(session.service(), session.client.get().ip(), Limit::Descriptors);
-            return Err(Limit::Descriptors);
+        if let Err(limit) = session.take_descriptors(&self.share, sockets) {
+            self.complain(session, limit);
+            return Err(limit);
         }
         if self.awaits_introduction(session) {
             return Ok(());
         }
         session.admit(&self.gate)
+    }
+
+    /// Where the descriptors of its sessions are counted.
+    pub(super) fn share(&self) -> &Rc<ServiceShare> {
+        &self.share
+    }
+
+    /// Tells the log of a session that was shed, or of many at once.
+    pub(super) fn complain(&self, session: &Session, limit: Limit) {
+        self.gate.complain(session.service(), session.client.get().ip(), limit);
     }
 
     /// Whether the client is yet to be named, by the proxy that dialled for it.

@@ -139,6 +139,8 @@ pub enum End {
 pub enum Limit {
     /// Descriptors of this process: what is open needs the rest.
     Descriptors,
+    /// Descriptors of the service: the others are for other services.
+    DescriptorShare,
     /// Connections of the service.
     Service,
     /// Connections from the client's source prefix.
@@ -153,6 +155,7 @@ impl Limit {
     pub fn key(self) -> &'static str {
         match self {
             Self::Descriptors => "descriptors",
+            Self::DescriptorShare => "descriptor-share",
             Self::Service => "connections",
             Self::Source => "connections-per-source",
             Self::SourceRate => "rate-per-source",
@@ -179,13 +182,14 @@ pub enum HeaderFault {
 }
 
 /// Every end in the order of [`End::index`], with its word in records and metrics, and its status code.
-const ENDS: [(End, &str, u16); 30] = {
+const ENDS: [(End, &str, u16); 31] = {
     use DialFailure as Dial;
     use Side::{Downstream, Upstream};
     [
         (End::Closed, "closed", 200),
         (End::Cut, "cut", 500),
         (End::Denied(Limit::Descriptors), "denied-descriptors", 500),
+        (End::Denied(Limit::DescriptorShare), "denied-descriptor-share", 500),
         (End::Denied(Limit::Service), "denied-service", 403),
         (End::Denied(Limit::Source), "denied-source", 403),
         (End::Denied(Limit::SourceRate), "denied-source-rate", 403),
@@ -235,15 +239,15 @@ impl End {
             Self::Closed => 0,
             Self::Cut => 1,
             Self::Denied(limit) => 2 + limit as usize,
-            Self::Evicted => 6,
-            Self::Expired(expiry) => 7 + expiry as usize,
-            Self::Headless(fault) => 9 + fault as usize,
-            Self::Idle => 11,
-            Self::Lost(side) => 12 + side as usize,
-            Self::Reset(side) => 14 + side as usize,
-            Self::TimedOut(side) => 16 + side as usize,
-            Self::Undialled(failure) => 18 + failure as usize,
-            Self::Unreachable(side) => 28 + side as usize,
+            Self::Evicted => 7,
+            Self::Expired(expiry) => 8 + expiry as usize,
+            Self::Headless(fault) => 10 + fault as usize,
+            Self::Idle => 12,
+            Self::Lost(side) => 13 + side as usize,
+            Self::Reset(side) => 15 + side as usize,
+            Self::TimedOut(side) => 17 + side as usize,
+            Self::Undialled(failure) => 19 + failure as usize,
+            Self::Unreachable(side) => 29 + side as usize,
         }
     }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::header::Extensions;
-use super::limits::{Admission, Gate};
+use super::limits::{Admission, Gate, Held, ServiceShare};
 use super::origins::OpenGuard;
 use super::report::{End, Established, Event, Limit, Report};
 use super::stream::Stream;
@@ -43,8 +43,8 @@ pub(super) struct Session {
     began: Instant,
     /// Its place in the counts of its limits.
     admission: Cell<Option<Admission>>,
-    /// How many of its worker's descriptors are kept for it.
-    descriptors: Cell<usize>,
+    /// Those of its worker's descriptors that are kept for it.
+    descriptors: Cell<Option<Held>>,
     /// What to report when the session is dropped: a cut, unless [`Session::end`] says otherwise.
     end: Cell<End>,
 }
@@ -76,7 +76,7 @@ impl Session {
             unacknowledged: Cell::new(None),
             began: Instant::now(),
             admission: Cell::new(None),
-            descriptors: Cell::new(0),
+            descriptors: Cell::new(None),
             end: Cell::new(End::Cut),
         }
     }
@@ -102,13 +102,10 @@ impl Session {
         Ok(())
     }
 
-    /// Whether its worker has so many more descriptors for it. They are kept for it until it is over.
-    pub(super) fn take_descriptors(&self, count: usize) -> bool {
-        let taken = self.worker.descriptors.take(count, self.worker.sessions.count());
-        if taken {
-            self.descriptors.set(self.descriptors.get() + count);
-        }
-        taken
+    /// Takes so many descriptors of `share`. They are kept for it until it is over.
+    pub(super) fn take_descriptors(&self, share: &Rc<ServiceShare>, count: usize) -> Result<(), Limit> {
+        self.descriptors.set(Some(share.take(count)?));
+        Ok(())
     }
 
     /// A trusted proxy says whom it speaks for.
@@ -163,7 +160,7 @@ impl Session {
 
 impl Drop for Session {
     fn drop(&mut self) {
-        self.worker.descriptors.give_back(self.descriptors.get());
+        drop(self.descriptors.take());
         let report = Report {
             service: self.service.clone(),
             protocol: self.protocol,

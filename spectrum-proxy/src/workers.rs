@@ -141,6 +141,12 @@ impl Workers {
         self.common.descriptors.for_connections()
     }
 
+    /// How many of these each of so many services has of its own, whatever the others take.
+    #[must_use]
+    pub fn descriptors_of_each(&self, services: usize) -> usize {
+        self.common.descriptors.for_each_of(services)
+    }
+
     /// Accepts `destination`'s connections or receives its datagrams from `listeners`, one for each worker in turn, and
     /// serves them as `served` says.
     ///

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use socket2::{Domain, SockRef, Socket, Type};
 use spectrum_tests::case::Case;
 use spectrum_tests::control::{CONFIG, await_logged, configure, connect, count_logged, reload};
-use spectrum_tests::datagram::{self, assert_echo};
+use spectrum_tests::datagram::{self, assert_echo, assert_echoes};
 use spectrum_tests::deadline::{PATIENCE, eventually};
 use spectrum_tests::dial::{call, dial};
 use spectrum_tests::holdings::{Holdings, memory};
@@ -30,6 +30,7 @@ on_every_path!(
     what_a_removed_service_left_open_is_cut_after_the_drain,
     a_service_that_comes_back_keeps_what_is_open,
     without_descriptors_new_connections_are_reset_and_open_ones_go_on,
+    a_service_that_is_flooded_leaves_the_others_their_descriptors,
     a_storm_of_connections_leaves_nothing_behind,
     memory_of_thousands_of_connections_goes_back_to_the_system,
 );
@@ -322,6 +323,52 @@ fn without_descriptors_new_connections_are_reset_and_open_ones_go_on(case: &mut 
     });
     assert_talks(&mut first);
     instance.stop();
+}
+
+fn a_service_that_is_flooded_leaves_the_others_their_descriptors(case: &mut Case) {
+    const DESCRIPTORS: usize = 500;
+    let prlimit = find_in_path("prlimit").unwrap();
+    let service = |name: &str, protocol: &str, port: u16| {
+        format!(
+            "[[service]]\nname = \"{name}\"\nrespond = \"echo\"\n\
+             bindings = [{{ prefix = \"{}\", ports = {port}, protocol = \"{protocol}\" }}]\n",
+            case.prefix()
+        )
+    };
+    let text = format!("{}{}", service("flooded", "tcp", 80), service("quiet", "both", 81));
+    let added = format!("{text}{}", service("added", "tcp", 82));
+    configure(&case.server, &text);
+    let instance = case
+        .launch(&format!("{CONFIG} --log-records none"))
+        .through(&format!("{} --nofile={DESCRIPTORS}:{DESCRIPTORS}", prlimit.display()))
+        .start();
+    let address = case.any_address();
+    let [flooded, quiet, new] = [80, 81, 82].map(|port| SocketAddr::new(address, port));
+    let mut flood = Vec::new();
+    for _ in 0..DESCRIPTORS {
+        flood.extend(call(&case.server, flooded).ok().filter(|stream| talks(&mut &*stream)));
+    }
+    let status = || connect(&case.server, &instance).ask("status").unwrap();
+    let said = status();
+    let (all, each) = (&said["descriptors"], &said["descriptors_of_each"]);
+    let (all, each) = (all.as_u64().unwrap(), each.as_u64().unwrap());
+    // Half is divided between two, the rest is for who comes first. Workers need not have got the same.
+    assert!(each * 4 <= all && each * 4 + 16 > all, "{each} of {all}");
+    assert!((all / 3..=all - each).contains(&(flood.len() as u64)), "{} of {all}", flood.len());
+    assert!(said["services"][0]["denied"]["descriptor-share"].as_u64() > Some(0), "{said:#}");
+    await_logged(&instance, "has its share of the descriptors", 1);
+    let mut open: Vec<TcpStream> = (0..10).map(|_| call(&case.server, quiet).unwrap()).collect();
+    open.iter_mut().for_each(assert_talks);
+    assert_echoes(&case.server, &[quiet]);
+    configure(&case.server, &added);
+    reload(&case.server, &instance).unwrap();
+    let mut of_new: Vec<TcpStream> = (0..5).map(|_| call(&case.server, new).unwrap()).collect();
+    of_new.iter_mut().for_each(assert_talks);
+    let said = status();
+    for quiet in [1, 2] {
+        assert_eq!(said["services"][quiet]["denied"], serde_json::Value::Null, "{said:#}");
+    }
+    flood.iter_mut().for_each(assert_talks);
 }
 
 fn a_storm_of_connections_leaves_nothing_behind(case: &mut Case) {

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use super::report::Limit;
 use crate::model::{Limits, ServiceName};
-pub(super) use descriptors::{DescriptorPool, Descriptors};
+pub(super) use descriptors::{DescriptorPool, Descriptors, Held, ServiceShare};
 use sources::{Source, Sources};
 
 /// How often one worker tells that a service's connections are shed.
@@ -95,6 +95,12 @@ impl Gate {
         match limit {
             Limit::Descriptors => {
                 tracing::error!(%service, %client, more, "out of descriptors: new connections are reset, open ones go on");
+            }
+            Limit::DescriptorShare => {
+                tracing::warn!(
+                    %service, %client, more,
+                    "the service has its share of the descriptors, the rest is for others: new connections are reset, open ones go on"
+                );
             }
             limit => {
                 let limit = limit.key();

@@ -8,6 +8,7 @@
 
 mod aged;
 mod answer;
+mod by_listener;
 mod datagram;
 mod raw;
 mod receiver;

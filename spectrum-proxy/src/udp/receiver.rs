@@ -17,7 +17,9 @@ use super::datagram::{self, Envelope};
 use super::session::{Connected, UdpSession, Voice};
 use super::sessions::{Key, Sessions};
 use crate::accept::CurrentAssignment;
+use crate::limits::{Held, ServiceShare};
 use crate::model::{Destination, Family};
+use crate::report::{End, Limit};
 use crate::session::Session;
 use crate::worker::Worker;
 
@@ -173,10 +175,10 @@ impl Queue {
             tracing::debug!(%client, %dialled, "a datagram from a service's port is not answered");
             return None;
         }
-        self.worker.sessions.make_room();
+        self.worker.sessions.make_room(self.number);
         let voice = match answer {
-            Answer::Discard => Voice::Silent,
-            Answer::Echo => self.voice(key)?,
+            Answer::Discard => Ok((Voice::Silent, None)),
+            Answer::Echo => self.voice(key, assignment.share()).transpose()?,
         };
         let account = Session::open(
             Rc::clone(&self.worker),
@@ -186,30 +188,49 @@ impl Queue {
             dialled,
             assignment.traffic(),
         );
+        let (voice, held) = match voice {
+            Ok(voice) => voice,
+            Err(limit) => {
+                assignment.complain(&account, limit);
+                account.end(End::Denied(limit));
+                return None;
+            }
+        };
         account.established();
         let session = Rc::new(UdpSession::new(account, answer, voice));
-        Sessions::insert(&self.worker, key, Rc::clone(&session));
+        Sessions::insert(&self.worker, key, Rc::clone(&session), held);
         if session.is_connected() {
             self.young.borrow_mut().push((key, Rc::clone(&session)));
         }
         Some(session)
     }
 
-    /// A socket of the session's own, or else the raw one. Without either nothing can be sent from the dialled address
-    /// and port, and an answer from anywhere else would be none.
-    fn voice(&self, Key { client, dialled, .. }: Key) -> Option<Voice> {
+    /// A socket of the session's own, or else the raw one, which takes no descriptor of its service. Without either nothing can
+    /// be sent from the dialled address and port, and an answer from anywhere else would be none.
+    fn voice(&self, key: Key, share: &Rc<ServiceShare>) -> Result<Option<(Voice, Option<Held>)>, Limit> {
+        let Key { client, dialled, .. } = key;
+        let sessions = &self.worker.sessions;
+        let raw = || sessions.raw(self.destination.family).map(|raw| (Voice::Raw(raw), None));
+        let held = match share.take(1) {
+            Ok(held) => held,
+            Err(limit) => match raw() {
+                Some(voice) => return Ok(Some(voice)),
+                None if sessions.give_up_one(self.number) => share.take(1)?,
+                None => return Err(limit),
+            },
+        };
         let error = match Connected::open(dialled, client, self.transparent) {
-            Ok(connected) => return Some(Voice::Connected(connected)),
+            Ok(connected) => return Ok(Some((Voice::Connected(connected), Some(held)))),
             Err(error) => error,
         };
-        let raw = self.worker.sessions.raw(self.destination.family);
+        let raw = raw();
         if self.complained.replace(true) {
             tracing::debug!(%dialled, %client, %error, "open session socket");
         } else {
             let consequence = if raw.is_some() { "answering by raw socket" } else { "not answering" };
             tracing::warn!(%dialled, %client, %error, "open session socket; {consequence}, and not telling again");
         }
-        raw.map(Voice::Raw)
+        Ok(raw)
     }
 
     /// What came before the young sessions has been taken: they may read for themselves.

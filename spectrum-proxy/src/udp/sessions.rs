@@ -9,9 +9,10 @@ use tokio::sync::Notify;
 use tokio::task::{spawn_local, yield_now};
 use tokio::time::{Instant, sleep_until};
 
-use super::aged::Aged;
+use super::by_listener::{ByListener, OfListener};
 use super::raw::RawSender;
 use super::session::UdpSession;
+use crate::limits::Held;
 use crate::model::Family;
 use crate::report::End;
 use crate::worker::Worker;
@@ -43,9 +44,22 @@ pub(super) struct Key {
     pub(super) dialled: SocketAddr,
 }
 
-/// The sessions, and the raw sockets that those without a socket share. Full, it ends the one used least recently.
+impl OfListener for Key {
+    fn listener(&self) -> u64 {
+        self.receiver
+    }
+}
+
+/// A session, and what is kept for it until it ends.
+struct Open {
+    session: Rc<UdpSession>,
+    _held: Option<Held>,
+}
+
+/// The sessions, and the raw sockets that those without a socket share. Full, it ends the one used least recently of
+/// the listener that has most.
 pub(crate) struct Sessions {
-    open: RefCell<Aged<Key, Rc<UdpSession>>>,
+    open: RefCell<ByListener<Key, Open>>,
     capacity: usize,
     idle: Cell<Duration>,
     reaping: Cell<bool>,
@@ -57,7 +71,7 @@ pub(crate) struct Sessions {
 impl Sessions {
     pub(crate) fn new(capacity: usize) -> Self {
         Self {
-            open: RefCell::new(Aged::new(|session: &Rc<UdpSession>| session.used())),
+            open: RefCell::new(ByListener::new(|open: &Open| open.session.used())),
             capacity,
             idle: Cell::new(IDLE),
             reaping: Cell::new(false),
@@ -76,24 +90,18 @@ impl Sessions {
     /// Lets go of all sessions, which report themselves as cut. Sessions hold on to their worker, so without this neither
     /// would ever be dropped.
     pub(crate) fn clear(&self) {
-        let sessions: Vec<_> = self.open.borrow_mut().drain().collect();
+        let sessions = self.open.borrow_mut().drain();
         drop(sessions);
-    }
-
-    /// How many there are.
-    pub(crate) fn count(&self) -> usize {
-        self.open.borrow().len()
     }
 
     /// Whether there are any of `receivers`.
     pub(crate) fn any_of(&self, receivers: &[u64]) -> bool {
-        !receivers.is_empty() && self.open.borrow().keys().any(|key| receivers.contains(&key.receiver))
+        self.open.borrow().any_of(receivers)
     }
 
     /// Cuts those of `receivers`: how many there were.
     pub(crate) async fn cut(&self, receivers: &[u64]) -> usize {
-        let of_these = |key: &&Key| receivers.contains(&key.receiver);
-        let doomed: Vec<Key> = self.open.borrow().keys().filter(of_these).copied().collect();
+        let doomed = self.open.borrow().keys_of(receivers);
         for session in doomed.iter().filter_map(|key| self.get(key)) {
             session.stop_reading();
         }
@@ -112,21 +120,27 @@ impl Sessions {
     }
 
     pub(super) fn get(&self, key: &Key) -> Option<Rc<UdpSession>> {
-        self.open.borrow().get(key).cloned()
+        self.open.borrow().get(key).map(|open| Rc::clone(&open.session))
     }
 
-    /// Ends what must make room for one more.
-    pub(super) fn make_room(&self) {
+    /// Ends what must make room for one more of `receiver`.
+    pub(super) fn make_room(&self, receiver: u64) {
         while self.open.borrow().len() >= self.capacity {
-            let oldest = self.open.borrow_mut().oldest();
-            let Some((key, _)) = oldest else { return };
+            let dispensable = self.open.borrow_mut().dispensable(receiver);
+            let Some(key) = dispensable else { return };
             self.end(&key, End::Evicted);
         }
     }
 
-    pub(super) fn insert(worker: &Rc<Worker>, key: Key, session: Rc<UdpSession>) {
+    /// Ends the session that `receiver` has used least recently, if it has any.
+    pub(super) fn give_up_one(&self, receiver: u64) -> bool {
+        let oldest = self.open.borrow_mut().oldest_of(receiver);
+        oldest.inspect(|key| self.end(key, End::Evicted)).is_some()
+    }
+
+    pub(super) fn insert(worker: &Rc<Worker>, key: Key, session: Rc<UdpSession>, held: Option<Held>) {
         let sessions = &worker.sessions;
-        sessions.open.borrow_mut().insert(key, session);
+        sessions.open.borrow_mut().insert(key, Open { session, _held: held });
         if !sessions.reaping.replace(true) {
             spawn_local(reap(Rc::clone(worker)));
         }
@@ -134,7 +148,7 @@ impl Sessions {
 
     pub(super) fn end(&self, key: &Key, end: End) {
         let ended = self.open.borrow_mut().remove(key);
-        if let Some(session) = ended {
+        if let Some(Open { session, .. }) = ended {
             session.end(end);
         }
     }
@@ -159,12 +173,16 @@ impl Sessions {
     /// Ends what has been idle for long enough. When to look again; `None` when nothing is left.
     fn expire(&self) -> Option<Instant> {
         loop {
-            let (key, used) = self.open.borrow_mut().oldest()?;
-            let deadline = used + self.idle.get();
-            if deadline > Instant::now() {
-                return Some(deadline);
+            let idle = self.idle.get();
+            // What comes into being meanwhile is younger.
+            let overdue = Instant::now().checked_sub(idle);
+            let (overdue, next) = self.open.borrow_mut().overdue(overdue?);
+            if overdue.is_empty() {
+                return Some(next? + idle);
             }
-            self.end(&key, End::Idle);
+            for key in overdue {
+                self.end(&key, End::Idle);
+            }
         }
     }
 }

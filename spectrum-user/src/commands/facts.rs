@@ -157,6 +157,10 @@ impl Running {
             reloads_done: told.facts.reloads_done,
             reloads_refused: told.facts.reloads_refused,
             descriptors: self.workers.as_ref().map_or(0, Workers::descriptors),
+            descriptors_of_each: self
+                .workers
+                .as_ref()
+                .map_or(0, |workers| workers.descriptors_of_each(self.config.services.len())),
         };
         told.destinations =
             self.plan.destinations.iter().map(|(id, destination)| (*id, destination.clone())).collect();

@@ -421,6 +421,10 @@ impl Running {
             origins: self.origins.clone(),
             admin: self.admin.as_ref().map(AdminServer::address),
             descriptors: self.workers.as_ref().map_or(0, Workers::descriptors),
+            descriptors_of_each: self
+                .workers
+                .as_ref()
+                .map_or(0, |workers| workers.descriptors_of_each(self.config.services.len())),
             gone: self.retiring.gone(),
             listeners: Arc::new(self.listeners.iter().map(|(id, group)| (*id, listener(group))).collect()),
         });

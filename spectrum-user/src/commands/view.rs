@@ -34,6 +34,8 @@ pub(super) struct View {
     pub(super) admin: Option<std::net::SocketAddr>,
     /// How many descriptors all connections together may have.
     pub(super) descriptors: usize,
+    /// How many of these are each service's own.
+    pub(super) descriptors_of_each: usize,
     /// Services that the configuration has no more, and when what they have open is cut.
     pub(super) gone: Arc<[(Service, Instant)]>,
     pub(super) listeners: Arc<BTreeMap<DestinationId, ListenerAnswer>>,
@@ -65,6 +67,7 @@ impl Published {
             origins: None,
             admin: None,
             descriptors: 0,
+            descriptors_of_each: 0,
             gone: Arc::default(),
             listeners: Arc::default(),
         }))))

@@ -121,6 +121,9 @@ pub struct Status {
     pub admin: Option<SocketAddr>,
     /// The number of descriptors that all connections together may have; what comes on top is reset.
     pub descriptors: usize,
+    /// The number of these that each service has of its own, whatever the others take.
+    #[serde(default)]
+    pub descriptors_of_each: usize,
     /// In the order configured.
     pub services: Vec<ServiceAnswer>,
     /// By id.
@@ -204,6 +207,10 @@ pub struct ServiceAnswer {
     pub open: u64,
     /// All there were.
     pub total: u64,
+    /// Those of them that were reset since a limit was reached, by what was over it: a key of `limits`, `descriptors` or
+    /// `descriptor-share`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub denied: BTreeMap<String, u64>,
     /// When what it has open is cut, where the configuration has it no more.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub draining: Option<DrainingAnswer>,

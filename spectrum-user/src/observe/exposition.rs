@@ -39,6 +39,8 @@ pub struct InstanceFacts {
     pub reloads_refused: u64,
     /// The number of descriptors that connections may have.
     pub descriptors: usize,
+    /// The number of these that are each service's own.
+    pub descriptors_of_each: usize,
 }
 
 /// The counters of one destination's packets.
@@ -252,6 +254,9 @@ fn instance(encoder: &mut DescriptorEncoder<'_>, facts: &InstanceFacts) -> fmt::
     let mut descriptors =
         gauge(encoder, "descriptors_limit", "File descriptors that all connections together may have")?;
     measure(&mut descriptors, &[], wide(facts.descriptors))?;
+    let help = "Of these, the ones that each service has of its own, whatever the others take";
+    let mut own = gauge(encoder, "descriptors_of_service", help)?;
+    measure(&mut own, &[], wide(facts.descriptors_of_each))?;
     let mut revision = gauge(encoder, "configuration_revision", "Configurations before this one")?;
     measure(&mut revision, &[], u64::from(facts.revision))?;
     let mut reloads =

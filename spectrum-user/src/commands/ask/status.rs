@@ -38,12 +38,17 @@ pub(super) fn write(status: &Status, out: &mut dyn Write) -> io::Result<()> {
     if let Some(admin) = status.admin {
         writeln!(out, "metrics and health: http://{admin}/")?;
     }
-    writeln!(out, "descriptors for connections: {}", status.descriptors)?;
+    writeln!(
+        out,
+        "descriptors for connections: {}, {} of them each service's own",
+        status.descriptors, status.descriptors_of_each
+    )?;
 
     writeln!(out, "\nservices: {}", status.services.len())?;
     let mut services = Columns::of(["NAME", "BINDINGS", "OPEN", "TOTAL", "TARGET"]);
     for service in &status.services {
-        let ServiceAnswer { name, target, limits, timeouts, bindings, open, total, draining, .. } = service;
+        let ServiceAnswer { name, target, limits, timeouts, bindings, open, total, draining, denied, .. } =
+            service;
         let removed = draining.map(|DrainingAnswer { cut_in_ms }| {
             let left = format_duration(Duration::from_secs(cut_in_ms.div_ceil(1000)));
             format!("removed and draining: what is open is cut in {left}")
@@ -57,7 +62,12 @@ pub(super) fn write(status: &Status, out: &mut dyn Write) -> io::Result<()> {
             &total.to_string(),
             lines.next().unwrap_or_default(),
         ]);
-        let policy = policy_lines(&limits.into(), &timeouts.into());
+        let mut policy = policy_lines(&limits.into(), &timeouts.into());
+        if !denied.is_empty() {
+            let counts: Vec<String> =
+                denied.iter().map(|(limit, count)| format!("{limit} {count}")).collect();
+            policy.push(format!("denied so far: {}", counts.join(", ")));
+        }
         for line in lines.chain(policy.iter().map(String::as_str)) {
             services.row(["", "", "", "", line]);
         }

@@ -1,6 +1,6 @@
 //! What an instance is and how it fares, and what on the host stands in its way. Removes no obstacle.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::time::Duration;
 
@@ -16,7 +16,8 @@ use crate::control::{
 use crate::doctor::{bridged, loosening, unbridging};
 use crate::instance::Mode;
 use crate::model::{DestinationId, Family, Prefix, Protocol, Service, ServiceName};
-use spectrum_proxy::RecordState;
+use crate::observe::Totals;
+use spectrum_proxy::{End, RecordState};
 use spectrum_steering::dispatcher::{self, AttachedProgram, Probe};
 use spectrum_steering::host::{self, NamespaceId};
 use spectrum_steering::tproxy;
@@ -59,6 +60,7 @@ impl View {
             table: probe.map(|probe| TableAnswer { nodes: probe.nodes(), bytes: probe.table_bytes() }),
             admin: self.admin,
             descriptors: self.descriptors,
+            descriptors_of_each: self.descriptors_of_each,
             services: self.services(),
             destinations: self.destinations(),
             other_programs,
@@ -100,6 +102,7 @@ impl View {
                 bindings,
                 open: counted().map(|totals| totals.open).sum(),
                 total: counted().map(|totals| totals.opened).sum(),
+                denied: denied(counted()),
             }
         };
         let configured =
@@ -204,6 +207,17 @@ impl View {
 pub(super) fn bridges_to_rules(family: Family) -> Option<String> {
     let setting = host::bridged_to_rules(family)?;
     Some(format!("{setting} is 1: {}; cure: {}", bridged(family), unbridging(&[setting])))
+}
+
+/// What was denied, by what was over the limit.
+fn denied<'a>(totals: impl Iterator<Item = &'a Totals>) -> BTreeMap<String, u64> {
+    let mut denied = BTreeMap::new();
+    for (end, count) in totals.flat_map(|totals| &totals.ends) {
+        if let End::Denied(limit) = end {
+            *denied.entry(limit.key().to_owned()).or_default() += count;
+        }
+    }
+    denied
 }
 
 fn millis(time: Duration) -> u64 {
