@@ -361,14 +361,14 @@ async fn proxy(
     let attempt = Box::pin(async {
         first_move::wait(downstream, origins.dial_on, manners, watch).await?;
         let began = Instant::now();
-        let dialled = tokio::select! {
+        let reached = tokio::select! {
             biased;
             attempt = dialler.dial(session) => attempt.map_err(End::Undialled),
             // A client that gives up while the origin is slow to answer need not hold the attempt open.
             _ = downstream.ready(Interest::ERROR) => Err(End::Reset(Side::Downstream)),
         }?;
         session.dialled_in(began.elapsed());
-        Ok(dialled)
+        Ok(reached)
     });
     let (upstream, open) = match attempt.await {
         Ok(Dialled { stream, open }) => (Peer::new(stream), open),

@@ -61,7 +61,8 @@ pub fn takes(test: &str, variants: Variants, path: Path, family: Family) -> bool
     takes
 }
 
-/// The part of a loop of the case `test` that is done: from which pass, counted from 0, and how many further each time. In [`ROUND`] turns each is done, and all where turns are not taken.
+/// The part of a loop of the case `test` that is done: from which pass, counted from 0, and how many further each
+/// time. A whole round of turns does all of it, and so does each run where turns are not taken.
 pub fn stride(test: &str, path: Path) -> (usize, usize) {
     match parse(VARIABLE) {
         Some(Turn::Round(number)) => {

@@ -147,7 +147,7 @@ async fn serve(running: &mut Running, args: &RunArgs, hearing: &mut Hearing) -> 
             }
             // Who sent the signal reads the log.
             ServeEvent::Reload(ReloadAsked::Signal) => {
-                drop(reload(running, args, &ReloadQuery::default()).await)
+                drop(reload(running, args, &ReloadQuery::default()).await);
             }
         }
     }
