@@ -33,7 +33,7 @@ pub(super) fn modules_import_along_the_arrows(path: &str, text: &str) -> Vec<Fin
 }
 
 /// The first names after `crate::`: one, or each at the first level of braces.
-fn imported(rest: &str) -> Vec<&str> {
+pub(super) fn imported(rest: &str) -> Vec<&str> {
     let name = |text: &'_ str| text.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(text.len());
     let Some(group) = rest.strip_prefix('{') else { return vec![&rest[..name(rest)]] };
     let mut names = Vec::new();

@@ -2,9 +2,11 @@
 //! every file of the tree counts, committed or not.
 
 mod arrows;
+mod beginnings;
 mod code;
 mod manifest;
 mod naming;
+mod picture;
 mod prose;
 mod source;
 
@@ -13,6 +15,9 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
+
+use beginnings::Beginnings;
+use picture::Picture;
 
 /// A place where a rule is broken.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -51,17 +56,27 @@ const SOURCE_RULES: [Rule; 8] = [
 /// The findings of all rules in the tree below `root`.
 pub fn check(root: &Path) -> Result<Vec<Finding>> {
     let mut findings = Vec::new();
+    let mut beginnings = Beginnings::default();
+    let mut picture = Picture::default();
     for path in files(root)? {
         let text = || fs::read_to_string(root.join(&path)).with_context(|| format!("read {path}"));
         if is_source(&path) {
             let text = text()?;
             findings.extend(SOURCE_RULES.iter().flat_map(|rule| rule(&path, &text)));
+            beginnings.read(&path, &text);
+            picture.read_source(&path, &text);
         } else if path.ends_with("Cargo.toml") {
             findings.extend(manifest::crates_inherit_the_lints(&path, &text()?));
         } else if has_extension(&path, "md") {
-            findings.extend(prose::architecture_is_at_most_3500_words(&path, &text()?));
+            let text = text()?;
+            findings.extend(prose::architecture_is_at_most_3500_words(&path, &text));
+            if path == picture::DOCUMENT {
+                picture.read_document(&text);
+            }
         }
     }
+    findings.extend(beginnings.findings());
+    findings.extend(picture.findings());
     Ok(findings)
 }
 
