@@ -11,14 +11,14 @@ pub fn parse_address_and_port(typed: &str) -> Result<SocketAddr, ParseAddressAnd
     typed.parse().ok().ok_or_else(|| ParseAddressAndPortError::of(typed))
 }
 
-/// Why a text is no address with a port.
+/// The error of a text that is no address with a port.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum ParseAddressAndPortError {
     /// An IPv6 address without brackets, whose last group could be a port; `whole` if all of it is an address, too.
     Brackets {
-        /// What was probably meant.
+        /// The address and port that was probably meant.
         meant: SocketAddr,
-        /// What may have been meant instead, without a port.
+        /// The address without a port that may have been meant instead.
         whole: Option<Ipv6Addr>,
     },
     /// An address alone.
@@ -58,7 +58,7 @@ impl fmt::Display for ParseAddressAndPortError {
 
 impl std::error::Error for ParseAddressAndPortError {}
 
-/// What was probably meant by an IPv6 address whose last group could be a port: `2001:db8::5:80`.
+/// The address and port probably meant by an IPv6 address whose last group could be a port: `2001:db8::5:80`.
 fn without_brackets(typed: &str) -> Option<SocketAddr> {
     let (address, port) = typed.rsplit_once(':')?;
     let port = port.parse().ok().filter(|port| *port > 0)?;

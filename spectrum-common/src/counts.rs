@@ -33,7 +33,7 @@ impl Add for Counts {
 /// Number of [`Refusal`]s.
 pub const REFUSALS: usize = 5;
 
-/// Why `bpf_sk_assign` refused (bpf-helpers(7)).
+/// The refusal of `bpf_sk_assign` (bpf-helpers(7)).
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[repr(usize)]
 pub enum Refusal {

@@ -215,7 +215,7 @@ impl Value {
     }
 }
 
-/// Which of `buckets` consecutive buckets holds the masked address `key`: 0 to `buckets - 1`.
+/// The number of the bucket, of `buckets` consecutive ones, that holds the masked address `key`: 0 to `buckets - 1`.
 ///
 /// Two multiplications: prefixes are configured by the operator, so the hash needs to spread addresses that differ in
 /// few bits, not to withstand an adversary.

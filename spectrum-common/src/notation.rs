@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use super::{PortRange, Prefix};
 
-/// What to write for the ports `typed`.
+/// The right notation of the ports `typed`.
 pub(super) fn ports(typed: &str) -> Option<String> {
     let typed = typed.trim();
     if ["0", "0-65535", "*", "all", "any"].contains(&typed) {
@@ -23,7 +23,7 @@ pub(super) fn ports(typed: &str) -> Option<String> {
 const EVERYWHERE: &str =
     "every address is 0.0.0.0/0 for IPv4 and ::/0 for IPv6, of which a binding takes those that the host has";
 
-/// What to write for the prefix `typed`.
+/// The right notation of the prefix `typed`.
 pub(super) fn prefix(typed: &str) -> Option<String> {
     let typed = typed.trim();
     if ["", "*", "all", "any", "0.0.0.0", "::", "[::]"].contains(&typed) {

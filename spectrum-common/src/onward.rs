@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::{PortRange, ServiceName};
 
-/// Where dials of some ports of one address go.
+/// The service that dials of some ports of one address come back to.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Onward {
     /// The ports.
@@ -14,7 +14,8 @@ pub struct Onward {
     pub service: Option<ServiceName>,
 }
 
-/// What the kernel makes of an address that is dialled: IPv4 in the form of IPv6 is IPv4, and nobody's is the host's own.
+/// The address that the kernel makes of one that is dialled: IPv4 in the form of IPv6 is IPv4, and nobody's is the host's
+/// own.
 #[must_use]
 pub fn reached(address: IpAddr) -> IpAddr {
     match address.to_canonical() {

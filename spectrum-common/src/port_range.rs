@@ -35,19 +35,19 @@ impl PortRange {
         self.last.get()
     }
 
-    /// How many ports there are: 1 to 65,535.
+    /// The number of ports: 1 to 65,535.
     #[must_use]
     pub fn width(&self) -> u16 {
         self.last.get() - self.first.get() + 1
     }
 
-    /// Whether `port` is one of them.
+    /// True if `port` is one of them.
     #[must_use]
     pub fn contains(&self, port: u16) -> bool {
         (self.first()..=self.last()).contains(&port)
     }
 
-    /// Whether every port of `other` is one of these.
+    /// True if every port of `other` is one of these.
     #[must_use]
     pub fn encloses(&self, other: &Self) -> bool {
         self.first <= other.first && other.last <= self.last
@@ -60,7 +60,7 @@ impl PortRange {
         Self::new(first, last)
     }
 
-    /// Whether the two share a port.
+    /// True if the two share a port.
     #[must_use]
     pub fn overlaps(&self, other: &Self) -> bool {
         self.first <= other.last && other.first <= self.last
@@ -104,19 +104,19 @@ pub fn parse_port_ranges(typed: &str) -> Result<Vec<PortRange>, ParsePortRangeEr
     typed.split(',').map(str::parse).collect()
 }
 
-/// Why a text is not a [`PortRange`].
+/// The error of a text that is not a [`PortRange`].
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum ParsePortRangeError {
     /// Written as another product has it.
     #[error("{cure}")]
     Notation {
-        /// What to write.
+        /// The text to write instead.
         cure: String,
     },
     /// Not a number, or one that is no port.
     #[error("port {port:?} is not a number from 1 to 65535")]
     Port {
-        /// What was typed.
+        /// The text that was typed.
         port: String,
     },
     /// The first port is greater than the last.

@@ -55,13 +55,13 @@ impl Prefix {
         Family::of(self.address())
     }
 
-    /// Whether `address` lies within. An IPv4 address never lies within an IPv6 prefix, nor the reverse.
+    /// True if `address` lies within. An IPv4 address never lies within an IPv6 prefix, nor the reverse.
     #[must_use]
     pub fn contains(&self, address: IpAddr) -> bool {
         self.0.contains(&address)
     }
 
-    /// Whether the two share an address, which for prefixes means that one contains the other.
+    /// True if the two share an address, which for prefixes means that one contains the other.
     #[must_use]
     pub fn overlaps(&self, other: &Self) -> bool {
         self.0.contains(&other.0) || other.0.contains(&self.0)
@@ -123,13 +123,13 @@ impl FromStr for Prefix {
     }
 }
 
-/// Why a text is not a [`Prefix`].
+/// The error of a text that is not a [`Prefix`].
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum ParsePrefixError {
     /// The part before the slash is not an IP address.
     #[error("{address:?} is not an IP address (expected something like 192.0.2.0/24 or 2001:db8::/64)")]
     Address {
-        /// What was typed.
+        /// The text that was typed.
         address: String,
     },
     /// Bits beyond the length are set.
@@ -145,7 +145,7 @@ pub enum ParsePrefixError {
     /// The part after the slash is not a length of this family.
     #[error("prefix length {length:?} is not a number from 0 to {max}")]
     Length {
-        /// What was typed.
+        /// The text that was typed.
         length: String,
         /// The greatest length of the family.
         max: u8,
@@ -159,7 +159,7 @@ pub enum ParsePrefixError {
     /// Written as another product has it.
     #[error("{cure}")]
     Notation {
-        /// What to write.
+        /// The text to write instead.
         cure: String,
     },
     /// No connection has a multicast destination.

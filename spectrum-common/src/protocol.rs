@@ -35,7 +35,7 @@ impl FromStr for Protocol {
     }
 }
 
-/// Why a text is not a [`Protocol`].
+/// The error of a text that is not a [`Protocol`].
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("expected tcp or udp")]
 pub struct ParseProtocolError;

@@ -41,7 +41,7 @@ impl FromStr for ServiceName {
     }
 }
 
-/// Why a text is not a [`ServiceName`].
+/// The error of a text that is not a [`ServiceName`].
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("a service name is 1 to 64 letters, digits, '-', '_' and '.', and begins with a letter or digit")]
 pub struct ParseServiceNameError;

@@ -38,10 +38,10 @@ use crate::model::{Destination, Origins, Protocol, Target, Timeouts};
 /// The first and the longest pause while the host is out of descriptors or memory.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(1));
 
-/// How long accepting must have gone well before a shortage counts as over: one that comes and goes is one shortage.
+/// The time that accepting must have gone well before a shortage counts as over: one that comes and goes is one shortage.
 const CALM: Duration = Duration::from_secs(1);
 
-/// What this worker serves for a destination.
+/// The listener and service of a destination that this worker serves.
 pub(super) struct Assignment {
     served: Arc<Served>,
     /// `None` where we answer ourselves.
@@ -71,7 +71,7 @@ impl Assignment {
         &self.traffic
     }
 
-    /// Whether a connection may be had: first of all whether there would be descriptors to serve it with.
+    /// The permission to have one more connection: first of all descriptors to serve it with.
     fn admit(&self, session: &Session) -> Result<(), Limit> {
         let sockets = match self.served.target {
             Target::Origins(_) => 2,
@@ -97,7 +97,7 @@ impl Assignment {
         self.gate.complain(session.service(), session.client.get().ip(), limit);
     }
 
-    /// Whether the client is yet to be named, by the proxy that dialled for it.
+    /// True if the client is yet to be named, by the proxy that dialled for it.
     fn awaits_introduction(&self, session: &Session) -> bool {
         self.served.policy.trusted_proxies.trusts(session.client.get().ip())
     }
@@ -156,7 +156,7 @@ impl Acceptor {
     }
 }
 
-/// Where accepted connections come from and what becomes of them.
+/// The queue of accepted connections, and what becomes of them.
 struct Queue {
     worker: Rc<Worker>,
     destination: Destination,
@@ -165,7 +165,7 @@ struct Queue {
     _listening: Listening,
 }
 
-/// That a worker has a listener at an address, for as long as it has.
+/// A worker's listener at an address, known for as long as it is there.
 struct Listening {
     worker: Rc<Worker>,
     address: SocketAddr,
@@ -404,7 +404,7 @@ async fn let_others_go() {
     .await;
 }
 
-/// What an error of accept(2) is about, and so what to do next.
+/// The class of an error of accept(2), which says what to do next.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum AcceptFailure {
     /// The connection that would have been accepted: take the next one at once.

@@ -25,7 +25,7 @@ impl Connections {
         self.tasks.borrow_mut().insert(number, task.abort_handle());
     }
 
-    /// Whether there are none.
+    /// True if there are none.
     pub(super) fn is_empty(&self) -> bool {
         self.tasks.borrow().is_empty()
     }

@@ -2,8 +2,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// How many there are, or were. One thread alone may call what changes it: a load and a store do then, without the price of
-/// a locked addition.
+/// A number of things that are, or were. One thread alone may call what changes it: a load and a store do then, without
+/// the price of a locked addition.
 #[derive(Debug, Default)]
 pub struct Counter(AtomicU64);
 
@@ -18,7 +18,7 @@ impl Counter {
         self.put(self.0.load(Ordering::Relaxed).wrapping_sub(count));
     }
 
-    /// What it has come to. Whoever reads this sees all that was counted before it elsewhere.
+    /// The count so far. Whoever reads this sees all that was counted before it elsewhere.
     #[must_use]
     pub fn get(&self) -> u64 {
         self.0.load(Ordering::Acquire)

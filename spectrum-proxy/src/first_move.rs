@@ -10,7 +10,7 @@ use super::report::{End, Side};
 use super::stream::{Look, Stream};
 use crate::model::DialOn;
 
-/// How long a client may be silent before its origin is dialled all the same. A check that resets what it opened does so
+/// The time that a client may be silent before its origin is dialled all the same. A check that resets what it opened does so
 /// before it has heard of the origin, so this is what lies between two of its packets.
 const PATIENCE: Duration = Duration::from_millis(10);
 
@@ -20,7 +20,7 @@ const SILENT: u8 = 3;
 /// Between two clients that are waited for in vain there are so many that are not, at first and at most: twice as many each time.
 const SPARED: (u16, u16) = (32, 4096);
 
-/// Whether the clients of a service speak first, as far as a worker has seen.
+/// The habit of a service's clients to speak first or not, as far as a worker has seen.
 #[derive(Debug)]
 pub(super) struct Manners {
     silent: Cell<u8>,
@@ -35,7 +35,7 @@ impl Default for Manners {
 }
 
 impl Manners {
-    /// Whether it may be worth waiting for the next one.
+    /// True if it may be worth waiting for the next one.
     fn promise(&self) -> bool {
         if self.silent.get() < SILENT {
             return true;

@@ -5,7 +5,7 @@ use std::cell::Cell;
 /// Fewer sessions than this are not worth it: they leave less than 3 MB behind.
 const MANY: usize = 1024;
 
-/// What part of the most must have gone. What the rest holds lies in between, so nearly all must have.
+/// The part of the most that must have gone. What the rest holds lies in between, so nearly all must have.
 const LEFT: usize = 8;
 
 /// The most sessions that were open since memory was given back last.

@@ -14,13 +14,14 @@ use super::stream::Stream;
 use super::unique_id::shown;
 use crate::model::{Origins, ProxyVersion, TrustedProxies, UniqueIds};
 
-/// How long a trusted proxy may take to say whom it speaks for. It has nothing to wait for, so this is a lost packet or two.
+/// The time that a trusted proxy may take to say whom it speaks for. It has nothing to wait for, so this is a lost packet
+/// or two.
 const PATIENCE: Duration = Duration::from_secs(3);
 
-/// How much is looked at in one go: more than any header without extensions has.
+/// The bytes that are looked at in one go: more than any header without extensions has.
 const CHUNK: usize = 512;
 
-/// Where `downstream` comes from a trusted proxy, reads the header it begins with and notes in `session` whom it names, and
+/// For a `downstream` from a trusted proxy, reads the header it begins with and notes in `session` whom it names, and
 /// what else it says if an origin shall be told. Others' first bytes are not looked at. What follows the header stays in the socket.
 ///
 /// # Errors

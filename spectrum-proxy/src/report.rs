@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::traffic::Traffic;
 use crate::model::{Protocol, ServiceName};
 
-/// What a worker tells its observer.
+/// An event that a worker tells its observer.
 #[derive(Clone, Copy, Debug)]
 pub enum Event<'a> {
     /// The worker begins to serve a service. Told once, whatever becomes of the service later.
@@ -18,7 +18,7 @@ pub enum Event<'a> {
         service: &'a ServiceName,
         /// Transport protocol.
         protocol: Protocol,
-        /// What its sessions carry, from now on.
+        /// The traffic of its sessions, from now on.
         traffic: &'a Traffic,
     },
     /// A connection was accepted, or the first datagram of a UDP session came. [`Event::Ended`] follows for each, whatever happens to it.
@@ -43,15 +43,15 @@ pub struct Established<'a> {
     pub protocol: Protocol,
     /// The client.
     pub client: SocketAddr,
-    /// Who dialled on the client's behalf.
+    /// The proxy that dialled on the client's behalf.
     pub via: Option<SocketAddr>,
-    /// What the client dialled.
+    /// The address and port that the client dialled.
     pub dialled: SocketAddr,
     /// The origin connected to. `None` where we answer ourselves.
     pub origin: Option<SocketAddr>,
-    /// What it is called, by us or by the trusted proxy.
+    /// Its id, by us or by the trusted proxy.
     pub unique_id: Option<&'a Arc<str>>,
-    /// How long it took to connect to the origin; without one, from accept until now.
+    /// The time that connecting to the origin took; without one, from accept until now.
     pub after: Duration,
 }
 
@@ -66,24 +66,24 @@ pub struct Report {
     pub client: SocketAddr,
     /// The trusted proxy that connected to us on the client's behalf.
     pub via: Option<SocketAddr>,
-    /// What the client dialled.
+    /// The address and port that the client dialled.
     pub dialled: SocketAddr,
     /// The origin connected to, or the last one tried. `None` where we answer ourselves or no name resolved.
     pub origin: Option<SocketAddr>,
-    /// What it is called, by us or by the trusted proxy. `None` where it is not.
+    /// Its id, by us or by the trusted proxy. `None` where it is not.
     pub unique_id: Option<Arc<str>>,
-    /// How long it took to connect to an origin. `None` where none was connected to, or we answer ourselves.
+    /// The time that connecting to an origin took. `None` where none was connected to, or we answer ourselves.
     pub dial: Option<Duration>,
     /// Bytes received from the client, whether or not the origin took them.
     pub bytes_from_client: u64,
     /// Bytes handed to the client's socket.
     pub bytes_to_client: u64,
-    /// How many of these the client's host had not acknowledged when it was over, perhaps with the FIN behind them. `None` over
-    /// UDP, where all was said in order, and where nothing was.
+    /// The number of these that the client's host had not acknowledged when it was over, perhaps with the FIN behind
+    /// them. `None` over UDP, where all was said in order, and where nothing was.
     pub bytes_unacknowledged: Option<u32>,
     /// From accept to end.
     pub duration: Duration,
-    /// How it ended.
+    /// Its end.
     pub end: End,
 }
 
@@ -105,7 +105,7 @@ impl fmt::Display for Side {
     }
 }
 
-/// How a connection ended.
+/// The end of a connection.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub enum End {
     /// Both sides were done: every byte and both FINs were passed on.
@@ -134,7 +134,7 @@ pub enum End {
     Unreachable(Side),
 }
 
-/// What there were as many of as there may be.
+/// A limit that was reached.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub enum Limit {
     /// Descriptors of this process: what is open needs the rest.
@@ -163,7 +163,7 @@ impl Limit {
     }
 }
 
-/// Which time was over.
+/// The time that was over.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub enum Expiry {
     /// The time for the rest after one side's FIN.
@@ -172,10 +172,10 @@ pub enum Expiry {
     Lifetime,
 }
 
-/// What was wrong with the PROXY header that had to come.
+/// The fault of the PROXY header that had to come.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub enum HeaderFault {
-    /// What came is none.
+    /// Something else came.
     Malformed,
     /// It did not come in time, or not whole.
     Missing,
@@ -251,7 +251,7 @@ impl End {
         }
     }
 
-    /// What records and metrics call it.
+    /// Its name in records and metrics.
     #[must_use]
     pub fn word(self) -> &'static str {
         ENDS.get(self.index()).map_or("", |(_, word, _)| word)
@@ -263,7 +263,7 @@ impl End {
         ENDS.get(self.index()).map_or(999, |(_, _, status)| *status)
     }
 
-    /// What `error` on an established connection's `side` means.
+    /// The end that `error` on an established connection's `side` means.
     #[must_use]
     pub fn of(side: Side, error: &io::Error) -> Self {
         match error.raw_os_error() {
@@ -284,7 +284,7 @@ impl fmt::Display for End {
     }
 }
 
-/// Why no origin was connected to: of several tried, what the last one said.
+/// The failure to connect to an origin: of several tried, what the last one said.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub enum DialFailure {
     /// Every origin was known to be down, so none was tried.
@@ -310,7 +310,7 @@ pub enum DialFailure {
 }
 
 impl DialFailure {
-    /// What `error` from connecting means.
+    /// The failure that `error` from connecting means.
     #[must_use]
     pub fn of(error: &io::Error) -> Self {
         if error.kind() == io::ErrorKind::TimedOut {

@@ -11,7 +11,7 @@ use super::session::Session;
 use super::stream::Stream;
 use crate::model::Responder;
 
-/// How long a client that was answered may keep its side open.
+/// The time that a client that was answered may keep its side open.
 const LINGER: Duration = Duration::from_secs(2);
 
 /// Answers `client` as `responder` does, until `watch` says that it is over.

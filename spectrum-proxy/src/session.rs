@@ -22,15 +22,15 @@ pub(super) struct Session {
     worker: Rc<Worker>,
     service: ServiceName,
     protocol: Protocol,
-    /// Who dialled, or whom a trusted proxy named.
+    /// The address that dialled, or that a trusted proxy named.
     pub(super) client: Cell<SocketAddr>,
     /// The trusted proxy that dialled in the client's place.
     pub(super) via: Cell<Option<SocketAddr>>,
-    /// What was dialled, or what a trusted proxy named.
+    /// The dialled address, or the one that a trusted proxy named.
     pub(super) dialled: Cell<SocketAddr>,
-    /// What a trusted proxy says besides, until the origin is told.
+    /// The extensions that a trusted proxy sent, until the origin is told.
     pub(super) extensions: Cell<Option<Box<Extensions>>>,
-    /// What it is called.
+    /// Its name.
     pub(super) unique_id: OnceCell<Arc<str>>,
     /// The dialled port by which steering chose the service. What a trusted proxy names leads to no other port of an
     /// origin: its clients may say what they like to it, and only bound ports are meant to be reached.
@@ -45,7 +45,7 @@ pub(super) struct Session {
     admission: Cell<Option<Admission>>,
     /// Those of its worker's descriptors that are kept for it.
     descriptors: Cell<Option<Held>>,
-    /// What to report when the session is dropped: a cut, unless [`Session::end`] says otherwise.
+    /// The end to report when the session is dropped: a cut, unless [`Session::end`] says otherwise.
     end: Cell<End>,
 }
 
@@ -93,7 +93,7 @@ impl Session {
         &self.worker
     }
 
-    /// Whether the limits of its service have room for it, now that its client is known.
+    /// Its admission by the limits of its service, now that its client is known.
     pub(super) fn admit(&self, gate: &Gate) -> Result<(), Limit> {
         let client = self.client.get();
         let admission =
@@ -152,7 +152,7 @@ impl Session {
         self.ends_as(end);
     }
 
-    /// What to report when it is dropped.
+    /// Sets the end to report when it is dropped.
     pub(super) fn ends_as(&self, end: End) {
         self.end.set(end);
     }

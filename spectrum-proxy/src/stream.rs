@@ -21,7 +21,7 @@ use super::sys;
 #[derive(Debug)]
 pub(super) struct Stream(AsyncFd<OwnedFd>);
 
-/// What has come from a peer first of all.
+/// The first thing that has come from a peer.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Look {
     Bytes,
@@ -93,7 +93,7 @@ impl Stream {
         self.0.try_io(interest, |_| operation())
     }
 
-    /// Whether an urgent byte may lie in the queue, so that what ends there need not be all. A stream that is at its end may
+    /// True if an urgent byte may lie in the queue, so that what ends there need not be all. A stream that is at its end may
     /// have one, too.
     pub(super) fn may_hold_urgent_byte(&self) -> bool {
         self.try_io(Interest::PRIORITY, || Ok(())).is_ok()
@@ -201,7 +201,7 @@ impl Stream {
         Ok(())
     }
 
-    /// Whether there may be something to receive, as far as the kernel has told.
+    /// True if there may be something to receive, as far as the kernel has told.
     pub(super) fn may_hold_bytes(&self) -> bool {
         self.try_io(Interest::READABLE, || Ok(())).is_ok()
     }

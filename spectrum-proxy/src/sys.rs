@@ -53,8 +53,8 @@ pub(super) fn register(socket: OwnedFd, interest: Interest) -> io::Result<AsyncF
     Ok(unsafe { AsyncFd::register_with_interest(socket, interest) }?)
 }
 
-/// What a TCP socket tells of the bytes that it was given (`tcp_info` of `linux/tcp.h`, whose order is for ever; that of the
-/// crate `libc` ends before most of these).
+/// The account of a TCP socket of the bytes that it was given (`tcp_info` of `linux/tcp.h`, whose order is for ever; that
+/// of the crate `libc` ends before most of these).
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C)]
 pub(super) struct TcpInfo {
@@ -62,21 +62,21 @@ pub(super) struct TcpInfo {
     /// Segments that were sent and neither acknowledged nor given up.
     pub(super) unacked: u32,
     _losses: [u32; 4],
-    /// How long ago the last byte was sent, in milliseconds. Window probes send none, retransmissions do.
+    /// The milliseconds since the last byte was sent. Window probes send none, retransmissions do.
     pub(super) last_data_sent: u32,
     _receipts: [u32; 2],
-    /// How long ago the last acknowledgement came, of whatever, in milliseconds.
+    /// The milliseconds since the last acknowledgement came, of whatever.
     pub(super) last_ack_recv: u32,
     _metrics: [u32; 11],
     _pacing: [u64; 2],
-    /// What was acknowledged so far.
+    /// The bytes acknowledged so far.
     pub(super) bytes_acked: u64,
     _traffic: [u64; 9],
-    /// What was sent so far. Linux 4.19.
+    /// The bytes sent so far. Linux 4.19.
     pub(super) bytes_sent: u64,
 }
 
-/// What the kernel knows of the connection of `socket`.
+/// The kernel's account of the connection of `socket`.
 pub(super) fn tcp_info(socket: impl AsFd) -> io::Result<TcpInfo> {
     let mut info = TcpInfo::default();
     let mut length = libc::socklen_t::try_from(size_of::<TcpInfo>()).unwrap_or(0);
@@ -87,7 +87,7 @@ pub(super) fn tcp_info(socket: impl AsFd) -> io::Result<TcpInfo> {
     if got == 0 { Ok(info) } else { Err(io::Error::last_os_error()) }
 }
 
-/// How many of the bytes that `socket` was given its peer has not acknowledged, a FIN among them; also after a reset.
+/// The number of bytes given to `socket` that its peer has not acknowledged, a FIN among them; also after a reset.
 pub(super) fn unacknowledged(socket: impl AsFd) -> io::Result<u32> {
     let mut bytes: libc::c_int = 0;
     // SAFETY: the kernel writes an int to where it is told.

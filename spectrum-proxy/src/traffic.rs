@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::counter::Counter;
 
-/// What a worker's sessions of one service and protocol have carried so far. Clones show the same.
+/// The bytes that a worker's sessions of one service and protocol have carried so far. Clones show the same.
 #[derive(Clone, Debug, Default)]
 pub struct Traffic {
     from_client: Arc<Counter>,
@@ -35,12 +35,12 @@ impl Traffic {
         traffic
     }
 
-    /// What one more session receives from its client.
+    /// A meter of the bytes that one more session receives from its client.
     pub(super) fn meter_from_client(&self) -> Meter {
         Meter { own: Cell::new(0), all: Arc::clone(&self.from_client), origin: OnceCell::new() }
     }
 
-    /// What one more session hands to its client.
+    /// A meter of the bytes that one more session hands to its client.
     pub(super) fn meter_to_client(&self) -> Meter {
         Meter { own: Cell::new(0), all: Arc::clone(&self.to_client), origin: OnceCell::new() }
     }

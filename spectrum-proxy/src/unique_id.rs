@@ -26,7 +26,8 @@ impl UniqueIds {
     }
 }
 
-/// How records show an `id` that somebody else chose: as it is where it is a word, else in hexadecimal digits behind `0x`.
+/// An `id` that somebody else chose, as records show it: as it is where it is a word, else in hexadecimal digits behind
+/// `0x`.
 pub(super) fn shown(id: &[u8]) -> Arc<str> {
     let is_word = |byte: &u8| byte.is_ascii_graphic() && !br#""\="#.contains(byte);
     match std::str::from_utf8(id) {

@@ -26,10 +26,10 @@ use super::unique_id::UniqueIds;
 use super::workers::{DrainOutcome, Listener, Serving, WorkersError};
 use crate::model::{Destination, Protocol, ServiceName, reached};
 
-/// Who is told of every connection, on the worker's own thread.
+/// An observer that is told of every connection, on the worker's own thread.
 pub(super) type Observer = Box<dyn Fn(Event<'_>) + Send>;
 
-/// What a worker is told.
+/// A command to a worker.
 pub(super) enum Command {
     /// Serve a destination from one more socket.
     Listen {
@@ -50,14 +50,14 @@ pub(super) enum Command {
     Abort,
 }
 
-/// What all workers have in common: they agree on it while connections come and go, where there are limits to agree on.
+/// The common ground of all workers: they agree on it while connections come and go, where there are limits to agree on.
 #[derive(Clone, Debug)]
 pub(super) struct Common {
     pub(super) ledger: Ledger,
     pub(super) descriptors: DescriptorPool,
 }
 
-/// What a worker's connections have in common.
+/// The common ground of a worker's connections.
 pub(super) struct Worker {
     pub(super) index: usize,
     pub(super) buffers: Buffers,
@@ -66,10 +66,10 @@ pub(super) struct Worker {
     pub(super) descriptors: Descriptors,
     pub(super) common: Common,
     pub(super) unique_ids: UniqueIds,
-    /// Where it listens itself, whatever steers connections there.
+    /// The addresses at which it listens itself, whatever steers connections there.
     listening: RefCell<HashSet<SocketAddr>>,
     observer: Observer,
-    /// What it has carried, of services that are gone too: they may come back, and a counter must not fall.
+    /// The bytes that it has carried, of services that are gone too: they may come back, and a counter must not fall.
     traffic: RefCell<HashMap<(ServiceName, Protocol), Traffic>>,
     failures: mpsc::UnboundedSender<WorkersError>,
     open: Cell<usize>,
@@ -106,12 +106,12 @@ impl Worker {
         }
     }
 
-    /// What relays move bytes with.
+    /// The means with which relays move bytes.
     pub(super) fn means(&self) -> Means<'_> {
         Means { buffers: &self.buffers, pipes: &self.pipes, strategy: Strategy::default() }
     }
 
-    /// Whether dialling `address` ends at a listener of its own, which all workers' are: nothing steers such a connection, and
+    /// True if dialling `address` ends at a listener of its own, which all workers' are: nothing steers such a connection, and
     /// it would be dialled again and again.
     pub(super) fn listens_on(&self, address: SocketAddr) -> bool {
         self.listening.borrow().contains(&SocketAddr::new(reached(address.ip()), address.port()))
@@ -125,7 +125,7 @@ impl Worker {
         self.listening.borrow_mut().remove(&address);
     }
 
-    /// Where the bytes of its sessions of a service are counted.
+    /// The counters of the bytes of its sessions of a service.
     pub(super) fn traffic(&self, service: &ServiceName, protocol: Protocol) -> Traffic {
         let mut all = self.traffic.borrow_mut();
         let traffic = all.entry((service.clone(), protocol)).or_insert_with(|| {
@@ -187,11 +187,11 @@ pub(super) fn run(runtime: LocalRuntime, worker: Worker, commands: mpsc::Unbound
     }
 }
 
-/// What obeys the commands.
+/// The task that obeys the commands.
 struct Lead {
     worker: Rc<Worker>,
     listeners: HashMap<Destination, Listeners>,
-    /// What may still be open of destinations that were removed.
+    /// Destinations that were removed and may still have something open.
     retired: Vec<Retired>,
     commands: mpsc::UnboundedReceiver<Command>,
 }
@@ -203,7 +203,7 @@ struct Listeners {
     loops: Vec<Loop>,
 }
 
-/// What a destination left behind.
+/// The remains of a destination.
 struct Retired {
     destination: Destination,
     connections: Rc<Connections>,
@@ -211,7 +211,7 @@ struct Retired {
     receivers: Vec<u64>,
 }
 
-/// What serves one listener.
+/// A loop that serves one listener.
 enum Loop {
     Accept(Acceptor),
     Receive(Receiver),

@@ -28,14 +28,14 @@ const STACK: usize = 512 * 1024;
 /// that, and whoever shares the CPU, another worker perhaps, begins portions of milliseconds.
 const SLICE: Duration = Duration::from_micros(100);
 
-/// What stands behind a destination's listeners.
+/// The service behind a destination's listeners.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Served {
     /// The service, as reports name it.
     pub service: ServiceName,
-    /// What answers.
+    /// The target that answers.
     pub target: Target,
-    /// What its connections may take.
+    /// The rules for its connections.
     pub policy: Policy,
 }
 
@@ -68,7 +68,7 @@ impl From<std::net::UdpSocket> for Listener {
     }
 }
 
-/// How a drain ended.
+/// The end of a drain.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct DrainOutcome {
     /// Connections that ended by themselves while we waited.
@@ -84,7 +84,7 @@ pub struct Workers {
     common: Common,
     origins: OriginWatch,
     failures: Mutex<mpsc::UnboundedReceiver<WorkersError>>,
-    /// How many listeners were given to them.
+    /// The number of listeners given to them.
     next: AtomicUsize,
 }
 
@@ -128,14 +128,14 @@ impl Workers {
         Ok(workers)
     }
 
-    /// How many workers there are, and so how many sockets a destination should have at most.
+    /// The number of workers, and so of sockets that a destination should have at most.
     #[must_use]
     pub fn count(&self) -> usize {
         self.threads.len()
     }
 
-    /// How many descriptors all connections together may have: two for one that is proxied, one for one that is answered
-    /// here, and those of the UDP sessions that are open. What is over is reset.
+    /// The number of descriptors that all connections together may have: two for one that is proxied, one for one that is
+    /// answered here, and those of the UDP sessions that are open. What is over is reset.
     #[must_use]
     pub fn descriptors(&self) -> usize {
         self.common.descriptors.for_connections()
@@ -277,15 +277,15 @@ impl Workers {
     }
 }
 
-/// Why connections are not served, or no longer.
+/// The error of serving connections.
 #[derive(Debug, thiserror::Error)]
 pub enum WorkersError {
     /// A listener broke.
     #[error("accept connections for {destination}")]
     Accept {
-        /// Whose listener.
+        /// The service whose listener it is.
         destination: Destination,
-        /// What accept(2) said.
+        /// The error of accept(2).
         #[source]
         source: io::Error,
     },
@@ -298,13 +298,13 @@ pub enum WorkersError {
     /// A listener could not be handed over.
     #[error("listen for {destination}")]
     Listen {
-        /// Whose listener.
+        /// The service whose listener it is.
         destination: Destination,
-        /// What the system said.
+        /// The system's own error.
         #[source]
         source: io::Error,
     },
-    /// Where connections can go is not known.
+    /// The origins' thread could not be started.
     #[error(transparent)]
     Origins(#[from] WatchError),
     /// A UDP destination whose target has no answer to datagrams.
@@ -318,7 +318,7 @@ pub enum WorkersError {
     Start {
         /// Its index.
         worker: usize,
-        /// What the system said.
+        /// The system's own error.
         #[source]
         source: io::Error,
     },

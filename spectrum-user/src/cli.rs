@@ -160,7 +160,7 @@ pub struct RunArgs {
     #[arg(long, value_name = "FORMAT")]
     pub log_format: Option<LogFormat>,
 
-    /// Which connections leave a record: all, failures or none [default: what the file says, else all]
+    /// The connections that leave a record: all, failures or none [default: what the file says, else all]
     #[arg(long, value_name = "WHICH")]
     pub log_records: Option<Records>,
 
@@ -222,7 +222,7 @@ pub struct DoctorArgs {
     pub json: bool,
 }
 
-/// Which instance is asked, and how its answer is printed.
+/// The instance that is asked, and the form of its answer.
 #[derive(Args, Clone, Debug)]
 pub struct InstanceArgs {
     /// Network namespace of the instance: a name that `ip netns` knows, or a path
@@ -246,7 +246,7 @@ pub struct ReloadArgs {
     #[arg(long, value_name = "PREFIX", num_args = 0..=1, default_missing_value = "all")]
     pub force: Vec<Forced>,
 
-    /// Which instance.
+    /// The instance.
     #[command(flatten)]
     pub instance: InstanceArgs,
 }
@@ -258,7 +258,7 @@ pub struct BindingsArgs {
     #[arg(value_name = "PROTOCOL|PREFIX|PORTS", num_args = 0..=3)]
     pub words: Vec<String>,
 
-    /// Which instance.
+    /// The instance.
     #[command(flatten)]
     pub instance: InstanceArgs,
 }
@@ -320,7 +320,7 @@ pub struct ExplainArgs {
     #[arg(long, value_name = "ADDRESS:PORT", value_parser = parse_address_and_port)]
     pub from: Option<SocketAddr>,
 
-    /// Which instance.
+    /// The instance.
     #[command(flatten)]
     pub instance: InstanceArgs,
 }
@@ -344,7 +344,7 @@ pub struct OriginArgs {
     #[arg(value_name = "N")]
     pub weight: Option<Weight>,
 
-    /// Which instance.
+    /// The instance.
     #[command(flatten)]
     pub instance: InstanceArgs,
 }

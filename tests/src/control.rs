@@ -32,7 +32,7 @@ pub fn reload(netns: &Netns, instance: &Instance) -> Result<Value, Refused> {
     connect(netns, instance).ask("reload")
 }
 
-/// Why an instance would not do what it was asked.
+/// The refusal of an instance to do what it was asked.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Refused {
     /// Its words.

@@ -7,7 +7,7 @@ pub(super) const CHECKSUM: u8 = 0x03;
 /// Padding.
 const NOTHING: u8 = 0x04;
 
-/// What the connection is called by everybody that it passes.
+/// The type of the id by which everybody whom it passes calls the connection.
 const UNIQUE_ID: u8 = 0x05;
 
 /// The network namespace of the proxy that wrote the header.
@@ -19,7 +19,7 @@ const RESERVED: u8 = 0xf8;
 /// The longest unique id that the format allows.
 pub const MAX_UNIQUE_ID: usize = 128;
 
-/// What was said of a client besides its addresses, as far as it is for whoever serves it: what it asked for by ALPN and SNI,
+/// The words about a client besides its addresses, as far as it is for whoever serves it: what it asked for by ALPN and SNI,
 /// what became of its TLS, the endpoint of a cloud through which it came. What is about the header itself, or about the host
 /// that wrote it, is left out.
 #[derive(Clone, Debug, Default, Eq, Hash, PartialEq)]
@@ -48,7 +48,7 @@ impl Extensions {
         passed
     }
 
-    /// Whether there are none.
+    /// True if there are none.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()

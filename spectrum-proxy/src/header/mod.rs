@@ -21,7 +21,7 @@ pub use extensions::{Extensions, MAX_UNIQUE_ID};
 /// all of it for extensions. nginx draws the same line.
 pub const MAX_LENGTH: usize = 4096;
 
-/// What a header says.
+/// The content of a header.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum Header {
     /// The connection is the proxy's own, or it does not tell whose it is: the addresses are those of the connection.
@@ -30,12 +30,12 @@ pub enum Header {
     Proxied {
         /// The client.
         client: SocketAddr,
-        /// What the client dialled.
+        /// The address and port that the client dialled.
         dialled: SocketAddr,
     },
 }
 
-/// What the first bytes of a connection are.
+/// The first bytes of a connection, understood.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum Parsed {
     /// A whole header, of this many bytes. What comes after them is the client's.
@@ -74,7 +74,7 @@ impl Header {
         }
     }
 
-    /// What the header that is all of `bytes`, and was parsed, says besides the addresses, as far as it is to be passed on.
+    /// The content besides addresses of the header that is all of `bytes`, and was parsed, as far as it is to be passed on.
     #[must_use]
     pub fn extensions(bytes: &[u8]) -> Extensions {
         v2::extensions(bytes)

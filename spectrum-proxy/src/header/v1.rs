@@ -26,7 +26,7 @@ pub(super) fn parse(bytes: &[u8]) -> Parsed {
     }
 }
 
-/// What stands between the first word and the end of the line.
+/// The header of the words between the first one and the end of the line.
 fn header(words: &[u8]) -> Option<Header> {
     let words = std::str::from_utf8(words).ok()?;
     let (protocol, rest) = words.split_once(' ').map_or((words, None), |(first, rest)| (first, Some(rest)));

@@ -55,7 +55,7 @@ fn proxied(whole: &[u8], family: u8) -> Option<Header> {
     Some(if [TCP_OVER_IPV4, TCP_OVER_IPV6].contains(&family) { header } else { Header::Local })
 }
 
-/// What the whole header of a client's connection says of its addresses, and its extensions.
+/// The addresses and the extensions of the whole header of a client's connection.
 fn halves(whole: &[u8], family: u8) -> Option<(Header, &[u8])> {
     let addresses = whole.get(FIXED..)?;
     // Unspecified, IPv4, IPv6, a Unix socket: whatever the transport, the family tells how long the addresses are.
@@ -94,7 +94,7 @@ fn both(client: impl Into<IpAddr>, dialled: impl Into<IpAddr>, ports: [u8; 4]) -
     )
 }
 
-/// Whether the extensions fill their place, and the header has the checksum that one of them may tell.
+/// True if the extensions fill their place, and the header has the checksum that one of them may tell.
 fn is_sound(whole: &[u8], mut extensions: &[u8]) -> Option<()> {
     while !extensions.is_empty() {
         let (kind, value, rest) = split(extensions)?;

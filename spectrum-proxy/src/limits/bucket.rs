@@ -21,7 +21,7 @@ impl Bucket {
         true
     }
 
-    /// Whether nothing is missing, so that a new bucket would do as well.
+    /// True if nothing is missing, so that a new bucket would do as well.
     pub(super) fn is_full(self, now: u64) -> bool {
         self.full <= now
     }

@@ -10,8 +10,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use crate::model::ServiceName;
 use crate::report::Limit;
 
-/// What the process has besides listeners and connections, with room for a reload, for all who may ask at once over the
-/// control socket (16 and its own) and the admin socket (24 and its own), and for what a dial tries at once.
+/// The descriptors of the process besides listeners and connections, with room for a reload, for all who may ask at once
+/// over the control socket (16 and its own) and the admin socket (24 and its own), and for what a dial tries at once.
 const RESERVE: usize = 80;
 
 /// The same for each worker: its runtime, its raw sockets, and the connection that is about to be refused.
@@ -55,7 +55,7 @@ impl DescriptorPool {
         self.listeners.fetch_sub(descriptors, Ordering::Relaxed);
     }
 
-    /// What the connections of all workers may have.
+    /// The descriptors that the connections of all workers may have.
     pub(crate) fn for_connections(&self) -> usize {
         self.share() * self.workers
     }

@@ -17,14 +17,14 @@ use crate::model::{Limits, ServiceName};
 pub(super) use descriptors::{DescriptorPool, Descriptors, Held, ServiceShare};
 use sources::{Source, Sources};
 
-/// How often one worker tells that a service's connections are shed.
+/// The shortest time between two tellings of one worker that a service's connections are shed.
 const LOG_INTERVAL: Duration = Duration::from_secs(1);
 
-/// What is counted of services that have limits, for all workers, and from one configuration to the next. Clones share it.
+/// The counts of services that have limits, for all workers, and from one configuration to the next. Clones share it.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Ledger(Arc<Mutex<HashMap<ServiceName, Arc<Counts>>>>);
 
-/// What is counted of one service.
+/// The counts of one service.
 #[derive(Debug)]
 struct Counts {
     open: AtomicU32,
@@ -129,7 +129,7 @@ impl Drop for Admission {
     }
 }
 
-/// When the last word was said, and about how many nothing was said since.
+/// The time at which the last word was said, and about how many nothing was said since.
 #[derive(Debug, Default)]
 struct Complaints {
     told: Cell<Option<Instant>>,
@@ -137,7 +137,7 @@ struct Complaints {
 }
 
 impl Complaints {
-    /// Whether a word is due, and how many others it is about.
+    /// The number of others that a word is about, if one is due.
     fn due(&self, now: Instant) -> Option<u64> {
         if self.told.get().is_some_and(|told| now.duration_since(told) < LOG_INTERVAL) {
             self.untold.set(self.untold.get() + 1);

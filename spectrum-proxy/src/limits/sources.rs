@@ -45,7 +45,7 @@ impl Source {
     }
 }
 
-/// What is known of one source.
+/// The counts of one source.
 #[derive(Clone, Copy, Debug, Default)]
 struct Known {
     open: u32,

@@ -2,7 +2,7 @@
 
 use super::{Origin, PortRange};
 
-/// What to write for the origin `typed`.
+/// The right notation of the origin `typed`.
 pub(super) fn origin(typed: &str) -> Option<String> {
     let typed = typed.trim();
     let socket = typed.strip_prefix("unix:").unwrap_or(typed).trim_start_matches("//");
@@ -77,7 +77,7 @@ fn without_scheme(scheme: &str, rest: &str) -> String {
 pub struct Shift(i32);
 
 impl Shift {
-    /// That of the origin `typed`, if it has any.
+    /// The cure for the origin `typed`, if there is any.
     #[must_use]
     pub fn of(typed: &str) -> Option<Self> {
         let (_, ports) = typed.trim().rsplit_once(':')?;

@@ -11,13 +11,13 @@ use super::{ParsePortRangeError, PortRange, notation};
 /// A server we proxy to.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub struct Origin {
-    /// Where it is.
+    /// Its place.
     pub host: OriginHost,
-    /// Which of its ports.
+    /// The port that is dialled.
     pub port: OriginPort,
     /// Its share of the connections, next to those of the other origins.
     pub weight: Weight,
-    /// When it is used.
+    /// The condition under which it is used.
     pub role: OriginRole,
 }
 
@@ -32,7 +32,7 @@ pub enum OriginHost {
     Service(String),
 }
 
-/// Which port of an origin a connection goes to.
+/// The port of an origin that a connection goes to.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum OriginPort {
     /// The port that the client dialled.
@@ -95,16 +95,16 @@ impl From<Weight> for u16 {
     }
 }
 
-/// Why a number is no [`Weight`].
+/// The error of a number that is no [`Weight`].
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("a weight is 0 to {}", Weight::MAX)]
 pub struct WeightError;
 
-/// What two origins have in common that are the same server and port, however its name was typed.
+/// The identity of an origin: the same for one server and port, however its name was typed.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub struct OriginIdentity(OriginHost, OriginPort);
 
-/// When an origin is used.
+/// The condition under which an origin is used.
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
 pub enum OriginRole {
     /// While no primary one is usable.
@@ -146,7 +146,7 @@ impl Origin {
 }
 
 impl OriginHost {
-    /// Whether it is a name that means this host wherever it is said (RFC 6761, section 6.3).
+    /// True if it is a name that means this host wherever it is said (RFC 6761, section 6.3).
     #[must_use]
     pub fn is_localhost(&self) -> bool {
         let Self::Name(name) = self else { return false };
@@ -258,7 +258,7 @@ fn parse_port(text: &str) -> Result<OriginPort, ParseOriginError> {
     }
 }
 
-/// Whether a host name has the form that RFC 2782 gives the names of services over TCP.
+/// True if a host name has the form that RFC 2782 gives the names of services over TCP.
 fn is_service_name(host: &str) -> bool {
     let mut labels = host.split('.');
     labels.next().is_some_and(|service| service.starts_with('_'))
@@ -280,7 +280,7 @@ fn is_host_name(text: &str) -> bool {
         && text.rsplit('.').next().is_some_and(|last| last.bytes().any(|byte| byte.is_ascii_alphabetic()))
 }
 
-/// Why a text is not an [`Origin`].
+/// The error of a text that is not an [`Origin`].
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum ParseOriginError {
     /// Brackets that do not enclose an IPv6 address with an optional port behind it.
@@ -289,7 +289,7 @@ pub enum ParseOriginError {
     /// Neither an address nor a name.
     #[error("{host:?} is neither an IP address nor a host name")]
     Host {
-        /// What was typed.
+        /// The text that was typed.
         host: String,
     },
     /// An address that means something else on every link.
@@ -309,13 +309,13 @@ pub enum ParseOriginError {
     Mapped {
         /// As typed.
         mapped: Ipv6Addr,
-        /// What is meant.
+        /// The address that is meant.
         ipv4: Ipv4Addr,
     },
     /// Written as another product has it.
     #[error("{cure}")]
     Notation {
-        /// What to write.
+        /// The text to write instead.
         cure: String,
     },
     /// Neither a port nor a range of ports.

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Weight;
 
-/// What becomes of an origin, or of one of its addresses.
+/// The setting of an origin, or of one of its addresses.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum OriginSetting {

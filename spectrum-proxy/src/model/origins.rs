@@ -12,21 +12,21 @@ use super::{Origin, OriginPort, PortRange, Prefix};
 pub struct Origins {
     /// In the order configured; never empty, and not all of them backups.
     pub list: Vec<Origin>,
-    /// Which one a connection gets.
+    /// The rule by which a connection gets one.
     pub balance: Balance,
-    /// How they are asked whether they live; `None`: they are not.
+    /// Their health checks; `None`: they have none.
     pub health: Option<HealthCheck>,
-    /// When failures to dial one take it out of use; `None`: never.
+    /// The rule by which failures to dial one take it out of use; `None`: never.
     pub ejection: Option<Ejection>,
-    /// When a connection's origin is dialled.
+    /// The moment at which a connection's origin is dialled.
     pub dial_on: DialOn,
     /// The header that tells an origin who the client is; `None`: none.
     pub header: Option<ProxyVersion>,
-    /// What connections are called to them.
+    /// The ids by which connections are called to them.
     pub unique_ids: UniqueIds,
     /// The address that origins see.
     pub source: DialSource,
-    /// Whether their names may mean this host.
+    /// The permission of their names to mean this host.
     pub local: LocalOrigins,
     /// The ranges of ports that the service binds for TCP, where an origin's port depends on them: sorted, and sharing no
     /// port. Empty otherwise.
@@ -69,8 +69,8 @@ impl From<Vec<Origin>> for Origins {
     }
 }
 
-/// Whether names of origins may mean what only this host reaches: loopback, link-local and its own addresses. Whoever can
-/// change a name could otherwise have strangers led there.
+/// The permission of origins' names to mean what only this host reaches: loopback, link-local and its own addresses.
+/// Whoever can change a name could otherwise have strangers led there.
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
 pub enum LocalOrigins {
     /// They may.
@@ -80,7 +80,7 @@ pub enum LocalOrigins {
     Refused,
 }
 
-/// Which origin a connection gets.
+/// The rule by which a connection gets an origin.
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
 pub enum Balance {
     /// The one with the fewest open connections for its weight.
@@ -120,7 +120,7 @@ impl FromStr for Balance {
     }
 }
 
-/// Why a text is not a [`Balance`].
+/// The error of a text that is not a [`Balance`].
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("expected round-robin, least-connections or source-hash")]
 pub struct ParseBalanceError;
@@ -130,17 +130,17 @@ pub struct ParseBalanceError;
 pub struct HealthCheck {
     /// From one check to the next.
     pub interval: Duration,
-    /// How long a check may take.
+    /// The time that a check may take.
     pub timeout: Duration,
-    /// How many checks in a row must succeed before an origin that is down is up.
+    /// The number of checks in a row that must succeed before an origin that is down is up.
     pub rise: u16,
-    /// How many checks in a row must fail before an origin that is up is down.
+    /// The number of checks in a row that must fail before an origin that is up is down.
     pub fall: u16,
     /// The port that is checked; `None`: the origin's own, which must not depend on the dialled port.
     pub port: Option<u16>,
     /// The header that the origin expects, to say that nobody is spoken for; `None`: none.
     pub header: Option<ProxyVersion>,
-    /// How a check ends for the origin.
+    /// The end of a check, as the origin sees it.
     pub close: CheckClose,
 }
 
@@ -151,7 +151,7 @@ impl Default for HealthCheck {
     }
 }
 
-/// How a health check closes the connection that it opened.
+/// The way in which a health check closes its connection.
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
 pub enum CheckClose {
     /// In order: by a FIN, for which the origin's is waited a little.
@@ -187,15 +187,15 @@ impl FromStr for CheckClose {
     }
 }
 
-/// Why a text is not a [`CheckClose`].
+/// The error of a text that is not a [`CheckClose`].
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("expected fin or reset")]
 pub struct ParseCheckCloseError;
 
-/// When failures of ordinary connections take an origin out of use for a time.
+/// The rule by which failures of ordinary connections take an origin out of use for a time.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub struct Ejection {
-    /// How many dials in a row must fail.
+    /// The number of dials in a row that must fail.
     pub failures: u16,
     /// For how long.
     pub time: Duration,
@@ -207,7 +207,7 @@ impl Default for Ejection {
     }
 }
 
-/// When the origin of a connection is dialled.
+/// The moment at which the origin of a connection is dialled.
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
 pub enum DialOn {
     /// When it is accepted, but for a moment in which a client that speaks first speaks, and a check resets.
@@ -243,7 +243,7 @@ impl FromStr for DialOn {
     }
 }
 
-/// Why a text is not a [`DialOn`].
+/// The error of a text that is not a [`DialOn`].
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("expected accept or first-byte")]
 pub struct ParseDialOnError;
@@ -283,12 +283,12 @@ impl FromStr for ProxyVersion {
     }
 }
 
-/// Why a text is not a [`ProxyVersion`].
+/// The error of a text that is not a [`ProxyVersion`].
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("expected v1 or v2")]
 pub struct ParseProxyVersionError;
 
-/// Whether each connection has a unique id, which a PROXY header of version 2 tells its origin.
+/// The choice of a unique id for each connection, which a PROXY header of version 2 tells its origin.
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
 pub enum UniqueIds {
     /// Those to which a trusted proxy gave one.
@@ -308,15 +308,15 @@ pub enum DialSource {
     Host,
 }
 
-/// Who may say in a PROXY header which client a connection is for.
+/// The proxies that may say in a PROXY header which client a connection is for.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct TrustedProxies {
-    /// Where they are. Connections from there must begin with a header, others have none. Empty: no connection has.
+    /// Their addresses. Connections from there must begin with a header, others have none. Empty: no connection has.
     pub prefixes: Vec<Prefix>,
 }
 
 impl TrustedProxies {
-    /// Whether what comes from `address` begins with a header.
+    /// True if what comes from `address` begins with a header.
     #[must_use]
     pub fn trusts(&self, address: IpAddr) -> bool {
         self.prefixes.iter().any(|prefix| prefix.contains(address))

@@ -8,18 +8,18 @@ use humantime::format_duration;
 
 use super::TrustedProxies;
 
-/// What holds for every connection of a service, whatever answers it.
+/// The rules for every connection of a service, whatever answers it.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Policy {
-    /// How many, and how fast.
+    /// Their number and rate.
     pub limits: Limits,
-    /// How long.
+    /// The time that it took.
     pub timeouts: Timeouts,
-    /// Who may speak for other clients.
+    /// The proxies that may speak for other clients.
     pub trusted_proxies: TrustedProxies,
 }
 
-/// How many connections a service has and how fast they may come. `None`: any number.
+/// The highest number and rate of a service's connections. `None`: any number.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub struct Limits {
     /// Open connections of the service.
@@ -28,7 +28,7 @@ pub struct Limits {
     pub connections_per_source: Option<NonZeroU32>,
     /// New connections in a second from one source prefix.
     pub rate_per_source: Option<NonZeroU32>,
-    /// How long the prefix of a client's IPv4 address is that counts as one source: 0 to 32.
+    /// The length of the prefix of a client's IPv4 address that counts as one source: 0 to 32 bits.
     pub source_ipv4: u8,
     /// The same of IPv6: 0 to 128.
     pub source_ipv6: u8,
@@ -48,7 +48,7 @@ impl Default for Limits {
 }
 
 impl Limits {
-    /// Whether there is any.
+    /// True if there is any.
     #[must_use]
     pub fn any(&self) -> bool {
         self.connections.or(self.connections_per_source).or(self.rate_per_source).is_some()
@@ -74,7 +74,7 @@ impl fmt::Display for Limits {
     }
 }
 
-/// How long a connection of a service may take for what. `None`: for ever.
+/// The times that a connection of a service may take for what. `None`: for ever.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub struct Timeouts {
     /// Until one address of an origin answers.

@@ -3,16 +3,16 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-/// Which DNS servers are asked, how patiently, and how much of what they say is kept.
+/// The DNS servers that are asked, the patience with them, and the limits of what is kept.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct ResolverOptions {
     /// Empty: those of /etc/resolv.conf.
     pub servers: Vec<SocketAddr>,
-    /// How long one server may take to answer.
+    /// The time that one server may take to answer.
     pub timeout: Duration,
-    /// How many addresses of a name are used.
+    /// The number of addresses that are used of a name.
     pub addresses: u16,
-    /// How many SRV records of a name are used.
+    /// The number of SRV records that are used of a name.
     pub targets: u16,
     /// For how long an answer is used at least, whatever it says of itself.
     pub min_ttl: Duration,

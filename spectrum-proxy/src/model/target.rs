@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use super::Origins;
 
-/// What answers a service's connections.
+/// The origins or the responder that answer a service's connections.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Target {
     /// Proxy to these.
@@ -43,7 +43,7 @@ impl FromStr for Responder {
     }
 }
 
-/// Why a text is not a [`Responder`].
+/// The error of a text that is not a [`Responder`].
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("expected hello, echo or discard")]
 pub struct ParseResponderError;

@@ -18,7 +18,7 @@ pub(crate) struct Board {
     pub(super) service: ServiceName,
     pub(super) origins: Origins,
     roster: Mutex<Arc<Roster>>,
-    /// How many rosters there have been.
+    /// The number of rosters so far.
     version: AtomicU64,
 }
 

@@ -26,15 +26,15 @@ use crate::stream::Stream;
 /// The head start of each address of a name (RFC 8305, section 5).
 const HEAD_START: Duration = Duration::from_millis(250);
 
-/// How many members are tried for one connection, and how many times the time of one all of them may take together.
+/// The number of members tried for one connection, and the times of one that all of them may take together.
 const MEMBERS: usize = 8;
 const TIMES: u32 = 3;
 
-/// How many addresses are tried for one connection, of all members together, and how many of one.
+/// The number of addresses tried for one connection, of all members together, and of one.
 const ADDRESSES: usize = 16;
 const ADDRESSES_OF_MEMBER: usize = 8;
 
-/// How often failures of one service's origins are logged.
+/// The shortest time between two log lines about failures of one service's origins.
 const LOG_INTERVAL: Duration = Duration::from_secs(1);
 
 /// One worker's way to the origins of one service.

@@ -39,7 +39,7 @@ pub(super) async fn connect_from_host(origin: SocketAddr) -> io::Result<Stream> 
     connected(socket(origin)?, origin).await
 }
 
-/// Whether `origin` can be dialled from where `source` says on behalf of `client`.
+/// True if `origin` can be dialled from where `source` says on behalf of `client`.
 pub(super) fn reaches(origin: SocketAddr, source: DialSource, client: SocketAddr) -> bool {
     spoken_for(source, client).is_none_or(|from| from.is_ipv4() == origin.is_ipv4())
 }
@@ -57,7 +57,7 @@ fn spoken_for(source: DialSource, client: SocketAddr) -> Option<SocketAddr> {
     }
 }
 
-/// Whether an origin could answer to `address`. A client on this host has a loopback address, since that is what local
+/// True if an origin could answer to `address`. A client on this host has a loopback address, since that is what local
 /// routes prefer, and one on the link may have an address of the link. A proxy that is trusted may name any, also such as
 /// are nobody's.
 fn is_known_elsewhere(address: IpAddr) -> bool {

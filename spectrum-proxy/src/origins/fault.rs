@@ -13,7 +13,7 @@ use crate::report::End;
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) struct Fault(u16);
 
-/// Where ends begin; below are errors of the system, which are less than 4,096.
+/// The lowest number of an end; below are errors of the system, which are less than 4,096.
 const ENDS: u16 = 0x8000;
 /// A dial had no answer in time.
 const UNANSWERED: u16 = 0x4000;

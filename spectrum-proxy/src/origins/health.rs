@@ -21,7 +21,7 @@ impl Tally {
         Self { up: true, contrary: check.fall.saturating_sub(1) }
     }
 
-    /// What one more check makes of it.
+    /// Its state after one more check.
     #[must_use]
     pub(super) fn after(self, succeeded: bool, check: &HealthCheck) -> Self {
         if succeeded == self.up {
@@ -38,23 +38,23 @@ impl Tally {
 pub(super) struct Health {
     pub(super) address: SocketAddr,
     pub(super) check: HealthCheck,
-    /// What connections look at.
+    /// The flag that connections look at.
     up: AtomicBool,
     record: Mutex<Record>,
 }
 
-/// What the checks said so far.
+/// The outcomes of the checks so far.
 #[derive(Debug)]
 struct Record {
     tally: Tally,
     last: Option<LastCheck>,
 }
 
-/// What the last check said.
+/// The outcome of the last check.
 #[derive(Clone, Debug)]
 pub(super) struct LastCheck {
     pub(super) at: Instant,
-    /// How long it took to connect, or why it did not.
+    /// The time that connecting took, or why it failed.
     pub(super) outcome: Result<Duration, String>,
 }
 

@@ -22,7 +22,7 @@ type Addresses = dyn Fn() -> BTreeSet<IpAddr> + Send + Sync;
 type Ask = dyn Fn(&ServiceName, IpAddr, OriginPort, Option<u16>) -> Vec<Onward> + Send + Sync;
 
 impl OwnBindings {
-    /// What `ask` says, on a host whose interfaces have these `addresses` whenever that is asked.
+    /// Bindings as `ask` knows them, on a host whose interfaces have these `addresses` whenever that is asked.
     pub fn new(
         ask: impl Fn(&ServiceName, IpAddr, OriginPort, Option<u16>) -> Vec<Onward> + Send + Sync + 'static,
         addresses: impl Fn() -> BTreeSet<IpAddr> + Send + Sync + 'static,
@@ -35,8 +35,8 @@ impl OwnBindings {
         (self.addresses)()
     }
 
-    /// What to make of `address` for `service`. `way_back` says by which services what goes to another one of ours comes back
-    /// to it, if it does: that other one first, `service` last.
+    /// The judgement of `address` for `service`. `way_back` says by which services what goes to another one of ours comes
+    /// back to it, if it does: that other one first, `service` last.
     pub(super) fn judge(
         &self,
         service: &ServiceName,
@@ -87,18 +87,18 @@ impl fmt::Debug for OwnBindings {
     }
 }
 
-/// What must not be dialled at an address, since it would come back.
+/// The ports of an address that must not be dialled, since they would come back.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub(super) struct Judgement {
-    /// How much of it.
+    /// The part of it that is hidden.
     pub(super) extent: Extent,
-    /// Which ports.
+    /// The ports.
     pub(super) barred: Vec<PortRange>,
     /// The ways on which they come back, each by services: the one that binds the address first, the one that dials it last.
     pub(super) ways: Vec<Vec<ServiceName>>,
     /// Services of ours that are dialled all the same, since their connections end elsewhere.
     pub(super) through: Vec<ServiceName>,
-    /// Where what is not barred goes.
+    /// The destination of what is not barred.
     pub(super) rest: Rest,
     /// Why it is not dialled whatever else holds, if it is not.
     pub(super) refusal: Option<Refusal>,
@@ -111,7 +111,7 @@ impl Judgement {
     }
 }
 
-/// Where connections go that may be dialled.
+/// The destination of connections that may be dialled.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub(super) enum Rest {
     /// Some of them to who is no service of ours.
@@ -121,7 +121,7 @@ pub(super) enum Rest {
     Through,
 }
 
-/// How much of an address must not be dialled.
+/// The part of an address that must not be dialled.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub(super) enum Extent {
     /// All that could be.
@@ -150,7 +150,7 @@ mod tests {
         text.split_whitespace().map(|name| name.parse().unwrap()).collect()
     }
 
-    /// What is made of an address of a's, where `circle` leads back by way of `middle`.
+    /// The judgement of an address of a's, where `circle` leads back by way of `middle`.
     fn judge(said: Vec<Onward>) -> Judgement {
         let own = OwnBindings::new(move |_, _, _, _| said.clone(), BTreeSet::new);
         let a = "a".parse().unwrap();

@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use crate::model::LocalOrigins;
 
-/// Why an address is not dialled that a name means.
+/// A reason for which an address that a name means is not dialled.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub(super) enum Refusal {
     Broadcast,
@@ -57,7 +57,7 @@ impl Refusal {
         }
     }
 
-    /// What to do if it is meant.
+    /// The cure if it is meant.
     pub(super) fn cure(self) -> &'static str {
         match self {
             Self::Broadcast | Self::Multicast | Self::Unspecified => {

@@ -17,20 +17,20 @@ use crate::report::DialFailure;
 /// The share of weight 1, so that the records of a service can divide it among themselves.
 const SHARE: u32 = 1 << 16;
 
-/// What there is to choose from.
+/// The members to choose from.
 #[derive(Debug)]
 pub(super) struct Roster {
     /// The best tier first.
     pub(super) members: Vec<Member>,
-    /// What is said to a connection while there are none.
+    /// The failure that connections get while there are none.
     pub(super) fault: DialFailure,
-    /// What would come back to us, and so is not dialled.
+    /// The addresses that would come back to us, and so are not dialled.
     pub(super) loops: Vec<Loop>,
     /// Services of ours that the members lead to.
     pub(super) through: Vec<ServiceName>,
     /// The share of each of the service's origins.
     pub(super) shares: Vec<Share>,
-    /// What names say and nobody dials.
+    /// The addresses that names mean and nobody dials.
     pub(super) refused: Vec<Refused>,
     /// For each of the service's origins: how much of what its name says is more than is used.
     pub(super) unused: Vec<Unused>,
@@ -41,7 +41,7 @@ pub(super) struct Roster {
 /// An address that an origin's name means and that no name may mean.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) struct Refused {
-    /// Which of the service's origins.
+    /// The number of the origin in its service.
     pub(super) origin: usize,
     pub(super) address: IpAddr,
     /// The port that an SRV record says.
@@ -51,11 +51,11 @@ pub(super) struct Refused {
     pub(super) refusal: Refusal,
 }
 
-/// Why the name of an origin leads nowhere.
+/// The reason for which the name of an origin leads nowhere.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) struct Nowhere {
     pub(super) reason: String,
-    /// What to do about it; `None` while it has not been looked up.
+    /// The cure; `None` while it has not been looked up.
     pub(super) cure: Option<&'static str>,
 }
 
@@ -91,7 +91,7 @@ pub(super) struct Share {
 /// An address of an origin that would lead back to a service of ours.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) struct Loop {
-    /// Which of the service's origins.
+    /// The number of the origin in its service.
     pub(super) origin: usize,
     pub(super) address: IpAddr,
     /// The port that an SRV record says.
@@ -101,15 +101,15 @@ pub(super) struct Loop {
     pub(super) judgement: Judgement,
 }
 
-/// What is chosen: an origin, or one target of its SRV records.
+/// The unit of choice: an origin, or one target of its SRV records.
 #[derive(Debug)]
 pub(super) struct Member {
-    /// Which of the service's origins.
+    /// The number of the origin in its service.
     pub(super) origin: usize,
     tier: Tier,
     weight: u32,
     seed: u64,
-    /// How many connections have asked for the order of its places, of all workers.
+    /// The number of connections that have asked for the order of its places, of all workers.
     turn: Arc<AtomicUsize>,
     /// The port that an SRV record says.
     pub(super) port: Option<u16>,
@@ -119,7 +119,7 @@ pub(super) struct Member {
     pub(super) places: Vec<Place>,
 }
 
-/// What an SRV record says (RFC 2782).
+/// The content of an SRV record (RFC 2782).
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) struct Record {
     pub(super) priority: u16,
@@ -147,9 +147,9 @@ pub(super) struct Place {
     pub(super) barred: Box<[PortRange]>,
     /// The services of ours that all of its connections go to. Empty where some go elsewhere.
     pub(super) through: Box<[ServiceName]>,
-    /// Whether it was itself drained while running.
+    /// True if it was itself drained while running.
     pub(super) is_drained_by_hand: bool,
-    /// Whether it gets no new connections, for that or because its origin has weight 0.
+    /// True if it gets no new connections, for that or because its origin has weight 0.
     is_drained: bool,
 }
 
@@ -329,7 +329,7 @@ fn record_weight(target: &ResolvedTarget) -> u64 {
     (u64::from(target.weight) * 256).max(1)
 }
 
-/// How an origin, or one target of its records, is told from others, however they are ordered.
+/// The name by which an origin, or one target of its records, is told from others, however they are ordered.
 fn named(origin: &Origin, target: &ResolvedTarget) -> String {
     match (&origin.host, target.port) {
         (OriginHost::Service(_), Some(port)) => format!("{}:{port}", target.name),
@@ -415,12 +415,12 @@ impl Place {
             && !self.standing.is_ejected()
     }
 
-    /// Whether it gets no new connections, whoever says so.
+    /// True if it gets no new connections, whoever says so.
     pub(super) fn is_drained(&self) -> bool {
         self.is_drained
     }
 
-    /// Whether a connection with this port would come back.
+    /// True if a connection with this port would come back.
     pub(super) fn bars(&self, port: u16) -> bool {
         !self.barred.is_empty() && self.barred.iter().any(|ports| ports.contains(port))
     }

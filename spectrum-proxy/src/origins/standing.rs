@@ -11,10 +11,11 @@ use super::fault::{Fault, LastFault};
 use super::tally::Tallies;
 use crate::model::Ejection;
 
-/// How long an address that lost a race despite its head start begins no other (RFC 8305 leaves the time to us).
+/// The time for which an address that lost a race despite its head start begins no other (RFC 8305 leaves the time to
+/// us).
 const SLOW: Duration = Duration::from_mins(1);
 
-/// What became of a dial, should it be more than one success among others or one failure among others.
+/// The turn that a dial made, should it be more than one success among others or one failure among others.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Turn {
     /// It will not be dialled for a time.
@@ -33,7 +34,7 @@ pub(super) struct Standing {
     ejected_until: AtomicU64,
     /// Until when others are dialled before it.
     slow_until: AtomicU64,
-    /// Whether there is no route to it.
+    /// True if there is no route to it.
     routeless: AtomicBool,
     /// Dials that failed, in a row or not.
     failed_dials: AtomicU64,
@@ -96,7 +97,7 @@ impl Standing {
         !self.routeless.load(Ordering::Relaxed)
     }
 
-    /// Whether there is a route to it now.
+    /// Notes if there is a route to it now.
     pub(super) fn note_route(&self, is_routed: bool) {
         self.routeless.store(!is_routed, Ordering::Relaxed);
     }
@@ -116,7 +117,7 @@ impl Standing {
         self.broken.load(Ordering::Relaxed)
     }
 
-    /// What went wrong last, and how long ago.
+    /// The last fault, and the time since then.
     pub(super) fn last_fault(&self) -> Option<(Fault, Duration)> {
         self.last.get(Moment::now())
     }

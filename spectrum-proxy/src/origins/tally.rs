@@ -21,11 +21,11 @@ pub(super) struct Tallies {
 #[derive(Debug, Default)]
 struct Kept {
     own: Vec<Arc<Own>>,
-    /// What tallies came to that are no more.
+    /// The sums of tallies that are no more.
     past: Sums,
 }
 
-/// What tallies come to.
+/// The sums of tallies.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub(super) struct Sums {
     /// Connections that are open.
@@ -62,7 +62,7 @@ impl Tallies {
         self.shared.load(Ordering::Relaxed)
     }
 
-    /// What all have come to: for who asks once in a while.
+    /// The sums of all: for who asks once in a while.
     pub(super) fn sums(&self) -> Sums {
         self.kept(|kept| {
             let mut sums = kept.past;
@@ -76,10 +76,10 @@ impl Tallies {
     }
 }
 
-/// Who needs to know how many connections are open.
+/// The scope in which open connections are counted.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Counting {
-    /// Who asks for the status: each worker counts for itself, which costs next to nothing.
+    /// For the status alone: each worker counts for itself, which costs next to nothing.
     Own,
     /// Each dial of every worker as well. The count that all of them write is on a cache line that goes back and forth.
     Shared,
@@ -112,7 +112,7 @@ impl Tally {
 }
 
 impl Drop for Tally {
-    /// What it came to stays: totals never fall.
+    /// Keeps what it came to: totals never fall.
     fn drop(&mut self) {
         self.standing.tallies.kept(|kept| {
             kept.own.retain(|own| !Arc::ptr_eq(own, &self.own));
@@ -126,12 +126,12 @@ impl Drop for Tally {
 pub(crate) struct OpenGuard(Rc<Tally>);
 
 impl OpenGuard {
-    /// Where the bytes that its client sends are counted.
+    /// The counter of the bytes that its client sends.
     pub(crate) fn counter_from_client(&self) -> Arc<Counter> {
         Arc::clone(&self.0.own.from_client)
     }
 
-    /// Where the bytes that its client gets are counted.
+    /// The counter of the bytes that its client gets.
     pub(crate) fn counter_to_client(&self) -> Arc<Counter> {
         Arc::clone(&self.0.own.to_client)
     }

@@ -9,7 +9,7 @@ use crate::stream::Stream;
 /// The most that one read takes, and the most that a stalled direction holds.
 pub(super) const CHUNK: usize = 64 * 1024;
 
-/// How many unused buffers a worker keeps.
+/// The number of unused buffers that a worker keeps.
 const SPARES: usize = 8;
 
 /// A worker's buffers. A direction holds one only while the receiver has not taken everything, so that idle connections

@@ -6,14 +6,14 @@ use std::time::Duration;
 use crate::stream::Stream;
 use crate::sys::{TcpInfo, tcp_info};
 
-/// What the kernel tells of one socket.
+/// The kernel's account of one socket.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) struct Delivery {
-    /// What was acknowledged so far, for comparison.
+    /// The bytes acknowledged so far, for comparison.
     pub(super) acknowledged: u64,
-    /// Whether anything was sent ever.
+    /// True if anything was sent ever.
     sent: bool,
-    /// Whether what was sent is on its way.
+    /// True if what was sent is on its way.
     in_flight: bool,
     since_sent: Duration,
     since_heard: Duration,
@@ -33,8 +33,8 @@ impl Delivery {
         })
     }
 
-    /// How long ago the peer took something, or a little less. `None` where it has not since others were looked at, or never
-    /// was given anything. `is_fresh` says whether more was acknowledged since then.
+    /// The time since the peer took something, or a little less. `None` where it has not since others were looked at, or
+    /// never was given anything. `is_fresh` says whether more was acknowledged since then.
     pub(super) fn progressed(&self, is_fresh: bool) -> Option<Duration> {
         match self {
             Self { sent: false, .. } => None,

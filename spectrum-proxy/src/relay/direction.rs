@@ -11,22 +11,23 @@ use super::pipes::{Pipe, Pipes, Share};
 use crate::stream::Stream;
 use crate::traffic::Meter;
 
-/// How many chunks one direction moves before the other one, and other connections, have their turn. Two operations each:
-/// well within the runtime's budget per poll, which the first direction would otherwise use up alone.
+/// The number of chunks that one direction moves before the other one, and other connections, have their turn. Two
+/// operations each: well within the runtime's budget per poll, which the first direction would otherwise use up alone.
 const TURN: usize = 16;
 
-/// How many bytes it moves at most, or one chunk more than that.
+/// The number of bytes that it moves at most, or one chunk more than that.
 const TURN_BYTES: usize = 4 << 20;
 
 /// After how many full buffers a pipe is tried. A pipe costs as much as a buffer up to the 64 KiB that a buffer holds, a
 /// quarter less at 128 KiB, and two fifths less at 256 KiB (Linux 6.18, loopback).
 const FULL: u8 = 2;
 
-/// What is little: it sets the count of full buffers back, and a pipe is given up after so many such fillings in a row.
+/// The fewest bytes that are not little: little sets the count of full buffers back, and a pipe is given up after so many
+/// such fillings in a row.
 const LITTLE: usize = CHUNK / 4;
 const SMALL: u8 = 4;
 
-/// What bytes are moved with.
+/// The means with which bytes are moved.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Means<'a> {
     /// The worker's buffers.
@@ -51,7 +52,7 @@ pub(crate) enum Strategy {
     Splice,
 }
 
-/// Where to count, where it is of interest.
+/// The counters, where they are of interest.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Counts<'a> {
     pub(super) read: Option<&'a Meter>,
@@ -67,7 +68,7 @@ pub(super) enum Broken {
     Write(io::Error),
 }
 
-/// How a FIN is passed on.
+/// The way in which a FIN is passed on.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Fin {
     /// By closing the sink, which whoever owns it does next: its other direction is done.
@@ -87,13 +88,13 @@ pub(super) struct Direction<'a> {
     held: Held,
     source: Source,
     pace: Pace<'a>,
-    /// How often something was read or written.
+    /// The number of times that something was read or written.
     pub(super) moves: u64,
-    /// How the source's FIN is to be passed on.
+    /// The way in which the source's FIN is to be passed on.
     pub(super) fin: Fin,
 }
 
-/// What was read and not yet written; never empty.
+/// The bytes read and not yet written; never empty.
 enum Held {
     /// `buffer[start..end]`.
     Buffer { buffer: Box<[u8]>, start: usize, end: usize },
@@ -103,7 +104,7 @@ enum Held {
     Pipe { pipe: Pipe, bytes: usize },
 }
 
-/// What may still come.
+/// The state of the side that bytes come from.
 enum Source {
     /// Nothing: a FIN came.
     Ended,
@@ -113,7 +114,7 @@ enum Source {
     Open,
 }
 
-/// What the last fillings say about the next one.
+/// The forecast of the last fillings for the next one.
 enum Pace<'a> {
     /// Use a buffer: so many were full since little came.
     Buffers(u8),
@@ -146,7 +147,7 @@ impl<'a> Direction<'a> {
         self.from
     }
 
-    /// How many bytes were read and not yet written.
+    /// The number of bytes read and not yet written.
     pub(super) fn holds(&self) -> usize {
         match &self.held {
             Held::Buffer { start, end, .. } => end - start,

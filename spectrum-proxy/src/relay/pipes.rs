@@ -13,30 +13,30 @@ use tokio::io::Interest;
 
 use crate::stream::Stream;
 
-/// What a pipe holds at least: four times the kernel's default, for a quarter of the system calls.
+/// The bytes that a pipe holds at least: four times the kernel's default, for a quarter of the system calls.
 pub(super) const SMALLEST: usize = 256 * 1024;
 
-/// What a pipe holds at most: more the kernel does not give to everybody (`pipe-max-size`, pipe(7)).
+/// The bytes that a pipe holds at most: more the kernel does not give to everybody (`pipe-max-size`, pipe(7)).
 pub(super) const LARGEST: usize = 1024 * 1024;
 
-/// What a worker's directions may have under way in pipes before each has a smaller one. A byte costs less the larger the
-/// pipe, and more again when all that is under way no longer fits the CPU's caches.
+/// The bytes that a worker's directions may have under way in pipes before each has a smaller one. A byte costs less the
+/// larger the pipe, and more again when all that is under way no longer fits the CPU's caches.
 const TOGETHER: usize = 2 * 1024 * 1024;
 
-/// How many pipes a direction takes before they are larger than the smallest: who comes together with many others shall not
-/// begin with what is for few, nor shall a short transfer have a pipe resized.
+/// The number of pipes that a direction takes before they are larger than the smallest: who comes together with many
+/// others shall not begin with what is for few, nor shall a short transfer have a pipe resized.
 const MANY: u8 = 64;
 
-/// How many unused pipes a worker keeps.
+/// The number of unused pipes that a worker keeps.
 const SPARES: usize = 16;
 
 /// A pipe's two ends.
 const DESCRIPTORS: usize = 2;
 
-/// Where the kernel tells how many pages of pipes a user may have before it gives less (pipe(7)).
+/// The file in which the kernel tells how many pages of pipes a user may have before it gives less (pipe(7)).
 const SOFT_LIMIT: &str = "/proc/sys/fs/pipe-user-pages-soft";
 
-/// How many pages a user may have where the kernel does not tell: its default.
+/// The number of pages that a user may have where the kernel does not tell: its default.
 const SOFT_PAGES: usize = 16_384;
 
 /// A worker's pipes: few, as each may hold that much memory, and none for a connection that moves little.
@@ -46,9 +46,9 @@ pub(crate) struct Pipes {
     /// The capacities of all there are, the spares among them, in bytes.
     held: Cell<usize>,
     most: usize,
-    /// How many directions share them.
+    /// The number of directions that share them.
     shares: Cell<usize>,
-    /// What the kernel lets one hold.
+    /// The bytes that the kernel lets one hold.
     largest: Cell<usize>,
 }
 
@@ -57,7 +57,7 @@ pub(crate) struct Pipes {
 #[derive(Debug)]
 pub(super) struct Share<'a> {
     pipes: &'a Pipes,
-    /// How many it has taken, up to [`MANY`].
+    /// The number that it has taken, up to [`MANY`].
     taken: Cell<u8>,
 }
 
@@ -86,7 +86,7 @@ impl Pipes {
         Self::at_most(by_memory.min(by_descriptors) / workers.max(1))
     }
 
-    /// How many descriptors all that there may be take.
+    /// The number of descriptors that all pipes together may take.
     pub(crate) fn descriptors(&self) -> usize {
         self.most / SMALLEST * DESCRIPTORS
     }
@@ -132,7 +132,7 @@ impl Pipes {
         Some(pipe)
     }
 
-    /// What a pipe should hold now: half of what there may be is for those who come later.
+    /// The bytes that a pipe should hold now: half of what there may be is for those who come later.
     fn capacity(&self) -> usize {
         let each = TOGETHER.min(self.most / 2) / self.shares.get().max(1);
         // Capacities are powers of two (pipe(7)).

@@ -36,13 +36,13 @@ struct Relaying {
     relay: JoinHandle<Outcome>,
 }
 
-/// What became of it.
+/// The outcome of it.
 #[derive(Debug, Eq, PartialEq)]
 struct Outcome {
     end: End,
     from_client: u64,
     to_client: u64,
-    /// How many pipes are neither spare nor closed.
+    /// The number of pipes that are neither spare nor closed.
     lost_pipes: usize,
 }
 
@@ -471,7 +471,7 @@ async fn ended_by(timeouts: Timeouts, half_close: Half) -> (End, Duration) {
     (end, began.elapsed())
 }
 
-/// Whether one side begins with a FIN.
+/// The side that begins with a FIN.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Half {
     Closed,
@@ -558,8 +558,8 @@ async fn a_peer_that_makes_no_room_ends_by_idling() {
     drop(client);
 }
 
-/// How a connection ends whose client reads little at a time for `reading`, then nothing any more, and after how long. So
-/// little that the socket never has room enough for the runtime to be told.
+/// The end of a connection whose client reads little at a time for `reading`, then nothing any more, and after how long.
+/// So little that the socket never has room enough for the runtime to be told.
 async fn ended_for_slow_reader(strategy: Strategy, half_close: Half, reading: Duration) -> (End, Duration) {
     let ((mut client, downstream), (mut origin, upstream)) = (pair().await, pair().await);
     SockRef::from(&client).set_recv_buffer_size(8 * 1024).unwrap();

@@ -14,12 +14,12 @@ use crate::model::Timeouts;
 use crate::report::{End, Expiry};
 use crate::stream::Stream;
 
-/// How old a connection must be for its upstream to be kept. Many are over by then, and need it as little as any connection
-/// needs it in its first second.
+/// The age at which a connection's upstream is set to be kept. Many are over by then, and need it as little as any
+/// connection needs it in its first second.
 const SETTLED: Duration = Duration::from_secs(1);
 
-/// How many probes go unanswered before a peer counts as gone, and how far they are apart: a fifth of the silence before
-/// the first.
+/// The number of probes that go unanswered before a peer counts as gone, and how far they are apart: a fifth of the
+/// silence before the first.
 const PROBES: u32 = 5;
 
 /// One connection's times.
@@ -31,7 +31,7 @@ pub(crate) struct Watch<'a> {
     stage: Cell<Stage>,
 }
 
-/// How much of a connection is open.
+/// The part of a connection that is open.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Stage {
     /// Both sides may speak.
@@ -92,7 +92,7 @@ impl<'a> Watch<'a> {
         }
     }
 
-    /// Whether the peers took something since bytes were last seen to move. `acknowledged` is what they had taken in all at the
+    /// True if the peers took something since bytes were last seen to move. `acknowledged` is what they had taken in all at the
     /// look before.
     fn moved_unseen(&self, sockets: &[&Stream], acknowledged: &mut Option<u64>, now: Instant) -> bool {
         let deliveries = || sockets.iter().filter_map(|socket| Delivery::of(socket));

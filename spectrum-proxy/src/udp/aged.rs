@@ -14,7 +14,7 @@ pub(super) struct Aged<K, V> {
     next: u64,
 }
 
-/// Where an entry stands: when it was last used, as far as that was noticed, and what tells equal times apart.
+/// The place of an entry: its last use, as far as that was noticed, and what tells equal times apart.
 type Place = (Instant, u64);
 
 impl<K: Clone + Eq + Hash, V> Aged<K, V> {

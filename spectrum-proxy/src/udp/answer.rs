@@ -8,7 +8,7 @@ use crate::model::{Responder, Target};
 /// a stranger would like us to disturb in his name.
 const FIRST_CLIENT_PORT: u16 = 1024;
 
-/// What is done with the datagrams of a session.
+/// The treatment of a session's datagrams.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Answer {
     /// Read and forget.
@@ -18,7 +18,7 @@ pub(crate) enum Answer {
 }
 
 impl Answer {
-    /// What `target` does with datagrams, if it can do anything with them.
+    /// The treatment of datagrams by `target`, if it can do anything with them.
     pub(crate) fn of(target: &Target) -> Option<Self> {
         match target {
             Target::Respond(Responder::Discard) => Some(Self::Discard),
@@ -28,7 +28,7 @@ impl Answer {
         }
     }
 
-    /// Whether a session with `client` may begin.
+    /// True if a session with `client` may begin.
     pub(super) fn accepts(self, client: SocketAddr) -> bool {
         match self {
             Self::Discard => true,

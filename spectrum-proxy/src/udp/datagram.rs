@@ -11,16 +11,16 @@ use nix::sys::socket::{
 
 use crate::model::Family;
 
-/// What a datagram came with.
+/// The circumstances of a datagram.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) struct Envelope {
-    /// Who sent it.
+    /// The sender.
     pub(super) client: SocketAddr,
-    /// Where to, if the socket asks for it. PKTINFO would tell the address without the port.
+    /// The dialled address, if the socket asks for it. PKTINFO would tell the address without the port.
     pub(super) dialled: Option<SocketAddr>,
-    /// What was left of its hop limit.
+    /// The rest of its hop limit.
     pub(super) hops: u8,
-    /// How much of the buffer it fills.
+    /// The bytes of the buffer that it fills.
     pub(super) length: usize,
 }
 

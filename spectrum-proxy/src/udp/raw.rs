@@ -10,9 +10,9 @@ use socket2::{Domain, Socket, Type};
 
 use crate::model::Family;
 
-/// Where the sockets are bound. The kernel copies every datagram of the host to raw sockets that could want it: these are
-/// addresses to which nobody sends any (RFC 6676, RFC 6666). Of IPv4 it is a multicast address, since Linux 5.10 binds a
-/// raw socket to no other that the host has not, whatever IP_FREEBIND says (net/ipv4/raw.c, raw_bind).
+/// The addresses that the sockets are bound to. The kernel copies every datagram of the host to raw sockets that could
+/// want it: these are addresses to which nobody sends any (RFC 6676, RFC 6666). Of IPv4 it is a multicast address, since
+/// Linux 5.10 binds a raw socket to no other that the host has not, whatever IP_FREEBIND says (net/ipv4/raw.c, raw_bind).
 const NOWHERE: (Ipv4Addr, Ipv6Addr) =
     (Ipv4Addr::new(233, 252, 0, 1), Ipv6Addr::new(0x100, 0, 0, 0, 0, 0, 0, 0));
 

@@ -23,14 +23,14 @@ use crate::report::{End, Limit};
 use crate::session::Session;
 use crate::worker::Worker;
 
-/// How many datagrams are taken before others have their turn.
+/// The number of datagrams taken before others have their turn.
 const TURN: usize = 64;
 
 /// After so many datagrams a new session reads its own socket though the listener was never found empty: more than a
 /// queue of the usual size holds, so that what had come before is answered.
 const QUEUE: usize = 4096;
 
-/// How long to wait while the host is out of memory.
+/// The time to wait while the host is out of memory.
 const PAUSE: Duration = Duration::from_millis(10);
 
 /// A running receive loop.
@@ -73,7 +73,7 @@ impl Receiver {
         Ok(Self { number, stop, task: spawn_local(queue.receive(listener, stopped)) })
     }
 
-    /// What its sessions know it by.
+    /// The number by which its sessions know it.
     pub(crate) fn number(&self) -> u64 {
         self.number
     }
@@ -86,7 +86,7 @@ impl Receiver {
     }
 }
 
-/// Where datagrams come from and what becomes of them.
+/// The queue of datagrams, and what becomes of them.
 struct Queue {
     number: u64,
     worker: Rc<Worker>,
@@ -95,7 +95,7 @@ struct Queue {
     transparent: bool,
     /// Sessions that do not read their sockets yet, because older datagrams of theirs may wait here.
     young: RefCell<Vec<(Key, Rc<UdpSession>)>>,
-    /// How many datagrams came since the queue was empty or the young were let go.
+    /// The number of datagrams that came since the queue was empty or the young were let go.
     since_empty: Cell<usize>,
     stray_taken: Notify,
     complained: Cell<bool>,
@@ -233,7 +233,7 @@ impl Queue {
         Ok(raw)
     }
 
-    /// What came before the young sessions has been taken: they may read for themselves.
+    /// Lets the young sessions read for themselves: what came before them has been taken.
     fn emptied(self: &Rc<Self>) {
         self.since_empty.set(0);
         for (key, session) in self.young.take() {

@@ -19,7 +19,7 @@ use crate::model::Family;
 use crate::report::{End, Side};
 use crate::session::Session;
 
-/// How many datagrams a session handles before others have their turn.
+/// The number of datagrams that a session handles before others have their turn.
 const TURN: usize = 32;
 
 /// A client and what it dialled, for as long as datagrams come.
@@ -31,7 +31,7 @@ pub(super) struct UdpSession {
     reading: RefCell<Option<AbortHandle>>,
 }
 
-/// What a session answers with.
+/// The socket that a session answers with.
 pub(super) enum Voice {
     /// A socket of its own, which the session's datagrams come to as well.
     Connected(Connected),
@@ -44,7 +44,7 @@ pub(super) enum Voice {
 /// A socket bound to the dialled address and port, and connected to the client.
 pub(super) struct Connected {
     socket: UdpSocket,
-    /// What answers are sent with.
+    /// The hop limit that answers are sent with.
     hops: Cell<u8>,
 }
 
@@ -102,12 +102,12 @@ impl UdpSession {
         Self { account, answer, voice, used: Cell::new(Instant::now()), reading: RefCell::new(None) }
     }
 
-    /// When the last datagram came.
+    /// The time at which the last datagram came.
     pub(super) fn used(&self) -> Instant {
         self.used.get()
     }
 
-    /// Whether datagrams come to a socket of its own.
+    /// True if datagrams come to a socket of its own.
     pub(super) fn is_connected(&self) -> bool {
         matches!(self.voice, Voice::Connected(_))
     }
@@ -204,7 +204,7 @@ impl UdpSession {
     }
 }
 
-/// Whether an error is about one datagram, perhaps one that was sent, and not the end.
+/// True if an error is about one datagram, perhaps one that was sent, and not the end.
 fn is_passing(error: &io::Error) -> bool {
     matches!(
         error.raw_os_error(),

@@ -17,7 +17,7 @@ use crate::model::Family;
 use crate::report::End;
 use crate::worker::Worker;
 
-/// How long a session without datagrams lasts.
+/// The time that a session without datagrams lasts.
 const IDLE: Duration = Duration::from_secs(30);
 
 /// The same while the program is on its way out.
@@ -26,16 +26,17 @@ const IDLE_WHEN_DRAINING: Duration = Duration::from_secs(1);
 /// The most sessions of a worker, where descriptors are plenty.
 const MOST: usize = 4096;
 
-/// What share of the descriptors the sessions of all workers may have: one part in so many. Connections need the rest.
+/// The share of the descriptors that the sessions of all workers may have: one part in so many. Connections need the
+/// rest.
 const SHARE: usize = 2;
 
-/// How many sessions each of `workers` may have in a process that is allowed so many descriptors.
+/// The number of sessions that each of `workers` may have in a process that is allowed so many descriptors.
 pub(crate) fn capacity(descriptors: u64, workers: usize) -> usize {
     let descriptors = usize::try_from(descriptors).unwrap_or(usize::MAX);
     (descriptors / SHARE / workers.max(1)).clamp(1, MOST)
 }
 
-/// What tells sessions apart.
+/// The key that tells sessions apart.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub(super) struct Key {
     /// Whose listener: two services may have the same addresses, one after the other.
@@ -94,7 +95,7 @@ impl Sessions {
         drop(sessions);
     }
 
-    /// Whether there are any of `receivers`.
+    /// True if there are any of `receivers`.
     pub(crate) fn any_of(&self, receivers: &[u64]) -> bool {
         self.open.borrow().any_of(receivers)
     }

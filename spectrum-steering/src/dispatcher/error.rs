@@ -16,7 +16,7 @@ pub enum DispatcherError {
     /// The program is not attached.
     #[error("attach the sk_lookup program to the network namespace{}", cure(.source.as_ref()))]
     Attach {
-        /// What the kernel said.
+        /// The kernel's own error.
         source: Source,
     },
     /// Counters were not read.
@@ -24,19 +24,19 @@ pub enum DispatcherError {
     Count {
         /// Whose.
         id: DestinationId,
-        /// What the kernel said.
+        /// The kernel's own error.
         source: Box<MapError>,
     },
     /// The program is still attached.
     #[error("detach the sk_lookup program")]
     Detach {
-        /// What the kernel said.
+        /// The kernel's own error.
         source: Source,
     },
     /// The maps or the program are not loaded.
     #[error("load the sk_lookup program{}", cure(.source.as_ref()))]
     Load {
-        /// What the kernel said.
+        /// The kernel's own error.
         source: Source,
     },
     /// The embedded object is not the one this loader was built with.
@@ -48,13 +48,13 @@ pub enum DispatcherError {
     /// The table is not published: the one before still holds.
     #[error("publish the steering table{}", cure(.source.as_ref()))]
     Publish {
-        /// What the kernel said.
+        /// The kernel's own error.
         source: Source,
     },
     /// The program was not run.
     #[error("run the sk_lookup program on a test packet{}", test_cure(.source))]
     Test {
-        /// What the kernel said.
+        /// The kernel's own error.
         source: io::Error,
     },
     /// The socket is not the destination's listener.
@@ -62,7 +62,7 @@ pub enum DispatcherError {
     Register {
         /// Whose.
         id: DestinationId,
-        /// What the kernel said.
+        /// The kernel's own error.
         source: Source,
     },
     /// The destination still has its listener.
@@ -70,7 +70,7 @@ pub enum DispatcherError {
     Unregister {
         /// Whose.
         id: DestinationId,
-        /// What the kernel said.
+        /// The kernel's own error.
         source: Source,
     },
 }
@@ -107,7 +107,7 @@ impl DispatcherError {
     }
 }
 
-/// What to do about an errno that has one likely reason.
+/// The cure for an errno that has one likely reason.
 fn cure(source: &(dyn std::error::Error + Send + Sync + 'static)) -> &'static str {
     match os_error(source) {
         // Of the two, the limit of locked memory answers with EPERM only.

@@ -39,12 +39,12 @@ pub struct Dispatcher {
     counters: CounterReader,
     link: Option<SkLookupLinkId>,
     generation: u64,
-    /// How many the current generation has.
+    /// The number of nodes of the current generation.
     nodes: usize,
     capacity: usize,
 }
 
-/// What the kernel would do with a packet.
+/// The kernel's decision on a packet.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Steered {
     /// Give it to a socket.
@@ -59,7 +59,7 @@ pub enum Steered {
     Passed,
 }
 
-/// What the kernel made of a program.
+/// The kernel's account of a program.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Made {
     /// Bytes of machine code; 0 if the program is interpreted.
@@ -68,7 +68,7 @@ pub struct Made {
     pub verified: Option<u32>,
 }
 
-/// Whether the kernel has programs of the type sk_lookup. Needs CAP_BPF.
+/// True if the kernel has programs of the type sk_lookup. Needs CAP_BPF.
 pub fn knows_sk_lookup() -> io::Result<bool> {
     aya::sys::is_program_supported(ProgramType::SkLookup).map_err(|error| match error {
         ProgramError::SyscallError(error) => error.io_error,
@@ -120,7 +120,7 @@ impl Dispatcher {
         }
     }
 
-    /// What the program logs of packets it drops, if it was loaded to log them. `None` the second time.
+    /// The program's log of packets it drops, if it was loaded to log them. `None` the second time.
     pub fn take_drop_log(&mut self) -> Option<DropLog> {
         DropLog::of(&mut self.ebpf)
     }
@@ -151,13 +151,13 @@ impl Dispatcher {
         Ok(())
     }
 
-    /// How many ids of destinations the maps have room for.
+    /// The number of ids of destinations that the maps have room for.
     #[must_use]
     pub fn capacity(&self) -> usize {
         self.capacity
     }
 
-    /// How many tables have been published.
+    /// The number of tables published so far.
     #[must_use]
     pub fn generation(&self) -> u64 {
         self.generation
@@ -175,7 +175,7 @@ impl Dispatcher {
         Page::bytes_of(self.nodes)
     }
 
-    /// What became of the packets to destination `id` since the program was loaded, all CPUs together.
+    /// The counters of packets to destination `id` since the program was loaded, all CPUs together.
     pub fn counts(&self, id: DestinationId) -> Result<Counts, DispatcherError> {
         self.counters.counts(id)
     }
@@ -228,7 +228,7 @@ impl Dispatcher {
         Ok(program.info().map_err(DispatcherError::verify)?.id())
     }
 
-    /// What the kernel made of the program when it loaded it.
+    /// The kernel's account of the program from when it loaded it.
     pub fn made(&self) -> Result<Made, DispatcherError> {
         let program = self.ebpf.program(names::PROGRAM).ok_or_else(|| missing(names::PROGRAM))?;
         let info = program.info().map_err(DispatcherError::verify)?;
@@ -246,7 +246,7 @@ impl Dispatcher {
 pub struct CounterReader(Arc<Mutex<PerCpuArray<MapData, sys::PodCounts>>>);
 
 impl CounterReader {
-    /// What became of the packets to destination `id` since the program was loaded, all CPUs together.
+    /// The counters of packets to destination `id` since the program was loaded, all CPUs together.
     pub fn counts(&self, id: DestinationId) -> Result<Counts, DispatcherError> {
         let counted = self.lock().get(&id.0, 0);
         let counted = counted.map_err(|source| DispatcherError::Count { id, source: Box::new(source) })?;
@@ -290,7 +290,8 @@ fn missing(name: &'static str) -> DispatcherError {
     DispatcherError::Object { name }
 }
 
-/// How many ids the maps have room for. Counters are there for each CPU, so there are no more than may be needed.
+/// The number of ids that the maps have room for. Counters are there for each CPU, so there are no more than may be
+/// needed.
 fn capacity_for(destinations: usize) -> usize {
     let both = destinations.min(names::MOST_DESTINATIONS).saturating_mul(2);
     both.next_power_of_two().max(names::DEFAULT_DESTINATIONS)

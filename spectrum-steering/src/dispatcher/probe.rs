@@ -42,7 +42,7 @@ impl Probe {
         self.program_id
     }
 
-    /// How many tables had been published.
+    /// The number of tables that had been published.
     #[must_use]
     pub fn generation(&self) -> u64 {
         self.generation
@@ -60,12 +60,12 @@ impl Probe {
         Page::bytes_of(self.nodes)
     }
 
-    /// What has become of the packets to destination `id`, as [`Dispatcher::counts`] says it.
+    /// The counters of packets to destination `id`, as [`Dispatcher::counts`] says it.
     pub fn counts(&self, id: DestinationId) -> Result<Counts, DispatcherError> {
         self.counters.counts(id)
     }
 
-    /// Where a packet goes, as [`Dispatcher::test`] says it.
+    /// The kernel's decision on a packet, as [`Dispatcher::test`] says it.
     pub fn test(
         &self,
         protocol: Protocol,

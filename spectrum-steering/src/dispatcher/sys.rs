@@ -38,7 +38,7 @@ pub(super) fn fill(map: impl AsFd, nodes: &[Node]) -> io::Result<()> {
     Ok(())
 }
 
-/// What a test run of an sk_lookup program ended with.
+/// The result of a test run of an sk_lookup program.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) struct TestRun {
     /// The program's return value: `SK_DROP` or `SK_PASS`.

@@ -18,7 +18,7 @@ pub struct InterfaceAddress {
     pub interface: String,
     /// The address.
     pub address: IpAddr,
-    /// Whether the interface is a loopback interface.
+    /// True if the interface is a loopback interface.
     pub loopback: bool,
 }
 

@@ -5,13 +5,13 @@ use std::io;
 
 use nix::errno::Errno;
 
-/// Why an operation on the network failed.
+/// The error of an operation on the network.
 #[derive(Debug, thiserror::Error)]
 pub enum NetError {
     /// The process lacks a capability.
     #[error("{op} {object}")]
     Denied {
-        /// What we were doing, a verb phrase.
+        /// The operation that failed, a verb phrase.
         op: &'static str,
         /// To what.
         object: String,
@@ -21,7 +21,7 @@ pub enum NetError {
     /// Any other failure of a system call.
     #[error("{op} {object}")]
     Os {
-        /// What we were doing, a verb phrase.
+        /// The operation that failed, a verb phrase.
         op: &'static str,
         /// To what.
         object: String,
@@ -31,11 +31,11 @@ pub enum NetError {
     /// `lo` is down or lacks the loopback address that listeners are bound to and local routes prefer as a source.
     #[error("{op} {object}: the loopback interface {state} (try: {cure})")]
     Loopback {
-        /// What we were doing, a verb phrase.
+        /// The operation that failed, a verb phrase.
         op: &'static str,
         /// To what.
         object: String,
-        /// What is wrong with it.
+        /// The fault of it.
         state: &'static str,
         /// The command that cures it.
         cure: &'static str,
@@ -45,7 +45,7 @@ pub enum NetError {
         "{op} {object}: this kernel runs without IPv6 (boot it without ipv6.disable=1, or leave out the IPv6 prefixes)"
     )]
     Ipv6Missing {
-        /// What we were doing, a verb phrase.
+        /// The operation that failed, a verb phrase.
         op: &'static str,
         /// To what.
         object: String,
@@ -55,7 +55,7 @@ pub enum NetError {
         "enter network namespace {path}: there is none (`ip netns list` lists them, `ip netns add NAME` makes one)"
     )]
     NamespaceMissing {
-        /// Where it was looked for.
+        /// The path at which it was looked for.
         path: String,
     },
     /// The file exists, but is no network namespace.

@@ -16,7 +16,7 @@ use crate::model::{Family, Protocol};
 /// sessions, and the usual default holds less than three hundred.
 const RECEIVE_BUFFER: usize = 4 << 20;
 
-/// Whether the listener receives packets through TPROXY, which demands a transparent socket.
+/// The transparency of a listener: TPROXY demands a transparent socket.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum Transparency {
     /// An ordinary socket: `sk_lookup` asks for nothing else.
@@ -25,16 +25,16 @@ pub enum Transparency {
     Transparent,
 }
 
-/// What to bind.
+/// The options of a listener to be bound.
 #[derive(Clone, Copy, Debug)]
 pub struct ListenerOptions {
     /// Address family.
     pub family: Family,
     /// Transport protocol.
     pub protocol: Protocol,
-    /// How many sockets share the port.
+    /// The number of sockets that share the port.
     pub sockets: NonZeroUsize,
-    /// Whether TPROXY is to find them.
+    /// Their transparency, which TPROXY demands.
     pub transparency: Transparency,
 }
 
@@ -129,7 +129,7 @@ impl ListenerGroup {
     }
 }
 
-/// Why a socket is not bound.
+/// The error of binding a socket.
 enum BindError {
     Net(NetError),
     Os(io::Error),

@@ -20,7 +20,8 @@ pub struct ListenerAddresses {
 }
 
 impl ListenerAddresses {
-    /// Where the next listener may be bound when there are `present` listeners; port 0 leaves the port to the kernel.
+    /// The address that the next listener may be bound to when there are `present` listeners; port 0 leaves the port to
+    /// the kernel.
     pub(super) fn next(&self, family: Family, protocol: Protocol, present: usize) -> SocketAddr {
         match self.shared.get(&(family, protocol)) {
             Some((port, sharing)) if present >= ALONE && *sharing < SHARING => {

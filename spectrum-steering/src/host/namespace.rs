@@ -13,10 +13,10 @@ use nix::sched::{CloneFlags, setns, unshare};
 
 use super::NetError;
 
-/// Where `ip netns` keeps the namespaces it names.
+/// The directory in which `ip netns` keeps the namespaces it names.
 const NAMED: &str = "/run/netns";
 
-/// What distinguishes a network namespace from the others that exist at the same time. Prints as the inode, like the
+/// The identity of a network namespace among the others that exist at the same time. Prints as the inode, like the
 /// target of `/proc/self/ns/net` and `lsns`. The kernel reuses inodes of namespaces that are gone.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct NamespaceId(u64);

@@ -176,7 +176,7 @@ fn route(table: ReplyTable, family: Family) -> Result<RouteMessage, NetError> {
     Ok(message)
 }
 
-/// What an answer comes to where `done` means that there was nothing left to do.
+/// The result of an answer where `done` means that there was nothing left to do.
 fn settle(
     op: &'static str,
     family: Family,

@@ -27,7 +27,7 @@ pub const ROUTE_PROTOCOL: u8 = b'S';
 /// The kernel's table of local routes, the first one it consults (`RT_TABLE_LOCAL`).
 const LOCAL_TABLE: u8 = 255;
 
-/// How many requests are under way at once: enough to hide the round trips, few enough that the acknowledgements fit
+/// The number of requests under way at once: enough to hide the round trips, few enough that the acknowledgements fit
 /// the socket's receive buffer.
 const WINDOW: usize = 128;
 
@@ -63,7 +63,7 @@ impl LocalRoutes {
         Ok(Self { handle, connection, added: Vec::new() })
     }
 
-    /// Whether the connection has ended, as it does after a failed system call. Then no answer is to be believed:
+    /// True if the connection has ended, as it does after a failed system call. Then no answer is to be believed:
     /// rtnetlink takes the end of the answers for success.
     fn is_lost(&self) -> bool {
         self.connection.is_finished()
@@ -247,7 +247,7 @@ fn wanted(prefix: Prefix, loopback: u32) -> RouteMessage {
     message
 }
 
-/// What every route of `prefix` matches that bears our protocol number.
+/// A message that every route of `prefix` matches which bears our protocol number.
 fn any_of_ours(prefix: Prefix, loopback: u32) -> RouteMessage {
     let mut message = RouteMessage::default();
     message.header.address_family = address_family(prefix.family());

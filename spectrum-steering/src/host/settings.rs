@@ -10,7 +10,7 @@ pub fn setting(name: &str) -> Option<u64> {
     fs::read_to_string(Path::new("/proc/sys").join(name)).ok()?.trim().parse().ok()
 }
 
-/// Whether the kernel has IPv6 at all, on whatever interface.
+/// True if the kernel has IPv6 at all, on whatever interface.
 #[must_use]
 pub fn has_ipv6() -> bool {
     // With ipv6.disable=1 the module is there and the directory is not.

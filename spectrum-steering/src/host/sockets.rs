@@ -13,7 +13,7 @@ use crate::model::{Protocol, visible};
 pub struct ListeningSocket {
     /// Its protocol.
     pub protocol: Protocol,
-    /// Where it listens.
+    /// The address at which it listens.
     pub address: SocketAddr,
     /// By which /proc knows it.
     pub inode: u64,
@@ -60,7 +60,8 @@ pub fn socket_owners(inodes: &BTreeSet<u64>) -> BTreeMap<u64, SocketOwner> {
     owners
 }
 
-/// What the process in `directory` calls itself, which it may have chosen to be any bytes (`prctl(PR_SET_NAME)`).
+/// The name by which the process in `directory` calls itself, which it may have chosen to be any bytes
+/// (`prctl(PR_SET_NAME)`).
 fn command(directory: &std::path::Path) -> String {
     let name = fs::read(directory.join("comm")).unwrap_or_default();
     let name = String::from_utf8_lossy(name.strip_suffix(b"\n").unwrap_or(&name));

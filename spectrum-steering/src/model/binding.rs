@@ -24,7 +24,7 @@ impl Binding {
         self.prefix.family()
     }
 
-    /// Whether a packet to this protocol, address and port is one of the binding's, other bindings aside.
+    /// True if a packet to this protocol, address and port is one of the binding's, other bindings aside.
     #[must_use]
     pub fn matches(&self, protocol: Protocol, address: IpAddr, port: u16) -> bool {
         self.protocol == protocol && self.prefix.contains(address) && self.ports.contains(port)
@@ -47,7 +47,7 @@ impl Binding {
         key(self).cmp(&key(other))
     }
 
-    /// Whether neither of the two would win for a packet that both match: one prefix, and ranges that are equal or
+    /// True if neither of the two would win for a packet that both match: one prefix, and ranges that are equal or
     /// overlap without nesting. Such a pair is a configuration error.
     #[must_use]
     pub fn ties(&self, other: &Self) -> bool {

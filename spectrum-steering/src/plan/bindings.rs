@@ -17,7 +17,7 @@ pub trait Binds {
     /// Its bindings, in the order configured.
     fn bindings(&self) -> &[Binding];
 
-    /// Whether it answers as `before`, of the same name, did. Otherwise it gets new listeners, so that bindings and what
+    /// True if it answers as `before`, of the same name, did. Otherwise it gets new listeners, so that bindings and what
     /// answers behind them change together.
     fn answers_like(&self, before: &Self) -> bool;
 }
@@ -45,7 +45,7 @@ impl Binds for Bound {
     }
 }
 
-/// What the kernel must contain.
+/// The content that the kernel must have.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Plan {
     /// Every destination that a binding leads to.
@@ -59,22 +59,22 @@ pub struct Plan {
 /// A binding and where it leads.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub struct PlannedBinding {
-    /// What is steered.
+    /// The binding that is steered.
     pub binding: Binding,
-    /// Where to.
+    /// The destination that it leads to.
     pub destination: DestinationId,
 }
 
-/// Which of the services' bindings one is.
+/// The place of a binding among those of all services.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct BindingIndex {
-    /// Which service, the first is 0.
+    /// The number of the service, the first is 0.
     pub service: usize,
-    /// Which of its bindings, the first is 0.
+    /// The number of its binding, the first is 0.
     pub binding: usize,
 }
 
-/// Why services cannot be planned.
+/// A reason for which services cannot be planned.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum PlanError {
     /// For some packets neither of two bindings would win.
@@ -102,9 +102,9 @@ pub enum PlanError {
          port alone: with a range of ports, and an origin without a port or with a range as long"
     )]
     TooManyDestinations {
-        /// How many there are.
+        /// The number that there would be.
         count: usize,
-        /// How many are possible.
+        /// The highest number possible.
         limit: usize,
     },
 }
@@ -156,7 +156,7 @@ impl Plan {
         Ok(plan)
     }
 
-    /// How many destinations the kernel's maps must have room for: one more than the highest id.
+    /// The number of destinations that the kernel's maps must have room for: one more than the highest id.
     #[must_use]
     pub fn ids(&self) -> usize {
         self.destinations.keys().next_back().map_or(0, |last| last.0 as usize + 1)
@@ -178,9 +178,9 @@ impl Plan {
 
 /// Gives destinations their ids.
 struct Numbering<'a, S> {
-    /// What the plan in force has, with its id and since when.
+    /// The destinations of the plan in force, with their ids and first revisions.
     kept: HashMap<(&'a ServiceName, Family, Protocol), (DestinationId, u32)>,
-    /// What answered until now.
+    /// The targets and policies until now.
     answers: HashMap<&'a ServiceName, &'a S>,
     revision: u32,
     used: Vec<bool>,

@@ -8,17 +8,17 @@ use crate::model::{Family, Protocol};
 /// The port by which most hosts are administered: whoever binds it must mean it, even where nobody listens yet.
 const SSH: u16 = 22;
 
-/// What is cut on one address.
+/// The listeners that are cut on one address.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Cut {
-    /// Which of the listeners that were given are not reached there any more.
+    /// The listeners, of those given, that are not reached there any more.
     pub listeners: Vec<usize>,
-    /// Whether port 22 is bound.
+    /// True if port 22 is bound.
     pub takes_ssh: bool,
 }
 
 impl Cut {
-    /// Whether it is nothing.
+    /// True if it is nothing.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.listeners.is_empty() && !self.takes_ssh
@@ -26,7 +26,8 @@ impl Cut {
 }
 
 impl Plan {
-    /// What is cut on `address`, where these are all `listeners` of the host. One on `::` is taken to listen on IPv4 too.
+    /// The listeners that are cut on `address`, where these are all `listeners` of the host. One on `::` is taken to
+    /// listen on IPv4 too.
     #[must_use]
     pub fn cut(&self, address: IpAddr, listeners: &[(Protocol, SocketAddr)]) -> Cut {
         let hears = |listener: IpAddr| match listener.to_canonical() {

@@ -28,7 +28,7 @@ const MOST_RANGES: usize = 256;
 /// Prefixes, none of which contains another, by the first and last port that is bound there.
 type ByPorts = BTreeMap<(u16, u16), BTreeSet<Prefix>>;
 
-/// What is exempted.
+/// The bindings that are exempted.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Exemption {
     bound: BTreeMap<(Family, Protocol), ByPorts>,
@@ -58,7 +58,7 @@ impl Exemption {
         self.bound.values_mut().flat_map(BTreeMap::values_mut).for_each(keep_outermost);
     }
 
-    /// Whether nothing is.
+    /// True if nothing is.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.bound.is_empty()
@@ -130,7 +130,7 @@ fn keep_outermost(prefixes: &mut BTreeSet<Prefix>) {
     });
 }
 
-/// What nft asks of packets to `binding`.
+/// The condition by which nft knows packets to `binding`.
 pub(in crate::plan) fn condition(binding: &Binding) -> String {
     let Binding { protocol, prefix, ports: range } = binding;
     let ports = ports(*protocol, range.first(), range.last());

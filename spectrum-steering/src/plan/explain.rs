@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use super::{Plan, PlannedBinding};
 use crate::model::{PortRange, Prefix, Protocol};
 
-/// What the bindings say of a packet.
+/// The decision of the bindings on a packet.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Explained<'a> {
     /// A binding matches.
@@ -28,7 +28,7 @@ pub enum Explained<'a> {
     },
 }
 
-/// Why a binding wins.
+/// The reason for which a binding wins.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Precedence {
     /// Others match too, with shorter prefixes.
@@ -37,7 +37,7 @@ pub enum Precedence {
     NarrowestRange {
         /// The prefix.
         within: Prefix,
-        /// Whether shorter prefixes have matching bindings.
+        /// True if shorter prefixes have matching bindings.
         longest: bool,
     },
     /// No other matches.
@@ -57,7 +57,7 @@ impl fmt::Display for Precedence {
     }
 }
 
-/// Why no binding matches.
+/// A reason for which no binding matches.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Miss {
     /// No prefix of any binding contains the address.
@@ -92,7 +92,7 @@ impl fmt::Display for Miss {
 }
 
 impl Plan {
-    /// What the bindings say of a packet to `dialled`, and why.
+    /// The decision of the bindings on a packet to `dialled`, and its reason.
     #[must_use]
     pub fn explain(&self, protocol: Protocol, dialled: SocketAddr) -> Explained<'_> {
         let (address, port) = (dialled.ip(), dialled.port());
@@ -146,7 +146,7 @@ impl Plan {
     }
 }
 
-/// How far `port` is from the range.
+/// The distance of `port` from the range.
 fn distance(ports: PortRange, port: u16) -> u16 {
     if port < ports.first() { ports.first() - port } else { port.saturating_sub(ports.last()) }
 }

@@ -12,20 +12,20 @@ const NAMED: usize = 4;
 /// A listener that a binding hides, whole or in part.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Hidden<'a> {
-    /// Which of the listeners that were given.
+    /// The number of the listener among those given.
     pub index: usize,
-    /// How much of it.
+    /// The part of it that is hidden.
     pub extent: Extent<'a>,
 }
 
-/// How much of a listener is hidden.
+/// The part of a listener that is hidden.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Extent<'a> {
     /// It listens on every address, and does not hear those of these prefixes.
     Partly {
         /// The first few.
         prefixes: Vec<Prefix>,
-        /// How many bindings hide it; more than one may be of one prefix.
+        /// The number of bindings that hide it; more than one may be of one prefix.
         bindings: usize,
     },
     /// It hears nothing new.
@@ -56,7 +56,7 @@ impl Plan {
             .collect()
     }
 
-    /// What hides the listener at `address`, in words: to go behind "hidden" or "hidden in part".
+    /// The bindings that hide the listener at `address`, in words: to go behind "hidden" or "hidden in part".
     #[must_use]
     pub fn hiding(&self, address: SocketAddr, extent: &Extent<'_>) -> String {
         match extent {
@@ -80,7 +80,7 @@ impl Plan {
         }
     }
 
-    /// What hides the whole of where metrics and health are served, in words.
+    /// The bindings that hide the whole address of metrics and health, in words.
     #[must_use]
     pub fn hiding_admin(&self, admin: SocketAddr) -> Option<String> {
         let hidden = self.hidden(&[(Protocol::Tcp, admin)]).pop()?;

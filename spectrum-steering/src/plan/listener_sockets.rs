@@ -8,14 +8,14 @@ const SHARE: usize = 2;
 /// When each destination has one socket only, so much of the descriptors is kept for connections: one part in four.
 const LEAST_FOR_CONNECTIONS: usize = 4;
 
-/// What there is for listeners.
+/// The descriptors there are for listeners.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct ListenerRoom {
-    /// How many descriptors the process may have.
+    /// The number of descriptors that the process may have.
     pub descriptors: usize,
-    /// How many of them listeners have already.
+    /// The number of them that listeners have already.
     pub held: usize,
-    /// How many workers there are: as many sockets are enough.
+    /// The number of workers: as many sockets are enough.
     pub workers: NonZeroUsize,
 }
 
@@ -28,17 +28,17 @@ pub struct ListenerRoom {
      range as long"
 )]
 pub struct TooFewDescriptors {
-    /// How many destinations there would be.
+    /// The number of destinations that there would be.
     pub destinations: usize,
-    /// How many descriptors the process may have.
+    /// The number of descriptors that the process may have.
     pub descriptors: usize,
-    /// How many would be enough.
+    /// The number that would be enough.
     pub needed: usize,
 }
 
 impl ListenerRoom {
-    /// How many sockets each of `groups` new listeners gets: one for each worker, or fewer where that would take more than
-    /// half of the descriptors.
+    /// The number of sockets that each of `groups` new listeners gets: one for each worker, or fewer where that would
+    /// take more than half of the descriptors.
     ///
     /// # Errors
     /// [`TooFewDescriptors`].

@@ -8,7 +8,7 @@ use super::{Plan, PlannedBinding};
 use crate::model::{DestinationId, Family, Onward, PortRange, Prefix, Protocol, ServiceName, reached};
 
 impl Plan {
-    /// Where connections go that this host dials at some of `ports` of `address`. Sorted, and sharing no port; empty where none
+    /// The services that connections come to which this host dials at some of `ports` of `address`. Sorted, and sharing no port; empty where none
     /// of them can come back to us.
     ///
     /// `interfaces` are the addresses of the host's interfaces, which are local whatever is bound.
@@ -43,7 +43,7 @@ impl Plan {
         onward
     }
 
-    /// Whether the bindings themselves make `address` the host's own, or it is anyway.
+    /// True if the bindings themselves make `address` the host's own, or it is anyway.
     fn is_local(&self, address: IpAddr) -> bool {
         // Of a prefix of length 0 nothing becomes local. All others share no address.
         let before = self.routes.partition_point(|route| route.address() <= address);
@@ -154,7 +154,7 @@ mod tests {
 
     const INTERFACE: &str = "203.0.113.1";
 
-    /// Where connections go that a dials at `place`: an address, with its ports where they are not those that are bound. A service
+    /// The services that connections of a come to at `place`: an address, with its ports where they are not those that are bound. A service
     /// for each run of ports.
     fn onward(place: &str) -> String {
         let plan = plan();

@@ -3,7 +3,7 @@
 use super::{Plan, PlannedBinding};
 use crate::model::{Binding, PortRange, Prefix, Protocol};
 
-/// What bindings must overlap; what is not given, all do.
+/// The protocol, prefix and ports that bindings must overlap; what is not given, all do.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Overlap {
     /// This protocol.
@@ -15,7 +15,7 @@ pub struct Overlap {
 }
 
 impl Overlap {
-    /// Whether `binding` shares a packet with it.
+    /// True if `binding` shares a packet with it.
     #[must_use]
     pub fn is_with(&self, binding: &Binding) -> bool {
         self.protocol.is_none_or(|protocol| protocol == binding.protocol)

@@ -7,13 +7,13 @@ use std::time::Duration;
 use crate::model::visible;
 use crate::plan::firewall::TooManyBindings;
 
-/// Why firewall rules could not be listed, applied or removed.
+/// The error of listing, applying or removing firewall rules.
 #[derive(Debug, thiserror::Error)]
 pub enum TproxyError {
     /// The process lacks `CAP_NET_ADMIN`.
     #[error("{op} firewall rules with {program}: Operation not permitted (needs CAP_NET_ADMIN; try sudo)")]
     Denied {
-        /// What we were doing, a verb.
+        /// The operation that failed, a verb.
         op: &'static str,
         /// The program that was refused.
         program: String,
@@ -21,11 +21,11 @@ pub enum TproxyError {
     /// The rules were refused for another reason.
     #[error("{op} firewall rules with {program}: {said}")]
     Failed {
-        /// What we were doing, a verb.
+        /// The operation that failed, a verb.
         op: &'static str,
         /// The program.
         program: String,
-        /// What it said, in one line.
+        /// Its words, in one line.
         said: String,
     },
     /// A program did not end, and was ended.
@@ -35,17 +35,17 @@ pub enum TproxyError {
         .waited.as_secs()
     )]
     Hung {
-        /// What we were doing, a verb.
+        /// The operation that failed, a verb.
         op: &'static str,
         /// The program.
         program: String,
-        /// How long we waited.
+        /// The time that we waited.
         waited: Duration,
     },
     /// We were told to stop meanwhile.
     #[error("{op} firewall rules with {program}: given up, being told to stop")]
     Interrupted {
-        /// What we were doing, a verb.
+        /// The operation that failed, a verb.
         op: &'static str,
         /// The program.
         program: String,
@@ -55,7 +55,7 @@ pub enum TproxyError {
         "{op} firewall rules with {program}: another program holds the lock of iptables (see: fuser /run/xtables.lock)"
     )]
     Locked {
-        /// What we were doing, a verb.
+        /// The operation that failed, a verb.
         op: &'static str,
         /// The program.
         program: String,
@@ -69,13 +69,13 @@ pub enum TproxyError {
     /// The kernel or the program lacks something that the rules need.
     #[error("{op} firewall rules with {program}: {said} ({})", cure(program, *purpose))]
     ExtensionMissing {
-        /// What the rules are for.
+        /// The purpose of the rules.
         purpose: Purpose,
-        /// What we were doing, a verb.
+        /// The operation that failed, a verb.
         op: &'static str,
         /// The program.
         program: String,
-        /// What it said, in one line.
+        /// Its words, in one line.
         said: String,
     },
     /// The program is not installed.
@@ -85,9 +85,9 @@ pub enum TproxyError {
         package(program)
     )]
     ProgramMissing {
-        /// What it was to make rules for.
+        /// The purpose of the rules that it was to make.
         purpose: Purpose,
-        /// What was looked for.
+        /// The program that was looked for.
         program: String,
     },
     /// A program could not be run.
@@ -104,24 +104,24 @@ pub enum TproxyError {
          iptable_mangle ip6table_mangle)"
     )]
     TableMissing {
-        /// What we were doing, a verb.
+        /// The operation that failed, a verb.
         op: &'static str,
         /// The program.
         program: String,
-        /// What it said, in one line.
+        /// Its words, in one line.
         said: String,
     },
-    /// What had been applied before the failure could not all be removed again.
+    /// Rules that had been applied before the failure could not all be removed again.
     #[error("{source}; then {}", listed(.undo))]
     Undo {
         /// The failure.
         source: Box<TproxyError>,
-        /// What could not be undone.
+        /// The errors of undoing.
         undo: Vec<TproxyError>,
     },
 }
 
-/// What firewall rules are for. They need different things of the kernel.
+/// A purpose of firewall rules. Each needs different things of the kernel.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Purpose {
     /// Exempting from NAT.
@@ -213,7 +213,7 @@ impl TproxyError {
         self
     }
 
-    /// What was in the way, without what we were doing and without the cure.
+    /// The obstacle, without what we were doing and without the cure.
     #[must_use]
     pub fn cause(&self) -> String {
         match self {

@@ -29,7 +29,7 @@ impl ExemptionTable {
         Ok(Self { chain: chain.clone(), nft })
     }
 
-    /// What was made, by the name that nft shows.
+    /// The part that was made, by the name that nft shows.
     #[must_use]
     pub fn part(&self) -> ChainPart {
         ChainPart { chain: self.chain.clone(), place: ChainPlace::Exemption }

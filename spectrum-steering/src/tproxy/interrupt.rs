@@ -10,7 +10,7 @@ thread_local! {
     static UNWANTED: RefCell<Option<Arc<AtomicBool>>> = const { RefCell::new(None) };
 }
 
-/// What the calling thread does to the firewall, until this is dropped, is given up once a flag is set. What undoes is
+/// A guard by which the calling thread gives up what it does to the firewall once a flag is set. What undoes is
 /// never given up.
 #[derive(Debug)]
 pub struct InterruptGuard {
@@ -43,7 +43,7 @@ impl Drop for InterruptGuard {
     }
 }
 
-/// Whether the flag is set.
+/// True if the flag is set.
 pub(super) fn is_interrupted() -> bool {
     UNWANTED.with_borrow(|flag| flag.as_ref().is_some_and(|flag| flag.load(Ordering::Relaxed)))
 }

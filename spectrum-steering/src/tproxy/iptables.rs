@@ -13,7 +13,7 @@ use crate::model::Family;
 use crate::plan::firewall::iptables::{chains, is_bare, removal, replacement};
 use crate::plan::firewall::{Chain, ChainPart, ChainPlace};
 
-/// How long iptables waits for other programs that change the firewall, in seconds.
+/// The seconds that iptables waits for other programs that change the firewall.
 const PATIENCE: &str = "5";
 
 /// Which part of the kernel the rules live in.
@@ -32,7 +32,7 @@ pub(super) struct Iptables {
     variant: Variant,
     restore: PathBuf,
     save: PathBuf,
-    /// Whether other programs' rules are changed by the plain name.
+    /// True if other programs' rules are changed by the plain name.
     is_default: bool,
 }
 
@@ -116,7 +116,7 @@ impl Iptables {
         }
     }
 
-    /// Whether the mangle table is there, or may be: iptables-save prints one where there is none.
+    /// True if the mangle table is there, or may be: iptables-save prints one where there is none.
     pub(super) fn has_table(&self) -> Result<bool, TproxyError> {
         match (self.variant, find_program("nft")) {
             (Variant::Legacy, _) => self.legacy_table_exists(),
@@ -176,7 +176,7 @@ impl Iptables {
         }
     }
 
-    /// Whether the namespace has the legacy mangle table, without making it.
+    /// True if the namespace has the legacy mangle table, without making it.
     fn legacy_table_exists(&self) -> Result<bool, TproxyError> {
         Ok(self.legacy_tables()?.lines().any(|name| name == "mangle"))
     }
@@ -196,7 +196,7 @@ impl Iptables {
     }
 }
 
-/// Whether the namespace has the legacy table nat, or may have it.
+/// True if the namespace has the legacy table nat, or may have it.
 pub(super) fn has_legacy_nat(family: Family) -> bool {
     match fs::read_to_string(legacy_names(family)) {
         Ok(names) => names.lines().any(|name| name == "nat"),
@@ -204,8 +204,8 @@ pub(super) fn has_legacy_nat(family: Family) -> bool {
     }
 }
 
-/// Where the kernel names the legacy tables of a family: the thread's and not the process's, whose main thread may be in
-/// another namespace.
+/// The file in which the kernel names the legacy tables of a family: the thread's and not the process's, whose main
+/// thread may be in another namespace.
 fn legacy_names(family: Family) -> &'static str {
     match family {
         Family::Ipv4 => "/proc/thread-self/net/ip_tables_names",
@@ -213,7 +213,7 @@ fn legacy_names(family: Family) -> &'static str {
     }
 }
 
-/// What the programs of a family are called.
+/// The stem of a family's programs' names.
 pub(super) fn stem(family: Family) -> &'static str {
     match family {
         Family::Ipv4 => "iptables",

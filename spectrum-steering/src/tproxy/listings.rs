@@ -8,8 +8,8 @@ use super::nftables::Nft;
 use crate::model::Family;
 use crate::plan::Listing;
 
-/// What every program of the firewall that is installed lists, and why others did not. Makes no table that is not there.
-/// Blocks the calling thread.
+/// The listings of every program of the firewall that is installed, and why others gave none. Makes no table that is not
+/// there. Blocks the calling thread.
 #[must_use]
 pub fn listings() -> (Vec<Listing>, Vec<TproxyError>) {
     let mut listings = Vec::new();
@@ -33,7 +33,7 @@ pub fn listings() -> (Vec<Listing>, Vec<TproxyError>) {
     (listings, errors)
 }
 
-/// Whether any chain may translate addresses. Says so where it cannot be known; much quicker than [`listings`]. Blocks the
+/// True if any chain may translate addresses. Says so where it cannot be known; much quicker than [`listings`]. Blocks the
 /// calling thread.
 #[must_use]
 pub fn may_translate() -> bool {

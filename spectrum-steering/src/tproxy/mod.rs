@@ -73,7 +73,7 @@ enum Applied {
 #[derive(Debug)]
 struct AppliedFamily {
     iptables: Iptables,
-    /// Whether there was a mangle table before.
+    /// True if there was a mangle table before.
     table: bool,
     /// The rules, to be put back when what replaces them fails halfway.
     text: String,
@@ -107,7 +107,7 @@ impl Tproxy {
         Err(if errors.len() == 1 { errors.remove(0) } else { TproxyError::None(errors) })
     }
 
-    /// Which firewall has the rules.
+    /// The firewall that has the rules.
     #[must_use]
     pub fn backend(&self) -> Backend {
         match self.applied {
@@ -116,7 +116,7 @@ impl Tproxy {
         }
     }
 
-    /// What was applied, by the names that the firewall's programs show.
+    /// The parts that were applied, by the names that the firewall's programs show.
     #[must_use]
     pub fn parts(&self) -> Vec<ChainPart> {
         let chain = || self.chain.clone();

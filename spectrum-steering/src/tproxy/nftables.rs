@@ -15,7 +15,7 @@ pub(super) struct Nft {
     program: PathBuf,
 }
 
-/// What an instance's tables are for. They come and go at different times.
+/// A kind of an instance's tables. Each comes and goes at other times.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Kind {
     Any,
@@ -25,7 +25,7 @@ pub(super) enum Kind {
 }
 
 impl Kind {
-    /// Whether our tables in `place` are of this kind.
+    /// True if our tables in `place` are of this kind.
     fn includes(self, place: &ChainPlace) -> bool {
         let of = match place {
             ChainPlace::Exemption => Self::Exemption,
@@ -84,7 +84,7 @@ impl Nft {
         output("list", Command::new(&self.program).args(["-j", "list", "ruleset"]), "")
     }
 
-    /// Whether any chain translates addresses.
+    /// True if any chain translates addresses.
     pub(super) fn translates(&self) -> Result<bool, TproxyError> {
         let chains = output("list", Command::new(&self.program).args(["list", "chains"]), "")?;
         Ok(chains.contains("type nat hook"))

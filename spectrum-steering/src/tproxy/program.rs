@@ -44,17 +44,17 @@ pub(super) fn shown(program: &Path) -> String {
     program.file_name().unwrap_or(program.as_os_str()).to_string_lossy().into_owned()
 }
 
-/// How long a program may take: longer than iptables waits for its lock, and than either takes for as many rules as we
-/// give them on a slow machine.
+/// The time that a program may take: longer than iptables waits for its lock, and than either takes for as many rules as
+/// we give them on a slow machine.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The same where it only lists.
 const LISTING: Duration = Duration::from_secs(10);
 
-/// How often we look whether it is still wanted.
+/// The time between two looks whether it is still wanted.
 const GLANCE: Duration = Duration::from_millis(20);
 
-/// What `command` prints when given `input`, or what it complained about. It is killed when it takes too long, or when
+/// The output of `command` when given `input`, or its complaint. It is killed when it takes too long, or when
 /// what it does is no longer wanted.
 pub(super) fn output(op: &'static str, command: &mut Command, input: &str) -> Result<String, TproxyError> {
     // Nothing is lost when a list is not had, and somebody may be waiting for an answer that has it.
@@ -166,7 +166,7 @@ impl Conversation {
         Ok(())
     }
 
-    /// How it ended, if it has: then all that it said has been read.
+    /// Its exit status, if it has ended: then all that it said has been read.
     fn ended(&mut self) -> io::Result<Option<ExitStatus>> {
         let Some(status) = self.child.try_wait()? else { return Ok(None) };
         self.is_over = true;

@@ -27,7 +27,7 @@ impl ReplyMark {
         Ok(Self { chain: chain.clone(), nft })
     }
 
-    /// What was made, by the name that nft shows.
+    /// The part that was made, by the name that nft shows.
     #[must_use]
     pub fn part(&self) -> ChainPart {
         ChainPart { chain: self.chain.clone(), place: ChainPlace::Table(TableFamily::Inet) }

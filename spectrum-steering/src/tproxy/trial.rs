@@ -8,16 +8,17 @@ use crate::model::Family;
 use crate::plan::firewall::nftables::Ruleset;
 use crate::plan::firewall::{Chain, Firewall, iptables as texts};
 
-/// What came of one trial.
+/// The outcome of one trial.
 #[derive(Debug)]
 pub struct Trial {
     /// The program, and its variant if it has several: `nft`, `ip6tables (legacy)`.
     pub program: String,
     /// Which rules.
     pub family: Family,
-    /// What would use the program; nothing uses another variant of iptables than the one that `iptables` stands for.
+    /// The backend that would use the program; nothing uses another variant of iptables than the one that `iptables`
+    /// stands for.
     pub backend: Option<Backend>,
-    /// Whether the rules were taken.
+    /// The outcome of applying the rules.
     pub outcome: Result<(), TproxyError>,
 }
 
@@ -58,7 +59,7 @@ fn nftables(chain: &Chain, firewall: &Firewall) -> Result<(), TproxyError> {
     Nft::find()?.transact("apply", &ruleset.creation())
 }
 
-/// What a start would use.
+/// Trials of what a start would use.
 fn used(chain: &Chain, firewall: &Firewall, family: Family) -> Trial {
     let backend = Some(Backend::Iptables);
     match Iptables::find(family) {
@@ -72,7 +73,7 @@ fn used(chain: &Chain, firewall: &Firewall, family: Family) -> Trial {
     }
 }
 
-/// What a start would not use.
+/// Trials of what a start would not use.
 fn others(chain: &Chain, firewall: &Firewall, family: Family) -> Vec<Trial> {
     let used = Iptables::find(family).ok().map(|iptables| iptables.label());
     Iptables::find_all(family)

@@ -30,12 +30,12 @@ const STACK: usize = 1024 * 1024;
 /// The most that those who ask may have to wait for each other's sake.
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
-/// What hears. Its threads go with the process.
+/// The threads that hear. They go with the process.
 #[derive(Debug)]
 pub(super) struct Hearing {
     stop: Stop,
     reloads: mpsc::Receiver<ReloadAsked>,
-    /// Whether a signal is among these: those that come meanwhile are one with it.
+    /// True if a signal is among these: those that come meanwhile are one with it.
     signal_waits: Arc<AtomicBool>,
     requests: mpsc::Sender<Asked>,
     handle: Handle,
@@ -43,10 +43,10 @@ pub(super) struct Hearing {
     _end: oneshot::Sender<()>,
 }
 
-/// Who asked for a reload.
+/// The asker for a reload.
 #[derive(Debug)]
 pub(super) enum ReloadAsked {
-    /// Who waits for an answer.
+    /// A program that waits for an answer.
     Asker(Asked),
     /// Whoever sent SIGHUP reads the log.
     Signal,
@@ -96,12 +96,12 @@ impl Hearing {
         Ok(Self { stop, reloads, signal_waits, requests, handle, _end: end })
     }
 
-    /// Whether we are told to stop.
+    /// The listener for the order to stop.
     pub(super) fn stop(&self) -> Stop {
         self.stop.clone()
     }
 
-    /// Where requests are to be sent.
+    /// The sender of requests.
     pub(super) fn requests(&self) -> mpsc::Sender<Asked> {
         self.requests.clone()
     }

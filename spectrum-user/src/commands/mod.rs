@@ -56,7 +56,7 @@ pub fn execute(cli: &Cli) -> ExitCode {
     }
 }
 
-/// Whether who asks is to read in JSON what is wrong with a file.
+/// True if who asks is to read in JSON what is wrong with a file.
 fn refuses_in_json(command: &Command) -> bool {
     match command {
         Command::Check(args) => args.json,

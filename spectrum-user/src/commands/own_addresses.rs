@@ -15,7 +15,7 @@ use spectrum_steering::host::{self, CoveredAddress, ListeningSocket};
 const NAMED: usize = 4;
 
 impl Running {
-    /// What may be served although it cuts something: by flags, by `config`, and by reloads so far.
+    /// The addresses that may be served although that cuts something: by flags, by `config`, and by reloads so far.
     pub(super) fn force(&self, config: &Config) -> Force {
         let mut force = self.settings.force.clone();
         force.extend(&config.force);

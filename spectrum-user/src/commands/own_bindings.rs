@@ -9,7 +9,7 @@ use crate::plan::Plan;
 use spectrum_proxy::OwnBindings;
 use spectrum_steering::host;
 
-/// What the bindings of `plans` take, and those of all of them while one follows another.
+/// The bindings of `plans`, all of them while one follows another, as the origins' thread asks them.
 pub(super) fn own_bindings(plans: Vec<Arc<Plan>>) -> anyhow::Result<OwnBindings> {
     let interfaces = interface_addresses()?;
     let known = interfaces.clone();

@@ -5,21 +5,21 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::sync::watch;
 
-/// Who is told to stop. Clones are told the same.
+/// A listener for the order to stop. Clones hear the same.
 #[derive(Clone, Debug)]
 pub(super) struct Stop {
     asked: watch::Receiver<u32>,
     flag: Arc<AtomicBool>,
 }
 
-/// Who tells.
+/// The one who gives the order.
 #[derive(Debug)]
 pub(super) struct Stopper {
     asked: watch::Sender<u32>,
     flag: Arc<AtomicBool>,
 }
 
-/// What was begun has been given up, since we were told to stop.
+/// The mark that what was begun has been given up, since we were told to stop.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
 #[error("given up, being told to stop")]
 pub(super) struct Stopped;
@@ -39,7 +39,7 @@ impl Stopper {
 }
 
 impl Stop {
-    /// Whether we have been told.
+    /// True if we have been told.
     pub(super) fn is_asked(&self) -> bool {
         self.flag.load(Ordering::Relaxed)
     }
@@ -65,7 +65,7 @@ impl Stop {
         async move { stop.beyond(now).await }
     }
 
-    /// What `doing` comes to, unless we are told before. It must leave nothing behind when it is dropped.
+    /// The result of `doing`, unless we are told before. It must leave nothing behind when it is dropped.
     pub(super) async fn unless<T>(&self, doing: impl Future<Output = T>) -> Result<T, Stopped> {
         tokio::select! {
             biased;

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize, Serializer};
 /// More lines than this hide the first one, which is the one to begin with.
 const SHOWN: usize = 100;
 
-/// Why a file is no configuration.
+/// The error of a file that is no configuration.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// The content of the file makes no sense.

@@ -43,7 +43,7 @@ impl FromStr for FirewallChoice {
     }
 }
 
-/// Why a text is not a [`FirewallChoice`].
+/// The error of a text that is not a [`FirewallChoice`].
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("expected auto, iptables or nftables")]
 pub struct ParseFirewallError;

@@ -28,13 +28,13 @@ use crate::model::{Force, LogOptions, ResolverOptions, Service};
 /// The whole configuration, by whatever means it was said.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Config {
-    /// Which path to steer by.
+    /// The path to steer by.
     pub mode: ModeChoice,
-    /// Which firewall carries the rules of the TPROXY path.
+    /// The firewall that carries the rules of the TPROXY path.
     pub firewall: FirewallChoice,
     /// The treatment of connections to what is bound by others' NAT rules.
     pub nat: NatChoice,
-    /// Which of the host's own addresses may be served although that cuts something.
+    /// The host's own addresses that may be served although that cuts something.
     pub force: Force,
     /// The address of metrics and health; `None`: they are not served.
     pub admin: Option<SocketAddr>,

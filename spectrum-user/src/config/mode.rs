@@ -43,7 +43,7 @@ impl FromStr for ModeChoice {
     }
 }
 
-/// Why a text is not a [`ModeChoice`].
+/// The error of a text that is not a [`ModeChoice`].
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("expected auto, sk-lookup or tproxy")]
 pub struct ParseModeError;

@@ -40,7 +40,7 @@ impl FromStr for NatChoice {
     }
 }
 
-/// Why a text is not a [`NatChoice`].
+/// The error of a text that is not a [`NatChoice`].
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("expected exempt or heed")]
 pub struct ParseNatError;

@@ -55,7 +55,7 @@ impl FromStr for Protocols {
     }
 }
 
-/// Why a text is not [`Protocols`].
+/// The error of a text that is not [`Protocols`].
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("expected tcp, udp or both")]
 pub struct ParseProtocolsError;

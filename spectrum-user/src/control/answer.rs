@@ -359,6 +359,6 @@ pub struct Conflict {
     pub command: Option<String>,
     /// True if nothing reaches it, or only what is dialled elsewhere.
     pub wholly: bool,
-    /// Which bindings hide it, in words.
+    /// The bindings that hide it, in words.
     pub hidden: String,
 }

@@ -25,7 +25,7 @@ pub enum Request {
 /// The permissions of a reload.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 pub struct ReloadQuery {
-    /// Which of the host's own addresses may be served although that cuts something, as they are typed.
+    /// The host's own addresses that may be served although that cuts something, as they are typed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub force: Vec<String>,
 }

@@ -10,7 +10,7 @@ use crate::model::Family;
 use crate::plan::ReplyNeeds;
 use crate::plan::{Listing, Plan};
 
-/// Why something could not be looked at.
+/// The reason for which something could not be looked at.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Unknown(pub String);
 
@@ -48,9 +48,9 @@ impl fmt::Display for SystemRefusal {
 pub struct HostFacts {
     /// The release, as `uname -r` prints it.
     pub kernel: String,
-    /// Which path is wanted.
+    /// The path that is wanted.
     pub mode: ModeChoice,
-    /// Which firewall is wanted.
+    /// The firewall that is wanted.
     pub firewall: FirewallChoice,
     /// The services to be served, if they are known.
     pub subject: Option<Subject>,

@@ -18,7 +18,7 @@ fn plan(texts: &[&str]) -> Plan {
     Plan::of(&[Bound { name: "s".parse().unwrap(), bindings: bindings.collect() }]).unwrap()
 }
 
-/// What the plain iptables lists.
+/// The listing of the plain iptables.
 fn iptables_listing(text: &str) -> Listing {
     Listing::Iptables { program: "iptables".to_owned(), family: Family::Ipv4, text: text.to_owned() }
 }

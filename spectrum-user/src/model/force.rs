@@ -40,7 +40,7 @@ impl FromStr for Forced {
 pub struct Force(Vec<Forced>);
 
 impl Force {
-    /// Whether `address` is among it.
+    /// True if `address` is among it.
     #[must_use]
     pub fn covers(&self, address: IpAddr) -> bool {
         self.0.iter().any(|forced| match forced {

@@ -7,7 +7,7 @@ use std::str::FromStr;
 
 use super::ServiceName;
 
-/// How log lines and records are written.
+/// The form of log lines and records.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub enum LogFormat {
     /// One JSON object per line.
@@ -43,7 +43,7 @@ impl fmt::Display for LogFormat {
     }
 }
 
-/// Which connections leave a record when they are over.
+/// The connections that leave a record when they are over.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub enum Records {
     /// All of them.
@@ -83,7 +83,7 @@ impl fmt::Display for Records {
     }
 }
 
-/// Why a text is none of the words above.
+/// The error of a text that is none of the words above.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("expected {expected}")]
 pub struct ParseLogWordError {
@@ -120,21 +120,21 @@ impl fmt::Display for Sample {
     }
 }
 
-/// Why a text is not a [`Sample`].
+/// The error of a text that is not a [`Sample`].
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("not a share such as \"1/100\", which is one record of a hundred")]
 pub struct ParseSampleError;
 
-/// What is said of the records of a service, or of those of all; what is not said is `None`.
+/// The keys about the records of a service, or of all; `None` where nothing is said.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct RecordKeys {
     /// Which connections leave one.
     pub records: Option<Records>,
     /// Of those that did not fail, how many do.
     pub sample: Option<Sample>,
-    /// Whether there is another one when a connection begins to carry bytes.
+    /// True if there is another one when a connection begins to carry bytes.
     pub opened: Option<bool>,
-    /// Whether a connection that its client ended before a byte came leaves one.
+    /// True if a connection that its client ended before a byte came leaves one.
     pub empty: Option<bool>,
 }
 
@@ -178,19 +178,19 @@ impl fmt::Display for RecordKeys {
     }
 }
 
-/// What is said of the log.
+/// The options of the log.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct LogOptions {
-    /// How it is written; `None`: nothing is said.
+    /// The form of its lines; `None`: nothing is said.
     pub format: Option<LogFormat>,
-    /// What holds for records of all services that say nothing else.
+    /// The keys for records of all services that say nothing else.
     pub general: RecordKeys,
-    /// What services say, those that do.
+    /// The keys of those services that have some of their own.
     pub services: HashMap<ServiceName, RecordKeys>,
 }
 
 impl LogOptions {
-    /// What is said of the records of `service`, by itself or in general.
+    /// The keys for the records of `service`, its own before the general ones.
     #[must_use]
     pub fn of(&self, service: &ServiceName) -> RecordKeys {
         self.services.get(service).copied().unwrap_or_default().or(self.general)

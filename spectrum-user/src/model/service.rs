@@ -9,8 +9,8 @@ pub struct Service {
     pub name: ServiceName,
     /// In the order configured; never empty.
     pub bindings: Vec<Binding>,
-    /// What answers.
+    /// The target that answers.
     pub target: Target,
-    /// What its connections may take.
+    /// The rules for its connections.
     pub policy: Policy,
 }

@@ -77,7 +77,7 @@ pub struct AdminServer {
     thread: Option<JoinHandle<()>>,
 }
 
-/// Why metrics are not served.
+/// The error of serving metrics.
 #[derive(Debug, thiserror::Error)]
 #[error("serve metrics and health on {address}{}", cure(.source))]
 pub struct AdminError {

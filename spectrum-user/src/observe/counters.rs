@@ -111,7 +111,7 @@ pub struct Totals {
     pub bytes_to_client: u64,
     /// The connections that are over, by how they ended; ends that did not occur are absent.
     pub ends: BTreeMap<End, u64>,
-    /// How long it took to connect to an origin.
+    /// The time that connecting to an origin took.
     pub dials: Histogram,
     /// From accept to end.
     pub durations: Histogram,

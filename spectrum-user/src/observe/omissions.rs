@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Why a record is left out.
+/// A reason for which a record is left out.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Omission {
     /// The client ended the connection before a byte came.

@@ -109,7 +109,7 @@ mod tests {
         Target::Origins(Origins::from(vec![text.parse().unwrap()]))
     }
 
-    /// Whether a service with these bindings and this origin is refused, beside one with `192.0.2.80` port 8080.
+    /// True if a service with these bindings and this origin is refused, beside one with `192.0.2.80` port 8080.
     fn is_refused(prefix: &str, ports: &str, origin: &str) -> bool {
         let services = [
             service("a", prefix, ports, origins(origin)),
@@ -133,7 +133,7 @@ mod tests {
         assert!(is_refused("192.0.2.0/24", "1000-1100", "192.0.2.5:1050-1150"));
     }
 
-    /// What is said of services whose origins are these, each with its bindings.
+    /// The refusals of services whose origins are these, each with its bindings.
     fn said(services: &[(&str, &str, &str, &str)]) -> Vec<String> {
         let services: Vec<Service> = services
             .iter()

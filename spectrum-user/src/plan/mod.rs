@@ -12,7 +12,7 @@ pub use spectrum_steering::plan::*;
 
 use crate::model::{Binding, Origin, Service, ServiceName};
 
-/// Why services cannot be planned.
+/// A reason for which services cannot be planned.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum ServicesError {
     /// Their bindings cannot be.
@@ -35,7 +35,7 @@ pub enum ServicesError {
          come back without end; name an address or a port that it does not bind"
     )]
     Loop {
-        /// Which service, the first is 0.
+        /// The number of the service, the first is 0.
         at: usize,
         /// Its name.
         service: String,

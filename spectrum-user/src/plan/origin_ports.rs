@@ -6,7 +6,8 @@ use std::net::IpAddr;
 use super::Plan;
 use crate::model::{Onward, OriginPort, PortRange, ServiceName};
 
-/// Where connections of `service` go that are dialled at `address`, an origin's with this `port`, or with the one that its SRV
+/// The services that connections of `service` come to which are dialled at `address`, an origin's with this `port`, or
+/// with the one that its SRV
 /// `record` says; see [`Plan::onward`].
 #[must_use]
 pub fn onward(

@@ -5,16 +5,16 @@ use std::collections::BTreeSet;
 
 use crate::model::{DialSource, Family, OriginHost, Protocol, Service, Target};
 
-/// What a configuration needs for its services with `transparent = true`.
+/// The needs of a configuration for its services with `transparent = true`.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct ReplyNeeds {
     /// The families that clients are spoken for in; empty: nothing is needed.
     pub families: BTreeSet<Family>,
-    /// Whether answers come from other hosts.
+    /// The hosts that answers come from.
     pub origins: OriginsPlace,
 }
 
-/// Where the origins are that clients are spoken for to.
+/// The hosts of the origins to which clients are spoken for.
 #[derive(Clone, Copy, Debug, Default, Eq, Ord, PartialEq, PartialOrd)]
 pub enum OriginsPlace {
     /// All have loopback addresses. What they answer is known by its source alone.
@@ -25,7 +25,7 @@ pub enum OriginsPlace {
 }
 
 impl ReplyNeeds {
-    /// What `services` need.
+    /// The needs of `services`.
     #[must_use]
     pub fn of(services: &[Service]) -> Self {
         let mut needs = Self::default();
@@ -53,7 +53,7 @@ impl ReplyNeeds {
         needs
     }
 
-    /// Whether answers must be marked.
+    /// True if answers must be marked.
     #[must_use]
     pub fn mark(&self) -> bool {
         !self.families.is_empty() && self.origins == OriginsPlace::Elsewhere

@@ -40,7 +40,7 @@ pub struct Machine {
     pub big_endian: bool,
 }
 
-/// Why there is no object.
+/// The reason for which there is no object.
 #[derive(Debug)]
 pub enum EbpfError {
     /// A program did not finish with success; it has said why on standard error.

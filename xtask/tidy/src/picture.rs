@@ -62,7 +62,7 @@ impl Picture {
         }
     }
 
-    /// What differs between the two.
+    /// The differences between the two.
     pub(super) fn findings(self) -> Vec<Finding> {
         let missing = self.found.iter().filter(|(arrow, _)| !self.drawn.contains(*arrow)).map(
             |((from, to), (path, line))| {

@@ -3,7 +3,7 @@
 
 use super::Candidate;
 
-/// How far each member is behind its share.
+/// The arrears of each member behind its share.
 #[derive(Debug)]
 pub(crate) struct RoundRobin {
     behind: Vec<i64>,

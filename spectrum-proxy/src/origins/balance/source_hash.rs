@@ -20,14 +20,14 @@ pub(crate) fn client_key(client: IpAddr) -> u64 {
     }
 }
 
-/// What a member is known by, from its name: FNV-1a, mixed once more.
+/// The seed of a member, from its name: FNV-1a, mixed once more.
 pub(crate) fn seed(name: &str) -> u64 {
     mix(name
         .bytes()
         .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)))
 }
 
-/// What a member of `weight` draws for a client: the highest wins.
+/// The score of a member of `weight` for a client: the highest wins.
 pub(crate) fn score(client: u64, seed: u64, weight: u32) -> f64 {
     let drawn = mix(client ^ seed) >> 32;
     let drawn = u32::try_from(drawn).unwrap_or(u32::MAX);

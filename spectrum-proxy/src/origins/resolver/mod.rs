@@ -23,23 +23,24 @@ use resolution::{Bounds, Lookup};
 pub(super) use resolution::{Resolution, ResolvedTarget, Unused};
 use system::SystemFiles;
 
-/// How often a query that nobody answered is repeated.
+/// The number of times that a query is repeated that nobody answered.
 const ATTEMPTS: usize = 1;
 
-/// How many hosts are looked up at once, each in both families; and how many at once of those that were not answered the last
-/// time, so that they never keep the others waiting.
+/// The number of hosts looked up at once, each in both families; and of those at once of those that were not answered the
+/// last time, so that they never keep the others waiting.
 const AT_ONCE: (usize, usize) = (64, 32);
 
-/// How many of these one name's SRV records may take.
+/// The number of these that one name's SRV records may take.
 const TARGETS_AT_ONCE: usize = 16;
 
-/// How many times the time of one server a name may take in all, with all of its SRV records, search domains and servers.
+/// The multiple of one server's time that a name may take in all, with all of its SRV records, search domains and
+/// servers.
 const TIMES: u32 = 10;
 
-/// How long what /etc/hosts says is used before it is read again.
+/// The time that /etc/hosts is used before it is read again.
 const HOSTS_TTL: Duration = Duration::from_secs(10);
 
-/// Why a name has no addresses.
+/// A reason for which a name has no addresses.
 #[derive(Clone, Debug, thiserror::Error)]
 pub(super) enum LookupError {
     /// An authority says that there are none.
@@ -48,12 +49,12 @@ pub(super) enum LookupError {
     /// Nobody said anything useful.
     #[error("no name server answered usefully: {0}")]
     Failed(NetError),
-    /// What has to be read first could not be.
+    /// A file that has to be read first could not be.
     #[error("{op}: {source}")]
     System {
-        /// What we were doing.
+        /// The operation that failed.
         op: &'static str,
-        /// What the system said.
+        /// The system's own error.
         source: Arc<io::Error>,
     },
 }
@@ -77,7 +78,7 @@ impl Default for Turns {
     }
 }
 
-/// Who is asked. Must be used on the runtime that it is made on.
+/// The servers that are asked. Must be used on the runtime that it is made on.
 pub(super) struct Resolver {
     turns: Turns,
     options: ResolverOptions,
@@ -93,7 +94,7 @@ impl Resolver {
         Self { turns, options, files, hosts, dns }
     }
 
-    /// Whether somebody changed the files that it was made from, so that a new one would answer differently.
+    /// True if somebody changed the files that it was made from, so that a new one would answer differently.
     pub(super) fn is_outdated(&self) -> bool {
         self.files != SystemFiles::now()
     }
@@ -107,7 +108,7 @@ impl Resolver {
         Self::new(options, self.turns.clone())
     }
 
-    /// What is known of `host` now. Where a lookup fails, what `last` said still holds.
+    /// The resolution of `host` now. Where a lookup fails, what `last` said still holds.
     pub(super) async fn resolve(&self, host: &OriginHost, last: Option<&Resolution>) -> Resolution {
         let bounds = &Bounds::from(&self.options);
         let turns = match last {
@@ -150,7 +151,7 @@ impl Resolver {
         self.options.timeout * TIMES
     }
 
-    /// What `lookup` finds once it is its turn.
+    /// The result of `lookup` once it is its turn.
     async fn in_turn<T>(
         &self,
         turns: &Semaphore,

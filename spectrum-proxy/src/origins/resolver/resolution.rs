@@ -9,10 +9,10 @@ use crate::model::ResolverOptions;
 /// For how long an answer is used at most, whatever it says of itself: nobody wants to wait a week for a typo in a zone.
 const LONGEST_TTL: Duration = Duration::from_mins(5);
 
-/// How many times the addresses of one name those of all targets of SRV records may be together.
+/// The multiple of one name's addresses that all targets of SRV records may have together.
 const TARGETS_SHARE: usize = 4;
 
-/// How much of what is found is kept.
+/// The limits of what is kept of what is found.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) struct Bounds {
     /// Addresses of a name.
@@ -30,13 +30,13 @@ impl From<&ResolverOptions> for Bounds {
     }
 }
 
-/// How soon a lookup that failed is tried again: after this, then twice as long each time.
+/// The time until a lookup that failed is tried again: after this, then twice as long each time.
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 
-/// How long it counts that an authority says a name has nothing.
+/// The time for which it counts that an authority says a name has nothing.
 const DENIED_TTL: Duration = Duration::from_secs(5);
 
-/// What one lookup of one family said.
+/// The answer of one lookup of one family.
 #[derive(Clone, Debug)]
 pub(super) struct Lookup {
     pub(super) addresses: Vec<IpAddr>,
@@ -51,26 +51,26 @@ impl Lookup {
     }
 }
 
-/// Where connections to a name go now.
+/// The addresses that a name leads to now.
 #[derive(Clone, Debug)]
 pub(crate) struct Resolution {
     /// One for a host, those of the SRV records for a service.
     pub(crate) targets: Vec<ResolvedTarget>,
-    /// How many SRV records and addresses there are more than are kept.
+    /// The numbers of SRV records and addresses beyond those that are kept.
     pub(crate) unused: Unused,
-    /// What was wrong with the last lookup. There may be targets all the same, from an earlier one.
+    /// The fault of the last lookup. There may be targets all the same, from an earlier one.
     pub(crate) fault: Option<Fault>,
-    /// When to look again.
+    /// The time at which to look again.
     pub(crate) until: Option<Instant>,
-    /// When the last lookup ended.
+    /// The time at which the last lookup ended.
     pub(crate) at: Option<Instant>,
-    /// Whether it ever led anywhere.
+    /// True if it ever led anywhere.
     was_known: bool,
-    /// How many lookups in a row have failed.
+    /// The number of lookups in a row that have failed.
     failures: u32,
 }
 
-/// What an answer has more than is kept.
+/// The excess of an answer over what is kept.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub(crate) struct Unused {
     /// SRV records.
@@ -78,7 +78,7 @@ pub(crate) struct Unused {
     pub(crate) addresses: usize,
 }
 
-/// What was wrong with a lookup.
+/// The fault of a lookup.
 #[derive(Clone, Debug)]
 pub(crate) enum Fault {
     /// An authority says that there is nothing, and it is believed (RFC 8767, section 4).
@@ -117,7 +117,7 @@ impl Resolution {
         }
     }
 
-    /// What the lookups of a host's families, IPv6 first, make of what was known.
+    /// The resolution of a host after the lookups of its families, IPv6 first.
     pub(super) fn of_name(
         found: [Result<Lookup, LookupError>; 2],
         last: Option<&Self>,
@@ -131,7 +131,7 @@ impl Resolution {
         Self { unused, ..Self::of_merged(targets, merged.ttl, merged.fault, last, bounds, now) }
     }
 
-    /// What SRV records and the lookups of their hosts make of what was known.
+    /// The resolution of a service after the lookups of its SRV records and their hosts.
     pub(super) fn of_service(
         found: Vec<(ResolvedTarget, [Result<Lookup, LookupError>; 2])>,
         unused_targets: usize,
@@ -157,7 +157,7 @@ impl Resolution {
         Self { unused, ..Self::of_merged(targets, ttl, fault, last, bounds, now) }
     }
 
-    /// What is left when the SRV records cannot be had.
+    /// The resolution of a service whose SRV records cannot be had.
     pub(super) fn of_failed_service(
         error: &LookupError,
         last: Option<&Self>,
@@ -200,17 +200,17 @@ impl Resolution {
         }
     }
 
-    /// Whether it led somewhere once, and now nobody says whether it still does.
+    /// True if it led somewhere once, and now nobody says whether it still does.
     pub(crate) fn is_lost(&self) -> bool {
         self.was_known && self.is_empty() && matches!(self.fault, Some(Fault::Failed(_)))
     }
 
-    /// How many lookups in a row have failed.
+    /// The number of lookups in a row that have failed.
     pub(crate) fn failures(&self) -> u32 {
         self.failures
     }
 
-    /// Whether there is nowhere to go.
+    /// True if there is nowhere to go.
     pub(crate) fn is_empty(&self) -> bool {
         is_empty(&self.targets)
     }
@@ -229,7 +229,7 @@ impl Fault {
         }
     }
 
-    /// What to do about it while nothing else is known of the name.
+    /// The cure while nothing else is known of the name.
     pub(crate) fn cure(&self) -> &'static str {
         match self {
             Self::Denied(_) => "correct the name, or give the server's address",

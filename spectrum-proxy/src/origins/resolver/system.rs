@@ -14,7 +14,7 @@ use super::LookupError;
 const RESOLV_CONF: &str = "/etc/resolv.conf";
 const HOSTS: &str = "/etc/hosts";
 
-/// Where DNS is when nothing says where: resolv.conf(5).
+/// The address of DNS when nothing says where: resolv.conf(5).
 const LOCAL: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
 /// By which a file that was replaced or written to is told from what it was.
@@ -33,7 +33,7 @@ impl SystemFiles {
     }
 }
 
-/// How the host resolves names, except that `servers` are asked if there are any.
+/// The host's own way of resolving names, except that `servers` are asked if there are any.
 pub(super) fn configuration(servers: &[SocketAddr]) -> Result<(ResolverConfig, ResolverOpts), LookupError> {
     let mut text = match fs::read(RESOLV_CONF) {
         Ok(text) => text,

@@ -24,7 +24,7 @@ pub(super) const AT_ONCE: usize = 256;
 /// By how much of the interval checks are spread, so that many origins are not checked in step.
 const SPREAD: f64 = 0.1;
 
-/// How long an origin may take for its own FIN, during which others that wait for their check may have to.
+/// The time that an origin may take for its own FIN, during which others that wait for their check may have to.
 const FAREWELL: Duration = Duration::from_secs(1);
 
 /// Checks until nobody is interested any more.

@@ -33,7 +33,7 @@ use crate::origins::resolver::{Resolution, Resolver, Turns, Unused};
 use crate::origins::roster::{Loop, Nowhere, Place, Refused, Roster};
 use crate::origins::standing::Standing;
 
-/// What the thread is told.
+/// A command to the thread.
 pub(super) enum Command {
     /// Have no roster lead back through these.
     Avoid { own: OwnBindings, done: oneshot::Sender<()> },
@@ -70,7 +70,7 @@ pub(super) struct Lead {
     resolver: RefCell<Rc<Resolver>>,
     names: RefCell<HashMap<OriginHost, Rc<Name>>>,
     own: RefCell<OwnBindings>,
-    /// What this host's interfaces had when that was last looked at, and when.
+    /// The addresses of this host's interfaces when they were last looked at, and the time.
     own_addresses: RefCell<(Rc<BTreeSet<IpAddr>>, Option<Instant>)>,
     places: RefCell<HashMap<ServiceName, Vec<String>>>,
     /// The latest of each service last.
@@ -83,7 +83,7 @@ pub(super) struct Lead {
     pub(super) checks: Semaphore,
 }
 
-/// Whether a failure that is not to be asked about again yet is asked about again.
+/// The treatment of a failure that is not to be asked about again yet.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Failures {
     Retried,
@@ -439,7 +439,7 @@ impl Lead {
         services.join(",")
     }
 
-    /// What is known of `host`, looked up unless an answer is still good. What is new about it is on the boards then.
+    /// The resolution of `host`, looked up unless an answer is still good. What is new about it is on the boards then.
     async fn resolution(self: &Rc<Self>, host: &OriginHost, failures: Failures) -> Arc<Resolution> {
         if let OriginHost::Address(address) = host {
             return Arc::new(Resolution::of_address(*address));

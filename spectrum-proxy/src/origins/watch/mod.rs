@@ -33,13 +33,13 @@ pub struct ResolveError {
     pub index: usize,
     /// The origin, as configured.
     pub origin: Origin,
-    /// What was found out.
+    /// The reason that was found.
     pub reason: String,
-    /// What to do about it.
+    /// The cure.
     pub cure: &'static str,
 }
 
-/// Why origins are not watched, or no longer.
+/// The error of watching origins.
 #[derive(Debug, thiserror::Error)]
 pub enum WatchError {
     /// The thread ended unasked.
@@ -50,7 +50,7 @@ pub enum WatchError {
     Start(#[source] io::Error),
 }
 
-/// What was set.
+/// The origins that were set.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct SetOrigin {
     /// The origin, as configured.
@@ -59,7 +59,7 @@ pub struct SetOrigin {
     pub addresses: Vec<String>,
 }
 
-/// Why nothing was set.
+/// The reason for which nothing was set.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum SetOriginError {
     /// The thread ended unasked.
@@ -203,7 +203,7 @@ impl OriginWatch {
         self.0.thread.tell(Command::Keep(origins.collect()));
     }
 
-    /// What is known of the addresses of a service's origins, in the order configured.
+    /// The states of the addresses of a service's origins, in the order configured.
     #[must_use]
     pub fn states(&self, service: &ServiceName) -> Vec<OriginState> {
         let boards = self.0.boards.lock().unwrap_or_else(PoisonError::into_inner);

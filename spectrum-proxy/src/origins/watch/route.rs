@@ -23,7 +23,7 @@ fn has_both_families(member: &Member) -> bool {
     families.next().is_some_and(|first| families.any(|other| other != first))
 }
 
-/// What is not known, such as for want of a descriptor, counts as a route: dialling finds out.
+/// True if `address` has a route, or if that is not known, such as for want of a descriptor: dialling finds out.
 fn is_routed(address: IpAddr) -> bool {
     let any: IpAddr =
         if address.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };

@@ -8,10 +8,10 @@ use super::state::shown;
 use crate::model::{Origin, OriginHost, OriginPort};
 use crate::origins::roster::{Record, Roster};
 
-/// What is meant.
+/// The address that is meant.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) struct Selection {
-    /// Which of the service's origins.
+    /// The number of the origin in its service.
     pub(super) origin: usize,
     /// Which of its addresses; empty: all there are and will be.
     pub(super) parts: Vec<Part>,
@@ -26,7 +26,7 @@ pub(super) enum SelectionFault {
     Unknown,
 }
 
-/// What `typed` means of `origins`, which have the addresses of `roster`.
+/// The selection that `typed` means of `origins`, which have the addresses of `roster`.
 pub(super) fn select(origins: &[Origin], roster: &Roster, typed: &str) -> Result<Selection, SelectionFault> {
     let typed = typed.trim();
     let parsed: Option<Origin> = typed.parse().ok();

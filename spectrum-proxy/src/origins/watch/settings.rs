@@ -20,7 +20,7 @@ pub(super) struct Part {
 #[derive(Debug, Default)]
 pub(super) struct Settings(HashMap<(ServiceName, OriginIdentity), Setting>);
 
-/// What is set of one origin. Never nothing.
+/// The settings of one origin. Never none.
 #[derive(Debug, Default)]
 struct Setting {
     /// Of the whole of it.
@@ -39,7 +39,7 @@ impl Settings {
         self.of(service, origin)?.weight
     }
 
-    /// Whether this address alone is drained.
+    /// True if this address alone is drained.
     pub(super) fn drains(&self, service: &ServiceName, origin: &Origin, part: Part) -> bool {
         self.of(service, origin).is_some_and(|setting| setting.drained.contains(&part))
     }

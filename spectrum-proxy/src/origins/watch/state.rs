@@ -17,19 +17,19 @@ use crate::origins::roster::{Member, Place, Record, Share};
 pub struct OriginState {
     /// The origin as configured.
     pub origin: String,
-    /// Where it is now: an address, with the port where it does not depend on what is dialled. `None`: nowhere.
+    /// Its address now, with the port where it does not depend on what is dialled. `None`: nowhere.
     pub address: Option<String>,
     /// Its share.
     pub weight: u16,
-    /// Whether that was set while running, and is not as configured.
+    /// True if that was set while running, and is not as configured.
     pub is_by_hand: bool,
-    /// When it is used.
+    /// The condition under which it is used.
     pub role: OriginRole,
-    /// Whether it is used.
+    /// Its use, or why there is none.
     pub condition: OriginCondition,
     /// Of one that is unresolved, refused or unused: why.
     pub reason: Option<String>,
-    /// What its last health check said; `None`: it is not checked, or not yet.
+    /// The outcome of its last health check; `None`: it is not checked, or not yet.
     pub last_check: Option<CheckOutcome>,
     /// Dials in a row that failed.
     pub failures_in_row: u32,
@@ -66,7 +66,7 @@ pub struct RecordState {
     pub target: String,
 }
 
-/// Whether an address of an origin is used.
+/// The use of an address of an origin, or why there is none.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub enum OriginCondition {
     /// Its checks say that it is down.
@@ -87,12 +87,12 @@ pub enum OriginCondition {
     Up,
 }
 
-/// What a health check said.
+/// The outcome of a health check.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct CheckOutcome {
-    /// How long it took to connect, or why it did not.
+    /// The time that connecting took, or why it failed.
     pub outcome: Result<Duration, String>,
-    /// How long ago it ended.
+    /// The milliseconds since it ended.
     pub ago: Duration,
 }
 
@@ -125,7 +125,7 @@ impl fmt::Display for OriginCondition {
     }
 }
 
-/// What is known of the origins on `board`, in the order configured. `board_of` finds what hangs for another service; what
+/// The states of the origins on `board`, in the order configured. `board_of` finds what hangs for another service; what
 /// has none answers by itself.
 pub(super) fn states(
     board: &Board,

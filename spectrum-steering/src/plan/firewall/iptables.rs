@@ -164,7 +164,7 @@ fn jumps<'a>(saved: &'a str, doomed: &'a BTreeSet<Chain>) -> impl Iterator<Item 
     })
 }
 
-/// Whether a table, as `nft list table` printed it, holds nothing but empty chains that accept everything, so that
+/// True if a table, as `nft list table` printed it, holds nothing but empty chains that accept everything, so that
 /// nobody would miss it.
 #[must_use]
 pub fn is_bare(listing: &str) -> bool {

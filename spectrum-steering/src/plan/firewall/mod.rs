@@ -15,13 +15,13 @@ pub use part::{ChainPart, ChainPlace, TableFamily};
 /// A binding and the listener that its packets go to.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Rule {
-    /// What is matched.
+    /// The binding that is matched.
     pub binding: Binding,
-    /// Where it goes. Of the binding's family.
+    /// The listener that it goes to, of the binding's family.
     pub listener: SocketAddr,
 }
 
-/// What is to be applied, whichever firewall carries it.
+/// The rules to be applied, whichever firewall carries them.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Firewall {
     rules: Vec<Rule>,
@@ -111,7 +111,7 @@ impl FromStr for Chain {
     }
 }
 
-/// Whether an instance may be called so: a process id, perhaps with a number behind it. Somebody else's table that only
+/// True if an instance may be called so: a process id, perhaps with a number behind it. Somebody else's table that only
 /// begins like ours must not be swept.
 fn is_id(text: &str) -> bool {
     let is_number = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
@@ -135,9 +135,9 @@ pub enum TooManyBindings {
          {limit} are the most that makes sense (use --firewall nftables, or sk_lookup)"
     )]
     Iptables {
-        /// How many there are.
+        /// The number that there would be.
         count: usize,
-        /// How many are possible.
+        /// The highest number possible.
         limit: usize,
     },
     /// Elements of maps, which take long to load.
@@ -146,9 +146,9 @@ pub enum TooManyBindings {
          or fewer bindings)"
     )]
     Nftables {
-        /// How many there are.
+        /// The number that there would be.
         count: usize,
-        /// How many are possible.
+        /// The highest number possible.
         limit: usize,
     },
 }

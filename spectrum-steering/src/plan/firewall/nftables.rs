@@ -57,7 +57,7 @@ pub struct Ruleset {
     families: BTreeMap<Family, Contents>,
 }
 
-/// What a table holds of one generation.
+/// The content of a table for one generation.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 struct Contents {
     /// Maps in the order of making them, name and definition.
@@ -130,7 +130,7 @@ impl Ruleset {
         })
     }
 
-    /// What replaces `old`, the generation before this one, and lets every packet meet either.
+    /// The replacement of `old`, the generation before this one, by which every packet meets either.
     #[must_use]
     pub fn replacement(&self, old: &Self) -> Replacement {
         let mut replacement = Replacement::default();

@@ -10,11 +10,11 @@ use crate::model::Family;
 pub struct ChainPart {
     /// Whose it is.
     pub chain: Chain,
-    /// Where it is.
+    /// Its place.
     pub place: ChainPlace,
 }
 
-/// Where a part of a chain is.
+/// The place of a part of a chain.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub enum ChainPlace {
     /// The table of nftables that exempts what is bound from NAT.
@@ -43,7 +43,7 @@ impl TableFamily {
         [Self::Inet, Self::Ip, Self::Ip6].into_iter().find(|family| family.keyword() == keyword)
     }
 
-    /// What nft calls it.
+    /// Its name for nft.
     #[must_use]
     pub fn keyword(self) -> &'static str {
         match self {

@@ -10,10 +10,10 @@ use crate::plan::firewall::Chain as Own;
 /// The chains of one listing, by name.
 pub(super) type Chains = BTreeMap<ChainName, Chain>;
 
-/// Which chain.
+/// The chain.
 #[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub(super) struct ChainName {
-    /// What lists and changes it: `iptables`, or `nft` and the family.
+    /// The program that lists and changes it: `iptables`, or `nft` and the family.
     pub(super) program: String,
     pub(super) table: String,
     pub(super) chain: String,
@@ -31,7 +31,7 @@ impl ChainName {
         Self { chain: chain.to_owned(), ..self.clone() }
     }
 
-    /// Whether an instance of ours made its table to exempt what it binds.
+    /// True if an instance of ours made its table to exempt what it binds.
     pub(super) fn exempts(&self) -> bool {
         Own::of_exempting_table(&self.table).is_ok()
     }
@@ -46,7 +46,7 @@ impl fmt::Display for ChainName {
 /// A chain.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub(super) struct Chain {
-    /// Where packets enter it without a jump.
+    /// The hook from which packets enter it without a jump.
     pub(super) base: Option<Base>,
     /// The policy, if it is not to accept.
     pub(super) policy: Option<String>,
@@ -58,25 +58,25 @@ impl Chain {
         self.base.is_some_and(|base| hooks.contains(&base.hook))
     }
 
-    /// Whether packets enter it at `hook` before conntrack looks at them.
+    /// True if packets enter it at `hook` before conntrack looks at them.
     pub(super) fn is_before_conntrack(&self, hook: Hook) -> bool {
-        /// Where conntrack looks at them (`NF_IP_PRI_CONNTRACK`).
+        /// The priority at which conntrack looks at them (`NF_IP_PRI_CONNTRACK`).
         const CONNTRACK: i64 = -200;
         self.base.is_some_and(|base| base.hook == hook && !base.translates && base.priority < CONNTRACK)
     }
 }
 
-/// Where a chain begins.
+/// The beginning of a chain.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) struct Base {
     pub(super) hook: Hook,
     /// Lower ones come first.
     pub(super) priority: i64,
-    /// Whether it translates addresses: then it sees the first packet of a connection only.
+    /// True if it translates addresses: then it sees the first packet of a connection only.
     pub(super) translates: bool,
 }
 
-/// What packets pass.
+/// A hook that packets pass.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Hook {
     Ingress,
@@ -85,7 +85,7 @@ pub(super) enum Hook {
     Prerouting,
 }
 
-/// What conntrack says of a packet that nobody has answered.
+/// The state that conntrack gives a packet that nobody has answered.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum State {
     New,
@@ -104,17 +104,17 @@ pub(super) struct Rule {
     pub(super) excluded: Vec<Prefix>,
     /// Ports dialled; none given, any.
     pub(super) ports: Vec<PortRange>,
-    /// Where packets come from; none given, anywhere.
+    /// The prefixes that packets come from; none given, anywhere.
     pub(super) sources: Vec<Prefix>,
     /// The ports that they come from; none given, any.
     pub(super) source_ports: Vec<PortRange>,
-    /// Whether it asks for something else, too: then it matches some packets only.
+    /// True if it asks for something else, too: then it matches some packets only.
     pub(super) more: bool,
-    /// Whether no packet of ours is what it asks for.
+    /// True if no packet of ours is what it asks for.
     pub(super) never: bool,
     /// Which of the states it does not ask for.
     pub(super) not_in: Vec<State>,
-    /// Whether conntrack has to be there for it.
+    /// True if conntrack has to be there for it.
     pub(super) tracks: bool,
     pub(super) verdict: Option<Verdict>,
 }
@@ -136,7 +136,7 @@ pub(super) enum Verdict {
 }
 
 impl Rule {
-    /// Whether some packets to `binding` match.
+    /// True if some packets to `binding` match.
     pub(super) fn may_match(&self, binding: &Binding, state: State) -> bool {
         !self.never
             && !self.not_in.contains(&state)
@@ -148,7 +148,7 @@ impl Rule {
             && (self.ports.is_empty() || self.ports.iter().any(|ports| ports.overlaps(&binding.ports)))
     }
 
-    /// Whether all packets to `binding` match.
+    /// True if all packets to `binding` match.
     pub(super) fn must_match(&self, binding: &Binding, state: State) -> bool {
         !self.more
             && self.may_match(binding, state)

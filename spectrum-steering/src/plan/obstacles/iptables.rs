@@ -5,7 +5,7 @@ use std::str::SplitWhitespace;
 use super::chains::{Base, Chain, ChainName, Chains, Hook, Rule, State, Verdict};
 use crate::model::{Family, PortRange, Prefix, Protocol};
 
-/// Where packets for the host, those of its own clients and answers come by, and when.
+/// The chains and hooks that packets for the host, those of its own clients and answers come by, and when.
 const BASES: &[(&str, &str, Hook, i64)] = &[
     ("filter", "INPUT", Hook::Input, 0),
     ("mangle", "INPUT", Hook::Input, -150),
@@ -17,7 +17,7 @@ const BASES: &[(&str, &str, Hook, i64)] = &[
     ("security", "INPUT", Hook::Input, 50),
 ];
 
-/// What has conntrack look at every packet, as the modules of these names say when they are loaded.
+/// The matches that have conntrack look at every packet, as the modules of these names say when they are loaded.
 const TRACKING_MATCHES: &[&str] =
     &["cluster", "connbytes", "connlabel", "connlimit", "connmark", "conntrack", "helper", "state"];
 const TRACKING_TARGETS: &[&str] =

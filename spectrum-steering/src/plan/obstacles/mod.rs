@@ -37,7 +37,7 @@ pub struct Obstacle {
     pub chain: String,
     /// The rule as it is listed, or the policy.
     pub rule: String,
-    /// What becomes of the packets.
+    /// The effect on the packets.
     pub effect: Effect,
     /// The bindings whose packets it is about.
     pub hindered: Hindered,
@@ -45,7 +45,7 @@ pub struct Obstacle {
     pub cure: String,
 }
 
-/// What a rule does to packets.
+/// The effect of a rule on packets.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Effect {
     /// It may drop them.
@@ -73,7 +73,7 @@ impl Effect {
         }
     }
 
-    /// Whether connections end somewhere else.
+    /// True if connections end somewhere else.
     #[must_use]
     pub fn takes(self) -> bool {
         matches!(self, Self::MayTake | Self::MayTakeOwn | Self::Takes)
@@ -128,7 +128,7 @@ impl fmt::Display for Obstacle {
     }
 }
 
-/// What a firewall's program listed.
+/// The listing of a firewall's program.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Listing {
     /// `iptables-save`, `ip6tables-save` or that of another variant.
@@ -137,7 +137,7 @@ pub enum Listing {
         program: String,
         /// Its family.
         family: Family,
-        /// What was printed.
+        /// The text that was printed.
         text: String,
     },
     /// `nft -j list ruleset`.
@@ -145,7 +145,7 @@ pub enum Listing {
 }
 
 impl Listing {
-    /// What is listed; of nftables without the tables `besides`, which iptables lists too, and better.
+    /// The chains that are listed; of nftables without the tables `besides`, which iptables lists too, and better.
     fn chains(&self, besides: &HashSet<(Family, &str)>) -> Chains {
         match self {
             Self::Iptables { program, family, text } => iptables::chains(program, *family, text),
@@ -255,7 +255,7 @@ fn shown(hit: &Hit<'_>) -> String {
     }
 }
 
-/// Where packets for the host are dropped.
+/// The hooks at which packets for the host are dropped.
 const TO_THE_HOST: &[Hook] = &[Hook::Ingress, Hook::Prerouting, Hook::Input];
 
 fn drops(chains: &Chains, bindings: &[Binding], obstacles: &mut Vec<Obstacle>) {
@@ -358,7 +358,7 @@ fn confirmed(hits: Vec<Hit<'_>>, is_there: impl Fn(&[Binding], &Rule) -> bool) -
     hits
 }
 
-/// What of `binding` a rule can be about: its addresses, and `ports` unless they are any.
+/// The part of `binding` that a rule can be about: its addresses, and `ports` unless they are any.
 fn narrowed(binding: &Binding, rule: &Rule, ports: &[PortRange]) -> Vec<Binding> {
     let prefixes: Vec<Prefix> = if rule.prefixes.is_empty() {
         vec![binding.prefix]
@@ -389,7 +389,7 @@ fn kept<'a>(chains: &'a Chains, bindings: &'a [Binding]) -> HashSet<&'a Binding>
     walk.settled
 }
 
-/// What the plain iptables or ip6tables lists.
+/// The listing of the plain iptables or ip6tables.
 #[cfg(test)]
 pub(crate) fn iptables_listing(family: Family, text: impl Into<String>) -> Listing {
     let program = match family {

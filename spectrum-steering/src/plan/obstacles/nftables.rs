@@ -12,7 +12,7 @@ use crate::model::{Family, PortRange, Prefix, Protocol};
 /// So many elements of a map to verdicts are rules of their own; of a larger one, any may match.
 const MOST_ELEMENTS: usize = 20_000;
 
-/// What has conntrack look at every packet.
+/// The expressions that have conntrack look at every packet.
 const TRACKING: [&str; 7] = [
     "\"ct\":",
     "\"ct count\":",
@@ -172,7 +172,7 @@ fn verdict(kind: &str, value: &Value) -> Option<Verdict> {
     })
 }
 
-/// Whether the new destination is the old one: `dnat ip to ip daddr`.
+/// True if the new destination is the old one: `dnat ip to ip daddr`.
 fn keeps(dnat: &Value) -> bool {
     let is = |value: &Value, field: &str| value["payload"]["field"] == field;
     is(&dnat["addr"], "daddr") && (dnat.get("port").is_none() || is(&dnat["port"], "dport"))

@@ -20,11 +20,11 @@ pub struct Tracked {
     pub rule: String,
     /// The first binding that no rule exempts.
     pub binding: Binding,
-    /// How to have nothing followed.
+    /// The means of having nothing followed.
     pub untracking: Untracking,
 }
 
-/// How to have nothing followed of what is bound.
+/// A means of having nothing followed of what is bound.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Untracking {
     /// A command that does it.
@@ -40,8 +40,9 @@ impl fmt::Display for Tracked {
 }
 
 impl Plan {
-    /// What has conntrack follow connections to a binding, unless rules in `listings` take both of their directions out
-    /// before. Once any rule of a family needs it, it follows all connections of that family in the namespace.
+    /// The rules that have conntrack follow connections to a binding, unless rules in `listings` take both of their
+    /// directions out before. Once any rule of a family needs it, it follows all connections of that family in the
+    /// namespace.
     #[must_use]
     pub fn tracked(&self, listings: &[Listing]) -> Option<Tracked> {
         let chains = Listing::all_chains(listings);
@@ -107,13 +108,13 @@ impl Plan {
 /// Which packets of a binding.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Direction {
-    /// What is answered from there.
+    /// The answers from there.
     Answers,
-    /// What comes to it.
+    /// The requests that come to it.
     Requests,
 }
 
-/// Whether all packets of `binding` in that direction that pass `hook` leave conntrack's sight before it looks.
+/// True if all packets of `binding` in that direction that pass `hook` leave conntrack's sight before it looks.
 pub(super) fn is_exempt(chains: &Chains, hook: Hook, direction: Direction, binding: &Binding) -> bool {
     let mut entries = chains.iter().filter(|(_, chain)| chain.is_before_conntrack(hook));
     entries.any(|(name, chain)| exempts(chains, (name, chain), direction, binding, 0))

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use super::chains::{Chain, ChainName, Chains, Rule, State, Verdict};
 use crate::model::{Binding, PortRange};
 
-/// What is looked for on the way.
+/// The search for something on the way.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Search {
     /// Rules that drop packets.
@@ -33,7 +33,7 @@ pub(super) struct Walk<'a> {
     state: State,
     /// The jumps that lead to the chain that is walked.
     jumps: Vec<&'a Rule>,
-    /// What was found, in the order of the way.
+    /// The hits, in the order of the way.
     pub(super) hits: Vec<Hit<'a>>,
     /// The bindings that no later chain can take.
     pub(super) settled: HashSet<&'a Binding>,

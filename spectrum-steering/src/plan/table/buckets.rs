@@ -10,12 +10,12 @@ use super::{TableError, index};
 /// Nodes in one page of memory, as the CPU translates addresses.
 const MEMORY_PAGE_NODES: usize = 64;
 
-/// Where a hash table stands.
+/// The place of a hash table.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) struct Hashed {
     /// The first of its buckets.
     pub(super) first: u32,
-    /// How many hashes lead to.
+    /// The number of buckets that hashes lead to.
     pub(super) count: u32,
     pub(super) seed: u64,
 }
@@ -29,7 +29,7 @@ pub(super) trait Slots: Copy + Default + Into<Node> {
     fn of(node: &Node) -> Self;
     /// Puts an entry into the first free slot, or returns `false`.
     fn put(&mut self, key: Address, value: Value) -> bool;
-    /// How many slots are free.
+    /// The number of free slots.
     fn room(&self) -> usize;
     /// The bucket to go on with.
     fn next(&mut self) -> &mut u32;
@@ -119,7 +119,7 @@ impl Hashed {
         Err(TableError { nodes: nodes.len() })
     }
 
-    /// Where the hash of `key` leads.
+    /// The bucket that the hash of `key` leads to.
     fn home(&self, key: Address) -> usize {
         (self.first + bucket_of(key, self.seed, self.count)) as usize
     }

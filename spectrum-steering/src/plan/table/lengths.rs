@@ -50,7 +50,7 @@ impl SearchTree {
         &self.steps
     }
 
-    /// What the hash table of each length holds: its prefixes, and for every longer prefix that the search reaches
+    /// The entries of each length's hash table: its prefixes, and for every longer prefix that the search reaches
     /// through it a marker, which says what the prefixes up to this length say.
     pub(super) fn entries(&self, prefixes: &[BoundPrefix]) -> BTreeMap<u8, Vec<Entry>> {
         let mut entries: BTreeMap<u8, Vec<Entry>> = BTreeMap::new();

@@ -124,7 +124,7 @@ impl Nodes for Table {
     }
 }
 
-/// What more than half of the entries say; anything if there is no such thing (Boyer and Moore's majority vote).
+/// The value of more than half of the entries; any if there is no such value (Boyer and Moore's majority vote).
 fn usual(entries: &[Entry]) -> Value {
     let mut usual = (Value::PASS, 0_usize);
     for (_, value) in entries {

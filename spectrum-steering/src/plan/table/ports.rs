@@ -63,7 +63,7 @@ impl PortMaps {
         id
     }
 
-    /// What a prefix with this map has for a value.
+    /// The value of a prefix with this map.
     pub(super) fn value(&self, map: PortMapId) -> Value {
         self.maps.get(map.0).map_or(Value::PASS, |(_, value)| *value)
     }

@@ -14,12 +14,12 @@ pub(in crate::plan) struct BoundPrefix {
     pub(in crate::plan) address: Address,
     /// Its length.
     pub(in crate::plan) length: u8,
-    /// What it says of every port, shorter prefixes included.
+    /// Its value for every port, shorter prefixes included.
     pub(in crate::plan) value: Value,
 }
 
 impl BoundPrefix {
-    /// Whether `address` lies within.
+    /// True if `address` lies within.
     pub(in crate::plan) fn contains(&self, address: Address) -> bool {
         address.masked(self.length) == self.address
     }

@@ -13,9 +13,9 @@ use crate::model::{Binding, ParsePortRangeError, PortRange, Prefix, Protocol, pa
 pub(super) struct BindingPlace {
     /// The byte at which its prefix stands.
     pub(super) offset: usize,
-    /// Which element of `bindings`.
+    /// The number of the element of `bindings`.
     pub(super) element: usize,
-    /// Which element of `prefix`, if that is a list.
+    /// The number of the element of `prefix`, if that is a list.
     pub(super) prefix: Option<usize>,
 }
 

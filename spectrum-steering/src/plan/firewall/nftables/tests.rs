@@ -145,7 +145,7 @@ fn more_elements_than_load_in_seconds_are_refused_with_the_number() {
     assert!(error.contains("200001") && error.contains("sk_lookup"), "{error}");
 }
 
-/// What the text says of a packet, read as the kernel reads it.
+/// The decision of the text on a packet, read as the kernel reads it.
 fn decided(text: &str, address: Ipv4Addr, port: u16) -> Option<String> {
     let within = |range: &str, wanted: u64, number: &dyn Fn(&str) -> u64| {
         let (first, last) = range.split_once('-').unwrap_or((range, range));
