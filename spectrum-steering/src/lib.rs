@@ -5,5 +5,6 @@
 pub mod dispatcher;
 pub mod host;
 pub mod model;
+pub mod netlink;
 pub mod plan;
 pub mod tproxy;

@@ -140,6 +140,10 @@ pub struct RunArgs {
     #[arg(long, value_name = "NAT")]
     pub nat: Option<NatChoice>,
 
+    /// Leave alone what others remove of routes, rules, tables and the program; status, explain and /readyz say what is missing
+    #[arg(long)]
+    pub no_repair: bool,
+
     /// Address and port that serve metrics and health over HTTP, e.g. 127.0.0.1:9180 [default: what the file says, else none]
     #[arg(long, value_name = "ADDR", value_parser = parse_address_and_port)]
     pub admin: Option<SocketAddr>,

@@ -227,7 +227,7 @@ fn a_container_that_comes_later_is_found() {
     assert_answered(&host.client, &[published]);
     // Somebody takes it away, and it is put back.
     case.server.command(&format!("nft delete table inet spectrum-nat-{}", instance.pid()));
-    await_logged(&instance, "exempted what is bound from NAT", 2);
+    await_logged(&instance, "put back what was removed: the table that exempts from NAT", 1);
     assert_answered(&host.client, &[published]);
     case.server.command("iptables-nft -t nat -F DOCKER");
     eventually("nothing to exempt", PATIENCE, || {

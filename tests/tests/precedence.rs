@@ -317,7 +317,8 @@ fn binding_without_a_listener_refuses_and_counts() {
         Service::new("orphan-udp", "echo", &["udp 192.0.2.7/32 80"]),
         Service::new("sound", "hello", &["tcp 192.0.2.8/32 80"]),
     ];
-    let instance = serve(&case, &services);
+    configure(&case.server, &configuration(&services));
+    let instance = case.start(&format!("{CONFIG} --no-repair"));
     let squatter = Origin::saying(&case.server, orphan, "squatter");
     let squatting = bound(&case.server, orphan);
     // Destinations are numbered as they stand in the file.

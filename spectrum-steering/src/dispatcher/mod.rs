@@ -14,7 +14,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use aya::maps::{ArrayOfMaps, Map, MapData, PerCpuArray, PerCpuValues, SockMap};
+use aya::maps::{ArrayOfMaps, Map, MapData, MapError, PerCpuArray, PerCpuValues, SockMap};
 use aya::programs::sk_lookup::SkLookupLinkId;
 use aya::programs::{ProgramError, ProgramType, SkLookup};
 use aya::{Ebpf, EbpfLoader};
@@ -29,6 +29,9 @@ pub use probe::Probe;
 use crate::model::{DestinationId, Protocol};
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/spectrum.o"));
+
+/// Changes no element that is there (BPF_NOEXIST).
+const NO_EXIST: u64 = 1;
 
 /// The dispatcher of one network namespace. Dropping it detaches the program and frees its maps: nothing of it
 /// outlives the process, however that ends.
@@ -117,6 +120,29 @@ impl Dispatcher {
         match self.link.take() {
             Some(link) => self.program()?.detach(link).map_err(DispatcherError::detach),
             None => Ok(()),
+        }
+    }
+
+    /// Whether the program is attached to the network namespace that `netns` refers to: others may detach it.
+    pub fn is_attached(&self, netns: impl AsFd) -> Result<bool, DispatcherError> {
+        let own = self.program_id()?;
+        let attached = sys::attached_to(netns.as_fd());
+        let attached = attached.map_err(|source| DispatcherError::Attach { source: Box::new(source) })?;
+        Ok(attached.contains(&own))
+    }
+
+    /// Makes `socket` the listener of destination `id` unless it has one; whether it had none.
+    pub fn register_again(
+        &mut self,
+        id: DestinationId,
+        socket: &impl AsRawFd,
+    ) -> Result<bool, DispatcherError> {
+        match self.listeners.set(id.0, socket, NO_EXIST) {
+            Ok(()) => Ok(true),
+            Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(libc::EEXIST) => {
+                Ok(false)
+            }
+            Err(source) => Err(DispatcherError::Register { id, source: Box::new(source) }),
         }
     }
 

@@ -3,9 +3,11 @@
 use std::io;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
+use std::os::fd::{AsRawFd, RawFd};
 
 use nix::sys::socket::setsockopt;
 use nix::sys::socket::sockopt::RcvBufForce;
+use rustix::process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open};
 use socket2::{Domain, Socket, Type};
 
 use super::NetError;
@@ -46,6 +48,8 @@ pub struct ListenerGroup {
     cookies: Vec<u64>,
     /// Until they are given to the workers.
     sockets: Vec<Socket>,
+    /// The first one's number, for as long as whoever has it keeps it open.
+    number: RawFd,
 }
 
 impl ListenerGroup {
@@ -101,7 +105,8 @@ impl ListenerGroup {
             sockets.iter().map(Socket::cookie).collect::<io::Result<_>>().map_err(|source| {
                 NetError::os("read cookie of listener on", address, source, "CAP_NET_ADMIN")
             })?;
-        Ok(Self { address, cookies, sockets })
+        let number = sockets.first().map_or(-1, AsRawFd::as_raw_fd);
+        Ok(Self { address, cookies, sockets, number })
     }
 
     /// The address and port that all of them have.
@@ -114,6 +119,19 @@ impl ListenerGroup {
     #[must_use]
     pub fn first(&self) -> Option<&Socket> {
         self.sockets.first()
+    }
+
+    /// The first socket once more, wherever in this process it is: closing it closes none. It may wait for a moment in which
+    /// its owner does not, so it is not to be kept.
+    pub fn borrowed(&self) -> io::Result<Socket> {
+        let own = pidfd_open(getpid(), PidfdFlags::empty())?;
+        let socket = Socket::from(pidfd_getfd(own, self.number, PidfdGetfdFlags::empty())?);
+        // Its owner may have closed it, and something else may have its number.
+        if Some(&socket.cookie()?) == self.cookies.first() {
+            Ok(socket)
+        } else {
+            Err(io::ErrorKind::NotFound.into())
+        }
     }
 
     /// The sockets, to be given to the workers; the second time none.

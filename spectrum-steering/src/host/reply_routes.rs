@@ -47,7 +47,7 @@ impl ReplyRoutes {
     /// added remains, for [`remove`](Self::remove).
     pub async fn add(&self, table: ReplyTable, family: Family) -> Result<(), NetError> {
         // A rule without a route changes nothing, and a route is found again by the rules that lead to it.
-        for rule in rules(table, family) {
+        for rule in self.absent_rules(table, family).await? {
             let mut request = self.handle.rule().add();
             *request.message_mut() = rule;
             settle("add reply rule for", family, request.execute().await, libc::EEXIST)?;
@@ -55,6 +55,37 @@ impl ReplyRoutes {
         let request = self.handle.route().add(route(table, family)?);
         settle("add reply route for", family, request.execute().await, libc::EEXIST)?;
         self.still_connected("add reply routes for", family)
+    }
+
+    /// Whether the rules and the route of `family` by way of `table` are all there.
+    pub async fn is_whole(&self, table: ReplyTable, family: Family) -> Result<bool, NetError> {
+        if !self.absent_rules(table, family).await?.is_empty() {
+            return Ok(false);
+        }
+        let mut filter = RouteMessage::default();
+        filter.header.address_family = address_family(family);
+        filter.attributes.push(RouteAttribute::Table(table.number()));
+        let routes: Result<Vec<RouteMessage>, _> =
+            self.handle.route().get(filter).execute().try_collect().await;
+        match routes.map_err(io_error) {
+            Ok(routes) => {
+                self.still_connected("list reply routes for", family)?;
+                let of = RouteAttribute::Table(table.number());
+                Ok(routes.iter().any(|route| route.attributes.contains(&of)))
+            }
+            // A table is there as long as it has a route.
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(false),
+            Err(source) => Err(NetError::os("list reply routes for", family, source, CAPABILITY)),
+        }
+    }
+
+    /// The rules that are not there. The kernel would take one that is once more, with another priority.
+    async fn absent_rules(&self, table: ReplyTable, family: Family) -> Result<Vec<RuleMessage>, NetError> {
+        let present = self.rules_of_ours(family).await?;
+        let is_present = |wanted: &RuleMessage| {
+            present.iter().any(|(of, rule)| *of == table && marks(rule) == marks(wanted))
+        };
+        Ok(rules(table, family).into_iter().filter(|wanted| !is_present(wanted)).collect())
     }
 
     /// The tables in the namespace that rules of ours lead to, whichever process added them.
@@ -133,6 +164,11 @@ impl Drop for ReplyRoutes {
     fn drop(&mut self) {
         self.connection.abort();
     }
+}
+
+/// Whether it is the rule for marked packets, and not the one for those from this host.
+fn marks(rule: &RuleMessage) -> bool {
+    rule.attributes.iter().any(|attribute| matches!(attribute, RuleAttribute::FwMark(MARK)))
 }
 
 fn table_of(rule: &RuleMessage) -> Option<ReplyTable> {

@@ -1,7 +1,7 @@
 //! `AnyIP`: `local` routes that make the kernel take every address of a prefix for its own, and their removal. Touches
 //! no route of another protocol number, and brings no interface up.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -25,7 +25,7 @@ use crate::model::{Family, Prefix};
 pub const ROUTE_PROTOCOL: u8 = b'S';
 
 /// The kernel's table of local routes, the first one it consults (`RT_TABLE_LOCAL`).
-const LOCAL_TABLE: u8 = 255;
+pub(super) const LOCAL_TABLE: u8 = 255;
 
 /// The number of requests under way at once: enough to hide the round trips, few enough that the acknowledgements fit
 /// the socket's receive buffer.
@@ -135,6 +135,36 @@ impl LocalRoutes {
     #[must_use]
     pub fn added(&self) -> &[Prefix] {
         &self.added
+    }
+
+    /// Those of `prefixes` that have no local route any more, be it ours or somebody else's.
+    pub async fn absent(&self, prefixes: &BTreeSet<Prefix>) -> Result<Vec<Prefix>, NetError> {
+        let routed = prefixes.iter().filter(|prefix| prefix.length() > 0);
+        let mut absent: BTreeSet<Prefix> = routed.copied().collect();
+        for family in [Family::Ipv4, Family::Ipv6] {
+            if !absent.iter().any(|prefix| prefix.family() == family) {
+                continue;
+            }
+            for (prefix, route) in self.local_table(family).await? {
+                if route.header.kind == RouteType::Local {
+                    absent.remove(&prefix);
+                }
+            }
+        }
+        if self.is_lost() {
+            return Err(NetError::os("list", "local routes", io::Error::other(LOST), CAPABILITY));
+        }
+        Ok(absent.into_iter().collect())
+    }
+
+    /// Adds again what others removed.
+    pub async fn put_back(&mut self, absent: &[Prefix]) -> Result<(), NetError> {
+        if self.is_lost() {
+            self.reconnect()?;
+        }
+        let gone: HashSet<&Prefix> = absent.iter().collect();
+        self.added.retain(|prefix| !gone.contains(prefix));
+        self.add(absent).await
     }
 
     /// Every prefix with a route of ours in the namespace, whichever process added it.
@@ -292,8 +322,10 @@ pub(super) fn io_error(error: rtnetlink::Error) -> io::Error {
     }
 }
 
+const LOST: &str = "the netlink connection was lost";
+
 fn lost(op: &'static str, prefix: Prefix) -> NetError {
-    NetError::os(op, prefix, io::Error::other("the netlink connection was lost"), CAPABILITY)
+    NetError::os(op, prefix, io::Error::other(LOST), CAPABILITY)
 }
 
 /// The index of `lo`, once it is up and has the source addresses that the routes name: the kernel's own refusals

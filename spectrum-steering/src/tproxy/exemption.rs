@@ -14,6 +14,8 @@ use crate::plan::firewall::{Chain, ChainPart, ChainPlace};
 pub struct ExemptionTable {
     chain: Chain,
     nft: Nft,
+    text: String,
+    print: Option<String>,
 }
 
 impl ExemptionTable {
@@ -25,8 +27,23 @@ impl ExemptionTable {
     fn make(chain: &Chain, exemption: &Exemption) -> Result<Self, TproxyError> {
         let nft = Nft::find()?;
         // One transaction: after an error what was exempted before still is.
-        nft.transact("apply", &exemption.creation(chain))?;
-        Ok(Self { chain: chain.clone(), nft })
+        let text = exemption.creation(chain);
+        nft.transact("apply", &text)?;
+        let mut made = Self { chain: chain.clone(), nft, text, print: None };
+        made.print = made.nft.first_print(&made.part());
+        Ok(made)
+    }
+
+    /// Whether it is as it was made. Blocks the calling thread.
+    pub fn is_whole(&self) -> Result<bool, TproxyError> {
+        self.nft.is_as(&self.part(), self.print.as_ref())
+    }
+
+    /// Makes it again, in place of what is left of it. Blocks the calling thread.
+    pub fn put_back(&mut self) -> Result<(), TproxyError> {
+        self.nft.transact("put back", &self.text)?;
+        self.print = self.nft.first_print(&self.part());
+        Ok(())
     }
 
     /// The part that was made, by the name that nft shows.

@@ -7,6 +7,7 @@ mod interrupt;
 mod iptables;
 mod listings;
 mod nftables;
+mod notices;
 mod program;
 mod replies;
 mod trial;
@@ -20,6 +21,7 @@ pub use interrupt::InterruptGuard;
 use iptables::Iptables;
 pub use listings::{listings, may_translate};
 use nftables::{Kind, Nft};
+pub use notices::{FirewallNotice, FirewallNotices, Touched};
 pub use replies::ReplyMark;
 pub use trial::{Trial, try_all};
 
@@ -57,6 +59,8 @@ impl fmt::Display for Backend {
 pub struct Tproxy {
     chain: Chain,
     applied: Applied,
+    /// How each part was listed when it had been applied.
+    prints: BTreeMap<ChainPart, String>,
 }
 
 #[derive(Debug)]
@@ -97,7 +101,9 @@ impl Tproxy {
                     } else {
                         tracing::info!(refused, "firewall rules are in {backend}");
                     }
-                    return Ok(Self { chain: chain.clone(), applied });
+                    let mut made = Self { chain: chain.clone(), applied, prints: BTreeMap::new() };
+                    made.prints = made.first_prints();
+                    return Ok(made);
                 }
                 // The next one is not wanted either.
                 Err(error @ TproxyError::Interrupted { .. }) => return Err(error),
@@ -138,6 +144,12 @@ impl Tproxy {
     pub fn replace(&mut self, firewall: &Firewall) -> Result<(), TproxyError> {
         // What is put back when it fails must not be given up for the reason that it failed.
         let _whole = InterruptGuard::off();
+        let replaced = self.exchange(firewall);
+        self.prints = self.first_prints();
+        replaced
+    }
+
+    fn exchange(&mut self, firewall: &Firewall) -> Result<(), TproxyError> {
         match &mut self.applied {
             Applied::Iptables(applied) => replace_iptables(applied, &self.chain, firewall),
             Applied::Nftables { nft, ruleset, leftover } => {
@@ -171,6 +183,78 @@ impl Tproxy {
         }
     }
 
+    /// The parts that are not as they were applied. Blocks the calling thread.
+    pub fn damaged(&self) -> Result<Vec<ChainPart>, TproxyError> {
+        let mut damaged = Vec::new();
+        match &self.applied {
+            Applied::Iptables(applied) => {
+                for applied in applied.values() {
+                    let part = applied.iptables.part(self.chain.clone());
+                    let print = print_of(&applied.iptables.save()?, &self.chain);
+                    let is_as = self.prints.get(&part).map_or(!print.is_empty(), |first| *first == print);
+                    if !is_as {
+                        damaged.push(part);
+                    }
+                }
+            }
+            Applied::Nftables { nft, .. } => {
+                for part in self.parts() {
+                    if !nft.is_as(&part, self.prints.get(&part))? {
+                        damaged.push(part);
+                    }
+                }
+            }
+        }
+        Ok(damaged)
+    }
+
+    /// Whether nobody tells when the rules are changed, so that they have to be looked at again and again.
+    #[must_use]
+    pub fn is_untold(&self) -> bool {
+        match &self.applied {
+            Applied::Iptables(applied) => applied.values().any(|applied| applied.iptables.is_legacy()),
+            Applied::Nftables { .. } => false,
+        }
+    }
+
+    /// Applies again what was applied, in place of what is left of it. Blocks the calling thread.
+    pub fn put_back(&mut self) -> Result<(), TproxyError> {
+        match &mut self.applied {
+            Applied::Iptables(applied) => {
+                for applied in applied.values() {
+                    applied.iptables.replace(&self.chain, &applied.text)?;
+                }
+            }
+            // The names are those of this generation: the next one replaces it as if nothing had happened.
+            Applied::Nftables { nft, ruleset, leftover } => {
+                nft.transact("put back", &ruleset.creation())?;
+                *leftover = None;
+            }
+        }
+        self.prints = self.first_prints();
+        Ok(())
+    }
+
+    fn first_prints(&self) -> BTreeMap<ChainPart, String> {
+        match &self.applied {
+            Applied::Iptables(applied) => applied
+                .values()
+                .filter_map(|applied| {
+                    let saved = applied.iptables.save();
+                    let saved = saved
+                        .inspect_err(|error| tracing::debug!(%error, "look at what was applied"))
+                        .ok()?;
+                    Some((applied.iptables.part(self.chain.clone()), print_of(&saved, &self.chain)))
+                })
+                .collect(),
+            Applied::Nftables { nft, .. } => self
+                .parts()
+                .into_iter()
+                .filter_map(|part| Some((part.clone(), nft.first_print(&part)?)))
+                .collect(),
+        }
+    }
+
     /// Removes what was applied. What is gone already is no error. Blocks the calling thread.
     #[must_use]
     pub fn undo(self) -> Vec<TproxyError> {
@@ -181,6 +265,13 @@ impl Tproxy {
             }
         }
     }
+}
+
+/// What `iptables-save -t mangle` printed of `chain`: its rules and the jumps to it.
+fn print_of(saved: &str, chain: &Chain) -> String {
+    let name = chain.as_str();
+    let is_of = |line: &&str| line.split_whitespace().any(|word| word.trim_start_matches(':') == name);
+    saved.lines().filter(is_of).fold(String::new(), |print, line| print + line + "\n")
 }
 
 fn apply_nftables(chain: &Chain, firewall: &Firewall) -> Result<Applied, TproxyError> {

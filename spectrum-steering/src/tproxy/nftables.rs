@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::process::Command;
 
-use super::program::{find_or_fail, find_program, output};
+use super::program::{LOOK, find_or_fail, find_program, output};
 use super::{InterruptGuard, TproxyError};
 use crate::plan::firewall::nftables::tables;
 use crate::plan::firewall::{Chain, ChainPart, ChainPlace, TableFamily};
@@ -88,6 +88,30 @@ impl Nft {
     pub(super) fn translates(&self) -> Result<bool, TproxyError> {
         let chains = output("list", Command::new(&self.program).args(["list", "chains"]), "")?;
         Ok(chains.contains("type nat hook"))
+    }
+
+    /// A table as it is listed, without the elements of its maps; `None` where there is none.
+    pub(super) fn print(&self, part: &ChainPart) -> Result<Option<String>, TproxyError> {
+        let name = part.to_string();
+        let mut command = Command::new(&self.program);
+        command.args(["-t", "list"]).args(name.split_whitespace());
+        match output(LOOK, &mut command, "") {
+            Ok(print) => Ok(Some(print)),
+            Err(TproxyError::ExtensionMissing { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The same of what has just been made, to be compared with later. What cannot be had is not missed.
+    pub(super) fn first_print(&self, part: &ChainPart) -> Option<String> {
+        let print = self.print(part);
+        print.inspect_err(|error| tracing::debug!(%error, "look at what was made")).ok().flatten()
+    }
+
+    /// Whether a table is as `first` was.
+    pub(super) fn is_as(&self, part: &ChainPart, first: Option<&String>) -> Result<bool, TproxyError> {
+        let now = self.print(part)?;
+        Ok(now.is_some_and(|now| first.is_none_or(|first| *first == now)))
     }
 
     fn list(&self) -> Result<String, TproxyError> {

@@ -1,5 +1,6 @@
 //! Running the firewall's programs, for a bounded time. Knows none of them.
 
+use std::collections::VecDeque;
 use std::env;
 use std::fs;
 use std::io::{self, ErrorKind, Read, Write as _};
@@ -7,6 +8,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, killpg};
@@ -51,6 +53,12 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// The same where it only lists.
 const LISTING: Duration = Duration::from_secs(10);
 
+/// The same where it looks whether what was made is still there, which is repeated.
+const LOOKING: Duration = Duration::from_secs(3);
+
+/// What such a look is called in errors.
+pub(super) const LOOK: &str = "look at";
+
 /// The time between two looks whether it is still wanted.
 const GLANCE: Duration = Duration::from_millis(20);
 
@@ -58,8 +66,31 @@ const GLANCE: Duration = Duration::from_millis(20);
 /// what it does is no longer wanted.
 pub(super) fn output(op: &'static str, command: &mut Command, input: &str) -> Result<String, TproxyError> {
     // Nothing is lost when a list is not had, and somebody may be waiting for an answer that has it.
-    let patience = if op == "list" { LISTING } else { PATIENCE };
+    let patience = match op {
+        "list" => LISTING,
+        LOOK => LOOKING,
+        _ => PATIENCE,
+    };
     output_within(patience, op, command, input)
+}
+
+/// The programs that were run last. What the kernel tells of their doing comes soon or not at all.
+static CHILDREN: Mutex<VecDeque<u32>> = Mutex::new(VecDeque::new());
+
+/// So many are remembered.
+const REMEMBERED: usize = 64;
+
+fn children() -> MutexGuard<'static, VecDeque<u32>> {
+    let mut children = CHILDREN.lock().unwrap_or_else(PoisonError::into_inner);
+    while children.len() >= REMEMBERED {
+        children.pop_front();
+    }
+    children
+}
+
+/// Whether this process ran the one with this id, not long ago.
+pub(super) fn is_child(pid: u32) -> bool {
+    children().contains(&pid)
 }
 
 fn output_within(
@@ -82,6 +113,7 @@ fn output_within(
         .stderr(Stdio::piped())
         .spawn()
         .map_err(failed)?;
+    children().push_back(child.id());
     let mut conversation = Conversation::with(child).map_err(failed)?;
     let deadline = Instant::now() + patience;
     let mut input = input.as_bytes();

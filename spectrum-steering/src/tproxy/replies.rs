@@ -13,6 +13,7 @@ use crate::plan::firewall::{Chain, ChainPart, ChainPlace, TableFamily, replies};
 pub struct ReplyMark {
     chain: Chain,
     nft: Nft,
+    print: Option<String>,
 }
 
 impl ReplyMark {
@@ -24,7 +25,21 @@ impl ReplyMark {
     fn make(chain: &Chain) -> Result<Self, TproxyError> {
         let nft = Nft::find()?;
         nft.apply(Kind::Replies, chain, &replies::creation(chain))?;
-        Ok(Self { chain: chain.clone(), nft })
+        let mut made = Self { chain: chain.clone(), nft, print: None };
+        made.print = made.nft.first_print(&made.part());
+        Ok(made)
+    }
+
+    /// Whether it is as it was made. Blocks the calling thread.
+    pub fn is_whole(&self) -> Result<bool, TproxyError> {
+        self.nft.is_as(&self.part(), self.print.as_ref())
+    }
+
+    /// Makes it again, in place of what is left of it. Blocks the calling thread.
+    pub fn put_back(&mut self) -> Result<(), TproxyError> {
+        self.nft.transact("put back", &replies::creation(&self.chain))?;
+        self.print = self.nft.first_print(&self.part());
+        Ok(())
     }
 
     /// The part that was made, by the name that nft shows.

@@ -124,6 +124,16 @@ impl Exempting {
         self.table.take()?.undo().map(Into::into)
     }
 
+    /// Whether it is as it was made. Blocks the calling thread.
+    pub(super) fn is_whole(&self) -> anyhow::Result<bool> {
+        Ok(self.table.as_ref().map_or(Ok(true), ExemptionTable::is_whole)?)
+    }
+
+    /// Makes it anew. Blocks the calling thread.
+    pub(super) fn put_back(&mut self) -> anyhow::Result<()> {
+        Ok(self.table.as_mut().map_or(Ok(()), ExemptionTable::put_back)?)
+    }
+
     /// What there is of it in the firewall.
     pub(super) fn part(&self) -> Option<ChainPart> {
         self.table.as_ref().map(ExemptionTable::part)

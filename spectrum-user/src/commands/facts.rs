@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use spectrum_common::Refusal;
 
 use super::running::{Running, Steering};
+use crate::instance::Faults;
 use crate::model::{Destination, DestinationId, ServiceName};
 use crate::observe::{InstanceFacts, NameFacts, OriginFacts, Packets, TableFacts};
 use spectrum_proxy::{OriginCondition, OriginState, OriginWatch, Workers};
@@ -25,12 +26,14 @@ struct Told {
     destinations: Vec<(DestinationId, Destination)>,
     packets: Option<CounterReader>,
     origins: Option<OriginWatch>,
+    faults: Faults,
 }
 
 impl ToldFacts {
     /// The facts now.
     pub(super) fn now(&self) -> InstanceFacts {
-        let Told { mut facts, destinations, packets, origins } = self.lock().clone();
+        let Told { mut facts, destinations, packets, origins, faults } = self.lock().clone();
+        facts.repairs = faults.repaired();
         if let Some(origins) = origins {
             for (service, _) in &facts.services {
                 let (addresses, names) = told(service, &origins.states(service));
@@ -161,10 +164,12 @@ impl Running {
                 .workers
                 .as_ref()
                 .map_or(0, |workers| workers.descriptors_of_each(self.config.services.len())),
+            repairs: Vec::new(),
         };
         told.destinations =
             self.plan.destinations.iter().map(|(id, destination)| (*id, destination.clone())).collect();
         told.origins.clone_from(&self.origins);
+        told.faults = self.repairs.faults();
         told.packets = dispatcher.map(Dispatcher::counter_reader);
     }
 }

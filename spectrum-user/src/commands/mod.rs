@@ -17,6 +17,7 @@ mod own_bindings;
 mod privileges;
 mod ready;
 mod reload;
+mod repairing;
 mod replies;
 mod run;
 mod running;

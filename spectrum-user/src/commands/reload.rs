@@ -178,6 +178,8 @@ impl Running {
         revision: u32,
     ) -> anyhow::Result<Reloaded> {
         let table = self.compiled(&plan).await?;
+        // What follows stands on it.
+        self.mend().await;
 
         let registry = registry()?;
         let lock = registry.lock_unless(LOCK_PATIENCE, || self.stop_asked.is_asked())?;

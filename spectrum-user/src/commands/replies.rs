@@ -62,6 +62,39 @@ impl Replies {
         errors
     }
 
+    /// The families whose rules or routes are not all there.
+    pub(super) async fn broken(&self, chain: &Chain) -> anyhow::Result<Vec<Family>> {
+        let mut broken = Vec::new();
+        if !self.routed.is_empty() {
+            let routes = ReplyRoutes::open()?;
+            for family in &self.routed {
+                if !routes.is_whole(ReplyTable::of(chain), *family).await? {
+                    broken.push(*family);
+                }
+            }
+        }
+        Ok(broken)
+    }
+
+    /// Adds what is missing of the rules and routes.
+    pub(super) async fn put_back_routes(&self, chain: &Chain) -> anyhow::Result<()> {
+        let routes = ReplyRoutes::open()?;
+        for family in &self.routed {
+            routes.add(ReplyTable::of(chain), *family).await.context(PURPOSE)?;
+        }
+        Ok(())
+    }
+
+    /// The table that marks answers.
+    pub(super) fn mark(&self) -> Option<&ReplyMark> {
+        self.mark.as_ref()
+    }
+
+    /// Makes that table anew.
+    pub(super) fn put_back_mark(&mut self) -> anyhow::Result<()> {
+        self.mark.as_mut().map_or(Ok(()), |mark| mark.put_back().context(PURPOSE))
+    }
+
     /// What there is of it in the firewall.
     pub(super) fn part(&self) -> Option<ChainPart> {
         self.mark.as_ref().map(ReplyMark::part)

@@ -20,8 +20,9 @@ use super::running::{Running, Settings};
 use super::standby::Standby;
 use super::view::Published;
 use crate::cli::RunArgs;
-use crate::config::Config;
+use crate::config::{Config, RepairLimit};
 use crate::control::{Asked, InstanceState, ReloadQuery, Request};
+use crate::instance::{ResourceKind, Watch};
 use crate::observe::{Counters, LossKind};
 use crate::plan;
 use spectrum_steering::host;
@@ -112,6 +113,9 @@ fn configured(args: &RunArgs) -> anyhow::Result<Config> {
     if let Some(firewall) = args.firewall {
         config.firewall = firewall;
     }
+    if args.no_repair {
+        config.repairs = RepairLimit::NONE;
+    }
     if let Some(nat) = args.nat {
         config.nat = nat;
     }
@@ -125,6 +129,7 @@ fn configured(args: &RunArgs) -> anyhow::Result<Config> {
 async fn serve(running: &mut Running, args: &RunArgs, hearing: &mut Hearing) -> anyhow::Result<()> {
     let stop = hearing.stop();
     let mut looks = Looks::new();
+    let mut watch = Watch::begin(running.chain()?);
     loop {
         let due = running.retiring.next();
         let event = tokio::select! {
@@ -132,11 +137,13 @@ async fn serve(running: &mut Running, args: &RunArgs, hearing: &mut Hearing) -> 
             () = stop.asked() => return Ok(()),
             asked = hearing.reload() => ServeEvent::Reload(asked?),
             () = until(due) => ServeEvent::Due,
+            kinds = watch.next() => ServeEvent::Look(kinds),
             looked = looks.next(&running.plan, running.config.nat) => ServeEvent::Looked(looked),
             failure = running.failure() => return Err(failure),
         };
         match event {
             ServeEvent::Due => running.retire_due().await,
+            ServeEvent::Look(kinds) => running.look(kinds, &mut watch).await,
             ServeEvent::Looked(looked) => running.looked(looked),
             ServeEvent::Reload(ReloadAsked::Asker(asked)) => {
                 let query = match &asked.request {
@@ -156,6 +163,7 @@ async fn serve(running: &mut Running, args: &RunArgs, hearing: &mut Hearing) -> 
 /// What [`serve`] waits for.
 enum ServeEvent {
     Due,
+    Look(Vec<ResourceKind>),
     Looked(Looked),
     Reload(ReloadAsked),
 }

@@ -28,7 +28,7 @@ use super::sweep;
 use super::view::{Published, Seen, View};
 use crate::config::{Config, FirewallChoice, ModeChoice};
 use crate::control::{Asked, ControlServer, InstanceState, ListenerAnswer};
-use crate::instance::{Claim, Mode, Registry, run_dir};
+use crate::instance::{Claim, Mode, Registry, Repairs, run_dir};
 use crate::model::{
     Destination, DestinationId, Force, LocalOrigins, Origin, Protocol, Service, ServiceName, Target,
 };
@@ -62,7 +62,7 @@ pub(super) struct Running {
     /// Whether what is being done is to be given up.
     pub(super) stop_asked: Stop,
     /// Who hears those who ask.
-    hearing: (Handle, mpsc::Sender<Asked>),
+    pub(super) hearing: (Handle, mpsc::Sender<Asked>),
     // In the order of starting.
     pub(super) claim: Option<Claim>,
     pub(super) control: Option<ControlServer>,
@@ -72,7 +72,7 @@ pub(super) struct Running {
     pub(super) counters: Counters,
     pub(super) workers: Option<Workers>,
     pub(super) admin: Option<AdminServer>,
-    readiness: Readiness,
+    pub(super) readiness: Readiness,
     pub(super) facts: ToldFacts,
     pub(super) listeners: BTreeMap<DestinationId, ListenerGroup>,
     addresses: ListenerAddresses,
@@ -82,6 +82,10 @@ pub(super) struct Running {
     pub(super) steering: Option<Steering>,
     /// What earlier generations needed and nothing needs soon.
     pub(super) retiring: Retiring,
+    /// What others took away.
+    pub(super) repairs: Repairs,
+    /// Which listener is looked at next.
+    pub(super) next_listener: DestinationId,
     /// How many configurations there have been before this one.
     pub(super) revision: u32,
 }
@@ -132,6 +136,8 @@ impl Running {
             exempting: Exempting::default(),
             steering: None,
             retiring: Retiring::default(),
+            repairs: Repairs::default(),
+            next_listener: DestinationId(0),
             revision: 0,
         }
     }
@@ -150,9 +156,8 @@ impl Running {
         for leftover in sweep::leftovers(&lock).await? {
             tracing::info!("removed {leftover}, which a killed instance left");
         }
-        let claim = self.claim.insert(lock.claim(&self.plan.routes)?);
-        let (handle, requests) = &self.hearing;
-        self.control = Some(ControlServer::listen(&claim.control_socket(), handle, requests.clone())?);
+        self.claim = Some(lock.claim(&self.plan.routes)?);
+        self.listen_for_requests()?;
         self.stop_asked.check()?;
 
         let mut path = self.choose_path()?;
@@ -426,6 +431,7 @@ impl Running {
                 .as_ref()
                 .map_or(0, |workers| workers.descriptors_of_each(self.config.services.len())),
             gone: self.retiring.gone(),
+            faults: self.repairs.faults(),
             listeners: Arc::new(self.listeners.iter().map(|(id, group)| (*id, listener(group))).collect()),
         });
     }

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use crate::config::Config;
 use crate::control::{InstanceState, ListenerAnswer};
-use crate::instance::Mode;
+use crate::instance::{Faults, Mode};
 use crate::model::{DestinationId, Service};
 use crate::observe::Counters;
 use crate::plan::Plan;
@@ -39,6 +39,8 @@ pub(super) struct View {
     /// Services that the configuration has no more, and when what they have open is cut.
     pub(super) gone: Arc<[(Service, Instant)]>,
     pub(super) listeners: Arc<BTreeMap<DestinationId, ListenerAnswer>>,
+    /// What others took away.
+    pub(super) faults: Faults,
 }
 
 /// What brings packets to the listeners.
@@ -70,6 +72,7 @@ impl Published {
             descriptors_of_each: 0,
             gone: Arc::default(),
             listeners: Arc::default(),
+            faults: Faults::default(),
         }))))
     }
 

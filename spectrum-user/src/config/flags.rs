@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::net::SocketAddr;
 
 use super::udp::{self, UdpTargetError};
-use super::{Config, FirewallChoice, ModeChoice, NatChoice, OriginPlaces, Protocols};
+use super::{Config, FirewallChoice, ModeChoice, NatChoice, OriginPlaces, Protocols, RepairLimit};
 use crate::model::{
     Binding, Force, LogOptions, Origin, OriginPort, Origins, Policy, PortRange, Prefix, ResolverOptions,
     Responder, Service, ServiceName, Target,
@@ -144,6 +144,7 @@ impl Flags {
             mode: self.mode,
             firewall: self.firewall,
             nat: self.nat,
+            repairs: RepairLimit::default(),
             admin: self.admin,
             resolver: ResolverOptions::default(),
             services,

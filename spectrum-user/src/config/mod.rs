@@ -8,6 +8,7 @@ mod mode;
 mod nat;
 mod origin_places;
 mod protocols;
+mod repair_limit;
 mod udp;
 
 pub(crate) use file::nearest::nearest;
@@ -19,6 +20,7 @@ pub use mode::{ModeChoice, ParseModeError};
 pub use nat::{NatChoice, ParseNatError};
 pub use origin_places::OriginPlaces;
 pub use protocols::{ParseProtocolsError, Protocols};
+pub use repair_limit::RepairLimit;
 pub use udp::UdpTargetError;
 
 use std::net::SocketAddr;
@@ -34,6 +36,8 @@ pub struct Config {
     pub firewall: FirewallChoice,
     /// The treatment of connections to what is bound by others' NAT rules.
     pub nat: NatChoice,
+    /// How often what others remove is put back.
+    pub repairs: RepairLimit,
     /// The host's own addresses that may be served although that cuts something.
     pub force: Force,
     /// The address of metrics and health; `None`: they are not served.

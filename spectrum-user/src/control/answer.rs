@@ -132,6 +132,9 @@ pub struct Status {
     pub other_programs: Vec<ProgramAnswer>,
     /// Listeners that are not for steering and that bindings hide: those of other programs, and the one for metrics.
     pub conflicts: Vec<Conflict>,
+    /// The things that others removed and that have not been put back.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub missing: Vec<String>,
     /// The rules that may drop packets before they are steered.
     pub obstacles: Vec<String>,
     /// The things that could not be looked at, each with the reason.

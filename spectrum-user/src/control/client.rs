@@ -37,13 +37,22 @@ const RELOAD: Duration = Duration::from_mins(15);
 
 /// Asks the instance whose socket is at `path`, and waits for its answer.
 pub fn ask<T: DeserializeOwned>(path: &Path, request: &Request) -> Result<T, ControlError> {
+    // A reload resolves names and may wait for another instance; all else is there at once.
+    let patience = if matches!(request, Request::Reload(_)) { RELOAD } else { ANSWER };
+    ask_within(path, request, patience)
+}
+
+/// The same, for an answer that comes within `patience`.
+pub fn ask_within<T: DeserializeOwned>(
+    path: &Path,
+    request: &Request,
+    patience: Duration,
+) -> Result<T, ControlError> {
     let unreachable = |source| ControlError::Connect { path: path.to_owned(), source };
     let mut stream = connect(path).map_err(|error| match error.kind() {
         io::ErrorKind::WouldBlock => ControlError::Busy { path: path.to_owned(), waited: CONNECT },
         _ => unreachable(error),
     })?;
-    // A reload resolves names and may wait for another instance; all else is there at once.
-    let patience = if matches!(request, Request::Reload(_)) { RELOAD } else { ANSWER };
     stream.set_read_timeout(Some(patience)).map_err(unreachable)?;
     let mut line =
         serde_json::to_vec(request).map_err(|error| ControlError::Speak { source: error.into() })?;

@@ -14,7 +14,7 @@ pub use answer::{
     InstanceState, ListedBinding, ListenerAnswer, OriginAnswer, Outcome, PacketCounts, ProgramAnswer,
     RecordAnswer, ServiceAnswer, SetOriginAnswer, Status, TableAnswer,
 };
-pub use client::ask;
+pub use client::{ask, ask_within};
 pub use conversation::{Asked, Asker, SharedAnswer};
 pub use error::ControlError;
 pub use policy::{LimitsAnswer, TimeoutsAnswer};

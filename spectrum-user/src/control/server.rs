@@ -3,7 +3,7 @@
 
 use std::fs::{self, Permissions};
 use std::io;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -32,6 +32,8 @@ const PAUSE: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub struct ControlServer {
     path: PathBuf,
+    /// Which file it was, by device and inode.
+    file: (u64, u64),
     accepting: JoinHandle<()>,
     close: Option<oneshot::Sender<()>>,
 }
@@ -47,9 +49,16 @@ impl ControlServer {
     pub fn listen(path: &Path, host: &Handle, requests: mpsc::Sender<Asked>) -> Result<Self, ControlError> {
         let _on_it = host.enter();
         let listener = bind(path).map_err(|source| ControlError::Listen { path: path.to_owned(), source })?;
+        let file = at(path).map_err(|source| ControlError::Listen { path: path.to_owned(), source })?;
         let (close, closed) = oneshot::channel();
         let accepting = host.spawn(accept(listener, requests, closed));
-        Ok(Self { path: path.to_owned(), accepting, close: Some(close) })
+        Ok(Self { path: path.to_owned(), file, accepting, close: Some(close) })
+    }
+
+    /// Whether its path still leads to it: others may remove it, or put something else there.
+    #[must_use]
+    pub fn is_found(&self) -> bool {
+        at(&self.path).is_ok_and(|file| file == self.file)
     }
 
     /// Hears nobody any more, and lets those who have their answers take them.
@@ -64,6 +73,11 @@ impl Drop for ControlServer {
         self.accepting.abort();
         let _ = fs::remove_file(&self.path);
     }
+}
+
+fn at(path: &Path) -> io::Result<(u64, u64)> {
+    let metadata = fs::symlink_metadata(path)?;
+    Ok((metadata.dev(), metadata.ino()))
 }
 
 fn bind(path: &Path) -> io::Result<UnixListener> {

@@ -103,6 +103,8 @@ pub struct HostFacts {
 
     /// Local routes and firewall chains that bear our marks and that no live instance claims.
     pub leftovers: Result<Vec<String>, Unknown>,
+    /// The things that live instances lack since others removed them.
+    pub missing: Vec<String>,
     /// The sk_lookup programs of the namespace.
     pub other_programs: Result<Vec<OtherProgram>, Unknown>,
     /// The live instances that steer by sk_lookup, so that so many of the programs are ours.

@@ -21,6 +21,14 @@ pub(super) fn judge(facts: &HostFacts, findings: &mut Findings) {
             );
         }
     }
+    for missing in &facts.missing {
+        findings.warn(
+            "instances",
+            "something is missing",
+            &format!("{missing}: its clients are not served as they should be"),
+            "spectrum-user reload puts it back; its log says who removed it",
+        );
+    }
     if let Some(programs) = findings.known("other programs", &facts.other_programs) {
         others(programs, facts.sk_lookup_instances, findings);
     }

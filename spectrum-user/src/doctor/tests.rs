@@ -70,6 +70,7 @@ fn host() -> HostFacts {
         conntrack: None,
         listings: Ok(Vec::new()),
         leftovers: Ok(Vec::new()),
+        missing: Vec::new(),
         other_programs: Ok(Vec::new()),
         sk_lookup_instances: 0,
         admin: None,

@@ -2,16 +2,22 @@
 //! dead ones left can be told from what live ones use. Removes nothing from the kernel.
 
 mod error;
+mod ledger;
 mod leftovers;
 mod registry;
+mod repairs;
 mod run_dir;
 mod sockets;
 mod state;
+mod watch;
 
 pub use error::{InstanceError, RunDirError};
+pub use ledger::{Resource, ResourceKind};
 pub use leftovers::Leftovers;
 pub(crate) use registry::GROUP;
 pub use registry::{Claim, Registry, StartupLock, live_instances, taken};
+pub use repairs::{Faults, Judgement, News, Repairs, named};
 pub use run_dir::run_dir;
 pub use sockets::{ControlSocket, control_sockets};
 pub use state::{Instance, InstanceId, Mode, NoInstanceId};
+pub use watch::{Look, Watch};

@@ -212,6 +212,12 @@ impl Claim {
         self.path.with_extension(CONTROL)
     }
 
+    /// Whether others see that it is claimed: somebody may have removed the file.
+    #[must_use]
+    pub fn is_seen(&self) -> bool {
+        is_at(&self.lock, &self.path).unwrap_or(false)
+    }
+
     /// What is claimed.
     #[must_use]
     pub fn instance(&self) -> &Instance {

@@ -5,8 +5,8 @@ use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -45,7 +45,11 @@ const STACK: usize = 512 * 1024;
 
 /// The readiness of an instance to take traffic. Clones are about the same one.
 #[derive(Clone, Debug, Default)]
-pub struct Readiness(Arc<AtomicU8>);
+pub struct Readiness {
+    state: Arc<AtomicU8>,
+    /// What is missing that clients need.
+    hindrances: Arc<Mutex<Vec<String>>>,
+}
 
 /// The states, in their order.
 const WORDS: [&str; 3] = ["starting", "ready", "draining"];
@@ -53,16 +57,25 @@ const WORDS: [&str; 3] = ["starting", "ready", "draining"];
 impl Readiness {
     /// Traffic flows.
     pub fn ready(&self) {
-        self.0.store(1, Ordering::Relaxed);
+        self.state.store(1, Ordering::Relaxed);
     }
 
     /// No new traffic comes any more.
     pub fn draining(&self) {
-        self.0.store(2, Ordering::Relaxed);
+        self.state.store(2, Ordering::Relaxed);
+    }
+
+    /// Traffic does not flow as it should, because of these; none: it does.
+    pub fn hindered(&self, hindrances: Vec<String>) {
+        *self.hindrances.lock().unwrap_or_else(PoisonError::into_inner) = hindrances;
+    }
+
+    fn hindrances(&self) -> Vec<String> {
+        self.hindrances.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn word(&self) -> &'static str {
-        WORDS.get(usize::from(self.0.load(Ordering::Relaxed))).copied().unwrap_or_default()
+        WORDS.get(usize::from(self.state.load(Ordering::Relaxed))).copied().unwrap_or_default()
     }
 }
 
@@ -254,8 +267,10 @@ impl Pages {
     /// Of the instance, or of one service of it.
     fn readiness(&self, service: Option<&str>) -> Response<Full<Bytes>> {
         let word = self.readiness.word();
+        let hindrances = self.readiness.hindrances();
         let answer = match service {
             _ if word != "ready" => Err(word.to_owned()),
+            _ if !hindrances.is_empty() => Err(hindrances.join("\n")),
             None => Ok(()),
             Some(service) => match (self.services)(service) {
                 Some(answer) => answer,

@@ -41,6 +41,8 @@ pub struct InstanceFacts {
     pub descriptors: usize,
     /// The number of these that are each service's own.
     pub descriptors_of_each: usize,
+    /// How often things of each kind were put back that others had removed.
+    pub repairs: Vec<(&'static str, u64)>,
 }
 
 /// The counters of one destination's packets.
@@ -259,6 +261,11 @@ fn instance(encoder: &mut DescriptorEncoder<'_>, facts: &InstanceFacts) -> fmt::
     measure(&mut own, &[], wide(facts.descriptors_of_each))?;
     let mut revision = gauge(encoder, "configuration_revision", "Configurations before this one")?;
     measure(&mut revision, &[], u64::from(facts.revision))?;
+    let help = "Repairs of what others removed, by what it was";
+    let mut repairs = counter(encoder, "repairs", help)?;
+    for (what, number) in &facts.repairs {
+        count(&mut repairs, &[("what", what)], *number)?;
+    }
     let mut reloads =
         counter(encoder, "reloads", "Requests for another configuration, by what came of them")?;
     count(&mut reloads, &[("outcome", "done")], facts.reloads_done)?;

@@ -28,6 +28,9 @@ pub(super) fn write(status: &Status, out: &mut dyn Write) -> io::Result<()> {
     if let Some(own) = &status.program {
         writeln!(out, "program: {}", program(own))?;
     }
+    for missing in &status.missing {
+        writeln!(out, "missing: {missing}")?;
+    }
     if !status.firewall.is_empty() {
         writeln!(out, "firewall: {}", status.firewall.join(", "))?;
     }

@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::io;
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use nix::sys::resource::{Resource, getrlimit};
@@ -12,16 +13,22 @@ use tokio::runtime;
 use super::trial::{self, Trials};
 use crate::commands::privileges::capabilities;
 use crate::config::Config;
+use crate::control::{self, Request, Status};
 use crate::doctor::{
     BindingsSource, Confinement, Conntrack, HostFacts, OtherProgram, Rights, Subject, SystemRefusal, Unknown,
 };
-use crate::instance::{Instance, Leftovers, Mode, live_instances, run_dir, taken};
+use crate::instance::{
+    ControlSocket, Instance, Leftovers, Mode, control_sockets, live_instances, run_dir, taken,
+};
 use crate::model::{Binding, Family, Policy, PortRange, Protocol, Responder, Service, Target};
 use crate::plan::ReplyNeeds;
 use crate::plan::{self, Listing, Plan};
 use spectrum_steering::dispatcher::{self, AttachedProgram};
 use spectrum_steering::host::{self, LocalRoutes, NamespaceId, ReplyRoutes};
 use spectrum_steering::tproxy;
+
+/// The time that an instance has to say how it fares.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// All facts about the namespace of the calling thread. `jit` is what the first namespace said of the compiler.
 pub(super) fn read(wanted: Option<(Config, Plan)>, jit: Option<u64>) -> anyhow::Result<HostFacts> {
@@ -87,6 +94,7 @@ pub(super) fn read(wanted: Option<(Config, Plan)>, jit: Option<u64>) -> anyhow::
             .map(|count| Conntrack { count, limit: host::setting("net/netfilter/nf_conntrack_max") }),
         listings: listings(),
         leftovers: leftovers(live.as_deref().map_err(ToString::to_string))?,
+        missing: missing(),
         other_programs: others(attached),
         sk_lookup_instances: live.iter().flatten().filter(by_sk_lookup).count(),
         admin,
@@ -163,6 +171,18 @@ fn leftovers(live: Result<&[Instance], String>) -> anyhow::Result<Result<Vec<Str
         let chains = chains.iter().map(|chain| format!("firewall {chain}"));
         Ok(chains.chain(routes).chain(tables).collect())
     }))
+}
+
+/// What live instances say that they lack. One that says nothing is busy, or starting.
+fn missing() -> Vec<String> {
+    let Ok(namespace) = NamespaceId::current() else { return Vec::new() };
+    let sockets = control_sockets(&run_dir(), namespace.inode()).unwrap_or_default();
+    let each = sockets.into_iter().flat_map(|ControlSocket { id, path }| {
+        let status = control::ask_within::<Status>(&path, &Request::Status, PATIENCE);
+        let missing = status.map_or_else(|_silent| Vec::new(), |status| status.missing);
+        missing.into_iter().map(move |missing| format!("instance {id}: {missing}"))
+    });
+    each.collect()
 }
 
 fn covered(plan: &Plan) -> Result<Vec<String>, Unknown> {

@@ -8,11 +8,11 @@ use std::num::NonZeroU16;
 use spectrum_common::{Counts, Refusal};
 
 use super::misunderstood;
-use super::status::bridges_to_rules;
+use super::status::{DETACHED, bridges_to_rules};
 use crate::commands::exit::FAILURE;
 use crate::commands::view::{Seen, View};
 use crate::control::{ControlError, Decider, ExplainQuery, Explanation, Outcome};
-use crate::instance::Mode;
+use crate::instance::{Mode, ResourceKind};
 use crate::model::{Binding, DestinationId, Family, PortRange, Prefix, Protocol};
 use crate::plan::{Explained, obstacles_to};
 use spectrum_steering::dispatcher::{DispatcherError, Probe, Steered};
@@ -85,8 +85,14 @@ impl View {
                 self.named(expected.destination())
             )
         });
+        let is_detached = !self.is_attached();
         let fate = fate.unwrap_or(expected);
         let (outcome, detail) = match fate {
+            // What the program would do is what the rest is about.
+            _ if is_detached => (Outcome::Passed, Some(DETACHED.to_owned())),
+            _ if self.faults.has(ResourceKind::Rules) => {
+                (Outcome::Passed, Some("the firewall rules that steer are missing".to_owned()))
+            }
             Fate::Passed => (Outcome::Passed, Some(passed(protocol, dialled))),
             Fate::Steered(_) => (Outcome::Steered, None),
             Fate::Missed(id) => (Outcome::Refused, Some(format!("destination {id} has no listener"))),
@@ -107,6 +113,7 @@ impl View {
             }
         };
         let mut notes = self.other_programs_note();
+        notes.extend(self.faults.lines());
         if binding.is_some()
             && let Some(port) = NonZeroU16::new(dialled.port())
             && let Some(ports) = PortRange::new(port, port)

@@ -10,11 +10,11 @@ use tokio::time::Instant;
 use crate::commands::target::described;
 use crate::commands::view::{Seen, View};
 use crate::control::{
-    CheckAnswer, DestinationAnswer, DrainingAnswer, ErrorAnswer, OriginAnswer, PacketCounts, ProgramAnswer,
-    RecordAnswer, ServiceAnswer, Status, TableAnswer,
+    CheckAnswer, DestinationAnswer, DrainingAnswer, ErrorAnswer, InstanceState, OriginAnswer, PacketCounts,
+    ProgramAnswer, RecordAnswer, ServiceAnswer, Status, TableAnswer,
 };
 use crate::doctor::{bridged, loosening, unbridging};
-use crate::instance::Mode;
+use crate::instance::{Mode, ResourceKind};
 use crate::model::{DestinationId, Family, Prefix, Protocol, Service, ServiceName};
 use crate::observe::Totals;
 use spectrum_proxy::{End, RecordState};
@@ -37,7 +37,15 @@ impl View {
         let probe = self.probe();
         let own = |probe: &Probe| ProgramAnswer { id: probe.program_id(), name: None };
         let (mut program, mut other_programs) = (probe.map(own), Vec::new());
+        let mut missing = self.faults.lines();
         known(attached().map(|attached| {
+            if let Some(own) = &program
+                && self.is_steering()
+                && !self.faults.has(ResourceKind::Attachment)
+                && !attached.iter().any(|attached| attached.id == own.id)
+            {
+                missing.push(DETACHED.to_owned());
+            }
             for AttachedProgram { id, name } in attached {
                 match &mut program {
                     Some(own) if own.id == id => own.name = name,
@@ -65,6 +73,7 @@ impl View {
             destinations: self.destinations(),
             other_programs,
             conflicts,
+            missing,
             obstacles,
             unknown,
         })
@@ -185,6 +194,17 @@ impl View {
         (obstacles, errors.into_iter().map(|error| format!("{:#}", anyhow::Error::from(error))).collect())
     }
 
+    /// Whether what it raised is supposed to be there.
+    pub(super) fn is_steering(&self) -> bool {
+        matches!(self.state, InstanceState::Ready | InstanceState::Reloading)
+    }
+
+    /// Whether the kernel runs our program on packets; also where it does not say.
+    pub(super) fn is_attached(&self) -> bool {
+        let Some(own) = self.probe() else { return true };
+        attached().map_or(true, |attached| attached.iter().any(|program| program.id == own.program_id()))
+    }
+
     pub(super) fn other_programs_note(&self) -> Vec<String> {
         let own = self.probe().map(Probe::program_id);
         let others: Vec<String> = attached()
@@ -219,6 +239,10 @@ fn denied<'a>(totals: impl Iterator<Item = &'a Totals>) -> BTreeMap<String, u64>
     }
     denied
 }
+
+/// The program is there, but not where packets come by.
+pub(super) const DETACHED: &str =
+    "the attachment of the sk_lookup program missing (somebody has detached it)";
 
 fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)

@@ -26,7 +26,7 @@ use toml_parser::lexer::TokenKind;
 
 use super::error::Problems;
 use super::origin_places::{OriginPlace, OriginPlaces};
-use super::{Config, ConfigError, FirewallChoice, ModeChoice, NatChoice};
+use super::{Config, ConfigError, FirewallChoice, ModeChoice, NatChoice, RepairLimit};
 use crate::model::{Force, Forced, LogOptions, RecordKeys, ResolverOptions, ServiceName};
 use crate::plan;
 use key_path::KeyPath;
@@ -35,6 +35,9 @@ use service::{DescribedService, ServicePlaces};
 
 /// A million bindings, each on a line of its own with every key, have 27 million.
 const MOST_TOKENS: usize = 40_000_000;
+
+/// A repair that takes place so often is one that is never over.
+const MOST_REPAIRS: u32 = 6_000;
 
 const NO_SERVICE: &str = "no service; add [[service]] with name, bindings, and origins or respond";
 
@@ -112,7 +115,7 @@ fn token_beyond(limit: usize, text: &str) -> Option<usize> {
 /// The configuration as far as the file can be understood; sound if `problems` stays empty.
 fn read(path: &Path, root: &DeTable<'_>, problems: &Problems<'_>) -> Config {
     let file = Section::new(root, KeyPath::File, problems);
-    let (mode, firewall, nat, force) = file.take("dispatcher").map(dispatcher).unwrap_or_default();
+    let (mode, firewall, nat, repairs, force) = file.take("dispatcher").map(dispatcher).unwrap_or_default();
     let admin = file.take("admin").and_then(admin);
     let resolver = file.take("resolver").map(resolver).unwrap_or_default();
     let (format, general) = file.take("log").map(log::general).unwrap_or_default();
@@ -133,7 +136,7 @@ fn read(path: &Path, root: &DeTable<'_>, problems: &Problems<'_>) -> Config {
         ties::explain(&errors, &places, problems);
     }
     let origin_places = OriginPlaces::in_file(path, located(&places, problems));
-    Config { mode, firewall, nat, force, admin, log, resolver, services, origin_places }
+    Config { mode, firewall, nat, repairs, force, admin, log, resolver, services, origin_places }
 }
 
 /// The places of every service's origins.
@@ -150,11 +153,12 @@ fn located(services: &[ServicePlaces], problems: &Problems<'_>) -> Vec<Vec<Origi
     services.iter().map(|places| places.each_origin.iter().map(place).collect()).collect()
 }
 
-fn dispatcher(typed: Typed<'_, '_>) -> (ModeChoice, FirewallChoice, NatChoice, Force) {
+fn dispatcher(typed: Typed<'_, '_>) -> (ModeChoice, FirewallChoice, NatChoice, RepairLimit, Force) {
     let Some(section) = typed.section("a table, [dispatcher]") else { return Default::default() };
     let mode = section.take("mode").and_then(|typed| typed.word(ModeChoice::WORDS));
     let firewall = section.take("firewall").and_then(|typed| typed.word(FirewallChoice::WORDS));
     let nat = section.take("nat").and_then(|typed| typed.word(NatChoice::WORDS));
+    let repairs = section.take("repairs-per-minute").and_then(|typed| typed.number(&(0..=MOST_REPAIRS)));
     let mut forced: Vec<Forced> = Vec::new();
     if let Some(typed) = section.take("force") {
         let each = typed.each("leave force out to force nothing");
@@ -163,7 +167,8 @@ fn dispatcher(typed: Typed<'_, '_>) -> (ModeChoice, FirewallChoice, NatChoice, F
         }));
     }
     section.finish();
-    (mode.unwrap_or_default(), firewall.unwrap_or_default(), nat.unwrap_or_default(), forced.into())
+    let repairs = repairs.map_or_else(RepairLimit::default, |per_minute| RepairLimit { per_minute });
+    (mode.unwrap_or_default(), firewall.unwrap_or_default(), nat.unwrap_or_default(), repairs, forced.into())
 }
 
 fn admin(typed: Typed<'_, '_>) -> Option<SocketAddr> {

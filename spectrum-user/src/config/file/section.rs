@@ -41,6 +41,7 @@ const HOMES: &[(&str, &str)] = &[
     ("protocol", "an element of bindings"),
     ("proxy-header", "[[service]]"),
     ("records", "[log], or log of a service"),
+    ("repairs-per-minute", "[dispatcher]"),
     ("respond", "[[service]]"),
     ("sample", "[log], or log of a service"),
     ("servers", "[resolver]"),

@@ -1,0 +1,252 @@
+//! When to look whether what an instance has raised is still there: as soon as the kernel tells that it may not be, and from
+//! time to time where the kernel does not tell. Looks at nothing itself.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep_until};
+
+use super::ResourceKind;
+use crate::plan::firewall::Chain;
+use spectrum_steering::host::{RouteNotice, RouteNotices};
+use spectrum_steering::netlink::Author;
+use spectrum_steering::tproxy::{FirewallNotice, FirewallNotices, Touched};
+
+/// What comes together is looked at together.
+const MOMENT: Duration = Duration::from_millis(10);
+
+/// How long after the beginning the first look is.
+const FIRST: Duration = Duration::from_millis(500);
+
+/// Where the kernel tells, looks are for what it may have failed to tell.
+const SELDOM: Duration = Duration::from_secs(30);
+
+/// The same where it would tell, but cannot be heard.
+const UNHEARD: Duration = Duration::from_secs(1);
+
+/// The first pause after something could not be put back. It doubles so often.
+const AGAIN: Duration = Duration::from_millis(250);
+const DOUBLINGS: u32 = 5;
+
+/// Looking takes no more than one part of so many of a core.
+const SHARE: u32 = 20;
+
+/// Hears the kernel, and keeps the times of looks.
+#[derive(Debug)]
+pub struct Watch {
+    routes: Option<RouteNotices>,
+    firewall: Option<FirewallNotices>,
+    due: BTreeMap<ResourceKind, Instant>,
+    /// Who last touched things of a kind, since they were looked at.
+    authors: BTreeMap<ResourceKind, Author>,
+    /// Tables that others changed, which a look may not show.
+    touched: BTreeSet<ResourceKind>,
+    /// How many looks in a row found things of a kind missing.
+    missed: BTreeMap<ResourceKind, u32>,
+}
+
+/// What a look came to.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Look {
+    /// Something is missing still.
+    Missing,
+    /// Nothing is, or not any more.
+    Whole,
+}
+
+impl Watch {
+    /// Begins to hear of what `chain`'s instance has, in the network namespace of the calling thread and on the running
+    /// runtime. Where the kernel cannot be heard, there are more looks.
+    #[must_use]
+    pub fn begin(chain: &Chain) -> Self {
+        let first = Instant::now() + FIRST;
+        Self {
+            routes: RouteNotices::hear().inspect_err(|error| tracing::debug!("{error:#}")).ok(),
+            // The kernel may do without nf_tables.
+            firewall: FirewallNotices::hear(chain)
+                .inspect_err(|error| tracing::debug!(%error, "hear of changes to nf_tables"))
+                .ok(),
+            due: ResourceKind::ALL.into_iter().map(|kind| (kind, first)).collect(),
+            authors: BTreeMap::new(),
+            touched: BTreeSet::new(),
+            missed: BTreeMap::new(),
+        }
+    }
+
+    /// Waits until something is to be looked at: these kinds, in the order of raising them. Dropped while it waits, it forgets
+    /// nothing.
+    pub async fn next(&mut self) -> Vec<ResourceKind> {
+        loop {
+            let now = Instant::now();
+            let due: Vec<ResourceKind> =
+                self.due.iter().filter(|(_, due)| **due <= now).map(|(kind, _)| *kind).collect();
+            if !due.is_empty() {
+                return due;
+            }
+            let next = self.due.values().min().copied().unwrap_or(now + SELDOM);
+            tokio::select! {
+                heard = heard(&mut self.routes, async |notices| notices.next().await.map_err(|error| format!("{error:#}"))) => {
+                    self.route_notice(heard);
+                }
+                heard = heard(&mut self.firewall, async |notices| notices.next().await.map_err(|error| error.to_string())) => {
+                    self.firewall_notice(heard);
+                }
+                () = sleep_until(next) => {}
+            }
+        }
+    }
+
+    /// Who touched things of `kind` since they were last looked at, where the kernel told.
+    pub fn author(&mut self, kind: ResourceKind) -> Option<Author> {
+        self.authors.remove(&kind)
+    }
+
+    /// Whether others changed a table of `kind`, so that it is not as it was even where it looks so.
+    #[must_use]
+    pub fn is_touched(&self, kind: ResourceKind) -> bool {
+        self.touched.contains(&kind)
+    }
+
+    /// What others changed has been made anew.
+    pub fn renewed(&mut self, kind: ResourceKind) {
+        self.touched.remove(&kind);
+        self.authors.remove(&kind);
+    }
+
+    /// Things of `kind` were looked at, which took so long. Where nobody tells of them the next look is after `untold`.
+    pub fn looked(&mut self, kind: ResourceKind, look: Look, took: Duration, untold: Option<Duration>) {
+        let missed = self.missed.entry(kind).or_default();
+        *missed = if look == Look::Missing { *missed + 1 } else { 0 };
+        let pause = match *missed {
+            0 => untold.unwrap_or_else(|| if self.is_told(kind) { SELDOM } else { UNHEARD }),
+            missed => AGAIN * (1 << (missed - 1).min(DOUBLINGS)),
+        };
+        self.due.insert(kind, Instant::now() + pause.max(took * SHARE));
+    }
+
+    fn is_told(&self, kind: ResourceKind) -> bool {
+        match kind {
+            ResourceKind::Route | ResourceKind::Reply => self.routes.is_some(),
+            ResourceKind::Mark | ResourceKind::Exemption | ResourceKind::Rules => self.firewall.is_some(),
+            ResourceKind::Attachment
+            | ResourceKind::Claim
+            | ResourceKind::Control
+            | ResourceKind::Registration => false,
+        }
+    }
+
+    fn route_notice(&mut self, heard: Result<RouteNotice, String>) {
+        match heard {
+            Ok(RouteNotice { routes, replies, author }) => {
+                let kinds = [(ResourceKind::Route, routes), (ResourceKind::Reply, replies)];
+                for (kind, _) in kinds.into_iter().filter(|(_, is_told)| *is_told) {
+                    self.suspect(kind, author.as_ref());
+                }
+            }
+            Err(error) => {
+                tracing::warn!("{error}; it is looked at every second instead");
+                self.routes = None;
+                self.suspect(ResourceKind::Route, None);
+                self.suspect(ResourceKind::Reply, None);
+            }
+        }
+    }
+
+    fn firewall_notice(&mut self, heard: Result<FirewallNotice, String>) {
+        let all = [ResourceKind::Mark, ResourceKind::Exemption, ResourceKind::Rules];
+        match heard {
+            Ok(FirewallNotice::Lost) => {
+                for kind in all {
+                    self.suspect(kind, None);
+                }
+            }
+            Ok(FirewallNotice::Touched(touched, author)) => {
+                for touched in touched {
+                    let kind = match touched {
+                        Touched::Exemption => ResourceKind::Exemption,
+                        Touched::Mark => ResourceKind::Mark,
+                        Touched::Mangle | Touched::Steering => ResourceKind::Rules,
+                    };
+                    // Others' rules are in the tables of iptables as well.
+                    if touched != Touched::Mangle {
+                        self.touched.insert(kind);
+                    }
+                    self.suspect(kind, author.as_ref());
+                }
+            }
+            Err(error) => {
+                tracing::warn!("hear of changes to nf_tables: {error}; it is looked at every second instead");
+                self.firewall = None;
+                for kind in all {
+                    self.suspect(kind, None);
+                }
+            }
+        }
+    }
+
+    fn suspect(&mut self, kind: ResourceKind, author: Option<&Author>) {
+        let soon = Instant::now() + MOMENT;
+        let due = self.due.entry(kind).or_insert(soon);
+        *due = soon.min(*due);
+        if let Some(author) = author {
+            self.authors.insert(kind, author.clone());
+        }
+    }
+}
+
+/// What `hear` hears, where there is somebody to be heard.
+async fn heard<N, T>(
+    notices: &mut Option<N>,
+    hear: impl AsyncFnOnce(&mut N) -> Result<T, String>,
+) -> Result<T, String> {
+    match notices {
+        Some(notices) => hear(notices).await,
+        None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn deaf() -> Watch {
+        let due = ResourceKind::ALL.into_iter().map(|kind| (kind, Instant::now() + SELDOM)).collect();
+        let (authors, touched, missed) = (BTreeMap::new(), BTreeSet::new(), BTreeMap::new());
+        Watch { routes: None, firewall: None, due, authors, touched, missed }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_told_is_looked_at_at_once_and_once() {
+        let mut watch = deaf();
+        let begun = Instant::now();
+        let author = Some(Author::named(4711, "nft"));
+        let touched = BTreeSet::from([Touched::Steering]);
+        for _ in 0..100 {
+            watch.firewall_notice(Ok(FirewallNotice::Touched(touched.clone(), author.clone())));
+        }
+        assert_eq!(watch.next().await, [ResourceKind::Rules]);
+        assert!(begun.elapsed() <= 2 * MOMENT);
+        assert!(watch.is_touched(ResourceKind::Rules) && !watch.is_touched(ResourceKind::Mark));
+        assert_eq!(watch.author(ResourceKind::Rules), author);
+        watch.renewed(ResourceKind::Rules);
+        watch.looked(ResourceKind::Rules, Look::Whole, Duration::ZERO, Some(SELDOM * 2));
+        assert!(watch.next().await.iter().all(|kind| *kind != ResourceKind::Rules));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_stays_missing_is_looked_at_less_and_less_often() {
+        let mut watch = deaf();
+        let kind = ResourceKind::Route;
+        let mut pauses = Vec::new();
+        for _ in 0..8 {
+            watch.looked(kind, Look::Missing, Duration::ZERO, None);
+            pauses.push(watch.due[&kind].duration_since(Instant::now()).as_millis());
+        }
+        assert_eq!(pauses, [250, 500, 1000, 2000, 4000, 8000, 8000, 8000]);
+        watch.looked(kind, Look::Whole, Duration::ZERO, None);
+        assert_eq!(watch.due[&kind].duration_since(Instant::now()), UNHEARD);
+        // A look that takes long is not taken often.
+        watch.looked(kind, Look::Whole, Duration::from_secs(1), None);
+        assert_eq!(watch.due[&kind].duration_since(Instant::now()), Duration::from_secs(20));
+    }
+}

@@ -1,0 +1,398 @@
+//! What others take away of what an instance has raised: that it comes back, that it is said, and that nobody is fought for
+//! ever. How the program decides is tested beside its code.
+#![allow(clippy::unwrap_used, reason = "test code panics")]
+
+use std::fs;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use spectrum_tests::admin::{get, metrics, value};
+use spectrum_tests::case::Case;
+use spectrum_tests::control::{CONFIG, await_logged, configure, connect, count_logged, reload};
+use spectrum_tests::deadline::{PATIENCE, eventually};
+use spectrum_tests::dial::{assert_answered, dial};
+use spectrum_tests::instance::{Instance, Launch};
+use spectrum_tests::maps::forget_listener;
+use spectrum_tests::on_every_path;
+use spectrum_tests::origin::Origin;
+use spectrum_tests::path::{Family, Path};
+use spectrum_tests::require::{self, Need, find_in_path};
+use spectrum_tests::scene::{Scene, assert_sees_the_client, transparent_service};
+use spectrum_tests::state::{BpfObjects, State};
+
+on_every_path!(
+    what_steers_comes_back,
+    routes_come_back,
+    routes_come_back_with_the_loopback_interface,
+    what_brings_answers_back_comes_back,
+    what_is_left_alone_is_told,
+    nothing_is_repaired_that_nobody_broke,
+);
+
+/// What the log says of each repair.
+const PUT_BACK: &str = "put back what was removed";
+
+/// A repair takes no longer, on a machine that does other things too.
+const SOON: Duration = Duration::from_secs(5);
+
+fn admin_config(case: &Case, more: &str) -> String {
+    format!(
+        "[admin]\nlisten = \"127.0.0.1:9180\"\n[dispatcher]\n{more}\n[[service]]\nname = \"default\"\nrespond = \"hello\"\nbindings = \
+         [{{ prefix = \"{}\" }}]\n",
+        case.prefix()
+    )
+}
+
+fn admin() -> SocketAddr {
+    "127.0.0.1:9180".parse().unwrap()
+}
+
+/// Whether the machine has what takes away what steers on the case's path.
+fn can_break_steering(test: &str, case: &Case) -> bool {
+    case.path != Path::SkLookup || require::met(test, &[Need::Bpftool])
+}
+
+/// Takes away what steers, as somebody does who knows of nobody else.
+fn break_steering(case: &Case, instance: &Instance) {
+    match case.path {
+        Path::SkLookup => {
+            let link = BpfObjects::of_process(instance.pid()).ids("link").next().unwrap();
+            case.server.command(&format!("bpftool link detach id {link}"));
+        }
+        Path::TproxyNftables => drop(case.server.command("nft flush ruleset")),
+        Path::TproxyIptablesLegacy | Path::TproxyIptablesNft => {
+            let tool = case.family.pick("iptables", "ip6tables");
+            let status = case.server.run(|| case.path.command(&format!("{tool} -t mangle -F")).status());
+            assert!(status.unwrap().success());
+        }
+    }
+}
+
+/// Waits until `target` is answered; how long that took.
+fn answered_again(case: &Case, target: SocketAddr) -> Duration {
+    let begun = Instant::now();
+    eventually("an answer", SOON, || dial(&case.server, target).is_ok().then_some(()));
+    begun.elapsed()
+}
+
+fn status(case: &Case, instance: &Instance) -> Value {
+    connect(&case.server, instance).ask("status").unwrap()
+}
+
+fn missing(case: &Case, instance: &Instance) -> String {
+    status(case, instance)["missing"].to_string()
+}
+
+fn what_steers_comes_back(case: &mut Case) {
+    if !can_break_steering("what_steers_comes_back", case) {
+        return;
+    }
+    configure(&case.server, &admin_config(case, ""));
+    let before = State::of(&case.server);
+    let instance = case.start(CONFIG);
+    let target = case.any_target();
+    assert_answered(&case.server, &[target]);
+    for turn in 1..=2 {
+        break_steering(case, &instance);
+        answered_again(case, target);
+        await_logged(&instance, PUT_BACK, turn);
+    }
+    let what = if case.path == Path::SkLookup { "attachment" } else { "rules" };
+    let sample = format!("repairs_total{{what=\"{what}\"}}");
+    assert_eq!(value(&metrics(&case.server, admin()), &sample), Some(2.0));
+    assert_eq!(get(&case.server, admin(), "/readyz").unwrap().0, 200);
+    // Who did it is known where the kernel knows.
+    if matches!(case.path, Path::TproxyNftables | Path::TproxyIptablesNft) {
+        assert_eq!(count_logged(&instance, "by=\"process"), 2, "{}", instance.stderr());
+    }
+    // A generation of ours that follows is whole.
+    reload(&case.server, &instance).unwrap();
+    assert_answered(&case.server, &[target]);
+    instance.stop();
+    if case.path != Path::TproxyIptablesLegacy {
+        before.assert_restored(&case.server, "repairs");
+    }
+}
+
+fn routes_come_back(case: &mut Case) {
+    let instance = case.start_on_prefix();
+    let target = case.any_target();
+    let ip = case.family.pick("", "-6 ");
+    for turn in 1..=3 {
+        let words = match turn {
+            1 => format!("{ip}route del local {} dev lo table local", case.prefix()),
+            2 => format!("{ip}route flush table local proto 83"),
+            // A replacement is not told of as a removal.
+            _ => format!("{ip}route replace unreachable {} table local", case.prefix()),
+        };
+        if turn == 3 && case.family == Family::V6 {
+            // The kernel puts it beside ours.
+            break;
+        }
+        case.server.ip(&words);
+        if turn == 3 {
+            // It is in the way, and somebody else's.
+            await_logged(&instance, "missing, and not put back", 1);
+            case.server.ip(&format!("route del unreachable {} table local", case.prefix()));
+        }
+        answered_again(case, target);
+        await_logged(&instance, PUT_BACK, turn);
+    }
+    assert!(instance.stderr().contains("by=\"process"), "{}", instance.stderr());
+}
+
+fn routes_come_back_with_the_loopback_interface(case: &mut Case) {
+    let scene = Scene::of(case);
+    let before = State::of(&case.server);
+    let instance = case.start_on_both("");
+    let targets = case.targets_of_both();
+    assert_answered(&scene.client, &targets[case.family.pick(0, 1)..][..1]);
+    case.server.ip("link set lo down");
+    await_logged(&instance, "lo is down", 1);
+    case.server.ip("link set lo up");
+    eventually("an answer", SOON, || {
+        targets.iter().all(|target| dial(&case.server, *target).is_ok()).then_some(())
+    });
+    instance.stop();
+    if case.path != Path::TproxyIptablesLegacy {
+        before.assert_restored(&case.server, "the loopback interface was down");
+    }
+}
+
+fn what_brings_answers_back_comes_back(case: &mut Case) {
+    let scene = Scene::of(case);
+    let origin = scene.observer(case);
+    if find_in_path("nft").is_none() {
+        return;
+    }
+    configure(&case.server, &transparent_service("games", case.prefix(), origin.address()));
+    let instance = case.start(CONFIG);
+    let target = case.any_target();
+    assert_sees_the_client(&scene.client, target);
+    let ip = case.family.pick("", "-6 ");
+    let table = status(case, &instance)["firewall"].to_string();
+    let table = table.split('"').find(|part| part.starts_with("table inet")).unwrap().to_owned();
+    let rule = case.server.ip(&format!("{ip}rule"));
+    let number = rule.lines().find_map(|line| line.split("lookup ").nth(1)).unwrap_or_default();
+    assert!(!number.is_empty(), "{rule}");
+    let number = rule.lines().rev().find_map(|line| {
+        line.contains("proto 83").then(|| line.split("lookup ").nth(1)?.split(' ').next()).flatten()
+    });
+    let number = number.unwrap();
+    for (turn, words) in [
+        format!("ip {ip}route flush table {number}"),
+        format!("ip {ip}rule del lookup {number}"),
+        format!("nft delete {table}"),
+        format!("nft flush {table}"),
+    ]
+    .iter()
+    .enumerate()
+    {
+        case.server.command(words);
+        await_logged(&instance, PUT_BACK, turn + 1);
+        assert_sees_the_client(&scene.client, target);
+    }
+}
+
+fn what_is_left_alone_is_told(case: &mut Case) {
+    if !can_break_steering("what_is_left_alone_is_told", case) {
+        return;
+    }
+    configure(&case.server, &admin_config(case, ""));
+    let instance = case.start(&format!("{CONFIG} --no-repair"));
+    let target = case.any_target();
+    assert_answered(&case.server, &[target]);
+    let ready = || get(&case.server, admin(), "/readyz").unwrap();
+    assert_eq!(ready(), (200, "ready\n".to_owned()));
+    break_steering(case, &instance);
+    let ip = case.family.pick("", "-6 ");
+    case.server.ip(&format!("{ip}route flush table local proto 83"));
+    let told = |text: &str| text.contains("local route") && text.contains(case.path.pick_steering());
+    eventually("readiness that tells", SOON, || {
+        let (code, text) = ready();
+        (code == 503 && told(&text)).then_some(())
+    });
+    assert!(told(&missing(case, &instance)));
+    let explained = connect(&case.server, &instance).explain(&target.to_string()).unwrap();
+    assert_eq!(explained["outcome"], "passed", "{explained}");
+    assert!(told(&explained["notes"].to_string()), "{explained}");
+    let doctor = Launch::new(&case.server).arguments("doctor").finish();
+    assert!(doctor.stdout.contains("missing"), "{doctor}");
+    dial(&case.server, target).unwrap_err();
+    assert_eq!(count_logged(&instance, PUT_BACK), 0);
+    // Whoever asks for a reload asks for all of it.
+    reload(&case.server, &instance).unwrap();
+    assert_answered(&case.server, &[target]);
+    assert_eq!(missing(case, &instance), "null");
+    assert_eq!(ready(), (200, "ready\n".to_owned()));
+}
+
+/// Ours are the changes of reloads, and of instances beside.
+fn nothing_is_repaired_that_nobody_broke(case: &mut Case) {
+    configure(&case.server, &admin_config(case, ""));
+    let instance = case.start(CONFIG);
+    for turn in 0..4 {
+        let other = case.start("--prefix 198.51.100.0/24 --prefix 2001:db8:ffff::/64");
+        let respond = if turn % 2 == 0 { "echo" } else { "hello" };
+        configure(&case.server, &admin_config(case, "").replace("\"hello\"", &format!("\"{respond}\"")));
+        reload(&case.server, &instance).unwrap();
+        other.stop();
+    }
+    // So long that something that is looked at every second has been.
+    let begun = Instant::now();
+    eventually("a while", PATIENCE, || (begun.elapsed() > Duration::from_millis(1500)).then_some(()));
+    assert_eq!(count_logged(&instance, "WARN"), 0, "{}", instance.stderr());
+    instance.stop();
+}
+
+trait PickSteering {
+    /// What is said to be missing where nothing steers.
+    fn pick_steering(self) -> &'static str;
+}
+
+impl PickSteering for Path {
+    fn pick_steering(self) -> &'static str {
+        if self == Self::SkLookup {
+            "attachment of the sk_lookup program"
+        } else {
+            "firewall rules that steer"
+        }
+    }
+}
+
+fn case_on(path: Path, test: &str, more: &[Need]) -> Option<Case> {
+    let is_possible = require::met(test, path.needs()) && require::met(test, more);
+    is_possible.then(|| Case::new(path, Family::V4))
+}
+
+#[test]
+fn a_listener_that_is_taken_out_of_the_map_comes_back() {
+    let test = "a_listener_that_is_taken_out_of_the_map_comes_back";
+    let Some(case) = case_on(Path::SkLookup, test, &[Need::Bpftool]) else { return };
+    configure(&case.server, &admin_config(&case, ""));
+    let instance = case.start(CONFIG);
+    forget_listener(&case.server, &instance, 0);
+    await_logged(&instance, PUT_BACK, 1);
+    assert_answered(&case.server, &case.targets_of_both()[..1]);
+    instance.stop();
+    let instance = case.start(&format!("{CONFIG} --no-repair"));
+    forget_listener(&case.server, &instance, 0);
+    eventually("word of it", SOON, || {
+        missing(&case, &instance).contains("listener of destination 0").then_some(())
+    });
+    dial(&case.server, case.targets_of_both()[0]).unwrap_err();
+}
+
+#[test]
+fn elements_that_are_taken_out_of_a_map_come_back() {
+    let test = "elements_that_are_taken_out_of_a_map_come_back";
+    let Some(case) = case_on(Path::TproxyNftables, test, &[]) else { return };
+    let instance = case.start_on_both("");
+    let tables = case.server.command("nft list tables");
+    let table = tables.lines().find_map(|line| line.strip_prefix("table ip ")).unwrap();
+    let listed = case.server.command(&format!("nft list table ip {table}"));
+    let map = listed.lines().find_map(|line| line.trim().strip_prefix("map ")?.split(' ').next()).unwrap();
+    case.server.command(&format!("nft flush map ip {table} {map}"));
+    await_logged(&instance, PUT_BACK, 1);
+    assert_answered(&case.server, &case.targets_of_both());
+    // A table beside ours is somebody else's affair.
+    case.server.command("nft add table ip other");
+    case.server.command("nft delete table ip other");
+    assert_eq!(count_logged(&instance, PUT_BACK), 1, "{}", instance.stderr());
+}
+
+#[test]
+fn the_run_directory_and_what_is_in_it_come_back() {
+    let test = "the_run_directory_and_what_is_in_it_come_back";
+    let Some(case) = case_on(Path::TproxyNftables, test, &[]) else { return };
+    configure(&case.server, &admin_config(&case, ""));
+    let before = State::of(&case.server);
+    let instance = case.start(CONFIG);
+    let directory = format!("/run/spectrum/{}", case.server.inode());
+    for turn in 1..=3 {
+        case.server.run(|| match turn {
+            1 => fs::remove_dir_all("/run/spectrum").unwrap(),
+            2 => {
+                for entry in fs::read_dir(&directory).unwrap() {
+                    fs::remove_file(entry.unwrap().path()).unwrap();
+                }
+            }
+            _ => {
+                for entry in fs::read_dir(&directory).unwrap() {
+                    let path = entry.unwrap().path();
+                    if path.extension().is_some_and(|extension| extension == "sock") {
+                        fs::remove_file(&path).unwrap();
+                        fs::write(&path, "").unwrap();
+                    }
+                }
+            }
+        });
+        await_logged(&instance, "the control socket", turn);
+        eventually("a status", SOON, || {
+            let asked = Launch::new(&case.server).arguments("status").finish();
+            asked.stdout.contains("ready").then_some(())
+        });
+        // Others still see what is claimed.
+        let refused = case.launch(&format!("--prefix {}", case.prefix())).finish();
+        assert!(refused.stderr.contains("claim prefix"), "{refused}");
+        assert_eq!(get(&case.server, admin(), "/readyz").unwrap().0, 200);
+    }
+    await_logged(&instance, "the state file", 2);
+    instance.stop();
+    before.assert_restored(&case.server, "the run directory was removed");
+}
+
+#[test]
+fn who_removes_the_same_again_and_again_is_left_alone() {
+    let test = "who_removes_the_same_again_and_again_is_left_alone";
+    let Some(case) = case_on(Path::TproxyNftables, test, &[]) else { return };
+    configure(&case.server, &admin_config(&case, "repairs-per-minute = 3"));
+    let instance = case.start(CONFIG);
+    let target = case.targets_of_both()[0];
+    for turn in 1..=4 {
+        case.server.command("nft flush ruleset");
+        if turn < 4 {
+            await_logged(&instance, PUT_BACK, turn);
+        }
+    }
+    await_logged(&instance, "put back 3 times within a minute, it is left alone for another", 1);
+    let (code, said) = get(&case.server, admin(), "/readyz").unwrap();
+    assert!(code == 503 && said.contains("removed by process"), "{said}");
+    assert!(missing(&case, &instance).contains("left alone"));
+    dial(&case.server, target).unwrap_err();
+    reload(&case.server, &instance).unwrap();
+    assert_answered(&case.server, &[target]);
+    assert_eq!(get(&case.server, admin(), "/readyz").unwrap().0, 200);
+}
+
+#[test]
+fn what_is_open_stays_open_while_everything_is_removed() {
+    let test = "what_is_open_stays_open_while_everything_is_removed";
+    let Some(case) = case_on(Path::TproxyNftables, test, &[]) else { return };
+    let scene = Scene::of(&case);
+    let origin = Origin::echo(&scene.origins, spectrum_tests::veth::origin_address(case.family));
+    configure(&case.server, &transparent_service("games", case.prefix(), origin.address()));
+    let instance = case.start(CONFIG);
+    let target = case.targets_of_both()[0];
+    let stream = spectrum_tests::dial::call(&scene.client, target).unwrap();
+    let mut said = 0_u8;
+    let mut exchange = || {
+        use std::io::{Read as _, Write as _};
+        said += 1;
+        (&stream).write_all(&[said]).unwrap();
+        let mut answer = [0];
+        (&stream).read_exact(&mut answer).unwrap();
+        assert_eq!(answer, [said]);
+    };
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    exchange();
+    for (turn, words) in
+        ["nft flush ruleset", "ip route flush table local proto 83", "ip link set lo down"].iter().enumerate()
+    {
+        case.server.command(words);
+        case.server.ip("link set lo up");
+        await_logged(&instance, PUT_BACK, turn + 1);
+        exchange();
+    }
+}
