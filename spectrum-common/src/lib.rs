@@ -31,6 +31,8 @@ mod protocol;
 mod service_name;
 mod steer;
 #[cfg(feature = "std")]
+mod unknown_word;
+#[cfg(feature = "std")]
 mod visible;
 
 #[cfg(feature = "std")]
@@ -53,5 +55,7 @@ pub use protocol::{Family, ParseProtocolError, Protocol};
 #[cfg(feature = "std")]
 pub use service_name::{ParseServiceNameError, ServiceName};
 pub use steer::{MAX_BUCKETS, MAX_PORT_NODES, MAX_STEPS, Nodes, Verdict, steer};
+#[cfg(feature = "std")]
+pub use unknown_word::{Either, UnknownWord};
 #[cfg(feature = "std")]
 pub use visible::{VisibleWriter, visible};

@@ -14,8 +14,8 @@ pub use origin::{
 };
 pub use origin_setting::OriginSetting;
 pub use origins::{
-    Balance, CheckClose, DialOn, DialSource, Ejection, HealthCheck, LocalOrigins, Origins, ParseBalanceError,
-    ParseCheckCloseError, ParseDialOnError, ParseProxyVersionError, ProxyVersion, TrustedProxies, UniqueIds,
+    Balance, CheckClose, DialOn, DialSource, Ejection, HealthCheck, LocalOrigins, Origins, ProxyVersion,
+    TrustedProxies, UniqueIds,
 };
 pub use policy::{Limits, Policy, Timeouts};
 pub use resolver_options::ResolverOptions;
@@ -23,4 +23,4 @@ pub use spectrum_common::{
     Destination, DestinationId, Family, Onward, ParsePortRangeError, PortRange, Prefix, Protocol,
     ServiceName, reached,
 };
-pub use target::{ParseResponderError, Responder, Target};
+pub use target::{Responder, Target};

@@ -1,9 +1,9 @@
 //! The origins of one service, and how a connection gets to one of them. Chooses none: that takes their state.
 
-use std::fmt;
+use spectrum_common::UnknownWord;
 use std::net::IpAddr;
-use std::str::FromStr;
 use std::time::Duration;
+use strum::{Display, EnumString, VariantNames};
 
 use super::{Origin, OriginPort, PortRange, Prefix};
 
@@ -81,49 +81,17 @@ pub enum LocalOrigins {
 }
 
 /// The rule by which a connection gets an origin.
-#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq, Display, EnumString, VariantNames)]
+#[strum(serialize_all = "kebab-case", parse_err_ty = UnknownWord, parse_err_fn = UnknownWord::of::<Balance>)]
 pub enum Balance {
-    /// The one with the fewest open connections for its weight.
-    LeastConnections,
     /// Each in turn, as often as its weight says.
     #[default]
     RoundRobin,
+    /// The one with the fewest open connections for its weight.
+    LeastConnections,
     /// By the client's address, always the same one. When one of N origins goes, about one client in N gets another.
     SourceHash,
 }
-
-impl Balance {
-    /// The words.
-    pub const WORDS: &'static [&'static str] = &["round-robin", "least-connections", "source-hash"];
-}
-
-impl fmt::Display for Balance {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            Self::LeastConnections => "least-connections",
-            Self::RoundRobin => "round-robin",
-            Self::SourceHash => "source-hash",
-        })
-    }
-}
-
-impl FromStr for Balance {
-    type Err = ParseBalanceError;
-
-    fn from_str(typed: &str) -> Result<Self, Self::Err> {
-        match typed {
-            "least-connections" => Ok(Self::LeastConnections),
-            "round-robin" => Ok(Self::RoundRobin),
-            "source-hash" => Ok(Self::SourceHash),
-            _ => Err(ParseBalanceError),
-        }
-    }
-}
-
-/// The error of a text that is not a [`Balance`].
-#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
-#[error("expected round-robin, least-connections or source-hash")]
-pub struct ParseBalanceError;
 
 /// A connection to each origin now and then, which is closed at once.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
@@ -152,7 +120,8 @@ impl Default for HealthCheck {
 }
 
 /// The way in which a health check closes its connection.
-#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq, Display, EnumString, VariantNames)]
+#[strum(serialize_all = "kebab-case", parse_err_ty = UnknownWord, parse_err_fn = UnknownWord::of::<CheckClose>)]
 pub enum CheckClose {
     /// In order: by a FIN, for which the origin's is waited a little.
     #[default]
@@ -160,37 +129,6 @@ pub enum CheckClose {
     /// By a RST, at once.
     Reset,
 }
-
-impl CheckClose {
-    /// The words.
-    pub const WORDS: &'static [&'static str] = &["fin", "reset"];
-}
-
-impl fmt::Display for CheckClose {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            Self::Fin => "fin",
-            Self::Reset => "reset",
-        })
-    }
-}
-
-impl FromStr for CheckClose {
-    type Err = ParseCheckCloseError;
-
-    fn from_str(typed: &str) -> Result<Self, Self::Err> {
-        match typed {
-            "fin" => Ok(Self::Fin),
-            "reset" => Ok(Self::Reset),
-            _ => Err(ParseCheckCloseError),
-        }
-    }
-}
-
-/// The error of a text that is not a [`CheckClose`].
-#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
-#[error("expected fin or reset")]
-pub struct ParseCheckCloseError;
 
 /// The rule by which failures of ordinary connections take an origin out of use for a time.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
@@ -208,7 +146,8 @@ impl Default for Ejection {
 }
 
 /// The moment at which the origin of a connection is dialled.
-#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq, Display, EnumString, VariantNames)]
+#[strum(serialize_all = "kebab-case", parse_err_ty = UnknownWord, parse_err_fn = UnknownWord::of::<DialOn>)]
 pub enum DialOn {
     /// When it is accepted, but for a moment in which a client that speaks first speaks, and a check resets.
     #[default]
@@ -217,76 +156,15 @@ pub enum DialOn {
     FirstByte,
 }
 
-impl DialOn {
-    /// The words.
-    pub const WORDS: &'static [&'static str] = &["accept", "first-byte"];
-}
-
-impl fmt::Display for DialOn {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            Self::Accept => "accept",
-            Self::FirstByte => "first-byte",
-        })
-    }
-}
-
-impl FromStr for DialOn {
-    type Err = ParseDialOnError;
-
-    fn from_str(typed: &str) -> Result<Self, Self::Err> {
-        match typed {
-            "accept" => Ok(Self::Accept),
-            "first-byte" => Ok(Self::FirstByte),
-            _ => Err(ParseDialOnError),
-        }
-    }
-}
-
-/// The error of a text that is not a [`DialOn`].
-#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
-#[error("expected accept or first-byte")]
-pub struct ParseDialOnError;
-
 /// A version of the PROXY protocol.
-#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq, Display, EnumString, VariantNames)]
+#[strum(serialize_all = "kebab-case", parse_err_ty = UnknownWord, parse_err_fn = UnknownWord::of::<ProxyVersion>)]
 pub enum ProxyVersion {
     /// A line of text.
     V1,
     /// Bytes.
     V2,
 }
-
-impl ProxyVersion {
-    /// The words.
-    pub const WORDS: &'static [&'static str] = &["v1", "v2"];
-}
-
-impl fmt::Display for ProxyVersion {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            Self::V1 => "v1",
-            Self::V2 => "v2",
-        })
-    }
-}
-
-impl FromStr for ProxyVersion {
-    type Err = ParseProxyVersionError;
-
-    fn from_str(typed: &str) -> Result<Self, Self::Err> {
-        match typed {
-            "v1" => Ok(Self::V1),
-            "v2" => Ok(Self::V2),
-            _ => Err(ParseProxyVersionError),
-        }
-    }
-}
-
-/// The error of a text that is not a [`ProxyVersion`].
-#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
-#[error("expected v1 or v2")]
-pub struct ParseProxyVersionError;
 
 /// The choice of a unique id for each connection, which a PROXY header of version 2 tells its origin.
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
@@ -341,13 +219,13 @@ mod tests {
 
     #[test]
     fn words_are_what_is_typed() {
-        for word in Balance::WORDS {
+        for word in Balance::VARIANTS {
             assert_eq!(word.parse::<Balance>().unwrap().to_string(), *word);
         }
-        for word in DialOn::WORDS {
+        for word in DialOn::VARIANTS {
             assert_eq!(word.parse::<DialOn>().unwrap().to_string(), *word);
         }
-        for word in ProxyVersion::WORDS {
+        for word in ProxyVersion::VARIANTS {
             assert_eq!(word.parse::<ProxyVersion>().unwrap().to_string(), *word);
         }
     }

@@ -14,12 +14,12 @@ mod udp;
 pub(crate) use file::nearest::nearest;
 
 pub use error::{ConfigError, Problem};
-pub use firewall::{FirewallChoice, ParseFirewallError};
+pub use firewall::FirewallChoice;
 pub use flags::{Flags, FlagsError};
-pub use mode::{ModeChoice, ParseModeError};
-pub use nat::{NatChoice, ParseNatError};
+pub use mode::ModeChoice;
+pub use nat::NatChoice;
 pub use origin_places::OriginPlaces;
-pub use protocols::{ParseProtocolsError, Protocols};
+pub use protocols::Protocols;
 pub use repair_limit::RepairLimit;
 pub use udp::UdpTargetError;
 

@@ -1,50 +1,28 @@
 //! Which connections are written down, and how. Writes nothing.
 
+use spectrum_common::UnknownWord;
 use std::collections::HashMap;
 use std::fmt;
 use std::num::NonZeroU32;
 use std::str::FromStr;
+use strum::{Display, EnumString, VariantNames};
 
 use super::ServiceName;
 
 /// The form of log lines and records.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Display, EnumString, VariantNames)]
+#[strum(serialize_all = "kebab-case", parse_err_ty = UnknownWord, parse_err_fn = UnknownWord::of::<LogFormat>)]
 pub enum LogFormat {
-    /// One JSON object per line.
-    Json,
     /// `key=value` pairs on one line; the origin is `-` where there is none.
     #[default]
     Text,
-}
-
-impl LogFormat {
-    /// The words.
-    pub const WORDS: &'static [&'static str] = &["text", "json"];
-}
-
-impl FromStr for LogFormat {
-    type Err = ParseLogWordError;
-
-    fn from_str(typed: &str) -> Result<Self, Self::Err> {
-        match typed {
-            "json" => Ok(Self::Json),
-            "text" => Ok(Self::Text),
-            _ => Err(ParseLogWordError { expected: "text or json" }),
-        }
-    }
-}
-
-impl fmt::Display for LogFormat {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            Self::Json => "json",
-            Self::Text => "text",
-        })
-    }
+    /// One JSON object per line.
+    Json,
 }
 
 /// The connections that leave a record when they are over.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Display, EnumString, VariantNames)]
+#[strum(serialize_all = "kebab-case", parse_err_ty = UnknownWord, parse_err_fn = UnknownWord::of::<Records>)]
 pub enum Records {
     /// All of them.
     #[default]
@@ -53,41 +31,6 @@ pub enum Records {
     Failures,
     /// None.
     None,
-}
-
-impl Records {
-    /// The words.
-    pub const WORDS: &'static [&'static str] = &["all", "failures", "none"];
-}
-
-impl FromStr for Records {
-    type Err = ParseLogWordError;
-
-    fn from_str(typed: &str) -> Result<Self, Self::Err> {
-        match typed {
-            "all" => Ok(Self::All),
-            "failures" => Ok(Self::Failures),
-            "none" => Ok(Self::None),
-            _ => Err(ParseLogWordError { expected: "all, failures or none" }),
-        }
-    }
-}
-
-impl fmt::Display for Records {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            Self::All => "all",
-            Self::Failures => "failures",
-            Self::None => "none",
-        })
-    }
-}
-
-/// The error of a text that is none of the words above.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
-#[error("expected {expected}")]
-pub struct ParseLogWordError {
-    expected: &'static str,
 }
 
 /// One record of so many connections. Prints as it is typed, `1/100`.

@@ -6,9 +6,7 @@ mod log_options;
 mod service;
 
 pub use force::{Force, Forced};
-pub use log_options::{
-    LogFormat, LogOptions, ParseLogWordError, ParseSampleError, RecordKeys, Records, Sample,
-};
+pub use log_options::{LogFormat, LogOptions, ParseSampleError, RecordKeys, Records, Sample};
 pub use service::Service;
 pub use spectrum_common::{
     Destination, DestinationId, Family, Onward, ParseAddressAndPortError, ParsePortRangeError,
@@ -17,8 +15,7 @@ pub use spectrum_common::{
 };
 pub use spectrum_proxy::model::{
     Balance, CheckClose, DialOn, DialSource, Ejection, HealthCheck, Limits, LocalOrigins, Origin, OriginHost,
-    OriginIdentity, OriginPort, OriginRole, OriginSetting, Origins, ParseBalanceError, ParseCheckCloseError,
-    ParseDialOnError, ParseOriginError, ParseProxyVersionError, ParseResponderError, Policy, ProxyVersion,
+    OriginIdentity, OriginPort, OriginRole, OriginSetting, Origins, ParseOriginError, Policy, ProxyVersion,
     ResolverOptions, Responder, Shift, Target, Timeouts, TrustedProxies, UniqueIds, Weight, WeightError,
 };
 pub use spectrum_steering::model::Binding;

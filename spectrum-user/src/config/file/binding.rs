@@ -32,7 +32,7 @@ impl DescribedBindings {
         let Some(section) = element.section("a table such as { prefix = \"192.0.2.0/24\" }") else { return };
         let before = section.problems().count();
         let protocols: Protocols =
-            section.take("protocol").and_then(|typed| typed.word(Protocols::WORDS)).unwrap_or_default();
+            section.take("protocol").and_then(|typed| typed.word()).unwrap_or_default();
         let prefix = section.take("prefix");
         let ports = section.take("ports").map_or_else(|| vec![PortRange::ALL], ports);
         let misspelt = section.misspells("prefix");

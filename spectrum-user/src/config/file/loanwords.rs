@@ -1,7 +1,7 @@
 //! Words of other products' configurations, and what says the same here. Judges no value: a loanword is refused in any case.
 
 use super::key_path::KeyPath;
-use super::nearest::either;
+use spectrum_common::Either;
 
 /// The table in which a key stands.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -334,7 +334,7 @@ pub(super) fn value(path: &KeyPath<'_>, typed: &str) -> Option<String> {
 /// `"v1" or "v2"`.
 pub(super) fn quoted(words: &[&str]) -> String {
     let quoted: Vec<String> = words.iter().map(|word| format!("{word:?}")).collect();
-    either(&quoted.iter().map(String::as_str).collect::<Vec<_>>())
+    Either(&quoted.iter().map(String::as_str).collect::<Vec<_>>()).to_string()
 }
 
 fn normal(typed: &str) -> String {

@@ -1,12 +1,12 @@
 //! `[log]` and the `log` of a service: which connections are written down, and how.
 
 use super::section::{Section, Typed};
-use crate::model::{LogFormat, RecordKeys, Records};
+use crate::model::{LogFormat, RecordKeys};
 
 /// The keys of `[log]`.
 pub(super) fn general(log: Typed<'_, '_>) -> (Option<LogFormat>, RecordKeys) {
     let Some(section) = log.section("a table, [log]") else { return Default::default() };
-    let format = section.take("format").and_then(|typed| typed.word(LogFormat::WORDS));
+    let format = section.take("format").and_then(|typed| typed.word());
     let keys = record_keys(&section);
     section.finish();
     (format, keys)
@@ -24,7 +24,7 @@ pub(super) fn of_service(log: Typed<'_, '_>) -> RecordKeys {
 
 fn record_keys(section: &Section<'_, '_>) -> RecordKeys {
     RecordKeys {
-        records: section.take("records").and_then(|typed| typed.word(Records::WORDS)),
+        records: section.take("records").and_then(|typed| typed.word()),
         sample: section.take("sample").and_then(|typed| typed.parsed("a text such as \"1/100\"")),
         opened: section.take("opened").and_then(|typed| typed.truth()),
         empty: section.take("empty").and_then(|typed| typed.truth()),

@@ -155,9 +155,9 @@ fn located(services: &[ServicePlaces], problems: &Problems<'_>) -> Vec<Vec<Origi
 
 fn dispatcher(typed: Typed<'_, '_>) -> (ModeChoice, FirewallChoice, NatChoice, RepairLimit, Force) {
     let Some(section) = typed.section("a table, [dispatcher]") else { return Default::default() };
-    let mode = section.take("mode").and_then(|typed| typed.word(ModeChoice::WORDS));
-    let firewall = section.take("firewall").and_then(|typed| typed.word(FirewallChoice::WORDS));
-    let nat = section.take("nat").and_then(|typed| typed.word(NatChoice::WORDS));
+    let mode = section.take("mode").and_then(|typed| typed.word());
+    let firewall = section.take("firewall").and_then(|typed| typed.word());
+    let nat = section.take("nat").and_then(|typed| typed.word());
     let repairs = section.take("repairs-per-minute").and_then(|typed| typed.number(&(0..=MOST_REPAIRS)));
     let mut forced: Vec<Forced> = Vec::new();
     if let Some(typed) = section.take("force") {

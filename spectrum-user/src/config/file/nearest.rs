@@ -17,15 +17,6 @@ pub(crate) fn nearest<'w>(typed: &str, words: &[&'w str]) -> Option<&'w str> {
         .map(|(_, word)| word)
 }
 
-/// `a`, `a or b`, `a, b or c`.
-pub(super) fn either(words: &[&str]) -> String {
-    match words {
-        [] => String::new(),
-        [word] => (*word).to_owned(),
-        [first @ .., last] => format!("{} or {last}", first.join(", ")),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -46,12 +37,5 @@ mod tests {
             assert_eq!(nearest(typed, &keys), meant, "{typed:?}");
         }
         assert_eq!(nearest("sk_lookup", &["auto", "sk-lookup", "tproxy"]), Some("sk-lookup"));
-    }
-
-    #[test]
-    fn alternatives_read_as_a_sentence() {
-        assert_eq!(either(&["a"]), "a");
-        assert_eq!(either(&["a", "b"]), "a or b");
-        assert_eq!(either(&["a", "b", "c"]), "a, b or c");
     }
 }

@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use super::section::{Section, Typed};
 use crate::model::{
-    Balance, Binding, CheckClose, DialOn, DialSource, Ejection, Family, HealthCheck, LocalOrigins, Origin,
-    OriginHost, OriginPort, OriginRole, Origins, PortRange, Protocol, ProxyVersion, Shift, TrustedProxies,
-    UniqueIds, Weight,
+    Binding, CheckClose, DialSource, Ejection, Family, HealthCheck, LocalOrigins, Origin, OriginHost,
+    OriginPort, OriginRole, Origins, PortRange, Protocol, ProxyVersion, Shift, TrustedProxies, UniqueIds,
+    Weight,
 };
 
 /// The cure for a service that nothing answers.
@@ -132,11 +132,11 @@ impl<'a, 't> OriginsKeys<'a, 't> {
             }
         }
         let mut origins = Origins::from(Vec::new());
-        origins.balance = self.balance.and_then(|typed| typed.word(Balance::WORDS)).unwrap_or_default();
+        origins.balance = self.balance.and_then(|typed| typed.word()).unwrap_or_default();
         origins.health = self.health.map(health);
         origins.ejection = self.ejection.map(ejection);
-        origins.dial_on = self.dial_on.and_then(|typed| typed.word(DialOn::WORDS)).unwrap_or_default();
-        origins.header = self.proxy_header.and_then(|typed| typed.word(ProxyVersion::WORDS));
+        origins.dial_on = self.dial_on.and_then(|typed| typed.word()).unwrap_or_default();
+        origins.header = self.proxy_header.and_then(|typed| typed.word());
         if let Some(typed) = self.unique_id
             && typed.truth() == Some(true)
         {
@@ -266,7 +266,7 @@ fn health(typed: Typed<'_, '_>) -> HealthCheck {
         }
     }
     check.port = section.take("port").and_then(|typed| typed.number(&(1..=u16::MAX)));
-    check.close = section.take("close").and_then(|typed| typed.word(CheckClose::WORDS)).unwrap_or_default();
+    check.close = section.take("close").and_then(|typed| typed.word()).unwrap_or_default();
     section.finish();
     check
 }

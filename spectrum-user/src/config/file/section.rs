@@ -4,12 +4,14 @@ use std::cell::{Cell, RefCell};
 use std::fmt::Display;
 use std::str::FromStr;
 
+use spectrum_common::Either;
+use strum::VariantNames;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::key_path::KeyPath;
 use super::loanwords;
-use super::nearest::{either, nearest};
+use super::nearest::nearest;
 use crate::config::error::Problems;
 
 /// Longer values are cut where a message shows them.
@@ -118,8 +120,9 @@ impl<'a, 't> Typed<'a, 't> {
         self.string(expected)?.parse().map_err(|error| self.refuse(error)).ok()
     }
 
-    /// The value that its text stands for, which is one of `words`.
-    pub(super) fn word<T: FromStr>(&self, words: &[&str]) -> Option<T> {
+    /// The value that its text stands for, which is one of its type's words.
+    pub(super) fn word<T: FromStr + VariantNames>(&self) -> Option<T> {
+        let words = T::VARIANTS;
         let DeValue::String(typed) = self.value() else {
             let bare = match self.value() {
                 DeValue::Integer(number) => number.to_string(),
@@ -140,7 +143,7 @@ impl<'a, 't> Typed<'a, 't> {
             let meant = || nearest(typed, words).map(|meant| format!("did you mean {meant}?"));
             let cure = loanwords::value(&self.path, typed).or_else(meant);
             let cure = cure.map_or_else(String::new, |cure| format!("; {cure}"));
-            self.refuse(format_args!("expected {}{cure}", either(words)));
+            self.refuse(format_args!("expected {}{cure}", Either(words)));
         }
         parsed
     }
@@ -242,7 +245,7 @@ impl<'a, 't> Section<'a, 't> {
                 (Some(cure), ..) => cure.to_owned(),
                 (None, Some(meant), _) => format!("did you mean {meant}?"),
                 (None, None, Some((_, home))) => format!("it belongs in {home}"),
-                (None, None, None) => format!("expected {}", either(&known)),
+                (None, None, None) => format!("expected {}", Either(&known)),
             };
             let shown = shortened(typed);
             let path = KeyPath::Key(&self.path, &shown);

@@ -128,7 +128,7 @@ fn read_target(
     }
     let origins = keys.read(bindings).map(Target::Origins);
     let Some(respond) = respond else { return origins };
-    let responder = respond.word(Responder::WORDS);
+    let responder = respond.word();
     if keys.origins.is_some() {
         respond.refuse("a service has origins or respond, not both; remove one");
         return None;
