@@ -61,16 +61,11 @@ pub fn takes(test: &str, variants: Variants, path: Path, family: Family) -> bool
     takes
 }
 
-/// The part of a loop of the case `test` that is done: from which pass, counted from 0, and how many further each
-/// time. A whole round of turns does all of it, and so does each run where turns are not taken.
-pub fn stride(test: &str, path: Path) -> (usize, usize) {
+/// The number of the turn, by which more than variants may go round; 0 where turns are not taken.
+pub fn turn() -> usize {
     match parse(VARIABLE) {
-        Some(Turn::Round(number)) => {
-            let at = (hash(test) + number) % ROUND;
-            // The path has every turn, or every third one: two in a round.
-            if path == Path::SkLookup { (at, ROUND) } else { (at / 3, 2) }
-        }
-        _ => (0, 1),
+        Some(Turn::Round(number)) => number,
+        _ => 0,
     }
 }
 

@@ -22,23 +22,27 @@ use spectrum_tests::holdings::Holdings;
 use spectrum_tests::instance::Instance;
 use spectrum_tests::memory::MemoryGroup;
 use spectrum_tests::netns::Netns;
-use spectrum_tests::on_every_path;
 use spectrum_tests::origin::{Origin, receive_sequence, send_sequence};
 use spectrum_tests::record::records;
 use spectrum_tests::require::find_in_path;
 use spectrum_tests::share;
 use spectrum_tests::veth;
+use spectrum_tests::{on_every_path, on_one_path};
 
 on_every_path!(
     an_origin_that_dies_in_the_middle_resets_the_client,
     a_client_that_dies_in_the_middle_resets_the_origin,
+    a_dial_for_which_no_local_port_is_left_is_reset,
+    clients_that_never_complete_a_handshake_keep_nobody_out,
+);
+
+// These are the same on every path.
+on_one_path!(
     an_origin_that_vanishes_ends_as_timed_out,
     a_byte_a_second_is_passed_on_as_it_comes,
     transfers_for_which_there_is_no_pipe_arrive_all_the_same,
     ten_thousand_dials_without_descriptors_are_denied_each,
-    a_dial_for_which_no_local_port_is_left_is_reset,
     memory_pressure_ends_nothing_that_is_open,
-    clients_that_never_complete_a_handshake_keep_nobody_out,
 );
 
 const MEGABYTE: u64 = 1 << 20;

@@ -15,11 +15,11 @@ use spectrum_tests::deadline::{PATIENCE, eventually};
 use spectrum_tests::dial::{call, dial};
 use spectrum_tests::holdings::{Holdings, memory};
 use spectrum_tests::instance::Instance;
-use spectrum_tests::on_every_path;
 use spectrum_tests::origin::Origin;
 use spectrum_tests::record::records;
 use spectrum_tests::require::find_in_path;
 use spectrum_tests::share;
+use spectrum_tests::{on_every_path, on_one_path};
 
 on_every_path!(
     connections_of_a_service_have_an_end,
@@ -29,6 +29,10 @@ on_every_path!(
     counts_survive_a_reload,
     what_a_removed_service_left_open_is_cut_after_the_drain,
     a_service_that_comes_back_keeps_what_is_open,
+);
+
+// These are the same on every path.
+on_one_path!(
     without_descriptors_new_connections_are_reset_and_open_ones_go_on,
     a_service_that_is_flooded_leaves_the_others_their_descriptors,
     a_storm_of_connections_leaves_nothing_behind,
@@ -143,6 +147,7 @@ fn connections_of_a_service_have_an_end(case: &mut Case) {
     // One word a second and worker, however many are shed.
     await_logged(&instance, "limit reached", 1);
     assert!(count_logged(&instance, "limit reached") <= 20, "{}", instance.stderr());
+    drop(open);
     instance.stop();
 }
 
@@ -160,6 +165,7 @@ fn connections_of_a_source_have_an_end(case: &mut Case) {
     assert_talks(&mut other);
     await_end(&instance, "denied-source", 2);
     open.iter_mut().for_each(assert_talks);
+    drop((open, other));
     instance.stop();
 }
 
@@ -202,6 +208,7 @@ fn a_client_that_a_proxy_names_is_the_source(case: &mut Case) {
     let log = instance.stderr();
     let denied = records(&log).into_iter().find(|record| record["end"] == "denied-source").unwrap();
     assert!(denied["client"].contains(one), "{denied:?}");
+    drop(open);
     instance.stop();
 }
 
@@ -228,6 +235,7 @@ fn counts_survive_a_reload(case: &mut Case) {
         let mut stream = call(&case.server, target).ok()?;
         talks(&mut stream).then_some(())
     });
+    drop(open);
     instance.stop();
 }
 
@@ -265,6 +273,7 @@ fn what_a_removed_service_left_open_is_cut_after_the_drain(case: &mut Case) {
     }
     assert_talks(&mut open);
     await_logged(&instance, "connections of a removed service were cut", 2);
+    drop(open);
     instance.stop();
 }
 
@@ -279,6 +288,7 @@ fn a_service_that_comes_back_keeps_what_is_open(case: &mut Case) {
     // Until after it would have been cut.
     eventually("five seconds", PATIENCE, || (gone.elapsed() > Duration::from_secs(5)).then_some(()));
     assert_talks(&mut open);
+    drop(open);
     instance.stop();
 }
 
@@ -322,6 +332,7 @@ fn without_descriptors_new_connections_are_reset_and_open_ones_go_on(case: &mut 
         (0..20).try_for_each(|_| talks(&mut call(&case.server, target).ok()?).then_some(()))
     });
     assert_talks(&mut first);
+    drop(first);
     instance.stop();
 }
 

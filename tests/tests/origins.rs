@@ -32,11 +32,8 @@ on_every_path!(
     health_survives_a_reload,
     a_silent_origin_is_followed_by_another,
     on_the_first_byte_an_origin_hears_of_nobody_who_says_nothing,
-    failed_dials_eject_an_origin,
     a_range_of_ports_keeps_the_offset,
     source_hash_keeps_clients_together,
-    names_follow_dns,
-    a_failing_name_server_changes_nothing,
     services_are_found_by_their_records,
     a_name_that_comes_to_lead_back_is_not_dialled,
     only_the_ports_that_lead_back_are_not_dialled,
@@ -49,6 +46,9 @@ on_every_path!(
 
 // What becomes of names is decided before any packet comes.
 on_one_path!(
+    names_follow_dns,
+    a_failing_name_server_changes_nothing,
+    failed_dials_eject_an_origin,
     a_name_that_does_not_resolve_keeps_nothing_else_from_being_served,
     an_origin_of_the_command_line_that_does_not_resolve_is_said_as_such,
     a_silent_name_server_holds_up_neither_a_start_nor_a_reload_nor_a_stop,
@@ -703,6 +703,8 @@ fn services_are_found_by_their_records(case: &mut Case) {
     let records = [(10, 5, one.port(), "main.test"), (20, 5, two.port(), "spare.test")];
     server.set_service("_web._tcp.test", &records);
     let instance = serve(case, &named(case, &server, "_web._tcp.test", OFTEN));
+    // A start waits for names only so long.
+    eventually("the first answer", PATIENCE, || heard(case, 80).ok());
     assert_eq!(words(case, 6), BTreeSet::from(["main".to_owned()]));
     server.set_service("_web._tcp.test", &[(10, 5, dead.port(), "dead.test"), records[1]]);
     await_condition(case, &instance, &dead.to_string(), "down");

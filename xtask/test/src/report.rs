@@ -94,6 +94,9 @@ impl<'run> Report<'run> {
             _ => "ok",
         };
         println!("{word:7} {:7.1} s  {name}: {}", ending.took.as_secs_f64(), verdict.counts());
+        for note in &verdict.notes {
+            println!("        {note}");
+        }
         for failure in &verdict.failures {
             println!("        {}: {}", failure.what, list(&failure.tests));
         }

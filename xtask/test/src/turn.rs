@@ -3,9 +3,6 @@
 use std::fmt;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// After so many turns every variant had one.
-pub(super) const TURNS: u64 = 6;
-
 /// The variable that the tests read it from.
 pub(super) const VARIABLE: &str = "SPECTRUM_TEST_TURN";
 
@@ -24,7 +21,7 @@ impl Turn {
     /// The turn of today.
     pub(super) fn of_the_day() -> Self {
         let day = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs() / (24 * 60 * 60);
-        Self::Number(day % TURNS)
+        Self::Number(day)
     }
 
     /// The value of [`VARIABLE`], if it is to be set.
@@ -42,11 +39,9 @@ impl fmt::Display for Turn {
         match self {
             Self::Full => f.write_str("every variant"),
             Self::Given(value) => write!(f, "the variants of {VARIABLE}={value}"),
-            Self::Number(number) => write!(
-                f,
-                "the variants of turn {number} of 0 to {} (the day's, or by --turn; --full runs all)",
-                TURNS - 1
-            ),
+            Self::Number(number) => {
+                write!(f, "the variants of turn {number}; again with --turn {number}, all with --full")
+            }
         }
     }
 }

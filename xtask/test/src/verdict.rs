@@ -19,6 +19,8 @@ pub(super) struct Verdict {
     pub(super) ignored: usize,
     /// The words of tests that cannot run here.
     pub(super) skips: Vec<String>,
+    /// Lines that are wanted of runs that pass.
+    pub(super) notes: Vec<String>,
     /// All that is wrong, with the output that belongs to it.
     pub(super) failures: Vec<Failure>,
 }
@@ -49,8 +51,14 @@ impl Verdict {
                 && skip.contains(": needs ")
             {
                 verdict.skips.push(skip.to_owned());
-            } else if line.contains("LEFT ") && line.contains(": not in turn ") {
-                verdict.left += 1;
+            } else if let Some(left) = line.find("LEFT ").and_then(|at| line.get(at..)) {
+                if left.contains(": not in turn ") {
+                    verdict.left += 1;
+                } else {
+                    verdict.notes.push(left.to_owned());
+                }
+            } else if let Some(record) = line.find("RECORD ").and_then(|at| line.get(at..)) {
+                verdict.notes.push(record.to_owned());
             }
         }
         if !is_whole {
@@ -199,6 +207,7 @@ test c ... SKIP c: needs bpf
 ok
 test d ... FAILED
 test e ... ok
+RECORD reload: many
 
 failures:
 
@@ -228,6 +237,7 @@ test result: FAILED. 3 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out; 
         let verdict = Verdict::of(&ending, &names(&["a::v6", "b", "c", "d", "e"]), 2);
         assert_eq!((verdict.passed, verdict.left), (1, 1));
         assert_eq!(verdict.skips, ["SKIP c: needs bpf"]);
+        assert_eq!(verdict.notes, ["RECORD reload: many"]);
         let failed: Vec<&str> = verdict.failures.iter().map(|failure| &*failure.tests[0]).collect();
         assert_eq!(failed, ["b", "d"]);
         assert!(verdict.failures[0].output.starts_with("repeat with SPECTRUM_TEST_SEED=7\n"));
