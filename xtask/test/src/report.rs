@@ -21,6 +21,7 @@ const SEED: &str = "repeat with ";
 pub(super) struct Report<'run> {
     suites: &'run [Suite],
     request: &'run Request,
+    ended: usize,
     times: BTreeMap<&'run str, Duration>,
     /// With the name of the suite, and how to repeat it where cargo has to.
     failures: Vec<(String, Failure, Option<String>)>,
@@ -34,6 +35,7 @@ impl<'run> Report<'run> {
         Self {
             suites,
             request,
+            ended: 0,
             times: BTreeMap::new(),
             failures: Vec::new(),
             skips: Vec::new(),
@@ -59,7 +61,10 @@ impl<'run> Report<'run> {
         let threads =
             if suite.privileged { THREADS } else { thread::available_parallelism().map_or(1, usize::from) };
         let verdict = Verdict::of(ending, &suite.tests, threads);
-        self.times.insert(&suite.name, ending.took);
+        self.ended += 1;
+        // The tests of a library and of a binary may have one name.
+        let time = self.times.entry(&suite.name).or_default();
+        *time = ending.took.max(*time);
         self.count(&suite.name, ending, verdict, None);
         if self.request.shows_output() {
             println!("{}", ending.said.trim_end());
@@ -120,7 +125,7 @@ impl<'run> Report<'run> {
             }
         }
         let mut sums = self.counts.to_string();
-        let unended = self.suites.len() - self.times.len();
+        let unended = self.suites.len() - self.ended;
         if unended > 0 {
             sums += &format!(", {unended} binaries not run");
         }
