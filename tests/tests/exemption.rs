@@ -154,12 +154,12 @@ fn a_client_in_a_container_is_answered(case: &mut Case) {
             Launch::new(&case.server).arguments(&words).finish().stdout
         };
         assert_eq!(explained(case).contains(&cure), is_named, "{}", explained(case));
-        let text = format!(
+        let configuration = format!(
             "[dispatcher]\nmode = \"{}\"\n[[service]]\nname = \"a\"\nrespond = \"hello\"\nbindings = [{{ prefix = \"{}\" }}]\n",
             case.path.mode(),
             case.prefix()
         );
-        case.server.run(|| fs::write("/run/judged.toml", text)).unwrap();
+        case.server.run(|| fs::write("/run/judged.toml", configuration)).unwrap();
         let doctor = "doctor --config /run/judged.toml";
         let judged = Launch::new(&case.server).arguments(doctor).finish().stdout;
         assert_eq!(judged.contains(&format!("cure: {cure}")), is_named, "{judged}");
@@ -221,7 +221,8 @@ fn a_container_that_comes_later_is_found() {
     let instance = case.start_on_prefix();
     let host = Publishing::by(&case, "iptables-nft").unwrap();
     let (published, _) = dialled(&mut case);
-    eventually("an exemption", PATIENCE, || {
+    // The longer a look takes, the longer the pause before the next one: a hundred times that.
+    eventually("an exemption", PATIENCE * 3, || {
         instance.stderr().contains("exempted what is bound from NAT").then_some(())
     });
     assert_answered(&host.client, &[published]);
@@ -230,7 +231,7 @@ fn a_container_that_comes_later_is_found() {
     await_logged(&instance, "put back what was removed: the table that exempts from NAT", 1);
     assert_answered(&host.client, &[published]);
     case.server.command("iptables-nft -t nat -F DOCKER");
-    eventually("nothing to exempt", PATIENCE, || {
+    eventually("nothing to exempt", PATIENCE * 3, || {
         let tables = case.server.command("nft list tables");
         (!tables.contains("spectrum-nat")).then_some(())
     });

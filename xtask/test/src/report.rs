@@ -2,6 +2,7 @@
 //! alone. Runs nothing.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::thread;
 use std::time::Duration;
 
@@ -76,7 +77,7 @@ impl<'run> Report<'run> {
     pub(super) fn documentation(&mut self, ending: &Ending) {
         let verdict = Verdict::of(ending, &[], 0);
         let again = "cargo test --doc --workspace --exclude spectrum-ebpf";
-        self.count("documentation", ending, verdict, Some(again.to_owned()));
+        self.count("documentation", ending, verdict, Some(again));
     }
 
     /// Says that nobody can run the privileged tests.
@@ -92,7 +93,7 @@ impl<'run> Report<'run> {
         }
     }
 
-    fn count(&mut self, name: &str, ending: &Ending, verdict: Verdict, again: Option<String>) {
+    fn count(&mut self, name: &str, ending: &Ending, verdict: Verdict, again: Option<&str>) {
         let word = match ending.end {
             End::Stop => "STOPPED",
             _ if !verdict.failures.is_empty() => "FAILED",
@@ -107,8 +108,9 @@ impl<'run> Report<'run> {
         }
         self.counts += verdict.counts();
         self.skips.extend(verdict.skips);
-        self.failures
-            .extend(verdict.failures.into_iter().map(|failure| (name.to_owned(), failure, again.clone())));
+        self.failures.extend(
+            verdict.failures.into_iter().map(|failure| (name.to_owned(), failure, again.map(str::to_owned))),
+        );
     }
 
     /// Says all failures, and what it comes to.
@@ -127,7 +129,7 @@ impl<'run> Report<'run> {
         let mut sums = self.counts.to_string();
         let unended = self.suites.len() - self.ended;
         if unended > 0 {
-            sums += &format!(", {unended} binaries not run");
+            let _ = write!(sums, ", {unended} binaries not run");
         }
         let (took, cpu) = (took.as_secs(), cpu.as_secs());
         println!("\ntests: {sums}; {took} s, and {cpu} s of processor time");

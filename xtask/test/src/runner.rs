@@ -205,7 +205,7 @@ mod tests {
 
     use super::*;
 
-    const BOUNDS: Bounds = Bounds { at_a_time: 2, silence: Duration::from_secs(60) };
+    const BOUNDS: Bounds = Bounds { at_a_time: 2, silence: Duration::from_mins(1) };
 
     fn shell(suite: usize, script: &str) -> Job {
         Job {
