@@ -1,10 +1,9 @@
-//! From a service's origins to one that is connected: where their names lead, which of them are up, whose turn it is, and
-//! the dial. What connections carry afterwards is none of its affair.
+//! A service's origins: where their names lead, which of them are up, and whose turn it is. Connects to none of them but to
+//! check it; who does is told of a choice and tells of its outcome.
 
 mod balance;
 mod board;
-mod dial;
-mod dial_source;
+mod choice;
 mod fault;
 mod health;
 mod own_bindings;
@@ -16,8 +15,9 @@ mod tally;
 mod watch;
 
 pub(super) use board::Board;
-pub(super) use dial::{Dialled, Dialler};
+pub(super) use choice::{Choices, Chooser};
 pub use own_bindings::OwnBindings;
+pub(super) use roster::{Member, Place};
 pub(super) use tally::OpenGuard;
 pub use watch::{
     CheckOutcome, Lookups, OriginCondition, OriginState, OriginWatch, RecordState, ResolveError, SetOrigin,

@@ -19,7 +19,7 @@ const SHARE: u32 = 1 << 16;
 
 /// The members to choose from.
 #[derive(Debug)]
-pub(super) struct Roster {
+pub(crate) struct Roster {
     /// The best tier first.
     pub(super) members: Vec<Member>,
     /// The failure that connections get while there are none.
@@ -103,7 +103,7 @@ pub(super) struct Loop {
 
 /// The unit of choice: an origin, or one target of its SRV records.
 #[derive(Debug)]
-pub(super) struct Member {
+pub(crate) struct Member {
     /// The number of the origin in its service.
     pub(super) origin: usize,
     tier: Tier,
@@ -116,7 +116,7 @@ pub(super) struct Member {
     /// The SRV record that it is of.
     pub(super) record: Option<Record>,
     /// Never empty.
-    pub(super) places: Vec<Place>,
+    pub(crate) places: Vec<Place>,
 }
 
 /// The content of an SRV record (RFC 2782).
@@ -137,7 +137,7 @@ struct Tier {
 
 /// One address of a member.
 #[derive(Debug)]
-pub(super) struct Place {
+pub(crate) struct Place {
     /// Which of the roster's, in their order.
     number: usize,
     pub(super) standing: Arc<Standing>,
@@ -409,7 +409,7 @@ impl Place {
         self.number
     }
 
-    pub(super) fn is_usable(&self) -> bool {
+    pub(crate) fn is_usable(&self) -> bool {
         !self.is_drained
             && self.health.as_ref().is_none_or(|health| health.is_up())
             && !self.standing.is_ejected()
@@ -420,13 +420,18 @@ impl Place {
         self.is_drained
     }
 
+    /// Another address answered before this one, which had a head start.
+    pub(crate) fn overtaken(&self) {
+        self.standing.overtaken();
+    }
+
     /// True if a connection with this port would come back.
-    pub(super) fn bars(&self, port: u16) -> bool {
+    pub(crate) fn bars(&self, port: u16) -> bool {
         !self.barred.is_empty() && self.barred.iter().any(|ports| ports.contains(port))
     }
 
     /// With the port of a connection.
-    pub(super) fn at(&self, port: u16) -> SocketAddr {
+    pub(crate) fn at(&self, port: u16) -> SocketAddr {
         SocketAddr::new(self.standing.address, port)
     }
 }

@@ -16,7 +16,7 @@ use super::answer::Answer;
 use super::datagram::{self, Envelope};
 use super::session::{Connected, UdpSession, Voice};
 use super::sessions::{Key, Sessions};
-use crate::accept::CurrentAssignment;
+use crate::assignment::CurrentAssignment;
 use crate::limits::{Held, ServiceShare};
 use crate::model::{Destination, Family};
 use crate::report::{End, Limit};
@@ -44,6 +44,7 @@ impl Receiver {
     /// Starts receiving from `listener`. Must be called within the worker's runtime.
     pub(crate) fn start(
         worker: Rc<Worker>,
+        sessions: Rc<Sessions>,
         destination: Destination,
         listener: std::net::UdpSocket,
         assignment: CurrentAssignment,
@@ -57,10 +58,11 @@ impl Receiver {
             Family::Ipv6 => socket.ip_transparent_v6()?,
         };
         let listener = UdpSocket::from_std(listener)?;
-        let number = worker.sessions.receiver();
+        let number = sessions.receiver();
         let queue = Rc::new(Queue {
             number,
             worker,
+            sessions,
             destination,
             assignment,
             transparent,
@@ -90,6 +92,7 @@ impl Receiver {
 struct Queue {
     number: u64,
     worker: Rc<Worker>,
+    sessions: Rc<Sessions>,
     destination: Destination,
     assignment: CurrentAssignment,
     transparent: bool,
@@ -157,7 +160,7 @@ impl Queue {
             return;
         };
         let key = Key { receiver: self.number, client, dialled };
-        if let Some(session) = self.worker.sessions.get(&key).or_else(|| self.open(key)) {
+        if let Some(session) = self.sessions.get(&key).or_else(|| self.open(key)) {
             session.take(hops, payload);
         }
         self.since_empty.set(self.since_empty.get() + 1);
@@ -175,7 +178,7 @@ impl Queue {
             tracing::debug!(%client, %dialled, "a datagram from a service's port is not answered");
             return None;
         }
-        self.worker.sessions.make_room(self.number);
+        self.sessions.make_room(self.number);
         let voice = match answer {
             Answer::Discard => Ok((Voice::Silent, None)),
             Answer::Echo => self.voice(key, assignment.share()).transpose()?,
@@ -198,7 +201,7 @@ impl Queue {
         };
         account.established();
         let session = Rc::new(UdpSession::new(account, answer, voice));
-        Sessions::insert(&self.worker, key, Rc::clone(&session), held);
+        self.sessions.insert(key, Rc::clone(&session), held);
         if session.is_connected() {
             self.young.borrow_mut().push((key, Rc::clone(&session)));
         }
@@ -209,7 +212,7 @@ impl Queue {
     /// be sent from the dialled address and port, and an answer from anywhere else would be none.
     fn voice(&self, key: Key, share: &Rc<ServiceShare>) -> Result<Option<(Voice, Option<Held>)>, Limit> {
         let Key { client, dialled, .. } = key;
-        let sessions = &self.worker.sessions;
+        let sessions = &self.sessions;
         let raw = || sessions.raw(self.destination.family).map(|raw| (Voice::Raw(raw), None));
         let held = match share.take(1) {
             Ok(held) => held,
@@ -238,7 +241,7 @@ impl Queue {
         self.since_empty.set(0);
         for (key, session) in self.young.take() {
             // It may have been ended by newer ones.
-            if !self.worker.sessions.get(&key).is_some_and(|open| Rc::ptr_eq(&open, &session)) {
+            if !self.sessions.get(&key).is_some_and(|open| Rc::ptr_eq(&open, &session)) {
                 continue;
             }
             let queue = Rc::clone(self);
@@ -249,7 +252,7 @@ impl Queue {
                     queue.stray_taken.notify_one();
                 };
                 let end = reading.read(stray).await;
-                queue.worker.sessions.end(&key, end);
+                queue.sessions.end(&key, end);
             });
             session.read_by(reader.abort_handle());
         }

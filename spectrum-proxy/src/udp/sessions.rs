@@ -15,7 +15,6 @@ use super::session::UdpSession;
 use crate::limits::Held;
 use crate::model::Family;
 use crate::report::End;
-use crate::worker::Worker;
 
 /// The time that a session without datagrams lasts.
 const IDLE: Duration = Duration::from_secs(30);
@@ -88,8 +87,8 @@ impl Sessions {
         self.hurried.notify_one();
     }
 
-    /// Lets go of all sessions, which report themselves as cut. Sessions hold on to their worker, so without this neither
-    /// would ever be dropped.
+    /// Lets go of all sessions, which report themselves as cut. Who reaps
+    /// them holds on to them, so without this they might outlast the runtime.
     pub(crate) fn clear(&self) {
         let sessions = self.open.borrow_mut().drain();
         drop(sessions);
@@ -139,11 +138,10 @@ impl Sessions {
         oldest.inspect(|key| self.end(key, End::Evicted)).is_some()
     }
 
-    pub(super) fn insert(worker: &Rc<Worker>, key: Key, session: Rc<UdpSession>, held: Option<Held>) {
-        let sessions = &worker.sessions;
-        sessions.open.borrow_mut().insert(key, Open { session, _held: held });
-        if !sessions.reaping.replace(true) {
-            spawn_local(reap(Rc::clone(worker)));
+    pub(super) fn insert(self: &Rc<Self>, key: Key, session: Rc<UdpSession>, held: Option<Held>) {
+        self.open.borrow_mut().insert(key, Open { session, _held: held });
+        if !self.reaping.replace(true) {
+            spawn_local(reap(Rc::clone(self)));
         }
     }
 
@@ -189,8 +187,7 @@ impl Sessions {
 }
 
 /// Ends idle sessions for as long as there are any.
-async fn reap(worker: Rc<Worker>) {
-    let sessions = &worker.sessions;
+async fn reap(sessions: Rc<Sessions>) {
     while let Some(deadline) = sessions.expire() {
         tokio::select! {
             () = sleep_until(deadline) => {}

@@ -5,18 +5,18 @@ use std::hash::{BuildHasher as _, RandomState};
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::sync::Weak;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
+use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 
-use super::lead::Lead;
-use crate::header::Header;
 use crate::model::{CheckClose, HealthCheck};
-use crate::origins::dial_source::connect_from_host;
 use crate::origins::health::Health;
 use crate::report::DialFailure;
-use crate::stream::Stream;
+use crate::tcp::dial_source::connect_from_host;
+use crate::tcp::header::Header;
+use crate::tcp::stream::Stream;
 
 /// So many checks are under way at most: each needs a descriptor, and connections need them more.
 pub(super) const AT_ONCE: usize = 256;
@@ -27,28 +27,33 @@ const SPREAD: f64 = 0.1;
 /// The time that an origin may take for its own FIN, during which others that wait for their check may have to.
 const FAREWELL: Duration = Duration::from_secs(1);
 
-/// Checks until nobody is interested any more.
-pub(super) async fn check(lead: Rc<Lead>, health: Weak<Health>) {
+/// Checks until nobody is interested any more, when there is a permit of `turns`. `services` names those that use what is
+/// checked, for the log.
+pub(super) async fn check(
+    turns: Rc<Semaphore>,
+    health: Weak<Health>,
+    services: impl Fn(&Arc<Health>) -> String,
+) {
     let Some((address, settings)) = health.upgrade().map(|health| (health.address, health.check)) else {
         return;
     };
     sleep(settings.interval.min(Duration::from_secs(1)).mul_f64(SPREAD * jitter())).await;
     loop {
         // Never closed, so this does not fail.
-        let permit = lead.checks.acquire().await;
+        let permit = turns.acquire().await;
         let mut connected = None;
         let outcome = connects(address, &settings).await;
         let Some(health) = health.upgrade() else { return };
         match outcome {
             Ok((stream, after)) => {
                 connected = Some(stream);
-                note(&lead, &health, Ok(after));
+                note(&services, &health, Ok(after));
             }
             // What we lack ourselves says nothing about the origin.
             Err(error) if DialFailure::of(&error) == DialFailure::OutOfResources => {
                 tracing::debug!(%address, %error, "check origin");
             }
-            Err(error) => note(&lead, &health, Err(error.to_string())),
+            Err(error) => note(&services, &health, Err(error.to_string())),
         }
         drop(health);
         let closed = async {
@@ -89,10 +94,10 @@ async fn close(stream: &Stream, check: &HealthCheck) {
     let _ = timeout(check.timeout.min(FAREWELL), orderly).await;
 }
 
-fn note(lead: &Lead, health: &std::sync::Arc<Health>, outcome: Result<Duration, String>) {
+fn note(services: &impl Fn(&Arc<Health>) -> String, health: &Arc<Health>, outcome: Result<Duration, String>) {
     let reason = outcome.as_ref().err().cloned();
     let Some(up) = health.note(outcome) else { return };
-    let (origin, services) = (health.address, lead.services(health));
+    let (origin, services) = (health.address, services(health));
     match reason {
         Some(reason) if !up => tracing::warn!(%origin, services, reason, "origin is down"),
         _ => tracing::info!(%origin, services, "origin is up"),

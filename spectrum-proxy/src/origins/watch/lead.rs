@@ -80,7 +80,8 @@ pub(super) struct Lead {
     standings: RefCell<HashMap<StandingKey, Weak<Standing>>>,
     settings: RefCell<Settings>,
     healths: RefCell<HashMap<SocketAddr, Vec<Weak<Health>>>>,
-    pub(super) checks: Semaphore,
+    /// The checks that may begin.
+    checks: Rc<Semaphore>,
 }
 
 /// The treatment of a failure that is not to be asked about again yet.
@@ -111,7 +112,7 @@ impl Lead {
             standings: RefCell::default(),
             settings: RefCell::default(),
             healths: RefCell::default(),
-            checks: Semaphore::new(check::AT_ONCE),
+            checks: Rc::new(Semaphore::new(check::AT_ONCE)),
         });
         while let Some(command) = commands.recv().await {
             let lead = Rc::clone(&lead);
@@ -417,12 +418,14 @@ impl Lead {
         }
         let health = Arc::new(Health::new(address, check, alive.last().map(Arc::as_ref)));
         known.push(Arc::downgrade(&health));
-        spawn_local(check::check(Rc::clone(self), Arc::downgrade(&health)));
+        let lead = Rc::clone(self);
+        let services = move |health: &Arc<Health>| lead.services(health);
+        spawn_local(check::check(Rc::clone(&self.checks), Arc::downgrade(&health), services));
         health
     }
 
     /// The services that use `health`.
-    pub(super) fn services(&self, health: &Arc<Health>) -> String {
+    fn services(&self, health: &Arc<Health>) -> String {
         let uses = |board: &Arc<Board>| {
             let roster = board.roster();
             roster.places().any(|place| place.health.as_ref().is_some_and(|one| Arc::ptr_eq(one, health)))

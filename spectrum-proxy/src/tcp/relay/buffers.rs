@@ -4,10 +4,10 @@ use std::cell::RefCell;
 use std::io;
 use std::task::{Context, Poll};
 
-use crate::stream::Stream;
+use crate::tcp::stream::Stream;
 
 /// The most that one read takes, and the most that a stalled direction holds.
-pub(super) const CHUNK: usize = 64 * 1024;
+pub(crate) const CHUNK: usize = 64 * 1024;
 
 /// The number of unused buffers that a worker keeps.
 const SPARES: usize = 8;
@@ -27,12 +27,12 @@ impl Buffers {
     }
 
     /// A buffer of [`CHUNK`] bytes, whatever is in it.
-    pub(super) fn take(&self) -> Box<[u8]> {
+    pub(crate) fn take(&self) -> Box<[u8]> {
         self.0.borrow_mut().pop().unwrap_or_else(|| vec![0; CHUNK].into_boxed_slice())
     }
 
     /// Takes a buffer back.
-    pub(super) fn give(&self, buffer: Box<[u8]>) {
+    pub(crate) fn give(&self, buffer: Box<[u8]>) {
         let mut spares = self.0.borrow_mut();
         if spares.len() < SPARES {
             spares.push(buffer);

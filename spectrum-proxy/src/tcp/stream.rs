@@ -12,18 +12,18 @@ use socket2::SockRef;
 use tokio::io::unix::AsyncFd;
 use tokio::io::{Interest, Ready};
 
-use super::sys;
+use crate::sys;
 
 /// A connection, or one in the making.
 ///
 /// `tokio`'s own type does not have the kernel tell of urgent bytes. A receipt ends before one even where more lies behind
 /// it, so one that is short of what was asked for means that nothing is left only while there is none.
 #[derive(Debug)]
-pub(super) struct Stream(AsyncFd<OwnedFd>);
+pub(crate) struct Stream(AsyncFd<OwnedFd>);
 
 /// The first thing that has come from a peer.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Look {
+pub(crate) enum Look {
     Bytes,
     Fin,
     Nothing,
@@ -31,12 +31,12 @@ pub(super) enum Look {
 
 /// Has urgent bytes of `socket`, or of all that a listener accepts, arrive in their place: the kernel keeps them out of the
 /// stream otherwise, and whoever just reads never sees them.
-pub(super) fn keep_urgent_bytes(socket: impl AsFd) -> io::Result<()> {
+pub(crate) fn keep_urgent_bytes(socket: impl AsFd) -> io::Result<()> {
     SockRef::from(&socket).set_out_of_band_inline(true)
 }
 
 /// Takes a connection from `listener`'s queue. Neither of them waits for anything.
-pub(super) fn accept(listener: &OwnedFd) -> io::Result<(Stream, SocketAddr)> {
+pub(crate) fn accept(listener: &OwnedFd) -> io::Result<(Stream, SocketAddr)> {
     let (socket, client) = acceptfrom_with(listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK)?;
     let client = client
         .and_then(|client| SocketAddr::try_from(client).ok())
@@ -46,46 +46,46 @@ pub(super) fn accept(listener: &OwnedFd) -> io::Result<(Stream, SocketAddr)> {
 
 impl Stream {
     /// `socket` must not block.
-    pub(super) fn new(socket: OwnedFd) -> io::Result<Self> {
+    pub(crate) fn new(socket: OwnedFd) -> io::Result<Self> {
         let interest = Interest::READABLE | Interest::WRITABLE | Interest::PRIORITY;
         Ok(Self(sys::register(socket, interest)?))
     }
 
-    pub(super) fn local_addr(&self) -> io::Result<SocketAddr> {
+    pub(crate) fn local_addr(&self) -> io::Result<SocketAddr> {
         let address = SockRef::from(self).local_addr()?;
         address.as_socket().ok_or_else(|| io::Error::from_raw_os_error(libc::EAFNOSUPPORT))
     }
 
-    pub(super) fn take_error(&self) -> io::Result<Option<io::Error>> {
+    pub(crate) fn take_error(&self) -> io::Result<Option<io::Error>> {
         SockRef::from(self).take_error()
     }
 
     /// Has it reset when it is closed.
-    pub(super) fn set_zero_linger(&self) -> io::Result<()> {
+    pub(crate) fn set_zero_linger(&self) -> io::Result<()> {
         SockRef::from(self).set_linger(Some(Duration::ZERO))
     }
 
     /// Sends a FIN.
-    pub(super) fn shut_down(&self) -> io::Result<()> {
+    pub(crate) fn shut_down(&self) -> io::Result<()> {
         SockRef::from(self).shutdown(Shutdown::Write)
     }
 
     /// Waits for any of what `interest` names.
-    pub(super) async fn ready(&self, interest: Interest) -> io::Result<Ready> {
+    pub(crate) async fn ready(&self, interest: Interest) -> io::Result<Ready> {
         Ok(self.0.ready(interest).await?.ready())
     }
 
-    pub(super) fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    pub(crate) fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.0.poll_read_ready(cx).map_ok(drop)
     }
 
-    pub(super) fn poll_write_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    pub(crate) fn poll_write_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.0.poll_write_ready(cx).map_ok(drop)
     }
 
     /// Tries `operation` where the kernel has not said that it would block. What would is not tried again before the kernel
     /// says otherwise.
-    pub(super) fn try_io<R>(
+    pub(crate) fn try_io<R>(
         &self,
         interest: Interest,
         operation: impl FnOnce() -> io::Result<R>,
@@ -95,7 +95,7 @@ impl Stream {
 
     /// True if an urgent byte may lie in the queue, so that what ends there need not be all. A stream that is at its end may
     /// have one, too.
-    pub(super) fn may_hold_urgent_byte(&self) -> bool {
+    pub(crate) fn may_hold_urgent_byte(&self) -> bool {
         self.try_io(Interest::PRIORITY, || Ok(())).is_ok()
     }
 
@@ -103,7 +103,7 @@ impl Stream {
     /// fiftieth of what passing on a small message costs. A receipt that does not fill the buffer has drained the socket,
     /// unless there is an urgent byte, which is told to the runtime: asking again then costs a system call only where a FIN
     /// or a reset has been seen.
-    pub(super) fn poll_recv(&self, buffer: &mut [u8], cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+    pub(crate) fn poll_recv(&self, buffer: &mut [u8], cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         loop {
             ready!(self.poll_read_ready(cx))?;
             let mut drained = None;
@@ -124,7 +124,7 @@ impl Stream {
     }
 
     /// Receives what is there. To be called within [`Stream::try_io`].
-    pub(super) fn receive(&self, buffer: &mut [u8]) -> io::Result<usize> {
+    pub(crate) fn receive(&self, buffer: &mut [u8]) -> io::Result<usize> {
         let received = recv(self, &mut *buffer, RecvFlags::DONTWAIT);
         if received == Err(rustix::io::Errno::WOULDBLOCK) {
             // Nothing is left, and so no urgent byte. The next one is told of anew.
@@ -134,7 +134,7 @@ impl Stream {
     }
 
     /// Sends once. What does not take everything is full, which is told to the runtime likewise.
-    pub(super) fn poll_send(
+    pub(crate) fn poll_send(
         &self,
         bytes: &[u8],
         flags: SendFlags,
@@ -160,7 +160,7 @@ impl Stream {
     }
 
     /// Looks at what has come, without taking it; 0 at the end. Waits where there is nothing.
-    pub(super) async fn peek(&self, buffer: &mut [u8]) -> io::Result<usize> {
+    pub(crate) async fn peek(&self, buffer: &mut [u8]) -> io::Result<usize> {
         self.0
             .async_io(Interest::READABLE, |_| {
                 Ok(recv(self, &mut *buffer, RecvFlags::DONTWAIT | RecvFlags::PEEK)?.0)
@@ -169,7 +169,7 @@ impl Stream {
     }
 
     /// Looks at what has come, if anything, without taking it.
-    pub(super) fn look(&self) -> io::Result<Look> {
+    pub(crate) fn look(&self) -> io::Result<Look> {
         let mut byte = [0];
         loop {
             match recv(self, &mut byte, RecvFlags::DONTWAIT | RecvFlags::PEEK) {
@@ -183,13 +183,13 @@ impl Stream {
     }
 
     /// Waits for something to come, without taking it.
-    pub(super) async fn first(&self) -> io::Result<Look> {
+    pub(crate) async fn first(&self) -> io::Result<Look> {
         let mut byte = [0];
         Ok(if self.peek(&mut byte).await? == 0 { Look::Fin } else { Look::Bytes })
     }
 
     /// Fills `buffer`.
-    pub(super) async fn read_exact(&self, buffer: &mut [u8]) -> io::Result<()> {
+    pub(crate) async fn read_exact(&self, buffer: &mut [u8]) -> io::Result<()> {
         let mut rest = buffer;
         while !rest.is_empty() {
             let bytes = std::future::poll_fn(|cx| self.poll_recv(rest, cx)).await?;
@@ -202,17 +202,17 @@ impl Stream {
     }
 
     /// True if there may be something to receive, as far as the kernel has told.
-    pub(super) fn may_hold_bytes(&self) -> bool {
+    pub(crate) fn may_hold_bytes(&self) -> bool {
         self.try_io(Interest::READABLE, || Ok(())).is_ok()
     }
 
     /// Writes all of `bytes`.
-    pub(super) async fn write_all(&self, bytes: &[u8]) -> io::Result<()> {
+    pub(crate) async fn write_all(&self, bytes: &[u8]) -> io::Result<()> {
         self.write_all_with(bytes, SendFlags::empty()).await
     }
 
     /// Writes all of `bytes`, each time with `flags`.
-    pub(super) async fn write_all_with(&self, mut bytes: &[u8], flags: SendFlags) -> io::Result<()> {
+    pub(crate) async fn write_all_with(&self, mut bytes: &[u8], flags: SendFlags) -> io::Result<()> {
         while !bytes.is_empty() {
             let sent = std::future::poll_fn(|cx| self.poll_send(bytes, flags, cx)).await?;
             if sent == 0 {

@@ -8,7 +8,7 @@ use tokio::task::{AbortHandle, spawn_local};
 
 /// The tasks that serve them.
 #[derive(Debug, Default)]
-pub(super) struct Connections {
+pub(crate) struct Connections {
     tasks: RefCell<HashMap<u64, AbortHandle>>,
     next: Cell<u64>,
 }
@@ -16,7 +16,7 @@ pub(super) struct Connections {
 impl Connections {
     /// Serves one more, with a future that holds its place for as long as it lasts. Must be called within the worker's
     /// runtime.
-    pub(super) fn serve<F: Future<Output = ()> + 'static>(self: &Rc<Self>, serving: impl FnOnce(Place) -> F) {
+    pub(crate) fn serve<F: Future<Output = ()> + 'static>(self: &Rc<Self>, serving: impl FnOnce(Place) -> F) {
         let number = self.next.replace(self.next.get() + 1);
         // Not wrapped in a future of ours, which would have room for the other one twice.
         let serving = serving(Place { connections: Rc::clone(self), number });
@@ -26,12 +26,12 @@ impl Connections {
     }
 
     /// True if there are none.
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.tasks.borrow().is_empty()
     }
 
     /// Cuts all: each is dropped where it stands. How many there were.
-    pub(super) fn cut(&self) -> usize {
+    pub(crate) fn cut(&self) -> usize {
         let tasks = self.tasks.take();
         for task in tasks.values() {
             task.abort();
@@ -42,7 +42,7 @@ impl Connections {
 
 /// A connection's entry, removed when it is over, however that comes.
 #[derive(Debug)]
-pub(super) struct Place {
+pub(crate) struct Place {
     connections: Rc<Connections>,
     number: u64,
 }

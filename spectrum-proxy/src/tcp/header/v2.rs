@@ -18,7 +18,7 @@ const PROXY: u8 = 0x1;
 const TCP_OVER_IPV4: u8 = 0x11;
 const TCP_OVER_IPV6: u8 = 0x21;
 
-pub(super) fn parse(bytes: &[u8]) -> Parsed {
+pub(crate) fn parse(bytes: &[u8]) -> Parsed {
     let seen = bytes.len().min(SIGNATURE.len());
     if bytes.get(..seen) != SIGNATURE.get(..seen) {
         return Parsed::Malformed;
@@ -78,7 +78,7 @@ fn halves(whole: &[u8], family: u8) -> Option<(Header, &[u8])> {
 }
 
 /// The extensions of a whole header that are to be passed on. Of a proxy's own connection none: they are not about a client.
-pub(super) fn extensions(whole: &[u8]) -> Extensions {
+pub(crate) fn extensions(whole: &[u8]) -> Extensions {
     let (Some(command), Some(family)) = (whole.get(12), whole.get(13)) else { return Extensions::default() };
     if !whole.starts_with(SIGNATURE) || *command != VERSION | PROXY {
         return Extensions::default();
@@ -112,7 +112,7 @@ fn is_sound(whole: &[u8], mut extensions: &[u8]) -> Option<()> {
     Some(())
 }
 
-pub(super) fn bytes(header: &Header, extensions: &Extensions) -> Vec<u8> {
+pub(crate) fn bytes(header: &Header, extensions: &Extensions) -> Vec<u8> {
     let mut bytes = SIGNATURE.to_vec();
     match header {
         // No addresses: what a receiver discards anyway need not be sent.

@@ -1,5 +1,7 @@
 //! The threads that serve connections, seen from outside. Makes no sockets: listeners come from elsewhere, ready.
 
+mod lead;
+
 use std::io;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -11,15 +13,19 @@ use nix::sys::resource::{Resource, getrlimit};
 use tokio::runtime::{self, LocalOptions, LocalRuntime};
 use tokio::sync::{Mutex, mpsc, oneshot};
 
-use super::commanded::Commanded;
-use super::limits::{DescriptorPool, Ledger};
-use super::origins::{Board, OriginWatch, WatchError};
-use super::relay::Pipes;
-use super::report::Event;
-use super::sys;
-use super::udp::{self, Answer};
-use super::worker::{self, Command, Common, Worker};
-use crate::model::{Destination, Policy, Protocol, ServiceName, Target};
+use crate::commanded::Commanded;
+use crate::error::WorkersError;
+use crate::limits::{DescriptorPool, Ledger};
+use crate::model::{Destination, Protocol, Target};
+use crate::origins::{OriginWatch, WatchError};
+use crate::report::Event;
+use crate::service::{Listener, Served, Serving};
+use crate::sys;
+use crate::tcp::relay::Pipes;
+use crate::udp::{self, Answer};
+use crate::worker::{self, Common, Worker};
+use lead::Command;
+pub use lead::DrainOutcome;
 
 /// Deep enough for everything that runs here. Only touched pages count as memory.
 const STACK: usize = 512 * 1024;
@@ -27,55 +33,6 @@ const STACK: usize = 512 * 1024;
 /// In which portions a worker wants its CPU time: the shortest there are. What it does for one connection takes a tenth of
 /// that, and whoever shares the CPU, another worker perhaps, begins portions of milliseconds.
 const SLICE: Duration = Duration::from_micros(100);
-
-/// The service behind a destination's listeners.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Served {
-    /// The service, as reports name it.
-    pub service: ServiceName,
-    /// The target that answers.
-    pub target: Target,
-    /// The rules for its connections.
-    pub policy: Policy,
-}
-
-/// The same, with the way to its origins if it has any.
-#[derive(Clone, Debug)]
-pub(super) struct Serving {
-    pub(super) served: Arc<Served>,
-    pub(super) board: Option<Arc<Board>>,
-}
-
-/// A socket that a destination's packets come to.
-#[derive(Debug)]
-pub enum Listener {
-    /// Listening already.
-    Tcp(std::net::TcpListener),
-    /// Bound already. `IP_TRANSPARENT` or `IPV6_TRANSPARENT` where packets come through TPROXY: the sockets of sessions
-    /// are then made so as well, which needs `CAP_NET_ADMIN`.
-    Udp(std::net::UdpSocket),
-}
-
-impl From<std::net::TcpListener> for Listener {
-    fn from(listener: std::net::TcpListener) -> Self {
-        Self::Tcp(listener)
-    }
-}
-
-impl From<std::net::UdpSocket> for Listener {
-    fn from(listener: std::net::UdpSocket) -> Self {
-        Self::Udp(listener)
-    }
-}
-
-/// The end of a drain.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub struct DrainOutcome {
-    /// Connections that ended by themselves while we waited.
-    pub finished: usize,
-    /// Connections that were cut.
-    pub cut: usize,
-}
 
 /// The worker threads. Dropping it cuts every connection and waits for the threads.
 #[derive(Debug)]
@@ -277,53 +234,6 @@ impl Workers {
     }
 }
 
-/// The error of serving connections.
-#[derive(Debug, thiserror::Error)]
-pub enum WorkersError {
-    /// A listener broke.
-    #[error("accept connections for {destination}")]
-    Accept {
-        /// The service whose listener it is.
-        destination: Destination,
-        /// The error of accept(2).
-        #[source]
-        source: io::Error,
-    },
-    /// A worker's thread ended unasked.
-    #[error("worker {worker} ended unexpectedly")]
-    Died {
-        /// Its index.
-        worker: usize,
-    },
-    /// A listener could not be handed over.
-    #[error("listen for {destination}")]
-    Listen {
-        /// The service whose listener it is.
-        destination: Destination,
-        /// The system's own error.
-        #[source]
-        source: io::Error,
-    },
-    /// The origins' thread could not be started.
-    #[error(transparent)]
-    Origins(#[from] WatchError),
-    /// A UDP destination whose target has no answer to datagrams.
-    #[error("answer datagrams of {destination}: only echo and discard can")]
-    Unanswerable {
-        /// Whose.
-        destination: Destination,
-    },
-    /// A worker's thread or runtime could not be made.
-    #[error("start worker {worker}")]
-    Start {
-        /// Its index.
-        worker: usize,
-        /// The system's own error.
-        #[source]
-        source: io::Error,
-    },
-}
-
 /// One worker's thread.
 #[derive(Debug)]
 struct Thread {
@@ -354,11 +264,7 @@ impl Thread {
                 if let Err(error) = sys::ask_for_slice(SLICE) {
                     tracing::debug!(worker = index, %error, "ask for short time slices");
                 }
-                worker::run(
-                    runtime,
-                    Worker::new(index, pipes, udp::Sessions::new(sessions), common, observer, failures),
-                    inbox,
-                );
+                lead::run(runtime, Worker::new(index, pipes, common, observer, failures), sessions, inbox);
             })?;
         // A thread that sends nothing has panicked, and its guard says so.
         making.recv().unwrap_or(Ok(()))?;

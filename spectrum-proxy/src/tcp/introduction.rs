@@ -8,11 +8,11 @@ use rustix::net::SendFlags;
 use tokio::time::timeout;
 
 use super::header::{Extensions, Header, Parsed};
-use super::report::{End, HeaderFault, Side};
-use super::session::Session;
 use super::stream::Stream;
-use super::unique_id::shown;
 use crate::model::{Origins, ProxyVersion, TrustedProxies, UniqueIds};
+use crate::report::{End, HeaderFault, Side};
+use crate::session::Session;
+use crate::unique_id::shown;
 
 /// The time that a trusted proxy may take to say whom it speaks for. It has nothing to wait for, so this is a lost packet
 /// or two.
@@ -26,7 +26,7 @@ const CHUNK: usize = 512;
 ///
 /// # Errors
 /// How the connection ends instead.
-pub(super) async fn receive(
+pub(crate) async fn receive(
     downstream: &Stream,
     trusted: &TrustedProxies,
     session: &Session,
@@ -86,7 +86,7 @@ async fn read(stream: &Stream) -> Result<(Header, Extensions), End> {
 /// Tells an origin that was just connected to who the client of `session` is, before anything else. The empty socket takes
 /// it at once. It goes in one segment with what `downstream` has said already; where that is nothing, on its own, so that an
 /// origin that speaks first is not kept waiting.
-pub(super) async fn send(
+pub(crate) async fn send(
     downstream: &Stream,
     upstream: &Stream,
     origins: &Origins,

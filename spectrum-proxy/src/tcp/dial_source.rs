@@ -7,14 +7,14 @@ use socket2::{Domain, Socket, Type};
 use tokio::io::Interest;
 
 use crate::model::DialSource;
-use crate::stream::{Stream, keep_urgent_bytes};
+use crate::tcp::stream::{Stream, keep_urgent_bytes};
 
 /// Connects to `origin`, which must be one that [`reaches`] allows, from where `source` says, on behalf of `client`.
 ///
 /// Where another connection of the client's with this origin has the same ports, which is possible because it may dial
 /// several addresses of ours from one port, the client's address is kept and the kernel chooses the port. So it does where
 /// the client's port is one below 1024 and we lack `CAP_NET_BIND_SERVICE`.
-pub(super) async fn connect(
+pub(crate) async fn connect(
     origin: SocketAddr,
     source: DialSource,
     client: SocketAddr,
@@ -35,17 +35,17 @@ pub(super) async fn connect(
 }
 
 /// Connects to `origin` from an address of this host, on its own behalf.
-pub(super) async fn connect_from_host(origin: SocketAddr) -> io::Result<Stream> {
+pub(crate) async fn connect_from_host(origin: SocketAddr) -> io::Result<Stream> {
     connected(socket(origin)?, origin).await
 }
 
 /// True if `origin` can be dialled from where `source` says on behalf of `client`.
-pub(super) fn reaches(origin: SocketAddr, source: DialSource, client: SocketAddr) -> bool {
+pub(crate) fn reaches(origin: SocketAddr, source: DialSource, client: SocketAddr) -> bool {
     spoken_for(source, client).is_none_or(|from| from.is_ipv4() == origin.is_ipv4())
 }
 
 /// The error of an origin that [`reaches`] refuses.
-pub(super) fn other_family() -> io::Error {
+pub(crate) fn other_family() -> io::Error {
     io::Error::from_raw_os_error(libc::EAFNOSUPPORT)
 }
 

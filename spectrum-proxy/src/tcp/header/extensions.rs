@@ -2,7 +2,7 @@
 //! unique id's apart.
 
 /// A checksum over the whole header.
-pub(super) const CHECKSUM: u8 = 0x03;
+pub(crate) const CHECKSUM: u8 = 0x03;
 
 /// Padding.
 const NOTHING: u8 = 0x04;
@@ -26,10 +26,10 @@ pub const MAX_UNIQUE_ID: usize = 128;
 pub struct Extensions(Vec<u8>);
 
 /// Type, value, and what follows.
-pub(super) type Split<'a> = (u8, &'a [u8], &'a [u8]);
+pub(crate) type Split<'a> = (u8, &'a [u8], &'a [u8]);
 
 /// The first of `extensions`, `None` where it is none or cut off.
-pub(super) fn split(extensions: &[u8]) -> Option<Split<'_>> {
+pub(crate) fn split(extensions: &[u8]) -> Option<Split<'_>> {
     let (&kind, rest) = extensions.split_first()?;
     let (length, rest) = rest.split_first_chunk::<2>()?;
     let (value, rest) = rest.split_at_checked(usize::from(u16::from_be_bytes(*length)))?;
@@ -38,7 +38,7 @@ pub(super) fn split(extensions: &[u8]) -> Option<Split<'_>> {
 
 impl Extensions {
     /// Those of `came` that are to be passed on.
-    pub(super) fn to_pass_on(came: &[u8]) -> Self {
+    pub(crate) fn to_pass_on(came: &[u8]) -> Self {
         let mut passed = Self::default();
         for (kind, value) in each(came) {
             if !matches!(kind, CHECKSUM | NOTHING | NAMESPACE | RESERVED..) {
@@ -71,7 +71,7 @@ impl Extensions {
     }
 
     /// The bytes of as many of them, in their order, as `room` holds.
-    pub(super) fn within(&self, room: usize) -> &[u8] {
+    pub(crate) fn within(&self, room: usize) -> &[u8] {
         let mut rest = self.0.as_slice();
         while let Some((.., behind)) = split(rest)
             && self.0.len() - behind.len() <= room

@@ -13,7 +13,7 @@ mod v2;
 
 use std::net::{IpAddr, SocketAddr};
 
-use super::address::canonical;
+use crate::address::canonical;
 use crate::model::ProxyVersion;
 pub use extensions::{Extensions, MAX_UNIQUE_ID};
 

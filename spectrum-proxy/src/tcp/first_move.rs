@@ -6,9 +6,9 @@ use std::time::Duration;
 use tokio::time::timeout;
 
 use super::relay::Watch;
-use super::report::{End, Side};
 use super::stream::{Look, Stream};
 use crate::model::DialOn;
+use crate::report::{End, Side};
 
 /// The time that a client may be silent before its origin is dialled all the same. A check that resets what it opened does so
 /// before it has heard of the origin, so this is what lies between two of its packets.
@@ -22,7 +22,7 @@ const SPARED: (u16, u16) = (32, 4096);
 
 /// The habit of a service's clients to speak first or not, as far as a worker has seen.
 #[derive(Debug)]
-pub(super) struct Manners {
+pub(crate) struct Manners {
     silent: Cell<u8>,
     spared: Cell<u16>,
     left: Cell<u16>,
@@ -66,7 +66,7 @@ impl Manners {
 ///
 /// # Errors
 /// How the connection ends instead.
-pub(super) async fn wait(
+pub(crate) async fn wait(
     downstream: &Stream,
     dial_on: DialOn,
     manners: &Manners,

@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep_until};
 use super::delivery::Delivery;
 use crate::model::Timeouts;
 use crate::report::{End, Expiry};
-use crate::stream::Stream;
+use crate::tcp::stream::Stream;
 
 /// The age at which a connection's upstream is set to be kept. Many are over by then, and need it as little as any
 /// connection needs it in its first second.
@@ -53,7 +53,7 @@ impl<'a> Watch<'a> {
     }
 
     /// One side's FIN was passed on.
-    pub(super) fn half_closed(&self) {
+    pub(crate) fn half_closed(&self) {
         self.stage.set(Stage::HalfClosed);
         self.touch();
     }
@@ -108,7 +108,7 @@ impl<'a> Watch<'a> {
     }
 
     /// Has the kernel see to it that an upstream that is gone is noticed. The downstream has inherited that.
-    pub(super) fn keep(&self, upstream: &Stream) {
+    pub(crate) fn keep(&self, upstream: &Stream) {
         if let Err(error) = keep(upstream, self.timeouts) {
             tracing::debug!(%error, "set timeouts of an upstream");
         }

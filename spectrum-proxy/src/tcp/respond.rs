@@ -6,16 +6,16 @@ use std::time::Duration;
 use tokio::time::timeout;
 
 use super::relay::{self, Watch};
-use super::report::{End, Side};
-use super::session::Session;
 use super::stream::Stream;
 use crate::model::Responder;
+use crate::report::{End, Side};
+use crate::session::Session;
 
 /// The time that a client that was answered may keep its side open.
 const LINGER: Duration = Duration::from_secs(2);
 
 /// Answers `client` as `responder` does, until `watch` says that it is over.
-pub(super) async fn respond(
+pub(crate) async fn respond(
     responder: Responder,
     client: &Stream,
     session: &Session,

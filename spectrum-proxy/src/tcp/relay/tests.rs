@@ -16,7 +16,7 @@ use super::pipes::{LARGEST, SMALLEST};
 use super::*;
 use crate::model::Timeouts;
 use crate::report::Expiry;
-use crate::stream::{accept, keep_urgent_bytes};
+use crate::tcp::stream::{accept, keep_urgent_bytes};
 
 /// Every strategy, and pipes of which there are none.
 const TABLE: [(&str, Strategy, usize); 4] = [

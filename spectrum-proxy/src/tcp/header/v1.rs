@@ -9,7 +9,7 @@ const BEGINNING: &[u8] = b"PROXY ";
 /// The longest line, with both of its last characters.
 const MAX_LENGTH: usize = 107;
 
-pub(super) fn parse(bytes: &[u8]) -> Parsed {
+pub(crate) fn parse(bytes: &[u8]) -> Parsed {
     let seen = bytes.len().min(BEGINNING.len());
     if bytes.get(..seen) != BEGINNING.get(..seen) {
         return Parsed::Malformed;
@@ -59,7 +59,7 @@ fn port(word: &str) -> Option<u16> {
     word.parse().ok()
 }
 
-pub(super) fn bytes(header: &Header) -> Vec<u8> {
+pub(crate) fn bytes(header: &Header) -> Vec<u8> {
     let line = match header {
         Header::Local => "PROXY UNKNOWN\r\n".to_owned(),
         Header::Proxied { client, dialled } => match Addresses::of(*client, *dialled) {

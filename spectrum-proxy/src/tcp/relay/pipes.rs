@@ -11,13 +11,13 @@ use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice};
 use tokio::io::Interest;
 
-use crate::stream::Stream;
+use crate::tcp::stream::Stream;
 
 /// The bytes that a pipe holds at least: four times the kernel's default, for a quarter of the system calls.
-pub(super) const SMALLEST: usize = 256 * 1024;
+pub(crate) const SMALLEST: usize = 256 * 1024;
 
 /// The bytes that a pipe holds at most: more the kernel does not give to everybody (`pipe-max-size`, pipe(7)).
-pub(super) const LARGEST: usize = 1024 * 1024;
+pub(crate) const LARGEST: usize = 1024 * 1024;
 
 /// The bytes that a worker's directions may have under way in pipes before each has a smaller one. A byte costs less the
 /// larger the pipe, and more again when all that is under way no longer fits the CPU's caches.
@@ -55,7 +55,7 @@ pub(crate) struct Pipes {
 /// The share of a direction in a worker's pipes, for as long as it goes through them. The more there are, the smaller the
 /// pipes.
 #[derive(Debug)]
-pub(super) struct Share<'a> {
+pub(crate) struct Share<'a> {
     pipes: &'a Pipes,
     /// The number that it has taken, up to [`MANY`].
     taken: Cell<u8>,
@@ -63,7 +63,7 @@ pub(super) struct Share<'a> {
 
 /// A pipe. Empty whenever it is given back.
 #[derive(Debug)]
-pub(super) struct Pipe {
+pub(crate) struct Pipe {
     read: OwnedFd,
     write: OwnedFd,
     /// In bytes.
@@ -92,7 +92,7 @@ impl Pipes {
     }
 
     /// At most so many of the smallest, or fewer that are larger.
-    pub(super) fn at_most(most: usize) -> Self {
+    pub(crate) fn at_most(most: usize) -> Self {
         Self {
             spares: RefCell::default(),
             held: Cell::new(0),
@@ -103,7 +103,7 @@ impl Pipes {
     }
 
     /// Another direction's share.
-    pub(super) fn share(&self) -> Share<'_> {
+    pub(crate) fn share(&self) -> Share<'_> {
         self.shares.set(self.shares.get() + 1);
         Share { pipes: self, taken: Cell::new(0) }
     }
@@ -154,7 +154,7 @@ impl Pipes {
     }
 
     /// Takes an empty pipe back.
-    pub(super) fn give(&self, pipe: Pipe) {
+    pub(crate) fn give(&self, pipe: Pipe) {
         let mut spares = self.spares.borrow_mut();
         if spares.len() < SPARES {
             spares.push(pipe);
@@ -166,18 +166,18 @@ impl Pipes {
 
     /// The capacities of all there are, in bytes.
     #[cfg(test)]
-    pub(super) fn held(&self) -> usize {
+    pub(crate) fn held(&self) -> usize {
         self.held.get()
     }
 
     /// The capacities of those in use, in bytes.
     #[cfg(test)]
-    pub(super) fn lost(&self) -> usize {
+    pub(crate) fn lost(&self) -> usize {
         self.held.get() - self.spares.borrow().iter().map(|pipe| pipe.capacity).sum::<usize>()
     }
 
     /// Closes a pipe, whatever is in it.
-    pub(super) fn discard(&self, pipe: Pipe) {
+    pub(crate) fn discard(&self, pipe: Pipe) {
         self.held.set(self.held.get() - pipe.capacity);
         drop(pipe);
     }
@@ -185,7 +185,7 @@ impl Pipes {
 
 impl Share<'_> {
     /// An empty pipe; `None` where there is as much as there may be, or the system has none to give.
-    pub(super) fn take(&self) -> Option<Pipe> {
+    pub(crate) fn take(&self) -> Option<Pipe> {
         let taken = self.taken.get();
         self.taken.set(taken.saturating_add(1).min(MANY));
         self.pipes.take(taken)
@@ -214,7 +214,7 @@ impl Pipe {
     /// Takes what `from` has, to be called with an empty pipe: the number of bytes. 0 where it can take none, and receiving
     /// tells why: at the end, and at an urgent byte. There splice(2) says for ever that it would block or, once a FIN has
     /// come, that this is the end, whatever lies behind it.
-    pub(super) fn poll_fill(&self, from: &Stream, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+    pub(crate) fn poll_fill(&self, from: &Stream, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         loop {
             ready!(from.poll_read_ready(cx))?;
             let moved = from.try_io(Interest::READABLE, || {
@@ -228,7 +228,7 @@ impl Pipe {
     }
 
     /// Gives `to` what it takes of the pipe's `bytes`: how many those were.
-    pub(super) fn poll_drain(
+    pub(crate) fn poll_drain(
         &self,
         to: &Stream,
         bytes: usize,

@@ -1,7 +1,7 @@
-//! From a service's roster to a connected origin: choose, dial, and where that fails choose again. Whether an origin may be
-//! used at all is known before: by its checks, and by how earlier dials ended.
+//! A connected origin, from the choices of a session: the first is dialled, and where that fails the next. Does not choose:
+//! whose turn it is, and what an outcome means for others, is known to `origins`.
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::future::pending;
 use std::io;
 use std::net::SocketAddr;
@@ -11,17 +11,11 @@ use std::time::{Duration, Instant};
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::time::{sleep_until, timeout};
 
-use super::balance::Balancer;
-use super::board::{Board, BoardView, Seen};
 use super::dial_source;
-use super::fault::Fault;
-use super::roster::{Member, Place};
-use super::standing::{Moment, Turn};
-use super::tally::OpenGuard;
-use crate::model::Balance;
+use super::stream::Stream;
+use crate::origins::{Board, Choices, Chooser, Member, OpenGuard, Place};
 use crate::report::DialFailure;
 use crate::session::Session;
-use crate::stream::Stream;
 
 /// The head start of each address of a name (RFC 8305, section 5).
 const HEAD_START: Duration = Duration::from_millis(250);
@@ -40,9 +34,8 @@ const LOG_INTERVAL: Duration = Duration::from_secs(1);
 /// One worker's way to the origins of one service.
 #[derive(Debug)]
 pub(crate) struct Dialler {
-    view: BoardView,
+    chooser: Chooser,
     connect: Duration,
-    balancer: RefCell<Balancer>,
     logged: Cell<Option<Instant>>,
     unlogged: Cell<u64>,
 }
@@ -58,11 +51,9 @@ pub(crate) struct Dialled {
 impl Dialler {
     /// `worker` is the index of the worker; an origin may take `connect` to answer.
     pub(crate) fn new(board: Arc<Board>, connect: Duration, worker: usize) -> Self {
-        let balancer = Balancer::new(board.origins.balance, worker);
         Self {
-            view: BoardView::new(board),
+            chooser: Chooser::new(board, worker),
             connect,
-            balancer: RefCell::new(balancer),
             logged: Cell::new(None),
             unlogged: Cell::new(0),
         }
@@ -70,29 +61,28 @@ impl Dialler {
 
     /// Connects to one of the origins. Notes in `session` what is tried.
     pub(crate) async fn dial(&self, session: &Session) -> Result<Dialled, DialFailure> {
-        let roster = self.view.roster();
-        match roster.sole() {
+        let choices = self.chooser.choices(session.client.get().ip());
+        match choices.sole() {
             Some((member, place)) => {
                 if !place.is_usable() {
                     return Err(DialFailure::Down);
                 }
-                let port = self.port(member, session).ok_or(DialFailure::Failed)?;
+                let port = self.chooser.port(member, session.bound_port).ok_or(DialFailure::Failed)?;
                 if place.bars(port) {
                     return Err(DialFailure::Loop);
                 }
                 let stream = self.dial_place(place, port, self.connect, session).await;
-                let open = |stream| Dialled { stream, open: roster.open(place) };
+                let open = |stream| Dialled { stream, open: choices.open(place) };
                 stream.map(open).map_err(|error| DialFailure::of(&error))
             }
             // Apart and on the heap, so that a connection with but one way to go carries none of it.
-            None => Box::pin(self.dial_members(&roster, session)).await,
+            None => Box::pin(self.dial_members(&choices, session)).await,
         }
     }
 
-    async fn dial_members(&self, roster: &Seen, session: &Session) -> Result<Dialled, DialFailure> {
-        let mut failure = if roster.members.is_empty() { roster.fault } else { DialFailure::Down };
+    async fn dial_members(&self, choices: &Choices<'_>, session: &Session) -> Result<Dialled, DialFailure> {
+        let mut failure = choices.absence();
         let deadline = Instant::now() + self.connect * TIMES;
-        let mut tried = Vec::with_capacity(MEMBERS);
         let mut dials = 0;
         let addresses = Cell::new(ADDRESSES);
         while dials < MEMBERS && addresses.get() > 0 {
@@ -100,16 +90,10 @@ impl Dialler {
             if left.is_zero() {
                 break;
             }
-            let chosen =
-                self.balancer.borrow_mut().choose(session.client.get().ip(), roster.candidates(&tried));
-            let Some((index, member)) = chosen.and_then(|index| Some((index, roster.members.get(index)?)))
-            else {
-                break;
-            };
-            tried.push(index);
-            let Some(port) = self.port(member, session) else { continue };
-            match self.dial_member(member, port, left.min(self.connect), &addresses, session).await {
-                Ok((stream, place)) => return Ok(Dialled { stream, open: roster.open(place) }),
+            let Some(member) = choices.another() else { break };
+            let Some(port) = self.chooser.port(member, session.bound_port) else { continue };
+            match self.dial_member(choices, member, port, left.min(self.connect), &addresses, session).await {
+                Ok((stream, place)) => return Ok(Dialled { stream, open: choices.open(place) }),
                 Err(error) => match DialFailure::of(&error) {
                     // It was not dialled at all, and what became of another one says more.
                     DialFailure::Loop | DialFailure::OtherFamily if dials > 0 => continue,
@@ -133,6 +117,7 @@ impl Dialler {
     /// those that it tries from the `allowed` ones.
     async fn dial_member<'a>(
         &self,
+        choices: &Choices<'_>,
         member: &'a Member,
         port: u16,
         patience: Duration,
@@ -146,9 +131,9 @@ impl Dialler {
             allowed.update(|allowed| allowed.saturating_sub(1));
             return Ok((self.dial_place(place, port, patience, session).await?, place));
         }
-        let source = self.view.board.origins.source;
-        let mut waiting = member
-            .order(self.balance(), session.client.get().ip())
+        let source = self.chooser.source();
+        let mut waiting = choices
+            .places(member)
             .into_iter()
             .filter(|place| !place.bars(port))
             .filter(|place| dial_source::reaches(place.at(port), source, session.client.get()))
@@ -170,11 +155,11 @@ impl Dialler {
                     Ok(stream) => {
                         for (slow, since) in begun {
                             if !is_same(slow, place) && since.elapsed() >= HEAD_START {
-                                slow.standing.overtaken();
+                                slow.overtaken();
                             }
                         }
                         session.origin.set(Some(place.at(port)));
-                        self.succeeded(place, port);
+                        self.chooser.succeeded(place, port);
                         return Ok((stream, place));
                     }
                     Err(error) => {
@@ -216,14 +201,14 @@ impl Dialler {
     ) -> io::Result<Stream> {
         let address = place.at(port);
         // Which clients it is not for says nothing of it, and is nothing to warn of.
-        if !dial_source::reaches(address, self.view.board.origins.source, session.client.get()) {
+        if !dial_source::reaches(address, self.chooser.source(), session.client.get()) {
             return Err(dial_source::other_family());
         }
         session.origin.set(Some(address));
         let outcome = timeout(patience, self.connect(address, session)).await;
         match outcome.unwrap_or_else(|_elapsed| Err(io::ErrorKind::TimedOut.into())) {
             Ok(stream) => {
-                self.succeeded(place, port);
+                self.chooser.succeeded(place, port);
                 Ok(stream)
             }
             Err(error) => {
@@ -242,23 +227,7 @@ impl Dialler {
             );
             return Err(io::Error::from_raw_os_error(libc::ELOOP));
         }
-        dial_source::connect(origin, self.view.board.origins.source, session.client.get()).await
-    }
-
-    fn port(&self, member: &Member, session: &Session) -> Option<u16> {
-        let origins = &self.view.board.origins;
-        member.port.or_else(|| origins.port(origins.list.get(member.origin)?, session.bound_port))
-    }
-
-    fn balance(&self) -> Balance {
-        self.view.board.origins.balance
-    }
-
-    fn succeeded(&self, place: &Place, port: u16) {
-        if place.standing.succeeded() == Some(Turn::Returned) {
-            let service = &self.view.board.service;
-            tracing::info!(%service, origin = %place.at(port), "origin is dialled again");
-        }
+        dial_source::connect(origin, self.chooser.source(), session.client.get()).await
     }
 
     fn failed(&self, place: &Place, port: u16, error: &io::Error, session: &Session) {
@@ -272,13 +241,7 @@ impl Dialler {
         if matches!(failure, DialFailure::OtherFamily | DialFailure::OutOfResources) {
             return;
         }
-        let ejection = self.view.board.origins.ejection;
-        if let (Some(Turn::Ejected), Some(ejection)) =
-            (place.standing.failed(Fault::of_dial(error), ejection, Moment::now()), ejection)
-        {
-            let (service, time) = (session.service(), ejection.time);
-            tracing::warn!(%service, %origin, %error, ?time, "origin is not dialled for a time, since dialling it failed so often");
-        }
+        self.chooser.failed(place, port, error);
     }
 
     fn log(&self, session: &Session, origin: SocketAddr, error: &io::Error) {

@@ -8,22 +8,22 @@ use super::stream::Stream;
 /// One side of a connection. Dropped before [`Peer::finish`], whether by an error, a cut or a panic, it sends a RST, so
 /// that a truncated stream never looks complete.
 #[derive(Debug)]
-pub(super) struct Peer {
+pub(crate) struct Peer {
     stream: Stream,
     finished: Cell<bool>,
 }
 
 impl Peer {
-    pub(super) fn new(stream: Stream) -> Self {
+    pub(crate) fn new(stream: Stream) -> Self {
         Self { stream, finished: Cell::new(false) }
     }
 
     /// Everything was said: dropping it now is an ordinary close.
-    pub(super) fn finish(&self) {
+    pub(crate) fn finish(&self) {
         self.finished.set(true);
     }
 
-    pub(super) fn is_finished(&self) -> bool {
+    pub(crate) fn is_finished(&self) -> bool {
         self.finished.get()
     }
 }

@@ -1,13 +1,11 @@
 //! One worker's accept loop on one listener. No failure of a connection gets past this file: it becomes the end in that
 //! connection's report.
 
-use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
-use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
@@ -17,23 +15,21 @@ use tokio::sync::oneshot;
 use tokio::task::{JoinHandle, spawn_local};
 use tokio::time::sleep;
 
-use super::address::canonical;
 use super::connections::Connections;
+use super::dial::{Dialled, Dialler};
 use super::first_move::{self, Manners};
 use super::introduction;
-use super::limits::{Gate, ServiceShare};
-use super::origins::{Dialled, Dialler};
 use super::peer::Peer;
 use super::relay::{Watch, keep, relay};
-use super::report::{DialFailure, End, Limit, Side};
 use super::respond::respond;
-use super::session::Session;
 use super::stream::{Stream, accept, keep_urgent_bytes};
-use super::sys::register;
-use super::traffic::Traffic;
-use super::worker::Worker;
-use super::workers::{Served, Serving};
-use crate::model::{Destination, Origins, Protocol, Target, Timeouts};
+use crate::address::canonical;
+use crate::assignment::{Assignment, CurrentAssignment};
+use crate::model::{Destination, Origins, Target, Timeouts};
+use crate::report::{DialFailure, End, Side};
+use crate::session::Session;
+use crate::sys::register;
+use crate::worker::Worker;
 
 /// The first and the longest pause while the host is out of descriptors or memory.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(1));
@@ -41,95 +37,15 @@ const BACKOFF: (Duration, Duration) = (Duration::from_millis(10), Duration::from
 /// The time that accepting must have gone well before a shortage counts as over: one that comes and goes is one shortage.
 const CALM: Duration = Duration::from_secs(1);
 
-/// The listener and service of a destination that this worker serves.
-pub(super) struct Assignment {
-    served: Arc<Served>,
-    /// `None` where we answer ourselves.
-    dialler: Option<Dialler>,
-    gate: Gate,
-    manners: Manners,
-    share: Rc<ServiceShare>,
-    traffic: Traffic,
-}
-
-impl Assignment {
-    pub(super) fn new(serving: Serving, protocol: Protocol, worker: &Worker) -> Self {
-        let Serving { served, board } = serving;
-        let connect = served.policy.timeouts.connect;
-        let gate = worker.common.ledger.gate(&served.service, &served.policy.limits);
-        let traffic = worker.traffic(&served.service, protocol);
-        let share = worker.descriptors.share(&served.service);
-        let dialler = board.map(|board| Dialler::new(board, connect, worker.index));
-        Self { dialler, gate, manners: Manners::default(), share, traffic, served }
-    }
-
-    pub(super) fn served(&self) -> &Served {
-        &self.served
-    }
-
-    pub(super) fn traffic(&self) -> &Traffic {
-        &self.traffic
-    }
-
-    /// The permission to have one more connection: first of all descriptors to serve it with.
-    fn admit(&self, session: &Session) -> Result<(), Limit> {
-        let sockets = match self.served.target {
-            Target::Origins(_) => 2,
-            Target::Respond(_) => 1,
-        };
-        if let Err(limit) = session.take_descriptors(&self.share, sockets) {
-            self.complain(session, limit);
-            return Err(limit);
-        }
-        if self.awaits_introduction(session) {
-            return Ok(());
-        }
-        session.admit(&self.gate)
-    }
-
-    /// Where the descriptors of its sessions are counted.
-    pub(super) fn share(&self) -> &Rc<ServiceShare> {
-        &self.share
-    }
-
-    /// Tells the log of a session that was shed, or of many at once.
-    pub(super) fn complain(&self, session: &Session, limit: Limit) {
-        self.gate.complain(session.service(), session.client.get().ip(), limit);
-    }
-
-    /// True if the client is yet to be named, by the proxy that dialled for it.
-    fn awaits_introduction(&self, session: &Session) -> bool {
-        self.served.policy.trusted_proxies.trusts(session.client.get().ip())
-    }
-}
-
-/// The assignment that connections accepted from now on get; those already open keep theirs. Clones show the same one.
-#[derive(Clone)]
-pub(super) struct CurrentAssignment(Rc<RefCell<Rc<Assignment>>>);
-
-impl CurrentAssignment {
-    pub(super) fn new(assignment: Assignment) -> Self {
-        Self(Rc::new(RefCell::new(Rc::new(assignment))))
-    }
-
-    pub(super) fn replace(&self, assignment: Assignment) {
-        self.0.replace(Rc::new(assignment));
-    }
-
-    pub(super) fn get(&self) -> Rc<Assignment> {
-        Rc::clone(&self.0.borrow())
-    }
-}
-
 /// A running accept loop.
-pub(super) struct Acceptor {
+pub(crate) struct Acceptor {
     stop: oneshot::Sender<()>,
     task: JoinHandle<()>,
 }
 
 impl Acceptor {
     /// Starts accepting from `listener`. Must be called within the worker's runtime.
-    pub(super) fn start(
+    pub(crate) fn start(
         worker: Rc<Worker>,
         destination: Destination,
         listener: TcpListener,
@@ -149,7 +65,7 @@ impl Acceptor {
     }
 
     /// Serves what sits in the accept queue, then closes the listener.
-    pub(super) async fn stop(self) {
+    pub(crate) async fn stop(self) {
         // Fails where the loop has ended by itself, and that was reported then.
         let _ = self.stop.send(());
         let _ = self.task.await;

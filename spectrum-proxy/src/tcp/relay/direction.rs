@@ -8,7 +8,7 @@ use rustix::net::SendFlags;
 
 use super::buffers::{Buffers, CHUNK};
 use super::pipes::{Pipe, Pipes, Share};
-use crate::stream::Stream;
+use crate::tcp::stream::Stream;
 use crate::traffic::Meter;
 
 /// The number of chunks that one direction moves before the other one, and other connections, have their turn. Two
@@ -54,14 +54,14 @@ pub(crate) enum Strategy {
 
 /// The counters, where they are of interest.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Counts<'a> {
-    pub(super) read: Option<&'a Meter>,
-    pub(super) written: Option<&'a Meter>,
+pub(crate) struct Counts<'a> {
+    pub(crate) read: Option<&'a Meter>,
+    pub(crate) written: Option<&'a Meter>,
 }
 
 /// Which end of a direction failed.
 #[derive(Debug)]
-pub(super) enum Broken {
+pub(crate) enum Broken {
     /// Reading from the source.
     Read(io::Error),
     /// Writing to the sink, or passing the FIN on.
@@ -70,7 +70,7 @@ pub(super) enum Broken {
 
 /// The way in which a FIN is passed on.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Fin {
+pub(crate) enum Fin {
     /// By closing the sink, which whoever owns it does next: its other direction is done.
     ByClosing,
     /// By shutting down one direction of the sink.
@@ -80,7 +80,7 @@ pub(super) enum Fin {
 }
 
 /// One direction in progress.
-pub(super) struct Direction<'a> {
+pub(crate) struct Direction<'a> {
     from: &'a Stream,
     to: &'a Stream,
     counts: Counts<'a>,
@@ -89,9 +89,9 @@ pub(super) struct Direction<'a> {
     source: Source,
     pace: Pace<'a>,
     /// The number of times that something was read or written.
-    pub(super) moves: u64,
+    pub(crate) moves: u64,
     /// The way in which the source's FIN is to be passed on.
-    pub(super) fin: Fin,
+    pub(crate) fin: Fin,
 }
 
 /// The bytes read and not yet written; never empty.
@@ -123,7 +123,7 @@ enum Pace<'a> {
 }
 
 impl<'a> Direction<'a> {
-    pub(super) fn new(from: &'a Stream, to: &'a Stream, counts: Counts<'a>, means: Means<'a>) -> Self {
+    pub(crate) fn new(from: &'a Stream, to: &'a Stream, counts: Counts<'a>, means: Means<'a>) -> Self {
         let pace = match means.strategy {
             #[cfg(test)]
             Strategy::Splice => Pace::Pipes { share: means.pipes.share(), small: 0 },
@@ -143,12 +143,12 @@ impl<'a> Direction<'a> {
     }
 
     /// The socket that is read from.
-    pub(super) fn source(&self) -> &'a Stream {
+    pub(crate) fn source(&self) -> &'a Stream {
         self.from
     }
 
     /// The number of bytes read and not yet written.
-    pub(super) fn holds(&self) -> usize {
+    pub(crate) fn holds(&self) -> usize {
         match &self.held {
             Held::Buffer { start, end, .. } => end - start,
             Held::Nothing => 0,
@@ -157,7 +157,7 @@ impl<'a> Direction<'a> {
     }
 
     /// Moves what can be moved now. Ready once the source's FIN was passed on; must not be polled after that.
-    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
         let mut moved = 0;
         for _ in 0..TURN {
             ready!(self.poll_flush(cx)).map_err(Broken::Write)?;

@@ -3,14 +3,14 @@
 
 use std::time::Duration;
 
-use crate::stream::Stream;
 use crate::sys::{TcpInfo, tcp_info};
+use crate::tcp::stream::Stream;
 
 /// The kernel's account of one socket.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) struct Delivery {
+pub(crate) struct Delivery {
     /// The bytes acknowledged so far, for comparison.
-    pub(super) acknowledged: u64,
+    pub(crate) acknowledged: u64,
     /// True if anything was sent ever.
     sent: bool,
     /// True if what was sent is on its way.
@@ -21,7 +21,7 @@ pub(super) struct Delivery {
 
 impl Delivery {
     /// `None` where the kernel does not tell.
-    pub(super) fn of(socket: &Stream) -> Option<Self> {
+    pub(crate) fn of(socket: &Stream) -> Option<Self> {
         let TcpInfo { unacked, last_data_sent, last_ack_recv, bytes_acked, bytes_sent, .. } =
             tcp_info(socket).ok()?;
         Some(Self {
@@ -35,7 +35,7 @@ impl Delivery {
 
     /// The time since the peer took something, or a little less. `None` where it has not since others were looked at, or
     /// never was given anything. `is_fresh` says whether more was acknowledged since then.
-    pub(super) fn progressed(&self, is_fresh: bool) -> Option<Duration> {
+    pub(crate) fn progressed(&self, is_fresh: bool) -> Option<Duration> {
         match self {
             Self { sent: false, .. } => None,
             // All that the peer had room for was taken. So it had room when the last of it was sent; what asks it for room

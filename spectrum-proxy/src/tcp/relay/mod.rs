@@ -14,20 +14,20 @@ use std::task::{Context, Poll};
 
 use tokio::io::Interest;
 
-use super::report::{End, Side};
-use super::stream::Stream;
-use super::traffic::Meter;
-pub(super) use buffers::Buffers;
+use crate::report::{End, Side};
+use crate::tcp::stream::Stream;
+use crate::traffic::Meter;
+pub(crate) use buffers::Buffers;
 use direction::{Broken, Counts, Direction, Fin};
-pub(super) use direction::{Means, Strategy};
-pub(super) use pipes::Pipes;
-pub(super) use watch::{Watch, keep};
+pub(crate) use direction::{Means, Strategy};
+pub(crate) use pipes::Pipes;
+pub(crate) use watch::{Watch, keep};
 
 /// Passes bytes, FINs and, by telling the end, resets between the two until neither has more to say, or `watch` says that
 /// it is over. The FIN that comes last is passed on by closing both, which is for the caller to do at [`End::Closed`].
 ///
 /// `from_client` and `to_client` count as it goes, so they hold whatever becomes of the future.
-pub(super) async fn relay(
+pub(crate) async fn relay(
     downstream: &Stream,
     upstream: &Stream,
     from_client: &Meter,
@@ -98,7 +98,7 @@ async fn pass(
 }
 
 /// Sends back to `client` what it sends. Its FIN is passed on by closing, too.
-pub(super) async fn echo(
+pub(crate) async fn echo(
     client: &Stream,
     from_client: &Meter,
     to_client: &Meter,

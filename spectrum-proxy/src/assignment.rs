@@ -1,0 +1,95 @@
+//! A worker's part in serving a destination: the service, the way to its origins and its limits. Accepts and receives nothing.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use crate::limits::{Gate, ServiceShare};
+use crate::model::{Protocol, Target};
+use crate::report::Limit;
+use crate::service::{Served, Serving};
+use crate::session::Session;
+use crate::tcp::dial::Dialler;
+use crate::tcp::first_move::Manners;
+use crate::traffic::Traffic;
+use crate::worker::Worker;
+
+/// The listener and service of a destination that this worker serves.
+pub(super) struct Assignment {
+    pub(super) served: Arc<Served>,
+    /// `None` where we answer ourselves.
+    pub(super) dialler: Option<Dialler>,
+    pub(super) gate: Gate,
+    pub(super) manners: Manners,
+    share: Rc<ServiceShare>,
+    traffic: Traffic,
+}
+
+impl Assignment {
+    pub(super) fn new(serving: Serving, protocol: Protocol, worker: &Worker) -> Self {
+        let Serving { served, board } = serving;
+        let connect = served.policy.timeouts.connect;
+        let gate = worker.common.ledger.gate(&served.service, &served.policy.limits);
+        let traffic = worker.traffic(&served.service, protocol);
+        let share = worker.descriptors.share(&served.service);
+        let dialler = board.map(|board| Dialler::new(board, connect, worker.index));
+        Self { dialler, gate, manners: Manners::default(), share, traffic, served }
+    }
+
+    pub(super) fn served(&self) -> &Served {
+        &self.served
+    }
+
+    pub(super) fn traffic(&self) -> &Traffic {
+        &self.traffic
+    }
+
+    /// The permission to have one more connection: first of all descriptors to serve it with.
+    pub(super) fn admit(&self, session: &Session) -> Result<(), Limit> {
+        let sockets = match self.served.target {
+            Target::Origins(_) => 2,
+            Target::Respond(_) => 1,
+        };
+        if let Err(limit) = session.take_descriptors(&self.share, sockets) {
+            self.complain(session, limit);
+            return Err(limit);
+        }
+        if self.awaits_introduction(session) {
+            return Ok(());
+        }
+        session.admit(&self.gate)
+    }
+
+    /// Where the descriptors of its sessions are counted.
+    pub(super) fn share(&self) -> &Rc<ServiceShare> {
+        &self.share
+    }
+
+    /// Tells the log of a session that was shed, or of many at once.
+    pub(super) fn complain(&self, session: &Session, limit: Limit) {
+        self.gate.complain(session.service(), session.client.get().ip(), limit);
+    }
+
+    /// True if the client is yet to be named, by the proxy that dialled for it.
+    pub(super) fn awaits_introduction(&self, session: &Session) -> bool {
+        self.served.policy.trusted_proxies.trusts(session.client.get().ip())
+    }
+}
+
+/// The assignment that connections accepted from now on get; those already open keep theirs. Clones show the same one.
+#[derive(Clone)]
+pub(super) struct CurrentAssignment(Rc<RefCell<Rc<Assignment>>>);
+
+impl CurrentAssignment {
+    pub(super) fn new(assignment: Assignment) -> Self {
+        Self(Rc::new(RefCell::new(Rc::new(assignment))))
+    }
+
+    pub(super) fn replace(&self, assignment: Assignment) {
+        self.0.replace(Rc::new(assignment));
+    }
+
+    pub(super) fn get(&self) -> Rc<Assignment> {
+        Rc::clone(&self.0.borrow())
+    }
+}

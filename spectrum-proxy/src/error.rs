@@ -1,0 +1,53 @@
+//! The error of serving connections. Errors of single connections are in their reports, not here.
+
+use std::io;
+
+use crate::model::Destination;
+use crate::origins::WatchError;
+
+/// The error of serving connections.
+#[derive(Debug, thiserror::Error)]
+pub enum WorkersError {
+    /// A listener broke.
+    #[error("accept connections for {destination}")]
+    Accept {
+        /// The service whose listener it is.
+        destination: Destination,
+        /// The error of accept(2).
+        #[source]
+        source: io::Error,
+    },
+    /// A worker's thread ended unasked.
+    #[error("worker {worker} ended unexpectedly")]
+    Died {
+        /// Its index.
+        worker: usize,
+    },
+    /// A listener could not be handed over.
+    #[error("listen for {destination}")]
+    Listen {
+        /// The service whose listener it is.
+        destination: Destination,
+        /// The system's own error.
+        #[source]
+        source: io::Error,
+    },
+    /// The origins' thread could not be started.
+    #[error(transparent)]
+    Origins(#[from] WatchError),
+    /// A UDP destination whose target has no answer to datagrams.
+    #[error("answer datagrams of {destination}: only echo and discard can")]
+    Unanswerable {
+        /// Whose.
+        destination: Destination,
+    },
+    /// A worker's thread or runtime could not be made.
+    #[error("start worker {worker}")]
+    Start {
+        /// Its index.
+        worker: usize,
+        /// The system's own error.
+        #[source]
+        source: io::Error,
+    },
+}

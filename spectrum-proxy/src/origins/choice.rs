@@ -1,0 +1,114 @@
+//! Whose turn it is among a service's origins, for whatever protocol speaks to them, and what the outcome means for the next
+//! choice. Opens no socket.
+
+use std::cell::RefCell;
+use std::io;
+use std::net::IpAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use super::balance::Balancer;
+use super::board::{Board, BoardView, Seen};
+use super::fault::Fault;
+use super::roster::{Member, Place};
+use super::standing::{Moment, Turn};
+use super::tally::OpenGuard;
+use crate::model::{DialSource, ServiceName};
+use crate::report::DialFailure;
+
+/// One worker's choice among the origins of one service.
+#[derive(Debug)]
+pub(crate) struct Chooser {
+    view: BoardView,
+    balancer: RefCell<Balancer>,
+}
+
+impl Chooser {
+    /// The choice among the origins of `board`, for the worker with this index.
+    pub(crate) fn new(board: Arc<Board>, worker: usize) -> Self {
+        let balancer = RefCell::new(Balancer::new(board.origins.balance, worker));
+        Self { view: BoardView::new(board), balancer }
+    }
+
+    /// The service whose origins these are.
+    pub(crate) fn service(&self) -> &ServiceName {
+        &self.view.board.service
+    }
+
+    /// The address that the origins are to see.
+    pub(crate) fn source(&self) -> DialSource {
+        self.view.board.origins.source
+    }
+
+    /// The choices that a session of `client` has now, none of them made yet.
+    pub(crate) fn choices(&self, client: IpAddr) -> Choices<'_> {
+        Choices { chooser: self, roster: self.view.roster(), client, tried: RefCell::default() }
+    }
+
+    /// The port of `member` for what was steered here by `bound_port`; `None` where it has none.
+    pub(crate) fn port(&self, member: &Member, bound_port: u16) -> Option<u16> {
+        let origins = &self.view.board.origins;
+        member.port.or_else(|| origins.port(origins.list.get(member.origin)?, bound_port))
+    }
+
+    /// Notes that `place` answered, on `port`.
+    pub(crate) fn succeeded(&self, place: &Place, port: u16) {
+        if place.standing.succeeded() == Some(Turn::Returned) {
+            tracing::info!(service = %self.service(), origin = %place.at(port), "origin is dialled again");
+        }
+    }
+
+    /// Notes that `place` failed, on `port`, for a reason that is its own.
+    pub(crate) fn failed(&self, place: &Place, port: u16, error: &io::Error) {
+        let ejection = self.view.board.origins.ejection;
+        if let (Some(Turn::Ejected), Some(ejection)) =
+            (place.standing.failed(Fault::of_dial(error), ejection, Moment::now()), ejection)
+        {
+            let (service, origin, time) = (self.service(), place.at(port), ejection.time);
+            tracing::warn!(%service, %origin, %error, ?time, "origin is not dialled for a time, since dialling it failed so often");
+        }
+    }
+}
+
+/// One session's choices: each member once, and the roster as it was when the first was made.
+#[derive(Debug)]
+pub(crate) struct Choices<'a> {
+    chooser: &'a Chooser,
+    roster: Rc<Seen>,
+    client: IpAddr,
+    tried: RefCell<Vec<usize>>,
+}
+
+impl Choices<'_> {
+    /// The only member with its only address, where there is no more to choose from.
+    pub(crate) fn sole(&self) -> Option<(&Member, &Place)> {
+        self.roster.sole()
+    }
+
+    /// The member whose turn it is, of those that may be used and had no turn yet.
+    pub(crate) fn another(&self) -> Option<&Member> {
+        let mut tried = self.tried.borrow_mut();
+        let index = {
+            let candidates = self.roster.candidates(&tried);
+            self.chooser.balancer.borrow_mut().choose(self.client, candidates)?
+        };
+        let member = self.roster.members.get(index)?;
+        tried.push(index);
+        Some(member)
+    }
+
+    /// The places of `member` in the order in which this client's session tries them.
+    pub(crate) fn places<'m>(&self, member: &'m Member) -> Vec<&'m Place> {
+        member.order(self.chooser.view.board.origins.balance, self.client)
+    }
+
+    /// Why there is no choice, before any was made.
+    pub(crate) fn absence(&self) -> DialFailure {
+        if self.roster.members.is_empty() { self.roster.fault } else { DialFailure::Down }
+    }
+
+    /// Counts an open session with `place`, for as long as the guard is kept.
+    pub(crate) fn open(&self, place: &Place) -> OpenGuard {
+        self.roster.open(place)
+    }
+}
