@@ -30,7 +30,7 @@ on_every_path!(
     nothing_is_repaired_that_nobody_broke,
 );
 
-/// What the log says of each repair.
+/// The words of the log for each repair.
 const PUT_BACK: &str = "put back what was removed";
 
 /// A repair takes no longer, on a machine that does other things too.
@@ -48,7 +48,7 @@ fn admin() -> SocketAddr {
     "127.0.0.1:9180".parse().unwrap()
 }
 
-/// Whether the machine has what takes away what steers on the case's path.
+/// True if the machine has what takes away what steers on the case's path.
 fn can_break_steering(test: &str, case: &Case) -> bool {
     case.path != Path::SkLookup || require::met(test, &[Need::Bpftool])
 }
@@ -247,7 +247,7 @@ fn nothing_is_repaired_that_nobody_broke(case: &mut Case) {
 }
 
 trait PickSteering {
-    /// What is said to be missing where nothing steers.
+    /// The thing that is said to be missing where nothing steers.
     fn pick_steering(self) -> &'static str;
 }
 

@@ -123,7 +123,7 @@ impl Dispatcher {
         }
     }
 
-    /// Whether the program is attached to the network namespace that `netns` refers to: others may detach it.
+    /// True if the program is attached to the network namespace that `netns` refers to: others may detach it.
     pub fn is_attached(&self, netns: impl AsFd) -> Result<bool, DispatcherError> {
         let own = self.program_id()?;
         let attached = sys::attached_to(netns.as_fd());

@@ -21,14 +21,14 @@ pub struct RouteNotices {
     loopback: u32,
 }
 
-/// What may have gone.
+/// The things that may have gone.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct RouteNotice {
     /// Local routes.
     pub routes: bool,
     /// Rules and routes for what origins answer.
     pub replies: bool,
-    /// Who did it, where the kernel says so.
+    /// The process that did it, where the kernel says so.
     pub author: Option<Author>,
 }
 
@@ -68,7 +68,7 @@ impl RouteNotices {
     }
 }
 
-/// Whether a message may mean that local routes have gone, and whether that routes or rules for replies have.
+/// True twice: local routes may have gone, and routes or rules for replies.
 fn concerns(message: Message<'_>, loopback: u32) -> (bool, bool) {
     let byte = |at: usize| message.body.get(at).copied().unwrap_or_default();
     let index = || {

@@ -57,7 +57,7 @@ impl ReplyRoutes {
         self.still_connected("add reply routes for", family)
     }
 
-    /// Whether the rules and the route of `family` by way of `table` are all there.
+    /// True if the rules and the route of `family` by way of `table` are all there.
     pub async fn is_whole(&self, table: ReplyTable, family: Family) -> Result<bool, NetError> {
         if !self.absent_rules(table, family).await?.is_empty() {
             return Ok(false);
@@ -166,7 +166,7 @@ impl Drop for ReplyRoutes {
     }
 }
 
-/// Whether it is the rule for marked packets, and not the one for those from this host.
+/// True of the rule for marked packets, and not of the one for those from this host.
 fn marks(rule: &RuleMessage) -> bool {
     rule.attributes.iter().any(|attribute| matches!(attribute, RuleAttribute::FwMark(MARK)))
 }

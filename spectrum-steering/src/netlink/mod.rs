@@ -39,17 +39,17 @@ pub(crate) struct Groups {
 /// A part of what was heard.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct Message<'a> {
-    /// What it tells; the numbers are the protocol's.
+    /// The kind of news; the numbers are the protocol's.
     pub(crate) kind: u16,
-    /// More of what it tells.
+    /// More of the news.
     pub(crate) flags: u16,
     /// The netlink port of who asked for what it tells: a process id most of the time, 0 for the kernel itself.
     pub(crate) port: u32,
-    /// What follows the header.
+    /// The rest, behind the header.
     pub(crate) body: &'a [u8],
 }
 
-/// Whether everything was heard.
+/// The part of it that was heard.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Hearing {
     /// As far as it has been told.

@@ -164,7 +164,7 @@ impl Iptables {
         stem(self.family).to_owned() + variant
     }
 
-    /// Whether the rules are in the tables of `x_tables` itself, whose changes nobody is told of.
+    /// True if the rules are in the tables of `x_tables` itself, whose changes nobody is told of.
     pub(super) fn is_legacy(&self) -> bool {
         self.variant == Variant::Legacy
     }

@@ -59,7 +59,7 @@ impl fmt::Display for Backend {
 pub struct Tproxy {
     chain: Chain,
     applied: Applied,
-    /// How each part was listed when it had been applied.
+    /// The listing of each part, as it was when it had been applied.
     prints: BTreeMap<ChainPart, String>,
 }
 
@@ -208,7 +208,7 @@ impl Tproxy {
         Ok(damaged)
     }
 
-    /// Whether nobody tells when the rules are changed, so that they have to be looked at again and again.
+    /// True where nobody tells when the rules are changed, so that they have to be looked at again and again.
     #[must_use]
     pub fn is_untold(&self) -> bool {
         match &self.applied {
@@ -267,7 +267,7 @@ impl Tproxy {
     }
 }
 
-/// What `iptables-save -t mangle` printed of `chain`: its rules and the jumps to it.
+/// The part of what `iptables-save -t mangle` printed of `chain`: its rules and the jumps to it.
 fn print_of(saved: &str, chain: &Chain) -> String {
     let name = chain.as_str();
     let is_of = |line: &&str| line.split_whitespace().any(|word| word.trim_start_matches(':') == name);

@@ -108,7 +108,7 @@ impl Nft {
         print.inspect_err(|error| tracing::debug!(%error, "look at what was made")).ok().flatten()
     }
 
-    /// Whether a table is as `first` was.
+    /// True if a table is as `first` was.
     pub(super) fn is_as(&self, part: &ChainPart, first: Option<&String>) -> Result<bool, TproxyError> {
         let now = self.print(part)?;
         Ok(now.is_some_and(|now| first.is_none_or(|first| *first == now)))

@@ -25,7 +25,7 @@ const HEADER: usize = 4;
 /// In every message about a thing in a table, the table's name. In one about a generation, its number.
 const TABLE: u16 = 1;
 
-/// Who made a generation: the process id (NFTA_GEN_PROC_PID) and the command (NFTA_GEN_PROC_NAME).
+/// The maker of a generation: the process id (NFTA_GEN_PROC_PID) and the command (NFTA_GEN_PROC_NAME).
 const PROCESS: u16 = 2;
 const COMMAND: u16 = 3;
 
@@ -38,11 +38,11 @@ pub struct FirewallNotices {
     groups: Groups,
     table: String,
     exempting: String,
-    /// What the transaction that is being told touched.
+    /// The things that the transaction touched that is being told.
     touched: BTreeSet<Touched>,
 }
 
-/// What may be touched of what an instance has.
+/// The things of an instance that may be touched.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub enum Touched {
     /// The table that exempts from NAT.
@@ -55,7 +55,7 @@ pub enum Touched {
     Steering,
 }
 
-/// What others did.
+/// The deeds of others.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum FirewallNotice {
     /// Not all was heard: anything may have been touched.
@@ -105,7 +105,7 @@ impl FirewallNotices {
     }
 }
 
-/// What `message` says was touched.
+/// The thing that `message` says was touched.
 fn of(message: Message<'_>, table: &str, exempting: &str) -> Option<Touched> {
     if message.kind & 0xff00 != NF_TABLES {
         return None;

@@ -56,7 +56,7 @@ const LISTING: Duration = Duration::from_secs(10);
 /// The same where it looks whether what was made is still there, which is repeated.
 const LOOKING: Duration = Duration::from_secs(3);
 
-/// What such a look is called in errors.
+/// The name of such a look in errors.
 pub(super) const LOOK: &str = "look at";
 
 /// The time between two looks whether it is still wanted.
@@ -88,7 +88,7 @@ fn children() -> MutexGuard<'static, VecDeque<u32>> {
     children
 }
 
-/// Whether this process ran the one with this id, not long ago.
+/// True if this process ran the one with this id, not long ago.
 pub(super) fn is_child(pid: u32) -> bool {
     children().contains(&pid)
 }

@@ -30,7 +30,7 @@ impl ReplyMark {
         Ok(made)
     }
 
-    /// Whether it is as it was made. Blocks the calling thread.
+    /// True while it is as it was made. Blocks the calling thread.
     pub fn is_whole(&self) -> Result<bool, TproxyError> {
         self.nft.is_as(&self.part(), self.print.as_ref())
     }

@@ -124,7 +124,7 @@ impl Exempting {
         self.table.take()?.undo().map(Into::into)
     }
 
-    /// Whether it is as it was made. Blocks the calling thread.
+    /// True while it is as it was made. Blocks the calling thread.
     pub(super) fn is_whole(&self) -> anyhow::Result<bool> {
         Ok(self.table.as_ref().map_or(Ok(true), ExemptionTable::is_whole)?)
     }

@@ -13,7 +13,7 @@ use crate::control::ControlServer;
 use crate::instance::{Judgement, Look, News, Resource, ResourceKind, Watch, named};
 use crate::model::{DestinationId, Prefix};
 
-/// How often the program's attachment is looked at, of which nobody tells: it costs a system call.
+/// The pause between looks at the program's attachment, of which nobody tells: it costs a system call.
 const GLANCE: Duration = Duration::from_millis(200);
 
 /// The same of the files in the run directory.
@@ -22,7 +22,7 @@ const FILES: Duration = Duration::from_millis(400);
 /// The same of the listeners in the program's map, and of iptables-legacy's rules, for which programs are run.
 const SLOWER: Duration = Duration::from_millis(700);
 
-/// What is not there at all need not be looked at.
+/// The pause for what is not there at all.
 const NEVER: Duration = Duration::from_hours(1);
 
 /// So many listeners are looked at at once.
@@ -31,7 +31,7 @@ const LISTENERS: usize = 256;
 /// Others may be starting: then there will be another look.
 const PATIENCE: Duration = Duration::from_millis(100);
 
-/// Whether what is found missing in the program's map stays there when it has been looked at.
+/// The state in which the program's map is left after a look.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Leave {
     AsFound,
@@ -130,7 +130,7 @@ impl Running {
         self.readiness.hindered(self.repairs.faults().hindrances());
     }
 
-    /// When things of `kind` are to be looked at again if nobody tells of them: `None` where somebody does.
+    /// The pause before things of `kind` are looked at again if nobody tells of them: `None` where somebody does.
     fn untold(&self, kind: ResourceKind) -> Option<Duration> {
         match (kind, &self.steering) {
             (ResourceKind::Claim | ResourceKind::Control, _) => Some(FILES),
@@ -144,7 +144,7 @@ impl Running {
         }
     }
 
-    /// What there is of `kind` that others may have changed without a trace: the elements of maps are not looked at.
+    /// The things of `kind` that others may have changed without a trace: the elements of maps are not looked at.
     fn touchable(&self, kind: ResourceKind) -> Vec<Resource> {
         match (kind, &self.steering) {
             (ResourceKind::Rules, Some(Steering::Tproxy(_))) => vec![Resource::Rules],
@@ -154,7 +154,7 @@ impl Running {
         }
     }
 
-    /// What is missing of `kind`.
+    /// The things of `kind` that are missing.
     async fn missing(&mut self, kind: ResourceKind) -> anyhow::Result<Vec<Resource>> {
         let whole = |is_whole: bool, resource| if is_whole { Vec::new() } else { vec![resource] };
         Ok(match kind {

@@ -82,9 +82,9 @@ pub(super) struct Running {
     pub(super) steering: Option<Steering>,
     /// What earlier generations needed and nothing needs soon.
     pub(super) retiring: Retiring,
-    /// What others took away.
+    /// The things that others took away.
     pub(super) repairs: Repairs,
-    /// Which listener is looked at next.
+    /// The listener that is looked at next.
     pub(super) next_listener: DestinationId,
     /// How many configurations there have been before this one.
     pub(super) revision: u32,

@@ -39,7 +39,7 @@ pub(super) struct View {
     /// Services that the configuration has no more, and when what they have open is cut.
     pub(super) gone: Arc<[(Service, Instant)]>,
     pub(super) listeners: Arc<BTreeMap<DestinationId, ListenerAnswer>>,
-    /// What others took away.
+    /// The things that others took away.
     pub(super) faults: Faults,
 }
 

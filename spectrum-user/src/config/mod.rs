@@ -36,7 +36,7 @@ pub struct Config {
     pub firewall: FirewallChoice,
     /// The treatment of connections to what is bound by others' NAT rules.
     pub nat: NatChoice,
-    /// How often what others remove is put back.
+    /// The limit on putting back what others remove.
     pub repairs: RepairLimit,
     /// The host's own addresses that may be served although that cuts something.
     pub force: Force,

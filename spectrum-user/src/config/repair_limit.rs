@@ -3,7 +3,7 @@
 /// The most repairs of one kind of thing in a minute; more than that is a fight.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub struct RepairLimit {
-    /// How many; 0: nothing is put back.
+    /// The number; 0: nothing is put back.
     pub per_minute: u32,
 }
 

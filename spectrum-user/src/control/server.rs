@@ -32,7 +32,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub struct ControlServer {
     path: PathBuf,
-    /// Which file it was, by device and inode.
+    /// The file, by device and inode.
     file: (u64, u64),
     accepting: JoinHandle<()>,
     close: Option<oneshot::Sender<()>>,
@@ -55,7 +55,7 @@ impl ControlServer {
         Ok(Self { path: path.to_owned(), file, accepting, close: Some(close) })
     }
 
-    /// Whether its path still leads to it: others may remove it, or put something else there.
+    /// True while its path leads to it: others may remove it, or put something else there.
     #[must_use]
     pub fn is_found(&self) -> bool {
         at(&self.path).is_ok_and(|file| file == self.file)

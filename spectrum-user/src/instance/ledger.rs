@@ -28,7 +28,7 @@ pub enum Resource {
     Rules,
 }
 
-/// What kind of thing it is. Things of a kind are looked at together.
+/// The kind of a thing. Things of a kind are looked at together.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub enum ResourceKind {
     /// [`Resource::Claim`].
@@ -99,7 +99,7 @@ impl ResourceKind {
         Self::Rules,
     ];
 
-    /// What metrics call it.
+    /// The name in metrics.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -115,7 +115,7 @@ impl ResourceKind {
         }
     }
 
-    /// Whether clients are served without it.
+    /// True if clients are served without it.
     #[must_use]
     pub fn is_aside(self) -> bool {
         matches!(self, Self::Claim | Self::Control)

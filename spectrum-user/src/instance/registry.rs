@@ -212,7 +212,7 @@ impl Claim {
         self.path.with_extension(CONTROL)
     }
 
-    /// Whether others see that it is claimed: somebody may have removed the file.
+    /// True while others see that it is claimed: somebody may have removed the file.
     #[must_use]
     pub fn is_seen(&self) -> bool {
         is_at(&self.lock, &self.path).unwrap_or(false)

@@ -12,7 +12,7 @@ use spectrum_steering::netlink::Author;
 /// The time in which repairs are counted.
 const MINUTE: Duration = Duration::from_mins(1);
 
-/// How long somebody who was quicker is left alone.
+/// So long somebody who was quicker is left alone.
 const REST: Duration = Duration::from_mins(1);
 
 /// So many things are named in one text.
@@ -21,14 +21,14 @@ const NAMED: usize = 3;
 /// Decides about repairs, and remembers them. What it tells is shared with [`Faults`].
 #[derive(Debug, Default)]
 pub struct Repairs {
-    /// When things of a kind were put back, in the last minute.
+    /// The moments at which things of a kind were put back, in the last minute.
     history: BTreeMap<ResourceKind, VecDeque<Instant>>,
     /// Kinds that are left alone, and until when.
     resting: BTreeMap<ResourceKind, Instant>,
     faults: Faults,
 }
 
-/// What is to be done about what is missing.
+/// The thing to do about what is missing.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Judgement {
     /// It is to be put back.
@@ -37,7 +37,7 @@ pub enum Judgement {
     Leave(News),
 }
 
-/// Whether something has been said before.
+/// The newness of what is said.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum News {
     /// It has not.
@@ -46,7 +46,7 @@ pub enum News {
     Known,
 }
 
-/// What is missing now, and how often something was put back, for whoever wants to know. Clones tell the same.
+/// The things that are missing now, and the repairs that were made, for whoever wants to know. Clones tell the same.
 #[derive(Clone, Debug, Default)]
 pub struct Faults(Arc<Mutex<Told>>);
 
@@ -64,7 +64,7 @@ struct Fault {
     why: Why,
 }
 
-/// Why they are not put back.
+/// The reason that they are not put back.
 #[derive(Clone, Debug, Eq, PartialEq)]
 enum Why {
     /// It was tried.
@@ -76,7 +76,7 @@ enum Why {
 }
 
 impl Repairs {
-    /// What to do about `missing`, of one kind, where things of a kind are put back at most `most` times a minute.
+    /// The thing to do about `missing`, of one kind, where things of a kind are put back at most `most` times a minute.
     pub fn judge(
         &mut self,
         kind: ResourceKind,
@@ -132,7 +132,7 @@ impl Repairs {
         }
     }
 
-    /// What is told of it.
+    /// The part of it that is told.
     #[must_use]
     pub fn faults(&self) -> Faults {
         self.faults.clone()
@@ -140,26 +140,26 @@ impl Repairs {
 }
 
 impl Faults {
-    /// What is missing, a line for each kind.
+    /// The things that are missing, a line for each kind.
     #[must_use]
     pub fn lines(&self) -> Vec<String> {
         self.lock().missing.values().map(Fault::line).collect()
     }
 
-    /// What is missing that clients need, a line for each kind.
+    /// Those that clients need, a line for each kind.
     #[must_use]
     pub fn hindrances(&self) -> Vec<String> {
         let told = self.lock();
         told.missing.iter().filter(|(kind, _)| !kind.is_aside()).map(|(_, fault)| fault.line()).collect()
     }
 
-    /// Whether something of `kind` is missing.
+    /// True while something of `kind` is missing.
     #[must_use]
     pub fn has(&self, kind: ResourceKind) -> bool {
         self.lock().missing.contains_key(&kind)
     }
 
-    /// How often things of each kind were put back.
+    /// The number of repairs of each kind.
     #[must_use]
     pub fn repaired(&self) -> Vec<(&'static str, u64)> {
         let told = self.lock();

@@ -12,13 +12,13 @@ use spectrum_steering::host::{RouteNotice, RouteNotices};
 use spectrum_steering::netlink::Author;
 use spectrum_steering::tproxy::{FirewallNotice, FirewallNotices, Touched};
 
-/// What comes together is looked at together.
+/// Things that come within so long are looked at together.
 const MOMENT: Duration = Duration::from_millis(10);
 
-/// How long after the beginning the first look is.
+/// The time from the beginning to the first look.
 const FIRST: Duration = Duration::from_millis(500);
 
-/// Where the kernel tells, looks are for what it may have failed to tell.
+/// The pause between looks where the kernel tells: they are for what it may have failed to tell.
 const SELDOM: Duration = Duration::from_secs(30);
 
 /// The same where it would tell, but cannot be heard.
@@ -37,15 +37,15 @@ pub struct Watch {
     routes: Option<RouteNotices>,
     firewall: Option<FirewallNotices>,
     due: BTreeMap<ResourceKind, Instant>,
-    /// Who last touched things of a kind, since they were looked at.
+    /// The process that last touched things of a kind, since they were looked at.
     authors: BTreeMap<ResourceKind, Author>,
     /// Tables that others changed, which a look may not show.
     touched: BTreeSet<ResourceKind>,
-    /// How many looks in a row found things of a kind missing.
+    /// The number of looks in a row that found things of a kind missing.
     missed: BTreeMap<ResourceKind, u32>,
 }
 
-/// What a look came to.
+/// The outcome of a look.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Look {
     /// Something is missing still.
@@ -96,18 +96,18 @@ impl Watch {
         }
     }
 
-    /// Who touched things of `kind` since they were last looked at, where the kernel told.
+    /// The process that touched things of `kind` since they were last looked at, where the kernel told.
     pub fn author(&mut self, kind: ResourceKind) -> Option<Author> {
         self.authors.remove(&kind)
     }
 
-    /// Whether others changed a table of `kind`, so that it is not as it was even where it looks so.
+    /// True if others changed a table of `kind`, so that it is not as it was even where it looks so.
     #[must_use]
     pub fn is_touched(&self, kind: ResourceKind) -> bool {
         self.touched.contains(&kind)
     }
 
-    /// What others changed has been made anew.
+    /// The things of `kind` have been made anew.
     pub fn renewed(&mut self, kind: ResourceKind) {
         self.touched.remove(&kind);
         self.authors.remove(&kind);
@@ -194,7 +194,7 @@ impl Watch {
     }
 }
 
-/// What `hear` hears, where there is somebody to be heard.
+/// The news that `hear` hears, where there is somebody to be heard.
 async fn heard<N, T>(
     notices: &mut Option<N>,
     hear: impl AsyncFnOnce(&mut N) -> Result<T, String>,

@@ -47,7 +47,7 @@ const STACK: usize = 512 * 1024;
 #[derive(Clone, Debug, Default)]
 pub struct Readiness {
     state: Arc<AtomicU8>,
-    /// What is missing that clients need.
+    /// The things that are missing and that clients need.
     hindrances: Arc<Mutex<Vec<String>>>,
 }
 

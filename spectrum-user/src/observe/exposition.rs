@@ -41,7 +41,7 @@ pub struct InstanceFacts {
     pub descriptors: usize,
     /// The number of these that are each service's own.
     pub descriptors_of_each: usize,
-    /// How often things of each kind were put back that others had removed.
+    /// The repairs of what others had removed, of each kind.
     pub repairs: Vec<(&'static str, u64)>,
 }
 

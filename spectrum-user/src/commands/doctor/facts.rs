@@ -173,7 +173,7 @@ fn leftovers(live: Result<&[Instance], String>) -> anyhow::Result<Result<Vec<Str
     }))
 }
 
-/// What live instances say that they lack. One that says nothing is busy, or starting.
+/// The things that live instances say that they lack. One that says nothing is busy, or starting.
 fn missing() -> Vec<String> {
     let Ok(namespace) = NamespaceId::current() else { return Vec::new() };
     let sockets = control_sockets(&run_dir(), namespace.inode()).unwrap_or_default();

@@ -194,12 +194,12 @@ impl View {
         (obstacles, errors.into_iter().map(|error| format!("{:#}", anyhow::Error::from(error))).collect())
     }
 
-    /// Whether what it raised is supposed to be there.
+    /// True while what it raised is supposed to be there.
     pub(super) fn is_steering(&self) -> bool {
         matches!(self.state, InstanceState::Ready | InstanceState::Reloading)
     }
 
-    /// Whether the kernel runs our program on packets; also where it does not say.
+    /// True if the kernel runs our program on packets; also where it does not say.
     pub(super) fn is_attached(&self) -> bool {
         let Some(own) = self.probe() else { return true };
         attached().map_or(true, |attached| attached.iter().any(|program| program.id == own.program_id()))
