@@ -29,7 +29,7 @@ const AGAIN: Duration = Duration::from_millis(250);
 const DOUBLINGS: u32 = 5;
 
 /// Looking takes no more than one part of so many of a core.
-const SHARE: u32 = 20;
+const SHARE: u32 = 4;
 
 /// Hears the kernel, and keeps the times of looks.
 #[derive(Debug)]
@@ -247,6 +247,6 @@ mod tests {
         assert_eq!(watch.due[&kind].duration_since(Instant::now()), UNHEARD);
         // A look that takes long is not taken often.
         watch.looked(kind, Look::Whole, Duration::from_secs(1), None);
-        assert_eq!(watch.due[&kind].duration_since(Instant::now()), Duration::from_secs(20));
+        assert_eq!(watch.due[&kind].duration_since(Instant::now()), Duration::from_secs(4));
     }
 }
