@@ -44,8 +44,9 @@ impl Assignment {
         &self.traffic
     }
 
-    /// The permission to have one more connection: first of all descriptors to serve it with.
-    pub(super) fn admit(&self, session: &Session) -> Result<(), Limit> {
+    /// The permission to have one more connection: first of all descriptors to serve it with. A trusted proxy is
+    /// counted itself until it says whom it speaks for; where that makes too many of it, this one is on credit.
+    pub(super) fn admit(&self, session: &Session) -> Result<Option<Credit>, Limit> {
         let sockets = match self.served.target {
             Target::Origins(_) => 2,
             Target::Respond(_) => 1,
@@ -54,10 +55,25 @@ impl Assignment {
             self.complain(session, limit);
             return Err(limit);
         }
-        if self.awaits_introduction(session) {
-            return Ok(());
+        match session.admit(&self.gate) {
+            Err(limit @ (Limit::Source | Limit::SourceRate)) if self.awaits_introduction(session) => {
+                Ok(Some(Credit(limit)))
+            }
+            Err(limit) => {
+                self.complain(session, limit);
+                Err(limit)
+            }
+            Ok(()) => Ok(None),
         }
-        session.admit(&self.gate)
+    }
+
+    /// The same once a trusted proxy has said whom it speaks for.
+    pub(super) fn readmit(&self, session: &Session, credit: Option<Credit>) -> Result<(), Limit> {
+        let admitted = match credit {
+            Some(_) => session.admit(&self.gate),
+            None => session.reassign(&self.gate),
+        };
+        admitted.inspect_err(|limit| self.complain(session, *limit))
     }
 
     /// Where the descriptors of its sessions are counted.
@@ -75,6 +91,11 @@ impl Assignment {
         self.served.policy.trusted_proxies.trusts(session.client.get().ip())
     }
 }
+
+/// The limit that a trusted proxy's own connections have reached: one more has little time to be somebody else's, so that many
+/// at once are no fault of their clients, and those that never say for whom they are cannot be held.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Credit(pub(super) Limit);
 
 /// The assignment that connections accepted from now on get; those already open keep theirs. Clones show the same one.
 #[derive(Clone)]

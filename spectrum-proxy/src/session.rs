@@ -96,9 +96,16 @@ impl Session {
     /// Its admission by the limits of its service, now that its client is known.
     pub(super) fn admit(&self, gate: &Gate) -> Result<(), Limit> {
         let client = self.client.get();
-        let admission =
-            gate.admit(client.ip()).inspect_err(|limit| gate.complain(&self.service, client.ip(), *limit))?;
-        self.admission.set(admission);
+        self.admission.set(gate.admit(client.ip())?);
+        Ok(())
+    }
+
+    /// The same for one that was admitted under the name of the trusted proxy that has dialled it.
+    pub(super) fn reassign(&self, gate: &Gate) -> Result<(), Limit> {
+        let Some(mut admission) = self.admission.take() else { return Ok(()) };
+        let client = self.client.get();
+        gate.reassign(&mut admission, client.ip())?;
+        self.admission.set(Some(admission));
         Ok(())
     }
 

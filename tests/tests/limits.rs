@@ -26,6 +26,7 @@ on_every_path!(
     connections_of_a_source_have_an_end,
     connections_of_a_source_come_only_so_fast,
     a_client_that_a_proxy_names_is_the_source,
+    a_proxy_that_names_nobody_is_the_source_itself,
     counts_survive_a_reload,
     what_a_removed_service_left_open_is_cut_after_the_drain,
     a_service_that_comes_back_keeps_what_is_open,
@@ -184,6 +185,45 @@ fn connections_of_a_source_come_only_so_fast(case: &mut Case) {
     if served < 40 {
         await_end(&instance, "denied-source-rate", 1);
     }
+    instance.stop();
+}
+
+fn a_proxy_that_names_nobody_is_the_source_itself(case: &mut Case) {
+    let limits = format!(
+        "trusted-proxies = \"{}\"\nlimits = {{ connections-per-source = 3, rate-per-source = 40 }}",
+        case.loopback()
+    );
+    let instance = serve(case, &limited(case, 80, &limits), "");
+    let target = SocketAddr::new(case.any_address(), 80);
+    // Of those that name nobody, only as many are borne as one source may have.
+    let began = Instant::now();
+    let mut silent: Vec<TcpStream> = (0..30).map(|_| call_from(case, case.loopback(), target)).collect();
+    // Of many there are not all records.
+    let denied = |limit: &str| {
+        let status = connect(&case.server, &instance).ask("status").unwrap();
+        status["services"][0]["denied"][limit].as_u64().unwrap_or(0)
+    };
+    eventually("27 that are denied", PATIENCE, || (denied("connections-per-source") == 27).then_some(()));
+    assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
+    for stream in &silent {
+        stream.set_nonblocking(true).unwrap();
+    }
+    silent
+        .retain_mut(|stream| stream.read(&mut [0]).is_err_and(|error| error.kind() == ErrorKind::WouldBlock));
+    assert_eq!(silent.len(), 3);
+    // Meanwhile it speaks for others, many at once and one after the other, and more often than a source may come.
+    let family = case.family.pick("TCP4", "TCP6");
+    let named = |number: usize| {
+        let client = case.family.pick(format!("203.0.113.{number}"), format!("2001:db8:8:{number}::1"));
+        let mut stream = call_from(case, case.loopback(), target);
+        write!(stream, "PROXY {family} {client} {} 1000 80\r\n", target.ip()).unwrap();
+        stream
+    };
+    for _ in 0..3 {
+        let mut open: Vec<TcpStream> = (1..=25).map(named).collect();
+        open.iter_mut().for_each(assert_talks);
+    }
+    assert_eq!((denied("connections-per-source"), denied("rate-per-source")), (27, 0));
     instance.stop();
 }
 

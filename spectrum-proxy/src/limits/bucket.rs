@@ -21,6 +21,11 @@ impl Bucket {
         true
     }
 
+    /// Gives back a token that was taken for nothing.
+    pub(super) fn give_back(&mut self, rate: NonZeroU32) {
+        self.full = self.full.saturating_sub(SECOND / u64::from(rate.get()));
+    }
+
     /// True if nothing is missing, so that a new bucket would do as well.
     pub(super) fn is_full(self, now: u64) -> bool {
         self.full <= now

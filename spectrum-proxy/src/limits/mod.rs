@@ -89,6 +89,19 @@ impl Gate {
         Ok(Some(admission))
     }
 
+    /// Counts the connection of `admission`, admitted for who dialled, for `client` instead, whom that one speaks for.
+    pub(super) fn reassign(&self, admission: &mut Admission, client: IpAddr) -> Result<(), Limit> {
+        let Some(former) = admission.source else { return Ok(()) };
+        let (source, counts) = (Source::of(client, &self.limits), &admission.counts);
+        if source == former {
+            return Ok(());
+        }
+        let opened = counts.sources.open(source, &self.limits, counts.now());
+        counts.sources.forget(former, &self.limits, counts.now());
+        admission.source = opened.is_ok().then_some(source);
+        opened
+    }
+
     /// Tells the log of a connection that was shed, or of many at once.
     pub(super) fn complain(&self, service: &ServiceName, client: IpAddr, limit: Limit) {
         let Some(more) = self.complaints.due(Instant::now()) else { return };
@@ -198,6 +211,28 @@ mod tests {
         drop(fourth);
         drop(next);
         assert_eq!(ledger.gate(&name, &limits(1, 1)).counts.unwrap().open.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn who_speaks_for_others_is_counted_until_it_says_for_whom() {
+        let ledger = Ledger::default();
+        let gate = ledger.gate(&ServiceName::default(), &limits(4, 1));
+        let (proxy, named) = (client(1), [client(2), client(3)]);
+        let mut open = Vec::new();
+        for named in named {
+            let mut admission = gate.admit(proxy).unwrap().unwrap();
+            assert_eq!(gate.admit(proxy).unwrap_err(), Limit::Source);
+            gate.reassign(&mut admission, named).unwrap();
+            assert_eq!(gate.admit(named).unwrap_err(), Limit::Source);
+            open.push(admission);
+        }
+        let mut again = gate.admit(proxy).unwrap().unwrap();
+        assert_eq!(gate.reassign(&mut again, named[0]), Err(Limit::Source));
+        assert!(gate.admit(proxy).is_ok(), "who was refused is nobody's");
+        drop(again);
+        drop(open);
+        assert_eq!(gate.counts.as_ref().unwrap().open.load(Ordering::Relaxed), 0);
+        assert_eq!(gate.counts.unwrap().sources.len(), 0);
     }
 
     #[test]

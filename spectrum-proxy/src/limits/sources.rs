@@ -96,6 +96,17 @@ impl Sources {
         Ok(())
     }
 
+    /// A connection that was counted turns out to be another source's: as if it had never come.
+    pub(super) fn forget(&self, source: Source, limits: &Limits, now: u64) {
+        if let Some(rate) = limits.rate_per_source
+            && let Some(mut shard) = self.shard(source)
+            && let Some(known) = shard.known.get_mut(&source)
+        {
+            known.bucket.give_back(rate);
+        }
+        self.close(source, now);
+    }
+
     /// A connection that was counted is over.
     pub(super) fn close(&self, source: Source, now: u64) {
         let Some(mut shard) = self.shard(source) else { return };
@@ -196,6 +207,18 @@ mod tests {
         assert_eq!(sources.open(one, &limits, 0), Ok(()));
         sources.close(one, 0);
         assert_eq!(sources.open(one, &limits, 0), Err(Limit::SourceRate));
+    }
+
+    #[test]
+    fn what_was_another_source_s_takes_neither_a_place_nor_the_rate() {
+        let (sources, limits) = (Sources::default(), limits(Some(1), Some(2)));
+        let proxy = source(1, &limits);
+        for _ in 0..100 {
+            assert_eq!(sources.open(proxy, &limits, 0), Ok(()));
+            assert_eq!(sources.open(proxy, &limits, 0), Err(Limit::Source));
+            sources.forget(proxy, &limits, 0);
+        }
+        assert_eq!(sources.len(), 0);
     }
 
     #[test]

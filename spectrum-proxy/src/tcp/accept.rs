@@ -18,15 +18,15 @@ use tokio::time::sleep;
 use super::connections::Connections;
 use super::dial::{Dialled, Dialler};
 use super::first_move::{self, Manners};
-use super::introduction;
+use super::introduction::{self, Patience};
 use super::peer::Peer;
 use super::relay::{Watch, keep, relay};
 use super::respond::respond;
 use super::stream::{Stream, accept, keep_urgent_bytes};
 use crate::address::canonical;
-use crate::assignment::{Assignment, CurrentAssignment};
+use crate::assignment::{Assignment, Credit, CurrentAssignment};
 use crate::model::{Destination, Origins, Target, Timeouts};
-use crate::report::{DialFailure, End, Side};
+use crate::report::{DialFailure, End, HeaderFault, Side};
 use crate::session::Session;
 use crate::sys::register;
 use crate::worker::Worker;
@@ -190,15 +190,18 @@ impl Queue {
             assignment.traffic(),
         );
         let peer = Peer::new(stream);
-        if let Err(limit) = assignment.admit(&session) {
-            // The client sees a RST: dialling again later may help, waiting will not.
-            drop(peer);
-            session.end(End::Denied(limit));
-            return;
-        }
+        let credit = match assignment.admit(&session) {
+            Ok(credit) => credit,
+            Err(limit) => {
+                // The client sees a RST: dialling again later may help, waiting will not.
+                drop(peer);
+                session.end(End::Denied(limit));
+                return;
+            }
+        };
         // A session dropped before its task's first poll is reported all the same.
         self.connections.serve(|place| async move {
-            let end = serve(&peer, &assignment, &session).await;
+            let end = serve(&peer, &assignment, &session, credit).await;
             // The peer is closed before its end is told.
             drop(peer);
             session.end(end);
@@ -231,7 +234,7 @@ impl Drop for Reckoning<'_> {
     }
 }
 
-async fn serve(downstream: &Peer, assignment: &Assignment, session: &Session) -> End {
+async fn serve(downstream: &Peer, assignment: &Assignment, session: &Session, credit: Option<Credit>) -> End {
     let _reckoning = Reckoning { downstream, session };
     let watch = Watch::start(&assignment.served.policy.timeouts);
     // First of all: everything else, limits among it, is about the client that it names.
@@ -241,10 +244,15 @@ async fn serve(downstream: &Peer, assignment: &Assignment, session: &Session) ->
             Target::Origins(origins) => origins.header,
             Target::Respond(_) => None,
         };
-        if let Err(end) = introduction::receive(downstream, trusted, session, onward).await {
+        let patience = if credit.is_some() { Patience::Short } else { Patience::Usual };
+        if let Err(end) = introduction::receive(downstream, trusted, session, onward, patience).await {
+            if let (Some(Credit(limit)), End::Headless(HeaderFault::Missing)) = (credit, end) {
+                assignment.complain(session, limit);
+                return End::Denied(limit);
+            }
             return end;
         }
-        if let Err(limit) = session.admit(&assignment.gate) {
+        if let Err(limit) = assignment.readmit(session, credit) {
             return End::Denied(limit);
         }
     }

@@ -14,9 +14,23 @@ use crate::report::{End, HeaderFault, Side};
 use crate::session::Session;
 use crate::unique_id::shown;
 
-/// The time that a trusted proxy may take to say whom it speaks for. It has nothing to wait for, so this is a lost packet
-/// or two.
-const PATIENCE: Duration = Duration::from_secs(3);
+/// The time that a trusted proxy may take to say whom it speaks for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Patience {
+    /// It has nothing to wait for, so this is a lost packet or two.
+    Usual,
+    /// Too many of it say nothing already: the time for what is on its way.
+    Short,
+}
+
+impl Patience {
+    fn time(self) -> Duration {
+        match self {
+            Self::Usual => Duration::from_secs(3),
+            Self::Short => Duration::from_millis(200),
+        }
+    }
+}
 
 /// The bytes that are looked at in one go: more than any header without extensions has.
 const CHUNK: usize = 512;
@@ -31,12 +45,13 @@ pub(crate) async fn receive(
     trusted: &TrustedProxies,
     session: &Session,
     onward: Option<ProxyVersion>,
+    patience: Patience,
 ) -> Result<(), End> {
     if !trusted.trusts(session.client.get().ip()) {
         return Ok(());
     }
     // On the heap: few connections need the room, and all would have it for as long as they last.
-    match Box::pin(timeout(PATIENCE, read(downstream))).await {
+    match Box::pin(timeout(patience.time(), read(downstream))).await {
         Ok(Ok((header, extensions))) => {
             if let Header::Proxied { client, dialled } = header {
                 session.introduce(client, dialled);
