@@ -76,7 +76,7 @@ impl Assignment {
         admitted.inspect_err(|limit| self.complain(session, *limit))
     }
 
-    /// Where the descriptors of its sessions are counted.
+    /// The count of its sessions' descriptors.
     pub(super) fn share(&self) -> &Rc<ServiceShare> {
         &self.share
     }

@@ -38,7 +38,7 @@ pub fn spectrum_user() -> Result<()> {
     shell::run(&mut workspace::cargo(["build", "--release", "--package", "spectrum-user"]))
 }
 
-/// What tells the privileged tests where what was built is.
+/// The variables that tell the privileged tests where what was built is.
 #[must_use]
 pub fn for_tests() -> Vec<(&'static str, String)> {
     vec![

@@ -60,7 +60,7 @@ impl DescriptorPool {
         self.share() * self.workers
     }
 
-    /// How much of that each of so many services has of its own.
+    /// The part of that which each of so many services has of its own.
     pub(crate) fn for_each_of(&self, services: usize) -> usize {
         Division::of(self.share(), services).each * self.workers
     }
@@ -73,15 +73,15 @@ impl DescriptorPool {
     }
 }
 
-/// How a worker's descriptors are divided.
+/// The division of a worker's descriptors.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 struct Division {
     /// All of them.
     whole: usize,
     services: usize,
-    /// What each service has of its own.
+    /// The number that each service has of its own.
     each: usize,
-    /// What is for whoever comes first.
+    /// The number for whoever comes first.
     common: usize,
 }
 
@@ -94,7 +94,7 @@ impl Division {
         Self { whole, services, each, common }
     }
 
-    /// How much of what a service uses is not its own.
+    /// The part of what a service uses that is not its own.
     fn beyond(&self, used: usize) -> usize {
         used.saturating_sub(self.each)
     }
@@ -105,18 +105,18 @@ impl Division {
 #[derive(Debug)]
 pub(crate) struct Descriptors(Rc<Books>);
 
-/// Who has how many.
+/// The holders, and their numbers.
 #[derive(Debug)]
 struct Books {
     pool: DescriptorPool,
     division: Cell<Division>,
     used: Cell<usize>,
-    /// How many of these are beyond what is their service's own.
+    /// The number of these beyond what is their service's own.
     beyond: Cell<usize>,
     services: RefCell<HashMap<ServiceName, Weak<ServiceShare>>>,
 }
 
-/// What one service uses of a worker's descriptors, for as long as anything of it is there.
+/// One service's use of a worker's descriptors, for as long as anything of it is there.
 #[derive(Debug)]
 pub(crate) struct ServiceShare {
     service: ServiceName,

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::aged::Aged;
 
-/// What says by whose listener it came.
+/// A thing that says by whose listener it came.
 pub(super) trait OfListener: Clone + Eq + Hash {
     /// The listener's number.
     fn listener(&self) -> u64;
@@ -52,23 +52,23 @@ impl<K: OfListener, V> ByListener<K, V> {
         Some(removed)
     }
 
-    /// Whether there is anything of these.
+    /// True if there is anything of these.
     pub(super) fn any_of(&self, listeners: &[u64]) -> bool {
         listeners.iter().any(|listener| self.listeners.contains_key(listener))
     }
 
-    /// What there is of these.
+    /// The number of these.
     pub(super) fn keys_of(&self, listeners: &[u64]) -> Vec<K> {
         listeners.iter().filter_map(|of| self.listeners.get(of)).flat_map(Aged::keys).cloned().collect()
     }
 
-    /// What `listener` has used least recently.
+    /// The one that `listener` has used least recently.
     pub(super) fn oldest_of(&mut self, listener: u64) -> Option<K> {
         Some(self.listeners.get_mut(&listener)?.oldest()?.0)
     }
 
-    /// What is to make room for one more of `listener`: the oldest of its own, or of the one that has most where it has less
-    /// than comes to each.
+    /// The one that is to make room for one more of `listener`: the oldest of its own, or of the one that has most where
+    /// it has less than comes to each.
     pub(super) fn dispensable(&mut self, listener: u64) -> Option<K> {
         let own = self.listeners.get(&listener).map_or(0, Aged::len);
         let others = self.listeners.len() - usize::from(own > 0);
@@ -79,7 +79,7 @@ impl<K: OfListener, V> ByListener<K, V> {
         self.oldest_of(most)
     }
 
-    /// What was last used before `deadline`, one of each listener; and when the first of the others was.
+    /// Those last used before `deadline`, one of each listener; and the time at which the first of the others was.
     pub(super) fn overdue(&mut self, deadline: Instant) -> (Vec<K>, Option<Instant>) {
         let (mut overdue, mut next) = (Vec::new(), None::<Instant>);
         for aged in self.listeners.values_mut() {

@@ -98,7 +98,7 @@ impl Workers {
         self.common.descriptors.for_connections()
     }
 
-    /// How many of these each of so many services has of its own, whatever the others take.
+    /// The number of these that each of so many services has of its own, whatever the others take.
     #[must_use]
     pub fn descriptors_of_each(&self, services: usize) -> usize {
         self.common.descriptors.for_each_of(services)

@@ -15,7 +15,7 @@ use crate::plan::firewall::{Chain, ChainPart};
 use crate::plan::{Effect, Exemption, Plan};
 use spectrum_steering::tproxy::{self, ExemptionTable};
 
-/// How long after a look the next one begins, at least.
+/// The shortest time between a look and the next.
 const PAUSE: Duration = Duration::from_secs(10);
 
 /// Looking takes no more than one part of so many of a core.
@@ -24,30 +24,30 @@ const SHARE: u32 = 100;
 /// Looks, one after the other.
 static LOOKING: Standby = Standby::new("nat");
 
-/// What there is of it.
+/// The exemption that there is.
 #[derive(Debug, Default)]
 pub(super) struct Exempting {
     exemption: Exemption,
     table: Option<ExemptionTable>,
-    /// What was last said to have failed.
+    /// The failure that was last told.
     failure: Option<String>,
 }
 
-/// What a look at the rules of NAT found.
+/// The finds of a look at the rules of NAT.
 #[derive(Debug, Default)]
 pub(super) struct Looked {
     plans: Vec<Arc<Plan>>,
     needed: Exemption,
     /// The rules that take connections, in words.
     takers: Vec<String>,
-    /// Whether some take them in spite of what was exempted.
+    /// True if some take them in spite of what was exempted.
     is_open: bool,
     /// Why not everything was seen.
     errors: Vec<String>,
 }
 
 impl Looked {
-    /// What rules of NAT would take of `plans`. Blocks the calling thread.
+    /// The part of `plans` that rules of NAT would take. Blocks the calling thread.
     fn at(plans: Vec<Arc<Plan>>) -> Self {
         let mut looked = Self { plans, ..Self::default() };
         if !tproxy::may_translate() {
@@ -134,7 +134,7 @@ impl Exempting {
         Ok(self.table.as_mut().map_or(Ok(()), ExemptionTable::put_back)?)
     }
 
-    /// What there is of it in the firewall.
+    /// Its part in the firewall.
     pub(super) fn part(&self) -> Option<ChainPart> {
         self.table.as_ref().map(ExemptionTable::part)
     }
@@ -155,7 +155,7 @@ impl Looks {
         Self { due: now + PAUSE, began: now, under_way: None }
     }
 
-    /// What the next look finds. Dropped before it has ended, it goes on.
+    /// The finds of the next look. Dropped before it has ended, it goes on.
     pub(super) async fn next(&mut self, plan: &Arc<Plan>, nat: NatChoice) -> Looked {
         if nat == NatChoice::Heed {
             return std::future::pending().await;

@@ -28,7 +28,7 @@ use spectrum_steering::tproxy::InterruptGuard;
 /// retransmission of a SYN-ACK comes after a second (RFC 6298).
 const HANDSHAKES: Duration = Duration::from_secs(3);
 
-/// What a reload came to.
+/// The outcome of a reload.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub(super) struct Reloaded {
     /// Which configuration this is; the first was 0.
@@ -41,7 +41,7 @@ pub(super) struct Reloaded {
     pub(super) removed: usize,
 }
 
-/// What an earlier generation needed, and when it goes.
+/// The parts that an earlier generation needed, and when they go.
 #[derive(Debug, Default)]
 pub(super) struct Retiring {
     /// Listeners to which nothing is steered any more. They still take what was on its way to them.

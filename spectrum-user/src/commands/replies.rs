@@ -13,7 +13,7 @@ use crate::plan::replies::ReplyTable;
 use spectrum_steering::host::{self, ReplyRoutes};
 use spectrum_steering::tproxy::ReplyMark;
 
-/// What there is of it.
+/// The exemption that there is.
 #[derive(Debug, Default)]
 pub(super) struct Replies {
     routed: BTreeSet<Family>,
@@ -95,12 +95,12 @@ impl Replies {
         self.mark.as_mut().map_or(Ok(()), |mark| mark.put_back().context(PURPOSE))
     }
 
-    /// What there is of it in the firewall.
+    /// Its part in the firewall.
     pub(super) fn part(&self) -> Option<ChainPart> {
         self.mark.as_ref().map(ReplyMark::part)
     }
 
-    /// Whether there is more than `needs` asks for.
+    /// True if there is more than `needs` asks for.
     pub(super) fn exceed(&self, needs: &ReplyNeeds) -> bool {
         !self.routed.is_subset(&needs.families) || (self.mark.is_some() && !needs.mark())
     }

@@ -73,7 +73,7 @@ fn serve_from_start_to_end(args: &RunArgs, config: Config, log: &Log) -> anyhow:
     })
 }
 
-/// What the command line asks for, as its file reads now that it has been read before.
+/// The configuration that the command line asks for, as its file reads now that it has been read before.
 fn configured_again(args: &RunArgs) -> anyhow::Result<Config> {
     match &args.config {
         None => bail!("reload: there is no configuration file; start with --config FILE"),
@@ -99,7 +99,7 @@ async fn live(running: &mut Running, args: &RunArgs, log: &Log, hearing: &mut He
     serve(running, args, hearing).await
 }
 
-/// What the command line asks for, as its file reads now.
+/// The configuration that the command line asks for, as its file reads now.
 fn configured(args: &RunArgs) -> anyhow::Result<Config> {
     let mut config = match &args.config {
         Some(path) => Config::load(path)?,
@@ -160,7 +160,7 @@ async fn serve(running: &mut Running, args: &RunArgs, hearing: &mut Hearing) -> 
     }
 }
 
-/// What [`serve`] waits for.
+/// An event that [`serve`] waits for.
 enum ServeEvent {
     Due,
     Look(Vec<ResourceKind>),

@@ -44,7 +44,7 @@ use spectrum_steering::host::{
 };
 use spectrum_steering::tproxy::{Backend, Tproxy};
 
-/// What is not part of the configuration.
+/// The settings that are not part of the configuration.
 #[derive(Clone, Debug)]
 pub(super) struct Settings {
     pub(super) workers: Option<NonZeroUsize>,
@@ -57,11 +57,11 @@ pub(super) struct Running {
     pub(super) config: Arc<Config>,
     pub(super) plan: Arc<Plan>,
     pub(super) settings: Settings,
-    /// What those who ask see.
+    /// The view that those who ask see.
     pub(super) published: Published,
-    /// Whether what is being done is to be given up.
+    /// The listener for the order to give up what is being done.
     pub(super) stop_asked: Stop,
-    /// Who hears those who ask.
+    /// The threads that hear those who ask.
     pub(super) hearing: (Handle, mpsc::Sender<Asked>),
     // In the order of starting.
     pub(super) claim: Option<Claim>,
@@ -80,17 +80,17 @@ pub(super) struct Running {
     pub(super) replies: Replies,
     pub(super) exempting: Exempting,
     pub(super) steering: Option<Steering>,
-    /// What earlier generations needed and nothing needs soon.
+    /// The parts that earlier generations needed and nothing needs soon.
     pub(super) retiring: Retiring,
     /// The things that others took away.
     pub(super) repairs: Repairs,
     /// The listener that is looked at next.
     pub(super) next_listener: DestinationId,
-    /// How many configurations there have been before this one.
+    /// The number of configurations before this one.
     pub(super) revision: u32,
 }
 
-/// What brings packets to the listeners.
+/// The steering of packets to the listeners.
 pub(super) enum Steering {
     SkLookup(Box<Dispatcher>),
     Tproxy(Tproxy),
@@ -351,7 +351,7 @@ impl Running {
         Ok(())
     }
 
-    /// How many sockets each of `groups` new listeners gets, beside those that there are.
+    /// The number of sockets that each of `groups` new listeners gets, beside those that there are.
     fn sockets_of_each(&self, groups: usize, workers: NonZeroUsize) -> anyhow::Result<NonZeroUsize> {
         let (descriptors, _) =
             getrlimit(Resource::RLIMIT_NOFILE).context("ask for the limit of open files")?;
@@ -530,7 +530,7 @@ pub(super) fn look_up(watch: &OriginWatch, config: &Config, patience: Duration) 
     watch.look_up(origins_of(config).map(|origin| (origin.origin, origin.local)), patience)
 }
 
-/// Where the origins of each service were typed.
+/// The places of each service's origins in the file, or flags.
 pub(super) fn places(config: &Config) -> HashMap<ServiceName, Vec<String>> {
     origins_of(config).fold(HashMap::new(), |mut places, origin| {
         let place = config.origin_places.place(origin.service, origin.index);
@@ -562,8 +562,8 @@ pub(super) fn origins_of(config: &Config) -> impl Iterator<Item = Numbered<'_>> 
     })
 }
 
-/// How long a start or a reload waits for name servers, all names together. What is not answered by then is unresolved until it
-/// is.
+/// The time that a start or a reload waits for name servers, all names together. What is not answered by then is
+/// unresolved until it is.
 pub(super) const NAMES_PATIENCE: Duration = Duration::from_secs(1);
 
 fn attached(plan: &Plan) -> Result<Dispatcher, DispatcherError> {

@@ -8,7 +8,7 @@ use std::thread;
 
 use tokio::sync::oneshot;
 
-/// What is to be done: returns what tells how it ended.
+/// The errand to be done: returns what tells how it ended.
 type Errand = Box<dyn FnOnce() -> Telling + Send>;
 
 /// Tells whoever waits.

@@ -21,20 +21,20 @@ use spectrum_steering::dispatcher::Probe;
 pub(super) struct View {
     pub(super) state: InstanceState,
     pub(super) mode: Option<Mode>,
-    /// How many configurations there have been before this one.
+    /// The number of configurations before this one.
     pub(super) revision: u32,
     pub(super) config: Arc<Config>,
     pub(super) plan: Arc<Plan>,
     pub(super) steering: Option<Seen>,
-    /// What else it has in the firewall.
+    /// The other parts that it has in the firewall.
     pub(super) besides: Vec<ChainPart>,
     pub(super) counters: Counters,
     pub(super) origins: Option<OriginWatch>,
-    /// Where metrics and health are served.
+    /// The address of metrics and health.
     pub(super) admin: Option<std::net::SocketAddr>,
-    /// How many descriptors all connections together may have.
+    /// The number of descriptors that all connections together may have.
     pub(super) descriptors: usize,
-    /// How many of these are each service's own.
+    /// The number of these that are each service's own.
     pub(super) descriptors_of_each: usize,
     /// Services that the configuration has no more, and when what they have open is cut.
     pub(super) gone: Arc<[(Service, Instant)]>,
@@ -43,7 +43,7 @@ pub(super) struct View {
     pub(super) faults: Faults,
 }
 
-/// What brings packets to the listeners.
+/// The steering of packets to the listeners.
 #[derive(Clone)]
 pub(super) enum Seen {
     SkLookup(Probe),

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::model::Prefix;
 
-/// Why an instance could not be registered.
+/// The error of registering an instance.
 #[derive(Debug, thiserror::Error)]
 pub enum InstanceError {
     /// A live instance has a prefix that equals, contains or lies within one of ours.
@@ -25,7 +25,7 @@ pub enum InstanceError {
     Corrupt {
         /// The state file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The fault of it.
         cause: String,
     },
     /// Another instance is starting or being cleaned up, and has been for long.
@@ -33,7 +33,7 @@ pub enum InstanceError {
     Busy {
         /// The lock.
         path: PathBuf,
-        /// How long we waited.
+        /// The time that we waited.
         waited: Duration,
     },
     /// Others could put anything into the run directory.
@@ -45,9 +45,9 @@ pub enum InstanceError {
     Distrusted {
         /// The directory.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The fault of it.
         cause: String,
-        /// Where it is unless another is set.
+        /// The directory unless another is set.
         default: &'static str,
     },
     /// We were told to stop while waiting for another instance.
@@ -56,7 +56,7 @@ pub enum InstanceError {
         /// The lock.
         path: PathBuf,
     },
-    /// Who asks may not know which instances there are.
+    /// The asker may not know which instances there are.
     #[error("look for instances in {} (needs root or membership of the group spectrum)", .path.display())]
     NotAMember {
         /// The directory.
@@ -67,7 +67,7 @@ pub enum InstanceError {
     /// The run directory cannot be used.
     #[error("{op} {}", .path.display())]
     RunDir {
-        /// What we were doing, a verb phrase.
+        /// The operation that failed, a verb phrase.
         op: &'static str,
         /// The file or directory.
         path: PathBuf,

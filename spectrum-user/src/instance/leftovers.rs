@@ -8,7 +8,7 @@ use crate::model::Prefix;
 use crate::plan::firewall::{Chain, ChainPart};
 use crate::plan::replies::ReplyTable;
 
-/// What dead instances left in a network namespace.
+/// The leftovers of dead instances in a network namespace.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Leftovers {
     /// Prefixes of local routes with our protocol number.
@@ -40,7 +40,7 @@ impl Leftovers {
         }
     }
 
-    /// Whether there is nothing to remove.
+    /// True if there is nothing to remove.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.routes.is_empty() && self.chains.is_empty() && self.tables.is_empty()

@@ -29,11 +29,11 @@ const LOCK: &str = "lock";
 pub(super) const EXTENSION: &str = "json";
 pub(super) const CONTROL: &str = "sock";
 
-/// How often a lock that another process holds is tried again.
+/// The time until a lock that another process holds is tried again.
 const RETRY: Duration = Duration::from_millis(20);
 
-/// How long an instance that ends waits to see whether it was the last. Who holds the lock meanwhile, and for longer, is about
-/// to become an instance, or to see for itself.
+/// The time that an instance that ends waits to see whether it was the last. Who holds the lock meanwhile, and for
+/// longer, is about to become an instance, or to see for itself.
 const PARTING: Duration = Duration::from_millis(200);
 
 /// The registry of one network namespace.
@@ -196,7 +196,7 @@ impl StartupLock<'_> {
     }
 }
 
-/// What this process has claimed. Dropping it ends the claim, so it goes last, when the kernel holds nothing of ours
+/// The claim of this process. Dropping it ends the claim, so it goes last, when the kernel holds nothing of ours
 /// any more.
 #[derive(Debug)]
 pub struct Claim {
@@ -206,7 +206,7 @@ pub struct Claim {
 }
 
 impl Claim {
-    /// Where the instance listens for requests.
+    /// The path at which the instance listens for requests.
     #[must_use]
     pub fn control_socket(&self) -> PathBuf {
         self.path.with_extension(CONTROL)
@@ -218,7 +218,7 @@ impl Claim {
         is_at(&self.lock, &self.path).unwrap_or(false)
     }
 
-    /// What is claimed.
+    /// The instance as it is claimed.
     #[must_use]
     pub fn instance(&self) -> &Instance {
         &self.instance
@@ -237,7 +237,7 @@ impl Drop for Claim {
     }
 }
 
-/// Whether `file` is what `path` names now.
+/// True if `file` is what `path` names now.
 fn is_at(file: &File, path: &Path) -> io::Result<bool> {
     let held = file.metadata()?;
     match fs::metadata(path) {
@@ -280,7 +280,7 @@ fn examine(path: &Path) -> Result<Option<Instance>, InstanceError> {
     }
 }
 
-/// What has become of the instance that wrote a state file.
+/// The fate of the instance that wrote a state file.
 enum Standing {
     /// It was killed.
     Dead,

@@ -12,7 +12,7 @@ use super::InstanceError;
 
 const DEFAULT: &str = "/run/spectrum";
 
-/// What the kernel says of owners that a user namespace has no name for (/proc/sys/kernel/overflowuid).
+/// The id that the kernel gives for owners that a user namespace has no name for (/proc/sys/kernel/overflowuid).
 const UNMAPPED: u32 = 65_534;
 
 const GROUP_OR_OTHERS_WRITE: u32 = 0o022;

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use super::registry::{CONTROL, EXTENSION, live_instance};
 use super::{Instance, InstanceError, InstanceId};
 
-/// Where an instance listens for requests, or did when it was killed.
+/// The socket at which an instance listens for requests, or did when it was killed.
 #[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub struct ControlSocket {
     /// The instance.
@@ -17,7 +17,7 @@ pub struct ControlSocket {
 }
 
 impl ControlSocket {
-    /// What the instance has claimed, if it lives, and if who asks may read that: root may, members of the group may not.
+    /// The claim of the instance, if it lives, and if who asks may read that: root may, members of the group may not.
     #[must_use]
     pub fn claimed(&self) -> Option<Instance> {
         live_instance(&self.path.with_extension(EXTENSION)).ok().flatten()

@@ -67,7 +67,7 @@ impl fmt::Display for Mode {
     }
 }
 
-/// What an instance has claimed in its network namespace. Written before it acts, so that it covers whatever the
+/// The claim of an instance in its network namespace. Written before it acts, so that it covers whatever the
 /// instance may have left when it dies.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Instance {
@@ -75,7 +75,7 @@ pub struct Instance {
     pub pid: u32,
     /// When it started, in seconds since 1970.
     pub started: u64,
-    /// How it steers, once that is decided.
+    /// The mode in which it steers, once that is decided.
     pub mode: Option<Mode>,
     /// The prefixes it has bindings for, and adds local routes for.
     #[serde(with = "texts")]

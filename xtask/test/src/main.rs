@@ -172,7 +172,7 @@ impl TestOptions {
     }
 }
 
-/// What the tests are told.
+/// The variables that the tests are told.
 fn variables(require: bool, turn: &Turn) -> Vec<(String, String)> {
     let mut variables = build::for_tests();
     if require {

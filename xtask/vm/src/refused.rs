@@ -13,7 +13,7 @@ use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, apply_filter};
 
 use super::kernel::Call;
 
-/// What to run without which system call.
+/// A command, and the system call that it goes without.
 #[derive(Debug, clap::Args)]
 pub(super) struct RefusedOptions {
     /// The system call

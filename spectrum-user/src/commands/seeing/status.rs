@@ -229,7 +229,7 @@ pub(super) fn bridges_to_rules(family: Family) -> Option<String> {
     Some(format!("{setting} is 1: {}; cure: {}", bridged(family), unbridging(&[setting])))
 }
 
-/// What was denied, by what was over the limit.
+/// The numbers of what was denied, by the limit.
 fn denied<'a>(totals: impl Iterator<Item = &'a Totals>) -> BTreeMap<String, u64> {
     let mut denied = BTreeMap::new();
     for (end, count) in totals.flat_map(|totals| &totals.ends) {
