@@ -1,5 +1,31 @@
 //! What stands behind the listeners: accept or receive, dial, relay or respond, and one report per session. Knows nothing of
 //! how a connection came to its listener: no steering, no firewall, no configuration.
+//!
+//! ```
+//! use std::net::TcpListener;
+//! use std::num::NonZeroUsize;
+//! use std::sync::Arc;
+//!
+//! use spectrum_proxy::model::{
+//!     Destination, Family, Policy, Protocol, ResolverOptions, Responder, ServiceName, Target,
+//! };
+//! use spectrum_proxy::{OriginWatch, Served, Workers};
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let origins = OriginWatch::start(ResolverOptions::default())?;
+//! let workers = Workers::start(NonZeroUsize::MIN, origins, |_worker| |_event: spectrum_proxy::Event<'_>| {})?;
+//! let service: ServiceName = "hello".parse()?;
+//! let destination =
+//!     Destination { service: service.clone(), revision: 0, family: Family::Ipv4, protocol: Protocol::Tcp };
+//! let served = Served { service, target: Target::Respond(Responder::Hello), policy: Policy::default() };
+//! workers.listen(&destination, vec![TcpListener::bind("127.0.0.1:0")?], Arc::new(served)).await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! One that relays is `examples/relay.rs`. The first to look at are [`Workers`], [`Served`], [`Listener`], [`OriginWatch`] and
+//! [`Event`] with its [`Report`].
 
 mod address;
 mod assignment;

@@ -1,4 +1,4 @@
-//! Whose turn it is among a service's origins, for whatever protocol speaks to them, and what the outcome means for the next
+//! The turns of a service's origins, for whatever protocol speaks to them, and what an outcome means for the next
 //! choice. Opens no socket.
 
 use std::cell::RefCell;
@@ -102,7 +102,7 @@ impl Choices<'_> {
         member.order(self.chooser.view.board.origins.balance, self.client)
     }
 
-    /// Why there is no choice, before any was made.
+    /// The reason that there is no choice, before any was made.
     pub(crate) fn absence(&self) -> DialFailure {
         if self.roster.members.is_empty() { self.roster.fault } else { DialFailure::Down }
     }
