@@ -53,7 +53,7 @@ impl Running {
 
     async fn look_at(&mut self, kind: ResourceKind, watch: &mut Watch) -> Look {
         let author = watch.author(kind);
-        let missing = match self.missing(kind).await {
+        let missing = match self.surely_missing(kind).await {
             Ok(missing) if missing.is_empty() && watch.is_touched(kind) => self.touchable(kind),
             Ok(missing) => missing,
             Err(error) => {
@@ -106,7 +106,7 @@ impl Running {
     /// Puts back whatever is missing, however often that was done. What cannot be is said.
     pub(super) async fn mend(&mut self) {
         for kind in ResourceKind::ALL {
-            let mended = match self.missing(kind).await {
+            let mended = match self.surely_missing(kind).await {
                 Ok(missing) if missing.is_empty() => {
                     self.repairs.whole(kind);
                     continue;
@@ -155,6 +155,14 @@ impl Running {
     }
 
     /// The things of `kind` that are missing.
+    async fn surely_missing(&mut self, kind: ResourceKind) -> anyhow::Result<Vec<Resource>> {
+        let missing = self.missing(kind).await?;
+        let is_listed = matches!(kind, ResourceKind::Exemption | ResourceKind::Mark | ResourceKind::Rules);
+        // The programs of the firewall fail now and then on a busy machine, in words that also mean that a table is not there.
+        if is_listed && !missing.is_empty() { self.missing(kind).await } else { Ok(missing) }
+    }
+
+    /// The same, by one look.
     async fn missing(&mut self, kind: ResourceKind) -> anyhow::Result<Vec<Resource>> {
         let whole = |is_whole: bool, resource| if is_whole { Vec::new() } else { vec![resource] };
         Ok(match kind {
