@@ -2,6 +2,7 @@
 //! their worker take the lock to see what hangs there now. Does not know how rosters come about.
 
 use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
 use std::ops::Deref;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -28,11 +29,6 @@ impl Board {
         Self { service, origins, roster: Mutex::new(roster), version: AtomicU64::new(0) }
     }
 
-    /// The one of `service` that was hung last, of `boards` in the order of their hanging.
-    pub(super) fn latest(boards: &[Weak<Self>], service: &ServiceName) -> Option<Arc<Self>> {
-        boards.iter().rev().filter_map(Weak::upgrade).find(|board| board.service == *service)
-    }
-
     pub(super) fn roster(&self) -> Arc<Roster> {
         Arc::clone(&self.roster.lock().unwrap_or_else(PoisonError::into_inner))
     }
@@ -42,6 +38,53 @@ impl Board {
         roster.take_over_turns(&place);
         *place = Arc::new(roster);
         self.version.fetch_add(1, Ordering::Release);
+    }
+}
+
+/// The boards of all services, as long as anybody has them. Of one service there are several while connections of a former
+/// configuration, or one that may not come about, have theirs.
+#[derive(Debug, Default)]
+pub(super) struct Boards {
+    /// The latest of each service last, each with its number.
+    services: HashMap<ServiceName, Vec<(u64, Weak<Board>)>>,
+    added: u64,
+    /// The services that were left when those without a board were let go last.
+    swept: usize,
+}
+
+impl Boards {
+    /// The board of `service` that was added last.
+    pub(super) fn latest(&self, service: &ServiceName) -> Option<Arc<Board>> {
+        self.of(service).next_back()
+    }
+
+    /// The boards of `service`, the latest last.
+    pub(super) fn of(&self, service: &ServiceName) -> impl DoubleEndedIterator<Item = Arc<Board>> {
+        self.services.get(service).into_iter().flatten().filter_map(|(_, board)| board.upgrade())
+    }
+
+    /// The boards of all services, in the order in which they were added: where a circle is cut depends on that.
+    pub(super) fn all(&self) -> Vec<Arc<Board>> {
+        let boards = self.services.values().flatten();
+        let mut alive: Vec<_> =
+            boards.filter_map(|(number, board)| Some((*number, board.upgrade()?))).collect();
+        alive.sort_unstable_by_key(|(number, _)| *number);
+        alive.into_iter().map(|(_, board)| board).collect()
+    }
+
+    /// Makes `board` the latest of its service.
+    pub(super) fn add(&mut self, board: &Arc<Board>) {
+        // Rarely, so that the cost of one more does not grow with how many there are.
+        if self.services.len() > self.swept * 2 {
+            self.services.retain(|_, boards| boards.iter().any(|(_, board)| board.strong_count() > 0));
+            self.swept = self.services.len();
+        }
+        let boards = self.services.entry(board.service.clone()).or_default();
+        boards.retain(|(_, known)| {
+            known.strong_count() > 0 && !std::ptr::eq(known.as_ptr(), Arc::as_ptr(board))
+        });
+        boards.push((self.added, Arc::downgrade(board)));
+        self.added += 1;
     }
 }
 
@@ -104,5 +147,41 @@ impl BoardView {
             self.seen.replace(Rc::new(Seen::of(&self.board)));
         }
         Rc::clone(&self.seen.borrow())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn board(service: &str) -> Arc<Board> {
+        Arc::new(Board::new(service.parse().unwrap(), Origins::from(Vec::new())))
+    }
+
+    #[test]
+    fn the_latest_of_a_service_is_the_last_that_anybody_has() {
+        let mut boards = Boards::default();
+        let (former, latest, other) = (board("a"), board("a"), board("b"));
+        for board in [&former, &latest, &other] {
+            boards.add(board);
+        }
+        assert!(Arc::ptr_eq(&boards.latest(&former.service).unwrap(), &latest));
+        boards.add(&former);
+        assert!(Arc::ptr_eq(&boards.latest(&former.service).unwrap(), &former));
+        assert_eq!((boards.of(&former.service).count(), boards.all().len()), (2, 3));
+        drop(former);
+        assert!(Arc::ptr_eq(&boards.latest(&latest.service).unwrap(), &latest));
+    }
+
+    #[test]
+    fn services_that_are_gone_are_let_go() {
+        let mut boards = Boards::default();
+        let stays = board("stays");
+        boards.add(&stays);
+        for number in 0..1000 {
+            boards.add(&board(&format!("s{number}")));
+        }
+        assert!(boards.services.len() < 8, "{}", boards.services.len());
+        assert!(boards.latest(&stays.service).is_some());
     }
 }

@@ -25,7 +25,7 @@ use crate::model::{
     HealthCheck, LocalOrigins, Origin, OriginHost, OriginIdentity, OriginPort, OriginSetting, Origins,
     ResolverOptions, ServiceName, Weight,
 };
-use crate::origins::board::Board;
+use crate::origins::board::{Board, Boards};
 use crate::origins::health::Health;
 use crate::origins::own_bindings::{Judgement, OwnBindings};
 use crate::origins::refusal::Refusal;
@@ -73,8 +73,7 @@ pub(super) struct Lead {
     /// The addresses of this host's interfaces when they were last looked at, and the time.
     own_addresses: RefCell<(Rc<BTreeSet<IpAddr>>, Option<Instant>)>,
     places: RefCell<HashMap<ServiceName, Vec<String>>>,
-    /// The latest of each service last.
-    boards: RefCell<Vec<Weak<Board>>>,
+    boards: RefCell<Boards>,
     /// Those whose rosters leave out what would come back.
     looping: RefCell<Vec<Weak<Board>>>,
     standings: RefCell<HashMap<StandingKey, Weak<Standing>>>,
@@ -219,20 +218,13 @@ impl Lead {
 
     /// The board of a service whose origins are these: the one that there is, or a new one. Waits for no name.
     fn board(self: &Rc<Self>, service: ServiceName, origins: Origins) -> Arc<Board> {
-        let known = self
-            .boards
-            .borrow()
-            .iter()
-            .filter_map(Weak::upgrade)
-            .find(|board| board.service == service && board.origins == origins);
+        let known = self.boards.borrow().of(&service).find(|board| board.origins == origins);
         if let Some(board) = known {
-            let mut boards = self.boards.borrow_mut();
-            boards.retain(|one| !std::ptr::eq(one.as_ptr(), Arc::as_ptr(&board)));
-            boards.push(Arc::downgrade(&board));
+            self.boards.borrow_mut().add(&board);
             return board;
         }
         let board = Arc::new(Board::new(service, origins));
-        self.boards.borrow_mut().push(Arc::downgrade(&board));
+        self.boards.borrow_mut().add(&board);
         self.hang(std::slice::from_ref(&board));
         for origin in &board.origins.list {
             self.refresh(&origin.host);
@@ -270,7 +262,7 @@ impl Lead {
     }
 
     fn alive(&self) -> Vec<Arc<Board>> {
-        self.boards.borrow().iter().filter_map(Weak::upgrade).collect()
+        self.boards.borrow().all()
     }
 
     fn hang_one(self: &Rc<Self>, board: &Board) {
@@ -319,7 +311,7 @@ impl Lead {
         typed: &str,
         setting: OriginSetting,
     ) -> Result<SetOrigin, SetOriginError> {
-        let board = Board::latest(&self.boards.borrow(), service).ok_or(SetOriginError::Originless)?;
+        let board = self.boards.borrow().latest(service).ok_or(SetOriginError::Originless)?;
         let roster = board.roster();
         let Selection { origin, parts } =
             select(&board.origins.list, &roster, typed).map_err(|fault| match fault {
@@ -342,8 +334,7 @@ impl Lead {
         };
         set.map_err(|Full| SetOriginError::Full)?;
         drop(settings);
-        let mut boards = self.alive();
-        boards.retain(|board| board.service == *service);
+        let boards: Vec<Arc<Board>> = self.boards.borrow().of(service).collect();
         self.hang(&boards);
         let addresses = parts.iter().map(|part| shown(origin, part.port, part.address)).collect();
         Ok(SetOrigin { origin: origin.to_string(), addresses })
@@ -366,7 +357,7 @@ impl Lead {
                 way.reverse();
                 return Some(way);
             }
-            if let Some(board) = Board::latest(&boards, here) {
+            if let Some(board) = boards.latest(here) {
                 for service in &board.roster().through {
                     if reached.iter().all(|(one, _)| one != service) {
                         reached.push((service.clone(), Some(next)));
@@ -430,13 +421,8 @@ impl Lead {
             let roster = board.roster();
             roster.places().any(|place| place.health.as_ref().is_some_and(|one| Arc::ptr_eq(one, health)))
         };
-        let boards = self.boards.borrow();
-        let mut services: Vec<String> = boards
-            .iter()
-            .filter_map(Weak::upgrade)
-            .filter(uses)
-            .map(|board| board.service.to_string())
-            .collect();
+        let boards = self.boards.borrow().all().into_iter();
+        let mut services: Vec<String> = boards.filter(uses).map(|board| board.service.to_string()).collect();
         services.sort_unstable();
         services.dedup();
         services.join(",")
@@ -513,10 +499,9 @@ impl Lead {
     }
 
     fn boards_of(&self, host: &OriginHost) -> Vec<Arc<Board>> {
-        let mut boards = self.boards.borrow_mut();
-        boards.retain(|board| board.strong_count() > 0);
         let names = |board: &Arc<Board>| board.origins.list.iter().any(|origin| origin.host == *host);
-        boards.iter().filter_map(Weak::upgrade).filter(names).collect()
+        let boards = self.boards.borrow().all();
+        boards.into_iter().filter(names).collect()
     }
 
     /// Says in the log which origins of a board lead nowhere since now, and which do no longer.

@@ -10,7 +10,7 @@ mod state;
 
 use std::collections::HashMap;
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -18,7 +18,7 @@ use tokio::runtime;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::LocalSet;
 
-use super::board::Board;
+use super::board::{Board, Boards};
 use super::own_bindings::OwnBindings;
 use crate::commanded::Commanded;
 use crate::model::{LocalOrigins, Origin, OriginSetting, Origins, ResolverOptions, ServiceName};
@@ -111,8 +111,7 @@ pub struct OriginWatch(Arc<Watching>);
 #[derive(Debug)]
 struct Watching {
     thread: Commanded<Command>,
-    /// The latest of each service last.
-    boards: Mutex<Vec<Weak<Board>>>,
+    boards: Mutex<Boards>,
 }
 
 impl OriginWatch {
@@ -207,7 +206,7 @@ impl OriginWatch {
     #[must_use]
     pub fn states(&self, service: &ServiceName) -> Vec<OriginState> {
         let boards = self.0.boards.lock().unwrap_or_else(PoisonError::into_inner);
-        let latest = |service: &ServiceName| Board::latest(&boards, service);
+        let latest = |service: &ServiceName| boards.latest(service);
         latest(service).map_or_else(Vec::new, |board| state::states(&board, latest))
     }
 
@@ -220,8 +219,7 @@ impl OriginWatch {
         let (service, origins) = (service.clone(), origins.clone());
         let board = self.ask(|done| Command::Board { service, origins, done }).await?;
         let mut boards = self.0.boards.lock().unwrap_or_else(PoisonError::into_inner);
-        boards.retain(|known| known.strong_count() > 0 && !std::ptr::eq(known.as_ptr(), Arc::as_ptr(&board)));
-        boards.push(Arc::downgrade(&board));
+        boards.add(&board);
         Ok(board)
     }
 
