@@ -150,11 +150,13 @@ async fn serve(running: &mut Running, args: &RunArgs, hearing: &mut Hearing) -> 
                     Request::Reload(query) => query.clone(),
                     _ => ReloadQuery::default(),
                 };
-                settle(reload(running, args, &query).await, asked);
+                let outcome = reload(running, args, &query).await;
+                watch.reloaded(outcome.is_ok());
+                settle(outcome, asked);
             }
             // Who sent the signal reads the log.
             ServeEvent::Reload(ReloadAsked::Signal) => {
-                drop(reload(running, args, &ReloadQuery::default()).await);
+                watch.reloaded(reload(running, args, &ReloadQuery::default()).await.is_ok());
             }
         }
     }

@@ -113,6 +113,13 @@ impl Watch {
         self.authors.remove(&kind);
     }
 
+    /// A reload has ended: if it is `done`, it made everything anew that was touched before.
+    pub fn reloaded(&mut self, done: bool) {
+        if done {
+            self.touched.clear();
+        }
+    }
+
     /// Things of `kind` were looked at, which took so long. Where nobody tells of them the next look is after `untold`.
     pub fn looked(&mut self, kind: ResourceKind, look: Look, took: Duration, untold: Option<Duration>) {
         let missed = self.missed.entry(kind).or_default();
