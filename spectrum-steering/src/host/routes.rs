@@ -74,11 +74,17 @@ impl LocalRoutes {
         Ok(())
     }
 
+    /// Connects anew if an earlier system call failed: who asks now has nothing to do with that.
+    fn reconnect_if_lost(&mut self) -> Result<(), NetError> {
+        if self.is_lost() { self.reconnect() } else { Ok(()) }
+    }
+
     /// Adds a route for each of `prefixes` that has none. A route of somebody else for the very prefix is left as it is
     /// and stays after [`undo`](Self::undo); one of a dead predecessor is taken over. On failure those added so far
     /// remain, for `undo`.
     pub async fn add(&mut self, prefixes: &[Prefix]) -> Result<(), NetError> {
         let op = "add local route";
+        self.reconnect_if_lost()?;
         let routed: Vec<Prefix> = prefixes.iter().copied().filter(|prefix| prefix.length() > 0).collect();
         let loopback = usable_loopback(&routed)?;
         let mut taken: Vec<Prefix> = Vec::new();
@@ -138,7 +144,8 @@ impl LocalRoutes {
     }
 
     /// Those of `prefixes` that have no local route any more, be it ours or somebody else's.
-    pub async fn absent(&self, prefixes: &BTreeSet<Prefix>) -> Result<Vec<Prefix>, NetError> {
+    pub async fn absent(&mut self, prefixes: &BTreeSet<Prefix>) -> Result<Vec<Prefix>, NetError> {
+        self.reconnect_if_lost()?;
         let routed = prefixes.iter().filter(|prefix| prefix.length() > 0);
         let mut absent: BTreeSet<Prefix> = routed.copied().collect();
         for family in [Family::Ipv4, Family::Ipv6] {
@@ -159,9 +166,6 @@ impl LocalRoutes {
 
     /// Adds again what others removed.
     pub async fn put_back(&mut self, absent: &[Prefix]) -> Result<(), NetError> {
-        if self.is_lost() {
-            self.reconnect()?;
-        }
         let gone: HashSet<&Prefix> = absent.iter().collect();
         self.added.retain(|prefix| !gone.contains(prefix));
         self.add(absent).await

@@ -181,7 +181,7 @@ impl Running {
             ResourceKind::Registration => {
                 self.unregistered(Leave::AsFound)?.into_iter().map(Resource::Registration).collect()
             }
-            ResourceKind::Route => match &self.routes {
+            ResourceKind::Route => match &mut self.routes {
                 Some(routes) => {
                     let wanted: BTreeSet<Prefix> =
                         self.plan.routes.iter().chain(routes.added()).copied().collect();
