@@ -54,6 +54,7 @@ fn serve_from_start_to_end(args: &RunArgs, config: Config, log: &Log) -> anyhow:
         host::enter_namespace(netns)?;
     }
     raise_file_limit()?;
+    ASIDE.begin();
     let settings = Settings { workers: args.workers, force: args.force.clone().into(), drain: args.drain };
     // The workers carry the traffic; this thread only steers.
     let runtime = runtime::Builder::new_current_thread().enable_all().build().context("start the runtime")?;

@@ -30,6 +30,11 @@ impl Standby {
         Self { name, errands: OnceLock::new(), free: AtomicBool::new(true) }
     }
 
+    /// Has the thread begin before there is an errand, so that none finds the host short of memory or threads.
+    pub(super) fn begin(&'static self) {
+        let _begun = self.errands.get_or_init(|| self.spawned());
+    }
+
     /// Has `doing` done: by the thread that stands ready, or by one of its own while that is busy. Threads are in the
     /// network namespace of who asks first.
     ///
@@ -44,7 +49,7 @@ impl Standby {
             let done = doing();
             Box::new(move || drop(told.send(done)))
         });
-        let errands = self.errands.get_or_init(|| self.begin());
+        let errands = self.errands.get_or_init(|| self.spawned());
         let errand = if self.free.swap(false, Ordering::AcqRel) {
             match errands.try_send(errand) {
                 Ok(()) => return Ok(outcome),
@@ -61,7 +66,7 @@ impl Standby {
     }
 
     /// Starts the thread. Without it each errand asks for one of its own, and says if there is none.
-    fn begin(&'static self) -> SyncSender<Errand> {
+    fn spawned(&'static self) -> SyncSender<Errand> {
         let (errands, waiting) = mpsc::sync_channel::<Errand>(1);
         let _ = thread::Builder::new().name(self.name.into()).spawn(move || {
             for errand in waiting {
