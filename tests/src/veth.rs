@@ -65,6 +65,10 @@ fn link(server: &Netns, names: [&str; 2], addresses: &[(&str, &str, u8)]) -> Net
                 .is_ok_and(|state| state.trim() == "up")
                 .then_some(())
         });
+        // By another it takes its IPv6 addresses into use, even those that nobody asks for.
+        eventually(&format!("the addresses of {link}"), PATIENCE, || {
+            netns.ip("-6 addr show tentative").is_empty().then_some(())
+        });
     }
     other
 }
