@@ -86,7 +86,7 @@ impl Drop for NftFault<'_> {
     fn drop(&mut self) {
         for place in &self.places {
             // Whoever runs the stand-in keeps it busy until it has ended; nobody finds it any more.
-            self.netns.command(&format!("umount --lazy {}", place.display()));
+            self.netns.command(&format!("umount -l {}", place.display()));
         }
     }
 }
