@@ -33,6 +33,10 @@ pub enum Family {
 pub const TOOLS: &str = "/run/tools";
 
 impl Path {
+    /// All paths.
+    pub const ALL: [Self; 4] =
+        [Self::SkLookup, Self::TproxyNftables, Self::TproxyIptablesNft, Self::TproxyIptablesLegacy];
+
     /// Its name for `--mode`, and in the ready line.
     pub fn mode(self) -> &'static str {
         match self {

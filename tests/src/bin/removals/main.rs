@@ -30,9 +30,6 @@ use spectrum_tests::require;
 use spectrum_tests::state::BpfObjects;
 use spectrum_tests::veth::client_of;
 
-const PATHS: [Path; 4] =
-    [Path::SkLookup, Path::TproxyNftables, Path::TproxyIptablesNft, Path::TproxyIptablesLegacy];
-
 /// The connections in a second, all paths together.
 const RATE: u32 = 500;
 
@@ -76,7 +73,7 @@ fn main() -> ExitCode {
         return ExitCode::from(2);
     };
     let mut seeds = Random::from_seed(seed);
-    let paths: Vec<(Path, u64)> = PATHS.into_iter().map(|path| (path, seeds.bits())).collect();
+    let paths: Vec<(Path, u64)> = Path::ALL.into_iter().map(|path| (path, seeds.bits())).collect();
     let paths: Vec<(Path, u64)> = paths
         .into_iter()
         .filter(|(path, _)| require::met(&format!("removals over {path}"), path.needs()))

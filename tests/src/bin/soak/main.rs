@@ -29,9 +29,6 @@ use lives::Soak;
 use siege::Siege;
 use tally::Report;
 
-const PATHS: [Path; 4] =
-    [Path::SkLookup, Path::TproxyNftables, Path::TproxyIptablesNft, Path::TproxyIptablesLegacy];
-
 fn main() -> ExitCode {
     let mut numbers = std::env::args().skip(1).map(|word| word.parse::<u64>().expect("a number"));
     let (Some(seconds), Some(seed)) = (numbers.next(), numbers.next()) else {
@@ -39,7 +36,7 @@ fn main() -> ExitCode {
         return ExitCode::from(2);
     };
     let mut seeds = Random::from_seed(seed);
-    let paths: Vec<(Path, u64)> = PATHS.into_iter().map(|path| (path, seeds.bits())).collect();
+    let paths: Vec<(Path, u64)> = Path::ALL.into_iter().map(|path| (path, seeds.bits())).collect();
     let running: Vec<_> = paths
         .into_iter()
         .filter(|(path, _)| require::met(&format!("soak over {path}"), path.needs()))
