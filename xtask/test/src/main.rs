@@ -111,7 +111,8 @@ fn test(options: &TestOptions, consent: Consent) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
 
-    let require = options.require || env::var_os("CI").is_some_and(|ci| ci == "true");
+    let in_ci = env::var_os("CI").is_some_and(|ci| ci == "true");
+    let require = options.require || in_ci;
     let turn = options.chosen_turn(&request);
     let environment = variables(require, &turn);
     if let [suite] = &suites[..]
@@ -123,7 +124,7 @@ fn test(options: &TestOptions, consent: Consent) -> Result<ExitCode> {
 
     let times = Times::load();
     times.sort(&mut suites);
-    let mut report = Report::new(&suites, &request);
+    let mut report = Report::new(&suites, &request, in_ci);
     report.begin(&turn);
     let before = cpu_time()?;
     let begun = Instant::now();

@@ -21,7 +21,8 @@ const SEED: &str = "repeat with ";
 #[derive(Debug)]
 pub(super) struct Report<'run> {
     suites: &'run [Suite],
-    request: &'run Request,
+    /// Each binary's own words are shown, too, as whoever reads a machine's log of the run looks for them.
+    in_full: bool,
     ended: usize,
     times: BTreeMap<&'run str, Duration>,
     /// With the name of the suite, and how to repeat it where cargo has to.
@@ -32,10 +33,10 @@ pub(super) struct Report<'run> {
 
 impl<'run> Report<'run> {
     /// Nothing has ended yet.
-    pub(super) fn new(suites: &'run [Suite], request: &'run Request) -> Self {
+    pub(super) fn new(suites: &'run [Suite], request: &'run Request, in_full: bool) -> Self {
         Self {
             suites,
-            request,
+            in_full: in_full || request.shows_output(),
             ended: 0,
             times: BTreeMap::new(),
             failures: Vec::new(),
@@ -67,7 +68,7 @@ impl<'run> Report<'run> {
         let time = self.times.entry(&suite.name).or_default();
         *time = ending.took.max(*time);
         self.count(&suite.name, ending, verdict, None);
-        if self.request.shows_output() {
+        if self.in_full {
             println!("{}", ending.said.trim_end());
         }
         Ok(())
@@ -78,6 +79,9 @@ impl<'run> Report<'run> {
         let verdict = Verdict::of(ending, &[], 0);
         let again = "cargo test --doc --workspace --exclude spectrum-ebpf";
         self.count("documentation", ending, verdict, Some(again));
+        if self.in_full {
+            println!("{}", ending.said.trim_end());
+        }
     }
 
     /// Says that nobody can run the privileged tests.
