@@ -18,20 +18,20 @@ static TABLES: ArrayOfMaps<Inner, 1> = ArrayOfMaps::new();
 
 /// One generation, and its first page at hand: the kernel does not inline look-ups in maps of several sizes, and a call
 /// costs as much as all the rest of a step.
-pub(crate) struct Table {
+pub(crate) struct CurrentTable {
     pages: &'static Inner,
     first: &'static Page,
 }
 
 /// The current generation, or `None` before the first.
 #[inline(always)]
-pub(crate) fn current() -> Option<Table> {
+pub(crate) fn current() -> Option<CurrentTable> {
     let pages = TABLES.get(0)?;
     let [first] = pages.get(0)?;
-    Some(Table { pages, first })
+    Some(CurrentTable { pages, first })
 }
 
-impl Nodes for Table {
+impl Nodes for CurrentTable {
     #[inline(always)]
     fn node(&self, index: u32) -> Option<&Node> {
         let page = index / PAGE_NODES;

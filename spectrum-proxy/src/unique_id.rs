@@ -7,13 +7,13 @@ use std::sync::Arc;
 
 /// A worker's supply of names that no other connection has, here or elsewhere.
 #[derive(Debug)]
-pub(super) struct UniqueIds {
+pub(super) struct UniqueIdSupply {
     /// Drawn when the worker starts.
     life: u64,
     next: Cell<u64>,
 }
 
-impl UniqueIds {
+impl UniqueIdSupply {
     pub(super) fn start() -> Self {
         Self { life: RandomState::new().hash_one(0), next: Cell::new(0) }
     }
@@ -49,7 +49,7 @@ mod tests {
 
     #[test]
     fn no_two_are_the_same() {
-        let (one, other) = (UniqueIds::start(), UniqueIds::start());
+        let (one, other) = (UniqueIdSupply::start(), UniqueIdSupply::start());
         let ids: std::collections::BTreeSet<_> = (0..100)
             .flat_map(|_| [one.draw(), other.draw()])
             .inspect(|id| assert_eq!(id.len(), 32))

@@ -16,7 +16,7 @@ use crate::report::Event;
 use crate::sys;
 use crate::tcp::relay::{Buffers, Means, Pipes, Strategy};
 use crate::traffic::Traffic;
-use crate::unique_id::UniqueIds;
+use crate::unique_id::UniqueIdSupply;
 
 /// An observer that is told of every connection, on the worker's own thread.
 pub(super) type Observer = Box<dyn Fn(Event<'_>) + Send>;
@@ -35,7 +35,7 @@ pub(super) struct Worker {
     pipes: Pipes,
     pub(super) descriptors: Descriptors,
     pub(super) common: Common,
-    pub(super) unique_ids: UniqueIds,
+    pub(super) unique_ids: UniqueIdSupply,
     /// The addresses at which it listens itself, whatever steers connections there.
     listening: RefCell<HashSet<SocketAddr>>,
     observer: Observer,
@@ -62,7 +62,7 @@ impl Worker {
             pipes,
             descriptors: Descriptors::of(common.descriptors.clone()),
             common,
-            unique_ids: UniqueIds::start(),
+            unique_ids: UniqueIdSupply::start(),
             listening: RefCell::default(),
             observer,
             traffic: RefCell::default(),

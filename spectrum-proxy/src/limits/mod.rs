@@ -15,24 +15,24 @@ use std::time::{Duration, Instant};
 use super::report::Limit;
 use crate::model::{Limits, ServiceName};
 pub(super) use descriptors::{DescriptorPool, Descriptors, Held, ServiceShare};
-use sources::{Source, Sources};
+use sources::{SourcePrefix, Sources};
 
 /// The shortest time between two tellings of one worker that a service's connections are shed.
 const LOG_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The counts of services that have limits, for all workers, and from one configuration to the next. Clones share it.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Ledger(Arc<Mutex<HashMap<ServiceName, Arc<Counts>>>>);
+pub(super) struct Ledger(Arc<Mutex<HashMap<ServiceName, Arc<ServiceCounts>>>>);
 
 /// The counts of one service.
 #[derive(Debug)]
-struct Counts {
+struct ServiceCounts {
     open: AtomicU32,
     sources: Sources,
     epoch: Instant,
 }
 
-impl Counts {
+impl ServiceCounts {
     fn now(&self) -> u64 {
         u64::try_from(self.epoch.elapsed().as_nanos()).unwrap_or(u64::MAX)
     }
@@ -45,12 +45,16 @@ impl Ledger {
         Gate { limits: *limits, counts, complaints: Complaints::default() }
     }
 
-    fn counts(&self, service: &ServiceName) -> Arc<Counts> {
+    fn counts(&self, service: &ServiceName) -> Arc<ServiceCounts> {
         let mut services = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         // Where neither a worker nor a connection has any, nothing is open.
         services.retain(|name, counts| name == service || Arc::strong_count(counts) > 1);
         let counts = services.entry(service.clone()).or_insert_with(|| {
-            Arc::new(Counts { open: AtomicU32::new(0), sources: Sources::default(), epoch: Instant::now() })
+            Arc::new(ServiceCounts {
+                open: AtomicU32::new(0),
+                sources: Sources::default(),
+                epoch: Instant::now(),
+            })
         });
         Arc::clone(counts)
     }
@@ -60,7 +64,7 @@ impl Ledger {
 #[derive(Debug)]
 pub(super) struct Gate {
     limits: Limits,
-    counts: Option<Arc<Counts>>,
+    counts: Option<Arc<ServiceCounts>>,
     complaints: Complaints,
 }
 
@@ -82,7 +86,7 @@ impl Gate {
             source: None,
         };
         if self.limits.connections_per_source.is_some() || self.limits.rate_per_source.is_some() {
-            let source = Source::of(client, &self.limits);
+            let source = SourcePrefix::of(client, &self.limits);
             counts.sources.open(source, &self.limits, counts.now())?;
             admission.source = Some(source);
         }
@@ -92,7 +96,7 @@ impl Gate {
     /// Counts the connection of `admission`, admitted for who dialled, for `client` instead, whom that one speaks for.
     pub(super) fn reassign(&self, admission: &mut Admission, client: IpAddr) -> Result<(), Limit> {
         let Some(former) = admission.source else { return Ok(()) };
-        let (source, counts) = (Source::of(client, &self.limits), &admission.counts);
+        let (source, counts) = (SourcePrefix::of(client, &self.limits), &admission.counts);
         if source == former {
             return Ok(());
         }
@@ -126,9 +130,9 @@ impl Gate {
 /// One connection's place in the counts, given up when dropped.
 #[derive(Debug)]
 pub(super) struct Admission {
-    counts: Arc<Counts>,
+    counts: Arc<ServiceCounts>,
     counted: bool,
-    source: Option<Source>,
+    source: Option<SourcePrefix>,
 }
 
 impl Drop for Admission {

@@ -22,13 +22,13 @@ const KEPT: usize = 8192;
 
 /// A client's source prefix.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-pub(super) struct Source {
+pub(super) struct SourcePrefix {
     bits: u128,
     length: u8,
     family: Family,
 }
 
-impl Source {
+impl SourcePrefix {
     pub(super) fn of(client: IpAddr, limits: &Limits) -> Self {
         match client {
             IpAddr::V4(v4) => {
@@ -60,7 +60,7 @@ impl Known {
 
 #[derive(Debug)]
 struct Shard {
-    known: HashMap<Source, Known>,
+    known: HashMap<SourcePrefix, Known>,
     swept: usize,
 }
 
@@ -80,7 +80,7 @@ impl Default for Sources {
 
 impl Sources {
     /// Counts one more connection from `source`, unless a limit is reached. What is refused takes nothing of the rate.
-    pub(super) fn open(&self, source: Source, limits: &Limits, now: u64) -> Result<(), Limit> {
+    pub(super) fn open(&self, source: SourcePrefix, limits: &Limits, now: u64) -> Result<(), Limit> {
         let Some(mut shard) = self.shard(source) else { return Ok(()) };
         if shard.known.len() >= shard.swept && !shard.known.contains_key(&source) {
             shard.sweep(now);
@@ -97,7 +97,7 @@ impl Sources {
     }
 
     /// A connection that was counted turns out to be another source's: as if it had never come.
-    pub(super) fn forget(&self, source: Source, limits: &Limits, now: u64) {
+    pub(super) fn forget(&self, source: SourcePrefix, limits: &Limits, now: u64) {
         if let Some(rate) = limits.rate_per_source
             && let Some(mut shard) = self.shard(source)
             && let Some(known) = shard.known.get_mut(&source)
@@ -108,7 +108,7 @@ impl Sources {
     }
 
     /// A connection that was counted is over.
-    pub(super) fn close(&self, source: Source, now: u64) {
+    pub(super) fn close(&self, source: SourcePrefix, now: u64) {
         let Some(mut shard) = self.shard(source) else { return };
         if let Some(known) = shard.known.get_mut(&source) {
             known.open = known.open.saturating_sub(1);
@@ -119,7 +119,7 @@ impl Sources {
     }
 
     #[expect(clippy::cast_possible_truncation, reason = "any bits of a hash will do")]
-    fn shard(&self, source: Source) -> Option<MutexGuard<'_, Shard>> {
+    fn shard(&self, source: SourcePrefix) -> Option<MutexGuard<'_, Shard>> {
         let shard = self.shards.get(self.hasher.hash_one(source) as usize % SHARDS)?;
         Some(shard.lock().unwrap_or_else(PoisonError::into_inner))
     }
@@ -157,26 +157,32 @@ mod tests {
         }
     }
 
-    fn source(number: u128, limits: &Limits) -> Source {
-        Source::of(Ipv6Addr::from_bits(number << 64).into(), limits)
+    fn source(number: u128, limits: &Limits) -> SourcePrefix {
+        SourcePrefix::of(Ipv6Addr::from_bits(number << 64).into(), limits)
     }
 
     #[test]
     fn addresses_of_one_prefix_are_one_source() {
         let limits = Limits { source_ipv4: 24, source_ipv6: 48, ..Limits::default() };
-        let of = |text: &str| Source::of(text.parse().unwrap(), &limits);
+        let of = |text: &str| SourcePrefix::of(text.parse().unwrap(), &limits);
         assert_eq!(of("192.0.2.1"), of("192.0.2.255"));
         assert_ne!(of("192.0.2.1"), of("192.0.3.1"));
         assert_eq!(of("2001:db8:1::1"), of("2001:db8:1:ffff::"));
         assert_ne!(of("2001:db8:1::1"), of("2001:db8:2::1"));
         let all = Limits { source_ipv4: 0, source_ipv6: 0, ..Limits::default() };
         assert_eq!(
-            Source::of("192.0.2.1".parse().unwrap(), &all),
-            Source::of("10.0.0.1".parse().unwrap(), &all)
+            SourcePrefix::of("192.0.2.1".parse().unwrap(), &all),
+            SourcePrefix::of("10.0.0.1".parse().unwrap(), &all)
         );
-        assert_ne!(Source::of("192.0.2.1".parse().unwrap(), &all), Source::of("::1".parse().unwrap(), &all));
+        assert_ne!(
+            SourcePrefix::of("192.0.2.1".parse().unwrap(), &all),
+            SourcePrefix::of("::1".parse().unwrap(), &all)
+        );
         let each = Limits { source_ipv4: 32, source_ipv6: 128, ..Limits::default() };
-        assert_ne!(Source::of("::1".parse().unwrap(), &each), Source::of("::2".parse().unwrap(), &each));
+        assert_ne!(
+            SourcePrefix::of("::1".parse().unwrap(), &each),
+            SourcePrefix::of("::2".parse().unwrap(), &each)
+        );
     }
 
     #[test]
@@ -237,7 +243,7 @@ mod tests {
     #[test]
     fn a_flood_costs_the_memory_of_rates_and_never_that_of_open_connections() {
         let (sources, limits) = (Sources::default(), limits(Some(1), Some(1)));
-        let held: Vec<Source> = (0..1000).map(|number| source(number, &limits)).collect();
+        let held: Vec<SourcePrefix> = (0..1000).map(|number| source(number, &limits)).collect();
         for one in &held {
             sources.open(*one, &limits, 0).unwrap();
         }

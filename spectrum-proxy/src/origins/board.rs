@@ -90,13 +90,13 @@ impl Boards {
 
 /// A roster as one worker holds it. Counted within the worker: the count of the Arc is on a cache line that all share.
 #[derive(Debug)]
-pub(super) struct Seen {
+pub(super) struct HeldRoster {
     roster: Arc<Roster>,
     /// For each of its places.
     tallies: Vec<Rc<Tally>>,
 }
 
-impl Seen {
+impl HeldRoster {
     fn of(board: &Board) -> Self {
         let roster = board.roster();
         let counting = match board.origins.balance {
@@ -116,7 +116,7 @@ impl Seen {
     }
 }
 
-impl Deref for Seen {
+impl Deref for HeldRoster {
     type Target = Roster;
 
     fn deref(&self) -> &Roster {
@@ -129,22 +129,22 @@ impl Deref for Seen {
 pub(super) struct BoardView {
     pub(super) board: Arc<Board>,
     version: Cell<u64>,
-    seen: RefCell<Rc<Seen>>,
+    seen: RefCell<Rc<HeldRoster>>,
 }
 
 impl BoardView {
     pub(super) fn new(board: Arc<Board>) -> Self {
         let version = board.version.load(Ordering::Acquire);
-        let seen = RefCell::new(Rc::new(Seen::of(&board)));
+        let seen = RefCell::new(Rc::new(HeldRoster::of(&board)));
         Self { board, version: Cell::new(version), seen }
     }
 
     /// The roster that hangs there now.
-    pub(super) fn roster(&self) -> Rc<Seen> {
+    pub(super) fn roster(&self) -> Rc<HeldRoster> {
         let version = self.board.version.load(Ordering::Acquire);
         if version != self.version.get() {
             self.version.set(version);
-            self.seen.replace(Rc::new(Seen::of(&self.board)));
+            self.seen.replace(Rc::new(HeldRoster::of(&self.board)));
         }
         Rc::clone(&self.seen.borrow())
     }

@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use super::balance::Balancer;
-use super::board::{Board, BoardView, Seen};
+use super::board::{Board, BoardView, HeldRoster};
 use super::fault::Fault;
 use super::roster::{Member, Place};
 use super::standing::{Moment, Turn};
@@ -74,7 +74,7 @@ impl Chooser {
 #[derive(Debug)]
 pub(crate) struct Choices<'a> {
     chooser: &'a Chooser,
-    roster: Rc<Seen>,
+    roster: Rc<HeldRoster>,
     client: IpAddr,
     tried: RefCell<Vec<usize>>,
 }

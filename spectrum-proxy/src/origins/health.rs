@@ -9,13 +9,13 @@ use crate::model::HealthCheck;
 
 /// Up or down, and how sure we are.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) struct Tally {
+pub(super) struct Streak {
     pub(super) up: bool,
     /// Checks in a row that said the contrary.
     contrary: u16,
 }
 
-impl Tally {
+impl Streak {
     /// Before the first check: up, so that a start need not wait for checks, but one failure away from down.
     pub(super) fn unproven(check: &HealthCheck) -> Self {
         Self { up: true, contrary: check.fall.saturating_sub(1) }
@@ -40,13 +40,13 @@ pub(super) struct Health {
     pub(super) check: HealthCheck,
     /// The flag that connections look at.
     up: AtomicBool,
-    record: Mutex<Record>,
+    record: Mutex<CheckHistory>,
 }
 
 /// The outcomes of the checks so far.
 #[derive(Debug)]
-struct Record {
-    tally: Tally,
+struct CheckHistory {
+    tally: Streak,
     last: Option<LastCheck>,
 }
 
@@ -64,9 +64,9 @@ impl Health {
         let record = match before {
             Some(before) => {
                 let before = before.record();
-                Record { tally: Tally { up: before.tally.up, contrary: 0 }, last: before.last.clone() }
+                CheckHistory { tally: Streak { up: before.tally.up, contrary: 0 }, last: before.last.clone() }
             }
-            None => Record { tally: Tally::unproven(&check), last: None },
+            None => CheckHistory { tally: Streak::unproven(&check), last: None },
         };
         Self { address, check, up: AtomicBool::new(record.tally.up), record: Mutex::new(record) }
     }
@@ -90,7 +90,7 @@ impl Health {
         self.record().last.clone()
     }
 
-    fn record(&self) -> std::sync::MutexGuard<'_, Record> {
+    fn record(&self) -> std::sync::MutexGuard<'_, CheckHistory> {
         // Each change is complete in itself.
         self.record.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -106,7 +106,7 @@ mod tests {
 
     /// `+` for a check that succeeds, `-` for one that fails; the answer says what is true after each.
     fn run(check: &HealthCheck, checks: &str) -> String {
-        let mut tally = Tally::unproven(check);
+        let mut tally = Streak::unproven(check);
         let mut shown = String::new();
         for one in checks.chars() {
             tally = tally.after(one == '+', check);

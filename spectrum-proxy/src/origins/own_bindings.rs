@@ -6,7 +6,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::refusal::Refusal;
+use super::refusal::AddressRefusal;
 use crate::model::{Onward, OriginPort, PortRange, ServiceName};
 
 /// Says where connections of a service go that are dialled at an address, with a port of this kind, or with the one that an
@@ -44,8 +44,8 @@ impl OwnBindings {
         port: OriginPort,
         record: Option<u16>,
         way_back: impl Fn(&ServiceName) -> Option<Vec<ServiceName>>,
-    ) -> Judgement {
-        let mut judgement = Judgement::default();
+    ) -> LoopJudgement {
+        let mut judgement = LoopJudgement::default();
         let mut leaves = false;
         let onward = (self.ask)(service, address, port, record);
         let is_ours = !onward.is_empty();
@@ -66,9 +66,9 @@ impl OwnBindings {
         }
         judgement.rest = if is_ours && !leaves { Rest::Through } else { Rest::Elsewhere };
         judgement.extent = match (judgement.barred.is_empty(), leaves || !judgement.through.is_empty()) {
-            (true, _) => Extent::Nothing,
-            (false, true) => Extent::Ports,
-            (false, false) => Extent::Address,
+            (true, _) => Barred::Nothing,
+            (false, true) => Barred::Ports,
+            (false, false) => Barred::Address,
         };
         judgement
     }
@@ -89,9 +89,9 @@ impl fmt::Debug for OwnBindings {
 
 /// The ports of an address that must not be dialled, since they would come back.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub(super) struct Judgement {
+pub(super) struct LoopJudgement {
     /// The part of it that is hidden.
-    pub(super) extent: Extent,
+    pub(super) extent: Barred,
     /// The ports.
     pub(super) barred: Vec<PortRange>,
     /// The ways on which they come back, each by services: the one that binds the address first, the one that dials it last.
@@ -101,10 +101,10 @@ pub(super) struct Judgement {
     /// The destination of what is not barred.
     pub(super) rest: Rest,
     /// Why it is not dialled whatever else holds, if it is not.
-    pub(super) refusal: Option<Refusal>,
+    pub(super) refusal: Option<AddressRefusal>,
 }
 
-impl Judgement {
+impl LoopJudgement {
     /// The services that bind what is barred.
     pub(super) fn by(&self) -> impl Iterator<Item = &ServiceName> {
         self.ways.iter().filter_map(|way| way.first())
@@ -123,7 +123,7 @@ pub(super) enum Rest {
 
 /// The part of an address that must not be dialled.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub(super) enum Extent {
+pub(super) enum Barred {
     /// All that could be.
     Address,
     #[default]
@@ -151,7 +151,7 @@ mod tests {
     }
 
     /// The judgement of an address of a's, where `circle` leads back by way of `middle`.
-    fn judge(said: Vec<Onward>) -> Judgement {
+    fn judge(said: Vec<Onward>) -> LoopJudgement {
         let own = OwnBindings::new(move |_, _, _, _| said.clone(), BTreeSet::new);
         let a = "a".parse().unwrap();
         own.judge(&a, "192.0.2.1".parse().unwrap(), OriginPort::Dialled, None, |to| {
@@ -162,15 +162,15 @@ mod tests {
     #[test]
     fn what_comes_back_is_barred_and_what_ends_elsewhere_is_not() {
         let address = judge(vec![onward("80", Some("a")), onward("81", Some("circle"))]);
-        assert_eq!(address.extent, Extent::Address);
+        assert_eq!(address.extent, Barred::Address);
         assert_eq!(address.by().map(ServiceName::as_str).collect::<Vec<_>>(), ["a", "circle"]);
         assert_eq!(address.ways, [names("a"), names("circle middle a")]);
         let ports = judge(vec![onward("80", Some("a")), onward("81", Some("end"))]);
-        assert_eq!((ports.extent, ports.barred), (Extent::Ports, vec!["80".parse().unwrap()]));
+        assert_eq!((ports.extent, ports.barred), (Barred::Ports, vec!["80".parse().unwrap()]));
         assert_eq!(ports.through, names("end"));
-        assert_eq!(judge(vec![onward("80", Some("a")), onward("81", None)]).extent, Extent::Ports);
-        assert_eq!(judge(vec![onward("80", Some("end")), onward("81", None)]).extent, Extent::Nothing);
-        assert_eq!(judge(Vec::new()), Judgement::default());
+        assert_eq!(judge(vec![onward("80", Some("a")), onward("81", None)]).extent, Barred::Ports);
+        assert_eq!(judge(vec![onward("80", Some("end")), onward("81", None)]).extent, Barred::Nothing);
+        assert_eq!(judge(Vec::new()), LoopJudgement::default());
     }
 
     #[test]

@@ -8,7 +8,7 @@ use crate::model::LocalOrigins;
 
 /// A reason for which an address that a name means is not dialled.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-pub(super) enum Refusal {
+pub(super) enum AddressRefusal {
     Broadcast,
     LinkLocal,
     Loopback,
@@ -18,7 +18,7 @@ pub(super) enum Refusal {
     Unspecified,
 }
 
-impl Refusal {
+impl AddressRefusal {
     /// Why `address` is refused to a service whose names may mean `local` ones or not, if it is.
     pub(super) fn of(
         address: IpAddr,
@@ -70,7 +70,7 @@ impl Refusal {
     }
 }
 
-impl fmt::Display for Refusal {
+impl fmt::Display for AddressRefusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
             Self::Broadcast => "the broadcast address",
@@ -87,24 +87,24 @@ impl fmt::Display for Refusal {
 mod tests {
     use super::*;
 
-    fn refusal(address: &str, local: LocalOrigins) -> Option<Refusal> {
+    fn refusal(address: &str, local: LocalOrigins) -> Option<AddressRefusal> {
         let own: IpAddr = "192.0.2.7".parse().unwrap();
-        Refusal::of(address.parse().unwrap(), local, |address| address == own)
+        AddressRefusal::of(address.parse().unwrap(), local, |address| address == own)
     }
 
     #[test]
     fn what_is_no_servers_address_is_refused_always() {
         for (address, expected) in [
-            ("0.0.0.0", Refusal::Unspecified),
-            ("0.1.2.3", Refusal::Unspecified),
-            ("::", Refusal::Unspecified),
-            ("::ffff:0.0.0.0", Refusal::Unspecified),
-            ("224.0.0.1", Refusal::Multicast),
-            ("239.255.255.255", Refusal::Multicast),
-            ("ff02::1", Refusal::Multicast),
-            ("::ffff:224.0.0.1", Refusal::Multicast),
-            ("255.255.255.255", Refusal::Broadcast),
-            ("::ffff:255.255.255.255", Refusal::Broadcast),
+            ("0.0.0.0", AddressRefusal::Unspecified),
+            ("0.1.2.3", AddressRefusal::Unspecified),
+            ("::", AddressRefusal::Unspecified),
+            ("::ffff:0.0.0.0", AddressRefusal::Unspecified),
+            ("224.0.0.1", AddressRefusal::Multicast),
+            ("239.255.255.255", AddressRefusal::Multicast),
+            ("ff02::1", AddressRefusal::Multicast),
+            ("::ffff:224.0.0.1", AddressRefusal::Multicast),
+            ("255.255.255.255", AddressRefusal::Broadcast),
+            ("::ffff:255.255.255.255", AddressRefusal::Broadcast),
         ] {
             for local in [LocalOrigins::Dialled, LocalOrigins::Refused] {
                 assert_eq!(refusal(address, local), Some(expected), "{address}");
@@ -115,15 +115,15 @@ mod tests {
     #[test]
     fn what_only_this_host_reaches_is_refused_unless_the_service_says_otherwise() {
         for (address, expected) in [
-            ("127.0.0.1", Refusal::Loopback),
-            ("127.255.0.9", Refusal::Loopback),
-            ("::1", Refusal::Loopback),
-            ("::ffff:127.0.0.1", Refusal::Loopback),
-            ("169.254.169.254", Refusal::LinkLocal),
-            ("fe80::1", Refusal::LinkLocal),
-            ("::ffff:169.254.169.254", Refusal::LinkLocal),
-            ("192.0.2.7", Refusal::Own),
-            ("::ffff:192.0.2.7", Refusal::Own),
+            ("127.0.0.1", AddressRefusal::Loopback),
+            ("127.255.0.9", AddressRefusal::Loopback),
+            ("::1", AddressRefusal::Loopback),
+            ("::ffff:127.0.0.1", AddressRefusal::Loopback),
+            ("169.254.169.254", AddressRefusal::LinkLocal),
+            ("fe80::1", AddressRefusal::LinkLocal),
+            ("::ffff:169.254.169.254", AddressRefusal::LinkLocal),
+            ("192.0.2.7", AddressRefusal::Own),
+            ("::ffff:192.0.2.7", AddressRefusal::Own),
         ] {
             assert_eq!(refusal(address, LocalOrigins::Refused), Some(expected), "{address}");
             assert_eq!(refusal(address, LocalOrigins::Dialled), None, "{address}");

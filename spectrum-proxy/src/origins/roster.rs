@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::balance::{Candidate, client_key, score, seed};
 use super::health::Health;
-use super::own_bindings::{Extent, Judgement, Rest};
-use super::refusal::Refusal;
+use super::own_bindings::{Barred, LoopJudgement, Rest};
+use super::refusal::AddressRefusal;
 use super::resolver::{Resolution, ResolvedTarget, Unused};
 use super::standing::Standing;
 use crate::model::{Balance, Origin, OriginHost, OriginRole, Origins, PortRange, ServiceName, Weight};
@@ -47,8 +47,8 @@ pub(super) struct Refused {
     /// The port that an SRV record says.
     pub(super) port: Option<u16>,
     /// The SRV record that it is of.
-    pub(super) record: Option<Record>,
-    pub(super) refusal: Refusal,
+    pub(super) record: Option<SrvRecord>,
+    pub(super) refusal: AddressRefusal,
 }
 
 /// The reason for which the name of an origin leads nowhere.
@@ -97,8 +97,8 @@ pub(super) struct Loop {
     /// The port that an SRV record says.
     pub(super) port: Option<u16>,
     /// The SRV record that it is of.
-    pub(super) record: Option<Record>,
-    pub(super) judgement: Judgement,
+    pub(super) record: Option<SrvRecord>,
+    pub(super) judgement: LoopJudgement,
 }
 
 /// The unit of choice: an origin, or one target of its SRV records.
@@ -114,14 +114,14 @@ pub(crate) struct Member {
     /// The port that an SRV record says.
     pub(super) port: Option<u16>,
     /// The SRV record that it is of.
-    pub(super) record: Option<Record>,
+    pub(super) record: Option<SrvRecord>,
     /// Never empty.
     pub(crate) places: Vec<Place>,
 }
 
 /// The content of an SRV record (RFC 2782).
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub(super) struct Record {
+pub(super) struct SrvRecord {
     pub(super) priority: u16,
     pub(super) weight: u16,
     pub(super) target: String,
@@ -174,8 +174,8 @@ impl Roster {
     pub(super) fn of(
         origins: &Origins,
         resolutions: &[Option<Arc<Resolution>>],
-        judge: impl Fn(&Origin, Option<u16>, IpAddr) -> Judgement,
-        mut place: impl FnMut(&Origin, Option<u16>, IpAddr, &Judgement) -> Place,
+        judge: impl Fn(&Origin, Option<u16>, IpAddr) -> LoopJudgement,
+        mut place: impl FnMut(&Origin, Option<u16>, IpAddr, &LoopJudgement) -> Place,
     ) -> Self {
         let mut members = Vec::new();
         let mut loops = Vec::new();
@@ -214,7 +214,7 @@ impl Roster {
                 for target in peers {
                     let share =
                         u64::from(origin.weight.get()) * u64::from(SHARE) * record_weight(target) / total;
-                    let record = target.port.map(|_| Record {
+                    let record = target.port.map(|_| SrvRecord {
                         priority: target.priority,
                         weight: target.weight,
                         target: target.name.clone(),
@@ -233,12 +233,12 @@ impl Roster {
                             continue;
                         }
                         through.extend(judgement.through.iter().cloned());
-                        if judgement.extent != Extent::Address {
+                        if judgement.extent != Barred::Address {
                             let mut place = place(origin, target.port, *address, &judgement);
                             place.is_drained = place.is_drained_by_hand || origin.weight == Weight::ZERO;
                             places.push(place);
                         }
-                        if judgement.extent != Extent::Nothing {
+                        if judgement.extent != Barred::Nothing {
                             loops.push(Loop {
                                 origin: index,
                                 address: *address,
@@ -394,8 +394,12 @@ impl Member {
 }
 
 impl Place {
-    pub(super) fn new(standing: Arc<Standing>, health: Option<Arc<Health>>, judgement: &Judgement) -> Self {
-        let Judgement { barred, through, rest, .. } = judgement;
+    pub(super) fn new(
+        standing: Arc<Standing>,
+        health: Option<Arc<Health>>,
+        judgement: &LoopJudgement,
+    ) -> Self {
+        let LoopJudgement { barred, through, rest, .. } = judgement;
         let through = match rest {
             Rest::Elsewhere => Box::default(),
             Rest::Through => through.clone().into_boxed_slice(),
@@ -446,11 +450,11 @@ mod tests {
 
     const ONCE: Option<Ejection> = Some(Ejection { failures: 1, time: Duration::from_hours(1) });
 
-    fn nothing(_: &Origin, _: Option<u16>, _: IpAddr) -> Judgement {
-        Judgement::default()
+    fn nothing(_: &Origin, _: Option<u16>, _: IpAddr) -> LoopJudgement {
+        LoopJudgement::default()
     }
 
-    fn place(_: &Origin, _: Option<u16>, address: IpAddr, judgement: &Judgement) -> Place {
+    fn place(_: &Origin, _: Option<u16>, address: IpAddr, judgement: &LoopJudgement) -> Place {
         let health = Health::new(
             SocketAddr::new(address, 80),
             HealthCheck { fall: 1, ..HealthCheck::default() },
@@ -629,14 +633,14 @@ mod tests {
     #[test]
     fn what_is_refused_is_not_dialled_and_said() {
         let origins = Origins::from(vec![origin("example.com:80")]);
-        let judge = |_: &Origin, _: Option<u16>, address: IpAddr| Judgement {
-            refusal: Refusal::of(address, crate::model::LocalOrigins::Refused, |_| false),
-            ..Judgement::default()
+        let judge = |_: &Origin, _: Option<u16>, address: IpAddr| LoopJudgement {
+            refusal: AddressRefusal::of(address, crate::model::LocalOrigins::Refused, |_| false),
+            ..LoopJudgement::default()
         };
         let found = resolution(vec![target("", 0, 0, &["127.0.0.1", "192.0.2.1"])]);
         let roster = Roster::of(&origins, &[Some(found)], judge, place);
         assert_eq!(addresses(&roster, &[]), ["192.0.2.1"]);
-        assert_eq!(roster.refused[0].refusal, Refusal::Loopback);
+        assert_eq!(roster.refused[0].refusal, AddressRefusal::Loopback);
         let found = resolution(vec![target("", 0, 0, &["127.0.0.1", "0.0.0.0"])]);
         let roster = Roster::of(&origins, &[Some(found)], judge, place);
         assert_eq!(
@@ -653,17 +657,17 @@ mod tests {
             Some(resolution(vec![target("", 0, 0, &["192.0.2.3", "192.0.2.4"])])),
         ];
         let judge = |_: &Origin, _: Option<u16>, address: IpAddr| match address.to_string().as_str() {
-            "192.0.2.1" => Judgement { extent: Extent::Address, ..Judgement::default() },
+            "192.0.2.1" => LoopJudgement { extent: Barred::Address, ..LoopJudgement::default() },
             "192.0.2.3" => {
                 let through = vec!["b".parse().unwrap()];
-                Judgement {
-                    extent: Extent::Ports,
+                LoopJudgement {
+                    extent: Barred::Ports,
                     barred: vec!["80-90".parse().unwrap()],
                     through,
-                    ..Judgement::default()
+                    ..LoopJudgement::default()
                 }
             }
-            _ => Judgement::default(),
+            _ => LoopJudgement::default(),
         };
         let roster = Roster::of(&origins, &resolutions, judge, place);
         let places: Vec<String> = roster
@@ -678,9 +682,9 @@ mod tests {
         assert_eq!(roster.loops.iter().map(|one| one.origin).collect::<Vec<_>>(), [0, 1]);
         assert_eq!(roster.through, ["b".parse().unwrap()]);
 
-        let all = |_: &Origin, _: Option<u16>, _: IpAddr| Judgement {
-            extent: Extent::Address,
-            ..Judgement::default()
+        let all = |_: &Origin, _: Option<u16>, _: IpAddr| LoopJudgement {
+            extent: Barred::Address,
+            ..LoopJudgement::default()
         };
         let roster = Roster::of(&origins, &resolutions, all, place);
         assert_eq!((roster.members.len(), roster.loops.len(), roster.fault), (0, 4, DialFailure::Loop));

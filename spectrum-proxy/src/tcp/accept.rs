@@ -20,7 +20,7 @@ use super::dial::{Dialled, Dialler};
 use super::first_move::{self, Manners};
 use super::introduction::{self, Patience};
 use super::peer::Peer;
-use super::relay::{Watch, keep, relay};
+use super::relay::{ConnectionTimer, keep, relay};
 use super::respond::respond;
 use super::stream::{Stream, accept, keep_urgent_bytes};
 use crate::address::canonical;
@@ -60,7 +60,7 @@ impl Acceptor {
         let listener = register(listener.into(), Interest::READABLE)?;
         let listening = Listening::begin(Rc::clone(&worker), address);
         let (stop, stopped) = oneshot::channel();
-        let queue = Queue { worker, destination, assignment, connections, _listening: listening };
+        let queue = AcceptQueue { worker, destination, assignment, connections, _listening: listening };
         Ok(Self { stop, task: spawn_local(queue.accept(listener, stopped)) })
     }
 
@@ -73,7 +73,7 @@ impl Acceptor {
 }
 
 /// The queue of accepted connections, and what becomes of them.
-struct Queue {
+struct AcceptQueue {
     worker: Rc<Worker>,
     destination: Destination,
     assignment: CurrentAssignment,
@@ -100,7 +100,7 @@ impl Drop for Listening {
     }
 }
 
-impl Queue {
+impl AcceptQueue {
     async fn accept(self, listener: AsyncFd<OwnedFd>, mut stopped: oneshot::Receiver<()>) {
         let mut shortage = None;
         let mut kept = self.assignment.get().served.policy.timeouts;
@@ -210,7 +210,7 @@ impl Queue {
     }
 }
 
-impl Drop for Queue {
+impl Drop for AcceptQueue {
     /// The runtime keeps a panic to the task, and nobody would notice a listener that is never accepted from.
     fn drop(&mut self) {
         if std::thread::panicking() {
@@ -236,7 +236,7 @@ impl Drop for Reckoning<'_> {
 
 async fn serve(downstream: &Peer, assignment: &Assignment, session: &Session, credit: Option<Credit>) -> End {
     let _reckoning = Reckoning { downstream, session };
-    let watch = Watch::start(&assignment.served.policy.timeouts);
+    let watch = ConnectionTimer::start(&assignment.served.policy.timeouts);
     // First of all: everything else, limits among it, is about the client that it names.
     if assignment.awaits_introduction(session) {
         let trusted = &assignment.served.policy.trusted_proxies;
@@ -279,7 +279,7 @@ async fn proxy(
     dialler: &Dialler,
     manners: &Manners,
     session: &Session,
-    watch: &Watch<'_>,
+    watch: &ConnectionTimer<'_>,
 ) -> End {
     // On the heap, since it is over soon: it would be the largest part of every connection for as long as that lasts.
     let attempt = Box::pin(async {

@@ -16,10 +16,13 @@ pub(crate) struct Connections {
 impl Connections {
     /// Serves one more, with a future that holds its place for as long as it lasts. Must be called within the worker's
     /// runtime.
-    pub(crate) fn serve<F: Future<Output = ()> + 'static>(self: &Rc<Self>, serving: impl FnOnce(Place) -> F) {
+    pub(crate) fn serve<F: Future<Output = ()> + 'static>(
+        self: &Rc<Self>,
+        serving: impl FnOnce(ConnectionEntry) -> F,
+    ) {
         let number = self.next.replace(self.next.get() + 1);
         // Not wrapped in a future of ours, which would have room for the other one twice.
-        let serving = serving(Place { connections: Rc::clone(self), number });
+        let serving = serving(ConnectionEntry { connections: Rc::clone(self), number });
         let task = spawn_local(serving);
         // The task has not run yet.
         self.tasks.borrow_mut().insert(number, task.abort_handle());
@@ -42,12 +45,12 @@ impl Connections {
 
 /// A connection's entry, removed when it is over, however that comes.
 #[derive(Debug)]
-pub(crate) struct Place {
+pub(crate) struct ConnectionEntry {
     connections: Rc<Connections>,
     number: u64,
 }
 
-impl Drop for Place {
+impl Drop for ConnectionEntry {
     fn drop(&mut self) {
         self.connections.tasks.borrow_mut().remove(&self.number);
     }

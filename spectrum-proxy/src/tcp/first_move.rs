@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
-use super::relay::Watch;
-use super::stream::{Look, Stream};
+use super::relay::ConnectionTimer;
+use super::stream::{FirstSign, Stream};
 use crate::model::DialOn;
 use crate::report::{End, Side};
 
@@ -70,35 +70,35 @@ pub(crate) async fn wait(
     downstream: &Stream,
     dial_on: DialOn,
     manners: &Manners,
-    watch: &Watch<'_>,
+    watch: &ConnectionTimer<'_>,
 ) -> Result<(), End> {
     let lost = |error| End::of(Side::Downstream, &error);
     match (downstream.look().map_err(lost)?, dial_on) {
-        (Look::Bytes, _) => {
+        (FirstSign::Bytes, _) => {
             manners.spoke();
             Ok(())
         }
         // It may still want to hear what the origin says.
-        (Look::Fin, DialOn::Accept) => Ok(()),
-        (Look::Nothing, DialOn::Accept) => {
+        (FirstSign::Fin, DialOn::Accept) => Ok(()),
+        (FirstSign::Nothing, DialOn::Accept) => {
             if manners.promise() {
                 match timeout(PATIENCE, downstream.first()).await {
-                    Ok(Ok(Look::Bytes)) => manners.spoke(),
+                    Ok(Ok(FirstSign::Bytes)) => manners.spoke(),
                     Ok(first) => drop(first.map_err(lost)?),
                     Err(_elapsed) => manners.kept_silent(),
                 }
             }
             Ok(())
         }
-        (Look::Fin, DialOn::FirstByte) => Err(End::Closed),
-        (Look::Nothing, DialOn::FirstByte) => tokio::select! {
+        (FirstSign::Fin, DialOn::FirstByte) => Err(End::Closed),
+        (FirstSign::Nothing, DialOn::FirstByte) => tokio::select! {
             biased;
             first = downstream.first() => match first.map_err(lost)? {
-                Look::Bytes | Look::Nothing => {
+                FirstSign::Bytes | FirstSign::Nothing => {
                     watch.touch();
                     Ok(())
                 }
-                Look::Fin => Err(End::Closed),
+                FirstSign::Fin => Err(End::Closed),
             },
             end = watch.expired([downstream], || {}) => Err(end),
         },

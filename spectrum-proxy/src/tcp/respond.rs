@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
-use super::relay::{self, Watch};
+use super::relay::{self, ConnectionTimer};
 use super::stream::Stream;
 use crate::model::Responder;
 use crate::report::{End, Side};
@@ -19,7 +19,7 @@ pub(crate) async fn respond(
     responder: Responder,
     client: &Stream,
     session: &Session,
-    watch: &Watch<'_>,
+    watch: &ConnectionTimer<'_>,
 ) -> End {
     let answered = async {
         match responder {
@@ -39,7 +39,7 @@ pub(crate) async fn respond(
 }
 
 /// Reads until the client is done.
-async fn discard(client: &Stream, session: &Session, watch: &Watch<'_>) -> End {
+async fn discard(client: &Stream, session: &Session, watch: &ConnectionTimer<'_>) -> End {
     loop {
         match poll_fn(|cx| session.worker().buffers.poll_discard(client, cx)).await {
             Ok(0) => return End::Closed,
@@ -52,7 +52,7 @@ async fn discard(client: &Stream, session: &Session, watch: &Watch<'_>) -> End {
     }
 }
 
-async fn hello(client: &Stream, session: &Session, watch: &Watch<'_>) -> End {
+async fn hello(client: &Stream, session: &Session, watch: &ConnectionTimer<'_>) -> End {
     let answer = format!(
         "hello world\nservice={} protocol={} dialled={} client={}\n",
         session.service(),

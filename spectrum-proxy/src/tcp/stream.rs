@@ -23,7 +23,7 @@ pub(crate) struct Stream(AsyncFd<OwnedFd>);
 
 /// The first thing that has come from a peer.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Look {
+pub(crate) enum FirstSign {
     Bytes,
     Fin,
     Nothing,
@@ -169,13 +169,13 @@ impl Stream {
     }
 
     /// Looks at what has come, if anything, without taking it.
-    pub(crate) fn look(&self) -> io::Result<Look> {
+    pub(crate) fn look(&self) -> io::Result<FirstSign> {
         let mut byte = [0];
         loop {
             match recv(self, &mut byte, RecvFlags::DONTWAIT | RecvFlags::PEEK) {
-                Ok((0, _)) => return Ok(Look::Fin),
-                Ok(_) => return Ok(Look::Bytes),
-                Err(rustix::io::Errno::WOULDBLOCK) => return Ok(Look::Nothing),
+                Ok((0, _)) => return Ok(FirstSign::Fin),
+                Ok(_) => return Ok(FirstSign::Bytes),
+                Err(rustix::io::Errno::WOULDBLOCK) => return Ok(FirstSign::Nothing),
                 Err(rustix::io::Errno::INTR) => {}
                 Err(error) => return Err(error.into()),
             }
@@ -183,9 +183,9 @@ impl Stream {
     }
 
     /// Waits for something to come, without taking it.
-    pub(crate) async fn first(&self) -> io::Result<Look> {
+    pub(crate) async fn first(&self) -> io::Result<FirstSign> {
         let mut byte = [0];
-        Ok(if self.peek(&mut byte).await? == 0 { Look::Fin } else { Look::Bytes })
+        Ok(if self.peek(&mut byte).await? == 0 { FirstSign::Fin } else { FirstSign::Bytes })
     }
 
     /// Fills `buffer`.

@@ -29,7 +29,7 @@ pub struct DrainOutcome {
 }
 
 /// A command to a worker.
-pub(super) enum Command {
+pub(super) enum WorkerCommand {
     /// Serve a destination from one more socket.
     Listen {
         destination: Destination,
@@ -54,18 +54,18 @@ pub(super) fn run(
     runtime: LocalRuntime,
     worker: Worker,
     capacity: usize,
-    commands: mpsc::UnboundedReceiver<Command>,
+    commands: mpsc::UnboundedReceiver<WorkerCommand>,
 ) {
     let worker = Rc::new(worker);
     let sessions = Rc::new(Sessions::new(capacity));
-    let lead = Lead {
+    let task = WorkerTask {
         worker: Rc::clone(&worker),
         sessions: Rc::clone(&sessions),
         listeners: HashMap::new(),
         retired: Vec::new(),
         commands,
     };
-    let drained = runtime.block_on(lead.run());
+    let drained = runtime.block_on(task.run());
     let (finished, cut) = (worker.ended_so_far(), worker.open_now());
     // What is still open ends here: dropped sessions report themselves as cut, dropped peers send a RST.
     runtime.shutdown_background();
@@ -76,20 +76,20 @@ pub(super) fn run(
 }
 
 /// The task that obeys the commands.
-struct Lead {
+struct WorkerTask {
     worker: Rc<Worker>,
     sessions: Rc<Sessions>,
     listeners: HashMap<Destination, Listeners>,
     /// Destinations that were removed and may still have something open.
     retired: Vec<Retired>,
-    commands: mpsc::UnboundedReceiver<Command>,
+    commands: mpsc::UnboundedReceiver<WorkerCommand>,
 }
 
 /// A destination's loops of this worker, and what they accepted.
 struct Listeners {
     assignment: CurrentAssignment,
     connections: Rc<Connections>,
-    loops: Vec<Loop>,
+    loops: Vec<ListenerTask>,
 }
 
 /// The remains of a destination.
@@ -101,12 +101,12 @@ struct Retired {
 }
 
 /// A loop that serves one listener.
-enum Loop {
+enum ListenerTask {
     Accept(Acceptor),
     Receive(Receiver),
 }
 
-impl Loop {
+impl ListenerTask {
     /// The number by which UDP sessions know it.
     fn receiver(&self) -> Option<u64> {
         match self {
@@ -116,30 +116,30 @@ impl Loop {
     }
 }
 
-impl Lead {
+impl WorkerTask {
     /// Until all is over. If that was by draining: how many connections had ended before, and who asked.
     async fn run(mut self) -> Option<(usize, oneshot::Sender<DrainOutcome>)> {
         loop {
             match self.commands.recv().await {
-                None | Some(Command::Abort) => return None,
-                Some(Command::Drain { timeout, done }) => {
+                None | Some(WorkerCommand::Abort) => return None,
+                Some(WorkerCommand::Drain { timeout, done }) => {
                     let before = self.worker.ended_so_far();
                     self.drain(timeout).await;
                     return Some((before, done));
                 }
-                Some(Command::Listen { destination, listener, serving, done }) => {
+                Some(WorkerCommand::Listen { destination, listener, serving, done }) => {
                     let _ = done.send(self.listen(destination, listener, serving));
                 }
-                Some(Command::Remove { destination, done }) => {
+                Some(WorkerCommand::Remove { destination, done }) => {
                     if let Some(listeners) = self.listeners.remove(&destination) {
                         self.retire(destination, listeners).await;
                     }
                     let _ = done.send(());
                 }
-                Some(Command::Cut { destination, done }) => {
+                Some(WorkerCommand::Cut { destination, done }) => {
                     let _ = done.send(self.cut(&destination).await);
                 }
-                Some(Command::Replace { destination, serving }) => {
+                Some(WorkerCommand::Replace { destination, serving }) => {
                     if let Some(listeners) = self.listeners.get(&destination) {
                         listeners.assignment.replace(Assignment::new(
                             serving,
@@ -171,9 +171,9 @@ impl Lead {
         listeners.loops.push(match listener {
             Listener::Tcp(listener) => {
                 let connections = Rc::clone(&listeners.connections);
-                Loop::Accept(Acceptor::start(worker, destination, listener, current, connections)?)
+                ListenerTask::Accept(Acceptor::start(worker, destination, listener, current, connections)?)
             }
-            Listener::Udp(listener) => Loop::Receive(Receiver::start(
+            Listener::Udp(listener) => ListenerTask::Receive(Receiver::start(
                 worker,
                 Rc::clone(&self.sessions),
                 destination,
@@ -187,7 +187,7 @@ impl Lead {
 
     async fn retire(&mut self, destination: Destination, listeners: Listeners) {
         let connections = Rc::clone(&listeners.connections);
-        let receivers: Vec<u64> = listeners.loops.iter().filter_map(Loop::receiver).collect();
+        let receivers: Vec<u64> = listeners.loops.iter().filter_map(ListenerTask::receiver).collect();
         let sockets = listeners.loops.len();
         stop(listeners).await;
         self.worker.common.descriptors.listeners_removed(sockets);
@@ -220,7 +220,7 @@ impl Lead {
             () = self.worker.idle() => {}
             () = sleep_until(deadline) => {}
             // Only an abort, or nobody left to send one, is of interest now.
-            () = async { while !matches!(self.commands.recv().await, None | Some(Command::Abort)) {} } => {}
+            () = async { while !matches!(self.commands.recv().await, None | Some(WorkerCommand::Abort)) {} } => {}
         }
     }
 }
@@ -228,8 +228,8 @@ impl Lead {
 async fn stop(listeners: Listeners) {
     for one in listeners.loops {
         match one {
-            Loop::Accept(acceptor) => acceptor.stop().await,
-            Loop::Receive(receiver) => receiver.stop().await,
+            ListenerTask::Accept(acceptor) => acceptor.stop().await,
+            ListenerTask::Receive(receiver) => receiver.stop().await,
         }
     }
 }

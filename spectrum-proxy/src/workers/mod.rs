@@ -24,8 +24,8 @@ use crate::sys;
 use crate::tcp::relay::Pipes;
 use crate::udp::{self, Answer};
 use crate::worker::{self, Common, Worker};
-use lead::Command;
 pub use lead::DrainOutcome;
+use lead::WorkerCommand;
 
 /// Deep enough for everything that runs here. Only touched pages count as memory.
 const STACK: usize = 512 * 1024;
@@ -124,7 +124,7 @@ impl Workers {
         let first = self.next.fetch_add(listeners.len(), Ordering::Relaxed) % self.threads.len().max(1);
         for (listener, thread) in listeners.into_iter().zip(self.threads.iter().cycle().skip(first)) {
             let (done, listening) = oneshot::channel();
-            thread.tell(Command::Listen {
+            thread.tell(WorkerCommand::Listen {
                 destination: destination.clone(),
                 listener: listener.into(),
                 serving: serving.clone(),
@@ -151,7 +151,8 @@ impl Workers {
     pub async fn replace(&self, destination: &Destination, served: Arc<Served>) -> Result<(), WorkersError> {
         let serving = self.serving(served).await?;
         for thread in &self.threads {
-            thread.tell(Command::Replace { destination: destination.clone(), serving: serving.clone() });
+            thread
+                .tell(WorkerCommand::Replace { destination: destination.clone(), serving: serving.clone() });
         }
         Ok(())
     }
@@ -171,7 +172,7 @@ impl Workers {
         let mut removals = Vec::new();
         for thread in &self.threads {
             let (done, removed) = oneshot::channel();
-            thread.tell(Command::Remove { destination: destination.clone(), done });
+            thread.tell(WorkerCommand::Remove { destination: destination.clone(), done });
             removals.push(removed);
         }
         for removed in removals {
@@ -186,7 +187,7 @@ impl Workers {
         let mut cuts = Vec::new();
         for thread in &self.threads {
             let (done, cut) = oneshot::channel();
-            thread.tell(Command::Cut { destination: destination.clone(), done });
+            thread.tell(WorkerCommand::Cut { destination: destination.clone(), done });
             cuts.push(cut);
         }
         let mut count = 0;
@@ -203,7 +204,7 @@ impl Workers {
         let mut drains = Vec::new();
         for thread in &self.threads {
             let (done, drained) = oneshot::channel();
-            thread.tell(Command::Drain { timeout, done });
+            thread.tell(WorkerCommand::Drain { timeout, done });
             drains.push(drained);
         }
         let mut outcome = DrainOutcome::default();
@@ -219,7 +220,7 @@ impl Workers {
     /// Cuts everything at once. A [`Workers::drain`] that is waited for returns without further delay.
     pub fn abort(&self) {
         for thread in &self.threads {
-            thread.tell(Command::Abort);
+            thread.tell(WorkerCommand::Abort);
         }
     }
 
@@ -238,7 +239,7 @@ impl Workers {
 #[derive(Debug)]
 struct Thread {
     index: usize,
-    thread: Commanded<Command>,
+    thread: Commanded<WorkerCommand>,
 }
 
 impl Thread {
@@ -271,7 +272,7 @@ impl Thread {
         Ok(Self { index, thread: Commanded::new(commands, handle) })
     }
 
-    fn tell(&self, command: Command) {
+    fn tell(&self, command: WorkerCommand) {
         self.thread.tell(command);
     }
 }

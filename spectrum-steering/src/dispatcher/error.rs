@@ -8,7 +8,7 @@ use aya::programs::ProgramError;
 
 use crate::model::DestinationId;
 
-type Source = Box<dyn std::error::Error + Send + Sync>;
+type Cause = Box<dyn std::error::Error + Send + Sync>;
 
 /// A failed bpf(2) operation.
 #[derive(Debug, thiserror::Error)]
@@ -17,7 +17,7 @@ pub enum DispatcherError {
     #[error("attach the sk_lookup program to the network namespace{}", cure(.source.as_ref()))]
     Attach {
         /// The kernel's own error.
-        source: Source,
+        source: Cause,
     },
     /// Counters were not read.
     #[error("read the counters of destination {id}")]
@@ -31,13 +31,13 @@ pub enum DispatcherError {
     #[error("detach the sk_lookup program")]
     Detach {
         /// The kernel's own error.
-        source: Source,
+        source: Cause,
     },
     /// The maps or the program are not loaded.
     #[error("load the sk_lookup program{}", cure(.source.as_ref()))]
     Load {
         /// The kernel's own error.
-        source: Source,
+        source: Cause,
     },
     /// The embedded object is not the one this loader was built with.
     #[error("the eBPF object has no {name} of the expected type; build it anew")]
@@ -49,7 +49,7 @@ pub enum DispatcherError {
     #[error("publish the steering table{}", cure(.source.as_ref()))]
     Publish {
         /// The kernel's own error.
-        source: Source,
+        source: Cause,
     },
     /// The program was not run.
     #[error("run the sk_lookup program on a test packet{}", test_cure(.source))]
@@ -63,7 +63,7 @@ pub enum DispatcherError {
         /// Whose.
         id: DestinationId,
         /// The kernel's own error.
-        source: Source,
+        source: Cause,
     },
     /// The destination still has its listener.
     #[error("remove the listener of destination {id}")]
@@ -71,7 +71,7 @@ pub enum DispatcherError {
         /// Whose.
         id: DestinationId,
         /// The kernel's own error.
-        source: Source,
+        source: Cause,
     },
 }
 
@@ -85,7 +85,7 @@ impl DispatcherError {
             ProgramError::LoadError { io_error, verifier_log } => {
                 // The log of a program that the verifier refuses fills screens; the errno is what users can act on.
                 tracing::debug!(%verifier_log, "verifier log");
-                Box::new(io_error) as Source
+                Box::new(io_error) as Cause
             }
             other => Box::new(other),
         };

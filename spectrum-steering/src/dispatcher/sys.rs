@@ -55,11 +55,11 @@ pub(super) fn test_run(
     from: SocketAddr,
     to: SocketAddr,
 ) -> io::Result<TestRun> {
-    let mut context = Lookup::new(protocol, from, to);
+    let mut context = TestedPacket::new(protocol, from, to);
     let mut attributes = TestAttributes {
         program: program.as_raw_fd().cast_unsigned(),
-        context_in: size_of::<Lookup>().try_into().unwrap_or(u32::MAX),
-        context_out: size_of::<Lookup>().try_into().unwrap_or(u32::MAX),
+        context_in: size_of::<TestedPacket>().try_into().unwrap_or(u32::MAX),
+        context_out: size_of::<TestedPacket>().try_into().unwrap_or(u32::MAX),
         context_in_address: (&raw const context).expose_provenance() as u64,
         context_out_address: (&raw mut context).expose_provenance() as u64,
         ..TestAttributes::default()
@@ -124,7 +124,7 @@ const BPF_PROG_TEST_RUN: libc::c_long = 10;
 /// `struct bpf_sk_lookup` of linux/bpf.h as user space sees it.
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C)]
-struct Lookup {
+struct TestedPacket {
     cookie: u64,
     family: u32,
     protocol: u32,
@@ -140,7 +140,7 @@ struct Lookup {
     padding: u32,
 }
 
-impl Lookup {
+impl TestedPacket {
     fn new(protocol: Protocol, from: SocketAddr, to: SocketAddr) -> Self {
         let mut lookup = Self {
             protocol: match protocol {

@@ -27,7 +27,7 @@ impl Plan {
         if bound.peek().is_none() {
             return Vec::new();
         }
-        let mut left = Ports::of(ports);
+        let mut left = PortSet::of(ports);
         let mut onward = Vec::new();
         for planned in bound {
             let service =
@@ -89,9 +89,9 @@ impl Plan {
 }
 
 /// A set of ports: the last port of each run by its first.
-struct Ports(BTreeMap<u16, u16>);
+struct PortSet(BTreeMap<u16, u16>);
 
-impl Ports {
+impl PortSet {
     fn of(mut ranges: Vec<PortRange>) -> Self {
         ranges.sort_unstable();
         let mut runs: Vec<(u16, u16)> = Vec::new();

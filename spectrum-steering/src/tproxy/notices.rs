@@ -7,7 +7,7 @@ use std::io;
 use nix::sys::socket::SockProtocol;
 
 use super::program::is_child;
-use crate::netlink::{Author, Groups, Hearing, Message, attribute, number, text};
+use crate::netlink::{Author, Groups, Heard, Message, attribute, number, text};
 use crate::plan::firewall::Chain;
 
 /// The group NFNLGRP_NFTABLES.
@@ -94,7 +94,7 @@ impl FirewallNotices {
                     author = author_of(message).or_else(|| Author::at_port(message.port));
                 }
             });
-            if hearing.await? == Hearing::Lost {
+            if hearing.await? == Heard::Lost {
                 touched.clear();
                 return Ok(FirewallNotice::Lost);
             }

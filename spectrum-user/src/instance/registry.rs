@@ -265,9 +265,9 @@ fn admit_group(dir: &Path) -> io::Result<()> {
 /// The instance whose state file is at `path`, if it lives. Removes the file if not.
 fn examine(path: &Path) -> Result<Option<Instance>, InstanceError> {
     match standing(path)? {
-        Standing::Gone => Ok(None),
-        Standing::Live(instance) => Ok(Some(instance)),
-        Standing::Dead => {
+        Fate::Gone => Ok(None),
+        Fate::Live(instance) => Ok(Some(instance)),
+        Fate::Dead => {
             // Its control socket has nobody behind it any more.
             let _ = fs::remove_file(path.with_extension(CONTROL));
             match fs::remove_file(path) {
@@ -281,7 +281,7 @@ fn examine(path: &Path) -> Result<Option<Instance>, InstanceError> {
 }
 
 /// The fate of the instance that wrote a state file.
-enum Standing {
+enum Fate {
     /// It was killed.
     Dead,
     /// It has removed the file.
@@ -290,23 +290,23 @@ enum Standing {
     Live(Instance),
 }
 
-fn standing(path: &Path) -> Result<Standing, InstanceError> {
+fn standing(path: &Path) -> Result<Fate, InstanceError> {
     let mut file = match File::open(path) {
         Ok(file) => file,
         // It ended just now.
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Standing::Gone),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Fate::Gone),
         Err(source) => return Err(failed("open state file", path, source)),
     };
     // Shared, so that two who look do not take each other for the owner.
     match file.try_lock_shared() {
-        Ok(()) => return Ok(Standing::Dead),
+        Ok(()) => return Ok(Fate::Dead),
         Err(TryLockError::WouldBlock) => {}
         Err(TryLockError::Error(source)) => return Err(failed("lock state file", path, source)),
     }
     let mut text = String::new();
     let corrupt = |cause: String| InstanceError::Corrupt { path: path.to_owned(), cause };
     file.read_to_string(&mut text).map_err(|error| corrupt(error.to_string()))?;
-    serde_json::from_str(&text).map(Standing::Live).map_err(|error| corrupt(error.to_string()))
+    serde_json::from_str(&text).map(Fate::Live).map_err(|error| corrupt(error.to_string()))
 }
 
 /// The live instances of the namespace with inode `namespace`, below `run_dir`. Takes no lock that another waits for, and
@@ -332,8 +332,8 @@ pub fn live_instances(run_dir: &Path, namespace: u64) -> Result<Vec<Instance>, I
 /// The instance whose state file is at `path`, if it lives. Leaves the file as it is.
 pub(super) fn live_instance(path: &Path) -> Result<Option<Instance>, InstanceError> {
     Ok(match standing(path)? {
-        Standing::Live(instance) => Some(instance),
-        Standing::Dead | Standing::Gone => None,
+        Fate::Live(instance) => Some(instance),
+        Fate::Dead | Fate::Gone => None,
     })
 }
 

@@ -48,17 +48,17 @@ pub enum News {
 
 /// The things that are missing now, and the repairs that were made, for whoever wants to know. Clones tell the same.
 #[derive(Clone, Debug, Default)]
-pub struct Faults(Arc<Mutex<Told>>);
+pub struct Faults(Arc<Mutex<RepairBook>>);
 
 #[derive(Debug, Default)]
-struct Told {
-    missing: BTreeMap<ResourceKind, Fault>,
+struct RepairBook {
+    missing: BTreeMap<ResourceKind, Absence>,
     repaired: BTreeMap<ResourceKind, u64>,
 }
 
 /// Things of one kind that are missing.
 #[derive(Clone, Debug, Eq, PartialEq)]
-struct Fault {
+struct Absence {
     missing: Vec<Resource>,
     author: Option<Author>,
     why: Why,
@@ -143,7 +143,7 @@ impl Faults {
     /// The things that are missing, a line for each kind.
     #[must_use]
     pub fn lines(&self) -> Vec<String> {
-        self.lock().missing.values().map(Fault::line).collect()
+        self.lock().missing.values().map(Absence::line).collect()
     }
 
     /// Those that clients need, a line for each kind.
@@ -173,16 +173,16 @@ impl Faults {
         // Later looks find it missing, and no longer know by whom.
         let author = author.cloned().or_else(|| before.as_ref()?.author.clone());
         let news = if before.is_some_and(|before| before.why == why) { News::Known } else { News::New };
-        told.missing.insert(kind, Fault { missing: missing.to_vec(), author, why });
+        told.missing.insert(kind, Absence { missing: missing.to_vec(), author, why });
         news
     }
 
-    fn lock(&self) -> MutexGuard<'_, Told> {
+    fn lock(&self) -> MutexGuard<'_, RepairBook> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Fault {
+impl Absence {
     fn line(&self) -> String {
         let Self { missing, author, why } = self;
         let by = author.as_ref().map_or_else(String::new, |author| format!(", removed by {author}"));

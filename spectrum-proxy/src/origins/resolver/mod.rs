@@ -19,7 +19,7 @@ use tokio::sync::Semaphore;
 use tokio::time::{timeout, timeout_at};
 
 use crate::model::{OriginHost, ResolverOptions};
-use resolution::{Bounds, Lookup};
+use resolution::{AnswerBounds, Lookup};
 pub(super) use resolution::{Resolution, ResolvedTarget, Unused};
 use system::SystemFiles;
 
@@ -110,7 +110,7 @@ impl Resolver {
 
     /// The resolution of `host` now. Where a lookup fails, what `last` said still holds.
     pub(super) async fn resolve(&self, host: &OriginHost, last: Option<&Resolution>) -> Resolution {
-        let bounds = &Bounds::from(&self.options);
+        let bounds = &AnswerBounds::from(&self.options);
         let turns = match last {
             Some(last) if last.failures() > 0 => &self.turns.failing,
             _ => &self.turns.usual,

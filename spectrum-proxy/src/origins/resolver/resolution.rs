@@ -14,7 +14,7 @@ const TARGETS_SHARE: usize = 4;
 
 /// The limits of what is kept of what is found.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) struct Bounds {
+pub(super) struct AnswerBounds {
     /// Addresses of a name.
     pub(super) addresses: usize,
     /// SRV records of a name.
@@ -23,7 +23,7 @@ pub(super) struct Bounds {
     pub(super) min_ttl: Duration,
 }
 
-impl From<&ResolverOptions> for Bounds {
+impl From<&ResolverOptions> for AnswerBounds {
     fn from(options: &ResolverOptions) -> Self {
         let ResolverOptions { addresses, targets, min_ttl, .. } = options;
         Self { addresses: usize::from(*addresses), targets: usize::from(*targets), min_ttl: *min_ttl }
@@ -59,7 +59,7 @@ pub(crate) struct Resolution {
     /// The numbers of SRV records and addresses beyond those that are kept.
     pub(crate) unused: Unused,
     /// The fault of the last lookup. There may be targets all the same, from an earlier one.
-    pub(crate) fault: Option<Fault>,
+    pub(crate) fault: Option<LookupFailure>,
     /// The time at which to look again.
     pub(crate) until: Option<Instant>,
     /// The time at which the last lookup ended.
@@ -80,7 +80,7 @@ pub(crate) struct Unused {
 
 /// The fault of a lookup.
 #[derive(Clone, Debug)]
-pub(crate) enum Fault {
+pub(crate) enum LookupFailure {
     /// An authority says that there is nothing, and it is believed (RFC 8767, section 4).
     Denied(String),
     /// Nobody answered usefully, so that what was known before still holds.
@@ -121,7 +121,7 @@ impl Resolution {
     pub(super) fn of_name(
         found: [Result<Lookup, LookupError>; 2],
         last: Option<&Self>,
-        bounds: &Bounds,
+        bounds: &AnswerBounds,
         now: Instant,
     ) -> Self {
         let known = last.and_then(|last| last.targets.first()).map_or(&[][..], |target| &target.addresses);
@@ -137,7 +137,7 @@ impl Resolution {
         unused_targets: usize,
         ttl: Duration,
         last: Option<&Self>,
-        bounds: &Bounds,
+        bounds: &AnswerBounds,
         now: Instant,
     ) -> Self {
         let (mut targets, mut ttl, mut fault) = (Vec::new(), ttl, None);
@@ -161,12 +161,12 @@ impl Resolution {
     pub(super) fn of_failed_service(
         error: &LookupError,
         last: Option<&Self>,
-        bounds: &Bounds,
+        bounds: &AnswerBounds,
         now: Instant,
     ) -> Self {
-        let fault = Fault::of(error);
+        let fault = LookupFailure::of(error);
         let (targets, unused) = match (&fault, last) {
-            (Fault::Failed(_), Some(last)) => (last.targets.clone(), last.unused),
+            (LookupFailure::Failed(_), Some(last)) => (last.targets.clone(), last.unused),
             _ => Default::default(),
         };
         Self { unused, ..Self::of_merged(targets, DENIED_TTL, Some(fault), last, bounds, now) }
@@ -175,13 +175,13 @@ impl Resolution {
     fn of_merged(
         targets: Vec<ResolvedTarget>,
         ttl: Duration,
-        fault: Option<Fault>,
+        fault: Option<LookupFailure>,
         last: Option<&Self>,
-        bounds: &Bounds,
+        bounds: &AnswerBounds,
         now: Instant,
     ) -> Self {
         let failures = match fault {
-            Some(Fault::Failed(_)) => last.map_or(0, |last| last.failures) + 1,
+            Some(LookupFailure::Failed(_)) => last.map_or(0, |last| last.failures) + 1,
             _ => 0,
         };
         let wait = match failures {
@@ -202,7 +202,7 @@ impl Resolution {
 
     /// True if it led somewhere once, and now nobody says whether it still does.
     pub(crate) fn is_lost(&self) -> bool {
-        self.was_known && self.is_empty() && matches!(self.fault, Some(Fault::Failed(_)))
+        self.was_known && self.is_empty() && matches!(self.fault, Some(LookupFailure::Failed(_)))
     }
 
     /// The number of lookups in a row that have failed.
@@ -220,7 +220,7 @@ fn is_empty(targets: &[ResolvedTarget]) -> bool {
     targets.iter().all(|target| target.addresses.is_empty())
 }
 
-impl Fault {
+impl LookupFailure {
     fn of(error: &LookupError) -> Self {
         let text = error.to_string();
         match error {
@@ -253,7 +253,7 @@ fn host(name: String, addresses: Vec<IpAddr>) -> ResolvedTarget {
 struct Merged {
     addresses: Vec<IpAddr>,
     ttl: Duration,
-    fault: Option<Fault>,
+    fault: Option<LookupFailure>,
 }
 
 impl Merged {
@@ -266,9 +266,9 @@ impl Merged {
                     merged.ttl = merged.ttl.min(lookup.ttl);
                     merged.addresses.extend(lookup.addresses);
                 }
-                Err(error) => match Fault::of(&error) {
-                    fault @ Fault::Denied(_) => denied = Some(fault),
-                    fault @ Fault::Failed(_) => {
+                Err(error) => match LookupFailure::of(&error) {
+                    fault @ LookupFailure::Denied(_) => denied = Some(fault),
+                    fault @ LookupFailure::Failed(_) => {
                         merged.fault = Some(fault);
                         merged.addresses.extend(known.iter().filter(|address| address.is_ipv6() == is_v6));
                     }
@@ -309,7 +309,7 @@ mod tests {
     use super::*;
     use hickory_resolver::net::NetError;
 
-    const BOUNDS: Bounds = Bounds { addresses: 64, targets: 64, min_ttl: Duration::from_secs(1) };
+    const BOUNDS: AnswerBounds = AnswerBounds { addresses: 64, targets: 64, min_ttl: Duration::from_secs(1) };
 
     #[expect(clippy::unnecessary_wraps, reason = "it stands beside lookups that failed")]
     fn found(addresses: &[&str], seconds: u64) -> Result<Lookup, LookupError> {
@@ -340,12 +340,12 @@ mod tests {
         assert_eq!(shown(&half), "2001:db8::1 192.0.2.2", "only the family that was not answered is old");
         let stale = Resolution::of_name([failed(), failed()], Some(&half), &BOUNDS, now);
         assert_eq!(shown(&stale), "2001:db8::1 192.0.2.2");
-        assert!(matches!(stale.fault, Some(Fault::Failed(_))));
+        assert!(matches!(stale.fault, Some(LookupFailure::Failed(_))));
         let one = Resolution::of_name([denied(), found(&["192.0.2.2"], 60)], Some(&stale), &BOUNDS, now);
         assert_eq!(shown(&one), "192.0.2.2");
         assert!(one.fault.is_none(), "one family is enough");
         let gone = Resolution::of_name([denied(), denied()], Some(&one), &BOUNDS, now);
-        assert!(gone.is_empty() && matches!(gone.fault, Some(Fault::Denied(_))));
+        assert!(gone.is_empty() && matches!(gone.fault, Some(LookupFailure::Denied(_))));
     }
 
     #[test]
@@ -393,7 +393,7 @@ mod tests {
 
     #[test]
     fn of_too_many_addresses_both_families_are_kept() {
-        let bounds = Bounds { addresses: 8, ..BOUNDS };
+        let bounds = AnswerBounds { addresses: 8, ..BOUNDS };
         for (v6, v4, kept_v6, kept_v4) in
             [(9, 9, 4, 4), (200, 1, 7, 1), (2, 100, 2, 6), (0, 9, 0, 8), (5, 3, 5, 3)]
         {
@@ -408,7 +408,7 @@ mod tests {
 
     #[test]
     fn targets_of_a_service_share_their_addresses() {
-        let bounds = Bounds { addresses: 8, ..BOUNDS };
+        let bounds = AnswerBounds { addresses: 8, ..BOUNDS };
         let found = (0..9).map(|number| {
             let target = ResolvedTarget { port: Some(80), ..host(format!("t{number}."), Vec::new()) };
             (target, [denied(), many(&format!("192.0.{number}."), 9)])

@@ -18,7 +18,7 @@ use super::ResolveError;
 use super::check;
 use super::route::note_routes;
 use super::selection::{Selection, SelectionFault, select};
-use super::settings::{Full, Part, Settings};
+use super::settings::{ByHand, Full, Part};
 use super::state::{shown, shown_way};
 use super::{SetOrigin, SetOriginError};
 use crate::model::{
@@ -27,14 +27,14 @@ use crate::model::{
 };
 use crate::origins::board::{Board, Boards};
 use crate::origins::health::Health;
-use crate::origins::own_bindings::{Judgement, OwnBindings};
-use crate::origins::refusal::Refusal;
+use crate::origins::own_bindings::{LoopJudgement, OwnBindings};
+use crate::origins::refusal::AddressRefusal;
 use crate::origins::resolver::{Resolution, Resolver, Turns, Unused};
 use crate::origins::roster::{Loop, Nowhere, Place, Refused, Roster};
 use crate::origins::standing::Standing;
 
 /// A command to the thread.
-pub(super) enum Command {
+pub(super) enum WatchCommand {
     /// Have no roster lead back through these.
     Avoid { own: OwnBindings, done: oneshot::Sender<()> },
     /// Keep a board for a service.
@@ -66,7 +66,7 @@ const SHOWN_ADDRESSES: usize = 16;
 type StandingKey = (ServiceName, OriginPort, Option<u16>, IpAddr);
 
 /// Everything the thread knows.
-pub(super) struct Lead {
+pub(super) struct WatchThread {
     resolver: RefCell<Rc<Resolver>>,
     names: RefCell<HashMap<OriginHost, Rc<Name>>>,
     own: RefCell<OwnBindings>,
@@ -77,7 +77,7 @@ pub(super) struct Lead {
     /// Those whose rosters leave out what would come back.
     looping: RefCell<Vec<Weak<Board>>>,
     standings: RefCell<HashMap<StandingKey, Weak<Standing>>>,
-    settings: RefCell<Settings>,
+    settings: RefCell<ByHand>,
     healths: RefCell<HashMap<SocketAddr, Vec<Weak<Health>>>>,
     /// The checks that may begin.
     checks: Rc<Semaphore>,
@@ -98,8 +98,8 @@ struct Name {
     refreshed: RefCell<bool>,
 }
 
-impl Lead {
-    pub(super) async fn run(options: ResolverOptions, mut commands: mpsc::UnboundedReceiver<Command>) {
+impl WatchThread {
+    pub(super) async fn run(options: ResolverOptions, mut commands: mpsc::UnboundedReceiver<WatchCommand>) {
         let lead = Rc::new(Self {
             resolver: RefCell::new(Rc::new(Resolver::new(options, Turns::default()))),
             names: RefCell::default(),
@@ -116,7 +116,7 @@ impl Lead {
         while let Some(command) = commands.recv().await {
             let lead = Rc::clone(&lead);
             match command {
-                Command::Avoid { own, done } => {
+                WatchCommand::Avoid { own, done } => {
                     lead.own.replace(own);
                     // Whoever was asked before may have known less.
                     lead.own_addresses.borrow_mut().1 = None;
@@ -124,7 +124,7 @@ impl Lead {
                     lead.hang(&lead.alive());
                     let _ = done.send(());
                 }
-                Command::Configure(options) => {
+                WatchCommand::Configure(options) => {
                     let resolver = Rc::clone(&lead.resolver.borrow());
                     if *resolver.options() != options {
                         lead.resolver.replace(Rc::new(resolver.with(options)));
@@ -132,18 +132,18 @@ impl Lead {
                         lead.names.borrow_mut().retain(|_, name| *name.refreshed.borrow());
                     }
                 }
-                Command::Keep(origins) => lead.settings.borrow_mut().keep(&origins),
-                Command::Set { service, typed, setting, done } => {
+                WatchCommand::Keep(origins) => lead.settings.borrow_mut().keep(&origins),
+                WatchCommand::Set { service, typed, setting, done } => {
                     let _ = done.send(lead.set(&service, &typed, setting));
                 }
-                Command::Places(places) => drop(lead.places.replace(places)),
-                Command::Resolve { origins, by, done } => {
+                WatchCommand::Places(places) => drop(lead.places.replace(places)),
+                WatchCommand::Resolve { origins, by, done } => {
                     lead.forget_unused();
                     spawn_local(async move {
                         let _ = done.send(lead.unresolved(origins, by).await);
                     });
                 }
-                Command::Board { service, origins, done } => {
+                WatchCommand::Board { service, origins, done } => {
                     let _ = done.send(lead.board(service, origins));
                 }
             }
@@ -182,7 +182,7 @@ impl Lead {
     }
 
     /// Why `address`, which the name of an origin means, is not dialled, if it is not.
-    fn refusal(&self, host: &OriginHost, local: LocalOrigins, address: IpAddr) -> Option<Refusal> {
+    fn refusal(&self, host: &OriginHost, local: LocalOrigins, address: IpAddr) -> Option<AddressRefusal> {
         // What was typed is meant, and so is a name that means this host wherever it is said.
         let local = match host {
             OriginHost::Address(_) => return None,
@@ -190,7 +190,7 @@ impl Lead {
             OriginHost::Name(_) | OriginHost::Service(_) => local,
         };
         let own = Rc::clone(&self.own_addresses.borrow().0);
-        Refusal::of(address, local, |address| own.contains(&address))
+        AddressRefusal::of(address, local, |address| own.contains(&address))
     }
 
     /// Looks at this host's interfaces, unless that was done a moment ago: whether they have other addresses than before.
@@ -283,7 +283,7 @@ impl Lead {
             board.origins.local,
             address,
         ) {
-            Some(refusal) => Judgement { refusal: Some(refusal), ..Judgement::default() },
+            Some(refusal) => LoopJudgement { refusal: Some(refusal), ..LoopJudgement::default() },
             None => own.judge(&board.service, address, origin.port, port, |to| self.way(to, &board.service)),
         };
         let set: Vec<Option<Weight>> = {
@@ -375,7 +375,7 @@ impl Lead {
         origin: &Origin,
         port: Option<u16>,
         address: IpAddr,
-        judgement: &Judgement,
+        judgement: &LoopJudgement,
     ) -> Place {
         let key = (board.service.clone(), origin.port, port, address);
         let mut standings = self.standings.borrow_mut();
@@ -571,7 +571,8 @@ fn report_loops(board: &Board, before: &[Loop]) {
 /// Says in the log which origins' names mean since now what is refused.
 fn report_refused(board: &Board, before: &[Refused]) {
     let roster = board.roster();
-    let mut said: HashSet<(usize, Refusal)> = before.iter().map(|one| (one.origin, one.refusal)).collect();
+    let mut said: HashSet<(usize, AddressRefusal)> =
+        before.iter().map(|one| (one.origin, one.refusal)).collect();
     for Refused { origin, address, refusal, .. } in &roster.refused {
         // Of each kind one is enough: whoever says such things may say others all the time.
         if !said.insert((*origin, *refusal)) {

@@ -22,7 +22,7 @@ use super::board::{Board, Boards};
 use super::own_bindings::OwnBindings;
 use crate::commanded::Commanded;
 use crate::model::{LocalOrigins, Origin, OriginSetting, Origins, ResolverOptions, ServiceName};
-use lead::{Command, Lead};
+use lead::{WatchCommand, WatchThread};
 pub use state::{CheckOutcome, OriginCondition, OriginState, RecordState};
 
 /// An origin that cannot be used because its name has no address.
@@ -110,7 +110,7 @@ pub struct OriginWatch(Arc<Watching>);
 
 #[derive(Debug)]
 struct Watching {
-    thread: Commanded<Command>,
+    thread: Commanded<WatchCommand>,
     boards: Mutex<Boards>,
 }
 
@@ -130,7 +130,7 @@ impl OriginWatch {
         let (hand_over, handed) = std::sync::mpsc::sync_channel::<runtime::Runtime>(1);
         let spawned = thread::Builder::new().name("origins".to_owned()).spawn(move || {
             if let Ok(runtime) = handed.recv() {
-                LocalSet::new().block_on(&runtime, Lead::run(options, inbox));
+                LocalSet::new().block_on(&runtime, WatchThread::run(options, inbox));
                 runtime.shutdown_background();
             }
         });
@@ -150,7 +150,7 @@ impl OriginWatch {
 
     /// Looks names up as `options` say from now on.
     pub fn configure(&self, options: ResolverOptions) {
-        self.0.thread.tell(Command::Configure(options));
+        self.0.thread.tell(WatchCommand::Configure(options));
     }
 
     /// Dials nothing from now on that would come back through `own`, and again what no longer would.
@@ -158,12 +158,12 @@ impl OriginWatch {
     /// # Errors
     /// [`WatchError::Died`].
     pub async fn avoid(&self, own: OwnBindings) -> Result<(), WatchError> {
-        self.ask(|done| Command::Avoid { own, done }).await
+        self.ask(|done| WatchCommand::Avoid { own, done }).await
     }
 
     /// Says of each service's origins, in their order, where they were typed, for the log.
     pub fn place(&self, places: HashMap<ServiceName, Vec<String>>) {
-        self.0.thread.tell(Command::Places(places));
+        self.0.thread.tell(WatchCommand::Places(places));
     }
 
     /// Begins to look up the names of `origins`, all at once, so that what is found out is there when the origins are used.
@@ -176,7 +176,7 @@ impl OriginWatch {
     ) -> Lookups {
         let origins = origins.into_iter().map(|(origin, local)| (origin.clone(), local)).collect();
         let (done, answer) = oneshot::channel();
-        self.0.thread.tell(Command::Resolve { origins, by: Instant::now() + patience, done });
+        self.0.thread.tell(WatchCommand::Resolve { origins, by: Instant::now() + patience, done });
         Lookups(answer)
     }
 
@@ -192,14 +192,14 @@ impl OriginWatch {
         setting: OriginSetting,
     ) -> Result<SetOrigin, SetOriginError> {
         let (service, typed) = (service.clone(), typed.to_owned());
-        let set = self.ask(|done| Command::Set { service, typed, setting, done }).await;
+        let set = self.ask(|done| WatchCommand::Set { service, typed, setting, done }).await;
         set.map_err(|_died| SetOriginError::Died)?
     }
 
     /// Forgets what is set of others than these origins of services.
     pub fn keep<'a>(&self, origins: impl IntoIterator<Item = (&'a ServiceName, &'a Origin)>) {
         let origins = origins.into_iter().map(|(service, origin)| (service.clone(), origin.identity()));
-        self.0.thread.tell(Command::Keep(origins.collect()));
+        self.0.thread.tell(WatchCommand::Keep(origins.collect()));
     }
 
     /// The states of the addresses of a service's origins, in the order configured.
@@ -217,7 +217,7 @@ impl OriginWatch {
         origins: &Origins,
     ) -> Result<Arc<Board>, WatchError> {
         let (service, origins) = (service.clone(), origins.clone());
-        let board = self.ask(|done| Command::Board { service, origins, done }).await?;
+        let board = self.ask(|done| WatchCommand::Board { service, origins, done }).await?;
         let mut boards = self.0.boards.lock().unwrap_or_else(PoisonError::into_inner);
         boards.add(&board);
         Ok(board)
@@ -228,7 +228,10 @@ impl OriginWatch {
         self.0.thread.ended().await;
     }
 
-    async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, WatchError> {
+    async fn ask<T>(
+        &self,
+        command: impl FnOnce(oneshot::Sender<T>) -> WatchCommand,
+    ) -> Result<T, WatchError> {
         let (done, answer) = oneshot::channel();
         // A thread that is gone is noticed here, and by `died`.
         self.0.thread.tell(command(done));

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use super::settings::Part;
 use super::state::shown;
 use crate::model::{Origin, OriginHost, OriginPort};
-use crate::origins::roster::{Record, Roster};
+use crate::origins::roster::{Roster, SrvRecord};
 
 /// The address that is meant.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -98,9 +98,9 @@ fn is_address(
 }
 
 /// `_http._tcp.example.com 10 3 8080 a.example.com`, as it is shown, or `a.example.com:8080`, or the bare host.
-fn is_record(typed: &str, origin: &Origin, port: Option<u16>, record: &Record) -> bool {
+fn is_record(typed: &str, origin: &Origin, port: Option<u16>, record: &SrvRecord) -> bool {
     let Some(port) = port else { return false };
-    let Record { priority, weight, target } = record;
+    let SrvRecord { priority, weight, target } = record;
     let target = target.strip_suffix('.').unwrap_or(target);
     let words = typed.split_whitespace().collect::<Vec<_>>().join(" ");
     [target.to_owned(), format!("{target}:{port}"), format!("{origin} {priority} {weight} {port} {target}")]
@@ -114,7 +114,7 @@ mod tests {
 
     use super::*;
     use crate::model::Origins;
-    use crate::origins::own_bindings::Judgement;
+    use crate::origins::own_bindings::LoopJudgement;
     use crate::origins::resolver::{Resolution, ResolvedTarget};
     use crate::origins::roster::Place;
     use crate::origins::standing::Standing;
@@ -166,7 +166,7 @@ mod tests {
         let roster = Roster::of(
             &Origins::from(origins.clone()),
             &resolutions,
-            |_, _, _| Judgement::default(),
+            |_, _, _| LoopJudgement::default(),
             |_, _, address, judgement| Place::new(Arc::new(Standing::new(address)), None, judgement),
         );
         let whole = |origin| Ok(Selection { origin, parts: Vec::new() });

@@ -18,7 +18,7 @@ pub(super) struct Part {
 
 /// Everything that is set and not yet made ready again.
 #[derive(Debug, Default)]
-pub(super) struct Settings(HashMap<(ServiceName, OriginIdentity), Setting>);
+pub(super) struct ByHand(HashMap<(ServiceName, OriginIdentity), Setting>);
 
 /// The settings of one origin. Never none.
 #[derive(Debug, Default)]
@@ -33,7 +33,7 @@ struct Setting {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) struct Full;
 
-impl Settings {
+impl ByHand {
     /// The share of `origin`, if it is set.
     pub(super) fn weight(&self, service: &ServiceName, origin: &Origin) -> Option<Weight> {
         self.of(service, origin)?.weight
@@ -118,7 +118,7 @@ mod tests {
     #[test]
     fn what_is_set_holds_until_it_is_made_ready_or_its_origin_goes() {
         let (service, other) = ("a".parse().unwrap(), "b".parse().unwrap());
-        let mut settings = Settings::default();
+        let mut settings = ByHand::default();
         let weight = Weight::new(7).unwrap();
         settings.set(&service, &origin("Web.example.:80"), OriginSetting::Weight(weight)).unwrap();
         assert_eq!(settings.weight(&service, &origin("web.example:80")), Some(weight), "however it is typed");
@@ -138,7 +138,7 @@ mod tests {
         let name = origin("web.example:80");
         let [one, two] =
             ["192.0.2.1", "192.0.2.2"].map(|address| Part { address: address.parse().unwrap(), port: None });
-        let mut settings = Settings::default();
+        let mut settings = ByHand::default();
         settings.set_parts(&service, &name, &[one, two], true).unwrap();
         settings.set_parts(&service, &name, &[two], false).unwrap();
         assert!(settings.drains(&service, &name, one) && !settings.drains(&service, &name, two));
@@ -154,7 +154,7 @@ mod tests {
     #[test]
     fn there_is_an_end_to_what_can_be_set() {
         let service: ServiceName = "a".parse().unwrap();
-        let mut settings = Settings::default();
+        let mut settings = ByHand::default();
         let nth = |number: usize| origin(&format!("o{number}.example"));
         for number in 0..MOST {
             settings.set(&service, &nth(number), OriginSetting::Drain).unwrap();

@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use crate::model::{Origin, OriginPort, OriginRole, ServiceName};
 use crate::origins::board::Board;
-use crate::origins::own_bindings::Extent;
+use crate::origins::own_bindings::Barred;
 use crate::origins::resolver::Unused;
-use crate::origins::roster::{Member, Place, Record, Share};
+use crate::origins::roster::{Member, Place, Share, SrvRecord};
 
 /// One address of an origin, or an origin without any.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -165,7 +165,7 @@ pub(super) fn states(
             way: Vec::new(),
         };
         let left_out =
-            roster.loops.iter().filter(|one| one.origin == index && one.judgement.extent == Extent::Address);
+            roster.loops.iter().filter(|one| one.origin == index && one.judgement.extent == Barred::Address);
         states.extend(left_out.map(|one| OriginState {
             record: recorded(one.port, one.record.as_ref()),
             way: until_it_repeats(&board.service, one.judgement.ways.first().map_or(&[], Vec::as_slice)),
@@ -292,8 +292,8 @@ fn state(
     }
 }
 
-fn recorded(port: Option<u16>, record: Option<&Record>) -> Option<RecordState> {
-    let (port, Record { priority, weight, target }) = port.zip(record)?;
+fn recorded(port: Option<u16>, record: Option<&SrvRecord>) -> Option<RecordState> {
+    let (port, SrvRecord { priority, weight, target }) = port.zip(record)?;
     let target = target.strip_suffix('.').unwrap_or(target).to_owned();
     Some(RecordState { priority: *priority, weight: *weight, port, target })
 }
@@ -316,7 +316,7 @@ pub(super) fn shown(origin: &Origin, record: Option<u16>, address: IpAddr) -> St
 mod tests {
     use super::*;
     use crate::model::{Origins, PortRange};
-    use crate::origins::own_bindings::{Judgement, Rest};
+    use crate::origins::own_bindings::{LoopJudgement, Rest};
     use crate::origins::resolver::{Resolution, ResolvedTarget};
     use crate::origins::roster::Roster;
     use crate::origins::standing::Standing;
@@ -330,18 +330,20 @@ mod tests {
     }
 
     /// A judgement of an address that leads to services: `back` by a way that comes back, `on` to one that is dialled.
-    fn judged(how: &str) -> Judgement {
+    fn judged(how: &str) -> LoopJudgement {
         match how.split_once(' ') {
-            Some(("back", way)) => Judgement {
-                extent: Extent::Address,
+            Some(("back", way)) => LoopJudgement {
+                extent: Barred::Address,
                 barred: vec!["80".parse::<PortRange>().unwrap()],
                 ways: vec![names(way)],
                 rest: Rest::Through,
-                ..Judgement::default()
+                ..LoopJudgement::default()
             },
-            Some(("on", to)) => Judgement { through: names(to), rest: Rest::Through, ..Judgement::default() },
-            Some(("partly", to)) => Judgement { through: names(to), ..Judgement::default() },
-            _ => Judgement::default(),
+            Some(("on", to)) => {
+                LoopJudgement { through: names(to), rest: Rest::Through, ..LoopJudgement::default() }
+            }
+            Some(("partly", to)) => LoopJudgement { through: names(to), ..LoopJudgement::default() },
+            _ => LoopJudgement::default(),
         }
     }
 

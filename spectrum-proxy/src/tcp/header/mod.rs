@@ -86,12 +86,12 @@ impl Header {
 }
 
 /// Both addresses in one family, as the format wants it: where they differ, as IPv6 with the IPv4 address mapped into it.
-enum Addresses {
+enum AddressPair {
     V4([std::net::SocketAddrV4; 2]),
     V6([(std::net::Ipv6Addr, u16); 2]),
 }
 
-impl Addresses {
+impl AddressPair {
     fn of(client: SocketAddr, dialled: SocketAddr) -> Self {
         let mapped = |address: SocketAddr| {
             let ip = match address.ip() {

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use super::{Addresses, Header, Parsed};
+use super::{AddressPair, Header, Parsed};
 
 const BEGINNING: &[u8] = b"PROXY ";
 
@@ -62,8 +62,8 @@ fn port(word: &str) -> Option<u16> {
 pub(crate) fn bytes(header: &Header) -> Vec<u8> {
     let line = match header {
         Header::Local => "PROXY UNKNOWN\r\n".to_owned(),
-        Header::Proxied { client, dialled } => match Addresses::of(*client, *dialled) {
-            Addresses::V4([client, dialled]) => {
+        Header::Proxied { client, dialled } => match AddressPair::of(*client, *dialled) {
+            AddressPair::V4([client, dialled]) => {
                 format!(
                     "PROXY TCP4 {} {} {} {}\r\n",
                     client.ip(),
@@ -72,7 +72,7 @@ pub(crate) fn bytes(header: &Header) -> Vec<u8> {
                     dialled.port()
                 )
             }
-            Addresses::V6([(client, client_port), (dialled, dialled_port)]) => {
+            AddressPair::V6([(client, client_port), (dialled, dialled_port)]) => {
                 format!("PROXY TCP6 {client} {dialled} {client_port} {dialled_port}\r\n")
             }
         },

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::checksum::crc32c;
 use super::extensions::{CHECKSUM, Extensions, split};
-use super::{Addresses, Header, MAX_LENGTH, Parsed};
+use super::{AddressPair, Header, MAX_LENGTH, Parsed};
 
 const SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
 
@@ -120,15 +120,15 @@ pub(crate) fn bytes(header: &Header, extensions: &Extensions) -> Vec<u8> {
             bytes.extend([VERSION | LOCAL, 0, 0, 0]);
             return bytes;
         }
-        Header::Proxied { client, dialled } => match Addresses::of(*client, *dialled) {
-            Addresses::V4([client, dialled]) => {
+        Header::Proxied { client, dialled } => match AddressPair::of(*client, *dialled) {
+            AddressPair::V4([client, dialled]) => {
                 bytes.extend([VERSION | PROXY, TCP_OVER_IPV4, 0, 0]);
                 bytes.extend(client.ip().octets());
                 bytes.extend(dialled.ip().octets());
                 bytes.extend(client.port().to_be_bytes());
                 bytes.extend(dialled.port().to_be_bytes());
             }
-            Addresses::V6([(client, client_port), (dialled, dialled_port)]) => {
+            AddressPair::V6([(client, client_port), (dialled, dialled_port)]) => {
                 bytes.extend([VERSION | PROXY, TCP_OVER_IPV6, 0, 0]);
                 bytes.extend(client.octets());
                 bytes.extend(dialled.octets());

@@ -7,7 +7,7 @@ use std::task::{Context, Poll, ready};
 use rustix::net::SendFlags;
 
 use super::buffers::{Buffers, CHUNK};
-use super::pipes::{Pipe, Pipes, Share};
+use super::pipes::{Pipe, PipeShare, Pipes};
 use crate::tcp::stream::Stream;
 use crate::traffic::Meter;
 
@@ -54,7 +54,7 @@ pub(crate) enum Strategy {
 
 /// The counters, where they are of interest.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Counts<'a> {
+pub(crate) struct Meters<'a> {
     pub(crate) read: Option<&'a Meter>,
     pub(crate) written: Option<&'a Meter>,
 }
@@ -83,10 +83,10 @@ pub(crate) enum Fin {
 pub(crate) struct Direction<'a> {
     from: &'a Stream,
     to: &'a Stream,
-    counts: Counts<'a>,
+    counts: Meters<'a>,
     means: Means<'a>,
-    held: Held,
-    source: Source,
+    held: Unwritten,
+    source: SourceState,
     pace: Pace<'a>,
     /// The number of times that something was read or written.
     pub(crate) moves: u64,
@@ -95,7 +95,7 @@ pub(crate) struct Direction<'a> {
 }
 
 /// The bytes read and not yet written; never empty.
-enum Held {
+enum Unwritten {
     /// `buffer[start..end]`.
     Buffer { buffer: Box<[u8]>, start: usize, end: usize },
     /// Nothing, and so neither a buffer nor a pipe.
@@ -105,7 +105,7 @@ enum Held {
 }
 
 /// The state of the side that bytes come from.
-enum Source {
+enum SourceState {
     /// Nothing: a FIN came.
     Ended,
     /// Nothing: this happened after what is held was read.
@@ -119,11 +119,11 @@ enum Pace<'a> {
     /// Use a buffer: so many were full since little came.
     Buffers(u8),
     /// Use a pipe: so many fillings in a row were small.
-    Pipes { share: Share<'a>, small: u8 },
+    Pipes { share: PipeShare<'a>, small: u8 },
 }
 
 impl<'a> Direction<'a> {
-    pub(crate) fn new(from: &'a Stream, to: &'a Stream, counts: Counts<'a>, means: Means<'a>) -> Self {
+    pub(crate) fn new(from: &'a Stream, to: &'a Stream, counts: Meters<'a>, means: Means<'a>) -> Self {
         let pace = match means.strategy {
             #[cfg(test)]
             Strategy::Splice => Pace::Pipes { share: means.pipes.share(), small: 0 },
@@ -134,8 +134,8 @@ impl<'a> Direction<'a> {
             to,
             counts,
             means,
-            held: Held::Nothing,
-            source: Source::Open,
+            held: Unwritten::Nothing,
+            source: SourceState::Open,
             pace,
             moves: 0,
             fin: Fin::ByShutdown,
@@ -150,9 +150,9 @@ impl<'a> Direction<'a> {
     /// The number of bytes read and not yet written.
     pub(crate) fn holds(&self) -> usize {
         match &self.held {
-            Held::Buffer { start, end, .. } => end - start,
-            Held::Nothing => 0,
-            Held::Pipe { bytes, .. } => *bytes,
+            Unwritten::Buffer { start, end, .. } => end - start,
+            Unwritten::Nothing => 0,
+            Unwritten::Pipe { bytes, .. } => *bytes,
         }
     }
 
@@ -164,14 +164,14 @@ impl<'a> Direction<'a> {
             if moved >= TURN_BYTES {
                 break;
             }
-            match std::mem::replace(&mut self.source, Source::Open) {
-                Source::Open => {
+            match std::mem::replace(&mut self.source, SourceState::Open) {
+                SourceState::Open => {
                     ready!(self.poll_fill(cx)).map_err(Broken::Read)?;
                     moved += self.holds();
                 }
-                Source::Failed(error) => return Poll::Ready(Err(Broken::Read(error))),
-                Source::Ended => {
-                    self.source = Source::Ended;
+                SourceState::Failed(error) => return Poll::Ready(Err(Broken::Read(error))),
+                SourceState::Ended => {
+                    self.source = SourceState::Ended;
                     return match self.fin {
                         Fin::ByClosing | Fin::Withheld => Poll::Ready(Ok(())),
                         Fin::ByShutdown => Poll::Ready(self.to.shut_down().map_err(Broken::Write)),
@@ -186,19 +186,19 @@ impl<'a> Direction<'a> {
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         loop {
             let written = match &mut self.held {
-                Held::Nothing => return Poll::Ready(Ok(())),
-                Held::Buffer { buffer, start, end } => {
+                Unwritten::Nothing => return Poll::Ready(Ok(())),
+                Unwritten::Buffer { buffer, start, end } => {
                     let rest = buffer.get(*start..*end).unwrap_or_default();
                     let flags = match self.source {
                         // The FIN follows at once, and goes with the last of the bytes.
-                        Source::Ended if self.fin != Fin::Withheld => SendFlags::MORE,
+                        SourceState::Ended if self.fin != Fin::Withheld => SendFlags::MORE,
                         _ => SendFlags::empty(),
                     };
                     let written = ready!(self.to.poll_send(rest, flags, cx))?;
                     *start += written;
                     written
                 }
-                Held::Pipe { pipe, bytes } => {
+                Unwritten::Pipe { pipe, bytes } => {
                     let written = ready!(pipe.poll_drain(self.to, *bytes, cx))?;
                     *bytes -= written;
                     written
@@ -215,9 +215,9 @@ impl<'a> Direction<'a> {
 
     /// Gives back what holds nothing any more.
     fn release(&mut self) {
-        match std::mem::replace(&mut self.held, Held::Nothing) {
-            Held::Buffer { buffer, start, end } if start == end => self.means.buffers.give(buffer),
-            Held::Pipe { pipe, bytes: 0 } => self.means.pipes.give(pipe),
+        match std::mem::replace(&mut self.held, Unwritten::Nothing) {
+            Unwritten::Buffer { buffer, start, end } if start == end => self.means.buffers.give(buffer),
+            Unwritten::Pipe { pipe, bytes: 0 } => self.means.pipes.give(pipe),
             held => self.held = held,
         }
     }
@@ -240,13 +240,13 @@ impl<'a> Direction<'a> {
         while let Some(room) = buffer.get_mut(end..).filter(|room| !room.is_empty()) {
             match self.from.poll_recv(room, cx) {
                 Poll::Ready(Ok(0)) => {
-                    self.source = Source::Ended;
+                    self.source = SourceState::Ended;
                     break;
                 }
                 Poll::Ready(Ok(bytes)) => end += bytes,
                 // An error is told once: were it forgotten, the stream would seem to end in order.
                 Poll::Ready(Err(error)) => {
-                    self.source = Source::Failed(error);
+                    self.source = SourceState::Failed(error);
                     break;
                 }
                 Poll::Pending => {
@@ -271,7 +271,7 @@ impl<'a> Direction<'a> {
                 _ => Pace::Buffers(0),
             };
         }
-        self.held = Held::Buffer { buffer, start: 0, end };
+        self.held = Unwritten::Buffer { buffer, start: 0, end };
         Poll::Ready(Ok(()))
     }
 
@@ -287,7 +287,7 @@ impl<'a> Direction<'a> {
                         self.pace = Pace::Buffers(0);
                     }
                 }
-                self.held = Held::Pipe { pipe, bytes };
+                self.held = Unwritten::Pipe { pipe, bytes };
                 Poll::Ready(Ok(()))
             }
             Poll::Ready(Ok(0)) => {
@@ -304,7 +304,7 @@ impl<'a> Direction<'a> {
 
 impl Drop for Direction<'_> {
     fn drop(&mut self) {
-        if let Held::Pipe { pipe, .. } = std::mem::replace(&mut self.held, Held::Nothing) {
+        if let Unwritten::Pipe { pipe, .. } = std::mem::replace(&mut self.held, Unwritten::Nothing) {
             self.means.pipes.discard(pipe);
         }
     }

@@ -18,10 +18,10 @@ use crate::report::{End, Side};
 use crate::tcp::stream::Stream;
 use crate::traffic::Meter;
 pub(crate) use buffers::Buffers;
-use direction::{Broken, Counts, Direction, Fin};
+use direction::{Broken, Direction, Fin, Meters};
 pub(crate) use direction::{Means, Strategy};
 pub(crate) use pipes::Pipes;
-pub(crate) use watch::{Watch, keep};
+pub(crate) use watch::{ConnectionTimer, keep};
 
 /// Passes bytes, FINs and, by telling the end, resets between the two until neither has more to say, or `watch` says that
 /// it is over. The FIN that comes last is passed on by closing both, which is for the caller to do at [`End::Closed`].
@@ -33,7 +33,7 @@ pub(crate) async fn relay(
     from_client: &Meter,
     to_client: &Meter,
     means: Means<'_>,
-    watch: &Watch<'_>,
+    watch: &ConnectionTimer<'_>,
 ) -> End {
     tokio::select! {
         biased;
@@ -48,11 +48,11 @@ async fn pass(
     from_client: &Meter,
     to_client: &Meter,
     means: Means<'_>,
-    watch: &Watch<'_>,
+    watch: &ConnectionTimer<'_>,
 ) -> End {
-    let counts = Counts { read: Some(from_client), written: None };
+    let counts = Meters { read: Some(from_client), written: None };
     let mut up = Direction::new(downstream, upstream, counts, means);
-    let counts = Counts { read: None, written: Some(to_client) };
+    let counts = Meters { read: None, written: Some(to_client) };
     let mut down = Direction::new(upstream, downstream, counts, means);
 
     let (source, first) = poll_fn(|cx| match poll_watched(&mut up, watch, cx) {
@@ -103,9 +103,9 @@ pub(crate) async fn echo(
     from_client: &Meter,
     to_client: &Meter,
     means: Means<'_>,
-    watch: &Watch<'_>,
+    watch: &ConnectionTimer<'_>,
 ) -> End {
-    let counts = Counts { read: Some(from_client), written: Some(to_client) };
+    let counts = Meters { read: Some(from_client), written: Some(to_client) };
     let mut back = Direction::new(client, client, counts, means);
     back.fin = Fin::ByClosing;
     match poll_fn(|cx| poll_watched(&mut back, watch, cx)).await {
@@ -116,7 +116,7 @@ pub(crate) async fn echo(
 
 fn poll_watched(
     direction: &mut Direction<'_>,
-    watch: &Watch<'_>,
+    watch: &ConnectionTimer<'_>,
     cx: &mut Context<'_>,
 ) -> Poll<Result<(), Broken>> {
     let before = direction.moves;

@@ -55,7 +55,7 @@ pub(crate) struct Pipes {
 /// The share of a direction in a worker's pipes, for as long as it goes through them. The more there are, the smaller the
 /// pipes.
 #[derive(Debug)]
-pub(crate) struct Share<'a> {
+pub(crate) struct PipeShare<'a> {
     pipes: &'a Pipes,
     /// The number that it has taken, up to [`MANY`].
     taken: Cell<u8>,
@@ -103,9 +103,9 @@ impl Pipes {
     }
 
     /// Another direction's share.
-    pub(crate) fn share(&self) -> Share<'_> {
+    pub(crate) fn share(&self) -> PipeShare<'_> {
         self.shares.set(self.shares.get() + 1);
-        Share { pipes: self, taken: Cell::new(0) }
+        PipeShare { pipes: self, taken: Cell::new(0) }
     }
 
     /// An empty pipe for a direction that has `taken` so many.
@@ -183,7 +183,7 @@ impl Pipes {
     }
 }
 
-impl Share<'_> {
+impl PipeShare<'_> {
     /// An empty pipe; `None` where there is as much as there may be, or the system has none to give.
     pub(crate) fn take(&self) -> Option<Pipe> {
         let taken = self.taken.get();
@@ -192,7 +192,7 @@ impl Share<'_> {
     }
 }
 
-impl Drop for Share<'_> {
+impl Drop for PipeShare<'_> {
     fn drop(&mut self) {
         self.pipes.shares.set(self.pipes.shares.get() - 1);
     }

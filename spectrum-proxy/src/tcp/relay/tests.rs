@@ -33,12 +33,12 @@ const DEADLINE: Duration = Duration::from_secs(20);
 struct Relaying {
     client: std::net::TcpStream,
     origin: std::net::TcpStream,
-    relay: JoinHandle<Outcome>,
+    relay: JoinHandle<Relayed>,
 }
 
 /// The outcome of it.
 #[derive(Debug, Eq, PartialEq)]
-struct Outcome {
+struct Relayed {
     end: End,
     from_client: u64,
     to_client: u64,
@@ -70,7 +70,7 @@ impl Relaying {
                 let means = Means { buffers: &buffers, pipes: &pipes, strategy };
                 let (from_client, to_client) = (Meter::default(), Meter::default());
                 let timeouts = forever();
-                let watch = Watch::start(&timeouts);
+                let watch = ConnectionTimer::start(&timeouts);
                 let end = relay(&downstream, &upstream, &from_client, &to_client, means, &watch).await;
                 if end != End::Closed {
                     for side in [&downstream, &upstream] {
@@ -78,7 +78,7 @@ impl Relaying {
                     }
                 }
                 let (from_client, to_client) = (from_client.get(), to_client.get());
-                Outcome { end, from_client, to_client, lost_pipes: pipes.lost() }
+                Relayed { end, from_client, to_client, lost_pipes: pipes.lost() }
             })
         });
         let [client, origin] = ends.recv().unwrap();
@@ -176,7 +176,7 @@ fn chunks_of_any_size_arrive_unharmed_in_both_directions_at_once() {
             assert_eq!(arrived.join().unwrap(), up.join().unwrap(), "{name}: from the client");
         });
         let outcome = relay.join().unwrap();
-        let expected = Outcome { end: End::Closed, from_client: TOTAL, to_client: TOTAL, lost_pipes: 0 };
+        let expected = Relayed { end: End::Closed, from_client: TOTAL, to_client: TOTAL, lost_pipes: 0 };
         assert_eq!(outcome, expected, "{name}");
     });
 }
@@ -390,7 +390,7 @@ fn a_stalled_direction_holds_one_chunk_and_an_idle_one_nothing() {
             let ((mut client, downstream), (mut origin, upstream)) = (pair().await, pair().await);
             let (buffers, pipes) = (Buffers::default(), Pipes::at_most(most));
             let means = Means { buffers: &buffers, pipes: &pipes, strategy };
-            let counts = Counts { read: None, written: None };
+            let counts = Meters { read: None, written: None };
             let mut down = Direction::new(&upstream, &downstream, counts, means);
 
             origin.write_all(b"little").await.unwrap();
@@ -435,7 +435,7 @@ fn bulk_takes_a_pipe_and_gives_it_back() {
         let ((mut client, downstream), (mut origin, upstream)) = (pair().await, pair().await);
         let (buffers, pipes) = (Buffers::default(), Pipes::at_most(1));
         let means = Means { buffers: &buffers, pipes: &pipes, strategy: Strategy::Adaptive };
-        let counts = Counts { read: None, written: None };
+        let counts = Meters { read: None, written: None };
         let mut down = Direction::new(&upstream, &downstream, counts, means);
         let sent = async {
             origin.write_all(&vec![7; 20 << 20]).await.unwrap();
@@ -465,7 +465,7 @@ async fn ended_by(timeouts: Timeouts, half_close: Half) -> (End, Duration) {
         client.shutdown().await.unwrap();
     }
     let began = tokio::time::Instant::now();
-    let watch = Watch::start(&timeouts);
+    let watch = ConnectionTimer::start(&timeouts);
     let end = relay(&downstream, &upstream, &counts.0, &counts.1, means, &watch).await;
     drop((client, origin));
     (end, began.elapsed())
@@ -521,7 +521,7 @@ async fn the_first_time_that_is_over_ends_it() {
 #[tokio::test(start_paused = true)]
 async fn what_moves_puts_the_end_off() {
     let timeouts = Timeouts { idle: Some(Duration::from_mins(10)), half_closed: None, ..Timeouts::default() };
-    let watch = Watch::start(&timeouts);
+    let watch = ConnectionTimer::start(&timeouts);
     let began = tokio::time::Instant::now();
     let moving = async {
         for _ in 0..6 {
@@ -544,7 +544,7 @@ async fn a_peer_that_makes_no_room_ends_by_idling() {
     let means = Means { buffers: &buffers, pipes: &pipes, strategy: Strategy::Adaptive };
     let counts = (Meter::default(), Meter::default());
     let timeouts = Timeouts { idle: Some(Duration::from_millis(500)), ..Timeouts::default() };
-    let watch = Watch::start(&timeouts);
+    let watch = ConnectionTimer::start(&timeouts);
     let flood = async {
         while origin.write_all(&[7; 10_000]).await.is_ok() {}
         std::future::pending::<()>().await;
@@ -571,7 +571,7 @@ async fn ended_for_slow_reader(strategy: Strategy, half_close: Half, reading: Du
         Half::Open => Timeouts { idle: pause, ..forever() },
         Half::Closed => Timeouts { half_closed: pause, ..forever() },
     };
-    let watch = Watch::start(&timeouts);
+    let watch = ConnectionTimer::start(&timeouts);
     let began = tokio::time::Instant::now();
     let feeding = async {
         match half_close {
@@ -647,7 +647,7 @@ async fn an_upstream_is_kept_once_its_connection_is_a_second_old() {
     let means = Means { buffers: &buffers, pipes: &pipes, strategy: Strategy::Adaptive };
     let counts = (Meter::default(), Meter::default());
     let timeouts = Timeouts { keepalive: Some(Duration::from_secs(70)), ..Timeouts::default() };
-    let watch = Watch::start(&timeouts);
+    let watch = ConnectionTimer::start(&timeouts);
     let settled = async {
         let socket = SockRef::from(&upstream);
         while !socket.keepalive().unwrap() {

@@ -24,7 +24,7 @@ const PROBES: u32 = 5;
 
 /// One connection's times.
 #[derive(Debug)]
-pub(crate) struct Watch<'a> {
+pub(crate) struct ConnectionTimer<'a> {
     timeouts: &'a Timeouts,
     began: Instant,
     moved: Cell<Instant>,
@@ -40,7 +40,7 @@ enum Stage {
     HalfClosed,
 }
 
-impl<'a> Watch<'a> {
+impl<'a> ConnectionTimer<'a> {
     /// From now on.
     pub(crate) fn start(timeouts: &'a Timeouts) -> Self {
         let now = Instant::now();

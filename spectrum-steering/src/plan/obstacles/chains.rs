@@ -8,7 +8,7 @@ use crate::model::{Binding, Family, PortRange, Prefix, Protocol};
 use crate::plan::firewall::Chain as Own;
 
 /// The chains of one listing, by name.
-pub(super) type Chains = BTreeMap<ChainName, Chain>;
+pub(super) type Chains = BTreeMap<ChainName, HostChain>;
 
 /// The chain.
 #[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
@@ -45,15 +45,15 @@ impl fmt::Display for ChainName {
 
 /// A chain.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub(super) struct Chain {
+pub(super) struct HostChain {
     /// The hook from which packets enter it without a jump.
     pub(super) base: Option<Base>,
     /// The policy, if it is not to accept.
     pub(super) policy: Option<String>,
-    pub(super) rules: Vec<Rule>,
+    pub(super) rules: Vec<HostRule>,
 }
 
-impl Chain {
+impl HostChain {
     pub(super) fn is_entered_at(&self, hooks: &[Hook]) -> bool {
         self.base.is_some_and(|base| hooks.contains(&base.hook))
     }
@@ -94,7 +94,7 @@ pub(super) enum State {
 
 /// A rule, as far as it is understood.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub(super) struct Rule {
+pub(super) struct HostRule {
     pub(super) text: String,
     pub(super) family: Option<Family>,
     pub(super) protocol: Option<Protocol>,
@@ -116,11 +116,11 @@ pub(super) struct Rule {
     pub(super) not_in: Vec<State>,
     /// True if conntrack has to be there for it.
     pub(super) tracks: bool,
-    pub(super) verdict: Option<Verdict>,
+    pub(super) verdict: Option<HostVerdict>,
 }
 
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub(super) enum Verdict {
+pub(super) enum HostVerdict {
     Accept,
     Drop,
     /// To another chain, and back to whoever jumped here.
@@ -135,7 +135,7 @@ pub(super) enum Verdict {
     Take,
 }
 
-impl Rule {
+impl HostRule {
     /// True if some packets to `binding` match.
     pub(super) fn may_match(&self, binding: &Binding, state: State) -> bool {
         !self.never

@@ -2,7 +2,7 @@
 
 use std::str::SplitWhitespace;
 
-use super::chains::{Base, Chain, ChainName, Chains, Hook, Rule, State, Verdict};
+use super::chains::{Base, ChainName, Chains, Hook, HostChain, HostRule, HostVerdict, State};
 use crate::model::{Family, PortRange, Prefix, Protocol};
 
 /// The chains and hooks that packets for the host, those of its own clients and answers come by, and when.
@@ -44,7 +44,7 @@ pub(super) fn chains(program: &str, family: Family, text: &str) -> Chains {
         } else if let Some(declared) = line.strip_prefix(':') {
             let mut words = declared.split(' ');
             let (chain, policy) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
-            let chain = chains.entry(name(chain)).or_insert_with(|| Chain {
+            let chain = chains.entry(name(chain)).or_insert_with(|| HostChain {
                 base: BASES.iter().find(|(of, name, ..)| (*of, *name) == (table, chain)).map(
                     |(of, _, hook, priority)| Base {
                         hook: *hook,
@@ -52,7 +52,7 @@ pub(super) fn chains(program: &str, family: Family, text: &str) -> Chains {
                         translates: *of == "nat",
                     },
                 ),
-                ..Chain::default()
+                ..HostChain::default()
             });
             chain.policy = (policy == "DROP").then(|| policy.to_owned());
         } else if let Some(added) = line.strip_prefix("-A ")
@@ -64,9 +64,9 @@ pub(super) fn chains(program: &str, family: Family, text: &str) -> Chains {
     chains
 }
 
-fn rule(text: &str, conditions: &str) -> Rule {
+fn rule(text: &str, conditions: &str) -> HostRule {
     let unquoted = without_quotes(conditions);
-    let mut rule = Rule { text: text.to_owned(), ..Rule::default() };
+    let mut rule = HostRule { text: text.to_owned(), ..HostRule::default() };
     let mut words = unquoted.split_whitespace();
     let mut negated = false;
     while let Some(word) = words.next() {
@@ -77,7 +77,7 @@ fn rule(text: &str, conditions: &str) -> Rule {
         if word == "-j" || word == "-g" {
             let target = words.next().unwrap_or_default();
             rule.verdict = Some(verdict(target, word == "-g", &rule, words.clone()));
-            rule.tracks |= TRACKING_TARGETS.contains(&target) && rule.verdict != Some(Verdict::NoTrack);
+            rule.tracks |= TRACKING_TARGETS.contains(&target) && rule.verdict != Some(HostVerdict::NoTrack);
             break;
         }
         condition(&mut rule, word, negated, &mut words);
@@ -86,7 +86,7 @@ fn rule(text: &str, conditions: &str) -> Rule {
     rule
 }
 
-fn condition(rule: &mut Rule, word: &str, negated: bool, words: &mut SplitWhitespace<'_>) {
+fn condition(rule: &mut HostRule, word: &str, negated: bool, words: &mut SplitWhitespace<'_>) {
     let understood = match word {
         "-p" => match (words.next(), negated) {
             (Some("all"), false) => true,
@@ -158,21 +158,21 @@ fn condition(rule: &mut Rule, word: &str, negated: bool, words: &mut SplitWhites
     rule.more |= !understood;
 }
 
-fn verdict(target: &str, is_goto: bool, rule: &Rule, mut options: SplitWhitespace<'_>) -> Verdict {
+fn verdict(target: &str, is_goto: bool, rule: &HostRule, mut options: SplitWhitespace<'_>) -> HostVerdict {
     match target {
-        "ACCEPT" => Verdict::Accept,
-        "CT" if options.any(|option| option == "--notrack") => Verdict::NoTrack,
-        "DNAT" | "REDIRECT" => Verdict::Take,
-        "DROP" | "REJECT" => Verdict::Drop,
+        "ACCEPT" => HostVerdict::Accept,
+        "CT" if options.any(|option| option == "--notrack") => HostVerdict::NoTrack,
+        "DNAT" | "REDIRECT" => HostVerdict::Take,
+        "DROP" | "REJECT" => HostVerdict::Drop,
         "NETMAP" => {
             let onto = options.nth(1).and_then(|prefix| prefix.parse::<Prefix>().ok());
             let is_same = onto.is_some_and(|onto| rule.prefixes == [onto]);
-            if is_same { Verdict::Keep } else { Verdict::Take }
+            if is_same { HostVerdict::Keep } else { HostVerdict::Take }
         }
-        "NOTRACK" => Verdict::NoTrack,
-        "RETURN" => Verdict::Return,
-        chain if is_goto => Verdict::Goto(chain.to_owned()),
-        chain => Verdict::Jump(chain.to_owned()),
+        "NOTRACK" => HostVerdict::NoTrack,
+        "RETURN" => HostVerdict::Return,
+        chain if is_goto => HostVerdict::Goto(chain.to_owned()),
+        chain => HostVerdict::Jump(chain.to_owned()),
     }
 }
 

@@ -18,9 +18,9 @@ pub use tracking::{Tracked, Untracking};
 use super::Plan;
 use super::exemption::Exemption;
 use crate::model::{Binding, Family, PortRange, Prefix, visible};
-use chains::{ChainName, Chains, Hook, Rule, State};
+use chains::{ChainName, Chains, Hook, HostRule, State};
 use cure::acceptance;
-use tracking::{Direction, is_exempt};
+use tracking::{BindingPackets, is_exempt};
 use walk::{Hit, Search, Walk, bases};
 
 /// So many obstacles are named, and so many bindings that one of them is about.
@@ -210,7 +210,7 @@ fn obstacles(bindings: &[Binding], chains: &Chains) -> Vec<Obstacle> {
     let mut obstacles = Vec::new();
     drops(chains, bindings, &mut obstacles);
     let kept = kept(chains, bindings);
-    let mut named: HashSet<*const Rule> = HashSet::new();
+    let mut named: HashSet<*const HostRule> = HashSet::new();
     for hook in [Hook::Prerouting, Hook::Output] {
         for hit in takes(chains, hook, bindings) {
             // The rule that takes what comes in takes what this host itself dials as well.
@@ -298,7 +298,7 @@ fn dropped<'a>(
         (walk.hits, open)
     };
     let (hits, open) = search(bindings);
-    let is_there = |narrowed: &[Binding], rule: &Rule| {
+    let is_there = |narrowed: &[Binding], rule: &HostRule| {
         let mut open: Vec<&Binding> = narrowed.iter().collect();
         let mut walk = Walk::new(chains, Search::Drops, state);
         walk.chain(base, &mut open);
@@ -336,7 +336,7 @@ fn takes<'a>(chains: &'a Chains, hook: Hook, bindings: &'a [Binding]) -> Vec<Hit
     let hits = search(
         chains,
         &bases,
-        bindings.iter().filter(|binding| !is_exempt(chains, hook, Direction::Requests, binding)),
+        bindings.iter().filter(|binding| !is_exempt(chains, hook, BindingPackets::Requests, binding)),
     );
     confirmed(hits, |narrowed, rule| {
         search(chains, &bases, narrowed.iter()).iter().any(|hit| std::ptr::eq(hit.rule, rule))
@@ -345,7 +345,7 @@ fn takes<'a>(chains: &'a Chains, hook: Hook, bindings: &'a [Binding]) -> Vec<Hit
 
 /// Those of `hits` that still are when only what they are about is looked at: a rule before them may have settled just
 /// that.
-fn confirmed(hits: Vec<Hit<'_>>, is_there: impl Fn(&[Binding], &Rule) -> bool) -> Vec<Hit<'_>> {
+fn confirmed(hits: Vec<Hit<'_>>, is_there: impl Fn(&[Binding], &HostRule) -> bool) -> Vec<Hit<'_>> {
     let mut hits = hits;
     for hit in &mut hits {
         let rule = hit.rule;
@@ -359,7 +359,7 @@ fn confirmed(hits: Vec<Hit<'_>>, is_there: impl Fn(&[Binding], &Rule) -> bool) -
 }
 
 /// The part of `binding` that a rule can be about: its addresses, and `ports` unless they are any.
-fn narrowed(binding: &Binding, rule: &Rule, ports: &[PortRange]) -> Vec<Binding> {
+fn narrowed(binding: &Binding, rule: &HostRule, ports: &[PortRange]) -> Vec<Binding> {
     let prefixes: Vec<Prefix> = if rule.prefixes.is_empty() {
         vec![binding.prefix]
     } else {

@@ -6,7 +6,7 @@ use std::collections::{HashMap, HashSet};
 
 use serde_json::Value;
 
-use super::chains::{Base, Chain, ChainName, Chains, Hook, Rule, State, Verdict};
+use super::chains::{Base, ChainName, Chains, Hook, HostChain, HostRule, HostVerdict, State};
 use crate::model::{Family, PortRange, Prefix, Protocol};
 
 /// So many elements of a map to verdicts are rules of their own; of a larger one, any may match.
@@ -45,7 +45,7 @@ pub(super) fn chains(json: &str, besides: &HashSet<(Family, &str)>) -> Chains {
             let base = base(chain);
             let policy = chain["policy"].as_str().filter(|policy| *policy == "drop").map(str::to_owned);
             *chains.entry(name).or_default() =
-                Chain { base, policy: policy.filter(|_| base.is_some()), rules: Vec::new() };
+                HostChain { base, policy: policy.filter(|_| base.is_some()), rules: Vec::new() };
         } else if let Some(rule) = object.get("rule")
             && let Some(name) = name(rule, &rule["chain"], besides)
         {
@@ -88,8 +88,8 @@ fn name(of: &Value, chain: &Value, besides: &HashSet<(Family, &str)>) -> Option<
 }
 
 /// The rule; as many as elements where it is a map to verdicts.
-fn understood(json: &Value, maps: &Maps<'_>) -> Vec<Rule> {
-    let mut rule = Rule { text: text::of(json), ..Rule::default() };
+fn understood(json: &Value, maps: &Maps<'_>) -> Vec<HostRule> {
+    let mut rule = HostRule { text: text::of(json), ..HostRule::default() };
     // What it asks and does is far in; none of these words is anything else there.
     let shown = json["expr"].to_string();
     rule.tracks = TRACKING.iter().any(|word| shown.contains(word));
@@ -131,13 +131,13 @@ fn understood(json: &Value, maps: &Maps<'_>) -> Vec<Rule> {
 }
 
 /// A rule for each of the elements of a map to verdicts.
-fn mapped(rule: &Rule, key: &Value, elements: &[Value]) -> Vec<Rule> {
+fn mapped(rule: &HostRule, key: &Value, elements: &[Value]) -> Vec<HostRule> {
     let is_large = elements.len() > MOST_ELEMENTS;
     let mut seen = HashSet::new();
     let rules = elements.iter().filter_map(|element| {
         let (of, to) = (element.get(0)?, element.get(1)?);
         let (kind, value) = to.as_object()?.iter().next()?;
-        let mut rule = Rule { verdict: Some(verdict(kind, value)?), ..rule.clone() };
+        let mut rule = HostRule { verdict: Some(verdict(kind, value)?), ..rule.clone() };
         if is_large {
             rule.more = true;
             return seen.insert(to.to_string()).then_some(rule);
@@ -157,17 +157,17 @@ fn mapped(rule: &Rule, key: &Value, elements: &[Value]) -> Vec<Rule> {
     rules.collect()
 }
 
-fn verdict(kind: &str, value: &Value) -> Option<Verdict> {
+fn verdict(kind: &str, value: &Value) -> Option<HostVerdict> {
     let target = || value["target"].as_str().map(str::to_owned);
     Some(match kind {
-        "accept" => Verdict::Accept,
-        "dnat" if keeps(value) => Verdict::Keep,
-        "dnat" | "redirect" => Verdict::Take,
-        "drop" | "reject" => Verdict::Drop,
-        "goto" => Verdict::Goto(target()?),
-        "jump" => Verdict::Jump(target()?),
-        "notrack" => Verdict::NoTrack,
-        "return" => Verdict::Return,
+        "accept" => HostVerdict::Accept,
+        "dnat" if keeps(value) => HostVerdict::Keep,
+        "dnat" | "redirect" => HostVerdict::Take,
+        "drop" | "reject" => HostVerdict::Drop,
+        "goto" => HostVerdict::Goto(target()?),
+        "jump" => HostVerdict::Jump(target()?),
+        "notrack" => HostVerdict::NoTrack,
+        "return" => HostVerdict::Return,
         _ => return None,
     })
 }
@@ -179,17 +179,17 @@ fn keeps(dnat: &Value) -> bool {
 }
 
 /// Takes in a part of a rule that iptables made, of which nft tells the name at most; false when it may be a condition.
-fn foreign(rule: &mut Rule, value: &Value) -> bool {
+fn foreign(rule: &mut HostRule, value: &Value) -> bool {
     if value["type"] == "target" && ["DNAT", "REDIRECT"].iter().any(|name| value["name"] == *name) {
         rule.tracks = true;
-        rule.verdict = Some(Verdict::Take);
+        rule.verdict = Some(HostVerdict::Take);
         return true;
     }
     false
 }
 
 /// Takes in a condition; false when it is not understood.
-fn matched(rule: &mut Rule, condition: &Value) -> bool {
+fn matched(rule: &mut HostRule, condition: &Value) -> bool {
     let (left, right) = (&condition["left"], &condition["right"]);
     match condition["op"].as_str() {
         Some("==" | "in") => equals(rule, left, right),
@@ -198,7 +198,7 @@ fn matched(rule: &mut Rule, condition: &Value) -> bool {
     }
 }
 
-fn equals(rule: &mut Rule, left: &Value, right: &Value) -> bool {
+fn equals(rule: &mut HostRule, left: &Value, right: &Value) -> bool {
     let field = (left["payload"]["protocol"].as_str(), left["payload"]["field"].as_str());
     match field {
         (Some("ip" | "ip6"), Some(of @ ("daddr" | "saddr"))) => {
@@ -250,7 +250,7 @@ fn equals(rule: &mut Rule, left: &Value, right: &Value) -> bool {
     false
 }
 
-fn differs(rule: &mut Rule, left: &Value, right: &Value) -> bool {
+fn differs(rule: &mut HostRule, left: &Value, right: &Value) -> bool {
     if left["payload"]["field"] == "daddr" {
         let prefixes: Option<Vec<Prefix>> = elements(right).into_iter().map(prefix).collect();
         return prefixes.is_some_and(|prefixes| {

@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use super::chains::{Chain, ChainName, Chains, Hook, Rule, State, Verdict};
+use super::chains::{ChainName, Chains, Hook, HostChain, HostRule, HostVerdict, State};
 use super::{Listing, TO_THE_HOST, dropped};
 use crate::model::{Binding, Family, Prefix};
 use crate::plan::Plan;
@@ -46,7 +46,7 @@ impl Plan {
     #[must_use]
     pub fn tracked(&self, listings: &[Listing]) -> Option<Tracked> {
         let chains = Listing::all_chains(listings);
-        let tracking: Vec<(&ChainName, &Rule)> = chains
+        let tracking: Vec<(&ChainName, &HostRule)> = chains
             .iter()
             .filter(|(name, _)| !name.exempts())
             .flat_map(|(name, chain)| chain.rules.iter().map(move |rule| (name, rule)))
@@ -54,8 +54,8 @@ impl Plan {
             .collect();
         let of = |binding: &Binding| {
             tracking.iter().find(|(name, _)| name.concerns(binding.family())).filter(|_| {
-                let requests = is_exempt(&chains, Hook::Prerouting, Direction::Requests, binding);
-                !(requests && is_exempt(&chains, Hook::Output, Direction::Answers, binding))
+                let requests = is_exempt(&chains, Hook::Prerouting, BindingPackets::Requests, binding);
+                !(requests && is_exempt(&chains, Hook::Output, BindingPackets::Answers, binding))
             })
         };
         let bindings = self.looked_at(&chains);
@@ -107,7 +107,7 @@ impl Plan {
 
 /// Which packets of a binding.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Direction {
+pub(super) enum BindingPackets {
     /// The answers from there.
     Answers,
     /// The requests that come to it.
@@ -115,15 +115,15 @@ pub(super) enum Direction {
 }
 
 /// True if all packets of `binding` in that direction that pass `hook` leave conntrack's sight before it looks.
-pub(super) fn is_exempt(chains: &Chains, hook: Hook, direction: Direction, binding: &Binding) -> bool {
+pub(super) fn is_exempt(chains: &Chains, hook: Hook, direction: BindingPackets, binding: &Binding) -> bool {
     let mut entries = chains.iter().filter(|(_, chain)| chain.is_before_conntrack(hook));
     entries.any(|(name, chain)| exempts(chains, (name, chain), direction, binding, 0))
 }
 
 fn exempts(
     chains: &Chains,
-    (name, chain): (&ChainName, &Chain),
-    direction: Direction,
+    (name, chain): (&ChainName, &HostChain),
+    direction: BindingPackets,
     binding: &Binding,
     depth: usize,
 ) -> bool {
@@ -133,14 +133,14 @@ fn exempts(
         return false;
     }
     for rule in &chain.rules {
-        let met = if direction == Direction::Answers { &rule.reversed() } else { rule };
+        let met = if direction == BindingPackets::Answers { &rule.reversed() } else { rule };
         if !met.may_match(binding, State::New) {
             continue;
         }
         let all = met.must_match(binding, State::New);
         match &rule.verdict {
-            Some(Verdict::NoTrack) if all => return true,
-            Some(Verdict::Jump(target) | Verdict::Goto(target)) if all => {
+            Some(HostVerdict::NoTrack) if all => return true,
+            Some(HostVerdict::Jump(target) | HostVerdict::Goto(target)) if all => {
                 if let Some(target) = chains.get_key_value(&name.beside(target))
                     && exempts(chains, target, direction, binding, depth + 1)
                 {
@@ -148,7 +148,7 @@ fn exempts(
                 }
             }
             // Some of the packets may get no further.
-            Some(Verdict::Accept | Verdict::Return) => return false,
+            Some(HostVerdict::Accept | HostVerdict::Return) => return false,
             _ => {}
         }
     }

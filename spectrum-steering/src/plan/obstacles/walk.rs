@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use super::chains::{Chain, ChainName, Chains, Rule, State, Verdict};
+use super::chains::{ChainName, Chains, HostChain, HostRule, HostVerdict, State};
 use crate::model::{Binding, PortRange};
 
 /// The search for something on the way.
@@ -18,9 +18,9 @@ pub(super) enum Search {
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) struct Hit<'a> {
     pub(super) chain: ChainName,
-    pub(super) rule: &'a Rule,
+    pub(super) rule: &'a HostRule,
     /// The jump that says more about ports than the rule itself.
-    pub(super) by_way_of: Option<&'a Rule>,
+    pub(super) by_way_of: Option<&'a HostRule>,
     /// The only ports that it can be about; empty, any.
     pub(super) ports: &'a [PortRange],
     pub(super) bindings: Vec<&'a Binding>,
@@ -32,7 +32,7 @@ pub(super) struct Walk<'a> {
     search: Search,
     state: State,
     /// The jumps that lead to the chain that is walked.
-    jumps: Vec<&'a Rule>,
+    jumps: Vec<&'a HostRule>,
     /// The hits, in the order of the way.
     pub(super) hits: Vec<Hit<'a>>,
     /// The bindings that no later chain can take.
@@ -59,15 +59,15 @@ impl<'a> Walk<'a> {
             }
             let all_of = |binding: &&Binding| rule.must_match(binding, self.state);
             match &rule.verdict {
-                Some(Verdict::Accept) => open.retain(|binding| !all_of(binding)),
-                Some(Verdict::Drop) => {
+                Some(HostVerdict::Accept) => open.retain(|binding| !all_of(binding)),
+                Some(HostVerdict::Drop) => {
                     if self.search == Search::Drops {
                         self.hit(name, rule, open);
                     }
                     open.retain(|binding| !rule.must_match(binding, self.state));
                 }
-                Some(Verdict::Keep | Verdict::Take) => {
-                    if self.search == Search::Takes && rule.verdict == Some(Verdict::Take) {
+                Some(HostVerdict::Keep | HostVerdict::Take) => {
+                    if self.search == Search::Takes && rule.verdict == Some(HostVerdict::Take) {
                         self.hit(name, rule, open);
                     }
                     let state = self.state;
@@ -75,7 +75,7 @@ impl<'a> Walk<'a> {
                         .extend(open.iter().copied().filter(|binding| rule.must_match(binding, state)));
                     open.retain(|binding| !rule.must_match(binding, state));
                 }
-                Some(Verdict::Jump(target) | Verdict::Goto(target)) if self.jumps.len() < DEEPEST => {
+                Some(HostVerdict::Jump(target) | HostVerdict::Goto(target)) if self.jumps.len() < DEEPEST => {
                     let mut entering: Vec<&Binding> =
                         open.iter().copied().filter(|binding| rule.may_match(binding, self.state)).collect();
                     if entering.is_empty() {
@@ -85,7 +85,7 @@ impl<'a> Walk<'a> {
                     self.chain(&name.beside(target), &mut entering);
                     self.jumps.pop();
                     let left: HashSet<&Binding> = entering.into_iter().collect();
-                    let is_goto = matches!(rule.verdict, Some(Verdict::Goto(_)));
+                    let is_goto = matches!(rule.verdict, Some(HostVerdict::Goto(_)));
                     open.retain(|binding| {
                         if !rule.must_match(binding, self.state) {
                             return true;
@@ -98,11 +98,11 @@ impl<'a> Walk<'a> {
                         is_left && !is_goto
                     });
                 }
-                Some(Verdict::Return) => {
+                Some(HostVerdict::Return) => {
                     returned.extend(open.iter().copied().filter(all_of));
                     open.retain(|binding| !returned.contains(*binding));
                 }
-                Some(Verdict::Jump(_) | Verdict::Goto(_) | Verdict::NoTrack) | None => {}
+                Some(HostVerdict::Jump(_) | HostVerdict::Goto(_) | HostVerdict::NoTrack) | None => {}
             }
         }
         if !returned.is_empty() {
@@ -113,7 +113,7 @@ impl<'a> Walk<'a> {
         }
     }
 
-    fn hit(&mut self, name: &ChainName, rule: &'a Rule, open: &[&'a Binding]) {
+    fn hit(&mut self, name: &ChainName, rule: &'a HostRule, open: &[&'a Binding]) {
         let bindings: Vec<&Binding> =
             open.iter().copied().filter(|binding| rule.may_match(binding, self.state)).collect();
         if bindings.is_empty() {
@@ -139,7 +139,7 @@ impl<'a> Walk<'a> {
 /// The base chains among `chains` that are `wanted`.
 pub(super) fn bases<'a>(
     chains: &'a Chains,
-    wanted: impl Fn(&Chain) -> bool + 'a,
-) -> impl Iterator<Item = (&'a ChainName, &'a Chain)> {
+    wanted: impl Fn(&HostChain) -> bool + 'a,
+) -> impl Iterator<Item = (&'a ChainName, &'a HostChain)> {
     chains.iter().filter(move |(_, chain)| chain.base.is_some() && wanted(chain))
 }
