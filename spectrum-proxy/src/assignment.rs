@@ -27,12 +27,12 @@ pub(super) struct Assignment {
 
 impl Assignment {
     pub(super) fn new(serving: Serving, protocol: Protocol, worker: &Worker) -> Self {
-        let Serving { served, board } = serving;
+        let Serving { served, current } = serving;
         let connect = served.policy.timeouts.connect;
         let gate = worker.common.ledger.gate(&served.service, &served.policy.limits);
         let traffic = worker.traffic(&served.service, protocol);
         let share = worker.descriptors.share(&served.service);
-        let dialler = board.map(|board| Dialler::new(board, connect, worker.index));
+        let dialler = current.map(|current| Dialler::new(current, connect, worker.index));
         Self { dialler, gate, manners: Manners::default(), share, traffic, served }
     }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::model::{Policy, ServiceName, Target};
-use crate::origins::Board;
+use crate::origins::CurrentRoster;
 
 /// The service behind a destination's listeners.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -20,7 +20,7 @@ pub struct Served {
 #[derive(Clone, Debug)]
 pub(super) struct Serving {
     pub(super) served: Arc<Served>,
-    pub(super) board: Option<Arc<Board>>,
+    pub(super) current: Option<Arc<CurrentRoster>>,
 }
 
 /// A socket that a destination's packets come to.

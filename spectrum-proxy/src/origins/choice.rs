@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use super::balance::Balancer;
-use super::board::{Board, BoardView, HeldRoster};
+use super::current_roster::{CurrentRoster, HeldRoster, RosterView};
 use super::fault::Fault;
 use super::roster::{Member, Place};
 use super::standing::{Moment, Turn};
@@ -19,25 +19,25 @@ use crate::report::DialFailure;
 /// One worker's choice among the origins of one service.
 #[derive(Debug)]
 pub(crate) struct Chooser {
-    view: BoardView,
+    view: RosterView,
     balancer: RefCell<Balancer>,
 }
 
 impl Chooser {
-    /// The choice among the origins of `board`, for the worker with this index.
-    pub(crate) fn new(board: Arc<Board>, worker: usize) -> Self {
-        let balancer = RefCell::new(Balancer::new(board.origins.balance, worker));
-        Self { view: BoardView::new(board), balancer }
+    /// The choice among the origins of `current`, for the worker with this index.
+    pub(crate) fn new(current: Arc<CurrentRoster>, worker: usize) -> Self {
+        let balancer = RefCell::new(Balancer::new(current.origins.balance, worker));
+        Self { view: RosterView::new(current), balancer }
     }
 
     /// The service whose origins these are.
     pub(crate) fn service(&self) -> &ServiceName {
-        &self.view.board.service
+        &self.view.current.service
     }
 
     /// The address that the origins are to see.
     pub(crate) fn source(&self) -> DialSource {
-        self.view.board.origins.source
+        self.view.current.origins.source
     }
 
     /// The choices that a session of `client` has now, none of them made yet.
@@ -47,7 +47,7 @@ impl Chooser {
 
     /// The port of `member` for what was steered here by `bound_port`; `None` where it has none.
     pub(crate) fn port(&self, member: &Member, bound_port: u16) -> Option<u16> {
-        let origins = &self.view.board.origins;
+        let origins = &self.view.current.origins;
         member.port.or_else(|| origins.port(origins.list.get(member.origin)?, bound_port))
     }
 
@@ -60,7 +60,7 @@ impl Chooser {
 
     /// Notes that `place` failed, on `port`, for a reason that is its own.
     pub(crate) fn failed(&self, place: &Place, port: u16, error: &io::Error) {
-        let ejection = self.view.board.origins.ejection;
+        let ejection = self.view.current.origins.ejection;
         if let (Some(Turn::Ejected), Some(ejection)) =
             (place.standing.failed(Fault::of_dial(error), ejection, Moment::now()), ejection)
         {
@@ -99,7 +99,7 @@ impl Choices<'_> {
 
     /// The places of `member` in the order in which this client's session tries them.
     pub(crate) fn places<'m>(&self, member: &'m Member) -> Vec<&'m Place> {
-        member.order(self.chooser.view.board.origins.balance, self.client)
+        member.order(self.chooser.view.current.origins.balance, self.client)
     }
 
     /// The reason that there is no choice, before any was made.

@@ -2,8 +2,8 @@
 //! check it; who does is told of a choice and tells of its outcome.
 
 mod balance;
-mod board;
 mod choice;
+mod current_roster;
 mod fault;
 mod health;
 mod own_bindings;
@@ -14,8 +14,8 @@ mod standing;
 mod tally;
 mod watch;
 
-pub(super) use board::Board;
 pub(super) use choice::{Choices, Chooser};
+pub(super) use current_roster::CurrentRoster;
 pub use own_bindings::OwnBindings;
 pub(super) use roster::{Member, Place};
 pub(super) use tally::OpenGuard;

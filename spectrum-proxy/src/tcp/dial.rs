@@ -13,7 +13,7 @@ use tokio::time::{sleep_until, timeout};
 
 use super::dial_source;
 use super::stream::Stream;
-use crate::origins::{Board, Choices, Chooser, Member, OpenGuard, Place};
+use crate::origins::{Choices, Chooser, CurrentRoster, Member, OpenGuard, Place};
 use crate::report::DialFailure;
 use crate::session::Session;
 
@@ -50,9 +50,9 @@ pub(crate) struct Dialled {
 
 impl Dialler {
     /// `worker` is the index of the worker; an origin may take `connect` to answer.
-    pub(crate) fn new(board: Arc<Board>, connect: Duration, worker: usize) -> Self {
+    pub(crate) fn new(current: Arc<CurrentRoster>, connect: Duration, worker: usize) -> Self {
         Self {
-            chooser: Chooser::new(board, worker),
+            chooser: Chooser::new(current, worker),
             connect,
             logged: Cell::new(None),
             unlogged: Cell::new(0),

@@ -1,6 +1,6 @@
 //! The threads that serve connections, seen from outside. Makes no sockets: listeners come from elsewhere, ready.
 
-mod lead;
+mod task;
 
 use std::io;
 use std::num::NonZeroUsize;
@@ -24,8 +24,8 @@ use crate::sys;
 use crate::tcp::relay::Pipes;
 use crate::udp::{self, Answer};
 use crate::worker::{self, Common, Worker};
-pub use lead::DrainOutcome;
-use lead::WorkerCommand;
+pub use task::DrainOutcome;
+use task::WorkerCommand;
 
 /// Deep enough for everything that runs here. Only touched pages count as memory.
 const STACK: usize = 512 * 1024;
@@ -158,11 +158,11 @@ impl Workers {
     }
 
     async fn serving(&self, served: Arc<Served>) -> Result<Serving, WorkersError> {
-        let board = match &served.target {
-            Target::Origins(origins) => Some(self.origins.board(&served.service, origins).await?),
+        let current = match &served.target {
+            Target::Origins(origins) => Some(self.origins.current_roster(&served.service, origins).await?),
             Target::Respond(_) => None,
         };
-        Ok(Serving { served, board })
+        Ok(Serving { served, current })
     }
 
     /// Closes `destination`'s listeners, after accepting what waits in their queues. Steer nothing to them any more
@@ -265,7 +265,7 @@ impl Thread {
                 if let Err(error) = sys::ask_for_slice(SLICE) {
                     tracing::debug!(worker = index, %error, "ask for short time slices");
                 }
-                lead::run(runtime, Worker::new(index, pipes, common, observer, failures), sessions, inbox);
+                task::run(runtime, Worker::new(index, pipes, common, observer, failures), sessions, inbox);
             })?;
         // A thread that sends nothing has panicked, and its guard says so.
         making.recv().unwrap_or(Ok(()))?;

@@ -1,29 +1,28 @@
 //! The thread that keeps an eye on all origins, for all workers: it resolves their names anew when answers expire, and
-//! checks their health. Seen from outside; what it does is in `lead`, and no connection ever waits for it.
+//! checks their health. Seen from outside; what it does is in `thread`, and no connection ever waits for it.
 
 mod check;
-mod lead;
 mod route;
 mod selection;
 mod settings;
 mod state;
+mod thread;
 
 use std::collections::HashMap;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use tokio::runtime;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::LocalSet;
 
-use super::board::{Board, Boards};
+use super::current_roster::{CurrentRoster, CurrentRosters};
 use super::own_bindings::OwnBindings;
 use crate::commanded::Commanded;
 use crate::model::{LocalOrigins, Origin, OriginSetting, Origins, ResolverOptions, ServiceName};
-use lead::{WatchCommand, WatchThread};
 pub use state::{CheckOutcome, OriginCondition, OriginState, RecordState};
+use thread::{WatchCommand, WatchThread};
 
 /// An origin that cannot be used because its name has no address.
 #[derive(Debug, thiserror::Error)]
@@ -111,7 +110,7 @@ pub struct OriginWatch(Arc<Watching>);
 #[derive(Debug)]
 struct Watching {
     thread: Commanded<WatchCommand>,
-    boards: Mutex<Boards>,
+    rosters: Mutex<CurrentRosters>,
 }
 
 impl OriginWatch {
@@ -128,7 +127,7 @@ impl OriginWatch {
         let (commands, inbox) = mpsc::unbounded_channel();
         // Handed over once the thread exists, for the reason that `workers` gives.
         let (hand_over, handed) = std::sync::mpsc::sync_channel::<runtime::Runtime>(1);
-        let spawned = thread::Builder::new().name("origins".to_owned()).spawn(move || {
+        let spawned = std::thread::Builder::new().name("origins".to_owned()).spawn(move || {
             if let Ok(runtime) = handed.recv() {
                 LocalSet::new().block_on(&runtime, WatchThread::run(options, inbox));
                 runtime.shutdown_background();
@@ -139,7 +138,7 @@ impl OriginWatch {
                 // The thread waits for nothing else, so it takes it.
                 let _ = hand_over.send(runtime);
                 let thread = Commanded::new(commands, handle);
-                Ok(Self(Arc::new(Watching { thread, boards: Mutex::default() })))
+                Ok(Self(Arc::new(Watching { thread, rosters: Mutex::default() })))
             }
             Err(error) => {
                 runtime.shutdown_background();
@@ -205,22 +204,22 @@ impl OriginWatch {
     /// The states of the addresses of a service's origins, in the order configured.
     #[must_use]
     pub fn states(&self, service: &ServiceName) -> Vec<OriginState> {
-        let boards = self.0.boards.lock().unwrap_or_else(PoisonError::into_inner);
-        let latest = |service: &ServiceName| boards.latest(service);
-        latest(service).map_or_else(Vec::new, |board| state::states(&board, latest))
+        let rosters = self.0.rosters.lock().unwrap_or_else(PoisonError::into_inner);
+        let latest = |service: &ServiceName| rosters.latest(service);
+        latest(service).map_or_else(Vec::new, |current| state::states(&current, latest))
     }
 
     /// Keeps the roster of `service` up to date from now on, for as long as anybody has what is returned.
-    pub(crate) async fn board(
+    pub(crate) async fn current_roster(
         &self,
         service: &ServiceName,
         origins: &Origins,
-    ) -> Result<Arc<Board>, WatchError> {
+    ) -> Result<Arc<CurrentRoster>, WatchError> {
         let (service, origins) = (service.clone(), origins.clone());
-        let board = self.ask(|done| WatchCommand::Board { service, origins, done }).await?;
-        let mut boards = self.0.boards.lock().unwrap_or_else(PoisonError::into_inner);
-        boards.add(&board);
-        Ok(board)
+        let current = self.ask(|done| WatchCommand::Roster { service, origins, done }).await?;
+        let mut rosters = self.0.rosters.lock().unwrap_or_else(PoisonError::into_inner);
+        rosters.add(&current);
+        Ok(current)
     }
 
     /// Returns when the thread has ended, which it must not while anybody can ask.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::model::{Origin, OriginPort, OriginRole, ServiceName};
-use crate::origins::board::Board;
+use crate::origins::current_roster::CurrentRoster;
 use crate::origins::own_bindings::Barred;
 use crate::origins::resolver::Unused;
 use crate::origins::roster::{Member, Place, Share, SrvRecord};
@@ -125,22 +125,22 @@ impl fmt::Display for OriginCondition {
     }
 }
 
-/// The states of the origins on `board`, in the order configured. `board_of` finds what hangs for another service; what
+/// The states of the origins of `current`, in the order configured. `roster_of` finds that of another service; what
 /// has none answers by itself.
 pub(super) fn states(
-    board: &Board,
-    board_of: impl Fn(&ServiceName) -> Option<Arc<Board>>,
+    current: &CurrentRoster,
+    roster_of: impl Fn(&ServiceName) -> Option<Arc<CurrentRoster>>,
 ) -> Vec<OriginState> {
-    let roster = board.roster();
-    let mut circles = Circles { board_of, known: HashMap::new() };
+    let roster = current.roster();
+    let mut circles = Circles { roster_of, known: HashMap::new() };
     let mut states = Vec::new();
-    for (index, origin) in board.origins.list.iter().enumerate() {
+    for (index, origin) in current.origins.list.iter().enumerate() {
         let configured = Share { weight: origin.weight, is_by_hand: false };
         let share = roster.shares.get(index).copied().unwrap_or(configured);
         let before = states.len();
         for member in roster.members.iter().filter(|member| member.origin == index) {
             for place in &member.places {
-                let way = circles.entered_at(place).map(|on| until_it_repeats(&board.service, on));
+                let way = circles.entered_at(place).map(|on| until_it_repeats(&current.service, on));
                 states.push(state(origin, share, member, place, way));
             }
         }
@@ -168,7 +168,7 @@ pub(super) fn states(
             roster.loops.iter().filter(|one| one.origin == index && one.judgement.extent == Barred::Address);
         states.extend(left_out.map(|one| OriginState {
             record: recorded(one.port, one.record.as_ref()),
-            way: until_it_repeats(&board.service, one.judgement.ways.first().map_or(&[], Vec::as_slice)),
+            way: until_it_repeats(&current.service, one.judgement.ways.first().map_or(&[], Vec::as_slice)),
             ..undialled(Some(shown(origin, one.port, one.address)), OriginCondition::Loop)
         }));
         states.extend(roster.refused.iter().filter(|one| one.origin == index).map(|one| OriginState {
@@ -211,12 +211,12 @@ fn until_it_repeats(service: &ServiceName, on: &[ServiceName]) -> Vec<ServiceNam
 /// Services that have nothing to dial but what leads back to a service of ours. Who dials them is not refused, since that
 /// alone closes no circle, but served it is not.
 struct Circles<F> {
-    board_of: F,
+    roster_of: F,
     /// The way on from each that was asked for; `None`: it has something to dial, or answers by itself.
     known: HashMap<ServiceName, Option<Vec<ServiceName>>>,
 }
 
-impl<F: Fn(&ServiceName) -> Option<Arc<Board>>> Circles<F> {
+impl<F: Fn(&ServiceName) -> Option<Arc<CurrentRoster>>> Circles<F> {
     /// The way on from `place` if all of its connections come to such services: the first of these, and where it leads.
     fn entered_at(&mut self, place: &Place) -> Option<&[ServiceName]> {
         for service in &place.through {
@@ -236,7 +236,7 @@ impl<F: Fn(&ServiceName) -> Option<Arc<Board>>> Circles<F> {
     }
 
     fn search(&mut self, service: &ServiceName) -> Option<Vec<ServiceName>> {
-        let roster = (self.board_of)(service)?.roster();
+        let roster = (self.roster_of)(service)?.roster();
         let left_out = roster.loops.iter().find_map(|one| one.judgement.ways.first());
         let mut on = left_out.cloned();
         for place in roster.places().filter(|place| place.is_usable()) {
@@ -347,8 +347,8 @@ mod tests {
         }
     }
 
-    /// The board of a service whose origins, 192.0.2.0 and so on, are judged like this.
-    fn board(service: &str, judgements: &[&str]) -> Arc<Board> {
+    /// The current roster of a service whose origins, 192.0.2.0 and so on, are judged like this.
+    fn current_roster(service: &str, judgements: &[&str]) -> Arc<CurrentRoster> {
         let list: Vec<Origin> =
             (0..judgements.len()).map(|at| format!("192.0.2.{at}:80").parse().unwrap()).collect();
         let addresses: Vec<IpAddr> =
@@ -362,41 +362,45 @@ mod tests {
             |_, _, address| judged(judgements[of(address)]),
             |_, _, address, judgement| Place::new(Arc::new(Standing::new(address)), None, judgement),
         );
-        let board = Board::new(name(service), Origins::from(list));
-        board.hang(roster);
-        Arc::new(board)
+        let current = CurrentRoster::new(name(service), Origins::from(list));
+        current.renew(roster);
+        Arc::new(current)
     }
 
-    /// `up`, or `loop` and the way, for each origin of the first of `boards`.
-    fn shown_states(boards: &[Arc<Board>]) -> Vec<String> {
-        let board_of = |service: &ServiceName| boards.iter().find(|board| board.service == *service).cloned();
-        let states = states(&boards[0], board_of);
+    /// `up`, or `loop` and the way, for each origin of the first of `rosters`.
+    fn shown_states(rosters: &[Arc<CurrentRoster>]) -> Vec<String> {
+        let roster_of =
+            |service: &ServiceName| rosters.iter().find(|current| current.service == *service).cloned();
+        let states = states(&rosters[0], roster_of);
         states.iter().map(|state| format!("{} {}", state.condition, shown_way(&state.way))).collect()
     }
 
     #[test]
     fn both_sides_of_a_circle_say_so() {
-        let (a, b) = (board("a", &["on b"]), board("b", &["back a b"]));
+        let (a, b) = (current_roster("a", &["on b"]), current_roster("b", &["back a b"]));
         assert_eq!(shown_states(&[b.clone(), a.clone()]), ["loop b -> a -> b"]);
         assert_eq!(shown_states(&[a.clone(), b.clone()]), ["loop a -> b -> a"]);
-        let outside = board("outside", &["on a", "elsewhere"]);
+        let outside = current_roster("outside", &["on a", "elsewhere"]);
         assert_eq!(shown_states(&[outside, a, b]), ["loop outside -> a -> b -> a", "up "]);
     }
 
     #[test]
     fn what_leads_to_a_service_with_another_way_out_is_up() {
-        let a = board("a", &["on b"]);
-        assert_eq!(shown_states(&[a.clone(), board("b", &["back a b", "elsewhere"])]), ["up "]);
-        // One that answers by itself has no board.
-        assert_eq!(shown_states(&[a.clone(), board("b", &["back a b", "on hello"])]), ["up "]);
-        assert_eq!(shown_states(&[a, board("b", &["on c"]), board("c", &["partly b"])]), ["up "]);
-        let partly = board("a", &["partly b"]);
-        assert_eq!(shown_states(&[partly, board("b", &["back a b"])]), ["up "]);
+        let a = current_roster("a", &["on b"]);
+        assert_eq!(shown_states(&[a.clone(), current_roster("b", &["back a b", "elsewhere"])]), ["up "]);
+        // One that answers by itself has no roster.
+        assert_eq!(shown_states(&[a.clone(), current_roster("b", &["back a b", "on hello"])]), ["up "]);
+        assert_eq!(
+            shown_states(&[a, current_roster("b", &["on c"]), current_roster("c", &["partly b"])]),
+            ["up "]
+        );
+        let partly = current_roster("a", &["partly b"]);
+        assert_eq!(shown_states(&[partly, current_roster("b", &["back a b"])]), ["up "]);
     }
 
     #[test]
     fn rosters_of_different_moments_end_the_search() {
-        let (a, b) = (board("a", &["on b"]), board("b", &["on a"]));
+        let (a, b) = (current_roster("a", &["on b"]), current_roster("b", &["on a"]));
         assert_eq!(shown_states(&[a, b]), ["up "]);
     }
 
@@ -417,9 +421,9 @@ mod tests {
             |_, _, _| judged("back a"),
             |_, _, address, judgement| Place::new(Arc::new(Standing::new(address)), None, judgement),
         );
-        let board = Board::new(name("a"), origins);
-        board.hang(roster);
-        let states = states(&board, |_| None);
+        let current = CurrentRoster::new(name("a"), origins);
+        current.renew(roster);
+        let states = states(&current, |_| None);
         assert_eq!(states.len(), 1);
         assert_eq!(
             (states[0].condition, shown_way(&states[0].way)),

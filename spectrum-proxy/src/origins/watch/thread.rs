@@ -1,5 +1,5 @@
-//! What the watching thread does: it hangs rosters on boards, and hangs others when names or their failures say so. Nothing
-//! here is shared with other threads but the boards, the standings and the healths.
+//! The thread that watches origins: it makes rosters, and makes them anew when names or their failures say so. Nothing here is
+//! shared with other threads but the current rosters, the standings and the healths.
 
 use std::cell::RefCell;
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -25,7 +25,7 @@ use crate::model::{
     HealthCheck, LocalOrigins, Origin, OriginHost, OriginIdentity, OriginPort, OriginSetting, Origins,
     ResolverOptions, ServiceName, Weight,
 };
-use crate::origins::board::{Board, Boards};
+use crate::origins::current_roster::{CurrentRoster, CurrentRosters};
 use crate::origins::health::Health;
 use crate::origins::own_bindings::{LoopJudgement, OwnBindings};
 use crate::origins::refusal::AddressRefusal;
@@ -37,8 +37,8 @@ use crate::origins::standing::Standing;
 pub(super) enum WatchCommand {
     /// Have no roster lead back through these.
     Avoid { own: OwnBindings, done: oneshot::Sender<()> },
-    /// Keep a board for a service.
-    Board { service: ServiceName, origins: Origins, done: oneshot::Sender<Arc<Board>> },
+    /// Keep a roster for a service.
+    Roster { service: ServiceName, origins: Origins, done: oneshot::Sender<Arc<CurrentRoster>> },
     /// Resolve by other servers.
     Configure(ResolverOptions),
     /// Forget what is set of others than these.
@@ -73,9 +73,9 @@ pub(super) struct WatchThread {
     /// The addresses of this host's interfaces when they were last looked at, and the time.
     own_addresses: RefCell<(Rc<BTreeSet<IpAddr>>, Option<Instant>)>,
     places: RefCell<HashMap<ServiceName, Vec<String>>>,
-    boards: RefCell<Boards>,
+    rosters: RefCell<CurrentRosters>,
     /// Those whose rosters leave out what would come back.
-    looping: RefCell<Vec<Weak<Board>>>,
+    looping: RefCell<Vec<Weak<CurrentRoster>>>,
     standings: RefCell<HashMap<StandingKey, Weak<Standing>>>,
     settings: RefCell<ByHand>,
     healths: RefCell<HashMap<SocketAddr, Vec<Weak<Health>>>>,
@@ -100,13 +100,13 @@ struct Name {
 
 impl WatchThread {
     pub(super) async fn run(options: ResolverOptions, mut commands: mpsc::UnboundedReceiver<WatchCommand>) {
-        let lead = Rc::new(Self {
+        let this = Rc::new(Self {
             resolver: RefCell::new(Rc::new(Resolver::new(options, Turns::default()))),
             names: RefCell::default(),
             own: RefCell::default(),
             own_addresses: RefCell::default(),
             places: RefCell::default(),
-            boards: RefCell::default(),
+            rosters: RefCell::default(),
             looping: RefCell::default(),
             standings: RefCell::default(),
             settings: RefCell::default(),
@@ -114,37 +114,37 @@ impl WatchThread {
             checks: Rc::new(Semaphore::new(check::AT_ONCE)),
         });
         while let Some(command) = commands.recv().await {
-            let lead = Rc::clone(&lead);
+            let this = Rc::clone(&this);
             match command {
                 WatchCommand::Avoid { own, done } => {
-                    lead.own.replace(own);
+                    this.own.replace(own);
                     // Whoever was asked before may have known less.
-                    lead.own_addresses.borrow_mut().1 = None;
-                    lead.look_at_own_addresses();
-                    lead.hang(&lead.alive());
+                    this.own_addresses.borrow_mut().1 = None;
+                    this.look_at_own_addresses();
+                    this.renew(&this.alive());
                     let _ = done.send(());
                 }
                 WatchCommand::Configure(options) => {
-                    let resolver = Rc::clone(&lead.resolver.borrow());
+                    let resolver = Rc::clone(&this.resolver.borrow());
                     if *resolver.options() != options {
-                        lead.resolver.replace(Rc::new(resolver.with(options)));
+                        this.resolver.replace(Rc::new(resolver.with(options)));
                         // What other servers said is not to be passed off as what these say.
-                        lead.names.borrow_mut().retain(|_, name| *name.refreshed.borrow());
+                        this.names.borrow_mut().retain(|_, name| *name.refreshed.borrow());
                     }
                 }
-                WatchCommand::Keep(origins) => lead.settings.borrow_mut().keep(&origins),
+                WatchCommand::Keep(origins) => this.settings.borrow_mut().keep(&origins),
                 WatchCommand::Set { service, typed, setting, done } => {
-                    let _ = done.send(lead.set(&service, &typed, setting));
+                    let _ = done.send(this.set(&service, &typed, setting));
                 }
-                WatchCommand::Places(places) => drop(lead.places.replace(places)),
+                WatchCommand::Places(places) => drop(this.places.replace(places)),
                 WatchCommand::Resolve { origins, by, done } => {
-                    lead.forget_unused();
+                    this.forget_unused();
                     spawn_local(async move {
-                        let _ = done.send(lead.unresolved(origins, by).await);
+                        let _ = done.send(this.unresolved(origins, by).await);
                     });
                 }
-                WatchCommand::Board { service, origins, done } => {
-                    let _ = done.send(lead.board(service, origins));
+                WatchCommand::Roster { service, origins, done } => {
+                    let _ = done.send(this.current_roster(service, origins));
                 }
             }
         }
@@ -216,43 +216,44 @@ impl WatchThread {
         self.names.borrow_mut().retain(|_, name| is_used(name));
     }
 
-    /// The board of a service whose origins are these: the one that there is, or a new one. Waits for no name.
-    fn board(self: &Rc<Self>, service: ServiceName, origins: Origins) -> Arc<Board> {
-        let known = self.boards.borrow().of(&service).find(|board| board.origins == origins);
-        if let Some(board) = known {
-            self.boards.borrow_mut().add(&board);
-            return board;
+    /// The current roster of a service whose origins are these: the one that there is, or a new one. Waits for no name.
+    fn current_roster(self: &Rc<Self>, service: ServiceName, origins: Origins) -> Arc<CurrentRoster> {
+        let known = self.rosters.borrow().of(&service).find(|current| current.origins == origins);
+        if let Some(current) = known {
+            self.rosters.borrow_mut().add(&current);
+            return current;
         }
-        let board = Arc::new(Board::new(service, origins));
-        self.boards.borrow_mut().add(&board);
-        self.hang(std::slice::from_ref(&board));
-        for origin in &board.origins.list {
+        let current = Arc::new(CurrentRoster::new(service, origins));
+        self.rosters.borrow_mut().add(&current);
+        self.renew(std::slice::from_ref(&current));
+        for origin in &current.origins.list {
             self.refresh(&origin.host);
         }
-        board
+        current
     }
 
-    /// Makes the rosters of `boards` anew.
-    fn hang(self: &Rc<Self>, boards: &[Arc<Board>]) {
-        let mut affected: Vec<Arc<Board>> = self.looping.borrow().iter().filter_map(Weak::upgrade).collect();
-        affected.retain(|board| boards.iter().all(|one| !Arc::ptr_eq(one, board)));
-        affected.extend_from_slice(boards);
-        let before: Vec<Arc<Roster>> = affected.iter().map(|board| board.roster()).collect();
-        for board in boards {
-            self.hang_one(board);
+    /// Makes `rosters` anew.
+    fn renew(self: &Rc<Self>, rosters: &[Arc<CurrentRoster>]) {
+        let mut affected: Vec<Arc<CurrentRoster>> =
+            self.looping.borrow().iter().filter_map(Weak::upgrade).collect();
+        affected.retain(|current| rosters.iter().all(|one| !Arc::ptr_eq(one, current)));
+        affected.extend_from_slice(rosters);
+        let before: Vec<Arc<Roster>> = affected.iter().map(|current| current.roster()).collect();
+        for current in rosters {
+            self.renew_one(current);
         }
         // Then those that leave something out, which need be so no longer since others have changed. What they take in again
         // closes no circle, since that is what each of them looks for.
-        for board in affected.iter().filter(|board| !board.roster().loops.is_empty()) {
-            self.hang_one(board);
+        for current in affected.iter().filter(|current| !current.roster().loops.is_empty()) {
+            self.renew_one(current);
         }
-        for (board, before) in affected.iter().zip(&before) {
-            report_loops(board, &before.loops);
-            self.report_nowhere(board, &before.nowhere);
-            report_refused(board, &before.refused);
-            report_unused(board, &before.unused);
+        for (current, before) in affected.iter().zip(&before) {
+            report_loops(current, &before.loops);
+            self.report_nowhere(current, &before.nowhere);
+            report_refused(current, &before.refused);
+            report_unused(current, &before.unused);
         }
-        affected.retain(|board| !board.roster().loops.is_empty());
+        affected.retain(|current| !current.roster().loops.is_empty());
         self.looping.replace(affected.iter().map(Arc::downgrade).collect());
         self.standings.borrow_mut().retain(|_, standing| standing.strong_count() > 0);
         self.healths.borrow_mut().retain(|_, healths| {
@@ -261,13 +262,13 @@ impl WatchThread {
         });
     }
 
-    fn alive(&self) -> Vec<Arc<Board>> {
-        self.boards.borrow().all()
+    fn alive(&self) -> Vec<Arc<CurrentRoster>> {
+        self.rosters.borrow().all()
     }
 
-    fn hang_one(self: &Rc<Self>, board: &Board) {
+    fn renew_one(self: &Rc<Self>, current: &CurrentRoster) {
         let names = self.names.borrow();
-        let resolutions: Vec<Option<Arc<Resolution>>> = board
+        let resolutions: Vec<Option<Arc<Resolution>>> = current
             .origins
             .list
             .iter()
@@ -280,28 +281,30 @@ impl WatchThread {
         let own = self.own.borrow().clone();
         let judge = |origin: &Origin, port: Option<u16>, address: IpAddr| match self.refusal(
             &origin.host,
-            board.origins.local,
+            current.origins.local,
             address,
         ) {
             Some(refusal) => LoopJudgement { refusal: Some(refusal), ..LoopJudgement::default() },
-            None => own.judge(&board.service, address, origin.port, port, |to| self.way(to, &board.service)),
+            None => {
+                own.judge(&current.service, address, origin.port, port, |to| self.way(to, &current.service))
+            }
         };
         let set: Vec<Option<Weight>> = {
             let settings = self.settings.borrow();
-            board.origins.list.iter().map(|origin| settings.weight(&board.service, origin)).collect()
+            current.origins.list.iter().map(|origin| settings.weight(&current.service, origin)).collect()
         };
-        let mut origins = board.origins.clone();
+        let mut origins = current.origins.clone();
         for (origin, weight) in origins.list.iter_mut().zip(&set) {
             origin.weight = weight.unwrap_or(origin.weight);
         }
         let mut roster = Roster::of(&origins, &resolutions, judge, |origin, port, address, judgement| {
-            self.place(board, origin, port, address, judgement)
+            self.place(current, origin, port, address, judgement)
         });
         for (share, weight) in roster.shares.iter_mut().zip(&set) {
             share.is_by_hand = weight.is_some();
         }
         note_routes(&roster);
-        board.hang(roster);
+        current.renew(roster);
     }
 
     /// Sets one of the origins of `service`, or some of its addresses, for all who dial it from now on.
@@ -311,16 +314,16 @@ impl WatchThread {
         typed: &str,
         setting: OriginSetting,
     ) -> Result<SetOrigin, SetOriginError> {
-        let board = self.boards.borrow().latest(service).ok_or(SetOriginError::Originless)?;
-        let roster = board.roster();
+        let current = self.rosters.borrow().latest(service).ok_or(SetOriginError::Originless)?;
+        let roster = current.roster();
         let Selection { origin, parts } =
-            select(&board.origins.list, &roster, typed).map_err(|fault| match fault {
+            select(&current.origins.list, &roster, typed).map_err(|fault| match fault {
                 SelectionFault::Several(origins) => SetOriginError::Several(origins),
                 SelectionFault::Unknown => {
-                    SetOriginError::Unknown(board.origins.list.iter().map(ToString::to_string).collect())
+                    SetOriginError::Unknown(current.origins.list.iter().map(ToString::to_string).collect())
                 }
             })?;
-        let origin = board.origins.list.get(origin).ok_or(SetOriginError::Originless)?;
+        let origin = current.origins.list.get(origin).ok_or(SetOriginError::Originless)?;
         let mut settings = self.settings.borrow_mut();
         let set = if parts.is_empty() {
             settings.set(service, origin, setting)
@@ -334,15 +337,15 @@ impl WatchThread {
         };
         set.map_err(|Full| SetOriginError::Full)?;
         drop(settings);
-        let boards: Vec<Arc<Board>> = self.boards.borrow().of(service).collect();
-        self.hang(&boards);
+        let rosters: Vec<Arc<CurrentRoster>> = self.rosters.borrow().of(service).collect();
+        self.renew(&rosters);
         let addresses = parts.iter().map(|part| shown(origin, part.port, part.address)).collect();
         Ok(SetOrigin { origin: origin.to_string(), addresses })
     }
 
     /// The shortest way by which connections of the service `from` may come to the service `to`: both, and those between them.
     fn way(&self, from: &ServiceName, to: &ServiceName) -> Option<Vec<ServiceName>> {
-        let boards = self.boards.borrow();
+        let rosters = self.rosters.borrow();
         // Each with the place in this list of the one before it.
         let mut reached = vec![(from.clone(), None)];
         let mut next = 0;
@@ -357,8 +360,8 @@ impl WatchThread {
                 way.reverse();
                 return Some(way);
             }
-            if let Some(board) = boards.latest(here) {
-                for service in &board.roster().through {
+            if let Some(current) = rosters.latest(here) {
+                for service in &current.roster().through {
                     if reached.iter().all(|(one, _)| one != service) {
                         reached.push((service.clone(), Some(next)));
                     }
@@ -371,20 +374,20 @@ impl WatchThread {
 
     fn place(
         self: &Rc<Self>,
-        board: &Board,
+        current: &CurrentRoster,
         origin: &Origin,
         port: Option<u16>,
         address: IpAddr,
         judgement: &LoopJudgement,
     ) -> Place {
-        let key = (board.service.clone(), origin.port, port, address);
+        let key = (current.service.clone(), origin.port, port, address);
         let mut standings = self.standings.borrow_mut();
         let standing = standings.get(&key).and_then(Weak::upgrade).unwrap_or_else(|| {
             let standing = Arc::new(Standing::new(address));
             standings.insert(key, Arc::downgrade(&standing));
             standing
         });
-        let health = board.origins.health.and_then(|check| {
+        let health = current.origins.health.and_then(|check| {
             let own = match origin.port {
                 OriginPort::Fixed(port) => Some(port.get()),
                 OriginPort::Record => port,
@@ -395,7 +398,7 @@ impl WatchThread {
         });
         let mut place = Place::new(standing, health, judgement);
         place.is_drained_by_hand =
-            self.settings.borrow().drains(&board.service, origin, Part { address, port });
+            self.settings.borrow().drains(&current.service, origin, Part { address, port });
         place
     }
 
@@ -409,26 +412,27 @@ impl WatchThread {
         }
         let health = Arc::new(Health::new(address, check, alive.last().map(Arc::as_ref)));
         known.push(Arc::downgrade(&health));
-        let lead = Rc::clone(self);
-        let services = move |health: &Arc<Health>| lead.services(health);
+        let this = Rc::clone(self);
+        let services = move |health: &Arc<Health>| this.services(health);
         spawn_local(check::check(Rc::clone(&self.checks), Arc::downgrade(&health), services));
         health
     }
 
     /// The services that use `health`.
     fn services(&self, health: &Arc<Health>) -> String {
-        let uses = |board: &Arc<Board>| {
-            let roster = board.roster();
+        let uses = |current: &Arc<CurrentRoster>| {
+            let roster = current.roster();
             roster.places().any(|place| place.health.as_ref().is_some_and(|one| Arc::ptr_eq(one, health)))
         };
-        let boards = self.boards.borrow().all().into_iter();
-        let mut services: Vec<String> = boards.filter(uses).map(|board| board.service.to_string()).collect();
+        let rosters = self.rosters.borrow().all().into_iter();
+        let mut services: Vec<String> =
+            rosters.filter(uses).map(|current| current.service.to_string()).collect();
         services.sort_unstable();
         services.dedup();
         services.join(",")
     }
 
-    /// The resolution of `host`, looked up unless an answer is still good. What is new about it is on the boards then.
+    /// The resolution of `host`, looked up unless an answer is still good. What is new about it is on the rosters then.
     async fn resolution(self: &Rc<Self>, host: &OriginHost, failures: Failures) -> Arc<Resolution> {
         if let OriginHost::Address(address) = host {
             return Arc::new(Resolution::of_address(*address));
@@ -453,11 +457,11 @@ impl WatchThread {
             .as_ref()
             .is_none_or(|latest| latest.targets != resolution.targets || kind(latest) != kind(&resolution));
         if self.look_at_own_addresses() {
-            self.hang(&self.alive());
+            self.renew(&self.alive());
         } else if is_news {
-            self.hang(&self.boards_of(host));
+            self.renew(&self.rosters_of(host));
         } else {
-            self.boards_of(host).iter().for_each(|board| note_routes(&board.roster()));
+            self.rosters_of(host).iter().for_each(|current| note_routes(&current.roster()));
         }
         report(host, latest.as_deref(), &resolution);
         resolution
@@ -472,7 +476,7 @@ impl WatchThread {
         Rc::clone(&resolver)
     }
 
-    /// Looks `host` up whenever its answer has expired, for as long as a board needs it.
+    /// Looks `host` up whenever its answer has expired, for as long as a roster needs it.
     fn refresh(self: &Rc<Self>, host: &OriginHost) {
         if matches!(host, OriginHost::Address(_)) {
             return;
@@ -481,38 +485,39 @@ impl WatchThread {
         if name.refreshed.replace(true) {
             return;
         }
-        let (lead, host) = (Rc::clone(self), host.clone());
+        let (this, host) = (Rc::clone(self), host.clone());
         spawn_local(async move {
             loop {
                 let until = name.latest.borrow().as_ref().and_then(|resolution| resolution.until);
                 if let Some(until) = until {
                     sleep_until(until.into()).await;
                 }
-                if lead.boards_of(&host).is_empty() {
+                if this.rosters_of(&host).is_empty() {
                     name.refreshed.replace(false);
-                    lead.names.borrow_mut().remove(&host);
+                    this.names.borrow_mut().remove(&host);
                     return;
                 }
-                lead.resolution(&host, Failures::WaitedOut).await;
+                this.resolution(&host, Failures::WaitedOut).await;
             }
         });
     }
 
-    fn boards_of(&self, host: &OriginHost) -> Vec<Arc<Board>> {
-        let names = |board: &Arc<Board>| board.origins.list.iter().any(|origin| origin.host == *host);
-        let boards = self.boards.borrow().all();
-        boards.into_iter().filter(names).collect()
+    fn rosters_of(&self, host: &OriginHost) -> Vec<Arc<CurrentRoster>> {
+        let names =
+            |current: &Arc<CurrentRoster>| current.origins.list.iter().any(|origin| origin.host == *host);
+        let rosters = self.rosters.borrow().all();
+        rosters.into_iter().filter(names).collect()
     }
 
-    /// Says in the log which origins of a board lead nowhere since now, and which do no longer.
-    fn report_nowhere(&self, board: &Board, before: &[Option<Nowhere>]) {
-        let (roster, service) = (board.roster(), &board.service);
+    /// Says in the log which origins of a roster lead nowhere since now, and which do no longer.
+    fn report_nowhere(&self, current: &CurrentRoster, before: &[Option<Nowhere>]) {
+        let (roster, service) = (current.roster(), &current.service);
         let places = self.places.borrow();
         let places = places.get(service).map_or(&[][..], Vec::as_slice);
         let is_said = |nowhere: Option<&Option<Nowhere>>| {
             nowhere.and_then(Option::as_ref).is_some_and(|nowhere| nowhere.cure.is_some())
         };
-        for (index, (origin, nowhere)) in board.origins.list.iter().zip(&roster.nowhere).enumerate() {
+        for (index, (origin, nowhere)) in current.origins.list.iter().zip(&roster.nowhere).enumerate() {
             let was_said = is_said(before.get(index));
             let Some(Nowhere { reason, cure: Some(cure) }) = nowhere else {
                 if was_said && nowhere.is_none() {
@@ -540,11 +545,11 @@ impl WatchThread {
     }
 }
 
-/// Says in the log what is newly left out of a board's roster, and why.
-fn report_loops(board: &Board, before: &[Loop]) {
-    for one in board.roster().loops.iter().filter(|one| !before.contains(one)) {
-        let Some(origin) = board.origins.list.get(one.origin) else { continue };
-        let (service, address, judgement) = (&board.service, one.address, &one.judgement);
+/// Says in the log what is newly left out of a roster, and why.
+fn report_loops(current: &CurrentRoster, before: &[Loop]) {
+    for one in current.roster().loops.iter().filter(|one| !before.contains(one)) {
+        let Some(origin) = current.origins.list.get(one.origin) else { continue };
+        let (service, address, judgement) = (&current.service, one.address, &one.judgement);
         let ports = judgement.barred.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
         let by = judgement.by().map(ServiceName::as_str).collect::<Vec<_>>().join(",");
         let ways: Vec<String> =
@@ -569,8 +574,8 @@ fn report_loops(board: &Board, before: &[Loop]) {
 }
 
 /// Says in the log which origins' names mean since now what is refused.
-fn report_refused(board: &Board, before: &[Refused]) {
-    let roster = board.roster();
+fn report_refused(current: &CurrentRoster, before: &[Refused]) {
+    let roster = current.roster();
     let mut said: HashSet<(usize, AddressRefusal)> =
         before.iter().map(|one| (one.origin, one.refusal)).collect();
     for Refused { origin, address, refusal, .. } in &roster.refused {
@@ -578,19 +583,19 @@ fn report_refused(board: &Board, before: &[Refused]) {
         if !said.insert((*origin, *refusal)) {
             continue;
         }
-        let Some(origin) = board.origins.list.get(*origin) else { continue };
-        let (service, cure) = (&board.service, refusal.cure());
+        let Some(origin) = current.origins.list.get(*origin) else { continue };
+        let (service, cure) = (&current.service, refusal.cure());
         tracing::warn!(%service, %origin, %address, cure, "origin's name means {refusal}, which is not dialled");
     }
 }
 
 /// Says in the log which origins' names say more than is used since now.
-fn report_unused(board: &Board, before: &[Unused]) {
-    let roster = board.roster();
-    for (index, (origin, unused)) in board.origins.list.iter().zip(&roster.unused).enumerate() {
+fn report_unused(current: &CurrentRoster, before: &[Unused]) {
+    let roster = current.roster();
+    for (index, (origin, unused)) in current.origins.list.iter().zip(&roster.unused).enumerate() {
         let is_new = before.get(index).is_none_or(|before| *before == Unused::default());
         if is_new && *unused != Unused::default() {
-            let (service, Unused { targets, addresses }) = (&board.service, *unused);
+            let (service, Unused { targets, addresses }) = (&current.service, *unused);
             tracing::warn!(
                 %service, %origin, targets, addresses,
                 "origin's name has so many SRV records and addresses more than [resolver] targets and addresses allow, \
