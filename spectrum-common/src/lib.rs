@@ -13,12 +13,12 @@ mod address_and_port;
 mod counts;
 mod destination;
 mod domain;
+#[cfg(feature = "std")]
+mod hop;
 pub mod names;
 mod node;
 #[cfg(feature = "std")]
 mod notation;
-#[cfg(feature = "std")]
-mod onward;
 mod packet;
 mod pod;
 #[cfg(feature = "std")]
@@ -42,9 +42,9 @@ pub use counts::{Counts, REFUSALS, Refusal};
 pub use destination::Destination;
 pub use destination::DestinationId;
 pub use domain::Domain;
-pub use node::{Bucket4, Bucket6, EMPTY, NO_NODE, Node, PAGE_NODES, Page, Ports, Step, Value, bucket_of};
 #[cfg(feature = "std")]
-pub use onward::{Onward, reached};
+pub use hop::{Hop, reached};
+pub use node::{Bucket4, Bucket6, EMPTY, NO_NODE, Node, PAGE_NODES, Page, Ports, Step, Value, bucket_of};
 pub use packet::{Address, Packet};
 #[cfg(feature = "std")]
 pub use port_range::{ParsePortRangeError, PortRange, parse_port_ranges};

@@ -56,7 +56,7 @@ impl Assignment {
             return Err(limit);
         }
         match session.admit(&self.gate) {
-            Err(limit @ (Limit::Source | Limit::SourceRate)) if self.awaits_introduction(session) => {
+            Err(limit @ (Limit::Source | Limit::SourceRate)) if self.awaits_header(session) => {
                 Ok(Some(Credit(limit)))
             }
             Err(limit) => {
@@ -87,7 +87,7 @@ impl Assignment {
     }
 
     /// True if the client is yet to be named, by the proxy that dialled for it.
-    pub(super) fn awaits_introduction(&self, session: &Session) -> bool {
+    pub(super) fn awaits_header(&self, session: &Session) -> bool {
         self.served.policy.trusted_proxies.trusts(session.client.get().ip())
     }
 }

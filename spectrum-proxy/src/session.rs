@@ -116,7 +116,7 @@ impl Session {
     }
 
     /// A trusted proxy says whom it speaks for.
-    pub(super) fn introduce(&self, client: SocketAddr, dialled: SocketAddr) {
+    pub(super) fn set_client(&self, client: SocketAddr, dialled: SocketAddr) {
         self.via.set(Some(self.client.replace(client)));
         self.dialled.set(dialled);
     }

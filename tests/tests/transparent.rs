@@ -1,5 +1,5 @@
 //! Origins that are dialled from the client's own address and port, and what brings their answers back. Whom a PROXY
-//! header names is tested in `introduction.rs`.
+//! header names is tested in `proxy_header.rs`.
 #![allow(clippy::unwrap_used, reason = "test code panics")]
 
 use std::io::{self, Read, Write};

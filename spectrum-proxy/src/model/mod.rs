@@ -20,7 +20,7 @@ pub use origins::{
 pub use policy::{Limits, Policy, Timeouts};
 pub use resolver_options::ResolverOptions;
 pub use spectrum_common::{
-    Destination, DestinationId, Family, Onward, ParsePortRangeError, PortRange, Prefix, Protocol,
-    ServiceName, reached,
+    Destination, DestinationId, Family, Hop, ParsePortRangeError, PortRange, Prefix, Protocol, ServiceName,
+    reached,
 };
 pub use target::{Responder, Target};

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::refusal::AddressRefusal;
-use crate::model::{Onward, OriginPort, PortRange, ServiceName};
+use crate::model::{Hop, OriginPort, PortRange, ServiceName};
 
 /// Says where connections of a service go that are dialled at an address, with a port of this kind, or with the one that an
 /// SRV record says. Of all that it says, nothing is said where no connection comes back to us.
@@ -19,12 +19,12 @@ pub struct OwnBindings {
 
 type Addresses = dyn Fn() -> BTreeSet<IpAddr> + Send + Sync;
 
-type Ask = dyn Fn(&ServiceName, IpAddr, OriginPort, Option<u16>) -> Vec<Onward> + Send + Sync;
+type Ask = dyn Fn(&ServiceName, IpAddr, OriginPort, Option<u16>) -> Vec<Hop> + Send + Sync;
 
 impl OwnBindings {
     /// Bindings as `ask` knows them, on a host whose interfaces have these `addresses` whenever that is asked.
     pub fn new(
-        ask: impl Fn(&ServiceName, IpAddr, OriginPort, Option<u16>) -> Vec<Onward> + Send + Sync + 'static,
+        ask: impl Fn(&ServiceName, IpAddr, OriginPort, Option<u16>) -> Vec<Hop> + Send + Sync + 'static,
         addresses: impl Fn() -> BTreeSet<IpAddr> + Send + Sync + 'static,
     ) -> Self {
         Self { ask: Arc::new(ask), addresses: Arc::new(addresses) }
@@ -47,9 +47,9 @@ impl OwnBindings {
     ) -> LoopJudgement {
         let mut judgement = LoopJudgement::default();
         let mut leaves = false;
-        let onward = (self.ask)(service, address, port, record);
-        let is_ours = !onward.is_empty();
-        for Onward { ports, service: to } in onward {
+        let hops = (self.ask)(service, address, port, record);
+        let is_ours = !hops.is_empty();
+        for Hop { ports, service: to } in hops {
             let Some(to) = to else {
                 leaves = true;
                 continue;
@@ -142,8 +142,8 @@ fn push_unique<T: PartialEq>(items: &mut Vec<T>, item: T) {
 mod tests {
     use super::*;
 
-    fn onward(ports: &str, service: Option<&str>) -> Onward {
-        Onward { ports: ports.parse().unwrap(), service: service.map(|name| name.parse().unwrap()) }
+    fn hop(ports: &str, service: Option<&str>) -> Hop {
+        Hop { ports: ports.parse().unwrap(), service: service.map(|name| name.parse().unwrap()) }
     }
 
     fn names(text: &str) -> Vec<ServiceName> {
@@ -151,7 +151,7 @@ mod tests {
     }
 
     /// The judgement of an address of a's, where `circle` leads back by way of `middle`.
-    fn judge(said: Vec<Onward>) -> LoopJudgement {
+    fn judge(said: Vec<Hop>) -> LoopJudgement {
         let own = OwnBindings::new(move |_, _, _, _| said.clone(), BTreeSet::new);
         let a = "a".parse().unwrap();
         own.judge(&a, "192.0.2.1".parse().unwrap(), OriginPort::Dialled, None, |to| {
@@ -161,23 +161,23 @@ mod tests {
 
     #[test]
     fn what_comes_back_is_barred_and_what_ends_elsewhere_is_not() {
-        let address = judge(vec![onward("80", Some("a")), onward("81", Some("circle"))]);
+        let address = judge(vec![hop("80", Some("a")), hop("81", Some("circle"))]);
         assert_eq!(address.extent, Barred::Address);
         assert_eq!(address.by().map(ServiceName::as_str).collect::<Vec<_>>(), ["a", "circle"]);
         assert_eq!(address.ways, [names("a"), names("circle middle a")]);
-        let ports = judge(vec![onward("80", Some("a")), onward("81", Some("end"))]);
+        let ports = judge(vec![hop("80", Some("a")), hop("81", Some("end"))]);
         assert_eq!((ports.extent, ports.barred), (Barred::Ports, vec!["80".parse().unwrap()]));
         assert_eq!(ports.through, names("end"));
-        assert_eq!(judge(vec![onward("80", Some("a")), onward("81", None)]).extent, Barred::Ports);
-        assert_eq!(judge(vec![onward("80", Some("end")), onward("81", None)]).extent, Barred::Nothing);
+        assert_eq!(judge(vec![hop("80", Some("a")), hop("81", None)]).extent, Barred::Ports);
+        assert_eq!(judge(vec![hop("80", Some("end")), hop("81", None)]).extent, Barred::Nothing);
         assert_eq!(judge(Vec::new()), LoopJudgement::default());
     }
 
     #[test]
     fn what_may_be_dialled_stays_with_us_or_not() {
         for (ports, rest) in [
-            (vec![onward("80", Some("end")), onward("81", Some("a"))], Rest::Through),
-            (vec![onward("80", Some("end")), onward("81", None)], Rest::Elsewhere),
+            (vec![hop("80", Some("end")), hop("81", Some("a"))], Rest::Through),
+            (vec![hop("80", Some("end")), hop("81", None)], Rest::Elsewhere),
             (Vec::new(), Rest::Elsewhere),
         ] {
             assert_eq!(judge(ports).rest, rest);

@@ -18,8 +18,8 @@ use tokio::time::sleep;
 use super::connections::Connections;
 use super::dial::{Dialled, Dialler};
 use super::first_move::{self, Manners};
-use super::introduction::{self, Patience};
 use super::peer::Peer;
+use super::proxy_header::{self, Patience};
 use super::relay::{ConnectionTimer, keep, relay};
 use super::respond::respond;
 use super::stream::{Stream, accept, keep_urgent_bytes};
@@ -238,14 +238,14 @@ async fn serve(downstream: &Peer, assignment: &Assignment, session: &Session, cr
     let _reckoning = Reckoning { downstream, session };
     let watch = ConnectionTimer::start(&assignment.served.policy.timeouts);
     // First of all: everything else, limits among it, is about the client that it names.
-    if assignment.awaits_introduction(session) {
+    if assignment.awaits_header(session) {
         let trusted = &assignment.served.policy.trusted_proxies;
-        let onward = match &assignment.served.target {
+        let to_origin = match &assignment.served.target {
             Target::Origins(origins) => origins.header,
             Target::Respond(_) => None,
         };
         let patience = if credit.is_some() { Patience::Short } else { Patience::Usual };
-        if let Err(end) = introduction::receive(downstream, trusted, session, onward, patience).await {
+        if let Err(end) = proxy_header::receive(downstream, trusted, session, to_origin, patience).await {
             if let (Some(Credit(limit)), End::Headless(HeaderFault::Missing)) = (credit, end) {
                 assignment.complain(session, limit);
                 return End::Denied(limit);
@@ -299,7 +299,7 @@ async fn proxy(
         Err(end) => return end,
     };
     session.count_for(&open);
-    if let Err(end) = introduction::send(downstream, &upstream, origins, session).await {
+    if let Err(end) = proxy_header::send(downstream, &upstream, origins, session).await {
         open.ended(end);
         return end;
     }

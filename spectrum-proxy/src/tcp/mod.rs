@@ -1,4 +1,4 @@
-//! Connections: accepted, introduced by whoever dialled for their clients, dialled onward, relayed or answered. Which origin
+//! Connections: accepted, their PROXY headers read and written, their origins dialled, relayed or answered. Which origin
 //! is dialled is chosen in `origins`; nothing here knows of datagrams.
 
 pub(crate) mod accept;
@@ -7,8 +7,8 @@ pub(crate) mod dial;
 pub(crate) mod dial_source;
 pub(crate) mod first_move;
 pub mod header;
-mod introduction;
 mod peer;
+mod proxy_header;
 pub(crate) mod relay;
 mod respond;
 pub(crate) mod stream;

@@ -25,7 +25,7 @@ use tokio::task::JoinHandle;
 use super::NetError;
 use super::routes::{CAPABILITY, LOOPBACK, ROUTE_PROTOCOL, address_family, connect, io_error};
 use crate::model::Family;
-use crate::plan::replies::{MARK, MARK_MASK, ReplyTable};
+use crate::plan::reply_table::{MARK, MARK_MASK, ReplyTable};
 
 const FAMILIES: [Family; 2] = [Family::Ipv4, Family::Ipv6];
 

@@ -4,7 +4,7 @@ mod binding;
 
 pub use binding::Binding;
 pub use spectrum_common::{
-    Destination, DestinationId, Family, Onward, ParsePortRangeError, ParsePrefixError, ParseProtocolError,
+    Destination, DestinationId, Family, Hop, ParsePortRangeError, ParsePrefixError, ParseProtocolError,
     ParseServiceNameError, PortRange, Prefix, Protocol, ServiceName, VisibleWriter, parse_port_ranges,
     reached, visible,
 };

@@ -6,11 +6,11 @@ mod exemption;
 mod explain;
 pub mod firewall;
 mod hidden;
+mod hops;
 mod listener_sockets;
 mod obstacles;
-mod onward;
 mod overlap;
-pub mod replies;
+pub mod reply_table;
 pub mod table;
 #[cfg(test)]
 mod tests;

@@ -9,7 +9,7 @@ mod listings;
 mod nftables;
 mod notices;
 mod program;
-mod replies;
+mod reply_mark;
 mod trial;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -22,7 +22,7 @@ use iptables::Iptables;
 pub use listings::{listings, may_translate};
 use nftables::{Kind, Nft};
 pub use notices::{FirewallNotice, FirewallNotices, Touched};
-pub use replies::ReplyMark;
+pub use reply_mark::ReplyMark;
 pub use trial::{Trial, try_all};
 
 use crate::model::Family;

@@ -17,7 +17,7 @@ pub(super) fn own_bindings(plans: Vec<Arc<Plan>>) -> anyhow::Result<OwnBindings>
         move |service, address, port, record| {
             plans
                 .iter()
-                .flat_map(|plan| crate::plan::onward(plan, service, address, port, record, &interfaces))
+                .flat_map(|plan| crate::plan::hops(plan, service, address, port, record, &interfaces))
                 .collect()
         },
         move || {

@@ -9,7 +9,7 @@ use anyhow::{Context as _, bail};
 use crate::model::{DialSource, Family, OriginHost, Service, Target};
 use crate::plan::ReplyNeeds;
 use crate::plan::firewall::{Chain, ChainPart};
-use crate::plan::replies::ReplyTable;
+use crate::plan::reply_table::ReplyTable;
 use spectrum_steering::host::{self, ReplyRoutes};
 use spectrum_steering::tproxy::ReplyMark;
 

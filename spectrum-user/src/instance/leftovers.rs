@@ -6,7 +6,7 @@ use std::collections::{BTreeSet, HashSet};
 use super::Instance;
 use crate::model::Prefix;
 use crate::plan::firewall::{Chain, ChainPart};
-use crate::plan::replies::ReplyTable;
+use crate::plan::reply_table::ReplyTable;
 
 /// The leftovers of dead instances in a network namespace.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]

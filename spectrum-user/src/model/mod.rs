@@ -9,9 +9,9 @@ pub use force::{Force, Forced};
 pub use log_options::{LogFormat, LogOptions, ParseSampleError, RecordKeys, Records, Sample};
 pub use service::Service;
 pub use spectrum_common::{
-    Destination, DestinationId, Family, Onward, ParseAddressAndPortError, ParsePortRangeError,
-    ParsePrefixError, ParseProtocolError, ParseServiceNameError, PortRange, Prefix, Protocol, ServiceName,
-    VisibleWriter, parse_address_and_port, parse_port_ranges, reached, visible,
+    Destination, DestinationId, Family, Hop, ParseAddressAndPortError, ParsePortRangeError, ParsePrefixError,
+    ParseProtocolError, ParseServiceNameError, PortRange, Prefix, Protocol, ServiceName, VisibleWriter,
+    parse_address_and_port, parse_port_ranges, reached, visible,
 };
 pub use spectrum_proxy::model::{
     Balance, CheckClose, DialOn, DialSource, Ejection, HealthCheck, Limits, LocalOrigins, Origin, OriginHost,

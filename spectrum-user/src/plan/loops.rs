@@ -4,7 +4,7 @@
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::fmt;
 
-use super::{Plan, ServicesError, onward};
+use super::{Plan, ServicesError, hops};
 use crate::model::{Origin, OriginHost, Service, ServiceName, Target};
 
 /// One way on from a service: an origin that another service binds.
@@ -34,11 +34,11 @@ pub(super) fn loops(plan: &Plan, services: &[Service]) -> Vec<ServicesError> {
         for origin in &origins.list {
             let OriginHost::Address(address) = origin.host else { continue };
             // What interfaces have is not known here; who dials knows.
-            let onward = onward(plan, &service.name, address, origin.port, None, &BTreeSet::new());
-            for onward in onward {
-                let Some(by) = onward.service else { continue };
+            let hops = hops(plan, &service.name, address, origin.port, None, &BTreeSet::new());
+            for hop in hops {
+                let Some(by) = hop.service else { continue };
                 if by == service.name {
-                    let (service, port) = (service.name.to_string(), onward.ports.first());
+                    let (service, port) = (service.name.to_string(), hop.ports.first());
                     loops.push(ServicesError::Loop { at, service, origin: origin.clone(), port });
                     break;
                 }

@@ -6,7 +6,7 @@ mod origin_ports;
 mod reply_needs;
 
 pub use loops::Leg;
-pub use origin_ports::onward;
+pub use origin_ports::hops;
 pub use reply_needs::{OriginsPlace, ReplyNeeds};
 pub use spectrum_steering::plan::*;
 

@@ -4,20 +4,20 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use super::Plan;
-use crate::model::{Onward, OriginPort, PortRange, ServiceName};
+use crate::model::{Hop, OriginPort, PortRange, ServiceName};
 
 /// The services that connections of `service` come to which are dialled at `address`, an origin's with this `port`, or
 /// with the one that its SRV
-/// `record` says; see [`Plan::onward`].
+/// `record` says; see [`Plan::hops`].
 #[must_use]
-pub fn onward(
+pub fn hops(
     plan: &Plan,
     service: &ServiceName,
     address: IpAddr,
     port: OriginPort,
     record: Option<u16>,
     interfaces: &BTreeSet<IpAddr>,
-) -> Vec<Onward> {
+) -> Vec<Hop> {
     let one = |port: u16| {
         let port = port.try_into().ok()?;
         PortRange::new(port, port)
@@ -28,5 +28,5 @@ pub fn onward(
         OriginPort::Offset(range) => vec![range],
         OriginPort::Record => record.and_then(one).into_iter().collect(),
     };
-    plan.onward(address, ports, interfaces)
+    plan.hops(address, ports, interfaces)
 }

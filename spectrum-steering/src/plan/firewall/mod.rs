@@ -1,9 +1,9 @@
 //! The TPROXY rules that steer as the steering table does, for either firewall of the kernel. Runs nothing.
 
 pub mod iptables;
+pub mod marking;
 pub mod nftables;
 mod part;
-pub mod replies;
 
 use std::fmt;
 use std::net::SocketAddr;

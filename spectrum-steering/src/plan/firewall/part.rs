@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{Chain, replies};
+use super::{Chain, marking};
 use crate::model::Family;
 
 /// A part of what an instance has in the firewall.
@@ -47,7 +47,7 @@ impl TableFamily {
     #[must_use]
     pub fn keyword(self) -> &'static str {
         match self {
-            Self::Inet => replies::FAMILY,
+            Self::Inet => marking::FAMILY,
             Self::Ip => "ip",
             Self::Ip6 => "ip6",
         }

@@ -15,7 +15,7 @@
 //! arrive anyway, and looking for their listeners would run the `sk_lookup` program once more and have it count them twice.
 
 use super::Chain;
-use crate::plan::replies::{MARK, MARK_MASK};
+use crate::plan::reply_table::{MARK, MARK_MASK};
 
 /// The transaction that makes the table of `chain`'s instance, in place of any of the same name.
 #[must_use]

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use super::TproxyError;
 use super::error::Purpose;
 use super::nftables::{Kind, Nft};
-use crate::plan::firewall::{Chain, ChainPart, ChainPlace, TableFamily, replies};
+use crate::plan::firewall::{Chain, ChainPart, ChainPlace, TableFamily, marking};
 
 /// The mark as this process made it. It stays until [`undo`](Self::undo): dropping it removes nothing.
 #[derive(Debug)]
@@ -24,7 +24,7 @@ impl ReplyMark {
 
     fn make(chain: &Chain) -> Result<Self, TproxyError> {
         let nft = Nft::find()?;
-        nft.apply(Kind::Replies, chain, &replies::creation(chain))?;
+        nft.apply(Kind::Replies, chain, &marking::creation(chain))?;
         let mut made = Self { chain: chain.clone(), nft, print: None };
         made.print = made.nft.first_print(&made.part());
         Ok(made)
@@ -37,7 +37,7 @@ impl ReplyMark {
 
     /// Makes it again, in place of what is left of it. Blocks the calling thread.
     pub fn put_back(&mut self) -> Result<(), TproxyError> {
-        self.nft.transact("put back", &replies::creation(&self.chain))?;
+        self.nft.transact("put back", &marking::creation(&self.chain))?;
         self.print = self.nft.first_print(&self.part());
         Ok(())
     }

@@ -7,7 +7,7 @@ use super::{PortRange, ServiceName};
 
 /// The service that dials of some ports of one address come back to.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Onward {
+pub struct Hop {
     /// The ports.
     pub ports: PortRange,
     /// The service of ours that binds them; `None`: whoever else has the address.

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::net::IpAddr;
 
 use super::{Plan, PlannedBinding};
-use crate::model::{DestinationId, Family, Onward, PortRange, Prefix, Protocol, ServiceName, reached};
+use crate::model::{DestinationId, Family, Hop, PortRange, Prefix, Protocol, ServiceName, reached};
 
 impl Plan {
     /// The services that connections come to which this host dials at some of `ports` of `address`. Sorted, and sharing no port; empty where none
@@ -13,12 +13,7 @@ impl Plan {
     ///
     /// `interfaces` are the addresses of the host's interfaces, which are local whatever is bound.
     #[must_use]
-    pub fn onward(
-        &self,
-        address: IpAddr,
-        ports: Vec<PortRange>,
-        interfaces: &BTreeSet<IpAddr>,
-    ) -> Vec<Onward> {
+    pub fn hops(&self, address: IpAddr, ports: Vec<PortRange>, interfaces: &BTreeSet<IpAddr>) -> Vec<Hop> {
         let address = reached(address);
         if !self.is_local(address) && !interfaces.contains(&address) {
             return Vec::new();
@@ -28,19 +23,19 @@ impl Plan {
             return Vec::new();
         }
         let mut left = PortSet::of(ports);
-        let mut onward = Vec::new();
+        let mut hops = Vec::new();
         for planned in bound {
             let service =
                 self.destination(planned.destination).map(|destination| destination.service.clone());
             let taken = left.take(planned.binding.ports);
-            onward.extend(taken.into_iter().map(|ports| Onward { ports, service: service.clone() }));
+            hops.extend(taken.into_iter().map(|ports| Hop { ports, service: service.clone() }));
         }
-        if onward.is_empty() {
+        if hops.is_empty() {
             return Vec::new();
         }
-        onward.extend(left.ranges().map(|ports| Onward { ports, service: None }));
-        onward.sort_unstable_by_key(|onward| onward.ports);
-        onward
+        hops.extend(left.ranges().map(|ports| Hop { ports, service: None }));
+        hops.sort_unstable_by_key(|hop| hop.ports);
+        hops
     }
 
     /// True if the bindings themselves make `address` the host's own, or it is anyway.
@@ -156,7 +151,7 @@ mod tests {
 
     /// The services that connections of a come to at `place`: an address, with its ports where they are not those that are bound. A service
     /// for each run of ports.
-    fn onward(place: &str) -> String {
+    fn shown_hops(place: &str) -> String {
         let plan = plan();
         let (address, ports) = if let Ok(address) = place.parse::<IpAddr>() {
             (address, plan.dialled_ports(&"a".parse().unwrap()))
@@ -164,10 +159,10 @@ mod tests {
             let (address, ports) = place.rsplit_once(':').unwrap();
             (address.trim_matches(['[', ']']).parse().unwrap(), vec![ports.parse().unwrap()])
         };
-        let onward = plan.onward(address, ports, &BTreeSet::from([INTERFACE.parse().unwrap()]));
-        let shown = onward.iter().map(|onward| {
-            let service = onward.service.as_ref().map_or("elsewhere".to_owned(), ToString::to_string);
-            format!("{} {service}", onward.ports)
+        let hops = plan.hops(address, ports, &BTreeSet::from([INTERFACE.parse().unwrap()]));
+        let shown = hops.iter().map(|hop| {
+            let service = hop.service.as_ref().map_or("elsewhere".to_owned(), ToString::to_string);
+            format!("{} {service}", hop.ports)
         });
         shown.collect::<Vec<_>>().join(", ")
     }
@@ -187,7 +182,7 @@ mod tests {
             ("2001:db8::1", "80 a, 443 elsewhere, 1000-1010 elsewhere"),
             ("198.18.0.1", ""),
         ] {
-            assert_eq!(onward(place), expected, "{place}");
+            assert_eq!(shown_hops(place), expected, "{place}");
         }
     }
 
@@ -202,14 +197,14 @@ mod tests {
             ("[::1]:9000", "9000 c"),
             ("[2001:db8:1::1]:9000", ""),
         ] {
-            assert_eq!(onward(place), expected, "{place}");
+            assert_eq!(shown_hops(place), expected, "{place}");
         }
     }
 
     #[test]
     fn an_address_is_what_the_kernel_dials() {
         let to = |address: &str| {
-            plan().onward(address.parse().unwrap(), vec![range(9000, 9000).unwrap()], &BTreeSet::new()).len()
+            plan().hops(address.parse().unwrap(), vec![range(9000, 9000).unwrap()], &BTreeSet::new()).len()
         };
         for address in ["::ffff:192.0.2.7", "0.0.0.0", "::", "::ffff:0.0.0.0"] {
             assert_eq!(to(address), 1, "{address}");
@@ -241,11 +236,11 @@ mod tests {
                 plan.bindings.iter().filter(|planned| planned.binding.prefix.contains(address)).collect();
             prop_assert_eq!(plan.bound(Protocol::Tcp, address).collect::<Vec<_>>(), scanned);
 
-            let onward = plan.onward(address, vec![range(1, 15).unwrap()], &BTreeSet::new());
+            let hops = plan.hops(address, vec![range(1, 15).unwrap()], &BTreeSet::new());
             for port in 1..=15 {
-                let found: Vec<_> = onward.iter().filter(|onward| onward.ports.contains(port)).collect();
-                prop_assert!(found.len() == 1 || onward.is_empty(), "{:?}", onward);
-                let service = found.first().and_then(|onward| onward.service.clone());
+                let found: Vec<_> = hops.iter().filter(|hop| hop.ports.contains(port)).collect();
+                prop_assert!(found.len() == 1 || hops.is_empty(), "{:?}", hops);
+                let service = found.first().and_then(|hop| hop.service.clone());
                 let winner = plan.winner(Protocol::Tcp, address, port);
                 let winner = winner.and_then(|winner| plan.destination(winner.destination));
                 prop_assert_eq!(service, winner.map(|destination| destination.service.clone()));

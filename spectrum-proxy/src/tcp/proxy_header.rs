@@ -44,7 +44,7 @@ pub(crate) async fn receive(
     downstream: &Stream,
     trusted: &TrustedProxies,
     session: &Session,
-    onward: Option<ProxyVersion>,
+    to_origin: Option<ProxyVersion>,
     patience: Patience,
 ) -> Result<(), End> {
     if !trusted.trusts(session.client.get().ip()) {
@@ -54,13 +54,13 @@ pub(crate) async fn receive(
     match Box::pin(timeout(patience.time(), read(downstream))).await {
         Ok(Ok((header, extensions))) => {
             if let Header::Proxied { client, dialled } = header {
-                session.introduce(client, dialled);
+                session.set_client(client, dialled);
             }
             if let Some(id) = extensions.unique_id() {
                 // It has none yet.
                 let _ = session.unique_id.set(shown(id));
             }
-            if onward == Some(ProxyVersion::V2) && !extensions.is_empty() {
+            if to_origin == Some(ProxyVersion::V2) && !extensions.is_empty() {
                 session.extensions.set(Some(Box::new(extensions)));
             }
             Ok(())
