@@ -96,9 +96,12 @@ pub fn receive_sequence(mut stream: &TcpStream, seed: u64, length: u64) -> io::R
 fn read_block(stream: &mut &TcpStream, buffer: &mut [u8]) -> io::Result<usize> {
     let mut filled = 0;
     while filled < buffer.len() {
-        match stream.read(&mut buffer[filled..])? {
-            0 => break,
-            length => filled += length,
+        match stream.read(&mut buffer[filled..]) {
+            Ok(0) => break,
+            Ok(length) => filled += length,
+            // signal(7): a socket with a timeout is interrupted when its process goes on after a pause, even without a handler.
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
         }
     }
     Ok(filled)
