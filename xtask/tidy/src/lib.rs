@@ -9,6 +9,7 @@ mod naming;
 mod picture;
 mod prose;
 mod source;
+mod vocabulary;
 
 use std::fmt;
 use std::fs;
@@ -18,6 +19,7 @@ use anyhow::{Context as _, Result};
 
 use beginnings::Beginnings;
 use picture::Picture;
+use vocabulary::Vocabulary;
 
 /// A place where a rule is broken.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -58,6 +60,7 @@ pub fn check(root: &Path) -> Result<Vec<Finding>> {
     let mut findings = Vec::new();
     let mut beginnings = Beginnings::default();
     let mut picture = Picture::default();
+    let mut vocabulary = Vocabulary::default();
     for path in files(root)? {
         let text = || fs::read_to_string(root.join(&path)).with_context(|| format!("read {path}"));
         if is_source(&path) {
@@ -65,6 +68,7 @@ pub fn check(root: &Path) -> Result<Vec<Finding>> {
             findings.extend(SOURCE_RULES.iter().flat_map(|rule| rule(&path, &text)));
             beginnings.read(&path, &text);
             picture.read_source(&path, &text);
+            vocabulary.read(&path, &text);
         } else if path.ends_with("Cargo.toml") {
             findings.extend(manifest::crates_inherit_the_lints(&path, &text()?));
         } else if has_extension(&path, "md") {
@@ -77,6 +81,7 @@ pub fn check(root: &Path) -> Result<Vec<Finding>> {
     }
     findings.extend(beginnings.findings());
     findings.extend(picture.findings());
+    findings.extend(vocabulary.findings());
     Ok(findings)
 }
 
