@@ -18,18 +18,18 @@ use crate::station::Station;
 const TURN: Duration = Duration::from_micros(100);
 
 /// Notices when this thread, which never sleeps, had to leave its CPU to another.
-struct Vigil {
+pub(crate) struct Vigil {
     last: Instant,
     preempted: i64,
 }
 
 impl Vigil {
-    fn begin() -> Self {
+    pub(crate) fn begin() -> Self {
         Self { last: Instant::now(), preempted: preempted() }
     }
 
     /// True if it did since it was asked last. `now` is when it is asked.
-    fn was_disturbed(&mut self, now: Instant) -> bool {
+    pub(crate) fn was_disturbed(&mut self, now: Instant) -> bool {
         let took = now.duration_since(self.last);
         self.last = now;
         if took <= TURN {

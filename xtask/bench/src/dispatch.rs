@@ -4,9 +4,9 @@
 use anyhow::Result;
 
 use super::Bench;
-use super::measured::{self, Measured};
+use super::measured;
 use super::report::Report;
-use super::row::{Goal, Peer, Row};
+use super::row::Goal;
 
 /// The program of comparison.
 const REFERENCE: &str = "reference";
@@ -16,28 +16,7 @@ const GOALS: [(usize, f64); 4] = [(1_000_000, 6.0), (50_000, 4.0), (1_000, 1.5),
 
 /// Measures every case.
 pub(super) fn run(bench: &Bench, report: &mut Report) -> Result<()> {
-    let mut reference: Option<Measured> = None;
-    measured::each(bench, "dispatch", |measured| {
-        let peer = reference
-            .as_ref()
-            .filter(|reference| reference.case == measured.case && measured.subject == "spectrum");
-        let row = Row {
-            case: measured.case.clone(),
-            subject: measured.subject.clone(),
-            peer: peer.map(|peer| Peer {
-                name: peer.subject.clone(),
-                value: peer.spread().median,
-                ratio: measured.ratios(peer),
-            }),
-            value: measured.spread().median,
-            unit: measured.unit.clone(),
-            goal: peer.and_then(|_| goal(&measured.case)),
-        };
-        report.add(&row);
-        if measured.subject == REFERENCE {
-            reference = Some(measured);
-        }
-    })
+    measured::compare(bench, report, "dispatch", REFERENCE, |measured| goal(&measured.case))
 }
 
 /// The goal of a case, whose name ends in a number of addresses and perhaps of ranges: `ipv4/random/1000x4`.

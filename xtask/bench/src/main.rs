@@ -4,10 +4,12 @@
 #![expect(clippy::print_stdout, reason = "a developer's tool talks on standard output")]
 
 mod connect;
+mod contest;
 mod cpu;
 mod datagrams;
 mod dispatch;
 mod measured;
+mod memory;
 mod proxy;
 mod publish;
 mod report;
@@ -16,6 +18,7 @@ mod slices;
 mod start;
 mod station;
 mod statistics;
+mod udp;
 
 use std::env;
 use std::path::PathBuf;
@@ -46,10 +49,11 @@ struct Benchmark {
     run: fn(&Bench, &mut Report) -> Result<()>,
 }
 
-/// The benchmark that compares packages.
+/// The benchmarks that compare packages.
 const PROXY: &str = "proxy";
+const UDP: &str = "udp";
 
-const BENCHMARKS: [Benchmark; 6] = [
+const BENCHMARKS: [Benchmark; 7] = [
     Benchmark { name: "connect", about: "what accepting one connection costs", run: connect::run },
     Benchmark {
         name: "datagrams",
@@ -68,6 +72,7 @@ const BENCHMARKS: [Benchmark; 6] = [
         about: "from exec to ready, and the memory of an idle program",
         run: start::run,
     },
+    Benchmark { name: UDP, about: "a proxy of datagrams next to nginx", run: udp::run },
 ];
 
 /// The means of a benchmark.
@@ -155,7 +160,7 @@ fn main() -> ExitCode {
 fn bench(options: &BenchOptions, consent: Consent) -> Result<ExitCode> {
     setup::ready(&[Purpose::Build, Purpose::Bench], consent)?;
     build::spectrum_user()?;
-    if options.wants(PROXY) {
+    if options.wants(PROXY) || options.wants(UDP) {
         build::packaged()?;
     }
     let mut example = workspace::cargo(["build", "--release", "--example", "plain-listener"]);

@@ -8,6 +8,8 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
 use super::Bench;
+use super::report::Report;
+use super::row::{Goal, Peer, Row};
 use super::statistics::Spread;
 
 /// One line: the values of one subject in one case, in the order in which they were measured.
@@ -30,8 +32,24 @@ impl Measured {
     }
 
     /// Their ratios to those of `peer`, slice by slice.
-    pub(super) fn ratios(&self, peer: &Self) -> Spread {
+    fn ratios(&self, peer: &Self) -> Spread {
         Spread::of(self.values.iter().zip(&peer.values).map(|(value, other)| value / other))
+    }
+
+    /// The row that shows it, next to `peer` where there is one.
+    fn row(&self, peer: Option<&Self>, goal: Option<Goal>) -> Row {
+        Row {
+            case: self.case.clone(),
+            subject: self.subject.clone(),
+            peer: peer.map(|peer| Peer {
+                name: peer.subject.clone(),
+                value: peer.spread().median,
+                ratio: self.ratios(peer),
+            }),
+            value: self.spread().median,
+            unit: self.unit.clone(),
+            goal,
+        }
     }
 
     fn parse(line: &str) -> Result<Self> {
@@ -48,6 +66,26 @@ impl Measured {
             values: values.filter_map(Value::as_f64).collect(),
         })
     }
+}
+
+/// Runs the measuring program `name` and shows each of its lines next to that of the subject `reference` before it in the
+/// same case. Whoever has such a peer may have a goal.
+pub(super) fn compare(
+    bench: &Bench,
+    report: &mut Report,
+    name: &str,
+    reference: &str,
+    goal: impl Fn(&Measured) -> Option<Goal>,
+) -> Result<()> {
+    let mut referred: Option<Measured> = None;
+    each(bench, name, |measured| {
+        let is_reference = measured.subject == reference;
+        let peer = referred.as_ref().filter(|peer| peer.case == measured.case && !is_reference);
+        report.add(&measured.row(peer, peer.and_then(|_| goal(&measured))));
+        if is_reference {
+            referred = Some(measured);
+        }
+    })
 }
 
 /// Runs the measuring program `name` and hands on each of its lines.

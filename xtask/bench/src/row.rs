@@ -7,6 +7,8 @@ use super::statistics::Spread;
 /// A hope for a value.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Goal {
+    /// At least that value.
+    Least(f64),
     /// At least that many times the peer's value, where more is better.
     Multiple(f64),
     /// At most that many times the peer's value.
@@ -49,6 +51,7 @@ impl Row {
     /// True if the goal is met; `None` without one.
     pub(super) fn met(&self) -> Option<bool> {
         match self.goal? {
+            Goal::Least(least) => Some(self.value >= least),
             Goal::Multiple(least) => Some(self.peer.as_ref()?.ratio.median >= least),
             Goal::Ratio(most) => Some(self.peer.as_ref()?.ratio.median <= most),
             Goal::Speedup(least) => Some(self.peer.as_ref()?.ratio.median <= 1.0 / least),
@@ -79,6 +82,7 @@ impl Row {
     /// The goal, for a person.
     pub(super) fn goal_in_words(&self) -> Option<String> {
         Some(match self.goal? {
+            Goal::Least(least) => format!("value >= {least}"),
             Goal::Multiple(least) => format!("ratio >= {least}"),
             Goal::Ratio(most) => format!("ratio <= {most}"),
             Goal::Speedup(least) => format!("ratio <= 1/{least}"),
@@ -112,6 +116,8 @@ mod tests {
         assert_eq!(row(Some(Goal::Speedup(4.0)), 0.25).met(), Some(true));
         assert_eq!(row(Some(Goal::Speedup(4.0)), 0.26).met(), Some(false));
         assert_eq!(row(Some(Goal::Value(20.0)), 1.0).met(), Some(false));
+        assert_eq!(row(Some(Goal::Least(21.0)), 1.0).met(), Some(true));
+        assert_eq!(row(Some(Goal::Least(22.0)), 1.0).met(), Some(false));
         assert_eq!(row(None, 1.0).met(), None);
     }
 

@@ -1,13 +1,13 @@
 //! The `start` benchmark: from exec to ready, and resident memory when idle. What happens after is not its concern.
 
-use std::fs;
 use std::process::Command;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 
 use xtask::server::Server;
 
 use super::Bench;
+use super::memory;
 use super::report::Report;
 use super::row::{Goal, Row};
 use super::statistics::Spread;
@@ -51,21 +51,8 @@ fn measure(mode: &str, bench: &Bench) -> Result<(Vec<f64>, Vec<f64>)> {
         command.args(["--prefix", "192.0.2.0/24", "--prefix", "2001:db8::/64", "--mode", mode]);
         let server = Server::start(&mut command, &bench.interrupt)?;
         times.push(server.ready_after.as_secs_f64() * 1e3);
-        sizes.push(resident_megabytes(server.pid())?);
+        sizes.push(memory::resident(server.pid())? / 1e6);
         server.stop()?;
     }
     Ok((times, sizes))
-}
-
-/// Resident memory, what is mapped from files included, as `top` shows it.
-fn resident_megabytes(pid: u32) -> Result<f64> {
-    let path = format!("/proc/{pid}/status");
-    let status = fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
-    let kilobytes: f64 = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmRSS:"))
-        .and_then(|rest| rest.split_whitespace().next())
-        .and_then(|number| number.parse().ok())
-        .with_context(|| format!("read the resident memory in {path}"))?;
-    Ok(kilobytes * 1024.0 / 1e6)
 }

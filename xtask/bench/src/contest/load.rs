@@ -11,17 +11,17 @@ use serde_json::Value;
 
 /// The running program. Ends when it is dropped.
 #[derive(Debug)]
-pub(super) struct Load {
+pub(crate) struct Load {
     child: Child,
     orders: Option<ChildStdin>,
     answers: Lines<BufReader<ChildStdout>>,
     /// The address of its origin.
-    pub(super) origin: SocketAddr,
+    pub(crate) origin: SocketAddr,
 }
 
 impl Load {
     /// Starts `program`.
-    pub(super) fn start(program: &Path) -> Result<Self> {
+    pub(crate) fn start(program: &Path) -> Result<Self> {
         let mut command = Command::new(program);
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.spawn().with_context(|| format!("run {}", program.display()))?;
@@ -35,7 +35,7 @@ impl Load {
     }
 
     /// Has `order` done.
-    pub(super) fn obey(&mut self, order: &str) -> Result<Answer> {
+    pub(crate) fn obey(&mut self, order: &str) -> Result<Answer> {
         let orders = self.orders.as_mut().context("tell the load")?;
         writeln!(orders, "{order}").and_then(|()| orders.flush()).context("tell the load")?;
         let Some(answer) = self.answers.next() else {
@@ -59,11 +59,11 @@ impl Drop for Load {
 
 /// The findings of the load.
 #[derive(Debug)]
-pub(super) struct Answer(Value);
+pub(crate) struct Answer(Value);
 
 impl Answer {
     /// One of its numbers.
-    pub(super) fn number(&self, name: &str) -> Result<f64> {
+    pub(crate) fn number(&self, name: &str) -> Result<f64> {
         self.0.get(name).and_then(Value::as_f64).with_context(|| format!("find {name} in {}", self.0))
     }
 }

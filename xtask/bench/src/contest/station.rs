@@ -4,9 +4,11 @@
 use std::fs;
 use std::path::Path;
 use std::thread;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
+use nix::sys::signal::{Signal, kill};
 use nix::time::{ClockId, clock_getcpuclockid, clock_gettime};
 use nix::unistd::Pid;
 
@@ -14,14 +16,17 @@ use xtask::interrupt::Interrupt;
 use xtask::namespace;
 use xtask::server::Server;
 
-use super::contender::Contender;
+use super::Contender;
 use super::load::{Answer, Load};
+use crate::memory;
+
+/// The time that a reload may take.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A contender, ready to be measured.
 #[derive(Debug)]
-pub(super) struct Station {
-    /// Which.
-    pub(super) contender: Contender,
+pub(crate) struct Station {
+    contender: Contender,
     // Ends before the load: a proxy without its origin would complain.
     server: Server,
     load: Load,
@@ -29,16 +34,16 @@ pub(super) struct Station {
 
 /// The outcome of an order, and its cost for the proxy.
 #[derive(Debug)]
-pub(super) struct Outcome {
+pub(crate) struct Outcome {
     /// The findings of the load.
-    pub(super) answer: Answer,
+    pub(crate) answer: Answer,
     /// CPU time of the proxy, in seconds.
-    pub(super) cpu: f64,
+    pub(crate) cpu: f64,
 }
 
 impl Station {
     /// Starts `contender` and a load.
-    pub(super) fn open(
+    pub(crate) fn open(
         contender: Contender,
         program: &Path,
         load: &Path,
@@ -55,7 +60,7 @@ impl Station {
                     let load = Load::start(load)?;
                     // Each has two threads, and ours starts one for each CPU that it may use.
                     stay_on(Pid::from_raw(0), &[first, last])?;
-                    let server = contender.start(program, load.origin, interrupt)?;
+                    let server = (contender.start)(program, load.origin, interrupt)?;
                     for thread in threads(&server)? {
                         stay_on(thread, &[last])?;
                     }
@@ -64,33 +69,62 @@ impl Station {
                 .join()
         });
         let opened: Result<Self> = opened.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        opened.with_context(|| format!("set up {}", contender.name()))
+        opened.with_context(|| format!("set up {}", contender.name))
+    }
+
+    /// One of each of `contenders`.
+    pub(crate) fn open_all(
+        contenders: &[Contender],
+        program: &Path,
+        load: &Path,
+        interrupt: &Interrupt,
+    ) -> Result<Vec<Self>> {
+        contenders.iter().map(|contender| Self::open(*contender, program, load, interrupt)).collect()
+    }
+
+    /// Its name.
+    pub(crate) fn name(&self) -> &'static str {
+        self.contender.name
     }
 
     /// Has `verb` done at the proxy's address, with `rest`.
-    pub(super) fn measure(&mut self, verb: &str, rest: &str) -> Result<Outcome> {
-        let address = self.contender.address();
+    pub(crate) fn measure(&mut self, verb: &str, rest: &str) -> Result<Outcome> {
+        let address = self.contender.address;
         let before = self.cpu()?;
         let answer = self.load.obey(&format!("{verb} {address} {rest}"));
-        let answer = answer.with_context(|| format!("measure {}", self.contender.name()))?;
+        let answer = answer.with_context(|| format!("measure {}", self.contender.name))?;
         Ok(Outcome { answer, cpu: self.cpu()? - before })
     }
 
     /// Resident memory of the proxy, in bytes.
-    pub(super) fn resident(&self) -> Result<f64> {
+    pub(crate) fn resident(&self) -> Result<f64> {
         let mut bytes = 0.0;
         for pid in processes(&self.server)? {
-            let path = format!("/proc/{pid}/status");
-            let status = fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
-            let kilobytes: f64 = status
-                .lines()
-                .find_map(|line| line.strip_prefix("VmRSS:"))
-                .and_then(|rest| rest.split_whitespace().next())
-                .and_then(|number| number.parse().ok())
-                .with_context(|| format!("read the resident memory in {path}"))?;
-            bytes += kilobytes * 1024.0;
+            bytes += memory::resident(u32::try_from(pid.as_raw())?)?;
         }
         Ok(bytes)
+    }
+
+    /// The number of descriptors that the proxy has open.
+    pub(crate) fn descriptors(&self) -> Result<usize> {
+        let mut count = 0;
+        for pid in processes(&self.server)? {
+            let path = format!("/proc/{pid}/fd");
+            count += fs::read_dir(&path).with_context(|| format!("list {path}"))?.count();
+        }
+        Ok(count)
+    }
+
+    /// Has the proxy read its configuration again, and waits until `done` says of its process that it has.
+    pub(crate) fn reload(&self, mut done: impl FnMut(u32) -> Result<bool>) -> Result<()> {
+        let pid = self.server.pid();
+        kill(Pid::from_raw(i32::try_from(pid)?), Signal::SIGHUP).context("ask for a reload")?;
+        let deadline = Instant::now() + PATIENCE;
+        while !done(pid)? {
+            ensure!(Instant::now() < deadline, "reload {}: nothing happens", self.contender.name);
+            thread::sleep(Duration::from_millis(5));
+        }
+        Ok(())
     }
 
     fn cpu(&self) -> Result<f64> {
@@ -98,7 +132,7 @@ impl Station {
         for pid in processes(&self.server)? {
             let clock: ClockId = clock_getcpuclockid(pid).context("find the CPU clock of a process")?;
             let time = clock_gettime(clock).context("read the CPU clock of a process")?;
-            seconds += std::time::Duration::from(time).as_secs_f64();
+            seconds += Duration::from(time).as_secs_f64();
         }
         Ok(seconds)
     }
