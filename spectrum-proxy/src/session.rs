@@ -39,6 +39,8 @@ pub(super) struct Session {
     dial: Cell<Option<Duration>>,
     pub(super) from_client: Meter,
     pub(super) to_client: Meter,
+    pub(super) datagrams_from_client: Cell<u64>,
+    pub(super) datagrams_to_client: Cell<u64>,
     unacknowledged: Cell<Option<u32>>,
     began: Instant,
     /// Its place in the counts of its limits.
@@ -73,6 +75,8 @@ impl Session {
             dial: Cell::new(None),
             from_client: traffic.meter_from_client(),
             to_client: traffic.meter_to_client(),
+            datagrams_from_client: Cell::new(0),
+            datagrams_to_client: Cell::new(0),
             unacknowledged: Cell::new(None),
             began: Instant::now(),
             admission: Cell::new(None),

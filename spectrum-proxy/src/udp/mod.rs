@@ -1,19 +1,23 @@
-//! Datagrams: which session each belongs to, and the answer from the very address and port that was dialled. Dials no
-//! origin: the built-in answers are all that a datagram can get.
+//! Datagrams: which session each belongs to, where it goes, and the answer from the very address and port that was dialled.
 //!
-//! A session is a client and the address and port it dialled. Its first datagram comes to the listener. From then on it
-//! has a socket of its own, bound to the dialled address and port and connected to the client, which the kernel prefers to
-//! every listener and asks before steering. A worker empties its listener before a new session reads its own socket,
-//! so that what arrived first is answered first.
+//! A session is a client and the address and port it dialled. All datagrams of clients come to the listener, many by one call,
+//! and find their session in a table; answers leave through the *voice* of what was dialled. So neither the cost of a datagram
+//! nor that of a stranger's grows with the number of sessions. Knows no way of steering datagrams to the listener.
 
-mod aged;
 mod answer;
-mod by_listener;
-mod datagram;
+mod control;
+mod options;
+mod parting;
+mod poller;
+mod post;
 mod raw;
 mod receiver;
 mod session;
 mod sessions;
+mod sys;
+mod table;
+mod train;
+mod voice;
 
 pub(super) use answer::Answer;
 pub(super) use receiver::Receiver;

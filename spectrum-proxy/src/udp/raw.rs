@@ -42,10 +42,17 @@ impl RawSender {
     }
 
     /// Sends a datagram from one address and port to another. The kernel fragments it where that is needed.
-    pub(super) fn send(&self, from: SocketAddr, to: SocketAddr, hops: u8, payload: &[u8]) -> io::Result<()> {
+    pub(super) fn send(
+        &self,
+        from: SocketAddr,
+        to: SocketAddr,
+        hops: u8,
+        class: u8,
+        payload: &[u8],
+    ) -> io::Result<()> {
         let header = header(from, to, payload).ok_or_else(|| io::Error::from_raw_os_error(libc::EMSGSIZE))?;
         let parts = [IoSlice::new(&header), IoSlice::new(payload)];
-        let hops = libc::c_int::from(hops);
+        let (hops, v6_class) = (libc::c_int::from(hops), libc::c_int::from(class));
         let fd = self.0.as_raw_fd();
         match (from, to) {
             (SocketAddr::V4(from), SocketAddr::V4(to)) => {
@@ -54,7 +61,11 @@ impl RawSender {
                     ipi_spec_dst: libc::in_addr { s_addr: u32::from(*from.ip()).to_be() },
                     ipi_addr: libc::in_addr { s_addr: 0 },
                 };
-                let notes = [ControlMessage::Ipv4PacketInfo(&source), ControlMessage::Ipv4Ttl(&hops)];
+                let notes = [
+                    ControlMessage::Ipv4PacketInfo(&source),
+                    ControlMessage::Ipv4Ttl(&hops),
+                    ControlMessage::Ipv4Tos(&class),
+                ];
                 sendmsg(fd, &parts, &notes, MsgFlags::MSG_DONTWAIT, Some(&SockaddrIn::from(to)))?;
             }
             (SocketAddr::V6(from), SocketAddr::V6(mut to)) => {
@@ -62,7 +73,11 @@ impl RawSender {
                     ipi6_addr: libc::in6_addr { s6_addr: from.ip().octets() },
                     ipi6_ifindex: to.scope_id(),
                 };
-                let notes = [ControlMessage::Ipv6PacketInfo(&source), ControlMessage::Ipv6HopLimit(&hops)];
+                let notes = [
+                    ControlMessage::Ipv6PacketInfo(&source),
+                    ControlMessage::Ipv6HopLimit(&hops),
+                    ControlMessage::Ipv6TClass(&v6_class),
+                ];
                 // For a raw socket the port is the protocol's number or nothing.
                 to.set_port(0);
                 sendmsg(fd, &parts, &notes, MsgFlags::MSG_DONTWAIT, Some(&SockaddrIn6::from(to)))?;

@@ -1,41 +1,36 @@
-//! What comes to a UDP listener: the first datagrams of sessions, and those of sessions without a socket. No failure of
-//! one datagram gets past this file.
+//! What comes to a UDP listener, and the sessions that begin with it. No failure of one datagram gets past this file.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::io;
+use std::net::SocketAddr;
+use std::os::fd::AsFd as _;
 use std::rc::Rc;
 use std::time::Duration;
 
 use tokio::io::Interest;
 use tokio::net::UdpSocket;
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::oneshot;
 use tokio::task::{JoinHandle, spawn_local, yield_now};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use super::answer::Answer;
-use super::datagram::{self, Envelope};
-use super::session::{Connected, UdpSession, Voice};
-use super::sessions::{Key, Sessions};
-use crate::assignment::CurrentAssignment;
-use crate::limits::{Held, ServiceShare};
+use super::options;
+use super::post::{Due, Post};
+use super::session::UdpSession;
+use super::sessions::{Sessions, end};
+use super::table::{GroupId, Key, Rank, SessionId, Table};
+use super::voice::Voice;
+use crate::assignment::{Assignment, CurrentAssignment};
 use crate::model::{Destination, Family};
 use crate::report::{End, Limit};
 use crate::session::Session;
 use crate::worker::Worker;
-
-/// The number of datagrams taken before others have their turn.
-const TURN: usize = 64;
-
-/// After so many datagrams a new session reads its own socket though the listener was never found empty: more than a
-/// queue of the usual size holds, so that what had come before is answered.
-const QUEUE: usize = 4096;
 
 /// The time to wait while the host is out of memory.
 const PAUSE: Duration = Duration::from_millis(10);
 
 /// A running receive loop.
 pub(crate) struct Receiver {
-    number: u64,
     stop: oneshot::Sender<()>,
     task: JoinHandle<()>,
 }
@@ -50,37 +45,31 @@ impl Receiver {
         assignment: CurrentAssignment,
     ) -> io::Result<Self> {
         listener.set_nonblocking(true)?;
-        datagram::ask_for_dialled(&listener, destination.family)?;
-        datagram::ask_for_hops(&listener, destination.family)?;
+        options::ask_for_dialled(&listener, destination.family)?;
+        options::ask_for_circumstances(&listener, destination.family)?;
         let socket = socket2::SockRef::from(&listener);
         let transparent = match destination.family {
             Family::Ipv4 => socket.ip_transparent_v4()?,
             Family::Ipv6 => socket.ip_transparent_v6()?,
         };
-        let listener = UdpSocket::from_std(listener)?;
-        let number = sessions.receiver();
-        let queue = Rc::new(Queue {
-            number,
+        let bound = listener.local_addr()?;
+        let listener = Rc::new(UdpSocket::from_std(listener)?);
+        let group = sessions.listener_opened(&destination.service, destination.family, transparent);
+        let queue = Queue {
             worker,
             sessions,
             destination,
             assignment,
-            transparent,
-            young: RefCell::default(),
-            since_empty: Cell::new(0),
-            stray_taken: Notify::new(),
-            complained: Cell::new(false),
-        });
+            listener,
+            bound,
+            group,
+            due: RefCell::default(),
+        };
         let (stop, stopped) = oneshot::channel();
-        Ok(Self { number, stop, task: spawn_local(queue.receive(listener, stopped)) })
+        Ok(Self { stop, task: spawn_local(queue.receive(stopped)) })
     }
 
-    /// The number by which its sessions know it.
-    pub(crate) fn number(&self) -> u64 {
-        self.number
-    }
-
-    /// Answers what sits in the listener's queue, then closes it. Sessions go on.
+    /// Takes what sits in the listener's queue, then closes it. Sessions go on.
     pub(crate) async fn stop(self) {
         // Fails where the loop has ended by itself, and that was reported then.
         let _ = self.stop.send(());
@@ -90,41 +79,38 @@ impl Receiver {
 
 /// The queue of datagrams, and what becomes of them.
 struct Queue {
-    number: u64,
     worker: Rc<Worker>,
     sessions: Rc<Sessions>,
     destination: Destination,
     assignment: CurrentAssignment,
-    transparent: bool,
-    /// Sessions that do not read their sockets yet, because older datagrams of theirs may wait here.
-    young: RefCell<Vec<(Key, Rc<UdpSession>)>>,
-    /// The number of datagrams that came since the queue was empty or the young were let go.
-    since_empty: Cell<usize>,
-    stray_taken: Notify,
-    complained: Cell<bool>,
+    listener: Rc<UdpSocket>,
+    bound: SocketAddr,
+    group: GroupId,
+    /// Memory for what one batch is answered with.
+    due: RefCell<Vec<Due>>,
 }
 
 impl Queue {
-    async fn receive(self: Rc<Self>, listener: UdpSocket, mut stopped: oneshot::Receiver<()>) {
+    async fn receive(self, mut stopped: oneshot::Receiver<()>) {
         loop {
             let ready = tokio::select! {
                 biased;
                 _ = &mut stopped => break,
-                ready = listener.readable() => ready,
-                // Its session is young, and nothing else might come that ends that.
-                () = self.stray_taken.notified() => Ok(()),
+                ready = self.listener.readable() => ready,
             };
             let taken = ready.and_then(|()| {
-                self.take_some(|buffer| {
-                    listener.try_io(Interest::READABLE, || datagram::receive(&listener, buffer))
+                self.listener.try_io(Interest::READABLE, || match self.take_some() {
+                    // Nothing is left, and the runtime need not find that out by one more call.
+                    Ok(false) => Err(io::ErrorKind::WouldBlock.into()),
+                    other => other,
                 })
             });
             match taken {
-                Ok(()) => yield_now().await,
+                Ok(_) => yield_now().await,
                 Err(error) => match error.raw_os_error() {
-                    Some(libc::EAGAIN) => self.emptied(),
+                    Some(libc::EINTR) => {}
                     Some(libc::ENOBUFS | libc::ENOMEM) => sleep(PAUSE).await,
-                    _ if error.kind() == io::ErrorKind::WouldBlock => self.emptied(),
+                    _ if error.kind() == io::ErrorKind::WouldBlock => {}
                     _ => {
                         self.worker.listener_failed(self.destination.clone(), error);
                         return;
@@ -133,55 +119,55 @@ impl Queue {
             }
         }
         // The runtime's idea of readiness may lag behind the kernel's, so the kernel is asked.
-        while self.take_some(|buffer| datagram::receive(&listener, buffer)).is_ok() {}
-        self.emptied();
+        while self.take_some().is_ok_and(|more| more) {}
     }
 
-    /// Takes up to a turn's worth of datagrams, or until `receive` fails.
-    fn take_some(self: &Rc<Self>, receive: impl Fn(&mut [u8]) -> io::Result<Envelope>) -> io::Result<()> {
-        for _ in 0..TURN {
-            self.worker.buffers.lend(|buffer| {
-                match receive(buffer) {
-                    Ok(envelope) => {
-                        self.take(&envelope, buffer.get(..envelope.length).unwrap_or_default());
-                    }
-                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                    Err(error) => return Err(error),
-                }
-                Ok(())
-            })?;
-        }
-        Ok(())
+    /// Takes a batch: whether there may be more.
+    fn take_some(&self) -> io::Result<bool> {
+        let mut post = self.sessions.post.borrow_mut();
+        let (count, more) = self.sessions.receive(&mut post, self.listener.as_fd())?;
+        self.take(&mut post, count);
+        Ok(more)
     }
 
-    fn take(self: &Rc<Self>, envelope: &Envelope, payload: &[u8]) {
-        let Envelope { client, dialled: Some(dialled), hops, .. } = *envelope else {
-            tracing::debug!(destination = %self.destination, "a datagram without its dialled address");
-            return;
-        };
-        let key = Key { receiver: self.number, client, dialled };
-        if let Some(session) = self.sessions.get(&key).or_else(|| self.open(key)) {
-            session.take(hops, payload);
+    fn take(&self, post: &mut Post, count: usize) {
+        let (now, assignment) = (Instant::now(), self.assignment.get());
+        let mut table = self.sessions.table.borrow_mut();
+        let mut due = self.due.borrow_mut();
+        due.clear();
+        for index in 0..count {
+            let Some(train) = post.inbox.train(index) else { continue };
+            let (Some(client), Some(dialled)) = (train.sender, train.dialled) else {
+                tracing::debug!(destination = %self.destination, "a datagram without its dialled address");
+                continue;
+            };
+            let key = Key { group: self.group, client, dialled };
+            let known = table.find(&key);
+            if let Some(id) = known.or_else(|| self.open(&mut table, &assignment, key, now)) {
+                Sessions::take(&mut table, id, index, &train, now, &mut due);
+            }
         }
-        self.since_empty.set(self.since_empty.get() + 1);
-        if self.since_empty.get() >= QUEUE {
-            self.emptied();
-        }
+        post.answer(&table, &due);
     }
 
-    fn open(&self, key: Key) -> Option<Rc<UdpSession>> {
+    fn open(
+        &self,
+        table: &mut Table<UdpSession>,
+        assignment: &Assignment,
+        key: Key,
+        now: Instant,
+    ) -> Option<SessionId> {
         let Key { client, dialled, .. } = key;
-        let assignment = self.assignment.get();
         let served = assignment.served();
         let answer = Answer::of(&served.target)?;
         if !answer.accepts(client) {
             tracing::debug!(%client, %dialled, "a datagram from a service's port is not answered");
             return None;
         }
-        self.sessions.make_room(self.number);
+        self.sessions.make_room(table, self.group);
         let voice = match answer {
-            Answer::Discard => Ok((Voice::Silent, None)),
-            Answer::Echo => self.voice(key, assignment.share()).transpose()?,
+            Answer::Discard => Ok(Voice::Silent),
+            Answer::Echo => self.voice(table, assignment, dialled).transpose()?,
         };
         let account = Session::open(
             Rc::clone(&self.worker),
@@ -191,7 +177,8 @@ impl Queue {
             dialled,
             assignment.traffic(),
         );
-        let (voice, held) = match voice {
+        let admitted = voice.and_then(|voice| account.admit(&assignment.gate).map(|()| voice));
+        let voice = match admitted {
             Ok(voice) => voice,
             Err(limit) => {
                 assignment.complain(&account, limit);
@@ -200,70 +187,43 @@ impl Queue {
             }
         };
         account.established();
-        let session = Rc::new(UdpSession::new(account, answer, voice));
-        self.sessions.insert(key, Rc::clone(&session), held);
-        if session.is_connected() {
-            self.young.borrow_mut().push((key, Rc::clone(&session)));
-        }
-        Some(session)
+        let id = table.insert(key, Rank::Unanswered, now, UdpSession::new(account, answer, voice));
+        self.sessions.begin_reaping();
+        Some(id)
     }
 
-    /// A socket of the session's own, or else the raw one, which takes no descriptor of its service. Without either nothing can
-    /// be sent from the dialled address and port, and an answer from anywhere else would be none.
-    fn voice(&self, key: Key, share: &Rc<ServiceShare>) -> Result<Option<(Voice, Option<Held>)>, Limit> {
-        let Key { client, dialled, .. } = key;
-        let sessions = &self.sessions;
-        let raw = || sessions.raw(self.destination.family).map(|raw| (Voice::Raw(raw), None));
-        let held = match share.take(1) {
-            Ok(held) => held,
-            Err(limit) => match raw() {
-                Some(voice) => return Ok(Some(voice)),
-                None if sessions.give_up_one(self.number) => share.take(1)?,
-                None => return Err(limit),
+    /// What speaks for `dialled`: the listener itself where it is what was dialled.
+    fn voice(
+        &self,
+        table: &mut Table<UdpSession>,
+        assignment: &Assignment,
+        dialled: SocketAddr,
+    ) -> Result<Option<Voice>, Limit> {
+        let (bound, all) = (self.bound, self.bound.ip().is_unspecified());
+        if bound.port() == dialled.port() && (all || bound.ip() == dialled.ip()) {
+            return Ok(Some(Voice::Listener(Rc::clone(&self.listener), all.then_some(dialled.ip()))));
+        }
+        let share = assignment.share();
+        match self.sessions.voices.of(dialled, share) {
+            Err(limit) => match table.least_of(self.group) {
+                Some(least) => {
+                    end(table, least, End::Evicted);
+                    self.sessions.voices.of(dialled, share)
+                }
+                None => Err(limit),
             },
-        };
-        let error = match Connected::open(dialled, client, self.transparent) {
-            Ok(connected) => return Ok(Some((Voice::Connected(connected), Some(held)))),
-            Err(error) => error,
-        };
-        let raw = raw();
-        if self.complained.replace(true) {
-            tracing::debug!(%dialled, %client, %error, "open session socket");
-        } else {
-            let consequence = if raw.is_some() { "answering by raw socket" } else { "not answering" };
-            tracing::warn!(%dialled, %client, %error, "open session socket; {consequence}, and not telling again");
-        }
-        Ok(raw)
-    }
-
-    /// Lets the young sessions read for themselves: what came before them has been taken.
-    fn emptied(self: &Rc<Self>) {
-        self.since_empty.set(0);
-        for (key, session) in self.young.take() {
-            // It may have been ended by newer ones.
-            if !self.sessions.get(&key).is_some_and(|open| Rc::ptr_eq(&open, &session)) {
-                continue;
-            }
-            let queue = Rc::clone(self);
-            let reading = Rc::clone(&session);
-            let reader = spawn_local(async move {
-                let stray = |envelope, payload: &[u8]| {
-                    queue.take(&envelope, payload);
-                    queue.stray_taken.notify_one();
-                };
-                let end = reading.read(stray).await;
-                queue.sessions.end(&key, end);
-            });
-            session.read_by(reader.abort_handle());
+            voice => voice,
         }
     }
 }
 
 impl Drop for Queue {
-    /// The runtime keeps a panic to the task, and nobody would notice a listener that is never read.
     fn drop(&mut self) {
+        // The runtime keeps a panic to the task, and nobody would notice a listener that is never read.
         if std::thread::panicking() {
             self.worker.died();
+        } else {
+            self.sessions.listener_closed(self.group);
         }
     }
 }

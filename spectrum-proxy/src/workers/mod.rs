@@ -63,7 +63,7 @@ impl Workers {
         let (failed, failures) = mpsc::unbounded_channel();
         let (descriptors, _) = getrlimit(Resource::RLIMIT_NOFILE)
             .map_err(|errno| WorkersError::Start { worker: 0, source: errno.into() })?;
-        let capacity = udp::capacity(descriptors, count.get());
+        let capacity = udp::capacity();
         let pipes = || Pipes::for_one_of(count.get(), descriptors);
         let common = Common {
             ledger: Ledger::default(),

@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until};
 
 use crate::assignment::{Assignment, CurrentAssignment};
-use crate::model::Destination;
+use crate::model::{Destination, Protocol};
 use crate::service::{Listener, Serving};
 use crate::tcp::accept::Acceptor;
 use crate::tcp::connections::Connections;
@@ -96,24 +96,12 @@ struct Listeners {
 struct Retired {
     destination: Destination,
     connections: Rc<Connections>,
-    /// Whose UDP sessions.
-    receivers: Vec<u64>,
 }
 
 /// A loop that serves one listener.
 enum ListenerTask {
     Accept(Acceptor),
     Receive(Receiver),
-}
-
-impl ListenerTask {
-    /// The number by which UDP sessions know it.
-    fn receiver(&self) -> Option<u64> {
-        match self {
-            Self::Accept(_) => None,
-            Self::Receive(receiver) => Some(receiver.number()),
-        }
-    }
 }
 
 impl WorkerTask {
@@ -137,7 +125,7 @@ impl WorkerTask {
                     let _ = done.send(());
                 }
                 Some(WorkerCommand::Cut { destination, done }) => {
-                    let _ = done.send(self.cut(&destination).await);
+                    let _ = done.send(self.cut(&destination));
                 }
                 Some(WorkerCommand::Replace { destination, serving }) => {
                     if let Some(listeners) = self.listeners.get(&destination) {
@@ -187,32 +175,41 @@ impl WorkerTask {
 
     async fn retire(&mut self, destination: Destination, listeners: Listeners) {
         let connections = Rc::clone(&listeners.connections);
-        let receivers: Vec<u64> = listeners.loops.iter().filter_map(ListenerTask::receiver).collect();
         let sockets = listeners.loops.len();
         stop(listeners).await;
+        if destination.protocol == Protocol::Udp {
+            self.sessions.part(&destination.service, destination.family);
+        }
         self.worker.common.descriptors.listeners_removed(sockets);
-        self.retired.push(Retired { destination, connections, receivers });
+        self.retired.push(Retired { destination, connections });
         let sessions = &self.sessions;
-        self.retired.retain(|retired| !retired.connections.is_empty() || sessions.any_of(&retired.receivers));
+        self.retired.retain(|Retired { destination, connections }| {
+            let Destination { service, family, protocol, .. } = destination;
+            let has_sessions = *protocol == Protocol::Udp && sessions.any_left_of(service, *family);
+            has_sessions || !connections.is_empty()
+        });
     }
 
-    async fn cut(&mut self, destination: &Destination) -> usize {
+    fn cut(&mut self, destination: &Destination) -> usize {
         let Destination { service, revision: _, family, protocol } = destination;
         let is_doomed = |Retired { destination: retired, .. }: &mut Retired| {
             retired.service == *service && retired.family == *family && retired.protocol == *protocol
         };
         let doomed: Vec<Retired> = self.retired.extract_if(.., is_doomed).collect();
-        let mut cut = 0;
-        for Retired { connections, receivers, .. } in doomed {
-            cut += connections.cut() + self.sessions.cut(&receivers).await;
+        let mut cut = doomed.iter().map(|retired| retired.connections.cut()).sum();
+        if !doomed.is_empty() && *protocol == Protocol::Udp {
+            cut += self.sessions.cut(service, *family);
         }
         cut
     }
 
     async fn drain(&mut self, timeout: Duration) {
         let deadline = Instant::now() + timeout;
-        for (_, listeners) in self.listeners.drain() {
+        for (destination, listeners) in self.listeners.drain() {
             stop(listeners).await;
+            if destination.protocol == Protocol::Udp {
+                self.sessions.part(&destination.service, destination.family);
+            }
         }
         // UDP has no end of its own to wait for.
         self.sessions.hurry();

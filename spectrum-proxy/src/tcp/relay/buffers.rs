@@ -18,14 +18,6 @@ const SPARES: usize = 8;
 pub(crate) struct Buffers(RefCell<Vec<Box<[u8]>>>);
 
 impl Buffers {
-    /// Lets `used` have a buffer that any datagram fits in.
-    pub(crate) fn lend<T>(&self, used: impl FnOnce(&mut [u8]) -> T) -> T {
-        let mut buffer = self.take();
-        let result = used(&mut buffer);
-        self.give(buffer);
-        result
-    }
-
     /// A buffer of [`CHUNK`] bytes, whatever is in it.
     pub(crate) fn take(&self) -> Box<[u8]> {
         self.0.borrow_mut().pop().unwrap_or_else(|| vec![0; CHUNK].into_boxed_slice())

@@ -1,0 +1,75 @@
+//! What the kernel is asked for before datagrams come and go: what it is to tell of each, and how sockets are to be bound. Moves
+//! no datagram.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::AsFd;
+
+use nix::sys::socket::setsockopt;
+use nix::sys::socket::sockopt::{
+    Ipv4OrigDstAddr, Ipv4RecvTtl, Ipv6OrigDstAddr, Ipv6RecvHopLimit, SndBufForce, UdpGroSegment,
+};
+use socket2::{Domain, SockFilter, SockRef, Socket, Type};
+
+use crate::model::Family;
+
+/// What is meant for many clients waits in one socket.
+const SEND_BUFFER: usize = 4 << 20;
+
+/// The filter that takes nothing: `ret 0` (BPF_RET | BPF_K).
+const NOTHING: [SockFilter; 1] = [SockFilter::new(0x06, 0, 0, 0)];
+
+/// Has the kernel tell the dialled addresses of what `socket` receives, also of what it has received already.
+pub(super) fn ask_for_dialled(socket: &impl AsFd, family: Family) -> io::Result<()> {
+    match family {
+        Family::Ipv4 => setsockopt(socket, Ipv4OrigDstAddr, &true)?,
+        Family::Ipv6 => setsockopt(socket, Ipv6OrigDstAddr, &true)?,
+    }
+    Ok(())
+}
+
+/// Has the kernel tell the hop limits and traffic classes of what `socket` receives, and leave trains together where it can
+/// (Linux 5.0).
+pub(super) fn ask_for_circumstances(socket: &impl AsFd, family: Family) -> io::Result<()> {
+    let options = SockRef::from(socket);
+    match family {
+        Family::Ipv4 => {
+            setsockopt(socket, Ipv4RecvTtl, &true)?;
+            options.set_recv_tos_v4(true)?;
+        }
+        Family::Ipv6 => {
+            setsockopt(socket, Ipv6RecvHopLimit, &true)?;
+            options.set_recv_tclass_v6(true)?;
+        }
+    }
+    if let Err(error) = setsockopt(socket, UdpGroSegment, &true) {
+        tracing::debug!(%error, "ask for trains of datagrams");
+    }
+    Ok(())
+}
+
+/// Gives what `socket` sends more room than usual: as much as is wanted, or as net.core.wmem_max allows.
+pub(super) fn widen(socket: &Socket) {
+    if setsockopt(socket, SndBufForce, &SEND_BUFFER).is_err() {
+        // What is too narrow loses datagrams, which are counted.
+        let _ = socket.set_send_buffer_size(SEND_BUFFER);
+    }
+}
+
+/// A socket that may be bound to `address` though no interface has it and others of ours are bound there. It receives nothing
+/// yet.
+pub(super) fn unbound(address: SocketAddr) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), Type::DGRAM.nonblocking().cloexec(), None)?;
+    socket.attach_filter(&NOTHING)?;
+    // Not SO_REUSEPORT, for which all would have to be the same user's.
+    socket.set_reuse_address(true)?;
+    match Family::of(address.ip()) {
+        Family::Ipv4 => socket.set_freebind_v4(true)?,
+        Family::Ipv6 => {
+            socket.set_only_v6(true)?;
+            // For IPv6 a local route is not enough to bind.
+            socket.set_freebind_v6(true)?;
+        }
+    }
+    Ok(socket)
+}

@@ -1,0 +1,223 @@
+//! Many datagrams by one system call, in and out: recvmmsg(2) and sendmmsg(2), which no crate of ours offers with a length of
+//! segments beside each. Does not know what the datagrams are for.
+#![allow(unsafe_code, reason = "see above; each block says why it is sound")]
+
+use std::fmt;
+use std::io;
+use std::net::{SocketAddr, SocketAddrV4, SocketAddrV6};
+use std::os::fd::{AsRawFd as _, BorrowedFd};
+use std::ptr::null_mut;
+
+use socket2::SockAddr;
+
+use super::control::{Control, Notes};
+use super::train::{Letter, Train};
+
+/// The datagrams, or trains of them, that one call takes at most.
+pub(super) const BATCH: usize = 64;
+
+/// Room for the longest train, which is the longest datagram, too.
+const BUFFER: usize = 64 * 1024;
+
+/// Where a worker's datagrams come in. Its memory is taken when the first one comes, and the pages of it that nothing was ever
+/// written to are not there.
+pub(super) struct Inbox {
+    buffers: Vec<u8>,
+    names: Vec<libc::sockaddr_storage>,
+    controls: Vec<Control>,
+    parts: Vec<libc::iovec>,
+    headers: Vec<libc::mmsghdr>,
+    /// The number of headers that the last call has written to.
+    used: usize,
+}
+
+impl Inbox {
+    pub(super) fn new() -> Self {
+        Self {
+            buffers: Vec::new(),
+            names: Vec::new(),
+            controls: Vec::new(),
+            parts: Vec::new(),
+            headers: Vec::new(),
+            used: 0,
+        }
+    }
+
+    /// Receives up to `most` trains from `socket`, and no more than [`BATCH`], without waiting: how many. Fewer than that means that
+    /// nothing is left. What came before is overwritten.
+    pub(super) fn receive(&mut self, socket: BorrowedFd<'_>, most: usize) -> io::Result<usize> {
+        self.prepare();
+        let most = u32::try_from(most.min(BATCH)).unwrap_or(1);
+        self.used = 0;
+        // SAFETY: the headers, as many as that at least, point to buffers of the lengths that they say, all of which belong to
+        // `self`, which is borrowed for as long as the call takes.
+        let received = unsafe {
+            libc::recvmmsg(
+                socket.as_raw_fd(),
+                self.headers.as_mut_ptr(),
+                most,
+                libc::MSG_DONTWAIT,
+                null_mut(),
+            )
+        };
+        self.used = usize::try_from(received).map_err(|_negative| io::Error::last_os_error())?;
+        Ok(self.used)
+    }
+
+    /// The train with this number of those that came last; `None` where there is none.
+    pub(super) fn train(&self, index: usize) -> Option<Train<'_>> {
+        let header = self.headers.get(..self.used)?.get(index)?;
+        let from = index * BUFFER;
+        let payload = self.buffers.get(from..from + usize::try_from(header.msg_len).ok()?.min(BUFFER))?;
+        let control = self.controls.get(index)?.as_bytes(header.msg_hdr.msg_controllen as usize);
+        let Notes { dialled, hops, class, segment } = Notes::parse(control);
+        Some(Train {
+            sender: self.names.get(index).and_then(address),
+            dialled,
+            hops,
+            class,
+            payload,
+            segment: segment.filter(|segment| *segment > 0).unwrap_or(payload.len()),
+            is_whole: header.msg_hdr.msg_flags & libc::MSG_TRUNC == 0,
+        })
+    }
+
+    /// Has every header say what it lends to the kernel.
+    fn prepare(&mut self) {
+        if self.headers.is_empty() {
+            // SAFETY: an address without a family, and headers of nothing, are zeroes.
+            let (name, header): (libc::sockaddr_storage, libc::mmsghdr) =
+                unsafe { (std::mem::zeroed(), std::mem::zeroed()) };
+            self.buffers = vec![0; BATCH * BUFFER];
+            self.names = vec![name; BATCH];
+            self.controls = vec![Control::default(); BATCH];
+            self.headers = vec![header; BATCH];
+            let buffers = self.buffers.chunks_exact_mut(BUFFER);
+            self.parts = buffers
+                .map(|buffer| libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() })
+                .collect();
+            self.used = BATCH;
+        }
+        // None of the vectors grows any more, so what they point to stays where it is.
+        let lent = self.names.iter_mut().zip(&mut self.controls).zip(&mut self.parts);
+        for (header, ((name, control), part)) in self.headers.iter_mut().zip(lent).take(self.used) {
+            name.ss_family = 0;
+            let to = &mut header.msg_hdr;
+            to.msg_name = (&raw mut *name).cast();
+            to.msg_namelen = length_of::<libc::sockaddr_storage>();
+            to.msg_iov = part;
+            to.msg_iovlen = 1;
+            to.msg_control = control.as_mut_bytes().as_mut_ptr().cast();
+            to.msg_controllen = Control::SIZE as _;
+            to.msg_flags = 0;
+        }
+    }
+}
+
+impl fmt::Debug for Inbox {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Inbox").field("used", &self.used).finish_non_exhaustive()
+    }
+}
+
+/// Where a worker's datagrams go out: memory that is used again and again.
+#[derive(Default)]
+pub(super) struct Outbox {
+    names: Vec<Option<SockAddr>>,
+    controls: Vec<(Control, usize)>,
+    parts: Vec<libc::iovec>,
+    /// The number of parts of each letter.
+    counts: Vec<usize>,
+    headers: Vec<libc::mmsghdr>,
+}
+
+impl Outbox {
+    /// Hands `letters` to `socket` without waiting: how many it took, and what was wrong with the next one.
+    pub(super) fn send(
+        &mut self,
+        socket: BorrowedFd<'_>,
+        letters: &[Letter<'_>],
+    ) -> (usize, Option<io::Error>) {
+        let mut sent = 0;
+        while let Some(rest) = letters.get(sent..).filter(|rest| !rest.is_empty()) {
+            self.fill(rest);
+            let count = u32::try_from(self.headers.len()).unwrap_or(u32::MAX);
+            let headers = self.headers.as_mut_ptr();
+            // SAFETY: the headers point to names, notes and parts in `self`, and to what `letters` borrows; all of them are there
+            // until the call is over, and the kernel only reads them.
+            let taken = unsafe { libc::sendmmsg(socket.as_raw_fd(), headers, count, libc::MSG_DONTWAIT) };
+            match usize::try_from(taken) {
+                // An error of a later letter is told when it is the first.
+                Ok(taken) if taken > 0 => sent += taken,
+                _ => return (sent, Some(io::Error::last_os_error())),
+            }
+        }
+        (sent, None)
+    }
+
+    fn fill(&mut self, letters: &[Letter<'_>]) {
+        let Self { names, controls, parts, counts, headers } = self;
+        (names.clear(), controls.clear(), parts.clear(), counts.clear(), headers.clear());
+        for letter in letters {
+            let before = parts.len();
+            letter.for_each_part(|part| {
+                let part = libc::iovec { iov_base: part.as_ptr().cast_mut().cast(), iov_len: part.len() };
+                parts.push(part);
+            });
+            counts.push(parts.len() - before);
+            names.push(letter.to.map(SockAddr::from));
+            let mut control = Control::default();
+            let length = letter.write_notes(&mut control);
+            controls.push((control, length));
+        }
+        // Only now, since the vectors may have moved while they grew.
+        let mut first = 0;
+        for ((name, (control, length)), count) in names.iter().zip(controls.iter_mut()).zip(counts.iter()) {
+            // SAFETY: a header of nothing is zeroes.
+            let mut header: libc::mmsghdr = unsafe { std::mem::zeroed() };
+            let to = &mut header.msg_hdr;
+            if let Some(name) = name {
+                to.msg_name = name.as_ptr().cast_mut().cast();
+                to.msg_namelen = name.len();
+            }
+            to.msg_iov = parts.get_mut(first..).map_or(null_mut(), <[libc::iovec]>::as_mut_ptr);
+            to.msg_iovlen = *count as _;
+            if *length > 0 {
+                to.msg_control = control.as_mut_bytes().as_mut_ptr().cast();
+                to.msg_controllen = *length as _;
+            }
+            first += count;
+            headers.push(header);
+        }
+    }
+}
+
+impl fmt::Debug for Outbox {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Outbox").finish_non_exhaustive()
+    }
+}
+
+fn address(name: &libc::sockaddr_storage) -> Option<SocketAddr> {
+    let name = &raw const *name;
+    // SAFETY: whatever its family, an address begins with it, and is as long as the longest.
+    match i32::from(unsafe { (*name).ss_family }) {
+        libc::AF_INET => {
+            // SAFETY: the storage is aligned for every family's address, and the family says that it holds this one.
+            let v4 = unsafe { *name.cast::<libc::sockaddr_in>() };
+            let ip = u32::from_be(v4.sin_addr.s_addr).into();
+            Some(SocketAddrV4::new(ip, u16::from_be(v4.sin_port)).into())
+        }
+        libc::AF_INET6 => {
+            // SAFETY: as above.
+            let v6 = unsafe { *name.cast::<libc::sockaddr_in6>() };
+            let (ip, port) = (v6.sin6_addr.s6_addr.into(), u16::from_be(v6.sin6_port));
+            Some(SocketAddrV6::new(ip, port, v6.sin6_flowinfo, v6.sin6_scope_id).into())
+        }
+        _ => None,
+    }
+}
+
+fn length_of<T>() -> libc::socklen_t {
+    libc::socklen_t::try_from(size_of::<T>()).unwrap_or(0)
+}
