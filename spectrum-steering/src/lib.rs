@@ -1,12 +1,11 @@
-//! Steering: one listening socket receives any port on any address of whole IP prefixes. By an eBPF program in the socket lookup
-//! ([`dispatcher`]), or by firewall rules where the kernel has none ([`tproxy`]); what either must contain is decided in
-//! [`plan`], and [`host`] has the routes and listeners around them. Knows nothing of what answers behind the listeners.
+//! Steering: one listening socket receives any port on any address of whole IP prefixes. By an eBPF program in the socket lookup,
+//! or by firewall rules where the kernel has none. Knows nothing of what answers behind the listeners.
 //!
+//! A [`Plan`] says where packets go; [`Steering`] makes it so, and undoes it. A whole server that embeds it is `examples/echo.rs`.
 //! Planning needs no privileges, and says what the kernel will do:
 //!
 //! ```
-//! use spectrum_steering::model::{Binding, Protocol};
-//! use spectrum_steering::plan::{Bound, Plan};
+//! use spectrum_steering::{Binding, Bound, Plan, Protocol};
 //!
 //! let binding = Binding {
 //!     protocol: Protocol::Tcp,
@@ -20,12 +19,17 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! A whole server that embeds it is `examples/echo.rs`. The first to look at are [`plan::Plan`], [`plan::table::Table`],
-//! [`host::ListenerGroup`], [`host::LocalRoutes`] and [`dispatcher::Dispatcher`] or [`tproxy::Tproxy`].
+//! Who reloads, repairs or explains works with the parts: [`plan`] decides what the kernel must contain, [`dispatcher`] or [`tproxy`]
+//! have it steer, [`host`] has the routes and listeners around them, and [`netlink`] knows who took something away.
 
 pub mod dispatcher;
 pub mod host;
 pub mod model;
 pub mod netlink;
 pub mod plan;
+mod steering;
 pub mod tproxy;
+
+pub use model::{Binding, Destination, Family, PortRange, Prefix, Protocol, ServiceName};
+pub use plan::{Binds, Bound, Plan, PlanError};
+pub use steering::{Steering, SteeringError, SteeringOptions, SteeringPath};
