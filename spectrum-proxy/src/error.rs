@@ -36,7 +36,7 @@ pub enum WorkersError {
     #[error(transparent)]
     Origins(#[from] WatchError),
     /// A UDP destination whose target has no answer to datagrams.
-    #[error("answer datagrams of {destination}: only echo and discard can")]
+    #[error("answer datagrams of {destination}: only origins, echo and discard can")]
     Unanswerable {
         /// Whose.
         destination: Destination,

@@ -53,7 +53,7 @@ pub use origins::{
     CheckOutcome, Lookups, OriginCondition, OriginState, OriginWatch, OwnBindings, RecordState, ResolveError,
     SetOrigin, SetOriginError, WatchError,
 };
-pub use report::{DialFailure, End, Established, Event, Expiry, HeaderFault, Limit, Report, Side};
+pub use report::{Datagrams, DialFailure, End, Established, Event, Expiry, HeaderFault, Limit, Report, Side};
 pub use service::{Listener, Served};
 pub use tcp::header;
 pub use traffic::Traffic;

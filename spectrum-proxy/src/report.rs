@@ -81,10 +81,21 @@ pub struct Report {
     /// The number of these that the client's host had not acknowledged when it was over, perhaps with the FIN behind
     /// them. `None` over UDP, where all was said in order, and where nothing was.
     pub bytes_unacknowledged: Option<u32>,
+    /// The number of datagrams. `None` over TCP.
+    pub datagrams: Option<Datagrams>,
     /// From accept to end.
     pub duration: Duration,
     /// Its end.
     pub end: End,
+}
+
+/// The number of a session's datagrams.
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
+pub struct Datagrams {
+    /// Received from the client, whether or not the origin took them.
+    pub from_client: u64,
+    /// Handed to the system for the client.
+    pub to_client: u64,
 }
 
 /// One of the two sides of a connection.

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::limits::{Admission, Gate, Held, ServiceShare};
 use super::origins::OpenGuard;
-use super::report::{End, Established, Event, Limit, Report};
+use super::report::{Datagrams, End, Established, Event, Limit, Report};
 use super::sys::unacknowledged;
 use super::tcp::header::Extensions;
 use super::tcp::stream::Stream;
@@ -83,6 +83,11 @@ impl Session {
             descriptors: Cell::new(None),
             end: Cell::new(End::Cut),
         }
+    }
+
+    /// The time since it began.
+    pub(super) fn age(&self) -> Duration {
+        self.began.elapsed()
     }
 
     pub(super) fn service(&self) -> &ServiceName {
@@ -184,6 +189,10 @@ impl Drop for Session {
             bytes_from_client: self.from_client.get(),
             bytes_to_client: self.to_client.get(),
             bytes_unacknowledged: self.unacknowledged.get(),
+            datagrams: (self.protocol == Protocol::Udp).then(|| Datagrams {
+                from_client: self.datagrams_from_client.get(),
+                to_client: self.datagrams_to_client.get(),
+            }),
             duration: self.began.elapsed(),
             end: self.end.get(),
         };

@@ -37,7 +37,7 @@ pub(super) struct Worker {
     pub(super) common: Common,
     pub(super) unique_ids: UniqueIdSupply,
     /// The addresses at which it listens itself, whatever steers connections there.
-    listening: RefCell<HashSet<SocketAddr>>,
+    listening: RefCell<HashSet<(Protocol, SocketAddr)>>,
     observer: Observer,
     /// The bytes that it has carried, of services that are gone too: they may come back, and a counter must not fall.
     traffic: RefCell<HashMap<(ServiceName, Protocol), Traffic>>,
@@ -81,16 +81,17 @@ impl Worker {
 
     /// True if dialling `address` ends at a listener of its own, which all workers' are: nothing steers such a connection, and
     /// it would be dialled again and again.
-    pub(super) fn listens_on(&self, address: SocketAddr) -> bool {
-        self.listening.borrow().contains(&SocketAddr::new(reached(address.ip()), address.port()))
+    pub(super) fn listens_on(&self, protocol: Protocol, address: SocketAddr) -> bool {
+        let address = SocketAddr::new(reached(address.ip()), address.port());
+        self.listening.borrow().contains(&(protocol, address))
     }
 
-    pub(super) fn listener_opened(&self, address: SocketAddr) {
-        self.listening.borrow_mut().insert(address);
+    pub(super) fn listener_opened(&self, protocol: Protocol, address: SocketAddr) {
+        self.listening.borrow_mut().insert((protocol, address));
     }
 
-    pub(super) fn listener_closed(&self, address: SocketAddr) {
-        self.listening.borrow_mut().remove(&address);
+    pub(super) fn listener_closed(&self, protocol: Protocol, address: SocketAddr) {
+        self.listening.borrow_mut().remove(&(protocol, address));
     }
 
     /// The counters of the bytes of its sessions of a service.

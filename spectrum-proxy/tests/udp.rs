@@ -2,18 +2,21 @@
 //! and loopback's addresses for a prefix.
 #![allow(clippy::unwrap_used, reason = "test code panics")]
 
-use std::io;
-use std::net::{SocketAddr, UdpSocket};
-use std::num::NonZeroUsize;
+use std::io::{self, IoSlice, IoSliceMut};
+use std::net::{SocketAddr, SocketAddrV4, UdpSocket};
+use std::num::{NonZeroU32, NonZeroUsize};
+use std::os::fd::AsRawFd;
 use std::sync::mpsc::{self, Receiver};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, SockaddrIn, recvmsg, sendmsg};
 use socket2::{Domain, Socket, Type};
 use spectrum_proxy::model::{
-    Destination, Family, Policy, Protocol, ResolverOptions, Responder, ServiceName, Target,
+    Destination, Family, Limits, Origins, Policy, Protocol, ResolverOptions, Responder, ServiceName, Target,
+    Timeouts,
 };
-use spectrum_proxy::{End, Event, OriginWatch, Report, Served, Workers};
+use spectrum_proxy::{Datagrams, DialFailure, End, Event, Expiry, OriginWatch, Report, Served, Workers};
 
 const DEADLINE: Duration = Duration::from_secs(20);
 
@@ -27,6 +30,15 @@ struct Running {
 
 impl Running {
     fn respond(responder: Responder) -> Self {
+        Self::serve(Target::Respond(responder), Policy::default())
+    }
+
+    /// Relays to `origins`, in turn.
+    fn relay(origins: &[&UdpSocket]) -> Self {
+        Self::serve(target(origins), Policy::default())
+    }
+
+    fn serve(target: Target, policy: Policy) -> Self {
         let socket = Socket::new(Domain::IPV4, Type::DGRAM, None).unwrap();
         // Otherwise what outlives it could not be bound beside it. A steered listener is never at an address that is dialled.
         socket.set_reuse_address(true).unwrap();
@@ -46,7 +58,7 @@ impl Running {
         .unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         let destination = destination();
-        runtime.block_on(workers.listen(&destination, vec![listener], served(responder))).unwrap();
+        runtime.block_on(workers.listen(&destination, vec![listener], served(target, policy))).unwrap();
         Self { workers, port, destination, reports, runtime }
     }
 
@@ -79,12 +91,54 @@ fn destination() -> Destination {
     }
 }
 
-fn served(responder: Responder) -> Arc<Served> {
-    Arc::new(Served {
-        service: ServiceName::default(),
-        target: Target::Respond(responder),
-        policy: Policy::default(),
-    })
+fn served(target: Target, policy: Policy) -> Arc<Served> {
+    Arc::new(Served { service: ServiceName::default(), target, policy })
+}
+
+fn responding(responder: Responder) -> Arc<Served> {
+    served(Target::Respond(responder), Policy::default())
+}
+
+fn target(origins: &[&UdpSocket]) -> Target {
+    let origins = origins.iter().map(|origin| origin.local_addr().unwrap().to_string().parse().unwrap());
+    Target::Origins(Origins::from(origins.collect::<Vec<_>>()))
+}
+
+fn origin() -> UdpSocket {
+    let origin = UdpSocket::bind("127.0.0.1:0").unwrap();
+    origin.set_read_timeout(Some(DEADLINE)).unwrap();
+    origin
+}
+
+/// A socket that nobody has any more.
+fn gone() -> UdpSocket {
+    let (gone, other) = (origin(), origin());
+    let address = gone.local_addr().unwrap();
+    drop(gone);
+    // Connected to nothing that sends, so that it takes nothing.
+    drop(other);
+    let keeper = UdpSocket::bind(address).unwrap();
+    keeper.connect("127.0.0.1:9").unwrap();
+    keeper
+}
+
+/// The next datagram, and who sent it.
+fn hear(socket: &UdpSocket) -> (Vec<u8>, SocketAddr) {
+    let mut heard = vec![0; 65_536];
+    let (length, from) = socket.recv_from(&mut heard).unwrap();
+    heard.truncate(length);
+    (heard, from)
+}
+
+/// `client` says something, and `origin` answers: the session's address at the origin.
+fn assert_relayed(client: &UdpSocket, origin: &UdpSocket, said: &[u8]) -> SocketAddr {
+    client.send(said).unwrap();
+    let (heard, from) = hear(origin);
+    assert_eq!(heard, said);
+    let answer = [b"re: ", said].concat();
+    origin.send_to(&answer, from).unwrap();
+    assert_eq!(hear(client).0, answer);
+    from
 }
 
 fn assert_echo(client: &UdpSocket, said: &[u8]) {
@@ -142,7 +196,7 @@ fn a_changed_target_is_for_new_sessions() {
     let running = Running::respond(Responder::Echo);
     let old = running.client(1);
     assert_echo(&old, b"echo");
-    let replaced = running.workers.replace(&running.destination, served(Responder::Discard));
+    let replaced = running.workers.replace(&running.destination, responding(Responder::Discard));
     running.runtime.block_on(replaced).unwrap();
     // Commands are obeyed in order, so this one's answer shows that the other was.
     let other = Destination { protocol: Protocol::Tcp, ..destination() };
@@ -162,7 +216,190 @@ fn greeting_datagrams_is_refused() {
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     let listener = UdpSocket::bind("127.0.0.1:0").unwrap();
     let refused = runtime
-        .block_on(workers.listen(&destination(), vec![listener], served(Responder::Hello)))
+        .block_on(workers.listen(&destination(), vec![listener], responding(Responder::Hello)))
         .unwrap_err();
-    assert_eq!(refused.to_string(), "answer datagrams of default udp ipv4: only echo and discard can");
+    assert_eq!(
+        refused.to_string(),
+        "answer datagrams of default udp ipv4: only origins, echo and discard can"
+    );
+}
+
+#[test]
+fn each_session_has_a_port_of_its_own_at_its_origin_and_keeps_it_over_a_reload() {
+    let (first, second) = (origin(), origin());
+    let running = Running::relay(&[&first, &second]);
+    let clients = [running.client(1), running.client(2)];
+    let before =
+        [assert_relayed(&clients[0], &first, b"hello"), assert_relayed(&clients[1], &second, b"hello")];
+    assert_ne!(before[0], before[1]);
+    let third = origin();
+    let replaced =
+        running.workers.replace(&running.destination, served(target(&[&third]), Policy::default()));
+    running.runtime.block_on(replaced).unwrap();
+    let newcomer = running.client(3);
+    assert_relayed(&newcomer, &third, b"new");
+    let after =
+        [assert_relayed(&clients[0], &first, b"and again"), assert_relayed(&clients[1], &second, b"")];
+    assert_eq!(before, after);
+    running.workers.abort();
+    let mut reports: Vec<_> = (0..3).map(|_| running.report()).collect();
+    reports.sort_by_key(|report| report.dialled);
+    assert_eq!(reports[0].origin, Some(first.local_addr().unwrap()));
+    assert_eq!((reports[0].bytes_from_client, reports[0].bytes_to_client), (14, 22));
+    assert_eq!(reports[2].origin, Some(third.local_addr().unwrap()));
+}
+
+#[test]
+fn an_origin_that_is_not_there_is_passed_over_and_nothing_of_the_client_s_is_lost() {
+    let (gone, there) = (gone(), origin());
+    let running = Running::relay(&[&gone, &there]);
+    for last in 1..=4 {
+        let client = running.client(last);
+        assert_relayed(&client, &there, b"first");
+        assert_relayed(&client, &there, b"second");
+    }
+}
+
+#[test]
+fn a_session_without_any_origin_is_over() {
+    let gone = gone();
+    let running = Running::relay(&[&gone]);
+    running.client(1).send(b"anybody?").unwrap();
+    let report = running.report();
+    assert_eq!(report.end, End::Undialled(DialFailure::Refused));
+    assert_eq!((report.bytes_from_client, report.origin), (8, Some(gone.local_addr().unwrap())));
+}
+
+#[test]
+fn trains_arrive_as_the_datagrams_that_they_are_made_of() {
+    let there = origin();
+    let running = Running::relay(&[&there]);
+    let client = running.client(1);
+    let payload: Vec<u8> = (0..25_000_u32).map(|at| (at % 251) as u8).collect();
+    let whole = [IoSlice::new(&payload)];
+    let sent = sendmsg::<()>(
+        client.as_raw_fd(),
+        &whole,
+        &[ControlMessage::UdpGsoSegments(&1200)],
+        MsgFlags::empty(),
+        None,
+    );
+    assert_eq!(sent.unwrap(), payload.len());
+    let mut session = None;
+    for part in payload.chunks(1200) {
+        let (heard, from) = hear(&there);
+        assert!(heard == part && *session.get_or_insert(from) == from);
+    }
+    there.connect(session.unwrap()).unwrap();
+    let answer = [ControlMessage::UdpGsoSegments(&1000)];
+    sendmsg::<()>(there.as_raw_fd(), &whole, &answer, MsgFlags::empty(), None).unwrap();
+    for part in payload.chunks(1000) {
+        assert!(hear(&client).0 == part);
+    }
+    running.workers.abort();
+    let report = running.report();
+    assert_eq!((report.bytes_from_client, report.bytes_to_client), (25_000, 25_000));
+    assert_eq!(report.datagrams, Some(Datagrams { from_client: 21, to_client: 25 }));
+}
+
+#[test]
+fn datagrams_of_every_size_pass() {
+    let there = origin();
+    let running = Running::relay(&[&there]);
+    let client = running.client(1);
+    for length in [0, 1, 1472, 1473, 9000, 65_000] {
+        assert_relayed(&client, &there, &vec![7; length]);
+    }
+}
+
+#[test]
+fn marks_of_congestion_and_of_class_pass_both_ways() {
+    let there = origin();
+    let running = Running::relay(&[&there]);
+    let client = running.client(1);
+    let sockets = [&client, &there].map(socket2::SockRef::from);
+    for (socket, class) in sockets.iter().zip([0xb9, 0x2a]) {
+        socket.set_recv_tos_v4(true).unwrap();
+        socket.set_tos_v4(class).unwrap();
+    }
+    let class = |socket: &UdpSocket| {
+        let mut buffer = [0; 64];
+        let mut parts = [IoSliceMut::new(&mut buffer)];
+        let mut notes = nix::cmsg_space!(u8, u8);
+        let flags = MsgFlags::empty();
+        let message = recvmsg::<SockaddrIn>(socket.as_raw_fd(), &mut parts, Some(&mut notes), flags).unwrap();
+        let from = message.address.map(SocketAddrV4::from);
+        let class = message.cmsgs().unwrap().find_map(|note| match note {
+            ControlMessageOwned::Ipv4Tos(class) => Some(class),
+            _ => None,
+        });
+        (class, from)
+    };
+    client.send(b"hello").unwrap();
+    let (heard, from) = class(&there);
+    assert_eq!(heard, Some(0xb9));
+    there.send_to(b"hello", from.unwrap()).unwrap();
+    assert_eq!(class(&client).0, Some(0x2a));
+}
+
+#[test]
+fn who_was_answered_stays_when_a_service_has_all_its_sessions() {
+    let there = origin();
+    let limits = Limits { connections: NonZeroU32::new(3), ..Limits::default() };
+    let running = Running::serve(target(&[&there]), Policy { limits, ..Policy::default() });
+    let honest = [running.client(1), running.client(2)];
+    for client in &honest {
+        assert_relayed(client, &there, b"play");
+    }
+    for _ in 0..10 {
+        running.client(3).send(b"flood").unwrap();
+        hear(&there);
+    }
+    for _ in 0..9 {
+        let report = running.report();
+        assert_eq!((report.end, report.dialled), (End::Evicted, running.dialled(3)));
+    }
+    for client in &honest {
+        assert_relayed(client, &there, b"still here");
+    }
+}
+
+#[test]
+fn a_source_has_as_many_sessions_as_it_may() {
+    let there = origin();
+    let limits = Limits { connections_per_source: NonZeroU32::new(2), ..Limits::default() };
+    let running = Running::serve(target(&[&there]), Policy { limits, ..Policy::default() });
+    let clients: Vec<_> = (1..=3).map(|last| running.client(last)).collect();
+    assert_relayed(&clients[0], &there, b"one");
+    assert_relayed(&clients[1], &there, b"two");
+    clients[2].send(b"three").unwrap();
+    assert_eq!(running.report().end, End::Denied(spectrum_proxy::Limit::Source));
+}
+
+#[test]
+fn a_session_ends_when_it_has_had_its_time_however_busy_it_is() {
+    let there = origin();
+    let timeouts = Timeouts { lifetime: Some(Duration::from_millis(300)), ..Timeouts::default() };
+    let running = Running::serve(target(&[&there]), Policy { timeouts, ..Policy::default() });
+    let client = running.client(1);
+    let begun = Instant::now();
+    let report = loop {
+        assert!(begun.elapsed() < DEADLINE);
+        assert_relayed(&client, &there, b"busy");
+        if let Ok(report) = running.reports.recv_timeout(Duration::from_millis(20)) {
+            break report;
+        }
+    };
+    assert_eq!(report.end, End::Expired(Expiry::Lifetime));
+    assert!(report.duration >= Duration::from_millis(300));
+}
+
+#[test]
+fn sessions_with_origins_go_on_without_their_listener() {
+    let there = origin();
+    let running = Running::relay(&[&there]);
+    let client = running.client(1);
+    let before = assert_relayed(&client, &there, b"before");
+    running.runtime.block_on(running.workers.remove(&running.destination));
+    assert_eq!(assert_relayed(&client, &there, b"after"), before);
 }

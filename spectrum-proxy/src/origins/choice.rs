@@ -3,7 +3,7 @@
 
 use std::cell::RefCell;
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use super::balance::Balancer;
 use super::current_roster::{CurrentRoster, HeldRoster, RosterView};
 use super::fault::Fault;
 use super::roster::{Member, Place};
-use super::standing::{Moment, Turn};
+use super::standing::{Moment, Standing, Turn};
 use super::tally::OpenGuard;
 use crate::model::{DialSource, ServiceName};
 use crate::report::DialFailure;
@@ -53,18 +53,36 @@ impl Chooser {
 
     /// Notes that `place` answered, on `port`.
     pub(crate) fn succeeded(&self, place: &Place, port: u16) {
-        if place.standing.succeeded() == Some(Turn::Returned) {
-            tracing::info!(service = %self.service(), origin = %place.at(port), "origin is dialled again");
+        self.note_success(&place.standing, place.at(port));
+    }
+
+    /// The same of the origin of a session that is open.
+    pub(crate) fn answered(&self, open: &OpenGuard, origin: SocketAddr) {
+        self.note_success(open.standing(), origin);
+    }
+
+    fn note_success(&self, standing: &Standing, origin: SocketAddr) {
+        if standing.succeeded() == Some(Turn::Returned) {
+            tracing::info!(service = %self.service(), %origin, "origin is dialled again");
         }
     }
 
     /// Notes that `place` failed, on `port`, for a reason that is its own.
     pub(crate) fn failed(&self, place: &Place, port: u16, error: &io::Error) {
+        self.note_failure(&place.standing, place.at(port), error);
+    }
+
+    /// The same of the origin of a session that is open.
+    pub(crate) fn refused(&self, open: &OpenGuard, origin: SocketAddr, error: &io::Error) {
+        self.note_failure(open.standing(), origin, error);
+    }
+
+    fn note_failure(&self, standing: &Standing, origin: SocketAddr, error: &io::Error) {
         let ejection = self.view.current.origins.ejection;
         if let (Some(Turn::Ejected), Some(ejection)) =
-            (place.standing.failed(Fault::of_dial(error), ejection, Moment::now()), ejection)
+            (standing.failed(Fault::of_dial(error), ejection, Moment::now()), ejection)
         {
-            let (service, origin, time) = (self.service(), place.at(port), ejection.time);
+            let (service, time) = (self.service(), ejection.time);
             tracing::warn!(%service, %origin, %error, ?time, "origin is not dialled for a time, since dialling it failed so often");
         }
     }

@@ -136,6 +136,11 @@ impl OpenGuard {
         Arc::clone(&self.0.own.to_client)
     }
 
+    /// The standing of the address.
+    pub(super) fn standing(&self) -> &Standing {
+        &self.0.standing
+    }
+
     /// Notes how it ended, if that was the origin's doing.
     pub(crate) fn ended(&self, end: End) {
         if let End::Lost(Side::Upstream)

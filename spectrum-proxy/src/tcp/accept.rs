@@ -25,7 +25,7 @@ use super::respond::respond;
 use super::stream::{Stream, accept, keep_urgent_bytes};
 use crate::address::canonical;
 use crate::assignment::{Assignment, Credit, CurrentAssignment};
-use crate::model::{Destination, Origins, Target, Timeouts};
+use crate::model::{Destination, Origins, Protocol, Target, Timeouts};
 use crate::report::{DialFailure, End, HeaderFault, Side};
 use crate::session::Session;
 use crate::sys::register;
@@ -89,14 +89,14 @@ struct Listening {
 
 impl Listening {
     fn begin(worker: Rc<Worker>, address: SocketAddr) -> Self {
-        worker.listener_opened(address);
+        worker.listener_opened(Protocol::Tcp, address);
         Self { worker, address }
     }
 }
 
 impl Drop for Listening {
     fn drop(&mut self) {
-        self.worker.listener_closed(self.address);
+        self.worker.listener_closed(Protocol::Tcp, self.address);
     }
 }
 

@@ -13,6 +13,7 @@ use tokio::time::{sleep_until, timeout};
 
 use super::dial_source;
 use super::stream::Stream;
+use crate::model::Protocol;
 use crate::origins::{Choices, Chooser, CurrentRoster, Member, OpenGuard, Place};
 use crate::report::DialFailure;
 use crate::session::Session;
@@ -57,6 +58,11 @@ impl Dialler {
             logged: Cell::new(None),
             unlogged: Cell::new(0),
         }
+    }
+
+    /// The choice among the origins.
+    pub(crate) fn chooser(&self) -> &Chooser {
+        &self.chooser
     }
 
     /// Connects to one of the origins. Notes in `session` what is tried.
@@ -219,7 +225,7 @@ impl Dialler {
     }
 
     async fn connect(&self, origin: SocketAddr, session: &Session) -> io::Result<Stream> {
-        if session.worker().listens_on(origin) {
+        if session.worker().listens_on(Protocol::Tcp, origin) {
             self.log(
                 session,
                 origin,

@@ -50,7 +50,7 @@ pub(crate) fn other_family() -> io::Error {
 }
 
 /// The address of `client`, where origins are to see it and could answer to it.
-fn spoken_for(source: DialSource, client: SocketAddr) -> Option<SocketAddr> {
+pub(crate) fn spoken_for(source: DialSource, client: SocketAddr) -> Option<SocketAddr> {
     match source {
         DialSource::Client if is_known_elsewhere(client.ip()) => Some(client),
         DialSource::Client | DialSource::Host => None,

@@ -15,6 +15,8 @@ pub(crate) enum Answer {
     Discard,
     /// Send back what comes.
     Echo,
+    /// Take it to an origin, and back what that says.
+    Relay,
 }
 
 impl Answer {
@@ -24,14 +26,15 @@ impl Answer {
             Target::Respond(Responder::Discard) => Some(Self::Discard),
             Target::Respond(Responder::Echo) => Some(Self::Echo),
             // A greeting longer than the datagram that asks for it would serve those who forge their address.
-            Target::Respond(Responder::Hello) | Target::Origins(_) => None,
+            Target::Respond(Responder::Hello) => None,
+            Target::Origins(_) => Some(Self::Relay),
         }
     }
 
     /// True if a session with `client` may begin.
     pub(super) fn accepts(self, client: SocketAddr) -> bool {
         match self {
-            Self::Discard => true,
+            Self::Discard | Self::Relay => true,
             Self::Echo => client.port() >= FIRST_CLIENT_PORT,
         }
     }
@@ -54,11 +57,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_echo_and_discard_take_datagrams() {
+    fn greetings_take_no_datagrams() {
         assert_eq!(Answer::of(&Target::Respond(Responder::Echo)), Some(Answer::Echo));
         assert_eq!(Answer::of(&Target::Respond(Responder::Discard)), Some(Answer::Discard));
         assert_eq!(Answer::of(&Target::Respond(Responder::Hello)), None);
-        assert_eq!(Answer::of(&Target::Origins(Vec::new().into())), None);
+        assert_eq!(Answer::of(&Target::Origins(Vec::new().into())), Some(Answer::Relay));
     }
 
     #[test]

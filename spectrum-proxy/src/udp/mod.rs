@@ -17,6 +17,7 @@ mod sessions;
 mod sys;
 mod table;
 mod train;
+mod upstream;
 mod voice;
 
 pub(super) use answer::Answer;

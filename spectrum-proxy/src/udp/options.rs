@@ -42,10 +42,25 @@ pub(super) fn ask_for_circumstances(socket: &impl AsFd, family: Family) -> io::R
             options.set_recv_tclass_v6(true)?;
         }
     }
+    ask_for_trains(socket);
+    Ok(())
+}
+
+/// The same for a socket whose peer may have sent them from afar: how far says nothing to anybody.
+pub(super) fn ask_for_class(socket: &impl AsFd, family: Family) -> io::Result<()> {
+    let options = SockRef::from(socket);
+    match family {
+        Family::Ipv4 => options.set_recv_tos_v4(true)?,
+        Family::Ipv6 => options.set_recv_tclass_v6(true)?,
+    }
+    ask_for_trains(socket);
+    Ok(())
+}
+
+fn ask_for_trains(socket: &impl AsFd) {
     if let Err(error) = setsockopt(socket, UdpGroSegment, &true) {
         tracing::debug!(%error, "ask for trains of datagrams");
     }
-    Ok(())
 }
 
 /// Gives what `socket` sends more room than usual: as much as is wanted, or as net.core.wmem_max allows.

@@ -1,12 +1,13 @@
-//! How answers leave: many by one call where they have the same voice, trains as trains as long as the way takes them. No failure
-//! of one datagram gets past this file.
+//! How datagrams leave: many by one call where they leave through the same socket, trains as trains as long as the way takes them. No
+//! failure of one datagram gets past this file but what says that an origin cannot be reached.
 
 use std::io;
+use std::os::fd::BorrowedFd;
 
 use super::session::UdpSession;
 use super::sys::{Inbox, Outbox};
 use super::table::{SessionId, Table};
-use super::train::Letter;
+use super::train::{Letter, Train};
 use super::voice::Voice;
 
 /// The hop limit of what leaves by the raw socket where nothing else is asked for: the usual one.
@@ -19,14 +20,25 @@ pub(super) struct Post {
     pub(super) outbox: Outbox,
 }
 
-/// An answer that is due: which of the trains that came last, and to whose client.
+/// Where a train goes on.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Way {
+    /// To the client, with this hop limit; `None`: the system's.
+    Client(Option<u8>),
+    /// To the origin.
+    Origin,
+}
+
+/// A train of those that came last, which is to go on.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Due {
     pub(super) id: SessionId,
     pub(super) train: usize,
-    /// The hop limit; `None`: the system's.
-    pub(super) hops: Option<u8>,
+    pub(super) way: Way,
 }
+
+/// An origin that cannot be reached, as sending to it has told.
+pub(super) type Trouble = (SessionId, io::Error);
 
 impl Post {
     pub(super) fn new() -> Self {
@@ -34,72 +46,163 @@ impl Post {
     }
 
     /// Sends what is `due`, in this order. What cannot be sent is lost, as datagrams are, and told at the level of debugging.
-    pub(super) fn answer(&mut self, table: &Table<UdpSession>, due: &[Due]) {
+    pub(super) fn deliver(&mut self, table: &Table<UdpSession>, due: &[Due]) -> Vec<Trouble> {
+        let mut troubles = Vec::new();
         let mut rest = due.iter().filter_map(|due| Some((due, table.get(due.id)?))).peekable();
         let mut letters: Vec<(Letter<'_>, &UdpSession)> = Vec::new();
         while let Some((due, session)) = rest.next() {
             if let Some(train) = self.inbox.train(due.train) {
-                let letter = session.letter_to_client(&train, due.hops);
-                if session.singly.get() || matches!(session.voice, Voice::Raw(_)) {
-                    letters.extend(letter.singly().map(|one| (one, session)));
-                } else {
-                    letters.extend(letter.split().map(|one| (one, session)));
-                }
+                write(&mut letters, session, &train, due.way);
             }
-            let goes_on = rest.peek().is_some_and(|(_, next)| next.voice.is_that_of(&session.voice));
-            if !goes_on {
-                speak(&mut self.outbox, &session.voice, &letters);
-                letters.clear();
+            let goes_on = rest.peek().is_some_and(|(next, of)| match (due.way, next.way) {
+                (Way::Client(_), Way::Client(_)) => of.voice.is_that_of(&session.voice),
+                (Way::Origin, Way::Origin) => next.id == due.id,
+                _ => false,
+            });
+            if goes_on {
+                continue;
             }
+            match due.way {
+                Way::Client(_) => speak(&mut self.outbox, &session.voice, &letters),
+                Way::Origin => troubles.extend(
+                    relay(&mut self.outbox, session, letters.iter().map(|(letter, _)| *letter).collect())
+                        .map(|error| (due.id, error)),
+                ),
+            }
+            letters.clear();
         }
+        troubles
     }
+
+    /// Sends `trains` to the origin of `session`.
+    pub(super) fn send_on<'a>(
+        outbox: &mut Outbox,
+        session: &UdpSession,
+        trains: impl Iterator<Item = Train<'a>>,
+    ) -> Option<io::Error> {
+        let mut letters = Vec::new();
+        trains.for_each(|train| write(&mut letters, session, &train, Way::Origin));
+        relay(outbox, session, letters.into_iter().map(|(letter, _)| letter).collect())
+    }
+}
+
+/// Adds the letters that `train` becomes.
+fn write<'a, 's>(
+    letters: &mut Vec<(Letter<'a>, &'s UdpSession)>,
+    session: &'s UdpSession,
+    train: &Train<'a>,
+    way: Way,
+) {
+    let (letter, singly) = match (way, &session.upstream) {
+        (Way::Client(hops), _) => {
+            let singly = session.singly.get() || matches!(session.voice, Voice::Raw(_));
+            (session.letter_to_client(train, hops), singly)
+        }
+        (Way::Origin, Some(upstream)) => (upstream.letter(train), upstream.singly.get()),
+        (Way::Origin, None) => return,
+    };
+    if singly {
+        letters.extend(letter.singly().map(|one| (one, session)));
+    } else {
+        letters.extend(letter.split().map(|one| (one, session)));
+    }
+}
+
+/// Sends `letters` to the origin of `session`: what says that it cannot be reached, if anything did.
+fn relay(outbox: &mut Outbox, session: &UdpSession, letters: Vec<Letter<'_>>) -> Option<io::Error> {
+    let upstream = session.upstream.as_ref()?;
+    let mut trouble = None;
+    send(
+        outbox,
+        std::os::fd::AsFd::as_fd(&upstream.socket),
+        &letters,
+        |_| upstream.singly.set(true),
+        |_, _, sent| {
+            let Err(error) = sent else { return };
+            let (client, origin) = (session.account.client.get(), upstream.origin);
+            tracing::debug!(%client, %origin, %error, "relay datagram");
+            if is_of_origin(&error) {
+                trouble = Some(error);
+            }
+        },
+    );
+    trouble
 }
 
 /// Sends `letters`, all of which have this voice.
 fn speak(outbox: &mut Outbox, voice: &Voice, letters: &[(Letter<'_>, &UdpSession)]) {
-    let Some((socket, _)) = voice.socket() else {
-        if let Voice::Raw(raw) = voice {
-            for (letter, session) in letters {
-                let (from, to) = (session.dialled(), session.account.client.get());
-                let sent = raw.send(from, to, letter.hops.unwrap_or(HOPS), letter.class, letter.payload);
-                note(session, letter, sent);
-            }
-        }
-        return;
-    };
-    let outgoing: Vec<Letter<'_>> = letters.iter().map(|(letter, _)| *letter).collect();
-    let mut first = 0;
-    while let Some(rest) = outgoing.get(first..).filter(|rest| !rest.is_empty()) {
-        let (sent, error) = outbox.send(socket, rest);
-        for (letter, session) in letters.iter().skip(first).take(sent) {
-            session.sent(letter);
-        }
-        first += sent;
-        let (Some(error), Some((letter, session))) = (error, letters.get(first)) else { continue };
-        first += 1;
-        if letter.segment.is_some() && is_of_trains(&error) {
-            session.singly.set(true);
-            for one in letter.singly() {
-                let (_, error) = outbox.send(socket, &[one]);
-                note(session, &one, error.map_or(Ok(()), Err));
-            }
-        } else {
-            note(session, letter, Err(error));
-        }
-    }
-}
-
-/// True if the way may take the datagrams of a train one by one: a device without checksums, a shorter way than that of before.
-pub(super) fn is_of_trains(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::EINVAL | libc::EIO | libc::EMSGSIZE))
-}
-
-fn note(session: &UdpSession, letter: &Letter<'_>, sent: io::Result<()>) {
-    match sent {
+    let note = |session: &UdpSession, letter: &Letter<'_>, sent: io::Result<()>| match sent {
         Ok(()) => session.sent(letter),
         Err(error) => {
             let (client, dialled) = (session.account.client.get(), session.dialled());
             tracing::debug!(%client, %dialled, %error, "answer datagram");
         }
+    };
+    if let Voice::Raw(raw) = voice {
+        for (letter, session) in letters {
+            let (from, to) = (session.dialled(), session.account.client.get());
+            let sent = raw.send(from, to, letter.hops.unwrap_or(HOPS), letter.class, letter.payload);
+            note(session, letter, sent);
+        }
     }
+    let Some((socket, _)) = voice.socket() else { return };
+    let outgoing: Vec<Letter<'_>> = letters.iter().map(|(letter, _)| *letter).collect();
+    let of = |index: usize| letters.get(index).map(|(_, session)| *session);
+    send(
+        outbox,
+        socket,
+        &outgoing,
+        |index| {
+            if let Some(session) = of(index) {
+                session.singly.set(true);
+            }
+        },
+        |index, letter, sent| {
+            if let Some(session) = of(index) {
+                note(session, letter, sent);
+            }
+        },
+    );
+}
+
+/// Sends `letters` through `socket`, and notes what became of each; `apart` is told of a train that the way does not take as one.
+fn send(
+    outbox: &mut Outbox,
+    socket: BorrowedFd<'_>,
+    letters: &[Letter<'_>],
+    apart: impl Fn(usize),
+    mut note: impl FnMut(usize, &Letter<'_>, io::Result<()>),
+) {
+    let mut first = 0;
+    while let Some(rest) = letters.get(first..).filter(|rest| !rest.is_empty()) {
+        let (sent, error) = outbox.send(socket, rest);
+        for (index, letter) in letters.iter().enumerate().skip(first).take(sent) {
+            note(index, letter, Ok(()));
+        }
+        first += sent;
+        let (Some(error), Some(letter)) = (error, letters.get(first)) else { continue };
+        if letter.segment.is_some() && is_of_trains(&error) {
+            apart(first);
+            for one in letter.singly() {
+                let (_, error) = outbox.send(socket, &[one]);
+                note(first, &one, error.map_or(Ok(()), Err));
+            }
+        } else {
+            note(first, letter, Err(error));
+        }
+        first += 1;
+    }
+}
+
+/// True if the way may take the datagrams of a train one by one: a device without checksums, a way that became narrower.
+fn is_of_trains(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EINVAL | libc::EIO | libc::EMSGSIZE))
+}
+
+/// True if `error` says that nobody is there, or that no way leads there.
+pub(super) fn is_of_origin(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::ECONNREFUSED | libc::EHOSTUNREACH | libc::ENETUNREACH | libc::ENETDOWN | libc::EHOSTDOWN)
+    )
 }

@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::io;
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::os::fd::AsFd as _;
 use std::rc::Rc;
 use std::time::Duration;
@@ -17,12 +18,14 @@ use super::answer::Answer;
 use super::options;
 use super::post::{Due, Post};
 use super::session::UdpSession;
-use super::sessions::{Sessions, end};
+use super::sessions::{Sessions, end, expiry};
 use super::table::{GroupId, Key, Rank, SessionId, Table};
+use super::upstream::{Caller, Upstream};
 use super::voice::Voice;
 use crate::assignment::{Assignment, CurrentAssignment};
 use crate::model::{Destination, Family};
-use crate::report::{End, Limit};
+use crate::origins::Chooser;
+use crate::report::{DialFailure, End, Limit, Side};
 use crate::session::Session;
 use crate::worker::Worker;
 
@@ -55,6 +58,7 @@ impl Receiver {
         let bound = listener.local_addr()?;
         let listener = Rc::new(UdpSocket::from_std(listener)?);
         let group = sessions.listener_opened(&destination.service, destination.family, transparent);
+        worker.listener_opened(destination.protocol, bound);
         let queue = Queue {
             worker,
             sessions,
@@ -125,29 +129,36 @@ impl Queue {
     /// Takes a batch: whether there may be more.
     fn take_some(&self) -> io::Result<bool> {
         let mut post = self.sessions.post.borrow_mut();
-        let (count, more) = self.sessions.receive(&mut post, self.listener.as_fd())?;
-        self.take(&mut post, count);
+        let (received, more) = self.sessions.receive(&mut post, self.listener.as_fd())?;
+        self.take(&mut post, received);
         Ok(more)
     }
 
-    fn take(&self, post: &mut Post, count: usize) {
+    fn take(&self, post: &mut Post, received: Range<usize>) {
         let (now, assignment) = (Instant::now(), self.assignment.get());
+        self.sessions.assign(self.group, &assignment);
         let mut table = self.sessions.table.borrow_mut();
         let mut due = self.due.borrow_mut();
         due.clear();
-        for index in 0..count {
+        for index in received {
             let Some(train) = post.inbox.train(index) else { continue };
             let (Some(client), Some(dialled)) = (train.sender, train.dialled) else {
                 tracing::debug!(destination = %self.destination, "a datagram without its dialled address");
                 continue;
             };
             let key = Key { group: self.group, client, dialled };
-            let known = table.find(&key);
+            let mut known = table.find(&key);
+            if let Some((id, how)) =
+                known.and_then(|id| Some((id, expiry(table.get(id)?, &assignment.served().policy)?)))
+            {
+                end(&mut table, id, how);
+                known = None;
+            }
             if let Some(id) = known.or_else(|| self.open(&mut table, &assignment, key, now)) {
                 Sessions::take(&mut table, id, index, &train, now, &mut due);
             }
         }
-        post.answer(&table, &due);
+        self.sessions.deliver(&mut table, post, &due);
     }
 
     fn open(
@@ -165,10 +176,6 @@ impl Queue {
             return None;
         }
         self.sessions.make_room(table, self.group);
-        let voice = match answer {
-            Answer::Discard => Ok(Voice::Silent),
-            Answer::Echo => self.voice(table, assignment, dialled).transpose()?,
-        };
         let account = Session::open(
             Rc::clone(&self.worker),
             served.service.clone(),
@@ -177,19 +184,91 @@ impl Queue {
             dialled,
             assignment.traffic(),
         );
-        let admitted = voice.and_then(|voice| account.admit(&assignment.gate).map(|()| voice));
-        let voice = match admitted {
-            Ok(voice) => voice,
+        let voice = match self.admit(table, assignment, &account, answer) {
+            Ok(Some(voice)) => voice,
+            // From any other address an answer would be none.
+            Ok(None) => {
+                account.end(End::Lost(Side::Downstream));
+                return None;
+            }
             Err(limit) => {
                 assignment.complain(&account, limit);
                 account.end(End::Denied(limit));
                 return None;
             }
         };
-        account.established();
-        let id = table.insert(key, Rank::Unanswered, now, UdpSession::new(account, answer, voice));
+        let mut session = UdpSession::new(account, answer, voice);
+        if let (Answer::Relay, Some(dialler)) = (answer, &assignment.dialler) {
+            match self.reach(table, dialler.chooser(), &session.account) {
+                Ok(upstream) => {
+                    session.account.count_for(&upstream.open);
+                    session.account.origin.set(Some(upstream.origin));
+                    session.unanswered = upstream.has_others.then(Box::default);
+                    session.upstream = Some(upstream);
+                }
+                Err(failure) => {
+                    session.end(End::Undialled(failure));
+                    return None;
+                }
+            }
+        }
+        session.account.established();
+        let id = table.insert(key, Rank::Unanswered, now, session);
         self.sessions.begin_reaping();
+        if let Some(upstream) = table.get(id).and_then(|session| session.upstream.as_ref())
+            && let Err(error) = self.sessions.listen_to(upstream, id)
+        {
+            tracing::warn!(destination = %self.destination, %error, "listen to the socket of a session");
+            end(table, id, End::Undialled(DialFailure::OutOfResources));
+            return None;
+        }
         Some(id)
+    }
+
+    /// What a session may speak through, as far as limits allow one more. Where those of its service are reached, another session
+    /// of the service makes room.
+    fn admit(
+        &self,
+        table: &mut Table<UdpSession>,
+        assignment: &Assignment,
+        account: &Session,
+        answer: Answer,
+    ) -> Result<Option<Voice>, Limit> {
+        match account.admit(&assignment.gate) {
+            Err(Limit::Service) if self.give_up_one(table) => account.admit(&assignment.gate)?,
+            admitted => admitted?,
+        }
+        if answer == Answer::Relay {
+            match account.take_descriptors(assignment.share(), 1) {
+                Err(_) if self.give_up_one(table) => account.take_descriptors(assignment.share(), 1)?,
+                taken => taken?,
+            }
+        }
+        if answer == Answer::Discard {
+            return Ok(Some(Voice::Silent));
+        }
+        self.voice(table, assignment, account.dialled.get())
+    }
+
+    /// The way to an origin. Where this host has no port or descriptor left, another session of the service makes room.
+    fn reach(
+        &self,
+        table: &mut Table<UdpSession>,
+        chooser: &Chooser,
+        account: &Session,
+    ) -> Result<Upstream, DialFailure> {
+        let caller = Caller { client: account.client.get(), bound_port: account.bound_port };
+        let open = || Upstream::open(chooser, &self.worker, caller, &[]);
+        match open() {
+            Err(DialFailure::OutOfResources) if self.give_up_one(table) => open(),
+            opened => opened,
+        }
+    }
+
+    /// Ends the session that the service can best do without, if it has any.
+    fn give_up_one(&self, table: &mut Table<UdpSession>) -> bool {
+        let least = table.least_of(self.group);
+        least.inspect(|least| end(table, *least, End::Evicted)).is_some()
     }
 
     /// What speaks for `dialled`: the listener itself where it is what was dialled.
@@ -205,13 +284,7 @@ impl Queue {
         }
         let share = assignment.share();
         match self.sessions.voices.of(dialled, share) {
-            Err(limit) => match table.least_of(self.group) {
-                Some(least) => {
-                    end(table, least, End::Evicted);
-                    self.sessions.voices.of(dialled, share)
-                }
-                None => Err(limit),
-            },
+            Err(_) if self.give_up_one(table) => self.sessions.voices.of(dialled, share),
             voice => voice,
         }
     }
@@ -222,8 +295,8 @@ impl Drop for Queue {
         // The runtime keeps a panic to the task, and nobody would notice a listener that is never read.
         if std::thread::panicking() {
             self.worker.died();
-        } else {
-            self.sessions.listener_closed(self.group);
         }
+        self.sessions.listener_closed(self.group);
+        self.worker.listener_closed(self.destination.protocol, self.bound);
     }
 }

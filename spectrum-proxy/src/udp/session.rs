@@ -1,4 +1,5 @@
-//! One UDP session: its account, and what it speaks through. Does not know of other sessions; when it is over, others decide.
+//! One UDP session: its account, what it speaks through, and its origin if it has one. Does not know of other sessions; when it
+//! is over, others decide.
 
 use std::cell::Cell;
 use std::net::SocketAddr;
@@ -7,6 +8,7 @@ use std::rc::Rc;
 
 use super::answer::Answer;
 use super::train::{Letter, Train};
+use super::upstream::{Unanswered, Upstream};
 use super::voice::Voice;
 use crate::model::Family;
 use crate::report::End;
@@ -21,11 +23,26 @@ pub(super) struct UdpSession {
     pub(super) parted: Option<Rc<OwnedFd>>,
     /// True once a train for its client had to be taken apart.
     pub(super) singly: Cell<bool>,
+    /// Its origin; `None` where we answer ourselves.
+    pub(super) upstream: Option<Upstream>,
+    /// What came as long as nobody has answered, where another origin may be asked as well.
+    pub(super) unanswered: Option<Box<Unanswered>>,
+    /// True once the origin has answered.
+    pub(super) is_answered: bool,
 }
 
 impl UdpSession {
     pub(super) fn new(account: Session, answer: Answer, voice: Voice) -> Self {
-        Self { account, answer, voice, parted: None, singly: Cell::new(false) }
+        Self {
+            account,
+            answer,
+            voice,
+            parted: None,
+            singly: Cell::new(false),
+            upstream: None,
+            unanswered: None,
+            is_answered: false,
+        }
     }
 
     pub(super) fn dialled(&self) -> SocketAddr {
@@ -59,7 +76,12 @@ impl UdpSession {
         }
     }
 
+    /// Ends it. Its sockets are closed before that is told.
     pub(super) fn end(self, end: End) {
-        self.account.end(end);
+        let Self { account, upstream, .. } = self;
+        if let Some(upstream) = upstream {
+            upstream.open.ended(end);
+        }
+        account.end(end);
     }
 }

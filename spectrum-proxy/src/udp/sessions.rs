@@ -2,8 +2,10 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::io;
+use std::ops::Range;
 use std::os::fd::{AsFd as _, BorrowedFd};
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::time::Duration;
 
 use tokio::sync::Notify;
@@ -13,14 +15,16 @@ use tokio::time::{Instant, sleep_until};
 use super::answer::{Answer, hops_of_answer};
 use super::parting;
 use super::poller::{Ear, Heard, Poller};
-use super::post::{Due, Post};
+use super::post::{Due, Post, Way, is_of_origin};
 use super::session::UdpSession;
 use super::sys::BATCH;
 use super::table::{GroupId, Rank, SessionId, Table};
 use super::train::Train;
+use super::upstream::{Caller, Upstream};
 use super::voice::{Voice, Voices};
-use crate::model::{Family, ServiceName};
-use crate::report::{End, Side};
+use crate::assignment::Assignment;
+use crate::model::{Family, Policy, ServiceName};
+use crate::report::{DialFailure, End, Expiry, Side};
 
 /// The time that a session without datagrams lasts.
 const IDLE: Duration = Duration::from_secs(30);
@@ -41,16 +45,18 @@ const ENDED: usize = 1024;
 const LONG: usize = 16 * 1024;
 const BATCH_OF_LONG: usize = 8;
 
-/// The number of sessions that a worker may have. They need no descriptors but for what they speak through, and those are counted
-/// elsewhere.
+/// The most that is taken of one session before others have their turn.
+const BATCH_OF_SESSION: usize = 8;
+
+/// The number of sessions that a worker may have. Descriptors for what they speak through are counted elsewhere.
 pub(crate) fn capacity() -> usize {
     MOST
 }
 
 /// What is known of a service's sessions as a whole.
-#[derive(Clone, Copy, Debug)]
 struct Group {
-    idle: Option<Duration>,
+    /// The latest.
+    assignment: Option<Rc<Assignment>>,
     /// The number of listeners from which its datagrams come.
     listeners: usize,
     transparent: bool,
@@ -66,9 +72,9 @@ pub(crate) struct Sessions {
     draining: Cell<bool>,
     reaping: Cell<bool>,
     hurried: Notify,
-    /// The length of what came last, on average.
-    long: Cell<bool>,
-    ears: RefCell<Option<Rc<Ears>>>,
+    /// True if what came last filled buffers.
+    is_long: Cell<bool>,
+    ears: RefCell<Option<Ears>>,
 }
 
 #[derive(Default)]
@@ -106,12 +112,12 @@ impl Sessions {
             draining: Cell::new(false),
             reaping: Cell::new(false),
             hurried: Notify::new(),
-            long: Cell::new(false),
+            is_long: Cell::new(false),
             ears: RefCell::default(),
         }
     }
 
-    /// From now on a short silence ends a session.
+    /// From now on a short silence ends a session that we answer ourselves.
     pub(crate) fn hurry(&self) {
         self.draining.set(true);
         self.hurried.notify_one();
@@ -123,6 +129,9 @@ impl Sessions {
         let sessions = self.table.borrow_mut().drain();
         drop(sessions);
         self.ears.take();
+        for group in &mut self.groups.borrow_mut().known {
+            group.assignment = None;
+        }
     }
 
     /// True if `service`, which has no listener any more, has any of this family.
@@ -137,6 +146,9 @@ impl Sessions {
         let ids = table.ids_of(group);
         for id in &ids {
             end(&mut table, *id, End::Cut);
+        }
+        if let Some(group) = self.groups.borrow_mut().of(group) {
+            group.assignment = None;
         }
         ids.len()
     }
@@ -158,7 +170,7 @@ impl Sessions {
         let mut groups = self.groups.borrow_mut();
         let Groups { ids, known } = &mut *groups;
         let group = *ids.entry((service.clone(), family)).or_insert_with(|| {
-            known.push(Group { idle: Some(IDLE), listeners: 0, transparent });
+            known.push(Group { assignment: None, listeners: 0, transparent });
             self.table.borrow_mut().add_group()
         });
         if let Some(group) = groups.of(group) {
@@ -175,6 +187,19 @@ impl Sessions {
         }
     }
 
+    /// Has the sessions of `group` go by `assignment` from now on, but for the origins that they have.
+    pub(super) fn assign(&self, group: GroupId, assignment: &Rc<Assignment>) {
+        if let Some(group) = self.groups.borrow_mut().of(group)
+            && !group.assignment.as_ref().is_some_and(|known| Rc::ptr_eq(known, assignment))
+        {
+            group.assignment = Some(Rc::clone(assignment));
+        }
+    }
+
+    fn assignment(&self, group: GroupId) -> Option<Rc<Assignment>> {
+        self.groups.borrow_mut().of(group)?.assignment.clone()
+    }
+
     /// Ends what must make room for one more of `group`.
     pub(super) fn make_room(&self, table: &mut Table<UdpSession>, group: GroupId) {
         while table.len() >= self.capacity {
@@ -189,17 +214,23 @@ impl Sessions {
         }
     }
 
-    /// Receives from `socket` into the post: how many trains, and whether there may be more.
-    pub(super) fn receive(&self, post: &mut Post, socket: BorrowedFd<'_>) -> std::io::Result<(usize, bool)> {
-        let most = if self.long.get() { BATCH_OF_LONG } else { BATCH };
-        let count = post.inbox.receive(socket, most)?;
-        let bytes: usize =
-            (0..count).filter_map(|index| post.inbox.train(index)).map(|train| train.payload.len()).sum();
-        self.long.set(count > 0 && bytes / count >= LONG);
-        Ok((count, count == most))
+    /// Receives from a listener's `socket` into the post: which trains, and whether there may be more.
+    pub(super) fn receive(
+        &self,
+        post: &mut Post,
+        socket: BorrowedFd<'_>,
+    ) -> io::Result<(Range<usize>, bool)> {
+        post.inbox.clear();
+        let most = if self.is_long.get() { BATCH_OF_LONG } else { BATCH };
+        let received = post.inbox.receive(socket, most)?;
+        let trains = received.clone().filter_map(|index| post.inbox.train(index));
+        let bytes: usize = trains.map(|train| train.payload.len()).sum();
+        self.is_long.set(!received.is_empty() && bytes / received.len() >= LONG);
+        let more = received.len() == most;
+        Ok((received, more))
     }
 
-    /// Takes a train of a session's client. What is to be sent back is added to `due`.
+    /// Takes a train of a session's client. How it goes on is added to `due`.
     pub(super) fn take(
         table: &mut Table<UdpSession>,
         id: SessionId,
@@ -209,26 +240,44 @@ impl Sessions {
         due: &mut Vec<Due>,
     ) {
         table.touch(id, now);
-        let Some(session) = table.get(id) else { return };
+        let Some(session) = table.get_mut(id) else { return };
         session.received(train);
         let (client, dialled) = (session.account.client.get(), session.dialled());
         if !train.is_whole {
-            tracing::debug!(%client, %dialled, "a datagram that is longer than any may be is not answered");
+            tracing::debug!(%client, %dialled, "a datagram is longer than any may be, and goes no further");
             return;
         }
         match session.answer {
             Answer::Discard => {}
             Answer::Echo => match hops_of_answer(train.hops) {
-                Some(hops) => due.push(Due { id, train: index, hops: Some(hops) }),
+                Some(hops) => due.push(Due { id, train: index, way: Way::Client(Some(hops)) }),
                 None => tracing::debug!(%client, %dialled, "a datagram without hops left is not answered"),
             },
+            Answer::Relay => {
+                if let Some(unanswered) = &mut session.unanswered {
+                    unanswered.keep(train);
+                }
+                due.push(Due { id, train: index, way: Way::Origin });
+            }
         }
+    }
+
+    /// Sends what is `due`, and sees to sessions whose origin turns out to be unreachable.
+    pub(super) fn deliver(self: &Rc<Self>, table: &mut Table<UdpSession>, post: &mut Post, due: &[Due]) {
+        for (id, error) in post.deliver(table, due) {
+            self.refused(table, post, id, &error);
+        }
+    }
+
+    /// Tells of the socket to the origin of a new session.
+    pub(super) fn listen_to(self: &Rc<Self>, upstream: &Upstream, id: SessionId) -> io::Result<()> {
+        self.ears()?.add(&upstream.socket, id, Ear::Upstream)
     }
 
     /// Gives the sessions of a service that nothing listens for any more sockets of their own: those that are missed most first.
     pub(crate) fn part(self: &Rc<Self>, service: &ServiceName, family: Family) {
         let Some(group) = self.orphaned(service, family) else { return };
-        let Some(Group { transparent, .. }) = self.groups.borrow_mut().of(group).copied() else { return };
+        let transparent = self.groups.borrow_mut().of(group).is_some_and(|group| group.transparent);
         let mut table = self.table.borrow_mut();
         let ids = table.ids_of(group);
         for id in ids.into_iter().rev().take(parting::MOST) {
@@ -237,7 +286,7 @@ impl Sessions {
             };
             let (client, dialled) = (session.account.client.get(), session.dialled());
             let parted = parting::open(dialled, client, transparent).and_then(|socket| {
-                self.ears()?.add(socket.as_fd(), id, Ear::Parted)?;
+                self.ears()?.add(&socket, id, Ear::Parted)?;
                 Ok(Rc::new(socket))
             });
             match parted {
@@ -256,52 +305,159 @@ impl Sessions {
     }
 
     /// What tells of the sockets of sessions. To be called within the worker's runtime.
-    fn ears(self: &Rc<Self>) -> std::io::Result<Rc<Poller>> {
+    fn ears(self: &Rc<Self>) -> io::Result<Rc<Poller>> {
         let mut ears = self.ears.borrow_mut();
         if let Some(ears) = &*ears {
             return Ok(Rc::clone(&ears.poller));
         }
         let poller = Rc::new(Poller::new()?);
         let task = spawn_local(hear(Rc::downgrade(self), Rc::clone(&poller)));
-        ears.replace(Rc::new(Ears { poller: Rc::clone(&poller), task }));
+        ears.replace(Ears { poller: Rc::clone(&poller), task });
         Ok(poller)
     }
 
-    /// Reads a socket that has something: whether it may have more.
-    fn heard(&self, Heard { id, ear }: Heard) -> bool {
+    /// Reads sockets that have something, as many as there is room for. Those that may have more stay in `heard`.
+    fn hear_some(self: &Rc<Self>, heard: &mut Vec<Heard>, due: &mut Vec<Due>) {
         let (mut table, mut post) = (self.table.borrow_mut(), self.post.borrow_mut());
-        let Some(session) = table.get(id) else { return false };
-        let socket = match ear {
-            Ear::Parted => session.parted.clone(),
-            Ear::Upstream => None,
-        };
-        let Some(socket) = socket else { return false };
-        let (count, more) = match self.receive(&mut post, socket.as_fd()) {
-            Ok(received) => received,
-            Err(error) => match error.raw_os_error() {
-                Some(libc::EAGAIN) => return false,
-                Some(libc::ECONNREFUSED) => {
-                    // Nobody has the client's port open any more: the nearest that UDP has to a reset.
-                    end(&mut table, id, End::Reset(Side::Downstream));
-                    return false;
+        let now = Instant::now();
+        let (mut more, mut over) = (Vec::new(), Vec::new());
+        post.inbox.clear();
+        due.clear();
+        while post.inbox.room() > 0
+            && let Some(one @ Heard { id, ear }) = heard.pop()
+        {
+            let Some(session) = table.get(id) else { continue };
+            let socket = match ear {
+                Ear::Parted => session.parted.as_deref(),
+                Ear::Upstream => session.upstream.as_ref().map(|upstream| &upstream.socket),
+            };
+            let Some(socket) = socket else { continue };
+            let most = BATCH_OF_SESSION.min(post.inbox.room());
+            let received = match post.inbox.receive(socket.as_fd(), most) {
+                Ok(received) => received,
+                Err(error) => {
+                    match error.raw_os_error() {
+                        Some(libc::EAGAIN) => {}
+                        Some(libc::EINTR) => more.push(one),
+                        _ => self.failed(&mut table, &mut post, one, &error),
+                    }
+                    continue;
                 }
-                // About one datagram, perhaps one that was sent.
-                _ => return true,
-            },
-        };
-        let (now, mut due) = (Instant::now(), Vec::new());
-        for index in 0..count {
-            if let Some(train) = post.inbox.train(index) {
-                Self::take(&mut table, id, index, &train, now, &mut due);
+            };
+            if received.len() == most {
+                more.push(one);
+            }
+            match ear {
+                Ear::Parted => {
+                    for index in received {
+                        if let Some(train) = post.inbox.train(index) {
+                            Self::take(&mut table, id, index, &train, now, due);
+                        }
+                    }
+                }
+                Ear::Upstream => {
+                    let first = due.len();
+                    due.extend(received.map(|train| Due { id, train, way: Way::Client(None) }));
+                    if due.len() > first
+                        && let Some(end) = self.origin_answered(&mut table, id, now)
+                    {
+                        over.push((id, end));
+                    }
+                }
             }
         }
-        post.answer(&table, &due);
-        more
+        self.deliver(&mut table, &mut post, due);
+        for (id, how) in over {
+            end(&mut table, id, how);
+        }
+        // Those that waited come first.
+        more.append(heard);
+        std::mem::swap(heard, &mut more);
     }
 
+    /// Notes that the origin of a session said something: the end of the session, if that was all.
+    fn origin_answered(&self, table: &mut Table<UdpSession>, id: SessionId, now: Instant) -> Option<End> {
+        table.answered(id, now);
+        let group = table.group_of(id)?;
+        let session = table.get_mut(id)?;
+        let is_first = !std::mem::replace(&mut session.is_answered, true);
+        session.unanswered = None;
+        let assignment = self.assignment(group)?;
+        if is_first && let (Some(dialler), Some(upstream)) = (&assignment.dialler, &session.upstream) {
+            dialler.chooser().answered(&upstream.open, upstream.origin);
+        }
+        expiry(session, &assignment.served().policy)
+    }
+
+    /// A socket of a session has an error to tell.
+    fn failed(
+        self: &Rc<Self>,
+        table: &mut Table<UdpSession>,
+        post: &mut Post,
+        Heard { id, ear }: Heard,
+        error: &io::Error,
+    ) {
+        match ear {
+            // Nobody has the client's port open any more: the nearest that UDP has to a reset.
+            Ear::Parted if error.raw_os_error() == Some(libc::ECONNREFUSED) => {
+                end(table, id, End::Reset(Side::Downstream));
+            }
+            Ear::Upstream if is_of_origin(error) => self.refused(table, post, id, error),
+            // About one datagram, perhaps one that was sent.
+            Ear::Parted | Ear::Upstream => tracing::debug!(%error, "receive datagrams of a session"),
+        }
+    }
+
+    /// The origin of a session cannot be reached. Where nobody has answered yet the next one is asked, otherwise the session is over.
+    fn refused(
+        self: &Rc<Self>,
+        table: &mut Table<UdpSession>,
+        post: &mut Post,
+        id: SessionId,
+        error: &io::Error,
+    ) {
+        let Some(group) = table.group_of(id) else { return };
+        let Some(session) = table.get_mut(id) else { return };
+        let assignment = self.assignment(group);
+        let chooser = assignment.as_ref().and_then(|one| Some(one.dialler.as_ref()?.chooser()));
+        let Some(upstream) = &session.upstream else { return };
+        if let Some(chooser) = chooser {
+            chooser.refused(&upstream.open, upstream.origin, error);
+        }
+        let (client, former) = (session.account.client.get(), upstream.origin);
+        tracing::debug!(%client, origin = %former, %error, "origin is not there");
+        if let (Some(chooser), Some(mut unanswered)) = (chooser, session.unanswered.take()) {
+            unanswered.tried.push(former);
+            let caller = Caller { client, bound_port: session.account.bound_port };
+            let opened = Upstream::open(chooser, session.account.worker(), caller, &unanswered.tried);
+            if let Ok(next) = opened
+                && self.listen_to(&next, id).is_ok()
+            {
+                session.account.origin.set(Some(next.origin));
+                session.upstream = Some(next);
+                let trouble = Post::send_on(&mut post.outbox, session, unanswered.trains());
+                session.unanswered = Some(unanswered);
+                return match trouble {
+                    // Each time one of the origins is tried less.
+                    Some(error) => self.refused(table, post, id, &error),
+                    None => {}
+                };
+            }
+        }
+        let how = if session.is_answered {
+            End::Reset(Side::Upstream)
+        } else {
+            End::Undialled(DialFailure::of(error))
+        };
+        end(table, id, how);
+    }
+
+    /// How long the sessions of `group` may be silent.
     fn idle_of(&self, group: GroupId) -> Option<Duration> {
-        let idle = self.groups.borrow_mut().of(group)?.idle?;
-        Some(if self.draining.get() { idle.min(IDLE_WHEN_DRAINING) } else { idle })
+        let assignment = self.assignment(group)?;
+        let idle = idle(&assignment.served().policy)?;
+        let is_ours = assignment.dialler.is_none();
+        Some(if is_ours && self.draining.get() { idle.min(IDLE_WHEN_DRAINING) } else { idle })
     }
 
     /// Ends what has been idle for long enough, or as much of it as is done at once. When to look again; `None` when nothing is left.
@@ -333,6 +489,17 @@ impl Sessions {
     }
 }
 
+/// The time that a session without datagrams lasts.
+fn idle(_policy: &Policy) -> Option<Duration> {
+    Some(IDLE)
+}
+
+/// The end of a session that has had its time.
+pub(super) fn expiry(session: &UdpSession, policy: &Policy) -> Option<End> {
+    let lifetime = policy.timeouts.lifetime?;
+    (session.account.age() >= lifetime).then_some(End::Expired(Expiry::Lifetime))
+}
+
 /// Ends a session of `table`.
 pub(super) fn end(table: &mut Table<UdpSession>, id: SessionId, end: End) {
     if let Some((_, session)) = table.remove(id) {
@@ -352,8 +519,8 @@ async fn reap(sessions: Rc<Sessions>) {
 }
 
 /// Reads the sockets of sessions.
-async fn hear(sessions: std::rc::Weak<Sessions>, poller: Rc<Poller>) {
-    let mut heard = Vec::new();
+async fn hear(sessions: Weak<Sessions>, poller: Rc<Poller>) {
+    let (mut heard, mut due) = (Vec::new(), Vec::new());
     loop {
         if heard.is_empty()
             && let Err(error) = poller.wait(&mut heard).await
@@ -362,7 +529,7 @@ async fn hear(sessions: std::rc::Weak<Sessions>, poller: Rc<Poller>) {
             return;
         }
         let Some(sessions) = sessions.upgrade() else { return };
-        heard.retain(|one| sessions.heard(*one));
+        sessions.hear_some(&mut heard, &mut due);
         drop(sessions);
         yield_now().await;
     }

@@ -5,6 +5,7 @@
 use std::fmt;
 use std::io;
 use std::net::{SocketAddr, SocketAddrV4, SocketAddrV6};
+use std::ops::Range;
 use std::os::fd::{AsRawFd as _, BorrowedFd};
 use std::ptr::null_mut;
 
@@ -27,7 +28,7 @@ pub(super) struct Inbox {
     controls: Vec<Control>,
     parts: Vec<libc::iovec>,
     headers: Vec<libc::mmsghdr>,
-    /// The number of headers that the last call has written to.
+    /// The number of headers that the kernel has written to.
     used: usize,
 }
 
@@ -43,25 +44,30 @@ impl Inbox {
         }
     }
 
-    /// Receives up to `most` trains from `socket`, and no more than [`BATCH`], without waiting: how many. Fewer than that means that
-    /// nothing is left. What came before is overwritten.
-    pub(super) fn receive(&mut self, socket: BorrowedFd<'_>, most: usize) -> io::Result<usize> {
+    /// Makes room for what comes next, where everything that came has been dealt with.
+    pub(super) fn clear(&mut self) {
         self.prepare();
-        let most = u32::try_from(most.min(BATCH)).unwrap_or(1);
         self.used = 0;
+    }
+
+    /// The number of trains that there is room for.
+    pub(super) fn room(&self) -> usize {
+        BATCH - self.used
+    }
+
+    /// Receives up to `most` trains from `socket`, as far as there is room, without waiting: which they are. Fewer than that means
+    /// that nothing is left.
+    pub(super) fn receive(&mut self, socket: BorrowedFd<'_>, most: usize) -> io::Result<Range<usize>> {
+        let first = self.used;
+        let Some(headers) = self.headers.get_mut(first..) else { return Ok(first..first) };
+        let most = u32::try_from(most.min(headers.len())).unwrap_or(1);
         // SAFETY: the headers, as many as that at least, point to buffers of the lengths that they say, all of which belong to
         // `self`, which is borrowed for as long as the call takes.
         let received = unsafe {
-            libc::recvmmsg(
-                socket.as_raw_fd(),
-                self.headers.as_mut_ptr(),
-                most,
-                libc::MSG_DONTWAIT,
-                null_mut(),
-            )
+            libc::recvmmsg(socket.as_raw_fd(), headers.as_mut_ptr(), most, libc::MSG_DONTWAIT, null_mut())
         };
-        self.used = usize::try_from(received).map_err(|_negative| io::Error::last_os_error())?;
-        Ok(self.used)
+        self.used += usize::try_from(received).map_err(|_negative| io::Error::last_os_error())?;
+        Ok(first..self.used)
     }
 
     /// The train with this number of those that came last; `None` where there is none.

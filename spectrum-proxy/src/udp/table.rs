@@ -127,6 +127,11 @@ impl<T> Table<T> {
         self.entry(id).map(|entry| &entry.value)
     }
 
+    /// The group of one.
+    pub(super) fn group_of(&self, id: SessionId) -> Option<GroupId> {
+        self.entry(id).map(|entry| entry.key.group)
+    }
+
     pub(super) fn get_mut(&mut self, id: SessionId) -> Option<&mut T> {
         let slot = self.slots.get_mut(id.index as usize).filter(|slot| slot.life == id.life)?;
         slot.entry.as_mut().map(|entry| &mut entry.value)

@@ -70,6 +70,7 @@ impl<'a> Letter<'a> {
     }
 
     /// Its bytes, with every head.
+    #[cfg(test)]
     pub(super) fn length(&self) -> usize {
         self.payload.len() + self.count() * self.head.len()
     }

@@ -10,10 +10,10 @@ use socket2::{Domain, Socket, Type};
 
 use super::options;
 use super::train::{Letter, Train};
-use crate::dial_source;
 use crate::model::{DialSource, Family, Protocol};
 use crate::origins::{Chooser, OpenGuard};
 use crate::report::DialFailure;
+use crate::tcp::dial_source;
 use crate::worker::Worker;
 
 /// The most that a session keeps of what its client sent before anybody answered.
@@ -29,6 +29,8 @@ pub(super) struct Upstream {
     pub(super) open: OpenGuard,
     /// True once a train had to be taken apart.
     pub(super) singly: Cell<bool>,
+    /// True if there are other addresses that may be tried.
+    pub(super) has_others: bool,
 }
 
 /// Whom an origin is to be found for.
@@ -68,7 +70,8 @@ impl Upstream {
                 match connect(origin, chooser.source(), client) {
                     Ok(socket) => {
                         let open = choices.open(place);
-                        return Ok(Self { socket, origin, open, singly: Cell::new(false) });
+                        let has_others = choices.sole().is_none();
+                        return Ok(Self { socket, origin, open, singly: Cell::new(false), has_others });
                     }
                     Err(error) => {
                         tracing::debug!(service = %chooser.service(), %origin, %client, %error, "connect to origin");

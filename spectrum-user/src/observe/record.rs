@@ -62,6 +62,8 @@ struct JsonRecord<'a> {
     end: &'static str,
     status: u16,
     unique_id: Option<&'a str>,
+    datagrams_from_client: Option<u64>,
+    datagrams_to_client: Option<u64>,
 }
 
 /// The fields of the JSON record of a connection that has begun.
@@ -151,13 +153,16 @@ fn write_ended(lines: &mut String, format: LogFormat, report: &Report) {
                 end: report.end.word(),
                 status: report.end.status(),
                 unique_id: report.unique_id.as_deref(),
+                datagrams_from_client: report.datagrams.map(|datagrams| datagrams.from_client),
+                datagrams_to_client: report.datagrams.map(|datagrams| datagrams.to_client),
             };
             serde_json::to_string(&record).map_or(Err(std::fmt::Error), |json| writeln!(lines, "{json}"))
         }
         LogFormat::Text => writeln!(
             lines,
             "{time} connection service={} protocol={} client={} via={} dialled={} origin={} bytes_from_client={} \
-             bytes_to_client={} bytes_unacknowledged={} dial_ms={} duration_ms={:.3} end={} status={} unique_id={}",
+             bytes_to_client={} bytes_unacknowledged={} dial_ms={} duration_ms={:.3} end={} status={} unique_id={} \
+             datagrams_from_client={} datagrams_to_client={}",
             report.service,
             report.protocol,
             report.client,
@@ -172,6 +177,8 @@ fn write_ended(lines: &mut String, format: LogFormat, report: &Report) {
             report.end,
             report.end.status(),
             report.unique_id.as_deref().unwrap_or("-"),
+            or_dash(report.datagrams.map(|datagrams| datagrams.from_client)),
+            or_dash(report.datagrams.map(|datagrams| datagrams.to_client)),
         ),
     };
 }
@@ -207,6 +214,7 @@ pub(super) mod tests {
             bytes_from_client: 7,
             bytes_to_client: 100,
             bytes_unacknowledged: Some(60),
+            datagrams: None,
             duration: Duration::from_micros(1234),
             end: End::Reset(Side::Downstream),
         }
@@ -227,7 +235,7 @@ pub(super) mod tests {
             rest,
             "connection service=default protocol=tcp client=127.0.0.1:51234 via=- dialled=[2001:db8::1]:9999 \
              origin=- bytes_from_client=7 bytes_to_client=100 bytes_unacknowledged=60 dial_ms=- duration_ms=1.234 \
-             end=downstream-reset status=499 unique_id=-\n"
+             end=downstream-reset status=499 unique_id=- datagrams_from_client=- datagrams_to_client=-\n"
         );
     }
 
