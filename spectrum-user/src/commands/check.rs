@@ -11,9 +11,9 @@ use anyhow::{Context as _, anyhow};
 use serde::{Serialize, Serializer};
 use tokio::runtime;
 
+use super::lookups::{Numbered, look_up, origins_of};
 use super::own_bindings::own_bindings;
 use super::run::joined;
-use super::running::{Numbered, look_up, origins_of};
 use super::target::{described, policy_lines};
 use crate::cli::CheckArgs;
 use crate::config::{Config, FirewallChoice, ModeChoice};

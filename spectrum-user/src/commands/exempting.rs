@@ -181,9 +181,6 @@ impl Running {
     /// Exempts what rules of NAT would take of `plans`, unless they are to be heeded.
     pub(super) async fn exempt(&mut self, plans: Vec<Arc<Plan>>, nat: NatChoice) {
         if nat == NatChoice::Heed {
-            if let Some(error) = self.exempting.lower() {
-                tracing::warn!("{error:#}");
-            }
             return;
         }
         // Whoever is told to stop lowers all of it.

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use spectrum_common::Refusal;
 
-use super::running::{Running, Steering};
+use super::running::Running;
 use crate::instance::Faults;
 use crate::model::{Destination, DestinationId, ServiceName};
 use crate::observe::{InstanceFacts, NameFacts, OriginFacts, Packets, TableFacts};
@@ -138,10 +138,7 @@ fn counted(reader: &CounterReader, id: DestinationId, destination: Destination) 
 impl Running {
     /// Tells what holds from now on: after the start, and after each reload.
     pub(super) fn tell_facts(&self) {
-        let dispatcher: Option<&Dispatcher> = match &self.steering {
-            Some(Steering::SkLookup(dispatcher)) => Some(dispatcher),
-            _ => None,
-        };
+        let dispatcher: Option<&Dispatcher> = self.dispatcher.as_deref();
         let services =
             self.config.services.iter().map(|service| (service.name.clone(), service.bindings.len()));
         let mut told = self.facts.lock();

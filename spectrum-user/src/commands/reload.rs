@@ -1,32 +1,24 @@
 //! From one configuration to the next while traffic flows: everything the next one needs is prepared beside the present
 //! one, then one publication decides which of them a packet sees, then what nothing needs any more goes.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use serde::{Deserialize, Serialize};
-use tokio::time::Instant;
 
+use super::lookups::{NAMES_PATIENCE, look_up, places};
 use super::own_bindings::own_bindings;
 use super::replies::refuse_own_addresses;
 use super::run::{LOCK_PATIENCE, aside, joined};
-use super::running::{NAMES_PATIENCE, Running, Steering, listen, look_up, places, register, registry};
+use super::running::{Aim, Running, registry};
 use crate::config::{Config, ModeChoice};
 use crate::control::ReloadQuery;
-use crate::instance::Mode;
-use crate::model::{Destination, DestinationId, Family, Forced, Prefix, Protocol, Service, ServiceName};
-use crate::plan::ReplyNeeds;
-use crate::plan::table::Table;
+use crate::instance::{Farewell, Mode};
+use crate::model::{Forced, ServiceName};
 use crate::plan::{self, Plan};
-use spectrum_steering::host::{ListenerGroup, LocalRoutes};
 use spectrum_steering::tproxy::InterruptGuard;
-
-/// Handshakes that the previous generation began complete within this time, or their clients try again: the first
-/// retransmission of a SYN-ACK comes after a second (RFC 6298).
-const HANDSHAKES: Duration = Duration::from_secs(3);
 
 /// The outcome of a reload.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
@@ -39,39 +31,6 @@ pub(super) struct Reloaded {
     pub(super) added: usize,
     /// Destinations that get no packets any more.
     pub(super) removed: usize,
-}
-
-/// The parts that an earlier generation needed, and when they go.
-#[derive(Debug, Default)]
-pub(super) struct Retiring {
-    /// Listeners to which nothing is steered any more. They still take what was on its way to them.
-    pub(super) listeners: Vec<(Instant, Destination, ListenerGroup)>,
-    /// Destinations whose services have gone. What is open there has until then to end by itself.
-    pub(super) connections: Vec<(Instant, Destination)>,
-    /// Those of them that the configuration has not at all, as they were.
-    pub(super) services: Vec<Service>,
-    /// Prefixes that no binding is in. Connections that are open still need their addresses.
-    pub(super) routes: Vec<(Instant, Prefix)>,
-    /// When what brings origins' answers back goes, as far as the present configuration has no use for it.
-    pub(super) replies: Option<Instant>,
-}
-
-impl Retiring {
-    /// Services that the configuration has no more, and when what they have open is cut.
-    pub(super) fn gone(&self) -> Arc<[(Service, Instant)]> {
-        let gone = self.services.iter().filter_map(|service| {
-            let left = self.connections.iter().filter(|(_, left)| left.service == service.name);
-            Some((service.clone(), left.map(|(due, _)| *due).max()?))
-        });
-        gone.collect()
-    }
-
-    /// When something is due next.
-    pub(super) fn next(&self) -> Option<Instant> {
-        let listeners = self.listeners.iter().map(|(due, ..)| *due);
-        let connections = self.connections.iter().map(|(due, _)| *due);
-        listeners.chain(connections).chain(self.routes.iter().map(|(due, _)| *due)).chain(self.replies).min()
-    }
 }
 
 impl Running {
@@ -119,7 +78,7 @@ impl Running {
             .unless(planning)
             .await??
             .map_err(|errors| joined(errors.into_iter().map(Into::into)))?;
-        if let Some(Steering::SkLookup(dispatcher)) = &self.steering
+        if let Some(dispatcher) = &self.dispatcher
             && plan.ids() > dispatcher.capacity()
         {
             let count = plan.destinations.len();
@@ -157,11 +116,13 @@ impl Running {
         origins.configure(config.resolver.clone());
         let before = self.config.resolver.clone();
         let looked_up = self.stop_asked.unless(look_up(&origins, &config, NAMES_PATIENCE).unresolved()).await;
+        let aim = Aim { config, plan: Arc::new(plan), revision, table: None };
         let reloaded = match looked_up {
-            Ok(Ok(_)) => self.go_over(config, Arc::new(plan), mode, revision).await,
+            Ok(Ok(_)) => self.go_over(aim, mode).await,
             Ok(Err(error)) => Err(error.into()),
             Err(stopped) => Err(stopped.into()),
         };
+        self.lock = None;
         if reloaded.is_err() {
             origins.configure(before);
             origins.place(places(&self.config));
@@ -169,78 +130,61 @@ impl Running {
         reloaded
     }
 
-    /// The steps of a reload after everything that can be refused without touching anything.
-    async fn go_over(
-        &mut self,
-        config: Arc<Config>,
-        plan: Arc<Plan>,
-        mode: Mode,
-        revision: u32,
-    ) -> anyhow::Result<Reloaded> {
-        let table = self.compiled(&plan).await?;
+    /// The part of a reload that touches anything.
+    async fn go_over(&mut self, mut aim: Aim, mode: Mode) -> anyhow::Result<Reloaded> {
+        if mode == Mode::SkLookup {
+            aim.table = Some(Arc::new(self.compiled(&aim.plan).await?));
+        }
         // What follows stands on it.
         self.mend().await;
-
-        let registry = registry()?;
-        let lock = registry.lock_unless(LOCK_PATIENCE, || self.stop_asked.is_asked())?;
-        let claim = self.claim.as_mut().context("reload without a claim")?;
-        let both: BTreeSet<Prefix> = claim.instance().prefixes.iter().chain(&plan.routes).copied().collect();
-        lock.amend(claim, mode, &both.into_iter().collect::<Vec<_>>())?;
-
-        let added = minus(&plan.destinations, &self.plan.destinations);
-        let routed: BTreeSet<Prefix> =
-            self.routes.iter().flat_map(|routes| routes.added().iter().copied()).collect();
-        // Until the switch packets are steered by the old configuration, from then on by the new one.
-        self.exempt(vec![Arc::clone(&self.plan), Arc::clone(&plan)], config.nat).await;
-        let switched = match self.prepare(&config, &plan, &added).await {
-            Ok(()) => self.switch(&plan, &table),
+        self.lock = Some(registry()?.lock_unless(LOCK_PATIENCE, || self.stop_asked.is_asked())?);
+        let added = absent(&aim.plan, &self.plan);
+        let removed = absent(&self.plan, &aim.plan);
+        // Until the switch the old bindings take connections, from then on the new ones.
+        let both = vec![Arc::clone(&self.plan), Arc::clone(&aim.plan)];
+        self.exempt(both.clone(), aim.config.nat).await;
+        let outcome = match self.avoid(both).await {
+            Ok(()) => {
+                let way = self.way_to(&aim, mode, Farewell::Drain(self.settings.drain));
+                self.go(way, &aim).await.outcome()
+            }
             Err(error) => Err(error),
         };
-        if let Err(error) = switched {
-            // Also where it was given up since we are told to stop.
-            let _whole = InterruptGuard::off();
-            let mut undone = self.abandon(&added, &routed).await;
-            undone.extend(self.avoid(vec![Arc::clone(&self.plan)]).await.err());
-            self.exempt(vec![Arc::clone(&self.plan)], self.config.nat).await;
-            let claimed = self.claimed();
-            if let Some(claim) = &mut self.claim {
-                lock.amend(claim, mode, &claimed)?;
+        let went = outcome.map(|left| {
+            for error in left {
+                tracing::warn!("{error:#}");
             }
-            if undone.is_empty() {
-                return Err(error);
-            }
-            bail!("{error:#}; then, while undoing: {:#}", joined(undone));
-        }
-
-        let removed = minus(&self.plan.destinations, &plan.destinations);
-        let reloaded = Reloaded {
-            revision,
-            services: config.services.len(),
-            bindings: plan.bindings.len(),
-            added: added.len(),
-            removed: removed.len(),
-        };
-        self.retire(removed, &plan);
-        let kept: HashSet<&ServiceName> = config.services.iter().map(|service| &service.name).collect();
-        self.retiring.services.retain(|gone| !kept.contains(&gone.name));
-        let gone = self.config.services.iter().filter(|service| !kept.contains(&service.name));
-        self.retiring.services.extend(gone.cloned());
-        self.plan = plan;
-        self.config = config;
-        self.keep_set_origins();
-        self.recorder.follow(&self.config.log, &self.config.services);
-        // After a failure the old bindings are avoided as well, which the next reload puts right.
+            self.arrive(aim);
+        });
+        // After a failure the other bindings are avoided as well, which the next reload puts right.
         if let Err(error) = self.avoid(vec![Arc::clone(&self.plan)]).await {
             tracing::warn!("{error:#}");
         }
-        self.exempt(vec![Arc::clone(&self.plan)], self.config.nat).await;
-        if self.replies.exceed(&ReplyNeeds::of(&self.config.services)) {
-            self.retiring.replies = Some(Instant::now() + self.settings.drain);
+        {
+            // Also where it was given up since we are told to stop.
+            let _whole = went.is_err().then(InterruptGuard::off);
+            self.exempt(vec![Arc::clone(&self.plan)], self.config.nat).await;
         }
-        self.revision = revision;
+        went?;
         self.tell_facts();
         self.publish();
-        Ok(reloaded)
+        Ok(Reloaded {
+            revision: self.revision,
+            services: self.config.services.len(),
+            bindings: self.plan.bindings.len(),
+            added,
+            removed,
+        })
+    }
+
+    /// `aim` is what there is now.
+    fn arrive(&mut self, aim: Aim) {
+        let kept: HashSet<&ServiceName> = aim.config.services.iter().map(|service| &service.name).collect();
+        let before = self.gone.drain(..).chain(self.config.services.iter().cloned());
+        self.gone = before.filter(|gone| !kept.contains(&gone.name)).collect();
+        (self.config, self.plan, self.revision) = (aim.config, aim.plan, aim.revision);
+        self.keep_set_origins();
+        self.recorder.follow(&self.config.log, &self.config.services);
     }
 
     /// Has no origin dialled where the bindings of `plans` would bring the connection back.
@@ -248,199 +192,9 @@ impl Running {
         let origins = self.origins.as_ref().context("reload without watching origins")?;
         Ok(origins.avoid(own_bindings(plans)?).await?)
     }
-
-    /// Gives the new destinations listeners and the new prefixes routes. Nothing is steered there yet.
-    async fn prepare(
-        &mut self,
-        config: &Config,
-        plan: &Arc<Plan>,
-        added: &BTreeMap<DestinationId, Destination>,
-    ) -> anyhow::Result<()> {
-        let mode = self.mode().context("reload before steering")?;
-        // Until the switch the old bindings take connections, from then on the new ones.
-        self.avoid(vec![Arc::clone(&self.plan), Arc::clone(plan)]).await?;
-        self.bind_listeners(added, mode)?;
-        self.stop_asked.check()?;
-        if let Some(Steering::SkLookup(dispatcher)) = &mut self.steering {
-            for id in added.keys() {
-                dispatcher.reset_counts(*id)?;
-            }
-            // Nothing is steered to them before the switch. What is abandoned leaves the map when it closes.
-            register(dispatcher, self.listeners.iter().filter(|(id, _)| added.contains_key(id)))?;
-        }
-        let routes = self.routes.as_mut().context("reload without routes")?;
-        let present: BTreeSet<Prefix> = self.plan.routes.iter().chain(routes.added()).copied().collect();
-        let missing: Vec<Prefix> =
-            plan.routes.iter().copied().filter(|prefix| !present.contains(prefix)).collect();
-        routes.add(&missing).await?;
-        self.stop_asked.check()?;
-        self.raise_replies(&ReplyNeeds::of(&config.services)).await?;
-        let workers = self.workers.as_ref().context("reload without workers")?;
-        listen(workers, &mut self.listeners, added, config).await
-    }
-
-    /// The one moment from which packets see the new generation.
-    fn switch(&mut self, plan: &Plan, table: &Table) -> anyhow::Result<()> {
-        let firewall = self.firewall(plan)?;
-        match self.steering.as_mut().context("reload before steering")? {
-            Steering::SkLookup(dispatcher) => dispatcher.publish(table.nodes())?,
-            Steering::Tproxy(tproxy) => tproxy.replace(&firewall)?,
-        }
-        Ok(())
-    }
-
-    /// Undoes [`prepare`](Self::prepare), complete or not.
-    async fn abandon(
-        &mut self,
-        added: &BTreeMap<DestinationId, Destination>,
-        routed: &BTreeSet<Prefix>,
-    ) -> Vec<anyhow::Error> {
-        let mut errors = Vec::new();
-        for (id, destination) in added {
-            if self.listeners.remove(id).is_some()
-                && let Some(workers) = &self.workers
-            {
-                workers.remove(destination).await;
-            }
-        }
-        if let Some(routes) = &mut self.routes {
-            let doomed: Vec<Prefix> =
-                routes.added().iter().copied().filter(|prefix| !routed.contains(prefix)).collect();
-            errors.extend(routes.remove(&doomed).await.into_iter().map(Into::into));
-        }
-        // What is still retiring is due at its own time.
-        if self.retiring.replies.is_none() {
-            let needs = ReplyNeeds::of(&self.config.services);
-            errors.extend(self.lower_replies(&needs).await);
-        }
-        errors
-    }
-
-    /// Lets go of what the plan before `plan` needed: at once of its place in the kernel, later of the rest.
-    fn retire(&mut self, removed: BTreeMap<DestinationId, Destination>, plan: &Plan) {
-        let now = Instant::now();
-        let served = Serves::of(plan);
-        for (id, destination) in removed {
-            if let Some(Steering::SkLookup(dispatcher)) = &mut self.steering
-                && let Err(error) = dispatcher.unregister(id)
-            {
-                // Nothing leads there any more, and the socket leaves the map when it closes.
-                tracing::debug!(%error, "retire");
-            }
-            if !served.has(&destination) {
-                // Its listeners close first, so that nothing is accepted after the cut.
-                let due = now + self.settings.drain.max(HANDSHAKES);
-                self.retiring.connections.push((due, destination.clone()));
-            }
-            if let Some(group) = self.listeners.remove(&id) {
-                self.retiring.listeners.push((now + HANDSHAKES, destination, group));
-            }
-        }
-        let needed: BTreeSet<&Prefix> = plan.routes.iter().collect();
-        self.retiring.routes.retain(|(_, prefix)| !needed.contains(prefix));
-        let retiring: BTreeSet<Prefix> = self.retiring.routes.iter().map(|(_, prefix)| *prefix).collect();
-        for prefix in self.routes.iter().flat_map(LocalRoutes::added) {
-            if !needed.contains(prefix) && !retiring.contains(prefix) {
-                self.retiring.routes.push((now + self.settings.drain, *prefix));
-            }
-        }
-    }
-
-    /// Takes away what is due.
-    pub(super) async fn retire_due(&mut self) {
-        let now = Instant::now();
-        let (due, later): (Vec<_>, Vec<_>) =
-            self.retiring.listeners.drain(..).partition(|(due, ..)| *due <= now);
-        self.retiring.listeners = later;
-        for (_, destination, group) in due {
-            // Only its address and cookies: the workers have its sockets.
-            drop(group);
-            if let Some(workers) = &self.workers {
-                workers.remove(&destination).await;
-            }
-        }
-        self.cut_due(now).await;
-        // There are fewer listeners, whose descriptors are for connections now, or fewer services.
-        self.publish();
-        if self.retiring.replies.is_some_and(|due| due <= now) {
-            self.retiring.replies = None;
-            for error in self.lower_replies(&ReplyNeeds::of(&self.config.services)).await {
-                tracing::warn!("{error:#}");
-            }
-        }
-        let (due, later): (Vec<_>, Vec<_>) = self.retiring.routes.drain(..).partition(|(due, _)| *due <= now);
-        self.retiring.routes = later;
-        if due.is_empty() {
-            return;
-        }
-        let doomed: Vec<Prefix> = due.into_iter().map(|(_, prefix)| prefix).collect();
-        if let Some(routes) = &mut self.routes {
-            for error in routes.remove(&doomed).await {
-                tracing::warn!("{:#}", anyhow::Error::from(error));
-            }
-        }
-        if let Err(error) = self.amend_claim() {
-            tracing::warn!("{error:#}");
-        }
-    }
-
-    /// Cuts what is still open of services that have gone, and have not come back meanwhile.
-    async fn cut_due(&mut self, now: Instant) {
-        let Some(workers) = &self.workers else { return };
-        let due: Vec<_> = self.retiring.connections.extract_if(.., |(due, _)| *due <= now).collect();
-        let Retiring { connections, services, .. } = &mut self.retiring;
-        let left: HashSet<&ServiceName> = connections.iter().map(|(_, left)| &left.service).collect();
-        services.retain(|gone| left.contains(&gone.name));
-        let served = Serves::of(&self.plan);
-        for (_, destination) in due {
-            if served.has(&destination) {
-                continue;
-            }
-            let cut = workers.cut(&destination).await;
-            if cut > 0 {
-                tracing::warn!(%destination, cut, "connections of a removed service were cut");
-            }
-        }
-    }
-
-    fn amend_claim(&mut self) -> anyhow::Result<()> {
-        let mode = self.mode().context("claim before steering")?;
-        let claimed = self.claimed();
-        let registry = registry()?;
-        let lock = registry.lock_unless(LOCK_PATIENCE, || self.stop_asked.is_asked())?;
-        match &mut self.claim {
-            Some(claim) => Ok(lock.amend(claim, mode, &claimed)?),
-            None => Ok(()),
-        }
-    }
-
-    /// The prefixes in use: those of the plan, and those that are retiring.
-    fn claimed(&self) -> Vec<Prefix> {
-        let retiring = self.retiring.routes.iter().map(|(_, prefix)| *prefix);
-        let claimed: BTreeSet<Prefix> = self.plan.routes.iter().copied().chain(retiring).collect();
-        claimed.into_iter().collect()
-    }
 }
 
-/// Services with the families and protocols that a plan has of them, whatever answers there.
-struct Serves<'a>(HashSet<(&'a ServiceName, Family, Protocol)>);
-
-impl<'a> Serves<'a> {
-    fn of(plan: &'a Plan) -> Self {
-        let each = plan.destinations.values();
-        Self(each.map(|one| (&one.service, one.family, one.protocol)).collect())
-    }
-
-    fn has(&self, destination: &Destination) -> bool {
-        let Destination { service, revision: _, family, protocol } = destination;
-        self.0.contains(&(service, *family, *protocol))
-    }
-}
-
-/// The entries of `all` whose keys `other` has not.
-fn minus(
-    all: &BTreeMap<DestinationId, Destination>,
-    other: &BTreeMap<DestinationId, Destination>,
-) -> BTreeMap<DestinationId, Destination> {
-    all.iter().filter(|(id, _)| !other.contains_key(id)).map(|(id, one)| (*id, one.clone())).collect()
+/// The number of destinations of `plan` that `other` has not.
+fn absent(plan: &Plan, other: &Plan) -> usize {
+    plan.destinations.keys().filter(|id| !other.destinations.contains_key(id)).count()
 }

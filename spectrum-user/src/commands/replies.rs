@@ -7,7 +7,6 @@ use std::net::IpAddr;
 use anyhow::{Context as _, bail};
 
 use crate::model::{DialSource, Family, OriginHost, Service, Target};
-use crate::plan::ReplyNeeds;
 use crate::plan::firewall::{Chain, ChainPart};
 use crate::plan::reply_table::ReplyTable;
 use spectrum_steering::host::{self, ReplyRoutes};
@@ -21,45 +20,60 @@ pub(super) struct Replies {
 }
 
 impl Replies {
-    /// Adds what `needs` asks for and is not there. After an error, [`lower`](Self::lower) undoes what was done.
-    pub(super) async fn raise(&mut self, needs: &ReplyNeeds, chain: &Chain) -> anyhow::Result<()> {
-        let missing: Vec<Family> = needs.families.difference(&self.routed).copied().collect();
-        if !missing.is_empty() {
-            let routes = ReplyRoutes::open()?;
-            for family in missing {
-                // First, since a failure may leave a part of it.
-                self.routed.insert(family);
-                routes.add(ReplyTable::of(chain), family).await.context(PURPOSE)?;
-            }
-        }
-        if needs.mark() && self.mark.is_none() {
-            self.mark = Some(ReplyMark::apply(chain).context(PURPOSE)?);
+    /// Adds the rules and routes of `families`, or what is missing of them. After an error a part may be there.
+    pub(super) async fn add(
+        &mut self,
+        families: impl Iterator<Item = Family>,
+        chain: &Chain,
+    ) -> anyhow::Result<()> {
+        let routes = ReplyRoutes::open()?;
+        for family in families {
+            // First, since a failure may leave a part of it.
+            self.routed.insert(family);
+            routes.add(ReplyTable::of(chain), family).await.context(PURPOSE)?;
         }
         Ok(())
     }
 
-    /// Removes what `needs` does not ask for. Returns every error.
-    pub(super) async fn lower(&mut self, needs: &ReplyNeeds, chain: &Chain) -> Vec<anyhow::Error> {
-        let mut errors: Vec<anyhow::Error> = Vec::new();
-        if !needs.mark()
-            && let Some(mark) = self.mark.take()
-        {
-            errors.extend(mark.undo().map(Into::into));
+    /// Removes those of `families`. Returns every error.
+    pub(super) async fn remove(
+        &mut self,
+        families: impl Iterator<Item = Family>,
+        chain: &Chain,
+    ) -> Vec<anyhow::Error> {
+        let doomed: Vec<Family> = families.filter(|family| self.routed.remove(family)).collect();
+        if doomed.is_empty() {
+            return Vec::new();
         }
-        let doomed: Vec<Family> = self.routed.difference(&needs.families).copied().collect();
-        if !doomed.is_empty() {
-            match ReplyRoutes::open() {
-                Ok(routes) => {
-                    for family in doomed {
-                        self.routed.remove(&family);
-                        let failed = routes.remove_family(ReplyTable::of(chain), family).await;
-                        errors.extend(failed.into_iter().map(Into::into));
-                    }
-                }
-                Err(error) => errors.push(error.into()),
-            }
+        let routes = match ReplyRoutes::open() {
+            Ok(routes) => routes,
+            Err(error) => return vec![error.into()],
+        };
+        let mut errors = Vec::new();
+        for family in doomed {
+            let failed = routes.remove_family(ReplyTable::of(chain), family).await;
+            errors.extend(failed.into_iter().map(Into::into));
         }
         errors
+    }
+
+    /// Makes the table that marks answers, anew if there is one. Blocks the calling thread.
+    pub(super) fn mark(&mut self, chain: &Chain) -> anyhow::Result<()> {
+        match &mut self.mark {
+            Some(mark) => mark.put_back(),
+            none => ReplyMark::apply(chain).map(|made| *none = Some(made)),
+        }
+        .context(PURPOSE)
+    }
+
+    /// Removes it. Blocks the calling thread.
+    pub(super) fn unmark(&mut self) -> Option<anyhow::Error> {
+        self.mark.take()?.undo().map(Into::into)
+    }
+
+    /// True while it is as it was made. Blocks the calling thread.
+    pub(super) fn is_mark_whole(&self) -> anyhow::Result<bool> {
+        Ok(self.mark.as_ref().map_or(Ok(true), ReplyMark::is_whole)?)
     }
 
     /// The families whose rules or routes are not all there.
@@ -76,33 +90,9 @@ impl Replies {
         Ok(broken)
     }
 
-    /// Adds what is missing of the rules and routes.
-    pub(super) async fn put_back_routes(&self, chain: &Chain) -> anyhow::Result<()> {
-        let routes = ReplyRoutes::open()?;
-        for family in &self.routed {
-            routes.add(ReplyTable::of(chain), *family).await.context(PURPOSE)?;
-        }
-        Ok(())
-    }
-
-    /// The table that marks answers.
-    pub(super) fn mark(&self) -> Option<&ReplyMark> {
-        self.mark.as_ref()
-    }
-
-    /// Makes that table anew.
-    pub(super) fn put_back_mark(&mut self) -> anyhow::Result<()> {
-        self.mark.as_mut().map_or(Ok(()), |mark| mark.put_back().context(PURPOSE))
-    }
-
     /// Its part in the firewall.
     pub(super) fn part(&self) -> Option<ChainPart> {
         self.mark.as_ref().map(ReplyMark::part)
-    }
-
-    /// True if there is more than `needs` asks for.
-    pub(super) fn exceed(&self, needs: &ReplyNeeds) -> bool {
-        !self.routed.is_subset(&needs.families) || (self.mark.is_some() && !needs.mark())
     }
 }
 

@@ -132,7 +132,7 @@ async fn serve(running: &mut Running, args: &RunArgs, hearing: &mut Hearing) -> 
     let mut looks = Looks::new();
     let mut watch = Watch::begin(running.chain()?);
     loop {
-        let due = running.retiring.next();
+        let due = running.ledger.next_due();
         let event = tokio::select! {
             biased;
             () = stop.asked() => return Ok(()),
@@ -229,7 +229,7 @@ pub(super) async fn aside<T: Send + 'static>(
 async fn finish(running: Running, outcome: anyhow::Result<()>, hearing: &mut Hearing) -> anyhow::Result<()> {
     running.published.state(InstanceState::Draining);
     hearing.refuse_reloads();
-    let undone = running.stop(hearing.stop().again()).await;
+    let undone = running.stop().await;
     match (outcome, undone.is_empty()) {
         (outcome, true) => outcome,
         (Ok(()), false) => Err(joined(undone).context("stop")),

@@ -59,10 +59,9 @@ impl Stop {
         self.beyond(0).await;
     }
 
-    /// Waits until we are told once more than now.
-    pub(super) fn again(&self) -> impl Future<Output = ()> + use<> {
-        let (stop, now) = (self.clone(), *self.asked.borrow());
-        async move { stop.beyond(now).await }
+    /// The number of times that we have been told.
+    pub(super) fn times(&self) -> u32 {
+        *self.asked.borrow()
     }
 
     /// The result of `doing`, unless we are told before. It must leave nothing behind when it is dropped.
@@ -74,7 +73,8 @@ impl Stop {
         }
     }
 
-    async fn beyond(&self, times: u32) {
+    /// Waits until we are told more than so many times.
+    pub(super) async fn beyond(&self, times: u32) {
         let mut asked = self.asked.clone();
         if asked.wait_for(|now| *now > times).await.is_err() {
             // Nobody is left to tell, which is noticed elsewhere.
@@ -92,13 +92,13 @@ mod tests {
         let (stopper, stop) = Stopper::new();
         assert_eq!(stop.unless(async { 7 }).await.unwrap(), 7);
         stop.check().unwrap();
-        let early = stop.again();
+        let early = stop.beyond(stop.times());
         stopper.stop();
         stop.check().unwrap_err();
         stop.asked().await;
         early.await;
         stop.unless(async { 7 }).await.unwrap_err();
-        let again = stop.again();
+        let again = stop.beyond(stop.times());
         tokio::pin!(again);
         assert!(futures_util::poll!(&mut again).is_pending());
         stopper.stop();

@@ -1,123 +1,161 @@
-//! What an instance raises in the system, in the order of raising it. Raises nothing itself.
+//! What an instance has raised, and the one way from there to what it wants. Raises and lowers nothing itself: it says what is to
+//! be done next, and is told what failed.
 
-use std::fmt;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
 
-use crate::model::{DestinationId, Family, Prefix};
+use tokio::time::Instant;
 
-/// One thing that an instance has in the system. What is greater stands on what is less: it is raised later and lowered
-/// earlier.
-#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
-pub enum Resource {
-    /// The state file, by which others know what is claimed.
-    Claim,
-    /// The control socket.
-    Control,
-    /// The eBPF program's attachment to the network namespace.
-    Attachment,
-    /// A destination's entry in the map of listeners.
-    Registration(DestinationId),
-    /// A local route.
-    Route(Prefix),
-    /// The rules and the route for what origins answer to clients' addresses.
-    Reply(Family),
-    /// The table that marks such answers.
-    Mark,
-    /// The table that exempts from NAT.
-    Exemption,
-    /// The firewall rules that steer.
-    Rules,
+use super::{Resource, ResourceKind};
+
+/// The things that are raised, or may be in part, and when those go that nothing wants any more.
+#[derive(Debug, Default)]
+pub struct Ledger {
+    have: BTreeMap<Resource, Option<Instant>>,
 }
 
-/// The kind of a thing. Things of a kind are looked at together.
-#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
-pub enum ResourceKind {
-    /// [`Resource::Claim`].
-    Claim,
-    /// [`Resource::Control`].
-    Control,
-    /// [`Resource::Attachment`].
-    Attachment,
-    /// [`Resource::Registration`].
-    Registration,
-    /// [`Resource::Route`].
-    Route,
-    /// [`Resource::Reply`].
-    Reply,
-    /// [`Resource::Mark`].
-    Mark,
-    /// [`Resource::Exemption`].
-    Exemption,
-    /// [`Resource::Rules`].
-    Rules,
+/// What becomes of the things that are not wanted any more.
+#[derive(Clone, Copy, Debug)]
+pub enum Farewell {
+    /// They go at once.
+    AtOnce,
+    /// They stay as long as what is open may need them, which is at most so long.
+    Drain(Duration),
 }
 
-impl Resource {
-    /// Its kind.
+/// The next step of a way: things of one kind.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Step {
+    /// They are to be raised, in this order, or made whole where a part of them is there.
+    Raise(Vec<Resource>),
+    /// They are to be lowered, in this order, as far as they are there.
+    Lower(Vec<Resource>),
+}
+
+/// A way from what is raised to something else. Where a step of it fails it leads back.
+#[derive(Debug)]
+pub struct Way {
+    raise: VecDeque<Resource>,
+    raised: Vec<Resource>,
+    /// In the order of raising: the last goes first.
+    lower: Vec<Resource>,
+    /// Those that were to go and are wanted again.
+    recalled: Vec<(Resource, Instant)>,
+    retired: Vec<(Resource, Instant)>,
+    retreat: Retreat,
+}
+
+/// The end of a way that fails.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Retreat {
+    /// Where it began: what it raised is lowered.
+    Begin,
+    /// Where it has come to. Half of what was taken away is better than none.
+    Here,
+}
+
+impl Ledger {
+    /// The way to `want`, no more and no less.
     #[must_use]
-    pub fn kind(&self) -> ResourceKind {
-        match self {
-            Self::Claim => ResourceKind::Claim,
-            Self::Control => ResourceKind::Control,
-            Self::Attachment => ResourceKind::Attachment,
-            Self::Registration(_) => ResourceKind::Registration,
-            Self::Route(_) => ResourceKind::Route,
-            Self::Reply(_) => ResourceKind::Reply,
-            Self::Mark => ResourceKind::Mark,
-            Self::Exemption => ResourceKind::Exemption,
-            Self::Rules => ResourceKind::Rules,
+    pub fn way_to(&self, want: &BTreeSet<Resource>, farewell: Farewell, now: Instant) -> Way {
+        let raise = want.iter().filter(|resource| !self.have.contains_key(resource)).cloned();
+        let mut way = Way::of(raise.collect(), Retreat::Begin);
+        for (resource, due) in &self.have {
+            match (want.contains(resource), due, farewell) {
+                (true, None, _) | (false, Some(_), Farewell::Drain(_)) => {}
+                (true, Some(due), _) => way.recalled.push((resource.clone(), *due)),
+                (false, _, Farewell::AtOnce) => way.lower.push(resource.clone()),
+                (false, None, Farewell::Drain(drain)) => match resource.patience(drain) {
+                    Duration::ZERO => way.lower.push(resource.clone()),
+                    patience => way.retired.push((resource.clone(), now + patience)),
+                },
+            }
+        }
+        way
+    }
+
+    /// The way on which goes what is due.
+    #[must_use]
+    pub fn way_of_due(&self, now: Instant) -> Way {
+        let mut way = Way::of(VecDeque::new(), Retreat::Begin);
+        let is_due = |due: &Option<Instant>| due.is_some_and(|due| due <= now);
+        way.lower =
+            self.have.iter().filter(|(_, due)| is_due(due)).map(|(resource, _)| resource.clone()).collect();
+        way
+    }
+
+    /// The way on which `missing` comes back, which others have taken away.
+    #[must_use]
+    pub fn way_back(missing: &[Resource]) -> Way {
+        Way::of(missing.iter().cloned().collect(), Retreat::Here)
+    }
+
+    /// The moment at which something is due next.
+    #[must_use]
+    pub fn next_due(&self) -> Option<Instant> {
+        self.have.values().copied().flatten().min()
+    }
+
+    /// The things that are raised, in the order of raising, each with when it goes.
+    pub fn have(&self) -> impl Iterator<Item = (&Resource, Option<Instant>)> {
+        self.have.iter().map(|(resource, due)| (resource, *due))
+    }
+
+    /// True if something of `kind` is raised.
+    #[must_use]
+    pub fn has(&self, kind: ResourceKind) -> bool {
+        self.have.keys().any(|resource| resource.kind() == kind)
+    }
+}
+
+impl Way {
+    fn of(raise: VecDeque<Resource>, retreat: Retreat) -> Self {
+        let (raised, lower, recalled, retired) = Default::default();
+        Self { raise, raised, lower, recalled, retired, retreat }
+    }
+
+    /// The things that it leads to and that are not raised yet.
+    pub fn to_raise(&self) -> impl Iterator<Item = &Resource> {
+        self.raise.iter()
+    }
+
+    /// The next step. From when it is given `ledger` has what is to be raised, and has no more what is to be lowered.
+    pub fn next(&mut self, ledger: &mut Ledger) -> Option<Step> {
+        let Some(first) = self.raise.front() else {
+            for (resource, _) in self.recalled.drain(..) {
+                ledger.have.insert(resource, None);
+            }
+            for (resource, due) in self.retired.drain(..) {
+                ledger.have.insert(resource, Some(due));
+            }
+            let last = self.lower.last()?.kind();
+            let step: Vec<Resource> =
+                std::iter::from_fn(|| self.lower.pop_if(|next| next.kind() == last)).collect();
+            for resource in &step {
+                ledger.have.remove(resource);
+            }
+            return Some(Step::Lower(step));
+        };
+        let kind = first.kind();
+        let step: Vec<Resource> =
+            std::iter::from_fn(|| self.raise.pop_front_if(|next| next.kind() == kind)).collect();
+        for resource in &step {
+            // What comes back may be about to go all the same.
+            ledger.have.entry(resource.clone()).or_insert(None);
+        }
+        self.raised.extend(step.iter().cloned());
+        Some(Step::Raise(step))
+    }
+
+    /// The raising that was to be done last has failed, perhaps after a part of it: the way leads back from here.
+    pub fn failed(&mut self) {
+        let raised = std::mem::take(&mut self.raised);
+        *self = Self::of(VecDeque::new(), self.retreat);
+        if self.retreat == Retreat::Begin {
+            self.lower = raised;
         }
     }
 }
 
-impl fmt::Display for Resource {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Claim => f.write_str("the state file"),
-            Self::Control => f.write_str("the control socket"),
-            Self::Attachment => f.write_str("the attachment of the sk_lookup program"),
-            Self::Registration(id) => write!(f, "the listener of destination {id} in the program's map"),
-            Self::Route(prefix) => write!(f, "local route {prefix}"),
-            Self::Reply(family) => write!(f, "the rules and route for answers of origins over {family}"),
-            Self::Mark => f.write_str("the table that marks answers of origins"),
-            Self::Exemption => f.write_str("the table that exempts from NAT"),
-            Self::Rules => f.write_str("the firewall rules that steer"),
-        }
-    }
-}
-
-impl ResourceKind {
-    /// All of them, in the order of raising.
-    pub const ALL: [Self; 9] = [
-        Self::Claim,
-        Self::Control,
-        Self::Attachment,
-        Self::Registration,
-        Self::Route,
-        Self::Reply,
-        Self::Mark,
-        Self::Exemption,
-        Self::Rules,
-    ];
-
-    /// The name in metrics.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Claim => "claim",
-            Self::Control => "control",
-            Self::Attachment => "attachment",
-            Self::Registration => "registration",
-            Self::Route => "route",
-            Self::Reply => "reply",
-            Self::Mark => "mark",
-            Self::Exemption => "exemption",
-            Self::Rules => "rules",
-        }
-    }
-
-    /// True if clients are served without it.
-    #[must_use]
-    pub fn is_aside(self) -> bool {
-        matches!(self, Self::Claim | Self::Control)
-    }
-}
+#[cfg(test)]
+mod tests;

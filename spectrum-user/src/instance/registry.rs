@@ -37,7 +37,7 @@ const RETRY: Duration = Duration::from_millis(20);
 const PARTING: Duration = Duration::from_millis(200);
 
 /// The registry of one network namespace.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Registry {
     dir: PathBuf,
 }
@@ -70,7 +70,7 @@ impl Registry {
 
     /// Takes the lock under which instances claim and leftovers are removed, waiting at most `patience` for others.
     /// Blocks the calling thread.
-    pub fn lock(&self, patience: Duration) -> Result<StartupLock<'_>, InstanceError> {
+    pub fn lock(&self, patience: Duration) -> Result<StartupLock, InstanceError> {
         self.lock_unless(patience, || false)
     }
 
@@ -79,12 +79,12 @@ impl Registry {
         &self,
         patience: Duration,
         given_up: impl Fn() -> bool,
-    ) -> Result<StartupLock<'_>, InstanceError> {
+    ) -> Result<StartupLock, InstanceError> {
         let path = self.dir.join(LOCK);
         let begun = Instant::now();
         loop {
             match self.try_lock(&path)? {
-                Some(file) => return Ok(StartupLock { registry: self, lock: file }),
+                Some(file) => return Ok(StartupLock { registry: self.clone(), lock: file }),
                 None if given_up() => return Err(InstanceError::GivenUp { path }),
                 None if begun.elapsed() < patience => std::thread::sleep(RETRY),
                 None => return Err(InstanceError::Busy { path, waited: patience }),
@@ -133,20 +133,20 @@ impl Registry {
 
 /// The right to claim, and to remove what dead instances left. Released when dropped.
 #[derive(Debug)]
-pub struct StartupLock<'a> {
-    registry: &'a Registry,
+pub struct StartupLock {
+    registry: Registry,
     #[expect(dead_code, reason = "held, not read: closing it releases the lock")]
     lock: File,
 }
 
-impl Drop for StartupLock<'_> {
+impl Drop for StartupLock {
     fn drop(&mut self) {
         // Before the lock is released, which happens when the file closes after this.
         self.registry.remove_if_empty();
     }
 }
 
-impl StartupLock<'_> {
+impl StartupLock {
     /// The live instances of the namespace. State files of dead ones are removed.
     pub fn live(&self) -> Result<Vec<Instance>, InstanceError> {
         let dir = &self.registry.dir;
@@ -185,11 +185,16 @@ impl StartupLock<'_> {
 
     /// Replaces what `claim` claims, as on a reload: first by all that is in use and all that will be, then, when the
     /// rest is gone from the kernel, by what remains.
-    pub fn amend(&self, claim: &mut Claim, mode: Mode, prefixes: &[Prefix]) -> Result<(), InstanceError> {
+    pub fn amend(
+        &self,
+        claim: &mut Claim,
+        mode: Option<Mode>,
+        prefixes: &[Prefix],
+    ) -> Result<(), InstanceError> {
         let others: Vec<Instance> =
             self.live()?.into_iter().filter(|instance| instance.chain != claim.instance.chain).collect();
         refuse_overlaps(prefixes, &others)?;
-        let instance = Instance { mode: Some(mode), prefixes: prefixes.to_vec(), ..claim.instance.clone() };
+        let instance = Instance { mode, prefixes: prefixes.to_vec(), ..claim.instance.clone() };
         claim.lock = write(&claim.path, &instance)?;
         claim.instance = instance;
         Ok(())

@@ -164,7 +164,7 @@ impl Faults {
     pub fn repaired(&self) -> Vec<(&'static str, u64)> {
         let told = self.lock();
         let count = |kind: ResourceKind| told.repaired.get(&kind).copied().unwrap_or_default();
-        ResourceKind::ALL.into_iter().map(|kind| (kind.as_str(), count(kind))).collect()
+        ResourceKind::REMOVABLE.into_iter().map(|kind| (kind.as_str(), count(kind))).collect()
     }
 
     fn missing(&self, kind: ResourceKind, missing: &[Resource], author: Option<&Author>, why: Why) -> News {
@@ -223,7 +223,7 @@ mod tests {
     const KIND: ResourceKind = ResourceKind::Rules;
 
     fn judged(repairs: &mut Repairs, most: u32, now: Instant) -> Judgement {
-        repairs.judge(KIND, &[Resource::Rules], None, most, now)
+        repairs.judge(KIND, &[Resource::Rules(0)], None, most, now)
     }
 
     #[test]
@@ -266,7 +266,8 @@ mod tests {
         let mut repairs = Repairs::default();
         let author = Author::named(4711, "nft");
         let now = Instant::now();
-        let judge = |repairs: &mut Repairs, author| repairs.judge(KIND, &[Resource::Rules], author, 0, now);
+        let judge =
+            |repairs: &mut Repairs, author| repairs.judge(KIND, &[Resource::Rules(0)], author, 0, now);
         assert_eq!(judge(&mut repairs, Some(&author)), Judgement::Leave(News::New));
         assert_eq!(judge(&mut repairs, None), Judgement::Leave(News::Known));
         let lines = repairs.faults().lines();

@@ -66,7 +66,7 @@ impl Watch {
             firewall: FirewallNotices::hear(chain)
                 .inspect_err(|error| tracing::debug!(%error, "hear of changes to nf_tables"))
                 .ok(),
-            due: ResourceKind::ALL.into_iter().map(|kind| (kind, first)).collect(),
+            due: ResourceKind::REMOVABLE.into_iter().map(|kind| (kind, first)).collect(),
             authors: BTreeMap::new(),
             touched: BTreeSet::new(),
             missed: BTreeMap::new(),
@@ -135,10 +135,7 @@ impl Watch {
         match kind {
             ResourceKind::Route | ResourceKind::Reply => self.routes.is_some(),
             ResourceKind::Mark | ResourceKind::Exemption | ResourceKind::Rules => self.firewall.is_some(),
-            ResourceKind::Attachment
-            | ResourceKind::Claim
-            | ResourceKind::Control
-            | ResourceKind::Registration => false,
+            _ => false,
         }
     }
 
@@ -217,7 +214,7 @@ mod tests {
     use super::*;
 
     fn deaf() -> Watch {
-        let due = ResourceKind::ALL.into_iter().map(|kind| (kind, Instant::now() + SELDOM)).collect();
+        let due = ResourceKind::REMOVABLE.into_iter().map(|kind| (kind, Instant::now() + SELDOM)).collect();
         let (authors, touched, missed) = (BTreeMap::new(), BTreeSet::new(), BTreeMap::new());
         Watch { routes: None, firewall: None, due, authors, touched, missed }
     }

@@ -125,12 +125,12 @@ fn an_amended_claim_covers_what_it_says_now() {
     let mut ours = claim(&registry, &["192.0.2.0/24"]).unwrap();
     let _other = claim(&registry, &["203.0.113.0/24"]).unwrap();
     let lock = registry.lock(PATIENCE).unwrap();
-    lock.amend(&mut ours, Mode::Tproxy, &prefixes(&["192.0.2.0/25", "198.51.100.0/24"])).unwrap();
+    lock.amend(&mut ours, Some(Mode::Tproxy), &prefixes(&["192.0.2.0/25", "198.51.100.0/24"])).unwrap();
     assert!(lock.live().unwrap().contains(ours.instance()));
     assert_eq!(ours.instance().mode, Some(Mode::Tproxy));
     lock.claim(&prefixes(&["192.0.2.128/25"])).unwrap();
     assert!(lock.claim(&prefixes(&["198.51.100.0/24"])).is_err());
-    assert!(lock.amend(&mut ours, Mode::Tproxy, &prefixes(&["203.0.113.7"])).is_err());
+    assert!(lock.amend(&mut ours, Some(Mode::Tproxy), &prefixes(&["203.0.113.7"])).is_err());
 }
 
 #[test]

@@ -1,0 +1,547 @@
+//! How each kind of thing is raised, lowered and looked at: three matches, and nothing else does any of it. In which order, and
+//! what becomes of a way that fails, the ledger says.
+
+use std::collections::{BTreeSet, HashMap};
+use std::fs::File;
+use std::io;
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use futures_util::future::{join_all, try_join_all};
+use nix::sys::resource::{Resource as Limit, getrlimit};
+
+use super::run::LOCK_PATIENCE;
+use super::running::{Aim, Running, registry};
+use crate::config::{Config, FirewallChoice};
+use crate::control::ControlServer;
+use crate::instance::{Claim, Mode, Resource, ResourceKind};
+use crate::model::{Destination, DestinationId, Family, Prefix, Protocol, Service, ServiceName};
+use crate::observe::{self, AdminServer, Metrics};
+use crate::plan::firewall::{Firewall, Rule};
+use crate::plan::{ListenerRoom, Plan};
+use spectrum_proxy::{Listener, Served, Workers};
+use spectrum_steering::dispatcher::{Dispatcher, DispatcherError};
+use spectrum_steering::host::{ListenerGroup, ListenerOptions, LocalRoutes, Transparency};
+use spectrum_steering::tproxy::{Backend, Tproxy};
+
+/// So many listeners are looked at at once.
+const LISTENERS: usize = 256;
+
+/// Others may be starting: then there will be another look.
+const PATIENCE: Duration = Duration::from_millis(100);
+
+impl Running {
+    /// Raises `resources`, all of one kind, for `aim`; where there is a part of one already, the rest of it. After an error
+    /// some of them may be there, or a part of one.
+    pub(super) async fn raise(&mut self, resources: &[Resource], aim: &Aim) -> anyhow::Result<()> {
+        let Some(kind) = resources.first().map(Resource::kind) else { return Ok(()) };
+        match kind {
+            ResourceKind::Claim => match &self.claim {
+                Some(_) => self.claim(PATIENCE),
+                None => {
+                    let lock = self.lock.as_ref().context("claim without the lock")?;
+                    self.claim = Some(lock.claim(&aim.plan.routes)?);
+                    Ok(())
+                }
+            },
+            ResourceKind::Control => self.listen_for_requests(),
+            ResourceKind::Attachment => self.attach(&aim.plan),
+            ResourceKind::Route => {
+                // The claim covers what may be in the kernel.
+                self.claim(LOCK_PATIENCE)?;
+                let prefixes: Vec<Prefix> = resources.iter().filter_map(prefix).collect();
+                Ok(self.opened_routes()?.put_back(&prefixes).await?)
+            }
+            ResourceKind::Reply => {
+                let chain = self.chain()?.clone();
+                self.replies.add(resources.iter().filter_map(family), &chain).await
+            }
+            ResourceKind::Mark => {
+                let chain = self.chain()?.clone();
+                self.replies.mark(&chain)
+            }
+            ResourceKind::Admin => self.start_admin(aim),
+            // They come by themselves.
+            ResourceKind::Connections => Ok(()),
+            ResourceKind::Workers => self.start_workers(aim),
+            ResourceKind::Listener => self.bind_listeners(resources),
+            ResourceKind::Registration => self.register(resources.iter().filter_map(id), &aim.plan),
+            ResourceKind::Serving => {
+                self.publish();
+                // So that with name servers that answer the first connection finds its origin.
+                if let Some(lookups) = self.lookups.take() {
+                    self.stop_asked.unless(lookups.unresolved()).await??;
+                }
+                self.serve(resources, &aim.config).await
+            }
+            ResourceKind::Exemption => {
+                if self.exempting.part().is_some() {
+                    return self.exempting.put_back();
+                }
+                self.exempt(vec![Arc::clone(&aim.plan)], aim.config.nat).await;
+                Ok(())
+            }
+            ResourceKind::Rules => self.steer(aim),
+        }
+    }
+
+    /// Lowers those of `resources`, all of one kind, that are there. Returns every error.
+    pub(super) async fn lower(&mut self, resources: &[Resource]) -> Vec<anyhow::Error> {
+        let Some(kind) = resources.first().map(Resource::kind) else { return Vec::new() };
+        match kind {
+            ResourceKind::Claim => drop(self.claim.take()),
+            ResourceKind::Control => {
+                if let Some(control) = self.control.take() {
+                    control.close().await;
+                }
+            }
+            ResourceKind::Attachment => {
+                if let Some(mut dispatcher) = self.dispatcher.take() {
+                    return dispatcher.detach().err().map(Into::into).into_iter().collect();
+                }
+            }
+            ResourceKind::Route => return self.remove_routes(resources).await,
+            ResourceKind::Reply => match self.chain().cloned() {
+                Ok(chain) => return self.replies.remove(resources.iter().filter_map(family), &chain).await,
+                Err(error) => return vec![error],
+            },
+            ResourceKind::Mark => return self.replies.unmark().into_iter().collect(),
+            ResourceKind::Admin => {
+                // Until here it can be watched how the last connections end.
+                drop(self.admin.take());
+                self.facts.forget();
+            }
+            ResourceKind::Connections => self.cut(resources).await,
+            ResourceKind::Workers => self.drain().await,
+            ResourceKind::Listener => {
+                // Their addresses and cookies; the workers have had the sockets, if there was anything to serve.
+                for destination in resources.iter().filter_map(destination) {
+                    self.listeners.remove(destination);
+                }
+            }
+            ResourceKind::Registration => {
+                for id in resources.iter().filter_map(id) {
+                    if let Some(dispatcher) = &mut self.dispatcher
+                        && let Err(error) = dispatcher.unregister(id)
+                    {
+                        // Nothing leads there any more, and the socket leaves the map when it closes.
+                        tracing::debug!(%error, "leave a destination without a listener");
+                    }
+                }
+            }
+            ResourceKind::Serving => {
+                if let Some(workers) = &self.workers {
+                    join_all(resources.iter().filter_map(destination).map(|one| workers.remove(one))).await;
+                }
+            }
+            ResourceKind::Exemption => return self.exempting.lower().into_iter().collect(),
+            ResourceKind::Rules => return self.steer_no_more(resources),
+        }
+        Vec::new()
+    }
+
+    /// The things of `kind` that are missing, by one look.
+    pub(super) async fn missing(&mut self, kind: ResourceKind) -> anyhow::Result<Vec<Resource>> {
+        let all = |is_whole: bool, resource| if is_whole { Vec::new() } else { vec![resource] };
+        Ok(match kind {
+            ResourceKind::Claim => all(self.claim.as_ref().is_none_or(Claim::is_seen), Resource::Claim),
+            ResourceKind::Control => {
+                all(self.control.as_ref().is_none_or(ControlServer::is_found), Resource::Control)
+            }
+            ResourceKind::Attachment => match &self.dispatcher {
+                Some(dispatcher) => all(dispatcher.is_attached(namespace()?)?, Resource::Attachment),
+                None => Vec::new(),
+            },
+            ResourceKind::Registration => {
+                self.unregistered()?.into_iter().map(Resource::Registration).collect()
+            }
+            ResourceKind::Route => {
+                let raised = self.ledger.have().filter_map(|(resource, _)| prefix(resource));
+                let raised: BTreeSet<Prefix> = raised.collect();
+                self.opened_routes()?.absent(&raised).await?.into_iter().map(Resource::Route).collect()
+            }
+            ResourceKind::Reply => {
+                let broken = self.replies.broken(self.chain()?).await?;
+                broken.into_iter().map(Resource::Reply).collect()
+            }
+            ResourceKind::Mark => all(self.replies.is_mark_whole()?, Resource::Mark),
+            ResourceKind::Exemption => all(self.exempting.is_whole()?, Resource::Exemption),
+            ResourceKind::Rules => match &self.tproxy {
+                Some(tproxy) => all(tproxy.damaged()?.is_empty(), Resource::Rules(self.revision)),
+                None => Vec::new(),
+            },
+            // Nobody else can reach them.
+            ResourceKind::Admin
+            | ResourceKind::Connections
+            | ResourceKind::Listener
+            | ResourceKind::Serving
+            | ResourceKind::Workers => Vec::new(),
+        })
+    }
+
+    /// Claims the prefixes of all routes that are raised, unless that is what others see. Waits at most `patience` for the lock,
+    /// where it is not held.
+    pub(super) fn claim(&mut self, patience: Duration) -> anyhow::Result<()> {
+        let prefixes: BTreeSet<Prefix> = self.ledger.have().filter_map(|(one, _)| prefix(one)).collect();
+        let mode = self.mode();
+        let claim = self.claim.as_mut().context("claim again without a claim")?;
+        let instance = claim.instance();
+        let is_same = || instance.prefixes.iter().copied().collect::<BTreeSet<_>>() == prefixes;
+        // Of a start nothing is raised yet, and all is claimed.
+        if claim.is_seen() && instance.mode == mode && (prefixes.is_empty() || is_same()) {
+            return Ok(());
+        }
+        let prefixes: Vec<Prefix> =
+            if prefixes.is_empty() { instance.prefixes.clone() } else { prefixes.into_iter().collect() };
+        let taken;
+        let lock = match &self.lock {
+            Some(lock) => lock,
+            None => {
+                taken = registry()?.lock_unless(patience, || self.stop_asked.is_asked())?;
+                &taken
+            }
+        };
+        Ok(lock.amend(claim, mode, &prefixes)?)
+    }
+
+    /// Has a control socket, in the place of one there may have been.
+    fn listen_for_requests(&mut self) -> anyhow::Result<()> {
+        let path = self.claim.as_ref().context("listen without a claim")?.control_socket();
+        // The directory may have gone, too.
+        registry()?;
+        // It removes what is at its path.
+        drop(self.control.take());
+        let (handle, requests) = &self.hearing;
+        self.control = Some(ControlServer::listen(&path, handle, requests.clone())?);
+        Ok(())
+    }
+
+    /// Attaches the program, which is loaded if it is not: without a table it steers nothing.
+    fn attach(&mut self, plan: &Plan) -> anyhow::Result<()> {
+        let dispatcher = match &mut self.dispatcher {
+            Some(dispatcher) => dispatcher,
+            none => none.insert(Box::new(loaded(plan)?)),
+        };
+        // What is left of a link that somebody detached leads nowhere.
+        if let Err(error) = dispatcher.detach() {
+            tracing::debug!(%error, "let go of a link that was detached");
+        }
+        let namespace = namespace().map_err(|source| DispatcherError::Attach { source: Box::new(source) })?;
+        Ok(dispatcher.attach(namespace)?)
+    }
+
+    fn opened_routes(&mut self) -> anyhow::Result<&mut LocalRoutes> {
+        Ok(match &mut self.routes {
+            Some(routes) => routes,
+            none => none.insert(LocalRoutes::open()?),
+        })
+    }
+
+    async fn remove_routes(&mut self, resources: &[Resource]) -> Vec<anyhow::Error> {
+        let Some(routes) = &mut self.routes else { return Vec::new() };
+        // Some were there before us.
+        let added: BTreeSet<Prefix> = routes.added().iter().copied().collect();
+        let doomed: Vec<Prefix> =
+            resources.iter().filter_map(prefix).filter(|one| added.contains(one)).collect();
+        let mut errors: Vec<anyhow::Error> =
+            routes.remove(&doomed).await.into_iter().map(Into::into).collect();
+        // A claim that is about to go is not made smaller.
+        if self.stopping.is_none() {
+            errors.extend(self.claim(LOCK_PATIENCE).err());
+        }
+        errors
+    }
+
+    fn start_workers(&mut self, aim: &Aim) -> anyhow::Result<()> {
+        let count = match self.settings.workers {
+            Some(count) => count,
+            None => thread::available_parallelism().context("count the cores")?,
+        };
+        let origins = self.origins.clone().context("start workers without watching origins")?;
+        self.recorder.follow(&aim.config.log, &aim.config.services);
+        let workers =
+            Workers::start(count, origins, |_| observe::observer(self.counters.worker(), &self.recorder))?;
+        self.workers = Some(workers);
+        Ok(())
+    }
+
+    /// Gives what is open its time, unless we are told once more to stop.
+    async fn drain(&mut self) {
+        let Some(workers) = self.workers.take() else { return };
+        let hurry = self.stop_asked.beyond(self.stopping.unwrap_or_default());
+        let outcome = {
+            let drain = workers.drain(self.settings.drain);
+            tokio::pin!(drain);
+            tokio::select! {
+                outcome = &mut drain => outcome,
+                () = hurry => {
+                    workers.abort();
+                    drain.await
+                }
+            }
+        };
+        if outcome.cut > 0 {
+            tracing::warn!(cut = outcome.cut, finished = outcome.finished, "connections were cut");
+        }
+    }
+
+    /// Cuts what is still open of services that have gone.
+    async fn cut(&self, resources: &[Resource]) {
+        let Some(workers) = &self.workers else { return };
+        for resource in resources {
+            let Resource::Connections(service, family, protocol) = resource else { continue };
+            // Of whatever revision.
+            let destination =
+                Destination { service: service.clone(), revision: 0, family: *family, protocol: *protocol };
+            let cut = workers.cut(&destination).await;
+            if cut > 0 {
+                tracing::warn!(%destination, cut, "connections of a removed service were cut");
+            }
+        }
+    }
+
+    /// Serves metrics and health, which bindings must not hide.
+    fn start_admin(&mut self, aim: &Aim) -> anyhow::Result<()> {
+        let address = aim.config.admin.context("serve metrics without an address")?;
+        let facts = self.facts.clone();
+        let metrics =
+            Metrics::new(self.counters.clone(), self.output.losses(), self.recorder.omissions(), move || {
+                facts.now()
+            });
+        let facts = self.facts.clone();
+        let services = Box::new(move |service: &str| facts.readiness(service));
+        let admin = AdminServer::start(address, metrics, self.readiness.clone(), services)?;
+        tracing::info!(address = %admin.address(), "serving metrics and health");
+        self.admin = Some(admin);
+        self.refuse_hidden_admin(
+            &aim.plan,
+            &aim.config,
+            "give --admin or [admin] listen an address or a port that no service binds, or --force ADDRESS does it anyway",
+        )
+    }
+
+    /// Binds a group of listeners for each destination.
+    fn bind_listeners(&mut self, resources: &[Resource]) -> anyhow::Result<()> {
+        let transparency = match self.path.context("bind listeners before the path is chosen")? {
+            Mode::SkLookup => Transparency::Opaque,
+            Mode::Tproxy => Transparency::Transparent,
+        };
+        let workers = self
+            .workers
+            .as_ref()
+            .and_then(|workers| NonZeroUsize::new(workers.count()))
+            .context("bind listeners before starting workers")?;
+        let sockets = self.sockets_of_each(resources.len(), workers)?;
+        for destination in resources.iter().filter_map(destination) {
+            self.stop_asked.check()?;
+            let Destination { family, protocol, .. } = *destination;
+            let options = ListenerOptions { family, protocol, sockets, transparency };
+            let group = ListenerGroup::bind(&options, &mut self.addresses, self.listeners.len())
+                .with_context(|| format!("listen for {destination}"))?;
+            self.listeners.insert(destination.clone(), group);
+        }
+        Ok(())
+    }
+
+    /// The number of sockets that each of `groups` new listeners gets, beside those that there are.
+    fn sockets_of_each(&self, groups: usize, workers: NonZeroUsize) -> anyhow::Result<NonZeroUsize> {
+        let (descriptors, _) = getrlimit(Limit::RLIMIT_NOFILE).context("ask for the limit of open files")?;
+        let room = ListenerRoom {
+            descriptors: usize::try_from(descriptors).unwrap_or(usize::MAX),
+            held: self.listeners.values().map(|group| group.cookies().len()).sum(),
+            workers,
+        };
+        let sockets = room.sockets_of_each(groups)?;
+        if sockets < workers {
+            tracing::info!(
+                destinations = groups,
+                sockets,
+                workers,
+                descriptors,
+                "listeners have fewer sockets than there are workers, since descriptors are few (LimitNOFILE)"
+            );
+        }
+        Ok(sockets)
+    }
+
+    /// Registers the first socket of each group; it stands for all. Nothing is steered to them before there is a table.
+    fn register(&mut self, ids: impl Iterator<Item = DestinationId>, plan: &Plan) -> anyhow::Result<()> {
+        let dispatcher = self.dispatcher.as_mut().context("register listeners without a program")?;
+        for id in ids {
+            let group = plan.destination(id).and_then(|destination| self.listeners.get(destination));
+            let group = group.context("register a listener that there is not")?;
+            match group.first() {
+                Some(socket) => {
+                    dispatcher.reset_counts(id)?;
+                    dispatcher.register(id, socket)?;
+                }
+                None => match group.borrowed() {
+                    Ok(socket) => drop(dispatcher.register_again(id, &socket)?),
+                    Err(error) => tracing::trace!(%id, %error, "look at a listener"),
+                },
+            }
+        }
+        Ok(())
+    }
+
+    /// Destinations that had lost their place in the program's map. The kernel only tells by taking them in.
+    fn unregistered(&mut self) -> anyhow::Result<Vec<DestinationId>> {
+        let Some(dispatcher) = &mut self.dispatcher else { return Ok(Vec::new()) };
+        let mut lost = Vec::new();
+        let all = &self.plan.destinations;
+        for (id, destination) in
+            all.range(self.next_listener..).chain(all.range(..self.next_listener)).take(LISTENERS)
+        {
+            let socket = match self.listeners.get(destination).map(ListenerGroup::borrowed) {
+                Some(Ok(socket)) => socket,
+                None => continue,
+                // Its worker is closing it, or may not be looked into.
+                Some(Err(error)) => {
+                    tracing::trace!(%id, %error, "look at a listener");
+                    continue;
+                }
+            };
+            if dispatcher.register_again(*id, &socket)? {
+                dispatcher.unregister(*id)?;
+                lost.push(*id);
+            }
+        }
+        if lost.is_empty() && all.len() > LISTENERS {
+            self.next_listener =
+                all.range(self.next_listener..).nth(LISTENERS).map_or(DestinationId(0), |(id, _)| *id);
+        }
+        Ok(lost)
+    }
+
+    /// Hands listeners to the workers, to be served as `config` says.
+    async fn serve(&mut self, resources: &[Resource], config: &Config) -> anyhow::Result<()> {
+        let services: HashMap<&ServiceName, &Service> =
+            config.services.iter().map(|service| (&service.name, service)).collect();
+        let workers = self.workers.as_ref().context("serve without workers")?;
+        let mut handed = Vec::with_capacity(resources.len());
+        for destination in resources.iter().filter_map(destination) {
+            let service = services.get(&destination.service).context("listen for an unknown service")?;
+            let group = self.listeners.get_mut(destination).context("listen without listeners")?;
+            let served = Arc::new(Served {
+                service: service.name.clone(),
+                target: service.target.clone(),
+                policy: service.policy.clone(),
+            });
+            let sockets = group.take_sockets().into_iter().map(|socket| match destination.protocol {
+                Protocol::Tcp => Listener::Tcp(socket.into()),
+                Protocol::Udp => Listener::Udp(socket.into()),
+            });
+            handed.push((destination, sockets.collect::<Vec<_>>(), served));
+        }
+        // All at once: there may be thousands, and each is acknowledged.
+        let handing = handed
+            .into_iter()
+            .map(|(destination, sockets, served)| workers.listen(destination, sockets, served));
+        try_join_all(handing).await?;
+        Ok(())
+    }
+
+    /// The one moment from which packets see the generation of `aim`. After an error they see the one before.
+    fn steer(&mut self, aim: &Aim) -> anyhow::Result<()> {
+        match self.path {
+            Some(Mode::SkLookup) => {
+                let table = aim.table.as_ref().context("steer without a table")?;
+                let dispatcher = self.dispatcher.as_mut().context("steer without a program")?;
+                dispatcher.publish(table.nodes())?;
+            }
+            Some(Mode::Tproxy) => match &mut self.tproxy {
+                Some(tproxy) if self.steered == Some(aim.revision) => tproxy.put_back()?,
+                Some(_) => {
+                    let firewall = self.firewall(&aim.plan)?;
+                    self.tproxy.as_mut().context("steer without rules")?.replace(&firewall)?;
+                }
+                None => {
+                    let backends = match aim.config.firewall {
+                        FirewallChoice::Auto => &Backend::PREFERENCE[..],
+                        FirewallChoice::Iptables => &[Backend::Iptables],
+                        FirewallChoice::Nftables => &[Backend::Nftables],
+                    };
+                    self.tproxy = Some(Tproxy::apply(backends, self.chain()?, &self.firewall(&aim.plan)?)?);
+                }
+            },
+            None => bail!("steer before the path is chosen"),
+        }
+        self.steered = Some(aim.revision);
+        Ok(())
+    }
+
+    /// Traffic goes off, if what steers is among `resources`: what was replaced is gone already.
+    fn steer_no_more(&mut self, resources: &[Resource]) -> Vec<anyhow::Error> {
+        if !resources
+            .iter()
+            .any(|one| matches!(one, Resource::Rules(revision) if self.steered == Some(*revision)))
+        {
+            return Vec::new();
+        }
+        self.steered = None;
+        // Nothing else is left for the program to do.
+        let detached = self.dispatcher.as_mut().and_then(|dispatcher| dispatcher.detach().err());
+        let removed = self.tproxy.take().map(Tproxy::undo).unwrap_or_default();
+        self.publish();
+        detached.into_iter().map(Into::into).chain(removed.into_iter().map(Into::into)).collect()
+    }
+
+    /// The firewall rules of `plan`, whose destinations all have listeners.
+    fn firewall(&self, plan: &Plan) -> anyhow::Result<Firewall> {
+        let rules = plan
+            .bindings
+            .iter()
+            .map(|planned| {
+                let group = plan.destination(planned.destination).and_then(|one| self.listeners.get(one));
+                let listener = group.context("steer without listeners")?.address();
+                Ok(Rule { binding: planned.binding, listener })
+            })
+            .collect::<anyhow::Result<Vec<_>>>()?;
+        Ok(Firewall::of(rules))
+    }
+}
+
+fn prefix(resource: &Resource) -> Option<Prefix> {
+    match resource {
+        Resource::Route(prefix) => Some(*prefix),
+        _ => None,
+    }
+}
+
+fn family(resource: &Resource) -> Option<Family> {
+    match resource {
+        Resource::Reply(family) => Some(*family),
+        _ => None,
+    }
+}
+
+fn id(resource: &Resource) -> Option<DestinationId> {
+    match resource {
+        Resource::Registration(id) => Some(*id),
+        _ => None,
+    }
+}
+
+fn destination(resource: &Resource) -> Option<&Destination> {
+    match resource {
+        Resource::Listener(destination) | Resource::Serving(destination) => Some(destination),
+        _ => None,
+    }
+}
+
+fn loaded(plan: &Plan) -> Result<Dispatcher, DispatcherError> {
+    let log_drops = tracing::enabled!(tracing::Level::DEBUG);
+    let mut dispatcher = Dispatcher::load(log_drops, plan.destinations.len())?;
+    if log_drops && let Some(log) = dispatcher.take_drop_log() {
+        tokio::spawn(log.write_on());
+    }
+    Ok(dispatcher)
+}
+
+/// The network namespace that this thread is in.
+fn namespace() -> io::Result<File> {
+    File::open("/proc/thread-self/ns/net")
+}

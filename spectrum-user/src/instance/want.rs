@@ -1,0 +1,59 @@
+//! What a plan asks for. Raises nothing.
+
+use std::collections::BTreeSet;
+
+use super::{Mode, Resource};
+use crate::config::{Config, NatChoice};
+use crate::plan::{Plan, ReplyNeeds};
+
+/// The things that an instance has when it serves `config` by `plan`, the configuration `revision`, in `mode`.
+#[must_use]
+pub fn want(config: &Config, plan: &Plan, mode: Mode, revision: u32) -> BTreeSet<Resource> {
+    let needs = ReplyNeeds::of(&config.services);
+    let mut want =
+        BTreeSet::from([Resource::Claim, Resource::Control, Resource::Workers, Resource::Rules(revision)]);
+    want.extend(config.admin.map(|_| Resource::Admin));
+    want.extend(plan.routes.iter().map(|prefix| Resource::Route(*prefix)));
+    want.extend(needs.families.iter().map(|family| Resource::Reply(*family)));
+    want.extend(needs.mark().then_some(Resource::Mark));
+    want.extend((config.nat != NatChoice::Heed).then_some(Resource::Exemption));
+    for destination in plan.destinations.values() {
+        let service = destination.service.clone();
+        want.insert(Resource::Connections(service, destination.family, destination.protocol));
+        want.insert(Resource::Listener(destination.clone()));
+        want.insert(Resource::Serving(destination.clone()));
+    }
+    if mode == Mode::SkLookup {
+        want.insert(Resource::Attachment);
+        want.extend(plan.destinations.keys().map(|id| Resource::Registration(*id)));
+    }
+    want
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::instance::ResourceKind;
+    use crate::plan;
+
+    #[test]
+    fn a_path_wants_what_it_steers_by_and_no_more() {
+        let text = "[[service]]\nname = \"games\"\nrespond = \"echo\"\n\
+                    bindings = [{ prefix = [\"192.0.2.0/24\", \"2001:db8::/64\"], protocol = \"both\" }]\n";
+        let config = Config::parse(std::path::Path::new("x.toml"), text).unwrap();
+        let plan = plan::of(&config.services).unwrap();
+        let count =
+            |mode, kind| want(&config, &plan, mode, 7).iter().filter(|one| one.kind() == kind).count();
+        for mode in [Mode::SkLookup, Mode::Tproxy] {
+            let registered = if mode == Mode::SkLookup { 4 } else { 0 };
+            assert_eq!(count(mode, ResourceKind::Registration), registered);
+            assert_eq!(count(mode, ResourceKind::Attachment), registered / 4);
+            assert_eq!(count(mode, ResourceKind::Listener), 4);
+            assert_eq!(count(mode, ResourceKind::Serving), 4);
+            assert_eq!(count(mode, ResourceKind::Connections), 4);
+            assert_eq!(count(mode, ResourceKind::Route), 2);
+            assert_eq!(count(mode, ResourceKind::Reply) + count(mode, ResourceKind::Mark), 0);
+            assert_eq!(want(&config, &plan, mode, 7).last(), Some(&Resource::Rules(7)));
+        }
+    }
+}
