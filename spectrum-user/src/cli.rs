@@ -17,7 +17,7 @@ use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 
 use crate::config::{Config, FirewallChoice, Flags, ModeChoice, NatChoice, Protocols};
 use crate::control::{BindingsQuery, OriginQuery};
-use crate::instance::InstanceId;
+use crate::instance::InstanceName;
 use crate::model::{
     Forced, LogFormat, Origin, OriginSetting, PortRange, Prefix, Protocol, RecordKeys, Records, Responder,
     Sample, Weight, parse_address_and_port,
@@ -233,9 +233,9 @@ pub struct InstanceArgs {
     #[arg(long, value_name = "NAME|PATH")]
     pub netns: Option<String>,
 
-    /// Id of the instance, where the namespace has several: its process id, as the error lists them
+    /// The instance, where the namespace has several: its id, as `status` and the error have it, or its process id
     #[arg(long, value_name = "ID")]
-    pub instance: Option<InstanceId>,
+    pub instance: Option<InstanceName>,
 
     /// Print JSON
     #[arg(long)]
@@ -487,9 +487,9 @@ mod tests {
             ("--prefix ::1 --drain 10", "'10' for '--drain <TIME>'", "write it as in 10s"),
             ("--prefix ::1 --workers 0", "'0' for '--workers <COUNT>'", "leave --workers out for one worker"),
             ("--prefix ::1 --workers many", "'many' for '--workers <COUNT>'", "not a number from 1 to 4096"),
-            ("status --instance web", "'web' for '--instance <ID>'", "as in 4711"),
-            ("reload --instance 4711-", "'4711-' for '--instance <ID>'", "as in 4711"),
-            ("bindings --instance 99999999999", "'99999999999' for '--instance <ID>'", "as in 4711"),
+            ("status --instance web", "'web' for '--instance <ID>'", "as in 3fa2c1"),
+            ("reload --instance 4711-", "'4711-' for '--instance <ID>'", "as in 3fa2c1"),
+            ("bindings --instance 99999999999", "'99999999999' for '--instance <ID>'", "as in 3fa2c1"),
         ] {
             let error = refusal(&format!("spectrum-user {line}"));
             assert!(error.contains(flag) && error.contains(cure), "{error}");

@@ -43,7 +43,7 @@ pub struct Refused {
 
 /// A connection to the control socket of `instance`.
 pub fn connect(netns: &Netns, instance: &Instance) -> Control {
-    let path = format!("/run/spectrum/{}/{}.sock", netns.inode(), instance.pid());
+    let path = format!("/run/spectrum/{}/{}.sock", netns.inode(), instance.id(netns));
     let stream = netns.run(|| UnixStream::connect(&path)).unwrap_or_else(|error| panic!("{path}: {error}"));
     // A table of a million bindings takes its time.
     stream.set_read_timeout(Some(Duration::from_mins(1))).expect("limit reading");

@@ -2,6 +2,7 @@
 //! Does not know what the program does.
 
 use std::fmt;
+use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -11,6 +12,7 @@ use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use serde_json::Value;
 
 use crate::deadline::{PATIENCE, eventually};
 use crate::netns::Netns;
@@ -183,6 +185,23 @@ impl Instance {
     /// The process id.
     pub fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// The id by which it is known in `netns`, once it has claimed its prefixes.
+    pub fn id(&self, netns: &Netns) -> String {
+        let directory = format!("/run/spectrum/{}", netns.inode());
+        let claimed = |path: &Path| {
+            let claim: Value = serde_json::from_slice(&fs::read(path).ok()?).ok()?;
+            (claim["pid"] == self.pid()).then(|| path.file_stem()?.to_str().map(str::to_owned))?
+        };
+        eventually("the claim of the instance", PATIENCE, || {
+            let claims =
+                netns.run(|| fs::read_dir(&directory).map(|entries| entries.flatten().collect::<Vec<_>>()));
+            let claims = claims.ok()?.into_iter().map(|entry| entry.path());
+            let mut claims =
+                claims.filter(|path| path.extension().is_some_and(|extension| extension == "json"));
+            netns.run(|| claims.find_map(|path| claimed(&path)))
+        })
     }
 
     /// The most memory that it had so far, in bytes.

@@ -167,8 +167,8 @@ fn doctor_finds_leftovers_and_leaves_them(case: &mut Case) {
     assert_eq!(verdict(&doctor(&case.server, ""), "other programs"), "ok");
     let of_firewall = match case.path {
         Path::SkLookup => None,
-        Path::TproxyNftables => Some(format!("firewall table ip6 spectrum-{}", instance.pid())),
-        _ => Some(format!("firewall chain SPECTRUM-{} of ip6tables (", instance.pid())),
+        Path::TproxyNftables => Some(format!("firewall table ip6 spectrum-{}", instance.id(&case.server))),
+        _ => Some(format!("firewall chain SPECTRUM-{} of ip6tables (", instance.id(&case.server))),
     };
     instance.kill();
     let before = State::of(&case.server);

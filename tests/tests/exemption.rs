@@ -95,7 +95,7 @@ fn a_port_that_a_container_publishes_stays_ours(case: &mut Case) {
         let own = SocketAddr::new(veth::server_address(case.family), 8080);
         assert!(says_the_container(&host.client, own));
         let seen = status(&case);
-        assert!(seen.contains(&format!("table inet spectrum-nat-{}", instance.pid())), "{seen}");
+        assert!(seen.contains(&format!("table inet spectrum-nat-{}", instance.id(&case.server))), "{seen}");
         assert!(seen.contains("would take connections to") && seen.contains("exempted"), "{seen}");
         let explained =
             Launch::new(&case.server).arguments(&format!("explain tcp {published}")).finish().stdout;
@@ -227,7 +227,7 @@ fn a_container_that_comes_later_is_found() {
     });
     assert_answered(&host.client, &[published]);
     // Somebody takes it away, and it is put back.
-    case.server.command(&format!("nft delete table inet spectrum-nat-{}", instance.pid()));
+    case.server.command(&format!("nft delete table inet spectrum-nat-{}", instance.id(&case.server)));
     await_logged(&instance, "put back what was removed: the table that exempts from NAT", 1);
     assert_answered(&host.client, &[published]);
     case.server.command("iptables-nft -t nat -F DOCKER");
@@ -245,7 +245,7 @@ fn what_a_killed_instance_exempted_is_swept() {
     let (_, beside) = dialled(&mut case);
     let instance = case.start_on_prefix();
     assert_answered(&case.server, &[beside]);
-    let table = format!("table inet spectrum-nat-{}", instance.pid());
+    let table = format!("table inet spectrum-nat-{}", instance.id(&case.server));
     instance.kill();
     assert!(case.server.command("nft list tables").contains(&table));
     let clean = Launch::new(&case.server).arguments("clean").finish();

@@ -245,7 +245,7 @@ fn one(test: &str, path: Path) -> Option<Case> {
 }
 
 fn socket(netns: &Netns, instance: &Instance) -> String {
-    format!("/run/spectrum/{}/{}.sock", netns.inode(), instance.pid())
+    format!("/run/spectrum/{}/{}.sock", netns.inode(), instance.id(netns))
 }
 
 /// The lock of those who start and reload, until it is dropped.

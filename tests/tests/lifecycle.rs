@@ -74,16 +74,16 @@ fn clean(case: &Case) -> Vec<String> {
 fn sigkill_then_clean_leaves_nothing(case: &mut Case) {
     let before = State::of(&case.server);
     let instance = case.start_on_both("");
-    let (held, pid) = (BpfObjects::of_process(instance.pid()), instance.pid());
+    let (held, id) = (BpfObjects::of_process(instance.pid()), instance.id(&case.server));
     instance.kill();
     // The kernel detaches by itself, before anybody cleans.
     held.assert_freed();
     let mut left: Vec<String> = match case.path {
         Path::SkLookup => Vec::new(),
-        Path::TproxyNftables => vec![format!("table ip spectrum-{pid}"), format!("table ip6 spectrum-{pid}")],
+        Path::TproxyNftables => vec![format!("table ip spectrum-{id}"), format!("table ip6 spectrum-{id}")],
         Path::TproxyIptablesLegacy | Path::TproxyIptablesNft => {
             let variant = if case.path == Path::TproxyIptablesNft { "nft" } else { "legacy" };
-            let chain = |tool| format!("chain SPECTRUM-{pid} of {tool} ({variant})");
+            let chain = |tool| format!("chain SPECTRUM-{id} of {tool} ({variant})");
             vec![chain("ip6tables"), chain("iptables")]
         }
     };
@@ -366,7 +366,7 @@ fn the_example_runs_as_it_is() {
     let status = Launch::new(&case.server).arguments("status").finish();
     assert_eq!(status.code(), 0, "{status}");
     assert!(
-        status.stdout.contains(&format!("\nfirewall: table inet spectrum-{}\n", instance.pid())),
+        status.stdout.contains(&format!("\nfirewall: table inet spectrum-{}\n", instance.id(&case.server))),
         "{status}"
     );
     let longest = status.stdout.lines().map(|line| line.chars().count()).max().unwrap();

@@ -66,7 +66,7 @@ fn what_cannot_be_meant_is_refused_as_usage() {
             "--prefix 192.0.2.0/24 --workers 0",
             &["--workers", "not a number from 1 to 4096; leave --workers out"],
         ),
-        ("status --instance web", &["--instance", "web", "as in 4711 or 4711-1"]),
+        ("status --instance web", &["--instance", "web", "as in 3fa2c1"]),
         ("explain tcp 2001:db8:7::5:80", &["<ADDRESS:PORT>", "write [2001:db8:7::5]:80"]),
         ("--prefix 192.0.2.0/24 --origin :80", &["--origin"]),
         ("--prefix 192.0.2.0/24 --origin host:0", &["--origin", "host:0"]),

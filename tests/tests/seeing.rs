@@ -77,12 +77,12 @@ fn texts(values: &Value) -> BTreeSet<String> {
 }
 
 /// The parts of an instance of both families in the firewall, as the firewall's own programs call it.
-fn rules(path: Path, pid: u32) -> [String; 2] {
+fn rules(path: Path, id: &str) -> [String; 2] {
     match path {
-        Path::TproxyNftables => ["ip", "ip6"].map(|family| format!("table {family} spectrum-{pid}")),
+        Path::TproxyNftables => ["ip", "ip6"].map(|family| format!("table {family} spectrum-{id}")),
         other => {
             let variant = if other == Path::TproxyIptablesLegacy { "legacy" } else { "nft" };
-            ["iptables", "ip6tables"].map(|tool| format!("chain SPECTRUM-{pid} of {tool} ({variant})"))
+            ["iptables", "ip6tables"].map(|tool| format!("chain SPECTRUM-{id} of {tool} ({variant})"))
         }
     }
 }
@@ -174,7 +174,7 @@ fn status_shows_what_the_kernel_shows(case: &mut Case) {
         assert_eq!(status.get("firewall"), None);
     } else {
         assert_eq!(narrow.get("packets"), None);
-        assert_eq!(texts(&status["firewall"]), rules(case.path, instance.pid()).into());
+        assert_eq!(texts(&status["firewall"]), rules(case.path, &instance.id(&case.server)).into());
     }
 }
 
@@ -385,7 +385,8 @@ fn instances_are_told_apart() {
     let candidates = [(&first, "192.0.2.0/24"), (&second, "198.51.100.0/24")];
     let assert_listed = |finished: &Finished| {
         for (instance, prefix) in candidates {
-            let told = format!("{} ({prefix}; sk-lookup since 20", instance.pid());
+            let (id, pid) = (instance.id(&case.server), instance.pid());
+            let told = format!("{id} (process {pid}; {prefix}; sk-lookup since 20");
             assert!(finished.stderr.contains(&told), "{told} is missing: {finished}");
         }
         assert!(!finished.stderr.contains("203.0.113.0/24"), "of a dead one: {finished}");
@@ -402,7 +403,8 @@ fn instances_are_told_apart() {
     assert_eq!(one["other_programs"][0]["id"], other["program"]["id"]);
     assert_eq!(other["other_programs"][0]["id"], one["program"]["id"]);
     assert_eq!(other["other_programs"][0]["name"], "spectrum");
-    let explained = ask(&case.server, &format!("explain tcp 192.0.2.1:80 --instance {}", first.pid()));
+    let explained =
+        ask(&case.server, &format!("explain tcp 192.0.2.1:80 --instance {}", first.id(&case.server)));
     assert!(
         explained["notes"][0].as_str().unwrap().contains(&other["program"]["id"].to_string()),
         "{explained}"

@@ -10,9 +10,6 @@ pub const MARK: u32 = (b'S' as u32) << 24;
 /// The bits of a packet's mark that [`MARK`] takes. The others stay whoever's they are.
 pub const MARK_MASK: u32 = 0xff << 24;
 
-/// The bits of a process id: Linux gives none above (`PID_MAX_LIMIT`).
-const PID_BITS: u32 = 22;
-
 /// An instance's routing table: its number, which nobody else uses.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct ReplyTable(u32);
@@ -23,9 +20,8 @@ impl ReplyTable {
     #[must_use]
     pub fn of(chain: &Chain) -> Self {
         let id = chain.as_str().split_once('-').map_or("", |(_, id)| id);
-        let (pid, number) = id.split_once('-').unwrap_or((id, "0"));
-        let [pid, number] = [pid, number].map(|part| part.parse::<u32>().unwrap_or_default());
-        Self(MARK | (number & 0b11) << PID_BITS | pid & ((1 << PID_BITS) - 1))
+        // An id has as many bits as the mark leaves.
+        Self(MARK | u32::from_str_radix(id, 16).unwrap_or_default() & !MARK_MASK)
     }
 
     /// The table with this number, if it is one of ours.
@@ -56,7 +52,7 @@ mod tests {
     #[test]
     fn every_instance_has_a_table_of_its_own() {
         let tables: BTreeSet<ReplyTable> =
-            ["1", "4711", "4711-1", "4194304"].map(|id| ReplyTable::of(&Chain::of(id))).into();
+            ["00000a", "04711a", "04711b", "ffffff"].map(|id| ReplyTable::of(&Chain::of(id))).into();
         assert_eq!(tables.len(), 4);
         for table in tables {
             assert_eq!(ReplyTable::numbered(table.number()), Some(table));

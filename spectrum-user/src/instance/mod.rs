@@ -22,6 +22,6 @@ pub use repairs::{Faults, Judgement, News, Repairs, named};
 pub use resource::{Resource, ResourceKind};
 pub use run_dir::run_dir;
 pub use sockets::{ControlSocket, control_sockets};
-pub use state::{Instance, InstanceId, Mode, NoInstanceId};
+pub use state::{Instance, InstanceId, InstanceName, Mode, NoInstanceName};
 pub use want::want;
 pub use watch::{Look, Watch};

@@ -1,7 +1,7 @@
 //! Where instances are registered: a directory per network namespace with a lock and one state file per instance.
 //!
 //! An instance holds a lock (`flock`) on its state file for as long as it lives. The kernel drops it however the
-//! process ends, so that a file without a lock is that of a dead instance, whoever has its process id by now. The same
+//! process ends, so that a file without a lock is that of a dead instance, whatever it is called. The same
 //! goes for directories of namespaces that are gone and whose inode the kernel used again.
 //!
 //! The directory goes with the last instance, and with whoever looked for leftovers and found no instance: who holds its lock
@@ -171,10 +171,7 @@ impl StartupLock {
         refuse_overlaps(prefixes, &live)?;
         let pid = std::process::id();
         let taken: BTreeSet<Chain> = live.into_iter().map(|instance| instance.chain).collect();
-        let id = (0..=u32::MAX)
-            .map(|number| InstanceId::new(pid, number))
-            .find(|id| !taken.contains(&Chain::of(id)))
-            .unwrap_or(InstanceId::new(pid, 0));
+        let id = InstanceId::draw(|id| taken.contains(&Chain::of(id)));
         let started = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         let instance =
             Instance { pid, started, mode: None, prefixes: prefixes.to_vec(), chain: Chain::of(id) };

@@ -2,10 +2,14 @@
 
 use std::fs;
 use std::io;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
+use nix::sys::socket::getsockopt;
+use nix::sys::socket::sockopt::PeerCredentials;
+
 use super::registry::{CONTROL, EXTENSION, live_instance};
-use super::{Instance, InstanceError, InstanceId};
+use super::{Instance, InstanceError, InstanceId, InstanceName};
 
 /// The socket at which an instance listens for requests, or did when it was killed.
 #[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
@@ -22,9 +26,25 @@ impl ControlSocket {
     pub fn claimed(&self) -> Option<Instance> {
         live_instance(&self.path.with_extension(EXTENSION)).ok().flatten()
     }
+
+    /// True if this is the instance that is called `name`. A process is asked who it is, and its claim, which has the number that
+    /// it goes by in its own container.
+    #[must_use]
+    pub fn is_called(&self, name: InstanceName) -> bool {
+        match name {
+            InstanceName::Id(id) => self.id == id,
+            InstanceName::Pid(pid) => {
+                let at_socket = || {
+                    let stream = UnixStream::connect(&self.path).ok()?;
+                    u32::try_from(getsockopt(&stream, PeerCredentials).ok()?.pid()).ok()
+                };
+                at_socket() == Some(pid) || self.claimed().is_some_and(|claimed| claimed.pid == pid)
+            }
+        }
+    }
 }
 
-/// The control sockets below `run_dir` of the namespace with inode `namespace`, in the order of process ids. Makes
+/// The control sockets below `run_dir` of the namespace with inode `namespace`, in the order of ids. Makes
 /// nothing and needs no lock.
 pub fn control_sockets(run_dir: &Path, namespace: u64) -> Result<Vec<ControlSocket>, InstanceError> {
     let dir = run_dir.join(namespace.to_string());
@@ -57,12 +77,12 @@ mod tests {
         let dir = std::env::temp_dir().join(format!("spectrum-sockets-{}", std::process::id()));
         assert_eq!(control_sockets(&dir, 7).unwrap(), []);
         fs::create_dir_all(dir.join("7")).unwrap();
-        for name in ["11.sock", "9.sock", "9-1.sock", "9.json", "lock", "x.sock"] {
+        for name in ["b00011.sock", "a00009.sock", "a00009.json", "lock", "x.sock", "4711.sock"] {
             fs::write(dir.join("7").join(name), "").unwrap();
         }
         let ids: Vec<String> =
             control_sockets(&dir, 7).unwrap().into_iter().map(|socket| socket.id.to_string()).collect();
-        assert_eq!(ids, ["9", "9-1", "11"]);
+        assert_eq!(ids, ["a00009", "b00011"]);
         fs::remove_dir_all(&dir).unwrap();
     }
 }

@@ -1,6 +1,7 @@
 //! What an instance says of itself. Does not know where it is kept.
 
 use std::fmt;
+use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
@@ -8,45 +9,85 @@ use serde::{Deserialize, Serialize};
 use crate::model::Prefix;
 use crate::plan::firewall::Chain;
 
-/// An instance's name within its network namespace: its process id, and a number behind it when the process ids of two
-/// containers that share the namespace are equal. Chains carry it in their names.
+/// The bits of an id: as many as the number of a routing table of ours has to tell instances apart.
+const ID_BITS: u32 = 24;
+
+/// The digits of an id.
+const ID_DIGITS: usize = 6;
+
+/// An instance's name within its network namespace, drawn when it starts: six hexadecimal digits, of which one at least is a
+/// letter, so that no process id looks like it. What it has in the kernel carries it.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
-pub struct InstanceId {
-    pid: u32,
-    number: u32,
-}
+pub struct InstanceId(u32);
 
 impl InstanceId {
-    pub(super) fn new(pid: u32, number: u32) -> Self {
-        Self { pid, number }
+    /// One that nobody has.
+    pub(super) fn draw(is_taken: impl Fn(Self) -> bool) -> Self {
+        let drawn = std::iter::repeat_with(|| RandomState::new().build_hasher().finish());
+        let mut ids = drawn.filter_map(|number| Self::of(u32::try_from(number >> (64 - ID_BITS)).ok()?));
+        // Of the sixteen million there are never so many that live at once.
+        ids.find(|id| !is_taken(*id)).unwrap_or(Self(u32::MAX >> (32 - ID_BITS)))
+    }
+
+    fn of(number: u32) -> Option<Self> {
+        let id = Self(number);
+        id.to_string().bytes().any(|digit| digit.is_ascii_alphabetic()).then_some(id)
     }
 }
 
 impl fmt::Display for InstanceId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.number == 0 { write!(f, "{}", self.pid) } else { write!(f, "{}-{}", self.pid, self.number) }
+        write!(f, "{:0ID_DIGITS$x}", self.0)
     }
 }
 
 impl FromStr for InstanceId {
-    type Err = NoInstanceId;
+    type Err = NoInstanceName;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let (pid, number) = text.split_once('-').unwrap_or((text, "0"));
-        match (pid.parse(), number.parse()) {
-            (Ok(pid), Ok(number)) => Ok(Self { pid, number }),
-            _ => Err(NoInstanceId),
+        let is_id = text.len() == ID_DIGITS && text.bytes().all(|digit| digit.is_ascii_hexdigit());
+        let number = is_id.then(|| u32::from_str_radix(text, 16).ok()).flatten();
+        number.and_then(Self::of).ok_or(NoInstanceName)
+    }
+}
+
+/// The name that an instance is asked for by.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum InstanceName {
+    /// Its id.
+    Id(InstanceId),
+    /// Its process id, which two containers may give twice.
+    Pid(u32),
+}
+
+impl fmt::Display for InstanceName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Id(id) => id.fmt(f),
+            Self::Pid(pid) => pid.fmt(f),
         }
     }
 }
 
-/// A text that is not the id of an instance.
+impl FromStr for InstanceName {
+    type Err = NoInstanceName;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        match text.parse() {
+            Ok(pid) if is_number => Ok(Self::Pid(pid)),
+            _ => text.parse().map(Self::Id),
+        }
+    }
+}
+
+/// A text that names no instance.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 #[error(
-    "not the id of an instance, which is its process id, as in 4711 or 4711-1; without --instance, the error names those that \
-     run, if there are several"
+    "not an instance, which is named by its id, as in 3fa2c1, or by its process id; without --instance, the error names those \
+     that run, if there are several"
 )]
-pub struct NoInstanceId;
+pub struct NoInstanceName;
 
 /// The path that an instance steers by.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
@@ -100,5 +141,33 @@ mod texts {
             .iter()
             .map(|text| text.parse().map_err(|error| D::Error::custom(format!("prefix {text:?}: {error}"))))
             .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_is_short_drawn_and_no_process_id() {
+        let ids: std::collections::BTreeSet<InstanceId> =
+            (0..1000).map(|_| InstanceId::draw(|_| false)).collect();
+        assert!(ids.len() > 990, "{}", ids.len());
+        for id in &ids {
+            let text = id.to_string();
+            assert!(text.len() == 6 && text.parse::<u32>().is_err(), "{text}");
+            assert_eq!(text.parse(), Ok(InstanceName::Id(*id)));
+            assert_eq!(text.to_ascii_uppercase().parse(), Ok(*id));
+        }
+        let taken = |id: InstanceId| id.0 % 1000 != 7;
+        assert!(!taken(InstanceId::draw(taken)));
+    }
+
+    #[test]
+    fn a_number_is_a_process_and_anything_else_nothing() {
+        assert_eq!("123456".parse(), Ok(InstanceName::Pid(123_456)));
+        for text in ["", "web", "4711-1", "3fa2c", "3fa2c11", "-1", "+1", "99999999999", "3fa2 c"] {
+            assert_eq!(text.parse::<InstanceName>(), Err(NoInstanceName), "{text}");
+        }
     }
 }

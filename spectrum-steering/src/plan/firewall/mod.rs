@@ -114,11 +114,7 @@ impl FromStr for Chain {
 /// True if an instance may be called so: a process id, perhaps with a number behind it. Somebody else's table that only
 /// begins like ours must not be swept.
 fn is_id(text: &str) -> bool {
-    let is_number = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
-    match text.split_once('-') {
-        Some((pid, number)) => is_number(pid) && is_number(number),
-        None => is_number(text),
-    }
+    (1..=8).contains(&text.len()) && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }
 
 /// The name is not that of one of our chains or tables.

@@ -23,11 +23,12 @@ pub(super) fn listed(candidates: &[(InstanceId, Option<Instance>)]) -> String {
 }
 
 fn described(instance: &Instance) -> String {
-    let Instance { started, mode, prefixes, .. } = instance;
+    let Instance { pid, started, mode, prefixes, .. } = instance;
     let mut text = prefixes.iter().take(NAMED).map(ToString::to_string).collect::<Vec<_>>().join(" ");
     if let Some(more @ 1..) = prefixes.len().checked_sub(NAMED) {
         text = format!("{text} and {more} more");
     }
+    text = format!("process {pid}; {text}");
     let mode = mode.map_or_else(|| "starting".to_owned(), |mode| mode.to_string());
     if *started >= YEAR_10000 {
         return format!("{text}; {mode}");
@@ -43,7 +44,7 @@ mod tests {
     /// As a state file has it.
     fn instance(started: u64, mode: &str, prefixes: &[&str]) -> Instance {
         let mut state = serde_json::json!({
-            "pid": 7, "started": started, "prefixes": prefixes, "chain": "SPECTRUM-7"
+            "pid": 7, "started": started, "prefixes": prefixes, "chain": "SPECTRUM-a00007"
         });
         if !mode.is_empty() {
             state["mode"] = mode.into();
@@ -55,23 +56,30 @@ mod tests {
     fn each_is_told_by_what_it_serves_and_since_when() {
         let id = |text: &str| text.parse::<InstanceId>().unwrap();
         let listed = listed(&[
-            (id("7"), Some(instance(1_764_000_000, "sk-lookup", &["192.0.2.0/24", "2001:db8::/64"]))),
-            (id("8-1"), Some(instance(0, "", &["10.0.0.1", "10.0.0.3", "10.0.0.5", "10.0.0.7", "10.0.0.9"]))),
-            (id("9"), None),
+            (id("a00007"), Some(instance(1_764_000_000, "sk-lookup", &["192.0.2.0/24", "2001:db8::/64"]))),
+            (
+                id("a00008"),
+                Some(instance(0, "", &["10.0.0.1", "10.0.0.3", "10.0.0.5", "10.0.0.7", "10.0.0.9"])),
+            ),
+            (id("a00009"), None),
         ]);
         assert_eq!(
             listed,
-            "7 (192.0.2.0/24 2001:db8::/64; sk-lookup since 2025-11-24T16:00:00Z), \
-             8-1 (10.0.0.1/32 10.0.0.3/32 10.0.0.5/32 and 2 more; starting since 1970-01-01T00:00:00Z), 9"
+            "a00007 (process 7; 192.0.2.0/24 2001:db8::/64; sk-lookup since 2025-11-24T16:00:00Z), \
+             a00008 (process 7; 10.0.0.1/32 10.0.0.3/32 10.0.0.5/32 and 2 more; starting since 1970-01-01T00:00:00Z), a00009"
         );
     }
 
     #[test]
     fn a_time_beyond_every_clock_is_left_out() {
-        let listed =
-            |started| listed(&[("7".parse().unwrap(), Some(instance(started, "tproxy", &["10.0.0.1"])))]);
-        assert_eq!(listed(u64::MAX), "7 (10.0.0.1/32; tproxy)");
-        assert_eq!(listed(YEAR_10000), "7 (10.0.0.1/32; tproxy)");
-        assert_eq!(listed(YEAR_10000 - 1), "7 (10.0.0.1/32; tproxy since 9999-12-31T23:59:59Z)");
+        let listed = |started| {
+            listed(&[("a00007".parse().unwrap(), Some(instance(started, "tproxy", &["10.0.0.1"])))])
+        };
+        assert_eq!(listed(u64::MAX), "a00007 (process 7; 10.0.0.1/32; tproxy)");
+        assert_eq!(listed(YEAR_10000), "a00007 (process 7; 10.0.0.1/32; tproxy)");
+        assert_eq!(
+            listed(YEAR_10000 - 1),
+            "a00007 (process 7; 10.0.0.1/32; tproxy since 9999-12-31T23:59:59Z)"
+        );
     }
 }

@@ -20,7 +20,7 @@ use crate::cli::{BindingsArgs, ExplainArgs, InstanceArgs, OriginArgs, ReloadArgs
 use crate::control::{
     self, ExplainQuery, Explanation, ListedBinding, ReloadQuery, Request, SetOriginAnswer, Status,
 };
-use crate::instance::{ControlSocket, InstanceId, control_sockets, live_instances, run_dir};
+use crate::instance::{ControlSocket, InstanceName, control_sockets, live_instances, run_dir};
 use crate::model::VisibleWriter;
 use spectrum_steering::host::NamespaceId;
 
@@ -82,36 +82,38 @@ fn find(args: &InstanceArgs) -> anyhow::Result<ControlSocket> {
         Some(name) => NamespaceId::named(name)?,
         None => NamespaceId::current()?,
     };
-    let mut sockets = control_sockets(&run_dir(), namespace.inode())?;
-    if let Some(id) = args.instance
-        && let Some(at) = sockets.iter().position(|socket| socket.id == id)
-    {
-        return Ok(sockets.swap_remove(at));
-    }
-    if sockets.len() > 1 || args.instance.is_some() {
+    let sockets = control_sockets(&run_dir(), namespace.inode())?;
+    let is_meant = |socket: &ControlSocket| args.instance.is_none_or(|name| socket.is_called(name));
+    let (mut meant, mut others): (Vec<_>, Vec<_>) = sockets.into_iter().partition(is_meant);
+    if meant.len() != 1 {
         // A killed instance leaves its socket behind.
-        sockets.retain(|socket| {
-            let refused = UnixStream::connect(&socket.path).err().map(|error| error.kind());
-            refused != Some(io::ErrorKind::ConnectionRefused)
-        });
+        meant.retain(is_live);
+        others.retain(is_live);
     }
-    let candidates =
-        || listed(&sockets.iter().map(|socket| (socket.id, socket.claimed())).collect::<Vec<_>>());
-    match (args.instance, sockets.as_slice()) {
-        (None, [_]) => Ok(sockets.swap_remove(0)),
-        (None, [_, ..]) => {
-            bail!("find the instance: there are several, say which by --instance: {}", candidates())
+    match (args.instance, meant.as_slice(), others.as_slice()) {
+        (_, [_], _) => Ok(meant.swap_remove(0)),
+        (_, [_, ..], _) => {
+            bail!("find the instance: there are several, say which by --instance: {}", candidates(&meant))
         }
-        (Some(id), [_, ..]) => bail!(
-            "find instance {id}: it does not run in network namespace {namespace}, but these do: {}",
-            candidates()
+        (Some(name), [], [_, ..]) => bail!(
+            "find instance {name}: it does not run in network namespace {namespace}, but these do: {}",
+            candidates(&others)
         ),
-        (wanted, []) => Err(nobody(wanted, namespace)),
+        (wanted, [], _) => Err(nobody(wanted, namespace)),
     }
 }
 
+fn is_live(socket: &ControlSocket) -> bool {
+    let refused = UnixStream::connect(&socket.path).err().map(|error| error.kind());
+    refused != Some(io::ErrorKind::ConnectionRefused)
+}
+
+fn candidates(sockets: &[ControlSocket]) -> String {
+    listed(&sockets.iter().map(|socket| (socket.id, socket.claimed())).collect::<Vec<_>>())
+}
+
 /// Why there is no instance that could be asked.
-fn nobody(wanted: Option<InstanceId>, namespace: NamespaceId) -> anyhow::Error {
+fn nobody(wanted: Option<InstanceName>, namespace: NamespaceId) -> anyhow::Error {
     let what = wanted.map_or_else(|| "the instance".to_owned(), |id| format!("instance {id}"));
     if let Some(pids) = silent(namespace.inode()) {
         return anyhow!(

@@ -94,7 +94,7 @@ impl Siege {
                 *spoilt.lock().unwrap() = Some(left);
             });
             scope.spawn(|| lie(names, &[place], &works, two));
-            scope.spawn(|| flood(&case.server, instance.pid(), &works, three));
+            scope.spawn(|| flood(&case.server, &instance.id(&case.server), &works, three));
             for random in [four, five] {
                 scope.spawn(|| dial(&case.server, targets, &works, &tally, random));
             }

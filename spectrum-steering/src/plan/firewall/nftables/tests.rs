@@ -120,7 +120,7 @@ fn only_our_tables_are_listed() {
         "table ip spectrum-7",
         "table ip6 spectrum-7",
         "table inet spectrum-8",
-        "table inet spectrum-nat-8-1",
+        "table inet spectrum-nat-3fa2c1",
     ];
     let others = "table ip mangle\ntable bridge spectrum-9\ntable ip spectral-1\ntable ip spectrum-nat-1\n";
     let listed = others.to_owned() + &ours.join("\n");

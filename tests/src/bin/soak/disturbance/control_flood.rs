@@ -15,9 +15,9 @@ use super::Siegeworks;
 /// So many at once.
 const CROWD: usize = 200;
 
-/// Crowds the control socket of the process `pid` until the siege is over.
-pub(crate) fn flood(netns: &Netns, pid: u32, until: &Siegeworks, mut random: Random) {
-    let path = PathBuf::from(format!("/run/spectrum/{}/{pid}.sock", netns.inode()));
+/// Crowds the control socket of the instance `id` until the siege is over.
+pub(crate) fn flood(netns: &Netns, id: &str, until: &Siegeworks, mut random: Random) {
+    let path = PathBuf::from(format!("/run/spectrum/{}/{id}.sock", netns.inode()));
     netns.run(move || {
         let mut crowd: Vec<UnixStream> = Vec::new();
         while until.go_on() {
