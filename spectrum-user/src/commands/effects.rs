@@ -39,14 +39,12 @@ impl Running {
     pub(super) async fn raise(&mut self, resources: &[Resource], aim: &Aim) -> anyhow::Result<()> {
         let Some(kind) = resources.first().map(Resource::kind) else { return Ok(()) };
         match kind {
-            ResourceKind::Claim => match &self.claim {
-                Some(_) => self.claim(PATIENCE),
-                None => {
-                    let lock = self.lock.as_ref().context("claim without the lock")?;
-                    self.claim = Some(lock.claim(&aim.plan.routes)?);
-                    Ok(())
-                }
-            },
+            ResourceKind::Claim if self.claim.is_some() => self.claim(PATIENCE),
+            ResourceKind::Claim => {
+                let lock = self.lock.as_ref().context("claim without the lock")?;
+                self.claim = Some(lock.claim(&aim.plan.routes)?);
+                Ok(())
+            }
             ResourceKind::Control => self.listen_for_requests(),
             ResourceKind::Attachment => self.attach(&aim.plan),
             ResourceKind::Route => {
@@ -197,12 +195,11 @@ impl Running {
         let prefixes: Vec<Prefix> =
             if prefixes.is_empty() { instance.prefixes.clone() } else { prefixes.into_iter().collect() };
         let taken;
-        let lock = match &self.lock {
-            Some(lock) => lock,
-            None => {
-                taken = registry()?.lock_unless(patience, || self.stop_asked.is_asked())?;
-                &taken
-            }
+        let lock = if let Some(lock) = &self.lock {
+            lock
+        } else {
+            taken = registry()?.lock_unless(patience, || self.stop_asked.is_asked())?;
+            &taken
         };
         Ok(lock.amend(claim, mode, &prefixes)?)
     }
