@@ -1,7 +1,7 @@
-//! What holds for every beginning of a connection from a trusted proxy. Knows no header: which bytes mean what is said by
+//! What holds for every beginning of a connection, or of a datagram, from a trusted proxy. Knows no header: which bytes mean what is said by
 //! tests with examples.
 
-use spectrum_proxy::header::{Extensions, Header, MAX_LENGTH, Parsed};
+use spectrum_proxy::header::{Extensions, Header, MAX_LENGTH, Parsed, SimpleHeader};
 use spectrum_user::model::ProxyVersion;
 
 /// The bytes of the input that are looked at: longer than any header, and short enough to be cut everywhere.
@@ -12,6 +12,7 @@ pub(crate) fn holds(data: &[u8]) {
     let data = &data[..data.len().min(LOOKED_AT)];
     let answer = Header::parse(data);
     is_the_same_however_it_is_cut(data, answer);
+    begins_a_datagram_as_it_begins_a_connection(data, answer);
     match answer {
         Parsed::Complete(header, length) => {
             assert!((1..=data.len().min(MAX_LENGTH)).contains(&length), "{length} of {} bytes", data.len());
@@ -48,5 +49,24 @@ fn means_the_same_when_passed_on(header: Header, extensions: &Extensions) {
         if again.unique_id().is_some() {
             assert_eq!(again.unique_id(), extensions.unique_id());
         }
+    }
+}
+
+/// Of a datagram the same bytes are a header, if they are one of version 2, but for whom it speaks for.
+fn begins_a_datagram_as_it_begins_a_connection(data: &[u8], answer: Parsed) {
+    let header = Header::parse_datagram(data);
+    match answer {
+        Parsed::Complete(_, length) if data.first() != Some(&b'P') => {
+            assert_eq!(header.map(|(_, length)| length), Some(length));
+        }
+        _ => assert_eq!(header, None),
+    }
+    if let Some((header, _)) = header {
+        let bytes = header.datagram_bytes();
+        assert_eq!(Header::parse_datagram(&bytes), Some((header, bytes.len())));
+    }
+    if let Some((header, rest)) = SimpleHeader::parse(data) {
+        assert_eq!(rest, &data[SimpleHeader::LENGTH..]);
+        assert_eq!(SimpleHeader::parse(&header.bytes()), Some((header, &[][..])));
     }
 }

@@ -32,6 +32,7 @@ mod assignment;
 mod commanded;
 mod counter;
 mod error;
+pub mod header;
 mod high_water;
 mod limits;
 pub mod model;
@@ -55,6 +56,5 @@ pub use origins::{
 };
 pub use report::{Datagrams, DialFailure, End, Established, Event, Expiry, HeaderFault, Limit, Report, Side};
 pub use service::{Listener, Served};
-pub use tcp::header;
 pub use traffic::Traffic;
 pub use workers::{DrainOutcome, Workers};

@@ -6,11 +6,11 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::header::Extensions;
 use super::limits::{Admission, Gate, Held, ServiceShare};
 use super::origins::OpenGuard;
 use super::report::{Datagrams, End, Established, Event, Limit, Report};
 use super::sys::unacknowledged;
-use super::tcp::header::Extensions;
 use super::tcp::stream::Stream;
 use super::traffic::{Meter, Traffic};
 use super::worker::Worker;

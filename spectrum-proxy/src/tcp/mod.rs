@@ -6,7 +6,6 @@ pub(crate) mod connections;
 pub(crate) mod dial;
 pub(crate) mod dial_source;
 pub(crate) mod first_move;
-pub mod header;
 mod peer;
 mod proxy_header;
 pub(crate) mod relay;

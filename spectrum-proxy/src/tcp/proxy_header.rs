@@ -7,8 +7,8 @@ use std::time::Duration;
 use rustix::net::SendFlags;
 use tokio::time::timeout;
 
-use super::header::{Extensions, Header, Parsed};
 use super::stream::Stream;
+use crate::header::{Extensions, Header, Parsed};
 use crate::model::{Origins, ProxyVersion, TrustedProxies, UniqueIds};
 use crate::report::{End, HeaderFault, Side};
 use crate::session::Session;

@@ -11,11 +11,11 @@ use std::time::{Duration, Instant};
 use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 
+use crate::header::Header;
 use crate::model::{CheckClose, HealthCheck};
 use crate::origins::health::Health;
 use crate::report::DialFailure;
 use crate::tcp::dial_source::connect_from_host;
-use crate::tcp::header::Header;
 use crate::tcp::stream::Stream;
 
 /// So many checks are under way at most: each needs a descriptor, and connections need them more.

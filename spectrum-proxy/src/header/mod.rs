@@ -1,5 +1,5 @@
-//! PROXY headers: what a proxy says at the beginning of a connection of the client that it speaks for. Reads and writes
-//! bytes only; whom to believe is decided elsewhere.
+//! PROXY headers: what a proxy says at the beginning of a connection, or of a datagram, of the client that it speaks for. Reads
+//! and writes bytes only; whom to believe is decided elsewhere.
 //!
 //! The format is that of haproxy.org's `proxy-protocol.txt`. The parsers take whatever has come so far. The crate `ppp`
 //! was looked at and not taken: in 2.3.0 a line cut behind its last space counts as malformed instead of incomplete, so
@@ -8,6 +8,7 @@
 
 mod checksum;
 mod extensions;
+mod simple;
 mod v1;
 mod v2;
 
@@ -16,6 +17,7 @@ use std::net::{IpAddr, SocketAddr};
 use crate::address::canonical;
 use crate::model::ProxyVersion;
 pub use extensions::{Extensions, MAX_UNIQUE_ID};
+pub use simple::SimpleHeader;
 
 /// The longest header that is read. Those of version 1 have at most 107 bytes; those of version 2 could have 64 KiB, nearly
 /// all of it for extensions. nginx draws the same line.
@@ -33,6 +35,13 @@ pub enum Header {
         /// The address and port that the client dialled.
         dialled: SocketAddr,
     },
+}
+
+/// What a header travels by.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Transport {
+    Connection,
+    Datagram,
 }
 
 /// The first bytes of a connection, understood.
@@ -54,7 +63,7 @@ impl Header {
         match bytes.first() {
             None => Parsed::Incomplete,
             Some(b'P') => v1::parse(bytes),
-            Some(_) => v2::parse(bytes),
+            Some(_) => v2::parse(bytes, Transport::Connection),
         }
     }
 
@@ -70,8 +79,24 @@ impl Header {
     pub fn bytes_with(&self, version: ProxyVersion, extensions: &Extensions) -> Vec<u8> {
         match version {
             ProxyVersion::V1 => v1::bytes(self),
-            ProxyVersion::V2 => v2::bytes(self, extensions),
+            ProxyVersion::V2 => v2::bytes(self, Transport::Connection, extensions),
         }
+    }
+
+    /// Looks for a header of version 2, which alone has a form for them, at the beginning of a datagram: the header, and the bytes
+    /// that it takes. `None` where there is none, or only a part of one: what is missing does not follow.
+    #[must_use]
+    pub fn parse_datagram(datagram: &[u8]) -> Option<(Self, usize)> {
+        match v2::parse(datagram, Transport::Datagram) {
+            Parsed::Complete(header, length) => Some((header, length)),
+            Parsed::Incomplete | Parsed::Malformed => None,
+        }
+    }
+
+    /// The bytes of the header in version 2 for datagrams.
+    #[must_use]
+    pub fn datagram_bytes(&self) -> Vec<u8> {
+        v2::bytes(self, Transport::Datagram, &Extensions::default())
     }
 
     /// The content besides addresses of the header that is all of `bytes`, and was parsed, as far as it is to be passed on.

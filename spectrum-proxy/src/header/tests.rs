@@ -313,3 +313,30 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_header_of_a_datagram_is_that_of_a_connection_but_for_the_transport() {
+    let ipv4 = proxied("192.0.2.1:4096", "198.51.100.2:443");
+    assert_eq!(ipv4.datagram_bytes(), v2(0x21, 0x12, &IPV4));
+    let ipv6 = proxied("[2001:db8::1]:1", "[2001:db8::2]:2");
+    assert_eq!(ipv6.datagram_bytes()[13], 0x22);
+    for header in [ipv4, ipv6, proxied("192.0.2.1:4096", "[2001:db8::2]:2"), Header::Local] {
+        let mut bytes = header.datagram_bytes();
+        let length = bytes.len();
+        assert_eq!(Header::parse_datagram(&bytes), Some((header, length)));
+        for cut in 0..length {
+            assert_eq!(Header::parse_datagram(&bytes[..cut]), None, "{cut} of {length}");
+        }
+        bytes.extend(b"what the client said");
+        assert_eq!(Header::parse_datagram(&bytes), Some((header, length)));
+    }
+}
+
+#[test]
+fn who_is_spoken_for_by_the_other_transport_is_nobody_here() {
+    let header = proxied("192.0.2.1:4096", "198.51.100.2:443");
+    let (connection, datagram) = (header.bytes(ProxyVersion::V2), header.datagram_bytes());
+    assert_eq!(Header::parse(&datagram), Parsed::Complete(Header::Local, datagram.len()));
+    assert_eq!(Header::parse_datagram(&connection), Some((Header::Local, connection.len())));
+    assert_eq!(Header::parse_datagram(&header.bytes(ProxyVersion::V1)), None, "lines are for streams");
+}

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::checksum::crc32c;
 use super::extensions::{CHECKSUM, Extensions, split};
-use super::{AddressPair, Header, MAX_LENGTH, Parsed};
+use super::{AddressPair, Header, MAX_LENGTH, Parsed, Transport};
 
 const SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
 
@@ -15,10 +15,20 @@ const VERSION: u8 = 0x20;
 const LOCAL: u8 = 0x0;
 const PROXY: u8 = 0x1;
 
-const TCP_OVER_IPV4: u8 = 0x11;
-const TCP_OVER_IPV6: u8 = 0x21;
+const OVER_IPV4: u8 = 0x10;
+const OVER_IPV6: u8 = 0x20;
 
-pub(crate) fn parse(bytes: &[u8]) -> Parsed {
+impl Transport {
+    /// Its half of the byte that tells family and transport.
+    fn code(self) -> u8 {
+        match self {
+            Self::Connection => 0x1,
+            Self::Datagram => 0x2,
+        }
+    }
+}
+
+pub(crate) fn parse(bytes: &[u8], transport: Transport) -> Parsed {
     let seen = bytes.len().min(SIGNATURE.len());
     if bytes.get(..seen) != SIGNATURE.get(..seen) {
         return Parsed::Malformed;
@@ -42,17 +52,18 @@ pub(crate) fn parse(bytes: &[u8]) -> Parsed {
     if command == VERSION | LOCAL {
         return Parsed::Complete(Header::Local, length);
     }
-    match proxied(whole, family) {
+    match proxied(whole, family, transport) {
         Some(header) => Parsed::Complete(header, length),
         None => Parsed::Malformed,
     }
 }
 
-fn proxied(whole: &[u8], family: u8) -> Option<Header> {
+fn proxied(whole: &[u8], family: u8, transport: Transport) -> Option<Header> {
     let (header, extensions) = halves(whole, family)?;
     is_sound(whole, extensions)?;
-    // A client of another transport than this connection's has no address that means anything here.
-    Some(if [TCP_OVER_IPV4, TCP_OVER_IPV6].contains(&family) { header } else { Header::Local })
+    // A client of another transport than what this came by has no address that means anything here.
+    let is_of_transport = [OVER_IPV4, OVER_IPV6].contains(&(family ^ transport.code()));
+    Some(if is_of_transport { header } else { Header::Local })
 }
 
 /// The addresses and the extensions of the whole header of a client's connection.
@@ -112,7 +123,7 @@ fn is_sound(whole: &[u8], mut extensions: &[u8]) -> Option<()> {
     Some(())
 }
 
-pub(crate) fn bytes(header: &Header, extensions: &Extensions) -> Vec<u8> {
+pub(crate) fn bytes(header: &Header, transport: Transport, extensions: &Extensions) -> Vec<u8> {
     let mut bytes = SIGNATURE.to_vec();
     match header {
         // No addresses: what a receiver discards anyway need not be sent.
@@ -122,14 +133,14 @@ pub(crate) fn bytes(header: &Header, extensions: &Extensions) -> Vec<u8> {
         }
         Header::Proxied { client, dialled } => match AddressPair::of(*client, *dialled) {
             AddressPair::V4([client, dialled]) => {
-                bytes.extend([VERSION | PROXY, TCP_OVER_IPV4, 0, 0]);
+                bytes.extend([VERSION | PROXY, OVER_IPV4 | transport.code(), 0, 0]);
                 bytes.extend(client.ip().octets());
                 bytes.extend(dialled.ip().octets());
                 bytes.extend(client.port().to_be_bytes());
                 bytes.extend(dialled.port().to_be_bytes());
             }
             AddressPair::V6([(client, client_port), (dialled, dialled_port)]) => {
-                bytes.extend([VERSION | PROXY, TCP_OVER_IPV6, 0, 0]);
+                bytes.extend([VERSION | PROXY, OVER_IPV6 | transport.code(), 0, 0]);
                 bytes.extend(client.octets());
                 bytes.extend(dialled.octets());
                 bytes.extend(client_port.to_be_bytes());
