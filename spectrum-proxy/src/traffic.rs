@@ -1,5 +1,5 @@
-//! Bytes, counted while they move: each session's own, and what all of a service's have come to on one worker. Reports
-//! nothing.
+//! Bytes, counted while they move: each session's own, and what all of a service's have come to on one worker; and what its clients
+//! were told by ICMP. Reports nothing.
 
 use std::cell::{Cell, OnceCell};
 use std::sync::Arc;
@@ -11,6 +11,24 @@ use super::counter::Counter;
 pub struct Traffic {
     from_client: Arc<Counter>,
     to_client: Arc<Counter>,
+    messages: Arc<Messages>,
+}
+
+/// What clients of UDP were told by ICMP.
+#[derive(Debug, Default)]
+struct Messages {
+    unreachable: Counter,
+    too_big: Counter,
+    withheld: Counter,
+}
+
+/// What is to be told by ICMP about a datagram.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Message {
+    Unreachable,
+    TooBig,
+    /// Either, but it could not be sent, or too many were.
+    Withheld,
 }
 
 impl Traffic {
@@ -24,6 +42,34 @@ impl Traffic {
     #[must_use]
     pub fn to_client(&self) -> u64 {
         self.to_client.get()
+    }
+
+    /// The clients that were told that a port is unreachable.
+    #[must_use]
+    pub fn unreachable(&self) -> u64 {
+        self.messages.unreachable.get()
+    }
+
+    /// The datagrams of which a client was told that they are too big.
+    #[must_use]
+    pub fn too_big(&self) -> u64 {
+        self.messages.too_big.get()
+    }
+
+    /// The messages of either kind that were not sent, most likely because there were too many within a second.
+    #[must_use]
+    pub fn withheld(&self) -> u64 {
+        self.messages.withheld.get()
+    }
+
+    /// One more message. To be called on the worker's own thread.
+    pub(super) fn told(&self, message: Message) {
+        let counter = match message {
+            Message::Unreachable => &self.messages.unreachable,
+            Message::TooBig => &self.messages.too_big,
+            Message::Withheld => &self.messages.withheld,
+        };
+        counter.add(1);
     }
 
     /// The traffic of sessions that have carried so many bytes from clients and to them.

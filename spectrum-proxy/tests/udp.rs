@@ -271,6 +271,26 @@ fn a_session_without_any_origin_is_over() {
 }
 
 #[test]
+fn a_client_whose_origin_is_not_there_is_told_so_from_what_it_dialled() {
+    if let Err(error) = Socket::new(Domain::IPV4, Type::RAW, Some(socket2::Protocol::ICMPV4)) {
+        println!("SKIP: no raw socket: {error}");
+        return;
+    }
+    let gone = gone();
+    let running = Running::relay(&[&gone]);
+    let client = running.client(1);
+    for _ in 0..3 {
+        client.send(b"anybody?").unwrap();
+        // Only what comes from the dialled address and port is about a connected socket.
+        match client.recv(&mut [0; 16]) {
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {}
+            other => panic!("{other:?}"),
+        }
+        running.report();
+    }
+}
+
+#[test]
 fn trains_arrive_as_the_datagrams_that_they_are_made_of() {
     let there = origin();
     let running = Running::relay(&[&there]);

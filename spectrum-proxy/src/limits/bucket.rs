@@ -6,13 +6,13 @@ const SECOND: u64 = 1_000_000_000;
 
 /// A bucket, in the form that takes least room: when it will be full again, in nanoseconds of its keeper's clock.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub(super) struct Bucket {
+pub(crate) struct Bucket {
     full: u64,
 }
 
 impl Bucket {
     /// Takes a token if there is one: `rate` of them come back in a second, and `rate` there are at most.
-    pub(super) fn take(&mut self, now: u64, rate: NonZeroU32) -> bool {
+    pub(crate) fn take(&mut self, now: u64, rate: NonZeroU32) -> bool {
         let full = self.full.max(now) + SECOND / u64::from(rate.get());
         if full - now > SECOND {
             return false;

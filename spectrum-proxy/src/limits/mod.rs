@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use super::report::Limit;
 use crate::model::{Limits, ServiceName};
+pub(super) use bucket::Bucket;
 pub(super) use descriptors::{DescriptorPool, Descriptors, Held, ServiceShare};
 use sources::{SourcePrefix, Sources};
 

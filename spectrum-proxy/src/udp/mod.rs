@@ -5,7 +5,11 @@
 //! nor that of a stranger's grows with the number of sessions. Knows no way of steering datagrams to the listener.
 
 mod answer;
+mod checksum;
+mod complaints;
 mod control;
+mod header;
+mod icmp;
 mod options;
 mod parting;
 mod poller;

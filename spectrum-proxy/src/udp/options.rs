@@ -63,6 +63,11 @@ fn ask_for_trains(socket: &impl AsFd) {
     }
 }
 
+/// Has `socket` receive nothing.
+pub(super) fn take_nothing(socket: &Socket) -> io::Result<()> {
+    socket.attach_filter(&NOTHING)
+}
+
 /// Gives what `socket` sends more room than usual: as much as is wanted, or as net.core.wmem_max allows.
 pub(super) fn widen(socket: &Socket) {
     if setsockopt(socket, SndBufForce, &SEND_BUFFER).is_err() {
@@ -75,7 +80,7 @@ pub(super) fn widen(socket: &Socket) {
 /// yet.
 pub(super) fn unbound(address: SocketAddr) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::DGRAM.nonblocking().cloexec(), None)?;
-    socket.attach_filter(&NOTHING)?;
+    take_nothing(&socket)?;
     // Not SO_REUSEPORT, for which all would have to be the same user's.
     socket.set_reuse_address(true)?;
     match Family::of(address.ip()) {

@@ -154,7 +154,7 @@ impl Queue {
                 end(&mut table, id, how);
                 known = None;
             }
-            if let Some(id) = known.or_else(|| self.open(&mut table, &assignment, key, now)) {
+            if let Some(id) = known.or_else(|| self.open(&mut table, &assignment, key, train.first(), now)) {
                 Sessions::take(&mut table, id, index, &train, now, &mut due);
             }
         }
@@ -166,6 +166,7 @@ impl Queue {
         table: &mut Table<UdpSession>,
         assignment: &Assignment,
         key: Key,
+        datagram: &[u8],
         now: Instant,
     ) -> Option<SessionId> {
         let Key { client, dialled, .. } = key;
@@ -208,6 +209,10 @@ impl Queue {
                 }
                 Err(failure) => {
                     session.end(End::Undialled(failure));
+                    // What we lack ourselves may be there in a moment.
+                    if failure != DialFailure::OutOfResources {
+                        self.sessions.refuse(dialled, client, datagram, assignment.traffic());
+                    }
                     return None;
                 }
             }

@@ -3,6 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::io;
+use std::net::SocketAddr;
 use std::ops::Range;
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::rc::{Rc, Weak};
@@ -13,6 +14,7 @@ use tokio::task::{JoinHandle, spawn_local, yield_now};
 use tokio::time::{Instant, sleep_until};
 
 use super::answer::{Answer, hops_of_answer};
+use super::complaints::Complaints;
 use super::parting;
 use super::poller::{Ear, Heard, Poller};
 use super::post::{Due, Post, Way, is_of_origin};
@@ -25,6 +27,7 @@ use super::voice::{Voice, Voices};
 use crate::assignment::Assignment;
 use crate::model::{Family, Policy, ServiceName};
 use crate::report::{DialFailure, End, Expiry, Side};
+use crate::traffic::{Message, Traffic};
 
 /// The time that a session without datagrams lasts.
 const IDLE: Duration = Duration::from_secs(30);
@@ -75,6 +78,7 @@ pub(crate) struct Sessions {
     /// True if what came last filled buffers.
     is_long: Cell<bool>,
     ears: RefCell<Option<Ears>>,
+    complaints: Complaints,
 }
 
 #[derive(Default)]
@@ -114,6 +118,7 @@ impl Sessions {
             hurried: Notify::new(),
             is_long: Cell::new(false),
             ears: RefCell::default(),
+            complaints: Complaints::new(),
         }
     }
 
@@ -449,7 +454,16 @@ impl Sessions {
         } else {
             End::Undialled(DialFailure::of(error))
         };
+        if let Some(assignment) = &assignment {
+            self.refuse(session.dialled(), client, &[], assignment.traffic());
+        }
         end(table, id, how);
+    }
+
+    /// Tells `client` that nobody is behind what it `dialled`. `datagram` is the one that it sent there, or nothing where it is gone.
+    pub(super) fn refuse(&self, dialled: SocketAddr, client: SocketAddr, datagram: &[u8], traffic: &Traffic) {
+        let is_told = self.complaints.refuse(dialled, client, datagram);
+        traffic.told(if is_told { Message::Unreachable } else { Message::Withheld });
     }
 
     /// How long the sessions of `group` may be silent.

@@ -1,18 +1,19 @@
 //! Many datagrams by one system call, in and out: recvmmsg(2) and sendmmsg(2), which no crate of ours offers with a length of
-//! segments beside each. Does not know what the datagrams are for.
+//! segments beside each; and the MTU of a way. Does not know what the datagrams are for.
 #![allow(unsafe_code, reason = "see above; each block says why it is sound")]
 
 use std::fmt;
 use std::io;
 use std::net::{SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::ops::Range;
-use std::os::fd::{AsRawFd as _, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd};
 use std::ptr::null_mut;
 
 use socket2::SockAddr;
 
 use super::control::{Control, Notes};
 use super::train::{Letter, Train};
+use crate::model::Family;
 
 /// The datagrams, or trains of them, that one call takes at most.
 pub(super) const BATCH: usize = 64;
@@ -226,4 +227,21 @@ fn address(name: &libc::sockaddr_storage) -> Option<SocketAddr> {
 
 fn length_of<T>() -> libc::socklen_t {
     libc::socklen_t::try_from(size_of::<T>()).unwrap_or(0)
+}
+/// The longest packet that gets from `socket`, which is connected, to its peer, as far as the kernel knows.
+pub(super) fn mtu(socket: &impl AsFd, family: Family) -> io::Result<u16> {
+    let (level, name) = match family {
+        Family::Ipv4 => (libc::SOL_IP, libc::IP_MTU),
+        Family::Ipv6 => (libc::SOL_IPV6, libc::IPV6_MTU),
+    };
+    let mut mtu: libc::c_int = 0;
+    let mut length = length_of::<libc::c_int>();
+    let fd = socket.as_fd().as_raw_fd();
+    // SAFETY: the kernel writes as many bytes as `length` says, which `mtu` has.
+    let asked = unsafe { libc::getsockopt(fd, level, name, (&raw mut mtu).cast(), &raw mut length) };
+    if asked != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // Of the loopback's 65,536 no packet has the last.
+    Ok(u16::try_from(mtu).unwrap_or(u16::MAX))
 }

@@ -28,7 +28,12 @@ pub(super) struct Train<'a> {
     pub(super) is_whole: bool,
 }
 
-impl Train<'_> {
+impl<'a> Train<'a> {
+    /// The first of them.
+    pub(super) fn first(&self) -> &'a [u8] {
+        self.payload.get(..self.segment).unwrap_or(self.payload)
+    }
+
     /// The number of datagrams.
     pub(super) fn count(&self) -> usize {
         self.payload.len().div_ceil(self.segment.max(1)).max(1)
