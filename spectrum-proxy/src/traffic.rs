@@ -12,6 +12,7 @@ pub struct Traffic {
     from_client: Arc<Counter>,
     to_client: Arc<Counter>,
     messages: Arc<Messages>,
+    datagrams: Arc<DatagramCounters>,
 }
 
 /// What clients of UDP were told by ICMP.
@@ -29,6 +30,15 @@ pub(super) enum Message {
     TooBig,
     /// Either, but it could not be sent, or too many were.
     Withheld,
+}
+
+/// The datagrams that a worker's sessions of one service have carried so far.
+#[derive(Debug, Default)]
+pub(super) struct DatagramCounters {
+    pub(super) from_client: Counter,
+    pub(super) to_client: Counter,
+    /// Those that came and could not be sent on.
+    pub(super) lost: Counter,
 }
 
 impl Traffic {
@@ -70,6 +80,29 @@ impl Traffic {
             Message::Withheld => &self.messages.withheld,
         };
         counter.add(1);
+    }
+
+    /// Datagrams received from clients.
+    #[must_use]
+    pub fn datagrams_from_client(&self) -> u64 {
+        self.datagrams.from_client.get()
+    }
+
+    /// Datagrams handed to the system for clients.
+    #[must_use]
+    pub fn datagrams_to_client(&self) -> u64 {
+        self.datagrams.to_client.get()
+    }
+
+    /// Datagrams of clients and origins that came and could not be sent on.
+    #[must_use]
+    pub fn datagrams_lost(&self) -> u64 {
+        self.datagrams.lost.get()
+    }
+
+    /// The counters of datagrams, for one more session.
+    pub(super) fn datagrams(&self) -> Arc<DatagramCounters> {
+        Arc::clone(&self.datagrams)
     }
 
     /// The traffic of sessions that have carried so many bytes from clients and to them.

@@ -108,6 +108,12 @@ pub fn assert_refused(netns: &Netns, targets: &[SocketAddr]) {
     }
 }
 
+/// Sends `said` and expects neither an answer nor an error.
+pub fn assert_silence_to(client: &UdpSocket, said: &[u8]) {
+    client.send(said).unwrap_or_else(|error| panic!("send {} bytes: {error}", said.len()));
+    assert_silence(client);
+}
+
 /// Expects neither an answer nor an error.
 pub fn assert_silence(client: &UdpSocket) {
     client.set_read_timeout(Some(SILENCE)).expect("limit reading");

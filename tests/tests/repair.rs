@@ -10,6 +10,7 @@ use serde_json::Value;
 use spectrum_tests::admin::{get, metrics, value};
 use spectrum_tests::case::Case;
 use spectrum_tests::control::{CONFIG, await_logged, configure, connect, count_logged, reload};
+use spectrum_tests::datagram;
 use spectrum_tests::deadline::{PATIENCE, eventually};
 use spectrum_tests::dial::{assert_answered, dial};
 use spectrum_tests::instance::{Instance, Launch};
@@ -28,6 +29,7 @@ on_every_path!(
     what_brings_answers_back_comes_back,
     what_is_left_alone_is_told,
     nothing_is_repaired_that_nobody_broke,
+    nothing_answers_datagrams_while_nothing_steers_them,
 );
 
 /// The words of the log for each repair.
@@ -226,6 +228,27 @@ fn what_is_left_alone_is_told(case: &mut Case) {
     assert_answered(&case.server, &[target]);
     assert_eq!(missing(case, &instance), "null");
     assert_eq!(ready(), (200, "ready\n".to_owned()));
+}
+
+fn nothing_answers_datagrams_while_nothing_steers_them(case: &mut Case) {
+    if !can_break_steering("nothing_answers_datagrams_while_nothing_steers_them", case) {
+        return;
+    }
+    let config = format!(
+        "[[service]]\nname = \"default\"\nrespond = \"echo\"\nbindings = [{{ protocol = \"udp\", prefix = \"{}\" }}]\n",
+        case.prefix()
+    );
+    configure(&case.server, &config);
+    let instance = case.start(&format!("{CONFIG} --no-repair --workers 1"));
+    let target = case.any_target();
+    let known = datagram::client(&case.server, target);
+    datagram::assert_echo(&known, b"steered");
+    break_steering(case, &instance);
+    // What has a voice hears nothing, and says nothing.
+    datagram::assert_silence_to(&known, b"anybody?");
+    datagram::assert_silence_to(&datagram::client(&case.server, target), b"anybody else?");
+    reload(&case.server, &instance).unwrap();
+    datagram::assert_echo(&known, b"steered again");
 }
 
 /// Ours are the changes of reloads, and of instances beside.

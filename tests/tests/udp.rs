@@ -25,6 +25,7 @@ on_every_path!(
     datagrams_of_a_session_keep_their_order,
     thousand_sessions_at_once_are_answered,
     thousand_clients_of_one_port_are_answered,
+    a_dialled_port_has_a_socket_for_each_worker_however_many_clients,
     ports_outside_are_refused,
     addresses_just_outside_are_refused,
     binding_beats_a_socket_on_the_same_address_and_port,
@@ -149,6 +150,23 @@ fn thousand_clients_of_one_port_are_answered(case: &mut Case) {
     let clients: Vec<_> = (0..share::of(1_000)).map(|_| client(&case.server, target)).collect();
     assert_all_answered(&clients);
     assert_all_answered(&clients);
+}
+
+/// What an unknown client costs the kernel is a walk past the sockets that are bound to what it dials.
+fn a_dialled_port_has_a_socket_for_each_worker_however_many_clients(case: &mut Case) {
+    let instance =
+        case.start(&format!("--prefix {} --protocol udp --respond echo --workers 2", case.prefix()));
+    let target = case.any_target();
+    let clients: Vec<_> = (0..500).map(|_| client(&case.server, target)).collect();
+    assert_all_answered(&clients);
+    let table = case.family.pick("/proc/thread-self/net/udp", "/proc/thread-self/net/udp6");
+    let listed = case.server.run(|| std::fs::read_to_string(table)).unwrap();
+    let port = format!(":{:04X}", target.port());
+    let local = |line: &&str| line.split_whitespace().nth(1).is_some_and(|local| local.ends_with(&port));
+    let bound = listed.lines().filter(local).count();
+    assert!((1..=2).contains(&bound), "{bound} sockets\n{listed}");
+    // They go with the sessions.
+    instance.stop();
 }
 
 fn ports_outside_are_refused(case: &mut Case) {

@@ -117,10 +117,11 @@ fn relay(outbox: &mut Outbox, session: &UdpSession, letters: Vec<Letter<'_>>) ->
         std::os::fd::AsFd::as_fd(&upstream.socket),
         &letters,
         |_| upstream.singly.set(true),
-        |_, _, sent| {
+        |_, letter, sent| {
             let Err(error) = sent else { return };
             let (client, origin) = (session.account.client.get(), upstream.origin);
             tracing::debug!(%client, %origin, %error, "relay datagram");
+            session.lost(letter.count());
             if is_of_origin(&error) {
                 trouble = Some(error);
             }
@@ -136,6 +137,7 @@ fn speak(outbox: &mut Outbox, voice: &Voice, letters: &[(Letter<'_>, &UdpSession
         Err(error) => {
             let (client, dialled) = (session.account.client.get(), session.dialled());
             tracing::debug!(%client, %dialled, %error, "answer datagram");
+            session.lost(letter.count());
         }
     };
     if let Voice::Raw(raw) = voice {

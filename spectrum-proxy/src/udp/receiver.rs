@@ -34,6 +34,7 @@ const PAUSE: Duration = Duration::from_millis(10);
 
 /// A running receive loop.
 pub(crate) struct Receiver {
+    queue: Rc<Queue>,
     stop: oneshot::Sender<()>,
     task: JoinHandle<()>,
 }
@@ -59,7 +60,7 @@ impl Receiver {
         let listener = Rc::new(UdpSocket::from_std(listener)?);
         let group = sessions.listener_opened(&destination.service, destination.family, transparent);
         worker.listener_opened(destination.protocol, bound);
-        let queue = Queue {
+        let queue = Rc::new(Queue {
             worker,
             sessions,
             destination,
@@ -68,9 +69,15 @@ impl Receiver {
             bound,
             group,
             due: RefCell::default(),
-        };
+        });
         let (stop, stopped) = oneshot::channel();
-        Ok(Self { stop, task: spawn_local(queue.receive(stopped)) })
+        let task = spawn_local(Rc::clone(&queue).receive(stopped));
+        Ok(Self { queue, stop, task })
+    }
+
+    /// Takes what sits in the listener's queue.
+    pub(crate) fn take_waiting(&self) {
+        while self.queue.take_some().is_ok_and(|more| more) {}
     }
 
     /// Takes what sits in the listener's queue, then closes it. Sessions go on.
@@ -95,7 +102,7 @@ struct Queue {
 }
 
 impl Queue {
-    async fn receive(self, mut stopped: oneshot::Receiver<()>) {
+    async fn receive(self: Rc<Self>, mut stopped: oneshot::Receiver<()>) {
         loop {
             let ready = tokio::select! {
                 biased;
@@ -198,7 +205,7 @@ impl Queue {
                 return None;
             }
         };
-        let mut session = UdpSession::new(account, answer, voice);
+        let mut session = UdpSession::new(account, assignment.traffic(), answer, voice);
         if let (Answer::Relay, Some(dialler)) = (answer, &assignment.dialler) {
             match self.reach(table, dialler.chooser(), &session.account) {
                 Ok(upstream) => {

@@ -5,22 +5,26 @@ use std::cell::Cell;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use super::answer::Answer;
 use super::train::{Letter, Train};
 use super::upstream::{Unanswered, Upstream};
 use super::voice::Voice;
+use crate::limits::Held;
 use crate::model::Family;
 use crate::report::End;
 use crate::session::Session;
+use crate::traffic::{DatagramCounters, Traffic};
 
 /// A client and what it dialled, for as long as datagrams come.
 pub(super) struct UdpSession {
     pub(super) account: Session,
+    datagrams: Arc<DatagramCounters>,
     pub(super) answer: Answer,
     pub(super) voice: Voice,
     /// The socket that its client's datagrams come to since no listener is left for them.
-    pub(super) parted: Option<Rc<OwnedFd>>,
+    pub(super) parted: Option<Parted>,
     /// True once a train for its client had to be taken apart.
     pub(super) singly: Cell<bool>,
     /// Its origin; `None` where we answer ourselves.
@@ -31,10 +35,17 @@ pub(super) struct UdpSession {
     pub(super) is_answered: bool,
 }
 
+/// A socket that is connected to a session's client.
+pub(super) struct Parted {
+    pub(super) socket: Rc<OwnedFd>,
+    pub(super) _held: Held,
+}
+
 impl UdpSession {
-    pub(super) fn new(account: Session, answer: Answer, voice: Voice) -> Self {
+    pub(super) fn new(account: Session, traffic: &Traffic, answer: Answer, voice: Voice) -> Self {
         Self {
             account,
+            datagrams: traffic.datagrams(),
             answer,
             voice,
             parted: None,
@@ -51,14 +62,23 @@ impl UdpSession {
 
     /// Counts what its client sent.
     pub(super) fn received(&self, train: &Train<'_>) {
+        let count = train.count() as u64;
         self.account.from_client.add(train.payload.len());
-        self.account.datagrams_from_client.update(|count| count + train.count() as u64);
+        self.account.datagrams_from_client.update(|all| all + count);
+        self.datagrams.from_client.add(count);
     }
 
     /// Counts what was sent to its client.
     pub(super) fn sent(&self, letter: &Letter<'_>) {
+        let count = letter.count() as u64;
         self.account.to_client.add(letter.payload.len());
-        self.account.datagrams_to_client.update(|count| count + letter.count() as u64);
+        self.account.datagrams_to_client.update(|all| all + count);
+        self.datagrams.to_client.add(count);
+    }
+
+    /// Counts so many datagrams that could not be sent on.
+    pub(super) fn lost(&self, datagrams: usize) {
+        self.datagrams.lost.add(datagrams as u64);
     }
 
     /// What `train` becomes on its way to the client, with so many hops left; `None`: as many as the system gives.

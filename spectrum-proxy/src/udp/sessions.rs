@@ -18,7 +18,7 @@ use super::complaints::Complaints;
 use super::parting;
 use super::poller::{Ear, Heard, Poller};
 use super::post::{Due, Post, Way, is_of_origin};
-use super::session::UdpSession;
+use super::session::{Parted, UdpSession};
 use super::sys::BATCH;
 use super::table::{GroupId, Rank, SessionId, Table};
 use super::train::Train;
@@ -250,6 +250,7 @@ impl Sessions {
         let (client, dialled) = (session.account.client.get(), session.dialled());
         if !train.is_whole {
             tracing::debug!(%client, %dialled, "a datagram is longer than any may be, and goes no further");
+            session.lost(1);
             return;
         }
         match session.answer {
@@ -279,10 +280,20 @@ impl Sessions {
         self.ears()?.add(&upstream.socket, id, Ear::Upstream)
     }
 
-    /// Gives the sessions of a service that nothing listens for any more sockets of their own: those that are missed most first.
+    /// Gives the sessions of a service sockets of their own if nothing listens for it any more.
+    pub(crate) fn part_orphans(self: &Rc<Self>, service: &ServiceName, family: Family) {
+        if self.orphaned(service, family).is_some() {
+            self.part(service, family);
+        }
+    }
+
+    /// Gives the sessions of a service sockets of their own, since nothing will be steered to them any more: those that are missed
+    /// most first.
     pub(crate) fn part(self: &Rc<Self>, service: &ServiceName, family: Family) {
-        let Some(group) = self.orphaned(service, family) else { return };
+        let group = self.groups.borrow().ids.get(&(service.clone(), family)).copied();
+        let Some(group) = group else { return };
         let transparent = self.groups.borrow_mut().of(group).is_some_and(|group| group.transparent);
+        let Some(assignment) = self.assignment(group) else { return };
         let mut table = self.table.borrow_mut();
         let ids = table.ids_of(group);
         for id in ids.into_iter().rev().take(parting::MOST) {
@@ -290,6 +301,8 @@ impl Sessions {
                 continue;
             };
             let (client, dialled) = (session.account.client.get(), session.dialled());
+            // What is left is for those who go on.
+            let Ok(held) = assignment.share().take(1) else { return };
             let parted = parting::open(dialled, client, transparent).and_then(|socket| {
                 self.ears()?.add(&socket, id, Ear::Parted)?;
                 Ok(Rc::new(socket))
@@ -299,7 +312,7 @@ impl Sessions {
                     if matches!(session.voice, Voice::Listener(..)) {
                         session.voice = Voice::Parted(Rc::clone(&socket));
                     }
-                    session.parted = Some(socket);
+                    session.parted = Some(Parted { socket, _held: held });
                 }
                 Err(error) => {
                     tracing::debug!(%client, %dialled, %error, "give a session a socket of its own");
@@ -333,7 +346,7 @@ impl Sessions {
         {
             let Some(session) = table.get(id) else { continue };
             let socket = match ear {
-                Ear::Parted => session.parted.as_deref(),
+                Ear::Parted => session.parted.as_ref().map(|parted| &*parted.socket),
                 Ear::Upstream => session.upstream.as_ref().map(|upstream| &upstream.socket),
             };
             let Some(socket) = socket else { continue };

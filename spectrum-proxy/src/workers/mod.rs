@@ -181,6 +181,23 @@ impl Workers {
         }
     }
 
+    /// Has the UDP sessions of `destinations`, to which nothing will be steered any more, go on with sockets of their own: as many as a kernel
+    /// finds among without effort, and as descriptors last. Datagrams that come between the end of steering and this are lost.
+    pub async fn part(&self, destinations: impl IntoIterator<Item = &Destination>) {
+        let mut partings = Vec::new();
+        for destination in destinations.into_iter().filter(|one| one.protocol == Protocol::Udp) {
+            for thread in &self.threads {
+                let (done, parted) = oneshot::channel();
+                thread.tell(WorkerCommand::Part { destination: destination.clone(), done });
+                partings.push(parted);
+            }
+        }
+        for parted in partings {
+            // A worker that is gone has no sessions.
+            let _ = parted.await;
+        }
+    }
+
     /// Cuts the connections and UDP sessions that are open of destinations of `destination`'s service, family and protocol
     /// that were removed, of whatever revision: how many there were.
     pub async fn cut(&self, destination: &Destination) -> usize {

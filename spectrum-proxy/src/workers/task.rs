@@ -41,6 +41,8 @@ pub(super) enum WorkerCommand {
     Replace { destination: Destination, serving: Serving },
     /// Close a destination's listeners.
     Remove { destination: Destination, done: oneshot::Sender<()> },
+    /// Have what is open of a UDP destination go on by itself, since nothing will be steered to it any more.
+    Part { destination: Destination, done: oneshot::Sender<()> },
     /// Cut what is open of a destination that was removed, whatever its revision: how much that was.
     Cut { destination: Destination, done: oneshot::Sender<usize> },
     /// Close all listeners, wait for the connections to end, and end.
@@ -124,6 +126,10 @@ impl WorkerTask {
                     }
                     let _ = done.send(());
                 }
+                Some(WorkerCommand::Part { destination, done }) => {
+                    self.part(&destination);
+                    let _ = done.send(());
+                }
                 Some(WorkerCommand::Cut { destination, done }) => {
                     let _ = done.send(self.cut(&destination));
                 }
@@ -178,7 +184,7 @@ impl WorkerTask {
         let sockets = listeners.loops.len();
         stop(listeners).await;
         if destination.protocol == Protocol::Udp {
-            self.sessions.part(&destination.service, destination.family);
+            self.sessions.part_orphans(&destination.service, destination.family);
         }
         self.worker.common.descriptors.listeners_removed(sockets);
         self.retired.push(Retired { destination, connections });
@@ -188,6 +194,16 @@ impl WorkerTask {
             let has_sessions = *protocol == Protocol::Udp && sessions.any_left_of(service, *family);
             has_sessions || !connections.is_empty()
         });
+    }
+
+    fn part(&self, destination: &Destination) {
+        self.sessions.part(&destination.service, destination.family);
+        // What came before goes before what comes to the new sockets.
+        for one in self.listeners.get(destination).iter().flat_map(|listeners| &listeners.loops) {
+            if let ListenerTask::Receive(receiver) = one {
+                receiver.take_waiting();
+            }
+        }
     }
 
     fn cut(&mut self, destination: &Destination) -> usize {
@@ -208,7 +224,7 @@ impl WorkerTask {
         for (destination, listeners) in self.listeners.drain() {
             stop(listeners).await;
             if destination.protocol == Protocol::Udp {
-                self.sessions.part(&destination.service, destination.family);
+                self.sessions.part_orphans(&destination.service, destination.family);
             }
         }
         // UDP has no end of its own to wait for.

@@ -1,7 +1,7 @@
 //! How each kind of thing is raised, lowered and looked at: three matches, and nothing else does any of it. In which order, and
 //! what becomes of a way that fails, the ledger says.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fs::File;
 use std::io;
 use std::num::NonZeroUsize;
@@ -82,7 +82,10 @@ impl Running {
                 self.exempt(vec![Arc::clone(&aim.plan)], aim.config.nat).await;
                 Ok(())
             }
-            ResourceKind::Rules => self.steer(aim),
+            ResourceKind::Rules => {
+                self.part(&aim.plan).await;
+                self.steer(aim)
+            }
         }
     }
 
@@ -136,7 +139,14 @@ impl Running {
                 }
             }
             ResourceKind::Exemption => return self.exempting.lower().into_iter().collect(),
-            ResourceKind::Rules => return self.steer_no_more(resources),
+            ResourceKind::Rules => {
+                if self.stopping.is_some()
+                    && let Some(workers) = &self.workers
+                {
+                    workers.part(self.plan.destinations.values()).await;
+                }
+                return self.steer_no_more(resources);
+            }
         }
         Vec::new()
     }
@@ -282,6 +292,15 @@ impl Running {
         };
         if outcome.cut > 0 {
             tracing::warn!(cut = outcome.cut, finished = outcome.finished, "connections were cut");
+        }
+    }
+
+    /// Has UDP sessions of services that `plan` has no more go on without steering.
+    async fn part(&self, plan: &Plan) {
+        let of = |one: &Destination| (one.service.clone(), one.family, one.protocol);
+        let served: HashSet<_> = plan.destinations.values().map(of).collect();
+        if let Some(workers) = &self.workers {
+            workers.part(self.plan.destinations.values().filter(|one| !served.contains(&of(one)))).await;
         }
     }
 

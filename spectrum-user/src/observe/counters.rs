@@ -44,6 +44,9 @@ impl Counters {
             if let Some(totals) = totals.get_mut(key) {
                 totals.bytes_from_client += traffic.from_client();
                 totals.bytes_to_client += traffic.to_client();
+                totals.datagrams_from_client += traffic.datagrams_from_client();
+                totals.datagrams_to_client += traffic.datagrams_to_client();
+                totals.datagrams_lost += traffic.datagrams_lost();
             }
         }
         totals
@@ -107,6 +110,12 @@ pub struct Totals {
     pub open: u64,
     /// Bytes received from clients so far, by open connections too.
     pub bytes_from_client: u64,
+    /// Datagrams received from clients so far.
+    pub datagrams_from_client: u64,
+    /// Datagrams handed to the system for clients so far.
+    pub datagrams_to_client: u64,
+    /// Datagrams that came and could not be sent on.
+    pub datagrams_lost: u64,
     /// Bytes handed to clients' sockets so far.
     pub bytes_to_client: u64,
     /// The connections that are over, by how they ended; ends that did not occur are absent.

@@ -290,7 +290,7 @@ fn packets(encoder: &mut DescriptorEncoder<'_>, packets: &[Packets]) -> fmt::Res
         })
     };
     let help =
-        "Packets that looked for a listener and got ours: connections, and first datagrams of UDP sessions";
+        "Packets that looked for a listener and got ours: connections, and datagrams or trains of them";
     let mut steered = counter(encoder, "steered_packets", help)?;
     for (packets, labels) in labelled() {
         count(&mut steered, &labels, packets.steered)?;
@@ -406,6 +406,22 @@ fn sessions(encoder: &mut DescriptorEncoder<'_>, totals: &[((String, String), To
     let mut sent = counter(encoder, "to_client_bytes", help)?;
     for (labels, totals) in labelled() {
         count(&mut sent, &labels, totals.bytes_to_client)?;
+    }
+    let over_udp = || labelled().filter(|(labels, _)| labels.contains(&("protocol", "udp")));
+    let mut received =
+        counter(encoder, "from_client_datagrams", "UDP datagrams received from clients so far")?;
+    for (labels, totals) in over_udp() {
+        count(&mut received, &labels, totals.datagrams_from_client)?;
+    }
+    let mut sent =
+        counter(encoder, "to_client_datagrams", "UDP datagrams handed to the system for clients so far")?;
+    for (labels, totals) in over_udp() {
+        count(&mut sent, &labels, totals.datagrams_to_client)?;
+    }
+    let help = "UDP datagrams of clients and origins that came and could not be sent on";
+    let mut lost = counter(encoder, "lost_datagrams", help)?;
+    for (labels, totals) in over_udp() {
+        count(&mut lost, &labels, totals.datagrams_lost)?;
     }
     let help = "How long it took to connect to an origin, of sessions that are over";
     let mut dials = histogram(encoder, "dial_duration_seconds", help)?;

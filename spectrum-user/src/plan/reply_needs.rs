@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::model::{DialSource, Family, OriginHost, Protocol, Service, Target};
+use crate::model::{DialSource, Family, OriginHost, Service, Target};
 
 /// The needs of a configuration for its services with `transparent = true`.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -34,8 +34,7 @@ impl ReplyNeeds {
             if origins.source != DialSource::Client {
                 continue;
             }
-            let bound = service.bindings.iter().filter(|binding| binding.protocol == Protocol::Tcp);
-            needs.families.extend(bound.map(|binding| binding.prefix.family()));
+            needs.families.extend(service.bindings.iter().map(|binding| binding.prefix.family()));
             for origin in &origins.list {
                 let address = match &origin.host {
                     OriginHost::Address(address) => Some(address),
@@ -63,7 +62,7 @@ impl ReplyNeeds {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Binding, Origins, Policy, PortRange};
+    use crate::model::{Binding, Origins, Policy, PortRange, Protocol};
 
     fn service(prefix: &str, origins: &[&str], source: DialSource) -> Service {
         let prefix = prefix.parse().unwrap();

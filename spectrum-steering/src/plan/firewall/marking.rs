@@ -5,7 +5,7 @@
 //! table inet spectrum-4711 {
 //!     chain prerouting {
 //!         type filter hook prerouting priority mangle
-//!         meta l4proto tcp fib daddr type != local socket transparent 1 meta mark set …
+//!         meta l4proto { tcp, udp } fib daddr type != local socket transparent 1 meta mark set …
 //!     }
 //! }
 //! ```
@@ -24,7 +24,7 @@ pub fn creation(chain: &Chain) -> String {
     let rest = !MARK_MASK;
     format!(
         "{table}\ndelete {table}\n{table} {{\n  chain prerouting {{\n    type filter hook prerouting priority mangle;\n    \
-         meta l4proto tcp fib daddr type != local socket transparent 1 meta mark set meta mark & {rest:#010x} | {MARK:#010x}\n  \
+         meta l4proto {{ tcp, udp }} fib daddr type != local socket transparent 1 meta mark set meta mark & {rest:#010x} | {MARK:#010x}\n  \
          }}\n}}\n"
     )
 }
