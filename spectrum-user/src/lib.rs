@@ -2,6 +2,7 @@
 //!
 //! The program is `main.rs`; everything it does is here, so that tests and benchmarks can do the same.
 
+pub mod admin;
 pub mod cli;
 pub mod commands;
 pub mod config;

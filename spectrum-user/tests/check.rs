@@ -128,7 +128,9 @@ fn the_plan_is_one_json_object_when_asked_for() {
     assert_eq!(plan["destinations"].as_array().unwrap().len(), 8);
     assert_eq!(
         plan["bindings"][1],
-        serde_json::json!({"protocol": "tcp", "prefix": "192.0.2.80/32", "ports": "8443-8453", "service": "web"})
+        serde_json::json!({
+            "protocol": "tcp", "prefix": "192.0.2.80/32", "ports": "8443-8453", "service": "web", "destination": 0
+        })
     );
     assert_eq!(plan["routes"][2], "2001:db8:7::/48");
     let nodes = plan["table"]["nodes"].as_u64().unwrap();

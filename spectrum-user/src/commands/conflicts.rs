@@ -1,55 +1,11 @@
-//! Listeners that are not for steering and that bindings hide: those of other programs, which may be meant, and our own for
-//! metrics and health, which cannot be. The plan says what is hidden.
-
-use std::collections::BTreeSet;
+//! Our own listener for metrics and health, which bindings must not hide. The plan says what is hidden.
 
 use anyhow::bail;
 
 use super::running::Running;
-use super::view::View;
+use crate::admin::AdminServer;
 use crate::config::Config;
-use crate::control::Conflict;
-use crate::model::Protocol;
-use crate::observe::AdminServer;
-use crate::plan::{Extent, Plan};
-use spectrum_steering::host::{self, ListeningSocket};
-
-impl View {
-    /// The listeners that bindings hide.
-    pub(super) fn conflicts(&self) -> anyhow::Result<Vec<Conflict>> {
-        let own = host::own_sockets();
-        let is_admin =
-            |socket: &ListeningSocket| socket.protocol == Protocol::Tcp && Some(socket.address) == self.admin;
-        let others: Vec<ListeningSocket> = host::listening_sockets()?
-            .into_iter()
-            .filter(|socket| !own.contains(&socket.inode) || is_admin(socket))
-            .collect();
-        let addresses: Vec<_> = others.iter().map(|socket| (socket.protocol, socket.address)).collect();
-        let hidden: Vec<_> = self
-            .plan
-            .hidden(&addresses)
-            .into_iter()
-            .filter_map(|hidden| Some((others.get(hidden.index)?, hidden.extent)))
-            .collect();
-        if hidden.is_empty() {
-            return Ok(Vec::new());
-        }
-        let owners =
-            host::socket_owners(&hidden.iter().map(|(socket, _)| socket.inode).collect::<BTreeSet<_>>());
-        let conflicts = hidden.into_iter().map(|(socket, extent)| {
-            let owner = owners.get(&socket.inode);
-            Conflict {
-                protocol: socket.protocol,
-                address: socket.address,
-                pid: owner.map(|owner| owner.pid),
-                command: owner.map(|owner| owner.command.clone()),
-                wholly: matches!(extent, Extent::Wholly { .. }),
-                hidden: self.plan.hiding(socket.address, &extent),
-            }
-        });
-        Ok(conflicts.collect())
-    }
-}
+use crate::plan::Plan;
 
 impl Running {
     /// A page that nobody can reach is no page. Asked once its port is known, before anything is steered by `plan`; `cure` says

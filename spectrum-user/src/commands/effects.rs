@@ -15,11 +15,12 @@ use nix::sys::resource::{Resource as Limit, getrlimit};
 
 use super::run::LOCK_PATIENCE;
 use super::running::{Aim, Running, registry};
+use crate::admin::AdminServer;
 use crate::config::{Config, FirewallChoice};
 use crate::control::ControlServer;
 use crate::instance::{Claim, Mode, Resource, ResourceKind};
 use crate::model::{Destination, DestinationId, Family, Prefix, Protocol, Service, ServiceName};
-use crate::observe::{self, AdminServer, Metrics};
+use crate::observe;
 use crate::plan::firewall::{Firewall, Rule};
 use crate::plan::{ListenerRoom, Plan};
 use spectrum_proxy::{Listener, Served, Workers};
@@ -113,7 +114,6 @@ impl Running {
             ResourceKind::Admin => {
                 // Until here it can be watched how the last connections end.
                 drop(self.admin.take());
-                self.facts.forget();
             }
             ResourceKind::Connections => self.cut(resources).await,
             ResourceKind::Workers => self.drain().await,
@@ -322,14 +322,8 @@ impl Running {
     /// Serves metrics and health, which bindings must not hide.
     fn start_admin(&mut self, aim: &Aim) -> anyhow::Result<()> {
         let address = aim.config.admin.context("serve metrics without an address")?;
-        let facts = self.facts.clone();
-        let metrics =
-            Metrics::new(self.counters.clone(), self.output.losses(), self.recorder.omissions(), move || {
-                facts.now()
-            });
-        let facts = self.facts.clone();
-        let services = Box::new(move |service: &str| facts.readiness(service));
-        let admin = AdminServer::start(address, metrics, self.readiness.clone(), services)?;
+        let published = self.published.clone();
+        let admin = AdminServer::start(address, move |scope| published.now().view(scope))?;
         tracing::info!(address = %admin.address(), "serving metrics and health");
         self.admin = Some(admin);
         self.refuse_hidden_admin(

@@ -1,5 +1,5 @@
 //! The thread that hears signals and whoever asks, at every moment of an instance's life, whatever the thread that starts,
-//! reloads and stops it is doing. Hands on what changes the instance, and has the rest answered from its view.
+//! reloads and stops it is doing. Hands on what changes the instance, and has the rest answered from what it has published.
 
 use std::io;
 use std::sync::Arc;
@@ -15,8 +15,8 @@ use tokio::sync::{mpsc, oneshot};
 use super::exit;
 use super::signals::{Signalled, Signals};
 use super::stop::{Stop, Stopper};
-use super::view::{Published, View};
-use crate::control::{Asked, InstanceState, Request, SharedAnswer};
+use crate::control::{Asked, Request, SharedAnswer};
+use crate::instance::view::{InstanceState, Present, Published, Scope};
 
 /// Reloads that may wait for their turn. Each reads the file anew, so more would change nothing.
 const RELOADS: usize = 4;
@@ -179,7 +179,7 @@ async fn hear_requests(
 ) {
     while let Some(asked) = asked.recv().await {
         match &asked.request {
-            Request::Bindings(query) => match View::bindings(&published.now(), query) {
+            Request::Bindings(query) => match Present::bindings(&published.now(), query) {
                 Ok(batches) => asked.listed(batches),
                 Err(error) => refuse(asked, &error.into()),
             },
@@ -204,9 +204,9 @@ async fn hear_requests(
     }
 }
 
-async fn set_origin(asked: Asked, view: Arc<View>) {
+async fn set_origin(asked: Asked, present: Arc<Present>) {
     let Request::Origin(query) = &asked.request else { return };
-    match view.set_origin(query, asked.peer).await {
+    match present.set_origin(query, asked.peer).await {
         Ok(answer) => asked.done(&answer),
         Err(error) => refuse(asked, &error),
     }
@@ -240,12 +240,7 @@ fn answer(mut questions: mpsc::Receiver<Asked>, published: &Published) {
         let (explain, status): (Vec<_>, Vec<_>) =
             asked.into_iter().partition(|asked| matches!(asked.request, Request::Explain(_)));
         if status.iter().any(|asked| !asked.is_gone()) {
-            let answer = match published.now().status() {
-                Ok(status) => SharedAnswer::done(&status),
-                Err(error) => {
-                    SharedAnswer::refused(&format!("{error:#}"), exit::code(&error), exit::problems(&error))
-                }
-            };
+            let answer = SharedAnswer::done(&published.now().view(Scope::All));
             for asked in status {
                 asked.answered(answer.clone());
             }

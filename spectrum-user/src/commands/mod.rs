@@ -9,7 +9,6 @@ mod doctor;
 mod effects;
 mod exempting;
 mod exit;
-mod facts;
 mod hearing;
 mod logging;
 mod lookups;
@@ -28,8 +27,6 @@ mod signals;
 mod standby;
 mod stop;
 mod sweep;
-mod target;
-mod view;
 
 pub use exit::usage;
 

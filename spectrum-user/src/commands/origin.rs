@@ -5,16 +5,16 @@ use anyhow::{Context as _, anyhow};
 
 use super::exit::USAGE;
 use super::running::Running;
-use super::view::View;
 use crate::config::nearest;
 use crate::control::{Asker, ControlError, OriginQuery, SetOriginAnswer};
+use crate::instance::view::{OriginView, Present};
 use crate::model::{OriginSetting, Service, Target, visible};
-use spectrum_proxy::{OriginCondition, SetOrigin, SetOriginError};
+use spectrum_proxy::{SetOrigin, SetOriginError};
 
 /// So many of what there is are named where something else was typed.
 const NAMED: usize = 8;
 
-impl View {
+impl Present {
     /// Sets what `query` asks for, says so in the log with who asked, and answers what has come of it.
     pub(super) async fn set_origin(
         &self,
@@ -31,12 +31,12 @@ impl View {
         let set = watch.set(&service.name, origin, *setting).await;
         let SetOrigin { origin, addresses } = set.map_err(|error| not_set(service, origin, &error))?;
         let rows = self.origins(&service.name);
-        let serves = rows.iter().any(|row| row.condition == OriginCondition::Up.to_string());
+        let serves = rows.iter().any(OriginView::is_up);
         let is_set = |address: &Option<String>| {
             addresses.is_empty() || address.as_ref().is_some_and(|address| addresses.contains(address))
         };
         let mut origins = rows;
-        origins.retain(|row| row.origin == origin && is_set(&row.address));
+        origins.retain(|row| row.plan.origin == origin && is_set(&row.address));
         let (setting, addresses) = (shown(*setting), addresses.join(","));
         let (pid, uid) = (peer.and_then(|peer| peer.pid), peer.map(|peer| peer.uid));
         tracing::info!(service = %service.name, origin, addresses, setting, pid, uid, "origin set by hand");

@@ -166,7 +166,6 @@ impl Running {
             self.exempt(vec![Arc::clone(&self.plan)], self.config.nat).await;
         }
         went?;
-        self.tell_facts();
         self.publish();
         Ok(Reloaded {
             revision: self.revision,

@@ -39,6 +39,7 @@ impl Running {
             Ok(missing) => missing,
             Err(error) => {
                 tracing::debug!("look for {}: {error:#}", kind.as_str());
+                self.repairs.unseen(kind, format!("{error:#}"));
                 return Look::Missing;
             }
         };
@@ -46,14 +47,13 @@ impl Running {
             watch.renewed(kind);
             if self.repairs.whole(kind) == News::New {
                 tracing::info!(what = kind.as_str(), "what was missing is there again");
-                self.tell_faults();
             }
             return Look::Whole;
         }
         let by = author.as_ref().map_or_else(|| "somebody".to_owned(), ToString::to_string);
         let what = kind.as_str();
         let most = self.config.repairs.per_minute;
-        let look = match self.repairs.judge(kind, &missing, author.as_ref(), most, Instant::now()) {
+        match self.repairs.judge(kind, &missing, author.as_ref(), most, Instant::now()) {
             Judgement::Leave(News::Known) => Look::Missing,
             Judgement::Leave(News::New) => {
                 let why = if most == 0 {
@@ -79,9 +79,7 @@ impl Running {
                     Look::Missing
                 }
             },
-        };
-        self.tell_faults();
-        look
+        }
     }
 
     /// Puts back whatever is missing, however often that was done. What cannot be is said.
@@ -103,12 +101,6 @@ impl Running {
                 Err(error) => tracing::warn!("put back what was removed: {error:#}"),
             }
         }
-        self.tell_faults();
-    }
-
-    /// Tells what is missing to who asks for readiness.
-    fn tell_faults(&self) {
-        self.readiness.hindered(self.repairs.faults().hindrances());
     }
 
     /// The pause before things of `kind` are looked at again if nobody tells of them: `None` where somebody does.

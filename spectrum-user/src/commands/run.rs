@@ -18,12 +18,12 @@ use super::ready::Ready;
 use super::reload::Reloaded;
 use super::running::{Running, Settings};
 use super::standby::Standby;
-use super::view::Published;
 use crate::cli::RunArgs;
 use crate::config::{Config, RepairLimit};
-use crate::control::{Asked, InstanceState, ReloadQuery, Request};
+use crate::control::{Asked, ReloadQuery, Request};
+use crate::instance::view::{InstanceState, Published};
 use crate::instance::{ResourceKind, Watch};
-use crate::observe::{Counters, LossKind};
+use crate::observe::{Counters, LossKind, Recorder};
 use crate::plan;
 use spectrum_steering::host;
 use spectrum_steering::tproxy::InterruptGuard;
@@ -61,11 +61,13 @@ fn serve_from_start_to_end(args: &RunArgs, config: Config, log: &Log) -> anyhow:
     let config = Arc::new(config);
     let plan = Arc::new(plan);
     let counters = Counters::default();
-    let published = Published::new(Arc::clone(&config), Arc::clone(&plan), counters.clone());
+    let recorder = Recorder::new(log.output.clone());
+    let (losses, omissions) = (log.output.losses(), recorder.omissions());
+    let published =
+        Published::new(Arc::clone(&config), Arc::clone(&plan), counters.clone(), losses, omissions)?;
     let mut hearing = Hearing::begin(published.clone())?;
     runtime.block_on(async {
-        let output = &log.output;
-        let mut running = Running::new(config, plan, settings, output, counters, published, &hearing);
+        let mut running = Running::new(config, plan, settings, recorder, counters, published, &hearing);
         let outcome = {
             let _given_up = InterruptGuard::by(hearing.stop().flag());
             live(&mut running, args, log, &mut hearing).await
@@ -188,11 +190,14 @@ fn settle(outcome: anyhow::Result<impl serde::Serialize>, asked: Asked) {
 /// Reads the configuration anew and goes over to it; says in the log how that went.
 async fn reload(running: &mut Running, args: &RunArgs, query: &ReloadQuery) -> anyhow::Result<Reloaded> {
     notify(&[NotifyState::Reloading, NotifyState::monotonic_usec_now().unwrap_or(NotifyState::Reloading)]);
-    running.published.state(InstanceState::Reloading);
+    running.published.change(|now| now.state = InstanceState::Reloading);
     let outcome = read_and_reload(running, args, query).await;
-    running.published.state(InstanceState::Ready);
+    running.published.change(|now| {
+        now.state = InstanceState::Ready;
+        let count = if outcome.is_ok() { &mut now.reloads.done } else { &mut now.reloads.refused };
+        *count += 1;
+    });
     notify(&[NotifyState::Ready]);
-    running.facts.reloaded(outcome.is_ok());
     match &outcome {
         Ok(Reloaded { revision, services, bindings, added, removed }) => {
             tracing::info!(revision, services, bindings, added, removed, "reloaded");
@@ -227,7 +232,7 @@ pub(super) async fn aside<T: Send + 'static>(
 
 /// Undoes everything, whatever the outcome; a second request to stop cuts what is still open.
 async fn finish(running: Running, outcome: anyhow::Result<()>, hearing: &mut Hearing) -> anyhow::Result<()> {
-    running.published.state(InstanceState::Draining);
+    running.published.change(|now| now.state = InstanceState::Draining);
     hearing.refuse_reloads();
     let undone = running.stop().await;
     match (outcome, undone.is_empty()) {

@@ -12,7 +12,6 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::exempting::Exempting;
-use super::facts::ToldFacts;
 use super::hearing::Hearing;
 use super::lookups::{NAMES_PATIENCE, look_up};
 use super::own_bindings::own_bindings;
@@ -21,15 +20,16 @@ use super::replies::{Replies, refuse_own_addresses};
 use super::run::{LOCK_PATIENCE, aside, joined};
 use super::stop::Stop;
 use super::sweep;
-use super::view::{Published, Seen, View};
+use crate::admin::AdminServer;
 use crate::config::{Config, ModeChoice};
-use crate::control::{Asked, ControlServer, InstanceState, ListenerAnswer};
+use crate::control::{Asked, ControlServer};
+use crate::instance::view::{InstanceState, ListenerView, Published, Seen};
 use crate::instance::{
     Claim, Farewell, Ledger, Mode, Registry, Repairs, Resource, ResourceKind, StartupLock, Step, Way,
     run_dir, want,
 };
 use crate::model::{Destination, DestinationId, Force, Service};
-use crate::observe::{AdminServer, Counters, Output, Readiness, Recorder};
+use crate::observe::{Counters, Recorder};
 use crate::plan::Plan;
 use crate::plan::firewall::Chain;
 use crate::plan::table::Table;
@@ -74,11 +74,8 @@ pub(super) struct Running {
     pub(super) stopping: Option<u32>,
     /// The threads that hear those who ask.
     pub(super) hearing: (Handle, mpsc::Sender<Asked>),
-    pub(super) output: Output,
     pub(super) recorder: Recorder,
     pub(super) counters: Counters,
-    pub(super) readiness: Readiness,
-    pub(super) facts: ToldFacts,
     pub(super) origins: Option<OriginWatch>,
     /// The look-ups that are waited for before anything is served.
     pub(super) lookups: Option<Lookups>,
@@ -132,7 +129,7 @@ impl Running {
         config: Arc<Config>,
         plan: Arc<Plan>,
         settings: Settings,
-        output: &Output,
+        recorder: Recorder,
         counters: Counters,
         published: Published,
         hearing: &Hearing,
@@ -147,11 +144,8 @@ impl Running {
             stop_asked: hearing.stop(),
             stopping: None,
             hearing: (hearing.handle(), hearing.requests()),
-            output: output.clone(),
-            recorder: Recorder::new(output.clone()),
+            recorder,
             counters,
-            readiness: Readiness::default(),
-            facts: ToldFacts::default(),
             origins: None,
             lookups: None,
             ledger: Ledger::default(),
@@ -231,11 +225,9 @@ impl Running {
         // With the mode in it.
         self.claim(LOCK_PATIENCE)?;
         self.lock = None;
-        self.tell_facts();
         // From here on it is serving, and stopped as such.
-        self.readiness.ready();
         self.publish();
-        self.published.state(InstanceState::Ready);
+        self.published.change(|now| now.state = InstanceState::Ready);
         let (services, bindings) = (self.config.services.len(), self.plan.bindings.len());
         Ok(Ready { mode, services, bindings })
     }
@@ -290,7 +282,6 @@ impl Running {
         self.lock = None;
         // Nobody waits for it when not started by systemd.
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
-        self.readiness.draining();
         let way = self.ledger.way_to(&std::collections::BTreeSet::new(), Farewell::AtOnce, Instant::now());
         let aim = self.aim();
         self.go(way, &aim).await.left
@@ -333,32 +324,34 @@ impl Running {
             (Some(Mode::Tproxy), _, Some(tproxy)) => Some(Seen::Tproxy(tproxy.parts())),
             _ => None,
         };
-        let before = self.published.now();
-        let gone = self.gone.iter().filter_map(|one| Some((one.clone(), cut_at(&self.ledger, one)?)));
+        let packets = self.dispatcher.as_ref().map(|dispatcher| dispatcher.counter_reader());
+        let besides = self.replies.part().into_iter().chain(self.exempting.part()).collect();
+        let gone =
+            self.gone.iter().filter_map(|one| Some((one.clone(), cut_at(&self.ledger, one)?))).collect();
         let listeners = self
             .plan
             .destinations
             .iter()
             .filter_map(|(id, destination)| Some((*id, listener(self.listeners.get(destination)?))));
-        self.published.publish(View {
-            state: before.state,
-            mode: self.mode().or(before.mode),
-            revision: self.revision,
-            config: Arc::clone(&self.config),
-            plan: Arc::clone(&self.plan),
-            steering: seen,
-            besides: self.replies.part().into_iter().chain(self.exempting.part()).collect(),
-            counters: self.counters.clone(),
-            origins: self.origins.clone(),
-            admin: self.admin.as_ref().map(AdminServer::address),
-            descriptors: self.workers.as_ref().map_or(0, Workers::descriptors),
-            descriptors_of_each: self
-                .workers
-                .as_ref()
-                .map_or(0, |workers| workers.descriptors_of_each(self.config.services.len())),
-            gone: gone.collect(),
-            faults: self.repairs.faults(),
-            listeners: Arc::new(listeners.collect()),
+        let listeners = Arc::new(listeners.collect());
+        let (descriptors, descriptors_of_each) = self.workers.as_ref().map_or((0, 0), |workers| {
+            (workers.descriptors(), workers.descriptors_of_each(self.config.services.len()))
+        });
+        self.published.change(|now| {
+            now.mode = self.mode().or(now.mode);
+            now.revision = self.revision;
+            now.config = Arc::clone(&self.config);
+            now.plan = Arc::clone(&self.plan);
+            now.steering = seen;
+            now.packets = packets.or(now.packets.take());
+            now.besides = besides;
+            now.origins.clone_from(&self.origins);
+            now.admin = self.admin.as_ref().map(AdminServer::address);
+            now.descriptors = descriptors;
+            now.descriptors_of_each = descriptors_of_each;
+            now.gone = gone;
+            now.faults = self.repairs.faults();
+            now.listeners = listeners;
         });
     }
 
@@ -376,8 +369,8 @@ fn cut_at(ledger: &Ledger, service: &Service) -> Option<Instant> {
     left.max()
 }
 
-fn listener(group: &ListenerGroup) -> ListenerAnswer {
-    ListenerAnswer {
+fn listener(group: &ListenerGroup) -> ListenerView {
+    ListenerView {
         address: group.address(),
         cookies: group.cookies().iter().map(|cookie| format!("{cookie:x}")).collect(),
     }

@@ -10,6 +10,7 @@ mod resource;
 mod run_dir;
 mod sockets;
 mod state;
+pub mod view;
 mod want;
 mod watch;
 

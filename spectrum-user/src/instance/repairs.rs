@@ -53,6 +53,8 @@ pub struct Faults(Arc<Mutex<RepairBook>>);
 #[derive(Debug, Default)]
 struct RepairBook {
     missing: BTreeMap<ResourceKind, Absence>,
+    /// Kinds that could not be looked at, and why.
+    unseen: BTreeMap<ResourceKind, String>,
     repaired: BTreeMap<ResourceKind, u64>,
 }
 
@@ -85,6 +87,7 @@ impl Repairs {
         most: u32,
         now: Instant,
     ) -> Judgement {
+        self.faults.lock().unseen.remove(&kind);
         if most == 0 {
             return Judgement::Leave(self.faults.missing(kind, missing, author, Why::Never));
         }
@@ -124,9 +127,19 @@ impl Repairs {
         self.faults.missing(kind, missing, author, Why::Failed(error))
     }
 
+    /// Things of `kind` could not be looked at, so that nobody knows whether any is missing; whether that is news.
+    pub fn unseen(&mut self, kind: ResourceKind, error: String) -> News {
+        match self.faults.lock().unseen.insert(kind, error) {
+            Some(_) => News::Known,
+            None => News::New,
+        }
+    }
+
     /// Nothing of `kind` is missing; whether something was.
     pub fn whole(&mut self, kind: ResourceKind) -> News {
-        match self.faults.lock().missing.remove(&kind) {
+        let mut told = self.faults.lock();
+        told.unseen.remove(&kind);
+        match told.missing.remove(&kind) {
             Some(_) => News::New,
             None => News::Known,
         }
@@ -151,6 +164,16 @@ impl Faults {
     pub fn hindrances(&self) -> Vec<String> {
         let told = self.lock();
         told.missing.iter().filter(|(kind, _)| !kind.is_aside()).map(|(_, fault)| fault.line()).collect()
+    }
+
+    /// The things that could not be looked at when that was last tried, a line for each kind.
+    #[must_use]
+    pub fn unseen(&self) -> Vec<String> {
+        let told = self.lock();
+        let line = |(kind, error): (&ResourceKind, &String)| {
+            format!("could not look whether anything is missing of {}: {error}", kind.as_str())
+        };
+        told.unseen.iter().map(line).collect()
     }
 
     /// True while something of `kind` is missing.

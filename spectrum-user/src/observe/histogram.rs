@@ -7,11 +7,11 @@ use spectrum_proxy::Counter;
 /// The number of bounds. What is longer than the last has a place of its own.
 pub(super) const BOUNDS: usize = 14;
 
-/// Up to which duration each place counts.
-pub(super) type Bounds = [Duration; BOUNDS];
+/// The durations up to which each place counts.
+pub type Bounds = [Duration; BOUNDS];
 
-/// Of dialling: from a neighbour in the rack to the last of several tries.
-pub(super) const DIAL: Bounds = [
+/// The bounds of dialling: from a neighbour in the rack to the last of several tries.
+pub const DIAL: Bounds = [
     Duration::from_micros(250),
     Duration::from_micros(500),
     Duration::from_millis(1),
@@ -28,8 +28,8 @@ pub(super) const DIAL: Bounds = [
     Duration::from_secs(15),
 ];
 
-/// Of sessions: from a probe to a login that lasts the day.
-pub(super) const SESSION: Bounds = [
+/// The bounds of sessions: from a probe to a login that lasts the day.
+pub const SESSION: Bounds = [
     Duration::from_millis(1),
     Duration::from_millis(5),
     Duration::from_millis(25),
@@ -91,10 +91,9 @@ impl Histogram {
         Duration::from_nanos(self.nanoseconds)
     }
 
-    /// Each bound in seconds, the last infinite, and how many lie between it and the one before.
-    pub(super) fn buckets(&self, bounds: &Bounds) -> Vec<(f64, u64)> {
-        let bounds = bounds.iter().map(Duration::as_secs_f64).chain([f64::INFINITY]);
-        bounds.zip(self.places).collect()
+    /// Each bound, the last none, and how many lie between it and the one before.
+    pub fn buckets(&self, bounds: &Bounds) -> impl Iterator<Item = (Option<Duration>, u64)> {
+        bounds.map(Some).into_iter().chain([None]).zip(self.places)
     }
 }
 
@@ -111,7 +110,7 @@ mod tests {
         }
         let mut sum = Histogram::default();
         sum.add(&cells);
-        let counts: Vec<u64> = sum.buckets(&DIAL).into_iter().map(|(_, count)| count).collect();
+        let counts: Vec<u64> = sum.buckets(&DIAL).map(|(_, count)| count).collect();
         assert_eq!(counts, [2, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1]);
         assert_eq!(sum.count(), 5);
     }

@@ -1,9 +1,7 @@
 //! What is written down and counted of connections, and how it is looked at from outside. Never slows a connection down: what
 //! cannot be kept up with is dropped and the drops are counted.
 
-mod admin;
 mod counters;
-mod exposition;
 mod histogram;
 mod omissions;
 mod output;
@@ -11,10 +9,8 @@ mod record;
 mod recorder;
 mod shed_records;
 
-pub use admin::{AdminError, AdminServer, Readiness, ServiceReadiness};
 pub use counters::{Counters, Totals, WorkerCounters};
-pub use exposition::{InstanceFacts, Metrics, NameFacts, OriginFacts, Packets, TableFacts};
-pub use histogram::Histogram;
+pub use histogram::{Bounds, DIAL, Histogram, SESSION};
 pub use omissions::{Omission, Omissions};
 pub use output::{Lines, LossKind, Losses, Output};
 pub use record::timestamp;

@@ -67,7 +67,8 @@ pub struct RecordState {
 }
 
 /// The use of an address of an origin, or why there is none.
-#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd, serde::Deserialize, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum OriginCondition {
     /// Its checks say that it is down.
     Down,

@@ -3,7 +3,8 @@
 use std::io::{self, Write};
 
 use super::status::cookies;
-use crate::control::{Decider, Explanation, ListedBinding, Outcome};
+use crate::control::{Decider, Explanation, Outcome};
+use crate::instance::view::BindingView;
 
 /// Writes `explanation`, a fact a line.
 pub(super) fn write(explanation: &Explanation, out: &mut dyn Write) -> io::Result<()> {
@@ -56,7 +57,7 @@ pub(super) fn write(explanation: &Explanation, out: &mut dyn Write) -> io::Resul
     Ok(())
 }
 
-fn shown(binding: &ListedBinding) -> String {
-    let ListedBinding { protocol, prefix, ports, service, destination } = binding;
+fn shown(binding: &BindingView) -> String {
+    let BindingView { protocol, prefix, ports, service, destination } = binding;
     format!("{protocol} {prefix} {ports} -> service {service}, destination {destination}")
 }

@@ -17,23 +17,27 @@ use self::candidates::listed;
 use super::columns::Columns;
 use super::reload::Reloaded;
 use crate::cli::{BindingsArgs, ExplainArgs, InstanceArgs, OriginArgs, ReloadArgs};
-use crate::control::{
-    self, ExplainQuery, Explanation, ListedBinding, ReloadQuery, Request, SetOriginAnswer, Status,
-};
+use crate::control::{self, ExplainQuery, Explanation, ReloadQuery, Request, SetOriginAnswer};
+use crate::instance::view::{BindingView, View};
 use crate::instance::{ControlSocket, InstanceName, control_sockets, live_instances, run_dir};
 use crate::model::VisibleWriter;
 use spectrum_steering::host::NamespaceId;
 
 /// Prints the bindings that overlap what was typed.
 pub(super) fn bindings(args: &BindingsArgs) -> anyhow::Result<()> {
-    let bindings: Vec<ListedBinding> = ask(&args.instance, &Request::Bindings(args.query()?))?;
+    let bindings: Vec<BindingView> = ask(&args.instance, &Request::Bindings(args.query()?))?;
     print(&args.instance, &bindings, |out| {
         if bindings.is_empty() {
             return writeln!(out, "nothing is bound there");
         }
         let mut columns = Columns::of(["PROTOCOL", "PREFIX", "PORTS", "SERVICE"]);
         for binding in &bindings {
-            columns.row([&binding.protocol.to_string(), &binding.prefix, &binding.ports, &binding.service]);
+            let BindingView { protocol, prefix, ports, service, destination: _ } = binding;
+            columns.row(
+                [protocol.to_string(), prefix.to_string(), ports.to_string(), service.to_string()]
+                    .each_ref()
+                    .map(String::as_str),
+            );
         }
         columns.write(out, "")
     })
@@ -68,8 +72,8 @@ pub(super) fn reload(args: &ReloadArgs) -> anyhow::Result<()> {
 
 /// Prints what the instance is and how it fares.
 pub(super) fn status(args: &InstanceArgs) -> anyhow::Result<()> {
-    let status: Status = ask(args, &Request::Status)?;
-    print(args, &status, |out| status::write(&status, out))
+    let view: View = ask(args, &Request::Status)?;
+    print(args, &view, |out| status::write(&view, out))
 }
 
 fn ask<T: DeserializeOwned>(args: &InstanceArgs, request: &Request) -> anyhow::Result<T> {

@@ -2,19 +2,20 @@
 
 use std::io::{self, Write};
 
-use super::status::condition;
-use crate::control::{OriginAnswer, SetOriginAnswer};
+use crate::control::SetOriginAnswer;
+use crate::instance::view::{OriginPlan, OriginView};
 
 /// Writes a line for each address, and whether the service is left without any.
 pub(super) fn write(answer: &SetOriginAnswer, out: &mut dyn Write) -> io::Result<()> {
     let SetOriginAnswer { service, origins, serves } = answer;
     for row in origins {
-        let OriginAnswer { origin, address, weight, open, .. } = row;
+        let OriginView { plan, address, open, .. } = row;
+        let OriginPlan { origin, weight, .. } = plan;
         let at = match address {
             Some(address) if address != origin => format!(" at {address}"),
             _ => String::new(),
         };
-        writeln!(out, "{service} {origin}{at}: {}, weight {weight}, {open} open", condition(row))?;
+        writeln!(out, "{service} {origin}{at}: {}, weight {weight}, {open} open", row.condition_line())?;
     }
     if !serves {
         writeln!(out, "no origin of {service} gets new connections now: they end as dial-down")?;
@@ -25,27 +26,20 @@ pub(super) fn write(answer: &SetOriginAnswer, out: &mut dyn Write) -> io::Result
 #[cfg(test)]
 mod tests {
     use super::*;
+    use spectrum_proxy::OriginCondition;
 
     #[test]
     fn each_address_has_a_line_and_a_service_without_any_is_told_of() {
-        let row = |address: &str, weight, by_hand| OriginAnswer {
-            origin: "web.example:80".into(),
-            address: Some(address.into()),
-            role: "primary".into(),
-            weight,
-            by_hand,
-            reason: None,
-            condition: if weight == 0 { "drained" } else { "down" }.into(),
-            last_check: None,
-            open: 3,
-            connections: 3,
-            failures: 0,
-            failures_in_row: 0,
-            bytes_to_origin: 0,
-            bytes_from_origin: 0,
-            last_error: None,
-            record: None,
-            way: Vec::new(),
+        let row = |address: &str, weight, by_hand| {
+            let condition = if weight == 0 { OriginCondition::Drained } else { OriginCondition::Down };
+            let up = OriginView::up_at(address);
+            OriginView {
+                plan: OriginPlan { weight, ..up.plan },
+                by_hand,
+                condition,
+                open: 3,
+                ..OriginView::up_at(address)
+            }
         };
         let origins =
             vec![row("192.0.2.1:80", 0, true), row("192.0.2.2:80", 2, true), row("192.0.2.3:80", 1, false)];

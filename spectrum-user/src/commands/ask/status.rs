@@ -8,18 +8,17 @@ use std::time::Duration;
 use humantime::format_duration;
 
 use crate::commands::columns::Columns;
-use crate::commands::target::policy_lines;
-use crate::control::{
-    CheckAnswer, DestinationAnswer, DrainingAnswer, OriginAnswer, PacketCounts, ProgramAnswer, RecordAnswer,
-    ServiceAnswer, Status,
+use crate::instance::view::{
+    CheckView, DestinationPlan, DestinationView, DrainingView, OriginView, PacketCounts, ProgramView,
+    RecordView, ServicePlan, ServiceView, View, policy_lines,
 };
 
 /// So many cookies of a listener are shown.
 const COOKIES: usize = 4;
 
 /// Writes `status` in sections.
-pub(super) fn write(status: &Status, out: &mut dyn Write) -> io::Result<()> {
-    let Status { pid, state, namespace, generation, .. } = status;
+pub(super) fn write(status: &View, out: &mut dyn Write) -> io::Result<()> {
+    let View { pid, state, namespace, generation, .. } = status;
     let mode = status.mode.map_or_else(|| "undecided".to_owned(), |mode| mode.to_string());
     writeln!(
         out,
@@ -30,6 +29,9 @@ pub(super) fn write(status: &Status, out: &mut dyn Write) -> io::Result<()> {
     }
     for missing in &status.missing {
         writeln!(out, "missing: {missing}")?;
+    }
+    for unseen in &status.unseen {
+        writeln!(out, "unknown: {unseen}")?;
     }
     if !status.firewall.is_empty() {
         writeln!(out, "firewall: {}", status.firewall.join(", "))?;
@@ -50,9 +52,9 @@ pub(super) fn write(status: &Status, out: &mut dyn Write) -> io::Result<()> {
     writeln!(out, "\nservices: {}", status.services.len())?;
     let mut services = Columns::of(["NAME", "BINDINGS", "OPEN", "TOTAL", "TARGET"]);
     for service in &status.services {
-        let ServiceAnswer { name, target, limits, timeouts, bindings, open, total, draining, denied, .. } =
-            service;
-        let removed = draining.map(|DrainingAnswer { cut_in_ms }| {
+        let ServiceView { plan, open, total, draining, denied, .. } = service;
+        let ServicePlan { name, target, limits, timeouts, bindings, .. } = plan;
+        let removed = draining.map(|DrainingView { cut_in_ms }| {
             let left = format_duration(Duration::from_secs(cut_in_ms.div_ceil(1000)));
             format!("removed and draining: what is open is cut in {left}")
         });
@@ -82,9 +84,10 @@ pub(super) fn write(status: &Status, out: &mut dyn Write) -> io::Result<()> {
     writeln!(out, "\ndestinations: {}", status.destinations.len())?;
     destinations(&status.destinations, out)?;
 
-    let programs: Vec<String> = status.other_programs.iter().map(program).collect();
+    let programs: Vec<String> = status.surroundings.other_programs.iter().map(program).collect();
     section(out, "other sk_lookup programs of the namespace", &programs)?;
     let conflicts: Vec<String> = status
+        .surroundings
         .conflicts
         .iter()
         .map(|conflict| {
@@ -102,15 +105,15 @@ pub(super) fn write(status: &Status, out: &mut dyn Write) -> io::Result<()> {
         })
         .collect();
     section(out, "conflicts with other listeners", &conflicts)?;
-    section(out, "obstacles", &status.obstacles)?;
-    if !status.unknown.is_empty() {
-        section(out, "could not be looked at", &status.unknown)?;
+    section(out, "obstacles", &status.surroundings.obstacles)?;
+    if !status.surroundings.unknown.is_empty() {
+        section(out, "could not be looked at", &status.surroundings.unknown)?;
     }
     Ok(())
 }
 
 /// The addresses of origins, where there are any.
-fn origins(services: &[ServiceAnswer], out: &mut dyn Write) -> io::Result<()> {
+fn origins(services: &[ServiceView], out: &mut dyn Write) -> io::Result<()> {
     let count: usize = services.iter().map(|service| service.origins.len()).sum();
     if count == 0 {
         return Ok(());
@@ -134,21 +137,21 @@ fn origins(services: &[ServiceAnswer], out: &mut dyn Write) -> io::Result<()> {
     for service in services {
         let mut above = HashSet::new();
         for row in &service.origins {
-            let OriginAnswer { address, role, weight, last_check, last_error, .. } = row;
+            let OriginView { plan, address, last_check, last_error, .. } = row;
             let is_new = address.as_ref().is_none_or(|address| above.insert(address));
             let address = address.as_deref().unwrap_or("none");
             columns.row([
-                &service.name,
+                &service.plan.name,
                 &origin(row),
                 &if is_new { address.to_owned() } else { format!("{address} (as above)") },
-                role,
-                &weight.to_string(),
+                &plan.role,
+                &plan.weight.to_string(),
                 &row.open.to_string(),
                 &row.connections.to_string(),
                 &row.failures.to_string(),
                 &row.bytes_to_origin.to_string(),
                 &row.bytes_from_origin.to_string(),
-                &condition(row),
+                &row.condition_line(),
                 &last_check.as_ref().map_or("-".to_owned(), last),
                 &last_error.as_ref().map_or("-".to_owned(), |last| {
                     format!(
@@ -164,39 +167,17 @@ fn origins(services: &[ServiceAnswer], out: &mut dyn Write) -> io::Result<()> {
 }
 
 /// As configured; of SRV records also what they say, as `dig` prints it: `_http._tcp.example.com 10 3 8080 a.example.com`.
-fn origin(row: &OriginAnswer) -> String {
+fn origin(row: &OriginView) -> String {
     match &row.record {
-        None => row.origin.clone(),
-        Some(RecordAnswer { priority, weight, port, target }) => {
-            format!("{} {priority} {weight} {port} {target}", row.origin)
+        None => row.plan.origin.clone(),
+        Some(RecordView { priority, weight, port, target }) => {
+            format!("{} {priority} {weight} {port} {target}", row.plan.origin)
         }
     }
 }
 
-/// `up`, `loop: a -> b -> a`, `unresolved: why`, `drained by hand`, `down, weight by hand`.
-pub(super) fn condition(row: &OriginAnswer) -> String {
-    let OriginAnswer { condition, reason, way, weight, by_hand, .. } = row;
-    let mut text = condition.clone();
-    if let Some(reason) = reason {
-        text = format!("{text}: {reason}");
-    }
-    if !way.is_empty() {
-        text = format!("{text}: {}", way.join(" -> "));
-    }
-    let is_drained = *weight == 0;
-    if is_drained && condition != "drained" {
-        text.push_str(", drained");
-    }
-    match (by_hand, is_drained) {
-        (true, true) => text.push_str(" by hand"),
-        (true, false) => text.push_str(", weight by hand"),
-        (false, _) => {}
-    }
-    text
-}
-
 /// `connected in 312us, 3s ago`, or the error.
-fn last(check: &CheckAnswer) -> String {
+fn last(check: &CheckView) -> String {
     let ago = format_duration(Duration::from_secs(check.ago_ms / 1000));
     match (check.connected_us, &check.error) {
         (Some(micros), _) => {
@@ -216,14 +197,15 @@ pub(super) fn cookies(cookies: &[String]) -> String {
     }
 }
 
-fn destinations(destinations: &[DestinationAnswer], out: &mut dyn Write) -> io::Result<()> {
+fn destinations(destinations: &[DestinationView], out: &mut dyn Write) -> io::Result<()> {
     let mut columns = Columns::of([
         "ID", "SERVICE", "PROTOCOL", "FAMILY", "STEERED", "MISSED", "REFUSED", "LISTENER", "COOKIES",
     ]);
     let count = |counts: &Option<PacketCounts>, of: fn(&PacketCounts) -> String| {
         counts.as_ref().map_or("-".to_owned(), of)
     };
-    for DestinationAnswer { id, service, protocol, family, listener, packets } in destinations {
+    for DestinationView { plan, listener, packets } in destinations {
+        let DestinationPlan { id, service, protocol, family } = plan;
         columns.row([
             &id.to_string(),
             service,
@@ -249,7 +231,7 @@ fn refusals(counts: &PacketCounts) -> String {
     refused.join(", ")
 }
 
-fn program(program: &ProgramAnswer) -> String {
+fn program(program: &ProgramView) -> String {
     match &program.name {
         Some(name) => format!("{} ({name})", program.id),
         None => program.id.to_string(),

@@ -13,10 +13,11 @@ use tokio::runtime;
 use super::trial::{self, Trials};
 use crate::commands::privileges::capabilities;
 use crate::config::Config;
-use crate::control::{self, Request, Status};
+use crate::control::{self, Request};
 use crate::doctor::{
     BindingsSource, Confinement, Conntrack, HostFacts, OtherProgram, Rights, Subject, SystemRefusal, Unknown,
 };
+use crate::instance::view::View;
 use crate::instance::{
     ControlSocket, Instance, Leftovers, Mode, control_sockets, live_instances, run_dir, taken,
 };
@@ -178,7 +179,7 @@ fn missing() -> Vec<String> {
     let Ok(namespace) = NamespaceId::current() else { return Vec::new() };
     let sockets = control_sockets(&run_dir(), namespace.inode()).unwrap_or_default();
     let each = sockets.into_iter().flat_map(|ControlSocket { id, path }| {
-        let status = control::ask_within::<Status>(&path, &Request::Status, PATIENCE);
+        let status = control::ask_within::<View>(&path, &Request::Status, PATIENCE);
         let missing = status.map_or_else(|_silent| Vec::new(), |status| status.missing);
         missing.into_iter().map(move |missing| format!("instance {id}: {missing}"))
     });

@@ -2,16 +2,15 @@
 //! know the reasons, and since the two must agree.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU16;
 
 use spectrum_common::{Counts, Refusal};
 
 use super::misunderstood;
-use super::status::{DETACHED, bridges_to_rules};
 use crate::commands::exit::FAILURE;
-use crate::commands::view::{Seen, View};
 use crate::control::{ControlError, Decider, ExplainQuery, Explanation, Outcome};
+use crate::instance::view::{DETACHED, Present, Scope, Seen, bridges_to_rules};
 use crate::instance::{Mode, ResourceKind};
 use crate::model::{Binding, DestinationId, Family, PortRange, Prefix, Protocol};
 use crate::plan::{Explained, obstacles_to};
@@ -42,7 +41,7 @@ impl Fate {
     }
 }
 
-impl View {
+impl Present {
     /// The way of the packet, and the reason.
     pub(in crate::commands) fn explain(&self, query: &ExplainQuery) -> Result<Explanation, ControlError> {
         let ExplainQuery { protocol, dialled, .. } = *query;
@@ -112,21 +111,7 @@ impl View {
                 (None, why.to_string(), Vec::new(), nearest.map(|nearest| self.listed(nearest)))
             }
         };
-        let mut notes = self.other_programs_note();
-        notes.extend(self.faults.lines());
-        if binding.is_some()
-            && let Some(port) = NonZeroU16::new(dialled.port())
-            && let Some(ports) = PortRange::new(port, port)
-        {
-            if self.mode == Some(Mode::Tproxy) {
-                notes.extend(bridges_to_rules(Family::of(dialled.ip())));
-            }
-            let (listings, errors) = tproxy::listings();
-            let obstacles =
-                obstacles_to(Binding { protocol, prefix: Prefix::host(dialled.ip()), ports }, &listings);
-            notes.extend(obstacles.iter().map(ToString::to_string));
-            notes.extend(errors.iter().map(|error| format!("could not look at everything: {error}")));
-        }
+        let notes = self.notes(protocol, dialled, binding.is_some());
         Ok(Explanation {
             protocol,
             dialled,
@@ -143,6 +128,33 @@ impl View {
             listener: fate.destination().and_then(|id| self.listener(id)),
             notes,
         })
+    }
+
+    /// The things that may interfere with a packet to `dialled`, which is bound or not.
+    fn notes(&self, protocol: Protocol, dialled: SocketAddr, is_bound: bool) -> Vec<String> {
+        let view = self.view(Scope::Service(None));
+        let mut notes = Vec::new();
+        if !view.surroundings.other_programs.is_empty() {
+            let ids: Vec<String> =
+                view.surroundings.other_programs.iter().map(|program| program.id.to_string()).collect();
+            let ids = ids.join(", ");
+            notes.push(format!("other sk_lookup programs are attached and may choose another socket: {ids}"));
+        }
+        notes.extend(view.missing.into_iter().chain(view.unseen));
+        if is_bound
+            && let Some(port) = NonZeroU16::new(dialled.port())
+            && let Some(ports) = PortRange::new(port, port)
+        {
+            if self.mode == Some(Mode::Tproxy) {
+                notes.extend(bridges_to_rules(Family::of(dialled.ip())));
+            }
+            let (listings, errors) = tproxy::listings();
+            let obstacles =
+                obstacles_to(Binding { protocol, prefix: Prefix::host(dialled.ip()), ports }, &listings);
+            notes.extend(obstacles.iter().map(ToString::to_string));
+            notes.extend(errors.iter().map(|error| format!("could not look at everything: {error}")));
+        }
+        notes
     }
 
     /// Runs the program on the packet. Since it only says whether it chose a socket, the counters say whose.
@@ -217,7 +229,7 @@ fn rises(before: &BTreeMap<DestinationId, Counts>, after: &BTreeMap<DestinationI
 }
 
 /// The listener that takes a packet that passes.
-fn passed(protocol: Protocol, dialled: std::net::SocketAddr) -> String {
+fn passed(protocol: Protocol, dialled: SocketAddr) -> String {
     let sockets = match host::listening_sockets() {
         Ok(sockets) => sockets,
         Err(error) => return format!("{:#}", anyhow::Error::from(error)),
@@ -238,11 +250,7 @@ fn passed(protocol: Protocol, dialled: std::net::SocketAddr) -> String {
 }
 
 /// The socket that the kernel would find: one of the very address before one of every address.
-fn best(
-    sockets: &[ListeningSocket],
-    protocol: Protocol,
-    dialled: std::net::SocketAddr,
-) -> Option<&ListeningSocket> {
+fn best(sockets: &[ListeningSocket], protocol: Protocol, dialled: SocketAddr) -> Option<&ListeningSocket> {
     let listens =
         |socket: &&ListeningSocket| socket.protocol == protocol && socket.address.port() == dialled.port();
     let on =

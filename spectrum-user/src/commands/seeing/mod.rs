@@ -1,26 +1,25 @@
 //! What a running instance answers to who asks what it does. Changes nothing, but that an explanation counts as a packet.
 
 mod explain;
-mod status;
 
 use std::sync::Arc;
 
 use super::exit::USAGE;
-use super::view::View;
-use crate::control::{BindingsQuery, ControlError, ListedBinding, ListenerAnswer};
+use crate::control::{BindingsQuery, ControlError};
+use crate::instance::view::{BindingView, ListenerView, Present};
 use crate::model::{DestinationId, parse_port_ranges};
 use crate::plan::{Overlap, PlannedBinding};
 
 /// So many bindings are looked at before others have their turn.
 const BATCH: usize = 512;
 
-impl View {
+impl Present {
     /// The bindings that overlap what is asked for, in the order of precedence, a few at a time: none of them is made before
     /// it is wanted.
     pub(super) fn bindings(
         self: &Arc<Self>,
         query: &BindingsQuery,
-    ) -> Result<impl Iterator<Item = Vec<ListedBinding>> + use<>, ControlError> {
+    ) -> Result<impl Iterator<Item = Vec<BindingView>> + use<>, ControlError> {
         let unclear = |what, typed: &str, error: &dyn std::fmt::Display| {
             misunderstood(format!("understand {what} {typed:?}: {error}"))
         };
@@ -33,27 +32,20 @@ impl View {
             None => Vec::new(),
         };
         let overlap = Overlap { protocol: query.protocol, prefix, ports };
-        let view = Arc::clone(self);
-        let starts = (0..view.plan.bindings.len()).step_by(BATCH);
+        let present = Arc::clone(self);
+        let starts = (0..present.plan.bindings.len()).step_by(BATCH);
         Ok(starts.map(move |from| {
-            let batch = view.plan.bindings.iter().skip(from).take(BATCH);
+            let batch = present.plan.bindings.iter().skip(from).take(BATCH);
             let overlapping = batch.filter(|planned| overlap.is_with(&planned.binding));
-            overlapping.map(|planned| view.listed(planned)).collect()
+            overlapping.map(|planned| present.listed(planned)).collect()
         }))
     }
 
-    fn listed(&self, planned: &PlannedBinding) -> ListedBinding {
-        let service = self.plan.destination(planned.destination).map(|destination| &destination.service);
-        ListedBinding {
-            protocol: planned.binding.protocol,
-            prefix: planned.binding.prefix.to_string(),
-            ports: planned.binding.ports.to_string(),
-            service: service.map_or_else(String::new, ToString::to_string),
-            destination: planned.destination.0,
-        }
+    fn listed(&self, planned: &PlannedBinding) -> BindingView {
+        BindingView::of(&self.plan, planned)
     }
 
-    fn listener(&self, id: DestinationId) -> Option<ListenerAnswer> {
+    fn listener(&self, id: DestinationId) -> Option<ListenerView> {
         self.listeners.get(&id).cloned()
     }
 }

@@ -5,8 +5,8 @@ use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -23,7 +23,8 @@ use tokio::sync::oneshot;
 use tokio::task::{AbortHandle, yield_now};
 use tokio::time::{sleep, timeout};
 
-use super::exposition::{Metrics, TextFormat};
+use super::exposition::{TextFormat, exposition};
+use crate::instance::view::{Readiness, Scope, View};
 
 /// The number of those who may ask at once. For one more, the one goes that has waited longest to say what it wants.
 const AT_ONCE: usize = 24;
@@ -43,44 +44,8 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// Enough for a request in progress, and for the text of very many services.
 const STACK: usize = 512 * 1024;
 
-/// The readiness of an instance to take traffic. Clones are about the same one.
-#[derive(Clone, Debug, Default)]
-pub struct Readiness {
-    state: Arc<AtomicU8>,
-    /// The things that are missing and that clients need.
-    hindrances: Arc<Mutex<Vec<String>>>,
-}
-
-/// The states, in their order.
-const WORDS: [&str; 3] = ["starting", "ready", "draining"];
-
-impl Readiness {
-    /// Traffic flows.
-    pub fn ready(&self) {
-        self.state.store(1, Ordering::Relaxed);
-    }
-
-    /// No new traffic comes any more.
-    pub fn draining(&self) {
-        self.state.store(2, Ordering::Relaxed);
-    }
-
-    /// Traffic does not flow as it should, because of these; none: it does.
-    pub fn hindered(&self, hindrances: Vec<String>) {
-        *self.hindrances.lock().unwrap_or_else(PoisonError::into_inner) = hindrances;
-    }
-
-    fn hindrances(&self) -> Vec<String> {
-        self.hindrances.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    fn word(&self) -> &'static str {
-        WORDS.get(usize::from(self.state.load(Ordering::Relaxed))).copied().unwrap_or_default()
-    }
-}
-
-/// Says whether a service of this name is ready, or why not; `None`: there is none. Must not take long.
-pub type ServiceReadiness = Box<dyn Fn(&str) -> Option<Result<(), String>> + Send + Sync>;
+/// Makes the view of the moment, as far as it is wanted. Must not take long.
+type ViewMaker = dyn Fn(Scope<'_>) -> View + Send + Sync;
 
 /// A running server. Dropping it closes its socket and ends its thread.
 #[derive(Debug)]
@@ -112,22 +77,20 @@ fn cure(error: &io::Error) -> &'static str {
 }
 
 impl AdminServer {
-    /// Serves on `address`, in the network namespace that the calling thread is in.
+    /// Serves what `view` makes on `address`, in the network namespace that the calling thread is in.
     ///
     /// # Errors
     /// The address is taken or not this host's, or the system has no thread to spare.
     pub fn start(
         address: SocketAddr,
-        metrics: Metrics,
-        readiness: Readiness,
-        services: ServiceReadiness,
+        view: impl Fn(Scope<'_>) -> View + Send + Sync + 'static,
     ) -> Result<Self, AdminError> {
         let failed = |source| AdminError { address, source };
         let listener = TcpListener::bind(address).map_err(failed)?;
         listener.set_nonblocking(true).map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
         let (stop, stopped) = oneshot::channel();
-        let pages = Arc::new(Pages { metrics, readiness, services });
+        let pages = Arc::new(Pages { view: Box::new(view) });
         // Made by the thread that it belongs to; what it says is waited for.
         let (report, reported) = std::sync::mpsc::sync_channel(1);
         let thread = thread::Builder::new().name("admin".into()).stack_size(STACK).spawn(move || {
@@ -243,9 +206,7 @@ impl Exchanges {
 
 /// The pages there are to see.
 struct Pages {
-    metrics: Metrics,
-    readiness: Readiness,
-    services: ServiceReadiness,
+    view: Box<ViewMaker>,
 }
 
 impl Pages {
@@ -266,20 +227,15 @@ impl Pages {
 
     /// Of the instance, or of one service of it.
     fn readiness(&self, service: Option<&str>) -> Response<Full<Bytes>> {
-        let word = self.readiness.word();
-        let hindrances = self.readiness.hindrances();
-        let answer = match service {
-            _ if word != "ready" => Err(word.to_owned()),
-            _ if !hindrances.is_empty() => Err(hindrances.join("\n")),
-            None => Ok(()),
-            Some(service) => match (self.services)(service) {
-                Some(answer) => answer,
-                None => return text(StatusCode::NOT_FOUND, "there is no such service\n"),
-            },
-        };
-        match answer {
-            Ok(()) => text(StatusCode::OK, "ready\n"),
-            Err(reason) => text(StatusCode::SERVICE_UNAVAILABLE, &format!("{reason}\n")),
+        match (self.view)(Scope::Service(service)).readiness(service) {
+            Readiness::Ready(notes) => {
+                let lines: Vec<String> = std::iter::once("ready".to_owned()).chain(notes).collect();
+                text(StatusCode::OK, &format!("{}\n", lines.join("\n")))
+            }
+            Readiness::Not(reasons) => {
+                text(StatusCode::SERVICE_UNAVAILABLE, &format!("{}\n", reasons.join("\n")))
+            }
+            Readiness::Unknown => text(StatusCode::NOT_FOUND, "there is no such service\n"),
         }
     }
 
@@ -292,7 +248,7 @@ impl Pages {
         } else {
             (TextFormat::Prometheus, "text/plain; version=0.0.4; charset=utf-8")
         };
-        match self.metrics.text(format) {
+        match exposition((self.view)(Scope::Instance), format) {
             Ok(metrics) => {
                 let mut answer = Response::new(Full::from(metrics));
                 answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));

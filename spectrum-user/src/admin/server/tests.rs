@@ -2,22 +2,29 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
+use std::sync::Mutex;
 use std::time::Instant;
 
 use super::*;
-use crate::observe::{Counters, InstanceFacts, Losses, Omissions};
+use crate::instance::view::{InstanceState, OriginView, ServicePlan, ServiceView};
+use spectrum_proxy::OriginCondition;
 
-fn serve() -> (AdminServer, Readiness) {
-    let readiness = Readiness::default();
-    let metrics =
-        Metrics::new(Counters::default(), Losses::default(), Omissions::default(), InstanceFacts::default);
-    let services = Box::new(|service: &str| match service {
-        "good" => Some(Ok(())),
-        "gone" => Some(Err("origin gone.example is unresolved".to_owned())),
-        _ => None,
-    });
+/// An instance of two services, one of which has no origin that could be dialled.
+fn view(state: InstanceState) -> View {
+    let service = |name: &str, condition| {
+        let plan = ServicePlan { name: name.to_owned(), ..ServicePlan::default() };
+        let origins = vec![OriginView { condition, ..OriginView::up_at("192.0.2.1:80") }];
+        ServiceView { plan, origins, ..ServiceView::default() }
+    };
+    let services = vec![service("good", OriginCondition::Up), service("gone", OriginCondition::Down)];
+    View { state, services, ..View::default() }
+}
+
+fn serve() -> (AdminServer, Arc<Mutex<View>>) {
+    let shown = Arc::new(Mutex::new(view(InstanceState::Starting)));
     let address = "127.0.0.1:0".parse().unwrap();
-    (AdminServer::start(address, metrics, readiness.clone(), services).unwrap(), readiness)
+    let own = Arc::clone(&shown);
+    (AdminServer::start(address, move |_| own.lock().unwrap().clone()).unwrap(), shown)
 }
 
 fn dial(server: &AdminServer) -> TcpStream {
@@ -36,14 +43,15 @@ fn ask(server: &AdminServer, request: &str) -> String {
 
 #[test]
 fn pages_are_what_they_are_and_nothing_else_is_there() {
-    let (server, readiness) = serve();
+    let (server, shown) = serve();
     assert!(ask(&server, "GET /healthz").starts_with("HTTP/1.1 200 "));
-    for (set, status) in
-        [(None, 503), (Some(Readiness::ready as fn(&Readiness)), 200), (Some(Readiness::draining), 503)]
-    {
-        if let Some(set) = set {
-            set(&readiness);
-        }
+    for (state, status) in [
+        (InstanceState::Starting, 503),
+        (InstanceState::Ready, 200),
+        (InstanceState::Reloading, 200),
+        (InstanceState::Draining, 503),
+    ] {
+        shown.lock().unwrap().state = state;
         let answer = ask(&server, "GET /readyz");
         assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{answer}");
     }
@@ -66,19 +74,36 @@ fn pages_are_what_they_are_and_nothing_else_is_there() {
 
 #[test]
 fn a_service_is_ready_by_itself_and_not_before_the_instance() {
-    let (server, readiness) = serve();
+    let (server, shown) = serve();
     assert!(ask(&server, "GET /readyz?service=good").starts_with("HTTP/1.1 503 "));
-    readiness.ready();
+    shown.lock().unwrap().state = InstanceState::Ready;
     assert!(ask(&server, "GET /readyz?service=good").starts_with("HTTP/1.1 200 "));
     let gone = ask(&server, "GET /readyz?other=1&service=gone");
-    assert!(gone.starts_with("HTTP/1.1 503 ") && gone.ends_with("gone.example is unresolved\n"), "{gone}");
+    let reason = "origin web.example:80 (192.0.2.1:80) is down\n";
+    assert!(gone.starts_with("HTTP/1.1 503 ") && gone.ends_with(reason), "{gone}");
     assert!(ask(&server, "GET /readyz?service=nobody").starts_with("HTTP/1.1 404 "));
     assert!(ask(&server, "GET /readyz").starts_with("HTTP/1.1 200 "), "whatever its services");
 }
 
 #[test]
+fn what_is_missing_and_what_could_not_be_looked_at_is_said_as_the_view_has_it() {
+    let (server, shown) = serve();
+    let missing = "local route 192.0.2.0/24 missing (not put back)";
+    *shown.lock().unwrap() = View { hindrances: vec![missing.to_owned()], ..view(InstanceState::Ready) };
+    for page in ["GET /readyz", "GET /readyz?service=good"] {
+        let answer = ask(&server, page);
+        assert!(answer.starts_with("HTTP/1.1 503 ") && answer.ends_with(&format!("{missing}\n")), "{answer}");
+    }
+    let unseen = "could not look whether anything is missing of rules: run nft: timed out";
+    *shown.lock().unwrap() = View { unseen: vec![unseen.to_owned()], ..view(InstanceState::Ready) };
+    let answer = ask(&server, "GET /readyz");
+    let said = format!("ready\n{unseen}\n");
+    assert!(answer.starts_with("HTTP/1.1 200 ") && answer.ends_with(&said), "{answer}");
+}
+
+#[test]
 fn who_says_nothing_or_too_much_is_let_go_and_others_are_answered_meanwhile() {
-    let (server, _readiness) = serve();
+    let (server, _shown) = serve();
     // As many as there is room for, twice; each says a little, and goes on to.
     let mut slow: Vec<TcpStream> = (0..2 * AT_ONCE).map(|_| dial(&server)).collect();
     for round in 0..8 {
@@ -126,10 +151,8 @@ fn for_one_too_many_the_oldest_silent_one_goes_and_not_one_that_has_asked() {
 
 #[test]
 fn an_address_that_is_taken_is_an_error_with_its_cure() {
-    let (server, readiness) = serve();
-    let metrics =
-        Metrics::new(Counters::default(), Losses::default(), Omissions::default(), InstanceFacts::default);
-    let error = AdminServer::start(server.address(), metrics, readiness, Box::new(|_| None)).unwrap_err();
+    let (server, _shown) = serve();
+    let error = AdminServer::start(server.address(), |_| View::default()).unwrap_err();
     assert!(error.to_string().contains("another program has it"), "{error}");
     let address = server.address();
     drop(server);

@@ -1,4 +1,4 @@
-//! A service's policy as it travels and as JSON has it: every key has its unit in its name, and `null` is none. Means what
+//! A service's policy in the view: every key has its unit in its name, and `null` is none. Means what
 //! `model` means by it.
 
 use std::num::NonZeroU32;
@@ -8,9 +8,18 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::{Limits, Timeouts};
 
+/// The limits and times of a service, a line each, as far as they are not what holds anyway.
+#[must_use]
+pub fn policy_lines(limits: &Limits, timeouts: &Timeouts) -> Vec<String> {
+    let limits = limits.any().then(|| format!("limits: {limits}"));
+    let unusual = timeouts.to_string();
+    let timeouts = (!unusual.is_empty()).then(|| format!("timeouts: {unusual}"));
+    limits.into_iter().chain(timeouts).collect()
+}
+
 /// [`Limits`]. `None`: any number.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
-pub struct LimitsAnswer {
+pub struct LimitsView {
     /// Open connections of the service.
     pub connections: Option<u32>,
     /// Open connections from one source prefix.
@@ -23,7 +32,19 @@ pub struct LimitsAnswer {
     pub source_ipv6_bits: u8,
 }
 
-impl From<&Limits> for LimitsAnswer {
+impl Default for LimitsView {
+    fn default() -> Self {
+        (&Limits::default()).into()
+    }
+}
+
+impl Default for TimeoutsView {
+    fn default() -> Self {
+        (&Timeouts::default()).into()
+    }
+}
+
+impl From<&Limits> for LimitsView {
     fn from(limits: &Limits) -> Self {
         Self {
             connections: limits.connections.map(NonZeroU32::get),
@@ -35,8 +56,8 @@ impl From<&Limits> for LimitsAnswer {
     }
 }
 
-impl From<&LimitsAnswer> for Limits {
-    fn from(answer: &LimitsAnswer) -> Self {
+impl From<&LimitsView> for Limits {
+    fn from(answer: &LimitsView) -> Self {
         Self {
             connections: answer.connections.and_then(NonZeroU32::new),
             connections_per_source: answer.connections_per_source.and_then(NonZeroU32::new),
@@ -49,7 +70,7 @@ impl From<&LimitsAnswer> for Limits {
 
 /// [`Timeouts`] in milliseconds. `None`: for ever.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
-pub struct TimeoutsAnswer {
+pub struct TimeoutsView {
     /// Until one address of an origin answers.
     pub connect_ms: u64,
     /// Without a byte in either direction.
@@ -64,7 +85,7 @@ pub struct TimeoutsAnswer {
     pub keepalive_ms: Option<u64>,
 }
 
-impl From<&Timeouts> for TimeoutsAnswer {
+impl From<&Timeouts> for TimeoutsView {
     fn from(timeouts: &Timeouts) -> Self {
         let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
         Self {
@@ -78,8 +99,8 @@ impl From<&Timeouts> for TimeoutsAnswer {
     }
 }
 
-impl From<&TimeoutsAnswer> for Timeouts {
-    fn from(answer: &TimeoutsAnswer) -> Self {
+impl From<&TimeoutsView> for Timeouts {
+    fn from(answer: &TimeoutsView) -> Self {
         Self {
             connect: Duration::from_millis(answer.connect_ms),
             idle: answer.idle_ms.map(Duration::from_millis),
@@ -102,12 +123,12 @@ mod tests {
             rate_per_source: NonZeroU32::new(5),
             ..Limits::default()
         };
-        assert_eq!(Limits::from(&LimitsAnswer::from(&limits)), limits);
+        assert_eq!(Limits::from(&LimitsView::from(&limits)), limits);
         let timeouts =
             Timeouts { idle: None, lifetime: Some(Duration::from_millis(1500)), ..Timeouts::default() };
-        assert_eq!(Timeouts::from(&TimeoutsAnswer::from(&timeouts)), timeouts);
+        assert_eq!(Timeouts::from(&TimeoutsView::from(&timeouts)), timeouts);
         assert_eq!(
-            serde_json::to_string(&TimeoutsAnswer::from(&timeouts)).unwrap(),
+            serde_json::to_string(&TimeoutsView::from(&timeouts)).unwrap(),
             r#"{"connect_ms":5000,"idle_ms":null,"half_closed_ms":300000,"lifetime_ms":1500,"unacknowledged_ms":null,"keepalive_ms":60000}"#
         );
     }

@@ -3,8 +3,8 @@
 use humantime::format_duration;
 
 use crate::model::{
-    Balance, CheckClose, DialOn, DialSource, Limits, LocalOrigins, Origin, OriginRole, Origins, Service,
-    Target, Timeouts, UniqueIds, Weight,
+    Balance, CheckClose, DialOn, DialSource, LocalOrigins, Origin, OriginRole, Origins, Service, Target,
+    UniqueIds, Weight,
 };
 
 /// The target of `service` in words, the first `named` of its origins by name, and whose word it takes for who the client
@@ -19,14 +19,6 @@ pub(super) fn described(service: &Service, named: usize) -> String {
         "{text}; PROXY headers from {}",
         trusted.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
     )
-}
-
-/// The limits and times of a service, a line each, as far as they are not what holds anyway.
-pub(super) fn policy_lines(limits: &Limits, timeouts: &Timeouts) -> Vec<String> {
-    let limits = limits.any().then(|| format!("limits: {limits}"));
-    let unusual = timeouts.to_string();
-    let timeouts = (!unusual.is_empty()).then(|| format!("timeouts: {unusual}"));
-    limits.into_iter().chain(timeouts).collect()
 }
 
 /// `respond hello`, or the origins and how a connection gets to one of them.

@@ -1,0 +1,215 @@
+//! The one place where a view is made: of what an instance has published, and of what the kernel says. Changes nothing.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use spectrum_common::Refusal;
+use tokio::time::Instant;
+
+use super::surroundings::attached;
+use super::{
+    DestinationPlan, DestinationView, DrainingView, InstanceState, LogView, OriginView, PacketCounts,
+    Present, ProgramView, Seen, ServicePlan, ServiceView, SessionsView, TableView, View,
+};
+use crate::instance::ResourceKind;
+use crate::model::{Protocol, Service, ServiceName};
+use crate::observe::{LossKind, Omission, Totals};
+use spectrum_proxy::End;
+use spectrum_steering::dispatcher::{AttachedProgram, CounterReader, Probe};
+
+/// So many origins of a service are named with it: all of them are listed apart.
+const NAMED: usize = 4;
+
+/// The program is there, but not where packets come by.
+pub const DETACHED: &str = "the attachment of the sk_lookup program missing (somebody has detached it)";
+
+/// The part of a view that is wanted.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Scope<'a> {
+    /// All of it. What stands in its way takes programs of the firewall and a walk through `/proc`.
+    All,
+    /// The instance itself: soon made, however often somebody scrapes.
+    Instance,
+    /// Of its services only this one, if any, and nothing that is counted: what readiness takes.
+    Service(Option<&'a str>),
+}
+
+impl Present {
+    /// The view now. What the kernel can be asked for at once is asked: nothing of it is older than the call, but for what is
+    /// missing of routes, rules and listeners, which is as old as the last look of repair.
+    #[must_use]
+    pub fn view(&self, scope: Scope<'_>) -> View {
+        let attached = attached();
+        let (missing, hindrances) = self.missing(attached.as_deref().unwrap_or_default(), attached.is_ok());
+        let mut view = View {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            state: self.state,
+            mode: self.mode,
+            namespace: self.namespace.inode(),
+            generation: self.probe().map_or(u64::from(self.revision) + 1, Probe::generation),
+            revision: self.revision,
+            reloads: self.reloads,
+            admin: self.admin,
+            descriptors: self.descriptors,
+            descriptors_of_each: self.descriptors_of_each,
+            missing,
+            hindrances,
+            unseen: self.faults.unseen(),
+            ..View::default()
+        };
+        view.program = self.probe().map(|probe| ProgramView { id: probe.program_id(), name: None });
+        match attached {
+            Ok(attached) => {
+                for AttachedProgram { id, name } in attached {
+                    match &mut view.program {
+                        Some(own) if own.id == id => own.name = name,
+                        _ => view.surroundings.other_programs.push(ProgramView { id, name }),
+                    }
+                }
+            }
+            Err(error) => view.surroundings.unknown.push(format!("{error:#}")),
+        }
+        if let Scope::Service(name) = scope {
+            let asked = self.config.services.iter().filter(|service| Some(service.name.as_str()) == name);
+            view.services =
+                asked.map(|service| self.service(service, None, service.bindings.len(), &[])).collect();
+            return view;
+        }
+        let totals = self.counters.totals();
+        view.services = self.services(&totals);
+        view.sessions = totals
+            .iter()
+            .map(|((service, protocol), totals)| SessionsView::of(service, *protocol, totals))
+            .collect();
+        view.destinations = self.destinations();
+        view.repairs =
+            self.faults.repaired().into_iter().map(|(what, count)| (what.to_owned(), count)).collect();
+        view.log = self.log();
+        view.firewall = self.firewall_parts();
+        view.table = self.probe().map(|probe| TableView { nodes: probe.nodes(), bytes: probe.table_bytes() });
+        if scope == Scope::All {
+            self.look_around(&mut view.surroundings);
+        }
+        view
+    }
+
+    /// The things that others removed and that have not been put back, and those of them that clients need.
+    fn missing(&self, attached: &[AttachedProgram], is_known: bool) -> (Vec<String>, Vec<String>) {
+        let (mut missing, mut hindrances) = (self.faults.lines(), self.faults.hindrances());
+        let is_steering = matches!(self.state, InstanceState::Ready | InstanceState::Reloading);
+        if let Some(own) = self.probe().map(Probe::program_id)
+            && is_steering
+            && is_known
+            && !self.faults.has(ResourceKind::Attachment)
+            && !attached.iter().any(|attached| attached.id == own)
+        {
+            missing.push(DETACHED.to_owned());
+            hindrances.push(DETACHED.to_owned());
+        }
+        (missing, hindrances)
+    }
+
+    /// True if the kernel runs our program on packets; also where it does not say.
+    #[must_use]
+    pub fn is_attached(&self) -> bool {
+        let Some(own) = self.probe() else { return true };
+        attached().map_or(true, |attached| attached.iter().any(|program| program.id == own.program_id()))
+    }
+
+    /// The dispatcher that steers, if one does.
+    #[must_use]
+    pub fn probe(&self) -> Option<&Probe> {
+        match &self.steering {
+            Some(Seen::SkLookup(probe)) => Some(probe),
+            _ => None,
+        }
+    }
+
+    fn firewall_parts(&self) -> Vec<String> {
+        let steering = match &self.steering {
+            Some(Seen::Tproxy(parts)) => parts.as_slice(),
+            _ => &[],
+        };
+        steering.iter().chain(&self.besides).map(ToString::to_string).collect()
+    }
+
+    /// Those of the configuration, then those that it has no more and that still have something open.
+    fn services(&self, totals: &BTreeMap<(ServiceName, Protocol), Totals>) -> Vec<ServiceView> {
+        let view = |service: &Service, draining, bindings| {
+            let of = |protocol| totals.get(&(service.name.clone(), protocol));
+            let counted: Vec<&Totals> = [Protocol::Tcp, Protocol::Udp].into_iter().filter_map(of).collect();
+            self.service(service, draining, bindings, &counted)
+        };
+        let configured =
+            self.config.services.iter().map(|service| view(service, None, service.bindings.len()));
+        let gone = self.gone.iter().map(|(service, due)| {
+            let cut_in_ms = millis(due.saturating_duration_since(Instant::now()));
+            view(service, Some(DrainingView { cut_in_ms }), 0)
+        });
+        configured.chain(gone.filter(|service| service.open > 0)).collect()
+    }
+
+    fn service(
+        &self,
+        service: &Service,
+        draining: Option<DrainingView>,
+        bindings: usize,
+        counted: &[&Totals],
+    ) -> ServiceView {
+        let mut denied = BTreeMap::new();
+        for (end, count) in counted.iter().flat_map(|totals| &totals.ends) {
+            if let End::Denied(limit) = end {
+                *denied.entry(limit.key().to_owned()).or_default() += count;
+            }
+        }
+        ServiceView {
+            plan: ServicePlan::of(&self.config, service, bindings, NAMED),
+            open: counted.iter().map(|totals| totals.open).sum(),
+            total: counted.iter().map(|totals| totals.opened).sum(),
+            denied,
+            draining,
+            origins: self.origins(&service.name),
+        }
+    }
+
+    /// The addresses that connections of `service` can go to.
+    #[must_use]
+    pub fn origins(&self, service: &ServiceName) -> Vec<OriginView> {
+        let states = self.origins.as_ref().map_or_else(Vec::new, |origins| origins.states(service));
+        states.into_iter().map(Into::into).collect()
+    }
+
+    fn destinations(&self) -> Vec<DestinationView> {
+        let destinations = self.plan.destinations.iter().map(|(id, destination)| DestinationView {
+            plan: DestinationPlan::of((id, destination)),
+            listener: self.listeners.get(id).cloned(),
+            packets: self.packets.as_ref().and_then(|packets| counted(packets, *id)),
+        });
+        destinations.collect()
+    }
+
+    fn log(&self) -> LogView {
+        let lost = LossKind::ALL.map(|kind| (kind.stream().to_owned(), self.losses.of(kind)));
+        let omitted = Omission::ALL.map(|why| (why.word().to_owned(), self.omissions.of(why)));
+        LogView { lost: lost.into(), omitted: omitted.into() }
+    }
+}
+
+fn counted(packets: &CounterReader, id: crate::model::DestinationId) -> Option<PacketCounts> {
+    let counts = packets.counts(id).inspect_err(|error| tracing::debug!(%error, "count packets")).ok()?;
+    let refused = Refusal::ALL.into_iter().zip(counts.refused).filter(|(_, count)| *count > 0);
+    Some(PacketCounts {
+        steered: counts.steered,
+        missed: counts.missed,
+        refused: refused.map(|(refusal, count)| (refusal.errno().to_owned(), count)).collect(),
+    })
+}
+
+pub(super) fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+pub(super) fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,166 @@
+//! What an instance is and how it fares, as everybody is told: `status`, `explain`, metrics and health are made from a [`View`],
+//! and `check` from the part of it that a plan alone can tell. Texts are as they are typed on the command line, so that who reads
+//! the JSON needs nothing else. Shows itself to nobody.
+
+mod making;
+mod origin;
+mod plan;
+mod policy;
+mod present;
+mod readiness;
+mod service;
+mod surroundings;
+mod target;
+
+pub use making::{DETACHED, Scope};
+pub use origin::{CheckView, ErrorView, OriginPlan, OriginView, RecordView};
+pub use plan::{BindingView, CheckedService, DestinationPlan, LogPlan, PlanView, ResolverPlan, TableView};
+pub use policy::{LimitsView, TimeoutsView, policy_lines};
+pub use present::{Present, Published, Seen};
+pub use readiness::Readiness;
+pub use service::{
+    DatagramsView, DrainingView, EjectionPlan, EndedView, HealthPlan, RecordsPlan, ServicePlan, ServiceView,
+    SessionsView, SpreadView,
+};
+pub use surroundings::{Conflict, ProgramView, Surroundings, bridges_to_rules};
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use serde::{Deserialize, Serialize};
+use strum::Display;
+
+use super::Mode;
+
+/// An instance at one moment.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct View {
+    /// The version of its program.
+    #[serde(default)]
+    pub version: String,
+    /// Its process id.
+    pub pid: u32,
+    /// The phase of its life.
+    pub state: InstanceState,
+    /// The mode in which it steers, once that is decided.
+    pub mode: Option<Mode>,
+    /// The inode of its network namespace, as `lsns` prints it.
+    pub namespace: u64,
+    /// The number of times that the bindings have been published.
+    pub generation: u64,
+    /// The number of configurations before this one.
+    #[serde(default)]
+    pub revision: u32,
+    /// The reloads so far.
+    #[serde(default)]
+    pub reloads: ReloadsView,
+    /// The repairs of what others had removed, by the kind of thing.
+    #[serde(default)]
+    pub repairs: BTreeMap<String, u64>,
+    /// The program that is attached, with sk_lookup.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub program: Option<ProgramView>,
+    /// Its parts in the firewall: the chains or tables that steer with TPROXY, and the tables beside these.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub firewall: Vec<String>,
+    /// The steering table, with sk_lookup.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub table: Option<TableView>,
+    /// The address of metrics and health.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub admin: Option<SocketAddr>,
+    /// The number of descriptors that all connections together may have; what comes on top is reset.
+    pub descriptors: usize,
+    /// The number of these that each service has of its own, whatever the others take.
+    #[serde(default)]
+    pub descriptors_of_each: usize,
+    /// In the order configured, then those that the configuration has no more.
+    pub services: Vec<ServiceView>,
+    /// The connections and UDP sessions of each service and protocol that has had any, of services that are gone, too.
+    #[serde(default)]
+    pub sessions: Vec<SessionsView>,
+    /// By id.
+    pub destinations: Vec<DestinationView>,
+    /// The lines and records that were not written.
+    #[serde(default)]
+    pub log: LogView,
+    /// The things that others removed and that have not been put back.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub missing: Vec<String>,
+    /// Those of them that clients need: it is not ready while there are any.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub hindrances: Vec<String>,
+    /// The things that could not be looked for, so that nobody knows whether they are missing, each with the reason.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unseen: Vec<String>,
+    /// The things that stand in its way.
+    #[serde(flatten)]
+    pub surroundings: Surroundings,
+}
+
+/// The phase of an instance's life.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Display, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+#[strum(serialize_all = "kebab-case")]
+pub enum InstanceState {
+    /// Nothing is steered yet.
+    #[default]
+    Starting,
+    /// Traffic flows.
+    Ready,
+    /// Traffic flows, and the next configuration is prepared.
+    Reloading,
+    /// Nothing is steered any more; what is open may end.
+    Draining,
+}
+
+/// The numbers of requests for another configuration.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct ReloadsView {
+    /// Those that took effect.
+    pub done: u64,
+    /// Those that changed nothing, because something was wrong.
+    pub refused: u64,
+}
+
+/// The numbers of lines and records that were not written.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct LogView {
+    /// Those that were lost because nobody read them or there was no room for them, by the stream.
+    pub lost: BTreeMap<String, u64>,
+    /// Records that were left out on purpose, by the reason.
+    pub omitted: BTreeMap<String, u64>,
+}
+
+/// A destination.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct DestinationView {
+    /// The destination itself.
+    #[serde(flatten)]
+    pub plan: DestinationPlan,
+    /// Its listener.
+    pub listener: Option<ListenerView>,
+    /// The counters of its packets, with sk_lookup.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub packets: Option<PacketCounts>,
+}
+
+/// The sockets behind a destination.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct ListenerView {
+    /// The address that all have.
+    pub address: SocketAddr,
+    /// Their cookies, in hexadecimal, as `ss -e` prints them behind `sk:`.
+    pub cookies: Vec<String>,
+}
+
+/// The counters of packets.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct PacketCounts {
+    /// Given to the listener.
+    pub steered: u64,
+    /// Refused since there is no listener.
+    pub missed: u64,
+    /// Refused for another reason, by the name of the error; those that there were.
+    pub refused: BTreeMap<String, u64>,
+}

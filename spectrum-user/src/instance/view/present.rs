@@ -1,0 +1,129 @@
+//! A running instance as whoever changes it has left it, for those who ask on other threads, so that nobody waits for anybody.
+//! Answers nothing itself: what it shows is made into a view.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::time::Instant;
+
+use super::{InstanceState, ListenerView, ReloadsView};
+use crate::config::Config;
+use crate::instance::{Faults, Mode};
+use crate::model::{DestinationId, Service};
+use crate::observe::{Counters, Losses, Omissions};
+use crate::plan::Plan;
+use crate::plan::firewall::ChainPart;
+use spectrum_proxy::OriginWatch;
+use spectrum_steering::dispatcher::{CounterReader, Probe};
+use spectrum_steering::host::NamespaceId;
+
+/// An instance as it is now. What counts goes on counting.
+#[derive(Clone)]
+pub struct Present {
+    /// The phase of its life.
+    pub state: InstanceState,
+    /// The path, once that is decided.
+    pub mode: Option<Mode>,
+    /// Its network namespace.
+    pub namespace: NamespaceId,
+    /// The number of configurations before this one.
+    pub revision: u32,
+    /// The reloads so far.
+    pub reloads: ReloadsView,
+    /// The configuration.
+    pub config: Arc<Config>,
+    /// Its plan.
+    pub plan: Arc<Plan>,
+    /// The steering of packets, while there is any.
+    pub steering: Option<Seen>,
+    /// The counters of packets, with sk_lookup: also when nothing is steered any more.
+    pub packets: Option<CounterReader>,
+    /// The other parts that it has in the firewall.
+    pub besides: Vec<ChainPart>,
+    /// The counters of connections.
+    pub counters: Counters,
+    /// The numbers of lines that were lost.
+    pub losses: Losses,
+    /// The numbers of records that were left out.
+    pub omissions: Omissions,
+    /// The states of origins.
+    pub origins: Option<OriginWatch>,
+    /// The address of metrics and health.
+    pub admin: Option<SocketAddr>,
+    /// The number of descriptors that all connections together may have.
+    pub descriptors: usize,
+    /// The number of these that are each service's own.
+    pub descriptors_of_each: usize,
+    /// Services that the configuration has no more, and when what they have open is cut.
+    pub gone: Arc<[(Service, Instant)]>,
+    /// The listeners of destinations.
+    pub listeners: Arc<BTreeMap<DestinationId, ListenerView>>,
+    /// The things that others took away.
+    pub faults: Faults,
+}
+
+/// The steering of packets to the listeners.
+#[derive(Clone)]
+pub enum Seen {
+    /// By the eBPF program.
+    SkLookup(Probe),
+    /// By the firewall.
+    Tproxy(Vec<ChainPart>),
+}
+
+/// The instance as it is now. Clones show the same one.
+#[derive(Clone)]
+pub struct Published(Arc<Mutex<Arc<Present>>>);
+
+impl Published {
+    /// An instance that has not taken any step yet, in the network namespace that this thread is in.
+    ///
+    /// # Errors
+    /// The namespace cannot be asked for.
+    pub fn new(
+        config: Arc<Config>,
+        plan: Arc<Plan>,
+        counters: Counters,
+        losses: Losses,
+        omissions: Omissions,
+    ) -> anyhow::Result<Self> {
+        Ok(Self(Arc::new(Mutex::new(Arc::new(Present {
+            state: InstanceState::Starting,
+            mode: None,
+            namespace: NamespaceId::current()?,
+            revision: 0,
+            reloads: ReloadsView::default(),
+            config,
+            plan,
+            steering: None,
+            packets: None,
+            besides: Vec::new(),
+            counters,
+            losses,
+            omissions,
+            origins: None,
+            admin: None,
+            descriptors: 0,
+            descriptors_of_each: 0,
+            gone: Arc::default(),
+            listeners: Arc::default(),
+            faults: Faults::default(),
+        })))))
+    }
+
+    /// The instance now.
+    #[must_use]
+    pub fn now(&self) -> Arc<Present> {
+        Arc::clone(&self.lock())
+    }
+
+    /// Shows what `changed` makes of it.
+    pub fn change(&self, changed: impl FnOnce(&mut Present)) {
+        changed(Arc::make_mut(&mut self.lock()));
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Arc<Present>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
