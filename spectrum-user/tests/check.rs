@@ -257,7 +257,7 @@ fn udp_needs_an_answer_that_speaks_it() {
     let output = spectrum(&["--prefix", "192.0.2.0/24", "--protocol", "both"]);
     assert_eq!(output.status.code(), Some(2));
     let said = text(&output.stderr);
-    assert!(said.contains("UDP can only echo or discard so far; add --respond echo"), "{said}");
+    assert!(said.contains("hello is for TCP; add --origin HOST, --respond echo"), "{said}");
 }
 
 #[test]

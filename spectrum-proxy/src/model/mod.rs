@@ -5,8 +5,10 @@ mod origin;
 mod origin_setting;
 mod origins;
 mod policy;
+mod probe;
 mod resolver_options;
 mod target;
+mod udp_policy;
 
 pub use notation::Shift;
 pub use origin::{
@@ -14,13 +16,15 @@ pub use origin::{
 };
 pub use origin_setting::OriginSetting;
 pub use origins::{
-    Balance, CheckClose, DialOn, DialSource, Ejection, HealthCheck, LocalOrigins, Origins, ProxyVersion,
-    TrustedProxies, UniqueIds,
+    Balance, CheckClose, DatagramHeader, DialOn, DialSource, Ejection, HealthCheck, LocalOrigins, Origins,
+    ProxyVersion, TrustedProxies, UniqueIds,
 };
 pub use policy::{Limits, Policy, Timeouts};
+pub use probe::{DatagramProbe, ParseProbeBytesError, Probe, ProbeBytes, ProbeTemplate, Question};
 pub use resolver_options::ResolverOptions;
 pub use spectrum_common::{
     Destination, DestinationId, Family, Hop, ParsePortRangeError, PortRange, Prefix, Protocol, ServiceName,
     reached,
 };
 pub use target::{Responder, Target};
+pub use udp_policy::{Quic, UdpPolicy};

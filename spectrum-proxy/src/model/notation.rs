@@ -8,7 +8,7 @@ pub(super) fn origin(typed: &str) -> Option<String> {
     let socket = typed.strip_prefix("unix:").unwrap_or(typed).trim_start_matches("//");
     if socket.starts_with('/') {
         return Some(format!(
-            "origins are dialled by TCP, not by a path; have the server listen on 127.0.0.1 as well and name that, or put \
+            "origins are dialled by address and port, not by a path; have the server listen on 127.0.0.1 as well and name that, or put \
              before it: socat TCP-LISTEN:8080,bind=127.0.0.1,reuseaddr,fork UNIX-CONNECT:{socket}"
         ));
     }
@@ -61,8 +61,8 @@ fn without_scheme(scheme: &str, rest: &str) -> String {
         (Err(_), _) => "write HOST or HOST:PORT".to_owned(),
     };
     match scheme.as_str() {
-        "udp" | "quic" | "dtls" => "UDP can only echo or discard so far; origins are for TCP".to_owned(),
-        "tcp" | "tcp4" | "tcp6" => format!("origins are dialled by TCP anyway; {cure}"),
+        "udp" | "quic" | "dtls" => format!("origins are dialled by the protocol of the bindings; {cure}"),
+        "tcp" | "tcp4" | "tcp6" => format!("origins are dialled by the protocol of the bindings; {cure}"),
         _ if path.is_empty() => {
             format!("connections are passed on as they are, whatever is spoken over them; {cure}")
         }
@@ -102,7 +102,7 @@ mod tests {
     #[test]
     fn notations_of_origins_are_told_what_to_write() {
         for (typed, cure) in [
-            ("tcp://10.8.0.2:22", "origins are dialled by TCP anyway; write 10.8.0.2:22"),
+            ("tcp://10.8.0.2:22", "origins are dialled by the protocol of the bindings; write 10.8.0.2:22"),
             (
                 "http://a.example/x",
                 "connections are passed on as they are, whatever is spoken over them, and for every path; write \
@@ -116,10 +116,10 @@ mod tests {
                 "HTTPS://2001:db8::1",
                 "connections are passed on as they are, whatever is spoken over them; write [2001:db8::1]:443",
             ),
-            ("udp://10.8.0.2:53", "UDP can only echo or discard so far; origins are for TCP"),
+            ("udp://10.8.0.2:53", "origins are dialled by the protocol of the bindings; write 10.8.0.2:53"),
             (
                 "unix:/run/app.sock",
-                "origins are dialled by TCP, not by a path; have the server listen on 127.0.0.1 as well and name that, or put \
+                "origins are dialled by address and port, not by a path; have the server listen on 127.0.0.1 as well and name that, or put \
                  before it: socat TCP-LISTEN:8080,bind=127.0.0.1,reuseaddr,fork UNIX-CONNECT:/run/app.sock",
             ),
             (

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 use strum::{Display, EnumString, VariantNames};
 
-use super::{Origin, OriginPort, PortRange, Prefix};
+use super::{Origin, OriginPort, PortRange, Prefix, Probe};
 
 /// The servers that a service relays to.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -20,16 +20,20 @@ pub struct Origins {
     pub ejection: Option<Ejection>,
     /// The moment at which a connection's origin is dialled.
     pub dial_on: DialOn,
-    /// The header that tells an origin who the client is; `None`: none.
+    /// The header that tells an origin by TCP who the client is; `None`: none.
     pub header: Option<ProxyVersion>,
+    /// The header that tells an origin by UDP who the client is; `None`: none.
+    pub datagram_header: Option<DatagramHeader>,
     /// The ids by which connections are called to them.
     pub unique_ids: UniqueIds,
     /// The address that origins see.
     pub source: DialSource,
+    /// The prefixes whose addresses sessions of UDP are dialled from, of this host or local to it; empty: the kernel chooses one.
+    pub sources: Vec<Prefix>,
     /// The permission of their names to mean this host.
     pub local: LocalOrigins,
-    /// The ranges of ports that the service binds for TCP, where an origin's port depends on them: sorted, and sharing no
-    /// port. Empty otherwise.
+    /// The ranges of ports that the service binds, for whichever protocol, where an origin's port depends on them: sorted, and
+    /// sharing no port. Empty otherwise.
     pub dialled: Vec<PortRange>,
 }
 
@@ -61,8 +65,10 @@ impl From<Vec<Origin>> for Origins {
             ejection: None,
             dial_on: DialOn::default(),
             header: None,
+            datagram_header: None,
             unique_ids: UniqueIds::default(),
             source: DialSource::default(),
+            sources: Vec::new(),
             local: LocalOrigins::default(),
             dialled: Vec::new(),
         }
@@ -93,8 +99,8 @@ pub enum Balance {
     SourceHash,
 }
 
-/// A connection to each origin now and then, which is closed at once.
-#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+/// A connection to each origin now and then, which is closed at once, or a datagram that it must answer.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub struct HealthCheck {
     /// From one check to the next.
     pub interval: Duration,
@@ -106,16 +112,19 @@ pub struct HealthCheck {
     pub fall: u16,
     /// The port that is checked; `None`: the origin's own, which must not depend on the dialled port.
     pub port: Option<u16>,
-    /// The header that the origin expects, to say that nobody is spoken for; `None`: none.
+    /// The header that the origin expects of a connection, to say that nobody is spoken for; `None`: none.
     pub header: Option<ProxyVersion>,
-    /// The end of a check, as the origin sees it.
+    /// The end of a connection, as the origin sees it.
     pub close: CheckClose,
+    /// What is asked.
+    pub probe: Probe,
 }
 
 impl Default for HealthCheck {
     fn default() -> Self {
         let (interval, timeout) = (Duration::from_secs(5), Duration::from_secs(2));
-        Self { interval, timeout, rise: 2, fall: 3, port: None, header: None, close: CheckClose::default() }
+        let (close, probe) = (CheckClose::default(), Probe::Connect);
+        Self { interval, timeout, rise: 2, fall: 3, port: None, header: None, close, probe }
     }
 }
 
@@ -164,6 +173,20 @@ pub enum ProxyVersion {
     V1,
     /// Bytes.
     V2,
+}
+
+/// The way in which datagrams tell an origin who the client is.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq, Display, EnumString, VariantNames)]
+#[strum(serialize_all = "kebab-case", parse_err_ty = UnknownWord, parse_err_fn = UnknownWord::of::<DatagramHeader>)]
+pub enum DatagramHeader {
+    /// Simple Proxy Protocol: before every datagram, both ways.
+    Spp,
+    /// A PROXY header of version 2 before every datagram.
+    V2,
+    /// The same, as a datagram of its own before the first of a session.
+    V2Alone,
+    /// The same, before the first datagram of a session.
+    V2First,
 }
 
 /// The choice of a unique id for each connection, which a PROXY header of version 2 tells its origin.
@@ -227,6 +250,9 @@ mod tests {
         }
         for word in ProxyVersion::VARIANTS {
             assert_eq!(word.parse::<ProxyVersion>().unwrap().to_string(), *word);
+        }
+        for word in DatagramHeader::VARIANTS {
+            assert_eq!(word.parse::<DatagramHeader>().unwrap().to_string(), *word);
         }
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use humantime::format_duration;
 
-use super::TrustedProxies;
+use super::{TrustedProxies, UdpPolicy};
 
 /// The rules for every connection of a service, whatever answers it.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -15,6 +15,8 @@ pub struct Policy {
     pub limits: Limits,
     /// The time that it took.
     pub timeouts: Timeouts,
+    /// The rules for sessions of UDP.
+    pub udp: UdpPolicy,
     /// The proxies that may speak for other clients.
     pub trusted_proxies: TrustedProxies,
 }

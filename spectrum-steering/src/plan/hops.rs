@@ -8,17 +8,23 @@ use super::{Plan, PlannedBinding};
 use crate::model::{DestinationId, Family, Hop, PortRange, Prefix, Protocol, ServiceName, reached};
 
 impl Plan {
-    /// The services that connections come to which this host dials at some of `ports` of `address`. Sorted, and sharing no port; empty where none
-    /// of them can come back to us.
+    /// The services that connections by `protocol` come to which this host dials at some of `ports` of `address`. Sorted, and
+    /// sharing no port; empty where none of them can come back to us.
     ///
     /// `interfaces` are the addresses of the host's interfaces, which are local whatever is bound.
     #[must_use]
-    pub fn hops(&self, address: IpAddr, ports: Vec<PortRange>, interfaces: &BTreeSet<IpAddr>) -> Vec<Hop> {
+    pub fn hops(
+        &self,
+        protocol: Protocol,
+        address: IpAddr,
+        ports: Vec<PortRange>,
+        interfaces: &BTreeSet<IpAddr>,
+    ) -> Vec<Hop> {
         let address = reached(address);
         if !self.is_local(address) && !interfaces.contains(&address) {
             return Vec::new();
         }
-        let mut bound = self.bound(Protocol::Tcp, address).peekable();
+        let mut bound = self.bound(protocol, address).peekable();
         if bound.peek().is_none() {
             return Vec::new();
         }
@@ -69,13 +75,13 @@ impl Plan {
         .flatten()
     }
 
-    /// The TCP ports that clients of `service` can have dialled.
+    /// The ports that clients of `service` can have dialled by `protocol`; empty where it binds none.
     #[must_use]
-    pub fn dialled_ports(&self, service: &ServiceName) -> Vec<PortRange> {
+    pub fn dialled_ports(&self, protocol: Protocol, service: &ServiceName) -> Vec<PortRange> {
         let own: HashSet<DestinationId> = self
             .destinations
             .iter()
-            .filter(|(_, one)| one.protocol == Protocol::Tcp && one.service == *service)
+            .filter(|(_, one)| one.protocol == protocol && one.service == *service)
             .map(|(id, _)| *id)
             .collect();
         let bindings = self.bindings.iter().filter(|planned| own.contains(&planned.destination));
@@ -154,12 +160,12 @@ mod tests {
     fn shown_hops(place: &str) -> String {
         let plan = plan();
         let (address, ports) = if let Ok(address) = place.parse::<IpAddr>() {
-            (address, plan.dialled_ports(&"a".parse().unwrap()))
+            (address, plan.dialled_ports(Protocol::Tcp, &"a".parse().unwrap()))
         } else {
             let (address, ports) = place.rsplit_once(':').unwrap();
             (address.trim_matches(['[', ']']).parse().unwrap(), vec![ports.parse().unwrap()])
         };
-        let hops = plan.hops(address, ports, &BTreeSet::from([INTERFACE.parse().unwrap()]));
+        let hops = plan.hops(Protocol::Tcp, address, ports, &BTreeSet::from([INTERFACE.parse().unwrap()]));
         let shown = hops.iter().map(|hop| {
             let service = hop.service.as_ref().map_or("elsewhere".to_owned(), ToString::to_string);
             format!("{} {service}", hop.ports)
@@ -204,7 +210,14 @@ mod tests {
     #[test]
     fn an_address_is_what_the_kernel_dials() {
         let to = |address: &str| {
-            plan().hops(address.parse().unwrap(), vec![range(9000, 9000).unwrap()], &BTreeSet::new()).len()
+            plan()
+                .hops(
+                    Protocol::Tcp,
+                    address.parse().unwrap(),
+                    vec![range(9000, 9000).unwrap()],
+                    &BTreeSet::new(),
+                )
+                .len()
         };
         for address in ["::ffff:192.0.2.7", "0.0.0.0", "::", "::ffff:0.0.0.0"] {
             assert_eq!(to(address), 1, "{address}");
@@ -236,7 +249,7 @@ mod tests {
                 plan.bindings.iter().filter(|planned| planned.binding.prefix.contains(address)).collect();
             prop_assert_eq!(plan.bound(Protocol::Tcp, address).collect::<Vec<_>>(), scanned);
 
-            let hops = plan.hops(address, vec![range(1, 15).unwrap()], &BTreeSet::new());
+            let hops = plan.hops(Protocol::Tcp, address, vec![range(1, 15).unwrap()], &BTreeSet::new());
             for port in 1..=15 {
                 let found: Vec<_> = hops.iter().filter(|hop| hop.ports.contains(port)).collect();
                 prop_assert!(found.len() == 1 || hops.is_empty(), "{:?}", hops);

@@ -75,7 +75,7 @@ pub enum FlagsError {
         prefix: Prefix,
     },
     /// UDP in front of what speaks only TCP.
-    #[error("{error}; add --respond echo or --respond discard")]
+    #[error("{error}; add --origin HOST, --respond echo or --respond discard")]
     Udp {
         /// The targets that are possible.
         error: UdpTargetError,
@@ -185,7 +185,7 @@ mod tests {
         let error = flags.clone().into_config().unwrap_err();
         assert_eq!(
             error.to_string(),
-            "UDP can only echo or discard so far; add --respond echo or --respond discard"
+            "hello is for TCP; add --origin HOST, --respond echo or --respond discard"
         );
         flags.respond = Some(Responder::Echo);
         let config = flags.into_config().unwrap();

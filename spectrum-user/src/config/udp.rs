@@ -1,18 +1,48 @@
-//! What may stand behind UDP bindings: the one place that says so, for flags and files alike.
+//! What may stand behind UDP bindings, for flags and files alike, and the one place that says which keys have no effect on UDP
+//! yet. Reads none of them.
 
 use crate::model::{Binding, Protocol, Responder, Target};
 
-/// UDP bindings in front of something that speaks only TCP.
+/// The keys of a service that would have no effect on its UDP bindings. Whoever builds one takes it out of here.
+const NOT_YET: &[&str] = &[
+    "health",
+    "proxy-header",
+    "trusted-proxies",
+    "udp.idle",
+    "udp.lifetime",
+    "udp.quic",
+    "udp.responses",
+    "udp.sessions",
+    "udp.source",
+];
+
+/// True if `key` of a service has no effect on UDP yet, and so must be refused.
+pub(super) fn is_not_yet(key: &str) -> bool {
+    NOT_YET.contains(&key)
+}
+
+/// The protocols that a service binds.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) struct Bound {
+    pub(super) tcp: bool,
+    pub(super) udp: bool,
+}
+
+impl Bound {
+    /// Those of `bindings`; TCP where there are none, as where a binding does not say.
+    pub(super) fn of(bindings: &[Binding]) -> Self {
+        let binds = |protocol| bindings.iter().any(|binding| binding.protocol == protocol);
+        Self { tcp: binds(Protocol::Tcp) || bindings.is_empty(), udp: binds(Protocol::Udp) }
+    }
+}
+
+/// UDP bindings in front of a greeting, which is for who has not said anything yet.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
-#[error("UDP can only echo or discard so far")]
+#[error("hello is for TCP")]
 pub struct UdpTargetError;
 
 /// Refuses bindings that `target` cannot answer.
 pub(super) fn require_answer(bindings: &[Binding], target: &Target) -> Result<(), UdpTargetError> {
-    let speaks_udp = matches!(target, Target::Respond(Responder::Discard | Responder::Echo));
-    if speaks_udp || bindings.iter().all(|binding| binding.protocol == Protocol::Tcp) {
-        Ok(())
-    } else {
-        Err(UdpTargetError)
-    }
+    let is_hello = matches!(target, Target::Respond(Responder::Hello));
+    if is_hello && Bound::of(bindings).udp { Err(UdpTargetError) } else { Ok(()) }
 }

@@ -4,11 +4,10 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use super::Plan;
-use crate::model::{Hop, OriginPort, PortRange, ServiceName};
+use crate::model::{Hop, OriginPort, PortRange, Protocol, ServiceName};
 
-/// The services that connections of `service` come to which are dialled at `address`, an origin's with this `port`, or
-/// with the one that its SRV
-/// `record` says; see [`Plan::hops`].
+/// The services that connections of `service` come to, by the protocols that it binds, which are dialled at `address`, an
+/// origin's with this `port`, or with the one that its SRV `record` says; see [`Plan::hops`].
 #[must_use]
 pub fn hops(
     plan: &Plan,
@@ -22,11 +21,23 @@ pub fn hops(
         let port = port.try_into().ok()?;
         PortRange::new(port, port)
     };
-    let ports = match port {
-        OriginPort::Dialled => plan.dialled_ports(service),
-        OriginPort::Fixed(port) => one(port.get()).into_iter().collect(),
-        OriginPort::Offset(range) => vec![range],
-        OriginPort::Record => record.and_then(one).into_iter().collect(),
-    };
-    plan.hops(address, ports, interfaces)
+    let mut hops: Vec<Hop> = Vec::new();
+    for protocol in [Protocol::Tcp, Protocol::Udp] {
+        let dialled = plan.dialled_ports(protocol, service);
+        if dialled.is_empty() {
+            continue;
+        }
+        let ports = match port {
+            OriginPort::Dialled => dialled,
+            OriginPort::Fixed(port) => one(port.get()).into_iter().collect(),
+            OriginPort::Offset(range) => vec![range],
+            OriginPort::Record => record.and_then(one).into_iter().collect(),
+        };
+        for hop in plan.hops(protocol, address, ports, interfaces) {
+            if !hops.contains(&hop) {
+                hops.push(hop);
+            }
+        }
+    }
+    hops
 }

@@ -109,6 +109,26 @@ fn bindings_may_be_tables_of_their_own() {
 }
 
 #[test]
+fn services_of_udp_have_origins_with_what_those_of_tcp_have() {
+    let config = parse(
+        "[[service]]\nname = \"a\"\nbindings = [{ protocol = \"udp\", prefix = \"192.0.2.0/24\", ports = \"1000-1009\" }]\n\
+         origins = [\"_sip._udp.example.com\", { origin = \"10.0.0.1:3000-3009\", weight = 2 }, \"10.0.0.2\"]\n\
+         balance = \"source-hash\"\nejection = {}\ntransparent = true\nlocal-origins = true\n\
+         limits = { connections = 10, rate-per-source = 5 }\n\
+         [[service]]\nname = \"b\"\norigins = [\"10.0.0.1\"]\ndial-on = \"first-byte\"\n\
+         timeouts = { connect = \"1s\" }\nhealth = { port = 80 }\n\
+         bindings = [{ protocol = \"both\", prefix = \"192.0.2.0/24\", ports = 53 }]\n",
+    )
+    .unwrap();
+    assert_eq!(
+        bindings(&config),
+        ["a udp 192.0.2.0/24 1000-1009", "b tcp 192.0.2.0/24 53", "b udp 192.0.2.0/24 53"]
+    );
+    let Target::Origins(origins) = &config.services[0].target else { panic!("{config:?}") };
+    assert_eq!(origins.port(&origins.list[1], 1003), Some(3003));
+}
+
+#[test]
 fn who_might_be_spoken_for_is_not_refused() {
     for (prefixes, more) in [
         ("\"192.0.2.0/24\"", "origins = [\"2001:db8::1\", \"203.0.113.10\"]"),

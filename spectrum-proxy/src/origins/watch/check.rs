@@ -34,7 +34,8 @@ pub(super) async fn check(
     health: Weak<Health>,
     services: impl Fn(&Arc<Health>) -> String,
 ) {
-    let Some((address, settings)) = health.upgrade().map(|health| (health.address, health.check)) else {
+    let Some((address, settings)) = health.upgrade().map(|health| (health.address, health.check.clone()))
+    else {
         return;
     };
     sleep(settings.interval.min(Duration::from_secs(1)).mul_f64(SPREAD * jitter())).await;

@@ -387,7 +387,7 @@ impl WatchThread {
             standings.insert(key, Arc::downgrade(&standing));
             standing
         });
-        let health = current.origins.health.and_then(|check| {
+        let health = current.origins.health.as_ref().and_then(|check| {
             let own = match origin.port {
                 OriginPort::Fixed(port) => Some(port.get()),
                 OriginPort::Record => port,
@@ -403,14 +403,14 @@ impl WatchThread {
     }
 
     /// The health of an address, checked from now on if it was not before.
-    fn health(self: &Rc<Self>, address: SocketAddr, check: HealthCheck) -> Arc<Health> {
+    fn health(self: &Rc<Self>, address: SocketAddr, check: &HealthCheck) -> Arc<Health> {
         let mut healths = self.healths.borrow_mut();
         let known = healths.entry(address).or_default();
         let alive: Vec<Arc<Health>> = known.iter().filter_map(Weak::upgrade).collect();
-        if let Some(health) = alive.iter().find(|health| health.check == check) {
+        if let Some(health) = alive.iter().find(|health| health.check == *check) {
             return Arc::clone(health);
         }
-        let health = Arc::new(Health::new(address, check, alive.last().map(Arc::as_ref)));
+        let health = Arc::new(Health::new(address, check.clone(), alive.last().map(Arc::as_ref)));
         known.push(Arc::downgrade(&health));
         let this = Rc::clone(self);
         let services = move |health: &Arc<Health>| this.services(health);

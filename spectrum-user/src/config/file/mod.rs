@@ -2,6 +2,7 @@
 //! Pure but for [`Config::load`], so that starting, reloading and checking judge alike.
 
 mod binding;
+mod health;
 mod key_path;
 mod loanwords;
 mod log;
@@ -13,6 +14,7 @@ mod section;
 mod service;
 mod source;
 mod ties;
+mod udp;
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;

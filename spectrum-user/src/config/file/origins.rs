@@ -5,20 +5,17 @@ use std::collections::{BTreeSet, HashMap};
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use super::health;
 use super::section::{Section, Typed};
+use super::udp;
+use crate::config::udp::Bound;
 use crate::model::{
-    Binding, CheckClose, DialSource, Ejection, Family, HealthCheck, LocalOrigins, Origin, OriginHost,
-    OriginPort, OriginRole, Origins, PortRange, Protocol, ProxyVersion, Shift, TrustedProxies, UniqueIds,
-    Weight,
+    Binding, DialSource, Ejection, Family, HealthCheck, LocalOrigins, Origin, OriginHost, OriginPort,
+    OriginRole, Origins, PortRange, ProxyVersion, Shift, TrustedProxies, UniqueIds, Weight,
 };
 
 /// The cure for a service that nothing answers.
 pub(super) const ADD_TARGET: &str = "add origins = [\"203.0.113.10\"] or respond = \"hello\"";
-
-/// Often enough to be noticed, rarely enough not to be a load.
-const INTERVALS: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_hours(1);
-
-const TIMEOUTS: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_mins(1);
 
 const EJECTIONS: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_hours(1);
 
@@ -76,8 +73,7 @@ impl<'a, 't> OriginsKeys<'a, 't> {
         trusted: &TrustedProxies,
     ) {
         let Some(typed) = self.transparent.filter(|_| origins.source == DialSource::Client) else { return };
-        let tcp = bindings.iter().filter(|binding| binding.protocol == Protocol::Tcp);
-        let clients: BTreeSet<Family> = tcp.map(Binding::family).collect();
+        let clients: BTreeSet<Family> = bindings.iter().map(Binding::family).collect();
         let families: Option<BTreeSet<Family>> = origins
             .list
             .iter()
@@ -120,6 +116,13 @@ impl<'a, 't> OriginsKeys<'a, 't> {
         }
     }
 
+    /// Refuses the keys that are not for the protocols that are bound.
+    fn refuse_for(&self, bound: Bound) {
+        if let (Some(typed), false) = (self.dial_on, bound.tcp) {
+            typed.refuse("is about TCP, of which the service has no binding; remove it");
+        }
+    }
+
     /// `None` if an origin is refused.
     pub(super) fn read(&self, bindings: &[Binding]) -> Option<Origins> {
         let whole = self.origins?;
@@ -131,33 +134,26 @@ impl<'a, 't> OriginsKeys<'a, 't> {
                 None => refused = true,
             }
         }
+        let bound = Bound::of(bindings);
         let mut origins = Origins::from(Vec::new());
         origins.balance = self.balance.and_then(|typed| typed.word()).unwrap_or_default();
-        origins.health = self.health.map(health);
         origins.ejection = self.ejection.map(ejection);
         origins.dial_on = self.dial_on.and_then(|typed| typed.word()).unwrap_or_default();
-        origins.header = self.proxy_header.and_then(|typed| typed.word());
+        (origins.header, origins.datagram_header) =
+            self.proxy_header.map(|typed| udp::headers(typed, bound)).unwrap_or_default();
+        let headers = (origins.header, origins.datagram_header);
+        origins.health = self.health.map(|typed| health::read(typed, bound, headers));
+        self.refuse_for(bound);
         if let Some(typed) = self.unique_id
             && typed.truth() == Some(true)
         {
             if origins.header == Some(ProxyVersion::V2) {
                 origins.unique_ids = UniqueIds::Made;
+            } else if !bound.tcp {
+                typed.refuse("is about TCP, of which the service has no binding; remove it");
             } else {
                 typed.refuse(
                     "means nothing without proxy-header = \"v2\", which tells it; add that, or remove it",
-                );
-            }
-        }
-        // A port of its own for checks is not the one that expects headers.
-        if let Some(health) = &mut origins.health
-            && health.port.is_none()
-        {
-            health.header = origins.header;
-            if let (Some(typed), Some(_), CheckClose::Reset) = (self.health, health.header, health.close) {
-                typed.refuse_key(
-                    "close",
-                    "a reset would overtake the PROXY header of a check; leave it out, or give checks a port of their \
-                     own: { close = \"reset\", port = 80 }",
                 );
             }
         }
@@ -238,7 +234,7 @@ fn server(typed: Typed<'_, '_>, expected: &str, bindings: &[Binding]) -> Option<
     if let Some(text) = typed.value().as_str()
         && let Some((host, _)) = text.rsplit_once(':')
         && let Some(shift) = Shift::of(text)
-        && let [bound] = bound_for_tcp(bindings)[..]
+        && let [bound] = bound_ranges(bindings)[..]
         && let Some(range) = shift.range(bound)
     {
         typed.refuse(format_args!(
@@ -248,27 +244,6 @@ fn server(typed: Typed<'_, '_>, expected: &str, bindings: &[Binding]) -> Option<
         return None;
     }
     typed.parsed(expected)
-}
-
-fn health(typed: Typed<'_, '_>) -> HealthCheck {
-    let mut check = HealthCheck::default();
-    let Some(section) = typed.section("a table such as { interval = \"5s\" }") else { return check };
-    for (key, range, place) in
-        [("interval", INTERVALS, &mut check.interval), ("timeout", TIMEOUTS, &mut check.timeout)]
-    {
-        if let Some(time) = section.take(key).and_then(|typed| typed.time(&range)) {
-            *place = time;
-        }
-    }
-    for (key, place) in [("rise", &mut check.rise), ("fall", &mut check.fall)] {
-        if let Some(number) = section.take(key).and_then(|typed| typed.number(&(1..=1000))) {
-            *place = number;
-        }
-    }
-    check.port = section.take("port").and_then(|typed| typed.number(&(1..=u16::MAX)));
-    check.close = section.take("close").and_then(|typed| typed.word()).unwrap_or_default();
-    section.finish();
-    check
 }
 
 fn ejection(typed: Typed<'_, '_>) -> Ejection {
@@ -284,9 +259,9 @@ fn ejection(typed: Typed<'_, '_>) -> Ejection {
     ejection
 }
 
-/// The ranges from which an offset into `range` is counted: all that the service binds for TCP.
+/// The ranges from which an offset into `range` is counted: all that the service binds.
 fn dialled_ranges(range: PortRange, bindings: &[Binding]) -> Result<Vec<PortRange>, String> {
-    let ranges = bound_for_tcp(bindings);
+    let ranges = bound_ranges(bindings);
     if let Some(other) = ranges.iter().find(|other| other.width() != range.width()) {
         return Err(format!(
             "{range} has {} ports and the binding of {other} has {}; an offset needs ranges of the same length",
@@ -303,10 +278,9 @@ fn dialled_ranges(range: PortRange, bindings: &[Binding]) -> Result<Vec<PortRang
     Ok(ranges)
 }
 
-/// The ranges of ports that are bound for TCP.
-fn bound_for_tcp(bindings: &[Binding]) -> Vec<PortRange> {
-    let tcp = bindings.iter().filter(|binding| binding.protocol == Protocol::Tcp);
-    let mut ranges: Vec<PortRange> = tcp.map(|binding| binding.ports).collect();
+/// The ranges of ports that are bound.
+fn bound_ranges(bindings: &[Binding]) -> Vec<PortRange> {
+    let mut ranges: Vec<PortRange> = bindings.iter().map(|binding| binding.ports).collect();
     ranges.sort_unstable();
     ranges.dedup();
     ranges

@@ -5,7 +5,9 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use super::section::{Section, Typed};
-use crate::model::{Limits, Policy, Prefix, Timeouts, TrustedProxies};
+use super::udp::is_refused_unbuilt;
+use crate::config::udp::Bound;
+use crate::model::{Limits, Policy, Prefix, Timeouts, TrustedProxies, UdpPolicy};
 
 /// In seconds, as humantime has it.
 const YEAR: u64 = 31_557_600;
@@ -35,15 +37,23 @@ impl<'a, 't> PolicyKeys<'a, 't> {
         }
     }
 
-    /// Each key that is there.
-    pub(super) fn present(&self) -> impl Iterator<Item = Typed<'a, 't>> {
-        [self.limits, self.timeouts, self.trusted_proxies].into_iter().flatten()
+    /// Refuses the keys that are not for the protocols that are bound.
+    pub(super) fn refuse_for(&self, bound: Bound) {
+        if let (Some(typed), false) = (self.timeouts, bound.tcp) {
+            typed.refuse(
+                "is about TCP, of which the service has no binding; remove it, or write udp = { idle = \"30s\" }",
+            );
+        }
+        if let (Some(typed), true) = (self.trusted_proxies, bound.udp) {
+            is_refused_unbuilt(typed, "trusted-proxies");
+        }
     }
 
-    pub(super) fn read(&self) -> Policy {
+    pub(super) fn read(&self, udp: UdpPolicy) -> Policy {
         Policy {
             limits: self.limits.map(limits).unwrap_or_default(),
             timeouts: self.timeouts.map(timeouts).unwrap_or_default(),
+            udp,
             trusted_proxies: self.trusted_proxies.map(trusted).unwrap_or_default(),
         }
     }

@@ -8,9 +8,10 @@ use super::log;
 use super::origins::{ADD_TARGET, OriginsKeys};
 use super::policy::PolicyKeys;
 use super::section::{Section, Typed};
+use super::udp::UdpKeys;
 use crate::config::error::Problems;
-use crate::config::udp;
-use crate::model::{Binding, Protocol, RecordKeys, Responder, Service, ServiceName, Target};
+use crate::config::udp::{self, Bound};
+use crate::model::{Binding, RecordKeys, Responder, Service, ServiceName, Target};
 
 const ADD_NAME: &str = "missing; name the service, for instance name = \"games\"";
 const ADD_BINDINGS: &str = "add at least one, for instance bindings = [{ prefix = \"192.0.2.0/24\" }]";
@@ -51,6 +52,7 @@ impl DescribedService {
         let origins_keys = OriginsKeys::take(&section);
         let (origins, respond) = (origins_keys.origins, section.take("respond"));
         let policy_keys = PolicyKeys::take(&section);
+        let udp_keys = section.take("udp");
         let log = section.take("log");
         let misspells = |words: &[&str]| words.iter().any(|word| section.misspells(word));
         if name.is_none() && !misspells(&["name"]) {
@@ -67,21 +69,26 @@ impl DescribedService {
         let name_place = name.map(|typed| typed.offset());
         let name = name.and_then(|typed| typed.parsed("a string"));
         let DescribedBindings { bindings, places } = bindings.map(read_bindings).unwrap_or_default();
-        let target = read_target(&origins_keys, respond, &bindings);
-        let policy = policy_keys.read();
+        let bound = Bound::of(&bindings);
+        let mut target = read_target(&origins_keys, respond, &bindings);
+        // Whether it has origins is not known where they were refused.
+        let udp_keys = udp_keys.filter(|_| target.is_some() || origins.is_none());
+        let udp_keys = udp_keys.map(|typed| UdpKeys::read(typed, bound, target.as_ref()));
+        let UdpKeys { policy: udp_policy, sources } = udp_keys.unwrap_or_default();
+        if let Some(Target::Origins(origins)) = &mut target {
+            origins.sources = sources;
+        }
+        let policy = policy_keys.read(udp_policy);
+        policy_keys.refuse_for(bound);
         let records = log.map(log::of_service).unwrap_or_default();
         if let Some(Target::Origins(origins)) = &target {
             origins_keys.refuse_other_family(origins, &bindings, &policy.trusted_proxies);
         }
-        if !bindings.is_empty() && bindings.iter().all(|binding| binding.protocol == Protocol::Udp) {
-            for typed in policy_keys.present() {
-                typed.refuse("is about TCP, of which the service has no binding; remove it");
-            }
-        }
         if let (Some(target), Some(typed)) = (&target, origins.or(respond))
             && let Err(error) = udp::require_answer(&bindings, target)
         {
-            let cure = "give its UDP bindings to another service with respond = \"echo\" or \"discard\"";
+            let cure =
+                "write origins in its place, or give the UDP bindings to a service with respond = \"echo\"";
             typed.refuse(format_args!("{error}; {cure}"));
         }
         Self {

@@ -199,7 +199,7 @@ impl ServicePlan {
             bindings,
             target: described(service, named),
             balance: origins.map(|origins| origins.balance.to_string()),
-            health: origins.and_then(|origins| origins.health).map(|health| HealthPlan {
+            health: origins.and_then(|origins| origins.health.as_ref()).map(|health| HealthPlan {
                 interval_ms: millis(health.interval),
                 timeout_ms: millis(health.timeout),
                 rise: health.rise,

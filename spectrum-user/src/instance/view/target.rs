@@ -37,7 +37,7 @@ fn described_origins(origins: &Origins, named: usize) -> String {
     if origins.balance != Balance::default() {
         text = format!("{text}; {}", origins.balance);
     }
-    if let Some(health) = origins.health {
+    if let Some(health) = &origins.health {
         let (interval, timeout) = (format_duration(health.interval), format_duration(health.timeout));
         let port = health.port.map_or_else(String::new, |port| format!(" on port {port}"));
         let (rise, fall) = (health.rise, health.fall);
