@@ -27,6 +27,8 @@
 //! One that relays is `examples/relay.rs`. The first to look at are [`Workers`], [`Served`], [`Listener`], [`OriginWatch`] and
 //! [`Event`] with its [`Report`].
 
+#![warn(clippy::missing_errors_doc, reason = "who embeds it wants to know what can fail")]
+
 mod address;
 mod assignment;
 mod commanded;

@@ -22,6 +22,8 @@
 //! Who reloads, repairs or explains works with the parts: [`plan`] decides what the kernel must contain, [`dispatcher`] or [`tproxy`]
 //! have it steer, [`host`] has the routes and listeners around them, and [`netlink`] knows who took something away.
 
+#![warn(clippy::missing_errors_doc, reason = "who embeds it wants to know what can fail")]
+
 pub mod dispatcher;
 pub mod host;
 pub mod model;

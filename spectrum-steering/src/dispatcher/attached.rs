@@ -18,6 +18,9 @@ pub struct AttachedProgram {
 }
 
 /// The sk_lookup programs that are attached to `netns`, in the order in which they run. Needs CAP_NET_ADMIN.
+///
+/// # Errors
+/// EPERM without the capability, EINVAL before Linux 5.9.
 pub fn attached_programs(netns: impl AsFd) -> io::Result<Vec<AttachedProgram>> {
     let mut programs: Vec<AttachedProgram> =
         sys::attached_to(netns.as_fd())?.into_iter().map(|id| AttachedProgram { id, name: None }).collect();

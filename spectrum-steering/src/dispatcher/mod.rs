@@ -72,6 +72,9 @@ pub struct Made {
 }
 
 /// True if the kernel has programs of the type sk_lookup. Needs CAP_BPF.
+///
+/// # Errors
+/// The kernel does not say, as without `CAP_BPF`.
 pub fn knows_sk_lookup() -> io::Result<bool> {
     aya::sys::is_program_supported(ProgramType::SkLookup).map_err(|error| match error {
         ProgramError::SyscallError(error) => error.io_error,
@@ -86,6 +89,10 @@ impl Dispatcher {
     ///
     /// With `log_drops` the program logs each packet it drops, which costs time for each. Its maps have room for twice as many
     /// `destinations`, since a reload may give each a new id while the old one is in use.
+    ///
+    /// # Errors
+    /// [`DispatcherError::Load`]: a capability is missing, the kernel is too old, or its verifier refuses the program;
+    /// [`DispatcherError::Object`].
     pub fn load(log_drops: bool, destinations: usize) -> Result<Self, DispatcherError> {
         raise_memlock();
         let capacity = capacity_for(destinations);
@@ -109,6 +116,9 @@ impl Dispatcher {
 
     /// Attaches the program to the network namespace that `netns` refers to: from now on every packet that looks for
     /// a listener there is decided upon. Needs CAP_NET_ADMIN in it.
+    ///
+    /// # Errors
+    /// [`DispatcherError::Attach`]: 64 programs are attached there already, or the capability is missing.
     pub fn attach(&mut self, netns: impl AsFd) -> Result<(), DispatcherError> {
         let link = self.program()?.attach(netns).map_err(DispatcherError::attach)?;
         self.link = Some(link);
@@ -116,6 +126,9 @@ impl Dispatcher {
     }
 
     /// Detaches the program: every packet passes. Does nothing when it is not attached.
+    ///
+    /// # Errors
+    /// [`DispatcherError::Detach`]; it counts as detached all the same.
     pub fn detach(&mut self) -> Result<(), DispatcherError> {
         match self.link.take() {
             Some(link) => self.program()?.detach(link).map_err(DispatcherError::detach),
@@ -124,6 +137,9 @@ impl Dispatcher {
     }
 
     /// True if the program is attached to the network namespace that `netns` refers to: others may detach it.
+    ///
+    /// # Errors
+    /// [`DispatcherError::Attach`]: the kernel does not say what is attached.
     pub fn is_attached(&self, netns: impl AsFd) -> Result<bool, DispatcherError> {
         let own = self.program_id()?;
         let attached = sys::attached_to(netns.as_fd());
@@ -132,6 +148,9 @@ impl Dispatcher {
     }
 
     /// Makes `socket` the listener of destination `id` unless it has one; whether it had none.
+    ///
+    /// # Errors
+    /// As for [`register`](Self::register).
     pub fn register_again(
         &mut self,
         id: DestinationId,
@@ -153,6 +172,10 @@ impl Dispatcher {
 
     /// Makes `socket` the listener of destination `id`. The map holds no reference that keeps the socket open; of a
     /// SO_REUSEPORT group any one socket stands for all.
+    ///
+    /// # Errors
+    /// [`DispatcherError::Register`]: `id` is not below [`capacity`](Self::capacity), or the socket neither listens nor is a
+    /// bound UDP one.
     pub fn register(&mut self, id: DestinationId, socket: &impl AsRawFd) -> Result<(), DispatcherError> {
         self.listeners
             .set(id.0, socket, 0)
@@ -160,6 +183,9 @@ impl Dispatcher {
     }
 
     /// Leaves destination `id` without a listener: its packets are refused.
+    ///
+    /// # Errors
+    /// [`DispatcherError::Unregister`], also where it had none.
     pub fn unregister(&mut self, id: DestinationId) -> Result<(), DispatcherError> {
         self.listeners
             .clear_index(&id.0)
@@ -167,6 +193,9 @@ impl Dispatcher {
     }
 
     /// Makes `nodes` the steering table. Atomic: a packet sees either the one before or this one.
+    ///
+    /// # Errors
+    /// [`DispatcherError::Publish`], for lack of memory most of the time: the table before still holds.
     pub fn publish(&mut self, nodes: &[Node]) -> Result<(), DispatcherError> {
         let generation = Generation::of(nodes)?;
         self.tables
@@ -202,6 +231,9 @@ impl Dispatcher {
     }
 
     /// The counters of packets to destination `id` since the program was loaded, all CPUs together.
+    ///
+    /// # Errors
+    /// [`DispatcherError::Count`]: `id` is beyond the capacity.
     pub fn counts(&self, id: DestinationId) -> Result<Counts, DispatcherError> {
         self.counters.counts(id)
     }
@@ -213,6 +245,9 @@ impl Dispatcher {
     }
 
     /// Begins to count anew for destination `id`, which must have no packets now.
+    ///
+    /// # Errors
+    /// [`DispatcherError::Count`]: `id` is beyond the capacity.
     pub fn reset_counts(&mut self, id: DestinationId) -> Result<(), DispatcherError> {
         let reset = || -> Result<(), aya::maps::MapError> {
             let mut counters = self.counters.lock();
@@ -225,6 +260,9 @@ impl Dispatcher {
 
     /// Asks the kernel where a packet from `from` to `to` goes, by running the program on it. That counts it as steered,
     /// missed or refused, too. Needs Linux 5.13.
+    ///
+    /// # Errors
+    /// [`DispatcherError::Test`]: Linux before 5.13, `from` and `to` of two families, or no capability.
     pub fn test(
         &self,
         protocol: Protocol,
@@ -235,6 +273,9 @@ impl Dispatcher {
     }
 
     /// The program, for [`test_run`].
+    ///
+    /// # Errors
+    /// [`DispatcherError::Load`]: it is not loaded.
     pub fn program_fd(&self) -> Result<BorrowedFd<'_>, DispatcherError> {
         let program = self.ebpf.program(names::PROGRAM).ok_or_else(|| missing(names::PROGRAM))?;
         Ok(program.fd().map_err(DispatcherError::verify)?.as_fd())
@@ -242,6 +283,9 @@ impl Dispatcher {
 
     /// Runs of the program and the nanoseconds they took together, which the kernel counts while
     /// `kernel.bpf_stats_enabled` is set.
+    ///
+    /// # Errors
+    /// [`DispatcherError::Load`]: the kernel does not say.
     pub fn run_time(&self) -> Result<(u64, Duration), DispatcherError> {
         let program = self.ebpf.program(names::PROGRAM).ok_or_else(|| missing(names::PROGRAM))?;
         let info = program.info().map_err(DispatcherError::verify)?;
@@ -249,12 +293,18 @@ impl Dispatcher {
     }
 
     /// The kernel's id of the program, as `bpftool prog show` prints it.
+    ///
+    /// # Errors
+    /// [`DispatcherError::Load`]: the kernel does not say.
     pub fn program_id(&self) -> Result<u32, DispatcherError> {
         let program = self.ebpf.program(names::PROGRAM).ok_or_else(|| missing(names::PROGRAM))?;
         Ok(program.info().map_err(DispatcherError::verify)?.id())
     }
 
     /// The kernel's account of the program from when it loaded it.
+    ///
+    /// # Errors
+    /// [`DispatcherError::Load`]: the kernel does not say.
     pub fn made(&self) -> Result<Made, DispatcherError> {
         let program = self.ebpf.program(names::PROGRAM).ok_or_else(|| missing(names::PROGRAM))?;
         let info = program.info().map_err(DispatcherError::verify)?;
@@ -273,6 +323,9 @@ pub struct CounterReader(Arc<Mutex<PerCpuArray<MapData, sys::PodCounts>>>);
 
 impl CounterReader {
     /// The counters of packets to destination `id` since the program was loaded, all CPUs together.
+    ///
+    /// # Errors
+    /// [`DispatcherError::Count`]: `id` is beyond the capacity.
     pub fn counts(&self, id: DestinationId) -> Result<Counts, DispatcherError> {
         let counted = self.lock().get(&id.0, 0);
         let counted = counted.map_err(|source| DispatcherError::Count { id, source: Box::new(source) })?;
@@ -286,6 +339,9 @@ impl CounterReader {
 
 /// Runs an sk_lookup program that is loaded, ours or not, once, as if a packet from `from` to `to` had arrived. The
 /// addresses must be of one family. Needs CAP_BPF, CAP_NET_ADMIN and Linux 5.13.
+///
+/// # Errors
+/// EINVAL before Linux 5.13 and for addresses of two families, EPERM without the capabilities.
 pub fn test_run(
     program: BorrowedFd<'_>,
     protocol: Protocol,

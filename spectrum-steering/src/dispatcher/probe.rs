@@ -23,6 +23,9 @@ pub struct Probe {
 
 impl Dispatcher {
     /// A look at it for other threads.
+    ///
+    /// # Errors
+    /// [`DispatcherError::Test`]: out of descriptors.
     pub fn probe(&self) -> Result<Probe, DispatcherError> {
         let program = self.program_fd()?.try_clone_to_owned();
         Ok(Probe {
@@ -61,11 +64,17 @@ impl Probe {
     }
 
     /// The counters of packets to destination `id`, as [`Dispatcher::counts`] says it.
+    ///
+    /// # Errors
+    /// As for [`Dispatcher::counts`].
     pub fn counts(&self, id: DestinationId) -> Result<Counts, DispatcherError> {
         self.counters.counts(id)
     }
 
     /// The kernel's decision on a packet, as [`Dispatcher::test`] says it.
+    ///
+    /// # Errors
+    /// As for [`Dispatcher::test`].
     pub fn test(
         &self,
         protocol: Protocol,

@@ -23,6 +23,9 @@ pub struct InterfaceAddress {
 }
 
 /// Every address of every interface in the namespace.
+///
+/// # Errors
+/// The kernel does not list them.
 pub fn interface_addresses() -> Result<Vec<InterfaceAddress>, NetError> {
     let interfaces = getifaddrs()
         .map_err(|errno| NetError::os("list addresses of", "network interfaces", errno, "CAP_NET_ADMIN"))?;
@@ -40,6 +43,9 @@ pub fn interface_addresses() -> Result<Vec<InterfaceAddress>, NetError> {
 }
 
 /// The families whose loopback address `lo` has, if it is up.
+///
+/// # Errors
+/// The kernel does not list them.
 pub fn loopback_families() -> Result<BTreeSet<Family>, NetError> {
     let op = "list addresses of";
     let entries = getifaddrs().map_err(|errno| NetError::os(op, "lo", errno, "CAP_NET_ADMIN"))?;

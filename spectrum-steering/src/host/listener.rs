@@ -54,6 +54,9 @@ pub struct ListenerGroup {
 
 impl ListenerGroup {
     /// Binds the group to the next of `addresses`, where there are `present` others.
+    ///
+    /// # Errors
+    /// [`NetError`]: no IPv6 on this host, out of descriptors, or for a transparent one no `CAP_NET_ADMIN`.
     pub fn bind(
         options: &ListenerOptions,
         addresses: &mut ListenerAddresses,
@@ -123,6 +126,9 @@ impl ListenerGroup {
 
     /// The first socket once more, wherever in this process it is: closing it closes none. It may wait for a moment in which
     /// its owner does not, so it is not to be kept.
+    ///
+    /// # Errors
+    /// `NotFound`: its owner has closed it. Others from the kernel, before Linux 5.6 ENOSYS.
     pub fn borrowed(&self) -> io::Result<Socket> {
         let own = pidfd_open(getpid(), PidfdFlags::empty())?;
         let socket = Socket::from(pidfd_getfd(own, self.number, PidfdGetfdFlags::empty())?);

@@ -23,6 +23,9 @@ pub struct NamespaceId(u64);
 
 impl NamespaceId {
     /// The namespace the calling thread is in.
+    ///
+    /// # Errors
+    /// /proc is not there.
     pub fn current() -> Result<Self, NetError> {
         // Not /proc/self, which is the main thread's: tests enter namespaces thread by thread.
         let path = "/proc/thread-self/ns/net";
@@ -32,6 +35,9 @@ impl NamespaceId {
     }
 
     /// The namespace called `name` as [`enter_namespace`] takes it. Needs no capability.
+    ///
+    /// # Errors
+    /// There is none of this name in /run/netns.
     pub fn named(name: &str) -> Result<Self, NetError> {
         let path = path_of(name);
         match fs::metadata(&path) {
@@ -61,6 +67,9 @@ impl fmt::Display for NamespaceId {
 /// Moves the calling thread into the network namespace called `name` (as in `ip netns`), or, when `name` contains a
 /// slash, the one at that path. Threads inherit the namespace of the thread that starts them, so this comes before
 /// any is started. Needs `CAP_SYS_ADMIN`.
+///
+/// # Errors
+/// There is none of this name, or no `CAP_SYS_ADMIN`.
 pub fn enter_namespace(name: &str) -> Result<NamespaceId, NetError> {
     let op = "enter network namespace";
     let path = path_of(name);
@@ -80,6 +89,9 @@ pub fn enter_namespace(name: &str) -> Result<NamespaceId, NetError> {
 
 /// Runs `inside` on a thread in a network namespace of its own, which the kernel takes back with the last thread and
 /// process in it. Needs `CAP_SYS_ADMIN`.
+///
+/// # Errors
+/// No `CAP_SYS_ADMIN`. What `inside` returns is no error.
 pub fn in_throw_away_namespace<T: Send>(inside: impl FnOnce() -> T + Send) -> Result<T, NetError> {
     let tried = thread::scope(|scope| {
         scope

@@ -34,6 +34,9 @@ pub struct RouteNotice {
 
 impl RouteNotices {
     /// Begins to hear, in the network namespace of the calling thread and on the running tokio runtime.
+    ///
+    /// # Errors
+    /// The kernel gives no netlink socket.
     pub fn hear() -> Result<Self, NetError> {
         let failed = |source| NetError::os("hear of changes to", "routes", source, CAPABILITY);
         let loopback = if_nametoindex(LOOPBACK)
@@ -43,6 +46,9 @@ impl RouteNotices {
     }
 
     /// The next that may concern us. After an error no more will come.
+    ///
+    /// # Errors
+    /// The socket broke. What was only lost is told as all that may have happened.
     pub async fn next(&mut self) -> Result<RouteNotice, NetError> {
         loop {
             let mut notice = RouteNotice::default();

@@ -38,6 +38,9 @@ pub struct ReplyRoutes {
 
 impl ReplyRoutes {
     /// Opens the netlink socket, in the network namespace of the calling thread and on the running tokio runtime.
+    ///
+    /// # Errors
+    /// The kernel gives no netlink socket.
     pub fn open() -> Result<Self, NetError> {
         let (handle, connection) = connect()?;
         Ok(Self { handle, connection })
@@ -45,6 +48,9 @@ impl ReplyRoutes {
 
     /// Adds the rules and the route of `family` by way of `table`. What is there already is no error. On failure what was
     /// added remains, for [`remove`](Self::remove).
+    ///
+    /// # Errors
+    /// [`NetError`]: no `CAP_NET_ADMIN`, or a kernel without rules for routing. What was added by then stays.
     pub async fn add(&self, table: ReplyTable, family: Family) -> Result<(), NetError> {
         // A rule without a route changes nothing, and a route is found again by the rules that lead to it.
         for rule in self.absent_rules(table, family).await? {
@@ -58,6 +64,9 @@ impl ReplyRoutes {
     }
 
     /// True if the rules and the route of `family` by way of `table` are all there.
+    ///
+    /// # Errors
+    /// The kernel does not list them.
     pub async fn is_whole(&self, table: ReplyTable, family: Family) -> Result<bool, NetError> {
         if !self.absent_rules(table, family).await?.is_empty() {
             return Ok(false);
@@ -89,6 +98,9 @@ impl ReplyRoutes {
     }
 
     /// The tables in the namespace that rules of ours lead to, whichever process added them.
+    ///
+    /// # Errors
+    /// The kernel does not list them.
     pub async fn list_ours(&self) -> Result<BTreeSet<ReplyTable>, NetError> {
         let mut tables = BTreeSet::new();
         for family in FAMILIES {

@@ -58,6 +58,9 @@ pub(super) fn connect() -> Result<(Handle, JoinHandle<()>), NetError> {
 
 impl LocalRoutes {
     /// Opens the netlink socket, in the network namespace of the calling thread and on the running tokio runtime.
+    ///
+    /// # Errors
+    /// The kernel gives no netlink socket.
     pub fn open() -> Result<Self, NetError> {
         let (handle, connection) = connect()?;
         Ok(Self { handle, connection, added: Vec::new() })
@@ -82,6 +85,10 @@ impl LocalRoutes {
     /// Adds a route for each of `prefixes` that has none. A route of somebody else for the very prefix is left as it is
     /// and stays after [`undo`](Self::undo); one of a dead predecessor is taken over. On failure those added so far
     /// remain, for `undo`.
+    ///
+    /// # Errors
+    /// [`NetError`]: no `CAP_NET_ADMIN`, a loopback interface that is down, or somebody's route of another type for the very
+    /// prefix.
     pub async fn add(&mut self, prefixes: &[Prefix]) -> Result<(), NetError> {
         let op = "add local route";
         self.reconnect_if_lost()?;
@@ -144,6 +151,9 @@ impl LocalRoutes {
     }
 
     /// Those of `prefixes` that have no local route any more, be it ours or somebody else's.
+    ///
+    /// # Errors
+    /// The kernel does not list its routes.
     pub async fn absent(&mut self, prefixes: &BTreeSet<Prefix>) -> Result<Vec<Prefix>, NetError> {
         self.reconnect_if_lost()?;
         let routed = prefixes.iter().filter(|prefix| prefix.length() > 0);
@@ -165,6 +175,9 @@ impl LocalRoutes {
     }
 
     /// Adds again what others removed.
+    ///
+    /// # Errors
+    /// As for [`add`](Self::add).
     pub async fn put_back(&mut self, absent: &[Prefix]) -> Result<(), NetError> {
         let gone: HashSet<&Prefix> = absent.iter().collect();
         self.added.retain(|prefix| !gone.contains(prefix));
@@ -172,6 +185,9 @@ impl LocalRoutes {
     }
 
     /// Every prefix with a route of ours in the namespace, whichever process added it.
+    ///
+    /// # Errors
+    /// The kernel does not list its routes.
     pub async fn list_ours(&self) -> Result<Vec<Prefix>, NetError> {
         let mut ours = Vec::new();
         for family in [Family::Ipv4, Family::Ipv6] {

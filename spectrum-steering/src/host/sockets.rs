@@ -29,6 +29,9 @@ pub struct SocketOwner {
 }
 
 /// Every listening TCP and unconnected UDP socket of the calling thread's namespace.
+///
+/// # Errors
+/// The kernel does not list them.
 pub fn listening_sockets() -> Result<Vec<ListeningSocket>, NetError> {
     let mut sockets = Vec::new();
     for (protocol, name) in

@@ -5,10 +5,10 @@ use super::firewall::Chain;
 
 /// The mark of packets that belong to a connection of ours with an origin, in the bits of [`MARK_MASK`]. The same for all
 /// instances, since all want it for the same: that the packet is delivered here.
-pub const MARK: u32 = (b'S' as u32) << 24;
+pub(crate) const MARK: u32 = (b'S' as u32) << 24;
 
 /// The bits of a packet's mark that [`MARK`] takes. The others stay whoever's they are.
-pub const MARK_MASK: u32 = 0xff << 24;
+pub(crate) const MARK_MASK: u32 = 0xff << 24;
 
 /// An instance's routing table: its number, which nobody else uses.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]

@@ -20,6 +20,9 @@ pub struct ExemptionTable {
 
 impl ExemptionTable {
     /// Exempts under the name `chain`, in place of what was exempted under it before. Blocks the calling thread.
+    ///
+    /// # Errors
+    /// [`TproxyError`]: no nft, no `CAP_NET_ADMIN`, or a kernel that cannot; nothing was applied.
     pub fn apply(chain: &Chain, exemption: &Exemption) -> Result<Self, TproxyError> {
         Self::make(chain, exemption).map_err(|error| error.meant_for(Purpose::Exemption))
     }
@@ -35,11 +38,17 @@ impl ExemptionTable {
     }
 
     /// True while it is as it was made. Blocks the calling thread.
+    ///
+    /// # Errors
+    /// nft does not list it.
     pub fn is_whole(&self) -> Result<bool, TproxyError> {
         self.nft.is_as(&self.part(), self.print.as_ref())
     }
 
     /// Makes it again, in place of what is left of it. Blocks the calling thread.
+    ///
+    /// # Errors
+    /// As for [`apply`](Self::apply).
     pub fn put_back(&mut self) -> Result<(), TproxyError> {
         self.nft.transact("put back", &self.text)?;
         self.print = self.nft.first_print(&self.part());

@@ -86,6 +86,10 @@ struct AppliedFamily {
 impl Tproxy {
     /// Applies `firewall` under the name `chain` with the first of `backends` that takes it: all of it or nothing.
     /// Families without rules need no iptables. Blocks the calling thread.
+    ///
+    /// # Errors
+    /// Each firewall's error, where there are several as [`TproxyError::None`]; nothing was applied.
+    /// [`TproxyError::Interrupted`].
     pub fn apply(backends: &[Backend], chain: &Chain, firewall: &Firewall) -> Result<Self, TproxyError> {
         let mut errors = Vec::new();
         for backend in backends {
@@ -141,6 +145,9 @@ impl Tproxy {
     /// Puts `firewall` in place of what was applied before. A packet meets the rules of before or those of after, never
     /// some of each and never none. When it fails, the rules of before stay, or are put back: with iptables
     /// each family is a commit of its own. Blocks the calling thread.
+    ///
+    /// # Errors
+    /// [`TproxyError`]: the rules of before are in force. [`TproxyError::Undo`]: not all of them are.
     pub fn replace(&mut self, firewall: &Firewall) -> Result<(), TproxyError> {
         // What is put back when it fails must not be given up for the reason that it failed.
         let _whole = InterruptGuard::off();
@@ -184,6 +191,9 @@ impl Tproxy {
     }
 
     /// The parts that are not as they were applied. Blocks the calling thread.
+    ///
+    /// # Errors
+    /// The firewall's program does not list them.
     pub fn damaged(&self) -> Result<Vec<ChainPart>, TproxyError> {
         let mut damaged = Vec::new();
         match &self.applied {
@@ -218,6 +228,9 @@ impl Tproxy {
     }
 
     /// Applies again what was applied, in place of what is left of it. Blocks the calling thread.
+    ///
+    /// # Errors
+    /// As for [`apply`](Self::apply).
     pub fn put_back(&mut self) -> Result<(), TproxyError> {
         match &mut self.applied {
             Applied::Iptables(applied) => {
@@ -412,6 +425,9 @@ fn undo_iptables(chain: &Chain, applied: BTreeMap<Family, AppliedFamily>) -> Vec
 
 /// Every chain and table of ours in the namespace, whichever process made it and with whichever program. Without the
 /// programs there are none. Blocks the calling thread.
+///
+/// # Errors
+/// A firewall's program fails in another way than by not being there.
 pub fn list_ours() -> Result<BTreeSet<ChainPart>, TproxyError> {
     let mut ours = BTreeSet::new();
     let found = [Family::Ipv4, Family::Ipv6]

@@ -67,6 +67,9 @@ pub enum FirewallNotice {
 impl FirewallNotices {
     /// Begins to hear of what `chain`'s instance has, in the network namespace of the calling thread and on the running
     /// tokio runtime. Needs CAP_NET_ADMIN, and a kernel with nf_tables.
+    ///
+    /// # Errors
+    /// The kernel gives no netlink socket.
     pub fn hear(chain: &Chain) -> io::Result<Self> {
         Ok(Self {
             groups: Groups::hear(SockProtocol::NetlinkNetFilter, GROUPS)?,
@@ -77,6 +80,9 @@ impl FirewallNotices {
     }
 
     /// The next that others did. After an error no more will come.
+    ///
+    /// # Errors
+    /// The socket broke. What was only lost is told as all that may have happened.
     pub async fn next(&mut self) -> io::Result<FirewallNotice> {
         loop {
             let Self { groups, table, exempting, touched } = self;

@@ -18,6 +18,9 @@ pub struct ReplyMark {
 
 impl ReplyMark {
     /// Marks the answers under the name `chain`. Blocks the calling thread.
+    ///
+    /// # Errors
+    /// [`TproxyError`]: no nft, no `CAP_NET_ADMIN`, or a kernel that cannot; nothing was applied.
     pub fn apply(chain: &Chain) -> Result<Self, TproxyError> {
         Self::make(chain).map_err(|error| error.meant_for(Purpose::Replies))
     }
@@ -31,11 +34,17 @@ impl ReplyMark {
     }
 
     /// True while it is as it was made. Blocks the calling thread.
+    ///
+    /// # Errors
+    /// nft does not list it.
     pub fn is_whole(&self) -> Result<bool, TproxyError> {
         self.nft.is_as(&self.part(), self.print.as_ref())
     }
 
     /// Makes it again, in place of what is left of it. Blocks the calling thread.
+    ///
+    /// # Errors
+    /// As for [`apply`](Self::apply).
     pub fn put_back(&mut self) -> Result<(), TproxyError> {
         self.nft.transact("put back", &marking::creation(&self.chain))?;
         self.print = self.nft.first_print(&self.part());

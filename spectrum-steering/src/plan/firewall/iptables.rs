@@ -36,10 +36,10 @@ const MAX_JUMPS: usize = 8;
 
 /// More rules than this are refused for one family: every new connection is compared with each in turn, at 10 to 20
 /// ns a rule, so that with as many it costs about three times what it costs without.
-pub const MAX_RULES: usize = 5_000;
+pub(crate) const MAX_RULES: usize = 5_000;
 
 /// One text per family that has rules, each for its `iptables-restore --noflush`. A chain that is there is emptied first.
-pub fn texts(chain: &Chain, firewall: &Firewall) -> Result<BTreeMap<Family, String>, TooManyBindings> {
+pub(crate) fn texts(chain: &Chain, firewall: &Firewall) -> Result<BTreeMap<Family, String>, TooManyBindings> {
     let mut by_family: BTreeMap<Family, Vec<&Rule>> = BTreeMap::new();
     for rule in firewall.rules() {
         by_family.entry(rule.binding.family()).or_default().push(rule);
@@ -53,7 +53,7 @@ pub fn texts(chain: &Chain, firewall: &Firewall) -> Result<BTreeMap<Family, Stri
 /// The text that puts `text`, made by [`texts`], in place of what `saved`, which `iptables-save -t mangle` printed, has
 /// of `chain`: in one commit, so that every packet meets the rules of before or those of after.
 #[must_use]
-pub fn replacement(saved: &str, chain: &Chain, text: &str) -> String {
+pub(crate) fn replacement(saved: &str, chain: &Chain, text: &str) -> String {
     let doomed = BTreeSet::from([chain.clone()]);
     let old = jumps(saved, &doomed).fold(String::new(), |lines, jump| lines + &jump + "\n");
     let declaration = format!(":{chain} - [0:0]\n");
@@ -126,7 +126,7 @@ fn destination(prefix: Prefix) -> String {
 
 /// Our chains in what `iptables-save -t mangle` printed.
 #[must_use]
-pub fn chains(saved: &str) -> BTreeSet<Chain> {
+pub(crate) fn chains(saved: &str) -> BTreeSet<Chain> {
     saved.lines().filter_map(|line| line.strip_prefix(':')?.split_whitespace().next()?.parse().ok()).collect()
 }
 
@@ -134,7 +134,7 @@ pub fn chains(saved: &str) -> BTreeSet<Chain> {
 /// else; `None` when none of them is there. Made from what is there, not from what was applied, so that it works on what
 /// a dead process or a helpful administrator left.
 #[must_use]
-pub fn removal(saved: &str, doomed: &BTreeSet<Chain>) -> Option<String> {
+pub(crate) fn removal(saved: &str, doomed: &BTreeSet<Chain>) -> Option<String> {
     let present: Vec<Chain> = chains(saved).into_iter().filter(|chain| doomed.contains(chain)).collect();
     if present.is_empty() {
         return None;
@@ -167,7 +167,7 @@ fn jumps<'a>(saved: &'a str, doomed: &'a BTreeSet<Chain>) -> impl Iterator<Item 
 /// True if a table, as `nft list table` printed it, holds nothing but empty chains that accept everything, so that
 /// nobody would miss it.
 #[must_use]
-pub fn is_bare(listing: &str) -> bool {
+pub(crate) fn is_bare(listing: &str) -> bool {
     listing.lines().map(str::trim).all(|line| {
         line.is_empty()
             || line == "}"

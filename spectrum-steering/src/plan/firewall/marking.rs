@@ -19,7 +19,7 @@ use crate::plan::reply_table::{MARK, MARK_MASK};
 
 /// The transaction that makes the table of `chain`'s instance, in place of any of the same name.
 #[must_use]
-pub fn creation(chain: &Chain) -> String {
+pub(crate) fn creation(chain: &Chain) -> String {
     let table = format!("table {FAMILY} {}", chain.table());
     let rest = !MARK_MASK;
     format!(
@@ -30,4 +30,4 @@ pub fn creation(chain: &Chain) -> String {
 }
 
 /// The family of the table, which no table of the TPROXY path has: one for IPv4 and IPv6 together.
-pub const FAMILY: &str = "inet";
+pub(crate) const FAMILY: &str = "inet";

@@ -1,8 +1,8 @@
 //! The TPROXY rules that steer as the steering table does, for either firewall of the kernel. Runs nothing.
 
-pub mod iptables;
-pub mod marking;
-pub mod nftables;
+pub(crate) mod iptables;
+pub(crate) mod marking;
+pub(crate) mod nftables;
 mod part;
 
 use std::fmt;
@@ -60,7 +60,7 @@ impl Chain {
     }
 
     /// The chain of the instance whose table has this name.
-    pub fn of_table(name: &str) -> Result<Self, ParseChainError> {
+    pub(crate) fn of_table(name: &str) -> Result<Self, ParseChainError> {
         match name.strip_prefix(Self::TABLE_PREFIX) {
             Some(id) if is_id(id) => Ok(Self::of(id)),
             _ => Err(ParseChainError),
@@ -68,7 +68,7 @@ impl Chain {
     }
 
     /// The chain of the instance whose table that exempts from NAT has this name.
-    pub fn of_exempting_table(name: &str) -> Result<Self, ParseChainError> {
+    pub(crate) fn of_exempting_table(name: &str) -> Result<Self, ParseChainError> {
         match name.strip_prefix(Self::EXEMPTING_PREFIX) {
             Some(id) if is_id(id) => Ok(Self::of(id)),
             _ => Err(ParseChainError),
@@ -89,7 +89,7 @@ impl Chain {
 
     /// The name of the same instance's table that exempts what it binds from NAT.
     #[must_use]
-    pub fn exempting_table(&self) -> String {
+    pub(crate) fn exempting_table(&self) -> String {
         format!("{}{}", Self::EXEMPTING_PREFIX, self.0.trim_start_matches(Self::PREFIX))
     }
 }

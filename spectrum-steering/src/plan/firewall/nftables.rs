@@ -44,14 +44,14 @@ use crate::plan::table::ports::PortMaps;
 use crate::plan::table::prefixes::{self, BoundPrefix};
 
 /// More elements than this are refused: loading as many takes several seconds.
-pub const MAX_ELEMENTS: usize = 200_000;
+pub(crate) const MAX_ELEMENTS: usize = 200_000;
 
 /// The one base chain of a table.
 const BASE: &str = "prerouting";
 
 /// One generation of the rules, and the names of what it consists of.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Ruleset {
+pub(crate) struct Ruleset {
     table: String,
     generation: u64,
     families: BTreeMap<Family, Contents>,
@@ -71,25 +71,25 @@ struct Contents {
 
 /// The three transactions of a replacement.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct Replacement {
+pub(crate) struct Replacement {
     /// Makes what the new rules refer to.
-    pub preparation: String,
+    pub(crate) preparation: String,
     /// Traffic follows the new rules after it.
-    pub exchange: String,
+    pub(crate) exchange: String,
     /// Removes what nothing refers to any more.
-    pub cleanup: String,
+    pub(crate) cleanup: String,
     /// Removes what the preparation made, where the exchange failed.
-    pub retreat: String,
+    pub(crate) retreat: String,
 }
 
 impl Ruleset {
     /// Compiles the first generation of `firewall` into the table that belongs to `chain`.
-    pub fn compile(chain: &Chain, firewall: &Firewall) -> Result<Self, TooManyBindings> {
+    pub(crate) fn compile(chain: &Chain, firewall: &Firewall) -> Result<Self, TooManyBindings> {
         Self::generation(chain, firewall, 1)
     }
 
     /// Compiles the generation that follows this one.
-    pub fn next(&self, chain: &Chain, firewall: &Firewall) -> Result<Self, TooManyBindings> {
+    pub(crate) fn next(&self, chain: &Chain, firewall: &Firewall) -> Result<Self, TooManyBindings> {
         Self::generation(chain, firewall, self.generation + 1)
     }
 
@@ -120,7 +120,7 @@ impl Ruleset {
 
     /// The transaction that makes the tables, in place of any of the same name.
     #[must_use]
-    pub fn creation(&self) -> String {
+    pub(crate) fn creation(&self) -> String {
         self.families.iter().fold(String::new(), |text, (family, contents)| {
             let table = self.table(*family);
             // Only what is there can be deleted, so it is made first.
@@ -132,7 +132,7 @@ impl Ruleset {
 
     /// The replacement of `old`, the generation before this one, by which every packet meets either.
     #[must_use]
-    pub fn replacement(&self, old: &Self) -> Replacement {
+    pub(crate) fn replacement(&self, old: &Self) -> Replacement {
         let mut replacement = Replacement::default();
         for family in [Family::Ipv4, Family::Ipv6] {
             let table = self.table(family);
@@ -155,7 +155,7 @@ impl Ruleset {
     }
 
     /// The families that have tables.
-    pub fn families(&self) -> impl Iterator<Item = Family> {
+    pub(crate) fn families(&self) -> impl Iterator<Item = Family> {
         self.families.keys().copied()
     }
 
@@ -357,7 +357,7 @@ impl Pieces {
 }
 
 /// Our tables in what `nft list tables` printed.
-pub fn tables(listed: &str) -> impl Iterator<Item = ChainPart> {
+pub(crate) fn tables(listed: &str) -> impl Iterator<Item = ChainPart> {
     listed.lines().filter_map(|line| {
         let (family, name) = line.trim().strip_prefix("table ")?.split_once(' ')?;
         let family = TableFamily::of_keyword(family)?;

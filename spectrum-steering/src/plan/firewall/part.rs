@@ -39,7 +39,7 @@ pub enum TableFamily {
 impl TableFamily {
     /// The family that nft calls so, if a table of ours can be of it.
     #[must_use]
-    pub fn of_keyword(keyword: &str) -> Option<Self> {
+    pub(crate) fn of_keyword(keyword: &str) -> Option<Self> {
         [Self::Inet, Self::Ip, Self::Ip6].into_iter().find(|family| family.keyword() == keyword)
     }
 

@@ -34,6 +34,9 @@ impl Table {
     ///
     /// Linear in the number of bindings after sorting them; [`TableError`] when nodes outgrow their indexes, far
     /// beyond the memory of present machines.
+    ///
+    /// # Errors
+    /// [`TableError`]: nodes outgrow their indexes.
     pub fn compile(bindings: &[PlannedBinding]) -> Result<Self, TableError> {
         // Steps first, since the kernel program looks for them in the first page alone.
         let lengths = Domain::ALL.map(|domain| distinct_lengths(of_domain(bindings, domain)));
