@@ -23,11 +23,17 @@ pub(crate) struct LintOptions {
     /// Also list the files that are long enough to ask why
     #[arg(long)]
     long: bool,
+    /// First write down the public APIs of the libraries as they are now
+    #[arg(long)]
+    renew_api: bool,
 }
 
 /// Runs every step, even after one has failed.
 pub(crate) fn lint(options: &LintOptions, consent: Consent) -> Result<ExitCode> {
     setup::ready(&[Purpose::Build, Purpose::Lint], consent)?;
+    if options.renew_api {
+        tidy::renew_apis(workspace::root())?;
+    }
     let host = ["--workspace", "--exclude", "spectrum-ebpf"];
     let deny: &[&str] = if options.advisories {
         &["check", "advisories", "bans", "licenses", "sources"]

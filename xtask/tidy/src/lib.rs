@@ -1,6 +1,7 @@
 //! The rules of the code base that no compiler knows, each a pure function over a path and its text. Knows no git:
 //! every file of the tree counts, committed or not.
 
+mod api;
 mod arrows;
 mod beginnings;
 mod code;
@@ -17,6 +18,7 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result};
 
+use api::Apis;
 use beginnings::Beginnings;
 use picture::Picture;
 use vocabulary::Vocabulary;
@@ -82,7 +84,24 @@ pub fn check(root: &Path) -> Result<Vec<Finding>> {
     findings.extend(beginnings.findings());
     findings.extend(picture.findings());
     findings.extend(vocabulary.findings());
+    findings.extend(apis(root)?.findings(|path| fs::read_to_string(root.join(path)).unwrap_or_default()));
     Ok(findings)
+}
+
+/// Writes down the public APIs of the libraries as they are now.
+pub fn renew_apis(root: &Path) -> Result<()> {
+    for (path, text) in apis(root)?.files() {
+        fs::write(root.join(&path), text).with_context(|| format!("write {path}"))?;
+    }
+    Ok(())
+}
+
+fn apis(root: &Path) -> Result<Apis> {
+    let mut apis = Apis::default();
+    for path in files(root)?.into_iter().filter(|path| is_source(path)) {
+        apis.read(&path, &fs::read_to_string(root.join(&path)).with_context(|| format!("read {path}"))?);
+    }
+    Ok(apis)
 }
 
 /// The sources that are long enough to ask why, longest first.
