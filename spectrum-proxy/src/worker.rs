@@ -10,7 +10,7 @@ use tokio::sync::{Notify, mpsc};
 
 use crate::error::WorkersError;
 use crate::high_water::HighWater;
-use crate::limits::{DescriptorPool, Descriptors, Ledger};
+use crate::limits::{DescriptorPool, Descriptors, LimitBook};
 use crate::model::{Destination, Protocol, ServiceName, reached};
 use crate::report::Event;
 use crate::sys;
@@ -24,7 +24,7 @@ pub(super) type Observer = Box<dyn Fn(Event<'_>) + Send>;
 /// The common ground of all workers: they agree on it while connections come and go, where there are limits to agree on.
 #[derive(Clone, Debug)]
 pub(super) struct Common {
-    pub(super) ledger: Ledger,
+    pub(super) ledger: LimitBook,
     pub(super) descriptors: DescriptorPool,
 }
 

@@ -23,7 +23,7 @@ const LOG_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The counts of services that have limits, for all workers, and from one configuration to the next. Clones share it.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Ledger(Arc<Mutex<HashMap<ServiceName, Arc<ServiceCounts>>>>);
+pub(super) struct LimitBook(Arc<Mutex<HashMap<ServiceName, Arc<ServiceCounts>>>>);
 
 /// The counts of one service.
 #[derive(Debug)]
@@ -39,7 +39,7 @@ impl ServiceCounts {
     }
 }
 
-impl Ledger {
+impl LimitBook {
     /// The way to `service` for one worker, with what has been counted for it already.
     pub(super) fn gate(&self, service: &ServiceName, limits: &Limits) -> Gate {
         let counts = limits.any().then(|| self.counts(service));
@@ -186,7 +186,7 @@ mod tests {
 
     #[test]
     fn without_limits_nothing_is_counted() {
-        let ledger = Ledger::default();
+        let ledger = LimitBook::default();
         let gate = ledger.gate(&ServiceName::default(), &Limits::default());
         let admitted: Vec<_> = (0..100).map(|_| gate.admit(client(1)).unwrap()).collect();
         assert!(admitted.iter().all(Option::is_none));
@@ -195,7 +195,7 @@ mod tests {
 
     #[test]
     fn all_workers_and_the_next_configuration_count_together() {
-        let ledger = Ledger::default();
+        let ledger = LimitBook::default();
         let name = ServiceName::default();
         let [one, other] = [ledger.gate(&name, &limits(3, 2)), ledger.gate(&name, &limits(3, 2))];
         let first = one.admit(client(1)).unwrap();
@@ -220,7 +220,7 @@ mod tests {
 
     #[test]
     fn who_speaks_for_others_is_counted_until_it_says_for_whom() {
-        let ledger = Ledger::default();
+        let ledger = LimitBook::default();
         let gate = ledger.gate(&ServiceName::default(), &limits(4, 1));
         let (proxy, named) = (client(1), [client(2), client(3)]);
         let mut open = Vec::new();
@@ -242,7 +242,7 @@ mod tests {
 
     #[test]
     fn services_that_are_gone_are_forgotten_when_nothing_of_theirs_is_open() {
-        let ledger = Ledger::default();
+        let ledger = LimitBook::default();
         let names = ["a", "b", "c"].map(|name| name.parse::<ServiceName>().unwrap());
         let open = ledger.gate(&names[0], &limits(1, 1)).admit(client(1)).unwrap();
         drop(ledger.gate(&names[1], &limits(1, 1)));

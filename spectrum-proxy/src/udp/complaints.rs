@@ -11,7 +11,7 @@ use nix::sys::socket::{ControlMessage, MsgFlags, SockaddrIn, SockaddrIn6, sendms
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::time::Instant;
 
-use super::icmp::{Fault, message};
+use super::icmp::{IcmpFault, message};
 use super::options;
 use super::raw::nowhere;
 use crate::limits::Bucket;
@@ -35,15 +35,15 @@ impl Complaints {
     /// Tells `client` that nobody has the port that it `dialled`. `quoted` is its datagram, or nothing where that is not known any more.
     /// True if it was told.
     pub(super) fn refuse(&self, dialled: SocketAddr, client: SocketAddr, quoted: &[u8]) -> bool {
-        self.tell(Fault::PortUnreachable, dialled, client, quoted)
+        self.tell(IcmpFault::PortUnreachable, dialled, client, quoted)
     }
 
     /// Tells `client` that of what it sends to `dialled` packets of no more than `mtu` bytes get through. True if it was told.
     pub(super) fn too_big(&self, dialled: SocketAddr, client: SocketAddr, mtu: u16, quoted: &[u8]) -> bool {
-        self.tell(Fault::TooBig(mtu), dialled, client, quoted)
+        self.tell(IcmpFault::TooBig(mtu), dialled, client, quoted)
     }
 
-    fn tell(&self, fault: Fault, dialled: SocketAddr, client: SocketAddr, quoted: &[u8]) -> bool {
+    fn tell(&self, fault: IcmpFault, dialled: SocketAddr, client: SocketAddr, quoted: &[u8]) -> bool {
         let mut bucket = self.bucket.get();
         let now = u64::try_from(self.began.elapsed().as_nanos()).unwrap_or(u64::MAX);
         let has_room = bucket.take(now, RATE);

@@ -21,7 +21,7 @@ const HOPS: u8 = 64;
 
 /// What is wrong with a datagram.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Fault {
+pub(super) enum IcmpFault {
     /// Nobody has the port.
     PortUnreachable,
     /// Whole it gets no further: IP packets with so many bytes do.
@@ -32,7 +32,7 @@ pub(super) enum Fault {
 /// had this `payload`. The headers are made anew: nobody knows any more what hop limit and options they had. `None` where one
 /// address cannot have sent anything to the other.
 pub(super) fn message(
-    fault: Fault,
+    fault: IcmpFault,
     client: SocketAddr,
     dialled: SocketAddr,
     payload: &[u8],
@@ -43,13 +43,13 @@ pub(super) fn message(
     match (client, dialled) {
         (SocketAddr::V4(client), SocketAddr::V4(dialled)) => {
             let (kind, code, mtu) = match fault {
-                Fault::PortUnreachable => (3, 3, 0),
-                Fault::TooBig(mtu) => (3, 4, mtu),
+                IcmpFault::PortUnreachable => (3, 3, 0),
+                IcmpFault::TooBig(mtu) => (3, 4, mtu),
             };
             message.extend([kind, code, 0, 0, 0, 0]);
             message.extend(mtu.to_be_bytes());
             // "Don't fragment": had it not been set, nobody would complain of the size.
-            let fragments: u16 = if matches!(fault, Fault::TooBig(_)) { 0x4000 } else { 0 };
+            let fragments: u16 = if matches!(fault, IcmpFault::TooBig(_)) { 0x4000 } else { 0 };
             let total = length.saturating_add(20);
             let mut ip = [0; IPV4_HEADER];
             let [high, low] = total.to_be_bytes();
@@ -66,8 +66,8 @@ pub(super) fn message(
         }
         (SocketAddr::V6(client), SocketAddr::V6(dialled)) => {
             let (kind, code, mtu) = match fault {
-                Fault::PortUnreachable => (1, 4, 0),
-                Fault::TooBig(mtu) => (2, 0, mtu),
+                IcmpFault::PortUnreachable => (1, 4, 0),
+                IcmpFault::TooBig(mtu) => (2, 0, mtu),
             };
             message.extend([kind, code, 0, 0, 0, 0]);
             message.extend(mtu.to_be_bytes());
@@ -127,7 +127,7 @@ mod tests {
     #[test]
     fn a_port_unreachable_quotes_the_headers_as_the_client_sent_them() {
         let (client, dialled) = (address("192.0.2.1:4000"), address("198.51.100.2:53"));
-        let message = message(Fault::PortUnreachable, client, dialled, b"abc").unwrap();
+        let message = message(IcmpFault::PortUnreachable, client, dialled, b"abc").unwrap();
         assert_eq!(message.len(), ICMP_HEADER + IPV4_HEADER + 8 + 3);
         assert_eq!(message[..2], [3, 3]);
         assert_eq!(message[4..8], [0, 0, 0, 0]);
@@ -143,7 +143,7 @@ mod tests {
     #[test]
     fn a_datagram_that_is_too_big_is_told_what_gets_through() {
         let (client, dialled) = (address("192.0.2.1:4000"), address("198.51.100.2:53"));
-        let too_big = message(Fault::TooBig(1300), client, dialled, &[7; 1400]).unwrap();
+        let too_big = message(IcmpFault::TooBig(1300), client, dialled, &[7; 1400]).unwrap();
         assert_eq!(too_big.len() + IPV4_HEADER, MOST_IPV4);
         assert_eq!(too_big[..2], [3, 4]);
         assert_eq!(too_big[4..8], [0, 0, 0x05, 0x14]);
@@ -157,7 +157,7 @@ mod tests {
         let (client, dialled) = (address("[2001:db8::1]:4000"), address("[2001:db8:1::2]:53"));
         let (IpAddrs { from, to }, payload) = (octets(dialled, client), [9; 1400]);
         for (fault, start, mtu) in
-            [(Fault::PortUnreachable, [1, 4], [0; 4]), (Fault::TooBig(1300), [2, 0], [0, 0, 5, 0x14])]
+            [(IcmpFault::PortUnreachable, [1, 4], [0; 4]), (IcmpFault::TooBig(1300), [2, 0], [0, 0, 5, 0x14])]
         {
             let message = message(fault, client, dialled, &payload).unwrap();
             assert_eq!(message.len() + IPV6_HEADER, MOST_IPV6);
@@ -187,8 +187,8 @@ mod tests {
     #[test]
     fn nothing_is_said_between_families_nor_about_what_is_no_datagram() {
         let (ipv4, ipv6) = (address("192.0.2.1:4000"), address("[2001:db8::1]:53"));
-        assert_eq!(message(Fault::PortUnreachable, ipv4, ipv6, b""), None);
-        assert_eq!(message(Fault::PortUnreachable, ipv4, ipv4, &vec![0; 65_528]), None);
-        assert!(message(Fault::PortUnreachable, ipv4, ipv4, b"").is_some());
+        assert_eq!(message(IcmpFault::PortUnreachable, ipv4, ipv6, b""), None);
+        assert_eq!(message(IcmpFault::PortUnreachable, ipv4, ipv4, &vec![0; 65_528]), None);
+        assert!(message(IcmpFault::PortUnreachable, ipv4, ipv4, b"").is_some());
     }
 }

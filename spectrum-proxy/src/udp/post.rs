@@ -6,7 +6,7 @@ use std::os::fd::BorrowedFd;
 
 use super::session::UdpSession;
 use super::sys::{Inbox, Outbox};
-use super::table::{SessionId, Table};
+use super::table::{SessionId, SessionTable};
 use super::train::{Letter, Train};
 use super::voice::Voice;
 
@@ -46,7 +46,7 @@ impl Post {
     }
 
     /// Sends what is `due`, in this order. What cannot be sent is lost, as datagrams are, and told at the level of debugging.
-    pub(super) fn deliver(&mut self, table: &Table<UdpSession>, due: &[Due]) -> Vec<Trouble> {
+    pub(super) fn deliver(&mut self, table: &SessionTable<UdpSession>, due: &[Due]) -> Vec<Trouble> {
         let mut troubles = Vec::new();
         let mut rest = due.iter().filter_map(|due| Some((due, table.get(due.id)?))).peekable();
         let mut letters: Vec<(Letter<'_>, &UdpSession)> = Vec::new();

@@ -19,7 +19,7 @@ use super::options;
 use super::post::{Due, Post};
 use super::session::UdpSession;
 use super::sessions::{Sessions, end, expiry};
-use super::table::{GroupId, Key, Rank, SessionId, Table};
+use super::table::{GroupId, Key, Rank, SessionId, SessionTable};
 use super::upstream::{Caller, Upstream};
 use super::voice::Voice;
 use crate::assignment::{Assignment, CurrentAssignment};
@@ -170,7 +170,7 @@ impl Queue {
 
     fn open(
         &self,
-        table: &mut Table<UdpSession>,
+        table: &mut SessionTable<UdpSession>,
         assignment: &Assignment,
         key: Key,
         datagram: &[u8],
@@ -241,7 +241,7 @@ impl Queue {
     /// of the service makes room.
     fn admit(
         &self,
-        table: &mut Table<UdpSession>,
+        table: &mut SessionTable<UdpSession>,
         assignment: &Assignment,
         account: &Session,
         answer: Answer,
@@ -265,7 +265,7 @@ impl Queue {
     /// The way to an origin. Where this host has no port or descriptor left, another session of the service makes room.
     fn reach(
         &self,
-        table: &mut Table<UdpSession>,
+        table: &mut SessionTable<UdpSession>,
         chooser: &Chooser,
         account: &Session,
     ) -> Result<Upstream, DialFailure> {
@@ -278,7 +278,7 @@ impl Queue {
     }
 
     /// Ends the session that the service can best do without, if it has any.
-    fn give_up_one(&self, table: &mut Table<UdpSession>) -> bool {
+    fn give_up_one(&self, table: &mut SessionTable<UdpSession>) -> bool {
         let least = table.least_of(self.group);
         least.inspect(|least| end(table, *least, End::Evicted)).is_some()
     }
@@ -286,7 +286,7 @@ impl Queue {
     /// What speaks for `dialled`: the listener itself where it is what was dialled.
     fn voice(
         &self,
-        table: &mut Table<UdpSession>,
+        table: &mut SessionTable<UdpSession>,
         assignment: &Assignment,
         dialled: SocketAddr,
     ) -> Result<Option<Voice>, Limit> {

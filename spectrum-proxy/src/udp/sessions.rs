@@ -20,7 +20,7 @@ use super::poller::{Ear, Heard, Poller};
 use super::post::{Due, Post, Way, is_of_origin};
 use super::session::{Parted, UdpSession};
 use super::sys::BATCH;
-use super::table::{GroupId, Rank, SessionId, Table};
+use super::table::{GroupId, Rank, SessionId, SessionTable};
 use super::train::Train;
 use super::upstream::{Caller, Upstream};
 use super::voice::{Voice, Voices};
@@ -67,7 +67,7 @@ struct Group {
 
 /// The sessions. Full, the worker ends the one that the service with most of them can best do without.
 pub(crate) struct Sessions {
-    pub(super) table: RefCell<Table<UdpSession>>,
+    pub(super) table: RefCell<SessionTable<UdpSession>>,
     pub(super) voices: Voices,
     pub(super) post: RefCell<Post>,
     groups: RefCell<Groups>,
@@ -108,7 +108,7 @@ impl Drop for Ears {
 impl Sessions {
     pub(crate) fn new(capacity: usize) -> Self {
         Self {
-            table: RefCell::new(Table::new()),
+            table: RefCell::new(SessionTable::new()),
             voices: Voices::default(),
             post: RefCell::new(Post::new()),
             groups: RefCell::default(),
@@ -206,7 +206,7 @@ impl Sessions {
     }
 
     /// Ends what must make room for one more of `group`.
-    pub(super) fn make_room(&self, table: &mut Table<UdpSession>, group: GroupId) {
+    pub(super) fn make_room(&self, table: &mut SessionTable<UdpSession>, group: GroupId) {
         while table.len() >= self.capacity {
             let Some(id) = table.dispensable(group) else { return };
             end(table, id, End::Evicted);
@@ -237,7 +237,7 @@ impl Sessions {
 
     /// Takes a train of a session's client. How it goes on is added to `due`.
     pub(super) fn take(
-        table: &mut Table<UdpSession>,
+        table: &mut SessionTable<UdpSession>,
         id: SessionId,
         index: usize,
         train: &Train<'_>,
@@ -269,7 +269,12 @@ impl Sessions {
     }
 
     /// Sends what is `due`, and sees to sessions whose origin turns out to be unreachable.
-    pub(super) fn deliver(self: &Rc<Self>, table: &mut Table<UdpSession>, post: &mut Post, due: &[Due]) {
+    pub(super) fn deliver(
+        self: &Rc<Self>,
+        table: &mut SessionTable<UdpSession>,
+        post: &mut Post,
+        due: &[Due],
+    ) {
         for (id, error) in post.deliver(table, due) {
             self.refused(table, post, id, &error);
         }
@@ -394,7 +399,12 @@ impl Sessions {
     }
 
     /// Notes that the origin of a session said something: the end of the session, if that was all.
-    fn origin_answered(&self, table: &mut Table<UdpSession>, id: SessionId, now: Instant) -> Option<End> {
+    fn origin_answered(
+        &self,
+        table: &mut SessionTable<UdpSession>,
+        id: SessionId,
+        now: Instant,
+    ) -> Option<End> {
         table.answered(id, now);
         let group = table.group_of(id)?;
         let session = table.get_mut(id)?;
@@ -410,7 +420,7 @@ impl Sessions {
     /// A socket of a session has an error to tell.
     fn failed(
         self: &Rc<Self>,
-        table: &mut Table<UdpSession>,
+        table: &mut SessionTable<UdpSession>,
         post: &mut Post,
         Heard { id, ear }: Heard,
         error: &io::Error,
@@ -429,7 +439,7 @@ impl Sessions {
     /// The origin of a session cannot be reached. Where nobody has answered yet the next one is asked, otherwise the session is over.
     fn refused(
         self: &Rc<Self>,
-        table: &mut Table<UdpSession>,
+        table: &mut SessionTable<UdpSession>,
         post: &mut Post,
         id: SessionId,
         error: &io::Error,
@@ -528,7 +538,7 @@ pub(super) fn expiry(session: &UdpSession, policy: &Policy) -> Option<End> {
 }
 
 /// Ends a session of `table`.
-pub(super) fn end(table: &mut Table<UdpSession>, id: SessionId, end: End) {
+pub(super) fn end(table: &mut SessionTable<UdpSession>, id: SessionId, end: End) {
     if let Some((_, session)) = table.remove(id) {
         session.end(end);
     }

@@ -52,7 +52,7 @@ const NONE: u32 = u32::MAX;
 
 /// The sessions of a worker.
 #[derive(Debug)]
-pub(super) struct Table<T> {
+pub(super) struct SessionTable<T> {
     places: HashMap<Key, u32>,
     slots: Vec<Slot<T>>,
     /// Slots without a session.
@@ -96,7 +96,7 @@ struct List {
 
 const EMPTY: List = List { first: NONE, last: NONE };
 
-impl<T> Table<T> {
+impl<T> SessionTable<T> {
     pub(super) fn new() -> Self {
         let (slots, free, groups, peopled) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         Self { places: HashMap::new(), slots, free, groups, peopled }

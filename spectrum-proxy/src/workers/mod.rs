@@ -15,7 +15,7 @@ use tokio::sync::{Mutex, mpsc, oneshot};
 
 use crate::commanded::Commanded;
 use crate::error::WorkersError;
-use crate::limits::{DescriptorPool, Ledger};
+use crate::limits::{DescriptorPool, LimitBook};
 use crate::model::{Destination, Protocol, Target};
 use crate::origins::{OriginWatch, WatchError};
 use crate::report::Event;
@@ -66,7 +66,7 @@ impl Workers {
         let capacity = udp::capacity();
         let pipes = || Pipes::for_one_of(count.get(), descriptors);
         let common = Common {
-            ledger: Ledger::default(),
+            ledger: LimitBook::default(),
             descriptors: DescriptorPool::new(descriptors, count.get(), pipes().descriptors()),
         };
         let mut workers = Self {

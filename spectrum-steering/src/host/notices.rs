@@ -6,7 +6,7 @@ use nix::sys::socket::SockProtocol;
 
 use super::NetError;
 use super::routes::{CAPABILITY, LOCAL_TABLE, LOOPBACK, ROUTE_PROTOCOL};
-use crate::netlink::{Author, Groups, Heard, Message};
+use crate::netlink::{Author, Groups, NetlinkMessage, Reception};
 
 /// The groups that are heard (RTMGRP_LINK, RTMGRP_IPV4_IFADDR and so on; of RTNLGRP_IPV6_RULE only the number has a name).
 const GROUPS: u32 = 0x1 | 0x10 | 0x40 | 0x80 | 0x100 | 0x400 | 1 << (19 - 1);
@@ -62,8 +62,8 @@ impl RouteNotices {
                 notice.replies |= replies;
             });
             match hearing.await {
-                Ok(Heard::Whole) => {}
-                Ok(Heard::Lost) => (notice.routes, notice.replies) = (true, true),
+                Ok(Reception::Whole) => {}
+                Ok(Reception::Lost) => (notice.routes, notice.replies) = (true, true),
                 Err(source) => return Err(NetError::os("hear of changes to", "routes", source, CAPABILITY)),
             }
             if notice.routes || notice.replies {
@@ -75,7 +75,7 @@ impl RouteNotices {
 }
 
 /// True twice: local routes may have gone, and routes or rules for replies.
-fn concerns(message: Message<'_>, loopback: u32) -> (bool, bool) {
+fn concerns(message: NetlinkMessage<'_>, loopback: u32) -> (bool, bool) {
     let byte = |at: usize| message.body.get(at).copied().unwrap_or_default();
     let index = || {
         let bytes = message.body.get(4..8).and_then(|bytes| bytes.try_into().ok());
@@ -108,7 +108,7 @@ mod tests {
 
     fn route(kind: u16, flags: u16, table: u8, protocol: u8) -> (bool, bool) {
         let body = [2, 24, 0, 0, table, protocol, 254, 2, 0, 0, 0, 0];
-        concerns(Message { kind, flags, port: 0, body: &body }, 1)
+        concerns(NetlinkMessage { kind, flags, port: 0, body: &body }, 1)
     }
 
     #[test]
@@ -121,10 +121,10 @@ mod tests {
         assert_eq!(route(libc::RTM_DELRULE, 0, 0, 0), (false, true));
         let link = |index: u32| {
             let body = [&[0; 4][..], &index.to_ne_bytes()].concat();
-            concerns(Message { kind: libc::RTM_NEWLINK, flags: 0, port: 0, body: &body }, 1)
+            concerns(NetlinkMessage { kind: libc::RTM_NEWLINK, flags: 0, port: 0, body: &body }, 1)
         };
         assert_eq!((link(1), link(2)), ((true, true), (false, false)));
-        let short = Message { kind: libc::RTM_DELROUTE, flags: 0, port: 0, body: &[] };
+        let short = NetlinkMessage { kind: libc::RTM_DELROUTE, flags: 0, port: 0, body: &[] };
         assert_eq!(concerns(short, 1), (false, false));
     }
 }

@@ -38,7 +38,7 @@ pub(crate) struct Groups {
 
 /// A part of what was heard.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) struct Message<'a> {
+pub(crate) struct NetlinkMessage<'a> {
     /// The kind of news; the numbers are the protocol's.
     pub(crate) kind: u16,
     /// More of the news.
@@ -51,7 +51,7 @@ pub(crate) struct Message<'a> {
 
 /// The part of it that was heard.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Heard {
+pub(crate) enum Reception {
     /// As far as it has been told.
     Whole,
     /// Some was lost, since it was more than may wait.
@@ -72,9 +72,9 @@ impl Groups {
     }
 
     /// Waits until something is told, and has `judge` judge each message of it. Dropped while it waits, it loses nothing.
-    pub(crate) async fn next(&mut self, mut judge: impl FnMut(Message<'_>)) -> io::Result<Heard> {
+    pub(crate) async fn next(&mut self, mut judge: impl FnMut(NetlinkMessage<'_>)) -> io::Result<Reception> {
         let mut ready = self.socket.readable().await?;
-        let mut hearing = Heard::Whole;
+        let mut hearing = Reception::Whole;
         for _ in 0..BATCH {
             match recvfrom::<NetlinkAddr>(ready.get_inner().as_raw_fd(), &mut self.buffer) {
                 Ok((length, from)) => {
@@ -83,7 +83,7 @@ impl Groups {
                         messages(self.buffer.get(..length).unwrap_or_default()).for_each(&mut judge);
                     }
                 }
-                Err(Errno::ENOBUFS) => hearing = Heard::Lost,
+                Err(Errno::ENOBUFS) => hearing = Reception::Lost,
                 Err(Errno::EAGAIN) => {
                     ready.clear_ready();
                     break;
@@ -97,14 +97,14 @@ impl Groups {
 }
 
 /// The messages that came as one.
-fn messages(mut bytes: &[u8]) -> impl Iterator<Item = Message<'_>> {
+fn messages(mut bytes: &[u8]) -> impl Iterator<Item = NetlinkMessage<'_>> {
     std::iter::from_fn(move || {
         let header = bytes.first_chunk::<HEADER>()?;
         let [l0, l1, l2, l3, k0, k1, f0, f1, _, _, _, _, p0, p1, p2, p3] = *header;
         let length = usize::try_from(u32::from_ne_bytes([l0, l1, l2, l3])).ok()?;
         let body = bytes.get(HEADER..length)?;
         bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
-        Some(Message {
+        Some(NetlinkMessage {
             kind: u16::from_ne_bytes([k0, k1]),
             flags: u16::from_ne_bytes([f0, f1]),
             port: u32::from_ne_bytes([p0, p1, p2, p3]),

@@ -7,7 +7,7 @@ use std::io;
 use nix::sys::socket::SockProtocol;
 
 use super::program::is_child;
-use crate::netlink::{Author, Groups, Heard, Message, attribute, number, text};
+use crate::netlink::{Author, Groups, NetlinkMessage, Reception, attribute, number, text};
 use crate::plan::firewall::Chain;
 
 /// The group NFNLGRP_NFTABLES.
@@ -100,7 +100,7 @@ impl FirewallNotices {
                     author = author_of(message).or_else(|| Author::at_port(message.port));
                 }
             });
-            if hearing.await? == Heard::Lost {
+            if hearing.await? == Reception::Lost {
                 touched.clear();
                 return Ok(FirewallNotice::Lost);
             }
@@ -112,7 +112,7 @@ impl FirewallNotices {
 }
 
 /// The thing that `message` says was touched.
-fn of(message: Message<'_>, table: &str, exempting: &str) -> Option<Touched> {
+fn of(message: NetlinkMessage<'_>, table: &str, exempting: &str) -> Option<Touched> {
     if message.kind & 0xff00 != NF_TABLES {
         return None;
     }
@@ -128,7 +128,7 @@ fn of(message: Message<'_>, table: &str, exempting: &str) -> Option<Touched> {
     }
 }
 
-fn author_of(message: Message<'_>) -> Option<Author> {
+fn author_of(message: NetlinkMessage<'_>) -> Option<Author> {
     let body = message.body.get(HEADER..)?;
     let pid = attribute(body, PROCESS).and_then(number)?;
     Some(Author::named(pid, attribute(body, COMMAND).and_then(text)?))
@@ -145,7 +145,11 @@ mod tests {
         body.extend(name.as_bytes());
         body.push(0);
         body.resize(body.len().next_multiple_of(4), 0);
-        of(Message { kind: NF_TABLES | 8, flags: 0, port: 1, body: &body }, "spectrum-7", "spectrum-nat-7")
+        of(
+            NetlinkMessage { kind: NF_TABLES | 8, flags: 0, port: 1, body: &body },
+            "spectrum-7",
+            "spectrum-nat-7",
+        )
     }
 
     #[test]

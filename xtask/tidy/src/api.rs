@@ -91,6 +91,11 @@ impl Item {
             return inner.map(|item| format!("impl {of} {{ {} }}", declared(&item.head))).collect();
         }
         let Some(rest) = plain.strip_prefix("pub ") else { return Vec::new() };
+        // What a tuple holds is its own business unless it says `pub`.
+        if let Some((named, held)) = plain.split_once('(').filter(|(named, _)| named.contains(" struct ")) {
+            let held = if held.contains("pub ") { held } else { "_)" };
+            return vec![format!("{derives}{named}({held}")];
+        }
         let inner = match rest.split(' ').next() {
             Some("struct") => parts(&self.body).filter(|part| part.starts_with("pub ")).collect(),
             Some("enum") => parts(&self.body).collect::<Vec<_>>(),
@@ -221,7 +226,8 @@ mod tests {
                 "#[derive(Clone)]\n#[must_use]\npub struct A {\n    /// B.\n    pub b: u8,\n    c: u8,\n}\n",
                 "a: #[derive(Clone)] pub struct A { pub b: u8 }",
             ),
-            ("pub struct A(u8);\n", "a: pub struct A(u8)"),
+            ("pub struct A(pub u8);\n", "a: pub struct A(pub u8)"),
+            ("pub struct A(u8);\n", "a: pub struct A(_)"),
             (
                 "pub enum A {\n    /// B.\n    #[error(\"x {y}\")]\n    B { c: Map<u8, u8>, d: u8 },\n    E(u8),\n}\n",
                 "a: pub enum A { B { c: Map<u8, u8>, d: u8 }, E(u8) }",

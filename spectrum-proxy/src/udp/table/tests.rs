@@ -52,7 +52,7 @@ proptest! {
     #[test]
     fn the_table_says_what_a_search_finds(steps in proptest::collection::vec(step(), 0..300)) {
         let begin = Instant::now();
-        let mut table = Table::new();
+        let mut table = SessionTable::new();
         let groups = [(); 3].map(|()| table.add_group());
         let mut plain = Plain::default();
         let mut gone = Vec::new();
@@ -123,8 +123,8 @@ proptest! {
 }
 
 /// A table with groups that have so many sessions each, each a second younger than the one before it.
-fn filled(counts: &[u8]) -> (Table<u8>, Vec<GroupId>) {
-    let (begin, mut table) = (Instant::now(), Table::new());
+fn filled(counts: &[u8]) -> (SessionTable<u8>, Vec<GroupId>) {
+    let (begin, mut table) = (Instant::now(), SessionTable::new());
     let groups = counts.iter().map(|count| {
         let group = table.add_group();
         for number in 0..*count {
