@@ -102,7 +102,14 @@ fn the_plan_is_one_json_object_when_asked_for() {
         plan["services"][1]["origins"][2],
         serde_json::json!({"origin": "203.0.113.12:3000-4000", "role": "backup", "weight": 1})
     );
-    assert_eq!(plan["services"][4]["respond"], "echo");
+    assert_eq!(plan["services"][3]["respond"], "hello");
+    assert_eq!(plan["services"][4]["origins"][0]["weight"], 2);
+    assert_eq!(
+        plan["services"][4]["udp"],
+        serde_json::json!({
+            "idle_ms": 30_000, "lifetime_ms": null, "responses": null, "sessions": null, "quic": false,
+        })
+    );
     assert_eq!(
         plan["services"][1]["limits"],
         serde_json::json!({

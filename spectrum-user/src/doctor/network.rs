@@ -3,8 +3,11 @@
 use super::findings::Findings;
 use super::host_facts::{Conntrack, HostFacts, Subject};
 use super::path::Choice;
-use crate::model::Family;
-use crate::plan::{Untracking, word};
+use crate::model::{Family, Protocol};
+use crate::plan::{Plan, Untracking, word};
+
+/// What the kernel gives a socket of UDP where nobody has said otherwise, in bytes.
+const USUAL_BUFFER: u64 = 212_992;
 
 /// Fewer may wait to be accepted than a burst of clients brings.
 const SHORT_QUEUE: u64 = 1_024;
@@ -39,7 +42,32 @@ pub(super) fn judge(facts: &HostFacts, findings: &mut Findings) {
         (false, false) => findings.ok("IPv6", "not in this kernel", "IPv4 prefixes only"),
     }
     settings(facts, findings);
+    datagrams(facts, findings);
     conntrack(facts, findings);
+}
+
+/// What sessions of UDP need, where any are to be served. Listeners and what answers clients have buffers of a size of their own.
+fn datagrams(facts: &HostFacts, findings: &mut Findings) {
+    let binds_udp =
+        |plan: &Plan| plan.bindings.iter().any(|planned| planned.binding.protocol == Protocol::Udp);
+    let (Some(Subject { plan, .. }), Some(buffer)) = (&facts.subject, facts.rmem_default) else { return };
+    if !binds_udp(plan) {
+        return;
+    }
+    if buffer < USUAL_BUFFER {
+        findings.warn(
+            "rmem_default",
+            buffer.to_string(),
+            "so many bytes of an origin's answers wait for each UDP session: a burst of them is lost",
+            "sysctl -w net.core.rmem_default=212992",
+        );
+    } else {
+        findings.ok(
+            "rmem_default",
+            buffer.to_string(),
+            "so many bytes of an origin's answers wait for each UDP session",
+        );
+    }
 }
 
 /// The command that makes the reverse-path filter of these interfaces loose.

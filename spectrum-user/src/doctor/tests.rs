@@ -67,6 +67,7 @@ fn host() -> HostFacts {
         bridged_to_rules: BTreeMap::new(),
         syncookies: Some(1),
         somaxconn: Some(4_096),
+        rmem_default: Some(212_992),
         conntrack: None,
         listings: Ok(Vec::new()),
         leftovers: Ok(Vec::new()),
@@ -434,4 +435,23 @@ fn bridges_that_show_rules_their_packets_are_in_the_way_of_tproxy_alone() {
     assert!(finding.cure.unwrap().starts_with("sysctl -w net/bridge/bridge-nf-call-iptables=0 #"));
     let other_family = HostFacts { subject: Some(configured(&["tcp 2001:db8::/64 80"])), ..by_tproxy };
     assert_eq!(found(&other_family, "bridges").value, "meet no rules");
+}
+
+#[test]
+fn buffers_of_udp_matter_where_udp_is_served() {
+    let serving = |binding, buffer| HostFacts {
+        subject: Some(configured(&[binding])),
+        rmem_default: Some(buffer),
+        ..host()
+    };
+    let of = |facts: &HostFacts| {
+        let findings = diagnose(facts).findings.into_iter();
+        findings
+            .filter(|finding| finding.check == "rmem_default")
+            .map(|finding| finding.verdict)
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(of(&serving("udp 192.0.2.0/24 53", 65_536)), [FindingVerdict::Warning]);
+    assert_eq!(of(&serving("udp 192.0.2.0/24 53", 212_992)), [FindingVerdict::Ok]);
+    assert_eq!(of(&serving("tcp 192.0.2.0/24 53", 65_536)), []);
 }

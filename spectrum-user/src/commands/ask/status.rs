@@ -53,7 +53,7 @@ pub(super) fn write(status: &View, out: &mut dyn Write) -> io::Result<()> {
     let mut services = Columns::of(["NAME", "BINDINGS", "OPEN", "TOTAL", "TARGET"]);
     for service in &status.services {
         let ServiceView { plan, open, total, draining, denied, .. } = service;
-        let ServicePlan { name, target, limits, timeouts, bindings, .. } = plan;
+        let ServicePlan { name, target, limits, timeouts, udp, bindings, .. } = plan;
         let removed = draining.map(|DrainingView { cut_in_ms }| {
             let left = format_duration(Duration::from_secs(cut_in_ms.div_ceil(1000)));
             format!("removed and draining: what is open is cut in {left}")
@@ -67,7 +67,7 @@ pub(super) fn write(status: &View, out: &mut dyn Write) -> io::Result<()> {
             &total.to_string(),
             lines.next().unwrap_or_default(),
         ]);
-        let mut policy = policy_lines(&limits.into(), &timeouts.into());
+        let mut policy = policy_lines(&limits.into(), &timeouts.into(), &udp.into());
         if !denied.is_empty() {
             let counts: Vec<String> =
                 denied.iter().map(|(limit, count)| format!("{limit} {count}")).collect();

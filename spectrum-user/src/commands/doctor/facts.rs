@@ -91,6 +91,7 @@ pub(super) fn read(wanted: Option<(Config, Plan)>, jit: Option<u64>) -> anyhow::
             .collect(),
         syncookies: host::setting("net/ipv4/tcp_syncookies"),
         somaxconn: host::setting("net/core/somaxconn"),
+        rmem_default: host::setting("net/core/rmem_default"),
         conntrack: host::setting("net/netfilter/nf_conntrack_count")
             .map(|count| Conntrack { count, limit: host::setting("net/netfilter/nf_conntrack_max") }),
         listings: listings(),

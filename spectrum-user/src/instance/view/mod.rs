@@ -15,7 +15,7 @@ mod target;
 pub use making::{DETACHED, Scope};
 pub use origin::{CheckView, ErrorView, OriginPlan, OriginView, RecordView};
 pub use plan::{BindingView, CheckedService, DestinationPlan, LogPlan, PlanView, ResolverPlan, TableView};
-pub use policy::{LimitsView, TimeoutsView, policy_lines};
+pub use policy::{LimitsView, TimeoutsView, UdpView, policy_lines};
 pub use present::{Present, Published, Seen};
 pub use readiness::Readiness;
 pub use service::{

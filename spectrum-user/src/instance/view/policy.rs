@@ -6,15 +6,15 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::{Limits, Timeouts};
+use crate::model::{Limits, Quic, Timeouts, UdpPolicy};
 
 /// The limits and times of a service, a line each, as far as they are not what holds anyway.
 #[must_use]
-pub fn policy_lines(limits: &Limits, timeouts: &Timeouts) -> Vec<String> {
+pub fn policy_lines(limits: &Limits, timeouts: &Timeouts, udp: &UdpPolicy) -> Vec<String> {
     let limits = limits.any().then(|| format!("limits: {limits}"));
-    let unusual = timeouts.to_string();
-    let timeouts = (!unusual.is_empty()).then(|| format!("timeouts: {unusual}"));
-    limits.into_iter().chain(timeouts).collect()
+    let unusual = [("timeouts", timeouts.to_string()), ("udp", udp.to_string())];
+    let unusual = unusual.into_iter().filter(|(_, keys)| !keys.is_empty());
+    limits.into_iter().chain(unusual.map(|(table, keys)| format!("{table}: {keys}"))).collect()
 }
 
 /// [`Limits`]. `None`: any number.
@@ -85,9 +85,57 @@ pub struct TimeoutsView {
     pub keepalive_ms: Option<u64>,
 }
 
+/// [`UdpPolicy`], the rules for sessions of UDP. `None`: for ever, or any number.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct UdpView {
+    /// Without a datagram in either direction.
+    pub idle_ms: u64,
+    /// In all.
+    pub lifetime_ms: Option<u64>,
+    /// The number of answers with which a session is over.
+    pub responses: Option<u32>,
+    /// The most sessions at once.
+    pub sessions: Option<u32>,
+    /// True if a client of QUIC that has another address continues its session.
+    pub quic: bool,
+}
+
+impl Default for UdpView {
+    fn default() -> Self {
+        (&UdpPolicy::default()).into()
+    }
+}
+
+impl From<&UdpPolicy> for UdpView {
+    fn from(policy: &UdpPolicy) -> Self {
+        Self {
+            idle_ms: ms(policy.idle),
+            lifetime_ms: policy.lifetime.map(ms),
+            responses: policy.responses.map(NonZeroU32::get),
+            sessions: policy.sessions.map(NonZeroU32::get),
+            quic: policy.quic == Quic::Followed,
+        }
+    }
+}
+
+impl From<&UdpView> for UdpPolicy {
+    fn from(answer: &UdpView) -> Self {
+        Self {
+            idle: Duration::from_millis(answer.idle_ms),
+            lifetime: answer.lifetime_ms.map(Duration::from_millis),
+            responses: answer.responses.and_then(NonZeroU32::new),
+            sessions: answer.sessions.and_then(NonZeroU32::new),
+            quic: if answer.quic { Quic::Followed } else { Quic::Ignored },
+        }
+    }
+}
+
+fn ms(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
 impl From<&Timeouts> for TimeoutsView {
     fn from(timeouts: &Timeouts) -> Self {
-        let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
         Self {
             connect_ms: ms(timeouts.connect),
             idle_ms: timeouts.idle.map(ms),
@@ -127,6 +175,12 @@ mod tests {
         let timeouts =
             Timeouts { idle: None, lifetime: Some(Duration::from_millis(1500)), ..Timeouts::default() };
         assert_eq!(Timeouts::from(&TimeoutsView::from(&timeouts)), timeouts);
+        let udp = UdpPolicy { responses: NonZeroU32::new(1), quic: Quic::Followed, ..UdpPolicy::default() };
+        assert_eq!(UdpPolicy::from(&UdpView::from(&udp)), udp);
+        assert_eq!(
+            policy_lines(&Limits::default(), &Timeouts::default(), &udp),
+            ["udp: responses 1, quic true"]
+        );
         assert_eq!(
             serde_json::to_string(&TimeoutsView::from(&timeouts)).unwrap(),
             r#"{"connect_ms":5000,"idle_ms":null,"half_closed_ms":300000,"lifetime_ms":1500,"unacknowledged_ms":null,"keepalive_ms":60000}"#

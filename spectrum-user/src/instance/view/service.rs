@@ -6,10 +6,10 @@ use serde::{Deserialize, Serialize};
 
 use super::making::{micros, millis};
 use super::target::described;
-use super::{LimitsView, OriginView, TimeoutsView};
+use super::{LimitsView, OriginView, TimeoutsView, UdpView};
 use crate::config::Config;
 use crate::model::{
-    DialSource, LocalOrigins, Protocol, RecordKeys, Sample, Service, ServiceName, Target, UniqueIds,
+    DialSource, LocalOrigins, Probe, Protocol, RecordKeys, Sample, Service, ServiceName, Target, UniqueIds,
 };
 use crate::observe::{Bounds, DIAL, Histogram, SESSION, Totals};
 
@@ -34,7 +34,7 @@ pub struct ServicePlan {
     pub ejection: Option<EjectionPlan>,
     /// When an origin is dialled.
     pub dial_on: Option<String>,
-    /// The version of the PROXY header that origins get.
+    /// The header that tells origins who the client is, by its word in the file.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub proxy_header: Option<String>,
     /// True if that has a unique id.
@@ -53,6 +53,11 @@ pub struct ServicePlan {
     pub limits: LimitsView,
     /// Their time limits.
     pub timeouts: TimeoutsView,
+    /// The rules for its sessions of UDP.
+    pub udp: UdpView,
+    /// The prefixes that sessions of UDP are dialled from.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub source: Vec<String>,
     /// Whose PROXY headers are believed.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub trusted_proxies: Vec<String>,
@@ -76,6 +81,9 @@ pub struct HealthPlan {
     pub port: Option<u16>,
     /// The way of closing.
     pub close: String,
+    /// What is asked by UDP: a template, or the bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub asks: Option<String>,
 }
 
 /// The ejection of a service's origins.
@@ -206,18 +214,28 @@ impl ServicePlan {
                 fall: health.fall,
                 port: health.port,
                 close: health.close.to_string(),
+                asks: match &health.probe {
+                    Probe::Connect => None,
+                    Probe::Datagram(probe) => Some(probe.question.to_string()),
+                },
             }),
             ejection: origins
                 .and_then(|origins| origins.ejection)
                 .map(|ejection| EjectionPlan { failures: ejection.failures, time_ms: millis(ejection.time) }),
             dial_on: origins.map(|origins| origins.dial_on.to_string()),
-            proxy_header: origins.and_then(|origins| origins.header).map(|version| version.to_string()),
+            proxy_header: origins.and_then(|origins| {
+                let version = origins.header.map(|version| version.to_string());
+                version.or_else(|| origins.datagram_header.map(|header| header.to_string()))
+            }),
             unique_id: origins.map(|origins| origins.unique_ids == UniqueIds::Made),
             transparent: origins.map(|origins| origins.source == DialSource::Client),
             local_origins: origins.map(|origins| origins.local == LocalOrigins::Dialled),
             respond,
             limits: (&service.policy.limits).into(),
             timeouts: (&service.policy.timeouts).into(),
+            udp: (&service.policy.udp).into(),
+            source: origins
+                .map_or_else(Vec::new, |origins| origins.sources.iter().map(ToString::to_string).collect()),
             trusted_proxies: service
                 .policy
                 .trusted_proxies

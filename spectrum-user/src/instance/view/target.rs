@@ -3,8 +3,8 @@
 use humantime::format_duration;
 
 use crate::model::{
-    Balance, CheckClose, DialOn, DialSource, LocalOrigins, Origin, OriginRole, Origins, Service, Target,
-    UniqueIds, Weight,
+    Balance, CheckClose, DialOn, DialSource, LocalOrigins, Origin, OriginRole, Origins, Probe, Service,
+    Target, UniqueIds, Weight,
 };
 
 /// The target of `service` in words, the first `named` of its origins by name, and whose word it takes for who the client
@@ -41,7 +41,13 @@ fn described_origins(origins: &Origins, named: usize) -> String {
         let (interval, timeout) = (format_duration(health.interval), format_duration(health.timeout));
         let port = health.port.map_or_else(String::new, |port| format!(" on port {port}"));
         let (rise, fall) = (health.rise, health.fall);
-        text = format!("{text}; checked every {interval}{port}, timeout {timeout}, rise {rise}, fall {fall}");
+        let asks = match &health.probe {
+            Probe::Connect => String::new(),
+            Probe::Datagram(probe) => format!(" by {}", probe.question),
+        };
+        text = format!(
+            "{text}; checked every {interval}{port}{asks}, timeout {timeout}, rise {rise}, fall {fall}"
+        );
         if health.close == CheckClose::Reset {
             text.push_str(", closed by reset");
         }
@@ -53,14 +59,19 @@ fn described_origins(origins: &Origins, named: usize) -> String {
     if origins.dial_on == DialOn::FirstByte {
         text.push_str("; dialled on the first byte");
     }
-    if let Some(version) = origins.header {
-        text = format!("{text}; PROXY header {version}");
+    let version = origins.header.map(|version| version.to_string());
+    if let Some(word) = version.or_else(|| origins.datagram_header.map(|header| header.to_string())) {
+        text = format!("{text}; PROXY header {word}");
     }
     if origins.unique_ids == UniqueIds::Made {
         text.push_str(" with a unique id");
     }
     if origins.source == DialSource::Client {
         text.push_str("; transparent");
+    }
+    if !origins.sources.is_empty() {
+        let sources: Vec<String> = origins.sources.iter().map(ToString::to_string).collect();
+        text = format!("{text}; dialled from {}", sources.join(", "));
     }
     if origins.local == LocalOrigins::Dialled {
         text.push_str("; local origins");
@@ -82,7 +93,9 @@ fn described_origin(origin: &Origin) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Ejection, HealthCheck, ProxyVersion};
+    use crate::model::{
+        DatagramHeader, DatagramProbe, Ejection, HealthCheck, ProbeTemplate, ProxyVersion, Question,
+    };
 
     #[test]
     fn what_holds_anyway_is_not_said() {
@@ -109,5 +122,20 @@ mod tests {
         );
         let few = described_target(&Target::Origins(origins), 1);
         assert!(few.starts_with("origins 203.0.113.10 and 1 more; source-hash; "), "{few}");
+    }
+
+    #[test]
+    fn what_is_for_datagrams_is_said() {
+        let mut origins = Origins::from(vec!["203.0.113.10".parse().unwrap()]);
+        let question = Question::Template(ProbeTemplate::Dns);
+        let probe = Probe::Datagram(DatagramProbe { question, header: None });
+        origins.health = Some(HealthCheck { port: Some(53), probe, ..HealthCheck::default() });
+        origins.datagram_header = Some(DatagramHeader::V2First);
+        origins.sources = vec!["10.0.0.0/28".parse().unwrap()];
+        assert_eq!(
+            described_target(&Target::Origins(origins), 4),
+            "origins 203.0.113.10; checked every 5s on port 53 by dns, timeout 2s, rise 2, fall 3; PROXY header v2-first; \
+             dialled from 10.0.0.0/28"
+        );
     }
 }
