@@ -2,6 +2,7 @@
 //! and loopback's addresses for a prefix.
 #![allow(clippy::unwrap_used, reason = "test code panics")]
 
+use std::collections::HashMap;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::net::{SocketAddr, SocketAddrV4, UdpSocket};
 use std::num::{NonZeroU32, NonZeroUsize};
@@ -14,7 +15,7 @@ use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, SockaddrIn
 use socket2::{Domain, Socket, Type};
 use spectrum_proxy::model::{
     Destination, Family, Limits, Origins, Policy, Protocol, ResolverOptions, Responder, ServiceName, Target,
-    Timeouts,
+    UdpPolicy,
 };
 use spectrum_proxy::{Datagrams, DialFailure, End, Event, Expiry, OriginWatch, Report, Served, Workers};
 
@@ -399,8 +400,8 @@ fn a_source_has_as_many_sessions_as_it_may() {
 #[test]
 fn a_session_ends_when_it_has_had_its_time_however_busy_it_is() {
     let there = origin();
-    let timeouts = Timeouts { lifetime: Some(Duration::from_millis(300)), ..Timeouts::default() };
-    let running = Running::serve(target(&[&there]), Policy { timeouts, ..Policy::default() });
+    let udp = UdpPolicy { lifetime: Some(Duration::from_millis(300)), ..UdpPolicy::default() };
+    let running = Running::serve(target(&[&there]), Policy { udp, ..Policy::default() });
     let client = running.client(1);
     let begun = Instant::now();
     let report = loop {
@@ -422,4 +423,159 @@ fn sessions_with_origins_go_on_without_their_listener() {
     let before = assert_relayed(&client, &there, b"before");
     running.runtime.block_on(running.workers.remove(&running.destination));
     assert_eq!(assert_relayed(&client, &there, b"after"), before);
+}
+
+#[test]
+fn a_session_is_over_after_as_many_answers_as_it_may_have() {
+    let there = origin();
+    let udp = UdpPolicy { responses: NonZeroU32::new(2), ..UdpPolicy::default() };
+    let running = Running::serve(target(&[&there]), Policy { udp, ..Policy::default() });
+    let client = running.client(1);
+    let first = assert_relayed(&client, &there, b"one");
+    assert_eq!(assert_relayed(&client, &there, b"two"), first);
+    let report = running.report();
+    assert_eq!((report.end, report.bytes_from_client, report.bytes_to_client), (End::Closed, 6, 14));
+    assert_relayed(&client, &there, b"three");
+}
+
+#[test]
+fn a_silent_session_lasts_as_long_as_its_service_says() {
+    let there = origin();
+    let udp = UdpPolicy { idle: Duration::from_millis(200), ..UdpPolicy::default() };
+    let running = Running::serve(target(&[&there]), Policy { udp, ..Policy::default() });
+    assert_relayed(&running.client(1), &there, b"hello");
+    let report = running.report();
+    assert_eq!(report.end, End::Idle);
+    assert!(report.duration >= Duration::from_millis(200), "{:?}", report.duration);
+}
+
+#[test]
+fn a_service_has_as_many_sessions_as_it_may() {
+    let there = origin();
+    let udp = UdpPolicy { sessions: NonZeroU32::new(3), ..UdpPolicy::default() };
+    let running = Running::serve(target(&[&there]), Policy { udp, ..Policy::default() });
+    let honest = running.client(1);
+    assert_relayed(&honest, &there, b"play");
+    for _ in 0..10 {
+        running.client(2).send(b"flood").unwrap();
+        hear(&there);
+    }
+    for _ in 0..8 {
+        assert_eq!(running.report().dialled, running.dialled(2));
+    }
+    assert_relayed(&honest, &there, b"still here");
+}
+
+/// An origin that may go and come back.
+struct Coming {
+    address: SocketAddr,
+    socket: Option<UdpSocket>,
+    /// For each client and what it dialled: the last number that came.
+    last: HashMap<(u8, u8), u32>,
+}
+
+impl Coming {
+    fn new() -> Self {
+        let socket = origin();
+        socket.set_nonblocking(true).unwrap();
+        Self { address: socket.local_addr().unwrap(), socket: Some(socket), last: HashMap::new() }
+    }
+
+    fn go_or_come(&mut self) {
+        if self.socket.take().is_none() {
+            let socket = UdpSocket::bind(self.address).unwrap();
+            socket.set_nonblocking(true).unwrap();
+            self.socket = Some(socket);
+        }
+    }
+
+    /// Sends back what has come.
+    fn answer(&mut self) {
+        let Some(socket) = &self.socket else { return };
+        let mut heard = [0; 64];
+        while let Ok((length, from)) = socket.recv_from(&mut heard) {
+            let said = Said::read(&heard[..length]);
+            let last = self.last.insert((said.client, said.dialled), said.number);
+            assert!(last.is_none_or(|last| last < said.number), "{said:?} after {last:?}");
+            socket.send_to(&heard[..length], from).unwrap();
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Said {
+    client: u8,
+    dialled: u8,
+    number: u32,
+}
+
+impl Said {
+    fn bytes(self) -> [u8; 6] {
+        let [a, b, c, d] = self.number.to_be_bytes();
+        [self.client, self.dialled, a, b, c, d]
+    }
+
+    fn read(bytes: &[u8]) -> Self {
+        let [client, dialled, a, b, c, d] = *bytes else { panic!("{bytes:?}") };
+        Self { client, dialled, number: u32::from_be_bytes([a, b, c, d]) }
+    }
+}
+
+/// Whatever happens meanwhile, a client hears what was said to it alone, in its order, from what it dialled.
+#[test]
+fn evictions_reloads_and_refusals_mix_nobody_s_datagrams() {
+    let seed = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), 0);
+    println!("seed {seed}");
+    let mut state = seed | 1;
+    let mut draw = |below: u64| {
+        // xorshift64
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state % below
+    };
+    let udp = UdpPolicy { sessions: NonZeroU32::new(9), ..UdpPolicy::default() };
+    let policy = Policy { udp, ..Policy::default() };
+    let mut origins = [Coming::new(), Coming::new(), Coming::new()];
+    let target = |origins: &[Coming]| {
+        let typed = origins.iter().map(|origin| origin.address.to_string().parse().unwrap());
+        Target::Origins(Origins::from(typed.collect::<Vec<_>>()))
+    };
+    let running = Running::serve(target(&origins), policy.clone());
+    let clients: Vec<UdpSocket> = (0..8).map(|_| UdpSocket::bind("127.0.0.1:0").unwrap()).collect();
+    clients.iter().for_each(|client| client.set_nonblocking(true).unwrap());
+    let mut heard: HashMap<(u8, u8), u32> = HashMap::new();
+    let mut answers = 0;
+    for number in 0..6000 {
+        match draw(200) {
+            0 => {
+                let replaced =
+                    running.workers.replace(&running.destination, served(target(&origins), policy.clone()));
+                running.runtime.block_on(replaced).unwrap();
+                origins.rotate_left(1);
+            }
+            1 => origins[usize::try_from(draw(3)).unwrap()].go_or_come(),
+            _ => {
+                let (client, dialled) = (u8::try_from(draw(8)).unwrap(), u8::try_from(1 + draw(3)).unwrap());
+                let said = Said { client, dialled, number };
+                let _ = clients[usize::from(client)].send_to(&said.bytes(), running.dialled(dialled));
+            }
+        }
+        if draw(4) == 0 {
+            std::thread::yield_now();
+            origins.iter_mut().for_each(Coming::answer);
+        }
+        for (index, client) in clients.iter().enumerate() {
+            let mut buffer = [0; 64];
+            while let Ok((length, from)) = client.recv_from(&mut buffer) {
+                let said = Said::read(&buffer[..length]);
+                assert_eq!(usize::from(said.client), index, "another's");
+                assert_eq!(from, running.dialled(said.dialled));
+                let last = heard.insert((said.client, said.dialled), said.number);
+                assert!(last.is_none_or(|last| last < said.number), "{said:?} after {last:?}");
+                answers += 1;
+            }
+        }
+    }
+    assert!(answers > 100, "{answers} answers");
 }

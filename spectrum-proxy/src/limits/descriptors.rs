@@ -45,6 +45,11 @@ impl DescriptorPool {
         Self { allowed, workers: workers.max(1), pipes, listeners: Arc::default() }
     }
 
+    /// The number of workers that share them.
+    pub(crate) fn workers(&self) -> usize {
+        self.workers
+    }
+
     /// The number of descriptors that listeners have has changed.
     pub(crate) fn listeners_added(&self, descriptors: usize) {
         self.listeners.fetch_add(descriptors, Ordering::Relaxed);

@@ -13,7 +13,7 @@ use super::fault::Fault;
 use super::roster::{Member, Place};
 use super::standing::{Moment, Standing, Turn};
 use super::tally::OpenGuard;
-use crate::model::{DialSource, ServiceName};
+use crate::model::{DialSource, Prefix, ServiceName};
 use crate::report::DialFailure;
 
 /// One worker's choice among the origins of one service.
@@ -38,6 +38,11 @@ impl Chooser {
     /// The address that the origins are to see.
     pub(crate) fn source(&self) -> DialSource {
         self.view.current.origins.source
+    }
+
+    /// The prefixes of which sessions of UDP have an address each; empty: the kernel chooses one.
+    pub(crate) fn sources(&self) -> &[Prefix] {
+        &self.view.current.origins.sources
     }
 
     /// The choices that a session of `client` has now, none of them made yet.

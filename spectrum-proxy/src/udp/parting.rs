@@ -10,7 +10,7 @@ use super::options;
 use crate::model::Family;
 
 /// The most sessions of one service that are given such a socket, by each worker.
-pub(super) const MOST: usize = 1024;
+pub(super) const MOST: usize = 4096;
 
 /// A socket that only `client` is heard by, and only what it sends to `dialled`. `transparent` as the listener was: TPROXY drops what finds a connected socket that
 /// is not.

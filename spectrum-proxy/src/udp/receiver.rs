@@ -1,6 +1,6 @@
 //! What comes to a UDP listener, and the sessions that begin with it. No failure of one datagram gets past this file.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::net::SocketAddr;
 use std::ops::Range;
@@ -20,7 +20,7 @@ use super::post::{Due, Post};
 use super::session::UdpSession;
 use super::sessions::{Sessions, end, expiry};
 use super::table::{GroupId, Key, Rank, SessionId, SessionTable};
-use super::upstream::{Caller, Upstream};
+use super::upstream::Upstream;
 use super::voice::Voice;
 use crate::assignment::{Assignment, CurrentAssignment};
 use crate::model::{Destination, Family};
@@ -31,6 +31,9 @@ use crate::worker::Worker;
 
 /// The time to wait while the host is out of memory.
 const PAUSE: Duration = Duration::from_millis(10);
+
+/// The shortest time between two tellings of a shortage.
+const LOG_INTERVAL: Duration = Duration::from_secs(1);
 
 /// A running receive loop.
 pub(crate) struct Receiver {
@@ -69,6 +72,7 @@ impl Receiver {
             bound,
             group,
             due: RefCell::default(),
+            told: Cell::new(None),
         });
         let (stop, stopped) = oneshot::channel();
         let task = spawn_local(Rc::clone(&queue).receive(stopped));
@@ -99,6 +103,8 @@ struct Queue {
     group: GroupId,
     /// Memory for what one batch is answered with.
     due: RefCell<Vec<Due>>,
+    /// When a shortage was told last.
+    told: Cell<Option<Instant>>,
 }
 
 impl Queue {
@@ -184,6 +190,11 @@ impl Queue {
             return None;
         }
         self.sessions.make_room(table, self.group);
+        if let Some(most) = served.policy.udp.sessions {
+            let workers = self.worker.common.descriptors.workers();
+            let most = usize::try_from(most.get()).unwrap_or(usize::MAX).div_ceil(workers);
+            while self.sessions.count_of(table, &served.service) >= most && self.give_up_one(table) {}
+        }
         let account = Session::open(
             Rc::clone(&self.worker),
             served.service.clone(),
@@ -269,10 +280,21 @@ impl Queue {
         chooser: &Chooser,
         account: &Session,
     ) -> Result<Upstream, DialFailure> {
-        let caller = Caller { client: account.client.get(), bound_port: account.bound_port };
+        let caller = self.sessions.caller(account);
         let open = || Upstream::open(chooser, &self.worker, caller, &[]);
         match open() {
-            Err(DialFailure::OutOfResources) if self.give_up_one(table) => open(),
+            Err(DialFailure::OutOfResources) => {
+                let now = Instant::now();
+                if self.told.get().is_none_or(|told| now.duration_since(told) >= LOG_INTERVAL) {
+                    self.told.set(Some(now));
+                    tracing::warn!(
+                        service = %chooser.service(),
+                        "no port or descriptor is left for one more UDP session with an origin: each takes the place of another; \
+                         give the service more source addresses (udp.source), or the program more open files"
+                    );
+                }
+                if self.give_up_one(table) { open() } else { Err(DialFailure::OutOfResources) }
+            }
             opened => opened,
         }
     }

@@ -33,6 +33,8 @@ pub(super) struct UdpSession {
     pub(super) unanswered: Option<Box<Unanswered>>,
     /// True once the origin has answered.
     pub(super) is_answered: bool,
+    /// The number of its answers so far.
+    pub(super) answers: u32,
 }
 
 /// A socket that is connected to a session's client.
@@ -53,6 +55,7 @@ impl UdpSession {
             upstream: None,
             unanswered: None,
             is_answered: false,
+            answers: 0,
         }
     }
 

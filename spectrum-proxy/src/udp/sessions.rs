@@ -27,12 +27,10 @@ use super::voice::{Voice, Voices};
 use crate::assignment::Assignment;
 use crate::model::{Family, Policy, ServiceName};
 use crate::report::{DialFailure, End, Expiry, Side};
+use crate::session::Session;
 use crate::traffic::{Message, Traffic};
 
-/// The time that a session without datagrams lasts.
-const IDLE: Duration = Duration::from_secs(30);
-
-/// The same of those that we answer ourselves while the program is on its way out.
+/// The time without datagrams that a session lasts which we answer ourselves, while the program is on its way out.
 const IDLE_WHEN_DRAINING: Duration = Duration::from_secs(1);
 
 /// The most sessions of a worker: some 40 MB.
@@ -78,6 +76,8 @@ pub(crate) struct Sessions {
     /// True if what came last filled buffers.
     is_long: Cell<bool>,
     ears: RefCell<Option<Ears>>,
+    /// The number of ways to origins that were looked for.
+    turns: Cell<usize>,
     complaints: Complaints,
 }
 
@@ -118,6 +118,7 @@ impl Sessions {
             hurried: Notify::new(),
             is_long: Cell::new(false),
             ears: RefCell::default(),
+            turns: Cell::new(0),
             complaints: Complaints::new(),
         }
     }
@@ -280,6 +281,12 @@ impl Sessions {
         }
     }
 
+    /// Whom an origin is to be found for.
+    pub(super) fn caller(&self, account: &Session) -> Caller {
+        let turn = self.turns.replace(self.turns.get().wrapping_add(1));
+        Caller { client: account.client.get(), bound_port: account.bound_port, turn }
+    }
+
     /// Tells of the socket to the origin of a new session.
     pub(super) fn listen_to(self: &Rc<Self>, upstream: &Upstream, id: SessionId) -> io::Result<()> {
         self.ears()?.add(&upstream.socket, id, Ear::Upstream)
@@ -381,8 +388,10 @@ impl Sessions {
                 Ear::Upstream => {
                     let first = due.len();
                     due.extend(received.map(|train| Due { id, train, way: Way::Client(None) }));
-                    if due.len() > first
-                        && let Some(end) = self.origin_answered(&mut table, id, now)
+                    let answers = due.get(first..).unwrap_or_default().iter();
+                    let answers = answers.filter_map(|due| Some(post.inbox.train(due.train)?.count())).sum();
+                    if answers > 0
+                        && let Some(end) = self.origin_answered(&mut table, id, answers, now)
                     {
                         over.push((id, end));
                     }
@@ -398,11 +407,12 @@ impl Sessions {
         std::mem::swap(heard, &mut more);
     }
 
-    /// Notes that the origin of a session said something: the end of the session, if that was all.
+    /// Notes that the origin of a session said something, in so many datagrams: the end of the session, if that was all.
     fn origin_answered(
         &self,
         table: &mut SessionTable<UdpSession>,
         id: SessionId,
+        answers: usize,
         now: Instant,
     ) -> Option<End> {
         table.answered(id, now);
@@ -414,7 +424,19 @@ impl Sessions {
         if is_first && let (Some(dialler), Some(upstream)) = (&assignment.dialler, &session.upstream) {
             dialler.chooser().answered(&upstream.open, upstream.origin);
         }
-        expiry(session, &assignment.served().policy)
+        session.answers = session.answers.saturating_add(u32::try_from(answers).unwrap_or(u32::MAX));
+        let policy = &assignment.served().policy;
+        if policy.udp.responses.is_some_and(|most| session.answers >= most.get()) {
+            return Some(End::Closed);
+        }
+        expiry(session, policy)
+    }
+
+    /// The number of sessions of a service, of both families.
+    pub(super) fn count_of(&self, table: &SessionTable<UdpSession>, service: &ServiceName) -> usize {
+        let groups = self.groups.borrow();
+        let of = |family| groups.ids.get(&(service.clone(), family)).map_or(0, |group| table.count(*group));
+        of(Family::Ipv4) + of(Family::Ipv6)
     }
 
     /// A socket of a session has an error to tell.
@@ -456,7 +478,7 @@ impl Sessions {
         tracing::debug!(%client, origin = %former, %error, "origin is not there");
         if let (Some(chooser), Some(mut unanswered)) = (chooser, session.unanswered.take()) {
             unanswered.tried.push(former);
-            let caller = Caller { client, bound_port: session.account.bound_port };
+            let caller = self.caller(&session.account);
             let opened = Upstream::open(chooser, session.account.worker(), caller, &unanswered.tried);
             if let Ok(next) = opened
                 && self.listen_to(&next, id).is_ok()
@@ -492,7 +514,7 @@ impl Sessions {
     /// How long the sessions of `group` may be silent.
     fn idle_of(&self, group: GroupId) -> Option<Duration> {
         let assignment = self.assignment(group)?;
-        let idle = idle(&assignment.served().policy)?;
+        let idle = assignment.served().policy.udp.idle;
         let is_ours = assignment.dialler.is_none();
         Some(if is_ours && self.draining.get() { idle.min(IDLE_WHEN_DRAINING) } else { idle })
     }
@@ -518,22 +540,13 @@ impl Sessions {
                 }
             }
         }
-        match next {
-            Some(next) => Some(next.max(now + LOOK)),
-            // Some that never are, but others may come.
-            None => (table.len() > 0).then(|| now + IDLE),
-        }
+        next.map(|next| next.max(now + LOOK))
     }
-}
-
-/// The time that a session without datagrams lasts.
-fn idle(_policy: &Policy) -> Option<Duration> {
-    Some(IDLE)
 }
 
 /// The end of a session that has had its time.
 pub(super) fn expiry(session: &UdpSession, policy: &Policy) -> Option<End> {
-    let lifetime = policy.timeouts.lifetime?;
+    let lifetime = policy.udp.lifetime?;
     (session.account.age() >= lifetime).then_some(End::Expired(Expiry::Lifetime))
 }
 

@@ -3,14 +3,14 @@
 
 use std::cell::Cell;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 
 use socket2::{Domain, Socket, Type};
 
 use super::options;
 use super::train::{Letter, Train};
-use crate::model::{DialSource, Family, Protocol};
+use crate::model::{Family, Prefix, Protocol};
 use crate::origins::{Chooser, OpenGuard};
 use crate::report::DialFailure;
 use crate::tcp::dial_source;
@@ -18,6 +18,9 @@ use crate::worker::Worker;
 
 /// The most that a session keeps of what its client sent before anybody answered.
 const KEPT: usize = 4096;
+
+/// The most source addresses that one session tries.
+const SOURCES: usize = 4;
 
 /// The most datagrams of these.
 const KEPT_DATAGRAMS: usize = 8;
@@ -39,6 +42,8 @@ pub(super) struct Caller {
     pub(super) client: SocketAddr,
     /// The dialled port by which steering chose the service.
     pub(super) bound_port: u16,
+    /// How many were looked for before: each has another source address, where there are several.
+    pub(super) turn: usize,
 }
 
 impl Upstream {
@@ -49,7 +54,7 @@ impl Upstream {
         caller: Caller,
         tried: &[SocketAddr],
     ) -> Result<Self, DialFailure> {
-        let Caller { client, bound_port } = caller;
+        let Caller { client, bound_port, turn } = caller;
         let choices = chooser.choices(client.ip());
         let mut failure = choices.absence();
         while let Some(member) = choices.another() {
@@ -67,7 +72,7 @@ impl Upstream {
                     failure = DialFailure::OtherFamily;
                     continue;
                 }
-                match connect(origin, chooser.source(), client) {
+                match connect(origin, chooser, client, turn) {
                     Ok(socket) => {
                         let open = choices.open(place);
                         let has_others = choices.sole().is_none();
@@ -141,11 +146,11 @@ impl Unanswered {
     }
 }
 
-/// A socket connected to `origin` from where `source` says. Where another session of the client's has its port already, or the port
+/// A socket connected to `origin` from where the service says. Where another session of the client's has its port already, or the port
 /// is not ours to take, the client's address is kept and the kernel chooses the port.
-fn connect(origin: SocketAddr, source: DialSource, client: SocketAddr) -> io::Result<OwnedFd> {
+fn connect(origin: SocketAddr, chooser: &Chooser, client: SocketAddr, turn: usize) -> io::Result<OwnedFd> {
     let socket = Socket::new(Domain::for_address(origin), Type::DGRAM.nonblocking().cloexec(), None)?;
-    if let Some(from) = dial_source::spoken_for(source, client) {
+    if let Some(from) = dial_source::spoken_for(chooser.source(), client) {
         if from.is_ipv4() {
             socket.set_ip_transparent_v4(true)?;
         } else {
@@ -157,15 +162,70 @@ fn connect(origin: SocketAddr, source: DialSource, client: SocketAddr) -> io::Re
             }
             bound => bound?,
         }
+    } else if chooser.sources().iter().any(|prefix| prefix.address().is_ipv4() == origin.is_ipv4()) {
+        bind_to_one(&socket, chooser.sources(), origin, turn)?;
     }
     options::ask_for_class(&socket, Family::of(origin.ip()))?;
     socket.connect(&origin.into())?;
     Ok(socket.into())
 }
 
+/// Binds `socket` to the address whose turn it is, or to one of the next, where all ports of that are taken.
+fn bind_to_one(socket: &Socket, sources: &[Prefix], origin: SocketAddr, turn: usize) -> io::Result<()> {
+    if origin.is_ipv4() {
+        socket.set_freebind_v4(true)?;
+    } else {
+        socket.set_freebind_v6(true)?;
+    }
+    let mut bound = Err(io::Error::from_raw_os_error(libc::EADDRNOTAVAIL));
+    for turn in (turn..).take(SOURCES) {
+        let Some(from) = source_address(sources, origin.is_ipv4(), turn) else { break };
+        bound = socket.bind(&SocketAddr::new(from, 0).into());
+        match &bound {
+            Err(error) if error.raw_os_error() == Some(libc::EADDRINUSE) => {}
+            _ => break,
+        }
+    }
+    bound
+}
+
+/// The address of this family in `sources` that has this turn.
+fn source_address(sources: &[Prefix], is_v4: bool, turn: usize) -> Option<IpAddr> {
+    let of_family = || sources.iter().filter(|prefix| prefix.address().is_ipv4() == is_v4);
+    let size = |prefix: &Prefix| {
+        let bits = if is_v4 { 32 } else { 128 } - u32::from(prefix.length());
+        1_u64.checked_shl(bits.min(32)).unwrap_or(1)
+    };
+    let all: u64 = of_family().map(size).sum();
+    let mut place = u64::try_from(turn).unwrap_or_default().checked_rem(all)?;
+    for prefix in of_family() {
+        if place < size(prefix) {
+            return Some(match prefix.address() {
+                IpAddr::V4(first) => Ipv4Addr::from_bits(
+                    first.to_bits().wrapping_add(u32::try_from(place).unwrap_or_default()),
+                )
+                .into(),
+                IpAddr::V6(first) => Ipv6Addr::from_bits(first.to_bits().wrapping_add(place.into())).into(),
+            });
+        }
+        place -= size(prefix);
+    }
+    None
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_address_of_the_sources_has_its_turn() {
+        let sources = ["192.0.2.4/30", "2001:db8::/64", "198.51.100.9"].map(|text| text.parse().unwrap());
+        let v4: Vec<String> =
+            (0..6).map(|turn| source_address(&sources, true, turn).unwrap().to_string()).collect();
+        assert_eq!(v4, ["192.0.2.4", "192.0.2.5", "192.0.2.6", "192.0.2.7", "198.51.100.9", "192.0.2.4"]);
+        assert_eq!(source_address(&sources, false, 258), Some("2001:db8::102".parse().unwrap()));
+        assert_eq!(source_address(&sources[..1], false, 0), None);
+    }
 
     #[test]
     fn what_nobody_answered_is_kept_as_far_as_there_is_room() {

@@ -4,10 +4,11 @@
 //! ```text
 //! ip rule add fwmark 0x53000000/0xff000000 lookup T protocol 83
 //! ip rule add from 127.0.0.0/8 iif lo ipproto tcp lookup T protocol 83
+//! ip rule add from 127.0.0.0/8 iif lo ipproto udp lookup T protocol 83
 //! ip route add local default dev lo table T protocol 83
 //! ```
 //!
-//! The second rule is for origins on this host: what they answer is routed before any firewall could mark it, and TCP
+//! The others are for origins on this host: what they answer is routed before any firewall could mark it, and TCP or UDP
 //! from a loopback address to one that is not this host's cannot be anything else. The kernel puts rules after the one for
 //! the table `local` and before all others.
 
@@ -92,7 +93,7 @@ impl ReplyRoutes {
     async fn absent_rules(&self, table: ReplyTable, family: Family) -> Result<Vec<RuleMessage>, NetError> {
         let present = self.rules_of_ours(family).await?;
         let is_present = |wanted: &RuleMessage| {
-            present.iter().any(|(of, rule)| *of == table && marks(rule) == marks(wanted))
+            present.iter().any(|(of, rule)| *of == table && protocol(rule) == protocol(wanted))
         };
         Ok(rules(table, family).into_iter().filter(|wanted| !is_present(wanted)).collect())
     }
@@ -178,9 +179,12 @@ impl Drop for ReplyRoutes {
     }
 }
 
-/// True of the rule for marked packets, and not of the one for those from this host.
-fn marks(rule: &RuleMessage) -> bool {
-    rule.attributes.iter().any(|attribute| matches!(attribute, RuleAttribute::FwMark(MARK)))
+/// The protocol of a rule for packets from this host; `None` of the one for marked packets.
+fn protocol(rule: &RuleMessage) -> Option<IpProtocol> {
+    rule.attributes.iter().find_map(|attribute| match attribute {
+        RuleAttribute::IpProtocol(protocol) => Some(*protocol),
+        _ => None,
+    })
 }
 
 fn table_of(rule: &RuleMessage) -> Option<ReplyTable> {
@@ -190,7 +194,7 @@ fn table_of(rule: &RuleMessage) -> Option<ReplyTable> {
     })
 }
 
-fn rules(table: ReplyTable, family: Family) -> [RuleMessage; 2] {
+fn rules(table: ReplyTable, family: Family) -> [RuleMessage; 3] {
     let mut marked = RuleMessage::default();
     marked.header.family = address_family(family);
     marked.header.action = RuleAction::ToTable;
@@ -206,8 +210,12 @@ fn rules(table: ReplyTable, family: Family) -> [RuleMessage; 2] {
     own.header.src_len = length;
     own.attributes.push(RuleAttribute::Source(source));
     own.attributes.push(RuleAttribute::Iifname(LOOPBACK.to_owned()));
-    own.attributes.push(RuleAttribute::IpProtocol(IpProtocol::Tcp));
-    [marked, own]
+    let [tcp, udp] = [IpProtocol::Tcp, IpProtocol::Udp].map(|protocol| {
+        let mut rule = own.clone();
+        rule.attributes.push(RuleAttribute::IpProtocol(protocol));
+        rule
+    });
+    [marked, tcp, udp]
 }
 
 /// `local default dev lo table T`.

@@ -295,12 +295,16 @@ impl Running {
         }
     }
 
-    /// Has UDP sessions of services that `plan` has no more go on without steering.
+    /// Has UDP sessions of services that `plan` has no more go on without steering. So do, over TPROXY, those of services that
+    /// get other listeners: there the kernel chooses among the sockets of a listener by their own port, and so another worker.
     async fn part(&self, plan: &Plan) {
         let of = |one: &Destination| (one.service.clone(), one.family, one.protocol);
         let served: HashSet<_> = plan.destinations.values().map(of).collect();
         if let Some(workers) = &self.workers {
-            workers.part(self.plan.destinations.values().filter(|one| !served.contains(&of(one)))).await;
+            let moves = |id| self.path == Some(Mode::Tproxy) && !plan.destinations.contains_key(id);
+            let parted =
+                self.plan.destinations.iter().filter(|(id, one)| moves(id) || !served.contains(&of(one)));
+            workers.part(parted.map(|(_, destination)| destination)).await;
         }
     }
 
