@@ -46,6 +46,20 @@ impl<'netns> NftFault<'netns> {
         )
     }
 
+    /// Every look waits for ever.
+    pub fn mute(netns: &'netns Netns) -> Self {
+        Self::put(
+            netns,
+            &format!("#!/bin/sh\n[ \"$1\" = -f ] && exec {REAL} \"$@\"\nexec /bin/sleep 600\n"),
+            0o755,
+        )
+    }
+
+    /// The real program, while another stands in its place.
+    pub fn real(&self) -> &'static str {
+        REAL
+    }
+
     /// As where the kernel lacks what the rules need.
     pub fn refusing(netns: &'netns Netns) -> Self {
         let script = "#!/bin/sh\n[ \"$1\" = -f ] || exit 0\n\

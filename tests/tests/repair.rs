@@ -15,6 +15,7 @@ use spectrum_tests::deadline::{PATIENCE, eventually};
 use spectrum_tests::dial::{assert_answered, dial};
 use spectrum_tests::instance::{Instance, Launch};
 use spectrum_tests::maps::forget_listener;
+use spectrum_tests::nft_fault::NftFault;
 use spectrum_tests::on_every_path;
 use spectrum_tests::origin::Origin;
 use spectrum_tests::path::{Family, Path};
@@ -418,4 +419,98 @@ fn what_is_open_stays_open_while_everything_is_removed() {
         await_logged(&instance, PUT_BACK, turn + 1);
         exchange();
     }
+}
+
+#[test]
+fn a_look_that_hangs_is_told_and_keeps_no_other_waiting() {
+    let test = "a_look_that_hangs_is_told_and_keeps_no_other_waiting";
+    let Some(case) = case_on(Path::TproxyNftables, test, &[]) else { return };
+    configure(&case.server, &admin_config(&case, ""));
+    let instance = case.start(CONFIG);
+    let target = case.targets_of_both()[0];
+    let fault = NftFault::mute(&case.server);
+    let (real, table) = (fault.real(), format!("ip spectrum-{}", instance.id(&case.server)));
+    // It is looked at, since somebody touched it.
+    case.server.command(&format!("{real} add chain {table} others"));
+    let unknown = "could not look whether anything is missing of rules: ";
+    eventually("a look that hangs", PATIENCE, || {
+        instance.stderr().contains("cannot be looked at").then_some(())
+    });
+    let unseen = || status(&case, &instance)["unseen"].to_string();
+    assert!(unseen().contains(unknown), "{}", unseen());
+    let looks = value(&metrics(&case.server, admin()), "failed_looks_total{what=\"rules\"}");
+    assert!(looks >= Some(2.0), "{looks:?}");
+    // Clients are served all the same.
+    let (code, said) = get(&case.server, admin(), "/readyz").unwrap();
+    assert!(code == 200 && said.contains(unknown), "{code} {said}");
+    for turn in 1..=3 {
+        case.server.command(&format!("{real} delete chain {table} others"));
+        case.server.command(&format!("{real} add chain {table} others"));
+        let begun = Instant::now();
+        case.server.command("ip route flush table local proto 83");
+        answered_again(&case, target);
+        await_logged(&instance, "put back what was removed: local route", turn);
+        assert!(begun.elapsed() < Duration::from_millis(2500), "it waited for nft: {:?}", begun.elapsed());
+    }
+    drop(fault);
+    // What was touched is made anew.
+    await_logged(&instance, "put back what was removed: the firewall rules", 1);
+    eventually("knowledge", PATIENCE, || (!unseen().contains(unknown)).then_some(()));
+    instance.stop();
+}
+
+#[test]
+fn of_hundreds_of_listeners_each_comes_back_within_a_second() {
+    let test = "of_hundreds_of_listeners_each_comes_back_within_a_second";
+    let Some(case) = case_on(Path::SkLookup, test, &[]) else { return };
+    let count = 1500;
+    let services: String = (0..count)
+        .map(|n| {
+            format!(
+                "[[service]]\nname = \"s{n}\"\nrespond = \"hello\"\nbindings = [{{ prefix = \"10.9.{}.{}\", ports = 80 }}]\n",
+                n / 250,
+                n % 250
+            )
+        })
+        .collect();
+    configure(&case.server, &services);
+    let instance = case.launch(&format!("{CONFIG} --workers 1")).start();
+    for (turn, id) in [0, 255, 256, 700, 1023, 1024, count - 1].into_iter().enumerate() {
+        forget_listener(&case.server, &instance, id);
+        let begun = Instant::now();
+        await_logged(&instance, PUT_BACK, turn + 1);
+        assert!(
+            begun.elapsed() < Duration::from_secs(2),
+            "listener {id} came back after {:?}",
+            begun.elapsed()
+        );
+    }
+}
+
+#[test]
+fn what_went_amid_more_notices_than_can_wait_comes_back() {
+    let test = "what_went_amid_more_notices_than_can_wait_comes_back";
+    let Some(case) = case_on(Path::TproxyNftables, test, &[]) else { return };
+    let instance = case.start_on_both("");
+    let routes = |verb: &str| -> String {
+        (0..40_000).map(|n| format!("route {verb} 10.{}.{}.1/32 dev lo\n", n / 250, n % 250)).collect()
+    };
+    let batch = routes("add") + &routes("del");
+    case.server.run(|| fs::write("/run/batch", batch).unwrap());
+    // It hears nothing while others are busy, until the kernel has no room left for what there is to tell.
+    instance.signal(nix::sys::signal::Signal::SIGSTOP);
+    case.server.command("ip -batch /run/batch");
+    case.server.command("ip route flush table local proto 83");
+    case.server.command("nft flush ruleset");
+    let dropped = case.server.run(|| fs::read_to_string("/proc/net/netlink").unwrap());
+    assert!(dropped.lines().any(lost), "nothing was lost:\n{dropped}");
+    instance.signal(nix::sys::signal::Signal::SIGCONT);
+    await_logged(&instance, "put back what was removed: local route", 1);
+    await_logged(&instance, "put back what was removed: the firewall rules", 1);
+    assert_answered(&case.server, &case.targets_of_both());
+}
+
+/// True of a socket of /proc/net/netlink that has lost something: its ninth word is how much.
+fn lost(line: &str) -> bool {
+    line.split_whitespace().nth(8).and_then(|drops| drops.parse().ok()).is_some_and(|drops: u64| drops > 0)
 }

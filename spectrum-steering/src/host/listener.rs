@@ -3,7 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
 use nix::sys::socket::setsockopt;
 use nix::sys::socket::sockopt::RcvBufForce;
@@ -129,9 +129,8 @@ impl ListenerGroup {
     ///
     /// # Errors
     /// `NotFound`: its owner has closed it. Others from the kernel, before Linux 5.6 ENOSYS.
-    pub fn borrowed(&self) -> io::Result<Socket> {
-        let own = pidfd_open(getpid(), PidfdFlags::empty())?;
-        let socket = Socket::from(pidfd_getfd(own, self.number, PidfdGetfdFlags::empty())?);
+    pub fn borrowed(&self, own: &OwnProcess) -> io::Result<Socket> {
+        let socket = Socket::from(pidfd_getfd(&own.0, self.number, PidfdGetfdFlags::empty())?);
         // Its owner may have closed it, and something else may have its number.
         if Some(&socket.cookie()?) == self.cookies.first() {
             Ok(socket)
@@ -150,6 +149,20 @@ impl ListenerGroup {
     #[must_use]
     pub fn cookies(&self) -> &[u64] {
         &self.cookies
+    }
+}
+
+/// This process, to borrow sockets of.
+#[derive(Debug)]
+pub struct OwnProcess(OwnedFd);
+
+impl OwnProcess {
+    /// Opens it.
+    ///
+    /// # Errors
+    /// The kernel's, before Linux 5.3 ENOSYS.
+    pub fn open() -> io::Result<Self> {
+        Ok(Self(pidfd_open(getpid(), PidfdFlags::empty())?))
     }
 }
 

@@ -26,7 +26,7 @@ enum Variant {
 }
 
 /// The iptables programs of one family and variant.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) struct Iptables {
     family: Family,
     variant: Variant,
@@ -64,12 +64,12 @@ impl Iptables {
         own.into_iter().chain(others).collect()
     }
 
-    /// The mangle table as `iptables-save` prints it; empty when there is none.
-    pub(super) fn save(&self) -> Result<String, TproxyError> {
+    /// The mangle table as `iptables-save` prints it, asked for `op`; empty when there is none.
+    pub(super) fn save(&self, op: &'static str) -> Result<String, TproxyError> {
         if self.variant == Variant::Legacy && !self.legacy_table_exists()? {
             return Ok(String::new());
         }
-        output("list", Command::new(&self.save).args(["-t", "mangle"]), "")
+        output(op, Command::new(&self.save).args(["-t", "mangle"]), "")
     }
 
     /// Every table that exists, as `iptables-save` prints them.
@@ -82,7 +82,7 @@ impl Iptables {
 
     /// Our chains.
     pub(super) fn parts(&self) -> Result<BTreeSet<ChainPart>, TproxyError> {
-        Ok(chains(&self.save()?).into_iter().map(|chain| self.part(chain)).collect())
+        Ok(chains(&self.save("list")?).into_iter().map(|chain| self.part(chain)).collect())
     }
 
     /// `chain` as this program shows it.
@@ -105,12 +105,12 @@ impl Iptables {
 
     /// Applies `text` in place of the rules of `chain`, at once or not at all.
     pub(super) fn replace(&self, chain: &Chain, text: &str) -> Result<(), TproxyError> {
-        self.restore("replace", &replacement(&self.save()?, chain, text))
+        self.restore("replace", &replacement(&self.save("list")?, chain, text))
     }
 
     /// Removes the chains `doomed` and the jumps to them; whether there were any.
     pub(super) fn remove(&self, doomed: &BTreeSet<Chain>) -> Result<bool, TproxyError> {
-        match removal(&self.save()?, doomed) {
+        match removal(&self.save("list")?, doomed) {
             Some(text) => self.restore("remove", &text).map(|()| true),
             None => Ok(false),
         }

@@ -6,6 +6,7 @@ mod exemption;
 mod interrupt;
 mod iptables;
 mod listings;
+mod look;
 mod nftables;
 mod notices;
 mod program;
@@ -20,6 +21,8 @@ pub use exemption::ExemptionTable;
 pub use interrupt::InterruptGuard;
 use iptables::Iptables;
 pub use listings::{listings, may_translate};
+pub use look::FirewallLook;
+use look::print_of;
 use nftables::{Kind, Nft};
 pub use notices::{FirewallNotice, FirewallNotices, Touched};
 pub use reply_mark::ReplyMark;
@@ -190,32 +193,21 @@ impl Tproxy {
         }
     }
 
-    /// The parts that are not as they were applied. Blocks the calling thread.
-    ///
-    /// # Errors
-    /// The firewall's program does not list them.
-    pub fn damaged(&self) -> Result<Vec<ChainPart>, TproxyError> {
-        let mut damaged = Vec::new();
-        match &self.applied {
-            Applied::Iptables(applied) => {
-                for applied in applied.values() {
-                    let part = applied.iptables.part(self.chain.clone());
-                    let print = print_of(&applied.iptables.save()?, &self.chain);
-                    let is_as = self.prints.get(&part).map_or(!print.is_empty(), |first| *first == print);
-                    if !is_as {
-                        damaged.push(part);
-                    }
+    /// A look whether it is as it was applied.
+    #[must_use]
+    pub fn look(&self) -> FirewallLook {
+        let mut look = FirewallLook::default();
+        for part in self.parts() {
+            let print = self.prints.get(&part);
+            match &self.applied {
+                Applied::Iptables(applied) => {
+                    let of = applied.values().find(|one| one.iptables.part(self.chain.clone()) == part);
+                    of.into_iter().for_each(|one| look.add_iptables(&one.iptables, part.clone(), print));
                 }
-            }
-            Applied::Nftables { nft, .. } => {
-                for part in self.parts() {
-                    if !nft.is_as(&part, self.prints.get(&part))? {
-                        damaged.push(part);
-                    }
-                }
+                Applied::Nftables { nft, .. } => look.add_nft(nft, part.clone(), print),
             }
         }
-        Ok(damaged)
+        look
     }
 
     /// True where nobody tells when the rules are changed, so that they have to be looked at again and again.
@@ -253,7 +245,7 @@ impl Tproxy {
             Applied::Iptables(applied) => applied
                 .values()
                 .filter_map(|applied| {
-                    let saved = applied.iptables.save();
+                    let saved = applied.iptables.save("list");
                     let saved = saved
                         .inspect_err(|error| tracing::debug!(%error, "look at what was applied"))
                         .ok()?;
@@ -278,13 +270,6 @@ impl Tproxy {
             }
         }
     }
-}
-
-/// The part of what `iptables-save -t mangle` printed of `chain`: its rules and the jumps to it.
-fn print_of(saved: &str, chain: &Chain) -> String {
-    let name = chain.as_str();
-    let is_of = |line: &&str| line.split_whitespace().any(|word| word.trim_start_matches(':') == name);
-    saved.lines().filter(is_of).fold(String::new(), |print, line| print + line + "\n")
 }
 
 fn apply_nftables(chain: &Chain, firewall: &Firewall) -> Result<Applied, TproxyError> {

@@ -10,7 +10,7 @@ use crate::plan::firewall::nftables::tables;
 use crate::plan::firewall::{Chain, ChainPart, ChainPlace, TableFamily};
 
 /// The nft program.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) struct Nft {
     program: PathBuf,
 }
@@ -64,12 +64,12 @@ impl Nft {
 
     /// Our tables.
     pub(super) fn parts(&self) -> Result<BTreeSet<ChainPart>, TproxyError> {
-        Ok(tables(&self.list()?).collect())
+        Ok(tables(&self.list("list")?).collect())
     }
 
     /// Removes the tables of `kind` of the instances `doomed`; whether there were any.
     pub(super) fn remove(&self, kind: Kind, doomed: &BTreeSet<Chain>) -> Result<bool, TproxyError> {
-        let listed = self.list()?;
+        let listed = self.list("list")?;
         let text = tables(&listed)
             .filter(|part| doomed.contains(&part.chain) && kind.includes(&part.place))
             .fold(String::new(), |text, part| text + "delete " + &part.to_string() + "\n");
@@ -90,31 +90,32 @@ impl Nft {
         Ok(chains.contains("type nat hook"))
     }
 
-    /// A table as it is listed, without the elements of its maps; `None` where there is none.
-    pub(super) fn print(&self, part: &ChainPart) -> Result<Option<String>, TproxyError> {
+    /// A table as it is listed, without the elements of its maps.
+    fn print(&self, part: &ChainPart) -> Result<String, TproxyError> {
         let name = part.to_string();
-        let mut command = Command::new(&self.program);
-        command.args(["-t", "list"]).args(name.split_whitespace());
-        match output(LOOK, &mut command, "") {
-            Ok(print) => Ok(Some(print)),
-            Err(TproxyError::ExtensionMissing { .. }) => Ok(None),
-            Err(error) => Err(error),
-        }
+        output(LOOK, Command::new(&self.program).args(["-t", "list"]).args(name.split_whitespace()), "")
     }
 
     /// The same of what has just been made, to be compared with later. What cannot be had is not missed.
     pub(super) fn first_print(&self, part: &ChainPart) -> Option<String> {
         let print = self.print(part);
-        print.inspect_err(|error| tracing::debug!(%error, "look at what was made")).ok().flatten()
+        print.inspect_err(|error| tracing::debug!(%error, "look at what was made")).ok()
     }
 
     /// True if a table is as `first` was.
     pub(super) fn is_as(&self, part: &ChainPart, first: Option<&String>) -> Result<bool, TproxyError> {
-        let now = self.print(part)?;
-        Ok(now.is_some_and(|now| first.is_none_or(|first| *first == now)))
+        match self.print(part) {
+            Ok(now) => Ok(first.is_none_or(|first| *first == now)),
+            // It says so of a table that is not there, and of other failures: a list of all has a table or has it not.
+            Err(error @ TproxyError::ExtensionMissing { .. }) => {
+                let is_there = tables(&self.list(LOOK)?).any(|there| there == *part);
+                if is_there { Err(error) } else { Ok(false) }
+            }
+            Err(error) => Err(error),
+        }
     }
 
-    fn list(&self) -> Result<String, TproxyError> {
-        output("list", Command::new(&self.program).args(["list", "tables"]), "")
+    fn list(&self, op: &'static str) -> Result<String, TproxyError> {
+        output(op, Command::new(&self.program).args(["list", "tables"]), "")
     }
 }

@@ -3,9 +3,9 @@
 
 use std::collections::BTreeSet;
 
-use super::TproxyError;
 use super::error::Purpose;
 use super::nftables::{Kind, Nft};
+use super::{FirewallLook, TproxyError};
 use crate::plan::firewall::{Chain, ChainPart, ChainPlace, TableFamily, marking};
 
 /// The mark as this process made it. It stays until [`undo`](Self::undo): dropping it removes nothing.
@@ -33,12 +33,12 @@ impl ReplyMark {
         Ok(made)
     }
 
-    /// True while it is as it was made. Blocks the calling thread.
-    ///
-    /// # Errors
-    /// nft does not list it.
-    pub fn is_whole(&self) -> Result<bool, TproxyError> {
-        self.nft.is_as(&self.part(), self.print.as_ref())
+    /// A look whether it is as it was made.
+    #[must_use]
+    pub fn look(&self) -> FirewallLook {
+        let mut look = FirewallLook::default();
+        look.add_nft(&self.nft, self.part(), self.print.as_ref());
+        look
     }
 
     /// Makes it again, in place of what is left of it. Blocks the calling thread.

@@ -75,6 +75,14 @@ pub(super) const FAMILIES: &[MetricFamily] = &[
     counter("repairs", "Repairs of what others removed, by what it was", &["what"], |view, out| {
         by_word(&view.repairs, out);
     }),
+    counter(
+        "failed_looks",
+        "Looks for what may be missing that failed, by what it was",
+        &["what"],
+        |view, out| {
+            by_word(&view.failed_looks, out);
+        },
+    ),
     gauge(
         "missing",
         "Kinds of things that clients need, that others removed and that have not been put back",

@@ -25,11 +25,11 @@ use crate::plan::firewall::{Firewall, Rule};
 use crate::plan::{ListenerRoom, Plan};
 use spectrum_proxy::{Listener, Served, Workers};
 use spectrum_steering::dispatcher::{Dispatcher, DispatcherError};
-use spectrum_steering::host::{ListenerGroup, ListenerOptions, LocalRoutes, Transparency};
-use spectrum_steering::tproxy::{Backend, Tproxy};
+use spectrum_steering::host::{ListenerGroup, ListenerOptions, LocalRoutes, OwnProcess, Transparency};
+use spectrum_steering::tproxy::{Backend, FirewallLook, Tproxy};
 
 /// So many listeners are looked at at once.
-const LISTENERS: usize = 256;
+const LISTENERS: usize = 1024;
 
 /// Others may be starting: then there will be another look.
 const PATIENCE: Duration = Duration::from_millis(100);
@@ -175,12 +175,12 @@ impl Running {
                 let broken = self.replies.broken(self.chain()?).await?;
                 broken.into_iter().map(Resource::Reply).collect()
             }
-            ResourceKind::Mark => all(self.replies.is_mark_whole()?, Resource::Mark),
-            ResourceKind::Exemption => all(self.exempting.is_whole()?, Resource::Exemption),
-            ResourceKind::Rules => match &self.tproxy {
-                Some(tproxy) => all(tproxy.damaged()?.is_empty(), Resource::Rules(self.revision)),
-                None => Vec::new(),
-            },
+            ResourceKind::Exemption | ResourceKind::Mark | ResourceKind::Rules => {
+                match self.firewall_look(kind) {
+                    Some(look) if !look.damaged()?.is_empty() => self.firewall_part(kind),
+                    _ => Vec::new(),
+                }
+            }
             // Nobody else can reach them.
             ResourceKind::Admin
             | ResourceKind::Connections
@@ -188,6 +188,21 @@ impl Running {
             | ResourceKind::Serving
             | ResourceKind::Workers => Vec::new(),
         })
+    }
+
+    /// The look at what `kind` has in the firewall, if there is anything. Any thread may take it: programs are run for it.
+    pub(super) fn firewall_look(&self, kind: ResourceKind) -> Option<FirewallLook> {
+        match kind {
+            ResourceKind::Exemption => self.exempting.look(),
+            ResourceKind::Mark => self.replies.look(),
+            ResourceKind::Rules => self.tproxy.as_ref().map(Tproxy::look),
+            _ => None,
+        }
+    }
+
+    /// All that `kind` has there.
+    pub(super) fn firewall_part(&self, kind: ResourceKind) -> Vec<Resource> {
+        self.ledger.have().map(|(resource, _)| resource).filter(|one| one.kind() == kind).cloned().collect()
     }
 
     /// Claims the prefixes of all routes that are raised, unless that is what others see. Waits at most `patience` for the lock,
@@ -384,6 +399,7 @@ impl Running {
     /// Registers the first socket of each group; it stands for all. Nothing is steered to them before there is a table.
     fn register(&mut self, ids: impl Iterator<Item = DestinationId>, plan: &Plan) -> anyhow::Result<()> {
         let dispatcher = self.dispatcher.as_mut().context("register listeners without a program")?;
+        let own = OwnProcess::open().context("open our own process")?;
         for id in ids {
             let group = plan.destination(id).and_then(|destination| self.listeners.get(destination));
             let group = group.context("register a listener that there is not")?;
@@ -392,7 +408,7 @@ impl Running {
                     dispatcher.reset_counts(id)?;
                     dispatcher.register(id, socket)?;
                 }
-                None => match group.borrowed() {
+                None => match group.borrowed(&own) {
                     Ok(socket) => drop(dispatcher.register_again(id, &socket)?),
                     Err(error) => tracing::trace!(%id, %error, "look at a listener"),
                 },
@@ -401,15 +417,16 @@ impl Running {
         Ok(())
     }
 
-    /// Destinations that had lost their place in the program's map. The kernel only tells by taking them in.
+    /// Destinations that had lost their place in the program's map, of those whose turn it is. The kernel only tells by taking
+    /// them in.
     fn unregistered(&mut self) -> anyhow::Result<Vec<DestinationId>> {
         let Some(dispatcher) = &mut self.dispatcher else { return Ok(Vec::new()) };
+        let own = OwnProcess::open().context("open our own process")?;
         let mut lost = Vec::new();
         let all = &self.plan.destinations;
-        for (id, destination) in
-            all.range(self.next_listener..).chain(all.range(..self.next_listener)).take(LISTENERS)
-        {
-            let socket = match self.listeners.get(destination).map(ListenerGroup::borrowed) {
+        let mut turn = all.range(self.next_listener..);
+        for (id, destination) in turn.by_ref().take(LISTENERS) {
+            let socket = match self.listeners.get(destination).map(|group| group.borrowed(&own)) {
                 Some(Ok(socket)) => socket,
                 None => continue,
                 // Its worker is closing it, or may not be looked into.
@@ -423,11 +440,13 @@ impl Running {
                 lost.push(*id);
             }
         }
-        if lost.is_empty() && all.len() > LISTENERS {
-            self.next_listener =
-                all.range(self.next_listener..).nth(LISTENERS).map_or(DestinationId(0), |(id, _)| *id);
-        }
+        self.next_listener = turn.next().map_or(DestinationId(0), |(id, _)| *id);
         Ok(lost)
+    }
+
+    /// The number of looks that it takes to see all of them.
+    pub(super) fn turns(&self) -> u32 {
+        u32::try_from(self.plan.destinations.len().div_ceil(LISTENERS)).unwrap_or(u32::MAX).max(1)
     }
 
     /// Hands listeners to the workers, to be served as `config` says.

@@ -13,7 +13,7 @@ use super::standby::Standby;
 use crate::config::NatChoice;
 use crate::plan::firewall::{Chain, ChainPart};
 use crate::plan::{Effect, Exemption, Plan};
-use spectrum_steering::tproxy::{self, ExemptionTable};
+use spectrum_steering::tproxy::{self, ExemptionTable, FirewallLook};
 
 /// The shortest time between a look and the next.
 const PAUSE: Duration = Duration::from_secs(10);
@@ -124,9 +124,9 @@ impl Exempting {
         self.table.take()?.undo().map(Into::into)
     }
 
-    /// True while it is as it was made. Blocks the calling thread.
-    pub(super) fn is_whole(&self) -> anyhow::Result<bool> {
-        Ok(self.table.as_ref().map_or(Ok(true), ExemptionTable::is_whole)?)
+    /// A look whether it is as it was made, if it was.
+    pub(super) fn look(&self) -> Option<FirewallLook> {
+        self.table.as_ref().map(ExemptionTable::look)
     }
 
     /// Makes it anew. Blocks the calling thread.

@@ -1,11 +1,19 @@
 //! Looking at the kernel for what the instance has raised, and putting back what somebody else took away. When to look, and
 //! whether putting back is worth it, is decided elsewhere.
 
+use std::io;
 use std::time::{Duration, Instant};
 
+use anyhow::Context as _;
+use futures_util::future::select_all;
+use tokio::sync::oneshot;
+
 use super::running::Running;
+use super::standby::Standby;
+use super::stop::Stop;
 use crate::instance::{Judgement, Ledger, Look, Mode, News, Resource, ResourceKind, Watch, named};
-use spectrum_steering::tproxy::Tproxy;
+use crate::plan::firewall::ChainPart;
+use spectrum_steering::tproxy::{FirewallLook, InterruptGuard, Tproxy, TproxyError};
 
 /// The pause between looks at the program's attachment, of which nobody tells: it costs a system call.
 const GLANCE: Duration = Duration::from_millis(200);
@@ -16,33 +24,129 @@ const FILES: Duration = Duration::from_millis(400);
 /// The same of the listeners in the program's map, and of iptables-legacy's rules, for which programs are run.
 const SLOWER: Duration = Duration::from_millis(700);
 
+/// Looks at the firewall.
+pub(super) static LOOKING: Standby = Standby::new("looks");
+
 /// The pause for what is not there at all.
 const NEVER: Duration = Duration::from_hours(1);
 
+/// Looks that are taken by threads of their own, since programs are run for them, which may hang.
+#[derive(Debug, Default)]
+pub(super) struct FirewallLooks(Vec<UnderWay>);
+
+#[derive(Debug)]
+struct UnderWay {
+    kind: ResourceKind,
+    look: FirewallLook,
+    begun: Instant,
+    /// True if something was told of meanwhile.
+    again: bool,
+    outcome: oneshot::Receiver<Result<Vec<ChainPart>, TproxyError>>,
+}
+
+/// The finds of a look at the firewall.
+pub(super) struct FirewallFinds {
+    kind: ResourceKind,
+    look: FirewallLook,
+    begun: Instant,
+    again: bool,
+    damaged: anyhow::Result<Vec<ChainPart>>,
+}
+
+impl FirewallLooks {
+    /// The finds of the next that ends. Dropped while it waits, it forgets nothing.
+    pub(super) async fn next(&mut self) -> FirewallFinds {
+        if self.0.is_empty() {
+            return std::future::pending().await;
+        }
+        let (outcome, at, _) = select_all(self.0.iter_mut().map(|one| &mut one.outcome)).await;
+        let UnderWay { kind, look, begun, again, .. } = self.0.swap_remove(at);
+        let damaged = outcome.context("wait for a look at the firewall").and_then(|found| Ok(found?));
+        FirewallFinds { kind, look, begun, again, damaged }
+    }
+
+    /// Takes `look`, if none of that kind is under way, and gives it up once we are told to `stop`.
+    fn take(&mut self, kind: ResourceKind, look: FirewallLook, stop: &Stop) -> io::Result<()> {
+        if let Some(one) = self.0.iter_mut().find(|one| one.kind == kind) {
+            one.again = true;
+            return Ok(());
+        }
+        let (taken, stop) = (look.clone(), stop.flag());
+        let outcome = LOOKING.send(move || {
+            let _given_up = InterruptGuard::by(stop);
+            taken.damaged()
+        })?;
+        self.0.push(UnderWay { kind, look, begun: Instant::now(), again: false, outcome });
+        Ok(())
+    }
+}
+
 impl Running {
-    /// Looks at things of `kinds`, and puts back what is missing.
-    pub(super) async fn look(&mut self, kinds: Vec<ResourceKind>, watch: &mut Watch) {
+    /// Looks at things of `kinds`, and puts back what is missing. What `looks` find is for [`seen`](Self::seen).
+    pub(super) async fn look(
+        &mut self,
+        kinds: Vec<ResourceKind>,
+        watch: &mut Watch,
+        looks: &mut FirewallLooks,
+    ) {
         for kind in kinds {
             if self.stop_asked.is_asked() {
                 return;
             }
             let begun = Instant::now();
-            let look = self.look_at(kind, watch).await;
+            watch.looking(kind);
+            let missing = match self.firewall_look(kind).map(|look| looks.take(kind, look, &self.stop_asked))
+            {
+                Some(Ok(())) => continue,
+                Some(Err(error)) => Err(error.into()),
+                None => self.missing(kind).await,
+            };
+            let look = self.judge(kind, missing, watch).await;
             watch.looked(kind, look, begun.elapsed(), self.untold(kind));
         }
     }
 
-    async fn look_at(&mut self, kind: ResourceKind, watch: &mut Watch) -> Look {
+    /// Puts back what a look at the firewall found to be missing.
+    pub(super) async fn seen(&mut self, finds: FirewallFinds, watch: &mut Watch, looks: &mut FirewallLooks) {
+        let FirewallFinds { kind, look, begun, again, damaged } = finds;
+        let took = begun.elapsed();
+        let now = self.firewall_look(kind);
+        if now.as_ref() != Some(&look) {
+            // It was a look at something else than what there is.
+            return self.look(vec![kind], watch, looks).await;
+        }
+        let missing =
+            damaged.map(|damaged| if damaged.is_empty() { Vec::new() } else { self.firewall_part(kind) });
+        let look = self.judge(kind, missing, watch).await;
+        watch.looked(kind, look, took, self.untold(kind));
+        if again {
+            watch.suspect(kind, None);
+        }
+    }
+
+    /// Puts back what is `missing` of `kind`, as far as that is worth it.
+    async fn judge(
+        &mut self,
+        kind: ResourceKind,
+        missing: anyhow::Result<Vec<Resource>>,
+        watch: &mut Watch,
+    ) -> Look {
         let author = watch.author(kind);
-        let missing = match self.surely_missing(kind).await {
-            Ok(missing) if missing.is_empty() && watch.is_touched(kind) => self.touchable(kind),
+        let missing = match missing {
+            // Others may have changed it without a trace: the elements of maps are not looked at.
+            Ok(missing) if missing.is_empty() && watch.is_touched(kind) => self.firewall_part(kind),
             Ok(missing) => missing,
             Err(error) => {
-                tracing::debug!("look for {}: {error:#}", kind.as_str());
-                self.repairs.unseen(kind, format!("{error:#}"));
+                let error = format!("{error:#}");
+                if self.repairs.unseen(kind, error.clone()) == News::New {
+                    tracing::warn!(what = kind.as_str(), "what may be missing cannot be looked at: {error}");
+                }
                 return Look::Missing;
             }
         };
+        if self.repairs.seen(kind) == News::New {
+            tracing::info!(what = kind.as_str(), "what may be missing can be looked at again");
+        }
         if missing.is_empty() {
             watch.renewed(kind);
             if self.repairs.whole(kind) == News::New {
@@ -85,7 +189,12 @@ impl Running {
     /// Puts back whatever is missing, however often that was done. What cannot be is said.
     pub(super) async fn mend(&mut self) {
         for kind in ResourceKind::REMOVABLE {
-            let mended = match self.surely_missing(kind).await {
+            let looked = self.missing(kind).await;
+            match &looked {
+                Ok(_) => drop(self.repairs.seen(kind)),
+                Err(error) => drop(self.repairs.unseen(kind, format!("{error:#}"))),
+            }
+            let mended = match looked {
                 Ok(missing) if missing.is_empty() => {
                     self.repairs.whole(kind);
                     continue;
@@ -108,31 +217,13 @@ impl Running {
         match (kind, self.mode()) {
             (ResourceKind::Claim | ResourceKind::Control, _) => Some(FILES),
             (ResourceKind::Attachment, Some(Mode::SkLookup)) => Some(GLANCE),
-            (ResourceKind::Registration, Some(Mode::SkLookup)) => Some(SLOWER),
+            (ResourceKind::Registration, Some(Mode::SkLookup)) => Some(SLOWER / self.turns()),
             (ResourceKind::Rules, Some(Mode::Tproxy)) => {
                 self.tproxy.as_ref().is_some_and(Tproxy::is_untold).then_some(SLOWER)
             }
             (ResourceKind::Attachment | ResourceKind::Registration | ResourceKind::Rules, _) => Some(NEVER),
             _ => None,
         }
-    }
-
-    /// The things of `kind` that others may have changed without a trace: the elements of maps are not looked at.
-    fn touchable(&self, kind: ResourceKind) -> Vec<Resource> {
-        match kind {
-            ResourceKind::Rules if self.tproxy.is_some() => vec![Resource::Rules(self.revision)],
-            ResourceKind::Mark if self.replies.part().is_some() => vec![Resource::Mark],
-            ResourceKind::Exemption if self.exempting.part().is_some() => vec![Resource::Exemption],
-            _ => Vec::new(),
-        }
-    }
-
-    /// The things of `kind` that are missing.
-    async fn surely_missing(&mut self, kind: ResourceKind) -> anyhow::Result<Vec<Resource>> {
-        let missing = self.missing(kind).await?;
-        let is_listed = matches!(kind, ResourceKind::Exemption | ResourceKind::Mark | ResourceKind::Rules);
-        // The programs of the firewall fail now and then on a busy machine, in words that also mean that a table is not there.
-        if is_listed && !missing.is_empty() { self.missing(kind).await } else { Ok(missing) }
     }
 
     /// Goes from what there is to what there was. What cannot be put back does not take with it what could.

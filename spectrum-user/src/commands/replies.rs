@@ -10,7 +10,7 @@ use crate::model::{DialSource, Family, OriginHost, Service, Target};
 use crate::plan::firewall::{Chain, ChainPart};
 use crate::plan::reply_table::ReplyTable;
 use spectrum_steering::host::{self, ReplyRoutes};
-use spectrum_steering::tproxy::ReplyMark;
+use spectrum_steering::tproxy::{FirewallLook, ReplyMark};
 
 /// The exemption that there is.
 #[derive(Debug, Default)]
@@ -71,9 +71,9 @@ impl Replies {
         self.mark.take()?.undo().map(Into::into)
     }
 
-    /// True while it is as it was made. Blocks the calling thread.
-    pub(super) fn is_mark_whole(&self) -> anyhow::Result<bool> {
-        Ok(self.mark.as_ref().map_or(Ok(true), ReplyMark::is_whole)?)
+    /// A look whether it is as it was made, if it was.
+    pub(super) fn look(&self) -> Option<FirewallLook> {
+        self.mark.as_ref().map(ReplyMark::look)
     }
 
     /// The families whose rules or routes are not all there.

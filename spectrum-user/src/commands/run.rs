@@ -16,6 +16,7 @@ use super::logging::{self, Log};
 use super::privileges::require_net_admin;
 use super::ready::Ready;
 use super::reload::Reloaded;
+use super::repairing::{FirewallFinds, FirewallLooks, LOOKING};
 use super::running::{Running, Settings};
 use super::standby::Standby;
 use crate::cli::RunArgs;
@@ -55,6 +56,7 @@ fn serve_from_start_to_end(args: &RunArgs, config: Config, log: &Log) -> anyhow:
     }
     raise_file_limit()?;
     ASIDE.begin();
+    LOOKING.begin();
     let settings = Settings { workers: args.workers, force: args.force.clone().into(), drain: args.drain };
     // The workers carry the traffic; this thread only steers.
     let runtime = runtime::Builder::new_current_thread().enable_all().build().context("start the runtime")?;
@@ -133,6 +135,7 @@ async fn serve(running: &mut Running, args: &RunArgs, hearing: &mut Hearing) -> 
     let stop = hearing.stop();
     let mut looks = Looks::new();
     let mut watch = Watch::begin(running.chain()?);
+    let mut firewall = FirewallLooks::default();
     loop {
         let due = running.ledger.next_due();
         let event = tokio::select! {
@@ -141,12 +144,14 @@ async fn serve(running: &mut Running, args: &RunArgs, hearing: &mut Hearing) -> 
             asked = hearing.reload() => ServeEvent::Reload(asked?),
             () = until(due) => ServeEvent::Due,
             kinds = watch.next() => ServeEvent::Look(kinds),
+            finds = firewall.next() => ServeEvent::Seen(finds),
             looked = looks.next(&running.plan, running.config.nat) => ServeEvent::Looked(looked),
             failure = running.failure() => return Err(failure),
         };
         match event {
             ServeEvent::Due => running.retire_due().await,
-            ServeEvent::Look(kinds) => running.look(kinds, &mut watch).await,
+            ServeEvent::Look(kinds) => running.look(kinds, &mut watch, &mut firewall).await,
+            ServeEvent::Seen(finds) => running.seen(finds, &mut watch, &mut firewall).await,
             ServeEvent::Looked(looked) => running.looked(looked),
             ServeEvent::Reload(ReloadAsked::Asker(asked)) => {
                 let query = match &asked.request {
@@ -169,6 +174,7 @@ async fn serve(running: &mut Running, args: &RunArgs, hearing: &mut Hearing) -> 
 enum ServeEvent {
     Due,
     Look(Vec<ResourceKind>),
+    Seen(FirewallFinds),
     Looked(Looked),
     Reload(ReloadAsked),
 }

@@ -15,6 +15,9 @@ const MINUTE: Duration = Duration::from_mins(1);
 /// So long somebody who was quicker is left alone.
 const REST: Duration = Duration::from_mins(1);
 
+/// So many looks in a row that fail are told.
+const UNSEEN: u32 = 2;
+
 /// So many things are named in one text.
 const NAMED: usize = 3;
 
@@ -53,9 +56,10 @@ pub struct Faults(Arc<Mutex<RepairBook>>);
 #[derive(Debug, Default)]
 struct RepairBook {
     missing: BTreeMap<ResourceKind, Absence>,
-    /// Kinds that could not be looked at, and why.
-    unseen: BTreeMap<ResourceKind, String>,
     repaired: BTreeMap<ResourceKind, u64>,
+    /// The failures of looks in a row, and the last one's reason.
+    unseen: BTreeMap<ResourceKind, (u32, String)>,
+    failed_looks: BTreeMap<ResourceKind, u64>,
 }
 
 /// Things of one kind that are missing.
@@ -87,7 +91,6 @@ impl Repairs {
         most: u32,
         now: Instant,
     ) -> Judgement {
-        self.faults.lock().unseen.remove(&kind);
         if most == 0 {
             return Judgement::Leave(self.faults.missing(kind, missing, author, Why::Never));
         }
@@ -127,19 +130,26 @@ impl Repairs {
         self.faults.missing(kind, missing, author, Why::Failed(error))
     }
 
-    /// Things of `kind` could not be looked at, so that nobody knows whether any is missing; whether that is news.
+    /// Things of `kind` could not be looked at. Of several failures in a row the second is news: one may be a busy machine's.
     pub fn unseen(&mut self, kind: ResourceKind, error: String) -> News {
-        match self.faults.lock().unseen.insert(kind, error) {
-            Some(_) => News::Known,
-            None => News::New,
+        let mut told = self.faults.lock();
+        *told.failed_looks.entry(kind).or_default() += 1;
+        let (times, last) = told.unseen.entry(kind).or_default();
+        (*times, *last) = (times.saturating_add(1), error);
+        if *times == UNSEEN { News::New } else { News::Known }
+    }
+
+    /// Things of `kind` were looked at; whether it was told that they could not be.
+    pub fn seen(&mut self, kind: ResourceKind) -> News {
+        match self.faults.lock().unseen.remove(&kind) {
+            Some((UNSEEN.., _)) => News::New,
+            _ => News::Known,
         }
     }
 
     /// Nothing of `kind` is missing; whether something was.
     pub fn whole(&mut self, kind: ResourceKind) -> News {
-        let mut told = self.faults.lock();
-        told.unseen.remove(&kind);
-        match told.missing.remove(&kind) {
+        match self.faults.lock().missing.remove(&kind) {
             Some(_) => News::New,
             None => News::Known,
         }
@@ -166,14 +176,16 @@ impl Faults {
         told.missing.iter().filter(|(kind, _)| !kind.is_aside()).map(|(_, fault)| fault.line()).collect()
     }
 
-    /// The things that could not be looked at when that was last tried, a line for each kind.
+    /// The things that could not be looked at several times in a row, so that nobody knows whether they are missing, a line for
+    /// each kind.
     #[must_use]
     pub fn unseen(&self) -> Vec<String> {
         let told = self.lock();
-        let line = |(kind, error): (&ResourceKind, &String)| {
+        let often = told.unseen.iter().filter(|(_, (times, _))| *times >= UNSEEN);
+        let line = |(kind, (_, error)): (&ResourceKind, &(u32, String))| {
             format!("could not look whether anything is missing of {}: {error}", kind.as_str())
         };
-        told.unseen.iter().map(line).collect()
+        often.map(line).collect()
     }
 
     /// True while something of `kind` is missing.
@@ -185,9 +197,13 @@ impl Faults {
     /// The number of repairs of each kind.
     #[must_use]
     pub fn repaired(&self) -> Vec<(&'static str, u64)> {
-        let told = self.lock();
-        let count = |kind: ResourceKind| told.repaired.get(&kind).copied().unwrap_or_default();
-        ResourceKind::REMOVABLE.into_iter().map(|kind| (kind.as_str(), count(kind))).collect()
+        counted(&self.lock().repaired)
+    }
+
+    /// The number of looks of each kind that failed.
+    #[must_use]
+    pub fn failed_looks(&self) -> Vec<(&'static str, u64)> {
+        counted(&self.lock().failed_looks)
     }
 
     fn missing(&self, kind: ResourceKind, missing: &[Resource], author: Option<&Author>, why: Why) -> News {
@@ -203,6 +219,11 @@ impl Faults {
     fn lock(&self) -> MutexGuard<'_, RepairBook> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn counted(counts: &BTreeMap<ResourceKind, u64>) -> Vec<(&'static str, u64)> {
+    let count = |kind: ResourceKind| counts.get(&kind).copied().unwrap_or_default();
+    ResourceKind::REMOVABLE.into_iter().map(|kind| (kind.as_str(), count(kind))).collect()
 }
 
 impl Absence {
@@ -308,6 +329,21 @@ mod tests {
         assert_eq!((repairs.faults().lines().len(), repairs.faults().hindrances().len()), (1, 0));
         judged(&mut repairs, 0, now);
         assert_eq!((repairs.faults().lines().len(), repairs.faults().hindrances().len()), (2, 1));
+    }
+
+    #[test]
+    fn what_cannot_be_looked_at_is_told_from_the_second_time_on() {
+        let mut repairs = Repairs::default();
+        let faults = repairs.faults();
+        assert_eq!(repairs.unseen(KIND, "it hangs".into()), News::Known);
+        assert_eq!((repairs.seen(KIND), faults.unseen().len()), (News::Known, 0));
+        let news: Vec<News> = (0..4).map(|_| repairs.unseen(KIND, "it hangs".into())).collect();
+        assert_eq!(news, [News::Known, News::New, News::Known, News::Known]);
+        assert_eq!(faults.unseen(), ["could not look whether anything is missing of rules: it hangs"]);
+        // It may be there, and clients are served.
+        assert_eq!(faults.hindrances().len(), 0);
+        assert_eq!((repairs.seen(KIND), faults.unseen().len()), (News::New, 0));
+        assert_eq!(faults.failed_looks().into_iter().find(|(what, _)| *what == "rules"), Some(("rules", 5)));
     }
 
     #[test]

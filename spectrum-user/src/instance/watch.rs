@@ -120,7 +120,12 @@ impl Watch {
         }
     }
 
-    /// Things of `kind` were looked at, which took so long. Where nobody tells of them the next look is after `untold`.
+    /// A look at things of `kind` begins. Until it has ended there is no other, unless the kernel tells of them.
+    pub fn looking(&mut self, kind: ResourceKind) {
+        self.due.remove(&kind);
+    }
+
+    /// The look at things of `kind` has ended, which took so long. Where nobody tells of them the next look is after `untold`.
     pub fn looked(&mut self, kind: ResourceKind, look: Look, took: Duration, untold: Option<Duration>) {
         let missed = self.missed.entry(kind).or_default();
         *missed = if look == Look::Missing { *missed + 1 } else { 0 };
@@ -128,7 +133,10 @@ impl Watch {
             0 => untold.unwrap_or_else(|| if self.is_told(kind) { SELDOM } else { UNHEARD }),
             missed => AGAIN * (1 << (missed - 1).min(DOUBLINGS)),
         };
-        self.due.insert(kind, Instant::now() + pause.max(took * SHARE));
+        let next = Instant::now() + pause.max(took * SHARE);
+        // The kernel may have told of them since the look began.
+        let due = self.due.entry(kind).or_insert(next);
+        *due = next.min(*due);
     }
 
     fn is_told(&self, kind: ResourceKind) -> bool {
@@ -188,7 +196,8 @@ impl Watch {
         }
     }
 
-    fn suspect(&mut self, kind: ResourceKind, author: Option<&Author>) {
+    /// Things of `kind` may be missing, by the doing of `author`.
+    pub fn suspect(&mut self, kind: ResourceKind, author: Option<&Author>) {
         let soon = Instant::now() + MOMENT;
         let due = self.due.entry(kind).or_insert(soon);
         *due = soon.min(*due);
@@ -233,6 +242,7 @@ mod tests {
         assert!(watch.is_touched(ResourceKind::Rules) && !watch.is_touched(ResourceKind::Mark));
         assert_eq!(watch.author(ResourceKind::Rules), author);
         watch.renewed(ResourceKind::Rules);
+        watch.looking(ResourceKind::Rules);
         watch.looked(ResourceKind::Rules, Look::Whole, Duration::ZERO, Some(SELDOM * 2));
         assert!(watch.next().await.iter().all(|kind| *kind != ResourceKind::Rules));
     }
@@ -243,14 +253,31 @@ mod tests {
         let kind = ResourceKind::Route;
         let mut pauses = Vec::new();
         for _ in 0..8 {
+            watch.looking(kind);
             watch.looked(kind, Look::Missing, Duration::ZERO, None);
             pauses.push(watch.due[&kind].duration_since(Instant::now()).as_millis());
         }
         assert_eq!(pauses, [250, 500, 1000, 2000, 4000, 8000, 8000, 8000]);
+        watch.looking(kind);
         watch.looked(kind, Look::Whole, Duration::ZERO, None);
         assert_eq!(watch.due[&kind].duration_since(Instant::now()), UNHEARD);
         // A look that takes long is not taken often.
+        watch.looking(kind);
         watch.looked(kind, Look::Whole, Duration::from_secs(1), None);
         assert_eq!(watch.due[&kind].duration_since(Instant::now()), Duration::from_secs(4));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_told_while_a_look_is_taken_is_looked_at_again() {
+        let mut watch = deaf();
+        let kind = ResourceKind::Rules;
+        watch.looking(kind);
+        let touched = BTreeSet::from([Touched::Steering]);
+        watch.firewall_notice(Ok(FirewallNotice::Touched(touched, None)));
+        assert_eq!(watch.next().await, [kind], "told of while it is looked at");
+        watch.looking(kind);
+        watch.firewall_notice(Ok(FirewallNotice::Lost));
+        watch.looked(kind, Look::Whole, Duration::from_secs(3), None);
+        assert!(watch.next().await.contains(&kind), "told of while it is looked at, which has ended");
     }
 }

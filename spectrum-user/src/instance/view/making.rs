@@ -83,8 +83,11 @@ impl Present {
             .map(|((service, protocol), totals)| SessionsView::of(service, *protocol, totals))
             .collect();
         view.destinations = self.destinations();
-        view.repairs =
-            self.faults.repaired().into_iter().map(|(what, count)| (what.to_owned(), count)).collect();
+        let by_word = |counts: Vec<(&str, u64)>| {
+            counts.into_iter().map(|(what, count)| (what.to_owned(), count)).collect()
+        };
+        view.repairs = by_word(self.faults.repaired());
+        view.failed_looks = by_word(self.faults.failed_looks());
         view.log = self.log();
         view.firewall = self.firewall_parts();
         view.table = self.probe().map(|probe| TableView { nodes: probe.nodes(), bytes: probe.table_bytes() });

@@ -57,6 +57,9 @@ pub struct View {
     /// The repairs of what others had removed, by the kind of thing.
     #[serde(default)]
     pub repairs: BTreeMap<String, u64>,
+    /// The looks for what may be missing that failed, by the kind of thing.
+    #[serde(default)]
+    pub failed_looks: BTreeMap<String, u64>,
     /// The program that is attached, with sk_lookup.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub program: Option<ProgramView>,
