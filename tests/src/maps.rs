@@ -40,9 +40,10 @@ pub fn counts(netns: &Netns, instance: &Instance, destination: u8) -> Counts {
 }
 
 /// Takes the listener of the destination with this id away, behind the program's back.
-pub fn forget_listener(netns: &Netns, instance: &Instance, destination: u8) {
+pub fn forget_listener(netns: &Netns, instance: &Instance, destination: u32) {
     let map = map_named(netns, instance, "LISTENERS");
-    netns.command(&format!("bpftool map delete id {map} key {destination} 0 0 0"));
+    let [a, b, c, d] = destination.to_ne_bytes();
+    netns.command(&format!("bpftool map delete id {map} key {a} {b} {c} {d}"));
 }
 
 /// The id of the steering table that is in force, and the bytes that the kernel accounts to it.

@@ -462,7 +462,7 @@ fn a_look_that_hangs_is_told_and_keeps_no_other_waiting() {
 #[test]
 fn of_hundreds_of_listeners_each_comes_back_within_a_second() {
     let test = "of_hundreds_of_listeners_each_comes_back_within_a_second";
-    let Some(case) = case_on(Path::SkLookup, test, &[]) else { return };
+    let Some(case) = case_on(Path::SkLookup, test, &[Need::Bpftool]) else { return };
     let count = 1500;
     let services: String = (0..count)
         .map(|n| {
@@ -502,7 +502,7 @@ fn what_went_amid_more_notices_than_can_wait_comes_back() {
     case.server.command("ip -batch /run/batch");
     case.server.command("ip route flush table local proto 83");
     case.server.command("nft flush ruleset");
-    let dropped = case.server.run(|| fs::read_to_string("/proc/net/netlink").unwrap());
+    let dropped = case.server.run(|| fs::read_to_string("/proc/thread-self/net/netlink").unwrap());
     assert!(dropped.lines().any(lost), "nothing was lost:\n{dropped}");
     instance.signal(nix::sys::signal::Signal::SIGCONT);
     await_logged(&instance, "put back what was removed: local route", 1);

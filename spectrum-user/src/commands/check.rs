@@ -9,14 +9,12 @@ use std::time::Duration;
 use anyhow::{Context as _, anyhow};
 use tokio::runtime;
 
-use super::lookups::{Numbered, look_up, origins_of};
-use super::own_bindings::own_bindings;
-use super::run::joined;
 use crate::cli::CheckArgs;
 use crate::config::Config;
 use crate::instance::view::{
     BindingView, CheckedService, DestinationPlan, PlanView, ServicePlan, policy_lines,
 };
+use crate::instance::{Numbered, joined, look_up, origins_of, own_bindings};
 use crate::model::{LogFormat, RecordKeys, VisibleWriter};
 use crate::plan::table::Table;
 use crate::plan::{self, Plan};

@@ -5,11 +5,8 @@ use std::io::{self, Write as _};
 use anyhow::Context as _;
 use tokio::runtime;
 
-use super::privileges::require_net_admin;
-use super::run::LOCK_PATIENCE;
-use super::sweep;
 use crate::cli::CleanArgs;
-use crate::instance::{Registry, run_dir};
+use crate::instance::{LOCK_PATIENCE, Registry, leftovers, require_net_admin, run_dir};
 use spectrum_steering::host::{self, NamespaceId};
 
 /// Removes leftovers and says what they were, a line each.
@@ -22,7 +19,7 @@ pub(super) fn clean(args: &CleanArgs) -> anyhow::Result<()> {
     let swept = runtime.block_on(async {
         let registry = Registry::open(&run_dir(), NamespaceId::current()?.inode())?;
         let lock = registry.lock(LOCK_PATIENCE)?;
-        sweep::leftovers(&lock).await
+        leftovers(&lock).await
     })?;
     let mut stdout = io::stdout().lock();
     match swept.iter().try_for_each(|leftover| writeln!(stdout, "removed {leftover}")) {

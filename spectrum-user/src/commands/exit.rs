@@ -7,23 +7,10 @@ use std::process::ExitCode;
 use serde::Serialize;
 
 use super::logging::Log;
-use super::privileges::NotPermitted;
 use crate::config::{ConfigError, Problem};
-use crate::control::ControlError;
-use crate::instance::InstanceError;
+use crate::instance::{USAGE, code, problems};
 use crate::model::{LogFormat, visible};
 use crate::observe::{LossKind, timestamp};
-use spectrum_steering::host::NetError;
-use spectrum_steering::tproxy::TproxyError;
-
-/// The code of every failure that has no other.
-pub(super) const FAILURE: u8 = 1;
-/// `EX_NOPERM` of sysexits.h.
-const NOT_PERMITTED: u8 = 77;
-/// `EX_CONFIG` of sysexits.h.
-const BAD_CONFIGURATION: u8 = 78;
-/// As clap exits, and as most programs do.
-pub(super) const USAGE: u8 = 2;
 
 /// More lines than this hide the first one, as in [`ConfigError`].
 const SHOWN: usize = 100;
@@ -128,16 +115,6 @@ pub(super) fn refusal(error: &anyhow::Error) -> ExitCode {
     ExitCode::from(exit_code)
 }
 
-/// The problems of a file, if `error` is about one.
-pub(super) fn problems(error: &anyhow::Error) -> &[Problem] {
-    match (error.downcast_ref(), error.downcast_ref()) {
-        (Some(ConfigError::Invalid { problems }), _) | (_, Some(ControlError::Refused { problems, .. })) => {
-            problems
-        }
-        _ => &[],
-    }
-}
-
 fn print(lines: &str) {
     // Nobody is left to tell when standard error is gone.
     let _ = io::stderr().write_all(lines.as_bytes());
@@ -164,34 +141,4 @@ fn lines(error: &anyhow::Error, format: LogFormat) -> String {
             text.lines().fold(String::new(), |lines, line| lines + "error: " + &visible(line) + "\n")
         }
     }
-}
-
-/// The exit code that fits `error`.
-pub(super) fn code(error: &anyhow::Error) -> u8 {
-    if let Some(ControlError::Refused { code, .. }) = error.downcast_ref() {
-        *code
-    } else if error.is::<clap::Error>() {
-        USAGE
-    } else if is_permission(error) {
-        NOT_PERMITTED
-    } else if error.is::<ConfigError>() {
-        BAD_CONFIGURATION
-    } else {
-        FAILURE
-    }
-}
-
-fn is_permission(error: &anyhow::Error) -> bool {
-    error.chain().any(|cause| {
-        cause.is::<NotPermitted>()
-            || cause.downcast_ref::<NetError>().is_some_and(|error| error.not_permitted().is_some())
-            || cause.downcast_ref::<InstanceError>().is_some_and(|error| {
-                error.not_permitted().is_some() || matches!(error, InstanceError::Distrusted { .. })
-            })
-            || cause.downcast_ref::<TproxyError>().is_some_and(|error| error.not_permitted().is_some())
-            || cause
-                .downcast_ref::<io::Error>()
-                .and_then(io::Error::raw_os_error)
-                .is_some_and(|errno| errno == libc::EPERM || errno == libc::EACCES)
-    })
 }

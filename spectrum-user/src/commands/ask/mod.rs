@@ -15,11 +15,10 @@ use serde::de::DeserializeOwned;
 
 use self::candidates::listed;
 use super::columns::Columns;
-use super::reload::Reloaded;
 use crate::cli::{BindingsArgs, ExplainArgs, InstanceArgs, OriginArgs, ReloadArgs};
 use crate::control::{self, ExplainQuery, Explanation, ReloadQuery, Request, SetOriginAnswer};
 use crate::instance::view::{BindingView, View};
-use crate::instance::{ControlSocket, InstanceName, control_sockets, live_instances, run_dir};
+use crate::instance::{ControlSocket, InstanceName, Reloaded, control_sockets, live_instances, run_dir};
 use crate::model::VisibleWriter;
 use spectrum_steering::host::NamespaceId;
 

@@ -11,12 +11,12 @@ use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use tokio::runtime;
 
 use super::trial::{self, Trials};
-use crate::commands::privileges::capabilities;
 use crate::config::Config;
 use crate::control::{self, Request};
 use crate::doctor::{
     BindingsSource, Confinement, Conntrack, HostFacts, OtherProgram, Rights, Subject, SystemRefusal, Unknown,
 };
+use crate::instance::capabilities;
 use crate::instance::view::View;
 use crate::instance::{
     ControlSocket, Instance, Leftovers, Mode, control_sockets, live_instances, run_dir, taken,

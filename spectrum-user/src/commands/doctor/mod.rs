@@ -8,10 +8,10 @@ use std::io::{self, BufWriter, Write};
 use anyhow::{Context as _, bail};
 
 use super::columns::Columns;
-use super::run::joined;
 use crate::cli::DoctorArgs;
 use crate::config::Config;
 use crate::doctor::{Diagnosis, diagnose};
+use crate::instance::joined;
 use crate::model::VisibleWriter;
 use crate::plan;
 use spectrum_steering::host;

@@ -183,7 +183,7 @@ fn remove(case: &Case, instance: &Instance, random: &mut Random) -> (String, usi
         }
         drawn => match case.path {
             Path::SkLookup if drawn == 3 => {
-                forget_listener(server, instance, u8::from(!ip.is_empty()));
+                forget_listener(server, instance, u32::from(!ip.is_empty()));
                 return ("bpftool map delete".to_owned(), 1);
             }
             Path::SkLookup => {

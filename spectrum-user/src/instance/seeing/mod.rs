@@ -4,7 +4,7 @@ mod explain;
 
 use std::sync::Arc;
 
-use super::exit::USAGE;
+use super::exit_code::USAGE;
 use crate::control::{BindingsQuery, ControlError};
 use crate::instance::view::{BindingView, ListenerView, Present};
 use crate::model::{DestinationId, parse_port_ranges};

@@ -10,7 +10,7 @@ use spectrum_proxy::OwnBindings;
 use spectrum_steering::host;
 
 /// The bindings of `plans`, all of them while one follows another, as the origins' thread asks them.
-pub(super) fn own_bindings(plans: Vec<Arc<Plan>>) -> anyhow::Result<OwnBindings> {
+pub(crate) fn own_bindings(plans: Vec<Arc<Plan>>) -> anyhow::Result<OwnBindings> {
     let interfaces = interface_addresses()?;
     let known = interfaces.clone();
     Ok(OwnBindings::new(

@@ -11,8 +11,8 @@ use serde::{Deserialize, Serialize};
 use super::lookups::{NAMES_PATIENCE, look_up, places};
 use super::own_bindings::own_bindings;
 use super::replies::refuse_own_addresses;
-use super::run::{LOCK_PATIENCE, aside, joined};
-use super::running::{Aim, Running, registry};
+use super::running::{Aim, LOCK_PATIENCE, Running, joined, registry};
+use super::standby::aside;
 use crate::config::{Config, ModeChoice};
 use crate::control::ReloadQuery;
 use crate::instance::{Farewell, Mode};
@@ -22,15 +22,15 @@ use spectrum_steering::tproxy::InterruptGuard;
 
 /// The outcome of a reload.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
-pub(super) struct Reloaded {
+pub(crate) struct Reloaded {
     /// Which configuration this is; the first was 0.
-    pub(super) revision: u32,
-    pub(super) services: usize,
-    pub(super) bindings: usize,
+    pub(crate) revision: u32,
+    pub(crate) services: usize,
+    pub(crate) bindings: usize,
     /// Destinations that have new listeners.
-    pub(super) added: usize,
+    pub(crate) added: usize,
     /// Destinations that get no packets any more.
-    pub(super) removed: usize,
+    pub(crate) removed: usize,
 }
 
 impl Running {

@@ -13,8 +13,7 @@ use anyhow::{Context as _, bail};
 use futures_util::future::{join_all, try_join_all};
 use nix::sys::resource::{Resource as Limit, getrlimit};
 
-use super::run::LOCK_PATIENCE;
-use super::running::{Aim, Running, registry};
+use super::running::{Aim, LOCK_PATIENCE, Running, registry};
 use crate::admin::AdminServer;
 use crate::config::{Config, FirewallChoice};
 use crate::control::ControlServer;

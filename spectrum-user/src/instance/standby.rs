@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, SyncSender};
 use std::thread;
 
+use anyhow::Context as _;
 use tokio::sync::oneshot;
 
 /// The errand to be done: returns what tells how it ended.
@@ -77,6 +78,18 @@ impl Standby {
         });
         errands
     }
+}
+
+/// For what takes long and nobody must wait for.
+pub(super) static ASIDE: Standby = Standby::new("aside");
+
+/// Does on another thread what takes long and leaves nothing behind. It goes on where nobody waits for it any more.
+pub(super) async fn aside<T: Send + 'static>(
+    doing: impl FnOnce() -> T + Send + 'static,
+) -> anyhow::Result<T> {
+    // Not one of the runtime's, which panics where the system has no thread to spare.
+    let outcome = ASIDE.send(doing).context("start a thread")?;
+    outcome.await.context("wait for a thread of our own, which died")
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 
 use anyhow::{Context as _, anyhow};
 
-use super::exit::USAGE;
+use super::exit_code::USAGE;
 use super::running::Running;
 use crate::config::nearest;
 use crate::control::{Asker, ControlError, OriginQuery, SetOriginAnswer};

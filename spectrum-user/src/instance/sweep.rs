@@ -13,7 +13,7 @@ use spectrum_steering::tproxy;
 ///
 /// # Errors
 /// Everything that could not be removed; the rest is gone all the same.
-pub(super) async fn leftovers(lock: &StartupLock) -> anyhow::Result<Vec<String>> {
+pub(crate) async fn leftovers(lock: &StartupLock) -> anyhow::Result<Vec<String>> {
     let mut routes = LocalRoutes::open()?;
     let chains = tproxy::list_ours().unwrap_or_else(|error| {
         // sk_lookup needs no firewall, so a firewall that cannot be read must not stop it.

@@ -12,7 +12,7 @@ use anyhow::{Context as _, anyhow};
 use tokio::runtime::{self, Handle};
 use tokio::sync::{mpsc, oneshot};
 
-use super::exit;
+use super::exit_code;
 use super::signals::{Signalled, Signals};
 use super::stop::{Stop, Stopper};
 use crate::control::{Asked, Request, SharedAnswer};
@@ -221,11 +221,11 @@ fn refuse_reload(asked: Asked, state: InstanceState) {
             "the instance is busy: it is {state}, and {RELOADS} more wait to have it reload; try again"
         ),
     };
-    asked.refused(&format!("reload: {why}"), exit::FAILURE, &[]);
+    asked.refused(&format!("reload: {why}"), exit_code::FAILURE, &[]);
 }
 
 fn refuse(asked: Asked, error: &anyhow::Error) {
-    asked.refused(&format!("{error:#}"), exit::code(error), exit::problems(error));
+    asked.refused(&format!("{error:#}"), exit_code::code(error), exit_code::problems(error));
 }
 
 /// Answers what takes time, one after the other. All who ask for the status while one is made get the next one: nobody's is

@@ -17,7 +17,7 @@ use super::lookups::{NAMES_PATIENCE, look_up};
 use super::own_bindings::own_bindings;
 use super::ready::Ready;
 use super::replies::{Replies, refuse_own_addresses};
-use super::run::{LOCK_PATIENCE, aside, joined};
+use super::standby::aside;
 use super::stop::Stop;
 use super::sweep;
 use crate::admin::AdminServer;
@@ -40,10 +40,10 @@ use spectrum_steering::tproxy::{InterruptGuard, Tproxy};
 
 /// The settings that are not part of the configuration.
 #[derive(Clone, Debug)]
-pub(super) struct Settings {
-    pub(super) workers: Option<NonZeroUsize>,
-    pub(super) force: Force,
-    pub(super) drain: Duration,
+pub(crate) struct Settings {
+    pub(crate) workers: Option<NonZeroUsize>,
+    pub(crate) force: Force,
+    pub(crate) drain: Duration,
 }
 
 /// A configuration to go to, or the one that there is.
@@ -380,3 +380,12 @@ fn listener(group: &ListenerGroup) -> ListenerView {
 pub(super) fn registry() -> anyhow::Result<Registry> {
     Ok(Registry::open(&run_dir(), NamespaceId::current()?.inode())?)
 }
+
+/// Several errors as one line.
+pub(crate) fn joined(errors: impl IntoIterator<Item = anyhow::Error>) -> anyhow::Error {
+    let texts: Vec<String> = errors.into_iter().map(|error| format!("{error:#}")).collect();
+    anyhow!("{}", texts.join("; "))
+}
+
+/// Longer than any start takes; a start that waits longer than this waits for one that hangs.
+pub(crate) const LOCK_PATIENCE: Duration = Duration::from_secs(10);

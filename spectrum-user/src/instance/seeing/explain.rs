@@ -8,8 +8,8 @@ use std::num::NonZeroU16;
 use spectrum_common::{Counts, Refusal};
 
 use super::misunderstood;
-use crate::commands::exit::FAILURE;
 use crate::control::{ControlError, Decider, ExplainQuery, Explanation, Outcome};
+use crate::instance::exit_code::FAILURE;
 use crate::instance::view::{DETACHED, Present, Scope, Seen, bridges_to_rules};
 use crate::instance::{Mode, ResourceKind};
 use crate::model::{Binding, DestinationId, Family, PortRange, Prefix, Protocol};
@@ -43,7 +43,7 @@ impl Fate {
 
 impl Present {
     /// The way of the packet, and the reason.
-    pub(in crate::commands) fn explain(&self, query: &ExplainQuery) -> Result<Explanation, ControlError> {
+    pub(in crate::instance) fn explain(&self, query: &ExplainQuery) -> Result<Explanation, ControlError> {
         let ExplainQuery { protocol, dialled, .. } = *query;
         if self.steering.is_none() {
             let message =

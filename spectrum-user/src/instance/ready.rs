@@ -8,7 +8,7 @@ use crate::observe::timestamp;
 
 /// The instance that is ready.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Ready {
+pub(crate) struct Ready {
     pub(super) mode: Mode,
     pub(super) services: usize,
     pub(super) bindings: usize,
@@ -25,7 +25,7 @@ struct JsonReady {
 
 impl Ready {
     /// It, and a newline.
-    pub(super) fn line(self, format: LogFormat) -> String {
+    pub(crate) fn line(self, format: LogFormat) -> String {
         let Self { mode, services, bindings } = self;
         match format {
             LogFormat::Json => {

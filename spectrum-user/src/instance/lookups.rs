@@ -9,7 +9,7 @@ use crate::model::{LocalOrigins, Origin, ServiceName, Target};
 use spectrum_proxy::{Lookups, OriginWatch};
 
 /// Begins to look up the names of the origins of `config`, and has what is wrong with them said with their places.
-pub(super) fn look_up(watch: &OriginWatch, config: &Config, patience: Duration) -> Lookups {
+pub(crate) fn look_up(watch: &OriginWatch, config: &Config, patience: Duration) -> Lookups {
     watch.place(places(config));
     watch.look_up(origins_of(config).map(|origin| (origin.origin, origin.local)), patience)
 }
@@ -25,16 +25,16 @@ pub(super) fn places(config: &Config) -> HashMap<ServiceName, Vec<String>> {
 
 /// One origin of a configuration, by the number of its service and its own.
 #[derive(Clone, Copy)]
-pub(super) struct Numbered<'a> {
-    pub(super) service: usize,
-    pub(super) name: &'a ServiceName,
-    pub(super) index: usize,
-    pub(super) origin: &'a Origin,
-    pub(super) local: LocalOrigins,
+pub(crate) struct Numbered<'a> {
+    pub(crate) service: usize,
+    pub(crate) name: &'a ServiceName,
+    pub(crate) index: usize,
+    pub(crate) origin: &'a Origin,
+    pub(crate) local: LocalOrigins,
 }
 
 /// The origins of all services of `config`, in their order.
-pub(super) fn origins_of(config: &Config) -> impl Iterator<Item = Numbered<'_>> {
+pub(crate) fn origins_of(config: &Config) -> impl Iterator<Item = Numbered<'_>> {
     config.services.iter().enumerate().flat_map(|(number, service)| {
         let (list, local) = match &service.target {
             Target::Origins(origins) => (origins.list.as_slice(), origins.local),

@@ -8,13 +8,13 @@ const CAP_NET_ADMIN: u32 = 12;
 /// The process lacks a capability that every path needs.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("{op}: not permitted (needs {capability}; try sudo)")]
-pub(super) struct NotPermitted {
+pub(crate) struct NotPermitted {
     op: &'static str,
     capability: &'static str,
 }
 
 /// Refuses to go on without CAP_NET_ADMIN, which routes, rules, transparent sockets and attaching need.
-pub(super) fn require_net_admin(op: &'static str) -> Result<(), NotPermitted> {
+pub(crate) fn require_net_admin(op: &'static str) -> Result<(), NotPermitted> {
     // Without /proc the operations themselves will tell.
     match capabilities() {
         Some(capabilities) if capabilities & (1 << CAP_NET_ADMIN) == 0 => {
@@ -25,7 +25,7 @@ pub(super) fn require_net_admin(op: &'static str) -> Result<(), NotPermitted> {
 }
 
 /// The effective capabilities of this process, a bit each; nothing where there is no /proc.
-pub(super) fn capabilities() -> Option<u64> {
+pub(crate) fn capabilities() -> Option<u64> {
     fs::read_to_string("/proc/self/status").ok().and_then(|status| effective(&status))
 }
 

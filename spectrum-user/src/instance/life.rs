@@ -1,0 +1,200 @@
+//! The life of an instance: starts, serves until told to stop, goes over to other configurations meanwhile, undoes. What it has in the
+//! system, the ledger knows; this only waits for what is next.
+
+use std::sync::Arc;
+
+use anyhow::{Context as _, bail};
+use sd_notify::NotifyState;
+use tokio::runtime;
+use tokio::time::Instant;
+
+use super::exempting::{Looked, Looks};
+use super::exit_code;
+use super::hearing::{Hearing, ReloadAsked};
+use super::ready::Ready;
+use super::reload::Reloaded;
+use super::repairing::{FirewallFinds, FirewallLooks, LOOKING};
+use super::running::{Running, Settings, joined};
+use super::standby::{ASIDE, aside};
+use super::view::{InstanceState, Published};
+use super::{ResourceKind, Watch};
+use crate::config::Config;
+use crate::control::{Asked, ReloadQuery, Request};
+use crate::observe::{Counters, Output, Recorder};
+use crate::plan::Plan;
+use spectrum_steering::tproxy::InterruptGuard;
+
+/// Reads the configuration once more.
+pub(crate) type ReadAgain = Arc<dyn Fn() -> anyhow::Result<Config> + Send + Sync>;
+
+/// Serves `config` by `plan` from start to end, in the network namespace that the calling thread is in, and has `announce` say when
+/// connections would succeed. For a reload the configuration is what `read_again` reads.
+pub(crate) fn live(
+    config: Config,
+    plan: Plan,
+    settings: Settings,
+    output: &Output,
+    read_again: &ReadAgain,
+    announce: impl FnOnce(&Ready),
+) -> anyhow::Result<()> {
+    ASIDE.begin();
+    LOOKING.begin();
+    // The workers carry the traffic; this thread only steers.
+    let runtime = runtime::Builder::new_current_thread().enable_all().build().context("start the runtime")?;
+    let config = Arc::new(config);
+    let plan = Arc::new(plan);
+    let counters = Counters::default();
+    let recorder = Recorder::new(output.clone());
+    let (losses, omissions) = (output.losses(), recorder.omissions());
+    let published =
+        Published::new(Arc::clone(&config), Arc::clone(&plan), counters.clone(), losses, omissions)?;
+    let mut hearing = Hearing::begin(published.clone())?;
+    runtime.block_on(async {
+        let mut running = Running::new(config, plan, settings, recorder, counters, published, &hearing);
+        let outcome = {
+            let _given_up = InterruptGuard::by(hearing.stop().flag());
+            start_and_serve(&mut running, read_again, &mut hearing, announce).await
+        };
+        finish(running, outcome, &mut hearing).await
+    })
+}
+
+/// From the start until asked to stop.
+async fn start_and_serve(
+    running: &mut Running,
+    read_again: &ReadAgain,
+    hearing: &mut Hearing,
+    announce: impl FnOnce(&Ready),
+) -> anyhow::Result<()> {
+    match running.start().await {
+        Ok(ready) => {
+            announce(&ready);
+            notify(&[NotifyState::Ready]);
+        }
+        Err(error) if hearing.stop().is_asked() => {
+            tracing::info!("told to stop while starting, which is undone: {error:#}");
+            return Ok(());
+        }
+        Err(error) => return Err(error),
+    }
+    serve(running, read_again, hearing).await
+}
+
+/// Until asked to stop, or until something that must not happen does.
+async fn serve(running: &mut Running, read_again: &ReadAgain, hearing: &mut Hearing) -> anyhow::Result<()> {
+    let stop = hearing.stop();
+    let mut looks = Looks::new();
+    let mut watch = Watch::begin(running.chain()?);
+    let mut firewall = FirewallLooks::default();
+    loop {
+        let due = running.ledger.next_due();
+        let event = tokio::select! {
+            biased;
+            () = stop.asked() => return Ok(()),
+            asked = hearing.reload() => ServeEvent::Reload(asked?),
+            () = until(due) => ServeEvent::Due,
+            kinds = watch.next() => ServeEvent::Look(kinds),
+            finds = firewall.next() => ServeEvent::Seen(finds),
+            looked = looks.next(&running.plan, running.config.nat) => ServeEvent::Looked(looked),
+            failure = running.failure() => return Err(failure),
+        };
+        match event {
+            ServeEvent::Due => running.retire_due().await,
+            ServeEvent::Look(kinds) => running.look(kinds, &mut watch, &mut firewall).await,
+            ServeEvent::Seen(finds) => running.seen(finds, &mut watch, &mut firewall).await,
+            ServeEvent::Looked(looked) => running.looked(looked),
+            ServeEvent::Reload(ReloadAsked::Asker(asked)) => {
+                let query = match &asked.request {
+                    Request::Reload(query) => query.clone(),
+                    _ => ReloadQuery::default(),
+                };
+                let outcome = reload(running, read_again, &query).await;
+                watch.reloaded(outcome.is_ok());
+                settle(outcome, asked);
+            }
+            // Who sent the signal reads the log.
+            ServeEvent::Reload(ReloadAsked::Signal) => {
+                watch.reloaded(reload(running, read_again, &ReloadQuery::default()).await.is_ok());
+            }
+        }
+    }
+}
+
+/// An event that [`serve`] waits for.
+enum ServeEvent {
+    Due,
+    Look(Vec<ResourceKind>),
+    Seen(FirewallFinds),
+    Looked(Looked),
+    Reload(ReloadAsked),
+}
+
+async fn until(due: Option<Instant>) {
+    match due {
+        Some(due) => tokio::time::sleep_until(due).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn settle(outcome: anyhow::Result<impl serde::Serialize>, asked: Asked) {
+    match outcome {
+        Ok(value) => asked.done(&value),
+        Err(error) => {
+            asked.refused(&format!("{error:#}"), exit_code::code(&error), exit_code::problems(&error))
+        }
+    }
+}
+
+/// Reads the configuration anew and goes over to it; says in the log how that went.
+async fn reload(
+    running: &mut Running,
+    read_again: &ReadAgain,
+    query: &ReloadQuery,
+) -> anyhow::Result<Reloaded> {
+    notify(&[NotifyState::Reloading, NotifyState::monotonic_usec_now().unwrap_or(NotifyState::Reloading)]);
+    running.published.change(|now| now.state = InstanceState::Reloading);
+    let outcome = read_and_reload(running, read_again, query).await;
+    running.published.change(|now| {
+        now.state = InstanceState::Ready;
+        let count = if outcome.is_ok() { &mut now.reloads.done } else { &mut now.reloads.refused };
+        *count += 1;
+    });
+    notify(&[NotifyState::Ready]);
+    match &outcome {
+        Ok(Reloaded { revision, services, bindings, added, removed }) => {
+            tracing::info!(revision, services, bindings, added, removed, "reloaded");
+        }
+        Err(error) => tracing::error!("not reloaded, nothing has changed: {error:#}"),
+    }
+    outcome
+}
+
+async fn read_and_reload(
+    running: &mut Running,
+    read_again: &ReadAgain,
+    query: &ReloadQuery,
+) -> anyhow::Result<Reloaded> {
+    let read_again = Arc::clone(read_again);
+    // A pipe may keep us waiting, and a large file takes its time.
+    let config = running.stop_asked.unless(aside(move || read_again())).await???;
+    running.reload(config, query).await
+}
+
+/// Undoes everything, whatever the outcome; a second request to stop cuts what is still open.
+async fn finish(running: Running, outcome: anyhow::Result<()>, hearing: &mut Hearing) -> anyhow::Result<()> {
+    running.published.change(|now| now.state = InstanceState::Draining);
+    hearing.refuse_reloads();
+    let undone = running.stop().await;
+    match (outcome, undone.is_empty()) {
+        (outcome, true) => outcome,
+        (Ok(()), false) => Err(joined(undone).context("stop")),
+        (Err(error), false) => bail!("{error:#}; then, while undoing: {:#}", joined(undone)),
+    }
+}
+
+/// Tells systemd, if it started us.
+fn notify(states: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(states) {
+        tracing::warn!(%error, "notify systemd");
+    }
+}
