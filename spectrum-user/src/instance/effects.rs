@@ -1,5 +1,5 @@
 //! How each kind of thing is raised, lowered and looked at: three matches, and nothing else does any of it. In which order, and
-//! what becomes of a way that fails, the ledger says.
+//! what becomes of a course that fails, the ledger says.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fs::File;

@@ -1,4 +1,4 @@
-//! What an instance has raised, and the one way from there to what it wants. Raises and lowers nothing itself: it says what is to
+//! What an instance has raised, and the course from there to what it wants. Raises and lowers nothing itself: it says what is to
 //! be done next, and is told what failed.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -23,18 +23,18 @@ pub enum Farewell {
     Drain(Duration),
 }
 
-/// The next step of a way: things of one kind.
+/// The next step of a course: things of one kind.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub enum Step {
+pub enum Act {
     /// They are to be raised, in this order, or made whole where a part of them is there.
     Raise(Vec<Resource>),
     /// They are to be lowered, in this order, as far as they are there.
     Lower(Vec<Resource>),
 }
 
-/// A way from what is raised to something else. Where a step of it fails it leads back.
+/// A course from what is raised to something else. Where a step of it fails it leads back.
 #[derive(Debug)]
-pub struct Way {
+pub struct Course {
     raise: VecDeque<Resource>,
     raised: Vec<Resource>,
     /// In the order of raising: the last goes first.
@@ -45,7 +45,7 @@ pub struct Way {
     retreat: Retreat,
 }
 
-/// The end of a way that fails.
+/// The end of a course that fails.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Retreat {
     /// Where it began: what it raised is lowered.
@@ -55,39 +55,39 @@ enum Retreat {
 }
 
 impl Ledger {
-    /// The way to `want`, no more and no less.
+    /// The course to `want`, no more and no less.
     #[must_use]
-    pub fn way_to(&self, want: &BTreeSet<Resource>, farewell: Farewell, now: Instant) -> Way {
+    pub fn course_to(&self, want: &BTreeSet<Resource>, farewell: Farewell, now: Instant) -> Course {
         let raise = want.iter().filter(|resource| !self.have.contains_key(resource)).cloned();
-        let mut way = Way::of(raise.collect(), Retreat::Begin);
+        let mut course = Course::of(raise.collect(), Retreat::Begin);
         for (resource, due) in &self.have {
             match (want.contains(resource), due, farewell) {
                 (true, None, _) | (false, Some(_), Farewell::Drain(_)) => {}
-                (true, Some(due), _) => way.recalled.push((resource.clone(), *due)),
-                (false, _, Farewell::AtOnce) => way.lower.push(resource.clone()),
+                (true, Some(due), _) => course.recalled.push((resource.clone(), *due)),
+                (false, _, Farewell::AtOnce) => course.lower.push(resource.clone()),
                 (false, None, Farewell::Drain(drain)) => match resource.patience(drain) {
-                    Duration::ZERO => way.lower.push(resource.clone()),
-                    patience => way.retired.push((resource.clone(), now + patience)),
+                    Duration::ZERO => course.lower.push(resource.clone()),
+                    patience => course.retired.push((resource.clone(), now + patience)),
                 },
             }
         }
-        way
+        course
     }
 
-    /// The way on which goes what is due.
+    /// The course on which goes what is due.
     #[must_use]
-    pub fn way_of_due(&self, now: Instant) -> Way {
-        let mut way = Way::of(VecDeque::new(), Retreat::Begin);
+    pub fn course_of_due(&self, now: Instant) -> Course {
+        let mut course = Course::of(VecDeque::new(), Retreat::Begin);
         let is_due = |due: &Option<Instant>| due.is_some_and(|due| due <= now);
-        way.lower =
+        course.lower =
             self.have.iter().filter(|(_, due)| is_due(due)).map(|(resource, _)| resource.clone()).collect();
-        way
+        course
     }
 
-    /// The way on which `missing` comes back, which others have taken away.
+    /// The course on which `missing` comes back, which others have taken away.
     #[must_use]
-    pub fn way_back(missing: &[Resource]) -> Way {
-        Way::of(missing.iter().cloned().collect(), Retreat::Here)
+    pub fn course_back(missing: &[Resource]) -> Course {
+        Course::of(missing.iter().cloned().collect(), Retreat::Here)
     }
 
     /// The moment at which something is due next.
@@ -108,7 +108,7 @@ impl Ledger {
     }
 }
 
-impl Way {
+impl Course {
     fn of(raise: VecDeque<Resource>, retreat: Retreat) -> Self {
         let (raised, lower, recalled, retired) = Default::default();
         Self { raise, raised, lower, recalled, retired, retreat }
@@ -120,7 +120,7 @@ impl Way {
     }
 
     /// The next step. From when it is given `ledger` has what is to be raised, and has no more what is to be lowered.
-    pub fn next(&mut self, ledger: &mut Ledger) -> Option<Step> {
+    pub fn next(&mut self, ledger: &mut Ledger) -> Option<Act> {
         let Some(first) = self.raise.front() else {
             for (resource, _) in self.recalled.drain(..) {
                 ledger.have.insert(resource, None);
@@ -134,7 +134,7 @@ impl Way {
             for resource in &step {
                 ledger.have.remove(resource);
             }
-            return Some(Step::Lower(step));
+            return Some(Act::Lower(step));
         };
         let kind = first.kind();
         let step: Vec<Resource> =
@@ -144,10 +144,10 @@ impl Way {
             ledger.have.entry(resource.clone()).or_insert(None);
         }
         self.raised.extend(step.iter().cloned());
-        Some(Step::Raise(step))
+        Some(Act::Raise(step))
     }
 
-    /// The raising that was to be done last has failed, perhaps after a part of it: the way leads back from here.
+    /// The raising that was to be done last has failed, perhaps after a part of it: the course leads back from here.
     pub fn failed(&mut self) {
         let raised = std::mem::take(&mut self.raised);
         *self = Self::of(VecDeque::new(), self.retreat);

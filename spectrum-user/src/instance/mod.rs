@@ -37,7 +37,7 @@ mod watch;
 
 pub use error::{InstanceError, RunDirError};
 pub(crate) use exit_code::{USAGE, code, problems};
-pub use ledger::{Farewell, Ledger, Step, Way};
+pub use ledger::{Act, Course, Farewell, Ledger};
 pub use leftovers::Leftovers;
 pub(crate) use life::{ReadAgain, live};
 pub(crate) use lookups::{Numbered, look_up, origins_of};

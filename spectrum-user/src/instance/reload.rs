@@ -145,8 +145,8 @@ impl Running {
         self.exempt(both.clone(), aim.config.nat).await;
         let outcome = match self.avoid(both).await {
             Ok(()) => {
-                let way = self.way_to(&aim, mode, Farewell::Drain(self.settings.drain));
-                self.go(way, &aim).await.outcome()
+                let course = self.course_to(&aim, mode, Farewell::Drain(self.settings.drain));
+                self.go(course, &aim).await.outcome()
             }
             Err(error) => Err(error),
         };

@@ -65,7 +65,7 @@ impl FirewallLooks {
         FirewallFinds { kind, look, begun, again, damaged }
     }
 
-    /// Takes `look`, if none of that kind is under way, and gives it up once we are told to `stop`.
+    /// Takes `look`, if none of that kind is under course, and gives it up once we are told to `stop`.
     fn take(&mut self, kind: ResourceKind, look: FirewallLook, stop: &Stop) -> io::Result<()> {
         if let Some(one) = self.0.iter_mut().find(|one| one.kind == kind) {
             one.again = true;
@@ -229,6 +229,6 @@ impl Running {
     /// Goes from what there is to what there was. What cannot be put back does not take with it what could.
     async fn put_back(&mut self, missing: &[Resource]) -> anyhow::Result<()> {
         let aim = self.aim();
-        self.go(Ledger::way_back(missing), &aim).await.outcome().map(drop)
+        self.go(Ledger::course_back(missing), &aim).await.outcome().map(drop)
     }
 }

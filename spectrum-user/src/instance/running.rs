@@ -1,5 +1,5 @@
-//! One instance: what it has, and the ways that it takes: to start, to stop, and when something is due. What a step of a way does is
-//! in `effects`; its order, and what becomes of a way that fails, the ledger says.
+//! One instance: what it has, and the courses that it takes: to start, to stop, and when something is due. What a step of a course does is
+//! in `effects`; its order, and what becomes of a course that fails, the ledger says.
 
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
@@ -25,7 +25,7 @@ use crate::config::{Config, ModeChoice};
 use crate::control::{Asked, ControlServer};
 use crate::instance::view::{InstanceState, ListenerView, Published, Seen};
 use crate::instance::{
-    Claim, Farewell, Ledger, Mode, Registry, Repairs, Resource, ResourceKind, StartupLock, Step, Way,
+    Act, Claim, Course, Farewell, Ledger, Mode, Registry, Repairs, Resource, ResourceKind, StartupLock,
     run_dir, want,
 };
 use crate::model::{Destination, DestinationId, Force, Service};
@@ -104,7 +104,7 @@ pub(super) struct Running {
     pub(super) next_listener: DestinationId,
 }
 
-/// The end of a way.
+/// The end of a course.
 #[derive(Debug, Default)]
 pub(super) struct Arrival {
     /// The reason that it led back.
@@ -174,25 +174,25 @@ impl Running {
         Aim { config, plan, revision: self.revision, table: None }
     }
 
-    /// Takes `way`, which leads to `aim`. Signals and those who ask are heard meanwhile, by other threads.
-    pub(super) async fn go(&mut self, mut way: Way, aim: &Aim) -> Arrival {
+    /// Takes `course`, which leads to `aim`. Signals and those who ask are heard meanwhile, by other threads.
+    pub(super) async fn go(&mut self, mut course: Course, aim: &Aim) -> Arrival {
         let mut arrival = Arrival::default();
         let mut whole = None;
-        while let Some(step) = way.next(&mut self.ledger) {
+        while let Some(step) = course.next(&mut self.ledger) {
             match step {
-                Step::Raise(resources) => {
+                Act::Raise(resources) => {
                     let raised = match self.stop_asked.check() {
                         Ok(()) => self.raise(&resources, aim).await,
                         Err(stopped) => Err(stopped.into()),
                     };
                     if let Err(error) = raised {
-                        way.failed();
+                        course.failed();
                         arrival.failure = Some(error);
                         // Also where it was given up since we are told to stop.
                         whole = Some(InterruptGuard::off());
                     }
                 }
-                Step::Lower(resources) => arrival.left.extend(self.lower(&resources).await),
+                Act::Lower(resources) => arrival.left.extend(self.lower(&resources).await),
             }
         }
         drop(whole);
@@ -220,8 +220,8 @@ impl Running {
         if mode == Mode::SkLookup {
             aim.table = Some(Arc::new(self.compiled(&self.plan).await?));
         }
-        let way = self.way_to(&aim, mode, Farewell::AtOnce);
-        self.go(way, &aim).await.outcome()?;
+        let course = self.course_to(&aim, mode, Farewell::AtOnce);
+        self.go(course, &aim).await.outcome()?;
         // With the mode in it.
         self.claim(LOCK_PATIENCE)?;
         self.lock = None;
@@ -232,17 +232,17 @@ impl Running {
         Ok(Ready { mode, services, bindings })
     }
 
-    /// The way to `aim`.
-    pub(super) fn way_to(&self, aim: &Aim, mode: Mode, farewell: Farewell) -> Way {
+    /// The course to `aim`.
+    pub(super) fn course_to(&self, aim: &Aim, mode: Mode, farewell: Farewell) -> Course {
         let want = want(&aim.config, &aim.plan, mode, aim.revision);
-        self.ledger.way_to(&want, farewell, Instant::now())
+        self.ledger.course_to(&want, farewell, Instant::now())
     }
 
     /// Goes to what there is and `more`.
     async fn have_also(&mut self, more: impl IntoIterator<Item = Resource>, aim: &Aim) -> anyhow::Result<()> {
         let want = self.ledger.have().map(|(resource, _)| resource.clone()).chain(more).collect();
-        let way = self.ledger.way_to(&want, Farewell::AtOnce, Instant::now());
-        self.go(way, aim).await.outcome().map(drop)
+        let course = self.ledger.course_to(&want, Farewell::AtOnce, Instant::now());
+        self.go(course, aim).await.outcome().map(drop)
     }
 
     /// The path: whether sk_lookup is possible is what the kernel says when the program, which steers nothing yet, is attached.
@@ -282,16 +282,17 @@ impl Running {
         self.lock = None;
         // Nobody waits for it when not started by systemd.
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
-        let way = self.ledger.way_to(&std::collections::BTreeSet::new(), Farewell::AtOnce, Instant::now());
+        let course =
+            self.ledger.course_to(&std::collections::BTreeSet::new(), Farewell::AtOnce, Instant::now());
         let aim = self.aim();
-        self.go(way, &aim).await.left
+        self.go(course, &aim).await.left
     }
 
     /// Lowers what is due.
     pub(super) async fn retire_due(&mut self) {
-        let way = self.ledger.way_of_due(Instant::now());
+        let course = self.ledger.course_of_due(Instant::now());
         let aim = self.aim();
-        for error in self.go(way, &aim).await.left {
+        for error in self.go(course, &aim).await.left {
             tracing::warn!("{error:#}");
         }
         let Self { gone, ledger, .. } = self;

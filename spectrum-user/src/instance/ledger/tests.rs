@@ -1,4 +1,4 @@
-//! Tests of ways, against a kernel that takes what it is given until it does not.
+//! Tests of courses, against a kernel that takes what it is given until it does not.
 
 use proptest::collection::btree_set;
 use proptest::prelude::*;
@@ -46,16 +46,16 @@ struct Kernel {
 }
 
 impl Kernel {
-    /// Takes the steps of `way`; whether all could be raised.
-    fn take(&mut self, mut way: Way, ledger: &mut Ledger) -> bool {
+    /// Takes the steps of `course`; whether all could be raised.
+    fn take(&mut self, mut course: Course, ledger: &mut Ledger) -> bool {
         let mut is_done = true;
-        while let Some(step) = way.next(ledger) {
+        while let Some(step) = course.next(ledger) {
             match step {
-                Step::Raise(step) => {
+                Act::Raise(step) => {
                     assert!(step.iter().all(|resource| resource.kind() == step[0].kind()));
                     for resource in step {
                         if self.fails_at == Some(self.raised.len()) {
-                            way.failed();
+                            course.failed();
                             is_done = false;
                             break;
                         }
@@ -63,7 +63,7 @@ impl Kernel {
                         self.has.insert(resource);
                     }
                 }
-                Step::Lower(step) => {
+                Act::Lower(step) => {
                     assert!(step.iter().all(|resource| resource.kind() == step[0].kind()));
                     for resource in step {
                         self.has.remove(&resource);
@@ -82,8 +82,8 @@ impl Kernel {
 fn lived(before: &BTreeSet<Resource>, have: &BTreeSet<Resource>, now: Instant) -> (Ledger, Kernel) {
     let (mut ledger, mut kernel) = (Ledger::default(), Kernel::default());
     for want in [before, have] {
-        let way = ledger.way_to(want, Farewell::Drain(DRAIN), now);
-        assert!(kernel.take(way, &mut ledger));
+        let course = ledger.course_to(want, Farewell::Drain(DRAIN), now);
+        assert!(kernel.take(course, &mut ledger));
     }
     let has = kernel.has;
     (ledger, Kernel { has, ..Kernel::default() })
@@ -95,11 +95,11 @@ fn is_ordered(resources: &[Resource]) -> bool {
 
 proptest! {
     #[test]
-    fn a_way_leads_to_what_is_wanted_in_order(before in some(), have in some(), want in some()) {
+    fn a_course_leads_to_what_is_wanted_in_order(before in some(), have in some(), want in some()) {
         let now = Instant::now();
         let (mut ledger, mut kernel) = lived(&before, &have, now);
-        let way = ledger.way_to(&want, Farewell::Drain(DRAIN), now);
-        prop_assert!(kernel.take(way, &mut ledger));
+        let course = ledger.course_to(&want, Farewell::Drain(DRAIN), now);
+        prop_assert!(kernel.take(course, &mut ledger));
         kernel.lowered.reverse();
         prop_assert!(is_ordered(&kernel.raised) && is_ordered(&kernel.lowered));
         // Nothing wanted goes, and what is not wanted goes at its time.
@@ -108,8 +108,8 @@ proptest! {
         prop_assert!(left.iter().all(|(resource, due)| *due == Some(now + resource.patience(DRAIN))));
         let mut moments = 0;
         while let Some(due) = ledger.next_due() {
-            let way = ledger.way_of_due(due);
-            prop_assert!(kernel.take(way, &mut ledger));
+            let course = ledger.course_of_due(due);
+            prop_assert!(kernel.take(course, &mut ledger));
             moments += 1;
         }
         prop_assert!(moments <= 2);
@@ -117,7 +117,7 @@ proptest! {
     }
 
     #[test]
-    fn a_way_that_fails_at_any_step_leads_back(
+    fn a_course_that_fails_at_any_step_leads_back(
         before in some(), have in some(), want in some(), at in 0..16usize, at_once: bool,
     ) {
         let now = Instant::now();
@@ -125,8 +125,8 @@ proptest! {
         let (had, has) = (ledger.have.clone(), kernel.has.clone());
         kernel.fails_at = Some(at);
         let farewell = if at_once { Farewell::AtOnce } else { Farewell::Drain(DRAIN) };
-        let way = ledger.way_to(&want, farewell, now);
-        let is_done = kernel.take(way, &mut ledger);
+        let course = ledger.course_to(&want, farewell, now);
+        let is_done = kernel.take(course, &mut ledger);
         prop_assert_eq!(is_done, kernel.raised.len() <= at && want.iter().filter(|one| !had.contains_key(one)).count() <= at);
         if !is_done {
             prop_assert_eq!(&ledger.have, &had);
@@ -146,7 +146,7 @@ proptest! {
             kernel.has.remove(resource);
         }
         kernel.fails_at = Some(at);
-        let is_done = kernel.take(Ledger::way_back(&missing), &mut ledger);
+        let is_done = kernel.take(Ledger::course_back(&missing), &mut ledger);
         prop_assert_eq!(is_done, missing.len() <= at);
         prop_assert_eq!(&ledger.have, &had);
         prop_assert_eq!(&kernel.raised, &missing[..missing.len().min(at)]);
@@ -157,8 +157,8 @@ proptest! {
     fn a_stop_leaves_nothing(before in some(), have in some()) {
         let now = Instant::now();
         let (mut ledger, mut kernel) = lived(&before, &have, now);
-        let way = ledger.way_to(&BTreeSet::new(), Farewell::AtOnce, now);
-        prop_assert!(kernel.take(way, &mut ledger));
+        let course = ledger.course_to(&BTreeSet::new(), Farewell::AtOnce, now);
+        prop_assert!(kernel.take(course, &mut ledger));
         prop_assert!(kernel.has.is_empty() && ledger.have.is_empty() && kernel.raised.is_empty());
     }
 }
@@ -167,8 +167,8 @@ proptest! {
 fn traffic_goes_off_first_and_the_claim_last() {
     let all = [Resource::Claim, Resource::Attachment, Resource::Workers, Resource::Rules(0)];
     let (mut ledger, mut kernel) = lived(&BTreeSet::new(), &all.clone().into(), Instant::now());
-    let way = ledger.way_to(&BTreeSet::new(), Farewell::AtOnce, Instant::now());
-    kernel.take(way, &mut ledger);
+    let course = ledger.course_to(&BTreeSet::new(), Farewell::AtOnce, Instant::now());
+    kernel.take(course, &mut ledger);
     kernel.lowered.reverse();
     assert_eq!(kernel.lowered, all);
 }
@@ -179,9 +179,9 @@ fn what_comes_back_before_it_went_stays() {
     let route = BTreeSet::from([Resource::Route("10.0.0.0/24".parse().unwrap())]);
     let (mut ledger, mut kernel) = lived(&route, &BTreeSet::new(), now);
     assert_eq!(ledger.next_due(), Some(now + DRAIN));
-    let way = ledger.way_to(&route, Farewell::Drain(DRAIN), now);
-    assert_eq!(way.to_raise().count(), 0);
-    kernel.take(way, &mut ledger);
+    let course = ledger.course_to(&route, Farewell::Drain(DRAIN), now);
+    assert_eq!(course.to_raise().count(), 0);
+    kernel.take(course, &mut ledger);
     assert_eq!(ledger.next_due(), None);
     assert_eq!(kernel.has, route);
 }
