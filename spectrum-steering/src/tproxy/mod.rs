@@ -201,10 +201,12 @@ impl Tproxy {
             let print = self.prints.get(&part);
             match &self.applied {
                 Applied::Iptables(applied) => {
-                    let of = applied.values().find(|one| one.iptables.part(self.chain.clone()) == part);
-                    of.into_iter().for_each(|one| look.add_iptables(&one.iptables, part.clone(), print));
+                    let mut all = applied.values();
+                    if let Some(one) = all.find(|one| one.iptables.part(self.chain.clone()) == part) {
+                        look.add_iptables(&one.iptables, part, print);
+                    }
                 }
-                Applied::Nftables { nft, .. } => look.add_nft(nft, part.clone(), print),
+                Applied::Nftables { nft, .. } => look.add_nft(nft, part, print),
             }
         }
         look

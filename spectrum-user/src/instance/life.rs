@@ -140,7 +140,7 @@ fn settle(outcome: anyhow::Result<impl serde::Serialize>, asked: Asked) {
     match outcome {
         Ok(value) => asked.done(&value),
         Err(error) => {
-            asked.refused(&format!("{error:#}"), exit_code::code(&error), exit_code::problems(&error))
+            asked.refused(&format!("{error:#}"), exit_code::code(&error), exit_code::problems(&error));
         }
     }
 }
