@@ -1,5 +1,5 @@
-//! Bytes, counted while they move: each session's own, and what all of a service's have come to on one worker; and what its clients
-//! were told by ICMP. Reports nothing.
+//! Bytes, counted while they move: each session's own, and what all of a service's have come to on one worker; and what else
+//! there is to say of a service's datagrams. Reports nothing.
 
 use std::cell::{Cell, OnceCell};
 use std::sync::Arc;
@@ -11,25 +11,30 @@ use super::counter::Counter;
 pub struct Traffic {
     from_client: Arc<Counter>,
     to_client: Arc<Counter>,
-    messages: Arc<Messages>,
     datagrams: Arc<DatagramCounters>,
+    remarks: Arc<Remarks>,
 }
 
-/// What clients of UDP were told by ICMP.
+/// What there is to say of datagrams.
 #[derive(Debug, Default)]
-struct Messages {
+struct Remarks {
     unreachable: Counter,
     too_big: Counter,
     withheld: Counter,
+    headerless: Counter,
 }
 
-/// What is to be told by ICMP about a datagram.
+/// What is to be said of a datagram, or of a session that it would have begun.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Message {
+pub(super) enum Remark {
+    /// Its sender was told that nobody is there.
     Unreachable,
+    /// Its sender was told that it is too big.
     TooBig,
-    /// Either, but it could not be sent, or too many were.
+    /// Its sender was not told either, since that failed, or too many had been told.
     Withheld,
+    /// It came from an origin without the header that it must have.
+    Headerless,
 }
 
 /// The datagrams that a worker's sessions of one service have carried so far.
@@ -57,27 +62,34 @@ impl Traffic {
     /// The clients that were told that a port is unreachable.
     #[must_use]
     pub fn unreachable(&self) -> u64 {
-        self.messages.unreachable.get()
+        self.remarks.unreachable.get()
     }
 
     /// The datagrams of which a client was told that they are too big.
     #[must_use]
     pub fn too_big(&self) -> u64 {
-        self.messages.too_big.get()
+        self.remarks.too_big.get()
     }
 
     /// The messages of either kind that were not sent, most likely because there were too many within a second.
     #[must_use]
     pub fn withheld(&self) -> u64 {
-        self.messages.withheld.get()
+        self.remarks.withheld.get()
     }
 
-    /// One more message. To be called on the worker's own thread.
-    pub(super) fn told(&self, message: Message) {
-        let counter = match message {
-            Message::Unreachable => &self.messages.unreachable,
-            Message::TooBig => &self.messages.too_big,
-            Message::Withheld => &self.messages.withheld,
+    /// The answers of origins that lacked the header of their session, and were not passed on.
+    #[must_use]
+    pub fn headerless(&self) -> u64 {
+        self.remarks.headerless.get()
+    }
+
+    /// Counts it. To be called on the worker's own thread.
+    pub(super) fn note(&self, remark: Remark) {
+        let counter = match remark {
+            Remark::Unreachable => &self.remarks.unreachable,
+            Remark::TooBig => &self.remarks.too_big,
+            Remark::Withheld => &self.remarks.withheld,
+            Remark::Headerless => &self.remarks.headerless,
         };
         counter.add(1);
     }

@@ -7,15 +7,20 @@ use std::io::{self, IoSlice, IoSliceMut};
 use std::net::{SocketAddr, SocketAddrV4, UdpSocket};
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::os::fd::AsRawFd;
+use std::process::Command;
 use std::sync::mpsc::{self, Receiver};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, SockaddrIn, recvmsg, sendmsg};
+use nix::sys::socket::sockopt::IpMtu;
+use nix::sys::socket::{
+    ControlMessage, ControlMessageOwned, MsgFlags, SockaddrIn, getsockopt, recvmsg, sendmsg,
+};
 use socket2::{Domain, Socket, Type};
+use spectrum_proxy::header::{Header, SimpleHeader};
 use spectrum_proxy::model::{
-    Destination, Family, Limits, Origins, Policy, Protocol, ResolverOptions, Responder, ServiceName, Target,
-    UdpPolicy,
+    DatagramHeader, Destination, Family, Limits, Origins, Policy, Protocol, ResolverOptions, Responder,
+    ServiceName, Target, UdpPolicy,
 };
 use spectrum_proxy::{Datagrams, DialFailure, End, Event, Expiry, OriginWatch, Report, Served, Workers};
 
@@ -289,6 +294,122 @@ fn a_client_whose_origin_is_not_there_is_told_so_from_what_it_dialled() {
         }
         running.report();
     }
+}
+
+/// Relays to `there`, which is told whom it serves.
+fn with_header(there: &UdpSocket, header: DatagramHeader) -> Running {
+    let Target::Origins(mut origins) = target(&[there]) else { panic!("no origins") };
+    origins.datagram_header = Some(header);
+    Running::serve(Target::Origins(origins), Policy::default())
+}
+
+#[test]
+fn origins_are_told_whom_they_serve_where_they_expect_it() {
+    for kind in [DatagramHeader::V2, DatagramHeader::V2First, DatagramHeader::V2Alone] {
+        let there = origin();
+        let running = with_header(&there, kind);
+        let client = running.client(1);
+        let proxied = Header::Proxied { client: client.local_addr().unwrap(), dialled: running.dialled(1) };
+        let header = proxied.datagram_bytes();
+        let behind = |said: &[u8]| [&header, said].concat();
+        client.send(b"one").unwrap();
+        if kind == DatagramHeader::V2Alone {
+            assert_eq!(hear(&there).0, header);
+            assert_eq!(hear(&there).0, b"one");
+        } else {
+            assert_eq!(hear(&there).0, behind(b"one"), "{kind}");
+        }
+        for said in [&b"two"[..], b""] {
+            client.send(said).unwrap();
+            let (heard, session) = hear(&there);
+            assert_eq!(
+                heard,
+                if kind == DatagramHeader::V2 { behind(said) } else { said.to_vec() },
+                "{kind}"
+            );
+            there.send_to(b"answer", session).unwrap();
+            assert_eq!(hear(&client).0, b"answer", "{kind}: answers are what they are");
+        }
+    }
+}
+
+#[test]
+fn a_train_has_its_header_where_it_belongs() {
+    let payload: Vec<u8> = (0..4000_u32).map(|at| (at % 251) as u8).collect();
+    for kind in [DatagramHeader::V2, DatagramHeader::V2First, DatagramHeader::Spp] {
+        let there = origin();
+        let running = with_header(&there, kind);
+        let client = running.client(1);
+        let whole = [IoSlice::new(&payload)];
+        let segments = [ControlMessage::UdpGsoSegments(&1200)];
+        sendmsg::<()>(client.as_raw_fd(), &whole, &segments, MsgFlags::empty(), None).unwrap();
+        for (number, part) in payload.chunks(1200).enumerate() {
+            let heard = hear(&there).0;
+            let length = match kind {
+                DatagramHeader::Spp => SimpleHeader::LENGTH,
+                DatagramHeader::V2First if number > 0 => 0,
+                _ => 28,
+            };
+            assert!(heard[length..] == *part, "{kind}, {number}");
+        }
+    }
+}
+
+#[test]
+fn answers_without_the_simple_header_of_their_session_go_no_further() {
+    let there = origin();
+    let running = with_header(&there, DatagramHeader::Spp);
+    let (client, other) = (running.client(1), running.client(2));
+    let mut sessions = Vec::new();
+    for (socket, last) in [(&client, 1), (&other, 2)] {
+        socket.send(b"game").unwrap();
+        let (heard, session) = hear(&there);
+        let (header, rest) = SimpleHeader::parse(&heard).unwrap();
+        assert_eq!(rest, b"game");
+        assert_eq!((header.client, header.dialled), (socket.local_addr().unwrap(), running.dialled(last)));
+        sessions.push((header.bytes(), session));
+    }
+    let (own, others) = (&sessions[0], &sessions[1]);
+    for answer in [b"bare".to_vec(), [&others.0[..], b"of another"].concat(), [&own.0[..], b"good"].concat()]
+    {
+        there.send_to(&answer, own.1).unwrap();
+    }
+    assert_eq!(hear(&client).0, b"good");
+    running.workers.abort();
+    let reports = [running.report(), running.report()];
+    let of_client = reports.iter().find(|report| report.client == client.local_addr().unwrap()).unwrap();
+    assert_eq!(of_client.bytes_to_client, 4);
+}
+
+#[test]
+fn a_client_learns_how_much_gets_through_beside_a_header_and_loses_nothing() {
+    std::thread::spawn(|| {
+        if let Err(error) = nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET) {
+            println!("SKIP: no namespace of its own: {error}");
+            return;
+        }
+        let up = Command::new("ip").args(["link", "set", "lo", "up", "mtu", "1500"]).status();
+        if !up.is_ok_and(|status| status.success()) {
+            println!("SKIP: ip(8) cannot set up lo");
+            return;
+        }
+        let there = origin();
+        let running = with_header(&there, DatagramHeader::V2);
+        let client = running.client(1);
+        let mtu = || getsockopt(&client, IpMtu).unwrap();
+        client.send(&[7; 1444]).unwrap();
+        assert_eq!(hear(&there).0.len(), 1472);
+        assert_eq!(mtu(), 1500);
+        client.send(&[7; 1445]).unwrap();
+        assert_eq!(hear(&there).0.len(), 1473, "in fragments");
+        let deadline = Instant::now() + DEADLINE;
+        while mtu() != 1472 {
+            assert!(Instant::now() < deadline, "still {}", mtu());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    })
+    .join()
+    .unwrap();
 }
 
 #[test]

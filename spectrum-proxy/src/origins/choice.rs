@@ -13,7 +13,7 @@ use super::fault::Fault;
 use super::roster::{Member, Place};
 use super::standing::{Moment, Standing, Turn};
 use super::tally::OpenGuard;
-use crate::model::{DialSource, Prefix, ServiceName};
+use crate::model::{DatagramHeader, DialSource, Prefix, ServiceName};
 use crate::report::DialFailure;
 
 /// One worker's choice among the origins of one service.
@@ -43,6 +43,11 @@ impl Chooser {
     /// The prefixes of which sessions of UDP have an address each; empty: the kernel chooses one.
     pub(crate) fn sources(&self) -> &[Prefix] {
         &self.view.current.origins.sources
+    }
+
+    /// The header by which they are told by UDP whom they serve.
+    pub(crate) fn datagram_header(&self) -> Option<DatagramHeader> {
+        self.view.current.origins.datagram_header
     }
 
     /// The choices that a session of `client` has now, none of them made yet.

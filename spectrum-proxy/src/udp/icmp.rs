@@ -11,7 +11,6 @@ const MOST_IPV6: usize = 1280;
 
 const IPV4_HEADER: usize = 20;
 const IPV6_HEADER: usize = 40;
-const ICMP_HEADER: usize = 8;
 
 /// The number of ICMPv6 in headers of IP, and so in its checksum.
 const ICMPV6: u16 = 58;
@@ -107,6 +106,8 @@ fn seal(message: &mut [u8], mut sum: Sum) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const ICMP_HEADER: usize = 8;
 
     fn address(text: &str) -> SocketAddr {
         text.parse().unwrap()

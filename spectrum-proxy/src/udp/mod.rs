@@ -8,6 +8,7 @@ mod answer;
 mod checksum;
 mod complaints;
 mod control;
+mod head;
 mod header;
 mod icmp;
 mod options;

@@ -4,6 +4,7 @@
 use std::io;
 use std::os::fd::BorrowedFd;
 
+use super::head::Before;
 use super::session::UdpSession;
 use super::sys::{Inbox, Outbox};
 use super::table::{SessionId, SessionTable};
@@ -49,7 +50,7 @@ impl Post {
     pub(super) fn deliver(&mut self, table: &SessionTable<UdpSession>, due: &[Due]) -> Vec<Trouble> {
         let mut troubles = Vec::new();
         let mut rest = due.iter().filter_map(|due| Some((due, table.get(due.id)?))).peekable();
-        let mut letters: Vec<(Letter<'_>, &UdpSession)> = Vec::new();
+        let mut letters = Vec::new();
         while let Some((due, session)) = rest.next() {
             if let Some(train) = self.inbox.train(due.train) {
                 write(&mut letters, session, &train, due.way);
@@ -87,24 +88,52 @@ impl Post {
 }
 
 /// Adds the letters that `train` becomes.
-fn write<'a, 's>(
-    letters: &mut Vec<(Letter<'a>, &'s UdpSession)>,
-    session: &'s UdpSession,
+fn write<'a>(
+    letters: &mut Vec<(Letter<'a>, &'a UdpSession)>,
+    session: &'a UdpSession,
     train: &Train<'a>,
     way: Way,
 ) {
-    let (letter, singly) = match (way, &session.upstream) {
+    let mut add = |letter: Letter<'a>, singly: bool| {
+        if singly {
+            letters.extend(letter.singly().map(|one| (one, session)));
+        } else {
+            letters.extend(letter.split().map(|one| (one, session)));
+        }
+    };
+    let head = session.upstream.as_ref().and_then(|upstream| upstream.head.as_ref());
+    match (way, &session.upstream) {
         (Way::Client(hops), _) => {
             let singly = session.singly.get() || matches!(session.voice, Voice::Raw(_));
-            (session.letter_to_client(train, hops), singly)
+            let letter = session.letter_to_client(train, hops);
+            match head.filter(|head| head.is_on_answers()) {
+                None => add(letter, singly),
+                Some(head) => {
+                    for payload in train.datagrams().filter_map(|answer| head.strip(answer)) {
+                        add(Letter { payload, segment: None, ..letter }, singly);
+                    }
+                }
+            }
         }
-        (Way::Origin, Some(upstream)) => (upstream.letter(train), upstream.singly.get()),
-        (Way::Origin, None) => return,
-    };
-    if singly {
-        letters.extend(letter.singly().map(|one| (one, session)));
-    } else {
-        letters.extend(letter.split().map(|one| (one, session)));
+        (Way::Origin, Some(upstream)) => {
+            let (letter, singly) = (upstream.letter(train), upstream.singly.get());
+            match head.map_or(Before::None, |head| head.next()) {
+                Before::None => add(letter, singly),
+                Before::Each(head) => add(Letter { head, ..letter }, singly),
+                Before::Alone(payload) => {
+                    add(Letter { payload, segment: None, ..letter }, singly);
+                    add(letter, singly);
+                }
+                Before::First(head) => {
+                    let (first, rest) = letter.first_apart();
+                    add(Letter { head, ..first }, singly);
+                    if let Some(rest) = rest {
+                        add(rest, singly);
+                    }
+                }
+            }
+        }
+        (Way::Origin, None) => {}
     }
 }
 
@@ -122,6 +151,9 @@ fn relay(outbox: &mut Outbox, session: &UdpSession, letters: Vec<Letter<'_>>) ->
             let (client, origin) = (session.account.client.get(), upstream.origin);
             tracing::debug!(%client, %origin, %error, "relay datagram");
             session.lost(letter.count());
+            if let Some(head) = &upstream.head {
+                head.was_lost(letter.head, letter.payload);
+            }
             if is_of_origin(&error) {
                 trouble = Some(error);
             }

@@ -7,6 +7,8 @@ use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use tokio::time::Instant;
+
 use super::answer::Answer;
 use super::train::{Letter, Train};
 use super::upstream::{Unanswered, Upstream};
@@ -35,6 +37,8 @@ pub(super) struct UdpSession {
     pub(super) is_answered: bool,
     /// The number of its answers so far.
     pub(super) answers: u32,
+    /// The last time that its client was told how much gets through to the origin.
+    pub(super) narrowed: Cell<Option<Instant>>,
 }
 
 /// A socket that is connected to a session's client.
@@ -56,6 +60,7 @@ impl UdpSession {
             unanswered: None,
             is_answered: false,
             answers: 0,
+            narrowed: Cell::new(None),
         }
     }
 

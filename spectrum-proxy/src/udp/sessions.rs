@@ -22,13 +22,13 @@ use super::session::{Parted, UdpSession};
 use super::sys::BATCH;
 use super::table::{GroupId, Rank, SessionId, SessionTable};
 use super::train::Train;
-use super::upstream::{Caller, Upstream};
+use super::upstream::{Caller, Upstream, header_lengths};
 use super::voice::{Voice, Voices};
 use crate::assignment::Assignment;
 use crate::model::{Family, Policy, ServiceName};
 use crate::report::{DialFailure, End, Expiry, Side};
 use crate::session::Session;
-use crate::traffic::{Message, Traffic};
+use crate::traffic::{Remark, Traffic};
 
 /// The time without datagrams that a session lasts which we answer ourselves, while the program is on its way out.
 const IDLE_WHEN_DRAINING: Duration = Duration::from_secs(1);
@@ -48,6 +48,9 @@ const BATCH_OF_LONG: usize = 8;
 
 /// The most that is taken of one session before others have their turn.
 const BATCH_OF_SESSION: usize = 8;
+
+/// A session's client is told no more often how much gets through.
+const NARROWING: Duration = Duration::from_secs(1);
 
 /// The number of sessions that a worker may have. Descriptors for what they speak through are counted elsewhere.
 pub(crate) fn capacity() -> usize {
@@ -276,6 +279,15 @@ impl Sessions {
         post: &mut Post,
         due: &[Due],
     ) {
+        for due in due.iter().filter(|due| due.way == Way::Origin) {
+            if let (Some(session), Some(train)) = (table.get(due.id), post.inbox.train(due.train))
+                && let Some(room) = session.upstream.as_ref().and_then(|upstream| upstream.room)
+                && train.first().len() > usize::from(room)
+                && let Some(group) = table.group_of(due.id)
+            {
+                self.narrow(group, session, room, train.first());
+            }
+        }
         for (id, error) in post.deliver(table, due) {
             self.refused(table, post, id, &error);
         }
@@ -284,7 +296,8 @@ impl Sessions {
     /// Whom an origin is to be found for.
     pub(super) fn caller(&self, account: &Session) -> Caller {
         let turn = self.turns.replace(self.turns.get().wrapping_add(1));
-        Caller { client: account.client.get(), bound_port: account.bound_port, turn }
+        let (client, dialled) = (account.client.get(), account.dialled.get());
+        Caller { client, dialled, bound_port: account.bound_port, turn }
     }
 
     /// Tells of the socket to the origin of a new session.
@@ -386,10 +399,15 @@ impl Sessions {
                     }
                 }
                 Ear::Upstream => {
-                    let first = due.len();
-                    due.extend(received.map(|train| Due { id, train, way: Way::Client(None) }));
-                    let answers = due.get(first..).unwrap_or_default().iter();
-                    let answers = answers.filter_map(|due| Some(post.inbox.train(due.train)?.count())).sum();
+                    let mut answers = 0;
+                    for index in received {
+                        let Some(train) = post.inbox.train(index) else { continue };
+                        let good = self.count_for_client(&table, id, &train);
+                        if good > 0 {
+                            due.push(Due { id, train: index, way: Way::Client(None) });
+                        }
+                        answers += good;
+                    }
                     if answers > 0
                         && let Some(end) = self.origin_answered(&mut table, id, answers, now)
                     {
@@ -405,6 +423,21 @@ impl Sessions {
         // Those that waited come first.
         more.append(heard);
         std::mem::swap(heard, &mut more);
+    }
+
+    /// How many of the datagrams of `train`, which came from a session's origin, are for its client. The others are noted.
+    fn count_for_client(&self, table: &SessionTable<UdpSession>, id: SessionId, train: &Train<'_>) -> usize {
+        let head = table.get(id).and_then(|session| session.upstream.as_ref()?.head.as_ref());
+        let Some(head) = head.filter(|head| head.is_on_answers()) else { return train.count() };
+        let (count, mut good) = (train.count(), 0);
+        train.datagrams().for_each(|answer| good += usize::from(head.strip(answer).is_some()));
+        if good < count {
+            tracing::debug!("an answer without the header of its session goes no further");
+            if let Some(assignment) = table.group_of(id).and_then(|group| self.assignment(group)) {
+                (good..count).for_each(|_| assignment.traffic().note(Remark::Headerless));
+            }
+        }
+        good
     }
 
     /// Notes that the origin of a session said something, in so many datagrams: the end of the session, if that was all.
@@ -505,10 +538,25 @@ impl Sessions {
         end(table, id, how);
     }
 
+    /// Tells the client of `session` that `datagram` would have got to its origin whole with so many bytes at most. It gets there in
+    /// fragments, since many take no notice.
+    fn narrow(&self, group: GroupId, session: &UdpSession, room: u16, datagram: &[u8]) {
+        let now = Instant::now();
+        if session.narrowed.get().is_some_and(|last| now - last < NARROWING) {
+            return;
+        }
+        session.narrowed.set(Some(now));
+        let Some(assignment) = self.assignment(group) else { return };
+        let (client, dialled) = (session.account.client.get(), session.dialled());
+        let mtu = room.saturating_add(header_lengths(Family::of(client.ip())));
+        let is_told = self.complaints.too_big(dialled, client, mtu, datagram);
+        assignment.traffic().note(if is_told { Remark::TooBig } else { Remark::Withheld });
+    }
+
     /// Tells `client` that nobody is behind what it `dialled`. `datagram` is the one that it sent there, or nothing where it is gone.
     pub(super) fn refuse(&self, dialled: SocketAddr, client: SocketAddr, datagram: &[u8], traffic: &Traffic) {
         let is_told = self.complaints.refuse(dialled, client, datagram);
-        traffic.told(if is_told { Message::Unreachable } else { Message::Withheld });
+        traffic.note(if is_told { Remark::Unreachable } else { Remark::Withheld });
     }
 
     /// How long the sessions of `group` may be silent.

@@ -29,6 +29,12 @@ pub(super) struct Train<'a> {
 }
 
 impl<'a> Train<'a> {
+    /// Each of them.
+    pub(super) fn datagrams(&self) -> impl Iterator<Item = &'a [u8]> + use<'a> {
+        let empty = self.payload.is_empty().then_some(self.payload);
+        self.payload.chunks(self.segment.max(1)).chain(empty)
+    }
+
     /// The first of them.
     pub(super) fn first(&self) -> &'a [u8] {
         self.payload.get(..self.segment).unwrap_or(self.payload)
@@ -72,6 +78,17 @@ impl<'a> Letter<'a> {
             each(self.head);
             each(datagram);
         }
+    }
+
+    /// Its first datagram, and the others if there are any.
+    pub(super) fn first_apart(self) -> (Self, Option<Self>) {
+        let Some((first, rest)) = self.segment.and_then(|segment| self.payload.split_at_checked(segment))
+        else {
+            return (self, None);
+        };
+        let segment = self.segment.filter(|segment| rest.len() > *segment);
+        let rest = Self { payload: rest, segment, ..self };
+        (Self { payload: first, segment: None, ..self }, (!rest.payload.is_empty()).then_some(rest))
     }
 
     /// Its bytes, with every head.

@@ -8,7 +8,9 @@ use std::os::fd::OwnedFd;
 
 use socket2::{Domain, Socket, Type};
 
+use super::head::Head;
 use super::options;
+use super::sys::mtu;
 use super::train::{Letter, Train};
 use crate::model::{Family, Prefix, Protocol};
 use crate::origins::{Chooser, OpenGuard};
@@ -34,12 +36,18 @@ pub(super) struct Upstream {
     pub(super) singly: Cell<bool>,
     /// True if there are other addresses that may be tried.
     pub(super) has_others: bool,
+    /// What tells the origin whom it serves.
+    pub(super) head: Option<Box<Head>>,
+    /// The length of the longest datagram of the client's that gets to the origin in one packet, as far as that was known when the
+    /// session began, if a header makes it shorter than the client can know.
+    pub(super) room: Option<u16>,
 }
 
 /// Whom an origin is to be found for.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Caller {
     pub(super) client: SocketAddr,
+    pub(super) dialled: SocketAddr,
     /// The dialled port by which steering chose the service.
     pub(super) bound_port: u16,
     /// How many were looked for before: each has another source address, where there are several.
@@ -54,7 +62,7 @@ impl Upstream {
         caller: Caller,
         tried: &[SocketAddr],
     ) -> Result<Self, DialFailure> {
-        let Caller { client, bound_port, turn } = caller;
+        let Caller { client, dialled, bound_port, turn } = caller;
         let choices = chooser.choices(client.ip());
         let mut failure = choices.absence();
         while let Some(member) = choices.another() {
@@ -76,7 +84,11 @@ impl Upstream {
                     Ok(socket) => {
                         let open = choices.open(place);
                         let has_others = choices.sole().is_none();
-                        return Ok(Self { socket, origin, open, singly: Cell::new(false), has_others });
+                        let head = chooser.datagram_header();
+                        let head = head.map(|kind| Box::new(Head::new(kind, client, dialled)));
+                        let room = head.as_ref().and_then(|head| room(&socket, origin, head.length()));
+                        let singly = Cell::new(false);
+                        return Ok(Self { socket, origin, open, singly, has_others, head, room });
                     }
                     Err(error) => {
                         tracing::debug!(service = %chooser.service(), %origin, %client, %error, "connect to origin");
@@ -143,6 +155,21 @@ impl Unanswered {
             segment: *segment,
             is_whole: true,
         })
+    }
+}
+
+/// The longest datagram that gets by `socket` to `origin` in one packet, behind a header of so many bytes. `None` where there is none.
+fn room(socket: &OwnedFd, origin: SocketAddr, header: usize) -> Option<u16> {
+    let others =
+        header_lengths(Family::of(origin.ip())) + u16::try_from(header).ok().filter(|length| *length > 0)?;
+    mtu(socket, Family::of(origin.ip())).ok()?.checked_sub(others)
+}
+
+/// The bytes that IP and UDP need before a datagram.
+pub(super) fn header_lengths(family: Family) -> u16 {
+    match family {
+        Family::Ipv4 => 20 + 8,
+        Family::Ipv6 => 40 + 8,
     }
 }
 

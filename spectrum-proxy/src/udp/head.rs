@@ -1,0 +1,129 @@
+//! What tells an origin whose datagrams they are: a session's header, before which of them it stands, and on answers. What a header
+//! looks like is `header`'s affair at the root.
+
+use std::cell::Cell;
+use std::net::SocketAddr;
+
+use crate::header::{Header, SimpleHeader};
+use crate::model::DatagramHeader;
+
+/// The header of one session at one origin.
+#[derive(Debug)]
+pub(super) struct Head {
+    kind: DatagramHeader,
+    bytes: Box<[u8]>,
+    /// True once the origin was told what it is told but once.
+    is_told: Cell<bool>,
+}
+
+/// Where a header stands, of the datagrams that go to the origin next.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Before<'a> {
+    /// Before each of them.
+    Each(&'a [u8]),
+    /// Before the first of them.
+    First(&'a [u8]),
+    /// In a datagram of its own, before them.
+    Alone(&'a [u8]),
+    /// Nowhere any more.
+    None,
+}
+
+impl Head {
+    pub(super) fn new(kind: DatagramHeader, client: SocketAddr, dialled: SocketAddr) -> Self {
+        let bytes = match kind {
+            DatagramHeader::Spp => SimpleHeader { client, dialled }.bytes().into(),
+            DatagramHeader::V2 | DatagramHeader::V2Alone | DatagramHeader::V2First => {
+                Header::Proxied { client, dialled }.datagram_bytes().into()
+            }
+        };
+        Self { kind, bytes, is_told: Cell::new(false) }
+    }
+
+    /// Where it stands now. What is told but once counts as told from here on.
+    pub(super) fn next(&self) -> Before<'_> {
+        match self.kind {
+            DatagramHeader::Spp | DatagramHeader::V2 => Before::Each(&self.bytes),
+            _ if self.is_told.replace(true) => Before::None,
+            DatagramHeader::V2Alone => Before::Alone(&self.bytes),
+            DatagramHeader::V2First => Before::First(&self.bytes),
+        }
+    }
+
+    /// A datagram of these two parts did not leave: what is told but once is to be told again if it was in there.
+    pub(super) fn was_lost(&self, head: &[u8], payload: &[u8]) {
+        if [head, payload].contains(&&*self.bytes) {
+            self.is_told.set(false);
+        }
+    }
+
+    /// The bytes that it takes of every datagram, not only of one.
+    pub(super) fn length(&self) -> usize {
+        match self.kind {
+            DatagramHeader::Spp | DatagramHeader::V2 => self.bytes.len(),
+            DatagramHeader::V2Alone | DatagramHeader::V2First => 0,
+        }
+    }
+
+    /// True if answers have it, too.
+    pub(super) fn is_on_answers(&self) -> bool {
+        self.kind == DatagramHeader::Spp
+    }
+
+    /// What the client is to get of an answer; `None` where it is not this client's.
+    pub(super) fn strip<'a>(&self, answer: &'a [u8]) -> Option<&'a [u8]> {
+        if !self.is_on_answers() {
+            return Some(answer);
+        }
+        let (_, rest) = SimpleHeader::parse(answer)?;
+        answer.starts_with(&self.bytes).then_some(rest)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn head(kind: DatagramHeader) -> Head {
+        Head::new(kind, "192.0.2.1:4096".parse().unwrap(), "198.51.100.2:443".parse().unwrap())
+    }
+
+    #[test]
+    fn a_header_stands_where_the_word_says() {
+        let each = head(DatagramHeader::V2);
+        assert!((0..3).all(|_| matches!(each.next(), Before::Each(bytes) if bytes.len() == 28)));
+        let simple = head(DatagramHeader::Spp);
+        assert!((0..3).all(|_| matches!(simple.next(), Before::Each(bytes) if bytes.len() == 38)));
+        let (first, alone) = (head(DatagramHeader::V2First), head(DatagramHeader::V2Alone));
+        assert!(matches!(first.next(), Before::First(_)));
+        assert!(matches!(alone.next(), Before::Alone(_)));
+        for once in [first, alone] {
+            assert_eq!(once.next(), Before::None);
+            once.was_lost(b"", b"what the client said");
+            assert_eq!(once.next(), Before::None);
+            let own = once.bytes.clone();
+            once.was_lost(&own, b"what the client said");
+            assert_ne!(once.next(), Before::None);
+            once.was_lost(b"", &own);
+            assert_ne!(once.next(), Before::None);
+            assert_eq!((once.next(), once.length()), (Before::None, 0));
+        }
+    }
+
+    #[test]
+    fn only_answers_with_the_session_s_own_header_are_its() {
+        let simple = head(DatagramHeader::Spp);
+        let Before::Each(own) = simple.next() else { panic!("not before each") };
+        assert_eq!(simple.strip(&[own, b"answer"].concat()), Some(&b"answer"[..]));
+        assert_eq!(simple.strip(own), Some(&b""[..]));
+        assert_eq!(simple.strip(b"answer"), None);
+        let other = Head::new(
+            DatagramHeader::Spp,
+            "192.0.2.9:4096".parse().unwrap(),
+            "198.51.100.2:443".parse().unwrap(),
+        );
+        let Before::Each(others) = other.next() else { panic!("not before each") };
+        assert_eq!(simple.strip(&[others, b"answer"].concat()), None);
+        assert_eq!(head(DatagramHeader::V2).strip(b"answer"), Some(&b"answer"[..]));
+    }
+}
