@@ -19,8 +19,8 @@ use nix::sys::socket::{
 use socket2::{Domain, Socket, Type};
 use spectrum_proxy::header::{Header, SimpleHeader};
 use spectrum_proxy::model::{
-    DatagramHeader, Destination, Family, Limits, Origins, Policy, Protocol, ResolverOptions, Responder,
-    ServiceName, Target, UdpPolicy,
+    DatagramHeader, DatagramProbe, Destination, Family, HealthCheck, Limits, Origins, Policy, Probe,
+    Protocol, Question, ResolverOptions, Responder, ServiceName, Target, UdpPolicy,
 };
 use spectrum_proxy::{Datagrams, DialFailure, End, Event, Expiry, OriginWatch, Report, Served, Workers};
 
@@ -410,6 +410,47 @@ fn a_client_learns_how_much_gets_through_beside_a_header_and_loses_nothing() {
     })
     .join()
     .unwrap();
+}
+
+/// An origin that answers checks, and everything else with "served".
+fn serving() -> SocketAddr {
+    let origin = origin();
+    let address = origin.local_addr().unwrap();
+    std::thread::spawn(move || {
+        let mut heard = [0; 64];
+        while let Ok((length, from)) = origin.recv_from(&mut heard) {
+            let answer: &[u8] = if &heard[..length] == b"ping" { b"pong" } else { b"served" };
+            origin.send_to(answer, from).unwrap();
+        }
+    });
+    address
+}
+
+#[test]
+fn origins_that_do_not_answer_their_checks_get_no_sessions() {
+    let (mute, serving) = (origin(), serving());
+    let list = [mute.local_addr().unwrap(), serving].map(|address| address.to_string().parse().unwrap());
+    let mut origins = Origins::from(list.to_vec());
+    let question = Question::Bytes { send: "ping".parse().unwrap(), expect: "pong".parse().unwrap() };
+    origins.health = Some(HealthCheck {
+        interval: Duration::from_millis(50),
+        timeout: Duration::from_millis(500),
+        rise: 1,
+        fall: 1,
+        probe: Probe::Datagram(DatagramProbe { question, header: None }),
+        ..HealthCheck::default()
+    });
+    let running = Running::serve(Target::Origins(origins), Policy::default());
+    let is_served = |last: u8| {
+        let client = running.client(last);
+        client.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+        client.send(b"hello").unwrap();
+        client.recv(&mut [0; 16]).is_ok_and(|length| length == 6)
+    };
+    let deadline = Instant::now() + DEADLINE;
+    while !(1..=6).all(is_served) {
+        assert!(Instant::now() < deadline, "the mute one still gets sessions");
+    }
 }
 
 #[test]

@@ -1,4 +1,5 @@
-//! Health checks by TCP: a connection to an address now and then, on which nothing is asked. What to make of an outcome is `health`'s.
+//! Health checks: a connection by TCP to an address now and then, on which nothing is asked, or a question by UDP. What to make of
+//! an outcome is `health`'s.
 
 use std::future::poll_fn;
 use std::hash::{BuildHasher as _, RandomState};
@@ -11,8 +12,9 @@ use std::time::{Duration, Instant};
 use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 
+use super::datagram_check::answers;
 use crate::header::Header;
-use crate::model::{CheckClose, HealthCheck};
+use crate::model::{CheckClose, HealthCheck, Probe};
 use crate::origins::health::Health;
 use crate::report::DialFailure;
 use crate::tcp::dial_source::connect_from_host;
@@ -43,11 +45,16 @@ pub(super) async fn check(
         // Never closed, so this does not fail.
         let permit = turns.acquire().await;
         let mut connected = None;
-        let outcome = connects(address, &settings).await;
+        let outcome = match &settings.probe {
+            Probe::Connect => connects(address, &settings).await.map(|(stream, after)| (Some(stream), after)),
+            Probe::Datagram(probe) => {
+                answers(address, probe, settings.timeout).await.map(|after| (None, after))
+            }
+        };
         let Some(health) = health.upgrade() else { return };
         match outcome {
             Ok((stream, after)) => {
-                connected = Some(stream);
+                connected = stream;
                 note(&services, &health, Ok(after));
             }
             // What we lack ourselves says nothing about the origin.

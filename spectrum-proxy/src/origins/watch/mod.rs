@@ -2,6 +2,8 @@
 //! checks their health. Seen from outside; what it does is in `thread`, and no connection ever waits for it.
 
 mod check;
+mod datagram_check;
+mod probe;
 mod route;
 mod selection;
 mod settings;
