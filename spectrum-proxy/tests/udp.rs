@@ -437,7 +437,7 @@ fn origins_that_do_not_answer_their_checks_get_no_sessions() {
         timeout: Duration::from_millis(500),
         rise: 1,
         fall: 1,
-        probe: Probe::Datagram(DatagramProbe { question, header: None }),
+        probe: Probe::Datagram(Box::new(DatagramProbe { question, header: None })),
         ..HealthCheck::default()
     });
     let running = Running::serve(Target::Origins(origins), Policy::default());

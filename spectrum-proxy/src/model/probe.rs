@@ -15,7 +15,7 @@ pub enum Probe {
     #[default]
     Connect,
     /// A datagram, and its answer.
-    Datagram(DatagramProbe),
+    Datagram(Box<DatagramProbe>),
 }
 
 /// A datagram that a health check sends to an origin, and the answers that are good ones.

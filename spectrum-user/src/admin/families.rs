@@ -249,6 +249,30 @@ pub(super) const FAMILIES: &[MetricFamily] = &[
         SESSIONS,
         |view, out| of_datagrams(view, out, |datagrams| datagrams.lost),
     ),
+    counter(
+        "headerless_answers",
+        "UDP datagrams of origins that lacked the header of their session, and were not passed on",
+        SESSIONS,
+        |view, out| of_datagrams(view, out, |datagrams| datagrams.headerless),
+    ),
+    counter(
+        "icmp_messages",
+        "Messages of ICMP to UDP clients, by what they say; withheld: could not be sent, or too many were",
+        &["service", "protocol", "kind"],
+        |view, out| {
+            for sessions in &view.sessions {
+                let Some(datagrams) = sessions.datagrams else { continue };
+                for (kind, count) in [
+                    ("port-unreachable", datagrams.told_unreachable),
+                    ("too-big", datagrams.told_too_big),
+                    ("withheld", datagrams.withheld),
+                ] {
+                    let labels = session_labels(sessions).into_iter().chain([Cow::from(kind)]).collect();
+                    out.push((labels, SampleValue::Number(count)));
+                }
+            }
+        },
+    ),
     histogram(
         "dial_duration_seconds",
         "How long it took to connect to an origin, of sessions that are over",

@@ -47,6 +47,10 @@ impl Counters {
                 totals.datagrams_from_client += traffic.datagrams_from_client();
                 totals.datagrams_to_client += traffic.datagrams_to_client();
                 totals.datagrams_lost += traffic.datagrams_lost();
+                totals.headerless_answers += traffic.headerless();
+                totals.told_unreachable += traffic.unreachable();
+                totals.told_too_big += traffic.too_big();
+                totals.withheld += traffic.withheld();
             }
         }
         totals
@@ -116,6 +120,14 @@ pub struct Totals {
     pub datagrams_to_client: u64,
     /// Datagrams that came and could not be sent on.
     pub datagrams_lost: u64,
+    /// Answers of origins that lacked the header of their session, and were not passed on.
+    pub headerless_answers: u64,
+    /// Clients that were told by ICMP that nobody is there.
+    pub told_unreachable: u64,
+    /// Datagrams of which a client was told by ICMP that they are too big.
+    pub told_too_big: u64,
+    /// Messages of ICMP of either kind that were not sent.
+    pub withheld: u64,
     /// Bytes handed to clients' sockets so far.
     pub bytes_to_client: u64,
     /// The connections that are over, by how they ended; ends that did not occur are absent.

@@ -4,7 +4,6 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use super::section::{Section, Typed};
-use super::udp::is_refused_unbuilt;
 use crate::config::udp::Bound;
 use crate::model::{
     CheckClose, DatagramHeader, DatagramProbe, HealthCheck, Probe, ProbeBytes, ProxyVersion, Question,
@@ -48,7 +47,7 @@ pub(super) fn read(typed: Typed<'_, '_>, bound: Bound, headers: Headers) -> Heal
         Asked::Nothing => check.header = version,
         Asked::Refused => {}
         Asked::Question(question) => {
-            check.probe = Probe::Datagram(DatagramProbe { question, header: datagram_header });
+            check.probe = Probe::Datagram(Box::new(DatagramProbe { question, header: datagram_header }));
             if let Some(close) = close {
                 close.refuse("is about a connection by TCP, and these checks ask by UDP; leave it out");
             }
@@ -82,10 +81,6 @@ fn question(section: &Section<'_, '_>, bound: Bound) -> Asked {
             asked = Asked::Refused;
         }
         return asked;
-    }
-    let mut unbuilt = [template, send, expect].into_iter().flatten();
-    if unbuilt.any(|typed| is_refused_unbuilt(typed, "health")) {
-        return Asked::Refused;
     }
     match (template, send, expect) {
         (None, None, None) => Asked::Nothing,

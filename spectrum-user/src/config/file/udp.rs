@@ -113,9 +113,6 @@ pub(super) fn headers(typed: Typed<'_, '_>, bound: Bound) -> (Option<ProxyVersio
     let text = typed.value().as_str().unwrap_or_default();
     let version = text.parse::<ProxyVersion>().ok();
     let datagram = text.parse::<DatagramHeader>().ok();
-    if bound.udp && is_refused_unbuilt(typed, "proxy-header") {
-        return (None, None);
-    }
     match bound {
         Bound { udp: false, .. } if version.is_none() && datagram.is_some() => {
             typed.refuse("is for UDP, of which the service has no binding; write v1 or v2");

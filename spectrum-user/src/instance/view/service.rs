@@ -173,6 +173,14 @@ pub struct DatagramsView {
     pub to_client: u64,
     /// Those of clients and origins that came and could not be sent on.
     pub lost: u64,
+    /// Answers of origins that lacked the header of their session, and were not passed on.
+    pub headerless: u64,
+    /// Clients that were told by ICMP that nobody is there.
+    pub told_unreachable: u64,
+    /// Those of which a client was told by ICMP that they are too big.
+    pub told_too_big: u64,
+    /// Messages of ICMP of either kind that were not sent.
+    pub withheld: u64,
 }
 
 /// Connections that are over and ended alike.
@@ -278,6 +286,10 @@ impl SessionsView {
                 from_client: totals.datagrams_from_client,
                 to_client: totals.datagrams_to_client,
                 lost: totals.datagrams_lost,
+                headerless: totals.headerless_answers,
+                told_unreachable: totals.told_unreachable,
+                told_too_big: totals.told_too_big,
+                withheld: totals.withheld,
             }),
             dials: SpreadView::of(&totals.dials, &DIAL),
             durations: SpreadView::of(&totals.durations, &SESSION),
