@@ -128,7 +128,7 @@ mod tests {
     fn what_is_for_datagrams_is_said() {
         let mut origins = Origins::from(vec!["203.0.113.10".parse().unwrap()]);
         let question = Question::Template(ProbeTemplate::Dns);
-        let probe = Probe::Datagram(DatagramProbe { question, header: None });
+        let probe = Probe::Datagram(Box::new(DatagramProbe { question, header: None }));
         origins.health = Some(HealthCheck { port: Some(53), probe, ..HealthCheck::default() });
         origins.datagram_header = Some(DatagramHeader::V2First);
         origins.sources = vec!["10.0.0.0/28".parse().unwrap()];
