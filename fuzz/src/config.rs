@@ -6,14 +6,14 @@ use std::path::Path;
 
 use spectrum_steering::plan::Plan;
 use spectrum_steering::plan::table::Table;
-use spectrum_user::config::{Config, ConfigError, Problem};
+use spectrum_user::config::{Config, ConfigError, Planned, Problem};
 use spectrum_user::model::Prefix;
 
 /// Panics unless `data` is understood or refused as every configuration has to be.
 pub(crate) fn holds(data: &[u8]) {
     let text = String::from_utf8_lossy(data);
     match Config::parse(Path::new("spectrum.toml"), &text) {
-        Ok(config) => can_be_carried_out(&config),
+        Ok(planned) => can_be_carried_out(&planned),
         Err(ConfigError::Invalid { problems }) => are_in_the_text(&problems, &text),
         Err(error @ ConfigError::Read { .. }) => panic!("nothing was to be read: {error}"),
     }
@@ -21,7 +21,7 @@ pub(crate) fn holds(data: &[u8]) {
 
 /// A configuration that is understood has services with bindings, and can be planned and compiled; every binding is
 /// alive.
-fn can_be_carried_out(config: &Config) {
+fn can_be_carried_out(Planned { config, plan }: &Planned) {
     assert!(!config.services.is_empty(), "no service, and no problem");
     let mut names = HashSet::new();
     for service in &config.services {
@@ -33,7 +33,7 @@ fn can_be_carried_out(config: &Config) {
         }
     }
 
-    let plan = Plan::of(&config.services).unwrap_or_else(|errors| panic!("understood, but {errors:?}"));
+    assert_eq!(Plan::of(&config.services).as_ref(), Ok(plan), "its plan is of something else");
     let bindings: usize = config.services.iter().map(|service| service.bindings.len()).sum();
     assert_eq!(plan.bindings.len(), bindings, "a binding was lost or made up");
     Table::compile(&plan.bindings).unwrap_or_else(|error| panic!("understood, but {error}"));

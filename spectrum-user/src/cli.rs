@@ -15,7 +15,7 @@ use std::time::Duration;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 
-use crate::config::{Config, FirewallChoice, Flags, ModeChoice, NatChoice, Protocols};
+use crate::config::{FirewallChoice, Flags, ModeChoice, NatChoice, Planned, Protocols};
 use crate::control::{BindingsQuery, OriginQuery};
 use crate::instance::InstanceName;
 use crate::model::{
@@ -404,7 +404,7 @@ impl RunArgs {
     ///
     /// # Errors
     /// As clap reports usage errors.
-    pub fn short_form(&self) -> Result<Config, clap::Error> {
+    pub fn short_form(&self) -> Result<Planned, clap::Error> {
         let flags = Flags {
             prefixes: self.prefixes.clone(),
             ports: self.ports.clone(),

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use spectrum_common::names;
 
-use crate::model::{Binding, Destination, DestinationId, Family, Prefix, Protocol, ServiceName};
+use crate::model::{Binding, Destination, DestinationId, Prefix, Protocol, ServiceName};
 
 /// Something that binds: a service, whatever answers behind it.
 pub trait Binds {
@@ -110,28 +110,12 @@ pub enum PlanError {
 }
 
 impl Plan {
-    /// The plan of a first configuration.
-    ///
-    /// # Errors
-    /// As for [`Plan::following`].
-    pub fn of<S: Binds>(services: &[S]) -> Result<Self, Vec<PlanError>> {
-        Self::default().following(&[], services, 0)
-    }
-
-    /// The plan of `services` when this one, made of `before`, is in force: brings the bindings into the order of
-    /// precedence, and numbers the destinations. Those of services that answer as before keep their ids; no other id
-    /// that is in use now is given away, so that both plans can be prepared for at once. What is new is of `revision`,
-    /// which must be unlike any before.
+    /// The plan of a first configuration: brings the bindings into the order of precedence, and numbers the destinations.
     ///
     /// # Errors
     /// Every pair of neighbouring bindings that tie, and a number of destinations that the maps cannot hold.
-    pub fn following<S: Binds>(
-        &self,
-        before: &[S],
-        services: &[S],
-        revision: u32,
-    ) -> Result<Self, Vec<PlanError>> {
-        let mut numbering = Numbering::after(self, before, revision);
+    pub fn of<S: Binds>(services: &[S]) -> Result<Self, Vec<PlanError>> {
+        let mut numbering = Numbering::default();
         let mut plan = Self::default();
         let mut configured = Vec::new();
         for (service_index, service) in services.iter().enumerate() {
@@ -156,6 +140,62 @@ impl Plan {
         Ok(plan)
     }
 
+    /// The plan of `services` when this one, made of `before`, is in force: [`Plan::of`] them, and [`Plan::after`] this one.
+    ///
+    /// # Errors
+    /// As for [`Plan::of`].
+    pub fn following<S: Binds>(
+        &self,
+        before: &[S],
+        services: &[S],
+        revision: u32,
+    ) -> Result<Self, Vec<PlanError>> {
+        Ok(Self::of(services)?.after(self, before, services, revision))
+    }
+
+    /// This plan of a first configuration, `services`, numbered to follow `in_force`, which is made of `before`. Destinations
+    /// of services that answer as before keep their ids; no other id that is in use now is given away, so that both plans can
+    /// be prepared for at once. What is new is of `revision`, which must be unlike any before. Nothing is sorted again.
+    #[must_use]
+    pub fn after<'a, S: Binds>(
+        mut self,
+        in_force: &Self,
+        before: &'a [S],
+        services: &'a [S],
+        revision: u32,
+    ) -> Self {
+        let kept: HashMap<_, _> = in_force
+            .destinations
+            .iter()
+            .map(|(id, one)| ((&one.service, one.family, one.protocol), (*id, one.revision)))
+            .collect();
+        let by_name = |services: &'a [S]| {
+            services.iter().map(|service| (service.name(), service)).collect::<HashMap<_, _>>()
+        };
+        let (were, are) = (by_name(before), by_name(services));
+        let answers_as_before = |name: &ServiceName| {
+            are.get(name).zip(were.get(name)).is_some_and(|(is, was)| is.answers_like(was))
+        };
+        let mut free = (0..).map(DestinationId).filter(|id| !in_force.destinations.contains_key(id));
+        let mut numbers = BTreeMap::new();
+        let mut destinations = BTreeMap::new();
+        // In the order in which they occur, as they were numbered.
+        for (first, destination) in std::mem::take(&mut self.destinations) {
+            // One that was gone for a while is another one, even of a service that never changed: the listeners of the
+            // former may still be retiring, and must not be taken for those of the latter.
+            let key = (&destination.service, destination.family, destination.protocol);
+            let as_before = kept.get(&key).filter(|_| answers_as_before(&destination.service)).copied();
+            let Some((id, revision)) = as_before.or_else(|| Some((free.next()?, revision))) else { continue };
+            numbers.insert(first, id);
+            destinations.insert(id, Destination { revision, ..destination });
+        }
+        for planned in &mut self.bindings {
+            planned.destination = numbers.get(&planned.destination).copied().unwrap_or(planned.destination);
+        }
+        self.destinations = destinations;
+        self
+    }
+
     /// The number of destinations that the kernel's maps must have room for: one more than the highest id.
     #[must_use]
     pub fn ids(&self) -> usize {
@@ -176,43 +216,16 @@ impl Plan {
     }
 }
 
-/// Gives destinations their ids.
-struct Numbering<'a, S> {
-    /// The destinations of the plan in force, with their ids and first revisions.
-    kept: HashMap<(&'a ServiceName, Family, Protocol), (DestinationId, u32)>,
-    /// The targets and policies until now.
-    answers: HashMap<&'a ServiceName, &'a S>,
-    revision: u32,
-    used: Vec<bool>,
-    next: u32,
+/// Gives destinations their ids, in the order in which they occur.
+#[derive(Default)]
+struct Numbering {
     /// The ids of the service that was asked for last.
     latest: Vec<(Destination, DestinationId)>,
 }
 
-impl<'a, S: Binds> Numbering<'a, S> {
-    fn after(plan: &'a Plan, before: &'a [S], revision: u32) -> Self {
-        let mut used = vec![false; plan.ids()];
-        for id in plan.destinations.keys() {
-            if let Some(used) = used.get_mut(id.0 as usize) {
-                *used = true;
-            }
-        }
-        let kept = plan.destinations.iter().map(|(id, destination)| {
-            let Destination { service, revision, family, protocol } = destination;
-            ((service, *family, *protocol), (*id, *revision))
-        });
-        Self {
-            kept: kept.collect(),
-            answers: before.iter().map(|service| (service.name(), service)).collect(),
-            revision,
-            used,
-            next: 0,
-            latest: Vec::new(),
-        }
-    }
-
+impl Numbering {
     /// The id of the destination that `binding` of `service` leads to, added to `destinations` when it is new there.
-    fn id(
+    fn id<S: Binds>(
         &mut self,
         service: &S,
         binding: &Binding,
@@ -226,31 +239,16 @@ impl<'a, S: Binds> Numbering<'a, S> {
         if let Some((_, id)) = known {
             return *id;
         }
-        let answers_as_before =
-            self.answers.get(service.name()).is_some_and(|before| service.answers_like(before));
-        let kept = self.kept.get(&(service.name(), binding.family(), binding.protocol)).copied();
-        // One that was gone for a while is another one, even of a service that never changed: the listeners of the
-        // former may still be retiring, and must not be taken for those of the latter.
-        let (id, revision) =
-            kept.filter(|_| answers_as_before).unwrap_or_else(|| (self.free(), self.revision));
+        let id = DestinationId(u32::try_from(destinations.len()).unwrap_or(u32::MAX));
         let destination = Destination {
             service: service.name().clone(),
-            revision,
+            revision: 0,
             family: binding.family(),
             protocol: binding.protocol,
         };
         destinations.insert(id, destination.clone());
         self.latest.retain(|(known, _)| known.service == *service.name());
         self.latest.push((destination, id));
-        id
-    }
-
-    fn free(&mut self) -> DestinationId {
-        while self.used.get(self.next as usize).copied().unwrap_or(false) {
-            self.next += 1;
-        }
-        let id = DestinationId(self.next);
-        self.next += 1;
         id
     }
 }
@@ -399,6 +397,28 @@ mod tests {
         // What was given up is free again, one generation later.
         let third = second.following(&after, &before, 2).unwrap();
         assert_eq!(destinations(&third), ["0 a tcp ipv4 r2", "1 a tcp ipv6 r2", "2 b tcp ipv4 r0"]);
+    }
+
+    #[test]
+    fn what_is_numbered_anew_is_what_it_was_but_for_the_ids() {
+        let before = [service("a", &["tcp 192.0.2.0/24 80"]), service("b", &["tcp 192.0.2.7 443"])];
+        let after = [before[1].clone(), service("c", &["tcp 192.0.2.0/25 1-100", "udp 192.0.2.0/24 53"])];
+        let in_force = Plan::of(&before).unwrap();
+        let fresh = Plan::of(&after).unwrap();
+        let numbered = fresh.clone().after(&in_force, &before, &after, 1);
+        assert_eq!(destinations(&numbered), ["1 b tcp ipv4 r0", "2 c tcp ipv4 r1", "3 c udp ipv4 r1"]);
+        assert_eq!(numbered.routes, fresh.routes);
+        assert_eq!(numbered.bindings.len(), fresh.bindings.len());
+        for (numbered_as, planned) in numbered.bindings.iter().zip(&fresh.bindings) {
+            assert_eq!(numbered_as.binding, planned.binding, "the order is as it was");
+            let service = |plan: &Plan, id| plan.destination(id).unwrap().service.clone();
+            assert_eq!(
+                service(&numbered, numbered_as.destination),
+                service(&fresh, planned.destination),
+                "{}",
+                planned.binding
+            );
+        }
     }
 
     #[test]

@@ -10,14 +10,14 @@ use anyhow::{Context as _, anyhow};
 use tokio::runtime;
 
 use crate::cli::CheckArgs;
-use crate::config::Config;
+use crate::config::{Config, Planned};
 use crate::instance::view::{
     BindingView, CheckedService, DestinationPlan, PlanView, ServicePlan, policy_lines,
 };
-use crate::instance::{Numbered, joined, look_up, origins_of, own_bindings};
+use crate::instance::{Numbered, look_up, origins_of, own_bindings};
 use crate::model::{LogFormat, RecordKeys, VisibleWriter};
+use crate::plan::Plan;
 use crate::plan::table::Table;
-use crate::plan::{self, Plan};
 use spectrum_proxy::{OriginWatch, ResolveError};
 
 /// The time that looking up all names together may take.
@@ -25,9 +25,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Prints the plan of a good configuration; a bad one is the error.
 pub(super) fn check(args: &CheckArgs) -> anyhow::Result<()> {
-    let config = Config::load(&args.config)?;
-    let plan =
-        plan::of(&config.services).map_err(|errors| joined(errors.into_iter().map(anyhow::Error::from)))?;
+    let Planned { config, plan } = Config::load(&args.config)?;
     let table = Table::compile(&plan.bindings)?;
     if args.resolve {
         refuse_unresolved(&config, &plan)?;

@@ -8,32 +8,29 @@ use anyhow::{Context as _, bail};
 use super::exit;
 use super::logging::{self, Log};
 use crate::cli::RunArgs;
-use crate::config::{Config, RepairLimit};
-use crate::instance::{ReadAgain, Ready, Settings, joined, live, require_net_admin};
+use crate::config::{Config, Planned, RepairLimit};
+use crate::instance::{ReadAgain, Ready, Settings, live, require_net_admin};
 use crate::observe::LossKind;
-use crate::plan;
 use spectrum_steering::host;
 
 /// Runs until SIGINT or SIGTERM.
 pub(super) fn run(args: &RunArgs) -> ExitCode {
-    let config = configured(args);
-    let format = match &config {
-        Ok(config) => config.log.format.unwrap_or_default(),
+    let planned = configured(args);
+    let format = match &planned {
+        Ok(Planned { config, .. }) => config.log.format.unwrap_or_default(),
         Err(_) => args.log_format.unwrap_or_default(),
     };
     let log = match logging::init(format) {
         Ok(log) => log,
         Err(error) => return exit::failure(&error, format),
     };
-    match config.and_then(|config| serve_from_start_to_end(args, config, &log)) {
+    match planned.and_then(|planned| serve_from_start_to_end(args, planned, &log)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => exit::logged_failure(&error, &log),
     }
 }
 
-fn serve_from_start_to_end(args: &RunArgs, config: Config, log: &Log) -> anyhow::Result<()> {
-    let plan =
-        plan::of(&config.services).map_err(|errors| joined(errors.into_iter().map(anyhow::Error::from)))?;
+fn serve_from_start_to_end(args: &RunArgs, planned: Planned, log: &Log) -> anyhow::Result<()> {
     require_net_admin("serve")?;
     // Before any thread exists that asks the network for anything: each is in the namespace that its parent was in.
     if let Some(netns) = &args.netns {
@@ -43,11 +40,11 @@ fn serve_from_start_to_end(args: &RunArgs, config: Config, log: &Log) -> anyhow:
     let settings = Settings { workers: args.workers, force: args.force.clone().into(), drain: args.drain };
     let again = args.clone();
     let read_again: ReadAgain = Arc::new(move || configured_again(&again));
-    live(config, plan, settings, &log.output, &read_again, |ready| announce(ready, log))
+    live(planned, settings, &log.output, &read_again, |ready| announce(ready, log))
 }
 
 /// The configuration that the command line asks for, as its file reads now that it has been read before.
-fn configured_again(args: &RunArgs) -> anyhow::Result<Config> {
+fn configured_again(args: &RunArgs) -> anyhow::Result<Planned> {
     match &args.config {
         None => bail!("reload: there is no configuration file; start with --config FILE"),
         Some(path) if Config::is_read_once(path) => bail!(
@@ -60,8 +57,8 @@ fn configured_again(args: &RunArgs) -> anyhow::Result<Config> {
 }
 
 /// The configuration that the command line asks for, as its file reads now.
-fn configured(args: &RunArgs) -> anyhow::Result<Config> {
-    let mut config = match &args.config {
+fn configured(args: &RunArgs) -> anyhow::Result<Planned> {
+    let Planned { mut config, plan } = match &args.config {
         Some(path) => Config::load(path)?,
         None => args.short_form()?,
     };
@@ -82,7 +79,7 @@ fn configured(args: &RunArgs) -> anyhow::Result<Config> {
     if let Some(admin) = args.admin {
         config.admin = Some(admin);
     }
-    Ok(config)
+    Ok(Planned { config, plan })
 }
 
 /// Tells who waits that a connection would now succeed.

@@ -4,12 +4,12 @@ use std::collections::HashSet;
 use std::net::SocketAddr;
 
 use super::udp::{self, UdpTargetError};
-use super::{Config, FirewallChoice, ModeChoice, NatChoice, OriginPlaces, Protocols, RepairLimit};
+use super::{Config, FirewallChoice, ModeChoice, NatChoice, OriginPlaces, Planned, Protocols, RepairLimit};
 use crate::model::{
     Binding, Force, LogOptions, Origin, OriginPort, Origins, Policy, PortRange, Prefix, ResolverOptions,
     Responder, Service, ServiceName, Target,
 };
-use crate::plan::{self, PlanError, ServicesError};
+use crate::plan::{self, Plan, PlanError, ServicesError};
 
 /// The command line's flags about the one service.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -87,7 +87,7 @@ impl Flags {
     ///
     /// # Errors
     /// The first contradiction.
-    pub fn into_config(self) -> Result<Config, FlagsError> {
+    pub fn into_config(self) -> Result<Planned, FlagsError> {
         let mut seen = Vec::new();
         for prefix in &self.prefixes {
             if seen.contains(prefix) {
@@ -123,23 +123,24 @@ impl Flags {
         udp::require_answer(&bindings, &target).map_err(|error| FlagsError::Udp { error })?;
         let services =
             vec![Service { name: ServiceName::default(), bindings, target, policy: Policy::default() }];
-        if let Err(errors) = plan::of(&services) {
-            match errors.into_iter().next() {
-                Some(ServicesError::Bindings(PlanError::Tie { first, second, .. })) => {
-                    return Err(FlagsError::PortsOverlap { first: first.ports, second: second.ports });
-                }
-                Some(ServicesError::Loop { origin, port, .. }) => {
-                    return Err(FlagsError::Loop { origin, port });
-                }
-                // One service has no other to go by, and few destinations.
+        let plan = match plan::of(&services).map_err(|errors| errors.into_iter().next()) {
+            Ok(plan) => plan,
+            Err(Some(ServicesError::Bindings(PlanError::Tie { first, second, .. }))) => {
+                return Err(FlagsError::PortsOverlap { first: first.ports, second: second.ports });
+            }
+            Err(Some(ServicesError::Loop { origin, port, .. })) => {
+                return Err(FlagsError::Loop { origin, port });
+            }
+            // One service has no other to go by, and few destinations.
+            Err(
                 Some(
                     ServicesError::Circle { .. }
                     | ServicesError::Bindings(PlanError::TooManyDestinations { .. }),
                 )
-                | None => {}
-            }
-        }
-        Ok(Config {
+                | None,
+            ) => Plan::default(),
+        };
+        let config = Config {
             log: LogOptions::default(),
             mode: self.mode,
             firewall: self.firewall,
@@ -150,7 +151,8 @@ impl Flags {
             services,
             force: Force::default(),
             origin_places: OriginPlaces::default(),
-        })
+        };
+        Ok(Planned { config, plan })
     }
 }
 
@@ -168,13 +170,14 @@ mod tests {
 
     #[test]
     fn no_ports_are_all_ports() {
-        let config = flags(&["192.0.2.0/24"], &[]).into_config().unwrap();
+        let config = flags(&["192.0.2.0/24"], &[]).into_config().unwrap().config;
         assert_eq!(config.services[0].bindings[0].to_string(), "tcp 192.0.2.0/24 1-65535");
     }
 
     #[test]
     fn every_prefix_has_every_range() {
-        let config = flags(&["192.0.2.0/24", "2001:db8::/64"], &["80", "8000-8100"]).into_config().unwrap();
+        let config =
+            flags(&["192.0.2.0/24", "2001:db8::/64"], &["80", "8000-8100"]).into_config().unwrap().config;
         assert_eq!(config.services[0].bindings.len(), 4);
     }
 
@@ -188,7 +191,7 @@ mod tests {
             "hello is for TCP; add --origin HOST, --respond echo or --respond discard"
         );
         flags.respond = Some(Responder::Echo);
-        let config = flags.into_config().unwrap();
+        let config = flags.into_config().unwrap().config;
         assert_eq!(
             config.services[0].bindings.iter().map(ToString::to_string).collect::<Vec<_>>(),
             ["tcp 192.0.2.0/24 80", "udp 192.0.2.0/24 80"]

@@ -26,6 +26,16 @@ pub use udp::UdpTargetError;
 use std::net::SocketAddr;
 
 use crate::model::{Force, LogOptions, ResolverOptions, Service};
+use crate::plan::Plan;
+
+/// A configuration and its plan, which is made once, when it is judged.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Planned {
+    /// The configuration.
+    pub config: Config,
+    /// The plan of a first start with it.
+    pub plan: Plan,
+}
 
 /// The whole configuration, by whatever means it was said.
 #[derive(Clone, Debug, Eq, PartialEq)]

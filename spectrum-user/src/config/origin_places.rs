@@ -82,7 +82,7 @@ mod tests {
                     [[service]]\nname = \"b\"\nbindings = [{ prefix = \"192.0.2.0/24\", ports = 81 }]\norigins = \"b.example\"\n\
                     [[service]]\nname = \"c\"\nbindings = [{ prefix = \"192.0.2.0/24\", ports = 82 }]\norigins = [\"c.example\",\n\
                     { origin = \"d.example:80\", weight = 2 }]\n";
-        let config = Config::parse(Path::new("f.toml"), text).unwrap();
+        let config = Config::parse(Path::new("f.toml"), text).unwrap().config;
         assert_eq!(
             called(&config),
             [
@@ -100,6 +100,6 @@ mod tests {
             origins: vec!["a.example".parse().unwrap()],
             ..Flags::default()
         };
-        assert_eq!(called(&flags.into_config().unwrap()), ["--origin a.example"]);
+        assert_eq!(called(&flags.into_config().unwrap().config), ["--origin a.example"]);
     }
 }

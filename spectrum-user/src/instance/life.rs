@@ -18,20 +18,18 @@ use super::running::{Running, Settings, joined};
 use super::standby::{ASIDE, aside};
 use super::view::{InstanceState, Published};
 use super::{ResourceKind, Watch};
-use crate::config::Config;
+use crate::config::Planned;
 use crate::control::{Asked, ReloadQuery, Request};
 use crate::observe::{Counters, Output, Recorder};
-use crate::plan::Plan;
 use spectrum_steering::tproxy::InterruptGuard;
 
 /// Reads the configuration once more.
-pub(crate) type ReadAgain = Arc<dyn Fn() -> anyhow::Result<Config> + Send + Sync>;
+pub(crate) type ReadAgain = Arc<dyn Fn() -> anyhow::Result<Planned> + Send + Sync>;
 
-/// Serves `config` by `plan` from start to end, in the network namespace that the calling thread is in, and has `announce` say when
+/// Serves what is `planned` from start to end, in the network namespace that the calling thread is in, and has `announce` say when
 /// connections would succeed. For a reload the configuration is what `read_again` reads.
 pub(crate) fn live(
-    config: Config,
-    plan: Plan,
+    planned: Planned,
     settings: Settings,
     output: &Output,
     read_again: &ReadAgain,
@@ -41,8 +39,8 @@ pub(crate) fn live(
     LOOKING.begin();
     // The workers carry the traffic; this thread only steers.
     let runtime = runtime::Builder::new_current_thread().enable_all().build().context("start the runtime")?;
-    let config = Arc::new(config);
-    let plan = Arc::new(plan);
+    let Planned { config, plan } = planned;
+    let (config, plan) = (Arc::new(config), Arc::new(plan));
     let counters = Counters::default();
     let recorder = Recorder::new(output.clone());
     let (losses, omissions) = (output.losses(), recorder.omissions());
@@ -176,8 +174,8 @@ async fn read_and_reload(
 ) -> anyhow::Result<Reloaded> {
     let read_again = Arc::clone(read_again);
     // A pipe may keep us waiting, and a large file takes its time.
-    let config = running.stop_asked.unless(aside(move || read_again())).await???;
-    running.reload(config, query).await
+    let planned = running.stop_asked.unless(aside(move || read_again())).await???;
+    running.reload(planned, query).await
 }
 
 /// Undoes everything, whatever the outcome; a second request to stop cuts what is still open.

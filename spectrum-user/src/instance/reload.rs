@@ -11,13 +11,12 @@ use serde::{Deserialize, Serialize};
 use super::lookups::{NAMES_PATIENCE, look_up, places};
 use super::own_bindings::own_bindings;
 use super::replies::refuse_own_addresses;
-use super::running::{Aim, LOCK_PATIENCE, Running, joined, registry};
-use super::standby::aside;
-use crate::config::{Config, ModeChoice};
+use super::running::{Aim, LOCK_PATIENCE, Running, registry};
+use crate::config::{Config, ModeChoice, Planned};
 use crate::control::ReloadQuery;
 use crate::instance::{Farewell, Mode};
 use crate::model::{Forced, ServiceName};
-use crate::plan::{self, Plan};
+use crate::plan::Plan;
 use spectrum_steering::tproxy::InterruptGuard;
 
 /// The outcome of a reload.
@@ -34,8 +33,9 @@ pub(crate) struct Reloaded {
 }
 
 impl Running {
-    /// Goes over to `config`. After an error everything is as before.
-    pub(super) async fn reload(&mut self, config: Config, query: &ReloadQuery) -> anyhow::Result<Reloaded> {
+    /// Goes over to what is `planned`. After an error everything is as before.
+    pub(super) async fn reload(&mut self, planned: Planned, query: &ReloadQuery) -> anyhow::Result<Reloaded> {
+        let Planned { config, plan } = planned;
         let mode = self.mode().context("reload before steering")?;
         let same = match config.mode {
             ModeChoice::Auto => true,
@@ -70,14 +70,8 @@ impl Running {
             bail!("log.format: cannot change from {format} to {wanted} while running; restart instead");
         }
         let revision = self.revision + 1;
+        let plan = plan.after(&self.plan, &self.config.services, &config.services, revision);
         let config = Arc::new(config);
-        let (plan, before, after) = (Arc::clone(&self.plan), Arc::clone(&self.config), Arc::clone(&config));
-        let planning = aside(move || plan::following(&plan, &before.services, &after.services, revision));
-        let plan = self
-            .stop_asked
-            .unless(planning)
-            .await??
-            .map_err(|errors| joined(errors.into_iter().map(Into::into)))?;
         if let Some(dispatcher) = &self.dispatcher
             && plan.ids() > dispatcher.capacity()
         {

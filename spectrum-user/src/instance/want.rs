@@ -33,15 +33,14 @@ pub fn want(config: &Config, plan: &Plan, mode: Mode, revision: u32) -> BTreeSet
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Planned;
     use crate::instance::ResourceKind;
-    use crate::plan;
 
     #[test]
     fn a_path_wants_what_it_steers_by_and_no_more() {
         let text = "[[service]]\nname = \"games\"\nrespond = \"echo\"\n\
                     bindings = [{ prefix = [\"192.0.2.0/24\", \"2001:db8::/64\"], protocol = \"both\" }]\n";
-        let config = Config::parse(std::path::Path::new("x.toml"), text).unwrap();
-        let plan = plan::of(&config.services).unwrap();
+        let Planned { config, plan } = Config::parse(std::path::Path::new("x.toml"), text).unwrap();
         let count =
             |mode, kind| want(&config, &plan, mode, 7).iter().filter(|one| one.kind() == kind).count();
         for mode in [Mode::SkLookup, Mode::Tproxy] {

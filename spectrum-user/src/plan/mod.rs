@@ -60,27 +60,13 @@ impl Binds for Service {
     }
 }
 
-/// The plan of a first configuration.
-///
-/// # Errors
-/// As for [`following`].
-pub fn of(services: &[Service]) -> Result<Plan, Vec<ServicesError>> {
-    following(&Plan::default(), &[], services, 0)
-}
-
-/// The plan of `services` when `plan`, made of `before`, is in force; see [`Plan::following`].
+/// The plan of a first configuration. Of a later one it is to be numbered anew: see [`Plan::after`].
 ///
 /// # Errors
 /// What is wrong with the bindings; if nothing is, every origin at which a service would dial itself, and every circle of services
 /// that would dial each other.
-pub fn following(
-    plan: &Plan,
-    before: &[Service],
-    services: &[Service],
-    revision: u32,
-) -> Result<Plan, Vec<ServicesError>> {
-    let plan = plan
-        .following(before, services, revision)
+pub fn of(services: &[Service]) -> Result<Plan, Vec<ServicesError>> {
+    let plan = Plan::of(services)
         .map_err(|errors| errors.into_iter().map(ServicesError::from).collect::<Vec<_>>())?;
     let loops = loops::loops(&plan, services);
     if loops.is_empty() { Ok(plan) } else { Err(loops) }

@@ -10,7 +10,7 @@ use spectrum_user::model::{LogFormat, Target};
 mod bad;
 
 fn parse(text: &str) -> Result<Config, ConfigError> {
-    Config::parse(Path::new("spectrum.toml"), text)
+    Config::parse(Path::new("spectrum.toml"), text).map(|planned| planned.config)
 }
 
 /// The bindings of every service, in the order configured.
@@ -41,7 +41,7 @@ fn every_problem_is_told_with_its_place_and_its_cure() {
 #[test]
 fn the_example_is_good() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../config/spectrum.toml");
-    let config = Config::load(&path).unwrap();
+    let config = Config::load(&path).unwrap().config;
     assert_eq!(config.mode, ModeChoice::Auto);
     let names: Vec<&str> = config.services.iter().map(|service| service.name.as_str()).collect();
     assert_eq!(names, ["web", "edge", "transparent", "catch-all", "games"]);

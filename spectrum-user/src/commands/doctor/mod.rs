@@ -9,11 +9,9 @@ use anyhow::{Context as _, bail};
 
 use super::columns::Columns;
 use crate::cli::DoctorArgs;
-use crate::config::Config;
+use crate::config::{Config, Planned};
 use crate::doctor::{Diagnosis, diagnose};
-use crate::instance::joined;
 use crate::model::VisibleWriter;
-use crate::plan;
 use spectrum_steering::host;
 
 /// Prints the diagnosis.
@@ -23,9 +21,7 @@ use spectrum_steering::host;
 pub(super) fn doctor(args: &DoctorArgs) -> anyhow::Result<()> {
     let wanted = match &args.config {
         Some(path) => {
-            let config = Config::load(path)?;
-            let plan = plan::of(&config.services)
-                .map_err(|errors| joined(errors.into_iter().map(anyhow::Error::from)))?;
+            let Planned { config, plan } = Config::load(path)?;
             Some((config, plan))
         }
         None => None,

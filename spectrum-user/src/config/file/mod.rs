@@ -28,9 +28,9 @@ use toml_parser::lexer::TokenKind;
 
 use super::error::Problems;
 use super::origin_places::{OriginPlace, OriginPlaces};
-use super::{Config, ConfigError, FirewallChoice, ModeChoice, NatChoice, RepairLimit};
+use super::{Config, ConfigError, FirewallChoice, ModeChoice, NatChoice, Planned, RepairLimit};
 use crate::model::{Force, Forced, LogOptions, RecordKeys, ResolverOptions, ServiceName};
-use crate::plan;
+use crate::plan::{self, Plan};
 use key_path::KeyPath;
 use section::{Section, Typed};
 use service::{DescribedService, ServicePlaces};
@@ -48,7 +48,7 @@ impl Config {
     ///
     /// # Errors
     /// The file cannot be read, or any of its problems.
-    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+    pub fn load(path: &Path) -> Result<Planned, ConfigError> {
         let bytes =
             source::read(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
         match String::from_utf8(bytes) {
@@ -73,7 +73,7 @@ impl Config {
     ///
     /// # Errors
     /// Every problem there is; while the text is not TOML, every place where it is not.
-    pub fn parse(path: &Path, text: &str) -> Result<Self, ConfigError> {
+    pub fn parse(path: &Path, text: &str) -> Result<Planned, ConfigError> {
         let problems = Problems::in_text(text);
         if let Some(offset) = token_beyond(MOST_TOKENS, text) {
             let reason = format!(
@@ -98,8 +98,8 @@ impl Config {
         if problems.count() > 0 {
             return Err(problems.into_error(path));
         }
-        let config = read(path, root.get_ref(), &problems);
-        if problems.count() == 0 { Ok(config) } else { Err(problems.into_error(path)) }
+        let planned = read(path, root.get_ref(), &problems);
+        if problems.count() == 0 { Ok(planned) } else { Err(problems.into_error(path)) }
     }
 }
 
@@ -115,7 +115,7 @@ fn token_beyond(limit: usize, text: &str) -> Option<usize> {
 }
 
 /// The configuration as far as the file can be understood; sound if `problems` stays empty.
-fn read(path: &Path, root: &DeTable<'_>, problems: &Problems<'_>) -> Config {
+fn read(path: &Path, root: &DeTable<'_>, problems: &Problems<'_>) -> Planned {
     let file = Section::new(root, KeyPath::File, problems);
     let (mode, firewall, nat, repairs, force) = file.take("dispatcher").map(dispatcher).unwrap_or_default();
     let admin = file.take("admin").and_then(admin);
@@ -134,11 +134,14 @@ fn read(path: &Path, root: &DeTable<'_>, problems: &Problems<'_>) -> Config {
     let log = LogOptions { format, general, services: own };
     let (services, places): (Vec<_>, Vec<_>) =
         described.into_iter().map(|described| (described.service, described.places)).unzip();
-    if let Err(errors) = plan::of(&services) {
+    let plan = plan::of(&services).unwrap_or_else(|errors| {
         ties::explain(&errors, &places, problems);
-    }
+        Plan::default()
+    });
     let origin_places = OriginPlaces::in_file(path, located(&places, problems));
-    Config { mode, firewall, nat, repairs, force, admin, log, resolver, services, origin_places }
+    let config =
+        Config { mode, firewall, nat, repairs, force, admin, log, resolver, services, origin_places };
+    Planned { config, plan }
 }
 
 /// The places of every service's origins.
