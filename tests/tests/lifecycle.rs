@@ -267,7 +267,8 @@ fn open_connection_finishes_during_the_drain(case: &mut Case) {
     assert!(instance.is_running());
     let asked = Launch::new(&case.server).arguments("status").finish();
     assert_eq!(asked.code(), 0, "{asked}");
-    assert!(asked.stdout.starts_with(&format!("instance {}: draining", instance.pid())), "{asked}");
+    let (id, pid) = (instance.id(&case.server), instance.pid());
+    assert!(asked.stdout.starts_with(&format!("instance {id} (process {pid}): draining")), "{asked}");
     drop(stream);
     let started = Instant::now();
     let finished = instance.finish(PATIENCE);

@@ -42,7 +42,8 @@ impl Running {
             ResourceKind::Claim if self.claim.is_some() => self.claim(PATIENCE),
             ResourceKind::Claim => {
                 let lock = self.lock.as_ref().context("claim without the lock")?;
-                self.claim = Some(lock.claim(&aim.plan.routes)?);
+                let claim = self.claim.insert(lock.claim(&aim.plan.routes)?);
+                self.published.change(|now| now.id = Some(claim.id()));
                 Ok(())
             }
             ResourceKind::Control => self.listen_for_requests(),

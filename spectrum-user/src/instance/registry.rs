@@ -177,7 +177,7 @@ impl StartupLock {
             Instance { pid, started, mode: None, prefixes: prefixes.to_vec(), chain: Chain::of(id) };
         let path = self.registry.dir.join(format!("{id}.{EXTENSION}"));
         let file = write(&path, &instance)?;
-        Ok(Claim { path, lock: file, instance })
+        Ok(Claim { id, path, lock: file, instance })
     }
 
     /// Replaces what `claim` claims, as on a reload: first by all that is in use and all that will be, then, when the
@@ -202,6 +202,7 @@ impl StartupLock {
 /// any more.
 #[derive(Debug)]
 pub struct Claim {
+    id: InstanceId,
     path: PathBuf,
     lock: File,
     instance: Instance,
@@ -212,6 +213,12 @@ impl Claim {
     #[must_use]
     pub fn control_socket(&self) -> PathBuf {
         self.path.with_extension(CONTROL)
+    }
+
+    /// The id of the instance.
+    #[must_use]
+    pub fn id(&self) -> InstanceId {
+        self.id
     }
 
     /// True while others see that it is claimed: somebody may have removed the file.

@@ -18,11 +18,12 @@ const COOKIES: usize = 4;
 
 /// Writes `status` in sections.
 pub(super) fn write(status: &View, out: &mut dyn Write) -> io::Result<()> {
-    let View { pid, state, namespace, generation, .. } = status;
+    let View { id, pid, state, namespace, generation, .. } = status;
+    let id = id.as_ref().map_or_else(String::new, |id| format!(" {id}"));
     let mode = status.mode.map_or_else(|| "undecided".to_owned(), |mode| mode.to_string());
     writeln!(
         out,
-        "instance {pid}: {state}, mode {mode}, network namespace {namespace}, generation {generation}"
+        "instance{id} (process {pid}): {state}, mode {mode}, network namespace {namespace}, generation {generation}"
     )?;
     if let Some(own) = &status.program {
         writeln!(out, "program: {}", program(own))?;

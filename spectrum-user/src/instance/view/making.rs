@@ -43,6 +43,7 @@ impl Present {
         let (missing, hindrances) = self.missing(attached.as_deref().unwrap_or_default(), attached.is_ok());
         let mut view = View {
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            id: self.id.map(|id| id.to_string()),
             pid: std::process::id(),
             state: self.state,
             mode: self.mode,

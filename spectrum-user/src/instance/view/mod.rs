@@ -38,6 +38,9 @@ pub struct View {
     /// The version of its program.
     #[serde(default)]
     pub version: String,
+    /// Its id.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
     /// Its process id.
     pub pid: u32,
     /// The phase of its life.

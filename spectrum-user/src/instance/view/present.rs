@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::{InstanceState, ListenerView, ReloadsView};
 use crate::config::Config;
-use crate::instance::{Faults, Mode};
+use crate::instance::{Faults, InstanceId, Mode};
 use crate::model::{DestinationId, Service};
 use crate::observe::{Counters, Losses, Omissions};
 use crate::plan::Plan;
@@ -21,6 +21,8 @@ use spectrum_steering::host::NamespaceId;
 /// An instance as it is now. What counts goes on counting.
 #[derive(Clone)]
 pub struct Present {
+    /// Its id, once it has one.
+    pub id: Option<InstanceId>,
     /// The phase of its life.
     pub state: InstanceState,
     /// The path, once that is decided.
@@ -89,6 +91,7 @@ impl Published {
         omissions: Omissions,
     ) -> anyhow::Result<Self> {
         Ok(Self(Arc::new(Mutex::new(Arc::new(Present {
+            id: None,
             state: InstanceState::Starting,
             mode: None,
             namespace: NamespaceId::current()?,
