@@ -107,7 +107,7 @@ fn the_plan_is_one_json_object_when_asked_for() {
     assert_eq!(
         plan["services"][4]["udp"],
         serde_json::json!({
-            "idle_ms": 30_000, "lifetime_ms": null, "responses": null, "sessions": null, "quic": false,
+            "idle_ms": 30_000, "lifetime_ms": null, "responses": null, "sessions": 100_000, "quic": false,
         })
     );
     assert_eq!(

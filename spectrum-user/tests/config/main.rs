@@ -5,7 +5,7 @@ use std::path::Path;
 
 use proptest::prelude::*;
 use spectrum_user::config::{Config, ConfigError, ModeChoice};
-use spectrum_user::model::{LogFormat, Target};
+use spectrum_user::model::{DatagramHeader, LogFormat, Probe, Question, Target};
 
 mod bad;
 
@@ -126,6 +126,27 @@ fn services_of_udp_have_origins_with_what_those_of_tcp_have() {
     );
     let Target::Origins(origins) = &config.services[0].target else { panic!("{config:?}") };
     assert_eq!(origins.port(&origins.list[1], 1003), Some(3003));
+}
+
+#[test]
+fn what_is_for_sessions_of_udp_is_understood() {
+    let config = parse(
+        "[[service]]\nname = \"a\"\nbindings = [{ protocol = \"udp\", prefix = \"192.0.2.0/24\", ports = 53 }]\n\
+         origins = [\"10.0.0.1:53\"]\nproxy-header = \"v2-first\"\nhealth = { send = \"0xff00\", expect = \"ok\" }\n[service.udp]\nidle = \"5m\"\nlifetime = \"1h\"\nresponses = 1\nsessions = 1000\n\
+         source = [\"10.0.0.0/28\"]\n",
+    )
+    .unwrap();
+    let policy = config.services[0].policy.udp.to_string();
+    assert_eq!(policy, "idle 5m, lifetime 1h, responses 1, sessions 1000");
+    let Target::Origins(origins) = &config.services[0].target else { panic!("{config:?}") };
+    assert_eq!(origins.sources, ["10.0.0.0/28".parse().unwrap()]);
+    assert_eq!((origins.header, origins.datagram_header), (None, Some(DatagramHeader::V2First)));
+    let Some(Probe::Datagram(probe)) = origins.health.as_ref().map(|health| &health.probe) else {
+        panic!("{config:?}")
+    };
+    let (send, expect) = ("0xff00".parse().unwrap(), "ok".parse().unwrap());
+    assert_eq!(probe.question, Question::Bytes { send, expect });
+    assert_eq!(probe.header, Some(DatagramHeader::V2First), "a check of its own port has the header, too");
 }
 
 #[test]
