@@ -458,7 +458,7 @@ fn trains_arrive_as_the_datagrams_that_they_are_made_of() {
     let there = origin();
     let running = Running::relay(&[&there]);
     let client = running.client(1);
-    let payload: Vec<u8> = (0..25_000_u32).map(|at| (at % 251) as u8).collect();
+    let payload: Vec<u8> = (0..25_000_u32).map(|at| u8::try_from(at % 251).unwrap()).collect();
     let whole = [IoSlice::new(&payload)];
     let sent = sendmsg::<()>(
         client.as_raw_fd(),
@@ -705,7 +705,9 @@ fn evictions_reloads_and_refusals_mix_nobody_s_datagrams() {
     };
     let running = Running::serve(target(&origins), policy.clone());
     let clients: Vec<UdpSocket> = (0..8).map(|_| UdpSocket::bind("127.0.0.1:0").unwrap()).collect();
-    clients.iter().for_each(|client| client.set_nonblocking(true).unwrap());
+    for client in &clients {
+        client.set_nonblocking(true).unwrap();
+    }
     let mut heard: HashMap<(u8, u8), u32> = HashMap::new();
     let mut answers = 0;
     for number in 0..6000 {

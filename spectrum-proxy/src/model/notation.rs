@@ -61,8 +61,9 @@ fn without_scheme(scheme: &str, rest: &str) -> String {
         (Err(_), _) => "write HOST or HOST:PORT".to_owned(),
     };
     match scheme.as_str() {
-        "udp" | "quic" | "dtls" => format!("origins are dialled by the protocol of the bindings; {cure}"),
-        "tcp" | "tcp4" | "tcp6" => format!("origins are dialled by the protocol of the bindings; {cure}"),
+        "udp" | "quic" | "dtls" | "tcp" | "tcp4" | "tcp6" => {
+            format!("origins are dialled by the protocol of the bindings; {cure}")
+        }
         _ if path.is_empty() => {
             format!("connections are passed on as they are, whatever is spoken over them; {cure}")
         }

@@ -66,8 +66,12 @@ impl Post {
             match due.way {
                 Way::Client(_) => speak(&mut self.outbox, &session.voice, &letters),
                 Way::Origin => troubles.extend(
-                    relay(&mut self.outbox, session, letters.iter().map(|(letter, _)| *letter).collect())
-                        .map(|error| (due.id, error)),
+                    relay(
+                        &mut self.outbox,
+                        session,
+                        &letters.iter().map(|(letter, _)| *letter).collect::<Vec<_>>(),
+                    )
+                    .map(|error| (due.id, error)),
                 ),
             }
             letters.clear();
@@ -83,7 +87,7 @@ impl Post {
     ) -> Option<io::Error> {
         let mut letters = Vec::new();
         trains.for_each(|train| write(&mut letters, session, &train, Way::Origin));
-        relay(outbox, session, letters.into_iter().map(|(letter, _)| letter).collect())
+        relay(outbox, session, &letters.into_iter().map(|(letter, _)| letter).collect::<Vec<_>>())
     }
 }
 
@@ -138,13 +142,13 @@ fn write<'a>(
 }
 
 /// Sends `letters` to the origin of `session`: what says that it cannot be reached, if anything did.
-fn relay(outbox: &mut Outbox, session: &UdpSession, letters: Vec<Letter<'_>>) -> Option<io::Error> {
+fn relay(outbox: &mut Outbox, session: &UdpSession, letters: &[Letter<'_>]) -> Option<io::Error> {
     let upstream = session.upstream.as_ref()?;
     let mut trouble = None;
     send(
         outbox,
         std::os::fd::AsFd::as_fd(&upstream.socket),
-        &letters,
+        letters,
         |_| upstream.singly.set(true),
         |_, letter, sent| {
             let Err(error) = sent else { return };

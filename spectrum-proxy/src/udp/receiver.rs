@@ -222,7 +222,7 @@ impl Queue {
                 Ok(upstream) => {
                     session.account.count_for(&upstream.open);
                     session.account.origin.set(Some(upstream.origin));
-                    session.unanswered = upstream.has_others.then(Box::default);
+                    session.unanswered = upstream.has_others.then(|| Box::new(self.sessions.unanswered()));
                     session.upstream = Some(upstream);
                 }
                 Err(failure) => {

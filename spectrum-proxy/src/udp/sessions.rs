@@ -22,7 +22,7 @@ use super::session::{Parted, UdpSession};
 use super::sys::BATCH;
 use super::table::{GroupId, Rank, SessionId, SessionTable};
 use super::train::Train;
-use super::upstream::{Caller, Upstream, header_lengths};
+use super::upstream::{Caller, Unanswered, Upstream, header_lengths};
 use super::voice::{Voice, Voices};
 use crate::assignment::Assignment;
 use crate::model::{Family, Policy, ServiceName};
@@ -35,6 +35,9 @@ const IDLE_WHEN_DRAINING: Duration = Duration::from_secs(1);
 
 /// The most sessions of a worker: some 40 MB.
 const MOST: usize = 65_536;
+
+/// The bytes that sessions which nobody answered keep at most, all of a worker's together.
+const KEPT: usize = 8 << 20;
 
 /// Idle sessions are looked for no more often.
 const LOOK: Duration = Duration::from_millis(50);
@@ -81,6 +84,8 @@ pub(crate) struct Sessions {
     ears: RefCell<Option<Ears>>,
     /// The number of ways to origins that were looked for.
     turns: Cell<usize>,
+    /// The bytes that sessions which nobody answered may keep besides those that they do.
+    room: Rc<Cell<usize>>,
     complaints: Complaints,
 }
 
@@ -122,6 +127,7 @@ impl Sessions {
             is_long: Cell::new(false),
             ears: RefCell::default(),
             turns: Cell::new(0),
+            room: Rc::new(Cell::new(KEPT)),
             complaints: Complaints::new(),
         }
     }
@@ -259,10 +265,13 @@ impl Sessions {
         }
         match session.answer {
             Answer::Discard => {}
-            Answer::Echo => match hops_of_answer(train.hops) {
-                Some(hops) => due.push(Due { id, train: index, way: Way::Client(Some(hops)) }),
-                None => tracing::debug!(%client, %dialled, "a datagram without hops left is not answered"),
-            },
+            Answer::Echo => {
+                if let Some(hops) = hops_of_answer(train.hops) {
+                    due.push(Due { id, train: index, way: Way::Client(Some(hops)) });
+                } else {
+                    tracing::debug!(%client, %dialled, "a datagram without hops left is not answered");
+                }
+            }
             Answer::Relay => {
                 if let Some(unanswered) = &mut session.unanswered {
                     unanswered.keep(train);
@@ -298,6 +307,11 @@ impl Sessions {
         let turn = self.turns.replace(self.turns.get().wrapping_add(1));
         let (client, dialled) = (account.client.get(), account.dialled.get());
         Caller { client, dialled, bound_port: account.bound_port, turn }
+    }
+
+    /// Where a session keeps what nobody has answered.
+    pub(super) fn unanswered(&self) -> Unanswered {
+        Unanswered::new(&self.room)
     }
 
     /// Tells of the socket to the origin of a new session.
@@ -520,11 +534,11 @@ impl Sessions {
                 session.upstream = Some(next);
                 let trouble = Post::send_on(&mut post.outbox, session, unanswered.trains());
                 session.unanswered = Some(unanswered);
-                return match trouble {
+                if let Some(error) = trouble {
                     // Each time one of the origins is tried less.
-                    Some(error) => self.refused(table, post, id, &error),
-                    None => {}
-                };
+                    self.refused(table, post, id, &error);
+                }
+                return;
             }
         }
         let how = if session.is_answered {

@@ -76,7 +76,7 @@ impl Inbox {
         let header = self.headers.get(..self.used)?.get(index)?;
         let from = index * BUFFER;
         let payload = self.buffers.get(from..from + usize::try_from(header.msg_len).ok()?.min(BUFFER))?;
-        let control = self.controls.get(index)?.as_bytes(header.msg_hdr.msg_controllen as usize);
+        let control = self.controls.get(index)?.as_bytes(header.msg_hdr.msg_controllen);
         let Notes { dialled, hops, class, segment } = Notes::parse(control);
         Some(Train {
             sender: self.names.get(index).and_then(address),
@@ -164,7 +164,11 @@ impl Outbox {
 
     fn fill(&mut self, letters: &[Letter<'_>]) {
         let Self { names, controls, parts, counts, headers } = self;
-        (names.clear(), controls.clear(), parts.clear(), counts.clear(), headers.clear());
+        names.clear();
+        controls.clear();
+        parts.clear();
+        counts.clear();
+        headers.clear();
         for letter in letters {
             let before = parts.len();
             letter.for_each_part(|part| {

@@ -150,17 +150,14 @@ impl<T> SessionTable<T> {
     /// Puts a session in. Of one key there is one: the caller has looked.
     pub(super) fn insert(&mut self, key: Key, rank: Rank, now: Instant, value: T) -> SessionId {
         let entry = Some(Entry { key, rank, used: now, value });
-        let index = match self.free.pop() {
-            Some(index) => {
-                if let Some(slot) = self.slots.get_mut(index as usize) {
-                    slot.entry = entry;
-                }
-                index
+        let index = if let Some(index) = self.free.pop() {
+            if let Some(slot) = self.slots.get_mut(index as usize) {
+                slot.entry = entry;
             }
-            None => {
-                self.slots.push(Slot { life: 0, before: NONE, after: NONE, entry });
-                u32::try_from(self.slots.len() - 1).unwrap_or(NONE)
-            }
+            index
+        } else {
+            self.slots.push(Slot { life: 0, before: NONE, after: NONE, entry });
+            u32::try_from(self.slots.len() - 1).unwrap_or(NONE)
         };
         self.places.insert(key, index);
         self.append(index, key.group, rank);
@@ -292,14 +289,14 @@ impl<T> SessionTable<T> {
 
     fn append(&mut self, index: u32, group: GroupId, rank: Rank) {
         let Some(list) = self.list(group, rank) else { return };
-        let last = std::mem::replace(&mut list.last, index);
-        if last == NONE {
+        let before = std::mem::replace(&mut list.last, index);
+        if before == NONE {
             list.first = index;
-        } else if let Some(slot) = self.slots.get_mut(last as usize) {
+        } else if let Some(slot) = self.slots.get_mut(before as usize) {
             slot.after = index;
         }
         if let Some(slot) = self.slots.get_mut(index as usize) {
-            (slot.before, slot.after) = (last, NONE);
+            (slot.before, slot.after) = (before, NONE);
         }
     }
 

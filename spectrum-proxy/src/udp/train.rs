@@ -191,7 +191,7 @@ mod tests {
             head in 0..53_usize,
             singly: bool,
         ) {
-            let payload: Vec<u8> = (0..length).map(|at| (at % 251) as u8).collect();
+            let payload: Vec<u8> = (0..length).map(|at| u8::try_from(at % 251).unwrap()).collect();
             let head = vec![0xee; head];
             let whole = letter(&payload, Some(segment), &head);
             let letters: Vec<_> =

@@ -5,6 +5,7 @@ use std::cell::Cell;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::OwnedFd;
+use std::rc::Rc;
 
 use socket2::{Domain, Socket, Type};
 
@@ -121,10 +122,18 @@ impl Upstream {
 }
 
 /// What came before anybody answered, for the next origin should this one refuse.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Unanswered {
     pub(super) tried: Vec<SocketAddr>,
     kept: Vec<Kept>,
+    /// The bytes that all of a worker's sessions may keep besides.
+    room: Rc<Cell<usize>>,
+}
+
+impl Drop for Unanswered {
+    fn drop(&mut self) {
+        self.room.set(self.room.get() + self.length());
+    }
 }
 
 #[derive(Debug)]
@@ -135,10 +144,19 @@ struct Kept {
 }
 
 impl Unanswered {
+    pub(super) fn new(room: &Rc<Cell<usize>>) -> Self {
+        Self { tried: Vec::new(), kept: Vec::new(), room: Rc::clone(room) }
+    }
+
+    fn length(&self) -> usize {
+        self.kept.iter().map(|one| one.payload.len()).sum()
+    }
+
     /// Keeps a copy of `train`, if there is room for the whole of it.
     pub(super) fn keep(&mut self, train: &Train<'_>) {
-        let kept: usize = self.kept.iter().map(|one| one.payload.len()).sum();
-        if kept + train.payload.len() <= KEPT && self.kept.len() < KEPT_DATAGRAMS {
+        let (length, room) = (train.payload.len(), self.room.get());
+        if length <= room && self.length() + length <= KEPT && self.kept.len() < KEPT_DATAGRAMS {
+            self.room.set(room - length);
             let Train { payload, segment, class, .. } = *train;
             self.kept.push(Kept { payload: payload.into(), segment, class });
         }
@@ -256,7 +274,8 @@ mod tests {
 
     #[test]
     fn what_nobody_answered_is_kept_as_far_as_there_is_room() {
-        let mut unanswered = Unanswered::default();
+        let room = Rc::new(Cell::new(10_000));
+        let mut unanswered = Unanswered::new(&room);
         let payload = [7; 3000];
         let train = |length: usize| Train {
             sender: None,
@@ -272,5 +291,13 @@ mod tests {
         }
         let lengths: Vec<_> = unanswered.trains().map(|train| train.payload.len()).collect();
         assert_eq!(lengths, [3000, 1000, 96, 0, 0, 0, 0, 0]);
+        let mut others = [(); 3].map(|()| Unanswered::new(&room));
+        for one in &mut others {
+            one.keep(&train(2000));
+        }
+        let kept = others.each_ref().map(|one| one.trains().count());
+        assert_eq!((kept, room.get()), ([1, 1, 0], 1904), "all together have no more");
+        drop((unanswered, others));
+        assert_eq!(room.get(), 10_000);
     }
 }
