@@ -26,6 +26,7 @@ on_every_path!(
     thousand_sessions_at_once_are_answered,
     thousand_clients_of_one_port_are_answered,
     a_dialled_port_has_a_socket_for_each_worker_however_many_clients,
+    clients_hear_from_what_they_dialled_that_an_origin_is_not_there,
     ports_outside_are_refused,
     addresses_just_outside_are_refused,
     binding_beats_a_socket_on_the_same_address_and_port,
@@ -167,6 +168,15 @@ fn a_dialled_port_has_a_socket_for_each_worker_however_many_clients(case: &mut C
     assert!((1..=2).contains(&bound), "{bound} sockets\n{listed}");
     // They go with the sessions.
     instance.stop();
+}
+
+fn clients_hear_from_what_they_dialled_that_an_origin_is_not_there(case: &mut Case) {
+    let _instance = case.start(&format!("--prefix {} --protocol udp --origin 127.0.0.1:9", case.prefix()));
+    let target = case.any_target();
+    // The second time the origin is known to be missing, or is asked again: the client hears the same.
+    assert_refused(&case.server, &[target, target]);
+    let client = veth::client_of(&case.server);
+    assert_refused(&client, &[case.any_target()]);
 }
 
 fn ports_outside_are_refused(case: &mut Case) {
