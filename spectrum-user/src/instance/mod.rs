@@ -50,7 +50,7 @@ pub(crate) use reload::Reloaded;
 pub use repairs::{Faults, Judgement, News, Repairs, named};
 pub use resource::{Resource, ResourceKind};
 pub use run_dir::run_dir;
-pub(crate) use running::{LOCK_PATIENCE, Settings, joined};
+pub(crate) use running::{LOCK_PATIENCE, Settings};
 pub use sockets::{ControlSocket, control_sockets};
 pub use state::{Instance, InstanceId, InstanceName, Mode, NoInstanceName};
 pub(crate) use sweep::leftovers;

@@ -383,7 +383,7 @@ pub(super) fn registry() -> anyhow::Result<Registry> {
 }
 
 /// Several errors as one line.
-pub(crate) fn joined(errors: impl IntoIterator<Item = anyhow::Error>) -> anyhow::Error {
+pub(super) fn joined(errors: impl IntoIterator<Item = anyhow::Error>) -> anyhow::Error {
     let texts: Vec<String> = errors.into_iter().map(|error| format!("{error:#}")).collect();
     anyhow!("{}", texts.join("; "))
 }
