@@ -14,6 +14,7 @@ pub mod answer;
 pub mod case;
 pub mod control;
 pub mod datagram;
+pub mod datagram_origin;
 pub mod deadline;
 pub mod dial;
 pub mod fault;

@@ -21,9 +21,26 @@ pub struct Peer<'netns> {
 impl<'netns> Peer<'netns> {
     /// Starts a command line (split at spaces, no shell) and waits until something listens at `address`.
     pub fn listening(netns: &'netns Netns, line: &str, address: SocketAddr) -> Self {
+        Self::at(netns, line, address, "-Hltn")
+    }
+
+    /// The same, until something hears datagrams there.
+    pub fn hearing(netns: &'netns Netns, line: &str, address: SocketAddr) -> Self {
+        Self::at(netns, line, address, "-Hlun")
+    }
+
+    /// The same, until `ss` with these `flags` knows a socket there.
+    fn at(netns: &'netns Netns, line: &str, address: SocketAddr, flags: &str) -> Self {
+        Self::ready(netns, line, &address.port().to_string(), || {
+            !netns.command(&format!("ss {flags} src {address}")).is_empty()
+        })
+    }
+
+    /// Starts a command line (split at spaces, no shell), its output in a file of that `name`, and waits until it `is_ready`.
+    pub fn ready(netns: &'netns Netns, line: &str, name: &str, mut is_ready: impl FnMut() -> bool) -> Self {
         let mut words = line.split(' ');
         let program = words.next().expect("a command");
-        let said = format!("/run/{}-{}.said", program.rsplit('/').next().unwrap_or(program), address.port());
+        let said = format!("/run/{}-{name}.said", program.rsplit('/').next().unwrap_or(program));
         let child = netns.run(|| {
             let output = File::create(&said).expect("make the file for its output");
             Command::new(program)
@@ -35,11 +52,10 @@ impl<'netns> Peer<'netns> {
                 .unwrap_or_else(|error| panic!("start {line}: {error}"))
         });
         let mut peer = Self { netns, child, said };
-        eventually(&format!("{line} at {address}"), PATIENCE, || {
+        eventually(&format!("{line} to be ready"), PATIENCE, || {
             let ended = peer.child.try_wait().expect("ask for the exit status");
             assert!(ended.is_none(), "{line}: {ended:?}\n{}", peer.said());
-            let sockets = netns.command(&format!("ss -Hltn src {address}"));
-            (!sockets.is_empty()).then_some(())
+            is_ready().then_some(())
         });
         peer
     }

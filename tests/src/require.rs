@@ -17,8 +17,12 @@ pub enum Need {
     Bpf,
     /// `bpftool`.
     Bpftool,
+    /// `turnserver` and what comes with it.
+    Coturn,
     /// `curl`.
     Curl,
+    /// `dnsdist`.
+    Dnsdist,
     /// `haproxy`.
     Haproxy,
     /// `iperf3`.
@@ -29,12 +33,18 @@ pub enum Need {
     IptablesNft,
     /// IPv6.
     Ipv6,
+    /// `kdig`.
+    Kdig,
+    /// `knotd`.
+    Knot,
     /// Making network and mount namespaces.
     Netns,
     /// nft, with the `tproxy` statement.
     Nftables,
     /// nginx with its stream module.
     Nginx,
+    /// `gtlsserver` and `gtlsclient` of ngtcp2.
+    Ngtcp2,
     /// The eBPF object as a file.
     Object,
     /// `openssl`.
@@ -43,14 +53,22 @@ pub enum Need {
     Program,
     /// `promtool`, which knows how metrics should look.
     Promtool,
+    /// `pdns_recursor`.
+    Recursor,
     /// `setpriv`, to run with few capabilities.
     Setpriv,
+    /// `sipp`.
+    Sipp,
     /// `sshd`, `ssh` and `ssh-keygen`.
     Ssh,
     /// `strace`, to make single system calls fail.
     Strace,
     /// Running a program of the type `sk_lookup` on a packet that nobody sent (Linux 5.13).
     TestRun,
+    /// `unbound`.
+    Unbound,
+    /// `wg`, `wireguard-go` and the tun device.
+    Wireguard,
 }
 
 /// The module's path in Debian.
@@ -69,24 +87,37 @@ impl Need {
             Self::Bpf => *BPF.get_or_init(|| {
                 aya::sys::is_program_supported(aya::programs::ProgramType::SkLookup).unwrap_or(false)
             }),
-            Self::Bpftool => find_in_path("bpftool").is_some(),
-            Self::Curl => find_in_path("curl").is_some(),
-            Self::Haproxy => find_in_path("haproxy").is_some(),
-            Self::Iperf3 => find_in_path("iperf3").is_some(),
+            Self::Bpftool => is_there("bpftool"),
+            Self::Coturn => {
+                ["turnserver", "turnutils_stunclient", "turnutils_uclient"].into_iter().all(is_there)
+            }
+            Self::Curl => is_there("curl"),
+            Self::Dnsdist => is_there("dnsdist"),
+            Self::Haproxy => is_there("haproxy"),
+            Self::Iperf3 => is_there("iperf3"),
             Self::IptablesLegacy => *LEGACY.get_or_init(|| takes_tproxy_rules(Path::TproxyIptablesLegacy)),
             Self::IptablesNft => *NFT.get_or_init(|| takes_tproxy_rules(Path::TproxyIptablesNft)),
             Self::Ipv6 => std::path::Path::new("/proc/net/if_inet6").exists(),
+            Self::Kdig => is_there("kdig"),
+            Self::Knot => is_there("knotd"),
             Self::Netns => *NETNS.get_or_init(|| Netns::create().is_ok()),
             Self::Nftables => *NFTABLES.get_or_init(takes_tproxy_statements),
-            Self::Nginx => find_in_path("nginx").is_some() && PathBuf::from(NGINX_STREAM_MODULE).is_file(),
+            Self::Nginx => is_there("nginx") && PathBuf::from(NGINX_STREAM_MODULE).is_file(),
+            Self::Ngtcp2 => ["gtlsserver", "gtlsclient"].into_iter().all(is_there),
             Self::Object => object().is_file(),
-            Self::Openssl => find_in_path("openssl").is_some(),
+            Self::Openssl => is_there("openssl"),
             Self::Program => instance::program().is_some(),
-            Self::Promtool => find_in_path("promtool").is_some(),
-            Self::Setpriv => find_in_path("setpriv").is_some(),
-            Self::Ssh => ["sshd", "ssh", "ssh-keygen"].into_iter().all(|name| find_in_path(name).is_some()),
-            Self::Strace => find_in_path("strace").is_some(),
+            Self::Promtool => is_there("promtool"),
+            Self::Recursor => is_there("pdns_recursor"),
+            Self::Setpriv => is_there("setpriv"),
+            Self::Sipp => is_there("sipp"),
+            Self::Ssh => ["sshd", "ssh", "ssh-keygen"].into_iter().all(is_there),
+            Self::Strace => is_there("strace"),
             Self::TestRun => *TEST_RUN.get_or_init(can_test_run),
+            Self::Unbound => is_there("unbound"),
+            Self::Wireguard => {
+                ["wg", "wireguard-go"].into_iter().all(is_there) && PathBuf::from("/dev/net/tun").exists()
+            }
         }
     }
 }
@@ -96,23 +127,32 @@ impl fmt::Display for Need {
         f.write_str(match self {
             Self::Bpf => "bpf",
             Self::Bpftool => "bpftool",
+            Self::Coturn => "coturn",
             Self::Curl => "curl",
+            Self::Dnsdist => "dnsdist",
             Self::Haproxy => "haproxy",
             Self::Iperf3 => "iperf3",
             Self::IptablesLegacy => "iptables-legacy",
             Self::IptablesNft => "iptables-nft",
             Self::Ipv6 => "ipv6",
+            Self::Kdig => "kdig",
+            Self::Knot => "knot",
             Self::Netns => "netns",
             Self::Nftables => "nftables",
             Self::Nginx => "nginx",
+            Self::Ngtcp2 => "ngtcp2",
             Self::Object => "object",
             Self::Openssl => "openssl",
             Self::Program => "program",
             Self::Promtool => "promtool",
+            Self::Recursor => "pdns-recursor",
             Self::Setpriv => "setpriv",
+            Self::Sipp => "sipp",
             Self::Ssh => "ssh",
             Self::Strace => "strace",
             Self::TestRun => "test-run",
+            Self::Unbound => "unbound",
+            Self::Wireguard => "wireguard",
         })
     }
 }
@@ -145,6 +185,10 @@ pub fn find_in_path(name: &str) -> Option<PathBuf> {
         .chain(["/usr/sbin", "/sbin"].map(PathBuf::from))
         .map(|directory| directory.join(name))
         .find(|file| file.is_file())
+}
+
+fn is_there(program: &str) -> bool {
+    find_in_path(program).is_some()
 }
 
 /// The families that the kernel has, as nft calls them.

@@ -132,6 +132,20 @@ impl Purpose {
                 server("promtool", || has("promtool"), &["prometheus"], &["prometheus"]),
                 server("iperf3", || has("iperf3"), &["iperf3"], &["iperf3"]),
                 program("curl and openssl", || has("curl") && has("openssl"), &["curl", "openssl"]),
+                server("dnsdist", || has("dnsdist"), &["dnsdist"], &["dnsdist"]),
+                server("knotd", || has("knotd"), &["knot"], &["knot"]),
+                program("kdig", || has("kdig"), &["knot-dnsutils"]),
+                server("unbound", || has("unbound"), &["unbound"], &["unbound", "unbound-resolvconf"]),
+                server("pdns_recursor", || has("pdns_recursor"), &["pdns-recursor"], &["pdns-recursor"]),
+                server("turnserver", || has("turnserver"), &["coturn"], &["coturn"]),
+                server(
+                    "gtlsclient and gtlsserver",
+                    has_ngtcp2,
+                    &["ngtcp2-client", "ngtcp2-server"],
+                    &["ngtcp2d"],
+                ),
+                program("sipp", || has("sipp"), &["sip-tester"]),
+                program("wg and wireguard-go", has_wireguard, &["wireguard-go", "wireguard-tools"]),
             ],
             Self::Vmtest => vec![
                 program("prlimit", || has("prlimit"), &["util-linux"]),
@@ -218,6 +232,15 @@ fn debian_keys() -> Need {
 
 fn has(program: &str) -> bool {
     on_path(program).is_some()
+}
+
+fn has_ngtcp2() -> bool {
+    ["gtlsclient", "gtlsserver"].into_iter().all(has)
+}
+
+/// The one that is a process: kernels need not have theirs.
+fn has_wireguard() -> bool {
+    ["wg", "wireguard-go"].into_iter().all(has)
 }
 
 fn has_iptables() -> bool {

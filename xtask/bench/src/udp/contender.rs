@@ -27,7 +27,7 @@ pub(super) const ANSWERING: [Contender; 2] = [
     Contender {
         name: "spectrum",
         address: STEERED,
-        start: |program, origin, interrupt| spectrum(program, origin, "responses = 1", interrupt),
+        start: |program, origin, interrupt| spectrum(program, origin, ", responses = 1", interrupt),
     },
     Contender {
         name: "nginx",
@@ -42,9 +42,7 @@ fn spectrum(program: &Path, origin: SocketAddr, more: &str, interrupt: &Interrup
 name = \"bench\"
 bindings = [{{ prefix = \"192.0.2.0/24\", ports = 7777, protocol = \"udp\" }}]
 origins = [\"{origin}\"]
-{more}
-[service.timeouts]
-idle = \"10m\"
+udp = {{ idle = \"10m\"{more} }}
 "
     );
     let path = written("spectrum.toml", &configuration)?;
