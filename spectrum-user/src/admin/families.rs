@@ -113,7 +113,7 @@ pub(super) const FAMILIES: &[MetricFamily] = &[
         PACKETS,
         |view, out| {
             of_packets(view, out, |labels, packets, out| {
-                out.push((labels, SampleValue::Number(packets.steered)))
+                out.push((labels, SampleValue::Number(packets.steered)));
             });
         },
     ),
