@@ -7,7 +7,6 @@ use super::Origins;
 
 /// The origins or the responder that answer a service's connections.
 #[derive(Clone, Debug, Eq, PartialEq)]
-#[expect(clippy::large_enum_variant, reason = "a service has one")]
 pub enum Target {
     /// Proxy to these.
     Origins(Origins),
