@@ -1,7 +1,7 @@
 //! A DNS server that answers what a test wants, when it wants. Written here because no server of a distribution can be told
 //! within a test to be silent, to fail, or to say something else in a moment; hickory-proto does the encoding.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -13,6 +13,7 @@ use hickory_proto::rr::rdata::SRV;
 use hickory_proto::rr::{Name, RData, Record, RecordType};
 
 use crate::netns::Netns;
+use crate::path::Family;
 
 /// The longest answer in a datagram; a longer one is asked for again over TCP.
 const LONGEST_DATAGRAM: usize = 1232;
@@ -42,6 +43,8 @@ struct Zone {
     manner: Manner,
     /// The only name that is answered while the server is silent.
     spoken_of: Option<String>,
+    /// Names, and kinds of their records, that are not answered.
+    ignored: BTreeSet<(String, RecordType)>,
     ttl: u32,
     records: BTreeMap<String, Vec<RData>>,
 }
@@ -122,6 +125,15 @@ impl NameServer {
         zone.spoken_of = Some(format!("{name}."));
     }
 
+    /// Never answers from now on when the addresses of `family` of `name` are asked for.
+    pub fn ignore(&self, name: &str, family: Family) {
+        let kind = match family {
+            Family::V4 => RecordType::A,
+            Family::V6 => RecordType::AAAA,
+        };
+        self.zone.lock().unwrap().ignored.insert((format!("{name}."), kind));
+    }
+
     /// Has all answers used for so many seconds from now on.
     pub fn keep_for(&self, seconds: u32) {
         self.zone.lock().unwrap().ttl = seconds;
@@ -165,6 +177,9 @@ impl Zone {
         let question = query.queries.first()?;
         let mut answer = query.clone().into_response();
         let name = question.name().to_ascii().to_lowercase();
+        if self.ignored.contains(&(name.clone(), question.query_type())) {
+            return None;
+        }
         match self.manner {
             Manner::Silence if self.spoken_of.as_ref() != Some(&name) => return None,
             Manner::Fail => {

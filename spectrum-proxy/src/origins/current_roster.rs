@@ -2,15 +2,15 @@
 //! worker take the lock to get the roster itself. Does not know how rosters come about.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
 use std::ops::Deref;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, PoisonError};
 
+use super::fading::Fading;
 use super::roster::{Place, Roster};
 use super::tally::{Counting, OpenGuard, Tally};
-use crate::model::{Balance, Origins, ServiceName};
+use crate::model::{Balance, OriginHost, Origins, ServiceName};
 use crate::report::DialFailure;
 
 /// A service's origins as configured, and what they are now.
@@ -45,46 +45,42 @@ impl CurrentRoster {
 /// configuration, or one that may not come about, have theirs.
 #[derive(Debug, Default)]
 pub(super) struct CurrentRosters {
-    /// The latest of each service last, each with its number.
-    services: HashMap<ServiceName, Vec<(u64, Weak<CurrentRoster>)>>,
-    added: u64,
-    /// The services that were left when those without a roster were let go last.
-    swept: usize,
+    services: Fading<ServiceName, CurrentRoster>,
+    /// Those of each name that has to be looked up.
+    hosts: Fading<OriginHost, CurrentRoster>,
+    all: Fading<(), CurrentRoster>,
 }
 
 impl CurrentRosters {
     /// The roster of `service` that was added last.
     pub(super) fn latest(&self, service: &ServiceName) -> Option<Arc<CurrentRoster>> {
-        self.of(service).next_back()
+        self.services.last(service)
     }
 
     /// The rosters of `service`, the latest last.
-    pub(super) fn of(&self, service: &ServiceName) -> impl DoubleEndedIterator<Item = Arc<CurrentRoster>> {
-        self.services.get(service).into_iter().flatten().filter_map(|(_, current)| current.upgrade())
+    pub(super) fn of(&self, service: &ServiceName) -> Vec<Arc<CurrentRoster>> {
+        self.services.of(service)
+    }
+
+    /// The rosters with an origin that `host` names, the latest last.
+    pub(super) fn of_host(&self, host: &OriginHost) -> Vec<Arc<CurrentRoster>> {
+        self.hosts.of(host)
     }
 
     /// The rosters of all services, in the order in which they were added: where a circle is cut depends on that.
     pub(super) fn all(&self) -> Vec<Arc<CurrentRoster>> {
-        let rosters = self.services.values().flatten();
-        let mut alive: Vec<_> =
-            rosters.filter_map(|(number, current)| Some((*number, current.upgrade()?))).collect();
-        alive.sort_unstable_by_key(|(number, _)| *number);
-        alive.into_iter().map(|(_, current)| current).collect()
+        self.all.of(&())
     }
 
     /// Makes `current` the latest of its service.
     pub(super) fn add(&mut self, current: &Arc<CurrentRoster>) {
-        // Rarely, so that the cost of one more does not grow with how many there are.
-        if self.services.len() > self.swept * 2 {
-            self.services.retain(|_, rosters| rosters.iter().any(|(_, current)| current.strong_count() > 0));
-            self.swept = self.services.len();
+        self.services.add(current.service.clone(), current);
+        for origin in &current.origins.list {
+            if !matches!(origin.host, OriginHost::Address(_)) {
+                self.hosts.add(origin.host.clone(), current);
+            }
         }
-        let rosters = self.services.entry(current.service.clone()).or_default();
-        rosters.retain(|(_, known)| {
-            known.strong_count() > 0 && !std::ptr::eq(known.as_ptr(), Arc::as_ptr(current))
-        });
-        rosters.push((self.added, Arc::downgrade(current)));
-        self.added += 1;
+        self.all.add((), current);
     }
 }
 
@@ -168,20 +164,8 @@ mod tests {
         assert!(Arc::ptr_eq(&rosters.latest(&former.service).unwrap(), &latest));
         rosters.add(&former);
         assert!(Arc::ptr_eq(&rosters.latest(&former.service).unwrap(), &former));
-        assert_eq!((rosters.of(&former.service).count(), rosters.all().len()), (2, 3));
+        assert_eq!((rosters.of(&former.service).len(), rosters.all().len()), (2, 3));
         drop(former);
         assert!(Arc::ptr_eq(&rosters.latest(&latest.service).unwrap(), &latest));
-    }
-
-    #[test]
-    fn services_that_are_gone_are_let_go() {
-        let mut rosters = CurrentRosters::default();
-        let stays = current_roster("stays");
-        rosters.add(&stays);
-        for number in 0..1000 {
-            rosters.add(&current_roster(&format!("s{number}")));
-        }
-        assert!(rosters.services.len() < 8, "{}", rosters.services.len());
-        assert!(rosters.latest(&stays.service).is_some());
     }
 }

@@ -4,6 +4,7 @@
 mod balance;
 mod choice;
 mod current_roster;
+mod fading;
 mod fault;
 mod health;
 mod own_bindings;

@@ -4,18 +4,21 @@
 mod resolution;
 mod system;
 
+use std::cell::RefCell;
 use std::io;
 use std::net::IpAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures_util::future::{Either, select};
 use futures_util::stream::{self, StreamExt as _};
 use hickory_resolver::config::ServerOrderingStrategy;
 use hickory_resolver::net::NetError;
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::proto::rr::{Name, RData, RecordType};
 use hickory_resolver::{Hosts, TokioResolver};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::{timeout, timeout_at};
 
 use crate::model::{OriginHost, ResolverOptions};
@@ -32,6 +35,16 @@ const AT_ONCE: (usize, usize) = (64, 32);
 
 /// The number of these that one name's SRV records may take.
 const TARGETS_AT_ONCE: usize = 16;
+
+/// The time that each target of very many has at first, so that those that nobody answers for do not keep the others
+/// waiting: they are asked for again when all others have been.
+const FIRST_ROUND: Duration = Duration::from_millis(300);
+
+/// The time that the addresses of one family wait for those of the other (RFC 8305, section 3).
+const HEAD_START: Duration = Duration::from_millis(50);
+
+/// What is found of a host: its IPv6 and its IPv4 addresses.
+type Found = [Result<Lookup, LookupError>; 2];
 
 /// The multiple of one server's time that a name may take in all, with all of its SRV records, search domains and
 /// servers.
@@ -108,69 +121,124 @@ impl Resolver {
         Self::new(options, self.turns.clone())
     }
 
-    /// The resolution of `host` now. Where a lookup fails, what `last` said still holds.
-    pub(super) async fn resolve(&self, host: &OriginHost, last: Option<&Resolution>) -> Resolution {
+    /// The resolution of `host` now. Where a lookup fails, what `last` said still holds. `so_far` is told what is known before
+    /// all is, which leads somewhere already.
+    pub(super) async fn resolve(
+        &self,
+        host: &OriginHost,
+        last: Option<&Resolution>,
+        so_far: impl Fn(Resolution),
+    ) -> Resolution {
         let bounds = &AnswerBounds::from(&self.options);
         let turns = match last {
             Some(last) if last.failures() > 0 => &self.turns.failing,
             _ => &self.turns.usual,
         };
+        let show = |resolution: Resolution| {
+            if !resolution.is_empty() {
+                so_far(resolution.interim(last));
+            }
+        };
         match host {
             OriginHost::Address(address) => Resolution::of_address(*address),
             OriginHost::Name(name) => {
-                Resolution::of_name(self.lookup_both(name, turns).await, last, bounds, Instant::now())
+                let resolution = |found| Resolution::of_name(found, last, bounds, Instant::now());
+                let one = |found| show(resolution(found));
+                resolution(self.lookup_both(name, turns, self.longest(), one).await)
             }
-            OriginHost::Service(name) => match self.in_turn(turns, self.lookup_service(name)).await {
+            OriginHost::Service(name) => match self.lookup_service(name, turns).await {
                 Ok((mut records, ttl)) => {
                     let unused = records.len().saturating_sub(bounds.targets);
                     records.truncate(bounds.targets);
-                    let targets = self.lookup_targets(records, turns).await;
-                    Resolution::of_service(targets, unused, ttl, last, bounds, Instant::now())
+                    let resolution = |found: &[Found]| {
+                        let targets = records.iter().cloned().zip(found.iter().cloned()).collect();
+                        Resolution::of_service(targets, unused, ttl, last, bounds, Instant::now())
+                    };
+                    let found = self.lookup_targets(&records, turns, |found| show(resolution(found)));
+                    resolution(&found.await)
                 }
                 Err(error) => Resolution::of_failed_service(&error, last, bounds, Instant::now()),
             },
         }
     }
 
-    /// The addresses of each target, a few at a time, and not for ever.
+    /// The addresses of each target, a few at a time, and not for ever. `so_far` is told whenever more of them are known.
     async fn lookup_targets(
         &self,
-        records: Vec<ResolvedTarget>,
+        records: &[ResolvedTarget],
         turns: &Semaphore,
-    ) -> Vec<(ResolvedTarget, [Result<Lookup, LookupError>; 2])> {
-        let deadline = Instant::now() + self.longest();
-        let lookups = records.into_iter().map(async |record| {
-            let found = timeout_at(deadline.into(), self.lookup_both(&record.name, turns)).await;
-            let found = found.unwrap_or_else(|_elapsed| [(); 2].map(|()| Err(NetError::Timeout.into())));
-            (record, found)
-        });
-        stream::iter(lookups).buffered(TARGETS_AT_ONCE).collect().await
+        so_far: impl Fn(&[Found]),
+    ) -> Vec<Found> {
+        let (longest, deadline) = (self.longest(), Instant::now() + self.longest());
+        let all = RefCell::new(vec![unanswered(); records.len()]);
+        let note = |index: usize, found: &Found| {
+            if let Some(known) = all.borrow_mut().get_mut(index) {
+                for (known, found) in known.iter_mut().zip(found).filter(|(_, found)| !is_unanswered(found)) {
+                    known.clone_from(found);
+                }
+            }
+        };
+        let mut left: Vec<(usize, &str)> =
+            records.iter().map(|record| record.name.as_str()).enumerate().collect();
+        let rounds = if left.len() > TARGETS_AT_ONCE { &[FIRST_ROUND, longest][..] } else { &[longest] };
+        for patience in rounds {
+            let lookups = std::mem::take(&mut left).into_iter().map(async |(index, name)| {
+                let one = |found| {
+                    note(index, &found);
+                    so_far(&all.borrow());
+                };
+                let lookup = timeout_at(deadline.into(), self.lookup_both(name, turns, *patience, one));
+                (index, name, lookup.await.unwrap_or_else(|_elapsed| unanswered()))
+            });
+            let mut lookups = stream::iter(lookups).buffer_unordered(TARGETS_AT_ONCE).ready_chunks(AT_ONCE.0);
+            while let Some(chunk) = lookups.next().await {
+                let is_news = chunk.iter().any(|(.., found)| found.iter().any(Result::is_ok));
+                for (index, name, found) in chunk {
+                    note(index, &found);
+                    if found.iter().any(is_unanswered) {
+                        left.push((index, name));
+                    }
+                }
+                if is_news {
+                    so_far(&all.borrow());
+                }
+            }
+        }
+        all.into_inner()
     }
 
     fn longest(&self) -> Duration {
         self.options.timeout * TIMES
     }
 
-    /// The result of `lookup` once it is its turn.
-    async fn in_turn<T>(
+    /// The IPv6 and the IPv4 addresses of a host, as far as they are known `patience` after its turn has come. `one` is told
+    /// of those of one family where the other is long in coming.
+    async fn lookup_both(
         &self,
+        name: &str,
         turns: &Semaphore,
-        lookup: impl Future<Output = Result<T, LookupError>>,
-    ) -> Result<T, LookupError> {
-        // Never closed, so this does not fail.
-        let _turn = turns.acquire().await;
-        timeout(self.longest(), lookup).await.unwrap_or_else(|_elapsed| Err(NetError::Timeout.into()))
-    }
-
-    /// The IPv6 and the IPv4 addresses of a host.
-    async fn lookup_both(&self, name: &str, turns: &Semaphore) -> [Result<Lookup, LookupError>; 2] {
+        patience: Duration,
+        one: impl FnOnce(Found),
+    ) -> Found {
         if let Some(found) = self.hosts_lookup(name) {
             return found.map(Ok);
         }
-        let both = async {
-            Ok(tokio::join!(self.lookup(name, RecordType::AAAA), self.lookup(name, RecordType::A)).into())
+        let _turn = turn(turns).await;
+        let lookup = async |kind| {
+            let lookup = timeout(patience, self.lookup(name, kind)).await;
+            lookup.unwrap_or_else(|_elapsed| Err(NetError::Timeout.into()))
         };
-        self.in_turn(turns, both).await.unwrap_or_else(|error| [Err(error.clone()), Err(error)])
+        let (v6, v4) = (pin!(lookup(RecordType::AAAA)), pin!(lookup(RecordType::A)));
+        match select(v6, v4).await {
+            Either::Left((v6, rest)) => {
+                let v4 = after_head_start(rest, || one([v6.clone(), Err(NetError::Timeout.into())])).await;
+                [v6, v4]
+            }
+            Either::Right((v4, rest)) => {
+                let v6 = after_head_start(rest, || one([Err(NetError::Timeout.into()), v4.clone()])).await;
+                [v6, v4]
+            }
+        }
     }
 
     /// As everywhere, a name in /etc/hosts is not looked for elsewhere, in whichever family it is there.
@@ -196,8 +264,15 @@ impl Resolver {
         if lookup.addresses.is_empty() { Err(LookupError::Denied) } else { Ok(lookup) }
     }
 
-    async fn lookup_service(&self, name: &str) -> Result<(Vec<ResolvedTarget>, Duration), LookupError> {
-        let answer = self.ask(name, RecordType::SRV).await?;
+    async fn lookup_service(
+        &self,
+        name: &str,
+        turns: &Semaphore,
+    ) -> Result<(Vec<ResolvedTarget>, Duration), LookupError> {
+        let turn = turn(turns).await;
+        let answer = timeout(self.longest(), self.ask(name, RecordType::SRV)).await;
+        drop(turn);
+        let answer = answer.unwrap_or_else(|_elapsed| Err(NetError::Timeout.into()))?;
         let targets = answer.answers().iter().filter_map(|record| match &record.data {
             // A target of "." says that there is no such service (RFC 2782).
             RData::SRV(srv) if !srv.target.is_root() && srv.port != 0 => Some(ResolvedTarget {
@@ -227,6 +302,32 @@ impl Resolver {
         let name = Name::from_ascii(name).map_err(|error| LookupError::Failed(error.into()))?;
         Ok(dns.lookup(name, kind).await?)
     }
+}
+
+/// The result of `rest`; where that takes its time, `meanwhile` is called once.
+async fn after_head_start<T>(mut rest: impl Future<Output = T> + Unpin, meanwhile: impl FnOnce()) -> T {
+    match timeout(HEAD_START, &mut rest).await {
+        Ok(result) => result,
+        Err(_elapsed) => {
+            meanwhile();
+            rest.await
+        }
+    }
+}
+
+/// A turn, once there is one.
+async fn turn(turns: &Semaphore) -> Option<SemaphorePermit<'_>> {
+    // Never closed, so this does not fail.
+    turns.acquire().await.ok()
+}
+
+/// The state of a target before there is an answer: what was known of it still holds.
+fn unanswered() -> Found {
+    [(); 2].map(|()| Err(NetError::Timeout.into()))
+}
+
+fn is_unanswered(lookup: &Result<Lookup, LookupError>) -> bool {
+    matches!(lookup, Err(LookupError::Failed(NetError::Timeout)))
 }
 
 fn dns(options: &ResolverOptions) -> Result<TokioResolver, LookupError> {

@@ -200,6 +200,12 @@ impl Resolution {
         }
     }
 
+    /// The same as what is known while the rest of it is still asked for, after `last`. No fault yet, and no end to asking.
+    pub(super) fn interim(self, last: Option<&Self>) -> Self {
+        let (at, failures) = last.map_or((None, 0), |last| (last.at, last.failures));
+        Self { fault: None, until: self.at, at, failures, ..self }
+    }
+
     /// True if it led somewhere once, and now nobody says whether it still does.
     pub(crate) fn is_lost(&self) -> bool {
         self.was_known && self.is_empty() && matches!(self.fault, Some(LookupFailure::Failed(_)))

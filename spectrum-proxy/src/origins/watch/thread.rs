@@ -26,6 +26,7 @@ use crate::model::{
     ResolverOptions, ServiceName, Weight,
 };
 use crate::origins::current_roster::{CurrentRoster, CurrentRosters};
+use crate::origins::fading::Fading;
 use crate::origins::health::Health;
 use crate::origins::own_bindings::{LoopJudgement, OwnBindings};
 use crate::origins::refusal::AddressRefusal;
@@ -76,9 +77,11 @@ pub(super) struct WatchThread {
     rosters: RefCell<CurrentRosters>,
     /// Those whose rosters leave out what would come back.
     looping: RefCell<Vec<Weak<CurrentRoster>>>,
-    standings: RefCell<HashMap<StandingKey, Weak<Standing>>>,
+    standings: RefCell<Fading<StandingKey, Standing>>,
     settings: RefCell<ByHand>,
-    healths: RefCell<HashMap<SocketAddr, Vec<Weak<Health>>>>,
+    healths: RefCell<Fading<SocketAddr, Health>>,
+    /// Those that may have a health of an address.
+    checked: RefCell<Fading<SocketAddr, CurrentRoster>>,
     /// The checks that may begin.
     checks: Rc<Semaphore>,
 }
@@ -111,6 +114,7 @@ impl WatchThread {
             standings: RefCell::default(),
             settings: RefCell::default(),
             healths: RefCell::default(),
+            checked: RefCell::default(),
             checks: Rc::new(Semaphore::new(check::AT_ONCE)),
         });
         while let Some(command) = commands.recv().await {
@@ -161,7 +165,10 @@ impl WatchThread {
                 Ok(resolution) => {
                     Nowhere::of(&resolution).or_else(|| self.refused_all(&resolution, &origin, local))?
                 }
-                Err(_elapsed) => Nowhere::unanswered(),
+                Err(_elapsed) => match self.known(&origin.host) {
+                    Some(known) if !known.is_empty() => self.refused_all(&known, &origin, local)?,
+                    _ => Nowhere::unanswered(),
+                },
             };
             let Nowhere { reason, cure } = nowhere;
             Some(ResolveError { index, origin, reason, cure: cure.unwrap_or_default() })
@@ -218,7 +225,7 @@ impl WatchThread {
 
     /// The current roster of a service whose origins are these: the one that there is, or a new one. Waits for no name.
     fn current_roster(self: &Rc<Self>, service: ServiceName, origins: Origins) -> Arc<CurrentRoster> {
-        let known = self.rosters.borrow().of(&service).find(|current| current.origins == origins);
+        let known = self.rosters.borrow().of(&service).into_iter().find(|current| current.origins == origins);
         if let Some(current) = known {
             self.rosters.borrow_mut().add(&current);
             return current;
@@ -255,29 +262,22 @@ impl WatchThread {
         }
         affected.retain(|current| !current.roster().loops.is_empty());
         self.looping.replace(affected.iter().map(Arc::downgrade).collect());
-        self.standings.borrow_mut().retain(|_, standing| standing.strong_count() > 0);
-        self.healths.borrow_mut().retain(|_, healths| {
-            healths.retain(|health| health.strong_count() > 0);
-            !healths.is_empty()
-        });
     }
 
     fn alive(&self) -> Vec<Arc<CurrentRoster>> {
         self.rosters.borrow().all()
     }
 
-    fn renew_one(self: &Rc<Self>, current: &CurrentRoster) {
-        let names = self.names.borrow();
+    fn renew_one(self: &Rc<Self>, current: &Arc<CurrentRoster>) {
         let resolutions: Vec<Option<Arc<Resolution>>> = current
             .origins
             .list
             .iter()
             .map(|origin| match &origin.host {
                 OriginHost::Address(address) => Some(Arc::new(Resolution::of_address(*address))),
-                host => names.get(host).and_then(|name| name.latest.borrow().clone()),
+                host => self.known(host),
             })
             .collect();
-        drop(names);
         let own = self.own.borrow().clone();
         let judge = |origin: &Origin, port: Option<u16>, address: IpAddr| match self.refusal(
             &origin.host,
@@ -337,7 +337,7 @@ impl WatchThread {
         };
         set.map_err(|Full| SetOriginError::Full)?;
         drop(settings);
-        let rosters: Vec<Arc<CurrentRoster>> = self.rosters.borrow().of(service).collect();
+        let rosters = self.rosters.borrow().of(service);
         self.renew(&rosters);
         let addresses = parts.iter().map(|part| shown(origin, part.port, part.address)).collect();
         Ok(SetOrigin { origin: origin.to_string(), addresses })
@@ -374,7 +374,7 @@ impl WatchThread {
 
     fn place(
         self: &Rc<Self>,
-        current: &CurrentRoster,
+        current: &Arc<CurrentRoster>,
         origin: &Origin,
         port: Option<u16>,
         address: IpAddr,
@@ -382,9 +382,10 @@ impl WatchThread {
     ) -> Place {
         let key = (current.service.clone(), origin.port, port, address);
         let mut standings = self.standings.borrow_mut();
-        let standing = standings.get(&key).and_then(Weak::upgrade).unwrap_or_else(|| {
+        let known = standings.last(&key);
+        let standing = known.unwrap_or_else(|| {
             let standing = Arc::new(Standing::new(address));
-            standings.insert(key, Arc::downgrade(&standing));
+            standings.add(key, &standing);
             standing
         });
         let health = current.origins.health.as_ref().and_then(|check| {
@@ -394,7 +395,9 @@ impl WatchThread {
                 // The configuration says which port instead.
                 OriginPort::Dialled | OriginPort::Offset(_) => None,
             };
-            Some(self.health(SocketAddr::new(address, check.port.or(own)?), check))
+            let address = SocketAddr::new(address, check.port.or(own)?);
+            self.checked.borrow_mut().add(address, current);
+            Some(self.health(address, check))
         });
         let mut place = Place::new(standing, health, judgement);
         place.is_drained_by_hand =
@@ -405,13 +408,12 @@ impl WatchThread {
     /// The health of an address, checked from now on if it was not before.
     fn health(self: &Rc<Self>, address: SocketAddr, check: &HealthCheck) -> Arc<Health> {
         let mut healths = self.healths.borrow_mut();
-        let known = healths.entry(address).or_default();
-        let alive: Vec<Arc<Health>> = known.iter().filter_map(Weak::upgrade).collect();
+        let alive = healths.of(&address);
         if let Some(health) = alive.iter().find(|health| health.check == *check) {
             return Arc::clone(health);
         }
         let health = Arc::new(Health::new(address, check.clone(), alive.last().map(Arc::as_ref)));
-        known.push(Arc::downgrade(&health));
+        healths.add(address, &health);
         let this = Rc::clone(self);
         let services = move |health: &Arc<Health>| this.services(health);
         spawn_local(check::check(Rc::clone(&self.checks), Arc::downgrade(&health), services));
@@ -424,9 +426,9 @@ impl WatchThread {
             let roster = current.roster();
             roster.places().any(|place| place.health.as_ref().is_some_and(|one| Arc::ptr_eq(one, health)))
         };
-        let rosters = self.rosters.borrow().all().into_iter();
+        let rosters = self.checked.borrow().of(&health.address);
         let mut services: Vec<String> =
-            rosters.filter(uses).map(|current| current.service.to_string()).collect();
+            rosters.into_iter().filter(uses).map(|current| current.service.to_string()).collect();
         services.sort_unstable();
         services.dedup();
         services.join(",")
@@ -450,12 +452,19 @@ impl WatchThread {
                 return Arc::clone(latest);
             }
         }
-        let resolution = Arc::new(self.resolver().resolve(host, latest.as_deref()).await);
-        name.latest.replace(Some(Arc::clone(&resolution)));
+        let so_far = |resolution| self.publish(host, &name, &Arc::new(resolution));
+        let resolution = Arc::new(self.resolver().resolve(host, latest.as_deref(), so_far).await);
+        self.publish(host, &name, &resolution);
+        report(host, latest.as_deref(), &resolution);
+        resolution
+    }
+
+    /// Has everybody who dials `host` go by `resolution`.
+    fn publish(self: &Rc<Self>, host: &OriginHost, name: &Name, resolution: &Arc<Resolution>) {
+        let before = name.latest.replace(Some(Arc::clone(resolution)));
         let kind = |resolution: &Resolution| resolution.fault.as_ref().map(discriminant);
-        let is_news = latest
-            .as_ref()
-            .is_none_or(|latest| latest.targets != resolution.targets || kind(latest) != kind(&resolution));
+        let is_news = before
+            .is_none_or(|before| before.targets != resolution.targets || kind(&before) != kind(resolution));
         if self.look_at_own_addresses() {
             self.renew(&self.alive());
         } else if is_news {
@@ -463,8 +472,11 @@ impl WatchThread {
         } else {
             self.rosters_of(host).iter().for_each(|current| note_routes(&current.roster()));
         }
-        report(host, latest.as_deref(), &resolution);
-        resolution
+    }
+
+    /// What was found out of `host` last, whether it is still good or not.
+    fn known(&self, host: &OriginHost) -> Option<Arc<Resolution>> {
+        self.names.borrow().get(host)?.latest.borrow().clone()
     }
 
     /// The resolver, made anew if the host has changed its mind about where names are resolved.
@@ -503,10 +515,7 @@ impl WatchThread {
     }
 
     fn rosters_of(&self, host: &OriginHost) -> Vec<Arc<CurrentRoster>> {
-        let names =
-            |current: &Arc<CurrentRoster>| current.origins.list.iter().any(|origin| origin.host == *host);
-        let rosters = self.rosters.borrow().all();
-        rosters.into_iter().filter(names).collect()
+        self.rosters.borrow().of_host(host)
     }
 
     /// Says in the log which origins of a roster lead nowhere since now, and which do no longer.
