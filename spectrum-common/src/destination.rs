@@ -22,9 +22,9 @@ impl fmt::Display for DestinationId {
 pub struct Destination {
     /// The service.
     pub service: ServiceName,
-    /// The configuration with which it came to be, or its service to answer as it does. When a reload changes what answers,
-    /// the service gets new listeners, so that bindings and what answers behind them change together; and what comes
-    /// back after a reload that did without it is not what is still retiring.
+    /// The configuration with which it came to be. When a reload changes bindings and what answers behind them, there are new
+    /// listeners, so that both change together; and what comes back after a reload that did without it is not what is still
+    /// retiring.
     pub revision: u32,
     /// Address family.
     pub family: Family,

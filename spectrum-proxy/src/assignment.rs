@@ -5,10 +5,11 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use crate::limits::{Gate, ServiceShare};
-use crate::model::{Protocol, Target};
+use crate::model::{Destination, Target};
 use crate::report::Limit;
 use crate::service::{Served, Serving};
 use crate::session::Session;
+use crate::tcp::connections::Connections;
 use crate::tcp::dial::Dialler;
 use crate::tcp::first_move::Manners;
 use crate::traffic::Traffic;
@@ -16,6 +17,9 @@ use crate::worker::Worker;
 
 /// The listener and service of a destination that this worker serves.
 pub(super) struct Assignment {
+    pub(super) destination: Destination,
+    /// Where TCP's are kept while they are open.
+    pub(super) connections: Rc<Connections>,
     pub(super) served: Arc<Served>,
     /// `None` where we answer ourselves.
     pub(super) dialler: Option<Dialler>,
@@ -26,14 +30,21 @@ pub(super) struct Assignment {
 }
 
 impl Assignment {
-    pub(super) fn new(serving: Serving, protocol: Protocol, worker: &Worker) -> Self {
+    pub(super) fn new(
+        serving: Serving,
+        destination: &Destination,
+        connections: &Rc<Connections>,
+        worker: &Worker,
+    ) -> Self {
         let Serving { served, current } = serving;
         let connect = served.policy.timeouts.connect;
         let gate = worker.common.ledger.gate(&served.service, &served.policy.limits);
-        let traffic = worker.traffic(&served.service, protocol);
+        let traffic = worker.traffic(&served.service, destination.protocol);
         let share = worker.descriptors.share(&served.service);
         let dialler = current.map(|current| Dialler::new(current, connect, worker.index));
-        Self { dialler, gate, manners: Manners::default(), share, traffic, served }
+        let (destination, connections) = (destination.clone(), Rc::clone(connections));
+        let manners = Manners::default();
+        Self { destination, connections, served, dialler, gate, manners, share, traffic }
     }
 
     pub(super) fn served(&self) -> &Served {

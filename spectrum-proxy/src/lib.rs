@@ -59,4 +59,4 @@ pub use origins::{
 pub use report::{Datagrams, DialFailure, End, Established, Event, Expiry, HeaderFault, Limit, Report, Side};
 pub use service::{Listener, Served};
 pub use traffic::Traffic;
-pub use workers::{DrainOutcome, Workers};
+pub use workers::{DrainOutcome, Handover, PreparedHandovers, Workers};

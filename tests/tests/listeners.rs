@@ -13,9 +13,10 @@ use spectrum_tests::datagram::assert_echoes;
 use spectrum_tests::dial::dial_all;
 use spectrum_tests::holdings::Holdings;
 use spectrum_tests::instance::Instance;
-use spectrum_tests::on_every_path;
+use spectrum_tests::{on_every_path, on_one_path};
 
 on_every_path!(hundreds_of_services_have_a_socket_each);
+on_one_path!(thousands_of_services_get_another_answer_within_the_limit);
 
 /// A socket of each for each of two workers would take more than half of these, one of each less than three quarters.
 const DESCRIPTORS: usize = 1_400;
@@ -82,12 +83,44 @@ fn hundreds_of_services_have_a_socket_each(case: &mut Case) {
     assert_eq!((&reloaded["added"], &reloaded["removed"]), (&Value::from(50), &Value::from(50)));
     assert_served(case, (50..SERVICES + 50).step_by(7), "one");
 
-    configure(&case.server, &configuration(case, 0..SERVICES, "other"));
+    // All of them get another answer, in the place of the former.
+    configure(&case.server, &configuration(case, 50..SERVICES + 50, "other"));
+    let reloaded = reload(&case.server, &instance).unwrap();
+    let counts = ["added", "removed", "switched"].map(|count| reloaded[count].as_u64().unwrap());
+    assert_eq!(counts, [0, 0, u64::from(SERVICES)]);
+    assert_served(case, (50..SERVICES + 50).step_by(7), "other");
+
+    // With other bindings both are there for a moment.
+    configure(&case.server, &configuration(case, SERVICES + 50..2 * SERVICES + 50, "one"));
     let refused = reload(&case.server, &instance).unwrap_err();
     for said in ["take a descriptor each", "the hard limit of open files", "LimitNOFILE=", "a range of ports"]
     {
         assert!(refused.message.contains(said), "{refused:?}");
     }
-    assert_served(case, (50..SERVICES + 50).step_by(7), "one");
+    assert_served(case, (50..SERVICES + 50).step_by(7), "other");
+    instance.stop();
+}
+
+/// Beside those of so many services there is no room for others.
+fn thousands_of_services_get_another_answer_within_the_limit(case: &mut Case) {
+    const MANY: u16 = 4_000;
+    let text = configuration(case, 0..MANY, "one");
+    configure(&case.server, &text);
+    let instance = case
+        .launch(&format!("{CONFIG} --workers 2 --drain 0s"))
+        .through("/usr/bin/prlimit --nofile=6000:6000 --")
+        .start();
+    let (before, _) = listeners(case, &instance);
+    assert_served(case, (0..MANY).step_by(97), "one");
+    for (text, name) in [
+        (text.replace("respond = \"hello\"", "respond = \"hello\"\ntimeouts = { idle = \"7s\" }"), "one"),
+        (configuration(case, 0..MANY, "other"), "other"),
+    ] {
+        configure(&case.server, &text);
+        let reloaded = reload(&case.server, &instance).unwrap();
+        assert_eq!(reloaded["switched"], MANY, "{reloaded}");
+        assert_served(case, (0..MANY).step_by(97), name);
+    }
+    assert_eq!(listeners(case, &instance).0, before, "the listeners stay where they are");
     instance.stop();
 }

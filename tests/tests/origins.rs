@@ -523,7 +523,7 @@ fn a_target_that_has_an_address_waits_for_no_other(case: &mut Case) {
     let text = format!(
         "{}targets = 64\n{}",
         server.section(LONG),
-        service(case, "80", "origins = \"_web._tcp.test\"")
+        service(case, "80", "origins = \"_web._tcp.test\"\nlocal-origins = true")
     );
     let instance = serve(case, &text);
     eventually("an answer", PATIENCE, || heard(case, 80).ok());
@@ -541,8 +541,11 @@ fn a_family_that_is_never_answered_holds_up_no_connection(case: &mut Case) {
     for origin in [format!("one.test:{}", one.address().port()), "_web._tcp.test".to_owned()] {
         server.set_service("_web._tcp.test", &[(10, 1, one.address().port(), "one.test")]);
         let began = Instant::now();
-        let text =
-            format!("{}{}", server.section(LONG), service(case, "80", &format!("origins = \"{origin}\"")));
+        let text = format!(
+            "{}{}",
+            server.section(LONG),
+            service(case, "80", &format!("origins = \"{origin}\"\nlocal-origins = true"))
+        );
         let instance = serve(case, &text);
         assert_eq!(heard(case, 80).as_deref(), Ok("one"), "{origin}: {}", instance.stderr());
         assert!(began.elapsed() < LONG / 2, "{origin}: the first answer took {:?}", began.elapsed());

@@ -37,6 +37,7 @@ on_each_path!(
     removed_service_stops_at_once_and_its_connections_finish,
     what_comes_back_at_once_is_served,
     service_with_another_answer_keeps_what_is_open,
+    handshake_that_a_cookie_answered_before_a_reload_is_served_after,
     added_prefix_is_local_at_once,
     removed_prefix_is_given_up_after_the_drain,
     two_requests_at_once_are_both_done,
@@ -375,7 +376,11 @@ fn service_with_another_answer_keeps_what_is_open(case: &mut Case) {
     let targets = [target("192.0.2.9:80"), target("[2001:db8::9]:80")];
     let mut open = targets.map(|target| call(&case.server, target).unwrap());
     open.iter_mut().for_each(assert_talks);
-    go_over(case, &instance, &[Service::new("web", "hello", &bindings)]);
+    let done = go_over(case, &instance, &[Service::new("web", "hello", &bindings)]);
+    assert_eq!(
+        (&done["added"], &done["removed"], &done["switched"]),
+        (&Value::from(0), &Value::from(0), &Value::from(2))
+    );
     for target in targets {
         assert_answered_by(case, target, "web");
     }
@@ -387,6 +392,38 @@ fn service_with_another_answer_keeps_what_is_open(case: &mut Case) {
     assert_answered_by(case, target("[2001:db8::9]:90"), "web");
     open.iter_mut().for_each(assert_talks);
     drop(open);
+    instance.stop();
+}
+
+/// The last packet of such a handshake is all that the server ever learns of it, and a listener believes only cookies of its own.
+/// What answers is another answer, or another service.
+fn handshake_that_a_cookie_answered_before_a_reload_is_served_after(case: &mut Case) {
+    case.server.sysctl("net/ipv4/tcp_syncookies", "2");
+    let bindings = ["tcp 192.0.2.0/24 80", "tcp 2001:db8::/64 80"];
+    let instance = serve(case, &[Service::new("web", "hello", &bindings)], "--drain 0s");
+    for (name, answer, next) in [("web", "hello", "web"), ("web", "hello", "other")] {
+        go_over(case, &instance, &[Service::new(name, answer, &bindings)]);
+        for command in [
+            "add table inet held",
+            "add chain inet held out { type filter hook output priority -400 ; }",
+            "add rule inet held out tcp dport 80 tcp flags & (syn|ack|rst) == ack drop",
+        ] {
+            case.server.command(&format!("nft {command}"));
+        }
+        let mut open =
+            ["192.0.2.9:80", "[2001:db8::9]:80"].map(|text| call(&case.server, target(text)).unwrap());
+        let done = go_over(case, &instance, &[Service::new(next, "echo", &bindings)]);
+        assert_eq!(done["switched"], 2, "{done}");
+        case.server.command("nft delete table inet held");
+        open.iter_mut().for_each(assert_talks);
+        // What one that is gone has open is cut, and what was switched is not.
+        go_over(case, &instance, &[Service::new("third", "hello", &bindings)]);
+        for (text, mut open) in ["192.0.2.9:80", "[2001:db8::9]:80"].into_iter().zip(open) {
+            assert_answered_by(case, target(text), "third");
+            let cut = open.read(&mut [0; 9]);
+            assert!(cut.is_err() || cut.is_ok_and(|read| read == 0), "{text} of {next} goes on");
+        }
+    }
     instance.stop();
 }
 

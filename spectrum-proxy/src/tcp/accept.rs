@@ -15,7 +15,6 @@ use tokio::sync::oneshot;
 use tokio::task::{JoinHandle, spawn_local};
 use tokio::time::sleep;
 
-use super::connections::Connections;
 use super::dial::{Dialled, Dialler};
 use super::first_move::{self, Manners};
 use super::peer::Peer;
@@ -47,10 +46,8 @@ impl Acceptor {
     /// Starts accepting from `listener`. Must be called within the worker's runtime.
     pub(crate) fn start(
         worker: Rc<Worker>,
-        destination: Destination,
         listener: TcpListener,
         assignment: CurrentAssignment,
-        connections: Rc<Connections>,
     ) -> io::Result<Self> {
         listener.set_nonblocking(true)?;
         // Linux hands the options on to accepted sockets: two system calls here instead of two for each of them.
@@ -60,7 +57,7 @@ impl Acceptor {
         let listener = register(listener.into(), Interest::READABLE)?;
         let listening = Listening::begin(Rc::clone(&worker), address);
         let (stop, stopped) = oneshot::channel();
-        let queue = AcceptQueue { worker, destination, assignment, connections, _listening: listening };
+        let queue = AcceptQueue { worker, assignment, _listening: listening };
         Ok(Self { stop, task: spawn_local(queue.accept(listener, stopped)) })
     }
 
@@ -75,9 +72,7 @@ impl Acceptor {
 /// The queue of accepted connections, and what becomes of them.
 struct AcceptQueue {
     worker: Rc<Worker>,
-    destination: Destination,
     assignment: CurrentAssignment,
-    connections: Rc<Connections>,
     _listening: Listening,
 }
 
@@ -113,15 +108,16 @@ impl AcceptQueue {
             };
             match accepted {
                 Ok((stream, client)) => {
-                    Shortage::relieve(&mut shortage, &self.destination);
-                    let timeouts = self.assignment.get().served.policy.timeouts;
+                    let assignment = self.assignment.get();
+                    Shortage::relieve(&mut shortage, &assignment.destination);
+                    let timeouts = assignment.served.policy.timeouts;
                     if timeouts != kept {
                         kept = timeouts;
                         self.keep(listener.get_ref(), &kept);
                         self.keep(&stream, &kept);
                     }
                     self.open(stream, client);
-                    if matches!(self.assignment.get().served.target, Target::Origins(_)) {
+                    if matches!(assignment.served.target, Target::Origins(_)) {
                         // Lets the connection dial first. When descriptors are scarce, accepting all that waits would
                         // leave none to dial with, and serve nobody.
                         let_others_go().await;
@@ -129,14 +125,14 @@ impl AcceptQueue {
                 }
                 Err(error) => match AcceptFailure::of(&error) {
                     AcceptFailure::Connection => {
-                        tracing::debug!(destination = %self.destination, %error, "accept connection");
+                        tracing::debug!(destination = %self.destination(), %error, "accept connection");
                     }
                     AcceptFailure::Listener => {
-                        self.worker.listener_failed(self.destination.clone(), error);
+                        self.worker.listener_failed(self.destination(), error);
                         return;
                     }
                     AcceptFailure::Resources => {
-                        let pause = Shortage::worsen(&mut shortage, &self.destination, &error);
+                        let pause = Shortage::worsen(&mut shortage, &self.destination(), &error);
                         tokio::select! {
                             biased;
                             _ = &mut stopped => break,
@@ -149,10 +145,14 @@ impl AcceptQueue {
         self.drain(listener.get_ref());
     }
 
+    fn destination(&self) -> Destination {
+        self.assignment.get().destination.clone()
+    }
+
     /// Linux hands these options, too, on to accepted sockets.
     fn keep(&self, socket: impl AsFd, timeouts: &Timeouts) {
         if let Err(error) = keep(socket, timeouts) {
-            tracing::warn!(destination = %self.destination, %error, "set timeouts of connections");
+            tracing::warn!(destination = %self.destination(), %error, "set timeouts of connections");
         }
     }
 
@@ -165,7 +165,7 @@ impl AcceptQueue {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 Err(error) if matches!(AcceptFailure::of(&error), AcceptFailure::Connection) => {}
                 Err(error) => {
-                    tracing::warn!(destination = %self.destination, %error, "accept the last connections");
+                    tracing::warn!(destination = %self.destination(), %error, "accept the last connections");
                     return;
                 }
             }
@@ -176,7 +176,7 @@ impl AcceptQueue {
         let dialled = match stream.local_addr() {
             Ok(address) => canonical(address),
             Err(error) => {
-                tracing::debug!(destination = %self.destination, %error, "read dialled address");
+                tracing::debug!(destination = %self.destination(), %error, "read dialled address");
                 return;
             }
         };
@@ -184,7 +184,7 @@ impl AcceptQueue {
         let session = Session::open(
             Rc::clone(&self.worker),
             assignment.served.service.clone(),
-            self.destination.protocol,
+            assignment.destination.protocol,
             canonical(client),
             dialled,
             assignment.traffic(),
@@ -200,7 +200,8 @@ impl AcceptQueue {
             }
         };
         // A session dropped before its task's first poll is reported all the same.
-        self.connections.serve(|place| async move {
+        let connections = Rc::clone(&assignment.connections);
+        connections.serve(|place| async move {
             let end = serve(&peer, &assignment, &session, credit).await;
             // The peer is closed before its end is told.
             drop(peer);

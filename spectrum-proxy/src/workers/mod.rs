@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use futures_util::future::try_join_all;
 use nix::sys::resource::{Resource, getrlimit};
 use tokio::runtime::{self, LocalOptions, LocalRuntime};
 use tokio::sync::{Mutex, mpsc, oneshot};
@@ -25,7 +26,7 @@ use crate::tcp::relay::Pipes;
 use crate::udp::{self, Answer};
 use crate::worker::{self, Common, Worker};
 pub use task::DrainOutcome;
-use task::WorkerCommand;
+use task::{ServingHandover, WorkerCommand};
 
 /// Deep enough for everything that runs here. Only touched pages count as memory.
 const STACK: usize = 512 * 1024;
@@ -33,6 +34,21 @@ const STACK: usize = 512 * 1024;
 /// In which portions a worker wants its CPU time: the shortest there are. What it does for one connection takes a tenth of
 /// that, and whoever shares the CPU, another worker perhaps, begins portions of milliseconds.
 const SLICE: Duration = Duration::from_micros(100);
+
+/// The listeners of one destination are to serve something else from now on.
+#[derive(Clone, Debug)]
+pub struct Handover {
+    /// The destination whose listeners they are.
+    pub from: Destination,
+    /// The destination whose listeners they become, of the same family and protocol; perhaps the same.
+    pub to: Destination,
+    /// What they serve then.
+    pub served: Arc<Served>,
+}
+
+/// Listeners that can begin to serve something else at any moment.
+#[derive(Debug)]
+pub struct PreparedHandovers(Vec<ServingHandover>);
 
 /// The worker threads. Dropping it cuts every connection and waits for the threads.
 #[derive(Debug)]
@@ -116,10 +132,7 @@ impl Workers {
         listeners: Vec<L>,
         served: Arc<Served>,
     ) -> Result<(), WorkersError> {
-        if destination.protocol == Protocol::Udp && Answer::of(&served.target).is_none() {
-            return Err(WorkersError::Unanswerable { destination: destination.clone() });
-        }
-        let serving = self.serving(served).await?;
+        let serving = self.serving(destination, served).await?;
         // Where there are fewer listeners than workers, the next destination's go to others.
         let first = self.next.fetch_add(listeners.len(), Ordering::Relaxed) % self.threads.len().max(1);
         for (listener, thread) in listeners.into_iter().zip(self.threads.iter().cycle().skip(first)) {
@@ -143,21 +156,48 @@ impl Workers {
         Ok(())
     }
 
-    /// Serves what `destination` accepts from now on as `served` says. Open connections and UDP sessions are not touched.
-    /// New sessions of a UDP destination get no answer where its new target has none for datagrams.
+    /// Serves what `destination` accepts from now on as `served` says, as [`Workers::hand_over`] does.
     ///
     /// # Errors
-    /// [`WorkersError::Origins`], and nothing has changed.
+    /// As for [`Workers::prepare`], and nothing has changed.
     pub async fn replace(&self, destination: &Destination, served: Arc<Served>) -> Result<(), WorkersError> {
-        let serving = self.serving(served).await?;
-        for thread in &self.threads {
-            thread
-                .tell(WorkerCommand::Replace { destination: destination.clone(), serving: serving.clone() });
-        }
+        let (from, to) = (destination.clone(), destination.clone());
+        self.hand_over(self.prepare(vec![Handover { from, to, served }]).await?).await;
         Ok(())
     }
 
-    async fn serving(&self, served: Arc<Served>) -> Result<Serving, WorkersError> {
+    /// Prepares everything that listeners need to serve something else. Changes nothing that is served.
+    ///
+    /// # Errors
+    /// [`WorkersError::Unanswerable`] and [`WorkersError::Origins`].
+    pub async fn prepare(&self, handovers: Vec<Handover>) -> Result<PreparedHandovers, WorkersError> {
+        // All at once: there may be thousands.
+        let prepared = handovers.into_iter().map(async |Handover { from, to, served }| {
+            Ok::<_, WorkersError>(ServingHandover { from, serving: self.serving(&to, served).await?, to })
+        });
+        Ok(PreparedHandovers(try_join_all(prepared).await?))
+    }
+
+    /// Serves what listeners accept from now on as was prepared, on each worker all of them at once, and returns when every
+    /// worker does. No listener is closed, no queue and no handshake lost. Open connections and UDP sessions go on as they are;
+    /// those of a destination that was handed on to another service are from now on those of one that was removed.
+    pub async fn hand_over(&self, PreparedHandovers(handovers): PreparedHandovers) {
+        let mut handed = Vec::new();
+        for thread in &self.threads {
+            let (done, one) = oneshot::channel();
+            thread.tell(WorkerCommand::HandOver { handovers: handovers.clone(), done });
+            handed.push(one);
+        }
+        for one in handed {
+            // A worker that is gone serves nothing, and is noticed elsewhere.
+            let _ = one.await;
+        }
+    }
+
+    async fn serving(&self, destination: &Destination, served: Arc<Served>) -> Result<Serving, WorkersError> {
+        if destination.protocol == Protocol::Udp && Answer::of(&served.target).is_none() {
+            return Err(WorkersError::Unanswerable { destination: destination.clone() });
+        }
         let current = match &served.target {
             Target::Origins(origins) => Some(self.origins.current_roster(&served.service, origins).await?),
             Target::Respond(_) => None,

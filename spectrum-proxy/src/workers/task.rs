@@ -37,8 +37,8 @@ pub(super) enum WorkerCommand {
         serving: Serving,
         done: oneshot::Sender<io::Result<()>>,
     },
-    /// Serve a destination's future connections so.
-    Replace { destination: Destination, serving: Serving },
+    /// Serve what the listeners of some destinations accept from now on as other ones, all at once.
+    HandOver { handovers: Vec<ServingHandover>, done: oneshot::Sender<()> },
     /// Close a destination's listeners.
     Remove { destination: Destination, done: oneshot::Sender<()> },
     /// Have what is open of a UDP destination go on by itself, since nothing will be steered to it any more.
@@ -49,6 +49,14 @@ pub(super) enum WorkerCommand {
     Drain { timeout: Duration, done: oneshot::Sender<DrainOutcome> },
     /// End now; if draining, with the outcome as it is.
     Abort,
+}
+
+/// The listeners of one destination become those of another one, or of itself.
+#[derive(Clone, Debug)]
+pub(super) struct ServingHandover {
+    pub(super) from: Destination,
+    pub(super) to: Destination,
+    pub(super) serving: Serving,
 }
 
 /// A worker's thread, from start to end.
@@ -133,40 +141,51 @@ impl WorkerTask {
                 Some(WorkerCommand::Cut { destination, done }) => {
                     let _ = done.send(self.cut(&destination));
                 }
-                Some(WorkerCommand::Replace { destination, serving }) => {
-                    if let Some(listeners) = self.listeners.get(&destination) {
-                        listeners.assignment.replace(Assignment::new(
-                            serving,
-                            destination.protocol,
-                            &self.worker,
-                        ));
-                    }
+                Some(WorkerCommand::HandOver { handovers, done }) => {
+                    self.hand_over(handovers);
+                    let _ = done.send(());
                 }
             }
         }
     }
 
+    /// Nothing is accepted meanwhile, so that all change together.
+    fn hand_over(&mut self, handovers: Vec<ServingHandover>) {
+        // Destinations may take each other's places.
+        let handed: Vec<_> = handovers
+            .into_iter()
+            .filter_map(|handover| Some((self.listeners.remove(&handover.from)?, handover)))
+            .collect();
+        for (mut listeners, ServingHandover { from, to, serving }) in handed {
+            if from.service != to.service {
+                // What it has open is of a service that may be cut.
+                let connections = std::mem::take(&mut listeners.connections);
+                self.retired.push(Retired { destination: from, connections });
+            }
+            listeners.assignment.replace(Assignment::new(serving, &to, &listeners.connections, &self.worker));
+            self.listeners.insert(to, listeners);
+        }
+        self.forget_retired();
+    }
+
     fn listen(&mut self, destination: Destination, listener: Listener, serving: Serving) -> io::Result<()> {
-        let assignment = Assignment::new(serving, destination.protocol, &self.worker);
+        let assignment = |connections| Assignment::new(serving, &destination, connections, &self.worker);
         let listeners = match self.listeners.entry(destination.clone()) {
             Entry::Occupied(listeners) => {
                 let listeners = listeners.into_mut();
-                listeners.assignment.replace(assignment);
+                listeners.assignment.replace(assignment(&listeners.connections));
                 listeners
             }
-            Entry::Vacant(place) => place.insert(Listeners {
-                assignment: CurrentAssignment::new(assignment),
-                connections: Rc::default(),
-                loops: Vec::new(),
-            }),
+            Entry::Vacant(place) => {
+                let connections = Rc::default();
+                let assignment = CurrentAssignment::new(assignment(&connections));
+                place.insert(Listeners { assignment, connections, loops: Vec::new() })
+            }
         };
         let current = listeners.assignment.clone();
         let worker = Rc::clone(&self.worker);
         listeners.loops.push(match listener {
-            Listener::Tcp(listener) => {
-                let connections = Rc::clone(&listeners.connections);
-                ListenerTask::Accept(Acceptor::start(worker, destination, listener, current, connections)?)
-            }
+            Listener::Tcp(listener) => ListenerTask::Accept(Acceptor::start(worker, listener, current)?),
             Listener::Udp(listener) => ListenerTask::Receive(Receiver::start(
                 worker,
                 Rc::clone(&self.sessions),
@@ -188,6 +207,10 @@ impl WorkerTask {
         }
         self.worker.common.descriptors.listeners_removed(sockets);
         self.retired.push(Retired { destination, connections });
+        self.forget_retired();
+    }
+
+    fn forget_retired(&mut self) {
         let sessions = &self.sessions;
         self.retired.retain(|Retired { destination, connections }| {
             let Destination { service, family, protocol, .. } = destination;

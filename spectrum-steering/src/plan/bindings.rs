@@ -2,7 +2,7 @@
 //! the definition of every other answer.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 
 use spectrum_common::names;
@@ -17,8 +17,8 @@ pub trait Binds {
     /// Its bindings, in the order configured.
     fn bindings(&self) -> &[Binding];
 
-    /// True if it answers as `before`, of the same name, did. Otherwise it gets new listeners, so that bindings and what
-    /// answers behind them change together.
+    /// True if it answers as `before`, of the same name, did. Otherwise it keeps its listeners only where its bindings are as
+    /// they were, so that these and what answers behind them change together.
     fn answers_like(&self, before: &Self) -> bool;
 }
 
@@ -154,8 +154,9 @@ impl Plan {
     }
 
     /// This plan of a first configuration, `services`, numbered to follow `in_force`, which is made of `before`. Destinations
-    /// of services that answer as before keep their ids; no other id that is in use now is given away, so that both plans can
-    /// be prepared for at once. What is new is of `revision`, which must be unlike any before. Nothing is sorted again.
+    /// of services that answer as before keep their ids, and those whose bindings are the very same hand theirs on to what answers
+    /// there now, by another service perhaps; no other id that is in use now is given away, so that both plans can be prepared
+    /// for at once. What is new is of `revision`, which must be unlike any before. Nothing is sorted again.
     #[must_use]
     pub fn after<'a, S: Binds>(
         mut self,
@@ -164,7 +165,48 @@ impl Plan {
         services: &'a [S],
         revision: u32,
     ) -> Self {
-        let kept: HashMap<_, _> = in_force
+        let mut kept = self.kept_as_before(in_force, before, services);
+        let places = self.kept_in_place(in_force, &kept);
+        kept.extend(places.into_iter().filter_map(|(first, id)| {
+            let (was, is) = (in_force.destination(id)?, self.destination(first)?);
+            // Sessions of datagrams are known by their service: those of one must not be taken for another's.
+            let revision = if was.service == is.service {
+                was.revision
+            } else if is.protocol == Protocol::Tcp {
+                revision
+            } else {
+                return None;
+            };
+            Some((first, (id, revision)))
+        }));
+        let mut free = (0..).map(DestinationId).filter(|id| !in_force.destinations.contains_key(id));
+        let mut numbers = BTreeMap::new();
+        let mut destinations = BTreeMap::new();
+        // In the order in which they occur, as they were numbered.
+        for (first, destination) in std::mem::take(&mut self.destinations) {
+            // One that was gone for a while is another one, even of a service that never changed: the listeners of the
+            // former may still be retiring, and must not be taken for those of the latter.
+            let as_before = kept.get(&first).copied();
+            let Some((id, revision)) = as_before.or_else(|| Some((free.next()?, revision))) else { continue };
+            numbers.insert(first, id);
+            destinations.insert(id, Destination { revision, ..destination });
+        }
+        for planned in &mut self.bindings {
+            planned.destination = numbers.get(&planned.destination).copied().unwrap_or(planned.destination);
+        }
+        self.destinations = destinations;
+        self
+    }
+
+    /// The destinations of services that answer as they did, whatever their bindings are now: by which ids and since which
+    /// revisions they are known.
+    fn kept_as_before<'a, S: Binds>(
+        &self,
+        in_force: &Self,
+        before: &'a [S],
+        services: &'a [S],
+    ) -> HashMap<DestinationId, (DestinationId, u32)> {
+        let known: HashMap<_, _> = in_force
             .destinations
             .iter()
             .map(|(id, one)| ((&one.service, one.family, one.protocol), (*id, one.revision)))
@@ -176,24 +218,74 @@ impl Plan {
         let answers_as_before = |name: &ServiceName| {
             are.get(name).zip(were.get(name)).is_some_and(|(is, was)| is.answers_like(was))
         };
-        let mut free = (0..).map(DestinationId).filter(|id| !in_force.destinations.contains_key(id));
-        let mut numbers = BTreeMap::new();
-        let mut destinations = BTreeMap::new();
-        // In the order in which they occur, as they were numbered.
-        for (first, destination) in std::mem::take(&mut self.destinations) {
-            // One that was gone for a while is another one, even of a service that never changed: the listeners of the
-            // former may still be retiring, and must not be taken for those of the latter.
-            let key = (&destination.service, destination.family, destination.protocol);
-            let as_before = kept.get(&key).filter(|_| answers_as_before(&destination.service)).copied();
-            let Some((id, revision)) = as_before.or_else(|| Some((free.next()?, revision))) else { continue };
-            numbers.insert(first, id);
-            destinations.insert(id, Destination { revision, ..destination });
+        let kept = self.destinations.iter().filter_map(|(first, one)| {
+            let known = known.get(&(&one.service, one.family, one.protocol))?;
+            answers_as_before(&one.service).then_some((*first, *known))
+        });
+        kept.collect()
+    }
+
+    /// The destinations, none of them of `kept`, to which the very packets come that one of `in_force` gets which is given up: by
+    /// the very same bindings. Their listeners stay, since the last packet of a handshake must find those that answered its first.
+    fn kept_in_place(
+        &self,
+        in_force: &Self,
+        kept: &HashMap<DestinationId, (DestinationId, u32)>,
+    ) -> HashMap<DestinationId, DestinationId> {
+        let taken: HashSet<DestinationId> = kept.values().map(|(id, _)| *id).collect();
+        let mut sizes = HashMap::<DestinationId, usize>::new();
+        let given_up: HashMap<&Binding, DestinationId> = in_force
+            .bindings
+            .iter()
+            .filter(|planned| !taken.contains(&planned.destination))
+            .inspect(|planned| *sizes.entry(planned.destination).or_default() += 1)
+            .map(|planned| (&planned.binding, planned.destination))
+            .collect();
+        // Of each: the destination that all of its bindings had so far, and how many these are.
+        let mut places = HashMap::<DestinationId, Option<(DestinationId, usize)>>::new();
+        for PlannedBinding { binding, destination } in &self.bindings {
+            if !kept.contains_key(destination) {
+                let place = given_up.get(binding).copied();
+                let so_far = places.entry(*destination).or_insert(place.map(|id| (id, 0)));
+                *so_far = so_far.filter(|(id, _)| place == Some(*id)).map(|(id, count)| (id, count + 1));
+            }
         }
-        for planned in &mut self.bindings {
-            planned.destination = numbers.get(&planned.destination).copied().unwrap_or(planned.destination);
+        let whole = places.into_iter().filter_map(|(first, place)| Some((first, place?)));
+        let whole = whole.filter(|(_, (id, count))| sizes.get(id) == Some(count));
+        let mut places: HashMap<_, _> = whole.map(|(first, (id, _))| (first, id)).collect();
+        // Where another binding hides less or more of it than before, answers must change together with what is steered.
+        let moved = self.moved_from(in_force, &places.values().copied().collect());
+        places.retain(|_, id| !moved.contains(id));
+        places
+    }
+
+    /// Those destinations of `in_force` that are `asked` for to which other packets come by this plan, since a binding comes or
+    /// goes that hides some of theirs.
+    fn moved_from(&self, in_force: &Self, asked: &HashSet<DestinationId>) -> HashSet<DestinationId> {
+        let mut moved = HashSet::new();
+        if asked.is_empty() {
+            return moved;
         }
-        self.destinations = destinations;
-        self
+        let bindings = |plan: &Self| plan.bindings.iter().map(|planned| planned.binding).collect();
+        let (was, is): (HashSet<Binding>, HashSet<Binding>) = (bindings(in_force), bindings(self));
+        let mut outer = HashMap::<(Protocol, Prefix), Vec<PlannedBinding>>::new();
+        let mut lengths = BTreeSet::new();
+        for planned in in_force.bindings.iter().filter(|planned| asked.contains(&planned.destination)) {
+            let Binding { protocol, prefix, .. } = planned.binding;
+            outer.entry((protocol, prefix)).or_default().push(*planned);
+            lengths.insert(prefix.length());
+        }
+        for change in was.symmetric_difference(&is) {
+            for length in lengths.range(..=change.prefix.length()) {
+                let Ok(prefix) = Prefix::containing(change.prefix.address(), *length) else { continue };
+                let hidden = outer.get(&(change.protocol, prefix)).into_iter().flatten().filter(|planned| {
+                    planned.binding.ports.overlaps(&change.ports)
+                        && change.precedence(&planned.binding).is_lt()
+                });
+                moved.extend(hidden.map(|planned| planned.destination));
+            }
+        }
+        moved
     }
 
     /// The number of destinations that the kernel's maps must have room for: one more than the highest id.
@@ -387,8 +479,8 @@ mod tests {
         let first = Plan::of(&before).unwrap();
         assert_eq!(destinations(&first), ["0 a tcp ipv4 r0", "1 a tcp ipv6 r0", "2 b tcp ipv4 r0"]);
 
-        // a changes its answer, b only its bindings, c is new.
-        let mut a = service("a", &["tcp 192.0.2.0/24 80"]);
+        // a changes its answer and its bindings, b only its bindings, c is new.
+        let mut a = service("a", &["tcp 192.0.2.0/24 81"]);
         a.answer += 1;
         let after = [service("c", &["udp 192.0.2.0/24 53"]), a, service("b", &["tcp 192.0.2.0/24 8443"])];
         let second = first.following(&before, &after, 1).unwrap();
@@ -419,6 +511,54 @@ mod tests {
                 planned.binding
             );
         }
+    }
+
+    #[test]
+    fn what_is_bound_as_before_keeps_its_listeners_whatever_answers() {
+        let bindings = ["tcp 192.0.2.0/24 80,443", "tcp 2001:db8::/64 80", "udp 192.0.2.0/24 53"];
+        let before = [service("a", &bindings), service("b", &["tcp 192.0.2.0/24 22", "udp 192.0.2.0/24 54"])];
+        let first = Plan::of(&before).unwrap();
+        let mut after = before.clone();
+        after[0].answer += 1;
+        after[1].answer += 1;
+        assert_eq!(first.following(&before, &after, 1).unwrap().destinations, first.destinations);
+
+        // Another service in its place, and one that has only some of what it had.
+        let after = [service("c", &bindings), service("b", &["tcp 192.0.2.0/24 22", "udp 192.0.2.0/24 54"])];
+        assert_eq!(
+            destinations(&first.following(&before, &after, 1).unwrap()),
+            ["0 c tcp ipv4 r1", "1 c tcp ipv6 r1", "3 b tcp ipv4 r0", "4 b udp ipv4 r0", "5 c udp ipv4 r1"]
+        );
+        let mut after = [service("a", &["tcp 192.0.2.0/24 80", "tcp 2001:db8::/64 80,81"])];
+        after[0].answer += 1;
+        assert_eq!(
+            destinations(&first.following(&before, &after, 1).unwrap()),
+            ["5 a tcp ipv4 r1", "6 a tcp ipv6 r1"]
+        );
+
+        // One of whose packets another takes a part, or no longer does.
+        let mut hidden = before.to_vec();
+        hidden[0].answer += 1;
+        hidden.push(service(
+            "d",
+            &["tcp 192.0.2.7 80-90", "tcp 2001:db8::/64 1-65535", "udp 192.0.2.0/24 53-60"],
+        ));
+        let second = first.following(&before, &hidden, 1).unwrap();
+        let kept =
+            ["1 a tcp ipv6 r0", "2 a udp ipv4 r0", "3 b tcp ipv4 r0", "4 b udp ipv4 r0", "5 a tcp ipv4 r1"];
+        assert_eq!(destinations(&second)[..5], kept);
+        let third = second.following(&hidden, &before, 2).unwrap();
+        assert_eq!(
+            destinations(&third),
+            ["0 a tcp ipv4 r2", "1 a tcp ipv6 r0", "2 a udp ipv4 r0", "3 b tcp ipv4 r0", "4 b udp ipv4 r0"]
+        );
+
+        // Two that change places keep what is theirs, where each answers as before.
+        let after = [service("a", &["tcp 192.0.2.0/24 22"]), service("b", &["tcp 192.0.2.0/24 80,443"])];
+        assert_eq!(
+            destinations(&first.following(&before, &after, 1).unwrap()),
+            ["0 a tcp ipv4 r0", "3 b tcp ipv4 r0"]
+        );
     }
 
     #[test]

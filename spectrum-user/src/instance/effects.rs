@@ -451,18 +451,13 @@ impl Running {
 
     /// Hands listeners to the workers, to be served as `config` says.
     async fn serve(&mut self, resources: &[Resource], config: &Config) -> anyhow::Result<()> {
-        let services: HashMap<&ServiceName, &Service> =
-            config.services.iter().map(|service| (&service.name, service)).collect();
+        let services = by_name(&config.services);
         let workers = self.workers.as_ref().context("serve without workers")?;
         let mut handed = Vec::with_capacity(resources.len());
         for destination in resources.iter().filter_map(destination) {
             let service = services.get(&destination.service).context("listen for an unknown service")?;
             let group = self.listeners.get_mut(destination).context("listen without listeners")?;
-            let served = Arc::new(Served {
-                service: service.name.clone(),
-                target: service.target.clone(),
-                policy: service.policy.clone(),
-            });
+            let served = served(service);
             let sockets = group.take_sockets().into_iter().map(|socket| match destination.protocol {
                 Protocol::Tcp => Listener::Tcp(socket.into()),
                 Protocol::Udp => Listener::Udp(socket.into()),
@@ -563,6 +558,17 @@ fn destination(resource: &Resource) -> Option<&Destination> {
         Resource::Listener(destination) | Resource::Serving(destination) => Some(destination),
         _ => None,
     }
+}
+
+/// Services by their names.
+pub(super) fn by_name(services: &[Service]) -> HashMap<&ServiceName, &Service> {
+    services.iter().map(|service| (&service.name, service)).collect()
+}
+
+/// The part of `service` that workers are told of.
+pub(super) fn served(service: &Service) -> Arc<Served> {
+    let Service { name, target, policy, .. } = service;
+    Arc::new(Served { service: name.clone(), target: target.clone(), policy: policy.clone() })
 }
 
 fn loaded(plan: &Plan) -> Result<Dispatcher, DispatcherError> {

@@ -90,6 +90,14 @@ impl Ledger {
         Course::of(missing.iter().cloned().collect(), Retreat::Here)
     }
 
+    /// Has the second of each in place of the first, which is the same thing under another name.
+    pub fn hand_on(&mut self, handed: Vec<(Resource, Resource)>) {
+        // They may take each other's places.
+        let taken: Vec<_> =
+            handed.into_iter().filter_map(|(from, to)| Some((to, self.have.remove(&from)?))).collect();
+        self.have.extend(taken);
+    }
+
     /// The moment at which something is due next.
     #[must_use]
     pub fn next_due(&self) -> Option<Instant> {

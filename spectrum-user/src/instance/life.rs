@@ -159,8 +159,8 @@ async fn reload(
     });
     notify(&[NotifyState::Ready]);
     match &outcome {
-        Ok(Reloaded { revision, services, bindings, added, removed }) => {
-            tracing::info!(revision, services, bindings, added, removed, "reloaded");
+        Ok(Reloaded { revision, services, bindings, added, removed, switched }) => {
+            tracing::info!(revision, services, bindings, added, removed, switched, "reloaded");
         }
         Err(error) => tracing::error!("not reloaded, nothing has changed: {error:#}"),
     }

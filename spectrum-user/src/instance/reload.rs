@@ -8,15 +8,17 @@ use std::sync::Arc;
 use anyhow::{Context as _, bail};
 use serde::{Deserialize, Serialize};
 
+use super::effects::{by_name, served};
 use super::lookups::{NAMES_PATIENCE, look_up, places};
 use super::own_bindings::own_bindings;
 use super::replies::refuse_own_addresses;
 use super::running::{Aim, LOCK_PATIENCE, Running, registry};
 use crate::config::{Config, ModeChoice, Planned};
 use crate::control::ReloadQuery;
-use crate::instance::{Farewell, Mode};
-use crate::model::{Forced, ServiceName};
-use crate::plan::Plan;
+use crate::instance::{Farewell, Mode, Resource};
+use crate::model::{Destination, DestinationId, Forced, ServiceName};
+use crate::plan::{Binds as _, Plan};
+use spectrum_proxy::Handover;
 use spectrum_steering::tproxy::InterruptGuard;
 
 /// The outcome of a reload.
@@ -30,6 +32,8 @@ pub(crate) struct Reloaded {
     pub(crate) added: usize,
     /// Destinations that get no packets any more.
     pub(crate) removed: usize,
+    /// Destinations whose listeners stay and that answer otherwise now.
+    pub(crate) switched: usize,
 }
 
 impl Running {
@@ -137,11 +141,10 @@ impl Running {
         // Until the switch the old bindings take connections, from then on the new ones.
         let both = vec![Arc::clone(&self.plan), Arc::clone(&aim.plan)];
         self.exempt(both.clone(), aim.config.nat).await;
+        let handovers = self.handovers(&aim);
+        let switched = handovers.len();
         let outcome = match self.avoid(both).await {
-            Ok(()) => {
-                let course = self.course_to(&aim, mode, Farewell::Drain(self.settings.drain));
-                self.go(course, &aim).await.outcome()
-            }
+            Ok(()) => self.go_and_hand_over(&aim, mode, handovers).await,
             Err(error) => Err(error),
         };
         let went = outcome.map(|left| {
@@ -167,7 +170,69 @@ impl Running {
             bindings: self.plan.bindings.len(),
             added,
             removed,
+            switched,
         })
+    }
+
+    /// What the listeners of destinations that stay serve otherwise by `aim`.
+    fn handovers(&self, aim: &Aim) -> Vec<Handover> {
+        let (before, after) = (by_name(&self.config.services), by_name(&aim.config.services));
+        let stays =
+            aim.plan.destinations.iter().filter_map(|(id, to)| Some((self.plan.destination(*id)?, to)));
+        let changes = stays.filter_map(|(from, to)| {
+            let (was, is) = (before.get(&from.service)?, after.get(&to.service)?);
+            let is_same = from == to && is.answers_like(was);
+            (!is_same).then(|| Handover { from: from.clone(), to: to.clone(), served: served(is) })
+        });
+        changes.collect()
+    }
+
+    /// Goes to `aim`, and has kept listeners serve what it says. What could not be lowered is no failure.
+    async fn go_and_hand_over(
+        &mut self,
+        aim: &Aim,
+        mode: Mode,
+        handovers: Vec<Handover>,
+    ) -> anyhow::Result<Vec<anyhow::Error>> {
+        let others = handovers.iter().filter(|handover| handover.from != handover.to);
+        let handed_on: Vec<(Destination, Destination)> =
+            others.map(|handover| (handover.from.clone(), handover.to.clone())).collect();
+        let workers = self.workers.as_ref().context("reload without workers")?;
+        let prepared = workers.prepare(handovers).await?;
+        self.hand_on(handed_on.iter().map(|(from, to)| (from, to)));
+        let course = self.course_to(aim, mode, Farewell::Drain(self.settings.drain));
+        let outcome = self.go(course, aim).await.outcome();
+        if outcome.is_err() {
+            self.hand_on(handed_on.iter().map(|(from, to)| (to, from)));
+            return outcome;
+        }
+        // The bindings of these are what they were, so that their answers alone change.
+        if let Some(workers) = &self.workers {
+            workers.hand_over(prepared).await;
+        }
+        if let Some(dispatcher) = &mut self.dispatcher {
+            let renamed = |(id, one): &(&DestinationId, &Destination)| {
+                self.plan.destination(**id).is_some_and(|before| before != *one)
+            };
+            for (id, destination) in aim.plan.destinations.iter().filter(renamed) {
+                if let Err(error) = dispatcher.reset_counts(*id) {
+                    tracing::warn!(%destination, %error, "its counts go on from those of another service");
+                }
+            }
+        }
+        outcome
+    }
+
+    /// Has what is raised for the first of each be the second's.
+    fn hand_on<'a>(&mut self, handed: impl Iterator<Item = (&'a Destination, &'a Destination)> + Clone) {
+        let kinds = [Resource::Listener, Resource::Serving];
+        let resources =
+            handed.clone().flat_map(|(from, to)| kinds.map(|of| (of(from.clone()), of(to.clone()))));
+        self.ledger.hand_on(resources.collect());
+        // They may take each other's places.
+        let groups: Vec<_> =
+            handed.filter_map(|(from, to)| Some((to.clone(), self.listeners.remove(from)?))).collect();
+        self.listeners.extend(groups);
     }
 
     /// `aim` is what there is now.

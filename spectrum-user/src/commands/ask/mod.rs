@@ -61,10 +61,10 @@ pub(super) fn reload(args: &ReloadArgs) -> anyhow::Result<()> {
     let query = ReloadQuery { force: force.iter().map(ToString::to_string).collect() };
     let reloaded: Reloaded = ask(args, &Request::Reload(query))?;
     print(args, &reloaded, |out| {
-        let Reloaded { revision, services, bindings, added, removed } = reloaded;
+        let Reloaded { revision, services, bindings, added, removed, switched } = reloaded;
         writeln!(
             out,
-            "reloaded revision={revision} services={services} bindings={bindings} added={added} removed={removed}"
+            "reloaded revision={revision} services={services} bindings={bindings} added={added} removed={removed} switched={switched}"
         )
     })
 }
