@@ -142,7 +142,7 @@ impl Spectrum {
 
 impl Subject for Spectrum {
     fn program(&self) -> BorrowedFd<'_> {
-        self.0.program_fd().unwrap()
+        self.0.probe().program()
     }
     fn run_time(&self) -> (u64, Duration) {
         self.0.run_time().unwrap()

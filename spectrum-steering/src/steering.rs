@@ -3,9 +3,8 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::num::NonZeroUsize;
-use std::process;
-use std::sync::atomic::{AtomicU32, Ordering};
 
 use socket2::Socket;
 
@@ -186,8 +185,8 @@ fn attached(plan: &Plan) -> Result<Dispatcher, DispatcherError> {
     Ok(dispatcher)
 }
 
-/// A chain that nobody else has: a process may raise more than once.
+/// A chain that nobody else has: instances of `spectrum-user` have shorter ids.
 fn chain() -> Chain {
-    static RAISED: AtomicU32 = AtomicU32::new(0);
-    Chain::of(format!("{}-{}", process::id(), RAISED.fetch_add(1, Ordering::Relaxed)))
+    let drawn = RandomState::new().build_hasher().finish();
+    Chain::of(format_args!("{:08x}", drawn >> 32))
 }

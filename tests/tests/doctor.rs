@@ -348,7 +348,7 @@ fn doctor_sees_the_programs_of_others() {
     let said = doctor(&case.server, "");
     let others = found(&said, "other programs")[0];
     assert_eq!(others["verdict"], "warning", "{said:#}");
-    let id = dispatcher.program_id().unwrap();
+    let id = dispatcher.probe().program_id();
     assert_eq!(others["value"], format!("{id} (spectrum)"));
     dispatcher.detach().unwrap();
 }

@@ -240,7 +240,7 @@ fn judge_all(
         assert_eq!(steered, expected, "the table: {}", about());
 
         let from = if dialled.is_ipv4() { "198.18.0.1:999" } else { "[2001:2::1]:999" }.parse().unwrap();
-        let judged = match dispatcher.test(protocol(sent_by), from, dialled).unwrap() {
+        let judged = match dispatcher.probe().test(protocol(sent_by), from, dialled).unwrap() {
             Steered::Assigned { cookie: Some(cookie) } => Some(name(cookies[&cookie])),
             Steered::Passed => None,
             other => panic!("{other:?} by the kernel: {}", about()),
@@ -255,7 +255,7 @@ fn judge_all(
         let from = if dialled.is_ipv4() { "198.18.0.1:999" } else { "[2001:2::1]:999" }.parse().unwrap();
         // Not at once: what other tests of this process fork off has the sockets until it is another program.
         eventually(&format!("refusal of {binding}"), PATIENCE, || {
-            let judged = dispatcher.test(protocol(binding.protocol), from, dialled).unwrap();
+            let judged = dispatcher.probe().test(protocol(binding.protocol), from, dialled).unwrap();
             (judged == Steered::Dropped).then_some(())
         });
     }

@@ -9,24 +9,22 @@ mod probe;
 mod sys;
 
 use std::io;
-use std::net::SocketAddr;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::os::fd::{AsFd, AsRawFd};
 use std::time::Duration;
 
-use aya::maps::{ArrayOfMaps, Map, MapData, MapError, PerCpuArray, PerCpuValues, SockMap};
+use aya::maps::{ArrayOfMaps, Map, MapData, MapError, PerCpuValues, SockMap};
 use aya::programs::sk_lookup::SkLookupLinkId;
 use aya::programs::{ProgramError, ProgramType, SkLookup};
 use aya::{Ebpf, EbpfLoader};
-use spectrum_common::{Counts, Node, Page, names};
+use spectrum_common::{Counts, Node, names};
 
 pub use attached::{AttachedProgram, attached_programs};
 pub use drop_log::DropLog;
 pub use error::DispatcherError;
 use generation::Generation;
-pub use probe::Probe;
+pub use probe::{Probe, test_run};
 
-use crate::model::{DestinationId, Protocol};
+use crate::model::DestinationId;
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/spectrum.o"));
 
@@ -39,11 +37,8 @@ pub struct Dispatcher {
     ebpf: Ebpf,
     tables: ArrayOfMaps<MapData, MapData>,
     listeners: SockMap<MapData>,
-    counters: CounterReader,
     link: Option<SkLookupLinkId>,
-    generation: u64,
-    /// The number of nodes of the current generation.
-    nodes: usize,
+    probe: Probe,
     capacity: usize,
 }
 
@@ -107,11 +102,11 @@ impl Dispatcher {
             .map_err(DispatcherError::load)?;
         let tables = take(&mut ebpf, names::TABLES)?;
         let listeners = take(&mut ebpf, names::LISTENERS)?;
-        let counters = CounterReader(Arc::new(Mutex::new(take(&mut ebpf, names::COUNTERS)?)));
-        let mut dispatcher =
-            Self { ebpf, tables, listeners, counters, link: None, generation: 0, nodes: 0, capacity };
-        dispatcher.program()?.load().map_err(DispatcherError::verify)?;
-        Ok(dispatcher)
+        let counters = take(&mut ebpf, names::COUNTERS)?;
+        let program = program(&mut ebpf)?;
+        program.load().map_err(DispatcherError::verify)?;
+        let probe = Probe::of(program, counters)?;
+        Ok(Self { ebpf, tables, listeners, link: None, probe, capacity })
     }
 
     /// Attaches the program to the network namespace that `netns` refers to: from now on every packet that looks for
@@ -120,7 +115,7 @@ impl Dispatcher {
     /// # Errors
     /// [`DispatcherError::Attach`]: 64 programs are attached there already, or the capability is missing.
     pub fn attach(&mut self, netns: impl AsFd) -> Result<(), DispatcherError> {
-        let link = self.program()?.attach(netns).map_err(DispatcherError::attach)?;
+        let link = program(&mut self.ebpf)?.attach(netns).map_err(DispatcherError::attach)?;
         self.link = Some(link);
         Ok(())
     }
@@ -131,7 +126,7 @@ impl Dispatcher {
     /// [`DispatcherError::Detach`]; it counts as detached all the same.
     pub fn detach(&mut self) -> Result<(), DispatcherError> {
         match self.link.take() {
-            Some(link) => self.program()?.detach(link).map_err(DispatcherError::detach),
+            Some(link) => program(&mut self.ebpf)?.detach(link).map_err(DispatcherError::detach),
             None => Ok(()),
         }
     }
@@ -141,7 +136,7 @@ impl Dispatcher {
     /// # Errors
     /// [`DispatcherError::Attach`]: the kernel does not say what is attached.
     pub fn is_attached(&self, netns: impl AsFd) -> Result<bool, DispatcherError> {
-        let own = self.program_id()?;
+        let own = self.probe.program_id();
         let attached = sys::attached_to(netns.as_fd());
         let attached = attached.map_err(|source| DispatcherError::Attach { source: Box::new(source) })?;
         Ok(attached.contains(&own))
@@ -201,9 +196,14 @@ impl Dispatcher {
         self.tables
             .set(0, generation.map(), 0)
             .map_err(|source| DispatcherError::Publish { source: Box::new(source) })?;
-        self.generation += 1;
-        self.nodes = nodes.len();
+        self.probe.published(nodes.len());
         Ok(())
+    }
+
+    /// A look at it, as it is now; a clone of it is for other threads.
+    #[must_use]
+    pub fn probe(&self) -> &Probe {
+        &self.probe
     }
 
     /// The number of ids of destinations that the maps have room for.
@@ -212,73 +212,18 @@ impl Dispatcher {
         self.capacity
     }
 
-    /// The number of tables published so far.
-    #[must_use]
-    pub fn generation(&self) -> u64 {
-        self.generation
-    }
-
-    /// The nodes of the current generation, [`Node`]s in kernel memory.
-    #[must_use]
-    pub fn nodes(&self) -> usize {
-        self.nodes
-    }
-
-    /// The kernel memory of the current generation, which has whole pages of nodes.
-    #[must_use]
-    pub fn table_bytes(&self) -> usize {
-        Page::bytes_of(self.nodes)
-    }
-
-    /// The counters of packets to destination `id` since the program was loaded, all CPUs together.
-    ///
-    /// # Errors
-    /// [`DispatcherError::Count`]: `id` is beyond the capacity.
-    pub fn counts(&self, id: DestinationId) -> Result<Counts, DispatcherError> {
-        self.counters.counts(id)
-    }
-
-    /// The same for another thread to ask.
-    #[must_use]
-    pub fn counter_reader(&self) -> CounterReader {
-        self.counters.clone()
-    }
-
     /// Begins to count anew for destination `id`, which must have no packets now.
     ///
     /// # Errors
     /// [`DispatcherError::Count`]: `id` is beyond the capacity.
     pub fn reset_counts(&mut self, id: DestinationId) -> Result<(), DispatcherError> {
         let reset = || -> Result<(), aya::maps::MapError> {
-            let mut counters = self.counters.lock();
+            let mut counters = self.probe.counters();
             let cpus = counters.get(&id.0, 0)?.len();
             let zeros = PerCpuValues::try_from(vec![sys::PodCounts(Counts::default()); cpus])?;
             counters.set(id.0, zeros, 0)
         };
         reset().map_err(|source| DispatcherError::Count { id, source: Box::new(source) })
-    }
-
-    /// Asks the kernel where a packet from `from` to `to` goes, by running the program on it. That counts it as steered,
-    /// missed or refused, too. Needs Linux 5.13.
-    ///
-    /// # Errors
-    /// [`DispatcherError::Test`]: Linux before 5.13, `from` and `to` of two families, or no capability.
-    pub fn test(
-        &self,
-        protocol: Protocol,
-        from: SocketAddr,
-        to: SocketAddr,
-    ) -> Result<Steered, DispatcherError> {
-        test_run(self.program_fd()?, protocol, from, to).map_err(|source| DispatcherError::Test { source })
-    }
-
-    /// The program, for [`test_run`].
-    ///
-    /// # Errors
-    /// [`DispatcherError::Load`]: it is not loaded.
-    pub fn program_fd(&self) -> Result<BorrowedFd<'_>, DispatcherError> {
-        let program = self.ebpf.program(names::PROGRAM).ok_or_else(|| missing(names::PROGRAM))?;
-        Ok(program.fd().map_err(DispatcherError::verify)?.as_fd())
     }
 
     /// Runs of the program and the nanoseconds they took together, which the kernel counts while
@@ -292,15 +237,6 @@ impl Dispatcher {
         Ok((info.run_count(), info.run_time()))
     }
 
-    /// The kernel's id of the program, as `bpftool prog show` prints it.
-    ///
-    /// # Errors
-    /// [`DispatcherError::Load`]: the kernel does not say.
-    pub fn program_id(&self) -> Result<u32, DispatcherError> {
-        let program = self.ebpf.program(names::PROGRAM).ok_or_else(|| missing(names::PROGRAM))?;
-        Ok(program.info().map_err(DispatcherError::verify)?.id())
-    }
-
     /// The kernel's account of the program from when it loaded it.
     ///
     /// # Errors
@@ -310,56 +246,11 @@ impl Dispatcher {
         let info = program.info().map_err(DispatcherError::verify)?;
         Ok(Made { machine_code: info.size_jitted(), verified: info.verified_instruction_count() })
     }
-
-    fn program(&mut self) -> Result<&mut SkLookup, DispatcherError> {
-        let program = self.ebpf.program_mut(names::PROGRAM).ok_or_else(|| missing(names::PROGRAM))?;
-        program.try_into().map_err(DispatcherError::verify)
-    }
 }
 
-/// Reads the program's counters, from any thread. Keeps their map, and nothing else, alive.
-#[derive(Clone)]
-pub struct CounterReader(Arc<Mutex<PerCpuArray<MapData, sys::PodCounts>>>);
-
-impl CounterReader {
-    /// The counters of packets to destination `id` since the program was loaded, all CPUs together.
-    ///
-    /// # Errors
-    /// [`DispatcherError::Count`]: `id` is beyond the capacity.
-    pub fn counts(&self, id: DestinationId) -> Result<Counts, DispatcherError> {
-        let counted = self.lock().get(&id.0, 0);
-        let counted = counted.map_err(|source| DispatcherError::Count { id, source: Box::new(source) })?;
-        Ok(counted.iter().fold(Counts::default(), |sum, counts| sum + counts.0))
-    }
-
-    fn lock(&self) -> MutexGuard<'_, PerCpuArray<MapData, sys::PodCounts>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Runs an sk_lookup program that is loaded, ours or not, once, as if a packet from `from` to `to` had arrived. The
-/// addresses must be of one family. Needs CAP_BPF, CAP_NET_ADMIN and Linux 5.13.
-///
-/// # Errors
-/// EINVAL before Linux 5.13 and for addresses of two families, EPERM without the capabilities.
-pub fn test_run(
-    program: BorrowedFd<'_>,
-    protocol: Protocol,
-    from: SocketAddr,
-    to: SocketAddr,
-) -> io::Result<Steered> {
-    let run = match sys::test_run(program, protocol, from, to) {
-        Ok(run) => run,
-        Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => {
-            return Ok(Steered::Assigned { cookie: None });
-        }
-        Err(error) => return Err(error),
-    };
-    Ok(match (run.verdict, run.cookie) {
-        (0, _) => Steered::Dropped,
-        (_, 0) => Steered::Passed,
-        (_, cookie) => Steered::Assigned { cookie: Some(cookie) },
-    })
+fn program(ebpf: &mut Ebpf) -> Result<&mut SkLookup, DispatcherError> {
+    let program = ebpf.program_mut(names::PROGRAM).ok_or_else(|| missing(names::PROGRAM))?;
+    program.try_into().map_err(DispatcherError::verify)
 }
 
 /// Takes the map `name` out of the object.

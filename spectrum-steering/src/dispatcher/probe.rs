@@ -1,86 +1,131 @@
-//! What may be asked of a dispatcher from another thread than the one that changes it. Changes nothing, but that a test run
+//! What may be asked of a dispatcher, also from another thread than the one that changes it. Changes nothing, but that a test run
 //! counts as a packet.
 
+use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, OwnedFd};
-use std::sync::Arc;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use aya::maps::{MapData, PerCpuArray};
+use aya::programs::SkLookup;
 use spectrum_common::{Counts, Page};
 
-use super::{CounterReader, Dispatcher, DispatcherError, Steered, test_run};
+use super::{DispatcherError, Steered, sys};
 use crate::model::{DestinationId, Protocol};
 
-/// A dispatcher as it was when this was taken, and its program and counters as they are. Clones share these, and keep them
+type Counters = PerCpuArray<MapData, sys::PodCounts>;
+
+/// A dispatcher as it was when this was cloned, and its program and counters as they are. Clones share these, and keep them
 /// loaded: not attached.
 #[derive(Clone)]
 pub struct Probe {
     program: Arc<OwnedFd>,
     program_id: u32,
-    counters: CounterReader,
+    counters: Arc<Mutex<Counters>>,
     generation: u64,
     nodes: usize,
 }
 
-impl Dispatcher {
-    /// A look at it for other threads.
-    ///
-    /// # Errors
-    /// [`DispatcherError::Test`]: out of descriptors.
-    pub fn probe(&self) -> Result<Probe, DispatcherError> {
-        let program = self.program_fd()?.try_clone_to_owned();
-        Ok(Probe {
-            program: Arc::new(program.map_err(|source| DispatcherError::Test { source })?),
-            program_id: self.program_id()?,
-            counters: self.counter_reader(),
-            generation: self.generation(),
-            nodes: self.nodes(),
+impl Probe {
+    /// A look at `program`, which is loaded and has no table yet.
+    pub(super) fn of(program: &SkLookup, counters: Counters) -> Result<Self, DispatcherError> {
+        let descriptor = program.fd().map_err(DispatcherError::verify)?.as_fd().try_clone_to_owned();
+        let descriptor = descriptor.map_err(|source| DispatcherError::Load { source: Box::new(source) })?;
+        Ok(Self {
+            program: Arc::new(descriptor),
+            program_id: program.info().map_err(DispatcherError::verify)?.id(),
+            counters: Arc::new(Mutex::new(counters)),
+            generation: 0,
+            nodes: 0,
         })
     }
-}
 
-impl Probe {
+    /// One more table is published, which has so many nodes.
+    pub(super) fn published(&mut self, nodes: usize) {
+        self.generation += 1;
+        self.nodes = nodes;
+    }
+
+    pub(super) fn counters(&self) -> MutexGuard<'_, Counters> {
+        self.counters.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The program, for [`test_run`].
+    #[must_use]
+    pub fn program(&self) -> BorrowedFd<'_> {
+        self.program.as_fd()
+    }
+
     /// The kernel's id of the program, as `bpftool prog show` prints it.
     #[must_use]
     pub fn program_id(&self) -> u32 {
         self.program_id
     }
 
-    /// The number of tables that had been published.
+    /// The number of tables published so far.
     #[must_use]
     pub fn generation(&self) -> u64 {
         self.generation
     }
 
-    /// The nodes of that generation.
+    /// The nodes of the latest generation, [`spectrum_common::Node`]s in kernel memory.
     #[must_use]
     pub fn nodes(&self) -> usize {
         self.nodes
     }
 
-    /// The kernel memory of that generation, as [`Dispatcher::table_bytes`] says it.
+    /// The bytes of kernel memory of the latest generation, which has whole pages of nodes.
     #[must_use]
     pub fn table_bytes(&self) -> usize {
         Page::bytes_of(self.nodes)
     }
 
-    /// The counters of packets to destination `id`, as [`Dispatcher::counts`] says it.
+    /// The counters of packets to destination `id` since the program was loaded, all CPUs together.
     ///
     /// # Errors
-    /// As for [`Dispatcher::counts`].
+    /// [`DispatcherError::Count`]: `id` is beyond the capacity.
     pub fn counts(&self, id: DestinationId) -> Result<Counts, DispatcherError> {
-        self.counters.counts(id)
+        let counted = self.counters().get(&id.0, 0);
+        let counted = counted.map_err(|source| DispatcherError::Count { id, source: Box::new(source) })?;
+        Ok(counted.iter().fold(Counts::default(), |sum, counts| sum + counts.0))
     }
 
-    /// The kernel's decision on a packet, as [`Dispatcher::test`] says it.
+    /// Asks the kernel where a packet from `from` to `to` goes, by running the program on it. That counts it as steered,
+    /// missed or refused, too. Needs Linux 5.13.
     ///
     /// # Errors
-    /// As for [`Dispatcher::test`].
+    /// [`DispatcherError::Test`]: Linux before 5.13, `from` and `to` of two families, or no capability.
     pub fn test(
         &self,
         protocol: Protocol,
         from: SocketAddr,
         to: SocketAddr,
     ) -> Result<Steered, DispatcherError> {
-        test_run(self.program.as_fd(), protocol, from, to).map_err(|source| DispatcherError::Test { source })
+        test_run(self.program(), protocol, from, to).map_err(|source| DispatcherError::Test { source })
     }
+}
+
+/// Runs an sk_lookup program that is loaded, ours or not, once, as if a packet from `from` to `to` had arrived. The
+/// addresses must be of one family. Needs CAP_BPF, CAP_NET_ADMIN and Linux 5.13.
+///
+/// # Errors
+/// EINVAL before Linux 5.13 and for addresses of two families, EPERM without the capabilities.
+pub fn test_run(
+    program: BorrowedFd<'_>,
+    protocol: Protocol,
+    from: SocketAddr,
+    to: SocketAddr,
+) -> io::Result<Steered> {
+    let run = match sys::test_run(program, protocol, from, to) {
+        Ok(run) => run,
+        Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => {
+            return Ok(Steered::Assigned { cookie: None });
+        }
+        Err(error) => return Err(error),
+    };
+    Ok(match (run.verdict, run.cookie) {
+        (0, _) => Steered::Dropped,
+        (_, 0) => Steered::Passed,
+        (_, cookie) => Steered::Assigned { cookie: Some(cookie) },
+    })
 }

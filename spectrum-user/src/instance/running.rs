@@ -315,17 +315,11 @@ impl Running {
     /// Shows what is there now to those who ask.
     pub(super) fn publish(&self) {
         let seen = match (self.mode(), &self.dispatcher, &self.tproxy) {
-            (Some(Mode::SkLookup), Some(dispatcher), _) => match dispatcher.probe() {
-                Ok(probe) => Some(Seen::SkLookup(probe)),
-                Err(error) => {
-                    tracing::warn!("show the dispatcher: {:#}", anyhow::Error::from(error));
-                    None
-                }
-            },
+            (Some(Mode::SkLookup), Some(dispatcher), _) => Some(Seen::SkLookup(dispatcher.probe().clone())),
             (Some(Mode::Tproxy), _, Some(tproxy)) => Some(Seen::Tproxy(tproxy.parts())),
             _ => None,
         };
-        let packets = self.dispatcher.as_ref().map(|dispatcher| dispatcher.counter_reader());
+        let packets = self.dispatcher.as_ref().map(|dispatcher| dispatcher.probe().clone());
         let besides = self.replies.part().into_iter().chain(self.exempting.part()).collect();
         let gone =
             self.gone.iter().filter_map(|one| Some((one.clone(), cut_at(&self.ledger, one)?))).collect();

@@ -69,84 +69,22 @@ pub(super) enum Compiled {
 
 /// Every kernel, the slowest first, so that none runs alone at the end.
 pub(super) const KERNELS: [Kernel; 8] = [
-    Kernel {
-        name: "7",
-        source: Source::Debian("linux-image-7."),
-        occasion: Occasion::Always,
-        parameters: "",
-        refuses: None,
-        only: &[],
-        path: Path::SkLookup,
-        lacks: &[],
-    },
-    Kernel {
-        name: "6.12",
-        source: Source::Debian("linux-image-6.12."),
-        occasion: Occasion::Full,
-        parameters: "",
-        refuses: None,
-        only: &[],
-        path: Path::SkLookup,
-        lacks: &[],
-    },
-    Kernel {
-        name: "6.1",
-        source: Source::Debian("linux-image-6.1.0-"),
-        occasion: Occasion::Full,
-        parameters: "",
-        refuses: None,
-        only: &[],
-        path: Path::SkLookup,
-        lacks: &[],
-    },
-    Kernel {
-        name: "5.10",
-        source: Source::Debian("linux-image-5.10.0-"),
-        occasion: Occasion::Always,
-        parameters: "",
-        refuses: None,
-        only: &[],
-        path: Path::SkLookup,
-        lacks: &[],
-    },
+    Kernel::debian("7", "linux-image-7.", Occasion::Always),
+    Kernel::debian("6.12", "linux-image-6.12.", Occasion::Full),
+    Kernel::debian("6.1", "linux-image-6.1.0-", Occasion::Full),
+    Kernel::debian("5.10", "linux-image-5.10.0-", Occasion::Always),
     // What a kernel built without bpf(2) comes to, without the minutes that compiling one takes.
     Kernel {
-        name: "refused-bpf",
-        source: Source::Debian("linux-image-6.1.0-"),
-        occasion: Occasion::Always,
-        parameters: "",
         refuses: Some(Call::Bpf),
-        only: &[],
         path: Path::Tproxy,
         lacks: &["bpf"],
+        ..Kernel::debian("refused-bpf", "linux-image-6.1.0-", Occasion::Always)
     },
+    Kernel::compiled("no-sk-lookup", Compiled::NoSkLookup),
+    Kernel::compiled("no-bpf", Compiled::NoBpf),
     Kernel {
-        name: "no-sk-lookup",
-        source: Source::Compiled(Compiled::NoSkLookup),
-        occasion: Occasion::Full,
-        parameters: "",
-        refuses: None,
-        only: &[],
-        path: Path::Tproxy,
-        lacks: &["bpf"],
-    },
-    Kernel {
-        name: "no-bpf",
-        source: Source::Compiled(Compiled::NoBpf),
-        occasion: Occasion::Full,
-        parameters: "",
-        refuses: None,
-        only: &[],
-        path: Path::Tproxy,
-        lacks: &["bpf"],
-    },
-    Kernel {
-        name: "no-ipv6",
-        source: Source::Debian("linux-image-6.1.0-"),
-        occasion: Occasion::Full,
         parameters: "ipv6.disable=1",
         // Most cases serve both families at once.
-        refuses: None,
         only: &[
             "alone_is_enough",
             "any_port_of_any_address",
@@ -155,12 +93,32 @@ pub(super) const KERNELS: [Kernel; 8] = [
             "verifier_takes",
             "want_of_",
         ],
-        path: Path::SkLookup,
         lacks: &["ipv6"],
+        ..Kernel::debian("no-ipv6", "linux-image-6.1.0-", Occasion::Full)
     },
 ];
 
 impl Kernel {
+    /// Debian's of the newest version that begins like this, which lacks nothing.
+    const fn debian(name: &'static str, prefix: &'static str, occasion: Occasion) -> Self {
+        Self {
+            name,
+            source: Source::Debian(prefix),
+            occasion,
+            parameters: "",
+            refuses: None,
+            only: &[],
+            path: Path::SkLookup,
+            lacks: &[],
+        }
+    }
+
+    /// One that is compiled here, and has no sk_lookup.
+    const fn compiled(name: &'static str, compiled: Compiled) -> Self {
+        let source = Source::Compiled(compiled);
+        Self { source, path: Path::Tproxy, lacks: &["bpf"], ..Self::debian(name, "", Occasion::Full) }
+    }
+
     /// Those of each time, or all.
     pub(super) fn of(occasion: Occasion) -> Vec<&'static Self> {
         let wanted = |kernel: &&Self| occasion == Occasion::Full || kernel.occasion == Occasion::Always;

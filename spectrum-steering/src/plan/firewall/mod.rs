@@ -111,8 +111,8 @@ impl FromStr for Chain {
     }
 }
 
-/// True if an instance may be called so: a process id, perhaps with a number behind it. Somebody else's table that only
-/// begins like ours must not be swept.
+/// True if an instance may be called so: up to eight hexadecimal digits. Somebody else's table that only begins like ours must
+/// not be swept.
 fn is_id(text: &str) -> bool {
     (1..=8).contains(&text.len()) && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }

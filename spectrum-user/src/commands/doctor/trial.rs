@@ -123,8 +123,10 @@ fn publish(dispatcher: &mut Dispatcher, bindings: &[PlannedBinding]) -> Result<(
 /// The outcome of asking the kernel where a packet goes.
 fn test(dispatcher: &Dispatcher, namespace: TrialNamespace) -> Result<(), SystemRefusal> {
     let (from, to) = (SocketAddr::from(([198, 51, 100, 9], 4000)), SocketAddr::from(([192, 0, 2, 7], 4443)));
-    let steered =
-        dispatcher.test(Protocol::Tcp, from, to).map_err(|error| refusal("run the program", &error))?;
+    let steered = dispatcher
+        .probe()
+        .test(Protocol::Tcp, from, to)
+        .map_err(|error| refusal("run the program", &error))?;
     match (namespace, steered) {
         (TrialNamespace::ThrowAway, Steered::Assigned { .. }) | (TrialNamespace::Here, Steered::Dropped) => {
             Ok(())

@@ -15,7 +15,7 @@ use crate::instance::ResourceKind;
 use crate::model::{Protocol, Service, ServiceName};
 use crate::observe::{LossKind, Omission, Totals};
 use spectrum_proxy::End;
-use spectrum_steering::dispatcher::{AttachedProgram, CounterReader, Probe};
+use spectrum_steering::dispatcher::{AttachedProgram, Probe};
 
 /// So many origins of a service are named with it: all of them are listed apart.
 const NAMED: usize = 4;
@@ -200,7 +200,7 @@ impl Present {
     }
 }
 
-fn counted(packets: &CounterReader, id: crate::model::DestinationId) -> Option<PacketCounts> {
+fn counted(packets: &Probe, id: crate::model::DestinationId) -> Option<PacketCounts> {
     let counts = packets.counts(id).inspect_err(|error| tracing::debug!(%error, "count packets")).ok()?;
     let refused = Refusal::ALL.into_iter().zip(counts.refused).filter(|(_, count)| *count > 0);
     Some(PacketCounts {

@@ -15,7 +15,7 @@ use crate::observe::{Counters, Losses, Omissions};
 use crate::plan::Plan;
 use crate::plan::firewall::ChainPart;
 use spectrum_proxy::OriginWatch;
-use spectrum_steering::dispatcher::{CounterReader, Probe};
+use spectrum_steering::dispatcher::Probe;
 use spectrum_steering::host::NamespaceId;
 
 /// An instance as it is now. What counts goes on counting.
@@ -40,7 +40,7 @@ pub struct Present {
     /// The steering of packets, while there is any.
     pub steering: Option<Seen>,
     /// The counters of packets, with sk_lookup: also when nothing is steered any more.
-    pub packets: Option<CounterReader>,
+    pub packets: Option<Probe>,
     /// The other parts that it has in the firewall.
     pub besides: Vec<ChainPart>,
     /// The counters of connections.
