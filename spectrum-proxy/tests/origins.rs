@@ -13,7 +13,7 @@ use served::{Running, accept, assert_reset, origin, pass, read_to_end, reset, un
 use socket2::{Domain, Socket, Type};
 use spectrum_proxy::header::Header;
 use spectrum_proxy::model::{
-    Balance, CheckClose, DialOn, Ejection, HealthCheck, Origin, OriginRole, Origins, Policy, Probe,
+    Balance, CheckClose, DialOn, Ejection, HealthCheck, HealthProbe, Origin, OriginRole, Origins, Policy,
     ProxyVersion, ServiceName, Target, Timeouts, Weight,
 };
 use spectrum_proxy::{DialFailure, End, OriginCondition, Side};
@@ -27,7 +27,7 @@ const OFTEN: HealthCheck = HealthCheck {
     port: None,
     header: None,
     close: CheckClose::Fin,
-    probe: Probe::Connect,
+    probe: HealthProbe::Connect,
 };
 
 fn origins(addresses: &[&str]) -> Origins {

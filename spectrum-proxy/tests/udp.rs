@@ -19,7 +19,7 @@ use nix::sys::socket::{
 use socket2::{Domain, Socket, Type};
 use spectrum_proxy::header::{Header, SimpleHeader};
 use spectrum_proxy::model::{
-    DatagramHeader, DatagramProbe, Destination, Family, HealthCheck, Limits, Origins, Policy, Probe,
+    DatagramHeader, DatagramProbe, Destination, Family, HealthCheck, HealthProbe, Limits, Origins, Policy,
     Protocol, Question, ResolverOptions, Responder, ServiceName, Target, UdpPolicy,
 };
 use spectrum_proxy::{Datagrams, DialFailure, End, Event, Expiry, OriginWatch, Report, Served, Workers};
@@ -437,7 +437,7 @@ fn origins_that_do_not_answer_their_checks_get_no_sessions() {
         timeout: Duration::from_millis(500),
         rise: 1,
         fall: 1,
-        probe: Probe::Datagram(Box::new(DatagramProbe { question, header: None })),
+        probe: HealthProbe::Datagram(Box::new(DatagramProbe { question, header: None })),
         ..HealthCheck::default()
     });
     let running = Running::serve(Target::Origins(origins), Policy::default());

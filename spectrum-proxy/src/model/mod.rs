@@ -20,7 +20,7 @@ pub use origins::{
     ProxyVersion, TrustedProxies, UniqueIds,
 };
 pub use policy::{Limits, Policy, Timeouts};
-pub use probe::{DatagramProbe, ParseProbeBytesError, Probe, ProbeBytes, ProbeTemplate, Question};
+pub use probe::{DatagramProbe, HealthProbe, ParseProbeBytesError, ProbeBytes, ProbeTemplate, Question};
 pub use resolver_options::ResolverOptions;
 pub use spectrum_common::{
     Destination, DestinationId, Family, Hop, ParsePortRangeError, PortRange, Prefix, Protocol, ServiceName,

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 use strum::{Display, EnumString, VariantNames};
 
-use super::{Origin, OriginPort, PortRange, Prefix, Probe};
+use super::{HealthProbe, Origin, OriginPort, PortRange, Prefix};
 
 /// The servers that a service relays to.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -117,13 +117,13 @@ pub struct HealthCheck {
     /// The end of a connection, as the origin sees it.
     pub close: CheckClose,
     /// What is asked.
-    pub probe: Probe,
+    pub probe: HealthProbe,
 }
 
 impl Default for HealthCheck {
     fn default() -> Self {
         let (interval, timeout) = (Duration::from_secs(5), Duration::from_secs(2));
-        let (close, probe) = (CheckClose::default(), Probe::Connect);
+        let (close, probe) = (CheckClose::default(), HealthProbe::Connect);
         Self { interval, timeout, rise: 2, fall: 3, port: None, header: None, close, probe }
     }
 }

@@ -10,7 +10,7 @@ use super::DatagramHeader;
 
 /// The question of a health check.
 #[derive(Clone, Debug, Default, Eq, Hash, PartialEq)]
-pub enum Probe {
+pub enum HealthProbe {
     /// A connection by TCP.
     #[default]
     Connect,

@@ -13,12 +13,12 @@ pub(super) fn is_not_yet(key: &str) -> bool {
 
 /// The protocols that a service binds.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) struct Bound {
+pub(super) struct BoundProtocols {
     pub(super) tcp: bool,
     pub(super) udp: bool,
 }
 
-impl Bound {
+impl BoundProtocols {
     /// Those of `bindings`; TCP where there are none, as where a binding does not say.
     pub(super) fn of(bindings: &[Binding]) -> Self {
         let binds = |protocol| bindings.iter().any(|binding| binding.protocol == protocol);
@@ -34,5 +34,5 @@ pub struct UdpTargetError;
 /// Refuses bindings that `target` cannot answer.
 pub(super) fn require_answer(bindings: &[Binding], target: &Target) -> Result<(), UdpTargetError> {
     let is_hello = matches!(target, Target::Respond(Responder::Hello));
-    if is_hello && Bound::of(bindings).udp { Err(UdpTargetError) } else { Ok(()) }
+    if is_hello && BoundProtocols::of(bindings).udp { Err(UdpTargetError) } else { Ok(()) }
 }

@@ -14,10 +14,10 @@ pub use spectrum_common::{
     parse_address_and_port, parse_port_ranges, reached, visible,
 };
 pub use spectrum_proxy::model::{
-    Balance, CheckClose, DatagramHeader, DatagramProbe, DialOn, DialSource, Ejection, HealthCheck, Limits,
-    LocalOrigins, Origin, OriginHost, OriginIdentity, OriginPort, OriginRole, OriginSetting, Origins,
-    ParseOriginError, ParseProbeBytesError, Policy, Probe, ProbeBytes, ProbeTemplate, ProxyVersion, Question,
-    Quic, ResolverOptions, Responder, Shift, Target, Timeouts, TrustedProxies, UdpPolicy, UniqueIds, Weight,
-    WeightError,
+    Balance, CheckClose, DatagramHeader, DatagramProbe, DialOn, DialSource, Ejection, HealthCheck,
+    HealthProbe, Limits, LocalOrigins, Origin, OriginHost, OriginIdentity, OriginPort, OriginRole,
+    OriginSetting, Origins, ParseOriginError, ParseProbeBytesError, Policy, ProbeBytes, ProbeTemplate,
+    ProxyVersion, Question, Quic, ResolverOptions, Responder, Shift, Target, Timeouts, TrustedProxies,
+    UdpPolicy, UniqueIds, Weight, WeightError,
 };
 pub use spectrum_steering::model::Binding;

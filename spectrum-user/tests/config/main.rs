@@ -5,7 +5,7 @@ use std::path::Path;
 
 use proptest::prelude::*;
 use spectrum_user::config::{Config, ConfigError, ModeChoice};
-use spectrum_user::model::{DatagramHeader, LogFormat, Probe, Question, Target};
+use spectrum_user::model::{DatagramHeader, HealthProbe, LogFormat, Question, Target};
 
 mod bad;
 
@@ -141,7 +141,7 @@ fn what_is_for_sessions_of_udp_is_understood() {
     let Target::Origins(origins) = &config.services[0].target else { panic!("{config:?}") };
     assert_eq!(origins.sources, ["10.0.0.0/28".parse().unwrap()]);
     assert_eq!((origins.header, origins.datagram_header), (None, Some(DatagramHeader::V2First)));
-    let Some(Probe::Datagram(probe)) = origins.health.as_ref().map(|health| &health.probe) else {
+    let Some(HealthProbe::Datagram(probe)) = origins.health.as_ref().map(|health| &health.probe) else {
         panic!("{config:?}")
     };
     let (send, expect) = ("0xff00".parse().unwrap(), "ok".parse().unwrap());

@@ -14,7 +14,7 @@ use tokio::time::{sleep, timeout};
 
 use super::datagram_check::answers;
 use crate::header::Header;
-use crate::model::{CheckClose, HealthCheck, Probe};
+use crate::model::{CheckClose, HealthCheck, HealthProbe};
 use crate::origins::health::Health;
 use crate::report::DialFailure;
 use crate::tcp::dial_source::connect_from_host;
@@ -46,8 +46,10 @@ pub(super) async fn check(
         let permit = turns.acquire().await;
         let mut connected = None;
         let outcome = match &settings.probe {
-            Probe::Connect => connects(address, &settings).await.map(|(stream, after)| (Some(stream), after)),
-            Probe::Datagram(probe) => {
+            HealthProbe::Connect => {
+                connects(address, &settings).await.map(|(stream, after)| (Some(stream), after))
+            }
+            HealthProbe::Datagram(probe) => {
                 answers(address, probe, settings.timeout).await.map(|after| (None, after))
             }
         };

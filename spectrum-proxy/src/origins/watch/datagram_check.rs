@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use tokio::net::UdpSocket;
 use tokio::time::timeout;
 
-use super::probe::Asked;
+use super::probe::AskedProbe;
 use crate::model::DatagramProbe;
 
 /// Longer than any answer that is looked at.
@@ -25,7 +25,7 @@ pub(super) async fn answers(
     };
     let socket = UdpSocket::bind(own).await?;
     socket.connect(address).await?;
-    let asked = Asked::new(probe, socket.local_addr()?, address);
+    let asked = AskedProbe::new(probe, socket.local_addr()?, address);
     let began = Instant::now();
     let mut heard = None;
     let answered = async {

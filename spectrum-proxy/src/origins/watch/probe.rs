@@ -21,7 +21,7 @@ const A2S_INFO: &[u8] = b"\xff\xff\xff\xffTSource Engine Query\0";
 
 /// A question as it is asked once, with ids of its own.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub(super) struct Asked {
+pub(super) struct AskedProbe {
     /// What goes before it, in a datagram of its own.
     pub(super) first: Option<Vec<u8>>,
     /// The datagram that is answered.
@@ -42,7 +42,7 @@ enum Expected {
     Stun([u8; 12]),
 }
 
-impl Asked {
+impl AskedProbe {
     /// What `probe` asks of `origin` from the address `own`.
     pub(super) fn new(probe: &DatagramProbe, own: SocketAddr, origin: SocketAddr) -> Self {
         let (question, answer) = match &probe.question {
@@ -166,12 +166,12 @@ fn random<const LENGTH: usize>() -> [u8; LENGTH] {
 mod tests {
     use super::*;
 
-    fn asked(question: Question, header: Option<DatagramHeader>) -> Asked {
+    fn asked(question: Question, header: Option<DatagramHeader>) -> AskedProbe {
         let probe = DatagramProbe { question, header };
-        Asked::new(&probe, "192.0.2.1:4000".parse().unwrap(), "192.0.2.2:53".parse().unwrap())
+        AskedProbe::new(&probe, "192.0.2.1:4000".parse().unwrap(), "192.0.2.2:53".parse().unwrap())
     }
 
-    fn of(template: ProbeTemplate) -> Asked {
+    fn of(template: ProbeTemplate) -> AskedProbe {
         asked(Question::Template(template), None)
     }
 

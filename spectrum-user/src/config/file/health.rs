@@ -4,9 +4,9 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use super::section::{Section, Typed};
-use crate::config::udp::Bound;
+use crate::config::udp::BoundProtocols;
 use crate::model::{
-    CheckClose, DatagramHeader, DatagramProbe, HealthCheck, Probe, ProbeBytes, ProxyVersion, Question,
+    CheckClose, DatagramHeader, DatagramProbe, HealthCheck, HealthProbe, ProbeBytes, ProxyVersion, Question,
 };
 
 /// Often enough to be noticed, rarely enough not to be a load.
@@ -18,7 +18,7 @@ const TIMEOUTS: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration:
 type Headers = (Option<ProxyVersion>, Option<DatagramHeader>);
 
 /// The checks that `typed` says for a service that binds these protocols.
-pub(super) fn read(typed: Typed<'_, '_>, bound: Bound, headers: Headers) -> HealthCheck {
+pub(super) fn read(typed: Typed<'_, '_>, bound: BoundProtocols, headers: Headers) -> HealthCheck {
     let mut check = HealthCheck::default();
     let Some(section) = typed.section("a table such as { interval = \"5s\" }") else { return check };
     for (key, range, place) in
@@ -47,7 +47,7 @@ pub(super) fn read(typed: Typed<'_, '_>, bound: Bound, headers: Headers) -> Heal
         Asked::Nothing => check.header = version,
         Asked::Refused => {}
         Asked::Question(question) => {
-            check.probe = Probe::Datagram(Box::new(DatagramProbe { question, header: datagram_header }));
+            check.probe = HealthProbe::Datagram(Box::new(DatagramProbe { question, header: datagram_header }));
             if let Some(close) = close {
                 close.refuse("is about a connection by TCP, and these checks ask by UDP; leave it out");
             }
@@ -70,7 +70,7 @@ enum Asked {
     Refused,
 }
 
-fn question(section: &Section<'_, '_>, bound: Bound) -> Asked {
+fn question(section: &Section<'_, '_>, bound: BoundProtocols) -> Asked {
     let (template, send, expect) = (section.take("template"), section.take("send"), section.take("expect"));
     if !bound.udp {
         let mut asked = Asked::Nothing;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::health;
 use super::section::{Section, Typed};
 use super::udp;
-use crate::config::udp::Bound;
+use crate::config::udp::BoundProtocols;
 use crate::model::{
     Binding, DialSource, Ejection, Family, HealthCheck, LocalOrigins, Origin, OriginHost, OriginPort,
     OriginRole, Origins, PortRange, ProxyVersion, Shift, TrustedProxies, UniqueIds, Weight,
@@ -117,7 +117,7 @@ impl<'a, 't> OriginsKeys<'a, 't> {
     }
 
     /// Refuses the keys that are not for the protocols that are bound.
-    fn refuse_for(&self, bound: Bound) {
+    fn refuse_for(&self, bound: BoundProtocols) {
         if let (Some(typed), false) = (self.dial_on, bound.tcp) {
             typed.refuse("is about TCP, of which the service has no binding; remove it");
         }
@@ -134,7 +134,7 @@ impl<'a, 't> OriginsKeys<'a, 't> {
                 None => refused = true,
             }
         }
-        let bound = Bound::of(bindings);
+        let bound = BoundProtocols::of(bindings);
         let mut origins = Origins::from(Vec::new());
         origins.balance = self.balance.and_then(|typed| typed.word()).unwrap_or_default();
         origins.ejection = self.ejection.map(ejection);

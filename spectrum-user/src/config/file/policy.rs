@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::section::{Section, Typed};
 use super::udp::is_refused_unbuilt;
-use crate::config::udp::Bound;
+use crate::config::udp::BoundProtocols;
 use crate::model::{Limits, Policy, Prefix, Timeouts, TrustedProxies, UdpPolicy};
 
 /// In seconds, as humantime has it.
@@ -38,7 +38,7 @@ impl<'a, 't> PolicyKeys<'a, 't> {
     }
 
     /// Refuses the keys that are not for the protocols that are bound.
-    pub(super) fn refuse_for(&self, bound: Bound) {
+    pub(super) fn refuse_for(&self, bound: BoundProtocols) {
         if let (Some(typed), false) = (self.timeouts, bound.tcp) {
             typed.refuse(
                 "is about TCP, of which the service has no binding; remove it, or write udp = { idle = \"30s\" }",

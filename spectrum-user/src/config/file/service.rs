@@ -10,7 +10,7 @@ use super::policy::PolicyKeys;
 use super::section::{Section, Typed};
 use super::udp::UdpKeys;
 use crate::config::error::Problems;
-use crate::config::udp::{self, Bound};
+use crate::config::udp::{self, BoundProtocols};
 use crate::model::{Binding, RecordKeys, Responder, Service, ServiceName, Target};
 
 const ADD_NAME: &str = "missing; name the service, for instance name = \"games\"";
@@ -69,7 +69,7 @@ impl DescribedService {
         let name_place = name.map(|typed| typed.offset());
         let name = name.and_then(|typed| typed.parsed("a string"));
         let DescribedBindings { bindings, places } = bindings.map(read_bindings).unwrap_or_default();
-        let bound = Bound::of(&bindings);
+        let bound = BoundProtocols::of(&bindings);
         let mut target = read_target(&origins_keys, respond, &bindings);
         // Whether it has origins is not known where they were refused.
         let udp_keys = udp_keys.filter(|_| target.is_some() || origins.is_none());

@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use super::section::Typed;
-use crate::config::udp::{Bound, is_not_yet};
+use crate::config::udp::{BoundProtocols, is_not_yet};
 use crate::model::{
     DatagramHeader, DialSource, Family, OriginHost, Origins, Prefix, ProxyVersion, Quic, Target, UdpPolicy,
 };
@@ -33,7 +33,7 @@ pub(super) struct UdpKeys {
 
 impl UdpKeys {
     /// What `typed` says of a service that binds these protocols and has this target, if any.
-    pub(super) fn read(typed: Typed<'_, '_>, bound: Bound, target: Option<&Target>) -> Self {
+    pub(super) fn read(typed: Typed<'_, '_>, bound: BoundProtocols, target: Option<&Target>) -> Self {
         let mut keys = Self::default();
         let origins = match target {
             Some(Target::Origins(origins)) => Some(origins),
@@ -109,24 +109,27 @@ fn sources(typed: Typed<'_, '_>, origins: Option<&Origins>) -> Vec<Prefix> {
 }
 
 /// The headers by which origins are told who the client is, by TCP and by UDP.
-pub(super) fn headers(typed: Typed<'_, '_>, bound: Bound) -> (Option<ProxyVersion>, Option<DatagramHeader>) {
+pub(super) fn headers(
+    typed: Typed<'_, '_>,
+    bound: BoundProtocols,
+) -> (Option<ProxyVersion>, Option<DatagramHeader>) {
     let text = typed.value().as_str().unwrap_or_default();
     let version = text.parse::<ProxyVersion>().ok();
     let datagram = text.parse::<DatagramHeader>().ok();
     match bound {
-        Bound { udp: false, .. } if version.is_none() && datagram.is_some() => {
+        BoundProtocols { udp: false, .. } if version.is_none() && datagram.is_some() => {
             typed.refuse("is for UDP, of which the service has no binding; write v1 or v2");
             (None, None)
         }
-        Bound { udp: false, .. } => (typed.word(), None),
-        Bound { tcp: false, .. } if datagram.is_none() && version.is_some() => {
+        BoundProtocols { udp: false, .. } => (typed.word(), None),
+        BoundProtocols { tcp: false, .. } if datagram.is_none() && version.is_some() => {
             typed.refuse(
                 "is for TCP, of which the service has no binding; write v2, v2-first, v2-alone or spp",
             );
             (None, None)
         }
-        Bound { tcp: false, .. } => (None, typed.word()),
-        Bound { .. } => {
+        BoundProtocols { tcp: false, .. } => (None, typed.word()),
+        BoundProtocols { .. } => {
             if version.is_some() != datagram.is_some() {
                 let only = if version.is_some() { "TCP" } else { "UDP" };
                 typed.refuse(format_args!(

@@ -9,7 +9,8 @@ use super::target::described;
 use super::{LimitsView, OriginView, TimeoutsView, UdpView};
 use crate::config::Config;
 use crate::model::{
-    DialSource, LocalOrigins, Probe, Protocol, RecordKeys, Sample, Service, ServiceName, Target, UniqueIds,
+    DialSource, HealthProbe, LocalOrigins, Protocol, RecordKeys, Sample, Service, ServiceName, Target,
+    UniqueIds,
 };
 use crate::observe::{Bounds, DIAL, Histogram, SESSION, Totals};
 
@@ -223,8 +224,8 @@ impl ServicePlan {
                 port: health.port,
                 close: health.close.to_string(),
                 asks: match &health.probe {
-                    Probe::Connect => None,
-                    Probe::Datagram(probe) => Some(probe.question.to_string()),
+                    HealthProbe::Connect => None,
+                    HealthProbe::Datagram(probe) => Some(probe.question.to_string()),
                 },
             }),
             ejection: origins

@@ -3,7 +3,7 @@
 use humantime::format_duration;
 
 use crate::model::{
-    Balance, CheckClose, DialOn, DialSource, LocalOrigins, Origin, OriginRole, Origins, Probe, Service,
+    Balance, CheckClose, DialOn, DialSource, HealthProbe, LocalOrigins, Origin, OriginRole, Origins, Service,
     Target, UniqueIds, Weight,
 };
 
@@ -42,8 +42,8 @@ fn described_origins(origins: &Origins, named: usize) -> String {
         let port = health.port.map_or_else(String::new, |port| format!(" on port {port}"));
         let (rise, fall) = (health.rise, health.fall);
         let asks = match &health.probe {
-            Probe::Connect => String::new(),
-            Probe::Datagram(probe) => format!(" by {}", probe.question),
+            HealthProbe::Connect => String::new(),
+            HealthProbe::Datagram(probe) => format!(" by {}", probe.question),
         };
         text = format!(
             "{text}; checked every {interval}{port}{asks}, timeout {timeout}, rise {rise}, fall {fall}"
@@ -128,7 +128,7 @@ mod tests {
     fn what_is_for_datagrams_is_said() {
         let mut origins = Origins::from(vec!["203.0.113.10".parse().unwrap()]);
         let question = Question::Template(ProbeTemplate::Dns);
-        let probe = Probe::Datagram(Box::new(DatagramProbe { question, header: None }));
+        let probe = HealthProbe::Datagram(Box::new(DatagramProbe { question, header: None }));
         origins.health = Some(HealthCheck { port: Some(53), probe, ..HealthCheck::default() });
         origins.datagram_header = Some(DatagramHeader::V2First);
         origins.sources = vec!["10.0.0.0/28".parse().unwrap()];
