@@ -20,7 +20,6 @@ use spectrum_tests::instance::{Instance, Launch};
 use spectrum_tests::name_server::{Manner, NameServer};
 use spectrum_tests::netns::Netns;
 use spectrum_tests::origin::Origin;
-use spectrum_tests::path::Family;
 use spectrum_tests::record::records;
 use spectrum_tests::require::find_in_path;
 use spectrum_tests::state::State;
@@ -53,8 +52,6 @@ on_one_path!(
     a_name_that_does_not_resolve_keeps_nothing_else_from_being_served,
     an_origin_of_the_command_line_that_does_not_resolve_is_said_as_such,
     a_silent_name_server_holds_up_neither_a_start_nor_a_reload_nor_a_stop,
-    a_target_that_has_an_address_waits_for_no_other,
-    a_family_that_is_never_answered_holds_up_no_connection,
     a_name_leads_to_nothing_that_only_this_host_reaches,
     an_order_that_rotates_is_no_change_and_a_name_that_vanishes_is_a_warning,
     of_very_many_addresses_few_are_used_and_fewer_dialled,
@@ -500,57 +497,6 @@ fn a_silent_name_server_holds_up_neither_a_start_nor_a_reload_nor_a_stop(case: &
     let began = Instant::now();
     instance.stop();
     assert!(began.elapsed() < Duration::from_secs(4), "a stop took {:?}", began.elapsed());
-}
-
-/// The time that a name server has in the two tests below: nobody is to wait for it.
-const LONG: Duration = Duration::from_secs(20);
-
-/// The last of 64 targets has an address, and what the others mean is never said. At the next look the same holds for one that
-/// was known before.
-fn a_target_that_has_an_address_waits_for_no_other(case: &mut Case) {
-    let server = NameServer::start(&case.server, case.loopback());
-    let one = saying(case, 1, "one");
-    let targets: Vec<String> = (10..74).map(|number| format!("h{number}.test")).collect();
-    for target in &targets[..63] {
-        server.ignore(target, Family::V4);
-        server.ignore(target, Family::V6);
-    }
-    server.set("h73.test", &[one.address().ip()]);
-    let records: Vec<_> =
-        targets.iter().map(|target| (10, 1, one.address().port(), target.as_str())).collect();
-    server.set_service("_web._tcp.test", &records);
-    let began = Instant::now();
-    let text = format!(
-        "{}targets = 64\n{}",
-        server.section(LONG),
-        service(case, "80", "origins = \"_web._tcp.test\"\nlocal-origins = true")
-    );
-    let instance = serve(case, &text);
-    eventually("an answer", PATIENCE, || heard(case, 80).ok());
-    assert!(began.elapsed() < LONG / 2, "the first answer took {:?}", began.elapsed());
-    assert_eq!(words(case, 20), BTreeSet::from(["one".to_owned()]));
-    assert_eq!(conditions(case, &instance), BTreeMap::from([(one.address().to_string(), "up".to_owned())]));
-}
-
-fn a_family_that_is_never_answered_holds_up_no_connection(case: &mut Case) {
-    let server = NameServer::start(&case.server, case.loopback());
-    let one = saying(case, 1, "one");
-    server.set("one.test", &[one.address().ip()]);
-    let ignored = [Family::V4, Family::V6].into_iter().find(|family| *family != case.family);
-    server.ignore("one.test", ignored.unwrap());
-    for origin in [format!("one.test:{}", one.address().port()), "_web._tcp.test".to_owned()] {
-        server.set_service("_web._tcp.test", &[(10, 1, one.address().port(), "one.test")]);
-        let began = Instant::now();
-        let text = format!(
-            "{}{}",
-            server.section(LONG),
-            service(case, "80", &format!("origins = \"{origin}\"\nlocal-origins = true"))
-        );
-        let instance = serve(case, &text);
-        assert_eq!(heard(case, 80).as_deref(), Ok("one"), "{origin}: {}", instance.stderr());
-        assert!(began.elapsed() < LONG / 2, "{origin}: the first answer took {:?}", began.elapsed());
-        instance.stop();
-    }
 }
 
 fn a_name_leads_to_nothing_that_only_this_host_reaches(case: &mut Case) {
