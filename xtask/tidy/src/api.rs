@@ -92,9 +92,9 @@ impl Item {
         }
         let Some(rest) = plain.strip_prefix("pub ") else { return Vec::new() };
         // What a tuple holds is its own business unless it says `pub`.
-        if let Some((named, held)) = plain.split_once('(').filter(|(named, _)| named.contains(" struct ")) {
-            let held = if held.contains("pub ") { held } else { "_)" };
-            return vec![format!("{derives}{named}({held}")];
+        if let Some((named, fields)) = plain.split_once('(').filter(|(named, _)| named.contains(" struct ")) {
+            let fields = if fields.contains("pub ") { fields } else { "_)" };
+            return vec![format!("{derives}{named}({fields}")];
         }
         let inner = match rest.split(' ').next() {
             Some("struct") => parts(&self.body).filter(|part| part.starts_with("pub ")).collect(),
