@@ -262,7 +262,7 @@ const KEYS: &[Loanwords] = &[
 
 /// Values of other products: for the key, the values that mean the same, and what to write.
 const VALUES: &[(&str, &[&str], &str)] = &[
-    ("balance", &["leastconn", "least-conn", "leastconns"], "write \"least-connections\""),
+    ("balance", &["leastconn", "least-conn", "leastconns", "least-sessions"], "write \"least-connections\""),
     ("balance", &["hash", "ip-hash", "iphash", "source", "sourcehash"], "write \"source-hash\""),
     (
         "balance",
