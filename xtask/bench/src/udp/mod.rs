@@ -155,12 +155,16 @@ fn reload(contender: Contender, station: &Station) -> Result<()> {
         if contender.name == KEEPING[0].name {
             let path = format!("{RECORDS}-{}", contender.name);
             let log = std::fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
-            return Ok(log.contains("reloaded revision=1") || log.contains("reloaded"));
+            return Ok(log.contains("reloaded"));
         }
-        // The workers are others, and there are no more of them than before.
+        // There are others, and those that were there take nothing new any more, though they may stay for what they have.
         let now = children(pid)?;
         let first = before.get_or_insert_with(|| now.clone());
-        Ok(*first != now)
+        let has_let_go = |pid: &str| {
+            let title = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            title.is_empty() || String::from_utf8_lossy(&title).contains("shutting down")
+        };
+        Ok(*first != now && first.split_whitespace().all(has_let_go))
     })
 }
 
