@@ -122,6 +122,10 @@ fn print(lines: &str) {
 
 /// A line for each problem of a configuration, and one for any other error.
 fn lines(error: &anyhow::Error, format: LogFormat) -> String {
+    if let (LogFormat::Text, Some(usage)) = (format, error.downcast_ref::<clap::Error>()) {
+        // It says itself that it is an error, and in several lines.
+        return usage.to_string();
+    }
     let code = code(error);
     let text = format!("{error:#}");
     match (format, error.downcast_ref()) {
@@ -140,5 +144,22 @@ fn lines(error: &anyhow::Error, format: LogFormat) -> String {
         (LogFormat::Text, _) => {
             text.lines().fold(String::new(), |lines, line| lines + "error: " + &visible(line) + "\n")
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+    use clap::error::ErrorKind;
+
+    use super::*;
+    use crate::cli::Cli;
+
+    #[test]
+    fn what_clap_says_is_called_an_error_once() {
+        let error = Cli::command().error(ErrorKind::ValueValidation, "hello is for TCP");
+        let told = lines(&error.into(), LogFormat::Text);
+        assert!(told.starts_with("error: hello is for TCP\n"), "{told}");
+        assert_eq!(told.matches("error: ").count(), 1, "{told}");
     }
 }

@@ -162,8 +162,9 @@ const KEYS: &[Loanwords] = &[
         table: KeyTable::Service,
         typed: &["bind-source", "proxy-bind", "source", "source-address", "source-ip"],
         ours: None,
-        cure: "origins see the address that the host's routes choose, which a route can name, as in ip route replace \
-               10.8.0.0/24 dev eth1 src 10.8.0.1; transparent = true dials from the client's own",
+        cure: "over TCP origins see the address that the host's routes choose, which a route can name, as in ip route \
+               replace 10.8.0.0/24 dev eth1 src 10.8.0.1, and over UDP one of udp = { source = \"10.8.0.0/28\" }; \
+               transparent = true dials from the client's own",
     },
     Loanwords {
         table: KeyTable::Service,
