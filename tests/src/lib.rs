@@ -15,6 +15,7 @@ pub mod case;
 pub mod control;
 pub mod datagram;
 pub mod datagram_origin;
+pub mod datagram_server;
 pub mod deadline;
 pub mod dial;
 pub mod fault;

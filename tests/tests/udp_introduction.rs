@@ -7,50 +7,20 @@ use std::fs;
 use std::net::SocketAddr;
 
 use spectrum_tests::case::Case;
-use spectrum_tests::control::{CONFIG, configure};
 use spectrum_tests::datagram::{assert_silence, client_from, hear};
 use spectrum_tests::datagram_origin::DatagramOrigin;
-use spectrum_tests::instance::Instance;
-use spectrum_tests::netns::Netns;
-use spectrum_tests::peer::{Peer, converse, file};
+use spectrum_tests::datagram_server::{KNOT, ask, at, client, knot, service, start};
+use spectrum_tests::peer::{Peer, file};
 use spectrum_tests::record::records;
 use spectrum_tests::require::{Need, met};
-use spectrum_tests::veth::{client_address, client_of};
+use spectrum_tests::veth::client_of;
 use spectrum_tests::{on_every_path, on_one_path};
 
 on_every_path!(dns_servers_know_who_asks);
 
 on_one_path!(a_peer_that_speaks_spp_knows_who_asks);
 
-/// The port of the client that has one of its own.
-const CLIENT_PORT: u16 = 4242;
-
-fn at(case: &Case, port: u16) -> SocketAddr {
-    SocketAddr::new(case.loopback(), port)
-}
-
-/// The client's address, and the port that it has of its own.
-fn client(case: &Case) -> SocketAddr {
-    SocketAddr::new(client_address(case.family), CLIENT_PORT)
-}
-
-/// A service of these ports in front of `origin`.
-fn service(case: &Case, ports: &str, protocol: &str, origin: SocketAddr, more: &str) -> String {
-    let name = format!("to-{}", origin.port());
-    let prefix = case.prefix();
-    format!(
-        "[[service]]\nname = \"{name}\"\nbindings = [{{ prefix = \"{prefix}\", ports = \"{ports}\", protocol = \
-         \"{protocol}\" }}]\norigins = [\"{origin}\"]\n{more}\n"
-    )
-}
-
-fn start(case: &Case, configuration: &str) -> Instance {
-    configure(&case.server, configuration);
-    case.start(CONFIG)
-}
-
 const UNBOUND: u16 = 8053;
-const KNOT: u16 = 8054;
 const RECURSOR: u16 = 8055;
 const DNSDIST: u16 = 8056;
 
@@ -66,25 +36,6 @@ fn unbound(case: &Case) -> Peer<'_> {
     );
     let path = file(&case.server, "unbound.conf", configuration);
     Peer::hearing(&case.server, &format!("unbound -d -c {}", path.display()), at(case, UNBOUND))
-}
-
-/// Answers with the address of who asks.
-fn knot(case: &Case) -> Peer<'_> {
-    let address = case.loopback();
-    let zone = "$ORIGIN test.\n@ 60 SOA ns hostmaster 1 60 60 60 60\n@ 60 NS ns\nns 60 A 192.0.2.1\n";
-    let zone = file(&case.server, "test.zone", zone);
-    let configuration = format!(
-        "server:\n  listen: {address}@{KNOT}\n  rundir: /run/knot\n  proxy-allowlist: {address}\n  udp-workers: 1\n  \
-         tcp-workers: 1\n  background-workers: 1\ndatabase:\n  storage: /run/knot\nlog:\n  - target: stderr\n    any: \
-         info\ntemplate:\n  - id: default\n    storage: /run/knot\nzone:\n  - domain: test.\n    file: {}\n    module: \
-         mod-whoami\n",
-        zone.display()
-    );
-    case.server.run(|| fs::create_dir_all("/run/knot")).unwrap();
-    let path = file(&case.server, "knot.conf", configuration);
-    let knot = Peer::hearing(&case.server, &format!("knotd -c {}", path.display()), at(case, KNOT));
-    knot.await_said("server started");
-    knot
 }
 
 /// Answers with the address and port of who asks.
@@ -122,18 +73,6 @@ fn dnsdist(case: &Case) -> Peer<'_> {
     let path = file(&case.server, "dnsdist.conf", configuration);
     let line = format!("dnsdist -C {} --supervised --disable-syslog", path.display());
     Peer::hearing(&case.server, &line, address)
-}
-
-/// Asks for `test.`, from a port of the client's own. The answer's data, a line each.
-fn ask(netns: &Netns, from: SocketAddr, target: SocketAddr, kind: &str) -> String {
-    let line = format!(
-        "kdig @{} -p {} -b {}#{} +notcp +timeout=5 +retry=5 +short test. {kind}",
-        target.ip(),
-        target.port(),
-        from.ip(),
-        from.port()
-    );
-    String::from_utf8(converse(netns, &line, b"")).unwrap().trim().to_owned()
 }
 
 fn dns_servers_know_who_asks(case: &mut Case) {
