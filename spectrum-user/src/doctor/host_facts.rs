@@ -96,7 +96,7 @@ pub struct HostFacts {
     pub syncookies: Option<u64>,
     /// `net.core.somaxconn`.
     pub somaxconn: Option<u64>,
-    /// `net.core.rmem_default`, which some kernels show in the first namespace alone.
+    /// `net.core.rmem_default`, in bytes.
     pub rmem_default: Option<u64>,
     /// The connections that conntrack follows, where it is loaded.
     pub conntrack: Option<Conntrack>,

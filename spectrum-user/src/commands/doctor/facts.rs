@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
+use socket2::{Domain, Socket, Type};
 use tokio::runtime;
 
 use super::trial::{self, Trials};
@@ -91,7 +92,7 @@ pub(super) fn read(wanted: Option<(Config, Plan)>, jit: Option<u64>) -> anyhow::
             .collect(),
         syncookies: host::setting("net/ipv4/tcp_syncookies"),
         somaxconn: host::setting("net/core/somaxconn"),
-        rmem_default: host::setting("net/core/rmem_default"),
+        rmem_default: rmem_default(),
         conntrack: host::setting("net/netfilter/nf_conntrack_count")
             .map(|count| Conntrack { count, limit: host::setting("net/netfilter/nf_conntrack_max") }),
         listings: listings(),
@@ -114,6 +115,13 @@ fn unknown(error: &io::Error) -> Unknown {
         Some(libc::EPERM | libc::EACCES) => Unknown(format!("{error} (try sudo)")),
         _ => Unknown(error.to_string()),
     }
+}
+
+/// The bytes that the kernel gives a socket's queue: asked of a socket, since older kernels show the setting in the first
+/// namespace alone.
+fn rmem_default() -> Option<u64> {
+    let socket = Socket::new(Domain::UNIX, Type::DGRAM, None).ok()?;
+    u64::try_from(socket.recv_buffer_size().ok()?).ok()
 }
 
 fn kernel() -> String {
