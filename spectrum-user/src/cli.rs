@@ -17,11 +17,11 @@ use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 
 use crate::config::{FirewallChoice, Flags, ModeChoice, NatChoice, Planned, Protocols};
 use crate::control::{BindingsQuery, OriginQuery};
-use crate::instance::InstanceName;
 use crate::model::{
     Forced, LogFormat, Origin, OriginSetting, PortRange, Prefix, Protocol, RecordKeys, Records, Responder,
     Sample, Weight, parse_address_and_port,
 };
+use crate::registry::InstanceName;
 
 /// One listening socket for any port on any address of whole IP prefixes, and an L4 proxy behind it.
 #[derive(Debug, Parser)]

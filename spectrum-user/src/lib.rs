@@ -12,3 +12,5 @@ pub mod instance;
 pub mod model;
 pub mod observe;
 pub mod plan;
+pub mod registry;
+pub mod view;

@@ -11,7 +11,7 @@ use prometheus_client::metrics::exemplar::Exemplar;
 use prometheus_client::registry::Registry;
 
 use super::families::{FAMILIES, MetricFamily, SampleValue};
-use crate::instance::view::View;
+use crate::view::View;
 
 /// A form of text.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -113,11 +113,11 @@ fn write(out: &mut MetricEncoder<'_>, kind: MetricType, value: SampleValue) -> f
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::instance::view::{
+    use crate::model::{Family, Protocol};
+    use crate::view::{
         DestinationPlan, DestinationView, EndedView, OriginView, PacketCounts, ServicePlan, ServiceView,
         SessionsView, SpreadView, TableView,
     };
-    use crate::model::{Family, Protocol};
     use spectrum_proxy::OriginCondition;
 
     fn view() -> View {

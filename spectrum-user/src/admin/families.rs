@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use prometheus_client::metrics::MetricType;
 use spectrum_common::Refusal;
 
-use crate::instance::view::{
+use crate::view::{
     DatagramsView, DestinationView, OriginView, PacketCounts, ServiceView, SessionsView, SpreadView, View,
 };
 

@@ -24,7 +24,7 @@ use tokio::task::{AbortHandle, yield_now};
 use tokio::time::{sleep, timeout};
 
 use super::exposition::{TextFormat, exposition};
-use crate::instance::view::{Readiness, Scope, View};
+use crate::view::{Readiness, Scope, View};
 
 /// The number of those who may ask at once. For one more, the one goes that has waited longest to say what it wants.
 const AT_ONCE: usize = 24;

@@ -11,13 +11,11 @@ use tokio::runtime;
 
 use crate::cli::CheckArgs;
 use crate::config::{Config, Planned};
-use crate::instance::view::{
-    BindingView, CheckedService, DestinationPlan, PlanView, ServicePlan, policy_lines,
-};
 use crate::instance::{Numbered, look_up, origins_of, own_bindings};
 use crate::model::{LogFormat, RecordKeys, VisibleWriter};
 use crate::plan::Plan;
 use crate::plan::table::Table;
+use crate::view::{BindingView, CheckedService, DestinationPlan, PlanView, ServicePlan, policy_lines};
 use spectrum_proxy::{OriginWatch, ResolveError};
 
 /// The time that looking up all names together may take.

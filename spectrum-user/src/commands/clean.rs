@@ -6,7 +6,8 @@ use anyhow::Context as _;
 use tokio::runtime;
 
 use crate::cli::CleanArgs;
-use crate::instance::{LOCK_PATIENCE, Registry, leftovers, require_net_admin, run_dir};
+use crate::instance::{LOCK_PATIENCE, leftovers, require_net_admin};
+use crate::registry::{Registry, run_dir};
 use spectrum_steering::host::{self, NamespaceId};
 
 /// Removes leftovers and says what they were, a line each.

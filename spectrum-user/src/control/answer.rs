@@ -5,8 +5,8 @@ use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::instance::view::{BindingView, ListenerView, OriginView};
 use crate::model::Protocol;
+use crate::view::{BindingView, ListenerView, OriginView};
 
 /// The way of a packet, and the reason.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]

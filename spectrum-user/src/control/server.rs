@@ -16,7 +16,7 @@ use tokio::time::{sleep, timeout};
 
 use super::ControlError;
 use super::conversation::{Asked, Conversations};
-use crate::instance::GROUP;
+use crate::registry::GROUP;
 
 /// The number of those who may ask at once. One more has the place of who has been silent longest, or of who has been
 /// slow to take their answer; where there is no such, it waits in the kernel's queue.

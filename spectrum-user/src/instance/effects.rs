@@ -17,11 +17,13 @@ use super::running::{Aim, LOCK_PATIENCE, Running, registry};
 use crate::admin::AdminServer;
 use crate::config::{Config, FirewallChoice};
 use crate::control::ControlServer;
-use crate::instance::{Claim, Mode, Resource, ResourceKind};
-use crate::model::{Destination, DestinationId, Family, Prefix, Protocol, Service, ServiceName};
+use crate::model::{
+    Destination, DestinationId, Family, Prefix, Protocol, Resource, ResourceKind, Service, ServiceName,
+};
 use crate::observe;
 use crate::plan::firewall::{Firewall, Rule};
 use crate::plan::{ListenerRoom, Plan};
+use crate::registry::{Claim, Mode};
 use spectrum_proxy::{Listener, Served, Workers};
 use spectrum_steering::dispatcher::{Dispatcher, DispatcherError};
 use spectrum_steering::host::{ListenerGroup, ListenerOptions, LocalRoutes, OwnProcess, Transparency};

@@ -2,10 +2,10 @@
 
 use std::io;
 
-use super::InstanceError;
 use super::privileges::NotPermitted;
 use crate::config::{ConfigError, Problem};
 use crate::control::ControlError;
+use crate::registry::RegistryError;
 use spectrum_steering::host::NetError;
 use spectrum_steering::tproxy::TproxyError;
 
@@ -47,8 +47,8 @@ fn is_permission(error: &anyhow::Error) -> bool {
     error.chain().any(|cause| {
         cause.is::<NotPermitted>()
             || cause.downcast_ref::<NetError>().is_some_and(|error| error.not_permitted().is_some())
-            || cause.downcast_ref::<InstanceError>().is_some_and(|error| {
-                error.not_permitted().is_some() || matches!(error, InstanceError::Distrusted { .. })
+            || cause.downcast_ref::<RegistryError>().is_some_and(|error| {
+                error.not_permitted().is_some() || matches!(error, RegistryError::Distrusted { .. })
             })
             || cause.downcast_ref::<TproxyError>().is_some_and(|error| error.not_permitted().is_some())
             || cause

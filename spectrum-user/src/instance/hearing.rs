@@ -16,7 +16,7 @@ use super::exit_code;
 use super::signals::{Signalled, Signals};
 use super::stop::{Stop, Stopper};
 use crate::control::{Asked, Request, SharedAnswer};
-use crate::instance::view::{InstanceState, Present, Published, Scope};
+use crate::view::{InstanceState, Present, Published, Scope};
 
 /// Reloads that may wait for their turn. Each reads the file anew, so more would change nothing.
 const RELOADS: usize = 4;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{Resource, ResourceKind};
+use crate::model::{Resource, ResourceKind};
 
 /// The things that are raised, or may be in part, and when those go that nothing wants any more.
 #[derive(Debug, Default)]

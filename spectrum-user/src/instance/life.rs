@@ -8,6 +8,7 @@ use sd_notify::NotifyState;
 use tokio::runtime;
 use tokio::time::Instant;
 
+use super::Watch;
 use super::exempting::{Looked, Looks};
 use super::exit_code;
 use super::hearing::{Hearing, ReloadAsked};
@@ -16,11 +17,11 @@ use super::reload::Reloaded;
 use super::repairing::{FirewallFinds, FirewallLooks, LOOKING};
 use super::running::{Running, Settings, joined};
 use super::standby::{ASIDE, aside};
-use super::view::{InstanceState, Published};
-use super::{ResourceKind, Watch};
 use crate::config::Planned;
 use crate::control::{Asked, ReloadQuery, Request};
+use crate::model::ResourceKind;
 use crate::observe::{Counters, Output, Recorder};
+use crate::view::{InstanceState, Published};
 use spectrum_steering::tproxy::InterruptGuard;
 
 /// Reads the configuration once more.

@@ -1,58 +1,42 @@
-//! The life of an instance, and what the live instances of a network namespace have claimed, so that none takes another's, and so
-//! that what dead ones left can be told from what live ones use. Parses nothing that was typed, and prints nothing.
+//! The life of an instance: what it wants, what it has, the courses from one to the other, and what it answers. Parses nothing that
+//! was typed, and prints nothing.
 
 mod conflicts;
 mod effects;
-mod error;
 mod exempting;
 mod exit_code;
 mod hearing;
 mod ledger;
-mod leftovers;
 mod life;
 mod lookups;
 mod own_addresses;
 mod own_bindings;
 mod privileges;
 mod ready;
-mod registry;
 mod reload;
 mod repairing;
 mod repairs;
 mod replies;
-mod resource;
-mod run_dir;
 mod running;
 mod seeing;
 mod set_origin;
 mod signals;
-mod sockets;
 mod standby;
-mod state;
 mod stop;
 mod sweep;
-pub mod view;
 mod want;
 mod watch;
 
-pub use error::{InstanceError, RunDirError};
 pub(crate) use exit_code::{USAGE, code, problems};
 pub use ledger::{Act, Course, Farewell, Ledger};
-pub use leftovers::Leftovers;
 pub(crate) use life::{ReadAgain, live};
 pub(crate) use lookups::{Numbered, look_up, origins_of};
 pub(crate) use own_bindings::own_bindings;
 pub(crate) use privileges::{capabilities, require_net_admin};
 pub(crate) use ready::Ready;
-pub(crate) use registry::GROUP;
-pub use registry::{Claim, Registry, StartupLock, live_instances, taken};
 pub(crate) use reload::Reloaded;
-pub use repairs::{Faults, Judgement, News, Repairs, named};
-pub use resource::{Resource, ResourceKind};
-pub use run_dir::run_dir;
+pub use repairs::{Judgement, Repairs};
 pub(crate) use running::{LOCK_PATIENCE, Settings};
-pub use sockets::{ControlSocket, control_sockets};
-pub use state::{Instance, InstanceId, InstanceName, Mode, NoInstanceName};
 pub(crate) use sweep::leftovers;
 pub use want::want;
 pub use watch::{Look, Watch};

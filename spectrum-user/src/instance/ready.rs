@@ -2,9 +2,9 @@
 
 use serde::Serialize;
 
-use crate::instance::Mode;
 use crate::model::LogFormat;
 use crate::observe::timestamp;
+use crate::registry::Mode;
 
 /// The instance that is ready.
 #[derive(Clone, Copy, Debug)]

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use anyhow::{Context as _, bail};
 use serde::{Deserialize, Serialize};
 
+use super::Farewell;
 use super::effects::{by_name, served};
 use super::lookups::{NAMES_PATIENCE, look_up, places};
 use super::own_bindings::own_bindings;
@@ -15,9 +16,9 @@ use super::replies::refuse_own_addresses;
 use super::running::{Aim, LOCK_PATIENCE, Running, registry};
 use crate::config::{Config, ModeChoice, Planned};
 use crate::control::ReloadQuery;
-use crate::instance::{Farewell, Mode, Resource};
-use crate::model::{Destination, DestinationId, Forced, ServiceName};
+use crate::model::{Destination, DestinationId, Forced, Resource, ServiceName};
 use crate::plan::{Binds as _, Plan};
+use crate::registry::Mode;
 use spectrum_proxy::Handover;
 use spectrum_steering::tproxy::InterruptGuard;
 

@@ -11,8 +11,11 @@ use tokio::sync::oneshot;
 use super::running::Running;
 use super::standby::Standby;
 use super::stop::Stop;
-use crate::instance::{Judgement, Ledger, Look, Mode, News, Resource, ResourceKind, Watch, named};
+use super::{Judgement, Ledger, Look, Watch};
+use crate::model::{Resource, ResourceKind};
 use crate::plan::firewall::ChainPart;
+use crate::registry::Mode;
+use crate::view::{News, named};
 use spectrum_steering::tproxy::{FirewallLook, InterruptGuard, Tproxy, TproxyError};
 
 /// The pause between looks at the program's attachment, of which nobody tells: it costs a system call.

@@ -20,19 +20,17 @@ use super::replies::{Replies, refuse_own_addresses};
 use super::standby::aside;
 use super::stop::Stop;
 use super::sweep;
+use super::{Act, Course, Farewell, Ledger, Repairs, want};
 use crate::admin::AdminServer;
 use crate::config::{Config, ModeChoice};
 use crate::control::{Asked, ControlServer};
-use crate::instance::view::{InstanceState, ListenerView, Published, Seen};
-use crate::instance::{
-    Act, Claim, Course, Farewell, Ledger, Mode, Registry, Repairs, Resource, ResourceKind, StartupLock,
-    run_dir, want,
-};
-use crate::model::{Destination, DestinationId, Force, Service};
+use crate::model::{Destination, DestinationId, Force, Resource, ResourceKind, Service};
 use crate::observe::{Counters, Recorder};
 use crate::plan::Plan;
 use crate::plan::firewall::Chain;
 use crate::plan::table::Table;
+use crate::registry::{Claim, Mode, Registry, StartupLock, run_dir};
+use crate::view::{InstanceState, ListenerView, Published, Seen};
 use spectrum_proxy::{Lookups, OriginWatch, Workers};
 use spectrum_steering::dispatcher::Dispatcher;
 use spectrum_steering::host::{ListenerAddresses, ListenerGroup, LocalRoutes, NamespaceId};

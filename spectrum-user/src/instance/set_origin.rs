@@ -7,8 +7,8 @@ use super::exit_code::USAGE;
 use super::running::Running;
 use crate::config::nearest;
 use crate::control::{Asker, ControlError, OriginQuery, SetOriginAnswer};
-use crate::instance::view::{OriginView, Present};
 use crate::model::{OriginSetting, Service, Target, visible};
+use crate::view::{OriginView, Present};
 use spectrum_proxy::{SetOrigin, SetOriginError};
 
 /// So many of what there is are named where something else was typed.

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use anyhow::anyhow;
 
-use crate::instance::{Leftovers, StartupLock};
+use crate::registry::{Leftovers, StartupLock};
 use spectrum_steering::host::{LocalRoutes, ReplyRoutes};
 use spectrum_steering::tproxy;
 

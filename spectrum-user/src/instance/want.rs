@@ -2,9 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use super::{Mode, Resource};
 use crate::config::{Config, NatChoice};
+use crate::model::Resource;
 use crate::plan::{Plan, ReplyNeeds};
+use crate::registry::Mode;
 
 /// The things that an instance has when it serves `config` by `plan`, the configuration `revision`, in `mode`.
 #[must_use]
@@ -34,7 +35,7 @@ pub fn want(config: &Config, plan: &Plan, mode: Mode, revision: u32) -> BTreeSet
 mod tests {
     use super::*;
     use crate::config::Planned;
-    use crate::instance::ResourceKind;
+    use crate::model::ResourceKind;
 
     #[test]
     fn a_path_wants_what_it_steers_by_and_no_more() {

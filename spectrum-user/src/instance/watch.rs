@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
 
-use super::ResourceKind;
+use crate::model::ResourceKind;
 use crate::plan::firewall::Chain;
 use spectrum_steering::host::{RouteNotice, RouteNotices};
 use spectrum_steering::netlink::Author;

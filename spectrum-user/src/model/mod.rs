@@ -3,10 +3,12 @@
 
 mod force;
 mod log_options;
+mod resource;
 mod service;
 
 pub use force::{Force, Forced};
 pub use log_options::{LogFormat, LogOptions, ParseSampleError, RecordKeys, Records, Sample};
+pub use resource::{Resource, ResourceKind};
 pub use service::Service;
 pub use spectrum_common::{
     Destination, DestinationId, Family, Hop, ParseAddressAndPortError, ParsePortRangeError, ParsePrefixError,

@@ -1,5 +1,6 @@
 //! The picture of ARCHITECTURE.md and the arrows that there are: each import between modules of spectrum-user and
-//! spectrum-steering is drawn, and what is drawn is imported. The proxy is one box, and everybody may use the models.
+//! spectrum-steering is drawn, what is drawn is imported, and no way along the arrows comes back to where it began. The proxy is
+//! one box, and everybody may use the models.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -72,7 +73,24 @@ impl Picture {
         let untrue = self.drawn.iter().filter(|arrow| !self.found.contains_key(*arrow)).map(|(from, to)| {
             about(DOCUMENT, format!("the picture has an arrow {from} --> {to}, and nothing imports so"))
         });
-        missing.chain(untrue).collect()
+        missing.chain(untrue).chain(self.circle()).collect()
+    }
+
+    /// What is left of the arrows that are found when those are taken away, again and again, that lead to a box from which none
+    /// goes out.
+    fn circle(&self) -> Option<Finding> {
+        let mut left: BTreeSet<&Arrow> = self.found.keys().collect();
+        loop {
+            let onwards: BTreeSet<&str> = left.iter().map(|(from, _)| from.as_str()).collect();
+            let before = left.len();
+            left.retain(|(_, to)| onwards.contains(to.as_str()));
+            if left.len() == before {
+                break;
+            }
+        }
+        let (path, line) = self.found.get(*left.first()?)?;
+        let arrows: Vec<String> = left.iter().map(|(from, to)| format!("{from} --> {to}")).collect();
+        Some(at(path, *line, format!("modules import each other in a circle, along {}", arrows.join(", "))))
     }
 }
 
@@ -112,6 +130,18 @@ mod tests {
         let text =
             "use crate::b::B;\nuse crate::{model::M, c};\n#[cfg(test)]\nmod tests {\nuse crate::d;\n}\n";
         assert_eq!(messages(&[("spectrum-user/src/a/mod.rs", text)]), [""; 0]);
+    }
+
+    #[test]
+    fn a_circle_is_found_and_what_leads_to_it_named_with_it() {
+        let sources = [
+            ("spectrum-user/src/a.rs", "use crate::{b, c};\n"),
+            ("spectrum-user/src/b.rs", "use crate::d;\n"),
+            ("spectrum-user/src/d.rs", "use crate::b;\n"),
+        ];
+        let found = messages(&sources);
+        let said = "modules import each other in a circle, along a --> b, b --> d, d --> b";
+        assert_eq!(found.last().map(String::as_str), Some(said), "{found:?}");
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::sync::Mutex;
 use std::time::Instant;
 
 use super::*;
-use crate::instance::view::{InstanceState, OriginView, ServicePlan, ServiceView};
+use crate::view::{InstanceState, OriginView, ServicePlan, ServiceView};
 use spectrum_proxy::OriginCondition;
 
 /// An instance of two services, one of which has no origin that could be dialled.

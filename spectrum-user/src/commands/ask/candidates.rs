@@ -5,7 +5,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use humantime::format_rfc3339_seconds;
 
-use crate::instance::{Instance, InstanceId};
+use crate::registry::{Instance, InstanceId};
 
 /// So many prefixes of each are named.
 const NAMED: usize = 3;

@@ -4,7 +4,7 @@ use std::io::{self, Write};
 
 use super::status::cookies;
 use crate::control::{Decider, Explanation, Outcome};
-use crate::instance::view::BindingView;
+use crate::view::BindingView;
 
 /// Writes `explanation`, a fact a line.
 pub(super) fn write(explanation: &Explanation, out: &mut dyn Write) -> io::Result<()> {

@@ -17,9 +17,10 @@ use self::candidates::listed;
 use super::columns::Columns;
 use crate::cli::{BindingsArgs, ExplainArgs, InstanceArgs, OriginArgs, ReloadArgs};
 use crate::control::{self, ExplainQuery, Explanation, ReloadQuery, Request, SetOriginAnswer};
-use crate::instance::view::{BindingView, View};
-use crate::instance::{ControlSocket, InstanceName, Reloaded, control_sockets, live_instances, run_dir};
+use crate::instance::Reloaded;
 use crate::model::VisibleWriter;
+use crate::registry::{ControlSocket, InstanceName, control_sockets, live_instances, run_dir};
+use crate::view::{BindingView, View};
 use spectrum_steering::host::NamespaceId;
 
 /// Prints the bindings that overlap what was typed.

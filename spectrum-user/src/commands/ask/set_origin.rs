@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 
 use crate::control::SetOriginAnswer;
-use crate::instance::view::{OriginPlan, OriginView};
+use crate::view::{OriginPlan, OriginView};
 
 /// Writes a line for each address, and whether the service is left without any.
 pub(super) fn write(answer: &SetOriginAnswer, out: &mut dyn Write) -> io::Result<()> {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use humantime::format_duration;
 
 use crate::commands::columns::Columns;
-use crate::instance::view::{
+use crate::view::{
     CheckView, DestinationPlan, DestinationView, DrainingView, OriginView, PacketCounts, ProgramView,
     RecordView, ServicePlan, ServiceView, View, policy_lines,
 };

@@ -18,13 +18,13 @@ use crate::doctor::{
     BindingsSource, Confinement, Conntrack, HostFacts, OtherProgram, Rights, Subject, SystemRefusal, Unknown,
 };
 use crate::instance::capabilities;
-use crate::instance::view::View;
-use crate::instance::{
-    ControlSocket, Instance, Leftovers, Mode, control_sockets, live_instances, run_dir, taken,
-};
 use crate::model::{Binding, Family, Policy, PortRange, Protocol, Responder, Service, Target};
 use crate::plan::ReplyNeeds;
 use crate::plan::{self, Listing, Plan};
+use crate::registry::{
+    ControlSocket, Instance, Leftovers, Mode, control_sockets, live_instances, run_dir, taken,
+};
+use crate::view::View;
 use spectrum_steering::dispatcher::{self, AttachedProgram};
 use spectrum_steering::host::{self, LocalRoutes, NamespaceId, ReplyRoutes};
 use spectrum_steering::tproxy;

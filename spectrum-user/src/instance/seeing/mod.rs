@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use super::exit_code::USAGE;
 use crate::control::{BindingsQuery, ControlError};
-use crate::instance::view::{BindingView, ListenerView, Present};
 use crate::model::{DestinationId, parse_port_ranges};
 use crate::plan::{Overlap, PlannedBinding};
+use crate::view::{BindingView, ListenerView, Present};
 
 /// So many bindings are looked at before others have their turn.
 const BATCH: usize = 512;

@@ -1,4 +1,5 @@
-//! Where instances are registered: a directory per network namespace with a lock and one state file per instance.
+//! The registry of the instances that live, so that none takes what another has, and so that what dead ones left can be told from
+//! what live ones use: a directory per network namespace with a lock and one state file per instance. Starts and asks none.
 //!
 //! An instance holds a lock (`flock`) on its state file for as long as it lives. The kernel drops it however the
 //! process ends, so that a file without a lock is that of a dead instance, whatever it is called. The same
@@ -10,6 +11,12 @@
 //!
 //! A state file appears complete and locked or not at all, and before the instance acts on what it says.
 
+mod error;
+mod instance;
+mod leftovers;
+mod run_dir;
+mod sockets;
+
 use std::collections::BTreeSet;
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError};
 use std::io::{self, Read as _, Write as _};
@@ -19,15 +26,20 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use nix::unistd::{Group, Uid, chown};
 
-use super::{Instance, InstanceError, InstanceId, Mode, run_dir};
 use crate::model::Prefix;
 use crate::plan::firewall::Chain;
+
+pub use error::{RegistryError, RunDirError};
+pub use instance::{Instance, InstanceId, InstanceName, Mode, NoInstanceName};
+pub use leftovers::Leftovers;
+pub use run_dir::run_dir;
+pub use sockets::{ControlSocket, control_sockets};
 
 /// Members may ask instances.
 pub(crate) const GROUP: &str = "spectrum";
 const LOCK: &str = "lock";
-pub(super) const EXTENSION: &str = "json";
-pub(super) const CONTROL: &str = "sock";
+const EXTENSION: &str = "json";
+const CONTROL: &str = "sock";
 
 /// The time until a lock that another process holds is tried again.
 const RETRY: Duration = Duration::from_millis(20);
@@ -44,14 +56,14 @@ pub struct Registry {
 
 impl Registry {
     /// Opens the registry of the namespace with inode `namespace` below `run_dir`, which is made if missing.
-    pub fn open(run_dir: &Path, namespace: u64) -> Result<Self, InstanceError> {
+    pub fn open(run_dir: &Path, namespace: u64) -> Result<Self, RegistryError> {
         let registry = Self { dir: run_dir::open(run_dir)?.join(namespace.to_string()) };
         registry.make()?;
         Ok(registry)
     }
 
     /// Makes the directory if it is missing.
-    fn make(&self) -> Result<(), InstanceError> {
+    fn make(&self) -> Result<(), RegistryError> {
         let dir = &self.dir;
         // The files in it are readable by root alone: whoever can open a file can lock it.
         DirBuilder::new()
@@ -70,7 +82,7 @@ impl Registry {
 
     /// Takes the lock under which instances claim and leftovers are removed, waiting at most `patience` for others.
     /// Blocks the calling thread.
-    pub fn lock(&self, patience: Duration) -> Result<StartupLock, InstanceError> {
+    pub fn lock(&self, patience: Duration) -> Result<StartupLock, RegistryError> {
         self.lock_unless(patience, || false)
     }
 
@@ -79,21 +91,21 @@ impl Registry {
         &self,
         patience: Duration,
         given_up: impl Fn() -> bool,
-    ) -> Result<StartupLock, InstanceError> {
+    ) -> Result<StartupLock, RegistryError> {
         let path = self.dir.join(LOCK);
         let begun = Instant::now();
         loop {
             match self.try_lock(&path)? {
                 Some(file) => return Ok(StartupLock { registry: self.clone(), lock: file }),
-                None if given_up() => return Err(InstanceError::GivenUp { path }),
+                None if given_up() => return Err(RegistryError::GivenUp { path }),
                 None if begun.elapsed() < patience => std::thread::sleep(RETRY),
-                None => return Err(InstanceError::Busy { path, waited: patience }),
+                None => return Err(RegistryError::Busy { path, waited: patience }),
             }
         }
     }
 
     /// The lock at `path`, if nobody has it, and nobody has removed the file or the directory meanwhile.
-    fn try_lock(&self, path: &Path) -> Result<Option<File>, InstanceError> {
+    fn try_lock(&self, path: &Path) -> Result<Option<File>, RegistryError> {
         let opened = OpenOptions::new()
             .create(true)
             .truncate(false)
@@ -148,7 +160,7 @@ impl Drop for StartupLock {
 
 impl StartupLock {
     /// The live instances of the namespace. State files of dead ones are removed.
-    pub fn live(&self) -> Result<Vec<Instance>, InstanceError> {
+    pub fn live(&self) -> Result<Vec<Instance>, RegistryError> {
         let dir = &self.registry.dir;
         let entries = fs::read_dir(dir).map_err(|source| failed("list directory", dir, source))?;
         let mut live = Vec::new();
@@ -166,7 +178,7 @@ impl StartupLock {
 
     /// Claims `prefixes` for this process until the claim is dropped or the process ends. A prefix that equals,
     /// contains or lies within one of a live instance is refused.
-    pub fn claim(&self, prefixes: &[Prefix]) -> Result<Claim, InstanceError> {
+    pub fn claim(&self, prefixes: &[Prefix]) -> Result<Claim, RegistryError> {
         let live = self.live()?;
         refuse_overlaps(prefixes, &live)?;
         let pid = std::process::id();
@@ -187,7 +199,7 @@ impl StartupLock {
         claim: &mut Claim,
         mode: Option<Mode>,
         prefixes: &[Prefix],
-    ) -> Result<(), InstanceError> {
+    ) -> Result<(), RegistryError> {
         let others: Vec<Instance> =
             self.live()?.into_iter().filter(|instance| instance.chain != claim.instance.chain).collect();
         refuse_overlaps(prefixes, &others)?;
@@ -272,7 +284,7 @@ fn admit_group(dir: &Path) -> io::Result<()> {
 }
 
 /// The instance whose state file is at `path`, if it lives. Removes the file if not.
-fn examine(path: &Path) -> Result<Option<Instance>, InstanceError> {
+fn examine(path: &Path) -> Result<Option<Instance>, RegistryError> {
     match standing(path)? {
         Fate::Gone => Ok(None),
         Fate::Live(instance) => Ok(Some(instance)),
@@ -299,7 +311,7 @@ enum Fate {
     Live(Instance),
 }
 
-fn standing(path: &Path) -> Result<Fate, InstanceError> {
+fn standing(path: &Path) -> Result<Fate, RegistryError> {
     let mut file = match File::open(path) {
         Ok(file) => file,
         // It ended just now.
@@ -313,14 +325,14 @@ fn standing(path: &Path) -> Result<Fate, InstanceError> {
         Err(TryLockError::Error(source)) => return Err(failed("lock state file", path, source)),
     }
     let mut text = String::new();
-    let corrupt = |cause: String| InstanceError::Corrupt { path: path.to_owned(), cause };
+    let corrupt = |cause: String| RegistryError::Corrupt { path: path.to_owned(), cause };
     file.read_to_string(&mut text).map_err(|error| corrupt(error.to_string()))?;
     serde_json::from_str(&text).map(Fate::Live).map_err(|error| corrupt(error.to_string()))
 }
 
 /// The live instances of the namespace with inode `namespace`, below `run_dir`. Takes no lock that another waits for, and
 /// leaves everything as it is: what they are may be another thing a moment later.
-pub fn live_instances(run_dir: &Path, namespace: u64) -> Result<Vec<Instance>, InstanceError> {
+pub fn live_instances(run_dir: &Path, namespace: u64) -> Result<Vec<Instance>, RegistryError> {
     let dir = run_dir.join(namespace.to_string());
     let entries = match fs::read_dir(&dir) {
         Ok(entries) => entries,
@@ -339,7 +351,7 @@ pub fn live_instances(run_dir: &Path, namespace: u64) -> Result<Vec<Instance>, I
 }
 
 /// The instance whose state file is at `path`, if it lives. Leaves the file as it is.
-pub(super) fn live_instance(path: &Path) -> Result<Option<Instance>, InstanceError> {
+fn live_instance(path: &Path) -> Result<Option<Instance>, RegistryError> {
     Ok(match standing(path)? {
         Fate::Live(instance) => Some(instance),
         Fate::Dead | Fate::Gone => None,
@@ -347,7 +359,7 @@ pub(super) fn live_instance(path: &Path) -> Result<Option<Instance>, InstanceErr
 }
 
 /// Puts `instance` at `path`, locked from the moment it can be seen there.
-fn write(path: &Path, instance: &Instance) -> Result<File, InstanceError> {
+fn write(path: &Path, instance: &Instance) -> Result<File, RegistryError> {
     let new = path.with_extension("new");
     let write = || {
         let mut file = OpenOptions::new()
@@ -370,13 +382,13 @@ fn write(path: &Path, instance: &Instance) -> Result<File, InstanceError> {
 }
 
 /// Refuses a prefix that one of `others` has, in whole or in part.
-fn refuse_overlaps(prefixes: &[Prefix], others: &[Instance]) -> Result<(), InstanceError> {
+fn refuse_overlaps(prefixes: &[Prefix], others: &[Instance]) -> Result<(), RegistryError> {
     taken(prefixes, others).into_iter().next().map_or(Ok(()), Err)
 }
 
 /// Why none of `prefixes` that one of `others` has, in whole or in part, can be claimed.
 #[must_use]
-pub fn taken(prefixes: &[Prefix], others: &[Instance]) -> Vec<InstanceError> {
+pub fn taken(prefixes: &[Prefix], others: &[Instance]) -> Vec<RegistryError> {
     let mut taken = Vec::new();
     for other in others {
         // Disjoint and in order, only the neighbours of a prefix can overlap it.
@@ -393,15 +405,15 @@ pub fn taken(prefixes: &[Prefix], others: &[Instance]) -> Vec<InstanceError> {
             let before = outermost.range(..prefix).next_back();
             let after = outermost.range(prefix..).next();
             if let Some(theirs) = before.into_iter().chain(after).find(|theirs| theirs.overlaps(prefix)) {
-                taken.push(InstanceError::Claimed { prefix: *prefix, theirs: *theirs, pid: other.pid });
+                taken.push(RegistryError::Claimed { prefix: *prefix, theirs: *theirs, pid: other.pid });
             }
         }
     }
     taken
 }
 
-fn failed(op: &'static str, path: &Path, source: io::Error) -> InstanceError {
-    InstanceError::RunDir { op, path: path.to_owned(), source: source.into() }
+fn failed(op: &'static str, path: &Path, source: io::Error) -> RegistryError {
+    RegistryError::RunDir { op, path: path.to_owned(), source: source.into() }
 }
 
 #[cfg(test)]

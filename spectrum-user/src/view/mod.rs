@@ -2,6 +2,7 @@
 //! and `check` from the part of it that a plan alone can tell. Texts are as they are typed on the command line, so that who reads
 //! the JSON needs nothing else. Shows itself to nobody.
 
+mod faults;
 mod making;
 mod origin;
 mod plan;
@@ -12,6 +13,8 @@ mod service;
 mod surroundings;
 mod target;
 
+pub(crate) use faults::Unmended;
+pub use faults::{Faults, News, named};
 pub use making::{DETACHED, Scope};
 pub use origin::{CheckView, ErrorView, OriginPlan, OriginView, RecordView};
 pub use plan::{BindingView, CheckedService, DestinationPlan, LogPlan, PlanView, ResolverPlan, TableView};
@@ -30,7 +33,7 @@ use std::net::SocketAddr;
 use serde::{Deserialize, Serialize};
 use strum::Display;
 
-use super::Mode;
+use crate::registry::Mode;
 
 /// An instance at one moment.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]

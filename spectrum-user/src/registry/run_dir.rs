@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use nix::unistd::Uid;
 
-use super::InstanceError;
+use super::RegistryError;
 
 const DEFAULT: &str = "/run/spectrum";
 
@@ -29,11 +29,11 @@ pub fn run_dir() -> PathBuf {
 
 /// Opens `dir`, which is made if missing, and says where it really is: a path without links, none of whose parts
 /// anybody but root and who runs this could exchange.
-pub(super) fn open(dir: &Path) -> Result<PathBuf, InstanceError> {
+pub(super) fn open(dir: &Path) -> Result<PathBuf, RegistryError> {
     let failed =
-        |op, source: io::Error| InstanceError::RunDir { op, path: dir.to_owned(), source: source.into() };
+        |op, source: io::Error| RegistryError::RunDir { op, path: dir.to_owned(), source: source.into() };
     let distrusted =
-        |cause: String| InstanceError::Distrusted { path: dir.to_owned(), cause, default: DEFAULT };
+        |cause: String| RegistryError::Distrusted { path: dir.to_owned(), cause, default: DEFAULT };
     DirBuilder::new()
         .recursive(true)
         .mode(0o755)

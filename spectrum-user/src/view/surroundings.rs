@@ -9,9 +9,9 @@ use serde::{Deserialize, Serialize};
 
 use super::Present;
 use crate::doctor::{bridged, loosening, unbridging};
-use crate::instance::Mode;
 use crate::model::{Family, Prefix, Protocol};
 use crate::plan::Extent;
+use crate::registry::Mode;
 use spectrum_steering::dispatcher::{self, AttachedProgram};
 use spectrum_steering::host::{self, ListeningSocket};
 use spectrum_steering::tproxy;

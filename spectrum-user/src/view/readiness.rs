@@ -47,7 +47,7 @@ impl View {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::instance::view::{OriginPlan, ServicePlan, ServiceView};
+    use crate::view::{OriginPlan, ServicePlan, ServiceView};
     use spectrum_proxy::OriginCondition;
 
     fn origin(origin: &str, condition: OriginCondition, reason: Option<&str>) -> OriginView {
@@ -79,7 +79,7 @@ mod tests {
         let reason = "origin web.example:80 (192.0.2.1:80) is unresolved: no such name".to_owned();
         assert_eq!(view.readiness(Some("dead")), Readiness::Not(vec![reason]));
         assert_eq!(view.readiness(Some("nobody")), Readiness::Unknown);
-        let removed = super::super::DrainingView { cut_in_ms: 1 };
+        let removed = crate::view::DrainingView { cut_in_ms: 1 };
         let mut gone = view.clone();
         gone.services[0].draining = Some(removed);
         assert_eq!(gone.readiness(Some("echo")), Readiness::Unknown);

@@ -11,8 +11,7 @@ use super::{
     DestinationPlan, DestinationView, DrainingView, InstanceState, LogView, OriginView, PacketCounts,
     Present, ProgramView, Seen, ServicePlan, ServiceView, SessionsView, TableView, View,
 };
-use crate::instance::ResourceKind;
-use crate::model::{Protocol, Service, ServiceName};
+use crate::model::{Protocol, ResourceKind, Service, ServiceName};
 use crate::observe::{LossKind, Omission, Totals};
 use spectrum_proxy::End;
 use spectrum_steering::dispatcher::{AttachedProgram, Probe};

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use strum::{EnumDiscriminants, EnumIter, IntoStaticStr};
 
-use crate::model::{Destination, DestinationId, Family, Prefix, Protocol, ServiceName};
+use super::{Destination, DestinationId, Family, Prefix, Protocol, ServiceName};
 
 /// Handshakes that the previous generation began complete within this time, or their clients try again: the first
 /// retransmission of a SYN-ACK comes after a second (RFC 6298).

@@ -8,8 +8,7 @@ use std::path::{Path, PathBuf};
 use nix::sys::socket::getsockopt;
 use nix::sys::socket::sockopt::PeerCredentials;
 
-use super::registry::{CONTROL, EXTENSION, live_instance};
-use super::{Instance, InstanceError, InstanceId, InstanceName};
+use super::{CONTROL, EXTENSION, Instance, InstanceId, InstanceName, RegistryError, live_instance};
 
 /// The socket at which an instance listens for requests, or did when it was killed.
 #[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
@@ -46,16 +45,16 @@ impl ControlSocket {
 
 /// The control sockets below `run_dir` of the namespace with inode `namespace`, in the order of ids. Makes
 /// nothing and needs no lock.
-pub fn control_sockets(run_dir: &Path, namespace: u64) -> Result<Vec<ControlSocket>, InstanceError> {
+pub fn control_sockets(run_dir: &Path, namespace: u64) -> Result<Vec<ControlSocket>, RegistryError> {
     let dir = run_dir.join(namespace.to_string());
     let entries = match fs::read_dir(&dir) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-            return Err(InstanceError::NotAMember { path: dir, source: error });
+            return Err(RegistryError::NotAMember { path: dir, source: error });
         }
         Err(source) => {
-            return Err(InstanceError::RunDir { op: "list directory", path: dir, source: source.into() });
+            return Err(RegistryError::RunDir { op: "list directory", path: dir, source: source.into() });
         }
     };
     let mut sockets: Vec<ControlSocket> = entries

@@ -29,7 +29,7 @@ fn prefixes(texts: &[&str]) -> Vec<Prefix> {
     texts.iter().map(|text| text.parse().unwrap()).collect()
 }
 
-fn claim(registry: &Registry, texts: &[&str]) -> Result<Claim, InstanceError> {
+fn claim(registry: &Registry, texts: &[&str]) -> Result<Claim, RegistryError> {
     registry.lock(PATIENCE).unwrap().claim(&prefixes(texts))
 }
 
@@ -138,7 +138,7 @@ fn the_lock_is_waited_for_no_longer_than_told() {
     let scratch = Scratch::new("busy");
     let registry = scratch.registry();
     let held = registry.lock(PATIENCE).unwrap();
-    assert!(matches!(registry.lock(PATIENCE), Err(InstanceError::Busy { .. })));
+    assert!(matches!(registry.lock(PATIENCE), Err(RegistryError::Busy { .. })));
     drop(held);
     registry.lock(PATIENCE).unwrap();
 }

@@ -8,7 +8,7 @@ use crate::model::Prefix;
 
 /// The error of registering an instance.
 #[derive(Debug, thiserror::Error)]
-pub enum InstanceError {
+pub enum RegistryError {
     /// A live instance has a prefix that equals, contains or lies within one of ours.
     #[error("claim prefix {prefix}: process {pid} has {theirs}")]
     Claimed {
@@ -76,7 +76,7 @@ pub enum InstanceError {
     },
 }
 
-impl InstanceError {
+impl RegistryError {
     /// The capability that was missing, if that was the cause.
     #[must_use]
     pub fn not_permitted(&self) -> Option<&'static str> {
@@ -87,7 +87,7 @@ impl InstanceError {
     }
 }
 
-/// The cause of [`InstanceError::RunDir`], with its cure.
+/// The cause of [`RegistryError::RunDir`], with its cure.
 #[derive(Debug, thiserror::Error)]
 pub enum RunDirError {
     /// The directory belongs to somebody else.

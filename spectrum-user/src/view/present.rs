@@ -7,13 +7,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::time::Instant;
 
-use super::{InstanceState, ListenerView, ReloadsView};
+use super::{Faults, InstanceState, ListenerView, ReloadsView};
 use crate::config::Config;
-use crate::instance::{Faults, InstanceId, Mode};
 use crate::model::{DestinationId, Service};
 use crate::observe::{Counters, Losses, Omissions};
 use crate::plan::Plan;
 use crate::plan::firewall::ChainPart;
+use crate::registry::{InstanceId, Mode};
 use spectrum_proxy::OriginWatch;
 use spectrum_steering::dispatcher::Probe;
 use spectrum_steering::host::NamespaceId;
