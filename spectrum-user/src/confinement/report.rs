@@ -1,0 +1,36 @@
+//! What took effect of a confinement, for `status` and for whoever wonders what a process may do. Judges nothing.
+
+use serde::{Deserialize, Serialize};
+
+use super::WorkerUser;
+
+/// What a worker process may still do.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct WorkerReport {
+    /// The user that it is.
+    pub user: WorkerUser,
+    /// The capabilities that it kept, `CAP_NET_RAW` for one.
+    pub capabilities: Vec<String>,
+    /// The capabilities that it needs and its steerer had not, each with what it is for.
+    pub missing: Vec<MissingCapability>,
+    /// True if nothing that it executes could have more capabilities than it has: the bounding set is empty.
+    pub bounded: bool,
+}
+
+/// What a steerer may still do.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct SteererReport {
+    /// The capabilities that it kept.
+    pub capabilities: Vec<String>,
+    /// True if nothing that it executes could have more of them.
+    pub bounded: bool,
+}
+
+/// A capability that is needed, and is not there to be kept.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct MissingCapability {
+    /// Its name.
+    pub name: String,
+    /// What it is needed for.
+    pub reasons: Vec<String>,
+}
