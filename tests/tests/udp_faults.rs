@@ -14,9 +14,11 @@ use spectrum_tests::control::{CONFIG, await_logged, configure, connect, reload};
 use spectrum_tests::datagram::{assert_echo, bound, client, dropped_by_backlog, hear, unspecified};
 use spectrum_tests::datagram_origin::DatagramOrigin;
 use spectrum_tests::deadline::{PATIENCE, eventually};
+use spectrum_tests::dial::dial;
 use spectrum_tests::instance::Instance;
 use spectrum_tests::name_server::NameServer;
 use spectrum_tests::netns::Netns;
+use spectrum_tests::origin::Origin;
 use spectrum_tests::path::Path;
 use spectrum_tests::record::records;
 use spectrum_tests::require::find_in_path;
@@ -30,6 +32,7 @@ on_every_path!(
 );
 
 on_one_path!(
+    a_check_by_one_protocol_says_nothing_of_the_other,
     a_first_datagram_goes_to_another_origin_if_one_is_dead,
     a_name_that_changes_moves_no_session,
     more_clients_than_descriptors_are_all_answered,
@@ -96,6 +99,45 @@ fn a_client_hears_that_its_origin_is_dead_and_then_that_it_is_back(case: &mut Ca
         let said = client.send(b"and now?").and_then(|_| hear(&client));
         (said.ok()? == b"and now?").then_some(())
     });
+}
+
+/// The condition of the service's only origin, with its reason, as `status` shows it.
+fn condition(case: &Case, instance: &Instance) -> String {
+    let status = connect(&case.server, instance).ask("status").unwrap();
+    let origin = &status["services"][0]["origins"][0];
+    let said = |key: &str| origin[key].as_str().unwrap_or_default().to_owned();
+    format!("{} {}", said("condition"), said("reason"))
+}
+
+fn a_check_by_one_protocol_says_nothing_of_the_other(case: &mut Case) {
+    let target = case.any_target();
+    let stream = Origin::saying(&case.server, origin_address(case), "here");
+    let datagrams = DatagramOrigin::echo(&case.server, origin_address(case));
+    let both = |origin: SocketAddr, check: &str| {
+        let more = format!("health = {{ interval = \"100ms\", fall = 1{check} }}");
+        service(case, &quoted(origin), &more).replace("\"udp\"", "\"both\"")
+    };
+    let await_condition = |instance: &Instance, expected: &str| {
+        eventually(expected, PATIENCE, || (condition(case, instance) == expected).then_some(()));
+    };
+    let asked = both(stream.address(), ", send = \"ping\"");
+    let tried = both(datagrams.address(), "");
+    let apart = both(datagrams.address(), &format!(", port = {}", datagrams.address().port()));
+    let instance = start(case, &asked);
+    await_condition(&instance, "down for udp alone");
+    assert_eq!(dial(&case.server, target).unwrap().text, "here");
+    configure(&case.server, &tried);
+    reload(&case.server, &instance).unwrap();
+    await_condition(&instance, "down for tcp alone");
+    assert_echo(&client(&case.server, target), b"hello");
+    assert!(dial(&case.server, target).is_err());
+    // A port of its own for checks tells of the server.
+    configure(&case.server, &apart);
+    reload(&case.server, &instance).unwrap();
+    await_condition(&instance, "down ");
+    let refused = client(&case.server, target);
+    let said = refused.send(b"hello").and_then(|_| hear(&refused));
+    assert_eq!(said.unwrap_err().kind(), ErrorKind::ConnectionRefused);
 }
 
 fn a_first_datagram_goes_to_another_origin_if_one_is_dead(case: &mut Case) {

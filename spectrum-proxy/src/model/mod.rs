@@ -16,8 +16,8 @@ pub use origin::{
 };
 pub use origin_setting::OriginSetting;
 pub use origins::{
-    Balance, CheckClose, DatagramHeader, DialOn, DialSource, Ejection, HealthCheck, LocalOrigins, Origins,
-    ProxyVersion, TrustedProxies, UniqueIds,
+    Balance, CheckClose, DatagramHeader, DialOn, DialSource, Ejection, HealthCheck, LocalOrigins,
+    OriginProtocols, Origins, ProxyVersion, TrustedProxies, UniqueIds,
 };
 pub use policy::{Limits, Policy, Timeouts};
 pub use probe::{DatagramProbe, HealthProbe, ParseProbeBytesError, ProbeBytes, ProbeTemplate, Question};

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 use strum::{Display, EnumString, VariantNames};
 
-use super::{HealthProbe, Origin, OriginPort, PortRange, Prefix};
+use super::{HealthProbe, Origin, OriginPort, PortRange, Prefix, Protocol};
 
 /// The servers that a service relays to.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -20,6 +20,8 @@ pub struct Origins {
     pub ejection: Option<Ejection>,
     /// The moment at which a connection's origin is dialled.
     pub dial_on: DialOn,
+    /// The protocols by which they are dialled.
+    pub protocols: OriginProtocols,
     /// The header that tells an origin by TCP who the client is; `None`: none.
     pub header: Option<ProxyVersion>,
     /// The header that tells an origin by UDP who the client is; `None`: none.
@@ -53,6 +55,25 @@ impl Origins {
             OriginPort::Record => None,
         }
     }
+
+    /// The only protocol of whose dials the checks say anything: a port may be open for one alone. `None`: those of both, since there is
+    /// no other, or since a port of its own for checks tells of the server, whatever it is dialled for.
+    #[must_use]
+    pub fn judged(&self) -> Option<Protocol> {
+        let check = self.health.as_ref()?;
+        let is_apart = self.protocols == OriginProtocols::Both && check.port.is_none();
+        is_apart.then(|| check.probe.protocol())
+    }
+}
+
+/// The protocols by which origins are dialled: those that their service binds.
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
+pub enum OriginProtocols {
+    /// TCP and UDP.
+    Both,
+    /// One of them.
+    #[default]
+    One,
 }
 
 impl From<Vec<Origin>> for Origins {
@@ -64,6 +85,7 @@ impl From<Vec<Origin>> for Origins {
             health: None,
             ejection: None,
             dial_on: DialOn::default(),
+            protocols: OriginProtocols::default(),
             header: None,
             datagram_header: None,
             unique_ids: UniqueIds::default(),
@@ -238,6 +260,17 @@ mod tests {
         {
             assert_eq!(origins.port(&origin, dialled), port, "{dialled}");
         }
+    }
+
+    #[test]
+    fn a_check_of_a_port_that_is_dialled_judges_its_own_protocol_where_there_are_two() {
+        let mut origins = Origins::from(vec!["10.0.0.5:53".parse().unwrap()]);
+        origins.health = Some(HealthCheck::default());
+        assert_eq!(origins.judged(), None);
+        origins.protocols = OriginProtocols::Both;
+        assert_eq!(origins.judged(), Some(Protocol::Tcp));
+        origins.health = Some(HealthCheck { port: Some(80), ..HealthCheck::default() });
+        assert_eq!(origins.judged(), None);
     }
 
     #[test]

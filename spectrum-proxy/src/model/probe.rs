@@ -6,7 +6,7 @@ use std::str::FromStr;
 use spectrum_common::UnknownWord;
 use strum::{Display, EnumString, VariantNames};
 
-use super::DatagramHeader;
+use super::{DatagramHeader, Protocol};
 
 /// The question of a health check.
 #[derive(Clone, Debug, Default, Eq, Hash, PartialEq)]
@@ -16,6 +16,17 @@ pub enum HealthProbe {
     Connect,
     /// A datagram, and its answer.
     Datagram(Box<DatagramProbe>),
+}
+
+impl HealthProbe {
+    /// The protocol by which it asks.
+    #[must_use]
+    pub fn protocol(&self) -> Protocol {
+        match self {
+            Self::Connect => Protocol::Tcp,
+            Self::Datagram(_) => Protocol::Udp,
+        }
+    }
 }
 
 /// A datagram that a health check sends to an origin, and the answers that are good ones.

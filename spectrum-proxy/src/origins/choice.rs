@@ -13,7 +13,7 @@ use super::fault::Fault;
 use super::roster::{Member, Place};
 use super::standing::{Moment, Standing, Turn};
 use super::tally::OpenGuard;
-use crate::model::{DatagramHeader, DialSource, Prefix, ServiceName};
+use crate::model::{DatagramHeader, DialSource, Prefix, Protocol, ServiceName};
 use crate::report::DialFailure;
 
 /// One worker's choice among the origins of one service.
@@ -50,9 +50,9 @@ impl Chooser {
         self.view.current.origins.datagram_header
     }
 
-    /// The choices that a session of `client` has now, none of them made yet.
-    pub(crate) fn choices(&self, client: IpAddr) -> Choices<'_> {
-        Choices { chooser: self, roster: self.view.roster(), client, tried: RefCell::default() }
+    /// The choices that a session of `client` by this protocol has now, none of them made yet.
+    pub(crate) fn choices(&self, by: Protocol, client: IpAddr) -> Choices<'_> {
+        Choices { chooser: self, roster: self.view.roster(), by, client, tried: RefCell::default() }
     }
 
     /// The port of `member` for what was steered here by `bound_port`; `None` where it has none.
@@ -61,36 +61,36 @@ impl Chooser {
         member.port.or_else(|| origins.port(origins.list.get(member.origin)?, bound_port))
     }
 
-    /// Notes that `place` answered, on `port`.
+    /// Notes that `place` took a connection, on `port`.
     pub(crate) fn succeeded(&self, place: &Place, port: u16) {
-        self.note_success(&place.standing, place.at(port));
+        self.note_success(Protocol::Tcp, &place.standing, place.at(port));
     }
 
-    /// The same of the origin of a session that is open.
+    /// Notes that the origin of a session of UDP has answered.
     pub(crate) fn answered(&self, open: &OpenGuard, origin: SocketAddr) {
-        self.note_success(open.standing(), origin);
+        self.note_success(Protocol::Udp, open.standing(), origin);
     }
 
-    fn note_success(&self, standing: &Standing, origin: SocketAddr) {
-        if standing.succeeded() == Some(Turn::Returned) {
+    fn note_success(&self, by: Protocol, standing: &Standing, origin: SocketAddr) {
+        if standing.succeeded(by) == Some(Turn::Returned) {
             tracing::info!(service = %self.service(), %origin, "origin is dialled again");
         }
     }
 
     /// Notes that `place` failed, on `port`, for a reason that is its own.
-    pub(crate) fn failed(&self, place: &Place, port: u16, error: &io::Error) {
-        self.note_failure(&place.standing, place.at(port), error);
+    pub(crate) fn failed(&self, by: Protocol, place: &Place, port: u16, error: &io::Error) {
+        self.note_failure(by, &place.standing, place.at(port), error);
     }
 
-    /// The same of the origin of a session that is open.
+    /// The same of the origin of a session of UDP that is open.
     pub(crate) fn refused(&self, open: &OpenGuard, origin: SocketAddr, error: &io::Error) {
-        self.note_failure(open.standing(), origin, error);
+        self.note_failure(Protocol::Udp, open.standing(), origin, error);
     }
 
-    fn note_failure(&self, standing: &Standing, origin: SocketAddr, error: &io::Error) {
+    fn note_failure(&self, by: Protocol, standing: &Standing, origin: SocketAddr, error: &io::Error) {
         let ejection = self.view.current.origins.ejection;
         if let (Some(Turn::Ejected), Some(ejection)) =
-            (standing.failed(Fault::of_dial(error), ejection, Moment::now()), ejection)
+            (standing.failed(by, Fault::of_dial(error), ejection, Moment::now()), ejection)
         {
             let (service, time) = (self.service(), ejection.time);
             tracing::warn!(%service, %origin, %error, ?time, "origin is not dialled for a time, since dialling it failed so often");
@@ -103,6 +103,7 @@ impl Chooser {
 pub(crate) struct Choices<'a> {
     chooser: &'a Chooser,
     roster: Rc<HeldRoster>,
+    by: Protocol,
     client: IpAddr,
     tried: RefCell<Vec<usize>>,
 }
@@ -117,7 +118,7 @@ impl Choices<'_> {
     pub(crate) fn another(&self) -> Option<&Member> {
         let mut tried = self.tried.borrow_mut();
         let index = {
-            let candidates = self.roster.candidates(&tried);
+            let candidates = self.roster.candidates(self.by, &tried);
             self.chooser.balancer.borrow_mut().choose(self.client, candidates)?
         };
         let member = self.roster.members.get(index)?;
@@ -127,7 +128,7 @@ impl Choices<'_> {
 
     /// The places of `member` in the order in which this client's session tries them.
     pub(crate) fn places<'m>(&self, member: &'m Member) -> Vec<&'m Place> {
-        member.order(self.chooser.view.current.origins.balance, self.client)
+        member.order(self.by, self.chooser.view.current.origins.balance, self.client)
     }
 
     /// The reason that there is no choice, before any was made.

@@ -11,7 +11,9 @@ use super::own_bindings::{Barred, LoopJudgement, Rest};
 use super::refusal::AddressRefusal;
 use super::resolver::{Resolution, ResolvedTarget, Unused};
 use super::standing::Standing;
-use crate::model::{Balance, Origin, OriginHost, OriginRole, Origins, PortRange, ServiceName, Weight};
+use crate::model::{
+    Balance, Origin, OriginHost, OriginRole, Origins, PortRange, Protocol, ServiceName, Weight,
+};
 use crate::report::DialFailure;
 
 /// The share of weight 1, so that the records of a service can divide it among themselves.
@@ -143,6 +145,8 @@ pub(crate) struct Place {
     pub(super) standing: Arc<Standing>,
     /// `None`: it is not checked.
     pub(super) health: Option<Arc<Health>>,
+    /// The only protocol of which the checks say anything; `None`: of both.
+    pub(super) judged: Option<Protocol>,
     /// Ports that would lead back to a service of ours. Empty where that does not depend on the connection.
     pub(super) barred: Box<[PortRange]>,
     /// The services of ours that all of its connections go to. Empty where some go elsewhere.
@@ -305,8 +309,12 @@ impl Roster {
     }
 
     /// Those of the best tier in which anybody is usable and not among `tried`.
-    pub(super) fn candidates(&self, tried: &[usize]) -> impl Iterator<Item = Candidate> + Clone {
-        let usable = move |(index, member): &(usize, &Member)| !tried.contains(index) && member.is_usable();
+    pub(super) fn candidates(
+        &self,
+        by: Protocol,
+        tried: &[usize],
+    ) -> impl Iterator<Item = Candidate> + Clone {
+        let usable = move |(index, member): &(usize, &Member)| !tried.contains(index) && member.is_usable(by);
         let first = self.members.iter().enumerate().find(usable);
         let tier = first.map(|(_, member)| member.tier);
         self.members
@@ -338,16 +346,16 @@ fn named(origin: &Origin, target: &ResolvedTarget) -> String {
 }
 
 impl Member {
-    fn is_usable(&self) -> bool {
-        self.places.iter().any(Place::is_usable)
+    fn is_usable(&self, by: Protocol) -> bool {
+        self.places.iter().any(|place| place.is_usable(by))
     }
 
     /// The usable places in the order of dialling them: families take turns (RFC 8305), and who was slow or has no route comes
     /// last. Of two connections in a row one begins with IPv6 and the next with IPv4, each with the next address of the family;
     /// where the client's address decides, always with the same.
-    pub(super) fn order(&self, balance: Balance, client: IpAddr) -> Vec<&Place> {
+    pub(super) fn order(&self, by: Protocol, balance: Balance, client: IpAddr) -> Vec<&Place> {
         let mut families: [Vec<&Place>; 2] = [Vec::new(), Vec::new()];
-        for place in self.places.iter().filter(|place| place.is_usable()) {
+        for place in self.places.iter().filter(|place| place.is_usable(by)) {
             families[usize::from(place.standing.address.is_ipv4())].push(place);
         }
         let turn = match balance {
@@ -405,7 +413,16 @@ impl Place {
             Rest::Through => through.clone().into_boxed_slice(),
         };
         let barred = barred.clone().into_boxed_slice();
-        Self { number: 0, standing, health, barred, through, is_drained_by_hand: false, is_drained: false }
+        Self {
+            number: 0,
+            standing,
+            health,
+            judged: None,
+            barred,
+            through,
+            is_drained_by_hand: false,
+            is_drained: false,
+        }
     }
 
     /// Its place among [`Roster::places`] of the roster it is in.
@@ -413,10 +430,14 @@ impl Place {
         self.number
     }
 
-    pub(crate) fn is_usable(&self) -> bool {
-        !self.is_drained
-            && self.health.as_ref().is_none_or(|health| health.is_up())
-            && !self.standing.is_ejected()
+    pub(crate) fn is_usable(&self, by: Protocol) -> bool {
+        !self.is_drained && !self.is_down(by) && !self.standing.is_ejected(by)
+    }
+
+    /// True if checks say that who dials by this protocol finds nobody.
+    pub(super) fn is_down(&self, by: Protocol) -> bool {
+        let is_judged = self.judged.is_none_or(|judged| judged == by);
+        is_judged && self.health.as_ref().is_some_and(|health| !health.is_up())
     }
 
     /// True if it gets no new connections, whoever says so.
@@ -481,7 +502,7 @@ mod tests {
 
     fn addresses(roster: &Roster, tried: &[usize]) -> Vec<String> {
         let member = |one: Candidate| roster.members[one.index].places[0].standing.address.to_string();
-        roster.candidates(tried).map(member).collect()
+        roster.candidates(Protocol::Tcp, tried).map(member).collect()
     }
 
     fn down(place: &Place) {
@@ -501,7 +522,7 @@ mod tests {
         down(&roster.members[0].places[0]);
         assert_eq!(addresses(&roster, &[]), ["192.0.2.2"]);
         assert_eq!(addresses(&roster, &[1]), ["192.0.2.3"], "also when the last primary was tried in vain");
-        roster.members[1].places[0].standing.failed(fault::Fault::SOME, ONCE, Moment::now());
+        roster.members[1].places[0].standing.failed(Protocol::Tcp, fault::Fault::SOME, ONCE, Moment::now());
         assert_eq!(addresses(&roster, &[]), ["192.0.2.3"]);
         let health = roster.members[0].places[0].health.as_ref().unwrap();
         health.note(Ok(Duration::ZERO));
@@ -529,7 +550,7 @@ mod tests {
         let all = Origins::from(vec![weighted("192.0.2.1:80", 0)]);
         let roster = Roster::of(&all, &resolutions[..1], nothing, place);
         assert_eq!(addresses(&roster, &[]), is(&[]));
-        assert!(roster.sole().is_some_and(|(_, place)| !place.is_usable()));
+        assert!(roster.sole().is_some_and(|(_, place)| !place.is_usable(Protocol::Tcp)));
     }
 
     #[test]
@@ -543,7 +564,7 @@ mod tests {
             target("none.", 5, 1, &[]),
         ]);
         let roster = Roster::of(&origins, &[Some(resolution)], nothing, place);
-        let weights: Vec<u32> = roster.candidates(&[]).map(|one| one.weight).collect();
+        let weights: Vec<u32> = roster.candidates(Protocol::Tcp, &[]).map(|one| one.weight).collect();
         assert_eq!(addresses(&roster, &[]), ["192.0.2.1", "192.0.2.2", "192.0.2.3"]);
         assert!(weights[0].abs_diff(3 * weights[1]) <= 3 && weights[2] * 200 < weights[1], "{weights:?}");
         assert!(weights.iter().sum::<u32>().abs_diff(SHARE) <= 3, "together as much as any other origin");
@@ -560,7 +581,7 @@ mod tests {
     }
 
     fn order(roster: &Roster, balance: Balance, client: &str) -> Vec<String> {
-        let places = roster.members[0].order(balance, client.parse().unwrap()).into_iter();
+        let places = roster.members[0].order(Protocol::Tcp, balance, client.parse().unwrap()).into_iter();
         places.map(|place| place.standing.address.to_string()).collect()
     }
 

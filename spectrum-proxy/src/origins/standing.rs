@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::fault::{Fault, LastFault};
 use super::tally::Tallies;
-use crate::model::Ejection;
+use crate::model::{Ejection, Protocol};
 
 /// The time for which an address that lost a race despite its head start begins no other (RFC 8305 leaves the time to
 /// us).
@@ -28,10 +28,8 @@ pub(super) enum Turn {
 #[derive(Debug)]
 pub(super) struct Standing {
     pub(super) address: IpAddr,
-    /// Dials in a row that failed.
-    failures: AtomicU32,
-    /// Until when it is not dialled, by [`Moment`]; 0: it is.
-    ejected_until: AtomicU64,
+    tcp: Dials,
+    udp: Dials,
     /// Until when others are dialled before it.
     slow_until: AtomicU64,
     /// True if there is no route to it.
@@ -42,6 +40,15 @@ pub(super) struct Standing {
     broken: AtomicU64,
     last: LastFault,
     pub(super) tallies: Tallies,
+}
+
+/// How dials by one protocol fare. Of the other they say nothing: a port may be open for one alone.
+#[derive(Debug, Default)]
+struct Dials {
+    /// Those in a row that failed.
+    failures: AtomicU32,
+    /// Until when there are none, by [`Moment`]; 0: there are.
+    ejected_until: AtomicU64,
 }
 
 /// Milliseconds since the process first asked, so that a time fits an atomic number. Never 0.
@@ -67,8 +74,8 @@ impl Standing {
     pub(super) fn new(address: IpAddr) -> Self {
         Self {
             address,
-            failures: AtomicU32::new(0),
-            ejected_until: AtomicU64::new(0),
+            tcp: Dials::default(),
+            udp: Dials::default(),
             slow_until: AtomicU64::new(0),
             routeless: AtomicBool::new(false),
             failed_dials: AtomicU64::new(0),
@@ -78,13 +85,20 @@ impl Standing {
         }
     }
 
-    /// Asks the clock only where that matters.
-    pub(super) fn is_ejected(&self) -> bool {
-        self.ejected_at(Moment::now)
+    fn dials(&self, by: Protocol) -> &Dials {
+        match by {
+            Protocol::Tcp => &self.tcp,
+            Protocol::Udp => &self.udp,
+        }
     }
 
-    fn ejected_at(&self, now: impl FnOnce() -> Moment) -> bool {
-        let until = self.ejected_until.load(Ordering::Relaxed);
+    /// Asks the clock only where that matters.
+    pub(super) fn is_ejected(&self, by: Protocol) -> bool {
+        self.ejected_at(by, Moment::now)
+    }
+
+    fn ejected_at(&self, by: Protocol, now: impl FnOnce() -> Moment) -> bool {
+        let until = self.dials(by).ejected_until.load(Ordering::Relaxed);
         until != 0 && until > now().0
     }
 
@@ -102,9 +116,10 @@ impl Standing {
         self.routeless.store(!is_routed, Ordering::Relaxed);
     }
 
-    /// Dials in a row that failed.
+    /// Dials in a row that failed, by the protocol that has more of them.
     pub(super) fn failures(&self) -> u32 {
-        self.failures.load(Ordering::Relaxed)
+        let of = |dials: &Dials| dials.failures.load(Ordering::Relaxed);
+        of(&self.tcp).max(of(&self.udp))
     }
 
     /// All dials that failed.
@@ -129,28 +144,36 @@ impl Standing {
     }
 
     /// It was dialled and answered.
-    pub(super) fn succeeded(&self) -> Option<Turn> {
-        if self.failures.load(Ordering::Relaxed) != 0 {
-            self.failures.store(0, Ordering::Relaxed);
+    pub(super) fn succeeded(&self, by: Protocol) -> Option<Turn> {
+        let Dials { failures, ejected_until } = self.dials(by);
+        if failures.load(Ordering::Relaxed) != 0 {
+            failures.store(0, Ordering::Relaxed);
         }
-        if self.ejected_until.load(Ordering::Relaxed) == 0 {
+        if ejected_until.load(Ordering::Relaxed) == 0 {
             return None;
         }
-        (self.ejected_until.swap(0, Ordering::Relaxed) != 0).then_some(Turn::Returned)
+        (ejected_until.swap(0, Ordering::Relaxed) != 0).then_some(Turn::Returned)
     }
 
     /// It was dialled and did not answer. One failure after the time of an ejection is another ejection.
-    pub(super) fn failed(&self, fault: Fault, ejection: Option<Ejection>, now: Moment) -> Option<Turn> {
+    pub(super) fn failed(
+        &self,
+        by: Protocol,
+        fault: Fault,
+        ejection: Option<Ejection>,
+        now: Moment,
+    ) -> Option<Turn> {
+        let dials = self.dials(by);
         self.failed_dials.fetch_add(1, Ordering::Relaxed);
         self.last.set(fault, now);
-        let failures = self.failures.fetch_add(1, Ordering::Relaxed).saturating_add(1);
+        let failures = dials.failures.fetch_add(1, Ordering::Relaxed).saturating_add(1);
         let Ejection { failures: allowed, time } = ejection?;
         // Connections that were being dialled when it was ejected tell nothing new.
-        let until = self.ejected_until.load(Ordering::Relaxed);
+        let until = dials.ejected_until.load(Ordering::Relaxed);
         if failures < u32::from(allowed) || until > now.0 {
             return None;
         }
-        let ejected = self.ejected_until.compare_exchange(
+        let ejected = dials.ejected_until.compare_exchange(
             until,
             now.plus(time).0,
             Ordering::Relaxed,
@@ -185,37 +208,56 @@ mod tests {
     #[test]
     fn failures_in_a_row_eject_for_a_time() {
         let standing = standing();
-        assert_eq!([0, 1].map(|second| standing.failed(FAULT, EJECTION, at(second))), [None, None]);
-        assert!(!standing.ejected_at(|| at(1)));
-        assert_eq!(standing.failed(FAULT, EJECTION, at(2)), Some(Turn::Ejected));
-        assert_eq!(standing.failed(FAULT, EJECTION, at(3)), None, "it is ejected already");
-        assert!(standing.ejected_at(|| at(31)));
-        assert!(!standing.ejected_at(|| at(32)), "the time is not lengthened by late failures");
         assert_eq!(
-            standing.failed(FAULT, EJECTION, at(33)),
+            [0, 1].map(|second| standing.failed(Protocol::Tcp, FAULT, EJECTION, at(second))),
+            [None, None]
+        );
+        assert!(!standing.ejected_at(Protocol::Tcp, || at(1)));
+        assert_eq!(standing.failed(Protocol::Tcp, FAULT, EJECTION, at(2)), Some(Turn::Ejected));
+        assert_eq!(standing.failed(Protocol::Tcp, FAULT, EJECTION, at(3)), None, "it is ejected already");
+        assert!(standing.ejected_at(Protocol::Tcp, || at(31)));
+        assert!(
+            !standing.ejected_at(Protocol::Tcp, || at(32)),
+            "the time is not lengthened by late failures"
+        );
+        assert_eq!(
+            standing.failed(Protocol::Tcp, FAULT, EJECTION, at(33)),
             Some(Turn::Ejected),
             "one more failure is enough"
         );
-        assert_eq!(standing.succeeded(), Some(Turn::Returned));
-        assert_eq!(standing.succeeded(), None);
-        assert_eq!(standing.failed(FAULT, EJECTION, at(64)), None, "it begins anew");
+        assert_eq!(standing.succeeded(Protocol::Tcp), Some(Turn::Returned));
+        assert_eq!(standing.succeeded(Protocol::Tcp), None);
+        assert_eq!(standing.failed(Protocol::Tcp, FAULT, EJECTION, at(64)), None, "it begins anew");
     }
 
     #[test]
     fn a_success_forgets_the_failures_before_it() {
         let standing = standing();
         for second in 0..9 {
-            assert_eq!(standing.failed(FAULT, EJECTION, at(second)), None);
-            assert_eq!(standing.failed(FAULT, EJECTION, at(second)), None);
-            standing.succeeded();
+            assert_eq!(standing.failed(Protocol::Tcp, FAULT, EJECTION, at(second)), None);
+            assert_eq!(standing.failed(Protocol::Tcp, FAULT, EJECTION, at(second)), None);
+            standing.succeeded(Protocol::Tcp);
         }
         assert_eq!(standing.failures(), 0);
     }
 
     #[test]
+    fn who_is_ejected_by_one_protocol_is_dialled_by_the_other() {
+        let standing = standing();
+        for second in 0..3 {
+            standing.failed(Protocol::Udp, FAULT, EJECTION, at(second));
+        }
+        let ejected = |by| standing.ejected_at(by, || at(3));
+        assert_eq!([Protocol::Tcp, Protocol::Udp].map(ejected), [false, true]);
+        assert_eq!(standing.succeeded(Protocol::Tcp), None);
+        assert!(ejected(Protocol::Udp));
+        assert_eq!(standing.failures(), 3);
+    }
+
+    #[test]
     fn without_ejection_nothing_is_ejected() {
         let standing = standing();
-        assert!((0..99).all(|second| standing.failed(FAULT, None, at(second)).is_none()));
-        assert!(!standing.ejected_at(|| at(100)));
+        assert!((0..99).all(|second| standing.failed(Protocol::Tcp, FAULT, None, at(second)).is_none()));
+        assert!(!standing.ejected_at(Protocol::Tcp, || at(100)));
     }
 }

@@ -67,10 +67,10 @@ impl Dialler {
 
     /// Connects to one of the origins. Notes in `session` what is tried.
     pub(crate) async fn dial(&self, session: &Session) -> Result<Dialled, DialFailure> {
-        let choices = self.chooser.choices(session.client.get().ip());
+        let choices = self.chooser.choices(Protocol::Tcp, session.client.get().ip());
         match choices.sole() {
             Some((member, place)) => {
-                if !place.is_usable() {
+                if !place.is_usable(Protocol::Tcp) {
                     return Err(DialFailure::Down);
                 }
                 let port = self.chooser.port(member, session.bound_port).ok_or(DialFailure::Failed)?;
@@ -247,7 +247,7 @@ impl Dialler {
         if matches!(failure, DialFailure::OtherFamily | DialFailure::OutOfResources) {
             return;
         }
-        self.chooser.failed(place, port, error);
+        self.chooser.failed(Protocol::Tcp, place, port, error);
     }
 
     fn log(&self, session: &Session, origin: SocketAddr, error: &io::Error) {

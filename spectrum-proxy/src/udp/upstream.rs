@@ -64,7 +64,7 @@ impl Upstream {
         tried: &[SocketAddr],
     ) -> Result<Self, DialFailure> {
         let Caller { client, dialled, bound_port, turn } = caller;
-        let choices = chooser.choices(client.ip());
+        let choices = chooser.choices(Protocol::Udp, client.ip());
         let mut failure = choices.absence();
         while let Some(member) = choices.another() {
             let Some(port) = chooser.port(member, bound_port) else { continue };
@@ -98,7 +98,7 @@ impl Upstream {
                         if failure == DialFailure::OutOfResources {
                             return Err(failure);
                         }
-                        chooser.failed(place, port, &error);
+                        chooser.failed(Protocol::Udp, place, port, &error);
                     }
                 }
             }

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::net::SocketAddr;
 
-use super::udp::{self, UdpTargetError};
+use super::udp::{self, BoundProtocols, UdpTargetError};
 use super::{Config, FirewallChoice, ModeChoice, NatChoice, OriginPlaces, Planned, Protocols, RepairLimit};
 use crate::model::{
     Binding, Force, LogOptions, Origin, OriginPort, Origins, Policy, PortRange, Prefix, ResolverOptions,
@@ -118,7 +118,8 @@ impl Flags {
             if let Some(origin) = self.origins.iter().find(|origin| !seen.insert(origin.identity())) {
                 return Err(FlagsError::OriginTwice { origin: origin.clone() });
             }
-            Target::Origins(Origins::from(self.origins))
+            let protocols = BoundProtocols::of(&bindings).of_origins();
+            Target::Origins(Origins { protocols, ..Origins::from(self.origins) })
         };
         udp::require_answer(&bindings, &target).map_err(|error| FlagsError::Udp { error })?;
         let services =

@@ -1,7 +1,7 @@
 //! What may stand behind UDP bindings, for flags and files alike, and the one place that says which keys have no effect on UDP
 //! yet. Reads none of them.
 
-use crate::model::{Binding, Protocol, Responder, Target};
+use crate::model::{Binding, OriginProtocols, Protocol, Responder, Target};
 
 /// The keys of a service that would have no effect on its UDP bindings. Whoever builds one takes it out of here.
 const NOT_YET: &[&str] = &["trusted-proxies", "udp.quic"];
@@ -23,6 +23,11 @@ impl BoundProtocols {
     pub(super) fn of(bindings: &[Binding]) -> Self {
         let binds = |protocol| bindings.iter().any(|binding| binding.protocol == protocol);
         Self { tcp: binds(Protocol::Tcp) || bindings.is_empty(), udp: binds(Protocol::Udp) }
+    }
+
+    /// By which of them origins are dialled.
+    pub(super) fn of_origins(self) -> OriginProtocols {
+        if self.tcp && self.udp { OriginProtocols::Both } else { OriginProtocols::One }
     }
 }
 

@@ -17,9 +17,9 @@ pub use spectrum_common::{
 };
 pub use spectrum_proxy::model::{
     Balance, CheckClose, DatagramHeader, DatagramProbe, DialOn, DialSource, Ejection, HealthCheck,
-    HealthProbe, Limits, LocalOrigins, Origin, OriginHost, OriginIdentity, OriginPort, OriginRole,
-    OriginSetting, Origins, ParseOriginError, ParseProbeBytesError, Policy, ProbeBytes, ProbeTemplate,
-    ProxyVersion, Question, Quic, ResolverOptions, Responder, Shift, Target, Timeouts, TrustedProxies,
-    UdpPolicy, UniqueIds, Weight, WeightError,
+    HealthProbe, Limits, LocalOrigins, Origin, OriginHost, OriginIdentity, OriginPort, OriginProtocols,
+    OriginRole, OriginSetting, Origins, ParseOriginError, ParseProbeBytesError, Policy, ProbeBytes,
+    ProbeTemplate, ProxyVersion, Question, Quic, ResolverOptions, Responder, Shift, Target, Timeouts,
+    TrustedProxies, UdpPolicy, UniqueIds, Weight, WeightError,
 };
 pub use spectrum_steering::model::Binding;

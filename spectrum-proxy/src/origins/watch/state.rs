@@ -6,11 +6,14 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::model::{Origin, OriginPort, OriginRole, ServiceName};
+use crate::model::{Origin, OriginPort, OriginProtocols, OriginRole, Protocol, ServiceName};
 use crate::origins::current_roster::CurrentRoster;
 use crate::origins::own_bindings::Barred;
 use crate::origins::resolver::Unused;
 use crate::origins::roster::{Member, Place, Share, SrvRecord};
+
+/// Those by which origins are dialled.
+const PROTOCOLS: [Protocol; 2] = [Protocol::Tcp, Protocol::Udp];
 
 /// One address of an origin, or an origin without any.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -27,7 +30,7 @@ pub struct OriginState {
     pub role: OriginRole,
     /// Its use, or why there is none.
     pub condition: OriginCondition,
-    /// Of one that is unresolved, refused or unused: why.
+    /// Of one that is unresolved, refused or unused: why. Of one that is down or ejected for one of two protocols: for which.
     pub reason: Option<String>,
     /// The outcome of its last health check; `None`: it is not checked, or not yet.
     pub last_check: Option<CheckOutcome>,
@@ -142,7 +145,7 @@ pub(super) fn states(
         for member in roster.members.iter().filter(|member| member.origin == index) {
             for place in &member.places {
                 let way = circles.entered_at(place).map(|on| until_it_repeats(&current.service, on));
-                states.push(state(origin, share, member, place, way));
+                states.push(state(origin, share, member, place, way, current.origins.protocols));
             }
         }
         let undialled = |address, condition| OriginState {
@@ -237,10 +240,15 @@ impl<F: Fn(&ServiceName) -> Option<Arc<CurrentRoster>>> Circles<F> {
     }
 
     fn search(&mut self, service: &ServiceName) -> Option<Vec<ServiceName>> {
-        let roster = (self.roster_of)(service)?.roster();
+        let current = (self.roster_of)(service)?;
+        let roster = current.roster();
+        let is_usable = |place: &&Place| match current.origins.protocols {
+            OriginProtocols::Both => PROTOCOLS.iter().any(|by| place.is_usable(*by)),
+            OriginProtocols::One => PROTOCOLS.iter().all(|by| place.is_usable(*by)),
+        };
         let left_out = roster.loops.iter().find_map(|one| one.judgement.ways.first());
         let mut on = left_out.cloned();
-        for place in roster.places().filter(|place| place.is_usable()) {
+        for place in roster.places().filter(is_usable) {
             let entered = self.entered_at(place)?.to_vec();
             on.get_or_insert(entered);
         }
@@ -254,18 +262,25 @@ fn state(
     member: &Member,
     place: &Place,
     way: Option<Vec<ServiceName>>,
+    protocols: OriginProtocols,
 ) -> OriginState {
     let sums = place.standing.tallies.sums();
-    let is_up = place.health.as_ref().is_none_or(|health| health.is_up());
+    let down = for_which(|by| place.is_down(by));
+    let ejected = for_which(|by| place.standing.is_ejected(by));
+    // Of the protocol that is not there nothing is ever dialled, and nothing is checked.
+    let sole = match (protocols, for_which(|by| place.is_down(by) || place.standing.is_ejected(by))) {
+        (OriginProtocols::Both, Some(Affected::Only(protocol))) => Some(protocol),
+        _ => None,
+    };
     OriginState {
         origin: origin.to_string(),
         address: Some(shown(origin, member.port, place.standing.address)),
         weight: if place.is_drained() { 0 } else { share.weight.get() },
         is_by_hand: place.is_drained_by_hand || share.is_by_hand,
         role: origin.role,
-        condition: if !is_up {
+        condition: if down.is_some() {
             OriginCondition::Down
-        } else if place.standing.is_ejected() {
+        } else if ejected.is_some() {
             OriginCondition::Ejected
         } else if way.is_some() {
             OriginCondition::Loop
@@ -274,7 +289,7 @@ fn state(
         } else {
             OriginCondition::Up
         },
-        reason: None,
+        reason: sole.map(|protocol| format!("for {protocol} alone")),
         last_check: place
             .health
             .as_ref()
@@ -290,6 +305,22 @@ fn state(
         bytes_from: sums.to_client,
         record: recorded(member.port, member.record.as_ref()),
         way: way.unwrap_or_default(),
+    }
+}
+
+/// The protocols of which something is true.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Affected {
+    All,
+    Only(Protocol),
+}
+
+fn for_which(is_so: impl Fn(Protocol) -> bool) -> Option<Affected> {
+    match PROTOCOLS.map(&is_so) {
+        [true, true] => Some(Affected::All),
+        [true, false] => Some(Affected::Only(Protocol::Tcp)),
+        [false, true] => Some(Affected::Only(Protocol::Udp)),
+        [false, false] => None,
     }
 }
 

@@ -400,6 +400,7 @@ impl WatchThread {
             Some(self.health(address, check))
         });
         let mut place = Place::new(standing, health, judgement);
+        place.judged = current.origins.judged();
         place.is_drained_by_hand =
             self.settings.borrow().drains(&current.service, origin, Part { address, port });
         place

@@ -138,6 +138,7 @@ impl<'a, 't> OriginsKeys<'a, 't> {
         let mut origins = Origins::from(Vec::new());
         origins.balance = self.balance.and_then(|typed| typed.word()).unwrap_or_default();
         origins.ejection = self.ejection.map(ejection);
+        origins.protocols = bound.of_origins();
         origins.dial_on = self.dial_on.and_then(|typed| typed.word()).unwrap_or_default();
         (origins.header, origins.datagram_header) =
             self.proxy_header.map(|typed| udp::headers(typed, bound)).unwrap_or_default();
