@@ -44,6 +44,10 @@ pub(super) struct DatagramCounters {
     pub(super) to_client: Counter,
     /// Those that came and could not be sent on.
     pub(super) lost: Counter,
+    /// Those of clients for which a queue had no room.
+    pub(super) overflow_from_client: Counter,
+    /// Those of origins.
+    pub(super) overflow_from_origin: Counter,
 }
 
 impl Traffic {
@@ -110,6 +114,23 @@ impl Traffic {
     #[must_use]
     pub fn datagrams_lost(&self) -> u64 {
         self.datagrams.lost.get()
+    }
+
+    /// Datagrams of clients, or trains of them, that the system threw away since the queue was full in which they wait for us.
+    #[must_use]
+    pub fn overflow_from_client(&self) -> u64 {
+        self.datagrams.overflow_from_client.get()
+    }
+
+    /// The same of origins.
+    #[must_use]
+    pub fn overflow_from_origin(&self) -> u64 {
+        self.datagrams.overflow_from_origin.get()
+    }
+
+    /// Counts so many datagrams of clients that found a full queue. To be called on the worker's own thread.
+    pub(super) fn overflowed_from_client(&self, count: u64) {
+        self.datagrams.overflow_from_client.add(count);
     }
 
     /// The counters of datagrams, for one more session.

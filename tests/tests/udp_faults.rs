@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "test code panics")]
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
 use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::mpsc::channel;
@@ -11,11 +12,13 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use spectrum_tests::case::Case;
 use spectrum_tests::control::{CONFIG, await_logged, configure, connect, reload};
-use spectrum_tests::datagram::{assert_echo, bound, client, dropped_by_backlog, hear, unspecified};
+use spectrum_tests::datagram::{
+    assert_echo, bound, client, client_from, dropped_by_backlog, hear, unspecified,
+};
 use spectrum_tests::datagram_origin::DatagramOrigin;
 use spectrum_tests::deadline::{PATIENCE, eventually};
 use spectrum_tests::dial::dial;
-use spectrum_tests::instance::Instance;
+use spectrum_tests::instance::{Instance, Launch};
 use spectrum_tests::name_server::NameServer;
 use spectrum_tests::netns::Netns;
 use spectrum_tests::origin::Origin;
@@ -26,6 +29,7 @@ use spectrum_tests::veth::{CLIENT_V4, CLIENT_V6, client_of};
 use spectrum_tests::{on_every_path, on_one_path, share};
 
 on_every_path!(
+    a_client_that_is_gone_keeps_its_session_and_takes_nobody_else_s_answers,
     a_client_hears_that_its_origin_is_dead_and_then_that_it_is_back,
     sessions_keep_their_ports_at_the_origin_over_reloads,
     whoever_plays_loses_nothing_to_a_flood,
@@ -39,6 +43,7 @@ on_one_path!(
     more_clients_than_ports_are_all_answered,
     an_answer_that_is_under_way_at_the_end_still_arrives,
     nobody_ever_hears_what_is_not_for_them,
+    what_finds_a_full_queue_is_counted,
 );
 
 fn origin_address(case: &Case) -> SocketAddr {
@@ -138,6 +143,100 @@ fn a_check_by_one_protocol_says_nothing_of_the_other(case: &mut Case) {
     let refused = client(&case.server, target);
     let said = refused.send(b"hello").and_then(|_| hear(&refused));
     assert_eq!(said.unwrap_err().kind(), ErrorKind::ConnectionRefused);
+}
+
+/// The ICMP errors that a namespace was told by others.
+fn errors_heard(netns: &Netns) -> u64 {
+    let table =
+        |name: &str| netns.run(|| fs::read_to_string(format!("/proc/thread-self/net/{name}")).unwrap());
+    let (v4, v6) = (table("snmp"), table("snmp6"));
+    let rows: Vec<Vec<&str>> = v4
+        .lines()
+        .filter(|line| line.starts_with("Icmp: "))
+        .map(|line| line.split_whitespace().collect())
+        .collect();
+    let place = rows[0].iter().position(|name| *name == "InDestUnreachs").unwrap();
+    let of_v6 = v6.lines().find_map(|line| line.strip_prefix("Icmp6InDestUnreachs")).unwrap();
+    rows[1][place].parse::<u64>().unwrap() + of_v6.trim().parse::<u64>().unwrap()
+}
+
+fn a_client_that_is_gone_keeps_its_session_and_takes_nobody_else_s_answers(case: &mut Case) {
+    let target = case.any_target();
+    let netns = client_of(&case.server);
+    let origin = bound(&case.server, origin_address(case));
+    origin.set_read_timeout(Some(PATIENCE)).unwrap();
+    let _instance = start(case, &service(case, &quoted(origin.local_addr().unwrap()), ""));
+    let exchange = |client: &UdpSocket| {
+        client.send(b"are you there?").unwrap();
+        let (_, from) = origin.recv_from(&mut [0; 64]).unwrap();
+        origin.send_to(b"yes", from).unwrap();
+        assert_eq!(hear(client).unwrap(), b"yes");
+        from
+    };
+    let (gone, other) = (client(&netns, target), client(&netns, target));
+    let own = gone.local_addr().unwrap();
+    let (of_gone, of_other) = (exchange(&gone), exchange(&other));
+    drop(gone);
+    let before = errors_heard(&case.server);
+    eventually("an ICMP error about an answer", PATIENCE, || {
+        origin.send_to(b"and you?", of_gone).unwrap();
+        origin.send_to(b"still", of_other).unwrap();
+        assert_eq!(hear(&other).unwrap(), b"still");
+        (errors_heard(&case.server) > before).then_some(())
+    });
+    assert_eq!(exchange(&other), of_other);
+    let back = client_from(&netns, own, target);
+    // What was said meanwhile, to nobody, is gone.
+    assert_eq!(exchange(&back), of_gone, "anybody can forge such an error");
+}
+
+/// A number about datagrams that `status` shows of the only service.
+fn count(case: &Case, instance: &Instance, key: &str) -> u64 {
+    let status = connect(&case.server, instance).ask("status").unwrap();
+    status["sessions"][0]["datagrams"][key].as_u64().unwrap_or_else(|| panic!("no {key} in {status}"))
+}
+
+fn what_finds_a_full_queue_is_counted(case: &mut Case) {
+    let target = case.any_target();
+    let origin = bound(&case.server, origin_address(case));
+    origin.set_read_timeout(Some(PATIENCE)).unwrap();
+    let instance = start(case, &service(case, &quoted(origin.local_addr().unwrap()), ""));
+    let client = client(&case.server, target);
+    client.send(b"hello").unwrap();
+    let (_, session) = origin.recv_from(&mut [0; 64]).unwrap();
+    let is_stopped = || {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", instance.pid())).unwrap();
+        stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('T'))
+    };
+    // What is sent while nobody reads waits, as far as there is room.
+    let while_it_sleeps = |send: &dyn Fn()| {
+        let dropped = dropped_by_backlog();
+        instance.signal(Signal::SIGSTOP);
+        eventually("the stop", PATIENCE, || is_stopped().then_some(()));
+        send();
+        instance.signal(Signal::SIGCONT);
+        dropped_by_backlog() - dropped
+    };
+    for (sender, counted, count_of) in [("client", "from_client", 20_000), ("origin", "to_client", 2_000)] {
+        let (lost, passed) = (format!("overflow_from_{sender}"), count(case, &instance, counted));
+        let dropped = while_it_sleeps(&|| {
+            for _ in 0..count_of {
+                let sent = if sender == "client" {
+                    client.send(b"flood")
+                } else {
+                    origin.send_to(b"flood", session)
+                };
+                sent.unwrap();
+            }
+        });
+        eventually(&lost, PATIENCE, || {
+            let lost = count(case, &instance, &lost);
+            let passed = count(case, &instance, counted) - passed;
+            (lost > 0 && lost + passed <= count_of && lost + passed + dropped >= count_of).then_some(())
+        });
+    }
+    let said = Launch::new(&case.server).arguments("status").finish().stdout;
+    assert!(said.contains("of clients and"), "{said}");
 }
 
 fn a_first_datagram_goes_to_another_origin_if_one_is_dead(case: &mut Case) {

@@ -15,6 +15,7 @@ mod options;
 mod parting;
 mod poller;
 mod post;
+mod queue_losses;
 mod raw;
 mod receiver;
 mod session;

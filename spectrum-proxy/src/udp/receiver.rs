@@ -17,6 +17,7 @@ use tokio::time::{Instant, sleep};
 use super::answer::Answer;
 use super::options;
 use super::post::{Due, Post};
+use super::queue_losses::{LOOK, QueueLosses};
 use super::session::UdpSession;
 use super::sessions::{Sessions, end, expiry};
 use super::table::{GroupId, Key, Rank, SessionId, SessionTable};
@@ -63,6 +64,7 @@ impl Receiver {
         let listener = Rc::new(UdpSocket::from_std(listener)?);
         let group = sessions.listener_opened(&destination.service, destination.family, transparent);
         worker.listener_opened(destination.protocol, bound);
+        let losses = QueueLosses::since_now(&listener);
         let queue = Rc::new(Queue {
             worker,
             sessions,
@@ -72,6 +74,8 @@ impl Receiver {
             bound,
             group,
             due: RefCell::default(),
+            losses,
+            is_looked_at: Cell::new(false),
             told: Cell::new(None),
         });
         let (stop, stopped) = oneshot::channel();
@@ -103,6 +107,9 @@ struct Queue {
     group: GroupId,
     /// Memory for what one batch is answered with.
     due: RefCell<Vec<Due>>,
+    losses: QueueLosses,
+    /// True if somebody will look what has been lost.
+    is_looked_at: Cell<bool>,
     /// When a shortage was told last.
     told: Cell<Option<Instant>>,
 }
@@ -137,12 +144,36 @@ impl Queue {
         }
         // The runtime's idea of readiness may lag behind the kernel's, so the kernel is asked.
         while self.take_some().is_ok_and(|more| more) {}
+        self.note_losses();
+    }
+
+    /// Counts what has been lost. Within a second of what comes: so that a queue that is too short is seen however busy it is, and
+    /// nobody looks at one to which nothing comes.
+    fn note_losses(&self) {
+        self.assignment.get().traffic().overflowed_from_client(self.losses.more(&self.listener));
+    }
+
+    fn look_at_losses(self: &Rc<Self>) {
+        if self.is_looked_at.replace(true) {
+            return;
+        }
+        let queue = Rc::downgrade(self);
+        spawn_local(async move {
+            sleep(LOOK).await;
+            if let Some(queue) = queue.upgrade() {
+                queue.is_looked_at.set(false);
+                queue.note_losses();
+            }
+        });
     }
 
     /// Takes a batch: whether there may be more.
-    fn take_some(&self) -> io::Result<bool> {
+    fn take_some(self: &Rc<Self>) -> io::Result<bool> {
         let mut post = self.sessions.post.borrow_mut();
         let (received, more) = self.sessions.receive(&mut post, self.listener.as_fd())?;
+        if !received.is_empty() {
+            self.look_at_losses();
+        }
         self.take(&mut post, received);
         Ok(more)
     }

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 use super::answer::Answer;
+use super::queue_losses::QueueLosses;
 use super::train::{Letter, Train};
 use super::upstream::{Unanswered, Upstream};
 use super::voice::Voice;
@@ -44,6 +45,7 @@ pub(super) struct UdpSession {
 /// A socket that is connected to a session's client.
 pub(super) struct Parted {
     pub(super) socket: Rc<OwnedFd>,
+    pub(super) losses: QueueLosses,
     pub(super) _held: Held,
 }
 
@@ -89,6 +91,16 @@ impl UdpSession {
         self.datagrams.lost.add(datagrams as u64);
     }
 
+    /// Counts so many of its client's that found a full queue.
+    pub(super) fn overflowed_from_client(&self, datagrams: u64) {
+        self.datagrams.overflow_from_client.add(datagrams);
+    }
+
+    /// Counts so many of its origin's that found a full queue.
+    pub(super) fn overflowed_from_origin(&self, datagrams: u64) {
+        self.datagrams.overflow_from_origin.add(datagrams);
+    }
+
     /// What `train` becomes on its way to the client, with so many hops left; `None`: as many as the system gives.
     pub(super) fn letter_to_client<'a>(&self, train: &Train<'a>, hops: Option<u8>) -> Letter<'a> {
         let from = self.voice.socket().and_then(|(_, from)| from);
@@ -106,6 +118,12 @@ impl UdpSession {
 
     /// Ends it. Its sockets are closed before that is told.
     pub(super) fn end(self, end: End) {
+        if let Some(parted) = &self.parted {
+            self.overflowed_from_client(parted.losses.end(&parted.socket));
+        }
+        if let Some(upstream) = &self.upstream {
+            self.overflowed_from_origin(upstream.losses.end(&upstream.socket));
+        }
         let Self { account, upstream, .. } = self;
         if let Some(upstream) = upstream {
             upstream.open.ended(end);

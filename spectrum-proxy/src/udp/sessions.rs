@@ -18,6 +18,7 @@ use super::complaints::Complaints;
 use super::parting;
 use super::poller::{Ear, Heard, Poller};
 use super::post::{Due, Post, Way, is_of_origin};
+use super::queue_losses::QueueLosses;
 use super::session::{Parted, UdpSession};
 use super::sys::BATCH;
 use super::table::{GroupId, Rank, SessionId, SessionTable};
@@ -351,7 +352,7 @@ impl Sessions {
                     if matches!(session.voice, Voice::Listener(..)) {
                         session.voice = Voice::Parted(Rc::clone(&socket));
                     }
-                    session.parted = Some(Parted { socket, _held: held });
+                    session.parted = Some(Parted { socket, losses: QueueLosses::default(), _held: held });
                 }
                 Err(error) => {
                     tracing::debug!(%client, %dialled, %error, "give a session a socket of its own");
@@ -401,13 +402,15 @@ impl Sessions {
                     continue;
                 }
             };
-            if received.len() == most {
+            let (is_full, mut bytes) = (received.len() == most, 0);
+            if is_full {
                 more.push(one);
             }
             match ear {
                 Ear::Parted => {
                     for index in received {
                         if let Some(train) = post.inbox.train(index) {
+                            bytes += train.payload.len();
                             Self::take(&mut table, id, index, &train, now, due);
                         }
                     }
@@ -416,6 +419,7 @@ impl Sessions {
                     let mut answers = 0;
                     for index in received {
                         let Some(train) = post.inbox.train(index) else { continue };
+                        bytes += train.payload.len();
                         let good = self.count_for_client(&table, id, &train);
                         if good > 0 {
                             due.push(Due { id, train: index, way: Way::Client(None) });
@@ -429,6 +433,7 @@ impl Sessions {
                     }
                 }
             }
+            note_losses(&table, one, is_full, bytes, now);
         }
         self.deliver(&mut table, &mut post, due);
         for (id, how) in over {
@@ -495,12 +500,9 @@ impl Sessions {
         error: &io::Error,
     ) {
         match ear {
-            // Nobody has the client's port open any more: the nearest that UDP has to a reset.
-            Ear::Parted if error.raw_os_error() == Some(libc::ECONNREFUSED) => {
-                end(table, id, End::Reset(Side::Downstream));
-            }
             Ear::Upstream if is_of_origin(error) => self.refused(table, post, id, error),
-            // About one datagram, perhaps one that was sent.
+            // About one datagram, perhaps one that was sent. That a client is gone is not believed: everybody who knows both addresses
+            // and ports can say so, and voices, which are not connected, do not even hear it.
             Ear::Parted | Ear::Upstream => tracing::debug!(%error, "receive datagrams of a session"),
         }
     }
@@ -616,6 +618,26 @@ pub(super) fn expiry(session: &UdpSession, policy: &Policy) -> Option<End> {
 pub(super) fn end(table: &mut SessionTable<UdpSession>, id: SessionId, end: End) {
     if let Some((_, session)) = table.remove(id) {
         session.end(end);
+    }
+}
+
+/// Counts what the queue of a session's socket has lost, of which so much was read at once.
+fn note_losses(
+    table: &SessionTable<UdpSession>,
+    Heard { id, ear }: Heard,
+    is_full: bool,
+    bytes: usize,
+    now: Instant,
+) {
+    let Some(session) = table.get(id) else { return };
+    match (ear, &session.parted, &session.upstream) {
+        (Ear::Parted, Some(Parted { socket, losses, .. }), _) => {
+            session.overflowed_from_client(losses.read(is_full, bytes, now, socket));
+        }
+        (Ear::Upstream, _, Some(Upstream { socket, losses, .. })) => {
+            session.overflowed_from_origin(losses.read(is_full, bytes, now, socket));
+        }
+        (Ear::Parted | Ear::Upstream, ..) => {}
     }
 }
 

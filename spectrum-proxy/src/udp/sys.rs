@@ -1,5 +1,5 @@
 //! Many datagrams by one system call, in and out: recvmmsg(2) and sendmmsg(2), which no crate of ours offers with a length of
-//! segments beside each; and the MTU of a way. Does not know what the datagrams are for.
+//! segments beside each; how much a socket has dropped, and the MTU of a way. Does not know what the datagrams are for.
 #![allow(unsafe_code, reason = "see above; each block says why it is sound")]
 
 use std::fmt;
@@ -232,6 +232,20 @@ fn address(name: &libc::sockaddr_storage) -> Option<SocketAddr> {
 fn length_of<T>() -> libc::socklen_t {
     libc::socklen_t::try_from(size_of::<T>()).unwrap_or(0)
 }
+
+/// The place among a socket's numbers of memory of how much it has dropped (`sk_meminfo`, include/uapi/linux/sock_diag.h).
+const DROPS: usize = 8;
+
+/// The number of datagrams, or trains of them, that came for `socket` and were dropped, most of all for want of room. Linux 4.12.
+pub(super) fn drops(socket: &impl AsFd) -> io::Result<u32> {
+    let mut numbers = [0_u32; DROPS + 1];
+    let mut length = length_of::<[u32; DROPS + 1]>();
+    let (fd, to) = (socket.as_fd().as_raw_fd(), numbers.as_mut_ptr().cast());
+    // SAFETY: the kernel writes no more bytes than `length` says, which `numbers` has.
+    let asked = unsafe { libc::getsockopt(fd, libc::SOL_SOCKET, libc::SO_MEMINFO, to, &raw mut length) };
+    if asked == 0 { Ok(numbers[DROPS]) } else { Err(io::Error::last_os_error()) }
+}
+
 /// The longest packet that gets from `socket`, which is connected, to its peer, as far as the kernel knows.
 pub(super) fn mtu(socket: &impl AsFd, family: Family) -> io::Result<u16> {
     let (level, name) = match family {

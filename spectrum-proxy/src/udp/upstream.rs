@@ -11,6 +11,7 @@ use socket2::{Domain, Socket, Type};
 
 use super::head::Head;
 use super::options;
+use super::queue_losses::QueueLosses;
 use super::sys::mtu;
 use super::train::{Letter, Train};
 use crate::model::{Family, Prefix, Protocol};
@@ -31,6 +32,7 @@ const KEPT_DATAGRAMS: usize = 8;
 /// A session's origin, and the socket that is connected to it.
 pub(super) struct Upstream {
     pub(super) socket: OwnedFd,
+    pub(super) losses: QueueLosses,
     pub(super) origin: SocketAddr,
     pub(super) open: OpenGuard,
     /// True once a train had to be taken apart.
@@ -89,7 +91,8 @@ impl Upstream {
                         let head = head.map(|kind| Box::new(Head::new(kind, client, dialled)));
                         let room = head.as_ref().and_then(|head| room(&socket, origin, head.length()));
                         let singly = Cell::new(false);
-                        return Ok(Self { socket, origin, open, singly, has_others, head, room });
+                        let losses = QueueLosses::default();
+                        return Ok(Self { socket, losses, origin, open, singly, has_others, head, room });
                     }
                     Err(error) => {
                         tracing::debug!(service = %chooser.service(), %origin, %client, %error, "connect to origin");

@@ -250,6 +250,22 @@ pub(super) const FAMILIES: &[MetricFamily] = &[
         |view, out| of_datagrams(view, out, |datagrams| datagrams.lost),
     ),
     counter(
+        "overflowed_datagrams",
+        "UDP datagrams, or trains of them, that the system threw away since a queue was full, by who sent them",
+        &["service", "protocol", "sender"],
+        |view, out| {
+            for sessions in &view.sessions {
+                let Some(datagrams) = sessions.datagrams else { continue };
+                for (sender, count) in
+                    [("client", datagrams.overflow_from_client), ("origin", datagrams.overflow_from_origin)]
+                {
+                    let labels = session_labels(sessions).into_iter().chain([Cow::from(sender)]).collect();
+                    out.push((labels, SampleValue::Number(count)));
+                }
+            }
+        },
+    ),
+    counter(
         "headerless_answers",
         "UDP datagrams of origins that lacked the header of their session, and were not passed on",
         SESSIONS,

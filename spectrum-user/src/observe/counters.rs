@@ -47,6 +47,8 @@ impl Counters {
                 totals.datagrams_from_client += traffic.datagrams_from_client();
                 totals.datagrams_to_client += traffic.datagrams_to_client();
                 totals.datagrams_lost += traffic.datagrams_lost();
+                totals.overflow_from_client += traffic.overflow_from_client();
+                totals.overflow_from_origin += traffic.overflow_from_origin();
                 totals.headerless_answers += traffic.headerless();
                 totals.told_unreachable += traffic.unreachable();
                 totals.told_too_big += traffic.too_big();
@@ -120,6 +122,10 @@ pub struct Totals {
     pub datagrams_to_client: u64,
     /// Datagrams that came and could not be sent on.
     pub datagrams_lost: u64,
+    /// Datagrams of clients, or trains of them, that found a full queue.
+    pub overflow_from_client: u64,
+    /// Those of origins.
+    pub overflow_from_origin: u64,
     /// Answers of origins that lacked the header of their session, and were not passed on.
     pub headerless_answers: u64,
     /// Clients that were told by ICMP that nobody is there.

@@ -174,6 +174,12 @@ pub struct DatagramsView {
     pub to_client: u64,
     /// Those of clients and origins that came and could not be sent on.
     pub lost: u64,
+    /// Those of clients, or trains of them, that the system threw away since the queue was full in which they wait for the program.
+    #[serde(default)]
+    pub overflow_from_client: u64,
+    /// Those of origins.
+    #[serde(default)]
+    pub overflow_from_origin: u64,
     /// Answers of origins that lacked the header of their session, and were not passed on.
     pub headerless: u64,
     /// Clients that were told by ICMP that nobody is there.
@@ -287,6 +293,8 @@ impl SessionsView {
                 from_client: totals.datagrams_from_client,
                 to_client: totals.datagrams_to_client,
                 lost: totals.datagrams_lost,
+                overflow_from_client: totals.overflow_from_client,
+                overflow_from_origin: totals.overflow_from_origin,
                 headerless: totals.headerless_answers,
                 told_unreachable: totals.told_unreachable,
                 told_too_big: totals.told_too_big,

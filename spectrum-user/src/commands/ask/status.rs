@@ -9,8 +9,8 @@ use humantime::format_duration;
 
 use crate::commands::columns::Columns;
 use crate::view::{
-    CheckView, DestinationPlan, DestinationView, DrainingView, OriginView, PacketCounts, ProgramView,
-    RecordView, ServicePlan, ServiceView, View, policy_lines,
+    CheckView, DatagramsView, DestinationPlan, DestinationView, DrainingView, OriginView, PacketCounts,
+    ProgramView, RecordView, ServicePlan, ServiceView, SessionsView, View, policy_lines,
 };
 
 /// So many cookies of a listener are shown.
@@ -74,6 +74,7 @@ pub(super) fn write(status: &View, out: &mut dyn Write) -> io::Result<()> {
                 denied.iter().map(|(limit, count)| format!("{limit} {count}")).collect();
             policy.push(format!("denied so far: {}", counts.join(", ")));
         }
+        policy.extend(losses(&status.sessions, name));
         for line in lines.chain(policy.iter().map(String::as_str)) {
             services.row(["", "", "", "", line]);
         }
@@ -111,6 +112,23 @@ pub(super) fn write(status: &View, out: &mut dyn Write) -> io::Result<()> {
         section(out, "could not be looked at", &status.surroundings.unknown)?;
     }
     Ok(())
+}
+
+/// `lost so far: 12 datagrams of clients and 3 of origins by full queues, 4 that could not be sent on`, if there are any.
+fn losses(sessions: &[SessionsView], service: &str) -> Option<String> {
+    let datagrams = sessions.iter().filter(|one| one.service == service).find_map(|one| one.datagrams)?;
+    let DatagramsView { overflow_from_client, overflow_from_origin, lost, .. } = datagrams;
+    let full = match (overflow_from_client, overflow_from_origin) {
+        (0, 0) => None,
+        (clients, 0) => Some(format!("{clients} datagrams of clients by full queues")),
+        (0, origins) => Some(format!("{origins} datagrams of origins by full queues")),
+        (clients, origins) => {
+            Some(format!("{clients} datagrams of clients and {origins} of origins by full queues"))
+        }
+    };
+    let unsent = (lost > 0).then(|| format!("{lost} datagrams that could not be sent on"));
+    let parts: Vec<String> = full.into_iter().chain(unsent).collect();
+    (!parts.is_empty()).then(|| format!("lost so far: {}", parts.join(", ")))
 }
 
 /// The addresses of origins, where there are any.
