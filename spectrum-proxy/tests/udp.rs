@@ -645,7 +645,8 @@ impl Coming {
 
     fn go_or_come(&mut self) {
         if self.socket.take().is_none() {
-            let socket = UdpSocket::bind(self.address).unwrap();
+            // Another test may have its port meanwhile.
+            let Ok(socket) = UdpSocket::bind(self.address) else { return };
             socket.set_nonblocking(true).unwrap();
             self.socket = Some(socket);
         }
