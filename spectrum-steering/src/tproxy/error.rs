@@ -5,7 +5,7 @@ use std::process::ExitStatus;
 use std::time::Duration;
 
 use crate::model::visible;
-use crate::plan::firewall::TooManyBindings;
+use crate::plan::firewall::{ChainPlace, TableFamily, TooManyBindings};
 
 /// The error of listing, applying or removing firewall rules.
 #[derive(Debug, thiserror::Error)]
@@ -132,6 +132,17 @@ pub enum Purpose {
     Steering,
 }
 
+impl Purpose {
+    /// The purpose of a part of ours in `place`.
+    pub(super) fn of(place: &ChainPlace) -> Self {
+        match place {
+            ChainPlace::Exemption => Self::Exemption,
+            ChainPlace::Table(TableFamily::Inet) => Self::Replies,
+            ChainPlace::Mangle(_) | ChainPlace::Table(TableFamily::Ip | TableFamily::Ip6) => Self::Steering,
+        }
+    }
+}
+
 fn is_nft(program: &str) -> bool {
     program == "nft"
 }
@@ -201,6 +212,11 @@ impl TproxyError {
         } else {
             Self::Failed { op, program, said }
         }
+    }
+
+    /// The same, after what was done before could be undone but for `undo`.
+    pub(super) fn after(self, undo: Vec<Self>) -> Self {
+        if undo.is_empty() { self } else { Self::Undo { source: Box::new(self), undo } }
     }
 
     /// The same of rules that were for `purpose`.

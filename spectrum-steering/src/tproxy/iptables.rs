@@ -7,9 +7,10 @@ use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::process::Command;
 
-use super::TproxyError;
-use super::program::{find_or_fail, find_program, output, shown};
+use super::program::{LOOK, find_or_fail, find_program, output, shown};
+use super::{FirewallProgram, TproxyError};
 use crate::model::Family;
+use crate::plan::Listing;
 use crate::plan::firewall::iptables::{chains, is_bare, removal, replacement};
 use crate::plan::firewall::{Chain, ChainPart, ChainPlace};
 
@@ -70,19 +71,6 @@ impl Iptables {
             return Ok(String::new());
         }
         output(op, Command::new(&self.save).args(["-t", "mangle"]), "")
-    }
-
-    /// Every table that exists, as `iptables-save` prints them.
-    pub(super) fn save_all(&self) -> Result<String, TproxyError> {
-        if self.variant == Variant::Legacy && self.legacy_tables()?.is_empty() {
-            return Ok(String::new());
-        }
-        output("list", &mut Command::new(&self.save), "")
-    }
-
-    /// Our chains.
-    pub(super) fn parts(&self) -> Result<BTreeSet<ChainPart>, TproxyError> {
-        Ok(chains(&self.save("list")?).into_iter().map(|chain| self.part(chain)).collect())
     }
 
     /// `chain` as this program shows it.
@@ -154,24 +142,9 @@ impl Iptables {
         format!("{} ({variant})", stem(self.family))
     }
 
-    /// The program that an administrator changes its rules with: `ip6tables-legacy`.
-    pub(super) fn command(&self) -> String {
-        let variant = match self.variant {
-            _ if self.is_default => "",
-            Variant::Legacy => "-legacy",
-            Variant::Nft => "-nft",
-        };
-        stem(self.family).to_owned() + variant
-    }
-
-    /// True if the rules are in the tables of `x_tables` itself, whose changes nobody is told of.
-    pub(super) fn is_legacy(&self) -> bool {
-        self.variant == Variant::Legacy
-    }
-
-    /// The family that is filtered.
-    pub(super) fn family(&self) -> Family {
-        self.family
+    /// True if it is what `iptables` or `ip6tables` stands for.
+    pub(super) fn is_default(&self) -> bool {
+        self.is_default
     }
 
     fn nft_family(&self) -> &'static str {
@@ -198,6 +171,44 @@ impl Iptables {
             }
             Err(source) => Err(TproxyError::Run { program: path.to_owned(), source }),
         }
+    }
+}
+
+impl FirewallProgram for Iptables {
+    fn parts(&self) -> Result<BTreeSet<ChainPart>, TproxyError> {
+        Ok(chains(&self.save("list")?).into_iter().map(|chain| self.part(chain)).collect())
+    }
+
+    /// The rules of the chain and the jumps to it.
+    fn print(&self, part: &ChainPart) -> Result<Option<String>, TproxyError> {
+        let name = part.chain.as_str();
+        let is_of = |line: &&str| line.split_whitespace().any(|word| word.trim_start_matches(':') == name);
+        let saved = self.save(LOOK)?;
+        let lines: String = saved.split_inclusive('\n').filter(is_of).collect();
+        Ok(Some(lines).filter(|lines| !lines.is_empty()))
+    }
+
+    fn listing(&self) -> Result<Listing, TproxyError> {
+        let is_empty = self.is_untold() && self.legacy_tables()?.is_empty();
+        let text = if is_empty { String::new() } else { output("list", &mut Command::new(&self.save), "")? };
+        let variant = match self.variant {
+            _ if self.is_default => "",
+            Variant::Legacy => "-legacy",
+            Variant::Nft => "-nft",
+        };
+        Ok(Listing::Iptables { program: stem(self.family).to_owned() + variant, family: self.family, text })
+    }
+
+    fn sweep(&self, doomed: &BTreeSet<Chain>) -> Result<(), TproxyError> {
+        if self.remove(doomed)? {
+            self.drop_bare_table();
+        }
+        Ok(())
+    }
+
+    /// True if the rules are in the tables of `x_tables` itself.
+    fn is_untold(&self) -> bool {
+        self.variant == Variant::Legacy
     }
 }
 

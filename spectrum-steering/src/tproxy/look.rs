@@ -1,37 +1,52 @@
 //! A look at the firewall: whether what was applied is there as it was applied. Any thread can take it, for a bounded time. Changes
 //! nothing.
 
-use super::TproxyError;
-use super::iptables::Iptables;
-use super::nftables::Nft;
-use super::program::LOOK;
-use crate::plan::firewall::{Chain, ChainPart};
+use std::sync::Arc;
+
+use super::{FirewallProgram, TproxyError};
+use crate::plan::firewall::ChainPart;
 
 /// A look that can be taken. Two are equal if they look for the same.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub struct FirewallLook(Vec<Applied>);
 
 /// A part that was applied, and how it was listed then, as far as that could be had.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug)]
 struct Applied {
-    by: Program,
+    by: Arc<dyn FirewallProgram>,
     part: ChainPart,
     print: Option<String>,
 }
 
-#[derive(Clone, Debug, Eq, PartialEq)]
-enum Program {
-    Iptables(Iptables),
-    Nft(Nft),
+impl PartialEq for Applied {
+    fn eq(&self, other: &Self) -> bool {
+        // A part's place says which program has it.
+        (&self.part, &self.print) == (&other.part, &other.print)
+    }
 }
 
+impl Eq for Applied {}
+
 impl FirewallLook {
-    pub(super) fn add_nft(&mut self, nft: &Nft, part: ChainPart, print: Option<&String>) {
-        self.0.push(Applied { by: Program::Nft(nft.clone()), part, print: print.cloned() });
+    /// Looks later for `parts` as they are now, each as the program lists it that is given with it.
+    pub(super) fn of(parts: impl IntoIterator<Item = (Arc<dyn FirewallProgram>, ChainPart)>) -> Self {
+        let applied = |(by, part): (Arc<dyn FirewallProgram>, ChainPart)| {
+            let print = by.print(&part);
+            // What cannot be had is not missed.
+            let print = print.inspect_err(|error| tracing::debug!(%error, "look at what was made"));
+            Applied { print: print.ok().flatten(), by, part }
+        };
+        Self(parts.into_iter().map(applied).collect())
     }
 
-    pub(super) fn add_iptables(&mut self, iptables: &Iptables, part: ChainPart, print: Option<&String>) {
-        self.0.push(Applied { by: Program::Iptables(iptables.clone()), part, print: print.cloned() });
+    /// The parts that are looked for.
+    pub(super) fn parts(&self) -> impl Iterator<Item = &ChainPart> {
+        self.0.iter().map(|applied| &applied.part)
+    }
+
+    /// True where nobody tells when one of them is changed.
+    pub(super) fn is_untold(&self) -> bool {
+        self.0.iter().any(|applied| applied.by.is_untold())
     }
 
     /// The parts that are not as they were applied. Blocks the calling thread.
@@ -41,24 +56,11 @@ impl FirewallLook {
     pub fn damaged(&self) -> Result<Vec<ChainPart>, TproxyError> {
         let mut damaged = Vec::new();
         for Applied { by, part, print } in &self.0 {
-            let is_as = match by {
-                Program::Iptables(iptables) => {
-                    let now = print_of(&iptables.save(LOOK)?, &part.chain);
-                    print.as_ref().map_or(!now.is_empty(), |first| *first == now)
-                }
-                Program::Nft(nft) => nft.is_as(part, print.as_ref())?,
-            };
-            if !is_as {
+            let now = by.print(part)?;
+            if now.is_none() || print.is_some() && now != *print {
                 damaged.push(part.clone());
             }
         }
         Ok(damaged)
     }
-}
-
-/// The part of what `iptables-save -t mangle` printed of `chain`: its rules and the jumps to it.
-pub(super) fn print_of(saved: &str, chain: &Chain) -> String {
-    let name = chain.as_str();
-    let is_of = |line: &&str| line.split_whitespace().any(|word| word.trim_start_matches(':') == name);
-    saved.lines().filter(is_of).fold(String::new(), |print, line| print + line + "\n")
 }

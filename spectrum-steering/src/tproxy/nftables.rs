@@ -4,10 +4,12 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::process::Command;
 
-use super::program::{LOOK, find_or_fail, find_program, output};
-use super::{InterruptGuard, TproxyError};
+use super::error::Purpose;
+use super::program::{LOOK, find_or_fail, output};
+use super::{FirewallProgram, InterruptGuard, TproxyError};
+use crate::plan::Listing;
 use crate::plan::firewall::nftables::tables;
-use crate::plan::firewall::{Chain, ChainPart, ChainPlace, TableFamily};
+use crate::plan::firewall::{Chain, ChainPart};
 
 /// The nft program.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -15,35 +17,9 @@ pub(super) struct Nft {
     program: PathBuf,
 }
 
-/// A kind of an instance's tables. Each comes and goes at other times.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Kind {
-    Any,
-    Exemption,
-    Replies,
-    Steering,
-}
-
-impl Kind {
-    /// True if our tables in `place` are of this kind.
-    fn includes(self, place: &ChainPlace) -> bool {
-        let of = match place {
-            ChainPlace::Exemption => Self::Exemption,
-            ChainPlace::Table(TableFamily::Inet) => Self::Replies,
-            ChainPlace::Mangle(_) | ChainPlace::Table(TableFamily::Ip | TableFamily::Ip6) => Self::Steering,
-        };
-        self == Self::Any || self == of
-    }
-}
-
 impl Nft {
     pub(super) fn find() -> Result<Self, TproxyError> {
         Ok(Self { program: find_or_fail("nft")? })
-    }
-
-    /// The program, if it is installed. Without it, nobody made tables of ours.
-    pub(super) fn find_any() -> Option<Self> {
-        find_program("nft").map(|program| Self { program })
     }
 
     /// Carries out `text` as one transaction.
@@ -51,37 +27,28 @@ impl Nft {
         output(op, Command::new(&self.program).args(["-f", "-"]), text).map(drop)
     }
 
-    /// Makes the tables of `kind` of `chain`'s instance, as `text` says, or none.
-    pub(super) fn apply(&self, kind: Kind, chain: &Chain, text: &str) -> Result<(), TproxyError> {
+    /// Makes the tables for `purpose` of `chain`'s instance, as `text` says, or none.
+    pub(super) fn apply(&self, purpose: Purpose, chain: &Chain, text: &str) -> Result<(), TproxyError> {
         self.transact("apply", text).inspect_err(|_| {
             // The kernel may have carried it out before nft failed, or was ended.
             let _whole = InterruptGuard::off();
-            if let Err(error) = self.remove(kind, &BTreeSet::from([chain.clone()])) {
+            if let Err(error) = self.remove(Some(purpose), &[chain.clone()].into()) {
                 tracing::debug!(%error, "remove what a failed nft may have made");
             }
         })
     }
 
-    /// Our tables.
-    pub(super) fn parts(&self) -> Result<BTreeSet<ChainPart>, TproxyError> {
-        Ok(tables(&self.list("list")?).collect())
-    }
-
-    /// Removes the tables of `kind` of the instances `doomed`; whether there were any.
-    pub(super) fn remove(&self, kind: Kind, doomed: &BTreeSet<Chain>) -> Result<bool, TproxyError> {
-        let listed = self.list("list")?;
-        let text = tables(&listed)
-            .filter(|part| doomed.contains(&part.chain) && kind.includes(&part.place))
+    /// Removes the tables of the instances `doomed`, or only those for `purpose`.
+    pub(super) fn remove(
+        &self,
+        purpose: Option<Purpose>,
+        doomed: &BTreeSet<Chain>,
+    ) -> Result<(), TproxyError> {
+        let is_meant = |part: &ChainPart| purpose.is_none_or(|purpose| purpose == Purpose::of(&part.place));
+        let text = tables(&self.list("list")?)
+            .filter(|part| doomed.contains(&part.chain) && is_meant(part))
             .fold(String::new(), |text, part| text + "delete " + &part.to_string() + "\n");
-        if text.is_empty() {
-            return Ok(false);
-        }
-        self.transact("remove", &text).map(|()| true)
-    }
-
-    /// Every rule of every table, as JSON.
-    pub(super) fn ruleset(&self) -> Result<String, TproxyError> {
-        output("list", Command::new(&self.program).args(["-j", "list", "ruleset"]), "")
+        if text.is_empty() { Ok(()) } else { self.transact("remove", &text) }
     }
 
     /// True if any chain translates addresses.
@@ -90,32 +57,39 @@ impl Nft {
         Ok(chains.contains("type nat hook"))
     }
 
-    /// A table as it is listed, without the elements of its maps.
-    fn print(&self, part: &ChainPart) -> Result<String, TproxyError> {
+    fn list(&self, op: &'static str) -> Result<String, TproxyError> {
+        output(op, Command::new(&self.program).args(["list", "tables"]), "")
+    }
+}
+
+impl FirewallProgram for Nft {
+    fn parts(&self) -> Result<BTreeSet<ChainPart>, TproxyError> {
+        Ok(tables(&self.list("list")?).collect())
+    }
+
+    /// Without the elements of its maps.
+    fn print(&self, part: &ChainPart) -> Result<Option<String>, TproxyError> {
         let name = part.to_string();
-        output(LOOK, Command::new(&self.program).args(["-t", "list"]).args(name.split_whitespace()), "")
-    }
-
-    /// The same of what has just been made, to be compared with later. What cannot be had is not missed.
-    pub(super) fn first_print(&self, part: &ChainPart) -> Option<String> {
-        let print = self.print(part);
-        print.inspect_err(|error| tracing::debug!(%error, "look at what was made")).ok()
-    }
-
-    /// True if a table is as `first` was.
-    pub(super) fn is_as(&self, part: &ChainPart, first: Option<&String>) -> Result<bool, TproxyError> {
-        match self.print(part) {
-            Ok(now) => Ok(first.is_none_or(|first| *first == now)),
+        let mut command = Command::new(&self.program);
+        match output(LOOK, command.args(["-t", "list"]).args(name.split_whitespace()), "") {
             // It says so of a table that is not there, and of other failures: a list of all has a table or has it not.
             Err(error @ TproxyError::ExtensionMissing { .. }) => {
                 let is_there = tables(&self.list(LOOK)?).any(|there| there == *part);
-                if is_there { Err(error) } else { Ok(false) }
+                if is_there { Err(error) } else { Ok(None) }
             }
-            Err(error) => Err(error),
+            print => print.map(Some),
         }
     }
 
-    fn list(&self, op: &'static str) -> Result<String, TproxyError> {
-        output(op, Command::new(&self.program).args(["list", "tables"]), "")
+    fn listing(&self) -> Result<Listing, TproxyError> {
+        output("list", Command::new(&self.program).args(["-j", "list", "ruleset"]), "").map(Listing::Nftables)
+    }
+
+    fn sweep(&self, doomed: &BTreeSet<Chain>) -> Result<(), TproxyError> {
+        self.remove(None, doomed)
+    }
+
+    fn is_untold(&self) -> bool {
+        false
     }
 }

@@ -26,32 +26,20 @@ pub struct Trial {
 /// which [`super::Tproxy::apply`] tries them. Nothing is removed again. Blocks the calling thread.
 #[must_use]
 pub fn try_all(firewall: &Firewall) -> Vec<Trial> {
-    let chain = Chain::of("trial");
-    Backend::PREFERENCE
-        .into_iter()
-        .flat_map(|backend| {
-            [Family::Ipv4, Family::Ipv6].into_iter().flat_map(move |family| match backend {
-                Backend::Iptables => vec![(Some(backend), family), (None, family)],
-                Backend::Nftables => vec![(Some(backend), family)],
-            })
-        })
-        .flat_map(|(backend, family)| {
-            let rules: Vec<_> =
-                firewall.rules().iter().filter(|rule| rule.binding.family() == family).copied().collect();
-            let firewall = Firewall::of(rules);
-            match backend {
-                _ if firewall.rules().is_empty() => Vec::new(),
-                Some(Backend::Nftables) => vec![Trial {
-                    program: "nft".to_owned(),
-                    family,
-                    backend,
-                    outcome: nftables(&chain, &firewall),
-                }],
-                Some(Backend::Iptables) => vec![used(&chain, &firewall, family)],
-                None => others(&chain, &firewall, family),
-            }
-        })
-        .collect()
+    let chain = &Chain::of("trial");
+    let of = |family: Family| {
+        let rules = firewall.rules().iter().filter(|rule| rule.binding.family() == family);
+        (family, Firewall::of(rules.copied().collect()))
+    };
+    let families = [Family::Ipv4, Family::Ipv6].map(of);
+    let families = || families.iter().filter(|(_, firewall)| !firewall.rules().is_empty());
+    let nftables = families().map(|(family, firewall)| Trial {
+        program: "nft".to_owned(),
+        family: *family,
+        backend: Some(Backend::Nftables),
+        outcome: nftables(chain, firewall),
+    });
+    nftables.chain(families().flat_map(|(family, firewall)| iptables(chain, firewall, *family))).collect()
 }
 
 fn nftables(chain: &Chain, firewall: &Firewall) -> Result<(), TproxyError> {
@@ -59,36 +47,18 @@ fn nftables(chain: &Chain, firewall: &Firewall) -> Result<(), TproxyError> {
     Nft::find()?.transact("apply", &ruleset.creation())
 }
 
-/// Trials of what a start would use.
-fn used(chain: &Chain, firewall: &Firewall, family: Family) -> Trial {
-    let backend = Some(Backend::Iptables);
-    match Iptables::find(family) {
-        Ok(iptables) => Trial {
-            program: iptables.label(),
-            family,
-            backend,
-            outcome: apply(&iptables, chain, firewall, family),
-        },
-        Err(error) => Trial { program: stem(family).to_owned(), family, backend, outcome: Err(error) },
-    }
-}
-
-/// Trials of what a start would not use.
-fn others(chain: &Chain, firewall: &Firewall, family: Family) -> Vec<Trial> {
-    let used = Iptables::find(family).ok().map(|iptables| iptables.label());
-    Iptables::find_all(family)
-        .into_iter()
-        .filter(|other| used.as_ref() != Some(&other.label()))
-        .map(|other| Trial {
-            program: other.label(),
-            family,
-            backend: None,
-            outcome: apply(&other, chain, firewall, family),
-        })
-        .collect()
-}
-
-fn apply(iptables: &Iptables, chain: &Chain, firewall: &Firewall, family: Family) -> Result<(), TproxyError> {
-    let texts = texts::texts(chain, firewall)?;
-    texts.get(&family).map_or(Ok(()), |text| iptables.try_out(text))
+/// Trials of what a start would use, and then of what it would not.
+fn iptables(chain: &Chain, firewall: &Firewall, family: Family) -> Vec<Trial> {
+    let trial = |backend, program, outcome| Trial { program, family, backend, outcome };
+    let apply = |iptables: &Iptables| {
+        texts::texts(chain, firewall)?.get(&family).map_or(Ok(()), |text| iptables.try_out(text))
+    };
+    let used = Some(Backend::Iptables);
+    let used = match Iptables::find(family) {
+        Ok(iptables) => trial(used, iptables.label(), apply(&iptables)),
+        Err(error) => trial(used, stem(family).to_owned(), Err(error)),
+    };
+    let others = Iptables::find_all(family).into_iter().filter(|other| !other.is_default());
+    let others = others.map(|other| trial(None, other.label(), apply(&other)));
+    std::iter::once(used).chain(others).collect()
 }

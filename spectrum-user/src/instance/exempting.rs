@@ -13,7 +13,7 @@ use super::standby::Standby;
 use crate::config::NatChoice;
 use crate::plan::firewall::{Chain, ChainPart};
 use crate::plan::{Effect, Exemption, Plan};
-use spectrum_steering::tproxy::{self, ExemptionTable, FirewallLook};
+use spectrum_steering::tproxy::{self, FirewallLook, SideTable};
 
 /// The shortest time between a look and the next.
 const PAUSE: Duration = Duration::from_secs(10);
@@ -28,7 +28,7 @@ static LOOKING: Standby = Standby::new("nat");
 #[derive(Debug, Default)]
 pub(super) struct Exempting {
     exemption: Exemption,
-    table: Option<ExemptionTable>,
+    table: Option<SideTable>,
     /// The failure that was last told.
     failure: Option<String>,
 }
@@ -96,7 +96,7 @@ impl Exempting {
         if self.table.is_some() && needed == self.exemption && !is_open {
             return;
         }
-        match ExemptionTable::apply(chain, &needed) {
+        match SideTable::exempting(chain, &needed) {
             Ok(table) => {
                 tracing::info!(
                     rules = takers.join("; "),
@@ -126,17 +126,17 @@ impl Exempting {
 
     /// A look whether it is as it was made, if it was.
     pub(super) fn look(&self) -> Option<FirewallLook> {
-        self.table.as_ref().map(ExemptionTable::look)
+        self.table.as_ref().map(SideTable::look)
     }
 
     /// Makes it anew. Blocks the calling thread.
     pub(super) fn put_back(&mut self) -> anyhow::Result<()> {
-        Ok(self.table.as_mut().map_or(Ok(()), ExemptionTable::put_back)?)
+        Ok(self.table.as_mut().map_or(Ok(()), SideTable::put_back)?)
     }
 
     /// Its part in the firewall.
     pub(super) fn part(&self) -> Option<ChainPart> {
-        self.table.as_ref().map(ExemptionTable::part)
+        self.table.as_ref().map(SideTable::part)
     }
 }
 

@@ -10,13 +10,13 @@ use crate::model::{DialSource, Family, OriginHost, Service, Target};
 use crate::plan::firewall::{Chain, ChainPart};
 use crate::plan::reply_table::ReplyTable;
 use spectrum_steering::host::{self, ReplyRoutes};
-use spectrum_steering::tproxy::{FirewallLook, ReplyMark};
+use spectrum_steering::tproxy::{FirewallLook, SideTable};
 
 /// The exemption that there is.
 #[derive(Debug, Default)]
 pub(super) struct Replies {
     routed: BTreeSet<Family>,
-    mark: Option<ReplyMark>,
+    mark: Option<SideTable>,
 }
 
 impl Replies {
@@ -61,7 +61,7 @@ impl Replies {
     pub(super) fn mark(&mut self, chain: &Chain) -> anyhow::Result<()> {
         match &mut self.mark {
             Some(mark) => mark.put_back(),
-            none => ReplyMark::apply(chain).map(|made| *none = Some(made)),
+            none => SideTable::marking(chain).map(|made| *none = Some(made)),
         }
         .context(PURPOSE)
     }
@@ -73,7 +73,7 @@ impl Replies {
 
     /// A look whether it is as it was made, if it was.
     pub(super) fn look(&self) -> Option<FirewallLook> {
-        self.mark.as_ref().map(ReplyMark::look)
+        self.mark.as_ref().map(SideTable::look)
     }
 
     /// The families whose rules or routes are not all there.
@@ -92,7 +92,7 @@ impl Replies {
 
     /// Its part in the firewall.
     pub(super) fn part(&self) -> Option<ChainPart> {
-        self.mark.as_ref().map(ReplyMark::part)
+        self.mark.as_ref().map(SideTable::part)
     }
 }
 

@@ -13,7 +13,7 @@ use crate::plan::table::Table;
 use crate::plan::{Plan, PlannedBinding};
 use spectrum_steering::dispatcher::{Dispatcher, DispatcherError, Steered};
 use spectrum_steering::host;
-use spectrum_steering::tproxy::{self, Backend, ReplyMark, TproxyError};
+use spectrum_steering::tproxy::{self, Backend, SideTable, TproxyError};
 
 /// The outcomes of trying.
 pub(super) struct Trials {
@@ -51,7 +51,7 @@ pub(super) fn all(wanted: Option<&Plan>) -> Trials {
 
 /// Makes the reply mark, which goes with the namespace.
 fn reply_mark() -> Result<(), SystemRefusal> {
-    ReplyMark::apply(&Chain::of("trial")).map(drop).map_err(|error| firewall_refusal(&error))
+    SideTable::marking(&Chain::of("trial")).map(drop).map_err(|error| firewall_refusal(&error))
 }
 
 /// Loads the program and gives it all that a start gives it.
