@@ -87,6 +87,9 @@ pub enum Command {
     Check(CheckArgs),
     /// Remove the routes and firewall rules that killed instances left in the network namespace
     Clean(CleanArgs),
+    /// Become what an instance's processes are, and try what they must not be able to do
+    #[command(hide = true)]
+    Confined(ConfinedArgs),
     /// Say what this host can do and what it lacks, with the cures; changes nothing, and fails if no path works
     Doctor(DoctorArgs),
     /// Ask the kernel where a packet goes, and say why; the packet counts as one that came
@@ -192,6 +195,33 @@ pub struct CleanArgs {
     /// Network namespace to work in: a name that `ip netns` knows, or a path
     #[arg(long, value_name = "NAME|PATH")]
     pub netns: Option<String>,
+}
+
+/// Flags of `confined`.
+#[derive(Args, Clone, Debug)]
+pub struct ConfinedArgs {
+    /// The process to become
+    #[arg(value_name = "PROCESS")]
+    pub process: ConfinedProcess,
+
+    /// File that says what is to be served
+    #[arg(long, value_name = "FILE")]
+    pub config: PathBuf,
+
+    /// User of the worker process
+    #[arg(long, value_name = "NAME")]
+    pub user: Option<String>,
+}
+
+/// A process of an instance.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+pub enum ConfinedProcess {
+    /// None: with all that whoever started it may do
+    None,
+    /// The steerer, which starts the other
+    Steerer,
+    /// The worker process
+    Worker,
 }
 
 /// Flags of `check`.

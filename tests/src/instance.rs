@@ -38,6 +38,7 @@ pub fn program() -> Option<PathBuf> {
 #[derive(Debug)]
 pub struct Launch<'netns> {
     netns: &'netns Netns,
+    program: Option<PathBuf>,
     before: Vec<String>,
     arguments: Vec<String>,
     environment: Vec<(String, String)>,
@@ -50,6 +51,7 @@ impl<'netns> Launch<'netns> {
     pub fn new(netns: &'netns Netns) -> Self {
         Self {
             netns,
+            program: None,
             before: Vec::new(),
             arguments: Vec::new(),
             environment: vec![("PATH".to_owned(), TOOLS.to_owned())],
@@ -62,6 +64,13 @@ impl<'netns> Launch<'netns> {
     #[must_use]
     pub fn arguments(mut self, words: &str) -> Self {
         self.arguments.extend(words.split_whitespace().map(str::to_owned));
+        self
+    }
+
+    /// Runs this copy of the program.
+    #[must_use]
+    pub fn program(mut self, path: impl Into<PathBuf>) -> Self {
+        self.program = Some(path.into());
         self
     }
 
@@ -95,7 +104,7 @@ impl<'netns> Launch<'netns> {
 
     /// Starts it without waiting for anything.
     pub fn spawn(self) -> Instance {
-        let program = program().expect("the program under test").display().to_string();
+        let program = self.program.or_else(program).expect("the program under test").display().to_string();
         let words: Vec<String> = self.before.into_iter().chain([program]).chain(self.arguments).collect();
         let mut command = Command::new(&words[0]);
         command
@@ -216,6 +225,11 @@ impl Instance {
     /// The content of the ready line.
     pub fn ready(&self) -> &Ready {
         self.ready.as_ref().expect("an instance that was waited for")
+    }
+
+    /// Its standard output so far.
+    pub fn stdout(&self) -> String {
+        self.stdout.text()
     }
 
     /// Its standard error so far.

@@ -37,6 +37,8 @@ pub enum Need {
     Kdig,
     /// `knotd`.
     Knot,
+    /// Landlock, of any version, switched on (Linux 5.13).
+    Landlock,
     /// Making network and mount namespaces.
     Netns,
     /// nft, with the `tproxy` statement.
@@ -55,6 +57,8 @@ pub enum Need {
     Promtool,
     /// `pdns_recursor`.
     Recursor,
+    /// Filters of system calls.
+    Seccomp,
     /// `setpriv`, to run with few capabilities.
     Setpriv,
     /// `sipp`.
@@ -100,6 +104,7 @@ impl Need {
             Self::Ipv6 => std::path::Path::new("/proc/net/if_inet6").exists(),
             Self::Kdig => is_there("kdig"),
             Self::Knot => is_there("knotd"),
+            Self::Landlock => has_landlock(),
             Self::Netns => *NETNS.get_or_init(|| Netns::create().is_ok()),
             Self::Nftables => *NFTABLES.get_or_init(takes_tproxy_statements),
             Self::Nginx => is_there("nginx") && PathBuf::from(NGINX_STREAM_MODULE).is_file(),
@@ -109,6 +114,7 @@ impl Need {
             Self::Program => instance::program().is_some(),
             Self::Promtool => is_there("promtool"),
             Self::Recursor => is_there("pdns_recursor"),
+            Self::Seccomp => std::path::Path::new("/proc/sys/kernel/seccomp/actions_avail").exists(),
             Self::Setpriv => is_there("setpriv"),
             Self::Sipp => is_there("sipp"),
             Self::Ssh => ["sshd", "ssh", "ssh-keygen"].into_iter().all(is_there),
@@ -137,6 +143,7 @@ impl fmt::Display for Need {
             Self::Ipv6 => "ipv6",
             Self::Kdig => "kdig",
             Self::Knot => "knot",
+            Self::Landlock => "landlock",
             Self::Netns => "netns",
             Self::Nftables => "nftables",
             Self::Nginx => "nginx",
@@ -146,6 +153,7 @@ impl fmt::Display for Need {
             Self::Program => "program",
             Self::Promtool => "promtool",
             Self::Recursor => "pdns-recursor",
+            Self::Seccomp => "seccomp",
             Self::Setpriv => "setpriv",
             Self::Sipp => "sipp",
             Self::Ssh => "ssh",
@@ -189,6 +197,13 @@ pub fn find_in_path(name: &str) -> Option<PathBuf> {
 
 fn is_there(program: &str) -> bool {
     find_in_path(program).is_some()
+}
+
+/// By asking for the least of it.
+fn has_landlock() -> bool {
+    use landlock::{AccessFs, CompatLevel, Compatible as _, Ruleset, RulesetAttr as _};
+    let ruleset = Ruleset::default().set_compatibility(CompatLevel::HardRequirement);
+    ruleset.handle_access(AccessFs::ReadFile).and_then(Ruleset::create).is_ok()
 }
 
 /// The families that the kernel has, as nft calls them.

@@ -4,6 +4,7 @@ mod ask;
 mod check;
 mod clean;
 mod columns;
+mod confined;
 mod doctor;
 mod exit;
 mod logging;
@@ -22,6 +23,7 @@ pub fn execute(cli: &Cli) -> ExitCode {
     let done = match &cli.command {
         Some(Command::Bindings(args)) => ask::bindings(args),
         Some(Command::Check(args)) => check::check(args),
+        Some(Command::Confined(args)) => confined::confined(args),
         Some(Command::Doctor(args)) => doctor::doctor(args),
         Some(Command::Explain(args)) => ask::explain(args),
         Some(Command::Origin(args)) => ask::origin(args),

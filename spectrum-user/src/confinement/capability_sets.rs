@@ -25,6 +25,14 @@ pub(super) fn permitted() -> Result<CapabilitySet, ConfinementError> {
     Ok(capabilities(None).map_err(failed("ask for the capabilities"))?.permitted)
 }
 
+/// Has the calling thread use all that it may have, which it does not if they are the file's and only permitted. Returns them.
+pub(super) fn take_up() -> Result<CapabilitySet, ConfinementError> {
+    let held = capabilities(None).map_err(failed("ask for the capabilities"))?;
+    let sets = CapabilitySets { effective: held.permitted, ..held };
+    set_capabilities(None, sets).map_err(failed("take up the capabilities that are permitted"))?;
+    Ok(held.permitted)
+}
+
 /// Gives up the bounding set but for `kept`: not even a program with file capabilities gets more. Returns what is left of it, which
 /// is more than that where CAP_SETPCAP is missing.
 pub(super) fn bound(kept: CapabilitySet) -> Result<CapabilitySet, ConfinementError> {

@@ -16,9 +16,20 @@ pub enum ConfinementError {
         /// The system's own error.
         source: io::Error,
     },
+    /// The files that the process may open could not be restricted.
+    #[error("restrict the files that may be opened (landlock)")]
+    Files(#[from] landlock::RulesetError),
     /// The process could not promise to gain no privileges by what it executes.
     #[error("promise to gain no new privileges (PR_SET_NO_NEW_PRIVS)")]
     NoNewPrivs(#[source] io::Error),
+    /// The system calls of the process could not be restricted.
+    #[error("{op}")]
+    SystemCalls {
+        /// The operation that failed.
+        op: &'static str,
+        /// The system's own error, or what is wrong with the list.
+        source: io::Error,
+    },
     /// Threads run already, and would keep what this one gives up.
     #[error("give up privileges: {0} threads run, and each would keep its own; begin with it")]
     Threads(usize),

@@ -4,12 +4,17 @@
 mod capabilities;
 mod capability_sets;
 mod error;
+mod files;
 mod report;
+mod sys;
+mod system_calls;
+mod trespass;
 mod user;
 
 pub use capabilities::{Circumstances, Needs, names};
 pub use error::ConfinementError;
-pub use report::{MissingCapability, SteererReport, WorkerReport};
+pub use report::{Measure, MissingCapability, SteererReport, WorkerReport};
+pub use trespass::{Trespass, trespasses};
 pub use user::{SameUser, User, UserError, WorkerUser};
 
 use std::fs;
@@ -42,14 +47,17 @@ impl Circumstances {
 /// [`ConfinementError`]: threads run, or the kernel refused what it must allow.
 pub fn confine_steerer(needs: &Needs) -> Result<SteererReport, ConfinementError> {
     refuse_threads()?;
-    let kept = needs.of(capability_sets::permitted()?);
+    let kept = needs.of(capability_sets::take_up()?);
     let left = capability_sets::bound(kept)?;
     capability_sets::keep(kept, Heirs::Equal)?;
     Ok(SteererReport { capabilities: names(kept), bounded: kept.contains(left) })
 }
 
 /// Has the calling process become `user` and keep, of the capabilities that it has, those that `needs` names; it hands none on and
-/// can gain none.
+/// can gain none. From then on it opens no files but those of name resolution, makes no system calls but those on a list, and sends no
+/// signals.
+///
+/// Whatever else it needs to open, it is to have open by then: listeners, the log, shared memory, limits of its own raised.
 ///
 /// To be called before any thread is started: each thread has capabilities of its own. The kernel forgets meanwhile that it is to die with
 /// its parent (PR_SET_PDEATHSIG), which is to be asked for afterwards, and keeps others of the same user from tracing it.
@@ -58,13 +66,15 @@ pub fn confine_steerer(needs: &Needs) -> Result<SteererReport, ConfinementError>
 /// [`ConfinementError`]: threads run, or something failed that this kernel has; the process must not serve then.
 pub fn confine_worker(user: &WorkerUser, needs: &Needs) -> Result<WorkerReport, ConfinementError> {
     refuse_threads()?;
-    let kept = needs.of(capability_sets::permitted()?);
+    let kept = needs.of(capability_sets::take_up()?);
     let left = capability_sets::bound(CapabilitySet::empty())?;
     if let WorkerUser::Another(user) = user {
         user::become_user(user)?;
     }
     capability_sets::keep(kept, Heirs::Poor)?;
     set_no_new_privs(true).map_err(|errno| ConfinementError::NoNewPrivs(errno.into()))?;
+    let files = files::restrict()?;
+    let system_calls = system_calls::restrict()?;
     let kept_names = names(kept);
     let missing = needs.told().filter(|(name, _)| !kept_names.contains(name));
     let missing = missing.map(|(name, reasons)| MissingCapability {
@@ -76,6 +86,8 @@ pub fn confine_worker(user: &WorkerUser, needs: &Needs) -> Result<WorkerReport, 
         missing: missing.collect(),
         capabilities: kept_names,
         bounded: left.is_empty(),
+        system_calls,
+        files,
     })
 }
 

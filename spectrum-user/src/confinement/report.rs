@@ -1,5 +1,7 @@
 //! What took effect of a confinement, for `status` and for whoever wonders what a process may do. Judges nothing.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 use super::WorkerUser;
@@ -15,6 +17,32 @@ pub struct WorkerReport {
     pub missing: Vec<MissingCapability>,
     /// True if nothing that it executes could have more capabilities than it has: the bounding set is empty.
     pub bounded: bool,
+    /// Its system calls: those on a list, and no others.
+    pub system_calls: Measure,
+    /// The files that it may open: those that name resolution reads, and no others.
+    pub files: Measure,
+}
+
+/// How far something is restricted.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Measure {
+    /// Not at all, for this reason.
+    Lacking(String),
+    /// As far as the kernel has it, and no further for this reason.
+    Partial(String),
+    /// As it is meant.
+    Whole,
+}
+
+impl fmt::Display for Measure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Lacking(reason) => write!(f, "unrestricted: {reason}"),
+            Self::Partial(reason) => write!(f, "restricted in part: {reason}"),
+            Self::Whole => f.write_str("restricted"),
+        }
+    }
 }
 
 /// What a steerer may still do.

@@ -4,6 +4,7 @@ use std::io;
 
 use super::privileges::NotPermitted;
 use crate::config::{ConfigError, Problem};
+use crate::confinement::UserError;
 use crate::control::ControlError;
 use crate::registry::RegistryError;
 use spectrum_steering::host::NetError;
@@ -46,6 +47,7 @@ pub(crate) fn code(error: &anyhow::Error) -> u8 {
 fn is_permission(error: &anyhow::Error) -> bool {
     error.chain().any(|cause| {
         cause.is::<NotPermitted>()
+            || matches!(cause.downcast_ref(), Some(UserError::NotPermitted { .. }))
             || cause.downcast_ref::<NetError>().is_some_and(|error| error.not_permitted().is_some())
             || cause.downcast_ref::<RegistryError>().is_some_and(|error| {
                 error.not_permitted().is_some() || matches!(error, RegistryError::Distrusted { .. })
