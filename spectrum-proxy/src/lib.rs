@@ -59,4 +59,5 @@ pub use origins::{
 pub use report::{Datagrams, DialFailure, End, Established, Event, Expiry, HeaderFault, Limit, Report, Side};
 pub use service::{Listener, Served};
 pub use traffic::Traffic;
+pub use udp::ConnectionId;
 pub use workers::{DrainOutcome, Handover, PreparedHandovers, Workers};

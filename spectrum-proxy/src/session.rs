@@ -22,7 +22,7 @@ pub(super) struct Session {
     worker: Rc<Worker>,
     service: ServiceName,
     protocol: Protocol,
-    /// The address that dialled, or that a trusted proxy named.
+    /// The address that dialled, or that a trusted proxy named; of a client that is followed, the one where it is.
     pub(super) client: Cell<SocketAddr>,
     /// The trusted proxy that dialled in the client's place.
     pub(super) via: Cell<Option<SocketAddr>>,
@@ -115,6 +115,16 @@ impl Session {
         let client = self.client.get();
         gate.reassign(&mut admission, client.ip())?;
         self.admission.set(Some(admission));
+        Ok(())
+    }
+
+    /// The client is at `client` now, where the limits of its service allow one more. Otherwise nothing has changed.
+    pub(super) fn follow(&self, gate: &Gate, client: SocketAddr) -> Result<(), Limit> {
+        let mut admission = self.admission.take();
+        let counted = admission.as_mut().map_or(Ok(()), |admission| gate.follow(admission, client.ip()));
+        self.admission.set(admission);
+        counted?;
+        self.client.set(client);
         Ok(())
     }
 

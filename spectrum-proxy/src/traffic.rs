@@ -22,6 +22,7 @@ struct Remarks {
     too_big: Counter,
     withheld: Counter,
     headerless: Counter,
+    followed: Counter,
 }
 
 /// What is to be said of a datagram, or of a session that it would have begun.
@@ -33,6 +34,8 @@ pub(super) enum Remark {
     TooBig,
     /// Its sender was not told either, since that failed, or too many had been told.
     Withheld,
+    /// It came from another address than those before it, to which its session follows.
+    Followed,
     /// It came from an origin without the header that it must have.
     Headerless,
 }
@@ -87,12 +90,19 @@ impl Traffic {
         self.remarks.headerless.get()
     }
 
+    /// The times that a client of QUIC had another address, and its session followed.
+    #[must_use]
+    pub fn followed(&self) -> u64 {
+        self.remarks.followed.get()
+    }
+
     /// Counts it. To be called on the worker's own thread.
     pub(super) fn note(&self, remark: Remark) {
         let counter = match remark {
             Remark::Unreachable => &self.remarks.unreachable,
             Remark::TooBig => &self.remarks.too_big,
             Remark::Withheld => &self.remarks.withheld,
+            Remark::Followed => &self.remarks.followed,
             Remark::Headerless => &self.remarks.headerless,
         };
         counter.add(1);

@@ -16,6 +16,7 @@ use crate::report::Event;
 use crate::sys;
 use crate::tcp::relay::{Buffers, Means, Pipes, Strategy};
 use crate::traffic::Traffic;
+use crate::udp::ConnectionBook;
 use crate::unique_id::UniqueIdSupply;
 
 /// An observer that is told of every connection, on the worker's own thread.
@@ -26,6 +27,7 @@ pub(super) type Observer = Box<dyn Fn(Event<'_>) + Send>;
 pub(super) struct Common {
     pub(super) ledger: LimitBook,
     pub(super) descriptors: DescriptorPool,
+    pub(super) connections: ConnectionBook,
 }
 
 /// The common ground of a worker's connections.

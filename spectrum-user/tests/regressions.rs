@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 mod config;
 #[path = "../../fuzz/src/headers.rs"]
 mod headers;
+#[path = "../../fuzz/src/quic.rs"]
+mod quic;
 #[path = "../../fuzz/src/steering.rs"]
 mod steering;
 
@@ -40,6 +42,11 @@ fn configurations_are_understood_or_refused() {
 #[test]
 fn headers_are_read_alike_however_they_come() {
     replay("headers", headers::holds);
+}
+
+#[test]
+fn connection_ids_are_read_within_their_datagrams() {
+    replay("quic", quic::holds);
 }
 
 #[test]

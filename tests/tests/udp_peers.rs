@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 
 use serde_json::Value;
 use spectrum_tests::case::Case;
+use spectrum_tests::control::{CONFIG, configure};
 use spectrum_tests::datagram::{assert_echo, client_from};
 use spectrum_tests::datagram_server::{KNOT, ask, at, client, knot, service, start};
 use spectrum_tests::deadline::{PATIENCE, eventually};
@@ -19,7 +20,7 @@ use spectrum_tests::require::{Need, met};
 use spectrum_tests::veth::{client_address, client_of};
 use spectrum_tests::{on_every_path, on_one_path};
 
-on_every_path!(a_dns_server_answers, quic_of_ngtcp2_passes,);
+on_every_path!(a_dns_server_answers, quic_of_ngtcp2_passes_and_survives_another_port,);
 
 on_one_path!(
     a_turn_server_relays,
@@ -86,9 +87,9 @@ fn a_turn_server_relays(case: &mut Case) {
     assert!(said.contains("tot_send_msgs=10, tot_recv_msgs=10"), "{said}");
 }
 
-fn quic_of_ngtcp2_passes(case: &mut Case) {
+fn quic_of_ngtcp2_passes_and_survives_another_port(case: &mut Case) {
     const FILE: usize = 300_000;
-    if !met("quic_of_ngtcp2_passes", &[Need::Ngtcp2, Need::Openssl]) {
+    if !met("quic_of_ngtcp2_passes_and_survives_another_port", &[Need::Ngtcp2, Need::Openssl]) {
         return;
     }
     let target = case.any_target();
@@ -103,15 +104,29 @@ fn quic_of_ngtcp2_passes(case: &mut Case) {
     let origin = at(case, 4433);
     let line = format!("gtlsserver -q -d /run/pages {} 4433 /run/key.pem /run/certificate.pem", origin.ip());
     let _server = Peer::hearing(&case.server, &line, origin);
-    let _instance = start(case, &service(case, "1-65535", "udp", origin, ""));
-    let line = format!(
-        "gtlsclient -q --exit-on-all-streams-close --download /run/pages {} {} https://spectrum.test/file",
-        target.ip(),
-        target.port()
-    );
-    converse(&netns, &line, b"");
-    let got = netns.run(|| fs::read("/run/pages/file")).unwrap();
-    assert!(got == sent, "the file differs, {} bytes", got.len());
+    let configuration = service(case, "1-65535", "udp", origin, "udp = { quic = true }");
+    configure(&case.server, &configuration);
+    let instance = case.start(&format!("{CONFIG} --workers 2"));
+    // With the second it has another port before it asks, as a NAT would give it one, and does not know.
+    let rebinding = "--change-local-addr=100ms --nat-rebinding --delay-stream=300ms";
+    for (options, downloads) in [("", 1), (rebinding, 4)] {
+        for _ in 0..downloads {
+            let line = format!(
+                "gtlsclient -q --exit-on-all-streams-close --download /run/pages {options} {} {} https://spectrum.test/file",
+                target.ip(),
+                target.port()
+            );
+            converse(&netns, &line.replace("  ", " "), b"");
+            let got = netns.run(|| {
+                fs::read("/run/pages/file").and_then(|got| fs::remove_file("/run/pages/file").map(|()| got))
+            });
+            let got = got.unwrap();
+            assert!(got == sent, "the file differs, {} bytes", got.len());
+        }
+    }
+    // The server has seen nobody move: each connection had one session, whichever worker heard of its ports.
+    let finished = instance.stop();
+    assert_eq!(records(&finished.stderr).len(), 5, "{finished}");
 }
 
 /// Its control is TCP, its datagrams go to the port of the same number, as of FTP-like protocols.

@@ -37,6 +37,8 @@ enum Target {
     Config,
     /// Any bytes as the beginning of a connection with a PROXY header
     Headers,
+    /// Any bytes as a datagram of QUIC
+    Quic,
     /// Bindings and packets: the compiled table against the slow scan
     Steering,
 }

@@ -107,6 +107,18 @@ impl Gate {
         opened
     }
 
+    /// Counts the connection of `admission` for `client`, where its client is now. If a limit is reached it stays as it was.
+    pub(super) fn follow(&self, admission: &mut Admission, client: IpAddr) -> Result<(), Limit> {
+        let Some(former) = admission.source else { return Ok(()) };
+        let (source, counts) = (SourcePrefix::of(client, &self.limits), &admission.counts);
+        if source != former {
+            counts.sources.open(source, &self.limits, counts.now())?;
+            counts.sources.close(former, counts.now());
+            admission.source = Some(source);
+        }
+        Ok(())
+    }
+
     /// Tells the log of a connection that was shed, or of many at once.
     pub(super) fn complain(&self, service: &ServiceName, client: IpAddr, limit: Limit) {
         let Some(more) = self.complaints.due(Instant::now()) else { return };
@@ -236,6 +248,23 @@ mod tests {
         assert!(gate.admit(proxy).is_ok(), "who was refused is nobody's");
         drop(again);
         drop(open);
+        assert_eq!(gate.counts.as_ref().unwrap().open.load(Ordering::Relaxed), 0);
+        assert_eq!(gate.counts.unwrap().sources.len(), 0);
+    }
+
+    #[test]
+    fn who_is_elsewhere_is_counted_there_unless_there_are_too_many() {
+        let ledger = LimitBook::default();
+        let gate = ledger.gate(&ServiceName::default(), &limits(9, 1));
+        let mut moving = gate.admit(client(1)).unwrap().unwrap();
+        let resident = gate.admit(client(2)).unwrap();
+        assert_eq!(gate.follow(&mut moving, client(2)), Err(Limit::Source));
+        assert_eq!(gate.admit(client(1)).unwrap_err(), Limit::Source, "it stayed where it was");
+        gate.follow(&mut moving, client(3)).unwrap();
+        gate.follow(&mut moving, client(3)).unwrap();
+        assert_eq!(gate.admit(client(3)).unwrap_err(), Limit::Source);
+        let next = gate.admit(client(1)).unwrap();
+        drop((moving, resident, next));
         assert_eq!(gate.counts.as_ref().unwrap().open.load(Ordering::Relaxed), 0);
         assert_eq!(gate.counts.unwrap().sources.len(), 0);
     }

@@ -12,6 +12,8 @@ use crate::model::DatagramHeader;
 pub(super) struct Head {
     kind: DatagramHeader,
     bytes: Box<[u8]>,
+    /// That of where the client was before, with which answers may still be on their way.
+    former: Option<Box<[u8]>>,
     /// True once the origin was told what it is told but once.
     is_told: Cell<bool>,
 }
@@ -37,7 +39,15 @@ impl Head {
                 Header::Proxied { client, dialled }.datagram_bytes().into()
             }
         };
-        Self { kind, bytes, is_told: Cell::new(false) }
+        Self { kind, bytes, former: None, is_told: Cell::new(false) }
+    }
+
+    /// The client has another address. An origin that is told but once would take another header for the client's own words.
+    pub(super) fn follow(&mut self, client: SocketAddr, dialled: SocketAddr) {
+        if matches!(self.kind, DatagramHeader::Spp | DatagramHeader::V2) {
+            let Self { bytes, .. } = Self::new(self.kind, client, dialled);
+            self.former = Some(std::mem::replace(&mut self.bytes, bytes));
+        }
     }
 
     /// Where it stands now. What is told but once counts as told from here on.
@@ -76,7 +86,8 @@ impl Head {
             return Some(answer);
         }
         let (_, rest) = SimpleHeader::parse(answer)?;
-        answer.starts_with(&self.bytes).then_some(rest)
+        let is_its = |head: &[u8]| answer.starts_with(head);
+        (is_its(&self.bytes) || self.former.as_deref().is_some_and(is_its)).then_some(rest)
     }
 }
 
@@ -125,5 +136,24 @@ mod tests {
         let Before::Each(others) = other.next() else { panic!("not before each") };
         assert_eq!(simple.strip(&[others, b"answer"].concat()), None);
         assert_eq!(head(DatagramHeader::V2).strip(b"answer"), Some(&b"answer"[..]));
+    }
+
+    #[test]
+    fn every_datagram_names_where_the_client_is_now() {
+        let (moved, dialled) = ("192.0.2.1:5000".parse().unwrap(), "198.51.100.2:443".parse().unwrap());
+        for kind in [DatagramHeader::V2, DatagramHeader::Spp] {
+            let (mut one, new) = (head(kind), Head::new(kind, moved, dialled));
+            let before = one.bytes.clone();
+            one.follow(moved, dialled);
+            assert_eq!(one.next(), new.next());
+            assert_ne!(one.bytes, before);
+            for own in [&before, &one.bytes] {
+                assert!(one.strip(&[own, &b"answer"[..]].concat()).is_some());
+            }
+        }
+        let mut once = head(DatagramHeader::V2First);
+        assert_ne!(once.next(), Before::None);
+        once.follow(moved, dialled);
+        assert_eq!(once.next(), Before::None);
     }
 }

@@ -6,7 +6,10 @@
 
 mod answer;
 mod checksum;
+mod client_path;
 mod complaints;
+mod connection_book;
+mod connection_id;
 mod control;
 mod head;
 mod header;
@@ -17,6 +20,7 @@ mod poller;
 mod post;
 mod queue_losses;
 mod raw;
+mod rebinding;
 mod receiver;
 mod session;
 mod sessions;
@@ -27,5 +31,7 @@ mod upstream;
 mod voice;
 
 pub(super) use answer::Answer;
+pub(super) use connection_book::{ConnectionBook, Mailbox};
+pub use connection_id::ConnectionId;
 pub(super) use receiver::Receiver;
 pub(super) use sessions::{Sessions, capacity};

@@ -18,6 +18,7 @@ use super::answer::Answer;
 use super::options;
 use super::post::{Due, Post};
 use super::queue_losses::{LOOK, QueueLosses};
+use super::rebinding::Moved;
 use super::session::UdpSession;
 use super::sessions::{Sessions, end, expiry};
 use super::table::{GroupId, Key, Rank, SessionId, SessionTable};
@@ -197,6 +198,13 @@ impl Queue {
             {
                 end(&mut table, id, how);
                 known = None;
+            }
+            if known.is_none() {
+                match self.sessions.moved(&mut table, &assignment, &key, &train, now) {
+                    Some(Moved::Elsewhere) => continue,
+                    Some(Moved::Here(id)) => known = Some(id),
+                    None => {}
+                }
             }
             if let Some(id) = known.or_else(|| self.open(&mut table, &assignment, key, train.first(), now)) {
                 Sessions::take(&mut table, id, index, &train, now, &mut due);

@@ -10,6 +10,8 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 use super::answer::Answer;
+use super::client_path::ClientPath;
+use super::connection_book::KnownIds;
 use super::queue_losses::QueueLosses;
 use super::train::{Letter, Train};
 use super::upstream::{Unanswered, Upstream};
@@ -40,6 +42,10 @@ pub(super) struct UdpSession {
     pub(super) answers: u32,
     /// The last time that its client was told how much gets through to the origin.
     pub(super) narrowed: Cell<Option<Instant>>,
+    /// The ids by which its origin wants to be called, where QUIC's clients are followed.
+    pub(super) ids: Option<Box<KnownIds>>,
+    /// How far its client is believed, once that has another address than at the beginning.
+    pub(super) path: Option<Box<ClientPath>>,
 }
 
 /// A socket that is connected to a session's client.
@@ -63,6 +69,8 @@ impl UdpSession {
             is_answered: false,
             answers: 0,
             narrowed: Cell::new(None),
+            ids: None,
+            path: None,
         }
     }
 
@@ -71,11 +79,14 @@ impl UdpSession {
     }
 
     /// Counts what its client sent.
-    pub(super) fn received(&self, train: &Train<'_>) {
+    pub(super) fn received(&self, train: &Train<'_>, now: Instant) {
         let count = train.count() as u64;
         self.account.from_client.add(train.payload.len());
         self.account.datagrams_from_client.update(|all| all + count);
         self.datagrams.from_client.add(count);
+        if let Some(path) = &self.path {
+            path.received(count, train.payload.len() as u64, now);
+        }
     }
 
     /// Counts what was sent to its client.

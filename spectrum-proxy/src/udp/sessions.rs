@@ -15,10 +15,12 @@ use tokio::time::{Instant, sleep_until};
 
 use super::answer::{Answer, hops_of_answer};
 use super::complaints::Complaints;
+use super::connection_book::{ConnectionBook, Mailbox};
 use super::parting;
 use super::poller::{Ear, Heard, Poller};
 use super::post::{Due, Post, Way, is_of_origin};
 use super::queue_losses::QueueLosses;
+use super::rebinding::take_passed;
 use super::session::{Parted, UdpSession};
 use super::sys::BATCH;
 use super::table::{GroupId, Rank, SessionId, SessionTable};
@@ -88,6 +90,10 @@ pub(crate) struct Sessions {
     /// The bytes that sessions which nobody answered may keep besides those that they do.
     room: Rc<Cell<usize>>,
     complaints: Complaints,
+    /// The number of the worker.
+    pub(super) worker: usize,
+    /// The sessions by QUIC's connection ids, those of the other workers among them.
+    pub(super) connections: ConnectionBook,
 }
 
 #[derive(Default)]
@@ -115,7 +121,7 @@ impl Drop for Ears {
 }
 
 impl Sessions {
-    pub(crate) fn new(capacity: usize) -> Self {
+    pub(crate) fn new(capacity: usize, worker: usize, connections: ConnectionBook) -> Self {
         Self {
             table: RefCell::new(SessionTable::new()),
             voices: Voices::default(),
@@ -130,7 +136,14 @@ impl Sessions {
             turns: Cell::new(0),
             room: Rc::new(Cell::new(KEPT)),
             complaints: Complaints::new(),
+            worker,
+            connections,
         }
+    }
+
+    /// Takes what other workers pass on from now on. To be called within the worker's runtime.
+    pub(crate) fn open(self: &Rc<Self>, mailbox: Mailbox) {
+        spawn_local(take_passed(Rc::downgrade(self), mailbox));
     }
 
     /// From now on a short silence ends a session that we answer ourselves.
@@ -212,7 +225,12 @@ impl Sessions {
         }
     }
 
-    fn assignment(&self, group: GroupId) -> Option<Rc<Assignment>> {
+    /// What is known as the sessions of a service.
+    pub(super) fn group_of(&self, service: &ServiceName, family: Family) -> Option<GroupId> {
+        self.groups.borrow().ids.get(&(service.clone(), family)).copied()
+    }
+
+    pub(super) fn assignment(&self, group: GroupId) -> Option<Rc<Assignment>> {
         self.groups.borrow_mut().of(group)?.assignment.clone()
     }
 
@@ -255,29 +273,41 @@ impl Sessions {
         now: Instant,
         due: &mut Vec<Due>,
     ) {
+        if let Some(way) = Self::account_for(table, id, train, now) {
+            due.push(Due { id, train: index, way });
+        }
+    }
+
+    /// Counts a train of a session's client: how it goes on, if it does.
+    pub(super) fn account_for(
+        table: &mut SessionTable<UdpSession>,
+        id: SessionId,
+        train: &Train<'_>,
+        now: Instant,
+    ) -> Option<Way> {
         table.touch(id, now);
-        let Some(session) = table.get_mut(id) else { return };
-        session.received(train);
+        let session = table.get_mut(id)?;
+        session.received(train, now);
         let (client, dialled) = (session.account.client.get(), session.dialled());
         if !train.is_whole {
             tracing::debug!(%client, %dialled, "a datagram is longer than any may be, and goes no further");
             session.lost(1);
-            return;
+            return None;
         }
         match session.answer {
-            Answer::Discard => {}
+            Answer::Discard => None,
             Answer::Echo => {
-                if let Some(hops) = hops_of_answer(train.hops) {
-                    due.push(Due { id, train: index, way: Way::Client(Some(hops)) });
-                } else {
+                let hops = hops_of_answer(train.hops);
+                if hops.is_none() {
                     tracing::debug!(%client, %dialled, "a datagram without hops left is not answered");
                 }
+                hops.map(|hops| Way::Client(Some(hops)))
             }
             Answer::Relay => {
                 if let Some(unanswered) = &mut session.unanswered {
                     unanswered.keep(train);
                 }
-                due.push(Due { id, train: index, way: Way::Origin });
+                Some(Way::Origin)
             }
         }
     }
@@ -290,16 +320,23 @@ impl Sessions {
         due: &[Due],
     ) {
         for due in due.iter().filter(|due| due.way == Way::Origin) {
-            if let (Some(session), Some(train)) = (table.get(due.id), post.inbox.train(due.train))
-                && let Some(room) = session.upstream.as_ref().and_then(|upstream| upstream.room)
-                && train.first().len() > usize::from(room)
-                && let Some(group) = table.group_of(due.id)
-            {
-                self.narrow(group, session, room, train.first());
+            if let Some(train) = post.inbox.train(due.train) {
+                self.tell_room(table, due.id, &train);
             }
         }
         for (id, error) in post.deliver(table, due) {
             self.refused(table, post, id, &error);
+        }
+    }
+
+    /// Tells a session's client how much gets through, where `train` is of more.
+    pub(super) fn tell_room(&self, table: &SessionTable<UdpSession>, id: SessionId, train: &Train<'_>) {
+        if let Some(session) = table.get(id)
+            && let Some(room) = session.upstream.as_ref().and_then(|upstream| upstream.room)
+            && train.first().len() > usize::from(room)
+            && let Some(group) = table.group_of(id)
+        {
+            self.narrow(group, session, room, train.first());
         }
     }
 
@@ -330,8 +367,7 @@ impl Sessions {
     /// Gives the sessions of a service sockets of their own, since nothing will be steered to them any more: those that are missed
     /// most first.
     pub(crate) fn part(self: &Rc<Self>, service: &ServiceName, family: Family) {
-        let group = self.groups.borrow().ids.get(&(service.clone(), family)).copied();
-        let Some(group) = group else { return };
+        let Some(group) = self.group_of(service, family) else { return };
         let transparent = self.groups.borrow_mut().of(group).is_some_and(|group| group.transparent);
         let Some(assignment) = self.assignment(group) else { return };
         let mut table = self.table.borrow_mut();
@@ -421,7 +457,9 @@ impl Sessions {
                         let Some(train) = post.inbox.train(index) else { continue };
                         bytes += train.payload.len();
                         let good = self.count_for_client(&table, id, &train);
-                        if good > 0 {
+                        self.learn(&mut table, id, &train);
+                        if good > 0 && table.get(id).is_some_and(|session| Self::may_answer(session, &train))
+                        {
                             due.push(Due { id, train: index, way: Way::Client(None) });
                         }
                         answers += good;
@@ -508,7 +546,7 @@ impl Sessions {
     }
 
     /// The origin of a session cannot be reached. Where nobody has answered yet the next one is asked, otherwise the session is over.
-    fn refused(
+    pub(super) fn refused(
         self: &Rc<Self>,
         table: &mut SessionTable<UdpSession>,
         post: &mut Post,

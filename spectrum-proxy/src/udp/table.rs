@@ -172,6 +172,15 @@ impl<T> SessionTable<T> {
         SessionId { index, life: self.slots.get(index as usize).map_or(0, |slot| slot.life) }
     }
 
+    /// Gives a session another key of the same group, which no other has: the caller has looked.
+    pub(super) fn rekey(&mut self, id: SessionId, key: Key) {
+        let slot = self.slots.get_mut(id.index as usize).filter(|slot| slot.life == id.life);
+        let Some(entry) = slot.and_then(|slot| slot.entry.as_mut()) else { return };
+        let former = std::mem::replace(&mut entry.key, key);
+        self.places.remove(&former);
+        self.places.insert(key, id.index);
+    }
+
     pub(super) fn remove(&mut self, id: SessionId) -> Option<(Key, T)> {
         self.entry(id)?;
         self.unlink(id.index);

@@ -23,7 +23,7 @@ use crate::report::Event;
 use crate::service::{Listener, Served, Serving};
 use crate::sys;
 use crate::tcp::relay::Pipes;
-use crate::udp::{self, Answer};
+use crate::udp::{self, Answer, ConnectionBook, Mailbox};
 use crate::worker::{self, Common, Worker};
 pub use task::DrainOutcome;
 use task::{ServingHandover, WorkerCommand};
@@ -81,7 +81,9 @@ impl Workers {
             .map_err(|errno| WorkersError::Start { worker: 0, source: errno.into() })?;
         let capacity = udp::capacity();
         let pipes = || Pipes::for_one_of(count.get(), descriptors);
+        let (connections, mailboxes) = ConnectionBook::of(count.get());
         let common = Common {
+            connections,
             ledger: LimitBook::default(),
             descriptors: DescriptorPool::new(descriptors, count.get(), pipes().descriptors()),
         };
@@ -92,9 +94,10 @@ impl Workers {
             failures: Mutex::new(failures),
             next: AtomicUsize::default(),
         };
-        for index in 0..count.get() {
+        for (index, mailbox) in mailboxes.into_iter().enumerate() {
             let (pipes, observer) = (pipes(), Box::new(observer(index)));
-            let thread = Thread::start(index, pipes, capacity, common.clone(), observer, failed.clone())
+            let room = (capacity, mailbox);
+            let thread = Thread::start(index, pipes, room, common.clone(), observer, failed.clone())
                 .map_err(|source| WorkersError::Start { worker: index, source })?;
             workers.threads.push(thread);
         }
@@ -303,7 +306,7 @@ impl Thread {
     fn start(
         index: usize,
         pipes: Pipes,
-        sessions: usize,
+        (sessions, mailbox): (usize, Mailbox),
         common: Common,
         observer: worker::Observer,
         failures: mpsc::UnboundedSender<WorkersError>,
@@ -322,7 +325,13 @@ impl Thread {
                 if let Err(error) = sys::ask_for_slice(SLICE) {
                     tracing::debug!(worker = index, %error, "ask for short time slices");
                 }
-                task::run(runtime, Worker::new(index, pipes, common, observer, failures), sessions, inbox);
+                task::run(
+                    runtime,
+                    Worker::new(index, pipes, common, observer, failures),
+                    sessions,
+                    mailbox,
+                    inbox,
+                );
             })?;
         // A thread that sends nothing has panicked, and its guard says so.
         making.recv().unwrap_or(Ok(()))?;

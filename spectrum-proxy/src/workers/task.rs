@@ -16,7 +16,7 @@ use crate::model::{Destination, Protocol};
 use crate::service::{Listener, Serving};
 use crate::tcp::accept::Acceptor;
 use crate::tcp::connections::Connections;
-use crate::udp::{Receiver, Sessions};
+use crate::udp::{Mailbox, Receiver, Sessions};
 use crate::worker::Worker;
 
 /// The end of a drain.
@@ -64,10 +64,11 @@ pub(super) fn run(
     runtime: LocalRuntime,
     worker: Worker,
     capacity: usize,
+    mailbox: Mailbox,
     commands: mpsc::UnboundedReceiver<WorkerCommand>,
 ) {
     let worker = Rc::new(worker);
-    let sessions = Rc::new(Sessions::new(capacity));
+    let sessions = Rc::new(Sessions::new(capacity, worker.index, worker.common.connections.clone()));
     let task = WorkerTask {
         worker: Rc::clone(&worker),
         sessions: Rc::clone(&sessions),
@@ -75,7 +76,10 @@ pub(super) fn run(
         retired: Vec::new(),
         commands,
     };
-    let drained = runtime.block_on(task.run());
+    let drained = runtime.block_on(async {
+        sessions.open(mailbox);
+        task.run().await
+    });
     let (finished, cut) = (worker.ended_so_far(), worker.open_now());
     // What is still open ends here: dropped sessions report themselves as cut, dropped peers send a RST.
     runtime.shutdown_background();

@@ -266,6 +266,12 @@ pub(super) const FAMILIES: &[MetricFamily] = &[
         },
     ),
     counter(
+        "followed_clients",
+        "Times that a client of QUIC had another address, and its UDP session followed",
+        SESSIONS,
+        |view, out| of_datagrams(view, out, |datagrams| datagrams.followed),
+    ),
+    counter(
         "headerless_answers",
         "UDP datagrams of origins that lacked the header of their session, and were not passed on",
         SESSIONS,

@@ -4,7 +4,7 @@
 use crate::model::{Binding, OriginProtocols, Protocol, Responder, Target};
 
 /// The keys of a service that would have no effect on its UDP bindings. Whoever builds one takes it out of here.
-const NOT_YET: &[&str] = &["trusted-proxies", "udp.quic"];
+const NOT_YET: &[&str] = &["trusted-proxies"];
 
 /// True if `key` of a service has no effect on UDP yet, and so must be refused.
 pub(super) fn is_not_yet(key: &str) -> bool {

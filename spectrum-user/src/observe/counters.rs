@@ -49,6 +49,7 @@ impl Counters {
                 totals.datagrams_lost += traffic.datagrams_lost();
                 totals.overflow_from_client += traffic.overflow_from_client();
                 totals.overflow_from_origin += traffic.overflow_from_origin();
+                totals.followed += traffic.followed();
                 totals.headerless_answers += traffic.headerless();
                 totals.told_unreachable += traffic.unreachable();
                 totals.told_too_big += traffic.too_big();
@@ -126,6 +127,8 @@ pub struct Totals {
     pub overflow_from_client: u64,
     /// Those of origins.
     pub overflow_from_origin: u64,
+    /// Times that a client of QUIC had another address, and its session followed.
+    pub followed: u64,
     /// Answers of origins that lacked the header of their session, and were not passed on.
     pub headerless_answers: u64,
     /// Clients that were told by ICMP that nobody is there.

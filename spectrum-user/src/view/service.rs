@@ -180,6 +180,9 @@ pub struct DatagramsView {
     /// Those of origins.
     #[serde(default)]
     pub overflow_from_origin: u64,
+    /// Times that a client of QUIC had another address, and its session followed.
+    #[serde(default)]
+    pub followed: u64,
     /// Answers of origins that lacked the header of their session, and were not passed on.
     pub headerless: u64,
     /// Clients that were told by ICMP that nobody is there.
@@ -295,6 +298,7 @@ impl SessionsView {
                 lost: totals.datagrams_lost,
                 overflow_from_client: totals.overflow_from_client,
                 overflow_from_origin: totals.overflow_from_origin,
+                followed: totals.followed,
                 headerless: totals.headerless_answers,
                 told_unreachable: totals.told_unreachable,
                 told_too_big: totals.told_too_big,

@@ -26,6 +26,7 @@ enum Step {
     Answered(u8),
     Evict(u8),
     Insert(u8),
+    Rekey(u8),
     Remove(u8),
     Touch(u8),
 }
@@ -35,6 +36,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => (0..24u8).prop_map(Step::Answered),
         1 => (0..3u8).prop_map(Step::Evict),
         4 => (0..24u8).prop_map(Step::Insert),
+        1 => (0..24u8).prop_map(Step::Rekey),
         1 => (0..24u8).prop_map(Step::Remove),
         3 => (0..24u8).prop_map(Step::Touch),
     ]
@@ -67,6 +69,14 @@ proptest! {
                         plain.0.push((of(number), Rank::Unanswered, now, turn, id));
                     }
                 }
+                Step::Rekey(number) => {
+                    // To the next number of the same group.
+                    let next = of((number + 3) % 24);
+                    if let (Some(id), None) = (table.find(&of(number)), table.find(&next)) {
+                        table.rekey(id, next);
+                        plain.0.iter_mut().filter(|(.., known)| *known == id).for_each(|entry| entry.0 = next);
+                    }
+                }
                 Step::Touch(number) | Step::Answered(number) => {
                     let answered = matches!(step, Step::Answered(_));
                     if let Some(id) = table.find(&of(number)) {
@@ -80,11 +90,11 @@ proptest! {
                     }
                 }
                 Step::Remove(number) => {
-                    let removed = table.find(&of(number)).and_then(|id| table.remove(id));
+                    let removed = table.find(&of(number)).and_then(|id| Some(table.remove(id)?.0));
                     let before = plain.0.len();
                     gone.extend(plain.0.iter().filter(|(key, ..)| *key == of(number)).map(|(.., id)| *id));
                     plain.0.retain(|(key, ..)| *key != of(number));
-                    prop_assert_eq!(removed, (plain.0.len() < before).then_some((of(number), number)));
+                    prop_assert_eq!(removed, (plain.0.len() < before).then_some(of(number)));
                 }
                 Step::Evict(group) => {
                     let group = groups[usize::from(group)];

@@ -68,6 +68,11 @@ impl UdpKeys {
         }
         let source = taken("source", "udp.source");
         [responses, quic, source].into_iter().for_each(for_origins);
+        if let (Some(typed), Quic::Followed) = (quic, policy.quic)
+            && origins.is_some_and(|origins| origins.source == DialSource::Client)
+        {
+            typed.refuse("keeps the client's address of the beginning, and transparent shows origins the one of now; remove one of them");
+        }
         if let Some(typed) = source {
             keys.sources = sources(typed, origins);
         }
