@@ -46,6 +46,15 @@ impl<'netns> NftFault<'netns> {
         )
     }
 
+    /// Every change waits for so many seconds.
+    pub fn slow(netns: &'netns Netns, seconds: u32) -> Self {
+        Self::put(
+            netns,
+            &format!("#!/bin/sh\n[ \"$1\" = -f ] && /bin/sleep {seconds}\nexec {REAL} \"$@\"\n"),
+            0o755,
+        )
+    }
+
     /// Every look waits for ever.
     pub fn mute(netns: &'netns Netns) -> Self {
         Self::put(

@@ -74,8 +74,12 @@ fn break_steering(case: &Case, instance: &Instance) {
 
 /// Waits until `target` is answered; how long that took.
 fn answered_again(case: &Case, target: SocketAddr) -> Duration {
+    answered_again_within(case, target, SOON)
+}
+
+fn answered_again_within(case: &Case, target: SocketAddr, patience: Duration) -> Duration {
     let begun = Instant::now();
-    eventually("an answer", SOON, || dial(&case.server, target).is_ok().then_some(()));
+    eventually("an answer", patience, || dial(&case.server, target).is_ok().then_some(()));
     begun.elapsed()
 }
 
@@ -457,6 +461,110 @@ fn a_look_that_hangs_is_told_and_keeps_no_other_waiting() {
     await_logged(&instance, "put back what was removed: the firewall rules", 1);
     eventually("knowledge", PATIENCE, || (!unseen().contains(unknown)).then_some(()));
     instance.stop();
+}
+
+/// Takes routes away while something else is waited for: they come back, and who asks is answered.
+fn assert_routes_come_back(
+    case: &Case,
+    instance: &Instance,
+    state: &str,
+    turns: std::ops::RangeInclusive<usize>,
+) {
+    for turn in turns {
+        let begun = Instant::now();
+        case.server.ip("route flush table local proto 83");
+        await_logged(instance, "put back what was removed: local route", turn);
+        assert!(begun.elapsed() < Duration::from_millis(2500), "it waited: {:?}", begun.elapsed());
+        assert_eq!(status(case, instance)["state"], state);
+    }
+}
+
+/// Waits until `text` is part of the command line of a process that the instance has started.
+fn await_child(instance: &Instance, text: &str) {
+    eventually("a program that is run", PATIENCE, || {
+        let children =
+            fs::read_dir(format!("/proc/{}/task", instance.pid())).unwrap().flatten().flat_map(|thread| {
+                let children = fs::read_to_string(thread.path().join("children")).unwrap_or_default();
+                children.split_whitespace().map(str::to_owned).collect::<Vec<_>>()
+            });
+        let is_it = |pid: String| {
+            fs::read_to_string(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line.contains(text))
+        };
+        children.into_iter().any(is_it).then_some(())
+    });
+}
+
+#[test]
+fn a_repair_that_hangs_keeps_no_other_waiting_and_is_given_up_at_the_end() {
+    let test = "a_repair_that_hangs_keeps_no_other_waiting_and_is_given_up_at_the_end";
+    let Some(case) = case_on(Path::TproxyNftables, test, &[]) else { return };
+    configure(&case.server, &admin_config(&case, ""));
+    let before = State::of(&case.server);
+    let instance = case.start(CONFIG);
+    let target = case.targets_of_both()[0];
+    {
+        let slow = NftFault::slow(&case.server, 6);
+        case.server.command(&format!("{} flush ruleset", slow.real()));
+        await_child(&instance, "nft\0-f");
+        assert_routes_come_back(&case, &instance, "ready", 1..=3);
+        dial(&case.server, target).unwrap_err();
+        answered_again_within(&case, target, PATIENCE);
+        await_logged(&instance, "put back what was removed: the firewall rules", 1);
+    }
+    let hanging = NftFault::hanging(&case.server);
+    case.server.command(&format!("{} flush ruleset", hanging.real()));
+    await_child(&instance, "sleep");
+    assert_routes_come_back(&case, &instance, "ready", 4..=5);
+    let begun = Instant::now();
+    instance.signal(nix::sys::signal::Signal::SIGTERM);
+    assert_eq!(instance.finish(SOON).code(), 0);
+    assert!(begun.elapsed() < SOON, "{:?}", begun.elapsed());
+    before.assert_restored(&case.server, "a repair that hung");
+}
+
+#[test]
+fn a_reload_whose_repair_hangs_keeps_no_other_waiting_and_is_given_up_at_the_end() {
+    let test = "a_reload_whose_repair_hangs_keeps_no_other_waiting_and_is_given_up_at_the_end";
+    let Some(case) = case_on(Path::TproxyNftables, test, &[]) else { return };
+    configure(&case.server, &admin_config(&case, "repairs-per-minute = 0"));
+    let before = State::of(&case.server);
+    let instance = case.start(CONFIG);
+    let hanging = NftFault::hanging(&case.server);
+    case.server.command(&format!("{} flush ruleset", hanging.real()));
+    let mut asked = connect(&case.server, &instance);
+    asked.send("reload");
+    await_child(&instance, "sleep");
+    eventually("a state", PATIENCE, || (status(&case, &instance)["state"] == "reloading").then_some(()));
+    let begun = Instant::now();
+    instance.signal(nix::sys::signal::Signal::SIGTERM);
+    let refused = asked.answer().unwrap_err();
+    assert!(refused.message.contains("being told to stop"), "{refused:?}");
+    assert_eq!(instance.finish(SOON).code(), 0);
+    assert!(begun.elapsed() < SOON, "{:?}", begun.elapsed());
+    before.assert_restored(&case.server, "a reload whose repair hung");
+}
+
+#[test]
+fn a_reload_that_waits_for_its_file_keeps_no_repair_waiting() {
+    let test = "a_reload_that_waits_for_its_file_keeps_no_repair_waiting";
+    let Some(case) = case_on(Path::TproxyNftables, test, &[]) else { return };
+    configure(&case.server, &admin_config(&case, ""));
+    let instance = case.start(CONFIG);
+    let pipe = "/run/spectrum.toml";
+    case.server.run(|| {
+        fs::remove_file(pipe).unwrap();
+        nix::unistd::mkfifo(pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    });
+    let mut asked = connect(&case.server, &instance);
+    asked.send("reload");
+    eventually("a state", PATIENCE, || (status(&case, &instance)["state"] == "reloading").then_some(()));
+    assert_routes_come_back(&case, &instance, "reloading", 1..=2);
+    case.server.command("nft flush ruleset");
+    await_logged(&instance, "put back what was removed: the firewall rules", 1);
+    assert_answered(&case.server, &case.targets_of_both()[..1]);
+    case.server.run(|| fs::write(pipe, admin_config(&case, "")).unwrap());
+    asked.answer().unwrap();
+    assert_answered(&case.server, &case.targets_of_both()[..1]);
 }
 
 #[test]

@@ -32,6 +32,18 @@ impl InterruptGuard {
         Self::set(None)
     }
 
+    /// By the flag by which another thread gives up, whose work this one does.
+    #[must_use]
+    pub fn like(flag: Option<Arc<AtomicBool>>) -> Self {
+        Self::set(flag)
+    }
+
+    /// The flag by which the calling thread gives up, for a thread that does its work.
+    #[must_use]
+    pub fn flag() -> Option<Arc<AtomicBool>> {
+        UNWANTED.with_borrow(Clone::clone)
+    }
+
     fn set(flag: Option<Arc<AtomicBool>>) -> Self {
         Self { before: UNWANTED.replace(flag), _thread: PhantomData }
     }

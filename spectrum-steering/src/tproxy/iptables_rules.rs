@@ -109,6 +109,8 @@ impl AppliedRules for IptablesRules {
     }
 
     fn exchange(&mut self, firewall: &Firewall) -> Result<(), TproxyError> {
+        // What is put back when it fails must not be given up for the reason that it failed.
+        let _whole = InterruptGuard::off();
         let texts = texts::texts(&self.chain, firewall)?;
         let before: BTreeMap<Family, String> =
             self.families.iter().map(|(family, applied)| (*family, applied.text.clone())).collect();

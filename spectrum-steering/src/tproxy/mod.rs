@@ -123,8 +123,6 @@ impl Tproxy {
     /// # Errors
     /// [`TproxyError`]: the rules of before are in force. [`TproxyError::Undo`]: not all of them are.
     pub fn replace(&mut self, firewall: &Firewall) -> Result<(), TproxyError> {
-        // What is put back when it fails must not be given up for the reason that it failed.
-        let _whole = InterruptGuard::off();
         let replaced = self.rules.exchange(firewall);
         self.look = FirewallLook::of(self.rules.parts());
         replaced

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::error::Purpose;
 use super::nftables::Nft;
-use super::{AppliedRules, FirewallProgram, TproxyError};
+use super::{AppliedRules, FirewallProgram, InterruptGuard, TproxyError};
 use crate::plan::firewall::nftables::Ruleset;
 use crate::plan::firewall::{Chain, ChainPart, ChainPlace, Firewall};
 
@@ -46,9 +46,10 @@ impl AppliedRules for NftablesRules {
         }
         let next = self.ruleset.next(&self.chain, firewall)?;
         let replacement = next.replacement(&self.ruleset);
-        let exchanged = nft
-            .transact("prepare", &replacement.preparation)
-            .and_then(|()| nft.transact("replace", &replacement.exchange));
+        let prepared = nft.transact("prepare", &replacement.preparation);
+        // What is taken back when it fails must not be given up for the reason that it failed.
+        let _whole = InterruptGuard::off();
+        let exchanged = prepared.and_then(|()| nft.transact("replace", &replacement.exchange));
         if let Err(source) = exchanged {
             if let Err(error) = nft.transact("remove", &replacement.retreat) {
                 tracing::debug!(%error, "remove what a failed replacement prepared");

@@ -303,6 +303,7 @@ mod tests {
         let flag = Arc::new(AtomicBool::new(false));
         let guard = InterruptGuard::by(Arc::clone(&flag));
         assert_eq!(sh("echo wanted", "", LONG).unwrap(), "wanted\n");
+        let inherited = InterruptGuard::flag();
         let raised = Arc::clone(&flag);
         let raising = std::thread::spawn(move || {
             std::thread::sleep(Duration::from_millis(50));
@@ -311,6 +312,11 @@ mod tests {
         assert!(matches!(sh("sleep 50", "", LONG), Err(TproxyError::Interrupted { .. })));
         raising.join().unwrap();
         assert!(matches!(sh("echo no", "", LONG), Err(TproxyError::Interrupted { .. })));
+        let of_another = std::thread::spawn(move || {
+            let _guard = InterruptGuard::like(inherited);
+            sh("echo no", "", LONG)
+        });
+        assert!(matches!(of_another.join().unwrap(), Err(TproxyError::Interrupted { .. })));
         {
             let _undo = InterruptGuard::off();
             assert_eq!(sh("echo undone", "", LONG).unwrap(), "undone\n");

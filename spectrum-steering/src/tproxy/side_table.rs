@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::error::Purpose;
 use super::nftables::Nft;
-use super::{FirewallLook, TproxyError};
+use super::{FirewallLook, InterruptGuard, TproxyError};
 use crate::plan::Exemption;
 use crate::plan::firewall::{Chain, ChainPart, ChainPlace, TableFamily, marking};
 
@@ -38,6 +38,16 @@ impl SideTable {
         // One transaction: after an error what was exempted before still is.
         let text = exemption.creation(chain);
         Self::make(chain, ChainPlace::Exemption, text, |nft, text| nft.transact("apply", text))
+    }
+
+    /// Removes what an [`exempting`](Self::exempting) that failed may have made under the name `chain`, where there was nothing
+    /// before. Blocks the calling thread.
+    pub fn retreat(chain: &Chain) {
+        let _whole = InterruptGuard::off();
+        let doomed = [chain.clone()].into();
+        if let Some(Err(error)) = Nft::find().ok().map(|nft| nft.remove(Some(Purpose::Exemption), &doomed)) {
+            tracing::debug!(%error, "remove what a failed nft may have made");
+        }
     }
 
     fn make(

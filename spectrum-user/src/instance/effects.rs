@@ -13,7 +13,9 @@ use anyhow::{Context as _, bail};
 use futures_util::future::{join_all, try_join_all};
 use nix::sys::resource::{Resource as Limit, getrlimit};
 
-use super::running::{Aim, LOCK_PATIENCE, Running, registry};
+use super::exempting::Exempting;
+use super::replies::make;
+use super::running::{Aim, Running, registry};
 use crate::admin::AdminServer;
 use crate::config::{Config, FirewallChoice};
 use crate::control::ControlServer;
@@ -27,7 +29,7 @@ use crate::registry::{Claim, Mode};
 use spectrum_proxy::{Listener, Served, Workers};
 use spectrum_steering::dispatcher::{Dispatcher, DispatcherError};
 use spectrum_steering::host::{ListenerGroup, ListenerOptions, LocalRoutes, OwnProcess, Transparency};
-use spectrum_steering::tproxy::{Backend, FirewallLook, Tproxy};
+use spectrum_steering::tproxy::{Backend, FirewallLook, SideTable, Tproxy};
 
 /// So many listeners are looked at at once.
 const LISTENERS: usize = 1024;
@@ -52,7 +54,7 @@ impl Running {
             ResourceKind::Attachment => self.attach(&aim.plan),
             ResourceKind::Route => {
                 // The claim covers what may be in the kernel.
-                self.claim(LOCK_PATIENCE)?;
+                self.claim(PATIENCE)?;
                 let prefixes: Vec<Prefix> = resources.iter().filter_map(prefix).collect();
                 Ok(self.opened_routes()?.put_back(&prefixes).await?)
             }
@@ -62,7 +64,7 @@ impl Running {
             }
             ResourceKind::Mark => {
                 let chain = self.chain()?.clone();
-                self.replies.mark(&chain)
+                self.with_firewall(|all| &mut all.replies.mark, move |mark| make(mark, &chain)).await?
             }
             ResourceKind::Admin => self.start_admin(aim),
             // They come by themselves.
@@ -80,14 +82,14 @@ impl Running {
             }
             ResourceKind::Exemption => {
                 if self.exempting.part().is_some() {
-                    return self.exempting.put_back();
+                    return self.with_firewall(|all| &mut all.exempting, Exempting::put_back).await?;
                 }
                 self.exempt(vec![Arc::clone(&aim.plan)], aim.config.nat).await;
                 Ok(())
             }
             ResourceKind::Rules => {
                 self.part(&aim.plan).await;
-                self.steer(aim)
+                self.steer(aim).await
             }
         }
     }
@@ -112,7 +114,13 @@ impl Running {
                 Ok(chain) => return self.replies.remove(resources.iter().filter_map(family), &chain).await,
                 Err(error) => return vec![error],
             },
-            ResourceKind::Mark => return self.replies.unmark().into_iter().collect(),
+            ResourceKind::Mark => {
+                let removed = self.with_firewall(
+                    |all| &mut all.replies.mark,
+                    |mark| mark.take().and_then(SideTable::undo).map(anyhow::Error::from),
+                );
+                return removed.await.unwrap_or_else(Some).into_iter().collect();
+            }
             ResourceKind::Admin => {
                 // Until here it can be watched how the last connections end.
                 drop(self.admin.take());
@@ -140,14 +148,17 @@ impl Running {
                     join_all(resources.iter().filter_map(destination).map(|one| workers.remove(one))).await;
                 }
             }
-            ResourceKind::Exemption => return self.exempting.lower().into_iter().collect(),
+            ResourceKind::Exemption => {
+                let removed = self.with_firewall(|all| &mut all.exempting, Exempting::lower);
+                return removed.await.unwrap_or_else(Some).into_iter().collect();
+            }
             ResourceKind::Rules => {
                 if self.stopping.is_some()
                     && let Some(workers) = &self.workers
                 {
                     workers.part(self.plan.destinations.values()).await;
                 }
-                return self.steer_no_more(resources);
+                return self.steer_no_more(resources).await;
             }
         }
         Vec::new()
@@ -178,10 +189,9 @@ impl Running {
                 broken.into_iter().map(Resource::Reply).collect()
             }
             ResourceKind::Exemption | ResourceKind::Mark | ResourceKind::Rules => {
-                match self.firewall_look(kind) {
-                    Some(look) if !look.damaged()?.is_empty() => self.firewall_part(kind),
-                    _ => Vec::new(),
-                }
+                let Some(look) = self.firewall_look(kind) else { return Ok(Vec::new()) };
+                let damaged = self.beside(move || look.damaged()).await??;
+                if damaged.is_empty() { Vec::new() } else { self.firewall_part(kind) }
             }
             // Nobody else can reach them.
             ResourceKind::Admin
@@ -231,6 +241,17 @@ impl Running {
         Ok(lock.amend(claim, mode, &prefixes)?)
     }
 
+    /// Claims no more than is raised.
+    async fn claim_less(&mut self) -> anyhow::Result<()> {
+        if self.lock.is_some() {
+            return self.claim(PATIENCE);
+        }
+        self.lock = Some(self.startup_lock().await?);
+        let claimed = self.claim(PATIENCE);
+        self.lock = None;
+        claimed
+    }
+
     /// Has a control socket, in the place of one there may have been.
     fn listen_for_requests(&mut self) -> anyhow::Result<()> {
         let path = self.claim.as_ref().context("listen without a claim")?.control_socket();
@@ -274,7 +295,7 @@ impl Running {
             routes.remove(&doomed).await.into_iter().map(Into::into).collect();
         // A claim that is about to go is not made smaller.
         if self.stopping.is_none() {
-            errors.extend(self.claim(LOCK_PATIENCE).err());
+            errors.extend(self.claim_less().await.err());
         }
         errors
     }
@@ -437,6 +458,10 @@ impl Running {
                     continue;
                 }
             };
+            // In the middle of a reload some have been taken out by us.
+            if !self.ledger.contains(&Resource::Registration(*id)) {
+                continue;
+            }
             if dispatcher.register_again(*id, &socket)? {
                 dispatcher.unregister(*id)?;
                 lost.push(*id);
@@ -475,28 +500,30 @@ impl Running {
     }
 
     /// The one moment from which packets see the generation of `aim`. After an error they see the one before.
-    fn steer(&mut self, aim: &Aim) -> anyhow::Result<()> {
+    async fn steer(&mut self, aim: &Aim) -> anyhow::Result<()> {
         match self.path {
             Some(Mode::SkLookup) => {
                 let table = aim.table.as_ref().context("steer without a table")?;
                 let dispatcher = self.dispatcher.as_mut().context("steer without a program")?;
                 dispatcher.publish(table.nodes())?;
             }
-            Some(Mode::Tproxy) => match &mut self.tproxy {
-                Some(tproxy) if self.steered == Some(aim.revision) => tproxy.put_back()?,
-                Some(_) => {
-                    let firewall = self.firewall(&aim.plan)?;
-                    self.tproxy.as_mut().context("steer without rules")?.replace(&firewall)?;
-                }
-                None => {
-                    let backends = match aim.config.firewall {
-                        FirewallChoice::Auto => &Backend::PREFERENCE[..],
-                        FirewallChoice::Iptables => &[Backend::Iptables],
-                        FirewallChoice::Nftables => &[Backend::Nftables],
-                    };
-                    self.tproxy = Some(Tproxy::apply(backends, self.chain()?, &self.firewall(&aim.plan)?)?);
-                }
-            },
+            Some(Mode::Tproxy) => {
+                let chain = self.chain()?.clone();
+                let is_back = self.tproxy.is_some() && self.steered == Some(aim.revision);
+                let next = if is_back { None } else { Some(self.firewall(&aim.plan)?) };
+                let backends = match aim.config.firewall {
+                    FirewallChoice::Auto => &Backend::PREFERENCE[..],
+                    FirewallChoice::Iptables => &[Backend::Iptables],
+                    FirewallChoice::Nftables => &[Backend::Nftables],
+                };
+                let steer = move |tproxy: &mut Option<Tproxy>| match (tproxy, next) {
+                    (Some(tproxy), None) => tproxy.put_back(),
+                    (Some(tproxy), Some(next)) => tproxy.replace(&next),
+                    (none, next) => Tproxy::apply(backends, &chain, &next.unwrap_or_default())
+                        .map(|made| *none = Some(made)),
+                };
+                self.with_firewall(|all| &mut all.tproxy, steer).await??;
+            }
             None => bail!("steer before the path is chosen"),
         }
         self.steered = Some(aim.revision);
@@ -504,7 +531,7 @@ impl Running {
     }
 
     /// Traffic goes off, if what steers is among `resources`: what was replaced is gone already.
-    fn steer_no_more(&mut self, resources: &[Resource]) -> Vec<anyhow::Error> {
+    async fn steer_no_more(&mut self, resources: &[Resource]) -> Vec<anyhow::Error> {
         if !resources
             .iter()
             .any(|one| matches!(one, Resource::Rules(revision) if self.steered == Some(*revision)))
@@ -514,9 +541,14 @@ impl Running {
         self.steered = None;
         // Nothing else is left for the program to do.
         let detached = self.dispatcher.as_mut().and_then(|dispatcher| dispatcher.detach().err());
-        let removed = self.tproxy.take().map(Tproxy::undo).unwrap_or_default();
+        let remove = |tproxy: &mut Option<Tproxy>| tproxy.take().map(Tproxy::undo).unwrap_or_default();
+        let removed = self.with_firewall(|all| &mut all.tproxy, remove).await;
         self.publish();
-        detached.into_iter().map(Into::into).chain(removed.into_iter().map(Into::into)).collect()
+        let removed = match removed {
+            Ok(errors) => errors.into_iter().map(anyhow::Error::from).collect(),
+            Err(error) => vec![error],
+        };
+        detached.into_iter().map(Into::into).chain(removed).collect()
     }
 
     /// The firewall rules of `plan`, whose destinations all have listeners.

@@ -106,6 +106,9 @@ impl Exempting {
                 (self.exemption, self.table, self.failure) = (needed, Some(table), None);
             }
             Err(error) => {
+                if self.table.is_none() {
+                    SideTable::retreat(chain);
+                }
                 let failure = format!("{:#}", anyhow::Error::from(error));
                 if self.failure.as_ref() != Some(&failure) {
                     tracing::warn!(
@@ -184,21 +187,26 @@ impl Running {
             return;
         }
         // Whoever is told to stop lowers all of it.
-        if let Ok(Ok(looked)) = self.stop_asked.unless(look(plans)).await
-            && let Ok(chain) = self.chain()
-        {
-            let chain = chain.clone();
-            self.exempting.renew(looked, &chain);
+        let stop = self.stop_asked.clone();
+        if let Ok(Ok(looked)) = self.meanwhile(stop.unless(look(plans))).await {
+            self.renew(looked).await;
         }
     }
 
     /// Acts on what a look found, if it was one at what is served now.
-    pub(super) fn looked(&mut self, looked: Looked) {
+    pub(super) async fn looked(&mut self, looked: Looked) {
         let is_of_now = matches!(&looked.plans[..], [plan] if Arc::ptr_eq(plan, &self.plan));
-        if is_of_now && let Ok(chain) = self.chain() {
-            let chain = chain.clone();
-            self.exempting.renew(looked, &chain);
+        if is_of_now {
+            self.renew(looked).await;
             self.publish();
+        }
+    }
+
+    async fn renew(&mut self, looked: Looked) {
+        let Ok(chain) = self.chain().cloned() else { return };
+        let renewed = self.with_firewall(|all| &mut all.exempting, move |it| it.renew(looked, &chain));
+        if let Err(error) = renewed.await {
+            tracing::warn!("exempt what is bound from NAT: {error:#}");
         }
     }
 }

@@ -109,6 +109,12 @@ impl Ledger {
         self.have.iter().map(|(resource, due)| (resource, *due))
     }
 
+    /// True if `resource` is raised.
+    #[must_use]
+    pub fn contains(&self, resource: &Resource) -> bool {
+        self.have.contains_key(resource)
+    }
+
     /// True if something of `kind` is raised.
     #[must_use]
     pub fn has(&self, kind: ResourceKind) -> bool {

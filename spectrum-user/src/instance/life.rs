@@ -8,18 +8,17 @@ use sd_notify::NotifyState;
 use tokio::runtime;
 use tokio::time::Instant;
 
-use super::Watch;
+use super::beside::{CHANGING, RepairEvent};
 use super::exempting::{Looked, Looks};
 use super::exit_code;
+use super::firewall_looks::LOOKING;
 use super::hearing::{Hearing, ReloadAsked};
 use super::ready::Ready;
 use super::reload::Reloaded;
-use super::repairing::{FirewallFinds, FirewallLooks, LOOKING};
-use super::running::{Running, Settings, joined};
+use super::running::{Running, Settings, failure, joined};
 use super::standby::{ASIDE, aside};
 use crate::config::Planned;
 use crate::control::{Asked, ReloadQuery, Request};
-use crate::model::ResourceKind;
 use crate::observe::{Counters, Output, Recorder};
 use crate::view::{InstanceState, Published};
 use spectrum_steering::tproxy::InterruptGuard;
@@ -38,6 +37,7 @@ pub(crate) fn live(
 ) -> anyhow::Result<()> {
     ASIDE.begin();
     LOOKING.begin();
+    CHANGING.begin();
     // The workers carry the traffic; this thread only steers.
     let runtime = runtime::Builder::new_current_thread().enable_all().build().context("start the runtime")?;
     let Planned { config, plan } = planned;
@@ -83,8 +83,8 @@ async fn start_and_serve(
 async fn serve(running: &mut Running, read_again: &ReadAgain, hearing: &mut Hearing) -> anyhow::Result<()> {
     let stop = hearing.stop();
     let mut looks = Looks::new();
-    let mut watch = Watch::begin(running.chain()?);
-    let mut firewall = FirewallLooks::default();
+    let chain = running.chain()?.clone();
+    running.repairing.begin(&chain);
     loop {
         let due = running.ledger.next_due();
         let event = tokio::select! {
@@ -92,28 +92,27 @@ async fn serve(running: &mut Running, read_again: &ReadAgain, hearing: &mut Hear
             () = stop.asked() => return Ok(()),
             asked = hearing.reload() => ServeEvent::Reload(asked?),
             () = until(due) => ServeEvent::Due,
-            kinds = watch.next() => ServeEvent::Look(kinds),
-            finds = firewall.next() => ServeEvent::Seen(finds),
+            event = running.repairing.next() => ServeEvent::Repair(event),
             looked = looks.next(&running.plan, running.config.nat) => ServeEvent::Looked(looked),
-            failure = running.failure() => return Err(failure),
+            failure = failure(running.workers.as_ref()) => return Err(failure),
         };
         match event {
             ServeEvent::Due => running.retire_due().await,
-            ServeEvent::Look(kinds) => running.look(kinds, &mut watch, &mut firewall).await,
-            ServeEvent::Seen(finds) => running.seen(finds, &mut watch, &mut firewall).await,
-            ServeEvent::Looked(looked) => running.looked(looked),
+            ServeEvent::Repair(event) => running.repair(event).await,
+            ServeEvent::Looked(looked) => running.looked(looked).await,
             ServeEvent::Reload(ReloadAsked::Asker(asked)) => {
                 let query = match &asked.request {
                     Request::Reload(query) => query.clone(),
                     _ => ReloadQuery::default(),
                 };
                 let outcome = reload(running, read_again, &query).await;
-                watch.reloaded(outcome.is_ok());
+                running.repairing.watch.reloaded(outcome.is_ok());
                 settle(outcome, asked);
             }
             // Who sent the signal reads the log.
             ServeEvent::Reload(ReloadAsked::Signal) => {
-                watch.reloaded(reload(running, read_again, &ReloadQuery::default()).await.is_ok());
+                let outcome = reload(running, read_again, &ReloadQuery::default()).await;
+                running.repairing.watch.reloaded(outcome.is_ok());
             }
         }
     }
@@ -122,8 +121,7 @@ async fn serve(running: &mut Running, read_again: &ReadAgain, hearing: &mut Hear
 /// An event that [`serve`] waits for.
 enum ServeEvent {
     Due,
-    Look(Vec<ResourceKind>),
-    Seen(FirewallFinds),
+    Repair(RepairEvent),
     Looked(Looked),
     Reload(ReloadAsked),
 }
@@ -175,7 +173,8 @@ async fn read_and_reload(
 ) -> anyhow::Result<Reloaded> {
     let read_again = Arc::clone(read_again);
     // A pipe may keep us waiting, and a large file takes its time.
-    let planned = running.stop_asked.unless(aside(move || read_again())).await???;
+    let stop = running.stop_asked.clone();
+    let planned = running.meanwhile(stop.unless(aside(move || read_again()))).await???;
     running.reload(planned, query).await
 }
 

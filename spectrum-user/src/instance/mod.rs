@@ -1,10 +1,12 @@
 //! The life of an instance: what it wants, what it has, the courses from one to the other, and what it answers. Parses nothing that
 //! was typed, and prints nothing.
 
+mod beside;
 mod conflicts;
 mod effects;
 mod exempting;
 mod exit_code;
+mod firewall_looks;
 mod hearing;
 mod ledger;
 mod life;

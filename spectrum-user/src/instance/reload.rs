@@ -13,7 +13,7 @@ use super::effects::{by_name, served};
 use super::lookups::{NAMES_PATIENCE, look_up, places};
 use super::own_bindings::own_bindings;
 use super::replies::refuse_own_addresses;
-use super::running::{Aim, LOCK_PATIENCE, Running, registry};
+use super::running::{Aim, Running};
 use crate::config::{Config, ModeChoice, Planned};
 use crate::control::ReloadQuery;
 use crate::model::{Destination, DestinationId, Forced, Resource, ServiceName};
@@ -114,7 +114,8 @@ impl Running {
         let origins = self.origins.clone().context("reload without watching origins")?;
         origins.configure(config.resolver.clone());
         let before = self.config.resolver.clone();
-        let looked_up = self.stop_asked.unless(look_up(&origins, &config, NAMES_PATIENCE).unresolved()).await;
+        let (stop, lookups) = (self.stop_asked.clone(), look_up(&origins, &config, NAMES_PATIENCE));
+        let looked_up = self.meanwhile(stop.unless(lookups.unresolved())).await;
         let aim = Aim { config, plan: Arc::new(plan), revision, table: None };
         let reloaded = match looked_up {
             Ok(Ok(_)) => self.go_over(aim, mode).await,
@@ -136,7 +137,7 @@ impl Running {
         }
         // What follows stands on it.
         self.mend().await;
-        self.lock = Some(registry()?.lock_unless(LOCK_PATIENCE, || self.stop_asked.is_asked())?);
+        self.lock = Some(self.startup_lock().await?);
         let added = absent(&aim.plan, &self.plan);
         let removed = absent(&self.plan, &aim.plan);
         // Until the switch the old bindings take connections, from then on the new ones.

@@ -1,22 +1,16 @@
 //! Looking at the kernel for what the instance has raised, and putting back what somebody else took away. When to look, and
 //! whether putting back is worth it, is decided elsewhere.
 
-use std::io;
 use std::time::{Duration, Instant};
 
-use anyhow::Context as _;
-use futures_util::future::select_all;
-use tokio::sync::oneshot;
-
+use super::beside::RepairEvent;
+use super::firewall_looks::{FirewallFinds, Worth};
 use super::running::Running;
-use super::standby::Standby;
-use super::stop::Stop;
-use super::{Judgement, Ledger, Look, Watch};
+use super::{Judgement, Ledger, Look};
 use crate::model::{Resource, ResourceKind};
-use crate::plan::firewall::ChainPart;
 use crate::registry::Mode;
 use crate::view::{News, named};
-use spectrum_steering::tproxy::{FirewallLook, InterruptGuard, Tproxy, TproxyError};
+use spectrum_steering::tproxy::Tproxy;
 
 /// The pause between looks at the program's attachment, of which nobody tells: it costs a system call.
 const GLANCE: Duration = Duration::from_millis(200);
@@ -27,117 +21,66 @@ const FILES: Duration = Duration::from_millis(400);
 /// The same of the listeners in the program's map, and of iptables-legacy's rules, for which programs are run.
 const SLOWER: Duration = Duration::from_millis(700);
 
-/// Looks at the firewall.
-pub(super) static LOOKING: Standby = Standby::new("looks");
-
 /// The pause for what is not there at all.
 const NEVER: Duration = Duration::from_hours(1);
 
-/// Looks that are taken by threads of their own, since programs are run for them, which may hang.
-#[derive(Debug, Default)]
-pub(super) struct FirewallLooks(Vec<UnderWay>);
-
-#[derive(Debug)]
-struct UnderWay {
-    kind: ResourceKind,
-    look: FirewallLook,
-    begun: Instant,
-    /// True if something was told of meanwhile.
-    again: bool,
-    outcome: oneshot::Receiver<Result<Vec<ChainPart>, TproxyError>>,
-}
-
-/// The finds of a look at the firewall.
-pub(super) struct FirewallFinds {
-    kind: ResourceKind,
-    look: FirewallLook,
-    begun: Instant,
-    again: bool,
-    damaged: anyhow::Result<Vec<ChainPart>>,
-}
-
-impl FirewallLooks {
-    /// The finds of the next that ends. Dropped while it waits, it forgets nothing.
-    pub(super) async fn next(&mut self) -> FirewallFinds {
-        if self.0.is_empty() {
-            return std::future::pending().await;
-        }
-        let (outcome, at, _) = select_all(self.0.iter_mut().map(|one| &mut one.outcome)).await;
-        let UnderWay { kind, look, begun, again, .. } = self.0.swap_remove(at);
-        let damaged = outcome.context("wait for a look at the firewall").and_then(|found| Ok(found?));
-        FirewallFinds { kind, look, begun, again, damaged }
-    }
-
-    /// Takes `look`, if none of that kind is under course, and gives it up once we are told to `stop`.
-    fn take(&mut self, kind: ResourceKind, look: FirewallLook, stop: &Stop) -> io::Result<()> {
-        if let Some(one) = self.0.iter_mut().find(|one| one.kind == kind) {
-            one.again = true;
-            return Ok(());
-        }
-        let (taken, stop) = (look.clone(), stop.flag());
-        let outcome = LOOKING.send(move || {
-            let _given_up = InterruptGuard::by(stop);
-            taken.damaged()
-        })?;
-        self.0.push(UnderWay { kind, look, begun: Instant::now(), again: false, outcome });
-        Ok(())
-    }
-}
-
 impl Running {
-    /// Looks at things of `kinds`, and puts back what is missing. What `looks` find is for [`seen`](Self::seen).
-    pub(super) async fn look(
-        &mut self,
-        kinds: Vec<ResourceKind>,
-        watch: &mut Watch,
-        looks: &mut FirewallLooks,
-    ) {
+    /// Looks at what the kernel told of, or puts back what a look found to be missing.
+    pub(super) async fn repair(&mut self, event: RepairEvent) {
+        match event {
+            RepairEvent::Look(kinds) => self.look(kinds).await,
+            RepairEvent::Seen(finds) => self.seen(finds).await,
+        }
+    }
+
+    /// Looks at things of `kinds`, and puts back what is missing. What looks at the firewall find is for [`seen`](Self::seen).
+    async fn look(&mut self, kinds: Vec<ResourceKind>) {
         for kind in kinds {
             if self.stop_asked.is_asked() {
                 return;
             }
             let begun = Instant::now();
-            watch.looking(kind);
-            let missing = match self.firewall_look(kind).map(|look| looks.take(kind, look, &self.stop_asked))
-            {
-                Some(Ok(())) => continue,
-                Some(Err(error)) => Err(error.into()),
+            self.repairing.watch.looking(kind);
+            let missing = match self.firewall_look(kind) {
+                Some(look) => match self.repairing.looks.take(kind, look, &self.stop_asked) {
+                    Ok(()) => continue,
+                    Err(error) => Err(error.into()),
+                },
                 None => self.missing(kind).await,
             };
-            let look = self.judge(kind, missing, watch).await;
-            watch.looked(kind, look, begun.elapsed(), self.untold(kind));
+            let look = self.judge(kind, missing).await;
+            let untold = self.untold(kind);
+            self.repairing.watch.looked(kind, look, begun.elapsed(), untold);
         }
     }
 
     /// Puts back what a look at the firewall found to be missing.
-    pub(super) async fn seen(&mut self, finds: FirewallFinds, watch: &mut Watch, looks: &mut FirewallLooks) {
-        let FirewallFinds { kind, look, begun, again, damaged } = finds;
+    async fn seen(&mut self, finds: FirewallFinds) {
+        let FirewallFinds { kind, look, begun, worth, damaged } = finds;
         let took = begun.elapsed();
         let now = self.firewall_look(kind);
-        if now.as_ref() != Some(&look) {
+        if worth == Worth::Nothing || now.as_ref() != Some(&look) {
             // It was a look at something else than what there is.
-            return self.look(vec![kind], watch, looks).await;
+            return self.look(vec![kind]).await;
         }
         let missing =
             damaged.map(|damaged| if damaged.is_empty() { Vec::new() } else { self.firewall_part(kind) });
-        let look = self.judge(kind, missing, watch).await;
-        watch.looked(kind, look, took, self.untold(kind));
-        if again {
-            watch.suspect(kind, None);
+        let look = self.judge(kind, missing).await;
+        let untold = self.untold(kind);
+        self.repairing.watch.looked(kind, look, took, untold);
+        if worth == Worth::Less {
+            self.repairing.watch.suspect(kind, None);
         }
     }
 
     /// Puts back what is `missing` of `kind`, as far as that is worth it.
-    async fn judge(
-        &mut self,
-        kind: ResourceKind,
-        missing: anyhow::Result<Vec<Resource>>,
-        watch: &mut Watch,
-    ) -> Look {
-        let author = watch.author(kind);
+    async fn judge(&mut self, kind: ResourceKind, missing: anyhow::Result<Vec<Resource>>) -> Look {
+        let author = self.repairing.watch.author(kind);
         let missing = match missing {
             // Others may have changed it without a trace: the elements of maps are not looked at.
-            Ok(missing) if missing.is_empty() && watch.is_touched(kind) => self.firewall_part(kind),
+            Ok(missing) if missing.is_empty() && self.repairing.watch.is_touched(kind) => {
+                self.firewall_part(kind)
+            }
             Ok(missing) => missing,
             Err(error) => {
                 let error = format!("{error:#}");
@@ -151,7 +94,7 @@ impl Running {
             tracing::info!(what = kind.as_str(), "what may be missing can be looked at again");
         }
         if missing.is_empty() {
-            watch.renewed(kind);
+            self.repairing.watch.renewed(kind);
             if self.repairs.whole(kind) == News::New {
                 tracing::info!(what = kind.as_str(), "what was missing is there again");
             }
@@ -174,7 +117,7 @@ impl Running {
             Judgement::PutBack => match self.put_back(&missing).await {
                 Ok(()) => {
                     self.repairs.done(kind, Instant::now());
-                    watch.renewed(kind);
+                    self.repairing.watch.renewed(kind);
                     tracing::warn!(what, by, "put back what was removed: {}", named(&missing));
                     Look::Whole
                 }
@@ -213,6 +156,7 @@ impl Running {
                 Err(error) => tracing::warn!("put back what was removed: {error:#}"),
             }
         }
+        self.repairing.looks.forget();
     }
 
     /// The pause before things of `kind` are looked at again if nobody tells of them: `None` where somebody does.

@@ -16,7 +16,7 @@ use spectrum_steering::tproxy::{FirewallLook, SideTable};
 #[derive(Debug, Default)]
 pub(super) struct Replies {
     routed: BTreeSet<Family>,
-    mark: Option<SideTable>,
+    pub(super) mark: Option<SideTable>,
 }
 
 impl Replies {
@@ -57,20 +57,6 @@ impl Replies {
         errors
     }
 
-    /// Makes the table that marks answers, anew if there is one. Blocks the calling thread.
-    pub(super) fn mark(&mut self, chain: &Chain) -> anyhow::Result<()> {
-        match &mut self.mark {
-            Some(mark) => mark.put_back(),
-            none => SideTable::marking(chain).map(|made| *none = Some(made)),
-        }
-        .context(PURPOSE)
-    }
-
-    /// Removes it. Blocks the calling thread.
-    pub(super) fn unmark(&mut self) -> Option<anyhow::Error> {
-        self.mark.take()?.undo().map(Into::into)
-    }
-
     /// A look whether it is as it was made, if it was.
     pub(super) fn look(&self) -> Option<FirewallLook> {
         self.mark.as_ref().map(SideTable::look)
@@ -94,6 +80,15 @@ impl Replies {
     pub(super) fn part(&self) -> Option<ChainPart> {
         self.mark.as_ref().map(SideTable::part)
     }
+}
+
+/// Makes the table that marks answers, anew if there is one. Blocks the calling thread.
+pub(super) fn make(mark: &mut Option<SideTable>, chain: &Chain) -> anyhow::Result<()> {
+    match mark {
+        Some(mark) => mark.put_back(),
+        none => SideTable::marking(chain).map(|made| *none = Some(made)),
+    }
+    .context(PURPOSE)
 }
 
 const PURPOSE: &str = "bring back what origins answer to clients' addresses, for transparent = true";

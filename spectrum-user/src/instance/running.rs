@@ -11,6 +11,7 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
+use super::beside::Repairing;
 use super::exempting::Exempting;
 use super::hearing::Hearing;
 use super::lookups::{NAMES_PATIENCE, look_up};
@@ -98,6 +99,7 @@ pub(super) struct Running {
     pub(super) gone: Vec<Service>,
     /// The things that others took away.
     pub(super) repairs: Repairs,
+    pub(super) repairing: Repairing,
     /// The listener that is looked at next.
     pub(super) next_listener: DestinationId,
 }
@@ -162,6 +164,7 @@ impl Running {
             steered: None,
             gone: Vec::new(),
             repairs: Repairs::default(),
+            repairing: Repairing::default(),
             next_listener: DestinationId(0),
         }
     }
@@ -216,7 +219,7 @@ impl Running {
         let mode = self.choose_path(&aim).await?;
         self.path = Some(mode);
         if mode == Mode::SkLookup {
-            aim.table = Some(Arc::new(self.compiled(&self.plan).await?));
+            aim.table = Some(Arc::new(self.compiled(&aim.plan).await?));
         }
         let course = self.course_to(&aim, mode, Farewell::AtOnce);
         self.go(course, &aim).await.outcome()?;
@@ -264,15 +267,6 @@ impl Running {
         }
     }
 
-    /// Waits for something that must not happen while running.
-    pub(super) async fn failure(&self) -> anyhow::Error {
-        let failure = match &self.workers {
-            Some(workers) => workers.failure().await,
-            None => None,
-        };
-        failure.map_or_else(|| anyhow!("the workers have ended"), anyhow::Error::from)
-    }
-
     /// Goes to nothing: traffic goes off first, then open connections get their time, unless we are told once more. Returns
     /// every error.
     pub(super) async fn stop(mut self) -> Vec<anyhow::Error> {
@@ -305,9 +299,9 @@ impl Running {
     }
 
     /// The steering table of `plan`.
-    pub(super) async fn compiled(&self, plan: &Arc<Plan>) -> anyhow::Result<Table> {
-        let plan = Arc::clone(plan);
-        Ok(self.stop_asked.unless(aside(move || Table::compile(&plan.bindings))).await???)
+    pub(super) async fn compiled(&mut self, plan: &Arc<Plan>) -> anyhow::Result<Table> {
+        let (plan, stop) = (Arc::clone(plan), self.stop_asked.clone());
+        Ok(self.meanwhile(stop.unless(aside(move || Table::compile(&plan.bindings)))).await???)
     }
 
     /// Shows what is there now to those who ask.
@@ -351,6 +345,15 @@ impl Running {
     pub(super) fn chain(&self) -> anyhow::Result<&Chain> {
         Ok(&self.claim.as_ref().context("write firewall rules without a claim")?.instance().chain)
     }
+}
+
+/// Waits for something that must not happen to `workers`.
+pub(super) async fn failure(workers: Option<&Workers>) -> anyhow::Error {
+    let failure = match workers {
+        Some(workers) => workers.failure().await,
+        None => None,
+    };
+    failure.map_or_else(|| anyhow!("the workers have ended"), anyhow::Error::from)
 }
 
 /// The moment at which what `service` has open is cut, if nothing wants it any more.

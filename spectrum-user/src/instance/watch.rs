@@ -31,8 +31,8 @@ const DOUBLINGS: u32 = 5;
 /// Looking takes no more than one part of so many of a core.
 const SHARE: u32 = 4;
 
-/// Hears the kernel, and keeps the times of looks.
-#[derive(Debug)]
+/// Hears the kernel, and keeps the times of looks. The default hears nothing, and never looks.
+#[derive(Debug, Default)]
 pub struct Watch {
     routes: Option<RouteNotices>,
     firewall: Option<FirewallNotices>,
@@ -73,17 +73,18 @@ impl Watch {
         }
     }
 
-    /// Waits until something is to be looked at: these kinds, in the order of raising them. Dropped while it waits, it forgets
-    /// nothing.
-    pub async fn next(&mut self) -> Vec<ResourceKind> {
+    /// Waits until something is to be looked at of the kinds that `may` be: these kinds, in the order of raising them. Dropped
+    /// while it waits, it forgets nothing.
+    pub async fn next(&mut self, may: impl Fn(ResourceKind) -> bool) -> Vec<ResourceKind> {
         loop {
             let now = Instant::now();
+            let waited_for = || self.due.iter().filter(|(kind, _)| may(**kind));
             let due: Vec<ResourceKind> =
-                self.due.iter().filter(|(_, due)| **due <= now).map(|(kind, _)| *kind).collect();
+                waited_for().filter(|(_, due)| **due <= now).map(|(kind, _)| *kind).collect();
             if !due.is_empty() {
                 return due;
             }
-            let next = self.due.values().min().copied().unwrap_or(now + SELDOM);
+            let next = waited_for().map(|(_, due)| *due).min().unwrap_or(now + SELDOM);
             tokio::select! {
                 heard = heard(&mut self.routes, async |notices| notices.next().await.map_err(|error| format!("{error:#}"))) => {
                     self.route_notice(heard);
@@ -224,8 +225,7 @@ mod tests {
 
     fn deaf() -> Watch {
         let due = ResourceKind::REMOVABLE.into_iter().map(|kind| (kind, Instant::now() + SELDOM)).collect();
-        let (authors, touched, missed) = (BTreeMap::new(), BTreeSet::new(), BTreeMap::new());
-        Watch { routes: None, firewall: None, due, authors, touched, missed }
+        Watch { due, ..Watch::default() }
     }
 
     #[tokio::test(start_paused = true)]
@@ -237,14 +237,28 @@ mod tests {
         for _ in 0..100 {
             watch.firewall_notice(Ok(FirewallNotice::Touched(touched.clone(), author.clone())));
         }
-        assert_eq!(watch.next().await, [ResourceKind::Rules]);
+        assert_eq!(watch.next(|_| true).await, [ResourceKind::Rules]);
         assert!(begun.elapsed() <= 2 * MOMENT);
         assert!(watch.is_touched(ResourceKind::Rules) && !watch.is_touched(ResourceKind::Mark));
         assert_eq!(watch.author(ResourceKind::Rules), author);
         watch.renewed(ResourceKind::Rules);
         watch.looking(ResourceKind::Rules);
         watch.looked(ResourceKind::Rules, Look::Whole, Duration::ZERO, Some(SELDOM * 2));
-        assert!(watch.next().await.iter().all(|kind| *kind != ResourceKind::Rules));
+        assert!(watch.next(|_| true).await.iter().all(|kind| *kind != ResourceKind::Rules));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_may_not_be_looked_at_now_keeps_no_other_waiting_and_is_not_forgotten() {
+        let mut watch = deaf();
+        watch.suspect(ResourceKind::Rules, None);
+        watch.suspect(ResourceKind::Route, None);
+        let aside = |kind: ResourceKind| !kind.is_in_firewall();
+        assert_eq!(watch.next(aside).await, [ResourceKind::Route]);
+        watch.looking(ResourceKind::Route);
+        assert_eq!(watch.next(|_| true).await, [ResourceKind::Rules]);
+        // It does not turn in circles for what is due.
+        let waiting = tokio::time::timeout(SELDOM / 2, watch.next(aside));
+        waiting.await.unwrap_err();
     }
 
     #[tokio::test(start_paused = true)]
@@ -274,10 +288,10 @@ mod tests {
         watch.looking(kind);
         let touched = BTreeSet::from([Touched::Steering]);
         watch.firewall_notice(Ok(FirewallNotice::Touched(touched, None)));
-        assert_eq!(watch.next().await, [kind], "told of while it is looked at");
+        assert_eq!(watch.next(|_| true).await, [kind], "told of while it is looked at");
         watch.looking(kind);
         watch.firewall_notice(Ok(FirewallNotice::Lost));
         watch.looked(kind, Look::Whole, Duration::from_secs(3), None);
-        assert!(watch.next().await.contains(&kind), "told of while it is looked at, which has ended");
+        assert!(watch.next(|_| true).await.contains(&kind), "told of while it is looked at, which has ended");
     }
 }

@@ -120,6 +120,12 @@ impl ResourceKind {
         Self::Rules,
     ];
 
+    /// True if it is in the firewall, as far as there is any of it: then programs are run for it.
+    #[must_use]
+    pub fn is_in_firewall(self) -> bool {
+        matches!(self, Self::Exemption | Self::Mark | Self::Rules)
+    }
+
     /// The name in metrics.
     #[must_use]
     pub fn as_str(self) -> &'static str {
