@@ -45,6 +45,8 @@ pub struct FirewallNotices {
 /// The things of an instance that may be touched.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub enum Touched {
+    /// A table of nobody's of us, which may translate addresses.
+    Elsewhere,
     /// The table that exempts from NAT.
     Exemption,
     /// The tables that iptables' rules are in, perhaps without ours.
@@ -124,6 +126,9 @@ fn of(message: NetlinkMessage<'_>, table: &str, exempting: &str) -> Option<Touch
         libc::NFPROTO_INET if name == exempting => Some(Touched::Exemption),
         libc::NFPROTO_IPV4 | libc::NFPROTO_IPV6 if name == table => Some(Touched::Steering),
         libc::NFPROTO_IPV4 | libc::NFPROTO_IPV6 if name == MANGLE => Some(Touched::Mangle),
+        // Those of other instances take nothing of ours.
+        _ if Chain::of_table(name).or_else(|_| Chain::of_exempting_table(name)).is_ok() => None,
+        libc::NFPROTO_INET | libc::NFPROTO_IPV4 | libc::NFPROTO_IPV6 => Some(Touched::Elsewhere),
         _ => None,
     }
 }
@@ -153,18 +158,21 @@ mod tests {
     }
 
     #[test]
-    fn only_our_tables_and_those_that_our_chains_are_in_are_of_interest() {
+    fn our_tables_are_told_from_those_that_our_chains_are_in_and_from_others() {
         assert_eq!(touched(libc::NFPROTO_IPV4, "spectrum-7"), Some(Touched::Steering));
         assert_eq!(touched(libc::NFPROTO_INET, "spectrum-7"), Some(Touched::Mark));
         assert_eq!(touched(libc::NFPROTO_INET, "spectrum-nat-7"), Some(Touched::Exemption));
         assert_eq!(touched(libc::NFPROTO_IPV6, "mangle"), Some(Touched::Mangle));
         for (family, name) in [
             (libc::NFPROTO_IPV4, "spectrum-71"),
-            (libc::NFPROTO_IPV4, "nat"),
-            (libc::NFPROTO_INET, "mangle"),
+            (libc::NFPROTO_INET, "spectrum-nat-71"),
             (libc::NFPROTO_ARP, "spectrum-7"),
+            (libc::NFPROTO_ARP, "filter"),
         ] {
             assert_eq!(touched(family, name), None, "{name}");
+        }
+        for (family, name) in [(libc::NFPROTO_IPV4, "nat"), (libc::NFPROTO_INET, "mangle")] {
+            assert_eq!(touched(family, name), Some(Touched::Elsewhere), "{name}");
         }
     }
 }

@@ -1,12 +1,12 @@
 //! Exempting what is bound from NAT, for as long as rules of others would take its connections: those of containers'
-//! published ports most of all, which mean every address of the host. Looks before anything is steered and from time to
-//! time after that, since containers come and go. A failure is said and stops nothing.
+//! published ports most of all, which mean every address of the host. Looks before anything is steered, then as soon as the kernel
+//! tells of other rules, since containers come and go, and from time to time. A failure is said and stops nothing.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::oneshot;
-use tokio::time::Instant;
+use tokio::sync::{Notify, oneshot};
+use tokio::time::{Instant, sleep_until};
 
 use super::running::Running;
 use super::standby::Standby;
@@ -15,11 +15,17 @@ use crate::plan::firewall::{Chain, ChainPart};
 use crate::plan::{Effect, Exemption, Plan};
 use spectrum_steering::tproxy::{self, FirewallLook, SideTable};
 
-/// The shortest time between a look and the next.
+/// The shortest time between a look and the next where nobody tells of other rules: of those of iptables-legacy nobody does.
 const PAUSE: Duration = Duration::from_secs(10);
 
 /// Looking takes no more than one part of so many of a core.
 const SHARE: u32 = 100;
+
+/// The same where somebody tells of other rules.
+const TOLD_SHARE: u32 = 4;
+
+/// Rules that come within so long are looked at together.
+const MOMENT: Duration = Duration::from_millis(50);
 
 /// Looks, one after the other.
 static LOOKING: Standby = Standby::new("nat");
@@ -147,15 +153,33 @@ impl Exempting {
 #[derive(Debug)]
 pub(super) struct Looks {
     due: Instant,
+    /// No look is taken before.
+    earliest: Instant,
+    under_way: Option<UnderWay>,
+    /// Told of other rules.
+    elsewhere: Arc<Notify>,
+}
+
+#[derive(Debug)]
+struct UnderWay {
     began: Instant,
-    under_way: Option<oneshot::Receiver<Looked>>,
+    /// True if other rules were told of meanwhile.
+    again: bool,
+    looked: oneshot::Receiver<Looked>,
+}
+
+/// What becomes of the looks next.
+enum Turn {
+    Look,
+    Looked(Option<Looked>),
+    Told,
 }
 
 impl Looks {
-    /// The first one is due after a while.
-    pub(super) fn new() -> Self {
+    /// The first one is due after a while, or when `elsewhere` is told of other rules.
+    pub(super) fn new(elsewhere: Arc<Notify>) -> Self {
         let now = Instant::now();
-        Self { due: now + PAUSE, began: now, under_way: None }
+        Self { due: now + PAUSE, earliest: now, under_way: None, elsewhere }
     }
 
     /// The finds of the next look. Dropped before it has ended, it goes on.
@@ -164,19 +188,49 @@ impl Looks {
             return std::future::pending().await;
         }
         loop {
-            if self.under_way.is_none() {
-                tokio::time::sleep_until(self.due).await;
-                self.began = Instant::now();
-            }
-            let under_way = self.under_way.get_or_insert_with(|| look(vec![Arc::clone(plan)]));
-            let looked = under_way.await;
-            self.under_way = None;
-            // Thousands of rules take a second to list.
-            self.due = Instant::now() + PAUSE.max(self.began.elapsed() * SHARE);
-            if let Ok(looked) = looked {
-                return looked;
+            let turn = tokio::select! {
+                () = self.elsewhere.notified() => Turn::Told,
+                looked = ended(self.under_way.as_mut()) => Turn::Looked(looked),
+                () = sleep_until(self.due), if self.under_way.is_none() => Turn::Look,
+            };
+            match turn {
+                Turn::Look => self.begin(look(vec![Arc::clone(plan)])),
+                Turn::Looked(looked) => {
+                    self.end();
+                    if let Some(looked) = looked {
+                        return looked;
+                    }
+                }
+                Turn::Told => self.told(),
             }
         }
+    }
+
+    fn begin(&mut self, looked: oneshot::Receiver<Looked>) {
+        self.under_way = Some(UnderWay { began: Instant::now(), again: false, looked });
+    }
+
+    fn end(&mut self) {
+        let Some(UnderWay { began, again, .. }) = self.under_way.take() else { return };
+        let (now, took) = (Instant::now(), began.elapsed());
+        self.earliest = now + took * TOLD_SHARE;
+        // Thousands of rules take a second to list.
+        self.due = if again { self.earliest } else { now + PAUSE.max(took * SHARE) };
+    }
+
+    fn told(&mut self) {
+        match &mut self.under_way {
+            Some(under_way) => under_way.again = true,
+            None => self.due = self.due.min(self.earliest.max(Instant::now() + MOMENT)),
+        }
+    }
+}
+
+/// The finds of the look that is under way, if nothing went wrong with it.
+async fn ended(under_way: Option<&mut UnderWay>) -> Option<Looked> {
+    match under_way {
+        Some(under_way) => (&mut under_way.looked).await.ok(),
+        None => std::future::pending().await,
     }
 }
 
@@ -208,5 +262,30 @@ impl Running {
         if let Err(error) = renewed.await {
             tracing::warn!("exempt what is bound from NAT: {error:#}");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn other_rules_are_looked_at_soon_and_no_more_often_than_a_part_of_the_time() {
+        let mut looks = Looks::new(Arc::default());
+        for _ in 0..100 {
+            looks.told();
+        }
+        assert_eq!(looks.due, Instant::now() + MOMENT);
+        looks.begin(oneshot::channel().1);
+        looks.told();
+        tokio::time::advance(Duration::from_secs(1)).await;
+        looks.end();
+        assert_eq!(looks.due, Instant::now() + Duration::from_secs(4), "told of while it was taken");
+        looks.begin(oneshot::channel().1);
+        tokio::time::advance(Duration::from_secs(1)).await;
+        looks.end();
+        assert_eq!(looks.due, Instant::now() + Duration::from_secs(100), "nobody told");
+        looks.told();
+        assert_eq!(looks.due, Instant::now() + Duration::from_secs(4), "told of after it");
     }
 }

@@ -82,9 +82,9 @@ async fn start_and_serve(
 /// Until asked to stop, or until something that must not happen does.
 async fn serve(running: &mut Running, read_again: &ReadAgain, hearing: &mut Hearing) -> anyhow::Result<()> {
     let stop = hearing.stop();
-    let mut looks = Looks::new();
     let chain = running.chain()?.clone();
     running.repairing.begin(&chain);
+    let mut looks = Looks::new(running.repairing.watch.elsewhere());
     loop {
         let due = running.ledger.next_due();
         let event = tokio::select! {

@@ -2,8 +2,10 @@
 //! time to time where the kernel does not tell. Looks at nothing itself.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
 use crate::model::ResourceKind;
@@ -43,6 +45,8 @@ pub struct Watch {
     touched: BTreeSet<ResourceKind>,
     /// The number of looks in a row that found things of a kind missing.
     missed: BTreeMap<ResourceKind, u32>,
+    /// Told when rules of others may have changed.
+    elsewhere: Arc<Notify>,
 }
 
 /// The outcome of a look.
@@ -70,7 +74,14 @@ impl Watch {
             authors: BTreeMap::new(),
             touched: BTreeSet::new(),
             missed: BTreeMap::new(),
+            elsewhere: Arc::default(),
         }
+    }
+
+    /// Is told when the kernel tells that rules of others may have changed.
+    #[must_use]
+    pub fn elsewhere(&self) -> Arc<Notify> {
+        Arc::clone(&self.elsewhere)
     }
 
     /// Waits until something is to be looked at of the kinds that `may` be: these kinds, in the order of raising them. Dropped
@@ -169,6 +180,7 @@ impl Watch {
         let all = [ResourceKind::Mark, ResourceKind::Exemption, ResourceKind::Rules];
         match heard {
             Ok(FirewallNotice::Lost) => {
+                self.elsewhere.notify_one();
                 for kind in all {
                     self.suspect(kind, None);
                 }
@@ -176,6 +188,10 @@ impl Watch {
             Ok(FirewallNotice::Touched(touched, author)) => {
                 for touched in touched {
                     let kind = match touched {
+                        Touched::Elsewhere => {
+                            self.elsewhere.notify_one();
+                            continue;
+                        }
                         Touched::Exemption => ResourceKind::Exemption,
                         Touched::Mark => ResourceKind::Mark,
                         Touched::Mangle | Touched::Steering => ResourceKind::Rules,
@@ -259,6 +275,18 @@ mod tests {
         // It does not turn in circles for what is due.
         let waiting = tokio::time::timeout(SELDOM / 2, watch.next(aside));
         waiting.await.unwrap_err();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn rules_of_others_are_no_cause_of_a_repair_and_are_told_of_to_who_wants_to_know() {
+        let mut watch = deaf();
+        let elsewhere = watch.elsewhere();
+        let touched = BTreeSet::from([Touched::Elsewhere]);
+        watch.firewall_notice(Ok(FirewallNotice::Touched(touched, None)));
+        assert!(watch.due.values().all(|due| *due > Instant::now() + SELDOM / 2));
+        elsewhere.notified().await;
+        watch.firewall_notice(Ok(FirewallNotice::Lost));
+        elsewhere.notified().await;
     }
 
     #[tokio::test(start_paused = true)]
