@@ -5,7 +5,7 @@ use std::path::Path;
 
 use proptest::prelude::*;
 use spectrum_user::config::{Config, ConfigError, ModeChoice};
-use spectrum_user::model::{DatagramHeader, HealthProbe, LogFormat, Question, Target};
+use spectrum_user::model::{Balance, DatagramHeader, HealthProbe, LogFormat, Question, Target};
 
 mod bad;
 
@@ -45,6 +45,26 @@ fn the_example_is_good() {
     assert_eq!(config.mode, ModeChoice::Auto);
     let names: Vec<&str> = config.services.iter().map(|service| service.name.as_str()).collect();
     assert_eq!(names, ["web", "edge", "transparent", "catch-all", "games"]);
+}
+
+#[test]
+fn fewest_are_sessions_where_there_are_sessions() {
+    let balance = |protocol: &str, word: &str| {
+        let config = parse(&format!(
+            "[[service]]\nname = \"a\"\nbindings = [{{ prefix = \"192.0.2.0/24\", protocol = \"{protocol}\" }}]\norigins = \
+             [\"203.0.113.10:53\"]\nbalance = \"{word}\"\n"
+        ));
+        let config = config.map_err(|error| error.to_string())?;
+        let Target::Origins(origins) = &config.services[0].target else { panic!("no origins") };
+        Ok::<_, String>(origins.balance)
+    };
+    for protocol in ["udp", "both"] {
+        for word in ["least-sessions", "least-connections"] {
+            assert_eq!(balance(protocol, word), Ok(Balance::LeastConnections), "{protocol} {word}");
+        }
+    }
+    let error = balance("tcp", "least-sessions").unwrap_err();
+    assert!(error.ends_with("; write \"least-connections\""), "{error}");
 }
 
 #[test]

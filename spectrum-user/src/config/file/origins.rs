@@ -10,8 +10,8 @@ use super::section::{Section, Typed};
 use super::udp;
 use crate::config::udp::BoundProtocols;
 use crate::model::{
-    Binding, DialSource, Ejection, Family, HealthCheck, LocalOrigins, Origin, OriginHost, OriginPort,
-    OriginRole, Origins, PortRange, ProxyVersion, Shift, TrustedProxies, UniqueIds, Weight,
+    Balance, Binding, DialSource, Ejection, Family, HealthCheck, LocalOrigins, Origin, OriginHost,
+    OriginPort, OriginRole, Origins, PortRange, ProxyVersion, Shift, TrustedProxies, UniqueIds, Weight,
 };
 
 /// The cure for a service that nothing answers.
@@ -136,7 +136,7 @@ impl<'a, 't> OriginsKeys<'a, 't> {
         }
         let bound = BoundProtocols::of(bindings);
         let mut origins = Origins::from(Vec::new());
-        origins.balance = self.balance.and_then(|typed| typed.word()).unwrap_or_default();
+        origins.balance = self.balance.and_then(|typed| balance(typed, bound)).unwrap_or_default();
         origins.ejection = self.ejection.map(ejection);
         origins.protocols = bound.of_origins();
         origins.dial_on = self.dial_on.and_then(|typed| typed.word()).unwrap_or_default();
@@ -195,6 +195,16 @@ impl<'a, 't> OriginsKeys<'a, 't> {
         origins.list = list.into_iter().map(|(origin, _)| origin).collect();
         Some(origins)
     }
+}
+
+/// What UDP has instead of connections, in the word for the fewest of them.
+const LEAST_SESSIONS: &str = "least-sessions";
+
+fn balance(typed: Typed<'_, '_>, bound: BoundProtocols) -> Option<Balance> {
+    if bound.udp && typed.value().as_str() == Some(LEAST_SESSIONS) {
+        return Some(Balance::LeastConnections);
+    }
+    typed.word()
 }
 
 /// A text, or a table with more to say.

@@ -17,6 +17,9 @@ use crate::config::error::Problems;
 /// Longer values are cut where a message shows them.
 const SHOWN_CHARACTERS: usize = 60;
 
+/// Where times are that both protocols have.
+const TIMES: &str = "timeouts of a service, for TCP, or udp of a service";
+
 /// Keys that people put into the wrong table, and where they belong.
 const HOMES: &[(&str, &str)] = &[
     ("backup", "an element of origins, as in { origin = \"203.0.113.10\", backup = true }"),
@@ -30,7 +33,8 @@ const HOMES: &[(&str, &str)] = &[
     ("firewall", "[dispatcher]"),
     ("format", "[log]"),
     ("health", "[[service]]"),
-    ("idle", "timeouts of a service"),
+    ("idle", TIMES),
+    ("lifetime", TIMES),
     ("limits", "[[service]]"),
     ("listen", "[admin]"),
     ("local-origins", "[[service]]"),
