@@ -11,6 +11,7 @@ mod complaints;
 mod connection_book;
 mod connection_id;
 mod control;
+mod crowds;
 mod head;
 mod header;
 mod icmp;

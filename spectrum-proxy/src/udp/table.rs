@@ -6,6 +6,8 @@ use std::net::SocketAddr;
 
 use tokio::time::Instant;
 
+use super::crowds::Crowds;
+
 /// A service of one family, whose sessions are told from others'.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub(super) struct GroupId(pub(super) u32);
@@ -58,6 +60,7 @@ pub(super) struct SessionTable<T> {
     /// Slots without a session.
     free: Vec<u32>,
     groups: Vec<Group>,
+    crowds: Crowds,
     /// Groups that have a session, in no order.
     peopled: Vec<GroupId>,
 }
@@ -82,7 +85,6 @@ struct Entry<T> {
 /// The sessions of one group by rank, in each of them the one first that was used least recently.
 #[derive(Clone, Copy, Debug)]
 struct Group {
-    count: usize,
     lists: [List; 2],
     /// The group's place among those that have a session.
     place: usize,
@@ -98,14 +100,21 @@ const EMPTY: List = List { first: NONE, last: NONE };
 
 impl<T> SessionTable<T> {
     pub(super) fn new() -> Self {
-        let (slots, free, groups, peopled) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        Self { places: HashMap::new(), slots, free, groups, peopled }
+        Self {
+            places: HashMap::new(),
+            slots: Vec::new(),
+            free: Vec::new(),
+            groups: Vec::new(),
+            crowds: Crowds::default(),
+            peopled: Vec::new(),
+        }
     }
 
     /// One more group.
     pub(super) fn add_group(&mut self) -> GroupId {
         let group = GroupId(u32::try_from(self.groups.len()).unwrap_or(u32::MAX));
-        self.groups.push(Group { count: 0, lists: [EMPTY; 2], place: usize::MAX });
+        self.groups.push(Group { lists: [EMPTY; 2], place: usize::MAX });
+        self.crowds.add_group();
         group
     }
 
@@ -115,7 +124,7 @@ impl<T> SessionTable<T> {
 
     /// The number of sessions of `group`.
     pub(super) fn count(&self, group: GroupId) -> usize {
-        self.group(group).map_or(0, |group| group.count)
+        self.crowds.size(group.0)
     }
 
     pub(super) fn find(&self, key: &Key) -> Option<SessionId> {
@@ -162,12 +171,12 @@ impl<T> SessionTable<T> {
         self.places.insert(key, index);
         self.append(index, key.group, rank);
         let place = self.peopled.len();
-        if let Some(group) = self.groups.get_mut(key.group.0 as usize) {
-            group.count += 1;
-            if group.count == 1 {
-                group.place = place;
-                self.peopled.push(key.group);
-            }
+        self.crowds.join(key.group.0);
+        if self.crowds.size(key.group.0) == 1
+            && let Some(group) = self.groups.get_mut(key.group.0 as usize)
+        {
+            group.place = place;
+            self.peopled.push(key.group);
         }
         SessionId { index, life: self.slots.get(index as usize).map_or(0, |slot| slot.life) }
     }
@@ -190,9 +199,9 @@ impl<T> SessionTable<T> {
         slot.life = slot.life.wrapping_add(1);
         self.free.push(id.index);
         self.places.remove(&entry.key);
+        self.crowds.leave(entry.key.group.0);
         let group = self.groups.get_mut(entry.key.group.0 as usize)?;
-        group.count -= 1;
-        if group.count == 0 {
+        if self.crowds.size(entry.key.group.0) == 0 {
             let place = std::mem::replace(&mut group.place, usize::MAX);
             self.peopled.swap_remove(place);
             if let Some(moved) = self.peopled.get(place).copied()
@@ -218,12 +227,11 @@ impl<T> SessionTable<T> {
     /// less than comes to each.
     pub(super) fn dispensable(&self, group: GroupId) -> Option<SessionId> {
         let own = self.count(group);
-        let others = self.peopled.len() - usize::from(own > 0);
+        let others = self.crowds.peopled() - usize::from(own > 0);
         if own * (others + 1) >= self.len() {
             return self.least_of(group);
         }
-        let most = self.peopled.iter().max_by_key(|group| self.count(**group))?;
-        self.least_of(*most)
+        self.least_of(GroupId(self.crowds.largest()?))
     }
 
     /// The groups that have any sessions.
@@ -257,8 +265,9 @@ impl<T> SessionTable<T> {
         self.peopled.clear();
         self.free.clear();
         for group in &mut self.groups {
-            *group = Group { count: 0, lists: [EMPTY; 2], place: usize::MAX };
+            *group = Group { lists: [EMPTY; 2], place: usize::MAX };
         }
+        self.crowds.clear();
         std::mem::take(&mut self.slots).into_iter().filter_map(|slot| Some(slot.entry?.value)).collect()
     }
 
