@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use spectrum_tests::case::Case;
-use spectrum_tests::control::{CONFIG, await_logged, configure, connect, reload};
+use spectrum_tests::control::{CONFIG, assert_logged, await_logged, configure, connect, reload};
 use spectrum_tests::datagram::{
     assert_echo, bound, client, client_from, dropped_by_backlog, hear, unspecified,
 };
@@ -41,6 +41,7 @@ on_one_path!(
     a_name_that_changes_moves_no_session,
     more_clients_than_descriptors_are_all_answered,
     more_clients_than_ports_are_all_answered,
+    more_source_addresses_have_more_ports,
     an_answer_that_is_under_way_at_the_end_still_arrives,
     nobody_ever_hears_what_is_not_for_them,
     what_finds_a_full_queue_is_counted,
@@ -415,7 +416,8 @@ fn more_clients_than_ports_are_all_answered(case: &mut Case) {
     let origin = DatagramOrigin::observer(&case.server, origin_address(case));
     let netns = client_of(&case.server);
     case.server.sysctl("net/ipv4/ip_local_port_range", "40000 40019");
-    let instance = start(case, &service(case, &quoted(origin.address()), ""));
+    configure(&case.server, &service(case, &quoted(origin.address()), ""));
+    let instance = case.start(&format!("{CONFIG} --workers 1"));
     let clients: Vec<_> = targets.iter().map(|target| client(&netns, *target)).collect();
     let ports: BTreeSet<_> = clients.iter().map(|client| seen(client).port()).collect();
     assert!(ports.len() <= PORTS, "{ports:?}");
@@ -423,6 +425,29 @@ fn more_clients_than_ports_are_all_answered(case: &mut Case) {
     // The last one has kept its session.
     let last = clients.last().unwrap();
     assert_eq!(seen(last), seen(last));
+    assert_logged(&instance, "no port or descriptor is left", 1);
+    let status = connect(&case.server, &instance).ask("status").unwrap();
+    let ended = status["sessions"][0]["ended"].as_array().unwrap();
+    let evicted = ended.iter().find(|one| one["end"] == "evicted").unwrap();
+    assert!(evicted["count"].as_u64().unwrap() >= 4 * PORTS as u64, "{status}");
+}
+
+fn more_source_addresses_have_more_ports(case: &mut Case) {
+    const PORTS: usize = 20;
+    let targets: Vec<_> = (0..5 * PORTS).map(|_| case.any_target()).collect();
+    let origin = DatagramOrigin::observer(&case.server, origin_address(case));
+    let netns = client_of(&case.server);
+    let (sources, ip) = case.family.pick(("10.9.0.0/28", ""), ("fd09::/124", "-6 "));
+    case.server.ip(&format!("{ip}route add local {sources} dev lo"));
+    case.server.sysctl("net/ipv4/ip_local_port_range", "40000 40019");
+    let more = format!("udp = {{ source = [\"{sources}\"] }}");
+    let instance = start(case, &service(case, &quoted(origin.address()), &more));
+    let clients: Vec<_> = targets.iter().map(|target| client(&netns, *target)).collect();
+    let known: BTreeSet<_> = clients.iter().map(seen).collect();
+    assert_eq!(known.len(), clients.len(), "each has a port of its own");
+    assert!(known.iter().map(SocketAddr::ip).collect::<BTreeSet<_>>().len() >= 5, "{known:?}");
+    assert_logged(&instance, "end=evicted", 0);
+    assert_logged(&instance, "no port or descriptor is left", 0);
 }
 
 fn an_answer_that_is_under_way_at_the_end_still_arrives(case: &mut Case) {

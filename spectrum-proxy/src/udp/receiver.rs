@@ -35,7 +35,7 @@ use crate::worker::Worker;
 const PAUSE: Duration = Duration::from_millis(10);
 
 /// The shortest time between two tellings of a shortage.
-const LOG_INTERVAL: Duration = Duration::from_secs(1);
+const LOG_INTERVAL: Duration = Duration::from_mins(1);
 
 /// A running receive loop.
 pub(crate) struct Receiver {
