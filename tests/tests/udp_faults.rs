@@ -25,12 +25,14 @@ use spectrum_tests::origin::Origin;
 use spectrum_tests::path::Path;
 use spectrum_tests::record::records;
 use spectrum_tests::require::find_in_path;
-use spectrum_tests::veth::{CLIENT_V4, CLIENT_V6, client_of};
+use spectrum_tests::scene::Scene;
+use spectrum_tests::veth::{CLIENT_V4, CLIENT_V6, client_of, origin_address as veth_origin};
 use spectrum_tests::{on_every_path, on_one_path, share};
 
 on_every_path!(
     a_client_that_is_gone_keeps_its_session_and_takes_nobody_else_s_answers,
     a_client_hears_that_its_origin_is_dead_and_then_that_it_is_back,
+    a_client_hears_how_much_gets_through_beside_a_header,
     sessions_keep_their_ports_at_the_origin_over_reloads,
     whoever_plays_loses_nothing_to_a_flood,
 );
@@ -144,6 +146,30 @@ fn a_check_by_one_protocol_says_nothing_of_the_other(case: &mut Case) {
     let refused = client(&case.server, target);
     let said = refused.send(b"hello").and_then(|_| hear(&refused));
     assert_eq!(said.unwrap_err().kind(), ErrorKind::ConnectionRefused);
+}
+
+fn a_client_hears_how_much_gets_through_beside_a_header(case: &mut Case) {
+    let scene = Scene::of(case);
+    let target = case.any_target();
+    let origin = bound(&scene.origins, SocketAddr::new(veth_origin(case.family), 0));
+    origin.set_read_timeout(Some(PATIENCE)).unwrap();
+    let more = "proxy-header = \"v2\"";
+    let _instance = start(case, &service(case, &quoted(origin.local_addr().unwrap()), more));
+    let client = client(&scene.client, target);
+    let mtu = || {
+        let route = scene.client.ip(&format!("route get {}", target.ip()));
+        let mut words = route.split_whitespace().skip_while(|word| *word != "mtu");
+        words.nth(1).map(|mtu| mtu.parse::<usize>().unwrap())
+    };
+    // Headers of IP and UDP, and the header of who the client is.
+    let (headers, own) = case.family.pick((28, 28), (48, 52));
+    let most = 1500 - headers - own;
+    let mut heard = [0; 2048];
+    client.send(&vec![7; most]).unwrap();
+    assert_eq!(origin.recv(&mut heard).unwrap(), own + most);
+    client.send(&vec![7; most + 1]).unwrap();
+    assert_eq!(origin.recv(&mut heard).unwrap(), own + most + 1, "in fragments");
+    eventually("a narrower way", PATIENCE, || (mtu()? == most + headers).then_some(()));
 }
 
 /// The ICMP errors that a namespace was told by others.
