@@ -1,19 +1,18 @@
 //! The capabilities that a configuration takes, of the steerer and of its worker process, each with what it is for. Drops
 //! none: the sets of a process are the affair of `capability_sets`.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
 use rustix::thread::CapabilitySet;
+use serde::{Deserialize, Serialize};
 
 use crate::config::{Config, FirewallChoice, ModeChoice};
-use crate::model::{DialSource, Protocol, Service, Target};
-
-/// The ports that only who has `CAP_NET_BIND_SERVICE` may bind, as hosts usually have it (net.ipv4.ip_unprivileged_port_start).
-const LOW_PORTS: u16 = 1024;
+use crate::model::{DialSource, Service, Target};
 
 /// The capabilities that something takes, and the reasons for each.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct Needs(BTreeMap<u64, BTreeSet<&'static str>>);
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Needs(BTreeMap<u64, BTreeSet<Cow<'static, str>>>);
 
 /// What of the host, and not of the configuration, decides about the capabilities of a steerer.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -27,43 +26,31 @@ pub struct Circumstances {
 }
 
 impl Needs {
-    /// The needs of the worker process that serves `services`: none, unless one of them speaks for clients, or answers datagrams.
+    /// The needs of the worker process that serves `services`: none, unless one of them speaks for its clients. What else takes a
+    /// capability, it asks its steerer for.
     #[must_use]
     pub fn of_worker(services: &[Service]) -> Self {
         let mut needs = Self::default();
-        for service in services {
-            let speaks_for_clients = match &service.target {
-                Target::Origins(origins) => origins.source == DialSource::Client,
-                Target::Respond(_) => false,
-            };
-            if speaks_for_clients {
-                // Linux lets who has CAP_NET_RAW have transparent sockets too, which is far less than CAP_NET_ADMIN.
-                needs.add(CapabilitySet::NET_RAW, "sockets with the client's address");
-                needs.add(
-                    CapabilitySet::NET_BIND_SERVICE,
-                    "sockets with the client's port, where that is below 1024",
-                );
-            }
-            for binding in service.bindings.iter().filter(|binding| binding.protocol == Protocol::Udp) {
-                needs.add(
-                    CapabilitySet::NET_RAW,
-                    "answers to datagrams where the dialled port is somebody else's",
-                );
-                if binding.ports.first() < LOW_PORTS {
-                    needs.add(
-                        CapabilitySet::NET_BIND_SERVICE,
-                        "answers to datagrams from dialled ports below 1024",
-                    );
-                }
-            }
+        let speaks_for_clients = services.iter().any(|service| match &service.target {
+            Target::Origins(origins) => origins.source == DialSource::Client,
+            Target::Respond(_) => false,
+        });
+        if speaks_for_clients {
+            // Linux lets who has CAP_NET_RAW have transparent sockets too, which is far less than CAP_NET_ADMIN.
+            needs.add(CapabilitySet::NET_RAW, "sockets with clients' addresses");
+            needs.add(
+                CapabilitySet::NET_BIND_SERVICE,
+                "sockets with clients' ports, where those are below 1024",
+            );
         }
         needs
     }
 
-    /// The needs of a steerer of `config`, those that its worker process is to inherit among them.
+    /// The needs of a steerer of `config`, and of whatever its file may say later: path and firewall stay, and services may come that
+    /// answer datagrams or speak for clients.
     #[must_use]
     pub fn of_steerer(config: &Config, circumstances: Circumstances) -> Self {
-        let mut needs = Self::of_worker(&config.services);
+        let mut needs = Self::default();
         needs.add(CapabilitySet::NET_ADMIN, "routes, rules and transparent listeners");
         if config.mode != ModeChoice::Tproxy {
             needs.add(CapabilitySet::BPF, "the eBPF program and its maps");
@@ -75,9 +62,10 @@ impl Needs {
         if config.mode != ModeChoice::SkLookup && config.firewall != FirewallChoice::Nftables {
             needs.add(CapabilitySet::NET_RAW, "the legacy variant of iptables");
         }
-        if config.admin.is_some_and(|admin| admin.port() < LOW_PORTS) {
-            needs.add(CapabilitySet::NET_BIND_SERVICE, "the port of metrics");
-        }
+        needs.add(CapabilitySet::NET_RAW, "answers to datagrams where the dialled port is somebody else's");
+        needs.add(CapabilitySet::NET_RAW, "a worker process that speaks for clients");
+        needs.add(CapabilitySet::NET_BIND_SERVICE, "answers to datagrams from dialled ports below 1024");
+        needs.add(CapabilitySet::NET_BIND_SERVICE, "a worker process that speaks for clients");
         for capability in [CapabilitySet::DAC_READ_SEARCH, CapabilitySet::SYS_PTRACE] {
             needs.add(capability, "the names of programs whose sockets are in the way");
         }
@@ -101,9 +89,10 @@ impl Needs {
     }
 
     /// The names of the capabilities, each with its reasons.
-    pub fn told(&self) -> impl Iterator<Item = (String, Vec<&'static str>)> {
+    pub fn told(&self) -> impl Iterator<Item = (String, Vec<String>)> {
         self.0.iter().map(|(bit, reasons)| {
-            (names(CapabilitySet::from_bits_retain(*bit)).concat(), reasons.iter().copied().collect())
+            let reasons = reasons.iter().map(|reason| reason.clone().into_owned()).collect();
+            (names(CapabilitySet::from_bits_retain(*bit)).concat(), reasons)
         })
     }
 
@@ -118,7 +107,7 @@ impl Needs {
     }
 
     fn add(&mut self, capability: CapabilitySet, reason: &'static str) {
-        self.0.entry(capability.bits()).or_default().insert(reason);
+        self.0.entry(capability.bits()).or_default().insert(Cow::Borrowed(reason));
     }
 }
 
@@ -151,20 +140,13 @@ mod tests {
     const TCP: &str =
         "[[service]]\nname = \"web\"\norigins = [\"10.0.0.5\"]\nbindings = [{ prefix = \"192.0.2.0/24\" }]\n";
 
-    fn with(keys: &str) -> String {
-        TCP.replace("bindings", &format!("{keys}\nbindings"))
-    }
-
-    fn udp(ports: &str) -> String {
-        TCP.replace("0/24\" ", &format!("0/24\", protocol = \"udp\", ports = \"{ports}\" "))
-    }
+    const TRANSPARENT: &str = "[[service]]\nname = \"web\"\norigins = [\"10.0.0.5\"]\ntransparent = true\nbindings = [{ prefix = \"192.0.2.0/24\" }]\n";
 
     #[test]
-    fn a_worker_process_needs_capabilities_only_for_clients_addresses_and_datagrams() {
+    fn a_worker_process_needs_capabilities_only_to_speak_for_clients() {
         assert_eq!(of_worker(TCP), [""; 0]);
-        assert_eq!(of_worker(&with("transparent = true")), ["CAP_NET_BIND_SERVICE", "CAP_NET_RAW"]);
-        assert_eq!(of_worker(&udp("27015")), ["CAP_NET_RAW"]);
-        assert_eq!(of_worker(&udp("53,27015")), ["CAP_NET_BIND_SERVICE", "CAP_NET_RAW"]);
+        assert_eq!(of_worker(&TCP.replace("0/24\" ", "0/24\", protocol = \"udp\", ports = 53 ")), [""; 0]);
+        assert_eq!(of_worker(TRANSPARENT), ["CAP_NET_BIND_SERVICE", "CAP_NET_RAW"]);
     }
 
     #[test]
@@ -173,14 +155,15 @@ mod tests {
         let alone = Circumstances::default();
         let always = CapabilitySet::NET_ADMIN
             | CapabilitySet::DAC_READ_SEARCH
+            | CapabilitySet::NET_BIND_SERVICE
+            | CapabilitySet::NET_RAW
             | CapabilitySet::SETPCAP
             | CapabilitySet::SYS_PTRACE;
         let sk_lookup = CapabilitySet::BPF | CapabilitySet::PERFMON;
         let mode = |mode: &str| format!("[dispatcher]\n{mode}\n{TCP}");
-        assert_eq!(of(TCP, alone), always | sk_lookup | CapabilitySet::NET_RAW);
+        assert_eq!(of(TCP, alone), always | sk_lookup);
         assert_eq!(of(&mode("mode = \"sk-lookup\""), alone), always | sk_lookup);
-        assert_eq!(of(&mode("mode = \"tproxy\""), alone), always | CapabilitySet::NET_RAW);
-        assert_eq!(of(&mode("mode = \"tproxy\"\nfirewall = \"nftables\""), alone), always);
+        assert_eq!(of(&mode("mode = \"tproxy\""), alone), always);
         let circumstances =
             Circumstances { control_group: true, maps_are_locked_memory: true, another_user: true };
         let others = CapabilitySet::CHOWN
@@ -188,20 +171,24 @@ mod tests {
             | CapabilitySet::SETGID
             | CapabilitySet::SETUID
             | CapabilitySet::SYS_RESOURCE;
-        assert_eq!(of(&mode("mode = \"sk-lookup\""), circumstances), always | sk_lookup | others);
+        assert_eq!(of(TCP, circumstances), always | sk_lookup | others);
         assert_eq!(
-            of(&mode("mode = \"tproxy\"\nfirewall = \"nftables\""), circumstances),
+            of(&mode("mode = \"tproxy\""), circumstances),
             always | (others - CapabilitySet::SYS_RESOURCE)
         );
     }
 
     #[test]
-    fn a_steerer_can_hand_on_what_its_worker_process_needs() {
-        for text in [with("transparent = true"), udp("53")] {
-            let config = config(&text);
-            let steerer = Needs::of_steerer(&config, Circumstances::default());
-            assert!(steerer.set().contains(Needs::of_worker(&config.services).set()));
-        }
+    fn a_steerer_can_hand_on_what_any_worker_process_needs() {
+        let steerer = Needs::of_steerer(&config(TCP), Circumstances::default());
+        assert!(steerer.set().contains(Needs::of_worker(&config(TRANSPARENT).services).set()));
+    }
+
+    #[test]
+    fn needs_are_handed_to_another_process_as_they_are() {
+        let needs = Needs::of_worker(&config(TRANSPARENT).services);
+        let told = serde_json::to_string(&needs).unwrap();
+        assert_eq!(serde_json::from_str::<Needs>(&told).unwrap(), needs);
     }
 
     #[test]
@@ -221,7 +208,7 @@ mod tests {
     fn every_need_has_a_reason_and_a_name() {
         let circumstances =
             Circumstances { control_group: true, maps_are_locked_memory: true, another_user: true };
-        let needs = Needs::of_steerer(&config(&udp("53")), circumstances);
+        let needs = Needs::of_steerer(&config(TCP), circumstances);
         for (name, reasons) in needs.told() {
             assert!(name.starts_with("CAP_") && !reasons.is_empty(), "{name}: {reasons:?}");
         }

@@ -1,4 +1,4 @@
-//! The files that a worker process may open: those that name resolution reads, and nothing else, by landlock(7). Says nothing of
+//! The files that a worker process may open: those that name resolution reads, and its own program, by landlock(7). Says nothing of
 //! what is open already, nor of whom it may connect to.
 
 use std::collections::BTreeSet;
@@ -33,7 +33,9 @@ pub(super) fn restrict() -> Result<Measure, ConfinementError> {
         .scope(Scope::from_all(KNOWN))?
         .create()?
         .no_new_privs(false);
-    for path in READ.iter().flat_map(|path| places(Path::new(path))).collect::<BTreeSet<_>>() {
+    // A panic tells where it was by what the program says of itself.
+    let program = std::env::current_exe().into_iter();
+    for path in READ.iter().flat_map(|path| places(Path::new(path))).chain(program).collect::<BTreeSet<_>>() {
         // What is not there cannot be read, and is no reason not to serve.
         let Ok(opened) = PathFd::new(&path) else { continue };
         rules = rules.add_rule(PathBeneath::new(opened, BitFlags::from(AccessFs::ReadFile)))?;

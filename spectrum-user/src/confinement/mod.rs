@@ -77,10 +77,7 @@ pub fn confine_worker(user: &WorkerUser, needs: &Needs) -> Result<WorkerReport, 
     let system_calls = system_calls::restrict()?;
     let kept_names = names(kept);
     let missing = needs.told().filter(|(name, _)| !kept_names.contains(name));
-    let missing = missing.map(|(name, reasons)| MissingCapability {
-        name,
-        reasons: reasons.into_iter().map(str::to_owned).collect(),
-    });
+    let missing = missing.map(|(name, reasons)| MissingCapability { name, reasons });
     Ok(WorkerReport {
         user: user.clone(),
         missing: missing.collect(),

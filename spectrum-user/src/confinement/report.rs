@@ -19,7 +19,7 @@ pub struct WorkerReport {
     pub bounded: bool,
     /// Its system calls: those on a list, and no others.
     pub system_calls: Measure,
-    /// The files that it may open: those that name resolution reads, and no others.
+    /// The files that it may open: those that name resolution reads, its own program, and no others.
     pub files: Measure,
 }
 

@@ -77,6 +77,8 @@ pub(super) const ALLOWED: &[c_long] = &[
     libc::SYS_lseek,
     libc::SYS_newfstatat,
     libc::SYS_pread64,
+    // Where its program is, for who reads of a panic.
+    libc::SYS_readlinkat,
     libc::SYS_statx,
     libc::SYS_uname,
     // The elder names that this architecture has besides.
@@ -84,6 +86,8 @@ pub(super) const ALLOWED: &[c_long] = &[
     libc::SYS_epoll_wait,
     #[cfg(target_arch = "x86_64")]
     libc::SYS_poll,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_readlink,
 ];
 
 /// The calls that hide their arguments in memory, where no filter can look, or that a new C library tries before an elder way: to the
