@@ -1,11 +1,11 @@
 //! How the record of a connection is written. Writes none itself.
 
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
 
@@ -13,7 +13,7 @@ use crate::model::{LogFormat, Protocol, ServiceName};
 use spectrum_proxy::{Established, Report};
 
 /// The status of a connection that has begun.
-const OPENED: u16 = 0;
+const OPENED: u64 = 0;
 
 /// An entry to be recorded.
 #[derive(Debug, Eq, PartialEq)]
@@ -23,7 +23,7 @@ pub(super) enum RecordEntry {
 }
 
 /// A connection that has begun.
-#[derive(Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) struct Opened {
     service: ServiceName,
     protocol: Protocol,
@@ -43,51 +43,133 @@ impl Opened {
     }
 }
 
-/// The fields of a JSON record. The first is called as in the log lines between them.
-#[derive(Serialize)]
-struct JsonRecord<'a> {
-    timestamp: String,
-    event: &'static str,
-    service: &'a str,
-    protocol: Protocol,
-    client: SocketAddr,
-    via: Option<SocketAddr>,
-    dialled: SocketAddr,
-    origin: Option<SocketAddr>,
-    bytes_from_client: u64,
-    bytes_to_client: u64,
-    bytes_unacknowledged: Option<u32>,
-    dial_ms: Option<f64>,
-    duration_ms: f64,
-    end: &'static str,
-    status: u16,
-    unique_id: Option<&'a str>,
-    datagrams_from_client: Option<u64>,
-    datagrams_to_client: Option<u64>,
+/// What a field says.
+#[derive(Clone, Copy, Serialize)]
+#[serde(untagged)]
+enum FieldValue<'a> {
+    Address(SocketAddr),
+    Count(u64),
+    /// In milliseconds, to microseconds, which is what clocks are good for.
+    Milliseconds(#[serde(serialize_with = "rounded")] f64),
+    Word(&'a str),
 }
 
-/// The fields of the JSON record of a connection that has begun.
-#[derive(Serialize)]
-struct OpenedRecord<'a> {
-    timestamp: String,
-    event: &'static str,
-    service: &'a str,
+impl fmt::Display for FieldValue<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Address(address) => address.fmt(f),
+            Self::Count(count) => count.fmt(f),
+            Self::Milliseconds(time) => write!(f, "{time:.3}"),
+            Self::Word(word) => f.write_str(word),
+        }
+    }
+}
+
+impl From<Duration> for FieldValue<'_> {
+    fn from(duration: Duration) -> Self {
+        Self::Milliseconds(duration.as_secs_f64() * 1000.0)
+    }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde wants it so")]
+fn rounded<S: Serializer>(milliseconds: &f64, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_f64((milliseconds * 1000.0).round() / 1000.0)
+}
+
+/// A field by its key. Both formats have all of an event's, in this order.
+type RecordField<'a> = (&'static str, Option<FieldValue<'a>>);
+
+impl RecordEntry {
+    /// The name of the event, and its fields.
+    fn fields(&self) -> (&'static str, Vec<RecordField<'_>>) {
+        use FieldValue::{Count, Word};
+        match self {
+            Self::Opened(opened) => {
+                let Opened { service, protocol, client, via, dialled, origin, unique_id, after } = opened;
+                let mut fields = parties(service, *protocol, *client, *via, *dialled, *origin);
+                fields.extend([
+                    ("dial_ms", origin.map(|_| (*after).into())),
+                    ("status", Some(Count(OPENED))),
+                    ("unique_id", unique_id.as_deref().map(Word)),
+                ]);
+                ("opened", fields)
+            }
+            Self::Ended(report) => {
+                let Report { service, protocol, client, via, dialled, origin, unique_id, end, .. } = report;
+                let mut fields = parties(service, *protocol, *client, *via, *dialled, *origin);
+                let datagrams = report.datagrams;
+                fields.extend([
+                    ("bytes_from_client", Some(Count(report.bytes_from_client))),
+                    ("bytes_to_client", Some(Count(report.bytes_to_client))),
+                    ("bytes_unacknowledged", report.bytes_unacknowledged.map(|bytes| Count(bytes.into()))),
+                    ("dial_ms", report.dial.map(Into::into)),
+                    ("duration_ms", Some(report.duration.into())),
+                    ("end", Some(Word(end.word()))),
+                    ("status", Some(Count(end.status().into()))),
+                    ("unique_id", unique_id.as_deref().map(Word)),
+                    ("datagrams_from_client", datagrams.map(|datagrams| Count(datagrams.from_client))),
+                    ("datagrams_to_client", datagrams.map(|datagrams| Count(datagrams.to_client))),
+                ]);
+                ("connection", fields)
+            }
+        }
+    }
+}
+
+/// The fields with which every record begins.
+fn parties(
+    service: &ServiceName,
     protocol: Protocol,
     client: SocketAddr,
     via: Option<SocketAddr>,
     dialled: SocketAddr,
     origin: Option<SocketAddr>,
-    dial_ms: Option<f64>,
-    status: u16,
-    unique_id: Option<&'a str>,
+) -> Vec<RecordField<'_>> {
+    use FieldValue::{Address, Word};
+    let protocol = match protocol {
+        Protocol::Tcp => "tcp",
+        Protocol::Udp => "udp",
+    };
+    vec![
+        ("service", Some(Word(service.as_str()))),
+        ("protocol", Some(Word(protocol))),
+        ("client", Some(Address(client))),
+        ("via", via.map(Address)),
+        ("dialled", Some(Address(dialled))),
+        ("origin", origin.map(Address)),
+    ]
 }
 
 /// Adds the record of `entry` and a newline to `lines`.
 pub(super) fn write_entry(lines: &mut String, format: LogFormat, entry: &RecordEntry) {
-    match entry {
-        RecordEntry::Opened(opened) => write_opened(lines, format, opened),
-        RecordEntry::Ended(report) => write_ended(lines, format, report),
+    let time = timestamp();
+    let (event, fields) = entry.fields();
+    match format {
+        LogFormat::Json => {
+            // The first field is called as in the log lines between records.
+            let beginning = [("timestamp", time.as_str()), ("event", event)];
+            let beginning = beginning.map(|(key, word)| (key, Some(FieldValue::Word(word))));
+            lines.push_str(&json(beginning.into_iter().chain(fields)));
+        }
+        LogFormat::Text => {
+            let _ = write!(lines, "{time} {event}");
+            for (key, value) in fields {
+                let _ = match value {
+                    Some(value) => write!(lines, " {key}={value}"),
+                    None => write!(lines, " {key}=-"),
+                };
+            }
+        }
     }
+    lines.push('\n');
+}
+
+/// An object with `fields`, in their order.
+fn json<'a>(fields: impl Iterator<Item = RecordField<'a>>) -> String {
+    let mut json = Vec::new();
+    // Neither writing to a Vec nor such values can fail.
+    let _ = serde_json::Serializer::new(&mut json).collect_map(fields);
+    String::from_utf8(json).unwrap_or_default()
 }
 
 /// This moment, as log lines have it.
@@ -97,103 +179,6 @@ pub fn timestamp() -> String {
     // Writing to a String cannot fail, here and below.
     let _ = SystemTime.format_time(&mut Writer::new(&mut time));
     time
-}
-
-fn write_opened(lines: &mut String, format: LogFormat, opened: &Opened) {
-    let Opened { service, protocol, client, via, dialled, origin, unique_id, after } = opened;
-    let dial = origin.map(|_| milliseconds(*after));
-    let time = timestamp();
-    let _ = match format {
-        LogFormat::Json => {
-            let record = OpenedRecord {
-                timestamp: time,
-                event: "opened",
-                service: service.as_str(),
-                protocol: *protocol,
-                client: *client,
-                via: *via,
-                dialled: *dialled,
-                origin: *origin,
-                dial_ms: dial.map(rounded),
-                status: OPENED,
-                unique_id: unique_id.as_deref(),
-            };
-            serde_json::to_string(&record).map_or(Err(std::fmt::Error), |json| writeln!(lines, "{json}"))
-        }
-        LogFormat::Text => writeln!(
-            lines,
-            "{time} opened service={service} protocol={protocol} client={client} via={} dialled={dialled} origin={} \
-             dial_ms={} status={OPENED} unique_id={}",
-            or_dash(*via),
-            or_dash(*origin),
-            or_dash(dial.map(|dial| format!("{dial:.3}"))),
-            unique_id.as_deref().unwrap_or("-"),
-        ),
-    };
-}
-
-fn write_ended(lines: &mut String, format: LogFormat, report: &Report) {
-    let time = timestamp();
-    let _ = match format {
-        LogFormat::Json => {
-            let record = JsonRecord {
-                timestamp: time,
-                event: "connection",
-                service: report.service.as_str(),
-                protocol: report.protocol,
-                client: report.client,
-                via: report.via,
-                dialled: report.dialled,
-                origin: report.origin,
-                bytes_from_client: report.bytes_from_client,
-                bytes_to_client: report.bytes_to_client,
-                bytes_unacknowledged: report.bytes_unacknowledged,
-                dial_ms: report.dial.map(|dial| rounded(milliseconds(dial))),
-                duration_ms: rounded(milliseconds(report.duration)),
-                end: report.end.word(),
-                status: report.end.status(),
-                unique_id: report.unique_id.as_deref(),
-                datagrams_from_client: report.datagrams.map(|datagrams| datagrams.from_client),
-                datagrams_to_client: report.datagrams.map(|datagrams| datagrams.to_client),
-            };
-            serde_json::to_string(&record).map_or(Err(std::fmt::Error), |json| writeln!(lines, "{json}"))
-        }
-        LogFormat::Text => writeln!(
-            lines,
-            "{time} connection service={} protocol={} client={} via={} dialled={} origin={} bytes_from_client={} \
-             bytes_to_client={} bytes_unacknowledged={} dial_ms={} duration_ms={:.3} end={} status={} unique_id={} \
-             datagrams_from_client={} datagrams_to_client={}",
-            report.service,
-            report.protocol,
-            report.client,
-            or_dash(report.via),
-            report.dialled,
-            or_dash(report.origin),
-            report.bytes_from_client,
-            report.bytes_to_client,
-            or_dash(report.bytes_unacknowledged),
-            or_dash(report.dial.map(|dial| format!("{:.3}", milliseconds(dial)))),
-            milliseconds(report.duration),
-            report.end,
-            report.end.status(),
-            report.unique_id.as_deref().unwrap_or("-"),
-            or_dash(report.datagrams.map(|datagrams| datagrams.from_client)),
-            or_dash(report.datagrams.map(|datagrams| datagrams.to_client)),
-        ),
-    };
-}
-
-fn milliseconds(duration: Duration) -> f64 {
-    duration.as_secs_f64() * 1000.0
-}
-
-/// To microseconds, which is what clocks are good for.
-fn rounded(milliseconds: f64) -> f64 {
-    (milliseconds * 1000.0).round() / 1000.0
-}
-
-fn or_dash(value: Option<impl ToString>) -> String {
-    value.map_or_else(|| "-".to_owned(), |value| value.to_string())
 }
 
 #[cfg(test)]
@@ -252,34 +237,41 @@ pub(super) mod tests {
             after: Duration::from_micros(731),
         };
         let mut text = String::new();
-        write_opened(&mut text, LogFormat::Text, &opened);
+        write_entry(&mut text, LogFormat::Text, &RecordEntry::Opened(opened.clone()));
         assert_eq!(
             text.split_once(' ').unwrap().1,
             "opened service=default protocol=tcp client=127.0.0.1:51234 via=- dialled=[2001:db8::1]:9999 \
              origin=192.0.2.1:80 dial_ms=0.731 status=0 unique_id=5f\n"
         );
         let mut json = String::new();
-        write_opened(&mut json, LogFormat::Json, &Opened { origin: None, ..opened });
-        let record: serde_json::Value = serde_json::from_str(&json).unwrap();
-        assert_eq!((&record["event"], &record["status"]), (&"opened".into(), &0.into()));
+        let unanswered = RecordEntry::Opened(Opened { origin: None, ..opened });
+        write_entry(&mut json, LogFormat::Json, &unanswered);
         assert_eq!(
-            (&record["origin"], &record["dial_ms"]),
-            (&serde_json::Value::Null, &serde_json::Value::Null)
+            json.split_once(r#","event""#).unwrap().1,
+            concat!(
+                r#":"opened","service":"default","protocol":"tcp","client":"127.0.0.1:51234","via":null,"#,
+                r#""dialled":"[2001:db8::1]:9999","origin":null,"dial_ms":null,"status":0,"unique_id":"5f"}"#,
+                "\n"
+            )
         );
     }
 
     #[test]
     fn json_records_are_objects_on_one_line() {
         let line = written(LogFormat::Json);
-        assert_eq!(line.matches('\n').count(), 1);
-        let record: serde_json::Value = serde_json::from_str(&line).unwrap();
-        let timestamp = record["timestamp"].as_str().unwrap();
-        assert!(humantime::parse_rfc3339(timestamp).is_ok(), "{timestamp}");
-        assert_eq!(record["dialled"], "[2001:db8::1]:9999");
-        assert_eq!(record["origin"], serde_json::Value::Null);
-        assert_eq!(record["duration_ms"], 1.234);
-        assert_eq!(record["dial_ms"], serde_json::Value::Null);
-        assert_eq!(record["end"], "downstream-reset");
-        assert_eq!(record["status"], 499);
+        let (begin, rest) = line.split_at(r#"{"timestamp":""#.len());
+        let (time, rest) = rest.split_once('"').unwrap();
+        assert_eq!(begin, r#"{"timestamp":""#);
+        assert!(humantime::parse_rfc3339(time).is_ok(), "{time}");
+        assert_eq!(
+            rest,
+            concat!(
+                r#","event":"connection","service":"default","protocol":"tcp","client":"127.0.0.1:51234","via":null,"#,
+                r#""dialled":"[2001:db8::1]:9999","origin":null,"bytes_from_client":7,"bytes_to_client":100,"#,
+                r#""bytes_unacknowledged":60,"dial_ms":null,"duration_ms":1.234,"end":"downstream-reset","status":499,"#,
+                r#""unique_id":null,"datagrams_from_client":null,"datagrams_to_client":null}"#,
+                "\n"
+            )
+        );
     }
 }
