@@ -25,7 +25,10 @@
 //! ```
 //!
 //! One that relays is `examples/relay.rs`. The first to look at are [`Workers`], [`Served`], [`Listener`], [`OriginWatch`] and
-//! [`Event`] with its [`Report`].
+//! [`Event`] with its [`Report`]; [`model`] has what can be said of a service.
+//!
+//! What stands here is promised, and written down in `public-api.txt`. `spectrum-user` reaches more, to reload and to show what
+//! becomes of origins; that is not in these pages, and changes without notice.
 
 #![warn(clippy::missing_errors_doc, reason = "who embeds it wants to know what can fail")]
 
@@ -34,6 +37,7 @@ mod assignment;
 mod commanded;
 mod counter;
 mod error;
+#[doc(hidden)]
 pub mod header;
 mod high_water;
 mod limits;
@@ -50,14 +54,20 @@ mod unique_id;
 mod worker;
 mod workers;
 
+#[doc(hidden)]
 pub use counter::Counter;
 pub use error::WorkersError;
+#[doc(hidden)]
 pub use origins::{
-    CheckOutcome, Lookups, OriginCondition, OriginState, OriginWatch, OwnBindings, RecordState, ResolveError,
-    SetOrigin, SetOriginError, WatchError,
+    CheckOutcome, Lookups, OriginCondition, OriginState, OwnBindings, RecordState, ResolveError, SetOrigin,
+    SetOriginError,
 };
+pub use origins::{OriginWatch, WatchError};
 pub use report::{Datagrams, DialFailure, End, Established, Event, Expiry, HeaderFault, Limit, Report, Side};
 pub use service::{Listener, Served};
 pub use traffic::Traffic;
+#[doc(hidden)]
 pub use udp::ConnectionId;
-pub use workers::{DrainOutcome, Handover, PreparedHandovers, Workers};
+pub use workers::{DrainOutcome, Workers};
+#[doc(hidden)]
+pub use workers::{Handover, PreparedHandovers};

@@ -243,6 +243,7 @@ impl End {
         all
     };
 
+    #[doc(hidden)]
     /// The place in [`End::ALL`], for tables of counters.
     #[must_use]
     pub fn index(self) -> usize {
@@ -274,6 +275,7 @@ impl End {
         ENDS.get(self.index()).map_or(999, |(_, _, status)| *status)
     }
 
+    #[doc(hidden)]
     /// The end that `error` on an established connection's `side` means.
     #[must_use]
     pub fn of(side: Side, error: &io::Error) -> Self {
@@ -321,6 +323,7 @@ pub enum DialFailure {
 }
 
 impl DialFailure {
+    #[doc(hidden)]
     /// The failure that `error` from connecting means.
     #[must_use]
     pub fn of(error: &io::Error) -> Self {

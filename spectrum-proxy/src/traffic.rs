@@ -148,6 +148,7 @@ impl Traffic {
         Arc::clone(&self.datagrams)
     }
 
+    #[doc(hidden)]
     /// The traffic of sessions that have carried so many bytes from clients and to them.
     #[must_use]
     pub fn carried(from_client: usize, to_client: usize) -> Self {

@@ -19,19 +19,28 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! Who reloads, repairs or explains works with the parts: [`plan`] decides what the kernel must contain, [`dispatcher`] or [`tproxy`]
-//! have it steer, [`host`] has the routes and listeners around them, and [`netlink`] knows who took something away.
+//! What stands here is promised, and written down in `public-api.txt`. The crate's modules can be reached too, by `spectrum-user`,
+//! which reloads, repairs and explains with the parts; they are not in these pages, and change without notice.
 
 #![warn(clippy::missing_errors_doc, reason = "who embeds it wants to know what can fail")]
 
+#[doc(hidden)]
 pub mod dispatcher;
+#[doc(hidden)]
 pub mod host;
+#[doc(hidden)]
 pub mod model;
+#[doc(hidden)]
 pub mod netlink;
+#[doc(hidden)]
 pub mod plan;
 mod steering;
+#[doc(hidden)]
 pub mod tproxy;
 
-pub use model::{Binding, Destination, Family, PortRange, Prefix, Protocol, ServiceName};
-pub use plan::{Binds, Bound, Plan, PlanError};
+pub use model::{
+    Binding, Destination, DestinationId, Family, ParsePortRangeError, ParsePrefixError, ParseProtocolError,
+    ParseServiceNameError, PortRange, Prefix, Protocol, ServiceName,
+};
+pub use plan::{BindingIndex, Binds, Bound, Plan, PlanError, PlannedBinding};
 pub use steering::{Steering, SteeringError, SteeringOptions, SteeringPath};

@@ -40,9 +40,13 @@ impl Default for SteeringOptions {
     }
 }
 
-/// A failure of raising or lowering.
+/// A failure of raising or lowering. What it says names the operation, what it was about, and the likely cure.
 #[derive(Debug, thiserror::Error)]
-pub enum SteeringError {
+#[error(transparent)]
+pub struct SteeringError(#[from] Failure);
+
+#[derive(Debug, thiserror::Error)]
+enum Failure {
     /// The kernel would not have the program, or what is in it.
     #[error(transparent)]
     Dispatcher(#[from] DispatcherError),
@@ -59,7 +63,7 @@ pub enum SteeringError {
     #[error("{source}; then {}", .undo.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
     Undo {
         /// The failure.
-        source: Box<SteeringError>,
+        source: Box<Failure>,
         /// The errors of undoing.
         undo: Vec<SteeringError>,
     },
@@ -89,7 +93,21 @@ impl Steering {
     /// # Errors
     /// The first operation that failed, with its likely cure.
     pub async fn raise(plan: &Plan, options: &SteeringOptions) -> Result<Self, SteeringError> {
-        let by = match options.path {
+        let mut steering = Self::begin(plan, options.path)?;
+        match steering.complete(plan, options.sockets).await {
+            Ok(()) => Ok(steering),
+            Err(source) => {
+                let undo = steering.lower().await;
+                let source =
+                    if undo.is_empty() { source } else { Failure::Undo { source: Box::new(source), undo } };
+                Err(source.into())
+            }
+        }
+    }
+
+    /// Nothing is steered yet, but the path is known.
+    fn begin(plan: &Plan, path: Option<SteeringPath>) -> Result<Self, Failure> {
+        let by = match path {
             Some(SteeringPath::SkLookup) => By::SkLookup(Box::new(attached(plan)?)),
             Some(SteeringPath::Tproxy) => By::Tproxy(None),
             None => match attached(plan) {
@@ -100,21 +118,10 @@ impl Steering {
                 }
             },
         };
-        let mut steering = Self { by, sockets: Vec::new(), routes: LocalRoutes::open()? };
-        match steering.complete(plan, options.sockets).await {
-            Ok(()) => Ok(steering),
-            Err(source) => {
-                let undo = steering.lower().await;
-                Err(if undo.is_empty() {
-                    source
-                } else {
-                    SteeringError::Undo { source: Box::new(source), undo }
-                })
-            }
-        }
+        Ok(Self { by, sockets: Vec::new(), routes: LocalRoutes::open()? })
     }
 
-    async fn complete(&mut self, plan: &Plan, sockets: NonZeroUsize) -> Result<(), SteeringError> {
+    async fn complete(&mut self, plan: &Plan, sockets: NonZeroUsize) -> Result<(), Failure> {
         let mut addresses = ListenerAddresses::default();
         let mut groups: BTreeMap<DestinationId, ListenerGroup> = BTreeMap::new();
         for (id, destination) in &plan.destinations {
@@ -166,13 +173,13 @@ impl Steering {
     /// Turns traffic off and removes the routes; what goes wrong stops nothing. Open connections lose their addresses, so they are
     /// to be ended before. To be called in the network namespace in which it was raised.
     pub async fn lower(mut self) -> Vec<SteeringError> {
-        let mut errors: Vec<SteeringError> = match self.by {
+        let mut errors: Vec<Failure> = match self.by {
             By::SkLookup(mut dispatcher) => dispatcher.detach().err().into_iter().map(Into::into).collect(),
             By::Tproxy(tproxy) => tproxy.into_iter().flat_map(Tproxy::undo).map(Into::into).collect(),
         };
         drop(self.sockets);
-        errors.extend(self.routes.undo().await.into_iter().map(SteeringError::from));
-        errors
+        errors.extend(self.routes.undo().await.into_iter().map(Failure::from));
+        errors.into_iter().map(Into::into).collect()
     }
 }
 

@@ -10,10 +10,12 @@ mod resolver_options;
 mod target;
 mod udp_policy;
 
+#[doc(hidden)]
 pub use notation::Shift;
-pub use origin::{
-    Origin, OriginHost, OriginIdentity, OriginPort, OriginRole, ParseOriginError, Weight, WeightError,
-};
+#[doc(hidden)]
+pub use origin::OriginIdentity;
+pub use origin::{Origin, OriginHost, OriginPort, OriginRole, ParseOriginError, Weight, WeightError};
+#[doc(hidden)]
 pub use origin_setting::OriginSetting;
 pub use origins::{
     Balance, CheckClose, DatagramHeader, DialOn, DialSource, Ejection, HealthCheck, LocalOrigins,
@@ -23,8 +25,9 @@ pub use policy::{Limits, Policy, Timeouts};
 pub use probe::{DatagramProbe, HealthProbe, ParseProbeBytesError, ProbeBytes, ProbeTemplate, Question};
 pub use resolver_options::ResolverOptions;
 pub use spectrum_common::{
-    Destination, DestinationId, Family, Hop, ParsePortRangeError, PortRange, Prefix, Protocol, ServiceName,
-    reached,
+    Destination, DestinationId, Family, ParsePortRangeError, PortRange, Prefix, Protocol, ServiceName,
 };
+#[doc(hidden)]
+pub use spectrum_common::{Hop, reached};
 pub use target::{Responder, Target};
 pub use udp_policy::{Quic, UdpPolicy};

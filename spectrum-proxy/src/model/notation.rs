@@ -74,6 +74,7 @@ fn without_scheme(scheme: &str, rest: &str) -> String {
 }
 
 /// An origin's ports by how far they are from those that are bound, as HAProxy has it: `10.8.0.2:+1000`.
+#[doc(hidden)]
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Shift(i32);
 

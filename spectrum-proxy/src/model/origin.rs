@@ -101,6 +101,7 @@ impl From<Weight> for u16 {
 pub struct WeightError;
 
 /// The identity of an origin: the same for one server and port, however its name was typed.
+#[doc(hidden)]
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub struct OriginIdentity(OriginHost, OriginPort);
 
@@ -132,6 +133,7 @@ impl Origin {
         Self { host, port, weight: Weight::ONE, role: OriginRole::Primary }
     }
 
+    #[doc(hidden)]
     /// By what it is told from others.
     #[must_use]
     pub fn identity(&self) -> OriginIdentity {

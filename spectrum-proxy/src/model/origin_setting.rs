@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::Weight;
 
 /// The setting of an origin, or of one of its addresses.
+#[doc(hidden)]
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum OriginSetting {

@@ -110,6 +110,7 @@ impl Workers {
         self.threads.len()
     }
 
+    #[doc(hidden)]
     /// The number of descriptors that all connections together may have: two for one that is proxied, one for one that is
     /// answered here, and those of the UDP sessions that are open. What is over is reset.
     #[must_use]
@@ -117,6 +118,7 @@ impl Workers {
         self.common.descriptors.for_connections()
     }
 
+    #[doc(hidden)]
     /// The number of these that each of so many services has of its own, whatever the others take.
     #[must_use]
     pub fn descriptors_of_each(&self, services: usize) -> usize {
@@ -169,6 +171,7 @@ impl Workers {
         Ok(())
     }
 
+    #[doc(hidden)]
     /// Prepares everything that listeners need to serve something else. Changes nothing that is served.
     ///
     /// # Errors
@@ -181,6 +184,7 @@ impl Workers {
         Ok(PreparedHandovers(try_join_all(prepared).await?))
     }
 
+    #[doc(hidden)]
     /// Serves what listeners accept from now on as was prepared, on each worker all of them at once, and returns when every
     /// worker does. No listener is closed, no queue and no handshake lost. Open connections and UDP sessions go on as they are;
     /// those of a destination that was handed on to another service are from now on those of one that was removed.
@@ -224,6 +228,7 @@ impl Workers {
         }
     }
 
+    #[doc(hidden)]
     /// Has the UDP sessions of `destinations`, to which nothing will be steered any more, go on with sockets of their own: as many as a kernel
     /// finds among without effort, and as descriptors last. Datagrams that come between the end of steering and this are lost.
     pub async fn part(&self, destinations: impl IntoIterator<Item = &Destination>) {

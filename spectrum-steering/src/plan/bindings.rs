@@ -140,6 +140,7 @@ impl Plan {
         Ok(plan)
     }
 
+    #[doc(hidden)]
     /// The plan of `services` when this one, made of `before`, is in force: [`Plan::of`] them, and [`Plan::after`] this one.
     ///
     /// # Errors
@@ -153,6 +154,7 @@ impl Plan {
         Ok(Self::of(services)?.after(self, before, services, revision))
     }
 
+    #[doc(hidden)]
     /// This plan of a first configuration, `services`, numbered to follow `in_force`, which is made of `before`. Destinations
     /// of services that answer as before keep their ids, and those whose bindings are the very same hand theirs on to what answers
     /// there now, by another service perhaps; no other id that is in use now is given away, so that both plans can be prepared
@@ -288,6 +290,7 @@ impl Plan {
         moved
     }
 
+    #[doc(hidden)]
     /// The number of destinations that the kernel's maps must have room for: one more than the highest id.
     #[must_use]
     pub fn ids(&self) -> usize {
@@ -301,6 +304,7 @@ impl Plan {
         self.bindings.iter().find(|planned| planned.binding.matches(protocol, address, port))
     }
 
+    #[doc(hidden)]
     /// The destination with this id.
     #[must_use]
     pub fn destination(&self, id: DestinationId) -> Option<&Destination> {

@@ -25,6 +25,7 @@ impl Cut {
     }
 }
 
+#[doc(hidden)]
 impl Plan {
     /// The listeners that are cut on `address`, where these are all `listeners` of the host. One on `::` is taken to
     /// listen on IPv4 too.

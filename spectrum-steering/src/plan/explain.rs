@@ -91,6 +91,7 @@ impl fmt::Display for Miss {
     }
 }
 
+#[doc(hidden)]
 impl Plan {
     /// The decision of the bindings on a packet to `dialled`, and its reason.
     #[must_use]

@@ -35,6 +35,7 @@ pub enum Extent<'a> {
     },
 }
 
+#[doc(hidden)]
 impl Plan {
     /// Those of `listeners` that bindings hide. One that listens on `::` is taken to listen on IPv4 too, unless a socket
     /// says otherwise nowhere that all may read it.

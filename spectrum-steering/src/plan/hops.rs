@@ -7,6 +7,7 @@ use std::net::IpAddr;
 use super::{Plan, PlannedBinding};
 use crate::model::{DestinationId, Family, Hop, PortRange, Prefix, Protocol, ServiceName, reached};
 
+#[doc(hidden)]
 impl Plan {
     /// The services that connections by `protocol` come to which this host dials at some of `ports` of `address`. Sorted, and
     /// sharing no port; empty where none of them can come back to us.

@@ -24,6 +24,7 @@ impl Overlap {
     }
 }
 
+#[doc(hidden)]
 impl Plan {
     /// The bindings that overlap, in the order of precedence.
     pub fn overlapping(&self, overlap: &Overlap) -> impl Iterator<Item = &PlannedBinding> {

@@ -1,7 +1,8 @@
 //! The public API of a library as text, a line an item, to be compared with the one that was written down. Reads what rustfmt has
-//! formatted, and counts on rustc's `unreachable_pub`: whatever is `pub` can be reached. Follows no re-export to its end.
+//! formatted, and what is offered by name at the root or in a module that is open; what is `#[doc(hidden)]` is promised to nobody.
+//! Follows no re-export under another name.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Finding, about, code};
 
@@ -11,36 +12,81 @@ const LIBRARIES: [&str; 2] = ["spectrum-proxy", "spectrum-steering"];
 /// The file in a library's folder that has its API.
 const FILE: &str = "public-api.txt";
 
-/// The APIs of the libraries, as their sources have them.
-#[derive(Debug)]
-pub(super) struct Apis([BTreeSet<String>; LIBRARIES.len()]);
+/// The crate whose words the libraries pass on as their own.
+const WORDS: &str = "spectrum-common";
 
-impl Default for Apis {
-    fn default() -> Self {
-        Self([const { BTreeSet::new() }; LIBRARIES.len()])
-    }
+/// The APIs of the libraries, as their sources have them.
+#[derive(Debug, Default)]
+pub(super) struct Apis {
+    /// The public items, by the crate.
+    lines: BTreeMap<String, Vec<Line>>,
+    /// The names that a library's modules re-export, each with the module.
+    passed_on: BTreeMap<String, Vec<(String, String)>>,
+    /// The modules of a library that anybody may look into.
+    open: BTreeMap<String, BTreeSet<String>>,
+    /// The types that are hidden, by the crate, and so all that is implemented for them.
+    hidden: BTreeSet<(String, String)>,
+}
+
+/// A public item, or part of one.
+#[derive(Debug)]
+struct Line {
+    module: String,
+    /// The item that it is, or belongs to.
+    owner: String,
+    text: String,
 }
 
 impl Apis {
     /// Reads the public items of the source at `path`.
     pub(super) fn read(&mut self, path: &str, text: &str) {
         let Some((krate, inner)) = path.split_once("/src/") else { return };
-        let Some(library) = LIBRARIES.iter().position(|library| *library == krate) else { return };
-        if inner.ends_with("tests.rs") {
+        if !LIBRARIES.contains(&krate) && krate != WORDS || inner.ends_with("tests.rs") {
             return;
         }
         let product = text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
         let lines: Vec<String> = code::lines(product).into_iter().map(|(_, code)| code).collect();
         let module = inner.split('/').next().unwrap_or_default().trim_end_matches(".rs");
         for item in items(&lines.join("\n")) {
-            self.0[library].extend(item.public().into_iter().map(|line| format!("{module}: {line}")));
+            let owner = item.owner();
+            if item.is_hidden {
+                if item.is_type() {
+                    self.hidden.insert((krate.to_owned(), owner));
+                }
+                continue;
+            }
+            if let Some(open) = item.head.strip_prefix("pub mod ").filter(|_| module == "lib") {
+                self.open.entry(krate.to_owned()).or_default().insert(open.to_owned());
+            }
+            let passed_on = item.passed_on().into_iter().map(|name| (module.to_owned(), name));
+            self.passed_on.entry(krate.to_owned()).or_default().extend(passed_on);
+            let line = |text| Line { module: module.to_owned(), owner: owner.clone(), text };
+            self.lines.entry(krate.to_owned()).or_default().extend(item.public().into_iter().map(line));
         }
+    }
+
+    /// The lines of `library` that are promised: those of its root, of open modules, and of what is offered at the root, whether
+    /// it is defined in the library or in the crate of common words.
+    fn promised(&self, library: &str) -> BTreeSet<String> {
+        let is_open = |module: &String| {
+            module == "lib" || self.open.get(library).is_some_and(|open| open.contains(module))
+        };
+        let passed_on = self.passed_on.get(library).into_iter().flatten();
+        let offered: BTreeSet<&String> =
+            passed_on.filter(|(module, _)| is_open(module)).map(|(_, name)| name).collect();
+        let is_offered = |line: &&Line| offered.contains(&line.owner);
+        let own = self.lines.get(library).into_iter().flatten();
+        let is_hidden = |line: &&Line| self.hidden.contains(&(library.to_owned(), line.owner.clone()));
+        let own = own.filter(|line| (is_open(&line.module) || is_offered(line)) && !is_hidden(line));
+        let common = self.lines.get(WORDS).into_iter().flatten().filter(is_offered);
+        own.chain(common).map(|Line { module, text, .. }| format!("{module}: {text}")).collect()
     }
 
     /// The file of each library, by its path from the root, and what it has to say.
     pub(super) fn files(&self) -> impl Iterator<Item = (String, String)> {
-        LIBRARIES.iter().zip(&self.0).map(|(library, lines)| {
-            (format!("{library}/{FILE}"), lines.iter().fold(String::new(), |text, line| text + line + "\n"))
+        LIBRARIES.iter().map(|library| {
+            let lines = self.promised(library).into_iter();
+            (format!("{library}/{FILE}"), lines.fold(String::new(), |text, line| text + &line + "\n"))
         })
     }
 
@@ -72,22 +118,66 @@ struct Item {
     /// On one line, with the derives before it.
     head: String,
     body: String,
+    is_hidden: bool,
 }
 
 impl Item {
+    /// The head without the derives.
+    fn plain(&self) -> &str {
+        match self.head.find("] ").filter(|_| self.head.starts_with("#[derive")) {
+            Some(end) => &self.head[end + 2..],
+            None => &self.head,
+        }
+    }
+
+    /// The name of what it defines, or is an implementation of.
+    fn owner(&self) -> String {
+        let plain = self.plain();
+        let named = match plain.strip_prefix("impl") {
+            // Behind the generics, if it has any.
+            Some(of) if of.starts_with('<') => of.split_once("> ").map_or(of, |(_, of)| of),
+            Some(of) => of,
+            None => {
+                let is_name = |word: &&str| !["pub", "async", "const", "unsafe"].contains(word);
+                let mut words = plain.split(' ').filter(is_name);
+                match words.next() {
+                    Some("enum" | "fn" | "mod" | "static" | "struct" | "trait" | "type" | "use") => {
+                        words.next()
+                    }
+                    name => name,
+                }
+                .unwrap_or_default()
+            }
+        };
+        let is_name = |c: &char| c.is_alphanumeric() || *c == '_';
+        named.trim_start().chars().take_while(is_name).collect()
+    }
+
+    /// True if it defines a type.
+    fn is_type(&self) -> bool {
+        ["struct ", "enum "]
+            .iter()
+            .any(|keyword| self.plain().strip_prefix("pub ").is_some_and(|rest| rest.starts_with(keyword)))
+    }
+
+    /// The names that it re-exports.
+    fn passed_on(&self) -> Vec<String> {
+        let Some(list) = self.head.strip_prefix("pub use ") else { return Vec::new() };
+        let list = list.rsplit("::").next().unwrap_or(list).trim_matches(['{', '}']);
+        list.split(',').map(|name| name.trim().to_owned()).filter(|name| !name.is_empty()).collect()
+    }
+
     /// The lines that others can use.
     fn public(&self) -> Vec<String> {
-        let head = self.head.as_str();
-        let (derives, plain) = match head.find("] ").filter(|_| head.starts_with("#[derive")) {
-            Some(end) => head.split_at(end + 2),
-            None => ("", head),
-        };
+        let (head, plain) = (self.head.as_str(), self.plain());
+        let derives = &head[..head.len() - plain.len()];
         if let Some(of) = plain.strip_prefix("impl").filter(|rest| rest.starts_with([' ', '<'])) {
             if of.contains(" for ") {
                 return Vec::new();
             }
             let of = of.trim();
-            let inner = items(&self.body).into_iter().filter(|item| item.head.starts_with("pub "));
+            let inner = items(&self.body).into_iter();
+            let inner = inner.filter(|item| item.head.starts_with("pub ") && !item.is_hidden);
             return inner.map(|item| format!("impl {of} {{ {} }}", declared(&item.head))).collect();
         }
         let Some(rest) = plain.strip_prefix("pub ") else { return Vec::new() };
@@ -117,10 +207,12 @@ fn items(code: &str) -> Vec<Item> {
     let mut items = Vec::new();
     let mut rest = code.trim_start();
     let mut derives = String::new();
+    let mut is_hidden = false;
     while !rest.is_empty() {
         if rest.starts_with('#') {
             let end = end_of(rest, &[']']);
             let attribute = &rest[..end];
+            is_hidden |= attribute == "#[doc(hidden)]";
             if attribute.starts_with("#[derive") {
                 derives = format!("{} ", one_line(attribute));
             }
@@ -142,7 +234,8 @@ fn items(code: &str) -> Vec<Item> {
             _ => {}
         }
         let head = one_line(head.trim_end_matches(['{', ';']));
-        items.push(Item { head: std::mem::take(&mut derives) + &head, body: body.to_owned() });
+        let head = std::mem::take(&mut derives) + &head;
+        items.push(Item { head, body: body.to_owned(), is_hidden: std::mem::take(&mut is_hidden) });
         rest = rest[next..].trim_start();
     }
     items
@@ -211,8 +304,9 @@ mod tests {
 
     fn api(text: &str) -> Vec<String> {
         let mut apis = Apis::default();
+        apis.read("spectrum-proxy/src/lib.rs", "pub mod a;\n");
         apis.read("spectrum-proxy/src/a.rs", text);
-        apis.0.into_iter().flatten().collect()
+        apis.promised("spectrum-proxy").into_iter().filter(|line| line.starts_with("a: ")).collect()
     }
 
     #[test]
@@ -250,21 +344,42 @@ mod tests {
             "struct A {\n    pub b: u8,\n}\n",
             "impl fmt::Display for A {\n    fn fmt(&self) {}\n}\n",
             "#[cfg(test)]\nmod tests {\n    pub fn a() {}\n}\n",
+            "/// A.\n#[doc(hidden)]\npub fn a() {}\n",
+            "#[doc(hidden)]\nimpl A {\n    pub fn a() {}\n}\n",
+            "impl A {\n    #[doc(hidden)]\n    pub fn a() {}\n}\n",
+            "#[doc(hidden)]\n#[derive(Debug)]\npub struct A;\nimpl A {\n    pub fn a() {}\n}\n",
         ] {
             assert_eq!(api(text), [""; 0], "{text}");
         }
     }
 
     #[test]
+    fn of_hidden_modules_and_of_common_words_is_promised_what_is_offered_at_the_root() {
+        let mut apis = Apis::default();
+        let root = "#[doc(hidden)]\npub mod a;\npub use a::{A, W};\n#[doc(hidden)]\npub use a::H;\n";
+        apis.read("spectrum-proxy/src/lib.rs", root);
+        let text = "pub use spectrum_common::{V, W};\npub struct A;\npub struct H;\npub fn f() {}\nimpl<T> A<T> {\n    pub fn g() {}\n}\n";
+        apis.read("spectrum-proxy/src/a.rs", text);
+        apis.read("spectrum-common/src/w.rs", "pub enum W {}\npub struct U;\n");
+        let expected =
+            ["a: impl <T> A<T> { pub fn g() }", "a: pub struct A", "lib: pub use a::{A, W}", "w: pub enum W"];
+        assert_eq!(Vec::from_iter(apis.promised("spectrum-proxy")), expected);
+    }
+
+    #[test]
     fn a_difference_is_found_with_its_cure() {
         let mut apis = Apis::default();
-        apis.read("spectrum-steering/src/a.rs", "pub fn new() {}\n");
+        apis.read("spectrum-steering/src/lib.rs", "pub fn new() {}\n");
         let written = |path: &str| {
-            if path.starts_with("spectrum-steering") { "a: pub fn old()\n".to_owned() } else { String::new() }
+            if path.starts_with("spectrum-steering") {
+                "lib: pub fn old()\n".to_owned()
+            } else {
+                String::new()
+            }
         };
         let [finding] = &apis.findings(written)[..] else { panic!("one library differs") };
         let shown = finding.to_string();
         assert!(shown.contains("--renew-api"), "{shown}");
-        assert!(shown.ends_with("    - a: pub fn old()\n    + a: pub fn new()"), "{shown}");
+        assert!(shown.ends_with("    - lib: pub fn old()\n    + lib: pub fn new()"), "{shown}");
     }
 }

@@ -154,6 +154,7 @@ impl OriginWatch {
         self.0.thread.tell(WatchCommand::Configure(options));
     }
 
+    #[doc(hidden)]
     /// Dials nothing from now on that would come back through `own`, and again what no longer would.
     ///
     /// # Errors
@@ -162,11 +163,13 @@ impl OriginWatch {
         self.ask(|done| WatchCommand::Avoid { own, done }).await
     }
 
+    #[doc(hidden)]
     /// Says of each service's origins, in their order, where they were typed, for the log.
     pub fn place(&self, places: HashMap<ServiceName, Vec<String>>) {
         self.0.thread.tell(WatchCommand::Places(places));
     }
 
+    #[doc(hidden)]
     /// Begins to look up the names of `origins`, all at once, so that what is found out is there when the origins are used.
     /// After `patience` nobody waits any more, and what has not been answered by then goes on to be looked up.
     /// Each comes with whether it may be local, since one that means nothing else counts as one without an address.
@@ -181,6 +184,7 @@ impl OriginWatch {
         Lookups(answer)
     }
 
+    #[doc(hidden)]
     /// Has one of the origins of `service`, as `typed`, or one of its addresses, get no more connections, or another share of
     /// them, from now on and over reloads, until it is made ready.
     ///
@@ -197,12 +201,14 @@ impl OriginWatch {
         set.map_err(|_died| SetOriginError::Died)?
     }
 
+    #[doc(hidden)]
     /// Forgets what is set of others than these origins of services.
     pub fn keep<'a>(&self, origins: impl IntoIterator<Item = (&'a ServiceName, &'a Origin)>) {
         let origins = origins.into_iter().map(|(service, origin)| (service.clone(), origin.identity()));
         self.0.thread.tell(WatchCommand::Keep(origins.collect()));
     }
 
+    #[doc(hidden)]
     /// The states of the addresses of a service's origins, in the order configured.
     #[must_use]
     pub fn states(&self, service: &ServiceName) -> Vec<OriginState> {

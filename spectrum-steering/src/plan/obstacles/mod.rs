@@ -165,6 +165,7 @@ impl Listing {
     }
 }
 
+#[doc(hidden)]
 impl Plan {
     /// The rules among `listings` that keep packets to bound addresses and ports from being steered.
     #[must_use]

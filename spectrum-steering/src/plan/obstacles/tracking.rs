@@ -39,6 +39,7 @@ impl fmt::Display for Tracked {
     }
 }
 
+#[doc(hidden)]
 impl Plan {
     /// The rules that have conntrack follow connections to a binding, unless rules in `listings` take both of their
     /// directions out before. Once any rule of a family needs it, it follows all connections of that family in the
