@@ -87,16 +87,26 @@ impl Header {
     /// that it takes. `None` where there is none, or only a part of one: what is missing does not follow.
     #[must_use]
     pub fn parse_datagram(datagram: &[u8]) -> Option<(Self, usize)> {
-        match v2::parse(datagram, Transport::Datagram) {
+        match Self::of_datagram(datagram) {
             Parsed::Complete(header, length) => Some((header, length)),
             Parsed::Incomplete | Parsed::Malformed => None,
         }
     }
 
+    /// The same, and what is wrong where there is none: [`Parsed::Incomplete`] is for good here.
+    pub(crate) fn of_datagram(datagram: &[u8]) -> Parsed {
+        v2::parse(datagram, Transport::Datagram)
+    }
+
     /// The bytes of the header in version 2 for datagrams.
     #[must_use]
     pub fn datagram_bytes(&self) -> Vec<u8> {
-        v2::bytes(self, Transport::Datagram, &Extensions::default())
+        self.datagram_bytes_with(&Extensions::default())
+    }
+
+    /// The same with `extensions`, as many of them as [`MAX_LENGTH`] has room for.
+    pub(crate) fn datagram_bytes_with(&self, extensions: &Extensions) -> Vec<u8> {
+        v2::bytes(self, Transport::Datagram, extensions)
     }
 
     /// The content besides addresses of the header that is all of `bytes`, and was parsed, as far as it is to be passed on.

@@ -36,6 +36,11 @@ impl SimpleHeader {
         Some((Self { client: address(client, client_port), dialled: address(dialled, dialled_port) }, rest))
     }
 
+    /// True if `datagram` begins as one that has a header does, whole or not.
+    pub(crate) fn begins(datagram: &[u8]) -> bool {
+        datagram.starts_with(&MAGIC) || datagram == &MAGIC[..1]
+    }
+
     /// The bytes of the header.
     #[must_use]
     pub fn bytes(&self) -> [u8; Self::LENGTH] {

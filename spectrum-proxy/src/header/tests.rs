@@ -333,10 +333,10 @@ fn a_header_of_a_datagram_is_that_of_a_connection_but_for_the_transport() {
 }
 
 #[test]
-fn who_is_spoken_for_by_the_other_transport_is_nobody_here() {
+fn by_datagram_a_client_of_either_transport_is_named_and_by_connection_only_its_own() {
     let header = proxied("192.0.2.1:4096", "198.51.100.2:443");
     let (connection, datagram) = (header.bytes(ProxyVersion::V2), header.datagram_bytes());
     assert_eq!(Header::parse(&datagram), Parsed::Complete(Header::Local, datagram.len()));
-    assert_eq!(Header::parse_datagram(&connection), Some((Header::Local, connection.len())));
+    assert_eq!(Header::parse_datagram(&connection), Some((header, connection.len())));
     assert_eq!(Header::parse_datagram(&header.bytes(ProxyVersion::V1)), None, "lines are for streams");
 }

@@ -61,9 +61,13 @@ pub(crate) fn parse(bytes: &[u8], transport: Transport) -> Parsed {
 fn proxied(whole: &[u8], family: u8, transport: Transport) -> Option<Header> {
     let (header, extensions) = halves(whole, family)?;
     is_sound(whole, extensions)?;
-    // A client of another transport than what this came by has no address that means anything here.
-    let is_of_transport = [OVER_IPV4, OVER_IPV6].contains(&(family ^ transport.code()));
-    Some(if is_of_transport { header } else { Header::Local })
+    // What comes by a connection was never datagrams. The other way round it is usual: resolvers pass on by datagram what clients
+    // have asked by TCP or TLS, and say so.
+    let is_understood = match transport {
+        Transport::Connection => family & 0xf == transport.code(),
+        Transport::Datagram => family & 0xf > 0,
+    };
+    Some(if is_understood { header } else { Header::Local })
 }
 
 /// The addresses and the extensions of the whole header of a client's connection.
