@@ -4,7 +4,7 @@
 use std::cell::Cell;
 use std::net::SocketAddr;
 
-use crate::header::{Header, SimpleHeader};
+use crate::header::{Extensions, Header, SimpleHeader};
 use crate::model::DatagramHeader;
 
 /// The header of one session at one origin.
@@ -32,20 +32,26 @@ pub(super) enum Before<'a> {
 }
 
 impl Head {
-    pub(super) fn new(kind: DatagramHeader, client: SocketAddr, dialled: SocketAddr) -> Self {
+    /// The header that says who dialled what, and in version 2 also what a trusted proxy said besides.
+    pub(super) fn new(
+        kind: DatagramHeader,
+        client: SocketAddr,
+        dialled: SocketAddr,
+        extensions: &Extensions,
+    ) -> Self {
         let bytes = match kind {
             DatagramHeader::Spp => SimpleHeader { client, dialled }.bytes().into(),
             DatagramHeader::V2 | DatagramHeader::V2Alone | DatagramHeader::V2First => {
-                Header::Proxied { client, dialled }.datagram_bytes().into()
+                Header::Proxied { client, dialled }.datagram_bytes_with(extensions).into()
             }
         };
         Self { kind, bytes, former: None, is_told: Cell::new(false) }
     }
 
     /// The client has another address. An origin that is told but once would take another header for the client's own words.
-    pub(super) fn follow(&mut self, client: SocketAddr, dialled: SocketAddr) {
+    pub(super) fn follow(&mut self, client: SocketAddr, dialled: SocketAddr, extensions: &Extensions) {
         if matches!(self.kind, DatagramHeader::Spp | DatagramHeader::V2) {
-            let Self { bytes, .. } = Self::new(self.kind, client, dialled);
+            let Self { bytes, .. } = self.with(client, dialled, extensions);
             self.former = Some(std::mem::replace(&mut self.bytes, bytes));
         }
     }
@@ -65,6 +71,16 @@ impl Head {
         if [head, payload].contains(&&*self.bytes) {
             self.is_told.set(false);
         }
+    }
+
+    /// True if what a trusted proxy says besides stands before every datagram, as it said it of each.
+    pub(super) fn repeats_extensions(&self) -> bool {
+        self.kind == DatagramHeader::V2
+    }
+
+    /// The same with other extensions.
+    pub(super) fn with(&self, client: SocketAddr, dialled: SocketAddr, extensions: &Extensions) -> Self {
+        Self::new(self.kind, client, dialled, extensions)
     }
 
     /// The bytes that it takes of every datagram, not only of one.
@@ -96,7 +112,8 @@ mod tests {
     use super::*;
 
     fn head(kind: DatagramHeader) -> Head {
-        Head::new(kind, "192.0.2.1:4096".parse().unwrap(), "198.51.100.2:443".parse().unwrap())
+        let (client, dialled) = ("192.0.2.1:4096".parse().unwrap(), "198.51.100.2:443".parse().unwrap());
+        Head::new(kind, client, dialled, &Extensions::default())
     }
 
     #[test]
@@ -128,11 +145,8 @@ mod tests {
         assert_eq!(simple.strip(&[own, b"answer"].concat()), Some(&b"answer"[..]));
         assert_eq!(simple.strip(own), Some(&b""[..]));
         assert_eq!(simple.strip(b"answer"), None);
-        let other = Head::new(
-            DatagramHeader::Spp,
-            "192.0.2.9:4096".parse().unwrap(),
-            "198.51.100.2:443".parse().unwrap(),
-        );
+        let (client, dialled) = ("192.0.2.9:4096".parse().unwrap(), "198.51.100.2:443".parse().unwrap());
+        let other = simple.with(client, dialled, &Extensions::default());
         let Before::Each(others) = other.next() else { panic!("not before each") };
         assert_eq!(simple.strip(&[others, b"answer"].concat()), None);
         assert_eq!(head(DatagramHeader::V2).strip(b"answer"), Some(&b"answer"[..]));
@@ -140,11 +154,12 @@ mod tests {
 
     #[test]
     fn every_datagram_names_where_the_client_is_now() {
+        let none = Extensions::default();
         let (moved, dialled) = ("192.0.2.1:5000".parse().unwrap(), "198.51.100.2:443".parse().unwrap());
         for kind in [DatagramHeader::V2, DatagramHeader::Spp] {
-            let (mut one, new) = (head(kind), Head::new(kind, moved, dialled));
+            let (mut one, new) = (head(kind), head(kind).with(moved, dialled, &none));
             let before = one.bytes.clone();
-            one.follow(moved, dialled);
+            one.follow(moved, dialled, &none);
             assert_eq!(one.next(), new.next());
             assert_ne!(one.bytes, before);
             for own in [&before, &one.bytes] {
@@ -153,7 +168,7 @@ mod tests {
         }
         let mut once = head(DatagramHeader::V2First);
         assert_ne!(once.next(), Before::None);
-        once.follow(moved, dialled);
+        once.follow(moved, dialled, &none);
         assert_eq!(once.next(), Before::None);
     }
 }

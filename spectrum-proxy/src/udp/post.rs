@@ -1,6 +1,7 @@
 //! How datagrams leave: many by one call where they leave through the same socket, trains as trains as long as the way takes them. No
 //! failure of one datagram gets past this file but what says that an origin cannot be reached.
 
+use std::borrow::Cow;
 use std::io;
 use std::os::fd::BorrowedFd;
 
@@ -178,8 +179,12 @@ fn speak(outbox: &mut Outbox, voice: &Voice, letters: &[(Letter<'_>, &UdpSession
     };
     if let Voice::Raw(raw) = voice {
         for (letter, session) in letters {
-            let (from, to) = (session.dialled(), session.account.client.get());
-            let sent = raw.send(from, to, letter.hops.unwrap_or(HOPS), letter.class, letter.payload);
+            let (from, to) = (session.local(), session.peer());
+            let payload = match letter.head {
+                [] => Cow::Borrowed(letter.payload),
+                head => Cow::Owned([head, letter.payload].concat()),
+            };
+            let sent = raw.send(from, to, letter.hops.unwrap_or(HOPS), letter.class, &payload);
             note(session, letter, sent);
         }
     }

@@ -17,6 +17,7 @@ use super::table::{Key, SessionId, SessionTable};
 use super::train::Train;
 use super::voice::Voice;
 use crate::assignment::Assignment;
+use crate::header::Header;
 use crate::model::{DialSource, Family, Quic};
 use crate::traffic::Remark;
 
@@ -93,6 +94,23 @@ impl Sessions {
         Some(Moved::Elsewhere)
     }
 
+    /// The same of a client that a trusted proxy speaks for, and that the proxy says is elsewhere now. Its sessions are this worker's, since
+    /// the proxy itself has not moved, and is answered where it was.
+    pub(super) fn moved_behind(
+        &self,
+        table: &mut SessionTable<UdpSession>,
+        assignment: &Assignment,
+        key: &Key,
+        datagram: &[u8],
+        now: Instant,
+    ) -> Option<SessionId> {
+        if key.via.is_none() || !follows(assignment) {
+            return None;
+        }
+        let Owner { worker, session } = self.connections.owner(key.dialled, datagram)?;
+        (worker == self.worker && self.follow(table, assignment, session, key, now)).then_some(session)
+    }
+
     /// Has a session go on with the client of `key`. False if it cannot, and then it is as it was, or over.
     fn follow(
         &self,
@@ -107,7 +125,8 @@ impl Sessions {
         }
         let group = table.group_of(id);
         let Some(session) = table.get_mut(id) else { return false };
-        if group != Some(key.group) || session.dialled() != key.dialled {
+        let via = session.proxied.as_ref().map(|proxied| proxied.via.id);
+        if group != Some(key.group) || session.dialled() != key.dialled || via != key.via {
             return false;
         }
         if let Some(how) = expiry(session, &assignment.served().policy) {
@@ -117,7 +136,7 @@ impl Sessions {
         let former = session.account.client.get();
         // One that speaks to its former address alone gets another voice.
         let voice = match session.voice {
-            Voice::Parted(_) => match self.voices.of(key.dialled, assignment.share()) {
+            Voice::Parted(_) if via.is_none() => match self.voices.of(key.dialled, assignment.share()) {
                 Ok(Some(voice)) => Some(voice),
                 Ok(None) | Err(_) => return false,
             },
@@ -127,15 +146,18 @@ impl Sessions {
             assignment.complain(&session.account, limit);
             return false;
         }
-        session.parted = None;
+        if via.is_none() {
+            session.parted = None;
+            let path = session.path.get_or_insert_with(|| Box::new(ClientPath::from(former.ip())));
+            path.moved(key.client.ip(), now);
+        }
         if let Some(voice) = voice {
             session.voice = voice;
         }
         if let Some(head) = session.upstream.as_mut().and_then(|upstream| upstream.head.as_mut()) {
-            head.follow(key.client, key.dialled);
+            let header = session.proxied.as_ref().map_or(&[][..], |proxied| &proxied.header);
+            head.follow(key.client, key.dialled, &Header::extensions(header));
         }
-        let path = session.path.get_or_insert_with(|| Box::new(ClientPath::from(former.ip())));
-        path.moved(key.client.ip(), now);
         table.rekey(id, *key);
         assignment.traffic().note(Remark::Followed);
         tracing::debug!(client = %key.client, %former, dialled = %key.dialled, "the client of a session has another address");
@@ -150,7 +172,7 @@ impl Sessions {
         let Some((group, assignment)) = group.and_then(|group| Some((group, self.assignment(group)?))) else {
             return;
         };
-        let key = Key { group, client: passed.client, dialled: passed.dialled };
+        let key = Key { group, client: passed.client, dialled: passed.dialled, via: None };
         if !follows(&assignment) || !self.follow(&mut table, &assignment, passed.session, &key, now) {
             // It may have ended a moment ago.
             assignment.traffic().datagrams().lost.add(train.count() as u64);

@@ -17,17 +17,18 @@ use tokio::time::{Instant, sleep};
 use super::answer::Answer;
 use super::options;
 use super::post::{Due, Post};
+use super::proxied::{Arrival, Proxied};
 use super::queue_losses::{LOOK, QueueLosses};
 use super::rebinding::Moved;
 use super::session::UdpSession;
-use super::sessions::{Sessions, end, expiry};
+use super::sessions::{Sessions, end, expired};
 use super::table::{GroupId, Key, Rank, SessionId, SessionTable};
 use super::upstream::Upstream;
 use super::voice::Voice;
 use crate::assignment::{Assignment, CurrentAssignment};
 use crate::model::{Destination, Family};
 use crate::origins::Chooser;
-use crate::report::{DialFailure, End, Limit, Side};
+use crate::report::{DialFailure, End, HeaderFault, Limit, Side};
 use crate::session::Session;
 use crate::worker::Worker;
 
@@ -78,6 +79,7 @@ impl Receiver {
             losses,
             is_looked_at: Cell::new(false),
             told: Cell::new(None),
+            told_of_proxies: Cell::new(None),
         });
         let (stop, stopped) = oneshot::channel();
         let task = spawn_local(Rc::clone(&queue).receive(stopped));
@@ -113,6 +115,8 @@ struct Queue {
     is_looked_at: Cell<bool>,
     /// When a shortage was told last.
     told: Cell<Option<Instant>>,
+    /// When a proxy was told of last.
+    told_of_proxies: Cell<Option<Instant>>,
 }
 
 impl Queue {
@@ -185,20 +189,25 @@ impl Queue {
         let mut table = self.sessions.table.borrow_mut();
         let mut due = self.due.borrow_mut();
         due.clear();
+        let trusted = &assignment.served().policy.trusted_proxies;
         for index in received {
             let Some(train) = post.inbox.train(index) else { continue };
             let (Some(client), Some(dialled)) = (train.sender, train.dialled) else {
                 tracing::debug!(destination = %self.destination, "a datagram without its dialled address");
                 continue;
             };
-            let key = Key { group: self.group, client, dialled };
-            let mut known = table.find(&key);
-            if let Some((id, how)) =
-                known.and_then(|id| Some((id, expiry(table.get(id)?, &assignment.served().policy)?)))
-            {
-                end(&mut table, id, how);
-                known = None;
+            let policy = &assignment.served().policy;
+            if trusted.trusts(client.ip()) {
+                let assignment = &*assignment;
+                let arrival = Arrival { group: self.group, assignment, sender: client, dialled, now };
+                let open = |table: &mut SessionTable<UdpSession>, proxied: Proxied<'_>, datagram: &[u8]| {
+                    self.open(table, assignment, proxied.key, Some(&proxied), datagram, now)
+                };
+                self.sessions.take_proxied(&mut table, post, index, &arrival, &mut due, open);
+                continue;
             }
+            let key = Key { group: self.group, client, dialled, via: None };
+            let mut known = table.find(&key).filter(|id| !expired(&mut table, *id, policy));
             if known.is_none() {
                 match self.sessions.moved(&mut table, &assignment, &key, &train, now) {
                     Some(Moved::Elsewhere) => continue,
@@ -206,7 +215,10 @@ impl Queue {
                     None => {}
                 }
             }
-            if let Some(id) = known.or_else(|| self.open(&mut table, &assignment, key, train.first(), now)) {
+            let open = |table: &mut SessionTable<UdpSession>| {
+                self.open(table, &assignment, key, None, train.first(), now)
+            };
+            if let Some(id) = known.or_else(|| open(&mut table)) {
                 Sessions::take(&mut table, id, index, &train, now, &mut due);
             }
         }
@@ -217,15 +229,19 @@ impl Queue {
         &self,
         table: &mut SessionTable<UdpSession>,
         assignment: &Assignment,
-        key: Key,
+        mut key: Key,
+        proxied: Option<&Proxied<'_>>,
         datagram: &[u8],
         now: Instant,
     ) -> Option<SessionId> {
-        let Key { client, dialled, .. } = key;
         let served = assignment.served();
-        let answer = Answer::of(&served.target)?;
-        if !answer.accepts(client) {
-            tracing::debug!(%client, %dialled, "a datagram from a service's port is not answered");
+        let fault = proxied.and_then(|proxied| proxied.fault);
+        let answer = if fault.is_some() { Answer::Discard } else { Answer::of(&served.target)? };
+        // Of who sends it, and of whom that speaks for.
+        let (peer, local) =
+            proxied.map_or((key.client, key.dialled), |proxied| (proxied.via.sender, proxied.via.dialled));
+        if !answer.accepts(peer) || !answer.accepts(key.client) {
+            tracing::debug!(client = %key.client, dialled = %local, "a datagram from a service's port is not answered");
             return None;
         }
         self.sessions.make_room(table, self.group);
@@ -238,11 +254,20 @@ impl Queue {
             Rc::clone(&self.worker),
             served.service.clone(),
             self.destination.protocol,
-            client,
-            dialled,
+            peer,
+            local,
             assignment.traffic(),
         );
-        let voice = match self.admit(table, assignment, &account, answer) {
+        let by = proxied.map(|proxied| Box::new(proxied.by(self.sessions.vias.hold(proxied.via))));
+        if let Some(by) = &by {
+            by.name(&account);
+            key.via = Some(by.via.id);
+        }
+        if let Some(fault) = fault {
+            account.ends_as(End::Headless(fault));
+            self.complain_of(peer, local, fault);
+        }
+        let voice = match self.admit(table, assignment, &account, answer, local) {
             Ok(Some(voice)) => voice,
             // From any other address an answer would be none.
             Ok(None) => {
@@ -256,8 +281,10 @@ impl Queue {
             }
         };
         let mut session = UdpSession::new(account, assignment.traffic(), answer, voice);
+        session.proxied = by;
         if let (Answer::Relay, Some(dialler)) = (answer, &assignment.dialler) {
-            match self.reach(table, dialler.chooser(), &session.account) {
+            let header = proxied.map_or(&[][..], |proxied| proxied.header);
+            match self.reach(table, dialler.chooser(), &session.account, header) {
                 Ok(upstream) => {
                     session.account.count_for(&upstream.open);
                     session.account.origin.set(Some(upstream.origin));
@@ -268,13 +295,15 @@ impl Queue {
                     session.end(End::Undialled(failure));
                     // What we lack ourselves may be there in a moment.
                     if failure != DialFailure::OutOfResources {
-                        self.sessions.refuse(dialled, client, datagram, assignment.traffic());
+                        self.sessions.refuse(local, peer, datagram, assignment.traffic());
                     }
                     return None;
                 }
             }
         }
-        session.account.established();
+        if fault.is_none() {
+            session.account.established();
+        }
         let id = table.insert(key, Rank::Unanswered, now, session);
         self.sessions.begin_reaping();
         if let Some(upstream) = table.get(id).and_then(|session| session.upstream.as_ref())
@@ -287,6 +316,19 @@ impl Queue {
         Some(id)
     }
 
+    /// Tells the log of a trusted proxy that does not say for whom it speaks, or of many at once.
+    fn complain_of(&self, proxy: SocketAddr, dialled: SocketAddr, fault: HeaderFault) {
+        let now = Instant::now();
+        if self.told_of_proxies.get().is_none_or(|told| now.duration_since(told) >= LOG_INTERVAL) {
+            self.told_of_proxies.set(Some(now));
+            let service = &self.destination.service;
+            tracing::warn!(
+                %service, %proxy, %dialled, end = %End::Headless(fault),
+                "a trusted proxy sends datagrams without a whole PROXY header of version 2, or of SPP, before each: they go no further"
+            );
+        }
+    }
+
     /// What a session may speak through, as far as limits allow one more. Where those of its service are reached, another session
     /// of the service makes room.
     fn admit(
@@ -295,6 +337,7 @@ impl Queue {
         assignment: &Assignment,
         account: &Session,
         answer: Answer,
+        local: SocketAddr,
     ) -> Result<Option<Voice>, Limit> {
         match account.admit(&assignment.gate) {
             Err(Limit::Service) if self.give_up_one(table) => account.admit(&assignment.gate)?,
@@ -309,7 +352,7 @@ impl Queue {
         if answer == Answer::Discard {
             return Ok(Some(Voice::Silent));
         }
-        self.voice(table, assignment, account.dialled.get())
+        self.voice(table, assignment, local)
     }
 
     /// The way to an origin. Where this host has no port or descriptor left, another session of the service makes room.
@@ -318,8 +361,9 @@ impl Queue {
         table: &mut SessionTable<UdpSession>,
         chooser: &Chooser,
         account: &Session,
+        header: &[u8],
     ) -> Result<Upstream, DialFailure> {
-        let caller = self.sessions.caller(account);
+        let caller = self.sessions.caller(account, header);
         let open = || Upstream::open(chooser, &self.worker, caller, &[]);
         match open() {
             Err(DialFailure::OutOfResources) => {

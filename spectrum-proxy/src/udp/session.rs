@@ -12,10 +12,12 @@ use tokio::time::Instant;
 use super::answer::Answer;
 use super::client_path::ClientPath;
 use super::connection_book::KnownIds;
+use super::proxied::ProxiedBy;
 use super::queue_losses::QueueLosses;
 use super::train::{Letter, Train};
 use super::upstream::{Unanswered, Upstream};
 use super::voice::Voice;
+use crate::header::Header;
 use crate::limits::Held;
 use crate::model::Family;
 use crate::report::End;
@@ -28,6 +30,8 @@ pub(super) struct UdpSession {
     datagrams: Arc<DatagramCounters>,
     pub(super) answer: Answer,
     pub(super) voice: Voice,
+    /// The trusted proxy that speaks for its client, if one does.
+    pub(super) proxied: Option<Box<ProxiedBy>>,
     /// The socket that its client's datagrams come to since no listener is left for them.
     pub(super) parted: Option<Parted>,
     /// True once a train for its client had to be taken apart.
@@ -62,6 +66,7 @@ impl UdpSession {
             datagrams: traffic.datagrams(),
             answer,
             voice,
+            proxied: None,
             parted: None,
             singly: Cell::new(false),
             upstream: None,
@@ -76,6 +81,27 @@ impl UdpSession {
 
     pub(super) fn dialled(&self) -> SocketAddr {
         self.account.dialled.get()
+    }
+
+    /// Who sends its datagrams, and is answered: the client, or the proxy that speaks for it.
+    pub(super) fn peer(&self) -> SocketAddr {
+        self.proxied.as_ref().map_or_else(|| self.account.client.get(), |proxied| proxied.via.via.sender)
+    }
+
+    /// The address and port that these come to, and answers come from: the dialled ones, or those that the proxy dialled.
+    pub(super) fn local(&self) -> SocketAddr {
+        self.proxied.as_ref().map_or_else(|| self.dialled(), |proxied| proxied.via.via.dialled)
+    }
+
+    /// From now on its datagrams begin with this header. It says the same of whom they are, but perhaps something else besides.
+    pub(super) fn renew_header(&mut self, header: Box<[u8]>) {
+        let (client, dialled) = (self.account.client.get(), self.dialled());
+        if let Some(upstream) = &mut self.upstream {
+            upstream.renew_head(client, dialled, &Header::extensions(&header));
+        }
+        if let Some(proxied) = &mut self.proxied {
+            proxied.header = header;
+        }
     }
 
     /// Counts what its client sent.
@@ -113,17 +139,17 @@ impl UdpSession {
     }
 
     /// What `train` becomes on its way to the client, with so many hops left; `None`: as many as the system gives.
-    pub(super) fn letter_to_client<'a>(&self, train: &Train<'a>, hops: Option<u8>) -> Letter<'a> {
+    pub(super) fn letter_to_client<'a>(&'a self, train: &Train<'a>, hops: Option<u8>) -> Letter<'a> {
         let from = self.voice.socket().and_then(|(_, from)| from);
         Letter {
-            to: (!matches!(self.voice, Voice::Parted(_))).then(|| self.account.client.get()),
+            to: (!matches!(self.voice, Voice::Parted(_))).then(|| self.peer()),
             from,
-            head: &[],
+            head: self.proxied.as_ref().map_or(&[], |proxied| proxied.before_answers()),
             payload: train.payload,
             segment: (train.count() > 1).then_some(train.segment),
             hops,
             class: train.class,
-            is_v4: Family::of(self.dialled().ip()) == Family::Ipv4,
+            is_v4: Family::of(self.local().ip()) == Family::Ipv4,
         }
     }
 
@@ -135,10 +161,11 @@ impl UdpSession {
         if let Some(upstream) = &self.upstream {
             self.overflowed_from_origin(upstream.losses.end(&upstream.socket));
         }
-        let Self { account, upstream, .. } = self;
+        let Self { account, upstream, proxied, .. } = self;
+        let fault = proxied.and_then(|proxied| proxied.fault);
         if let Some(upstream) = upstream {
             upstream.open.ended(end);
         }
-        account.end(end);
+        account.end(fault.map_or(end, End::Headless));
     }
 }

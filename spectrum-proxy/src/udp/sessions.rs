@@ -19,6 +19,7 @@ use super::connection_book::{ConnectionBook, Mailbox};
 use super::parting;
 use super::poller::{Ear, Heard, Poller};
 use super::post::{Due, Post, Way, is_of_origin};
+use super::proxied::Arrival;
 use super::queue_losses::QueueLosses;
 use super::rebinding::take_passed;
 use super::session::{Parted, UdpSession};
@@ -26,6 +27,7 @@ use super::sys::BATCH;
 use super::table::{GroupId, Rank, SessionId, SessionTable};
 use super::train::Train;
 use super::upstream::{Caller, Unanswered, Upstream, header_lengths};
+use super::via::Vias;
 use super::voice::{Voice, Voices};
 use crate::assignment::Assignment;
 use crate::model::{Family, Policy, ServiceName};
@@ -76,6 +78,7 @@ struct Group {
 pub(crate) struct Sessions {
     pub(super) table: RefCell<SessionTable<UdpSession>>,
     pub(super) voices: Voices,
+    pub(super) vias: Vias,
     pub(super) post: RefCell<Post>,
     groups: RefCell<Groups>,
     capacity: usize,
@@ -125,6 +128,7 @@ impl Sessions {
         Self {
             table: RefCell::new(SessionTable::new()),
             voices: Voices::default(),
+            vias: Vias::default(),
             post: RefCell::new(Post::new()),
             groups: RefCell::default(),
             capacity,
@@ -149,6 +153,14 @@ impl Sessions {
     /// From now on a short silence ends a session that we answer ourselves.
     pub(crate) fn hurry(&self) {
         self.draining.set(true);
+        let mut table = self.table.borrow_mut();
+        for id in table.peopled().into_iter().flat_map(|group| table.ids_of(group)).collect::<Vec<_>>() {
+            // Nobody waits for these.
+            let by = table.get(id).and_then(|session| session.proxied.as_ref());
+            if let Some(fault) = by.and_then(|by| by.fault) {
+                end(&mut table, id, End::Headless(fault));
+            }
+        }
         self.hurried.notify_one();
     }
 
@@ -340,11 +352,11 @@ impl Sessions {
         }
     }
 
-    /// Whom an origin is to be found for.
-    pub(super) fn caller(&self, account: &Session) -> Caller {
+    /// Whom an origin is to be found for, and the header by which a trusted proxy named it, or nothing.
+    pub(super) fn caller<'a>(&self, account: &Session, header: &'a [u8]) -> Caller<'a> {
         let turn = self.turns.replace(self.turns.get().wrapping_add(1));
         let (client, dialled) = (account.client.get(), account.dialled.get());
-        Caller { client, dialled, bound_port: account.bound_port, turn }
+        Caller { client, dialled, bound_port: account.bound_port, turn, header }
     }
 
     /// Where a session keeps what nobody has answered.
@@ -376,7 +388,7 @@ impl Sessions {
             let Some(session) = table.get_mut(id).filter(|session| session.parted.is_none()) else {
                 continue;
             };
-            let (client, dialled) = (session.account.client.get(), session.dialled());
+            let (client, dialled) = (session.peer(), session.local());
             // What is left is for those who go on.
             let Ok(held) = assignment.share().take(1) else { return };
             let parted = parting::open(dialled, client, transparent).and_then(|socket| {
@@ -443,6 +455,10 @@ impl Sessions {
                 more.push(one);
             }
             match ear {
+                Ear::Parted if session.proxied.is_some() => {
+                    let (sender, dialled) = (session.peer(), session.local());
+                    self.take_parted(&mut table, &mut post, id, received, (sender, dialled), due);
+                }
                 Ear::Parted => {
                     for index in received {
                         if let Some(train) = post.inbox.train(index) {
@@ -480,6 +496,32 @@ impl Sessions {
         // Those that waited come first.
         more.append(heard);
         std::mem::swap(heard, &mut more);
+    }
+
+    /// Takes what a trusted proxy sent to the socket of one of its sessions, which may be for others of them: sockets of the same
+    /// two ends are one to the kernel.
+    fn take_parted(
+        self: &Rc<Self>,
+        table: &mut SessionTable<UdpSession>,
+        post: &mut Post,
+        id: SessionId,
+        received: Range<usize>,
+        (sender, dialled): (SocketAddr, SocketAddr),
+        due: &mut Vec<Due>,
+    ) {
+        let Some(group) = table.group_of(id) else { return };
+        let Some(assignment) = self.assignment(group) else { return };
+        let assignment = &*assignment;
+        let arrival = Arrival { group, assignment, sender, dialled, now: Instant::now() };
+        for index in received {
+            self.take_proxied(table, post, index, &arrival, due, |table, _, _| {
+                // Nothing listens for new ones any more.
+                if let Some(session) = table.get(id) {
+                    session.lost(1);
+                }
+                None
+            });
+        }
     }
 
     /// How many of the datagrams of `train`, which came from a session's origin, are for its client. The others are noted.
@@ -565,7 +607,8 @@ impl Sessions {
         tracing::debug!(%client, origin = %former, %error, "origin is not there");
         if let (Some(chooser), Some(mut unanswered)) = (chooser, session.unanswered.take()) {
             unanswered.tried.push(former);
-            let caller = self.caller(&session.account);
+            let header = session.proxied.as_ref().map_or(&[][..], |proxied| &proxied.header);
+            let caller = self.caller(&session.account, header);
             let opened = Upstream::open(chooser, session.account.worker(), caller, &unanswered.tried);
             if let Ok(next) = opened
                 && self.listen_to(&next, id).is_ok()
@@ -587,7 +630,7 @@ impl Sessions {
             End::Undialled(DialFailure::of(error))
         };
         if let Some(assignment) = &assignment {
-            self.refuse(session.dialled(), client, &[], assignment.traffic());
+            self.refuse(session.local(), session.peer(), &[], assignment.traffic());
         }
         end(table, id, how);
     }
@@ -601,8 +644,14 @@ impl Sessions {
         }
         session.narrowed.set(Some(now));
         let Some(assignment) = self.assignment(group) else { return };
-        let (client, dialled) = (session.account.client.get(), session.dialled());
-        let mtu = room.saturating_add(header_lengths(Family::of(client.ip())));
+        let (client, dialled) = (session.peer(), session.local());
+        // A proxy has its header before it, which is not known any more here.
+        let (header, datagram) = match &session.proxied {
+            Some(proxied) => (u16::try_from(proxied.header.len()).unwrap_or(u16::MAX), &[][..]),
+            None => (0, datagram),
+        };
+        let others = header_lengths(Family::of(dialled.ip())).saturating_add(header);
+        let mtu = room.saturating_add(others);
         let is_told = self.complaints.too_big(dialled, client, mtu, datagram);
         assignment.traffic().note(if is_told { Remark::TooBig } else { Remark::Withheld });
     }
@@ -644,6 +693,15 @@ impl Sessions {
         }
         next.map(|next| next.max(now + LOOK))
     }
+}
+
+/// True if a session has had its time; it is ended then.
+pub(super) fn expired(table: &mut SessionTable<UdpSession>, id: SessionId, policy: &Policy) -> bool {
+    let how = table.get(id).and_then(|session| expiry(session, policy));
+    if let Some(how) = how {
+        end(table, id, how);
+    }
+    how.is_some()
 }
 
 /// The end of a session that has had its time.

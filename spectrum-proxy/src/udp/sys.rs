@@ -31,6 +31,17 @@ pub(super) struct Inbox {
     headers: Vec<libc::mmsghdr>,
     /// The number of headers that the kernel has written to.
     used: usize,
+    /// Trains that are parts of those that came.
+    cuts: Vec<Cut>,
+}
+
+/// A train that is a part of another.
+#[derive(Clone, Copy, Debug)]
+struct Cut {
+    of: usize,
+    from: usize,
+    length: usize,
+    segment: usize,
 }
 
 impl Inbox {
@@ -42,6 +53,7 @@ impl Inbox {
             parts: Vec::new(),
             headers: Vec::new(),
             used: 0,
+            cuts: Vec::new(),
         }
     }
 
@@ -49,6 +61,7 @@ impl Inbox {
     pub(super) fn clear(&mut self) {
         self.prepare();
         self.used = 0;
+        self.cuts.clear();
     }
 
     /// The number of trains that there is room for.
@@ -71,8 +84,35 @@ impl Inbox {
         Ok(first..self.used)
     }
 
-    /// The train with this number of those that came last; `None` where there is none.
+    /// The train with this number of those that came last, or were cut out of them; `None` where there is none.
     pub(super) fn train(&self, index: usize) -> Option<Train<'_>> {
+        let Some(cut) = index.checked_sub(BATCH) else { return self.received(index) };
+        let Cut { of, from, length, segment } = *self.cuts.get(cut)?;
+        let whole = self.received(of)?;
+        Some(Train { payload: whole.payload.get(from..from + length)?, segment, ..whole })
+    }
+
+    /// Makes a train of `parts` of the train `index`, which are of one length but for the last, by moving them together: its number.
+    /// What stood between them is lost.
+    pub(super) fn cut(&mut self, index: usize, parts: &[Range<usize>]) -> Option<usize> {
+        let buffer = self.buffers.get_mut(index * BUFFER..(index + 1) * BUFFER)?;
+        let first = parts.first()?;
+        let mut end = first.start;
+        for part in parts {
+            if part.start < end || part.end < part.start || part.end > buffer.len() {
+                return None;
+            }
+            if part.start > end {
+                buffer.copy_within(part.clone(), end);
+            }
+            end += part.len();
+        }
+        let (from, segment) = (first.start, first.len());
+        self.cuts.push(Cut { of: index, from, length: end - from, segment });
+        Some(BATCH + self.cuts.len() - 1)
+    }
+
+    fn received(&self, index: usize) -> Option<Train<'_>> {
         let header = self.headers.get(..self.used)?.get(index)?;
         let from = index * BUFFER;
         let payload = self.buffers.get(from..from + usize::try_from(header.msg_len).ok()?.min(BUFFER))?;

@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use tokio::time::Instant;
 
 use super::crowds::Crowds;
+use super::via::ViaId;
 
 /// A service of one family, whose sessions are told from others'.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -18,6 +19,8 @@ pub(super) struct Key {
     pub(super) group: GroupId,
     pub(super) client: SocketAddr,
     pub(super) dialled: SocketAddr,
+    /// The trusted proxy that speaks for the client.
+    pub(super) via: Option<ViaId>,
 }
 
 /// A session of the table. One that is gone has an id that no other gets.

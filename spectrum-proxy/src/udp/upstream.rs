@@ -14,6 +14,7 @@ use super::options;
 use super::queue_losses::QueueLosses;
 use super::sys::mtu;
 use super::train::{Letter, Train};
+use crate::header::{Extensions, Header};
 use crate::model::{Family, Prefix, Protocol};
 use crate::origins::{Chooser, OpenGuard};
 use crate::report::DialFailure;
@@ -48,13 +49,15 @@ pub(super) struct Upstream {
 
 /// Whom an origin is to be found for.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Caller {
+pub(super) struct Caller<'a> {
     pub(super) client: SocketAddr,
     pub(super) dialled: SocketAddr,
     /// The dialled port by which steering chose the service.
     pub(super) bound_port: u16,
     /// How many were looked for before: each has another source address, where there are several.
     pub(super) turn: usize,
+    /// The header by which a trusted proxy named the client, or nothing.
+    pub(super) header: &'a [u8],
 }
 
 impl Upstream {
@@ -62,10 +65,10 @@ impl Upstream {
     pub(super) fn open(
         chooser: &Chooser,
         worker: &Worker,
-        caller: Caller,
+        caller: Caller<'_>,
         tried: &[SocketAddr],
     ) -> Result<Self, DialFailure> {
-        let Caller { client, dialled, bound_port, turn } = caller;
+        let Caller { client, dialled, bound_port, turn, header } = caller;
         let choices = chooser.choices(Protocol::Udp, client.ip());
         let mut failure = choices.absence();
         while let Some(member) = choices.another() {
@@ -88,7 +91,9 @@ impl Upstream {
                         let open = choices.open(place);
                         let has_others = choices.sole().is_none();
                         let head = chooser.datagram_header();
-                        let head = head.map(|kind| Box::new(Head::new(kind, client, dialled)));
+                        let head = head.map(|kind| {
+                            Box::new(Head::new(kind, client, dialled, &Header::extensions(header)))
+                        });
                         let room = head.as_ref().and_then(|head| room(&socket, origin, head.length()));
                         let singly = Cell::new(false);
                         let losses = QueueLosses::default();
@@ -107,6 +112,15 @@ impl Upstream {
             }
         }
         Err(failure)
+    }
+
+    /// Tells the origin from now on what a trusted proxy says besides, where it is told with every datagram.
+    pub(super) fn renew_head(&mut self, client: SocketAddr, dialled: SocketAddr, extensions: &Extensions) {
+        let Some(head) = self.head.as_mut().filter(|head| head.repeats_extensions()) else { return };
+        let renewed = head.with(client, dialled, extensions);
+        let length = |head: &Head| u16::try_from(head.length()).unwrap_or(u16::MAX);
+        self.room = self.room.map(|room| room.saturating_add(length(head)).saturating_sub(length(&renewed)));
+        **head = renewed;
     }
 
     /// What `train` becomes on its way to the origin.

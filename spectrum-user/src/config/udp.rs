@@ -1,15 +1,6 @@
-//! What may stand behind UDP bindings, for flags and files alike, and the one place that says which keys have no effect on UDP
-//! yet. Reads none of them.
+//! What may stand behind UDP bindings, for flags and files alike. Reads neither.
 
 use crate::model::{Binding, OriginProtocols, Protocol, Responder, Target};
-
-/// The keys of a service that would have no effect on its UDP bindings. Whoever builds one takes it out of here.
-const NOT_YET: &[&str] = &["trusted-proxies"];
-
-/// True if `key` of a service has no effect on UDP yet, and so must be refused.
-pub(super) fn is_not_yet(key: &str) -> bool {
-    NOT_YET.contains(&key)
-}
 
 /// The protocols that a service binds.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

@@ -47,6 +47,7 @@ fn key(group: GroupId, number: u8) -> Key {
         group,
         client: SocketAddr::from(([192, 0, 2, number], 4000)),
         dialled: SocketAddr::from(([198, 51, 100, 1], 53)),
+        via: None,
     }
 }
 

@@ -5,7 +5,6 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use super::section::{Section, Typed};
-use super::udp::is_refused_unbuilt;
 use crate::config::udp::BoundProtocols;
 use crate::model::{Limits, Policy, Prefix, Timeouts, TrustedProxies, UdpPolicy};
 
@@ -43,9 +42,6 @@ impl<'a, 't> PolicyKeys<'a, 't> {
             typed.refuse(
                 "is about TCP, of which the service has no binding; remove it, or write udp = { idle = \"30s\" }",
             );
-        }
-        if let (Some(typed), true) = (self.trusted_proxies, bound.udp) {
-            is_refused_unbuilt(typed, "trusted-proxies");
         }
     }
 

@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use super::section::Typed;
-use crate::config::udp::{BoundProtocols, is_not_yet};
+use crate::config::udp::BoundProtocols;
 use crate::model::{
     DatagramHeader, DialSource, Family, OriginHost, Origins, Prefix, ProxyVersion, Quic, Target, UdpPolicy,
 };
@@ -40,16 +40,13 @@ impl UdpKeys {
             Some(Target::Respond(_)) | None => None,
         };
         let Some(section) = typed.section("a table such as { idle = \"30s\" }") else { return keys };
-        let taken = |key: &'static str, name: &str| {
-            let typed = section.take(key)?;
-            // The table as a whole is refused then, or this key for a reason of its own.
-            (bound.udp && !is_refused_unbuilt(typed, name)).then_some(typed)
-        };
+        // Without a binding of UDP the table as a whole is refused.
+        let taken = |key: &'static str| section.take(key).filter(|_| bound.udp);
         let policy = &mut keys.policy;
-        if let Some(time) = taken("idle", "udp.idle").and_then(|typed| typed.time(&IDLE)) {
+        if let Some(time) = taken("idle").and_then(|typed| typed.time(&IDLE)) {
             policy.idle = time;
         }
-        if let Some(typed) = taken("lifetime", "udp.lifetime") {
+        if let Some(typed) = taken("lifetime") {
             typed.time_or_none(&LIFETIMES, &mut policy.lifetime);
         }
         let count = |typed: Typed<'_, '_>| typed.number(&(1..=u32::MAX)).and_then(NonZeroU32::new);
@@ -58,15 +55,15 @@ impl UdpKeys {
                 typed.refuse("means nothing without origins; remove it, or add origins");
             }
         };
-        let responses = taken("responses", "udp.responses");
+        let responses = taken("responses");
         policy.responses = responses.and_then(count);
-        let sessions = taken("sessions", "udp.sessions").and_then(|typed| typed.number(&SESSIONS));
+        let sessions = taken("sessions").and_then(|typed| typed.number(&SESSIONS));
         policy.sessions = sessions.and_then(NonZeroU32::new);
-        let quic = taken("quic", "udp.quic");
+        let quic = taken("quic");
         if quic.and_then(|typed| typed.truth()) == Some(true) {
             policy.quic = Quic::Followed;
         }
-        let source = taken("source", "udp.source");
+        let source = taken("source");
         [responses, quic, source].into_iter().for_each(for_origins);
         if let (Some(typed), Quic::Followed) = (quic, policy.quic)
             && origins.is_some_and(|origins| origins.source == DialSource::Client)
@@ -145,13 +142,4 @@ pub(super) fn headers(
             (typed.word(), datagram)
         }
     }
-}
-
-/// Refuses a key that has no effect on UDP yet. True if it did.
-pub(super) fn is_refused_unbuilt(typed: Typed<'_, '_>, name: &str) -> bool {
-    let is_unbuilt = is_not_yet(name);
-    if is_unbuilt {
-        typed.refuse("not yet for UDP; remove it");
-    }
-    is_unbuilt
 }
