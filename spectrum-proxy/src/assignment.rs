@@ -1,6 +1,6 @@
 //! A worker's part in serving a destination: the service, the way to its origins and its limits. Accepts and receives nothing.
 
-use std::cell::RefCell;
+use std::cell::{OnceCell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -26,7 +26,9 @@ pub(super) struct Assignment {
     pub(super) gate: Gate,
     pub(super) manners: Manners,
     share: Rc<ServiceShare>,
-    traffic: Traffic,
+    worker: Rc<Worker>,
+    /// Nothing is counted of what nobody dials.
+    traffic: OnceCell<Traffic>,
 }
 
 impl Assignment {
@@ -34,25 +36,26 @@ impl Assignment {
         serving: Serving,
         destination: &Destination,
         connections: &Rc<Connections>,
-        worker: &Worker,
+        worker: &Rc<Worker>,
     ) -> Self {
         let Serving { served, current } = serving;
         let connect = served.policy.timeouts.connect;
         let gate = worker.common.ledger.gate(&served.service, &served.policy.limits);
-        let traffic = worker.traffic(&served.service, destination.protocol);
         let share = worker.descriptors.share(&served.service);
         let dialler = current.map(|current| Dialler::new(current, connect, worker.index));
         let (destination, connections) = (destination.clone(), Rc::clone(connections));
         let manners = Manners::default();
-        Self { destination, connections, served, dialler, gate, manners, share, traffic }
+        let (worker, traffic) = (Rc::clone(worker), OnceCell::new());
+        Self { destination, connections, served, dialler, gate, manners, share, worker, traffic }
     }
 
     pub(super) fn served(&self) -> &Served {
         &self.served
     }
 
+    /// The counters of its sessions.
     pub(super) fn traffic(&self) -> &Traffic {
-        &self.traffic
+        self.traffic.get_or_init(|| self.worker.traffic(&self.served.service, self.destination.protocol))
     }
 
     /// The permission to have one more connection: first of all descriptors to serve it with. A trusted proxy is

@@ -3,8 +3,9 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// A number of things that are, or were. One thread alone may call what changes it: a load and a store do then, without
-/// the price of a locked addition.
+/// the price of a locked addition. It is an [`AtomicU64`] to the last bit, so that it may stand in memory that processes share.
 #[derive(Debug, Default)]
+#[repr(transparent)]
 pub struct Counter(AtomicU64);
 
 impl Counter {

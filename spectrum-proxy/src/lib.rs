@@ -65,7 +65,9 @@ pub use origins::{
 pub use origins::{OriginWatch, WatchError};
 pub use report::{Datagrams, DialFailure, End, Established, Event, Expiry, HeaderFault, Limit, Report, Side};
 pub use service::{Listener, Served};
-pub use traffic::Traffic;
+#[doc(hidden)]
+pub use traffic::TrafficCounters;
+pub use traffic::{Traffic, TrafficCount};
 #[doc(hidden)]
 pub use udp::ConnectionId;
 pub use workers::{DrainOutcome, Workers};

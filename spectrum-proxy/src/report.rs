@@ -1,5 +1,6 @@
 //! What is known of a connection when it is over. How it is written down or counted is not decided here.
 
+use std::cell::OnceCell;
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
@@ -12,14 +13,15 @@ use crate::model::{Protocol, ServiceName};
 /// An event that a worker tells its observer.
 #[derive(Clone, Copy, Debug)]
 pub enum Event<'a> {
-    /// The worker begins to serve a service. Told once, whatever becomes of the service later.
+    /// The first session of a service begins on the worker. Told once, whatever becomes of the service later.
     Serving {
         /// Which.
         service: &'a ServiceName,
         /// Transport protocol.
         protocol: Protocol,
-        /// The traffic of its sessions, from now on.
-        traffic: &'a Traffic,
+        /// The counters of its sessions' traffic, for whoever is told to put there. Left empty, the worker has its own; an observer
+        /// that wants to read these takes a clone of what it puts there.
+        traffic: &'a OnceCell<Traffic>,
     },
     /// A connection was accepted, or the first datagram of a UDP session came. [`Event::Ended`] follows for each, whatever happens to it.
     Opened {

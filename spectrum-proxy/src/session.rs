@@ -12,7 +12,7 @@ use super::origins::OpenGuard;
 use super::report::{Datagrams, End, Established, Event, Limit, Report};
 use super::sys::unacknowledged;
 use super::tcp::stream::Stream;
-use super::traffic::{Meter, Traffic};
+use super::traffic::{Meter, Traffic, TrafficCount};
 use super::worker::Worker;
 use crate::model::{Protocol, ServiceName};
 
@@ -73,8 +73,8 @@ impl Session {
             bound_port: dialled.port(),
             origin: Cell::new(None),
             dial: Cell::new(None),
-            from_client: traffic.meter_from_client(),
-            to_client: traffic.meter_to_client(),
+            from_client: traffic.meter(TrafficCount::BytesFromClient),
+            to_client: traffic.meter(TrafficCount::BytesToClient),
             datagrams_from_client: Cell::new(0),
             datagrams_to_client: Cell::new(0),
             unacknowledged: Cell::new(None),

@@ -1,181 +1,149 @@
-//! Bytes, counted while they move: each session's own, and what all of a service's have come to on one worker; and what else
-//! there is to say of a service's datagrams. Reports nothing.
+//! Bytes and datagrams, counted while they move: each session's own bytes, and what all of a service's have come to on one worker.
+//! Whoever embeds the library may say where these counters stand. Reports nothing.
 
 use std::cell::{Cell, OnceCell};
 use std::sync::Arc;
 
 use super::counter::Counter;
 
-/// The bytes that a worker's sessions of one service and protocol have carried so far. Clones show the same.
-#[derive(Clone, Debug, Default)]
-pub struct Traffic {
-    from_client: Arc<Counter>,
-    to_client: Arc<Counter>,
-    datagrams: Arc<DatagramCounters>,
-    remarks: Arc<Remarks>,
-}
-
-/// What there is to say of datagrams.
-#[derive(Debug, Default)]
-struct Remarks {
-    unreachable: Counter,
-    too_big: Counter,
-    withheld: Counter,
-    headerless: Counter,
-    followed: Counter,
-}
-
-/// What is to be said of a datagram, or of a session that it would have begun.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Remark {
-    /// Its sender was told that nobody is there.
-    Unreachable,
-    /// Its sender was told that it is too big.
-    TooBig,
-    /// Its sender was not told either, since that failed, or too many had been told.
-    Withheld,
-    /// It came from another address than those before it, to which its session follows.
+/// What is counted of the traffic of a service.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub enum TrafficCount {
+    /// Bytes received from clients.
+    BytesFromClient,
+    /// Bytes handed to clients' sockets.
+    BytesToClient,
+    /// Datagrams received from clients.
+    DatagramsFromClient,
+    /// Datagrams handed to the system for clients.
+    DatagramsToClient,
+    /// Datagrams of clients and origins that came and could not be sent on.
+    DatagramsLost,
+    /// Datagrams of clients, or trains of them, that the system threw away since the queue was full in which they wait for us.
+    OverflowFromClient,
+    /// The same of origins.
+    OverflowFromOrigin,
+    /// Times that a client of QUIC had another address, and its session followed.
     Followed,
-    /// It came from an origin without the header that it must have.
-    Headerless,
+    /// Answers of origins that lacked the header of their session, and were not passed on.
+    HeaderlessAnswers,
+    /// Datagrams of which a client was told that they are too big.
+    ToldTooBig,
+    /// Clients that were told that a port is unreachable.
+    ToldUnreachable,
+    /// Messages of either kind that were not sent: that failed, or most likely there were too many within a second.
+    Withheld,
 }
 
-/// The datagrams that a worker's sessions of one service have carried so far.
-#[derive(Debug, Default)]
-pub(super) struct DatagramCounters {
-    pub(super) from_client: Counter,
-    pub(super) to_client: Counter,
-    /// Those that came and could not be sent on.
-    pub(super) lost: Counter,
-    /// Those of clients for which a queue had no room.
-    pub(super) overflow_from_client: Counter,
-    /// Those of origins.
-    pub(super) overflow_from_origin: Counter,
+impl TrafficCount {
+    /// All of them, each at its place in [`TrafficCounters`].
+    pub const ALL: [Self; 12] = [
+        Self::BytesFromClient,
+        Self::BytesToClient,
+        Self::DatagramsFromClient,
+        Self::DatagramsToClient,
+        Self::DatagramsLost,
+        Self::OverflowFromClient,
+        Self::OverflowFromOrigin,
+        Self::Followed,
+        Self::HeaderlessAnswers,
+        Self::ToldTooBig,
+        Self::ToldUnreachable,
+        Self::Withheld,
+    ];
+
+    /// Its name, which stays the same from version to version.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::BytesFromClient => "bytes-from-client",
+            Self::BytesToClient => "bytes-to-client",
+            Self::DatagramsFromClient => "datagrams-from-client",
+            Self::DatagramsToClient => "datagrams-to-client",
+            Self::DatagramsLost => "datagrams-lost",
+            Self::OverflowFromClient => "overflow-from-client",
+            Self::OverflowFromOrigin => "overflow-from-origin",
+            Self::Followed => "followed",
+            Self::HeaderlessAnswers => "headerless-answers",
+            Self::ToldTooBig => "told-too-big",
+            Self::ToldUnreachable => "told-unreachable",
+            Self::Withheld => "withheld",
+        }
+    }
+}
+
+#[doc(hidden)]
+/// The counters of one service and protocol on one worker, in the order of [`TrafficCount::ALL`].
+pub type TrafficCounters = [Counter; TrafficCount::ALL.len()];
+
+/// What a worker's sessions of one service and protocol have carried so far. Clones show the same.
+#[derive(Clone, Debug, Default)]
+pub struct Traffic(Place);
+
+#[derive(Clone, Debug)]
+enum Place {
+    Own(Arc<TrafficCounters>),
+    Lent(&'static TrafficCounters),
+}
+
+impl Default for Place {
+    fn default() -> Self {
+        Self::Own(Arc::default())
+    }
 }
 
 impl Traffic {
-    /// Bytes received from clients.
-    #[must_use]
-    pub fn from_client(&self) -> u64 {
-        self.from_client.get()
-    }
-
-    /// Bytes handed to clients' sockets.
-    #[must_use]
-    pub fn to_client(&self) -> u64 {
-        self.to_client.get()
-    }
-
-    /// The clients that were told that a port is unreachable.
-    #[must_use]
-    pub fn unreachable(&self) -> u64 {
-        self.remarks.unreachable.get()
-    }
-
-    /// The datagrams of which a client was told that they are too big.
-    #[must_use]
-    pub fn too_big(&self) -> u64 {
-        self.remarks.too_big.get()
-    }
-
-    /// The messages of either kind that were not sent, most likely because there were too many within a second.
-    #[must_use]
-    pub fn withheld(&self) -> u64 {
-        self.remarks.withheld.get()
-    }
-
-    /// The answers of origins that lacked the header of their session, and were not passed on.
-    #[must_use]
-    pub fn headerless(&self) -> u64 {
-        self.remarks.headerless.get()
-    }
-
-    /// The times that a client of QUIC had another address, and its session followed.
-    #[must_use]
-    pub fn followed(&self) -> u64 {
-        self.remarks.followed.get()
-    }
-
-    /// Counts it. To be called on the worker's own thread.
-    pub(super) fn note(&self, remark: Remark) {
-        let counter = match remark {
-            Remark::Unreachable => &self.remarks.unreachable,
-            Remark::TooBig => &self.remarks.too_big,
-            Remark::Withheld => &self.remarks.withheld,
-            Remark::Followed => &self.remarks.followed,
-            Remark::Headerless => &self.remarks.headerless,
-        };
-        counter.add(1);
-    }
-
-    /// Datagrams received from clients.
-    #[must_use]
-    pub fn datagrams_from_client(&self) -> u64 {
-        self.datagrams.from_client.get()
-    }
-
-    /// Datagrams handed to the system for clients.
-    #[must_use]
-    pub fn datagrams_to_client(&self) -> u64 {
-        self.datagrams.to_client.get()
-    }
-
-    /// Datagrams of clients and origins that came and could not be sent on.
-    #[must_use]
-    pub fn datagrams_lost(&self) -> u64 {
-        self.datagrams.lost.get()
-    }
-
-    /// Datagrams of clients, or trains of them, that the system threw away since the queue was full in which they wait for us.
-    #[must_use]
-    pub fn overflow_from_client(&self) -> u64 {
-        self.datagrams.overflow_from_client.get()
-    }
-
-    /// The same of origins.
-    #[must_use]
-    pub fn overflow_from_origin(&self) -> u64 {
-        self.datagrams.overflow_from_origin.get()
-    }
-
-    /// Counts so many datagrams of clients that found a full queue. To be called on the worker's own thread.
-    pub(super) fn overflowed_from_client(&self, count: u64) {
-        self.datagrams.overflow_from_client.add(count);
-    }
-
-    /// The counters of datagrams, for one more session.
-    pub(super) fn datagrams(&self) -> Arc<DatagramCounters> {
-        Arc::clone(&self.datagrams)
-    }
-
     #[doc(hidden)]
-    /// The traffic of sessions that have carried so many bytes from clients and to them.
+    /// One that is counted in `counters`, from what they say on. While it is counted nobody else may write there.
     #[must_use]
-    pub fn carried(from_client: usize, to_client: usize) -> Self {
-        let traffic = Self::default();
-        traffic.meter_from_client().add(from_client);
-        traffic.meter_to_client().add(to_client);
-        traffic
+    pub fn counted_in(counters: &'static TrafficCounters) -> Self {
+        Self(Place::Lent(counters))
     }
 
-    /// A meter of the bytes that one more session receives from its client.
-    pub(super) fn meter_from_client(&self) -> Meter {
-        Meter { own: Cell::new(0), all: Arc::clone(&self.from_client), origin: OnceCell::new() }
+    /// The number so far.
+    #[must_use]
+    pub fn get(&self, count: TrafficCount) -> u64 {
+        self.counter(count).get()
     }
 
-    /// A meter of the bytes that one more session hands to its client.
-    pub(super) fn meter_to_client(&self) -> Meter {
-        Meter { own: Cell::new(0), all: Arc::clone(&self.to_client), origin: OnceCell::new() }
+    /// So many more. To be called on the worker's own thread.
+    pub(super) fn add(&self, count: TrafficCount, number: u64) {
+        self.counter(count).add(number);
+    }
+
+    fn counter(&self, count: TrafficCount) -> &Counter {
+        let counters = match &self.0 {
+            Place::Own(counters) => counters,
+            Place::Lent(counters) => *counters,
+        };
+        // Each has a place.
+        &counters[count as usize]
+    }
+
+    /// A meter of the bytes that one more session moves in one direction.
+    pub(super) fn meter(&self, count: TrafficCount) -> Meter {
+        let all = match &self.0 {
+            Place::Own(counters) => Counted::Own(Arc::clone(counters), count),
+            Place::Lent(counters) => Counted::Lent(&counters[count as usize]),
+        };
+        Meter { own: Cell::new(0), all, origin: OnceCell::new() }
     }
 }
 
 /// The bytes of one session in one direction.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Meter {
     own: Cell<u64>,
-    all: Arc<Counter>,
+    all: Counted,
     /// Those of its origin's address, once there is one.
     origin: OnceCell<Arc<Counter>>,
+}
+
+/// The counter of a service's bytes in one direction. A reference is at hand where bytes move.
+#[derive(Debug)]
+enum Counted {
+    Own(Arc<TrafficCounters>, TrafficCount),
+    Lent(&'static Counter),
 }
 
 impl Meter {
@@ -183,7 +151,10 @@ impl Meter {
     pub(super) fn add(&self, bytes: usize) {
         let bytes = bytes as u64;
         self.own.set(self.own.get().wrapping_add(bytes));
-        self.all.add(bytes);
+        match &self.all {
+            Counted::Lent(counter) => counter.add(bytes),
+            Counted::Own(counters, count) => counters[*count as usize].add(bytes),
+        }
         if let Some(origin) = self.origin.get() {
             origin.add(bytes);
         }
@@ -202,30 +173,62 @@ impl Meter {
 }
 
 #[cfg(test)]
+impl Default for Meter {
+    fn default() -> Self {
+        Traffic::default().meter(TrafficCount::BytesFromClient)
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
+    use TrafficCount::{BytesFromClient, BytesToClient, Withheld};
+
+    fn lent() -> Traffic {
+        Traffic::counted_in(Box::leak(Box::default()))
+    }
 
     #[test]
-    fn what_moves_is_counted_for_its_session_and_for_all_at_once() {
-        let traffic = Traffic::default();
-        let (one, other, back) =
-            (traffic.meter_from_client(), traffic.meter_from_client(), traffic.meter_to_client());
-        one.add(3);
-        other.add(4);
-        back.add(5);
-        one.add(6);
-        drop(other);
-        assert_eq!((one.get(), back.get()), (9, 5));
-        assert_eq!((traffic.from_client(), traffic.to_client()), (13, 5));
+    fn what_moves_is_counted_for_its_session_and_for_all_at_once_wherever_that_is() {
+        for traffic in [Traffic::default(), lent()] {
+            let (one, other, back) = (
+                traffic.meter(BytesFromClient),
+                traffic.meter(BytesFromClient),
+                traffic.meter(BytesToClient),
+            );
+            one.add(3);
+            other.add(4);
+            back.add(5);
+            one.add(6);
+            drop(other);
+            traffic.add(Withheld, 2);
+            assert_eq!((one.get(), back.get()), (9, 5));
+            assert_eq!(
+                [BytesFromClient, BytesToClient, Withheld].map(|count| traffic.get(count)),
+                [13, 5, 2]
+            );
+        }
     }
 
     #[test]
     fn an_origin_counts_from_the_first_byte_whenever_it_is_found() {
         let (traffic, origin) = (Traffic::default(), Arc::<Counter>::default());
-        let meter = traffic.meter_from_client();
+        let meter = traffic.meter(BytesFromClient);
         meter.add(3);
         meter.count_for(Arc::clone(&origin));
         meter.add(4);
-        assert_eq!((meter.get(), traffic.from_client(), origin.get()), (7, 7, 7));
+        assert_eq!((meter.get(), traffic.get(BytesFromClient), origin.get()), (7, 7, 7));
+    }
+
+    #[test]
+    fn every_count_has_its_place_and_its_word() {
+        assert!(TrafficCount::ALL.iter().enumerate().all(|(place, count)| *count as usize == place));
+        let words: std::collections::BTreeSet<_> = TrafficCount::ALL.map(TrafficCount::word).into();
+        assert_eq!(words.len(), TrafficCount::ALL.len());
+    }
+
+    #[test]
+    fn a_meter_is_small() {
+        assert!(size_of::<Meter>() <= 32, "{}", size_of::<Meter>());
     }
 }

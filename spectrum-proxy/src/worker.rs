@@ -1,7 +1,7 @@
 //! A worker as its connections see it: what they have in common, and who hears of them. Knows neither its listeners nor who
 //! commands it.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::net::SocketAddr;
@@ -96,13 +96,13 @@ impl Worker {
         self.listening.borrow_mut().remove(&(protocol, address));
     }
 
-    /// The counters of the bytes of its sessions of a service.
+    /// The counters of its sessions of a service.
     pub(super) fn traffic(&self, service: &ServiceName, protocol: Protocol) -> Traffic {
         let mut all = self.traffic.borrow_mut();
         let traffic = all.entry((service.clone(), protocol)).or_insert_with(|| {
-            let traffic = Traffic::default();
+            let traffic = OnceCell::new();
             (self.observer)(Event::Serving { service, protocol, traffic: &traffic });
-            traffic
+            traffic.into_inner().unwrap_or_default()
         });
         traffic.clone()
     }

@@ -14,7 +14,7 @@ use spectrum_proxy::model::{
     DatagramHeader, Destination, DialSource, Family, Limits, Origins, Policy, Protocol, Quic,
     ResolverOptions, ServiceName, Target, UdpPolicy,
 };
-use spectrum_proxy::{End, Event, OriginWatch, Report, Served, Traffic, Workers};
+use spectrum_proxy::{End, Event, OriginWatch, Report, Served, Traffic, TrafficCount, Workers};
 
 const DEADLINE: Duration = Duration::from_secs(20);
 
@@ -43,7 +43,9 @@ impl Running {
             let (sender, traffic) = (Arc::clone(&sender), Arc::clone(&traffic));
             move |event: Event<'_>| match event {
                 Event::Ended(report) => drop(sender.lock().unwrap().send(report.clone())),
-                Event::Serving { traffic: one, .. } => traffic.lock().unwrap().push(one.clone()),
+                Event::Serving { traffic: one, .. } => {
+                    traffic.lock().unwrap().push(one.get_or_init(Traffic::default).clone())
+                }
                 _ => {}
             }
         })
@@ -76,11 +78,11 @@ impl Running {
     }
 
     fn followed(&self) -> u64 {
-        self.traffic.lock().unwrap().iter().map(Traffic::followed).sum()
+        self.traffic.lock().unwrap().iter().map(|one| one.get(TrafficCount::Followed)).sum()
     }
 
     fn lost(&self) -> u64 {
-        self.traffic.lock().unwrap().iter().map(Traffic::datagrams_lost).sum()
+        self.traffic.lock().unwrap().iter().map(|one| one.get(TrafficCount::DatagramsLost)).sum()
     }
 
     /// All reports, now that everything ends.

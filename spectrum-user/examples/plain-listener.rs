@@ -12,16 +12,17 @@ use spectrum_proxy::{OriginWatch, Served, Workers};
 use spectrum_user::model::{
     Destination, Family, LogFormat, Policy, Protocol, ResolverOptions, Responder, ServiceName, Target,
 };
-use spectrum_user::observe::{self, Counters, Output, Recorder};
+use spectrum_user::observe::{self, Book, Counters, Omissions, Output, Recorder};
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Box<dyn Error>> {
     let address: SocketAddr = std::env::args().nth(1).ok_or("usage: plain-listener ADDRESS:PORT")?.parse()?;
     let count = thread::available_parallelism()?;
     let output = Output::start(LogFormat::default(), io::stdout(), io::stderr())?;
-    let counters = Counters::default();
+    let book = Book::create()?;
+    let counters = Counters::of(&book);
     let origins = OriginWatch::start(ResolverOptions::default())?;
-    let recorder = Recorder::new(output);
+    let recorder = Recorder::new(output, Omissions::of(&book));
     let workers = Workers::start(count, origins, |_| observe::observer(counters.worker(), &recorder))?;
 
     let sockets = (0..count.get()).map(|_| listen(address)).collect::<io::Result<Vec<_>>>()?;

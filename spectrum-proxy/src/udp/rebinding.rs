@@ -19,7 +19,7 @@ use super::voice::Voice;
 use crate::assignment::Assignment;
 use crate::header::Header;
 use crate::model::{DialSource, Family, Quic};
-use crate::traffic::Remark;
+use crate::traffic::TrafficCount;
 
 /// The most trains of other workers that are taken before others have their turn.
 const BATCH: usize = 64;
@@ -89,7 +89,7 @@ impl Sessions {
         let ends = [key.client, key.dialled];
         let passed = || Passed::new(session, &assignment.served().service, ends, train);
         if !train.is_whole || !self.connections.pass(worker, passed()) {
-            assignment.traffic().datagrams().lost.add(train.count() as u64);
+            assignment.traffic().add(TrafficCount::DatagramsLost, train.count() as u64);
         }
         Some(Moved::Elsewhere)
     }
@@ -159,7 +159,7 @@ impl Sessions {
             head.follow(key.client, key.dialled, &Header::extensions(header));
         }
         table.rekey(id, *key);
-        assignment.traffic().note(Remark::Followed);
+        assignment.traffic().add(TrafficCount::Followed, 1);
         tracing::debug!(client = %key.client, %former, dialled = %key.dialled, "the client of a session has another address");
         true
     }
@@ -175,7 +175,7 @@ impl Sessions {
         let key = Key { group, client: passed.client, dialled: passed.dialled, via: None };
         if !follows(&assignment) || !self.follow(&mut table, &assignment, passed.session, &key, now) {
             // It may have ended a moment ago.
-            assignment.traffic().datagrams().lost.add(train.count() as u64);
+            assignment.traffic().add(TrafficCount::DatagramsLost, train.count() as u64);
             return;
         }
         if Self::account_for(&mut table, passed.session, &train, now) != Some(Way::Origin) {

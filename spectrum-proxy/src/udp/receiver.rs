@@ -30,6 +30,7 @@ use crate::model::{Destination, Family};
 use crate::origins::Chooser;
 use crate::report::{DialFailure, End, HeaderFault, Limit, Side};
 use crate::session::Session;
+use crate::traffic::TrafficCount;
 use crate::worker::Worker;
 
 /// The time to wait while the host is out of memory.
@@ -155,7 +156,10 @@ impl Queue {
     /// Counts what has been lost. Within a second of what comes: so that a queue that is too short is seen however busy it is, and
     /// nobody looks at one to which nothing comes.
     fn note_losses(&self) {
-        self.assignment.get().traffic().overflowed_from_client(self.losses.more(&self.listener));
+        let lost = self.losses.more(&self.listener);
+        if lost > 0 {
+            self.assignment.get().traffic().add(TrafficCount::OverflowFromClient, lost);
+        }
     }
 
     fn look_at_losses(self: &Rc<Self>) {

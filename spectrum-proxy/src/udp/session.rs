@@ -5,7 +5,6 @@ use std::cell::Cell;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
-use std::sync::Arc;
 
 use tokio::time::Instant;
 
@@ -22,12 +21,12 @@ use crate::limits::Held;
 use crate::model::Family;
 use crate::report::End;
 use crate::session::Session;
-use crate::traffic::{DatagramCounters, Traffic};
+use crate::traffic::{Traffic, TrafficCount};
 
 /// A client and what it dialled, for as long as datagrams come.
 pub(super) struct UdpSession {
     pub(super) account: Session,
-    datagrams: Arc<DatagramCounters>,
+    traffic: Traffic,
     pub(super) answer: Answer,
     pub(super) voice: Voice,
     /// The trusted proxy that speaks for its client, if one does.
@@ -63,7 +62,7 @@ impl UdpSession {
     pub(super) fn new(account: Session, traffic: &Traffic, answer: Answer, voice: Voice) -> Self {
         Self {
             account,
-            datagrams: traffic.datagrams(),
+            traffic: traffic.clone(),
             answer,
             voice,
             proxied: None,
@@ -109,7 +108,7 @@ impl UdpSession {
         let count = train.count() as u64;
         self.account.from_client.add(train.payload.len());
         self.account.datagrams_from_client.update(|all| all + count);
-        self.datagrams.from_client.add(count);
+        self.traffic.add(TrafficCount::DatagramsFromClient, count);
         if let Some(path) = &self.path {
             path.received(count, train.payload.len() as u64, now);
         }
@@ -120,22 +119,22 @@ impl UdpSession {
         let count = letter.count() as u64;
         self.account.to_client.add(letter.payload.len());
         self.account.datagrams_to_client.update(|all| all + count);
-        self.datagrams.to_client.add(count);
+        self.traffic.add(TrafficCount::DatagramsToClient, count);
     }
 
     /// Counts so many datagrams that could not be sent on.
     pub(super) fn lost(&self, datagrams: usize) {
-        self.datagrams.lost.add(datagrams as u64);
+        self.traffic.add(TrafficCount::DatagramsLost, datagrams as u64);
     }
 
     /// Counts so many of its client's that found a full queue.
     pub(super) fn overflowed_from_client(&self, datagrams: u64) {
-        self.datagrams.overflow_from_client.add(datagrams);
+        self.traffic.add(TrafficCount::OverflowFromClient, datagrams);
     }
 
     /// Counts so many of its origin's that found a full queue.
     pub(super) fn overflowed_from_origin(&self, datagrams: u64) {
-        self.datagrams.overflow_from_origin.add(datagrams);
+        self.traffic.add(TrafficCount::OverflowFromOrigin, datagrams);
     }
 
     /// What `train` becomes on its way to the client, with so many hops left; `None`: as many as the system gives.

@@ -33,7 +33,7 @@ use crate::assignment::Assignment;
 use crate::model::{Family, Policy, ServiceName};
 use crate::report::{DialFailure, End, Expiry, Side};
 use crate::session::Session;
-use crate::traffic::{Remark, Traffic};
+use crate::traffic::{Traffic, TrafficCount};
 
 /// The time without datagrams that a session lasts which we answer ourselves, while the program is on its way out.
 const IDLE_WHEN_DRAINING: Duration = Duration::from_secs(1);
@@ -533,7 +533,7 @@ impl Sessions {
         if good < count {
             tracing::debug!("an answer without the header of its session goes no further");
             if let Some(assignment) = table.group_of(id).and_then(|group| self.assignment(group)) {
-                (good..count).for_each(|_| assignment.traffic().note(Remark::Headerless));
+                assignment.traffic().add(TrafficCount::HeaderlessAnswers, (count - good) as u64);
             }
         }
         good
@@ -653,13 +653,14 @@ impl Sessions {
         let others = header_lengths(Family::of(dialled.ip())).saturating_add(header);
         let mtu = room.saturating_add(others);
         let is_told = self.complaints.too_big(dialled, client, mtu, datagram);
-        assignment.traffic().note(if is_told { Remark::TooBig } else { Remark::Withheld });
+        let count = if is_told { TrafficCount::ToldTooBig } else { TrafficCount::Withheld };
+        assignment.traffic().add(count, 1);
     }
 
     /// Tells `client` that nobody is behind what it `dialled`. `datagram` is the one that it sent there, or nothing where it is gone.
     pub(super) fn refuse(&self, dialled: SocketAddr, client: SocketAddr, datagram: &[u8], traffic: &Traffic) {
         let is_told = self.complaints.refuse(dialled, client, datagram);
-        traffic.note(if is_told { Remark::Unreachable } else { Remark::Withheld });
+        traffic.add(if is_told { TrafficCount::ToldUnreachable } else { TrafficCount::Withheld }, 1);
     }
 
     /// How long the sessions of `group` may be silent.

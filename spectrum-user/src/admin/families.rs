@@ -307,6 +307,12 @@ pub(super) const FAMILIES: &[MetricFamily] = &[
         of_sessions(view, out, |sessions| SampleValue::Spread(sessions.durations.clone()));
     }),
     counter(
+        "uncounted_events",
+        "Sessions and records that no other counter has, since there was no room for the counters of one more service",
+        &[],
+        |view, out| once(out, view.uncounted),
+    ),
+    counter(
         "log_lost",
         "Lines and records lost because nobody read them, or there was no room for them",
         &["stream"],

@@ -19,7 +19,7 @@ use super::running::{Running, Settings, failure, joined};
 use super::standby::{ASIDE, aside};
 use crate::config::Planned;
 use crate::control::{Asked, ReloadQuery, Request};
-use crate::observe::{Counters, Output, Recorder};
+use crate::observe::{Book, Counters, Omissions, Output, Recorder};
 use crate::view::{InstanceState, Published};
 use spectrum_steering::tproxy::InterruptGuard;
 
@@ -42,11 +42,11 @@ pub(crate) fn live(
     let runtime = runtime::Builder::new_current_thread().enable_all().build().context("start the runtime")?;
     let Planned { config, plan } = planned;
     let (config, plan) = (Arc::new(config), Arc::new(plan));
-    let counters = Counters::default();
-    let recorder = Recorder::new(output.clone());
-    let (losses, omissions) = (output.losses(), recorder.omissions());
-    let published =
-        Published::new(Arc::clone(&config), Arc::clone(&plan), counters.clone(), losses, omissions)?;
+    let book = Book::create()?;
+    output.losses().enter(&book);
+    let counters = Counters::of(&book);
+    let recorder = Recorder::new(output.clone(), Omissions::of(&book));
+    let published = Published::new(Arc::clone(&config), Arc::clone(&plan), book)?;
     let mut hearing = Hearing::begin(published.clone())?;
     runtime.block_on(async {
         let mut running = Running::new(config, plan, settings, recorder, counters, published, &hearing);

@@ -327,8 +327,7 @@ impl Running {
         self.published.change(|now| {
             now.mode = self.mode().or(now.mode);
             now.revision = self.revision;
-            now.config = Arc::clone(&self.config);
-            now.plan = Arc::clone(&self.plan);
+            now.go_by(&self.config, &self.plan);
             now.steering = seen;
             now.packets = packets.or(now.packets.take());
             now.besides = besides;

@@ -1,61 +1,52 @@
-//! Sessions, bytes and durations per service and protocol, kept by each worker for itself and summed when somebody asks. Exports nothing.
+//! Sessions, bytes and durations per service and protocol, counted in the book by each worker for itself and summed when somebody
+//! asks. Exports nothing.
 
-use std::cell::RefCell;
+use std::cell::{OnceCell, RefCell};
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::ops::Range;
 
-use super::histogram::{DIAL, Histogram, HistogramCells, SESSION};
+use super::book::{
+    ABANDONED, BlockKey, BlockKind, Book, DIALS, DURATIONS, ENDS, HISTOGRAM, Numbers, OPENED, TRAFFIC, open,
+};
+use super::histogram::{DIAL, Histogram, SESSION, observe};
 use crate::model::{Protocol, ServiceName};
-use spectrum_proxy::{Counter, End, Report, Traffic};
+use spectrum_proxy::{Counter, End, Report, Traffic, TrafficCount, TrafficCounters};
 
-/// The counters of all workers. Clones show the same ones.
-#[derive(Clone, Debug, Default)]
-pub struct Counters {
-    registered: Arc<Mutex<Vec<Registered>>>,
-    traffic: Arc<Mutex<Vec<(CounterKey, Traffic)>>>,
-}
+/// The counters of all workers of all processes. Clones show the same ones.
+#[derive(Clone, Debug)]
+pub struct Counters(Book);
 
 /// Whose counts.
 type CounterKey = (ServiceName, Protocol);
 
-/// One worker's counts for one service and protocol.
-#[derive(Debug)]
-struct Registered {
-    key: CounterKey,
-    cells: Arc<Cells>,
-}
-
 impl Counters {
+    /// Those in `book`.
+    #[must_use]
+    pub fn of(book: &Book) -> Self {
+        Self(book.clone())
+    }
+
     /// The counters of one more worker.
     #[must_use]
     pub fn worker(&self) -> WorkerCounters {
-        WorkerCounters { all: self.clone(), own: RefCell::default() }
+        WorkerCounters { book: self.0.clone(), own: RefCell::default() }
     }
 
-    /// The sums over all workers. A service appears with its first connection and stays, so that its totals never fall.
+    /// The sums over all workers of the services that are known. A service appears with its first connection and stays, so that its
+    /// totals never fall. Of what else there is nothing is taken: a worker process that somebody has broken into could name any.
     #[must_use]
-    pub fn totals(&self) -> BTreeMap<(ServiceName, Protocol), Totals> {
-        let mut totals: BTreeMap<CounterKey, Totals> = BTreeMap::new();
-        for Registered { key, cells } in self.registered.lock().unwrap_or_else(PoisonError::into_inner).iter()
-        {
-            totals.entry(key.clone()).or_default().add(cells);
-        }
-        for (key, traffic) in self.traffic.lock().unwrap_or_else(PoisonError::into_inner).iter() {
-            if let Some(totals) = totals.get_mut(key) {
-                totals.bytes_from_client += traffic.from_client();
-                totals.bytes_to_client += traffic.to_client();
-                totals.datagrams_from_client += traffic.datagrams_from_client();
-                totals.datagrams_to_client += traffic.datagrams_to_client();
-                totals.datagrams_lost += traffic.datagrams_lost();
-                totals.overflow_from_client += traffic.overflow_from_client();
-                totals.overflow_from_origin += traffic.overflow_from_origin();
-                totals.followed += traffic.followed();
-                totals.headerless_answers += traffic.headerless();
-                totals.told_unreachable += traffic.unreachable();
-                totals.told_too_big += traffic.too_big();
-                totals.withheld += traffic.withheld();
+    pub fn totals(
+        &self,
+        is_known: impl Fn(&ServiceName) -> bool,
+    ) -> BTreeMap<(ServiceName, Protocol), Totals> {
+        let mut totals = BTreeMap::<CounterKey, Totals>::new();
+        self.0.read(|key, numbers| {
+            let BlockKind::Sessions(protocol) = key.kind else { return };
+            let is_used = numbers.get(OPENED).is_some_and(|opened| *opened > 0);
+            if is_used && is_known(&key.name) {
+                totals.entry((key.name.clone(), protocol)).or_default().add(numbers);
             }
-        }
+        });
         totals
     }
 }
@@ -63,48 +54,80 @@ impl Counters {
 /// One worker's own counters, and its alone.
 #[derive(Debug)]
 pub struct WorkerCounters {
-    all: Counters,
-    own: RefCell<HashMap<ServiceName, [Option<Arc<Cells>>; 2]>>,
+    book: Book,
+    own: RefCell<HashMap<ServiceName, [Option<Place>; 2]>>,
+}
+
+/// Where a worker counts the sessions of one service and protocol.
+#[derive(Clone, Copy, Debug)]
+enum Place {
+    Cells(SessionCells),
+    /// There was no room in the book.
+    Nowhere,
+}
+
+/// One worker's cells for one service and protocol.
+#[derive(Clone, Copy, Debug)]
+struct SessionCells {
+    ends: &'static [Counter; ENDS.end - ENDS.start],
+    dials: &'static [Counter; HISTOGRAM],
+    durations: &'static [Counter; HISTOGRAM],
+    traffic: &'static TrafficCounters,
+    opened: &'static Counter,
+}
+
+impl SessionCells {
+    fn of(cells: &'static [Counter]) -> Option<Self> {
+        Some(Self {
+            ends: cells.get(ENDS)?.try_into().ok()?,
+            dials: cells.get(DIALS)?.try_into().ok()?,
+            durations: cells.get(DURATIONS)?.try_into().ok()?,
+            traffic: cells.get(TRAFFIC)?.try_into().ok()?,
+            opened: cells.get(OPENED)?,
+        })
+    }
 }
 
 impl WorkerCounters {
-    /// Remembers where the bytes of one more service are counted.
-    pub fn serving(&self, service: &ServiceName, protocol: Protocol, traffic: &Traffic) {
-        let mut all = self.all.traffic.lock().unwrap_or_else(PoisonError::into_inner);
-        all.push(((service.clone(), protocol), traffic.clone()));
+    /// Says where the traffic of one more service is counted.
+    pub fn serving(&self, service: &ServiceName, protocol: Protocol, traffic: &OnceCell<Traffic>) {
+        if let Place::Cells(cells) = self.place(service, protocol) {
+            let _ = traffic.set(Traffic::counted_in(cells.traffic));
+        }
     }
 
     /// Counts a connection that was accepted.
     pub fn opened(&self, service: &ServiceName, protocol: Protocol) {
-        self.count(service, protocol, |cells| cells.opened.add(1));
+        match self.place(service, protocol) {
+            Place::Cells(cells) => cells.opened.add(1),
+            Place::Nowhere => self.book.not_counted(),
+        }
     }
 
     /// Counts a connection that is over.
     pub fn ended(&self, report: &Report) {
-        self.count(&report.service, report.protocol, |cells| {
-            cells.durations.observe(&SESSION, report.duration);
-            if let Some(dial) = report.dial {
-                cells.dials.observe(&DIAL, dial);
-            }
-            if let Some(end) = cells.ends.get(report.end.index()) {
-                end.add(1);
-            }
-        });
+        let Place::Cells(cells) = self.place(&report.service, report.protocol) else { return };
+        observe(cells.durations, &SESSION, report.duration);
+        if let Some(dial) = report.dial {
+            observe(cells.dials, &DIAL, dial);
+        }
+        if let Some(end) = cells.ends.get(report.end.index()) {
+            end.add(1);
+        }
     }
 
-    fn count(&self, service: &ServiceName, protocol: Protocol, count: impl FnOnce(&Cells)) {
-        let place = usize::from(protocol == Protocol::Udp);
+    fn place(&self, service: &ServiceName, protocol: Protocol) -> Place {
+        let of = usize::from(protocol == Protocol::Udp);
         let mut own = self.own.borrow_mut();
-        if let Some(Some(cells)) = own.get(service).and_then(|protocols| protocols.get(place)) {
-            return count(cells);
+        if let Some(Some(place)) = own.get(service).and_then(|protocols| protocols.get(of)) {
+            return *place;
         }
-        let cells = Arc::<Cells>::default();
-        count(&cells);
-        let mut registered = self.all.registered.lock().unwrap_or_else(PoisonError::into_inner);
-        registered.push(Registered { key: (service.clone(), protocol), cells: Arc::clone(&cells) });
-        if let Some(place) = own.entry(service.clone()).or_default().get_mut(place) {
-            *place = Some(cells);
+        let key = BlockKey { kind: BlockKind::Sessions(protocol), name: service.clone() };
+        let place = self.book.claim(&key).and_then(SessionCells::of).map_or(Place::Nowhere, Place::Cells);
+        if let Some(of) = own.entry(service.clone()).or_default().get_mut(of) {
+            *of = Some(place);
         }
+        place
     }
 }
 
@@ -115,30 +138,10 @@ pub struct Totals {
     pub opened: u64,
     /// Connections open now.
     pub open: u64,
-    /// Bytes received from clients so far, by open connections too.
-    pub bytes_from_client: u64,
-    /// Datagrams received from clients so far.
-    pub datagrams_from_client: u64,
-    /// Datagrams handed to the system for clients so far.
-    pub datagrams_to_client: u64,
-    /// Datagrams that came and could not be sent on.
-    pub datagrams_lost: u64,
-    /// Datagrams of clients, or trains of them, that found a full queue.
-    pub overflow_from_client: u64,
-    /// Those of origins.
-    pub overflow_from_origin: u64,
-    /// Times that a client of QUIC had another address, and its session followed.
-    pub followed: u64,
-    /// Answers of origins that lacked the header of their session, and were not passed on.
-    pub headerless_answers: u64,
-    /// Clients that were told by ICMP that nobody is there.
-    pub told_unreachable: u64,
-    /// Datagrams of which a client was told by ICMP that they are too big.
-    pub told_too_big: u64,
-    /// Messages of ICMP of either kind that were not sent.
-    pub withheld: u64,
-    /// Bytes handed to clients' sockets so far.
-    pub bytes_to_client: u64,
+    /// Connections that were open when the process that had them ended.
+    pub abandoned: u64,
+    /// The traffic so far, of open connections too, in the order of [`TrafficCount::ALL`].
+    traffic: [u64; TrafficCount::ALL.len()],
     /// The connections that are over, by how they ended; ends that did not occur are absent.
     pub ends: BTreeMap<End, u64>,
     /// The time that connecting to an origin took.
@@ -148,32 +151,31 @@ pub struct Totals {
 }
 
 impl Totals {
-    fn add(&mut self, cells: &Cells) {
-        // The ends are read first: a connection that is over was opened before, so `open` never goes below zero.
-        let mut over = 0;
-        for (end, cells) in End::ALL.into_iter().zip(&cells.ends) {
-            let connections = cells.get();
-            if connections > 0 {
-                over += connections;
-                *self.ends.entry(end).or_default() += connections;
+    /// So much of its traffic.
+    #[must_use]
+    pub fn traffic(&self, count: TrafficCount) -> u64 {
+        self.traffic.get(count as usize).copied().unwrap_or(0)
+    }
+
+    /// Adds one worker's. Whatever it says is no more than numbers.
+    fn add(&mut self, numbers: &Numbers) {
+        let of = |cells: Range<usize>| numbers.get(cells).unwrap_or_default();
+        for (end, count) in End::ALL.into_iter().zip(of(ENDS)) {
+            if *count > 0 {
+                let sum = self.ends.entry(end).or_default();
+                *sum = sum.wrapping_add(*count);
             }
         }
-        self.dials.add(&cells.dials);
-        self.durations.add(&cells.durations);
-        let opened = cells.opened.get();
-        self.opened += opened;
-        self.open += opened.saturating_sub(over);
+        for (sum, count) in self.traffic.iter_mut().zip(of(TRAFFIC)) {
+            *sum = sum.wrapping_add(*count);
+        }
+        self.dials.add(of(DIALS));
+        self.durations.add(of(DURATIONS));
+        let number = |at: usize| numbers.get(at).copied().unwrap_or(0);
+        self.abandoned = self.abandoned.wrapping_add(number(ABANDONED));
+        self.opened = self.opened.wrapping_add(number(OPENED));
+        self.open = self.open.wrapping_add(open(numbers));
     }
-}
-
-/// Aligned so that no two workers write to one cache line.
-#[derive(Debug, Default)]
-#[repr(align(128))]
-struct Cells {
-    opened: Counter,
-    ends: [Counter; End::ALL.len()],
-    dials: HistogramCells,
-    durations: HistogramCells,
 }
 
 #[cfg(test)]
@@ -183,23 +185,26 @@ mod tests {
 
     #[test]
     fn totals_are_summed_over_workers() {
-        let counters = Counters::default();
+        let counters = Counters::of(&Book::create().unwrap());
         let (one, two) = (counters.worker(), counters.worker());
         let report = report();
         for worker in [&one, &two] {
-            worker.serving(&report.service, report.protocol, &Traffic::carried(7, 100));
+            let traffic = OnceCell::new();
+            worker.serving(&report.service, report.protocol, &traffic);
+            assert!(traffic.get().is_some());
         }
+        assert_eq!(counters.totals(|_| true), BTreeMap::new(), "nobody has come yet");
         one.opened(&report.service, report.protocol);
         one.ended(&report);
         two.opened(&report.service, report.protocol);
         two.ended(&report);
         two.opened(&report.service, report.protocol);
-        let totals = counters.totals();
-        let totals = &totals[&(report.service, report.protocol)];
+        let totals = counters.totals(|_| true);
+        let totals = &totals[&(report.service.clone(), report.protocol)];
         assert_eq!((totals.opened, totals.open), (3, 1));
         assert_eq!((totals.durations.count(), totals.durations.sum()), (2, 2 * report.duration));
         assert_eq!(totals.dials.count(), 0);
-        assert_eq!((totals.bytes_from_client, totals.bytes_to_client), (14, 200));
         assert_eq!(totals.ends, BTreeMap::from([(report.end, 2)]));
+        assert!(counters.totals(|service| *service != report.service).is_empty());
     }
 }

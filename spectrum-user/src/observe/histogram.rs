@@ -46,21 +46,13 @@ pub const SESSION: Bounds = [
     Duration::from_hours(24),
 ];
 
-/// One thread's counts.
-#[derive(Debug, Default)]
-pub(super) struct HistogramCells {
-    places: [Counter; BOUNDS + 1],
-    nanoseconds: Counter,
-}
-
-impl HistogramCells {
-    /// Counts one. Only one thread may.
-    pub(super) fn observe(&self, bounds: &Bounds, duration: Duration) {
-        let place = bounds.partition_point(|bound| *bound < duration);
-        if let Some(place) = self.places.get(place) {
-            self.nanoseconds.add(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX));
-            place.add(1);
-        }
+/// Counts a duration among one thread's counts: places, and behind them all nanoseconds together. Only that thread may.
+pub(super) fn observe(cells: &[Counter; BOUNDS + 2], bounds: &Bounds, duration: Duration) {
+    let [places @ .., nanoseconds] = cells;
+    let place = bounds.partition_point(|bound| *bound < duration);
+    if let Some(place) = places.get(place) {
+        nanoseconds.add(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX));
+        place.add(1);
     }
 }
 
@@ -72,17 +64,19 @@ pub struct Histogram {
 }
 
 impl Histogram {
-    pub(super) fn add(&mut self, cells: &HistogramCells) {
-        for (sum, cell) in self.places.iter_mut().zip(&cells.places) {
-            *sum += cell.get();
+    /// Adds a thread's counts, as [`observe`] leaves them.
+    pub(super) fn add(&mut self, numbers: &[u64]) {
+        for (sum, number) in self.places.iter_mut().zip(numbers) {
+            *sum = sum.wrapping_add(*number);
         }
-        self.nanoseconds = self.nanoseconds.wrapping_add(cells.nanoseconds.get());
+        let nanoseconds = numbers.get(self.places.len()).copied().unwrap_or(0);
+        self.nanoseconds = self.nanoseconds.wrapping_add(nanoseconds);
     }
 
     /// The number of all values.
     #[must_use]
     pub fn count(&self) -> u64 {
-        self.places.iter().sum()
+        self.places.iter().fold(0, |sum, place| sum.saturating_add(*place))
     }
 
     /// All of them together.
@@ -103,13 +97,13 @@ mod tests {
 
     #[test]
     fn a_duration_counts_up_to_the_first_bound_that_is_not_below_it() {
-        let cells = HistogramCells::default();
+        let cells = <[Counter; BOUNDS + 2]>::default();
         for duration in [Duration::ZERO, DIAL[0], DIAL[0] + Duration::from_nanos(1), DIAL[13], Duration::MAX]
         {
-            cells.observe(&DIAL, duration);
+            observe(&cells, &DIAL, duration);
         }
         let mut sum = Histogram::default();
-        sum.add(&cells);
+        sum.add(&cells.each_ref().map(Counter::get));
         let counts: Vec<u64> = sum.buckets(&DIAL).map(|(_, count)| count).collect();
         assert_eq!(counts, [2, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1]);
         assert_eq!(sum.count(), 5);

@@ -1,6 +1,7 @@
 //! What is written down and counted of connections, and how it is looked at from outside. Never slows a connection down: what
 //! cannot be kept up with is dropped and the drops are counted.
 
+mod book;
 mod counters;
 mod histogram;
 mod omissions;
@@ -9,6 +10,7 @@ mod record;
 mod recorder;
 mod shed_records;
 
+pub use book::{Book, BookError, ProcessNumber};
 pub use counters::{Counters, Totals, WorkerCounters};
 pub use histogram::{Bounds, DIAL, Histogram, SESSION};
 pub use omissions::{Omission, Omissions};

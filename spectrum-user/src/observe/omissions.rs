@@ -1,7 +1,10 @@
 //! Records that are left out on purpose. Counts; decides nothing.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::cell::OnceCell;
+
+use super::book::{BlockKey, BlockKind, Book};
+use crate::model::ServiceName;
+use spectrum_proxy::Counter;
 
 /// A reason for which a record is left out.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -32,28 +35,66 @@ impl Omission {
     }
 }
 
-/// The numbers of records that are left out, by reason. Clones are about the same ones.
-#[derive(Clone, Debug, Default)]
-pub struct Omissions(Arc<[AtomicU64; 4]>);
+/// The name of what was left out in the book, without its reason.
+const OMITTED: &str = "omitted";
+
+/// The numbers of records that are left out, by reason.
+#[derive(Clone, Debug)]
+pub struct Omissions(Book);
 
 impl Omissions {
-    /// The number for that reason.
+    /// Those in `book`.
     #[must_use]
-    pub fn of(&self, omission: Omission) -> u64 {
-        self.cell(omission).load(Ordering::Relaxed)
+    pub fn of(book: &Book) -> Self {
+        Self(book.clone())
     }
 
+    /// The numbers of all workers, in the order of [`Omission::ALL`].
+    #[must_use]
+    pub fn sums(&self) -> [u64; 4] {
+        let sums = self.0.singles(OMITTED);
+        Omission::ALL.map(|omission| sums.get(omission.word()).copied().unwrap_or(0))
+    }
+
+    /// One more worker's.
+    pub(super) fn worker(&self) -> WorkerOmissions {
+        WorkerOmissions { book: self.0.clone(), own: Default::default() }
+    }
+}
+
+/// One worker's omissions.
+#[derive(Debug)]
+pub(super) struct WorkerOmissions {
+    book: Book,
+    /// In the order of [`Omission::ALL`]. `None` where there was no room in the book.
+    own: [OnceCell<Option<&'static Counter>>; Omission::ALL.len()],
+}
+
+impl WorkerOmissions {
+    /// Counts one.
     pub(super) fn add(&self, omission: Omission) {
-        self.cell(omission).fetch_add(1, Ordering::Relaxed);
-    }
-
-    fn cell(&self, omission: Omission) -> &AtomicU64 {
-        let [empty, sampled, shed, unwanted] = &*self.0;
-        match omission {
-            Omission::Empty => empty,
-            Omission::Sampled => sampled,
-            Omission::Shed => shed,
-            Omission::Unwanted => unwanted,
+        let claim = || {
+            let name: ServiceName = format!("{OMITTED}.{}", omission.word()).parse().ok()?;
+            self.book.claim(&BlockKey { kind: BlockKind::Single, name })?.first()
+        };
+        match self.own.get(omission as usize).and_then(|own| *own.get_or_init(claim)) {
+            Some(counter) => counter.add(1),
+            None => self.book.not_counted(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn workers_count_each_for_itself_and_are_summed() {
+        let omissions = Omissions::of(&Book::create().unwrap());
+        let (one, other) = (omissions.worker(), omissions.worker());
+        one.add(Omission::Shed);
+        other.add(Omission::Shed);
+        other.add(Omission::Empty);
+        assert_eq!(omissions.sums(), [1, 0, 2, 0]);
     }
 }

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use super::omissions::{Omission, Omissions};
+use super::omissions::{Omission, Omissions, WorkerOmissions};
 use super::output::Output;
 use super::shed_records::ShedRecords;
 use crate::model::{LogOptions, RecordKeys, Records, Sample, Service, ServiceName, Target};
@@ -104,10 +104,10 @@ impl RecordRule {
 }
 
 impl Recorder {
-    /// One that has `output` write every record.
+    /// One that has `output` write every record, and counts the others among `omissions`.
     #[must_use]
-    pub fn new(output: Output) -> Self {
-        Self { output, omissions: Omissions::default(), rules: Arc::default(), seed: RandomState::new() }
+    pub fn new(output: Output, omissions: Omissions) -> Self {
+        Self { output, omissions, rules: Arc::default(), seed: RandomState::new() }
     }
 
     /// From now on holds what `options` say of `services`.
@@ -126,18 +126,13 @@ impl Recorder {
         self.rules.version.fetch_add(1, Ordering::Release);
     }
 
-    /// The counters of records left out on purpose, also for those who ask later.
-    #[must_use]
-    pub fn omissions(&self) -> Omissions {
-        self.omissions.clone()
-    }
-
     /// One worker's.
     pub(super) fn worker(&self) -> WorkerRecorder {
         WorkerRecorder {
             recorder: self.clone(),
             version: Cell::new(0),
             rules: RefCell::default(),
+            omissions: self.omissions.worker(),
             shed: ShedRecords::default(),
         }
     }
@@ -148,6 +143,7 @@ pub(super) struct WorkerRecorder {
     recorder: Recorder,
     version: Cell<u64>,
     rules: RefCell<Arc<Rules>>,
+    omissions: WorkerOmissions,
     shed: ShedRecords,
 }
 
@@ -168,10 +164,10 @@ impl WorkerRecorder {
         let omission = rule.omission(report, || self.is_sampled(rule, report.client, report.dialled));
         match omission {
             None if is_shed && !self.shed.allow(Instant::now()) => {
-                self.recorder.omissions.add(Omission::Shed);
+                self.omissions.add(Omission::Shed);
             }
             None => self.recorder.output.record(report),
-            Some(omission) => self.recorder.omissions.add(omission),
+            Some(omission) => self.omissions.add(omission),
         }
     }
 
@@ -200,6 +196,7 @@ impl WorkerRecorder {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::observe::book::Book;
     use crate::observe::record::tests::report;
     use spectrum_proxy::DialFailure;
 
@@ -257,9 +254,10 @@ mod tests {
     fn a_change_holds_for_what_is_over_from_then_on_and_is_counted() {
         let nowhere = || std::fs::OpenOptions::new().write(true).open("/dev/null").unwrap();
         let output = Output::start(crate::model::LogFormat::Text, nowhere(), nowhere()).unwrap();
-        let recorder = Recorder::new(output);
+        let omissions = Omissions::of(&Book::create().unwrap());
+        let recorder = Recorder::new(output, omissions.clone());
         let worker = recorder.worker();
-        let count = |omission| recorder.omissions().of(omission);
+        let count = |omission: Omission| omissions.sums()[omission as usize];
         worker.ended(&report());
         assert_eq!(count(Omission::Unwanted), 0);
         let general = RecordKeys { records: Some(Records::None), ..RecordKeys::default() };
@@ -279,7 +277,7 @@ mod tests {
     fn of_many_connections_about_the_share_is_sampled_and_both_records_of_one_agree() {
         let nowhere = || std::fs::OpenOptions::new().write(true).open("/dev/null").unwrap();
         let output = Output::start(crate::model::LogFormat::Text, nowhere(), nowhere()).unwrap();
-        let recorder = Recorder::new(output);
+        let recorder = Recorder::new(output, Omissions::of(&Book::create().unwrap()));
         let (one, other) = (recorder.worker(), recorder.worker());
         let keys = RecordKeys { sample: "1/10".parse().ok(), ..RecordKeys::default() };
         let rule = RecordRule::of(keys, Empty::Recorded);

@@ -12,7 +12,7 @@ use super::{
     Present, ProgramView, Seen, ServicePlan, ServiceView, SessionsView, TableView, View,
 };
 use crate::model::{Protocol, ResourceKind, Service, ServiceName};
-use crate::observe::{LossKind, Omission, Totals};
+use crate::observe::{Counters, LossKind, Losses, Omission, Omissions, Totals};
 use spectrum_proxy::End;
 use spectrum_steering::dispatcher::{AttachedProgram, Probe};
 
@@ -76,7 +76,7 @@ impl Present {
                 asked.map(|service| self.service(service, None, service.bindings.len(), &[])).collect();
             return view;
         }
-        let totals = self.counters.totals();
+        let totals = Counters::of(&self.book).totals(|service| self.known.contains(service));
         view.services = self.services(&totals);
         view.sessions = totals
             .iter()
@@ -89,6 +89,7 @@ impl Present {
         view.repairs = by_word(self.faults.repaired());
         view.failed_looks = by_word(self.faults.failed_looks());
         view.log = self.log();
+        view.uncounted = self.book.uncounted();
         view.firewall = self.firewall_parts();
         view.table = self.probe().map(|probe| TableView { nodes: probe.nodes(), bytes: probe.table_bytes() });
         if scope == Scope::All {
@@ -193,9 +194,11 @@ impl Present {
     }
 
     fn log(&self) -> LogView {
-        let lost = LossKind::ALL.map(|kind| (kind.stream().to_owned(), self.losses.of(kind)));
-        let omitted = Omission::ALL.map(|why| (why.word().to_owned(), self.omissions.of(why)));
-        LogView { lost: lost.into(), omitted: omitted.into() }
+        let lost =
+            LossKind::ALL.map(|kind| kind.stream().to_owned()).into_iter().zip(Losses::sums(&self.book));
+        let omitted = Omission::ALL.map(|why| why.word().to_owned()).into_iter();
+        let omitted = omitted.zip(Omissions::of(&self.book).sums());
+        LogView { lost: lost.collect(), omitted: omitted.collect() }
     }
 }
 

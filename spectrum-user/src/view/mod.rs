@@ -88,6 +88,9 @@ pub struct View {
     /// The connections and UDP sessions of each service and protocol that has had any, of services that are gone, too.
     #[serde(default)]
     pub sessions: Vec<SessionsView>,
+    /// The sessions and records that were not counted: there was no room for the counters of one more service.
+    #[serde(default)]
+    pub uncounted: u64,
     /// By id.
     pub destinations: Vec<DestinationView>,
     /// The lines and records that were not written.

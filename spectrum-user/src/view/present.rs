@@ -1,7 +1,7 @@
 //! A running instance as whoever changes it has left it, for those who ask on other threads, so that nobody waits for anybody.
 //! Answers nothing itself: what it shows is made into a view.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -9,8 +9,8 @@ use tokio::time::Instant;
 
 use super::{Faults, InstanceState, ListenerView, ReloadsView};
 use crate::config::Config;
-use crate::model::{DestinationId, Service};
-use crate::observe::{Counters, Losses, Omissions};
+use crate::model::{DestinationId, Service, ServiceName};
+use crate::observe::Book;
 use crate::plan::Plan;
 use crate::plan::firewall::ChainPart;
 use crate::registry::{InstanceId, Mode};
@@ -43,12 +43,10 @@ pub struct Present {
     pub packets: Option<Probe>,
     /// The other parts that it has in the firewall.
     pub besides: Vec<ChainPart>,
-    /// The counters of connections.
-    pub counters: Counters,
-    /// The numbers of lines that were lost.
-    pub losses: Losses,
-    /// The numbers of records that were left out.
-    pub omissions: Omissions,
+    /// The services that it has, or had since its program began: no other is counted, whatever the book says.
+    pub known: Arc<BTreeSet<ServiceName>>,
+    /// The book of all that is counted of connections, and of what is written of them.
+    pub book: Book,
     /// The states of origins.
     pub origins: Option<OriginWatch>,
     /// The address of metrics and health.
@@ -63,6 +61,19 @@ pub struct Present {
     pub listeners: Arc<BTreeMap<DestinationId, ListenerView>>,
     /// The things that others took away.
     pub faults: Faults,
+}
+
+impl Present {
+    /// Has it go by another configuration. Services that this one has no more are still known.
+    pub fn go_by(&mut self, config: &Arc<Config>, plan: &Arc<Plan>) {
+        let names = config.services.iter().map(|service| &service.name);
+        let new: Vec<&ServiceName> = names.filter(|name| !self.known.contains(name)).collect();
+        if !new.is_empty() {
+            Arc::make_mut(&mut self.known).extend(new.into_iter().cloned());
+        }
+        self.config = Arc::clone(config);
+        self.plan = Arc::clone(plan);
+    }
 }
 
 /// The steering of packets to the listeners.
@@ -83,13 +94,7 @@ impl Published {
     ///
     /// # Errors
     /// The namespace cannot be asked for.
-    pub fn new(
-        config: Arc<Config>,
-        plan: Arc<Plan>,
-        counters: Counters,
-        losses: Losses,
-        omissions: Omissions,
-    ) -> anyhow::Result<Self> {
+    pub fn new(config: Arc<Config>, plan: Arc<Plan>, book: Book) -> anyhow::Result<Self> {
         Ok(Self(Arc::new(Mutex::new(Arc::new(Present {
             id: None,
             state: InstanceState::Starting,
@@ -97,14 +102,13 @@ impl Published {
             namespace: NamespaceId::current()?,
             revision: 0,
             reloads: ReloadsView::default(),
+            known: Arc::new(config.services.iter().map(|service| service.name.clone()).collect()),
             config,
             plan,
             steering: None,
             packets: None,
             besides: Vec::new(),
-            counters,
-            losses,
-            omissions,
+            book,
             origins: None,
             admin: None,
             descriptors: 0,

@@ -13,6 +13,7 @@ use crate::model::{
     UniqueIds,
 };
 use crate::observe::{Bounds, DIAL, Histogram, SESSION, Totals};
+use spectrum_proxy::{End, TrafficCount};
 
 /// A service as the configuration has it.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
@@ -193,6 +194,9 @@ pub struct DatagramsView {
     pub withheld: u64,
 }
 
+/// The word for sessions that were open when the process that had them ended.
+const ABANDONED: &str = "abandoned";
+
 /// Connections that are over and ended alike.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct EndedView {
@@ -284,25 +288,30 @@ impl SessionsView {
             status: end.status(),
             count: *count,
         });
+        let abandoned = (totals.abandoned > 0).then(|| EndedView {
+            end: ABANDONED.to_owned(),
+            status: End::Cut.status(),
+            count: totals.abandoned,
+        });
         Self {
             service: service.to_string(),
             protocol,
             opened: totals.opened,
             open: totals.open,
-            ended: ended.collect(),
-            bytes_from_client: totals.bytes_from_client,
-            bytes_to_client: totals.bytes_to_client,
+            ended: ended.chain(abandoned).collect(),
+            bytes_from_client: totals.traffic(TrafficCount::BytesFromClient),
+            bytes_to_client: totals.traffic(TrafficCount::BytesToClient),
             datagrams: (protocol == Protocol::Udp).then_some(DatagramsView {
-                from_client: totals.datagrams_from_client,
-                to_client: totals.datagrams_to_client,
-                lost: totals.datagrams_lost,
-                overflow_from_client: totals.overflow_from_client,
-                overflow_from_origin: totals.overflow_from_origin,
-                followed: totals.followed,
-                headerless: totals.headerless_answers,
-                told_unreachable: totals.told_unreachable,
-                told_too_big: totals.told_too_big,
-                withheld: totals.withheld,
+                from_client: totals.traffic(TrafficCount::DatagramsFromClient),
+                to_client: totals.traffic(TrafficCount::DatagramsToClient),
+                lost: totals.traffic(TrafficCount::DatagramsLost),
+                overflow_from_client: totals.traffic(TrafficCount::OverflowFromClient),
+                overflow_from_origin: totals.traffic(TrafficCount::OverflowFromOrigin),
+                followed: totals.traffic(TrafficCount::Followed),
+                headerless: totals.traffic(TrafficCount::HeaderlessAnswers),
+                told_unreachable: totals.traffic(TrafficCount::ToldUnreachable),
+                told_too_big: totals.traffic(TrafficCount::ToldTooBig),
+                withheld: totals.traffic(TrafficCount::Withheld),
             }),
             dials: SpreadView::of(&totals.dials, &DIAL),
             durations: SpreadView::of(&totals.durations, &SESSION),
