@@ -134,6 +134,11 @@ impl Session {
         Ok(())
     }
 
+    /// What it took of these, for somebody else to keep.
+    pub(super) fn give_descriptors(&self) -> Option<Held> {
+        self.descriptors.take()
+    }
+
     /// A trusted proxy says whom it speaks for.
     pub(super) fn set_client(&self, client: SocketAddr, dialled: SocketAddr) {
         self.via.set(Some(self.client.replace(client)));

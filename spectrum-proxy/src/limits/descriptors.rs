@@ -218,6 +218,14 @@ impl Drop for ServiceShare {
     }
 }
 
+impl Held {
+    /// True if its worker has not used half of its descriptors, so that nobody misses what is held for later.
+    pub(crate) fn has_plenty(&self) -> bool {
+        let Books { used, division, .. } = &*self.share.books;
+        used.get() < division.get().whole / 2
+    }
+}
+
 impl Drop for Held {
     fn drop(&mut self) {
         self.share.give_back(self.count);

@@ -27,6 +27,7 @@ mod rebinding;
 mod receiver;
 mod session;
 mod sessions;
+mod spares;
 mod sys;
 mod table;
 mod train;

@@ -52,6 +52,15 @@ impl Poller {
         Ok(epoll::add(self.0.get_ref(), socket, data, EventFlags::IN | EventFlags::ET)?)
     }
 
+    /// The same for the socket to the origin of a session before, of which it tells already.
+    pub(super) fn change(&self, socket: impl AsFd, id: SessionId) -> io::Result<()> {
+        let data = EventData::new_u64(id.to_bits());
+        match epoll::modify(self.0.get_ref(), &socket, data, EventFlags::IN | EventFlags::ET) {
+            Err(rustix::io::Errno::NOENT) => self.add(socket, id, Ear::Upstream),
+            changed => Ok(changed?),
+        }
+    }
+
     /// Waits until something came.
     pub(super) async fn wait(&self, heard: &mut Vec<Heard>) -> io::Result<()> {
         loop {

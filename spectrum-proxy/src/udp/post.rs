@@ -51,10 +51,11 @@ impl Post {
     pub(super) fn deliver(&mut self, table: &SessionTable<UdpSession>, due: &[Due]) -> Vec<Trouble> {
         let mut troubles = Vec::new();
         let mut rest = due.iter().filter_map(|due| Some((due, table.get(due.id)?))).peekable();
-        let mut letters = Vec::new();
+        let (mut letters, mut senders) = (Vec::new(), Vec::new());
         while let Some((due, session)) = rest.next() {
             if let Some(train) = self.inbox.train(due.train) {
                 write(&mut letters, session, &train, due.way);
+                senders.resize(letters.len(), session);
             }
             let goes_on = rest.peek().is_some_and(|(next, of)| match (due.way, next.way) {
                 (Way::Client(_), Way::Client(_)) => of.voice.is_that_of(&session.voice),
@@ -65,17 +66,13 @@ impl Post {
                 continue;
             }
             match due.way {
-                Way::Client(_) => speak(&mut self.outbox, &session.voice, &letters),
-                Way::Origin => troubles.extend(
-                    relay(
-                        &mut self.outbox,
-                        session,
-                        &letters.iter().map(|(letter, _)| *letter).collect::<Vec<_>>(),
-                    )
-                    .map(|error| (due.id, error)),
-                ),
+                Way::Client(_) => speak(&mut self.outbox, &session.voice, &letters, &senders),
+                Way::Origin => {
+                    troubles.extend(relay(&mut self.outbox, session, &letters).map(|error| (due.id, error)));
+                }
             }
             letters.clear();
+            senders.clear();
         }
         troubles
     }
@@ -88,23 +85,16 @@ impl Post {
     ) -> Option<io::Error> {
         let mut letters = Vec::new();
         trains.for_each(|train| write(&mut letters, session, &train, Way::Origin));
-        relay(outbox, session, &letters.into_iter().map(|(letter, _)| letter).collect::<Vec<_>>())
+        relay(outbox, session, &letters)
     }
 }
 
 /// Adds the letters that `train` becomes.
-fn write<'a>(
-    letters: &mut Vec<(Letter<'a>, &'a UdpSession)>,
-    session: &'a UdpSession,
-    train: &Train<'a>,
-    way: Way,
-) {
-    let mut add = |letter: Letter<'a>, singly: bool| {
-        if singly {
-            letters.extend(letter.singly().map(|one| (one, session)));
-        } else {
-            letters.extend(letter.split().map(|one| (one, session)));
-        }
+fn write<'a>(letters: &mut Vec<Letter<'a>>, session: &'a UdpSession, train: &Train<'a>, way: Way) {
+    let mut add = |letter: Letter<'a>, singly: bool| match letter.segment {
+        None => letters.push(letter),
+        Some(_) if singly => letters.extend(letter.singly()),
+        Some(_) => letters.extend(letter.split()),
     };
     let head = session.upstream.as_ref().and_then(|upstream| upstream.head.as_ref());
     match (way, &session.upstream) {
@@ -167,8 +157,8 @@ fn relay(outbox: &mut Outbox, session: &UdpSession, letters: &[Letter<'_>]) -> O
     trouble
 }
 
-/// Sends `letters`, all of which have this voice.
-fn speak(outbox: &mut Outbox, voice: &Voice, letters: &[(Letter<'_>, &UdpSession)]) {
+/// Sends `letters`, all of which have this voice, each for one of `senders`.
+fn speak(outbox: &mut Outbox, voice: &Voice, letters: &[Letter<'_>], senders: &[&UdpSession]) {
     let note = |session: &UdpSession, letter: &Letter<'_>, sent: io::Result<()>| match sent {
         Ok(()) => session.sent(letter),
         Err(error) => {
@@ -178,7 +168,7 @@ fn speak(outbox: &mut Outbox, voice: &Voice, letters: &[(Letter<'_>, &UdpSession
         }
     };
     if let Voice::Raw(raw) = voice {
-        for (letter, session) in letters {
+        for (letter, session) in letters.iter().zip(senders) {
             let (from, to) = (session.local(), session.peer());
             let payload = match letter.head {
                 [] => Cow::Borrowed(letter.payload),
@@ -189,12 +179,11 @@ fn speak(outbox: &mut Outbox, voice: &Voice, letters: &[(Letter<'_>, &UdpSession
         }
     }
     let Some((socket, _)) = voice.socket() else { return };
-    let outgoing: Vec<Letter<'_>> = letters.iter().map(|(letter, _)| *letter).collect();
-    let of = |index: usize| letters.get(index).map(|(_, session)| *session);
+    let of = |index: usize| senders.get(index).copied();
     send(
         outbox,
         socket,
-        &outgoing,
+        letters,
         |index| {
             if let Some(session) = of(index) {
                 session.singly.set(true);

@@ -52,6 +52,11 @@ impl QueueLosses {
         if self.is_suspect.get() || self.looked.get().is_some() { self.more(socket) } else { 0 }
     }
 
+    /// True if there was never a reason to think that anything was lost.
+    pub(super) fn is_none(&self) -> bool {
+        !self.is_suspect.get() && self.looked.get().is_none()
+    }
+
     /// How many have been lost since the last time.
     pub(super) fn more(&self, socket: &impl AsFd) -> u64 {
         // Of a kernel that does not tell nothing is known (before Linux 4.12).

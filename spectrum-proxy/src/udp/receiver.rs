@@ -348,8 +348,13 @@ impl Queue {
             admitted => admitted?,
         }
         if answer == Answer::Relay {
-            match account.take_descriptors(assignment.share(), 1) {
-                Err(_) if self.give_up_one(table) => account.take_descriptors(assignment.share(), 1)?,
+            let take = || account.take_descriptors(assignment.share(), 1);
+            let taken = take().or_else(|limit| {
+                let has_room = self.sessions.spares.give_up(Instant::now());
+                if has_room { take() } else { Err(limit) }
+            });
+            match taken {
+                Err(_) if self.give_up_one(table) => take()?,
                 taken => taken?,
             }
         }
@@ -368,10 +373,16 @@ impl Queue {
         header: &[u8],
     ) -> Result<Upstream, DialFailure> {
         let caller = self.sessions.caller(account, header);
-        let open = || Upstream::open(chooser, &self.worker, caller, &[]);
+        let open = || Upstream::open(chooser, &self.worker, &self.sessions.spares, caller, &[]);
         match open() {
             Err(DialFailure::OutOfResources) => {
                 let now = Instant::now();
+                if self.sessions.spares.give_up(now) {
+                    match open() {
+                        Err(DialFailure::OutOfResources) => {}
+                        opened => return opened,
+                    }
+                }
                 if self.told.get().is_none_or(|told| now.duration_since(told) >= LOG_INTERVAL) {
                     self.told.set(Some(now));
                     tracing::warn!(

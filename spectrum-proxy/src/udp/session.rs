@@ -164,6 +164,7 @@ impl UdpSession {
         let fault = proxied.and_then(|proxied| proxied.fault);
         if let Some(upstream) = upstream {
             upstream.open.ended(end);
+            upstream.let_go(account.give_descriptors());
         }
         account.end(fault.map_or(end, End::Headless));
     }

@@ -23,6 +23,7 @@ use super::proxied::Arrival;
 use super::queue_losses::QueueLosses;
 use super::rebinding::take_passed;
 use super::session::{Parted, UdpSession};
+use super::spares::Spares;
 use super::sys::BATCH;
 use super::table::{GroupId, Rank, SessionId, SessionTable};
 use super::train::Train;
@@ -79,6 +80,7 @@ pub(crate) struct Sessions {
     pub(super) table: RefCell<SessionTable<UdpSession>>,
     pub(super) voices: Voices,
     pub(super) vias: Vias,
+    pub(super) spares: Rc<Spares>,
     pub(super) post: RefCell<Post>,
     groups: RefCell<Groups>,
     capacity: usize,
@@ -129,6 +131,7 @@ impl Sessions {
             table: RefCell::new(SessionTable::new()),
             voices: Voices::default(),
             vias: Vias::default(),
+            spares: Rc::default(),
             post: RefCell::new(Post::new()),
             groups: RefCell::default(),
             capacity,
@@ -170,6 +173,8 @@ impl Sessions {
         let sessions = self.table.borrow_mut().drain();
         drop(sessions);
         self.ears.take();
+        self.spares.clear();
+        self.voices.rest();
         for group in &mut self.groups.borrow_mut().known {
             group.assignment = None;
         }
@@ -332,7 +337,10 @@ impl Sessions {
         due: &[Due],
     ) {
         for due in due.iter().filter(|due| due.way == Way::Origin) {
-            if let Some(train) = post.inbox.train(due.train) {
+            let upstream = table.get(due.id).and_then(|session| session.upstream.as_ref());
+            if upstream.is_some_and(|upstream| upstream.room.is_some())
+                && let Some(train) = post.inbox.train(due.train)
+            {
                 self.tell_room(table, due.id, &train);
             }
         }
@@ -366,7 +374,12 @@ impl Sessions {
 
     /// Tells of the socket to the origin of a new session.
     pub(super) fn listen_to(self: &Rc<Self>, upstream: &Upstream, id: SessionId) -> io::Result<()> {
-        self.ears()?.add(&upstream.socket, id, Ear::Upstream)
+        let ears = self.ears()?;
+        if upstream.is_spare {
+            ears.change(&upstream.socket, id)
+        } else {
+            ears.add(&upstream.socket, id, Ear::Upstream)
+        }
     }
 
     /// Gives the sessions of a service sockets of their own if nothing listens for it any more.
@@ -493,9 +506,11 @@ impl Sessions {
         for (id, how) in over {
             end(&mut table, id, how);
         }
-        // Those that waited come first.
-        more.append(heard);
-        std::mem::swap(heard, &mut more);
+        if !more.is_empty() {
+            // Those that waited come first.
+            more.append(heard);
+            std::mem::swap(heard, &mut more);
+        }
     }
 
     /// Takes what a trusted proxy sent to the socket of one of its sessions, which may be for others of them: sockets of the same
@@ -609,7 +624,8 @@ impl Sessions {
             unanswered.tried.push(former);
             let header = session.proxied.as_ref().map_or(&[][..], |proxied| &proxied.header);
             let caller = self.caller(&session.account, header);
-            let opened = Upstream::open(chooser, session.account.worker(), caller, &unanswered.tried);
+            let opened =
+                Upstream::open(chooser, session.account.worker(), &self.spares, caller, &unanswered.tried);
             if let Ok(next) = opened
                 && self.listen_to(&next, id).is_ok()
             {
@@ -692,6 +708,10 @@ impl Sessions {
                 }
             }
         }
+        if table.len() == 0 {
+            self.voices.rest();
+        }
+        let next = next.into_iter().chain(self.spares.trim(now)).min();
         next.map(|next| next.max(now + LOOK))
     }
 }
@@ -762,6 +782,9 @@ async fn hear(sessions: Weak<Sessions>, poller: Rc<Poller>) {
         let Some(sessions) = sessions.upgrade() else { return };
         sessions.hear_some(&mut heard, &mut due);
         drop(sessions);
-        yield_now().await;
+        // Waiting lets others have their turn as well, and does not ask the kernel for events once more.
+        if !heard.is_empty() {
+            yield_now().await;
+        }
     }
 }

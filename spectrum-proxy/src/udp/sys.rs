@@ -1,5 +1,6 @@
 //! Many datagrams by one system call, in and out: recvmmsg(2) and sendmmsg(2), which no crate of ours offers with a length of
-//! segments beside each; how much a socket has dropped, and the MTU of a way. Does not know what the datagrams are for.
+//! segments beside each; how much a socket has dropped, and the MTU of a way. Both calls are made without the C library's
+//! preparations for cancelling threads. Does not know what the datagrams are for.
 #![allow(unsafe_code, reason = "see above; each block says why it is sound")]
 
 use std::fmt;
@@ -9,6 +10,7 @@ use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd};
 use std::ptr::null_mut;
 
+use rustix::net::SendFlags;
 use socket2::SockAddr;
 
 use super::control::{Control, Notes};
@@ -78,7 +80,14 @@ impl Inbox {
         // SAFETY: the headers, as many as that at least, point to buffers of the lengths that they say, all of which belong to
         // `self`, which is borrowed for as long as the call takes.
         let received = unsafe {
-            libc::recvmmsg(socket.as_raw_fd(), headers.as_mut_ptr(), most, libc::MSG_DONTWAIT, null_mut())
+            libc::syscall(
+                libc::SYS_recvmmsg,
+                socket.as_raw_fd(),
+                headers.as_mut_ptr(),
+                most,
+                libc::MSG_DONTWAIT,
+                null_mut::<libc::timespec>(),
+            )
         };
         self.used += usize::try_from(received).map_err(|_negative| io::Error::last_os_error())?;
         Ok(first..self.used)
@@ -185,6 +194,15 @@ impl Outbox {
         socket: BorrowedFd<'_>,
         letters: &[Letter<'_>],
     ) -> (usize, Option<io::Error>) {
+        if let [letter] = letters
+            && letter.is_plain()
+        {
+            // By far the most to origins are such, and this is the shortest way for them.
+            return match rustix::net::send(socket, letter.payload, SendFlags::DONTWAIT) {
+                Ok(_) => (1, None),
+                Err(error) => (0, Some(error.into())),
+            };
+        }
         let mut sent = 0;
         while let Some(rest) = letters.get(sent..).filter(|rest| !rest.is_empty()) {
             self.fill(rest);
@@ -192,7 +210,9 @@ impl Outbox {
             let headers = self.headers.as_mut_ptr();
             // SAFETY: the headers point to names, notes and parts in `self`, and to what `letters` borrows; all of them are there
             // until the call is over, and the kernel only reads them.
-            let taken = unsafe { libc::sendmmsg(socket.as_raw_fd(), headers, count, libc::MSG_DONTWAIT) };
+            let taken = unsafe {
+                libc::syscall(libc::SYS_sendmmsg, socket.as_raw_fd(), headers, count, libc::MSG_DONTWAIT)
+            };
             match usize::try_from(taken) {
                 // An error of a later letter is told when it is the first.
                 Ok(taken) if taken > 0 => sent += taken,

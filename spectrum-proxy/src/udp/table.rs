@@ -2,6 +2,7 @@
 //! are. Knows neither sockets nor what a session does.
 
 use std::collections::HashMap;
+use std::hash::{Hash, Hasher};
 use std::net::SocketAddr;
 
 use tokio::time::Instant;
@@ -14,13 +15,31 @@ use super::via::ViaId;
 pub(super) struct GroupId(pub(super) u32);
 
 /// What tells sessions apart. Not the listener: a service may get another one while its sessions go on.
-#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) struct Key {
     pub(super) group: GroupId,
     pub(super) client: SocketAddr,
     pub(super) dialled: SocketAddr,
     /// The trusted proxy that speaks for the client.
     pub(super) via: Option<ViaId>,
+}
+
+impl Hash for Key {
+    /// Hashes what tells addresses apart, at once: this is done for every datagram.
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u32(self.group.0);
+        for address in [self.client, self.dialled] {
+            match address {
+                SocketAddr::V4(v4) => {
+                    state.write_u64(u64::from(v4.ip().to_bits()) << 16 | u64::from(v4.port()));
+                }
+                SocketAddr::V6(v6) => {
+                    state.write_u128(v6.ip().to_bits());
+                    state.write_u64(u64::from(v6.scope_id()) << 16 | u64::from(v6.port()));
+                }
+            }
+        }
+    }
 }
 
 /// A session of the table. One that is gone has an id that no other gets.

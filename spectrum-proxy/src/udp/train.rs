@@ -66,6 +66,12 @@ pub(super) struct Letter<'a> {
 }
 
 impl<'a> Letter<'a> {
+    /// True if there is nothing to tell the kernel but its bytes.
+    pub(super) fn is_plain(&self) -> bool {
+        let is_alone = self.head.is_empty() && self.segment.is_none() && self.to.is_none();
+        is_alone && self.class == 0 && self.hops.is_none() && self.from.is_none()
+    }
+
     /// The parts of which it consists.
     pub(super) fn for_each_part(&self, mut each: impl FnMut(&'a [u8])) {
         if self.head.is_empty() || self.payload.is_empty() {

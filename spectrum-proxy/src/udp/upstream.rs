@@ -8,13 +8,16 @@ use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
 use socket2::{Domain, Socket, Type};
+use tokio::time::Instant;
 
 use super::head::Head;
 use super::options;
 use super::queue_losses::QueueLosses;
+use super::spares::Spares;
 use super::sys::mtu;
 use super::train::{Letter, Train};
 use crate::header::{Extensions, Header};
+use crate::limits::Held;
 use crate::model::{Family, Prefix, Protocol};
 use crate::origins::{Chooser, OpenGuard};
 use crate::report::DialFailure;
@@ -45,6 +48,18 @@ pub(super) struct Upstream {
     /// The length of the longest datagram of the client's that gets to the origin in one packet, as far as that was known when the
     /// session began, if a header makes it shorter than the client can know.
     pub(super) room: Option<u16>,
+    /// Where its socket goes afterwards, unless it is bound to what the next session cannot use.
+    spares: Option<Rc<Spares>>,
+    /// True if its socket is that of a session before.
+    pub(super) is_spare: bool,
+}
+
+/// A socket that is connected to an origin.
+struct Connected {
+    socket: OwnedFd,
+    /// True if only the kernel has chosen its address.
+    is_unbound: bool,
+    is_spare: bool,
 }
 
 /// Whom an origin is to be found for.
@@ -65,6 +80,7 @@ impl Upstream {
     pub(super) fn open(
         chooser: &Chooser,
         worker: &Worker,
+        spares: &Rc<Spares>,
         caller: Caller<'_>,
         tried: &[SocketAddr],
     ) -> Result<Self, DialFailure> {
@@ -86,8 +102,8 @@ impl Upstream {
                     failure = DialFailure::OtherFamily;
                     continue;
                 }
-                match connect(origin, chooser, client, turn) {
-                    Ok(socket) => {
+                match connect(origin, chooser, spares, client, turn) {
+                    Ok(Connected { socket, is_unbound, is_spare }) => {
                         let open = choices.open(place);
                         let has_others = choices.sole().is_none();
                         let head = chooser.datagram_header();
@@ -97,7 +113,19 @@ impl Upstream {
                         let room = head.as_ref().and_then(|head| room(&socket, origin, head.length()));
                         let singly = Cell::new(false);
                         let losses = QueueLosses::default();
-                        return Ok(Self { socket, losses, origin, open, singly, has_others, head, room });
+                        let spares = is_unbound.then(|| Rc::clone(spares));
+                        return Ok(Self {
+                            socket,
+                            losses,
+                            origin,
+                            open,
+                            singly,
+                            has_others,
+                            head,
+                            room,
+                            spares,
+                            is_spare,
+                        });
                     }
                     Err(error) => {
                         tracing::debug!(service = %chooser.service(), %origin, %client, %error, "connect to origin");
@@ -121,6 +149,13 @@ impl Upstream {
         let length = |head: &Head| u16::try_from(head.length()).unwrap_or(u16::MAX);
         self.room = self.room.map(|room| room.saturating_add(length(head)).saturating_sub(length(&renewed)));
         **head = renewed;
+    }
+
+    /// Ends it. `held` is what its socket was counted by.
+    pub(super) fn let_go(self, held: Option<Held>) {
+        if let Some(spares) = self.spares.filter(|_| self.losses.is_none()) {
+            spares.keep(Family::of(self.origin.ip()), self.socket, held, Instant::now());
+        }
     }
 
     /// What `train` becomes on its way to the origin.
@@ -210,9 +245,24 @@ pub(super) fn header_lengths(family: Family) -> u16 {
 
 /// A socket connected to `origin` from where the service says. Where another session of the client's has its port already, or the port
 /// is not ours to take, the client's address is kept and the kernel chooses the port.
-fn connect(origin: SocketAddr, chooser: &Chooser, client: SocketAddr, turn: usize) -> io::Result<OwnedFd> {
+fn connect(
+    origin: SocketAddr,
+    chooser: &Chooser,
+    spares: &Spares,
+    client: SocketAddr,
+    turn: usize,
+) -> io::Result<Connected> {
+    let family = Family::of(origin.ip());
+    let speaks_for = dial_source::spoken_for(chooser.source(), client);
+    let has_sources = chooser.sources().iter().any(|prefix| prefix.address().is_ipv4() == origin.is_ipv4());
+    let is_unbound = speaks_for.is_none() && !has_sources;
+    if is_unbound && let Some(socket) = spares.take(family, Instant::now()) {
+        let socket = Socket::from(socket);
+        socket.connect(&origin.into())?;
+        return Ok(Connected { socket: socket.into(), is_unbound, is_spare: true });
+    }
     let socket = Socket::new(Domain::for_address(origin), Type::DGRAM.nonblocking().cloexec(), None)?;
-    if let Some(from) = dial_source::spoken_for(chooser.source(), client) {
+    if let Some(from) = speaks_for {
         if from.is_ipv4() {
             socket.set_ip_transparent_v4(true)?;
         } else {
@@ -224,12 +274,12 @@ fn connect(origin: SocketAddr, chooser: &Chooser, client: SocketAddr, turn: usiz
             }
             bound => bound?,
         }
-    } else if chooser.sources().iter().any(|prefix| prefix.address().is_ipv4() == origin.is_ipv4()) {
+    } else if has_sources {
         bind_to_one(&socket, chooser.sources(), origin, turn)?;
     }
-    options::ask_for_class(&socket, Family::of(origin.ip()))?;
+    options::ask_for_class(&socket, family)?;
     socket.connect(&origin.into())?;
-    Ok(socket.into())
+    Ok(Connected { socket: socket.into(), is_unbound, is_spare: false })
 }
 
 /// Binds `socket` to the address whose turn it is, or to one of the next, where all ports of that are taken.

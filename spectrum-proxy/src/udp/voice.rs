@@ -2,7 +2,7 @@
 //! the same however many clients it speaks to, and stays mute should nothing steer datagrams to the listener any more.
 
 use std::cell::{Cell, OnceCell, RefCell};
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -15,6 +15,9 @@ use super::raw::RawSender;
 use crate::limits::{Held, ServiceShare};
 use crate::model::Family;
 use crate::report::Limit;
+
+/// The most voices that outlast who speaks through them.
+const LASTING: usize = 16;
 
 /// What a session answers with.
 #[derive(Clone)]
@@ -58,7 +61,7 @@ pub(super) struct OwnVoice {
     dialled: SocketAddr,
     registry: Rc<Registry>,
     /// Of the service that needed it first.
-    _held: Held,
+    held: Held,
 }
 
 type Registry = RefCell<HashMap<SocketAddr, Weak<OwnVoice>>>;
@@ -75,6 +78,8 @@ pub(super) struct Voices {
     registry: Rc<Registry>,
     raw: [OnceCell<Option<Rc<RawSender>>>; 2],
     complained: Cell<bool>,
+    /// Those that were opened last: sessions that last for a pair would have one opened again and again.
+    lasting: RefCell<VecDeque<Rc<OwnVoice>>>,
 }
 
 impl Voices {
@@ -93,8 +98,9 @@ impl Voices {
         match open(dialled) {
             Ok(socket) => {
                 let registry = Rc::clone(&self.registry);
-                let voice = Rc::new(OwnVoice { socket, dialled, registry, _held: held });
+                let voice = Rc::new(OwnVoice { socket, dialled, registry, held });
                 self.registry.borrow_mut().insert(dialled, Rc::downgrade(&voice));
+                self.last(&voice);
                 Ok(Some(Voice::Own(voice)))
             }
             Err(error) => {
@@ -108,6 +114,22 @@ impl Voices {
                 Ok(raw)
             }
         }
+    }
+
+    /// Has `voice` last longer than who speaks through it, unless descriptors are short.
+    fn last(&self, voice: &Rc<OwnVoice>) {
+        let mut lasting = self.lasting.borrow_mut();
+        let former = if lasting.len() < LASTING { None } else { lasting.pop_front() };
+        if voice.held.has_plenty() {
+            lasting.push_back(Rc::clone(voice));
+        }
+        // What it drops looks into the registry alone.
+        drop(former);
+    }
+
+    /// Lets go of those through which nobody speaks.
+    pub(super) fn rest(&self) {
+        drop(self.lasting.take());
     }
 
     /// The worker's raw socket, opened when it is first asked for; `None` where that is not allowed.
@@ -173,6 +195,8 @@ mod tests {
         let other = Voices::default().of(free, &share).unwrap();
         assert!(matches!(other, Some(Voice::Own(_))), "another worker has one beside it");
         drop((all, other));
+        assert_eq!(voices.count(), 1, "lasts for the next one");
+        voices.rest();
         assert_eq!(voices.count(), 0);
     }
 }
