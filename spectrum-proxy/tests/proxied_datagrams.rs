@@ -2,15 +2,18 @@
 //! tested beside the codec, and what holds for datagrams of anybody in `udp.rs`.
 #![allow(clippy::unwrap_used, reason = "test code panics")]
 
-use std::io::IoSlice;
+use std::collections::HashMap;
+use std::io::{self, IoSlice};
 use std::net::{SocketAddr, UdpSocket};
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::os::fd::AsRawFd;
+use std::process::Command;
 use std::sync::mpsc::{self, Receiver};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+use nix::sys::socket::sockopt::IpMtu;
+use nix::sys::socket::{ControlMessage, MsgFlags, getsockopt, sendmsg};
 use socket2::{Domain, Socket, Type};
 use spectrum_proxy::header::{Header, SimpleHeader};
 use spectrum_proxy::model::{
@@ -253,6 +256,10 @@ fn what_a_proxy_says_besides_is_passed_on_with_the_datagram_that_it_said_it_of()
     for expected in &alike {
         assert_eq!(hear(&there).0, *expected);
     }
+    let own = v2_with(2, b"\x05\0\x04name");
+    proxy.send(&own).unwrap();
+    assert_eq!(hear(&there).0, own);
+    assert_eq!(running.reports(2)[1].unique_id.as_deref(), Some("name"));
 }
 
 fn send_train(from: &UdpSocket, payload: &[u8], segment: usize) {
@@ -281,7 +288,7 @@ fn a_train_of_a_proxy_is_taken_apart_by_its_headers() {
     }
     train.truncate(train.len() - 300);
     send_train(&proxy, &train, 1000);
-    let mut sessions = std::collections::HashMap::new();
+    let mut sessions = HashMap::new();
     for (number, of) in (0_u8..).zip(whose).filter(|(_, of)| *of > 0) {
         let (heard, session) = hear(&there);
         let header = if of < 10 { 28 } else { SimpleHeader::LENGTH };
@@ -417,11 +424,159 @@ fn nobody_waits_for_the_account_of_what_went_nowhere() {
     let running = Running::serve(target(&origin(), None), trusting());
     running.proxy(1).send(b"nobody").unwrap();
     // It takes its turn behind what came before.
-    let begun = std::time::Instant::now();
+    let begun = Instant::now();
     let outcome = running.runtime.block_on(running.workers.drain(DEADLINE));
     assert_eq!((outcome.finished, outcome.cut), (1, 0));
     assert!(begun.elapsed() < DEADLINE / 2);
     assert_eq!(running.reports.recv_timeout(DEADLINE).unwrap().end, End::Headless(HeaderFault::Malformed));
+}
+
+#[test]
+fn a_proxy_hears_that_the_origin_of_whom_it_speaks_for_is_not_there() {
+    if let Err(error) = Socket::new(Domain::IPV4, Type::RAW, Some(socket2::Protocol::ICMPV4)) {
+        println!("SKIP: no raw socket: {error}");
+        return;
+    }
+    // Connected to nothing that sends, so that it takes nothing.
+    let gone = origin();
+    gone.connect("127.0.0.1:9").unwrap();
+    let running = Running::relay(&gone);
+    for header in [v2(1), spp(2)] {
+        let proxy = running.proxy(1);
+        proxy.send(&[&header[..], b"anybody?"].concat()).unwrap();
+        // Only what comes from where it sent to is about a connected socket.
+        match proxy.recv(&mut [0; 16]) {
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {}
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[test]
+fn a_proxy_learns_how_much_gets_through_beside_both_headers() {
+    std::thread::spawn(|| {
+        if let Err(error) = nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET) {
+            println!("SKIP: no namespace of its own: {error}");
+            return;
+        }
+        let up = Command::new("ip").args(["link", "set", "lo", "up", "mtu", "1500"]).status();
+        if !up.is_ok_and(|status| status.success()) {
+            println!("SKIP: ip(8) cannot set up lo");
+            return;
+        }
+        let there = origin();
+        let running = Running::serve(target(&there, Some(DatagramHeader::Spp)), trusting());
+        let proxy = running.proxy(1);
+        let mtu = || getsockopt(&proxy, IpMtu).unwrap();
+        // Ten bytes more than ours come before each, and both are in one packet.
+        for (length, told) in [(1434, 1500), (1435, 1490)] {
+            proxy.send(&[v2(1), vec![7; length]].concat()).unwrap();
+            assert_eq!(hear(&there).0.len(), length + SimpleHeader::LENGTH);
+            let deadline = Instant::now() + DEADLINE;
+            while mtu() != told {
+                assert!(Instant::now() < deadline, "{length}: still {}", mtu());
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        }
+    })
+    .join()
+    .unwrap();
+}
+
+/// What is said in a datagram: by which proxy, for whom, to what, behind which header, and how many were before.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+struct Said {
+    by: u8,
+    client: u8,
+    dialled: u8,
+    is_spp: bool,
+}
+
+impl Said {
+    fn header(self) -> Vec<u8> {
+        if self.is_spp { spp(self.client) } else { v2(self.client) }
+    }
+
+    /// With its header so long that it may be a part of a train.
+    fn bytes(self, number: u32) -> Vec<u8> {
+        let fields = [self.by, self.client, self.dialled, self.is_spp.into()];
+        let mut bytes = [&self.header()[..], &fields, &number.to_be_bytes()].concat();
+        bytes.resize(60, 0);
+        bytes
+    }
+
+    fn read(bytes: &[u8]) -> (Self, u32) {
+        let [by, client, dialled, is_spp, a, b, c, d, ..] = *bytes else { panic!("{bytes:?}") };
+        (Self { by, client, dialled, is_spp: is_spp == 1 }, u32::from_be_bytes([a, b, c, d]))
+    }
+}
+
+/// Whatever happens meanwhile, a proxy hears what was said to whom it speaks for behind the header that it used, in its order.
+#[test]
+fn evictions_and_trains_mix_nobody_s_datagrams() {
+    let seed = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), 0);
+    println!("seed {seed}");
+    let mut state = seed | 1;
+    let mut draw = |below: u64| {
+        // xorshift64
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        u8::try_from(state % below).unwrap()
+    };
+    let udp = UdpPolicy { sessions: NonZeroU32::new(9), ..UdpPolicy::default() };
+    let there = origin();
+    let running = Running::serve(target(&there, None), Policy { udp, ..trusting() });
+    // Two of each speak to the same.
+    let proxies: Vec<UdpSocket> = (0..4).map(|which| running.proxy(which % 2)).collect();
+    for socket in proxies.iter().chain([&there]) {
+        socket.set_nonblocking(true).unwrap();
+    }
+    let (mut asked, mut heard) = (HashMap::<Said, u32>::new(), HashMap::<Said, u32>::new());
+    let (mut number, mut answers) = (0, 0);
+    for _ in 0..3000 {
+        let by = draw(4);
+        let mut train = Vec::new();
+        for _ in 0..=draw(4) {
+            number += 1;
+            if draw(20) == 0 {
+                train.extend([0xee; 60]);
+            } else {
+                let said = Said { by, client: 1 + draw(3), dialled: by % 2, is_spp: draw(2) == 0 };
+                train.extend(said.bytes(number));
+            }
+        }
+        // One that is lost tells of itself by the next.
+        let whole = [IoSlice::new(&train)];
+        let notes = [ControlMessage::UdpGsoSegments(&60)];
+        let socket = proxies[usize::from(by)].as_raw_fd();
+        let _ = sendmsg::<()>(socket, &whole, &notes, MsgFlags::empty(), None);
+        if draw(4) == 0 {
+            std::thread::yield_now();
+            let mut buffer = [0; 64];
+            while let Ok((length, from)) = there.recv_from(&mut buffer) {
+                let (said, number) = Said::read(&buffer[..length]);
+                let last = asked.insert(said, number);
+                assert!(last.is_none_or(|last| last < number), "{said:?} {number} after {last:?}");
+                let _ = there.send_to(&buffer[..length], from);
+            }
+        }
+        for (index, socket) in proxies.iter().enumerate() {
+            let mut buffer = [0; 128];
+            while let Ok(length) = socket.recv(&mut buffer) {
+                let answer = &buffer[..length];
+                let is_spp = answer.starts_with(&[0x56, 0xec]);
+                let content = if is_spp { &answer[SimpleHeader::LENGTH..] } else { answer };
+                let (said, number) = Said::read(content);
+                assert_eq!((usize::from(said.by), said.is_spp), (index, is_spp), "another's");
+                assert!(!is_spp || answer.starts_with(&said.header()), "{said:?}");
+                let last = heard.insert(said, number);
+                assert!(last.is_none_or(|last| last < number), "{said:?} {number} after {last:?}");
+                answers += 1;
+            }
+        }
+    }
+    assert!(answers > 100, "{answers} answers");
 }
 
 /// A datagram of QUIC with a long header, from who wants to be called `source`.

@@ -10,13 +10,15 @@ use spectrum_tests::datagram::{assert_silence_to, client_from, hear};
 use spectrum_tests::datagram_origin::DatagramOrigin;
 use spectrum_tests::datagram_server::{KNOT, ask, at, client, knot, service, start};
 use spectrum_tests::deadline::{PATIENCE, eventually};
-use spectrum_tests::on_every_path;
 use spectrum_tests::peer::{Peer, converse, file};
 use spectrum_tests::record::records;
 use spectrum_tests::require::{Need, met};
 use spectrum_tests::veth::{client_of, server_address};
+use spectrum_tests::{on_every_path, on_one_path};
 
 on_every_path!(clients_are_known_behind_a_chain_of_services, clients_of_dnsdist_are_known);
+
+on_one_path!(a_rule_keeps_out_who_forges_the_address_of_a_proxy);
 
 /// The header of version 2 for a datagram.
 fn v2(client: SocketAddr, dialled: SocketAddr) -> Vec<u8> {
@@ -86,6 +88,40 @@ fn clients_are_known_behind_a_chain_of_services(case: &mut Case) {
     let nobody: Vec<_> = records.iter().filter(|record| record["end"] == "header-malformed").collect();
     assert_eq!(nobody.len(), 1, "{finished}");
     assert_eq!(nobody[0]["client"], stranger.local_addr().unwrap().to_string());
+}
+
+/// The cure that the documents name, since nothing in a datagram tells a forged address.
+fn a_rule_keeps_out_who_forges_the_address_of_a_proxy(case: &mut Case) {
+    let (proxy, family) = case.family.pick(("10.77.0.5", "ip"), ("2001:db8:77::5", "ip6"));
+    let netns = client_of(&case.server);
+    netns.ip("link set lo up");
+    netns.ip(&format!("addr add {proxy} dev lo"));
+    // It would do the same for IPv4.
+    for which in ["all", "to-client"] {
+        case.server.sysctl(&format!("net/ipv4/conf/{which}/rp_filter"), "0");
+    }
+    let dialled = SocketAddr::new(case.any_address(), 7000);
+    let prefix = case.prefix();
+    let configuration = format!(
+        "[[service]]\nname = \"games\"\nbindings = [{{ prefix = \"{prefix}\", protocol = \"udp\" }}]\nrespond = \
+         \"discard\"\ntrusted-proxies = [\"{proxy}\"]\nudp = {{ idle = \"100ms\" }}\n"
+    );
+    let instance = start(case, &configuration);
+    let forger = client_from(&netns, SocketAddr::new(proxy.parse().unwrap(), 0), dialled);
+    let victims = [1, 2].map(|port| SocketAddr::new(case.family.parse("203.0.113.9", "2001:db8:9::9"), port));
+    forger.send(&v2(victims[0], dialled)).unwrap();
+    await_logged(&instance, &format!("client={} ", victims[0]), 1);
+    case.server.command("nft add table inet filter");
+    case.server
+        .command("nft add chain inet filter prerouting { type filter hook prerouting priority raw ; }");
+    case.server
+        .command(&format!("nft add rule inet filter prerouting iifname != lan0 {family} saddr {proxy} drop"));
+    forger.send(&v2(victims[1], dialled)).unwrap();
+    // Whoever comes after it by the same way is served.
+    let honest = client_from(&netns, client(case), dialled);
+    honest.send(b"hello").unwrap();
+    await_logged(&instance, &format!("client={} ", client(case)), 1);
+    assert_eq!(count_logged(&instance, &format!("client={} ", victims[1])), 0);
 }
 
 const PORT: u16 = 5353;
