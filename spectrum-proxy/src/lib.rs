@@ -59,8 +59,8 @@ pub use counter::Counter;
 pub use error::WorkersError;
 #[doc(hidden)]
 pub use origins::{
-    CheckOutcome, Lookups, OriginCondition, OriginState, OwnBindings, RecordState, ResolveError, SetOrigin,
-    SetOriginError,
+    CheckOutcome, HostFile, Lookups, OriginCondition, OriginState, OwnBindings, RecordState, ResolveError,
+    SetOrigin, SetOriginError,
 };
 pub use origins::{OriginWatch, WatchError};
 pub use report::{Datagrams, DialFailure, End, Established, Event, Expiry, HeaderFault, Limit, Report, Side};

@@ -18,6 +18,7 @@ mod watch;
 pub(super) use choice::{Choices, Chooser};
 pub(super) use current_roster::CurrentRoster;
 pub use own_bindings::OwnBindings;
+pub use resolver::HostFile;
 pub(super) use roster::{Member, Place};
 pub(super) use tally::OpenGuard;
 pub use watch::{

@@ -17,8 +17,8 @@ pub enum ConfinementError {
         source: io::Error,
     },
     /// The files that the process may open could not be restricted.
-    #[error("restrict the files that may be opened (landlock)")]
-    Files(#[from] landlock::RulesetError),
+    #[error("restrict the files that may be opened (landlock): {0}")]
+    Files(landlock::RulesetError),
     /// The process could not promise to gain no privileges by what it executes.
     #[error("promise to gain no new privileges (PR_SET_NO_NEW_PRIVS)")]
     NoNewPrivs(#[source] io::Error),
@@ -36,4 +36,11 @@ pub enum ConfinementError {
     /// The process could not become the user that it is to be.
     #[error(transparent)]
     User(#[from] UserError),
+}
+
+impl From<landlock::RulesetError> for ConfinementError {
+    /// It tells its own cause.
+    fn from(error: landlock::RulesetError) -> Self {
+        Self::Files(error)
+    }
 }

@@ -1,8 +1,11 @@
 //! Names of origins to addresses: /etc/hosts first, then DNS by the servers configured or those of /etc/resolv.conf. Keeps
 //! nothing: how long an answer is used is said with it, and `resolution` says what to make of a failure.
 
+mod host_file;
 mod resolution;
 mod system;
+
+pub use host_file::HostFile;
 
 use std::cell::RefCell;
 use std::io;
@@ -103,7 +106,7 @@ pub(super) struct Resolver {
 impl Resolver {
     pub(super) fn new(options: ResolverOptions, turns: Turns) -> Self {
         let files = SystemFiles::now();
-        let (hosts, dns) = (Hosts::from_system().unwrap_or_default(), dns(&options));
+        let (hosts, dns) = (system::hosts(), dns(&options));
         Self { turns, options, files, hosts, dns }
     }
 

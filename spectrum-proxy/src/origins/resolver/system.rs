@@ -1,18 +1,16 @@
 //! What the host says of name resolution: /etc/resolv.conf and /etc/hosts. Asks no server.
 
 use std::fs;
-use std::io;
+use std::io::{self, Read as _};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 
+use hickory_resolver::Hosts;
 use hickory_resolver::config::{NameServerConfig, ResolverConfig, ResolverOpts};
 use hickory_resolver::system_conf::parse_resolv_conf;
 
-use super::LookupError;
-
-const RESOLV_CONF: &str = "/etc/resolv.conf";
-const HOSTS: &str = "/etc/hosts";
+use super::{HostFile, LookupError};
 
 /// The address of DNS when nothing says where: resolv.conf(5).
 const LOCAL: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
@@ -26,8 +24,8 @@ pub(super) struct SystemFiles([Stamp; 2]);
 
 impl SystemFiles {
     pub(super) fn now() -> Self {
-        Self([RESOLV_CONF, HOSTS].map(|path| {
-            let metadata = fs::metadata(path).ok()?;
+        Self(HostFile::ALL.map(|file| {
+            let metadata = fs::metadata(file.path()).ok()?;
             Some((metadata.ino(), metadata.mtime(), metadata.mtime_nsec()))
         }))
     }
@@ -35,7 +33,7 @@ impl SystemFiles {
 
 /// The host's own way of resolving names, except that `servers` are asked if there are any.
 pub(super) fn configuration(servers: &[SocketAddr]) -> Result<(ResolverConfig, ResolverOpts), LookupError> {
-    let mut text = match fs::read(RESOLV_CONF) {
+    let mut text = match contents(HostFile::ResolvConf) {
         Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
         // The servers are known, and search domains are a convenience.
@@ -53,6 +51,21 @@ pub(super) fn configuration(servers: &[SocketAddr]) -> Result<(ResolverConfig, R
     }
     let (domain, search, _) = system.into_parts();
     Ok((ResolverConfig::from_parts(domain, search, servers.iter().map(server).collect()), options))
+}
+
+/// The names that this host knows by itself; of a file that cannot be read or understood, none.
+pub(super) fn hosts() -> Hosts {
+    let mut hosts = Hosts::default();
+    match HostFile::Hosts.open_or_ask().and_then(|file| hosts.read_hosts_conf(file)) {
+        Ok(()) => hosts,
+        Err(_) => Hosts::default(),
+    }
+}
+
+fn contents(file: HostFile) -> io::Result<Vec<u8>> {
+    let mut contents = Vec::new();
+    file.open_or_ask()?.read_to_end(&mut contents)?;
+    Ok(contents)
 }
 
 fn names_a_server(text: &[u8]) -> bool {
