@@ -131,8 +131,10 @@ impl Confined {
             assert!(thread["Groups"].is_empty() || thread["Groups"] == user.to_string(), "{thread:?}");
             assert_eq!((thread["NoNewPrivs"].as_str(), thread["Seccomp"].as_str()), ("1", "2"), "{thread:?}");
         }
+        let files = &self.report()["files"];
+        let is_restricted = *files == "whole" || files["partial"].is_string();
         assert_eq!(self.report()["system_calls"], "whole", "{}", self.said);
-        assert_ne!(self.report()["files"]["lacking"].is_null(), self.report()["files"].is_null());
+        assert_eq!(is_restricted, Need::Landlock.is_met(), "{files}");
     }
 
     /// What came of each thing that it tried.
@@ -327,4 +329,35 @@ fn a_user_that_is_not_there_is_told_with_the_cure() {
     let refused = launch.finish();
     assert_eq!(refused.code(), 1, "{refused}");
     assert!(refused.stderr.contains("there is no such user (try: useradd --system"), "{refused}");
+}
+
+#[test]
+fn what_a_kernel_has_not_is_said_and_what_it_has_must_work() {
+    let test = "what_a_kernel_has_not_is_said_and_what_it_has_must_work";
+    if !is_possible(test, &[Need::Landlock, Need::Strace]) {
+        return;
+    }
+    let netns = Netns::create().unwrap();
+    let strace = find_in_path("strace").unwrap();
+    let failing = |call: &str, error: &str| {
+        let words = "-D -f -qq -o /dev/null";
+        let through = format!("{} {words} -e trace={call} -e inject={call}:error={error}", strace.display());
+        Launch::new(&netns).through(&through)
+    };
+    for (call, error, part, told) in [
+        ("landlock_create_ruleset", "ENOSYS", "files", "the kernel has no landlock (Linux 5.13"),
+        ("landlock_create_ruleset", "EOPNOTSUPP", "files", "not switched on (lsm="),
+        ("seccomp", "EINVAL", "system_calls", "has no filters of system calls"),
+    ] {
+        let (said, _instance) = Confined::launch(failing(call, error), &netns, "worker", TCP, 1);
+        let report = &said[0]["report"];
+        let reason = report[part]["lacking"].as_str().unwrap();
+        assert!(reason.contains(told), "{reason}");
+        let other = if part == "files" { "system_calls" } else { "files" };
+        assert!(report[other] == "whole" || report[other]["partial"].is_string(), "{report}");
+    }
+    let words = "confined worker --config /run/confined.toml";
+    let refused = failing("landlock_restrict_self", "E2BIG").arguments(words).finish();
+    assert_eq!(refused.code(), 1, "{refused}");
+    assert!(refused.stderr.contains("restrict the files that may be opened (landlock): "), "{refused}");
 }
