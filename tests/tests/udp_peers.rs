@@ -102,9 +102,16 @@ fn quic_of_ngtcp2_passes_and_survives_another_port(case: &mut Case) {
         .unwrap();
     netns.run(|| fs::create_dir("/run/pages")).unwrap();
     let origin = at(case, 4433);
-    let line = format!("gtlsserver -q -d /run/pages {} 4433 /run/key.pem /run/certificate.pem", origin.ip());
-    let _server = Peer::hearing(&case.server, &line, origin);
-    let configuration = service(case, "1-65535", "udp", origin, "udp = { quic = true }");
+    // Two of them, neither of which knows the other's connections.
+    let others = at(case, 4434);
+    let _servers = [origin, others].map(|address| {
+        let (ip, port) = (address.ip(), address.port());
+        let line = format!("gtlsserver -q -d /run/pages {ip} {port} /run/key.pem /run/certificate.pem");
+        Peer::hearing(&case.server, &line, address)
+    });
+    let both = format!("[\"{origin}\", \"{others}\"]");
+    let configuration = service(case, "1-65535", "udp", origin, "udp = { quic = true }")
+        .replace(&format!("[\"{origin}\"]"), &both);
     configure(&case.server, &configuration);
     let instance = case.start(&format!("{CONFIG} --workers 2"));
     // With the second it has another port before it asks, as a NAT would give it one, and does not know.

@@ -40,34 +40,33 @@ fn follows(assignment: &Assignment) -> bool {
 }
 
 impl Sessions {
-    /// Notes by which ids the origin of a session wants to be called, if `train` of that says so.
-    pub(super) fn learn(&self, table: &mut SessionTable<UdpSession>, id: SessionId, train: &Train<'_>) {
-        let Some(upstream) = table.get(id).and_then(|session| session.upstream.as_ref()) else { return };
-        let bare = |answer| upstream.head.as_ref().map_or(Some(answer), |head| head.strip(answer));
-        let chosen = train.datagrams().filter_map(bare).filter_map(ConnectionId::of_sender);
-        let chosen: Vec<ConnectionId> = chosen.collect();
-        if chosen.is_empty() {
-            return;
-        }
-        let assignment = table.group_of(id).and_then(|group| self.assignment(group));
-        if !assignment.is_some_and(|assignment| follows(&assignment)) {
-            return;
-        }
-        let Some(session) = table.get_mut(id) else { return };
-        let (dialled, owner) = (session.dialled(), Owner { worker: self.worker, session: id });
-        let ids = session.ids.get_or_insert_with(|| Box::new(self.connections.ids_of(dialled, owner)));
-        for id in chosen {
-            ids.learn(id);
+    /// Has a session that begins be known by the ids that its origin will choose, if it is to follow its client.
+    pub(super) fn begin_to_learn(
+        &self,
+        table: &mut SessionTable<UdpSession>,
+        assignment: &Assignment,
+        id: SessionId,
+    ) {
+        if let Some(session) = table.get_mut(id).filter(|_| follows(assignment)) {
+            let owner = Owner { worker: self.worker, session: id };
+            session.ids = Some(Box::new(self.connections.ids_of(session.dialled(), owner)));
         }
     }
 
-    /// True if `train` of a session's origin may go to where its client is now. Lost, if not.
-    pub(super) fn may_answer(session: &UdpSession, train: &Train<'_>) -> bool {
-        let may = session.path.as_ref().is_none_or(|path| path.takes(train.payload.len() as u64));
-        if !may {
+    /// Notes by which ids the origin of a session wants to be called, if `train` of that says so. True if it may go to where the client
+    /// is now; lost, if not.
+    pub(super) fn heed(table: &mut SessionTable<UdpSession>, id: SessionId, train: &Train<'_>) -> bool {
+        let Some(session) = table.get_mut(id) else { return false };
+        let UdpSession { ids: Some(ids), upstream: Some(upstream), .. } = session else { return true };
+        let bare = |answer| upstream.head.as_ref().map_or(Some(answer), |head| head.strip(answer));
+        for chosen in train.datagrams().filter_map(bare).filter_map(ConnectionId::of_sender) {
+            ids.learn(chosen);
+        }
+        let takes = session.path.as_ref().is_none_or(|path| path.takes(train.payload.len() as u64));
+        if !takes {
             session.lost(train.count());
         }
-        may
+        takes
     }
 
     /// The session of which `train`, from a client that has none with what it dialled, says that it belongs to it.

@@ -309,6 +309,7 @@ impl Queue {
             session.account.established();
         }
         let id = table.insert(key, Rank::Unanswered, now, session);
+        self.sessions.begin_to_learn(table, assignment, id);
         self.sessions.begin_reaping();
         if let Some(upstream) = table.get(id).and_then(|session| session.upstream.as_ref())
             && let Err(error) = self.sessions.listen_to(upstream, id)

@@ -486,9 +486,7 @@ impl Sessions {
                         let Some(train) = post.inbox.train(index) else { continue };
                         bytes += train.payload.len();
                         let good = self.count_for_client(&table, id, &train);
-                        self.learn(&mut table, id, &train);
-                        if good > 0 && table.get(id).is_some_and(|session| Self::may_answer(session, &train))
-                        {
+                        if Self::heed(&mut table, id, &train) && good > 0 {
                             due.push(Due { id, train: index, way: Way::Client(None) });
                         }
                         answers += good;
