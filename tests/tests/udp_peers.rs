@@ -20,7 +20,11 @@ use spectrum_tests::require::{Need, met};
 use spectrum_tests::veth::{client_address, client_of};
 use spectrum_tests::{on_every_path, on_one_path};
 
-on_every_path!(a_dns_server_answers, quic_of_ngtcp2_passes_and_survives_another_port,);
+on_every_path!(
+    a_dns_server_answers,
+    a_turn_server_knows_who_asks_if_that_is_transparent,
+    quic_of_ngtcp2_passes_and_survives_another_port,
+);
 
 on_one_path!(
     a_turn_server_relays,
@@ -65,6 +69,35 @@ fn turn(case: &Case) -> Peer<'_> {
         address.ip()
     );
     Peer::hearing(&case.server, &line, address)
+}
+
+fn a_turn_server_knows_who_asks_if_that_is_transparent(case: &mut Case) {
+    if !met("a_turn_server_knows_who_asks_if_that_is_transparent", &[Need::Coturn]) {
+        return;
+    }
+    let address = case.any_address();
+    let netns = client_of(&case.server);
+    let _turn = turn(case);
+    // A session that is over is not waited for at the end.
+    let over = "udp = { responses = 1 }";
+    let transparent = service(case, "2000", "udp", at(case, 3478), &format!("transparent = true\n{over}"));
+    let opaque = service(case, "1000", "udp", at(case, 3478), over).replace("to-3478", "opaque");
+    let instance = start(case, &(transparent + &opaque));
+    // Who is seen, with its port.
+    let seen = |port: u16| {
+        let said = converse(&netns, &format!("turnutils_stunclient -p {port} {address}"), b"");
+        let said = String::from_utf8(said).unwrap();
+        let seen = said.lines().find_map(|line| line.split("UDP reflexive addr: ").nth(1)).map(str::trim);
+        // Of IPv6 it says no brackets.
+        let (ip, port) = seen.and_then(|seen| seen.rsplit_once(':')).unwrap_or_else(|| panic!("{said}"));
+        SocketAddr::new(ip.parse().unwrap_or_else(|_| panic!("{said}")), port.parse().unwrap())
+    };
+    assert_eq!(seen(1000).ip(), case.loopback());
+    let client = seen(2000);
+    assert_eq!(client.ip(), client_address(case.family));
+    let finished = instance.stop();
+    let records = records(&finished.stderr);
+    assert!(records.iter().any(|record| record["client"] == client.to_string()), "{client}: {finished}");
 }
 
 fn a_turn_server_relays(case: &mut Case) {
