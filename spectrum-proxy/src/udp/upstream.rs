@@ -278,6 +278,7 @@ fn connect(
         bind_to_one(&socket, chooser.sources(), origin, turn)?;
     }
     options::ask_for_class(&socket, family)?;
+    options::make_room(&socket);
     socket.connect(&origin.into())?;
     Ok(Connected { socket: socket.into(), is_unbound, is_spare: false })
 }
