@@ -10,11 +10,13 @@ use spectrum_tests::case::Case;
 use spectrum_tests::control::{CONFIG, configure, reload};
 use spectrum_tests::datagram::{bound, client, client_from, dropped_by_backlog, hear};
 use spectrum_tests::deadline::{PATIENCE, eventually};
-use spectrum_tests::instance::Instance;
-use spectrum_tests::on_every_path;
+use spectrum_tests::instance::{Instance, Launch};
 use spectrum_tests::record::records;
 use spectrum_tests::scene::Scene;
 use spectrum_tests::veth::origin_address;
+use spectrum_tests::{on_every_path, on_one_path};
+
+on_one_path!(explain_says_who_answers_a_datagram);
 
 on_every_path!(
     any_port_of_any_address_reaches_an_origin,
@@ -72,6 +74,22 @@ fn exchange(client: &UdpSocket, origin: &UdpSocket, said: &[u8]) -> SocketAddr {
         origin.send_to(&[b"re: ", said].concat(), from).unwrap();
         assert_eq!(hear(client).unwrap(), [b"re: ", said].concat());
         return from;
+    }
+}
+
+fn explain_says_who_answers_a_datagram(case: &mut Case) {
+    let origin = origin(case);
+    let more = format!("{}\nbalance = \"least-sessions\"\nudp = {{ sessions = 9 }}", origins(&[&origin]));
+    let _instance = serve(case, &service(case, "games", "5000", &more), "");
+    let target = SocketAddr::new(case.any_address(), 5000);
+    let said = Launch::new(&case.server).arguments(&format!("explain udp {target}")).finish().stdout;
+    for fact in [
+        format!("answers   origins {}\n", address(&origin)),
+        "          least-connections\n".to_owned(),
+        "          udp: sessions 9\n".to_owned(),
+        format!("origins   {} up\n", address(&origin)),
+    ] {
+        assert!(said.contains(&fact), "{fact}{said}");
     }
 }
 

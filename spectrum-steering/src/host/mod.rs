@@ -7,11 +7,13 @@ mod listener;
 mod listener_addresses;
 mod namespace;
 mod notices;
+mod offloads;
 mod reply_routes;
 mod routes;
 mod rp_filter;
 mod settings;
 mod sockets;
+mod sys;
 
 pub use addresses::{
     CoveredAddress, InterfaceAddress, covered_addresses, interface_addresses, loopback_families,
@@ -22,6 +24,7 @@ pub use listener::{ListenerGroup, ListenerOptions, OwnProcess, Transparency};
 pub use listener_addresses::ListenerAddresses;
 pub use namespace::{NamespaceId, enter_namespace, in_throw_away_namespace};
 pub use notices::{RouteNotice, RouteNotices};
+pub use offloads::interfaces_without_gro;
 pub use reply_routes::ReplyRoutes;
 pub use routes::{LocalRoutes, ROUTE_PROTOCOL};
 pub use rp_filter::strict_rp_filter;

@@ -41,8 +41,23 @@ pub struct Explanation {
     pub nearest: Option<BindingView>,
     /// The listener that takes it.
     pub listener: Option<ListenerView>,
+    /// What becomes of it there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub treatment: Option<Treatment>,
     /// Other things that may interfere.
     pub notes: Vec<String>,
+}
+
+/// What a service does with the connection, or session of UDP, that a packet begins.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Treatment {
+    /// The target that answers, in words.
+    pub target: String,
+    /// The limits and times that it has, but for those that hold anyway: a table of the file each.
+    pub policy: Vec<String>,
+    /// The addresses of its origins, in the order configured.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub origins: Vec<OriginView>,
 }
 
 /// The outcome for a packet.

@@ -96,8 +96,12 @@ pub struct HostFacts {
     pub syncookies: Option<u64>,
     /// `net.core.somaxconn`.
     pub somaxconn: Option<u64>,
-    /// `net.core.rmem_default`, in bytes.
-    pub rmem_default: Option<u64>,
+    /// `net.core.rmem_max`, in bytes.
+    pub rmem_max: Option<u64>,
+    /// `net.core.wmem_max`, in bytes.
+    pub wmem_max: Option<u64>,
+    /// The interfaces that are up and make no trains of what comes.
+    pub without_gro: Result<Vec<String>, Unknown>,
     /// The connections that conntrack follows, where it is loaded.
     pub conntrack: Option<Conntrack>,
     /// The firewall's rules, whoever made them.

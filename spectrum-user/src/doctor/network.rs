@@ -6,8 +6,8 @@ use super::path::Choice;
 use crate::model::{Family, Protocol};
 use crate::plan::{Plan, Untracking, word};
 
-/// What the kernel gives a socket of UDP where nobody has said otherwise, in bytes.
-const USUAL_BUFFER: u64 = 212_992;
+/// The bytes that listeners of UDP, and what answers their clients, have for what waits.
+const LONG_BUFFER: u64 = 4 << 20;
 
 /// Fewer may wait to be accepted than a burst of clients brings.
 const SHORT_QUEUE: u64 = 1_024;
@@ -46,26 +46,44 @@ pub(super) fn judge(facts: &HostFacts, findings: &mut Findings) {
     conntrack(facts, findings);
 }
 
-/// What sessions of UDP need, where any are to be served. Listeners and what answers clients have buffers of a size of their own.
+/// What UDP needs, where any is to be served.
 fn datagrams(facts: &HostFacts, findings: &mut Findings) {
     let binds_udp =
         |plan: &Plan| plan.bindings.iter().any(|planned| planned.binding.protocol == Protocol::Udp);
-    let (Some(Subject { plan, .. }), Some(buffer)) = (&facts.subject, facts.rmem_default) else { return };
-    if !binds_udp(plan) {
+    if !facts.subject.as_ref().is_some_and(|Subject { plan, .. }| binds_udp(plan)) {
         return;
     }
-    if buffer < USUAL_BUFFER {
-        findings.warn(
-            "rmem_default",
-            buffer.to_string(),
-            "so many bytes of an origin's answers wait for each UDP session: a burst of them is lost",
-            "sysctl -w net.core.rmem_default=212992",
-        );
+    // Who has the capability has as much as it wants.
+    let is_free = facts.rights.as_ref().is_ok_and(|rights| rights.allow("CAP_NET_ADMIN"));
+    for (check, buffer, what) in [
+        ("rmem_max", facts.rmem_max, "for a UDP listener or session: a burst"),
+        ("wmem_max", facts.wmem_max, "to send from an address of UDP: a burst"),
+    ] {
+        let Some(buffer) = buffer else { continue };
+        if is_free {
+            findings.ok(check, buffer.to_string(), "no matter: with CAP_NET_ADMIN queues of UDP are longer");
+        } else if buffer >= LONG_BUFFER {
+            findings.ok(check, buffer.to_string(), "queues of UDP are as long as they are to be");
+        } else {
+            findings.warn(
+                check,
+                buffer.to_string(),
+                &format!("so many bytes wait {what} that is longer is lost"),
+                &format!("sysctl -w net.core.{check}={LONG_BUFFER}"),
+            );
+        }
+    }
+    let Some(without) = findings.known("GRO", &facts.without_gro) else { return };
+    if without.is_empty() {
+        findings.ok("GRO", "on", "datagrams of a client that come together are steered and read together");
     } else {
-        findings.ok(
-            "rmem_default",
-            buffer.to_string(),
-            "so many bytes of an origin's answers wait for each UDP session",
+        let commands: Vec<String> =
+            without.iter().map(|name| format!("ethtool -K {} gro on", word(name))).collect();
+        findings.warn(
+            "GRO",
+            format!("off on {}", without.join(", ")),
+            "each UDP datagram that comes there is steered and read by itself, at many times the CPU time of a train's",
+            &commands.join("; "),
         );
     }
 }

@@ -67,7 +67,9 @@ fn host() -> HostFacts {
         bridged_to_rules: BTreeMap::new(),
         syncookies: Some(1),
         somaxconn: Some(4_096),
-        rmem_default: Some(212_992),
+        rmem_max: Some(212_992),
+        wmem_max: Some(212_992),
+        without_gro: Ok(Vec::new()),
         conntrack: None,
         listings: Ok(Vec::new()),
         leftovers: Ok(Vec::new()),
@@ -438,20 +440,34 @@ fn bridges_that_show_rules_their_packets_are_in_the_way_of_tproxy_alone() {
 }
 
 #[test]
-fn buffers_of_udp_matter_where_udp_is_served() {
-    let serving = |binding, buffer| HostFacts {
+fn buffers_of_udp_matter_where_udp_is_served_by_who_may_not_take_more() {
+    let serving = |binding, rights, buffer| HostFacts {
         subject: Some(configured(&[binding])),
-        rmem_default: Some(buffer),
+        rights: Ok(Rights::of(rights)),
+        rmem_max: Some(buffer),
+        wmem_max: Some(buffer),
         ..host()
     };
     let of = |facts: &HostFacts| {
         let findings = diagnose(facts).findings.into_iter();
         findings
-            .filter(|finding| finding.check == "rmem_default")
+            .filter(|finding| ["rmem_max", "wmem_max"].contains(&&finding.check[..]))
             .map(|finding| finding.verdict)
             .collect::<Vec<_>>()
     };
-    assert_eq!(of(&serving("udp 192.0.2.0/24 53", 65_536)), [FindingVerdict::Warning]);
-    assert_eq!(of(&serving("udp 192.0.2.0/24 53", 212_992)), [FindingVerdict::Ok]);
-    assert_eq!(of(&serving("tcp 192.0.2.0/24 53", 65_536)), []);
+    let (warned, good) = ([FindingVerdict::Warning; 2], [FindingVerdict::Ok; 2]);
+    assert_eq!(of(&serving("udp 192.0.2.0/24 53", 0, 212_992)), warned);
+    assert_eq!(of(&serving("udp 192.0.2.0/24 53", 0, 4 << 20)), good);
+    assert_eq!(of(&serving("udp 192.0.2.0/24 53", u64::MAX, 212_992)), good);
+    assert_eq!(of(&serving("tcp 192.0.2.0/24 53", 0, 212_992)), []);
+}
+
+#[test]
+fn interfaces_that_take_trains_apart_are_named() {
+    let without_gro = Ok(vec!["wan".to_owned(), "a b".to_owned()]);
+    let subject = Some(configured(&["udp 192.0.2.0/24 53"]));
+    let finding = found(&HostFacts { subject: subject.clone(), without_gro, ..host() }, "GRO");
+    assert_eq!((finding.verdict, &finding.value[..]), (FindingVerdict::Warning, "off on wan, a b"));
+    assert_eq!(finding.cure.unwrap(), "ethtool -K wan gro on; ethtool -K 'a b' gro on");
+    assert_eq!(found(&HostFacts { subject, ..host() }, "GRO").verdict, FindingVerdict::Ok);
 }

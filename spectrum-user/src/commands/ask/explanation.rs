@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 
 use super::status::cookies;
-use crate::control::{Decider, Explanation, Outcome};
+use crate::control::{Decider, Explanation, Outcome, Treatment};
 use crate::view::BindingView;
 
 /// Writes `explanation`, a fact a line.
@@ -38,6 +38,20 @@ pub(super) fn write(explanation: &Explanation, out: &mut dyn Write) -> io::Resul
     }
     if let Some(listener) = &explanation.listener {
         fact("listener", &format!("{} {}", listener.address, cookies(&listener.cookies)))?;
+    }
+    if let Some(Treatment { target, policy, origins }) = &explanation.treatment {
+        let mut name = "answers";
+        // What stands between semicolons stands for itself.
+        for line in target.split("; ").chain(policy.iter().map(String::as_str)) {
+            fact(name, line)?;
+            name = "";
+        }
+        let mut name = "origins";
+        for origin in origins {
+            let address = origin.address.as_deref().unwrap_or(&origin.plan.origin);
+            fact(name, &format!("{address} {}", origin.condition_line()))?;
+            name = "";
+        }
     }
     let asked = match (explanation.decided_by, &explanation.not_asked) {
         (Decider::Kernel, _) => "the kernel, by a test run of the attached program".to_owned(),

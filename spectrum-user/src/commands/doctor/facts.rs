@@ -92,7 +92,9 @@ pub(super) fn read(wanted: Option<(Config, Plan)>, jit: Option<u64>) -> anyhow::
             .collect(),
         syncookies: host::setting("net/ipv4/tcp_syncookies"),
         somaxconn: host::setting("net/core/somaxconn"),
-        rmem_default: rmem_default(),
+        rmem_max: rmem_max(),
+        wmem_max: wmem_max(),
+        without_gro: host::interfaces_without_gro().map_err(why),
         conntrack: host::setting("net/netfilter/nf_conntrack_count")
             .map(|count| Conntrack { count, limit: host::setting("net/netfilter/nf_conntrack_max") }),
         listings: listings(),
@@ -117,11 +119,23 @@ fn unknown(error: &io::Error) -> Unknown {
     }
 }
 
-/// The bytes that the kernel gives a socket's queue: asked of a socket, since older kernels show the setting in the first
+/// More than any setting allows.
+const TOO_MUCH: usize = 1 << 30;
+
+/// The most bytes that a socket's queue gets for the asking: asked of a socket, since older kernels show the setting in the first
 /// namespace alone.
-fn rmem_default() -> Option<u64> {
+fn rmem_max() -> Option<u64> {
     let socket = Socket::new(Domain::UNIX, Type::DGRAM, None).ok()?;
-    u64::try_from(socket.recv_buffer_size().ok()?).ok()
+    socket.set_recv_buffer_size(TOO_MUCH).ok()?;
+    // The kernel gives twice as much, for what it needs itself.
+    u64::try_from(socket.recv_buffer_size().ok()? / 2).ok()
+}
+
+/// The same of what a socket sends.
+fn wmem_max() -> Option<u64> {
+    let socket = Socket::new(Domain::UNIX, Type::DGRAM, None).ok()?;
+    socket.set_send_buffer_size(TOO_MUCH).ok()?;
+    u64::try_from(socket.send_buffer_size().ok()? / 2).ok()
 }
 
 fn kernel() -> String {

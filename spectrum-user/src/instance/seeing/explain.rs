@@ -8,12 +8,14 @@ use std::num::NonZeroU16;
 use spectrum_common::{Counts, Refusal};
 
 use super::misunderstood;
-use crate::control::{ControlError, Decider, ExplainQuery, Explanation, Outcome};
+use crate::control::{ControlError, Decider, ExplainQuery, Explanation, Outcome, Treatment};
 use crate::instance::exit_code::FAILURE;
-use crate::model::{Binding, DestinationId, Family, PortRange, Prefix, Protocol, ResourceKind};
+use crate::model::{
+    Binding, DestinationId, Family, PortRange, Prefix, Protocol, ResourceKind, Timeouts, UdpPolicy,
+};
 use crate::plan::{Explained, obstacles_to};
 use crate::registry::Mode;
-use crate::view::{DETACHED, Present, Scope, Seen, bridges_to_rules};
+use crate::view::{DETACHED, Present, Scope, Seen, ServiceView, bridges_to_rules, policy_lines};
 use spectrum_steering::dispatcher::{DispatcherError, Probe, Steered};
 use spectrum_steering::host::{self, ListeningSocket};
 use spectrum_steering::tproxy;
@@ -112,6 +114,8 @@ impl Present {
             }
         };
         let notes = self.notes(protocol, dialled, binding.is_some());
+        let treatment =
+            binding.as_ref().and_then(|binding| self.treatment(protocol, binding.service.as_str()));
         Ok(Explanation {
             protocol,
             dialled,
@@ -126,8 +130,22 @@ impl Present {
             hides: hides.into_iter().map(|hidden| self.listed(hidden)).collect(),
             nearest,
             listener: fate.destination().and_then(|id| self.listener(id)),
+            treatment,
             notes,
         })
+    }
+
+    /// What `service` does with what begins by this protocol.
+    fn treatment(&self, protocol: Protocol, service: &str) -> Option<Treatment> {
+        let view = self.view(Scope::Service(Some(service)));
+        let ServiceView { plan, origins, .. } =
+            view.services.into_iter().find(|one| one.plan.name == service)?;
+        let (limits, usual) = ((&plan.limits).into(), (Timeouts::default(), UdpPolicy::default()));
+        let policy = match protocol {
+            Protocol::Tcp => policy_lines(&limits, &(&plan.timeouts).into(), &usual.1),
+            Protocol::Udp => policy_lines(&limits, &usual.0, &(&plan.udp).into()),
+        };
+        Some(Treatment { target: plan.target, policy, origins })
     }
 
     /// The things that may interfere with a packet to `dialled`, which is bound or not.
