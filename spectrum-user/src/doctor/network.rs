@@ -202,7 +202,7 @@ fn conntrack(facts: &HostFacts, findings: &mut Findings) {
     match plan.tracked(listings) {
         Some(tracked) => {
             let meaning = format!(
-                "{tracked}: each connection takes an entry, and without a free one packets are dropped"
+                "{tracked}: each connection or session takes an entry, and without a free one packets are dropped"
             );
             match &tracked.untracking {
                 Untracking::Command(command) => findings.warn(check, value, &meaning, command),
