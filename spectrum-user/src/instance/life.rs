@@ -153,8 +153,7 @@ async fn reload(
     let outcome = read_and_reload(running, read_again, query).await;
     running.published.change(|now| {
         now.state = InstanceState::Ready;
-        let count = if outcome.is_ok() { &mut now.reloads.done } else { &mut now.reloads.refused };
-        *count += 1;
+        now.reloaded(outcome.is_ok());
     });
     notify(&[NotifyState::Ready]);
     match &outcome {

@@ -105,6 +105,7 @@ impl Repairs {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::observe::Book;
 
     const KIND: ResourceKind = ResourceKind::Rules;
 
@@ -115,6 +116,7 @@ mod tests {
     #[test]
     fn who_removes_the_same_too_often_is_left_alone_for_a_minute() {
         let mut repairs = Repairs::default();
+        repairs.faults().enter(&Book::create().unwrap());
         let begun = Instant::now();
         for second in 0..3 {
             let now = begun + Duration::from_secs(second);
@@ -177,6 +179,7 @@ mod tests {
     fn what_cannot_be_looked_at_is_told_from_the_second_time_on() {
         let mut repairs = Repairs::default();
         let faults = repairs.faults();
+        faults.enter(&Book::create().unwrap());
         assert_eq!(repairs.unseen(KIND, "it hangs".into()), News::Known);
         assert_eq!((repairs.seen(KIND), faults.unseen().len()), (News::Known, 0));
         let news: Vec<News> = (0..4).map(|_| repairs.unseen(KIND, "it hangs".into())).collect();

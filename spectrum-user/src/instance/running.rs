@@ -134,6 +134,8 @@ impl Running {
         published: Published,
         hearing: &Hearing,
     ) -> Self {
+        let repairs = Repairs::default();
+        repairs.faults().enter(&published.now().book);
         Self {
             config,
             plan,
@@ -163,7 +165,7 @@ impl Running {
             tproxy: None,
             steered: None,
             gone: Vec::new(),
-            repairs: Repairs::default(),
+            repairs,
             repairing: Repairing::default(),
             next_listener: DestinationId(0),
         }

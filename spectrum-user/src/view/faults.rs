@@ -6,6 +6,7 @@ use std::fmt::Write as _;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::model::{Resource, ResourceKind};
+use crate::observe::Book;
 use spectrum_steering::netlink::Author;
 
 /// So many looks in a row that fail are told.
@@ -21,11 +22,17 @@ pub struct Faults(Arc<Mutex<RepairBook>>);
 #[derive(Debug, Default)]
 struct RepairBook {
     missing: BTreeMap<ResourceKind, Absence>,
-    repaired: BTreeMap<ResourceKind, u64>,
+    /// The book in which repairs and failures of looks are counted, by kind.
+    counts: Option<Book>,
     /// The failures of looks in a row, and the last one's reason.
     unseen: BTreeMap<ResourceKind, (u32, String)>,
-    failed_looks: BTreeMap<ResourceKind, u64>,
 }
+
+/// The name of repairs in the book.
+const REPAIRS: &str = "repairs";
+
+/// That of looks that failed.
+const FAILED_LOOKS: &str = "failed-looks";
 
 /// Things of one kind that are missing.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -56,6 +63,11 @@ pub enum News {
 }
 
 impl Faults {
+    /// Has repairs counted in `book` from now on. Before, none are.
+    pub fn enter(&self, book: &Book) {
+        self.lock().counts = Some(book.clone());
+    }
+
     /// The things that are missing, a line for each kind.
     #[must_use]
     pub fn lines(&self) -> Vec<String> {
@@ -90,26 +102,26 @@ impl Faults {
     /// The number of repairs of each kind.
     #[must_use]
     pub fn repaired(&self) -> Vec<(&'static str, u64)> {
-        counted(&self.lock().repaired)
+        self.lock().counted(REPAIRS)
     }
 
     /// The number of looks of each kind that failed.
     #[must_use]
     pub fn failed_looks(&self) -> Vec<(&'static str, u64)> {
-        counted(&self.lock().failed_looks)
+        self.lock().counted(FAILED_LOOKS)
     }
 
     /// Things of `kind` have been put back.
     pub(crate) fn mended(&self, kind: ResourceKind) {
         let mut told = self.lock();
         told.missing.remove(&kind);
-        *told.repaired.entry(kind).or_default() += 1;
+        told.count(REPAIRS, kind);
     }
 
     /// Things of `kind` could not be looked at. Of several failures in a row the second is news: one may be a busy machine's.
     pub(crate) fn not_looked(&self, kind: ResourceKind, error: String) -> News {
         let mut told = self.lock();
-        *told.failed_looks.entry(kind).or_default() += 1;
+        told.count(FAILED_LOOKS, kind);
         let (times, last) = told.unseen.entry(kind).or_default();
         (*times, *last) = (times.saturating_add(1), error);
         if *times == UNSEEN { News::New } else { News::Known }
@@ -153,9 +165,18 @@ impl Faults {
     }
 }
 
-fn counted(counts: &BTreeMap<ResourceKind, u64>) -> Vec<(&'static str, u64)> {
-    let count = |kind: ResourceKind| counts.get(&kind).copied().unwrap_or_default();
-    ResourceKind::REMOVABLE.into_iter().map(|kind| (kind.as_str(), count(kind))).collect()
+impl RepairBook {
+    fn count(&self, of: &str, kind: ResourceKind) {
+        if let Some(book) = &self.counts {
+            book.count(of, kind.as_str());
+        }
+    }
+
+    fn counted(&self, of: &str) -> Vec<(&'static str, u64)> {
+        let sums = self.counts.as_ref().map(|book| book.singles(of)).unwrap_or_default();
+        let count = |kind: ResourceKind| sums.get(kind.as_str()).copied().unwrap_or(0);
+        ResourceKind::REMOVABLE.into_iter().map(|kind| (kind.as_str(), count(kind))).collect()
+    }
 }
 
 impl Absence {

@@ -49,7 +49,7 @@ impl Present {
             namespace: self.namespace.inode(),
             generation: self.probe().map_or(u64::from(self.revision) + 1, Probe::generation),
             revision: self.revision,
-            reloads: self.reloads,
+            reloads: self.reloads(),
             admin: self.admin,
             descriptors: self.descriptors,
             descriptors_of_each: self.descriptors_of_each,

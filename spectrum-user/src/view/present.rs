@@ -31,8 +31,6 @@ pub struct Present {
     pub namespace: NamespaceId,
     /// The number of configurations before this one.
     pub revision: u32,
-    /// The reloads so far.
-    pub reloads: ReloadsView,
     /// The configuration.
     pub config: Arc<Config>,
     /// Its plan.
@@ -63,7 +61,22 @@ pub struct Present {
     pub faults: Faults,
 }
 
+/// The name of the requests for another configuration in the book.
+const RELOADS: &str = "reloads";
+
 impl Present {
+    /// Counts a request for another configuration.
+    pub fn reloaded(&self, is_done: bool) {
+        self.book.count(RELOADS, if is_done { "done" } else { "refused" });
+    }
+
+    /// The requests for another configuration so far.
+    pub(super) fn reloads(&self) -> ReloadsView {
+        let sums = self.book.singles(RELOADS);
+        let of = |word| sums.get(word).copied().unwrap_or(0);
+        ReloadsView { done: of("done"), refused: of("refused") }
+    }
+
     /// Has it go by another configuration. Services that this one has no more are still known.
     pub fn go_by(&mut self, config: &Arc<Config>, plan: &Arc<Plan>) {
         let names = config.services.iter().map(|service| &service.name);
@@ -101,7 +114,6 @@ impl Published {
             mode: None,
             namespace: NamespaceId::current()?,
             revision: 0,
-            reloads: ReloadsView::default(),
             known: Arc::new(config.services.iter().map(|service| service.name.clone()).collect()),
             config,
             plan,

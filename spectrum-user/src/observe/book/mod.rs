@@ -43,6 +43,8 @@ struct Shelf {
     begun: AtomicU64,
     /// Blocks of it that nobody counts in, as they were when it was opened.
     free: Mutex<HashMap<BlockKey, Vec<BlockNumber>>>,
+    /// Single numbers of this process that [`Book::count`] counts; `None`: there was no room.
+    singles: Mutex<BTreeMap<String, Option<&'static Counter>>>,
     /// Volumes of versions that have other counters, for as long as processes of theirs count in them.
     former: Mutex<Vec<Volume>>,
 }
@@ -118,7 +120,14 @@ impl Book {
         }
         let current = Box::leak(Box::new(volume));
         let begun = AtomicU64::new(process.get());
-        Self(Arc::new(Shelf { current, process, begun, free: Mutex::new(free), former: Mutex::default() }))
+        Self(Arc::new(Shelf {
+            current,
+            process,
+            begun,
+            free: Mutex::new(free),
+            singles: Mutex::default(),
+            former: Mutex::default(),
+        }))
     }
 
     /// The file that a worker process opens it by.
@@ -189,6 +198,17 @@ impl Book {
         }
     }
 
+    /// One more of the single number that is called `of` and, behind a dot, `word`. For what does not happen often.
+    pub fn count(&self, of: &str, word: &str) {
+        let name = format!("{of}.{word}");
+        // Under the lock threads count one after the other, as if they were one.
+        let mut singles = self.0.singles.lock().unwrap_or_else(PoisonError::into_inner);
+        let counter = singles.entry(name).or_insert_with_key(|name| {
+            self.claim(&BlockKey { kind: BlockKind::Single, name: name.parse().ok()? })?.first()
+        });
+        counter.map_or_else(|| self.not_counted(), |counter| counter.add(1));
+    }
+
     /// The sums of all numbers of each kind, of processes that are and that were.
     pub(super) fn read(&self, mut add: impl FnMut(&BlockKey, &Numbers)) {
         let former = self.former();
@@ -199,7 +219,7 @@ impl Book {
 
     /// The single numbers whose names begin with `of` and a dot, by what follows.
     #[must_use]
-    pub(super) fn singles(&self, of: &str) -> BTreeMap<String, u64> {
+    pub fn singles(&self, of: &str) -> BTreeMap<String, u64> {
         let mut sums = BTreeMap::<String, u64>::new();
         self.read(|key, numbers| {
             let rest = key.name.as_str().strip_prefix(of).and_then(|rest| rest.strip_prefix('.'));

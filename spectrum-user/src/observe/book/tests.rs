@@ -390,6 +390,17 @@ fn no_two_workers_count_on_one_line() {
 }
 
 #[test]
+fn single_numbers_go_on_from_process_to_process() {
+    let book = book(4);
+    (0..2).for_each(|_| book.count("repairs", "rules"));
+    book.count("reloads", "done");
+    let after = Book::adopt_of(book.files().unwrap(), 0).unwrap();
+    after.count("repairs", "rules");
+    assert_eq!(after.singles("repairs"), BTreeMap::from([("rules".to_owned(), 3)]));
+    assert_eq!((after.singles("reloads").len(), blocks(&after)), (1, 2));
+}
+
+#[test]
 fn both_protocols_of_a_service_are_apart() {
     let book = book(4);
     let (counters, report) = (Counters::of(&book), report());
