@@ -2,17 +2,18 @@
 //! no name server unless it is told to.
 
 use std::fmt::{self, Write as _};
-use std::io::{self, BufWriter, Write};
+use std::io::{self, Write};
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
 use tokio::runtime;
 
+use super::answer::print;
 use crate::cli::CheckArgs;
 use crate::config::{Config, Planned};
 use crate::instance::{Numbered, look_up, origins_of, own_bindings};
-use crate::model::{LogFormat, RecordKeys, VisibleWriter};
+use crate::model::{LogFormat, RecordKeys};
 use crate::plan::Plan;
 use crate::plan::table::Table;
 use crate::view::{BindingView, CheckedService, DestinationPlan, PlanView, ServicePlan, policy_lines};
@@ -29,17 +30,7 @@ pub(super) fn check(args: &CheckArgs) -> anyhow::Result<()> {
         refuse_unresolved(&config, &plan)?;
     }
     let view = PlanView::of(&config, &plan, &table);
-    let mut stdout = BufWriter::new(io::stdout().lock());
-    let written = if args.json {
-        serde_json::to_writer(&mut stdout, &view).map_err(io::Error::from).and_then(|()| writeln!(stdout))
-    } else {
-        write(&view, &config, &mut VisibleWriter::new(&mut stdout))
-    };
-    match written.and_then(|()| stdout.flush()) {
-        // The reader has seen enough: a million bindings are more than a screen.
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        written => written.context("write the plan"),
-    }
+    print("write the plan", &view, args.json, |mut out| write(&view, &config, &mut out))
 }
 
 /// Refuses origins whose names have no address, a line each. That may be a mistake in the file or the fault of the

@@ -1,5 +1,6 @@
 //! One file per verb. Errors end here as one line and an exit code.
 
+mod answer;
 mod ask;
 mod check;
 mod clean;

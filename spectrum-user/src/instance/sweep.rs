@@ -34,8 +34,5 @@ pub(crate) async fn leftovers(lock: &StartupLock) -> anyhow::Result<Vec<String>>
         let list = errors.iter().map(|error| format!("{error:#}")).collect::<Vec<_>>().join("; ");
         return Err(anyhow!("{list}").context("remove what killed instances left"));
     }
-    let chains = leftovers.chains.iter().map(|chain| format!("firewall {chain}"));
-    let routes = leftovers.routes.iter().map(|prefix| format!("local route {prefix}"));
-    let tables = leftovers.tables.iter().map(|table| format!("reply routes in table {table}"));
-    Ok(chains.chain(routes).chain(tables).collect())
+    Ok(leftovers.lines())
 }

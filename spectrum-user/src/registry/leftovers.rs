@@ -40,10 +40,13 @@ impl Leftovers {
         }
     }
 
-    /// True if there is nothing to remove.
+    /// Each in words.
     #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.routes.is_empty() && self.chains.is_empty() && self.tables.is_empty()
+    pub fn lines(&self) -> Vec<String> {
+        let chains = self.chains.iter().map(|chain| format!("firewall {chain}"));
+        let routes = self.routes.iter().map(|prefix| format!("local route {prefix}"));
+        let tables = self.tables.iter().map(|table| format!("reply routes in table {table}"));
+        chains.chain(routes).chain(tables).collect()
     }
 }
 
@@ -72,6 +75,7 @@ mod tests {
         assert_eq!(leftovers.routes, [prefix("192.0.2.0/25"), prefix("2001:db8::/64")]);
         assert_eq!(leftovers.chains, BTreeSet::from([part(8)]));
         assert_eq!(leftovers.tables, BTreeSet::from([ReplyTable::of(&Chain::of(9))]));
-        assert!(Leftovers::among([prefix("192.0.2.0/24")], [part(7)], [], &[live]).is_empty());
+        assert_eq!(leftovers.lines()[0], "firewall table ip spectrum-8");
+        assert!(Leftovers::among([prefix("192.0.2.0/24")], [part(7)], [], &[live]).lines().is_empty());
     }
 }

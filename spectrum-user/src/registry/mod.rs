@@ -39,6 +39,7 @@ pub use sockets::{ControlSocket, control_sockets};
 pub(crate) const GROUP: &str = "spectrum";
 const LOCK: &str = "lock";
 const EXTENSION: &str = "json";
+const NEW: &str = "new";
 const CONTROL: &str = "sock";
 
 /// The time until a lock that another process holds is tried again.
@@ -162,15 +163,10 @@ impl StartupLock {
     /// The live instances of the namespace. State files of dead ones are removed.
     pub fn live(&self) -> Result<Vec<Instance>, RegistryError> {
         let dir = &self.registry.dir;
-        let entries = fs::read_dir(dir).map_err(|source| failed("list directory", dir, source))?;
         let mut live = Vec::new();
-        for entry in entries {
-            let path = entry.map_err(|source| failed("list directory", dir, source))?.path();
-            // Of a claim that was interrupted: claims are made under the lock, and we have it.
-            let interrupted = path.extension().is_some_and(|extension| extension == "new");
-            if path.extension().is_some_and(|extension| extension == EXTENSION) || interrupted {
-                live.extend(examine(&path)?);
-            }
+        // NEW is of a claim that was interrupted: claims are made under the lock, and we have it.
+        for path in files(dir, &[EXTENSION, NEW]).map_err(|source| failed("list directory", dir, source))? {
+            live.extend(examine(&path)?);
         }
         live.sort_by_key(|instance| (instance.started, instance.pid));
         Ok(live)
@@ -334,20 +330,25 @@ fn standing(path: &Path) -> Result<Fate, RegistryError> {
 /// leaves everything as it is: what they are may be another thing a moment later.
 pub fn live_instances(run_dir: &Path, namespace: u64) -> Result<Vec<Instance>, RegistryError> {
     let dir = run_dir.join(namespace.to_string());
-    let entries = match fs::read_dir(&dir) {
-        Ok(entries) => entries,
+    let found = match files(&dir, &[EXTENSION]) {
         // Nobody has ever started one here.
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(source) => return Err(failed("list directory", &dir, source)),
+        found => found.map_err(|source| failed("list directory", &dir, source))?,
     };
     let mut live = Vec::new();
-    for entry in entries {
-        let path = entry.map_err(|source| failed("list directory", &dir, source))?.path();
-        if path.extension().is_some_and(|extension| extension == EXTENSION) {
-            live.extend(live_instance(&path)?);
-        }
+    for path in found {
+        live.extend(live_instance(&path)?);
     }
     Ok(live)
+}
+
+/// The files in `dir` that have one of `extensions`.
+fn files(dir: &Path, extensions: &[&str]) -> io::Result<Vec<PathBuf>> {
+    let paths = fs::read_dir(dir)?.map(|entry| Ok(entry?.path()));
+    let is_wanted = |path: &PathBuf| {
+        extensions.iter().any(|wanted| path.extension().is_some_and(|extension| extension == *wanted))
+    };
+    paths.filter(|path: &io::Result<PathBuf>| path.as_ref().map_or(true, is_wanted)).collect()
 }
 
 /// The instance whose state file is at `path`, if it lives. Leaves the file as it is.
@@ -360,7 +361,7 @@ fn live_instance(path: &Path) -> Result<Option<Instance>, RegistryError> {
 
 /// Puts `instance` at `path`, locked from the moment it can be seen there.
 fn write(path: &Path, instance: &Instance) -> Result<File, RegistryError> {
-    let new = path.with_extension("new");
+    let new = path.with_extension(NEW);
     let write = || {
         let mut file = OpenOptions::new()
             .create(true)

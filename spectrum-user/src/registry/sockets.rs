@@ -1,6 +1,5 @@
 //! The control sockets of a network namespace's instances, found by their names. Connects to none.
 
-use std::fs;
 use std::io;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -8,7 +7,9 @@ use std::path::{Path, PathBuf};
 use nix::sys::socket::getsockopt;
 use nix::sys::socket::sockopt::PeerCredentials;
 
-use super::{CONTROL, EXTENSION, Instance, InstanceId, InstanceName, RegistryError, live_instance};
+use super::{
+    CONTROL, EXTENSION, Instance, InstanceId, InstanceName, RegistryError, failed, files, live_instance,
+};
 
 /// The socket at which an instance listens for requests, or did when it was killed.
 #[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
@@ -47,20 +48,18 @@ impl ControlSocket {
 /// nothing and needs no lock.
 pub fn control_sockets(run_dir: &Path, namespace: u64) -> Result<Vec<ControlSocket>, RegistryError> {
     let dir = run_dir.join(namespace.to_string());
-    let entries = match fs::read_dir(&dir) {
-        Ok(entries) => entries,
+    let found = match files(&dir, &[CONTROL]) {
+        Ok(found) => found,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
             return Err(RegistryError::NotAMember { path: dir, source: error });
         }
         Err(source) => {
-            return Err(RegistryError::RunDir { op: "list directory", path: dir, source: source.into() });
+            return Err(failed("list directory", &dir, source));
         }
     };
-    let mut sockets: Vec<ControlSocket> = entries
-        .flatten()
-        .map(|entry| entry.path())
-        .filter(|path| path.extension().is_some_and(|extension| extension == CONTROL))
+    let mut sockets: Vec<ControlSocket> = found
+        .into_iter()
         .filter_map(|path| Some(ControlSocket { id: path.file_stem()?.to_str()?.parse().ok()?, path }))
         .collect();
     sockets.sort();
@@ -69,6 +68,8 @@ pub fn control_sockets(run_dir: &Path, namespace: u64) -> Result<Vec<ControlSock
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]

@@ -6,27 +6,29 @@ mod explanation;
 mod set_origin;
 mod status;
 
-use std::io::{self, BufWriter, Write};
+use std::io;
 use std::os::unix::net::UnixStream;
 
-use anyhow::{Context as _, anyhow, bail};
-use serde::Serialize;
+use anyhow::{anyhow, bail};
 use serde::de::DeserializeOwned;
 
 use self::candidates::listed;
+use super::answer::print;
 use super::columns::Columns;
 use crate::cli::{BindingsArgs, ExplainArgs, InstanceArgs, OriginArgs, ReloadArgs};
 use crate::control::{self, ExplainQuery, Explanation, ReloadQuery, Request, SetOriginAnswer};
 use crate::instance::Reloaded;
-use crate::model::VisibleWriter;
 use crate::registry::{ControlSocket, InstanceName, control_sockets, live_instances, run_dir};
 use crate::view::{BindingView, View};
 use spectrum_steering::host::NamespaceId;
 
+/// What is done with an answer, in errors.
+const OP: &str = "write the answer";
+
 /// Prints the bindings that overlap what was typed.
 pub(super) fn bindings(args: &BindingsArgs) -> anyhow::Result<()> {
     let bindings: Vec<BindingView> = ask(&args.instance, &Request::Bindings(args.query()?))?;
-    print(&args.instance, &bindings, |out| {
+    print(OP, &bindings, args.instance.json, |out| {
         if bindings.is_empty() {
             return writeln!(out, "nothing is bound there");
         }
@@ -47,13 +49,13 @@ pub(super) fn bindings(args: &BindingsArgs) -> anyhow::Result<()> {
 pub(super) fn explain(args: &ExplainArgs) -> anyhow::Result<()> {
     let query = ExplainQuery { protocol: args.protocol, dialled: args.dialled, from: args.from };
     let explanation: Explanation = ask(&args.instance, &Request::Explain(query))?;
-    print(&args.instance, &explanation, |out| explanation::write(&explanation, out))
+    print(OP, &explanation, args.instance.json, |out| explanation::write(&explanation, out))
 }
 
 /// Prints what an origin came to, a line for each of its addresses.
 pub(super) fn origin(args: &OriginArgs) -> anyhow::Result<()> {
     let answer: SetOriginAnswer = ask(&args.instance, &Request::Origin(args.query()?))?;
-    print(&args.instance, &answer, |out| set_origin::write(&answer, out))
+    print(OP, &answer, args.instance.json, |out| set_origin::write(&answer, out))
 }
 
 /// Prints what a reload came to, on one line.
@@ -61,7 +63,7 @@ pub(super) fn reload(args: &ReloadArgs) -> anyhow::Result<()> {
     let ReloadArgs { force, instance: args } = args;
     let query = ReloadQuery { force: force.iter().map(ToString::to_string).collect() };
     let reloaded: Reloaded = ask(args, &Request::Reload(query))?;
-    print(args, &reloaded, |out| {
+    print(OP, &reloaded, args.json, |out| {
         let Reloaded { revision, services, bindings, added, removed, switched } = reloaded;
         writeln!(
             out,
@@ -73,7 +75,7 @@ pub(super) fn reload(args: &ReloadArgs) -> anyhow::Result<()> {
 /// Prints what the instance is and how it fares.
 pub(super) fn status(args: &InstanceArgs) -> anyhow::Result<()> {
     let view: View = ask(args, &Request::Status)?;
-    print(args, &view, |out| status::write(&view, out))
+    print(OP, &view, args.json, |out| status::write(&view, out))
 }
 
 fn ask<T: DeserializeOwned>(args: &InstanceArgs, request: &Request) -> anyhow::Result<T> {
@@ -136,23 +138,4 @@ fn nobody(wanted: Option<InstanceName>, namespace: NamespaceId) -> anyhow::Error
 fn silent(namespace: u64) -> Option<String> {
     let live = live_instances(&run_dir(), namespace).ok().filter(|live| !live.is_empty())?;
     Some(live.iter().map(|instance| instance.pid.to_string()).collect::<Vec<_>>().join(", "))
-}
-
-/// Prints as JSON or for people.
-fn print(
-    args: &InstanceArgs,
-    answer: &impl Serialize,
-    text: impl FnOnce(&mut dyn Write) -> io::Result<()>,
-) -> anyhow::Result<()> {
-    let mut stdout = BufWriter::new(io::stdout().lock());
-    let written = if args.json {
-        serde_json::to_writer(&mut stdout, answer).map_err(io::Error::from).and_then(|()| writeln!(stdout))
-    } else {
-        text(&mut VisibleWriter::new(&mut stdout))
-    };
-    match written.and_then(|()| stdout.flush()) {
-        // The reader has seen enough.
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        written => written.context("write the answer"),
-    }
 }

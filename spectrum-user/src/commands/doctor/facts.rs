@@ -189,11 +189,7 @@ fn leftovers(live: Result<&[Instance], String>) -> anyhow::Result<Result<Vec<Str
         let routes = LocalRoutes::open().map_err(why)?.list_ours().await.map_err(why)?;
         let chains = tproxy::list_ours().map_err(why)?;
         let tables = ReplyRoutes::open().map_err(why)?.list_ours().await.map_err(why)?;
-        let Leftovers { routes, chains, tables } = Leftovers::among(routes, chains, tables, live);
-        let routes = routes.iter().map(|prefix| format!("local route {prefix}"));
-        let tables = tables.iter().map(|table| format!("reply routes in table {table}"));
-        let chains = chains.iter().map(|chain| format!("firewall {chain}"));
-        Ok(chains.chain(routes).chain(tables).collect())
+        Ok(Leftovers::among(routes, chains, tables, live).lines())
     }))
 }
 

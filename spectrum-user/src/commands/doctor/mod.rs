@@ -3,15 +3,15 @@
 mod facts;
 mod trial;
 
-use std::io::{self, BufWriter, Write};
+use std::io::{self, Write};
 
-use anyhow::{Context as _, bail};
+use anyhow::bail;
 
+use super::answer::print;
 use super::columns::Columns;
 use crate::cli::DoctorArgs;
 use crate::config::{Config, Planned};
 use crate::doctor::{Diagnosis, diagnose};
-use crate::model::VisibleWriter;
 use spectrum_steering::host;
 
 /// Prints the diagnosis.
@@ -34,19 +34,7 @@ pub(super) fn doctor(args: &DoctorArgs) -> anyhow::Result<()> {
     }
     let diagnosis = diagnose(&facts::read(wanted, jit)?);
 
-    let mut stdout = BufWriter::new(io::stdout().lock());
-    let written = if args.json {
-        serde_json::to_writer(&mut stdout, &diagnosis)
-            .map_err(io::Error::from)
-            .and_then(|()| writeln!(stdout))
-    } else {
-        write_text(&diagnosis, &mut VisibleWriter::new(&mut stdout))
-    };
-    match written.and_then(|()| stdout.flush()) {
-        // The reader has seen enough.
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
-        written => written.context("write the diagnosis")?,
-    }
+    print("write the diagnosis", &diagnosis, args.json, |out| write_text(&diagnosis, out))?;
     if diagnosis.path.mode.is_none() {
         bail!("no path works here: {}", diagnosis.path.why);
     }
