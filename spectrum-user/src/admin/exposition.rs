@@ -79,12 +79,10 @@ impl Collector for Exposition {
 }
 
 fn encoded(family: &MetricFamily, view: &View, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
-    let MetricFamily { name, kind, help, labels, samples } = family;
+    let MetricFamily { name, kind, help, .. } = family;
     let mut out = encoder.encode_descriptor(name, help, None, *kind)?;
-    let mut filled = Vec::new();
-    samples(view, &mut filled);
-    for (values, value) in filled {
-        let labels: Vec<(&str, Cow<'_, str>)> = labels.iter().copied().zip(values).collect();
+    for (values, value) in family.samples(view) {
+        let labels: Vec<(&str, Cow<'_, str>)> = family.labels().iter().copied().zip(values).collect();
         if labels.is_empty() {
             // With these the library would write braces around nothing.
             write(&mut out, *kind, value)?;

@@ -7,7 +7,8 @@ use prometheus_client::metrics::MetricType;
 use spectrum_common::Refusal;
 
 use crate::view::{
-    DatagramsView, DestinationView, OriginView, PacketCounts, ServiceView, SessionsView, SpreadView, View,
+    DatagramsView, DestinationView, OriginView, PacketCounts, ServiceView, SessionsView, SpreadView,
+    TableView, View,
 };
 
 /// A family of metrics.
@@ -18,10 +19,8 @@ pub(super) struct MetricFamily {
     pub(super) kind: MetricType,
     /// What it is, in words.
     pub(super) help: &'static str,
-    /// The labels of each of its samples.
-    pub(super) labels: &'static [&'static str],
     /// The place of its values in the view.
-    pub(super) samples: for<'v> fn(&'v View, &mut Samples<'v>),
+    values: Values,
 }
 
 /// The samples of a family: the values of its labels, and its own.
@@ -41,324 +40,324 @@ const SESSIONS: &[&str] = &["service", "protocol"];
 const PACKETS: &[&str] = &["service", "protocol", "family"];
 const ORIGIN: &[&str] = &["service", "origin", "address"];
 
+/// The place of a family's values in the view: of what they are, and so how they are labelled.
+enum Values {
+    /// Of UDP sessions.
+    Datagrams(fn(DatagramsView) -> u64),
+    /// Several of them, told apart by one more label.
+    DatagramsBy(&'static [&'static str], fn(DatagramsView) -> Vec<(&'static str, u64)>),
+    /// Of the instance.
+    Instance(fn(&View) -> u64),
+    /// Of addresses of origins.
+    Origins(fn(&OriginView) -> u64),
+    /// Of a kind of their own, under these labels.
+    Others(&'static [&'static str], for<'v> fn(&'v View, &mut Samples<'v>)),
+    /// Of packets, with `sk_lookup`.
+    Packets(fn(&PacketCounts) -> u64),
+    /// Of services of the configuration.
+    Services(fn(&ServiceView) -> u64),
+    /// Of connections and UDP sessions.
+    Sessions(fn(&SessionsView) -> u64),
+    /// Of the same, spread.
+    Spreads(fn(&SessionsView) -> &SpreadView),
+    /// Of the steering table, with `sk_lookup`.
+    Table(fn(&View, TableView) -> u64),
+    /// By a word, under this label.
+    Words(&'static [&'static str], fn(&View) -> &BTreeMap<String, u64>),
+}
+
+use Values::{
+    Datagrams, DatagramsBy, Instance, Origins, Others, Packets, Services, Sessions, Spreads, Table, Words,
+};
+
 /// The whole table.
 pub(super) const FAMILIES: &[MetricFamily] = &[
     gauge(
         "build_info",
         "The version of the program, and how packets reach it",
-        &["version", "mode"],
-        |view, out| {
+        Others(&["version", "mode"], |view, out| {
             let mode = view.mode.map(|mode| mode.to_string()).unwrap_or_default();
             out.push((vec![Cow::from(&view.version), mode.into()], SampleValue::Number(1)));
-        },
+        }),
     ),
-    gauge("bindings", "Bindings of each service", SERVICE, |view, out| {
-        of_services(view, out, |service| wide(service.plan.bindings));
-    }),
+    gauge("bindings", "Bindings of each service", Services(|service| wide(service.plan.bindings))),
     gauge(
         "descriptors_limit",
         "File descriptors that all connections together may have",
-        &[],
-        |view, out| {
-            once(out, wide(view.descriptors));
-        },
+        Instance(|view| wide(view.descriptors)),
     ),
     gauge(
         "descriptors_of_service",
         "Of these, the ones that each service has of its own, whatever the others take",
-        &[],
-        |view, out| once(out, wide(view.descriptors_of_each)),
+        Instance(|view| wide(view.descriptors_of_each)),
     ),
-    gauge("configuration_revision", "Configurations before this one", &[], |view, out| {
-        once(out, view.revision.into());
-    }),
-    counter("repairs", "Repairs of what others removed, by what it was", &["what"], |view, out| {
-        by_word(&view.repairs, out);
-    }),
+    gauge("configuration_revision", "Configurations before this one", Instance(|view| view.revision.into())),
+    counter(
+        "repairs",
+        "Repairs of what others removed, by what it was",
+        Words(&["what"], |view| &view.repairs),
+    ),
     counter(
         "failed_looks",
         "Looks for what may be missing that failed, by what it was",
-        &["what"],
-        |view, out| {
-            by_word(&view.failed_looks, out);
-        },
+        Words(&["what"], |view| &view.failed_looks),
     ),
     gauge(
         "missing",
         "Kinds of things that clients need, that others removed and that have not been put back",
-        &[],
-        |view, out| once(out, wide(view.hindrances.len())),
+        Instance(|view| wide(view.hindrances.len())),
     ),
     counter(
         "reloads",
         "Requests for another configuration, by what came of them",
-        &["outcome"],
-        |view, out| {
+        Others(&["outcome"], |view, out| {
             out.push((vec!["done".into()], SampleValue::Number(view.reloads.done)));
             out.push((vec!["refused".into()], SampleValue::Number(view.reloads.refused)));
-        },
+        }),
     ),
-    gauge("table_generation", "Steering tables that have been published", &[], |view, out| {
-        out.extend(view.table.map(|_| (Vec::new(), SampleValue::Number(view.generation))));
-    }),
-    gauge("table_nodes", "Nodes of the steering table", &[], |view, out| {
-        out.extend(view.table.map(|table| (Vec::new(), SampleValue::Number(wide(table.nodes)))));
-    }),
-    gauge("table_bytes", "Memory of the steering table in the kernel", &[], |view, out| {
-        out.extend(view.table.map(|table| (Vec::new(), SampleValue::Number(wide(table.bytes)))));
-    }),
+    gauge("table_generation", "Steering tables that have been published", Table(|view, _| view.generation)),
+    gauge("table_nodes", "Nodes of the steering table", Table(|_, table| wide(table.nodes))),
+    gauge("table_bytes", "Memory of the steering table in the kernel", Table(|_, table| wide(table.bytes))),
     counter(
         "steered_packets",
         "Packets that looked for a listener and got ours: connections, and datagrams or trains of them",
-        PACKETS,
-        |view, out| {
-            of_packets(view, out, |labels, packets, out| {
-                out.push((labels, SampleValue::Number(packets.steered)));
-            });
-        },
+        Packets(|packets| packets.steered),
     ),
-    counter("missed_packets", "Packets that were refused for want of a listener", PACKETS, |view, out| {
-        of_packets(view, out, |labels, packets, out| out.push((labels, SampleValue::Number(packets.missed))));
-    }),
+    counter(
+        "missed_packets",
+        "Packets that were refused for want of a listener",
+        Packets(|packets| packets.missed),
+    ),
     counter(
         "refused_packets",
         "Packets that the kernel would not give to the listener",
-        &["service", "protocol", "family", "errno"],
-        |view, out| {
-            of_packets(view, out, |labels, packets, out| {
-                for errno in Refusal::ALL.map(Refusal::errno) {
-                    let labels = labels.iter().cloned().chain([errno.into()]).collect();
+        Others(&["service", "protocol", "family", "errno"], |view, out| {
+            for (labels, packets) in packets_of(view) {
+                out.extend(Refusal::ALL.map(Refusal::errno).into_iter().map(|errno| {
                     let count = packets.refused.get(errno).copied().unwrap_or_default();
-                    out.push((labels, SampleValue::Number(count)));
-                }
-            });
-        },
+                    ([labels.as_slice(), &[errno.into()]].concat(), SampleValue::Number(count))
+                }));
+            }
+        }),
     ),
     gauge(
         "origin_up",
         "Whether an address of an origin is used: neither down, ejected nor drained, resolved, and leading elsewhere",
-        ORIGIN,
-        |view, out| of_origins(view, out, |origin| origin.is_up().into()),
+        Origins(|origin| origin.is_up().into()),
     ),
     gauge(
         "origin_weight",
         "Share of the connections that an address of an origin has, 0 while it is drained",
-        ORIGIN,
-        |view, out| of_origins(view, out, |origin| origin.plan.weight.into()),
+        Origins(|origin| origin.plan.weight.into()),
     ),
     gauge(
         "origin_open_connections",
         "Connections that are open to an address of an origin",
-        ORIGIN,
-        |view, out| of_origins(view, out, |origin| origin.open),
+        Origins(|origin| origin.open),
     ),
-    counter("origin_connections", "Connections to an address of an origin so far", ORIGIN, |view, out| {
-        of_origins(view, out, |origin| origin.connections);
-    }),
+    counter(
+        "origin_connections",
+        "Connections to an address of an origin so far",
+        Origins(|origin| origin.connections),
+    ),
     counter(
         "origin_failed_dials",
         "Dials of an address of an origin that failed so far",
-        ORIGIN,
-        |view, out| of_origins(view, out, |origin| origin.failed_dials),
+        Origins(|origin| origin.failed_dials),
     ),
     counter(
         "origin_broken_connections",
         "Connections that an address of an origin broke off so far",
-        ORIGIN,
-        |view, out| of_origins(view, out, |origin| origin.broken_connections),
+        Origins(|origin| origin.broken_connections),
     ),
     counter(
         "to_origin_bytes",
         "Bytes that clients sent so far, by connections to an address of an origin",
-        ORIGIN,
-        |view, out| of_origins(view, out, |origin| origin.bytes_to_origin),
+        Origins(|origin| origin.bytes_to_origin),
     ),
     counter(
         "from_origin_bytes",
         "Bytes that clients were handed so far, by connections to an address of an origin",
-        ORIGIN,
-        |view, out| of_origins(view, out, |origin| origin.bytes_from_origin),
+        Origins(|origin| origin.bytes_from_origin),
     ),
     gauge(
         "unresolved_origins",
         "Origins of each service whose names have no address that may be dialled",
-        SERVICE,
-        |view, out| {
-            of_services(view, out, |service| {
-                wide(origins_of(service).filter(|rows| leads_nowhere(rows)).count())
-            });
-        },
+        Services(|service| wide(origins_of(service).filter(|rows| leads_nowhere(rows)).count())),
     ),
     gauge(
         "refused_addresses",
         "Addresses that the names of a service's origins mean and that are not dialled, since no name may mean them",
-        SERVICE,
-        |view, out| {
-            of_services(view, out, |service| {
-                wide(service.origins.iter().filter(|row| row.is_refused()).count())
-            });
-        },
+        Services(|service| wide(service.origins.iter().filter(|row| row.is_refused()).count())),
     ),
     counter(
         "opened_sessions",
         "Connections that were accepted, and UDP sessions that began",
-        SESSIONS,
-        |view, out| of_sessions(view, out, |sessions| SampleValue::Number(sessions.opened)),
+        Sessions(|sessions| sessions.opened),
     ),
-    gauge("open_sessions", "Connections and UDP sessions that are open", SESSIONS, |view, out| {
-        of_sessions(view, out, |sessions| SampleValue::Number(sessions.open));
-    }),
+    gauge("open_sessions", "Connections and UDP sessions that are open", Sessions(|sessions| sessions.open)),
     counter(
         "ended_sessions",
         "Connections and UDP sessions that are over, by how they ended",
-        &["service", "protocol", "end", "status"],
-        |view, out| {
+        Others(&["service", "protocol", "end", "status"], |view, out| {
             for sessions in &view.sessions {
-                for ended in &sessions.ended {
+                out.extend(sessions.ended.iter().map(|ended| {
                     let of = [Cow::from(&ended.end), ended.status.to_string().into()];
                     let labels = session_labels(sessions).into_iter().chain(of).collect();
-                    out.push((labels, SampleValue::Number(ended.count)));
-                }
+                    (labels, SampleValue::Number(ended.count))
+                }));
             }
-        },
+        }),
     ),
     counter(
         "from_client_bytes",
         "Bytes received from clients so far, by sessions that are open or over",
-        SESSIONS,
-        |view, out| of_sessions(view, out, |sessions| SampleValue::Number(sessions.bytes_from_client)),
+        Sessions(|sessions| sessions.bytes_from_client),
     ),
     counter(
         "to_client_bytes",
         "Bytes handed to clients so far, by sessions that are open or over",
-        SESSIONS,
-        |view, out| of_sessions(view, out, |sessions| SampleValue::Number(sessions.bytes_to_client)),
+        Sessions(|sessions| sessions.bytes_to_client),
     ),
-    counter("from_client_datagrams", "UDP datagrams received from clients so far", SESSIONS, |view, out| {
-        of_datagrams(view, out, |datagrams| datagrams.from_client);
-    }),
+    counter(
+        "from_client_datagrams",
+        "UDP datagrams received from clients so far",
+        Datagrams(|datagrams| datagrams.from_client),
+    ),
     counter(
         "to_client_datagrams",
         "UDP datagrams handed to the system for clients so far",
-        SESSIONS,
-        |view, out| of_datagrams(view, out, |datagrams| datagrams.to_client),
+        Datagrams(|datagrams| datagrams.to_client),
     ),
     counter(
         "lost_datagrams",
         "UDP datagrams of clients and origins that came and could not be sent on",
-        SESSIONS,
-        |view, out| of_datagrams(view, out, |datagrams| datagrams.lost),
+        Datagrams(|datagrams| datagrams.lost),
     ),
     counter(
         "overflowed_datagrams",
         "UDP datagrams, or trains of them, that the system threw away since a queue was full, by who sent them",
-        &["service", "protocol", "sender"],
-        |view, out| {
-            for sessions in &view.sessions {
-                let Some(datagrams) = sessions.datagrams else { continue };
-                for (sender, count) in
-                    [("client", datagrams.overflow_from_client), ("origin", datagrams.overflow_from_origin)]
-                {
-                    let labels = session_labels(sessions).into_iter().chain([Cow::from(sender)]).collect();
-                    out.push((labels, SampleValue::Number(count)));
-                }
-            }
-        },
+        DatagramsBy(&["service", "protocol", "sender"], |datagrams| {
+            vec![("client", datagrams.overflow_from_client), ("origin", datagrams.overflow_from_origin)]
+        }),
     ),
     counter(
         "followed_clients",
         "Times that a client of QUIC had another address, and its UDP session followed",
-        SESSIONS,
-        |view, out| of_datagrams(view, out, |datagrams| datagrams.followed),
+        Datagrams(|datagrams| datagrams.followed),
     ),
     counter(
         "headerless_answers",
         "UDP datagrams of origins that lacked the header of their session, and were not passed on",
-        SESSIONS,
-        |view, out| of_datagrams(view, out, |datagrams| datagrams.headerless),
+        Datagrams(|datagrams| datagrams.headerless),
     ),
     counter(
         "icmp_messages",
         "Messages of ICMP to UDP clients, by what they say; withheld: could not be sent, or too many were",
-        &["service", "protocol", "kind"],
-        |view, out| {
-            for sessions in &view.sessions {
-                let Some(datagrams) = sessions.datagrams else { continue };
-                for (kind, count) in [
-                    ("port-unreachable", datagrams.told_unreachable),
-                    ("too-big", datagrams.told_too_big),
-                    ("withheld", datagrams.withheld),
-                ] {
-                    let labels = session_labels(sessions).into_iter().chain([Cow::from(kind)]).collect();
-                    out.push((labels, SampleValue::Number(count)));
-                }
-            }
-        },
+        DatagramsBy(&["service", "protocol", "kind"], |datagrams| {
+            vec![
+                ("port-unreachable", datagrams.told_unreachable),
+                ("too-big", datagrams.told_too_big),
+                ("withheld", datagrams.withheld),
+            ]
+        }),
     ),
     histogram(
         "dial_duration_seconds",
         "How long it took to connect to an origin, of sessions that are over",
-        |view, out| {
-            of_sessions(view, out, |sessions| SampleValue::Spread(sessions.dials.clone()));
-            out.retain(|(_, value)| matches!(value, SampleValue::Spread(dials) if dials.count() > 0));
-        },
+        Others(SESSIONS, |view, out| {
+            let dialled = view.sessions.iter().filter(|sessions| sessions.dials.count() > 0);
+            let spread = |of: &SessionsView| SampleValue::Spread(of.dials.clone());
+            out.extend(dialled.map(|sessions| (session_labels(sessions), spread(sessions))));
+        }),
     ),
-    histogram("session_duration_seconds", "From accept to end", |view, out| {
-        of_sessions(view, out, |sessions| SampleValue::Spread(sessions.durations.clone()));
-    }),
+    histogram("session_duration_seconds", "From accept to end", Spreads(|sessions| &sessions.durations)),
     counter(
         "uncounted_events",
         "Sessions and records that no other counter has, since there was no room for the counters of one more service",
-        &[],
-        |view, out| once(out, view.uncounted),
+        Instance(|view| view.uncounted),
     ),
     counter(
         "log_lost",
         "Lines and records lost because nobody read them, or there was no room for them",
-        &["stream"],
-        |view, out| by_word(&view.log.lost, out),
+        Words(&["stream"], |view| &view.log.lost),
     ),
     counter(
         "dropped_records",
         "Connection records lost, as spectrum_log_lost_total has them under records",
-        &[],
-        |view, out| once(out, view.log.lost.get("records").copied().unwrap_or_default()),
+        Instance(|view| view.log.lost.get("records").copied().unwrap_or_default()),
     ),
-    counter("omitted_records", "Connection records left out on purpose, by why", &["reason"], |view, out| {
-        by_word(&view.log.omitted, out);
-    }),
+    counter(
+        "omitted_records",
+        "Connection records left out on purpose, by why",
+        Words(&["reason"], |view| &view.log.omitted),
+    ),
 ];
 
-type Fill = for<'v> fn(&'v View, &mut Samples<'v>);
+impl MetricFamily {
+    /// The labels of each of its samples.
+    pub(super) fn labels(&self) -> &'static [&'static str] {
+        match self.values {
+            Instance(_) | Table(_) => &[],
+            DatagramsBy(labels, _) | Others(labels, _) | Words(labels, _) => labels,
+            Datagrams(_) | Sessions(_) | Spreads(_) => SESSIONS,
+            Origins(_) => ORIGIN,
+            Packets(_) => PACKETS,
+            Services(_) => SERVICE,
+        }
+    }
 
-const fn counter(
-    name: &'static str,
-    help: &'static str,
-    labels: &'static [&'static str],
-    samples: Fill,
-) -> MetricFamily {
-    MetricFamily { name, kind: MetricType::Counter, help, labels, samples }
+    /// Its samples in `view`.
+    pub(super) fn samples<'v>(&self, view: &'v View) -> Samples<'v> {
+        let number = |labels, value| (labels, SampleValue::Number(value));
+        let sessions = view.sessions.iter();
+        let datagrams = || view.sessions.iter().filter_map(|of| Some((of, of.datagrams?)));
+        match self.values {
+            Datagrams(value) => {
+                datagrams().map(|(of, datagrams)| number(session_labels(of), value(datagrams))).collect()
+            }
+            DatagramsBy(_, values) => datagrams()
+                .flat_map(|(of, datagrams)| values(datagrams).into_iter().map(move |by| (of, by)))
+                .map(|(of, (by, value))| number([session_labels(of), vec![by.into()]].concat(), value))
+                .collect(),
+            Instance(value) => vec![number(Vec::new(), value(view))],
+            Origins(value) => origin_rows(view).map(|(labels, row)| number(labels, value(row))).collect(),
+            Others(_, fill) => {
+                let mut samples = Vec::new();
+                fill(view, &mut samples);
+                samples
+            }
+            Packets(value) => {
+                packets_of(view).map(|(labels, packets)| number(labels, value(packets))).collect()
+            }
+            Services(value) => configured(view)
+                .map(|service| number(vec![Cow::from(&service.plan.name)], value(service)))
+                .collect(),
+            Sessions(value) => sessions.map(|of| number(session_labels(of), value(of))).collect(),
+            Spreads(spread) => {
+                let spread = |of| SampleValue::Spread(SpreadView::clone(spread(of)));
+                sessions.map(|of| (session_labels(of), spread(of))).collect()
+            }
+            Table(value) => {
+                view.table.into_iter().map(|table| number(Vec::new(), value(view, table))).collect()
+            }
+            Words(_, counts) => {
+                counts(view).iter().map(|(word, count)| number(vec![Cow::from(word)], *count)).collect()
+            }
+        }
+    }
 }
 
-const fn gauge(
-    name: &'static str,
-    help: &'static str,
-    labels: &'static [&'static str],
-    samples: Fill,
-) -> MetricFamily {
-    MetricFamily { name, kind: MetricType::Gauge, help, labels, samples }
+const fn counter(name: &'static str, help: &'static str, values: Values) -> MetricFamily {
+    MetricFamily { name, kind: MetricType::Counter, help, values }
 }
 
-const fn histogram(name: &'static str, help: &'static str, samples: Fill) -> MetricFamily {
-    MetricFamily { name, kind: MetricType::Histogram, help, labels: SESSIONS, samples }
+const fn gauge(name: &'static str, help: &'static str, values: Values) -> MetricFamily {
+    MetricFamily { name, kind: MetricType::Gauge, help, values }
 }
 
-fn once(out: &mut Samples<'_>, value: u64) {
-    out.push((Vec::new(), SampleValue::Number(value)));
-}
-
-fn by_word<'v>(counts: &'v BTreeMap<String, u64>, out: &mut Samples<'v>) {
-    out.extend(counts.iter().map(|(word, count)| (vec![Cow::from(word)], SampleValue::Number(*count))));
+const fn histogram(name: &'static str, help: &'static str, values: Values) -> MetricFamily {
+    MetricFamily { name, kind: MetricType::Histogram, help, values }
 }
 
 /// The services of the configuration.
@@ -366,37 +365,15 @@ fn configured(view: &View) -> impl Iterator<Item = &ServiceView> {
     view.services.iter().filter(|service| service.draining.is_none())
 }
 
-fn of_services<'v>(view: &'v View, out: &mut Samples<'v>, value: impl Fn(&ServiceView) -> u64) {
-    let sample =
-        |service: &'v ServiceView| (vec![Cow::from(&service.plan.name)], SampleValue::Number(value(service)));
-    out.extend(configured(view).map(sample));
-}
-
 fn session_labels(sessions: &SessionsView) -> Vec<Cow<'_, str>> {
     vec![Cow::from(&sessions.service), sessions.protocol.to_string().into()]
 }
 
-fn of_sessions<'v>(view: &'v View, out: &mut Samples<'v>, value: impl Fn(&SessionsView) -> SampleValue) {
-    out.extend(view.sessions.iter().map(|sessions| (session_labels(sessions), value(sessions))));
-}
-
-fn of_datagrams<'v>(view: &'v View, out: &mut Samples<'v>, value: impl Fn(DatagramsView) -> u64) {
-    out.extend(view.sessions.iter().filter_map(|sessions| {
-        Some((session_labels(sessions), SampleValue::Number(value(sessions.datagrams?))))
-    }));
-}
-
-fn of_packets<'v>(
-    view: &'v View,
-    out: &mut Samples<'v>,
-    add: impl Fn(Vec<Cow<'v, str>>, &PacketCounts, &mut Samples<'v>),
-) {
-    for DestinationView { plan, packets, .. } in &view.destinations {
-        let Some(packets) = packets else { continue };
-        let labels =
-            vec![Cow::from(&plan.service), plan.protocol.to_string().into(), plan.family.to_string().into()];
-        add(labels, packets, out);
-    }
+fn packets_of(view: &View) -> impl Iterator<Item = (Vec<Cow<'_, str>>, &PacketCounts)> {
+    view.destinations.iter().filter_map(|DestinationView { plan, packets, .. }| {
+        let (protocol, family) = (plan.protocol.to_string(), plan.family.to_string());
+        Some((vec![Cow::from(&plan.service), protocol.into(), family.into()], packets.as_ref()?))
+    })
 }
 
 /// The rows of each origin of a service, which stand together.
@@ -409,10 +386,10 @@ fn leads_nowhere(rows: &[OriginView]) -> bool {
     rows.iter().all(OriginView::is_nothing)
 }
 
-/// A sample for each address of an origin that may be dialled, and one for each origin that has none. SRV records may name a
+/// A row for each address of an origin that may be dialled, and one for each origin that has none. SRV records may name a
 /// target in two priorities, and a file an origin twice: a series must not occur twice. Rows with the same labels are of one
 /// address of a service, so that what is counted there is one and the same number; it is up if either is.
-fn of_origins<'v>(view: &'v View, out: &mut Samples<'v>, value: impl Fn(&OriginView) -> u64) {
+fn origin_rows(view: &View) -> impl Iterator<Item = (Vec<Cow<'_, str>>, &OriginView)> {
     let mut by_labels: BTreeMap<[&str; 3], &OriginView> = BTreeMap::new();
     for service in configured(view) {
         for rows in origins_of(service) {
@@ -429,11 +406,7 @@ fn of_origins<'v>(view: &'v View, out: &mut Samples<'v>, value: impl Fn(&OriginV
             }
         }
     }
-    out.extend(
-        by_labels
-            .into_iter()
-            .map(|(labels, row)| (labels.map(Cow::from).to_vec(), SampleValue::Number(value(row)))),
-    );
+    by_labels.into_iter().map(|(labels, row)| (labels.map(Cow::from).to_vec(), row))
 }
 
 fn wide(number: usize) -> u64 {
@@ -468,7 +441,7 @@ mod tests {
             .iter()
             .map(|family| {
                 let total = if matches!(family.kind, MetricType::Counter) { "_total" } else { "" };
-                (format!("spectrum_{}{total}", family.name), family.labels.join(", "))
+                (format!("spectrum_{}{total}", family.name), family.labels().join(", "))
             })
             .collect();
         assert_eq!(table.len(), FAMILIES.len(), "a name stands twice");
