@@ -68,7 +68,7 @@ impl Proxied<'_> {
 
 /// Where datagrams of a proxy come: to which service, from where, and to what.
 #[derive(Clone, Copy)]
-pub(super) struct Reception<'a> {
+pub(super) struct ProxyEnds<'a> {
     pub(super) group: GroupId,
     pub(super) assignment: &'a Assignment,
     pub(super) sender: SocketAddr,
@@ -84,29 +84,29 @@ impl Sessions {
         table: &mut SessionTable<UdpSession>,
         post: &mut Post,
         index: usize,
-        reception: &Reception<'_>,
+        ends: &ProxyEnds<'_>,
         due: &mut Vec<Due>,
         mut open: impl FnMut(&mut SessionTable<UdpSession>, Proxied<'_>, &[u8]) -> Option<SessionId>,
     ) {
-        let policy = &reception.assignment.served().policy;
+        let policy = &ends.assignment.served().policy;
         let Some(train) = post.inbox.train(index) else { return };
         let found = runs(&train, |header, datagram| {
-            let proxied = self.proxied(reception, header, datagram);
+            let proxied = self.proxied(ends, header, datagram);
             let known = proxied.key.via.and_then(|_| table.find(&proxied.key));
             let known = known.filter(|id| !expired(table, *id, policy));
             let content = datagram.get(proxied.header.len()..).unwrap_or_default();
             let moved = |table: &mut SessionTable<UdpSession>| {
-                self.moved_behind(table, reception.assignment, &proxied.key, content, reception.now)
+                self.moved_behind(table, ends.assignment, &proxied.key, content, ends.now)
             };
             let id = match known.or_else(|| moved(table)) {
                 Some(id) => id,
                 None => open(table, proxied, datagram)?,
             };
             if header.is_err() {
-                table.touch(id, reception.now);
+                table.touch(id, ends.now);
                 if let Some(session) = table.get(id) {
                     let datagram = Train { payload: datagram, segment: datagram.len(), ..train };
-                    session.received(&datagram, reception.now);
+                    session.received(&datagram, ends.now);
                     session.lost(1);
                 }
                 return None;
@@ -114,18 +114,18 @@ impl Sessions {
             Some(id)
         });
         for run in found {
-            self.take_run(table, post, index, &run, reception.now, due);
+            self.take_run(table, post, index, &run, ends.now, due);
         }
     }
 
     /// The session of a datagram that begins with `header`.
     fn proxied<'a>(
         &self,
-        reception: &Reception<'_>,
+        ends: &ProxyEnds<'_>,
         header: Result<IncomingHeader, HeaderFault>,
         datagram: &'a [u8],
     ) -> Proxied<'a> {
-        let Reception { group, sender, dialled, .. } = *reception;
+        let ProxyEnds { group, sender, dialled, .. } = *ends;
         let format = header.map_or(HeaderFormat::None, |header| header.format);
         let via = Via { sender, dialled, format };
         let named = header.ok().and_then(|header| header.named);

@@ -17,7 +17,7 @@ use tokio::time::{Instant, sleep};
 use super::answer::Answer;
 use super::options;
 use super::post::{Due, Post};
-use super::proxied::{Proxied, Reception};
+use super::proxied::{Proxied, ProxyEnds};
 use super::queue_losses::{LOOK, QueueLosses};
 use super::rebinding::Moved;
 use super::session::UdpSession;
@@ -203,11 +203,11 @@ impl Queue {
             let policy = &assignment.served().policy;
             if trusted.trusts(client.ip()) {
                 let assignment = &*assignment;
-                let reception = Reception { group: self.group, assignment, sender: client, dialled, now };
+                let ends = ProxyEnds { group: self.group, assignment, sender: client, dialled, now };
                 let open = |table: &mut SessionTable<UdpSession>, proxied: Proxied<'_>, datagram: &[u8]| {
                     self.open(table, assignment, proxied.key, Some(&proxied), datagram, now)
                 };
-                self.sessions.take_proxied(&mut table, post, index, &reception, &mut due, open);
+                self.sessions.take_proxied(&mut table, post, index, &ends, &mut due, open);
                 continue;
             }
             let key = Key { group: self.group, client, dialled, via: None };

@@ -19,7 +19,7 @@ use super::connection_book::{ConnectionBook, Mailbox};
 use super::parting;
 use super::poller::{Ear, Heard, Poller};
 use super::post::{Due, Post, Way, is_of_origin};
-use super::proxied::Reception;
+use super::proxied::ProxyEnds;
 use super::queue_losses::QueueLosses;
 use super::rebinding::take_passed;
 use super::session::{Parted, UdpSession};
@@ -525,9 +525,9 @@ impl Sessions {
         let Some(group) = table.group_of(id) else { return };
         let Some(assignment) = self.assignment(group) else { return };
         let assignment = &*assignment;
-        let reception = Reception { group, assignment, sender, dialled, now: Instant::now() };
+        let ends = ProxyEnds { group, assignment, sender, dialled, now: Instant::now() };
         for index in received {
-            self.take_proxied(table, post, index, &reception, due, |table, _, _| {
+            self.take_proxied(table, post, index, &ends, due, |table, _, _| {
                 // Nothing listens for new ones any more.
                 if let Some(session) = table.get(id) {
                     session.lost(1);
