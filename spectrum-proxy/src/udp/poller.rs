@@ -77,7 +77,8 @@ impl Poller {
             if events.is_empty() {
                 continue;
             }
-            heard.extend(events.iter().map(|event| {
+            // Whoever takes them takes the last one, which is to be the one that has waited longest.
+            heard.extend(events.iter().rev().map(|event| {
                 let bits = event.data.u64();
                 let ear = if bits & PARTED == 0 { Ear::Upstream } else { Ear::Parted };
                 Heard { id: SessionId::from_bits(bits & !PARTED), ear }

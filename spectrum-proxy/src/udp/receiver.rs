@@ -21,7 +21,8 @@ use super::proxied::{Proxied, ProxyEnds};
 use super::queue_losses::{LOOK, QueueLosses};
 use super::rebinding::Moved;
 use super::session::UdpSession;
-use super::sessions::{Sessions, end, expired};
+use super::sessions::{FIRST_BATCH, Sessions, end, expired, next_batch};
+use super::sys::BATCH;
 use super::table::{GroupId, Key, Rank, SessionId, SessionTable};
 use super::upstream::Upstream;
 use super::voice::Voice;
@@ -176,15 +177,26 @@ impl Queue {
         });
     }
 
-    /// Takes a batch: whether there may be more.
+    /// Takes a few, and as long as there are more a larger batch, up to the largest: whether there may be more.
     fn take_some(self: &Rc<Self>) -> io::Result<bool> {
         let mut post = self.sessions.post.borrow_mut();
-        let (received, more) = self.sessions.receive(&mut post, self.listener.as_fd())?;
-        if !received.is_empty() {
-            self.look_at_losses();
+        let mut most = FIRST_BATCH;
+        loop {
+            let (received, more) = match self.sessions.receive(&mut post, self.listener.as_fd(), most) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock && most > FIRST_BATCH => {
+                    return Ok(false);
+                }
+                received => received?,
+            };
+            if !received.is_empty() {
+                self.look_at_losses();
+            }
+            self.take(&mut post, received);
+            if !more || most == BATCH {
+                return Ok(more);
+            }
+            most = next_batch(most);
         }
-        self.take(&mut post, received);
-        Ok(more)
     }
 
     fn take(&self, post: &mut Post, received: Range<usize>) {

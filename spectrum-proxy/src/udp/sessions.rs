@@ -55,6 +55,9 @@ const ENDED: usize = 1024;
 const LONG: usize = 16 * 1024;
 const BATCH_OF_LONG: usize = 8;
 
+/// Of what waits the first few are sent on before the others are read, which would keep them waiting for no gain.
+pub(super) const FIRST_BATCH: usize = 2;
+
 /// The most that is taken of one session before others have their turn.
 const BATCH_OF_SESSION: usize = 8;
 
@@ -265,14 +268,15 @@ impl Sessions {
         }
     }
 
-    /// Receives from a listener's `socket` into the post: which trains, and whether there may be more.
+    /// Receives from a listener's `socket` into the post, no more than so many: which trains, and whether there may be more.
     pub(super) fn receive(
         &self,
         post: &mut Post,
         socket: BorrowedFd<'_>,
+        most: usize,
     ) -> io::Result<(Range<usize>, bool)> {
         post.inbox.clear();
-        let most = if self.is_long.get() { BATCH_OF_LONG } else { BATCH };
+        let most = most.min(if self.is_long.get() { BATCH_OF_LONG } else { BATCH });
         let received = post.inbox.receive(socket, most)?;
         let trains = received.clone().filter_map(|index| post.inbox.train(index));
         let bytes: usize = trains.map(|train| train.payload.len()).sum();
@@ -436,13 +440,14 @@ impl Sessions {
     }
 
     /// Reads sockets that have something, as many as there is room for. Those that may have more stay in `heard`.
-    fn hear_some(self: &Rc<Self>, heard: &mut Vec<Heard>, due: &mut Vec<Due>) {
+    fn hear_some(self: &Rc<Self>, heard: &mut Vec<Heard>, due: &mut Vec<Due>, most: usize) {
         let (mut table, mut post) = (self.table.borrow_mut(), self.post.borrow_mut());
         let now = Instant::now();
         let (mut more, mut over) = (Vec::new(), Vec::new());
         post.inbox.clear();
         due.clear();
-        while post.inbox.room() > 0
+        let room = BATCH.saturating_sub(most);
+        while post.inbox.room() > room
             && let Some(one @ Heard { id, ear }) = heard.pop()
         {
             let Some(session) = table.get(id) else { continue };
@@ -723,6 +728,11 @@ pub(super) fn expired(table: &mut SessionTable<UdpSession>, id: SessionId, polic
     how.is_some()
 }
 
+/// The size of the batch after one of `most` that was full.
+pub(super) fn next_batch(most: usize) -> usize {
+    (most * 4).min(BATCH)
+}
+
 /// The end of a session that has had its time.
 pub(super) fn expiry(session: &UdpSession, policy: &Policy) -> Option<End> {
     let lifetime = policy.udp.lifetime?;
@@ -769,20 +779,22 @@ async fn reap(sessions: Rc<Sessions>) {
 
 /// Reads the sockets of sessions.
 async fn hear(sessions: Weak<Sessions>, poller: Rc<Poller>) {
-    let (mut heard, mut due) = (Vec::new(), Vec::new());
+    let (mut heard, mut due, mut most) = (Vec::new(), Vec::new(), FIRST_BATCH);
     loop {
-        if heard.is_empty()
-            && let Err(error) = poller.wait(&mut heard).await
-        {
-            tracing::error!(%error, "wait for the sockets of UDP sessions");
-            return;
+        if heard.is_empty() {
+            if let Err(error) = poller.wait(&mut heard).await {
+                tracing::error!(%error, "wait for the sockets of UDP sessions");
+                return;
+            }
+            most = FIRST_BATCH;
         }
         let Some(sessions) = sessions.upgrade() else { return };
-        sessions.hear_some(&mut heard, &mut due);
+        sessions.hear_some(&mut heard, &mut due, most);
         drop(sessions);
         // Waiting lets others have their turn as well, and does not ask the kernel for events once more.
-        if !heard.is_empty() {
+        if !heard.is_empty() && most == BATCH {
             yield_now().await;
         }
+        most = next_batch(most);
     }
 }
