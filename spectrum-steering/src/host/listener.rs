@@ -46,6 +46,7 @@ pub struct ListenerOptions {
 pub struct ListenerGroup {
     address: SocketAddr,
     cookies: Vec<u64>,
+    inodes: Vec<u64>,
     /// Until they are given to the workers.
     sockets: Vec<Socket>,
     /// The first one's number, for as long as whoever has it keeps it open.
@@ -108,8 +109,12 @@ impl ListenerGroup {
             sockets.iter().map(Socket::cookie).collect::<io::Result<_>>().map_err(|source| {
                 NetError::os("read cookie of listener on", address, source, "CAP_NET_ADMIN")
             })?;
+        let inodes =
+            sockets.iter().map(inode).collect::<io::Result<_>>().map_err(|source| {
+                NetError::os("read inode of listener on", address, source, "CAP_NET_ADMIN")
+            })?;
         let number = sockets.first().map_or(-1, AsRawFd::as_raw_fd);
-        Ok(Self { address, cookies, sockets, number })
+        Ok(Self { address, cookies, inodes, sockets, number })
     }
 
     /// The address and port that all of them have.
@@ -150,6 +155,12 @@ impl ListenerGroup {
     pub fn cookies(&self) -> &[u64] {
         &self.cookies
     }
+
+    /// The sockets' inodes, by which [`listening_sockets`](super::listening_sockets) knows them.
+    #[must_use]
+    pub fn inodes(&self) -> &[u64] {
+        &self.inodes
+    }
 }
 
 /// This process, to borrow sockets of.
@@ -183,6 +194,10 @@ impl BindError {
         };
         NetError::os("bind listener to", address, source, "CAP_NET_BIND_SERVICE")
     }
+}
+
+fn inode(socket: &Socket) -> io::Result<u64> {
+    Ok(nix::sys::stat::fstat(socket)?.st_ino)
 }
 
 fn bound(options: &ListenerOptions, address: SocketAddr) -> Result<Socket, BindError> {

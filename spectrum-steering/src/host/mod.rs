@@ -14,6 +14,7 @@ mod rp_filter;
 mod settings;
 mod sockets;
 mod sys;
+mod tcp_listeners;
 
 pub use addresses::{
     CoveredAddress, InterfaceAddress, covered_addresses, interface_addresses, loopback_families,

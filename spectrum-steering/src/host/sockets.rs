@@ -6,7 +6,8 @@ use std::io::{self, BufRead as _, BufReader};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::NetError;
-use crate::model::{Protocol, visible};
+use super::tcp_listeners::tcp_listeners;
+use crate::model::{Family, Protocol, visible};
 
 /// A socket that takes connections or datagrams from anybody.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -34,9 +35,21 @@ pub struct SocketOwner {
 /// The kernel does not list them.
 pub fn listening_sockets() -> Result<Vec<ListeningSocket>, NetError> {
     let mut sockets = Vec::new();
-    for (protocol, name) in
-        [(Protocol::Tcp, "tcp"), (Protocol::Tcp, "tcp6"), (Protocol::Udp, "udp"), (Protocol::Udp, "udp6")]
-    {
+    for (protocol, family, name) in [
+        (Protocol::Tcp, Family::Ipv4, "tcp"),
+        (Protocol::Tcp, Family::Ipv6, "tcp6"),
+        (Protocol::Udp, Family::Ipv4, "udp"),
+        (Protocol::Udp, Family::Ipv6, "udp6"),
+    ] {
+        if protocol == Protocol::Tcp {
+            match tcp_listeners(family) {
+                Ok(listeners) => {
+                    sockets.extend(listeners);
+                    continue;
+                }
+                Err(error) => tracing::debug!(%error, "list sockets by inet_diag"),
+            }
+        }
         let path = format!("/proc/thread-self/net/{name}");
         match listed(protocol, &path) {
             Ok(listed) => sockets.extend(listed),
@@ -84,7 +97,7 @@ fn socket_inodes(descriptors: &std::path::Path) -> impl Iterator<Item = u64> {
     })
 }
 
-fn listed(protocol: Protocol, path: &str) -> io::Result<Vec<ListeningSocket>> {
+pub(super) fn listed(protocol: Protocol, path: &str) -> io::Result<Vec<ListeningSocket>> {
     let mut sockets = Vec::new();
     for line in BufReader::new(File::open(path)?).lines().skip(1) {
         match listening(protocol, &line?) {

@@ -118,7 +118,8 @@ impl Ledger {
     /// True if something of `kind` is raised.
     #[must_use]
     pub fn has(&self, kind: ResourceKind) -> bool {
-        self.have.keys().any(|resource| resource.kind() == kind)
+        // They are in the order of their kinds, and what is asked for most is among the last.
+        self.have.keys().rev().map(Resource::kind).take_while(|one| *one >= kind).any(|one| one == kind)
     }
 }
 

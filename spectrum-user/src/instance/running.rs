@@ -323,6 +323,8 @@ impl Running {
             .iter()
             .filter_map(|(id, destination)| Some((*id, listener(self.listeners.get(destination)?))));
         let listeners = Arc::new(listeners.collect());
+        let own_listeners = self.listeners.values().flat_map(|group| group.inodes().iter().copied());
+        let own_listeners = Arc::new(own_listeners.collect());
         let (descriptors, descriptors_of_each) = self.workers.as_ref().map_or((0, 0), |workers| {
             (workers.descriptors(), workers.descriptors_of_each(self.config.services.len()))
         });
@@ -340,6 +342,7 @@ impl Running {
             now.gone = gone;
             now.faults = self.repairs.faults();
             now.listeners = listeners;
+            now.own_listeners = own_listeners;
         });
     }
 

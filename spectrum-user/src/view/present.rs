@@ -1,7 +1,7 @@
 //! A running instance as whoever changes it has left it, for those who ask on other threads, so that nobody waits for anybody.
 //! Answers nothing itself: what it shows is made into a view.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -57,6 +57,8 @@ pub struct Present {
     pub gone: Arc<[(Service, Instant)]>,
     /// The listeners of destinations.
     pub listeners: Arc<BTreeMap<DestinationId, ListenerView>>,
+    /// The inodes of their sockets, and of those of destinations that are gone, while they are open.
+    pub own_listeners: Arc<HashSet<u64>>,
     /// The things that others took away.
     pub faults: Faults,
 }
@@ -127,6 +129,7 @@ impl Published {
             descriptors_of_each: 0,
             gone: Arc::default(),
             listeners: Arc::default(),
+            own_listeners: Arc::default(),
             faults: Faults::default(),
         })))))
     }

@@ -67,20 +67,24 @@ impl Present {
 
     /// The listeners that bindings hide.
     fn conflicts(&self) -> anyhow::Result<Vec<Conflict>> {
-        let own = host::own_sockets();
         let is_admin =
             |socket: &ListeningSocket| socket.protocol == Protocol::Tcp && Some(socket.address) == self.admin;
         let others: Vec<ListeningSocket> = host::listening_sockets()?
             .into_iter()
-            .filter(|socket| !own.contains(&socket.inode) || is_admin(socket))
+            .filter(|socket| !self.own_listeners.contains(&socket.inode) || is_admin(socket))
             .collect();
         let addresses: Vec<_> = others.iter().map(|socket| (socket.protocol, socket.address)).collect();
-        let hidden: Vec<_> = self
+        let mut hidden: Vec<_> = self
             .plan
             .hidden(&addresses)
             .into_iter()
             .filter_map(|hidden| Some((others.get(hidden.index)?, hidden.extent)))
             .collect();
+        if !hidden.is_empty() {
+            // Which of thousands of descriptors are sockets takes long to find out.
+            let own = host::own_sockets();
+            hidden.retain(|(socket, _)| !own.contains(&socket.inode) || is_admin(socket));
+        }
         if hidden.is_empty() {
             return Ok(Vec::new());
         }
