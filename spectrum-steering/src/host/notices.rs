@@ -6,7 +6,7 @@ use nix::sys::socket::SockProtocol;
 
 use super::NetError;
 use super::routes::{CAPABILITY, LOCAL_TABLE, LOOPBACK, ROUTE_PROTOCOL};
-use crate::netlink::{Author, Groups, NetlinkMessage, Reception};
+use crate::netlink::{Author, Groups, NetlinkMessage, NoticeReception};
 
 /// The groups that are heard (RTMGRP_LINK, RTMGRP_IPV4_IFADDR and so on; of RTNLGRP_IPV6_RULE only the number has a name).
 const GROUPS: u32 = 0x1 | 0x10 | 0x40 | 0x80 | 0x100 | 0x400 | 1 << (19 - 1);
@@ -62,8 +62,8 @@ impl RouteNotices {
                 notice.replies |= replies;
             });
             match hearing.await {
-                Ok(Reception::Whole) => {}
-                Ok(Reception::Lost) => (notice.routes, notice.replies) = (true, true),
+                Ok(NoticeReception::Whole) => {}
+                Ok(NoticeReception::Lost) => (notice.routes, notice.replies) = (true, true),
                 Err(source) => return Err(NetError::os("hear of changes to", "routes", source, CAPABILITY)),
             }
             if notice.routes || notice.replies {

@@ -51,7 +51,7 @@ pub(crate) struct NetlinkMessage<'a> {
 
 /// The part of it that was heard.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Reception {
+pub(crate) enum NoticeReception {
     /// As far as it has been told.
     Whole,
     /// Some was lost, since it was more than may wait.
@@ -72,9 +72,12 @@ impl Groups {
     }
 
     /// Waits until something is told, and has `judge` judge each message of it. Dropped while it waits, it loses nothing.
-    pub(crate) async fn next(&mut self, mut judge: impl FnMut(NetlinkMessage<'_>)) -> io::Result<Reception> {
+    pub(crate) async fn next(
+        &mut self,
+        mut judge: impl FnMut(NetlinkMessage<'_>),
+    ) -> io::Result<NoticeReception> {
         let mut ready = self.socket.readable().await?;
-        let mut hearing = Reception::Whole;
+        let mut hearing = NoticeReception::Whole;
         for _ in 0..BATCH {
             match recvfrom::<NetlinkAddr>(ready.get_inner().as_raw_fd(), &mut self.buffer) {
                 Ok((length, from)) => {
@@ -83,7 +86,7 @@ impl Groups {
                         messages(self.buffer.get(..length).unwrap_or_default()).for_each(&mut judge);
                     }
                 }
-                Err(Errno::ENOBUFS) => hearing = Reception::Lost,
+                Err(Errno::ENOBUFS) => hearing = NoticeReception::Lost,
                 Err(Errno::EAGAIN) => {
                     ready.clear_ready();
                     break;

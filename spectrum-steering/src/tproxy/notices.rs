@@ -7,7 +7,7 @@ use std::io;
 use nix::sys::socket::SockProtocol;
 
 use super::program::is_child;
-use crate::netlink::{Author, Groups, NetlinkMessage, Reception, attribute, number, text};
+use crate::netlink::{Author, Groups, NetlinkMessage, NoticeReception, attribute, number, text};
 use crate::plan::firewall::Chain;
 
 /// The group NFNLGRP_NFTABLES.
@@ -102,7 +102,7 @@ impl FirewallNotices {
                     author = author_of(message).or_else(|| Author::at_port(message.port));
                 }
             });
-            if hearing.await? == Reception::Lost {
+            if hearing.await? == NoticeReception::Lost {
                 touched.clear();
                 return Ok(FirewallNotice::Lost);
             }
