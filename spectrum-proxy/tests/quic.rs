@@ -44,7 +44,7 @@ impl Running {
             move |event: Event<'_>| match event {
                 Event::Ended(report) => drop(sender.lock().unwrap().send(report.clone())),
                 Event::Serving { traffic: one, .. } => {
-                    traffic.lock().unwrap().push(one.get_or_init(Traffic::default).clone())
+                    traffic.lock().unwrap().push(one.get_or_init(Traffic::default).clone());
                 }
                 _ => {}
             }
