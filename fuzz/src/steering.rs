@@ -2,7 +2,7 @@
 //! follows a plan leaves the ids in use alone. Makes neither many bindings nor a kernel's table; other tests do.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroU16;
 
@@ -11,8 +11,8 @@ use spectrum_common::{Packet, Verdict};
 use spectrum_steering::plan::table::{Table, domain_of};
 use spectrum_steering::plan::{Explained, Plan, PlanError};
 use spectrum_user::model::{
-    Binding, Destination, Family, Policy, PortRange, Prefix, Protocol, Responder, Service, ServiceName,
-    Target,
+    Binding, Destination, DestinationId, Family, Policy, PortRange, Prefix, Protocol, Responder, Service,
+    ServiceName, Target,
 };
 
 /// Few, so that the services of one generation are those of the next.
@@ -175,8 +175,8 @@ fn service(name: usize, bindings: Vec<Binding>, target: usize) -> Service {
     Service { name, bindings, target: TARGETS[target].clone(), policy: Policy::default() }
 }
 
-/// The meaning of an id, as long as it is in use: no other destination, and no other answer. What answers as before
-/// has its ids from before.
+/// The meaning of an id, as long as it is in use: no other destination and no other answer, or the very same bindings, whose
+/// listeners stay and serve something else. What answers as before has its ids from before.
 fn ids_keep_their_meaning(plan: &Plan, before: &[Service], following: &Plan, after: &[Service]) {
     let target = |services: &[Service], name: &ServiceName| {
         services.iter().find(|service| service.name == *name).map(|service| service.target.clone())
@@ -184,9 +184,14 @@ fn ids_keep_their_meaning(plan: &Plan, before: &[Service], following: &Plan, aft
     for (id, destination) in &plan.destinations {
         let name = &destination.service;
         let unchanged = target(before, name) == target(after, name);
-        if let Some(now) = following.destination(*id) {
-            assert_eq!(destination, now, "id {id} has another meaning now");
-            assert!(unchanged, "id {id} of {destination} has another answer now");
+        if let Some(now) = following.destination(*id)
+            && (now != destination || !unchanged)
+        {
+            let bound = |plan| bound_to(plan, *id);
+            assert_eq!(bound(plan), bound(following), "id {id} of {destination} is {now} now, elsewhere");
+            assert_eq!((now.family, now.protocol), (destination.family, destination.protocol));
+            let is_session = now.protocol == Protocol::Udp;
+            assert!(!is_session || now.service == *name, "sessions of {destination} are those of {now} now");
         }
         let remains = following.destinations.values().any(|other| {
             other.service == *name
@@ -201,6 +206,12 @@ fn ids_keep_their_meaning(plan: &Plan, before: &[Service], following: &Plan, aft
             );
         }
     }
+}
+
+/// The bindings that lead to the destination with this id.
+fn bound_to(plan: &Plan, id: DestinationId) -> HashSet<Binding> {
+    let its = plan.bindings.iter().filter(|planned| planned.destination == id);
+    its.map(|planned| planned.binding).collect()
 }
 
 /// A destination that is gone is not the one that comes after it: what served the former may still be there.
