@@ -18,7 +18,7 @@ impl fmt::Display for DestinationId {
 
 /// One protocol and family of one revision of a service: each has a listener of its own.
 #[cfg(feature = "std")]
-#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd, serde::Deserialize, serde::Serialize)]
 pub struct Destination {
     /// The service.
     pub service: ServiceName,

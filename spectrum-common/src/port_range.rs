@@ -7,7 +7,8 @@ use std::str::FromStr;
 use super::notation;
 
 /// The ports `first..=last`, never empty. Host byte order.
-#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd, serde::Deserialize, serde::Serialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct PortRange {
     first: NonZeroU16,
     last: NonZeroU16,
@@ -64,6 +65,20 @@ impl PortRange {
     #[must_use]
     pub fn overlaps(&self, other: &Self) -> bool {
         self.first <= other.last && other.first <= self.last
+    }
+}
+
+impl From<PortRange> for String {
+    fn from(value: PortRange) -> Self {
+        value.to_string()
+    }
+}
+
+impl TryFrom<String> for PortRange {
+    type Error = <Self as FromStr>::Err;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        text.parse()
     }
 }
 

@@ -9,7 +9,8 @@ use ipnet::IpNet;
 use super::{Family, notation};
 
 /// A masked IP network; a bare address is a /32 or a /128. Never IPv4-mapped IPv6.
-#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd, serde::Deserialize, serde::Serialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct Prefix(IpNet);
 
 impl Prefix {
@@ -65,6 +66,20 @@ impl Prefix {
     #[must_use]
     pub fn overlaps(&self, other: &Self) -> bool {
         self.0.contains(&other.0) || other.0.contains(&self.0)
+    }
+}
+
+impl From<Prefix> for String {
+    fn from(value: Prefix) -> Self {
+        value.to_string()
+    }
+}
+
+impl TryFrom<String> for Prefix {
+    type Error = <Self as FromStr>::Err;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        text.parse()
     }
 }
 

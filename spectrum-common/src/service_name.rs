@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 /// A service's name: 1 to 64 letters, digits, `-`, `_` and `.`, the first a letter or digit. Cheap to clone: every
 /// connection record carries one.
-#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd, serde::Deserialize, serde::Serialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct ServiceName(Arc<str>);
 
 impl ServiceName {
@@ -21,6 +22,20 @@ impl Default for ServiceName {
     /// The name of the service that the command line's flags describe.
     fn default() -> Self {
         Self("default".into())
+    }
+}
+
+impl From<ServiceName> for String {
+    fn from(value: ServiceName) -> Self {
+        value.to_string()
+    }
+}
+
+impl TryFrom<String> for ServiceName {
+    type Error = <Self as FromStr>::Err;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        text.parse()
     }
 }
 

@@ -43,6 +43,7 @@ mod high_water;
 mod limits;
 pub mod model;
 mod origins;
+mod privileged;
 mod report;
 mod service;
 mod session;
@@ -63,6 +64,8 @@ pub use origins::{
     SetOrigin, SetOriginError,
 };
 pub use origins::{OriginWatch, WatchError};
+#[doc(hidden)]
+pub use privileged::PrivilegedSocket;
 pub use report::{Datagrams, DialFailure, End, Established, Event, Expiry, HeaderFault, Limit, Report, Side};
 pub use service::{Listener, Served};
 #[doc(hidden)]

@@ -6,7 +6,7 @@ use crate::model::{Policy, ServiceName, Target};
 use crate::origins::CurrentRoster;
 
 /// The service behind a destination's listeners.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, PartialEq, serde::Deserialize, serde::Serialize)]
 pub struct Served {
     /// The service, as reports name it.
     pub service: ServiceName,

@@ -9,7 +9,7 @@ use std::str::FromStr;
 use super::{ParsePortRangeError, PortRange, notation};
 
 /// A server we proxy to.
-#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+#[derive(Clone, Debug, Eq, Hash, PartialEq, serde::Deserialize, serde::Serialize)]
 pub struct Origin {
     /// Its place.
     pub host: OriginHost,
@@ -22,7 +22,7 @@ pub struct Origin {
 }
 
 /// An address, or a name that DNS resolves.
-#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+#[derive(Clone, Debug, Eq, Hash, PartialEq, serde::Deserialize, serde::Serialize)]
 pub enum OriginHost {
     /// An address.
     Address(IpAddr),
@@ -33,7 +33,7 @@ pub enum OriginHost {
 }
 
 /// The port of an origin that a connection goes to.
-#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq, serde::Deserialize, serde::Serialize)]
 pub enum OriginPort {
     /// The port that the client dialled.
     Dialled,
@@ -106,7 +106,7 @@ pub struct WeightError;
 pub struct OriginIdentity(OriginHost, OriginPort);
 
 /// The condition under which an origin is used.
-#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq, serde::Deserialize, serde::Serialize)]
 pub enum OriginRole {
     /// While no primary one is usable.
     Backup,

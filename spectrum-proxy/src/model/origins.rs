@@ -8,7 +8,7 @@ use strum::{Display, EnumString, VariantNames};
 use super::{HealthProbe, Origin, OriginPort, PortRange, Prefix, Protocol};
 
 /// The servers that a service relays to.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, PartialEq, serde::Deserialize, serde::Serialize)]
 pub struct Origins {
     /// In the order configured; never empty, and not all of them backups.
     pub list: Vec<Origin>,
@@ -67,7 +67,7 @@ impl Origins {
 }
 
 /// The protocols by which origins are dialled: those that their service binds.
-#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq, serde::Deserialize, serde::Serialize)]
 pub enum OriginProtocols {
     /// TCP and UDP.
     Both,
@@ -99,7 +99,7 @@ impl From<Vec<Origin>> for Origins {
 
 /// The permission of origins' names to mean what only this host reaches: loopback, link-local and its own addresses.
 /// Whoever can change a name could otherwise have strangers led there.
-#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq, serde::Deserialize, serde::Serialize)]
 pub enum LocalOrigins {
     /// They may.
     Dialled,
@@ -109,7 +109,20 @@ pub enum LocalOrigins {
 }
 
 /// The rule by which a connection gets an origin.
-#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq, Display, EnumString, VariantNames)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    Eq,
+    Hash,
+    PartialEq,
+    Display,
+    EnumString,
+    VariantNames,
+    serde::Deserialize,
+    serde::Serialize,
+)]
 #[strum(serialize_all = "kebab-case", parse_err_ty = UnknownWord, parse_err_fn = UnknownWord::of::<Balance>)]
 pub enum Balance {
     /// Each in turn, as often as its weight says.
@@ -122,7 +135,7 @@ pub enum Balance {
 }
 
 /// A connection to each origin now and then, which is closed at once, or a datagram that it must answer.
-#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+#[derive(Clone, Debug, Eq, Hash, PartialEq, serde::Deserialize, serde::Serialize)]
 pub struct HealthCheck {
     /// From one check to the next.
     pub interval: Duration,
@@ -151,7 +164,20 @@ impl Default for HealthCheck {
 }
 
 /// The way in which a health check closes its connection.
-#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq, Display, EnumString, VariantNames)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    Eq,
+    Hash,
+    PartialEq,
+    Display,
+    EnumString,
+    VariantNames,
+    serde::Deserialize,
+    serde::Serialize,
+)]
 #[strum(serialize_all = "kebab-case", parse_err_ty = UnknownWord, parse_err_fn = UnknownWord::of::<CheckClose>)]
 pub enum CheckClose {
     /// In order: by a FIN, for which the origin's is waited a little.
@@ -162,7 +188,7 @@ pub enum CheckClose {
 }
 
 /// The rule by which failures of ordinary connections take an origin out of use for a time.
-#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq, serde::Deserialize, serde::Serialize)]
 pub struct Ejection {
     /// The number of dials in a row that must fail.
     pub failures: u16,
@@ -177,7 +203,20 @@ impl Default for Ejection {
 }
 
 /// The moment at which the origin of a connection is dialled.
-#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq, Display, EnumString, VariantNames)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    Eq,
+    Hash,
+    PartialEq,
+    Display,
+    EnumString,
+    VariantNames,
+    serde::Deserialize,
+    serde::Serialize,
+)]
 #[strum(serialize_all = "kebab-case", parse_err_ty = UnknownWord, parse_err_fn = UnknownWord::of::<DialOn>)]
 pub enum DialOn {
     /// When it is accepted, but for a moment in which a client that speaks first speaks, and a check resets.
@@ -188,7 +227,19 @@ pub enum DialOn {
 }
 
 /// A version of the PROXY protocol.
-#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq, Display, EnumString, VariantNames)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    Eq,
+    Hash,
+    PartialEq,
+    Display,
+    EnumString,
+    VariantNames,
+    serde::Deserialize,
+    serde::Serialize,
+)]
 #[strum(serialize_all = "kebab-case", parse_err_ty = UnknownWord, parse_err_fn = UnknownWord::of::<ProxyVersion>)]
 pub enum ProxyVersion {
     /// A line of text.
@@ -198,7 +249,19 @@ pub enum ProxyVersion {
 }
 
 /// The way in which datagrams tell an origin who the client is.
-#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq, Display, EnumString, VariantNames)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    Eq,
+    Hash,
+    PartialEq,
+    Display,
+    EnumString,
+    VariantNames,
+    serde::Deserialize,
+    serde::Serialize,
+)]
 #[strum(serialize_all = "kebab-case", parse_err_ty = UnknownWord, parse_err_fn = UnknownWord::of::<DatagramHeader>)]
 pub enum DatagramHeader {
     /// Simple Proxy Protocol: before every datagram, both ways.
@@ -212,7 +275,7 @@ pub enum DatagramHeader {
 }
 
 /// The choice of a unique id for each connection, which a PROXY header of version 2 tells its origin.
-#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq, serde::Deserialize, serde::Serialize)]
 pub enum UniqueIds {
     /// Those to which a trusted proxy gave one.
     #[default]
@@ -222,7 +285,7 @@ pub enum UniqueIds {
 }
 
 /// The address that origins are dialled from.
-#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq, serde::Deserialize, serde::Serialize)]
 pub enum DialSource {
     /// The client's own address and port: the origin's answers must be routed through this host.
     Client,
@@ -232,7 +295,7 @@ pub enum DialSource {
 }
 
 /// The proxies that may say in a PROXY header which client a connection is for.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Debug, Default, Eq, PartialEq, serde::Deserialize, serde::Serialize)]
 pub struct TrustedProxies {
     /// Their addresses. Connections from there must begin with a header, others have none. Empty: no connection has.
     pub prefixes: Vec<Prefix>,

@@ -9,7 +9,7 @@ use humantime::format_duration;
 use super::{TrustedProxies, UdpPolicy};
 
 /// The rules for every connection of a service, whatever answers it.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Debug, Default, Eq, PartialEq, serde::Deserialize, serde::Serialize)]
 pub struct Policy {
     /// Their number and rate.
     pub limits: Limits,
@@ -22,7 +22,7 @@ pub struct Policy {
 }
 
 /// The highest number and rate of a service's connections. `None`: any number.
-#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq, serde::Deserialize, serde::Serialize)]
 pub struct Limits {
     /// Open connections of the service.
     pub connections: Option<NonZeroU32>,
@@ -77,7 +77,7 @@ impl fmt::Display for Limits {
 }
 
 /// The times that a connection of a service may take for what. `None`: for ever.
-#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq, serde::Deserialize, serde::Serialize)]
 pub struct Timeouts {
     /// Until one address of an origin answers.
     pub connect: Duration,

@@ -9,7 +9,7 @@ use strum::{Display, EnumString, VariantNames};
 use super::{DatagramHeader, Protocol};
 
 /// The question of a health check.
-#[derive(Clone, Debug, Default, Eq, Hash, PartialEq)]
+#[derive(Clone, Debug, Default, Eq, Hash, PartialEq, serde::Deserialize, serde::Serialize)]
 pub enum HealthProbe {
     /// A connection by TCP.
     #[default]
@@ -30,7 +30,7 @@ impl HealthProbe {
 }
 
 /// A datagram that a health check sends to an origin, and the answers that are good ones.
-#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+#[derive(Clone, Debug, Eq, Hash, PartialEq, serde::Deserialize, serde::Serialize)]
 pub struct DatagramProbe {
     /// The datagram.
     pub question: Question,
@@ -39,7 +39,7 @@ pub struct DatagramProbe {
 }
 
 /// The content of a probe, and what answers it.
-#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+#[derive(Clone, Debug, Eq, Hash, PartialEq, serde::Deserialize, serde::Serialize)]
 pub enum Question {
     /// Certain bytes.
     Bytes {
@@ -53,7 +53,19 @@ pub enum Question {
 }
 
 /// A protocol whose servers can be asked something harmless.
-#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq, Display, EnumString, VariantNames)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    Eq,
+    Hash,
+    PartialEq,
+    Display,
+    EnumString,
+    VariantNames,
+    serde::Deserialize,
+    serde::Serialize,
+)]
 #[strum(serialize_all = "kebab-case", parse_err_ty = UnknownWord, parse_err_fn = UnknownWord::of::<ProbeTemplate>)]
 pub enum ProbeTemplate {
     /// Valve's game servers: A2S_INFO.
@@ -69,7 +81,7 @@ pub enum ProbeTemplate {
 }
 
 /// The bytes of a probe: typed as text, or behind `0x` as hexadecimal digits.
-#[derive(Clone, Debug, Default, Eq, Hash, PartialEq)]
+#[derive(Clone, Debug, Default, Eq, Hash, PartialEq, serde::Deserialize, serde::Serialize)]
 pub struct ProbeBytes(Vec<u8>);
 
 /// The error of a text that is no [`ProbeBytes`].

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 /// The DNS servers that are asked, the patience with them, and the limits of what is kept.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, PartialEq, serde::Deserialize, serde::Serialize)]
 pub struct ResolverOptions {
     /// Empty: those of /etc/resolv.conf.
     pub servers: Vec<SocketAddr>,

@@ -6,7 +6,7 @@ use strum::{Display, EnumString, VariantNames};
 use super::Origins;
 
 /// The origins or the responder that answer a service's connections.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, PartialEq, serde::Deserialize, serde::Serialize)]
 pub enum Target {
     /// Proxy to these.
     Origins(Origins),
@@ -15,7 +15,19 @@ pub enum Target {
 }
 
 /// A built-in answer, for demonstrations and tests.
-#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq, Display, EnumString, VariantNames)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    Eq,
+    Hash,
+    PartialEq,
+    Display,
+    EnumString,
+    VariantNames,
+    serde::Deserialize,
+    serde::Serialize,
+)]
 #[strum(serialize_all = "kebab-case", parse_err_ty = UnknownWord, parse_err_fn = UnknownWord::of::<Responder>)]
 pub enum Responder {
     /// `hello world`, a line that names the dialled and the client address, and the end.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use humantime::format_duration;
 
 /// The rules for a service's sessions of UDP, beside those that hold for every connection.
-#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq, serde::Deserialize, serde::Serialize)]
 pub struct UdpPolicy {
     /// Without a datagram in either direction.
     pub idle: Duration,
@@ -23,7 +23,7 @@ pub struct UdpPolicy {
 }
 
 /// The treatment of QUIC's connection ids.
-#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq, serde::Deserialize, serde::Serialize)]
 pub enum Quic {
     /// A client that has another address but a known id continues its session.
     Followed,

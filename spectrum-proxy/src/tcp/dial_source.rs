@@ -6,7 +6,8 @@ use std::net::{IpAddr, SocketAddr};
 use socket2::{Domain, Socket, Type};
 use tokio::io::Interest;
 
-use crate::model::DialSource;
+use crate::model::{DialSource, Protocol};
+use crate::privileged::PrivilegedSocket;
 use crate::tcp::stream::{Stream, keep_urgent_bytes};
 
 /// Connects to `origin`, which must be one that [`reaches`] allows, from where `source` says, on behalf of `client`.
@@ -70,20 +71,15 @@ fn is_known_elsewhere(address: IpAddr) -> bool {
 }
 
 async fn dial(origin: SocketAddr, from: SocketAddr) -> io::Result<Stream> {
-    let socket = socket(origin)?;
-    if from.is_ipv4() {
-        socket.set_ip_transparent_v4(true)?;
-    } else {
-        socket.set_ip_transparent_v6(true)?;
-    }
-    // Many connections from one address and port, each to another origin.
-    socket.set_reuse_address(true)?;
-    socket.bind(&from.into())?;
-    connected(socket, origin).await
+    let socket = PrivilegedSocket::Client { protocol: Protocol::Tcp, client: from }.make()?;
+    connected(prepared(socket.into())?, origin).await
 }
 
 fn socket(origin: SocketAddr) -> io::Result<Socket> {
-    let socket = Socket::new(Domain::for_address(origin), Type::STREAM.nonblocking().cloexec(), None)?;
+    prepared(Socket::new(Domain::for_address(origin), Type::STREAM.nonblocking().cloexec(), None)?)
+}
+
+fn prepared(socket: Socket) -> io::Result<Socket> {
     socket.set_tcp_nodelay(true)?;
     keep_urgent_bytes(&socket)?;
     Ok(socket)

@@ -5,7 +5,7 @@ use std::cell::{Cell, OnceCell};
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
-use std::os::fd::AsRawFd as _;
+use std::os::fd::{AsRawFd as _, OwnedFd};
 
 use nix::sys::socket::{ControlMessage, MsgFlags, SockaddrIn, SockaddrIn6, sendmsg};
 use socket2::{Domain, Protocol, Socket, Type};
@@ -16,6 +16,7 @@ use super::options;
 use super::raw::nowhere;
 use crate::limits::Bucket;
 use crate::model::Family;
+use crate::privileged::PrivilegedSocket;
 
 /// The most messages a second, as many as the kernel sends by itself (net.ipv4.icmp_msgs_per_sec).
 const RATE: NonZeroU32 = NonZeroU32::new(1000).unwrap();
@@ -66,8 +67,8 @@ impl Complaints {
             Family::Ipv4 => ipv4,
             Family::Ipv6 => ipv6,
         };
-        let opened = socket.get_or_init(|| match open(family) {
-            Ok(socket) => Some(socket),
+        let opened = socket.get_or_init(|| match PrivilegedSocket::Icmp(family).make() {
+            Ok(socket) => Some(socket.into()),
             Err(error) => {
                 tracing::warn!(%family, %error, "open raw socket; clients are not told by ICMP that their datagrams went nowhere");
                 None
@@ -78,7 +79,7 @@ impl Complaints {
 }
 
 /// A raw socket for ICMP that receives nothing, and sends from any address. Needs `CAP_NET_RAW`.
-fn open(family: Family) -> io::Result<Socket> {
+pub(crate) fn open(family: Family) -> io::Result<OwnedFd> {
     let (nowhere, protocol) = match family {
         Family::Ipv4 => (nowhere(family), Protocol::ICMPV4),
         Family::Ipv6 => (nowhere(family), Protocol::ICMPV6),
@@ -94,7 +95,7 @@ fn open(family: Family) -> io::Result<Socket> {
         }
     }
     socket.bind(&nowhere.into())?;
-    Ok(socket)
+    Ok(socket.into())
 }
 
 fn send(socket: &Socket, from: SocketAddr, to: SocketAddr, message: &[u8]) -> io::Result<()> {

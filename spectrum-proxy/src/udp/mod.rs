@@ -36,7 +36,11 @@ mod via;
 mod voice;
 
 pub(super) use answer::Answer;
+pub(super) use complaints::open as icmp_socket;
 pub(super) use connection_book::{ConnectionBook, Mailbox};
 pub use connection_id::ConnectionId;
+pub(super) use parting::open as parted_socket;
+pub(super) use raw::open as raw_socket;
 pub(super) use receiver::Receiver;
 pub(super) use sessions::{Sessions, capacity};
+pub(super) use voice::open as voice_socket;

@@ -14,7 +14,7 @@ pub(super) const MOST: usize = 4096;
 
 /// A socket that only `client` is heard by, and only what it sends to `dialled`. `transparent` as the listener was: TPROXY drops what finds a connected socket that
 /// is not.
-pub(super) fn open(dialled: SocketAddr, client: SocketAddr, transparent: bool) -> io::Result<OwnedFd> {
+pub(crate) fn open(dialled: SocketAddr, client: SocketAddr, transparent: bool) -> io::Result<OwnedFd> {
     let socket = options::unbound(dialled)?;
     let family = Family::of(dialled.ip());
     match family {

@@ -3,13 +3,14 @@
 
 use std::io::{self, IoSlice};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 
 use nix::sys::socket::{ControlMessage, MsgFlags, SockaddrIn, SockaddrIn6, sendmsg};
 use socket2::{Domain, Socket, Type};
 
 use super::header::header;
 use crate::model::Family;
+use crate::privileged::PrivilegedSocket;
 
 /// The addresses that the sockets are bound to. The kernel copies every datagram of the host to raw sockets that could
 /// want it: these are addresses to which nobody sends any (RFC 6676, RFC 6666). Of IPv4 it is a multicast address, since
@@ -26,23 +27,28 @@ pub(super) fn nowhere(family: Family) -> SocketAddr {
     SocketAddr::new(nowhere, 0)
 }
 
+/// The socket of a [`RawSender`].
+pub(crate) fn open(family: Family) -> io::Result<OwnedFd> {
+    let nowhere = nowhere(family);
+    let socket = Socket::new(
+        Domain::for_address(nowhere),
+        Type::RAW.nonblocking().cloexec(),
+        Some(socket2::Protocol::UDP),
+    )?;
+    if family == Family::Ipv6 {
+        socket.set_freebind_v6(true)?;
+    }
+    socket.bind(&nowhere.into())?;
+    Ok(socket.into())
+}
+
 /// A raw socket for UDP. Needs `CAP_NET_RAW`.
 #[derive(Debug)]
 pub(super) struct RawSender(Socket);
 
 impl RawSender {
-    pub(super) fn open(family: Family) -> io::Result<Self> {
-        let nowhere = nowhere(family);
-        let socket = Socket::new(
-            Domain::for_address(nowhere),
-            Type::RAW.nonblocking().cloexec(),
-            Some(socket2::Protocol::UDP),
-        )?;
-        if family == Family::Ipv6 {
-            socket.set_freebind_v6(true)?;
-        }
-        socket.bind(&nowhere.into())?;
-        Ok(Self(socket))
+    pub(crate) fn open(family: Family) -> io::Result<Self> {
+        Ok(Self(PrivilegedSocket::Raw(family).make()?.into()))
     }
 
     /// Sends a datagram from one address and port to another. The kernel fragments it where that is needed.

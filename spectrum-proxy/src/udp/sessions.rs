@@ -32,6 +32,7 @@ use super::via::Vias;
 use super::voice::{Voice, Voices};
 use crate::assignment::Assignment;
 use crate::model::{Family, Policy, ServiceName};
+use crate::privileged::PrivilegedSocket;
 use crate::report::{DialFailure, End, Expiry, Side};
 use crate::session::Session;
 use crate::traffic::{Traffic, TrafficCount};
@@ -408,10 +409,11 @@ impl Sessions {
             let (client, dialled) = (session.peer(), session.local());
             // What is left is for those who go on.
             let Ok(held) = assignment.share().take(1) else { return };
-            let parted = parting::open(dialled, client, transparent).and_then(|socket| {
-                self.ears()?.add(&socket, id, Ear::Parted)?;
-                Ok(Rc::new(socket))
-            });
+            let parted =
+                PrivilegedSocket::Parted { dialled, client, transparent }.make().and_then(|socket| {
+                    self.ears()?.add(&socket, id, Ear::Parted)?;
+                    Ok(Rc::new(socket))
+                });
             match parted {
                 Ok(socket) => {
                     if matches!(session.voice, Voice::Listener(..)) {

@@ -20,6 +20,7 @@ use crate::header::{Extensions, Header};
 use crate::limits::Held;
 use crate::model::{Family, Prefix, Protocol};
 use crate::origins::{Chooser, OpenGuard};
+use crate::privileged::PrivilegedSocket;
 use crate::report::DialFailure;
 use crate::tcp::dial_source;
 use crate::worker::Worker;
@@ -261,22 +262,22 @@ fn connect(
         socket.connect(&origin.into())?;
         return Ok(Connected { socket: socket.into(), is_unbound, is_spare: true });
     }
-    let socket = Socket::new(Domain::for_address(origin), Type::DGRAM.nonblocking().cloexec(), None)?;
-    if let Some(from) = speaks_for {
-        if from.is_ipv4() {
-            socket.set_ip_transparent_v4(true)?;
-        } else {
-            socket.set_ip_transparent_v6(true)?;
-        }
-        match socket.bind(&from.into()) {
+    let spoken_for = |client| PrivilegedSocket::Client { protocol: Protocol::Udp, client }.make();
+    let socket = if let Some(from) = speaks_for {
+        let bound = match spoken_for(from) {
             Err(error) if matches!(error.raw_os_error(), Some(libc::EACCES | libc::EADDRINUSE)) => {
-                socket.bind(&SocketAddr::new(from.ip(), 0).into())?;
+                spoken_for(SocketAddr::new(from.ip(), 0))
             }
-            bound => bound?,
+            bound => bound,
+        };
+        Socket::from(bound?)
+    } else {
+        let socket = Socket::new(Domain::for_address(origin), Type::DGRAM.nonblocking().cloexec(), None)?;
+        if has_sources {
+            bind_to_one(&socket, chooser.sources(), origin, turn)?;
         }
-    } else if has_sources {
-        bind_to_one(&socket, chooser.sources(), origin, turn)?;
-    }
+        socket
+    };
     options::ask_for_class(&socket, family)?;
     options::make_room(&socket);
     socket.connect(&origin.into())?;

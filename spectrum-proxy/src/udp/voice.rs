@@ -14,6 +14,7 @@ use super::options;
 use super::raw::RawSender;
 use crate::limits::{Held, ServiceShare};
 use crate::model::Family;
+use crate::privileged::PrivilegedSocket;
 use crate::report::Limit;
 
 /// The most voices that outlast who speaks through them.
@@ -95,7 +96,7 @@ impl Voices {
             Ok(held) => held,
             Err(limit) => return raw().map(Some).ok_or(limit),
         };
-        match open(dialled) {
+        match PrivilegedSocket::Voice(dialled).make() {
             Ok(socket) => {
                 let registry = Rc::clone(&self.registry);
                 let voice = Rc::new(OwnVoice { socket, dialled, registry, held });
@@ -156,7 +157,8 @@ impl Voices {
     }
 }
 
-fn open(dialled: SocketAddr) -> io::Result<OwnedFd> {
+/// A socket that is to be a voice of what was `dialled`.
+pub(crate) fn open(dialled: SocketAddr) -> io::Result<OwnedFd> {
     let socket = options::unbound(dialled)?;
     options::widen(&socket);
     // Not that it hears any: where steering comes after GRO, the kernel looks for this socket to know whether somebody wants

@@ -20,7 +20,7 @@ use crate::udp::{Mailbox, Receiver, Sessions};
 use crate::worker::Worker;
 
 /// The end of a drain.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, serde::Deserialize, serde::Serialize)]
 pub struct DrainOutcome {
     /// Connections that ended by themselves while we waited.
     pub finished: usize,

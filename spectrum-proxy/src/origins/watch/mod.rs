@@ -52,7 +52,7 @@ pub enum WatchError {
 }
 
 /// The origins that were set.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, PartialEq, serde::Deserialize, serde::Serialize)]
 pub struct SetOrigin {
     /// The origin, as configured.
     pub origin: String,
@@ -61,7 +61,7 @@ pub struct SetOrigin {
 }
 
 /// The reason for which nothing was set.
-#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error, serde::Deserialize, serde::Serialize)]
 pub enum SetOriginError {
     /// The thread ended unasked.
     #[error("the thread that watches origins ended unexpectedly")]

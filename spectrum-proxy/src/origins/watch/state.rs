@@ -16,7 +16,7 @@ use crate::origins::roster::{Member, Place, Share, SrvRecord};
 const PROTOCOLS: [Protocol; 2] = [Protocol::Tcp, Protocol::Udp];
 
 /// One address of an origin, or an origin without any.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, PartialEq, serde::Deserialize, serde::Serialize)]
 pub struct OriginState {
     /// The origin as configured.
     pub origin: String,
@@ -57,7 +57,7 @@ pub struct OriginState {
 }
 
 /// An SRV record.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, PartialEq, serde::Deserialize, serde::Serialize)]
 pub struct RecordState {
     /// The lowest that can be reached is used.
     pub priority: u16,
@@ -92,7 +92,7 @@ pub enum OriginCondition {
 }
 
 /// The outcome of a health check.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, PartialEq, serde::Deserialize, serde::Serialize)]
 pub struct CheckOutcome {
     /// The time that connecting took, or why it failed.
     pub outcome: Result<Duration, String>,
