@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
+use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 
 use socket2::Socket;
@@ -123,7 +124,7 @@ impl Steering {
 
     async fn complete(&mut self, plan: &Plan, sockets: NonZeroUsize) -> Result<(), Failure> {
         let mut addresses = ListenerAddresses::default();
-        let mut groups: BTreeMap<DestinationId, ListenerGroup> = BTreeMap::new();
+        let mut addresses_of: BTreeMap<DestinationId, SocketAddr> = BTreeMap::new();
         for (id, destination) in &plan.destinations {
             let Destination { family, protocol, .. } = *destination;
             let transparency = match self.path() {
@@ -131,20 +132,20 @@ impl Steering {
                 SteeringPath::Tproxy => Transparency::Transparent,
             };
             let options = ListenerOptions { family, protocol, sockets, transparency };
-            let mut group = ListenerGroup::bind(&options, &mut addresses, groups.len())?;
-            if let (By::SkLookup(dispatcher), Some(socket)) = (&mut self.by, group.first()) {
-                dispatcher.register(*id, socket)?;
+            let group = ListenerGroup::bind(&options, &mut addresses, addresses_of.len())?;
+            if let By::SkLookup(dispatcher) = &mut self.by {
+                dispatcher.register(*id, group.first())?;
             }
-            let taken = group.take_sockets().into_iter();
+            addresses_of.insert(*id, group.address());
+            let taken = group.into_sockets().into_iter();
             self.sockets.extend(taken.map(|socket| (destination.clone(), socket)));
-            groups.insert(*id, group);
         }
         self.routes.add(&plan.routes).await?;
         match &mut self.by {
             By::SkLookup(dispatcher) => dispatcher.publish(Table::compile(&plan.bindings)?.nodes())?,
             By::Tproxy(tproxy) => {
                 let rules = plan.bindings.iter().filter_map(|planned| {
-                    let listener = groups.get(&planned.destination)?.address();
+                    let listener = *addresses_of.get(&planned.destination)?;
                     Some(Rule { binding: planned.binding, listener })
                 });
                 let firewall = Firewall::of(rules.collect());

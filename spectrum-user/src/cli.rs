@@ -100,6 +100,9 @@ pub enum Command {
     Reload(ReloadArgs),
     /// Print what the running instance is, how it fares, and what stands in its way
     Status(InstanceArgs),
+    /// Serve what the process that started this one says; nobody types it
+    #[command(hide = true)]
+    WorkerProcess,
 }
 
 /// Flags of the default command.
@@ -187,6 +190,14 @@ pub struct RunArgs {
     /// or all (repeatable)
     #[arg(long, value_name = "PREFIX", num_args = 0..=1, default_missing_value = "all")]
     pub force: Vec<Forced>,
+
+    /// User that the worker process is, by name or number [default: spectrum, or nobody where there is no such user]
+    #[arg(long, value_name = "NAME")]
+    pub user: Option<String>,
+
+    /// Serve on threads of one process, for debuggers: whoever breaks in has all of its privileges, and a crash ends all
+    #[arg(long, conflicts_with = "user")]
+    pub single_process: bool,
 }
 
 /// Flags of `clean`.

@@ -15,3 +15,4 @@ pub mod observe;
 pub mod plan;
 pub mod registry;
 pub mod view;
+mod worker_process;

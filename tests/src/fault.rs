@@ -8,6 +8,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::deadline::{PATIENCE, eventually, perhaps};
+use crate::instance::worker_of;
 use crate::netns::Netns;
 use crate::require::find_in_path;
 
@@ -24,11 +25,13 @@ pub struct Fault<'netns> {
 }
 
 impl<'netns> Fault<'netns> {
-    /// Makes the system calls `call` of `pid` do what `what` says, such as `error=EPERM:when=3`.
+    /// Makes the system calls `call` of `pid`, and of its worker process if it has one, do what `what` says, such as `error=EPERM:when=3`.
     pub fn inject(netns: &'netns Netns, pid: u32, call: &str, what: &str) -> Self {
+        let pids: Vec<u32> = std::iter::once(pid).chain(worker_of(pid)).collect();
         let mut strace = Command::new(find_in_path("strace").expect("strace"));
         strace
-            .args(["-f", "-q", "-o", LOG, "-p", &pid.to_string()])
+            .args(["-f", "-q", "-o", LOG])
+            .args(pids.iter().map(|pid| format!("--attach={pid}")))
             .args(["-e", &format!("trace={call}"), "-e", &format!("inject={call}:{what}")])
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -36,7 +39,8 @@ impl<'netns> Fault<'netns> {
         let tracer = netns.run(|| strace.spawn()).expect("start strace");
         let me = format!("TracerPid:\t{}", tracer.id());
         eventually("strace on every thread", PATIENCE, || {
-            let threads = fs::read_dir(format!("/proc/{pid}/task")).expect("list the threads");
+            let of = |pid| fs::read_dir(format!("/proc/{pid}/task")).expect("list the threads");
+            let threads = pids.iter().flat_map(of);
             let is_traced = |thread: std::io::Result<fs::DirEntry>| {
                 let status = thread.map(|thread| fs::read_to_string(thread.path().join("status")));
                 status.is_ok_and(|status| status.is_ok_and(|status| status.lines().any(|line| line == me)))

@@ -4,7 +4,7 @@ use std::fs;
 
 use crate::instance::Instance;
 
-/// The holdings of an instance at one moment.
+/// The holdings of an instance at one moment, both of its processes together.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Holdings {
     /// Open descriptors.
@@ -16,15 +16,22 @@ pub struct Holdings {
 impl Holdings {
     /// Of this instance, now.
     pub fn of(instance: &Instance) -> Self {
-        let descriptors =
-            fs::read_dir(format!("/proc/{}/fd", instance.pid())).expect("list descriptors").count();
+        let descriptors = instance.processes().into_iter().map(descriptors).sum();
         Self { descriptors, resident: memory(instance, "VmRSS") }
     }
 }
 
-/// A field of an instance's `/proc/PID/status` about memory, in KiB.
+/// The number of descriptors that a process has open.
+pub fn descriptors(pid: u32) -> usize {
+    fs::read_dir(format!("/proc/{pid}/fd")).expect("list descriptors").count()
+}
+
+/// A field about memory of `/proc/PID/status`, in KiB, of both processes of an instance together.
 pub fn memory(instance: &Instance, field: &str) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{}/status", instance.pid())).expect("read the status");
-    let line = status.lines().find_map(|line| line.strip_prefix(field)).expect("the field");
-    line.trim_start_matches(':').trim().trim_end_matches(" kB").parse().expect("a number")
+    let of = |pid| {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("read the status");
+        let line = status.lines().find_map(|line| line.strip_prefix(field)).expect("the field");
+        line.trim_start_matches(':').trim().trim_end_matches(" kB").parse::<u64>().expect("a number")
+    };
+    instance.processes().into_iter().map(of).sum()
 }

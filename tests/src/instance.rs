@@ -15,6 +15,7 @@ use nix::unistd::Pid;
 use serde_json::Value;
 
 use crate::deadline::{PATIENCE, eventually};
+use crate::holdings::memory;
 use crate::netns::Netns;
 use crate::path::TOOLS;
 
@@ -213,13 +214,19 @@ impl Instance {
         })
     }
 
-    /// The most memory that it had so far, in bytes.
+    /// The most memory that it had so far, in bytes, of both processes together.
     pub fn peak_memory(&self) -> u64 {
-        let status =
-            std::fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("read its status");
-        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("a peak");
-        let kilobytes: u64 = peak.trim().trim_end_matches(" kB").parse().expect("a number");
-        kilobytes << 10
+        memory(self, "VmHWM") << 10
+    }
+
+    /// The process id of its worker process.
+    pub fn worker(&self) -> u32 {
+        eventually("a worker process", PATIENCE, || worker_of(self.pid()))
+    }
+
+    /// The process ids of its processes.
+    pub fn processes(&self) -> Vec<u32> {
+        std::iter::once(self.pid()).chain(worker_of(self.pid())).collect()
     }
 
     /// The content of the ready line.
@@ -239,7 +246,18 @@ impl Instance {
 
     /// Sends a signal.
     pub fn signal(&self, signal: Signal) {
-        let pid = Pid::from_raw(i32::try_from(self.child.id()).expect("a process id"));
+        self.send(self.pid(), signal);
+    }
+
+    /// Sends a signal to its worker process: the process id of that.
+    pub fn signal_worker(&self, signal: Signal) -> u32 {
+        let worker = self.worker();
+        self.send(worker, signal);
+        worker
+    }
+
+    fn send(&self, pid: u32, signal: Signal) {
+        let pid = Pid::from_raw(i32::try_from(pid).expect("a process id"));
         kill(pid, signal).unwrap_or_else(|error| panic!("send {signal} to {}: {error}", self.line));
     }
 
@@ -374,4 +392,14 @@ impl Captured {
         }
         self.text()
     }
+}
+
+/// The worker process of the instance whose process id is `pid`, while there is one.
+pub fn worker_of(pid: u32) -> Option<u32> {
+    let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).ok()?;
+    let is_worker = |child: &u32| {
+        let words = fs::read(format!("/proc/{child}/cmdline")).unwrap_or_default();
+        words.split(|byte| *byte == 0).nth(1) == Some(b"worker-process")
+    };
+    children.split_ascii_whitespace().filter_map(|child| child.parse().ok()).find(is_worker)
 }

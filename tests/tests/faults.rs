@@ -192,7 +192,7 @@ fn a_byte_a_second_is_passed_on_as_it_comes(case: &mut Case) {
 
 /// The number of descriptors of `instance` that are ends of pipes, besides its standard streams.
 fn pipe_ends(instance: &Instance) -> usize {
-    let descriptors = fs::read_dir(format!("/proc/{}/fd", instance.pid())).unwrap();
+    let descriptors = fs::read_dir(format!("/proc/{}/fd", instance.worker())).unwrap();
     let links = descriptors.filter_map(|entry| fs::read_link(entry.ok()?.path()).ok());
     links.filter(|link| link.to_string_lossy().starts_with("pipe:")).count()
 }
@@ -401,7 +401,7 @@ fn memory_pressure_ends_nothing_that_is_open(case: &mut Case) {
     );
     configure(&case.server, &text);
     let mut instance = case.start(CONFIG);
-    group.add(instance.pid());
+    instance.processes().into_iter().for_each(|process| group.add(process));
     let other = SocketAddr::new(target.ip(), 81);
     let early = call(&case.server, other).unwrap();
     assert!(talks(&early));

@@ -2,7 +2,6 @@
 //! becomes of connections when their service goes. Which end of a connection has which word is tested elsewhere.
 #![allow(clippy::unwrap_used, reason = "test code panics")]
 
-use std::fs;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
@@ -13,7 +12,7 @@ use spectrum_tests::control::{CONFIG, await_logged, configure, connect, count_lo
 use spectrum_tests::datagram::{self, assert_echo, assert_echoes};
 use spectrum_tests::deadline::{PATIENCE, eventually};
 use spectrum_tests::dial::{call, dial};
-use spectrum_tests::holdings::{Holdings, memory};
+use spectrum_tests::holdings::{Holdings, descriptors, memory};
 use spectrum_tests::instance::Instance;
 use spectrum_tests::origin::Origin;
 use spectrum_tests::record::records;
@@ -360,7 +359,7 @@ fn without_descriptors_new_connections_are_reset_and_open_ones_go_on(case: &mut 
     assert!((100..DESCRIPTORS / 2).contains(&open.len()), "{} open, {shed} shed", open.len());
     assert_talks(&mut first);
     open.iter_mut().for_each(assert_talks);
-    let used = fs::read_dir(format!("/proc/{}/fd", instance.pid())).unwrap().count();
+    let used = descriptors(instance.worker());
     assert!(used < DESCRIPTORS, "{used} descriptors in use");
     await_end(&instance, "denied-descriptors", 1);
     await_logged(&instance, "out of descriptors", 1);

@@ -16,6 +16,7 @@ use spectrum_tests::control::{
 };
 use spectrum_tests::deadline::{PATIENCE, eventually};
 use spectrum_tests::dial::{call, dial, dial_from};
+use spectrum_tests::holdings::descriptors;
 use spectrum_tests::instance::{Instance, Launch};
 use spectrum_tests::name_server::{Manner, NameServer};
 use spectrum_tests::netns::Netns;
@@ -942,10 +943,11 @@ fn running_out_of_descriptors_is_not_the_origins_fault(case: &mut Case) {
     let address = origin.address();
     let keys = format!("origins = [\"{address}\"]\n{OFTEN}\nejection = {{ failures = 1, time = \"1h\" }}");
     configure(&case.server, &service(case, "80", &keys));
-    let instance = case.start(CONFIG);
+    // Who lowers the limit of another user's process takes CAP_SYS_RESOURCE.
+    let instance = case.start(&format!("{CONFIG} --user root"));
     // Afterwards: an instance that knows its limit refuses connections before it comes to that.
-    let used = std::fs::read_dir(format!("/proc/{}/fd", instance.pid())).unwrap().count();
-    let (pid, limit) = (instance.pid(), used + 15);
+    let pid = instance.worker();
+    let limit = descriptors(pid) + 15;
     let lowered = std::process::Command::new(find_in_path("prlimit").unwrap())
         .args([format!("--pid={pid}"), format!("--nofile={limit}:{limit}")])
         .status();

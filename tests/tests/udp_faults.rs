@@ -234,16 +234,16 @@ fn what_finds_a_full_queue_is_counted(case: &mut Case) {
     client.send(b"hello").unwrap();
     let (_, session) = origin.recv_from(&mut [0; 64]).unwrap();
     let is_stopped = || {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", instance.pid())).unwrap();
+        let stat = fs::read_to_string(format!("/proc/{}/stat", instance.worker())).unwrap();
         stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('T'))
     };
     // What is sent while nobody reads waits, as far as there is room.
     let while_it_sleeps = |send: &dyn Fn()| {
         let dropped = dropped_by_backlog();
-        instance.signal(Signal::SIGSTOP);
+        instance.signal_worker(Signal::SIGSTOP);
         eventually("the stop", PATIENCE, || is_stopped().then_some(()));
         send();
-        instance.signal(Signal::SIGCONT);
+        instance.signal_worker(Signal::SIGCONT);
         dropped_by_backlog() - dropped
     };
     for (sender, counted) in [("client", "from_client"), ("origin", "to_client")] {

@@ -1,13 +1,13 @@
 //! The sockets behind a destination: one per worker or fewer, all on one address and port. Accepts nothing.
 
 use std::io;
+use std::iter;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd as _, OwnedFd};
 
 use nix::sys::socket::setsockopt;
 use nix::sys::socket::sockopt::RcvBufForce;
-use rustix::process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open};
 use socket2::{Domain, Socket, Type};
 
 use super::NetError;
@@ -47,10 +47,9 @@ pub struct ListenerGroup {
     address: SocketAddr,
     cookies: Vec<u64>,
     inodes: Vec<u64>,
-    /// Until they are given to the workers.
-    sockets: Vec<Socket>,
-    /// The first one's number, for as long as whoever has it keeps it open.
-    number: RawFd,
+    /// The first stands for all.
+    first: Socket,
+    rest: Vec<Socket>,
 }
 
 impl ListenerGroup {
@@ -78,22 +77,20 @@ impl ListenerGroup {
             .map(|address| address.as_socket().unwrap_or(given))
             .map_err(|source| NetError::os("read address of listener on", given, source, "CAP_NET_ADMIN"))?;
         addresses.bound(family, protocol, address);
-        let mut sockets = vec![first];
+        let mut rest = Vec::new();
         if options.sockets.get() > 1 {
             // Only now: a UDP socket that asks for port 0 with SO_REUSEPORT set may be given the port of another group of
             // the same user, and would share its datagrams (net/ipv4/udp.c, udp_lib_lport_inuse).
-            for socket in &sockets {
-                reuse_port(socket, address)?;
-            }
+            reuse_port(&first, address)?;
         }
         for _ in 1..options.sockets.get() {
             let socket = open(options, address)?;
             reuse_port(&socket, address)?;
             bind(&socket, address).map_err(|error| error.of(address))?;
-            sockets.push(socket);
+            rest.push(socket);
         }
         if options.protocol == Protocol::Tcp {
-            for socket in &sockets {
+            for socket in iter::once(&first).chain(&rest) {
                 // What is accepted inherits it. Without it nobody could bind a port of all addresses (0.0.0.0:22) that a
                 // client has dialled here, for as long as the connection lasts and its TIME-WAIT.
                 socket
@@ -106,15 +103,14 @@ impl ListenerGroup {
             }
         }
         let cookies =
-            sockets.iter().map(Socket::cookie).collect::<io::Result<_>>().map_err(|source| {
-                NetError::os("read cookie of listener on", address, source, "CAP_NET_ADMIN")
-            })?;
+            iter::once(&first).chain(&rest).map(Socket::cookie).collect::<io::Result<_>>().map_err(
+                |source| NetError::os("read cookie of listener on", address, source, "CAP_NET_ADMIN"),
+            )?;
         let inodes =
-            sockets.iter().map(inode).collect::<io::Result<_>>().map_err(|source| {
+            iter::once(&first).chain(&rest).map(inode).collect::<io::Result<_>>().map_err(|source| {
                 NetError::os("read inode of listener on", address, source, "CAP_NET_ADMIN")
             })?;
-        let number = sockets.first().map_or(-1, AsRawFd::as_raw_fd);
-        Ok(Self { address, cookies, inodes, sockets, number })
+        Ok(Self { address, cookies, inodes, first, rest })
     }
 
     /// The address and port that all of them have.
@@ -123,31 +119,25 @@ impl ListenerGroup {
         self.address
     }
 
-    /// One that stands for all; `None` once they were given away.
+    /// One that stands for all.
     #[must_use]
-    pub fn first(&self) -> Option<&Socket> {
-        self.sockets.first()
+    pub fn first(&self) -> &Socket {
+        &self.first
     }
 
-    /// The first socket once more, wherever in this process it is: closing it closes none. It may wait for a moment in which
-    /// its owner does not, so it is not to be kept.
+    /// All of them.
+    #[must_use]
+    pub fn into_sockets(self) -> Vec<Socket> {
+        iter::once(self.first).chain(self.rest).collect()
+    }
+
+    /// Copies of all, for whoever accepts: none of them closes before the group does, whatever becomes of the copies.
     ///
     /// # Errors
-    /// `NotFound`: its owner has closed it. Others from the kernel, before Linux 5.6 ENOSYS.
-    pub fn borrowed(&self, own: &OwnProcess) -> io::Result<Socket> {
-        let socket = Socket::from(pidfd_getfd(&own.0, self.number, PidfdGetfdFlags::empty())?);
-        // Its owner may have closed it, and something else may have its number.
-        if Some(&socket.cookie()?) == self.cookies.first() {
-            Ok(socket)
-        } else {
-            Err(io::ErrorKind::NotFound.into())
-        }
-    }
-
-    /// The sockets, to be given to the workers; the second time none.
-    #[must_use]
-    pub fn take_sockets(&mut self) -> Vec<Socket> {
-        std::mem::take(&mut self.sockets)
+    /// Out of descriptors.
+    pub fn copies(&self) -> io::Result<Vec<OwnedFd>> {
+        let all = iter::once(&self.first).chain(&self.rest);
+        all.map(|socket| socket.as_fd().try_clone_to_owned()).collect()
     }
 
     /// The sockets' cookies (`SO_COOKIE`), by which BPF and `ss -e` know them; as many as there are sockets.
@@ -160,20 +150,6 @@ impl ListenerGroup {
     #[must_use]
     pub fn inodes(&self) -> &[u64] {
         &self.inodes
-    }
-}
-
-/// This process, to borrow sockets of.
-#[derive(Debug)]
-pub struct OwnProcess(OwnedFd);
-
-impl OwnProcess {
-    /// Opens it.
-    ///
-    /// # Errors
-    /// The kernel's, before Linux 5.3 ENOSYS.
-    pub fn open() -> io::Result<Self> {
-        Ok(Self(pidfd_open(getpid(), PidfdFlags::empty())?))
     }
 }
 
@@ -290,17 +266,18 @@ mod tests {
     fn all_sockets_of_a_group_share_one_loopback_port() {
         for family in [Family::Ipv4, Family::Ipv6] {
             for protocol in [Protocol::Tcp, Protocol::Udp] {
-                let mut group = group(family, protocol, 4);
+                let group = group(family, protocol, 4);
                 assert_ne!(group.address().port(), 0);
                 assert!(group.address().ip().is_loopback());
                 assert_eq!(group.cookies().iter().collect::<HashSet<_>>().len(), 4);
-                let sockets = group.take_sockets();
+                let address = group.address();
+                assert_eq!(group.copies().unwrap().len(), 4);
+                let sockets = group.into_sockets();
                 assert_eq!(sockets.len(), 4);
                 for socket in sockets {
-                    assert_eq!(socket.local_addr().unwrap().as_socket(), Some(group.address()));
+                    assert_eq!(socket.local_addr().unwrap().as_socket(), Some(address));
                     assert!(socket.nonblocking().unwrap());
                 }
-                assert!(group.first().is_none());
             }
         }
     }
@@ -336,10 +313,10 @@ mod tests {
 
     #[test]
     fn connections_are_spread_over_the_group() {
-        let mut group = group(Family::Ipv4, Protocol::Tcp, 2);
+        let group = group(Family::Ipv4, Protocol::Tcp, 2);
         let clients: Vec<_> = (0..64).map(|_| TcpStream::connect(group.address()).unwrap()).collect();
         let accepted: Vec<usize> = group
-            .take_sockets()
+            .into_sockets()
             .iter()
             .map(|socket| std::iter::from_fn(|| socket.accept().ok()).count())
             .collect();
@@ -349,13 +326,13 @@ mod tests {
 
     #[test]
     fn datagrams_are_spread_over_the_group() {
-        let mut group = group(Family::Ipv6, Protocol::Udp, 2);
+        let group = group(Family::Ipv6, Protocol::Udp, 2);
         for _ in 0..64 {
             let client = UdpSocket::bind("[::1]:0").unwrap();
             client.send_to(b"x", group.address()).unwrap();
         }
         let received: Vec<usize> = group
-            .take_sockets()
+            .into_sockets()
             .into_iter()
             .map(UdpSocket::from)
             .map(|socket| std::iter::from_fn(|| socket.recv(&mut [0]).ok()).count())

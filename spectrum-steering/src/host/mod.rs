@@ -21,7 +21,7 @@ pub use addresses::{
 };
 pub use bridges::bridged_to_rules;
 pub use error::{Denied, NetError};
-pub use listener::{ListenerGroup, ListenerOptions, OwnProcess, Transparency};
+pub use listener::{ListenerGroup, ListenerOptions, Transparency};
 pub use listener_addresses::ListenerAddresses;
 pub use namespace::{NamespaceId, enter_namespace, in_throw_away_namespace};
 pub use notices::{RouteNotice, RouteNotices};

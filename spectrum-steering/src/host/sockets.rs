@@ -84,10 +84,16 @@ fn command(directory: &std::path::Path) -> String {
     visible(&name).into_owned()
 }
 
-/// The inodes of this process's own sockets.
+/// The inodes of the sockets of this process, and of those that it has started.
 #[must_use]
 pub fn own_sockets() -> BTreeSet<u64> {
-    socket_inodes("/proc/self/fd".as_ref()).collect()
+    let threads = fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
+    let children = threads.flat_map(|thread| {
+        let children = fs::read_to_string(thread.path().join("children")).unwrap_or_default();
+        children.split_ascii_whitespace().map(|pid| format!("/proc/{pid}/fd")).collect::<Vec<_>>()
+    });
+    let all = std::iter::once("/proc/self/fd".to_owned()).chain(children);
+    all.flat_map(|directory| socket_inodes(directory.as_ref()).collect::<Vec<_>>()).collect()
 }
 
 fn socket_inodes(descriptors: &std::path::Path) -> impl Iterator<Item = u64> {

@@ -45,6 +45,12 @@ impl Plan {
         hops
     }
 
+    /// True if packets by `protocol` to `port` of `address` are for a service of ours.
+    #[must_use]
+    pub fn is_bound(&self, protocol: Protocol, address: IpAddr, port: u16) -> bool {
+        self.bound(protocol, address).any(|planned| planned.binding.ports.contains(port))
+    }
+
     /// True if the bindings themselves make `address` the host's own, or it is anyway.
     fn is_local(&self, address: IpAddr) -> bool {
         // Of a prefix of length 0 nothing becomes local. All others share no address.

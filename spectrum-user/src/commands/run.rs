@@ -9,8 +9,10 @@ use super::exit;
 use super::logging::{self, Log};
 use crate::cli::RunArgs;
 use crate::config::{Config, Planned, RepairLimit};
-use crate::instance::{ReadAgain, Ready, Settings, live, require_net_admin};
+use crate::confinement::{Circumstances, Needs, WorkerUser, confine_steerer};
+use crate::instance::{ReadAgain, Ready, Settings, WorkerPlace, live, require_net_admin};
 use crate::observe::LossKind;
+use crate::registry::GROUP;
 use spectrum_steering::host;
 
 /// Runs until SIGINT or SIGTERM.
@@ -20,24 +22,45 @@ pub(super) fn run(args: &RunArgs) -> ExitCode {
         Ok(Planned { config, .. }) => config.log.format.unwrap_or_default(),
         Err(_) => args.log_format.unwrap_or_default(),
     };
+    // Before there is a thread, the log's too: each has the namespace and the capabilities that its parent had.
+    let confined = planned.and_then(|planned| {
+        let user = confined(args, &planned.config)?;
+        Ok((planned, user))
+    });
     let log = match logging::init(format) {
         Ok(log) => log,
         Err(error) => return exit::failure(&error, format),
     };
-    match planned.and_then(|planned| serve_from_start_to_end(args, planned, &log)) {
+    match confined.and_then(|(planned, user)| serve_from_start_to_end(args, planned, user, &log)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => exit::logged_failure(&error, &log),
     }
 }
 
-fn serve_from_start_to_end(args: &RunArgs, planned: Planned, log: &Log) -> anyhow::Result<()> {
+/// Goes to where it works, and keeps the capabilities that this takes. The user that the worker process is to be.
+fn confined(args: &RunArgs, config: &Config) -> anyhow::Result<WorkerUser> {
     require_net_admin("serve")?;
-    // Before any thread exists that asks the network for anything: each is in the namespace that its parent was in.
     if let Some(netns) = &args.netns {
         host::enter_namespace(netns)?;
     }
+    let user = WorkerUser::choose(args.user.as_deref())?;
+    confine_steerer(&Needs::of_steerer(config, Circumstances::of_host(&user, GROUP)))?;
+    Ok(user)
+}
+
+fn serve_from_start_to_end(
+    args: &RunArgs,
+    planned: Planned,
+    user: WorkerUser,
+    log: &Log,
+) -> anyhow::Result<()> {
     raise_file_limit()?;
-    let settings = Settings { workers: args.workers, force: args.force.clone().into(), drain: args.drain };
+    let settings = Settings {
+        workers: args.workers,
+        force: args.force.clone().into(),
+        drain: args.drain,
+        worker: if args.single_process { WorkerPlace::Thread } else { WorkerPlace::Process(user) },
+    };
     let again = args.clone();
     let read_again: ReadAgain = Arc::new(move || configured_again(&again));
     live(planned, settings, &log.output, &read_again, |ready| announce(ready, log))

@@ -6,11 +6,9 @@ use std::fs::File;
 use std::io;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
-use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use futures_util::future::{join_all, try_join_all};
 use nix::sys::resource::{Resource as Limit, getrlimit};
 
 use super::exempting::Exempting;
@@ -22,13 +20,13 @@ use crate::control::ControlServer;
 use crate::model::{
     Destination, DestinationId, Family, Prefix, Protocol, Resource, ResourceKind, Service, ServiceName,
 };
-use crate::observe;
 use crate::plan::firewall::{Firewall, Rule};
 use crate::plan::{ListenerRoom, Plan};
 use crate::registry::{Claim, Mode};
-use spectrum_proxy::{Listener, Served, Workers};
+use crate::worker_process::{LinkError, NewListeners};
+use spectrum_proxy::{DrainOutcome, Served};
 use spectrum_steering::dispatcher::{Dispatcher, DispatcherError};
-use spectrum_steering::host::{ListenerGroup, ListenerOptions, LocalRoutes, OwnProcess, Transparency};
+use spectrum_steering::host::{ListenerGroup, ListenerOptions, LocalRoutes, Transparency};
 use spectrum_steering::tproxy::{Backend, FirewallLook, SideTable, Tproxy};
 
 /// So many listeners are looked at at once.
@@ -69,14 +67,14 @@ impl Running {
             ResourceKind::Admin => self.start_admin(aim),
             // They come by themselves.
             ResourceKind::Connections => Ok(()),
-            ResourceKind::Workers => self.start_workers(aim),
+            ResourceKind::Workers => Ok(self.link()?.start(self.worker_count()?.get()).await?),
             ResourceKind::Listener => self.bind_listeners(resources),
             ResourceKind::Registration => self.register(resources.iter().filter_map(id), &aim.plan),
             ResourceKind::Serving => {
                 self.publish();
                 // So that with name servers that answer the first connection finds its origin.
                 if let Some(lookups) = self.lookups.take() {
-                    self.stop_asked.unless(lookups.unresolved()).await??;
+                    self.stop_asked.unless(lookups.done()).await??;
                 }
                 self.serve(resources, &aim.config).await
             }
@@ -88,7 +86,9 @@ impl Running {
                 Ok(())
             }
             ResourceKind::Rules => {
-                self.part(&aim.plan).await;
+                if let Err(error) = self.part(&aim.plan).await {
+                    tracing::warn!("UDP sessions do not outlast their steering: {error:#}");
+                }
                 self.steer(aim).await
             }
         }
@@ -128,13 +128,13 @@ impl Running {
             ResourceKind::Connections => self.cut(resources).await,
             ResourceKind::Workers => self.drain().await,
             ResourceKind::Listener => {
-                // Their addresses and cookies; the workers have had the sockets, if there was anything to serve.
                 for destination in resources.iter().filter_map(destination) {
                     self.listeners.remove(destination);
                 }
             }
             ResourceKind::Registration => {
                 for id in resources.iter().filter_map(id) {
+                    self.registered.remove(&id);
                     if let Some(dispatcher) = &mut self.dispatcher
                         && let Err(error) = dispatcher.unregister(id)
                     {
@@ -144,8 +144,8 @@ impl Running {
                 }
             }
             ResourceKind::Serving => {
-                if let Some(workers) = &self.workers {
-                    join_all(resources.iter().filter_map(destination).map(|one| workers.remove(one))).await;
+                if let Ok(link) = self.link() {
+                    return not_done(link.remove(resources.iter().filter_map(destination)).await);
                 }
             }
             ResourceKind::Exemption => {
@@ -154,9 +154,10 @@ impl Running {
             }
             ResourceKind::Rules => {
                 if self.stopping.is_some()
-                    && let Some(workers) = &self.workers
+                    && let Ok(link) = self.link()
+                    && let Err(error) = link.part(udp(self.plan.destinations.values())).await
                 {
-                    workers.part(self.plan.destinations.values()).await;
+                    tracing::warn!("UDP sessions do not outlast their steering: {error}");
                 }
                 return self.steer_no_more(resources).await;
             }
@@ -300,63 +301,55 @@ impl Running {
         errors
     }
 
-    fn start_workers(&mut self, aim: &Aim) -> anyhow::Result<()> {
-        let count = match self.settings.workers {
-            Some(count) => count,
-            None => thread::available_parallelism().context("count the cores")?,
-        };
-        let origins = self.origins.clone().context("start workers without watching origins")?;
-        self.recorder.follow(&aim.config.log, &aim.config.services);
-        let workers =
-            Workers::start(count, origins, |_| observe::observer(self.counters.worker(), &self.recorder))?;
-        self.workers = Some(workers);
-        Ok(())
-    }
-
-    /// Gives what is open its time, unless we are told once more to stop.
+    /// Gives what is open its time, unless we are told once more to stop. The worker process is gone afterwards.
     async fn drain(&mut self) {
-        let Some(workers) = self.workers.take() else { return };
+        let Some(mut worker) = self.worker.take() else { return };
         let hurry = self.stop_asked.beyond(self.stopping.unwrap_or_default());
-        let outcome = {
-            let drain = workers.drain(self.settings.drain);
+        if let Ok(link) = worker.link().cloned() {
+            let drain = link.drain(self.settings.drain);
             tokio::pin!(drain);
-            tokio::select! {
+            let outcome = tokio::select! {
                 outcome = &mut drain => outcome,
                 () = hurry => {
-                    workers.abort();
+                    link.abort();
                     drain.await
                 }
+            };
+            match outcome {
+                Ok(DrainOutcome { cut: 0, .. }) => {}
+                Ok(DrainOutcome { cut, finished }) => tracing::warn!(cut, finished, "connections were cut"),
+                Err(error) => tracing::warn!("connections were cut: {error}"),
             }
-        };
-        if outcome.cut > 0 {
-            tracing::warn!(cut = outcome.cut, finished = outcome.finished, "connections were cut");
+        }
+        self.published.worker().is(None);
+        if let Some(how) = worker.end() {
+            tracing::warn!(how, "the worker process did not end well");
         }
     }
 
     /// Has UDP sessions of services that `plan` has no more go on without steering. So do, over TPROXY, those of services that
     /// get other listeners: there the kernel chooses among the sockets of a listener by their own port, and so another worker.
-    async fn part(&self, plan: &Plan) {
+    async fn part(&self, plan: &Plan) -> anyhow::Result<()> {
         let of = |one: &Destination| (one.service.clone(), one.family, one.protocol);
         let served: HashSet<_> = plan.destinations.values().map(of).collect();
-        if let Some(workers) = &self.workers {
-            let moves = |id| self.path == Some(Mode::Tproxy) && !plan.destinations.contains_key(id);
-            let parted =
-                self.plan.destinations.iter().filter(|(id, one)| moves(id) || !served.contains(&of(one)));
-            workers.part(parted.map(|(_, destination)| destination)).await;
-        }
+        let moves = |id| self.path == Some(Mode::Tproxy) && !plan.destinations.contains_key(id);
+        let parted =
+            self.plan.destinations.iter().filter(|(id, one)| moves(id) || !served.contains(&of(one)));
+        Ok(self.link()?.part(udp(parted.map(|(_, destination)| destination))).await?)
     }
 
     /// Cuts what is still open of services that have gone.
     async fn cut(&self, resources: &[Resource]) {
-        let Some(workers) = &self.workers else { return };
+        let Ok(link) = self.link() else { return };
         for resource in resources {
             let Resource::Connections(service, family, protocol) = resource else { continue };
             // Of whatever revision.
             let destination =
                 Destination { service: service.clone(), revision: 0, family: *family, protocol: *protocol };
-            let cut = workers.cut(&destination).await;
-            if cut > 0 {
-                tracing::warn!(%destination, cut, "connections of a removed service were cut");
+            match link.cut(destination.clone()).await {
+                Ok(0) => {}
+                Ok(cut) => tracing::warn!(%destination, cut, "connections of a removed service were cut"),
+                Err(error) => tracing::warn!(%destination, "cut what is open of a removed service: {error}"),
             }
         }
     }
@@ -381,11 +374,7 @@ impl Running {
             Mode::SkLookup => Transparency::Opaque,
             Mode::Tproxy => Transparency::Transparent,
         };
-        let workers = self
-            .workers
-            .as_ref()
-            .and_then(|workers| NonZeroUsize::new(workers.count()))
-            .context("bind listeners before starting workers")?;
+        let workers = self.worker_count()?;
         let sockets = self.sockets_of_each(resources.len(), workers)?;
         for destination in resources.iter().filter_map(destination) {
             self.stop_asked.check()?;
@@ -422,19 +411,15 @@ impl Running {
     /// Registers the first socket of each group; it stands for all. Nothing is steered to them before there is a table.
     fn register(&mut self, ids: impl Iterator<Item = DestinationId>, plan: &Plan) -> anyhow::Result<()> {
         let dispatcher = self.dispatcher.as_mut().context("register listeners without a program")?;
-        let own = OwnProcess::open().context("open our own process")?;
         for id in ids {
             let group = plan.destination(id).and_then(|destination| self.listeners.get(destination));
-            let group = group.context("register a listener that there is not")?;
-            match group.first() {
-                Some(socket) => {
-                    dispatcher.reset_counts(id)?;
-                    dispatcher.register(id, socket)?;
-                }
-                None => match group.borrowed(&own) {
-                    Ok(socket) => drop(dispatcher.register_again(id, &socket)?),
-                    Err(error) => tracing::trace!(%id, %error, "look at a listener"),
-                },
+            let socket = group.context("register a listener that there is not")?.first();
+            if self.registered.insert(id) {
+                dispatcher.reset_counts(id)?;
+                dispatcher.register(id, socket)?;
+            } else {
+                // Others took it away, and its counts go on.
+                dispatcher.register_again(id, socket)?;
             }
         }
         Ok(())
@@ -444,25 +429,16 @@ impl Running {
     /// them in.
     fn unregistered(&mut self) -> anyhow::Result<Vec<DestinationId>> {
         let Some(dispatcher) = &mut self.dispatcher else { return Ok(Vec::new()) };
-        let own = OwnProcess::open().context("open our own process")?;
         let mut lost = Vec::new();
         let all = &self.plan.destinations;
         let mut turn = all.range(self.next_listener..);
         for (id, destination) in turn.by_ref().take(LISTENERS) {
-            let socket = match self.listeners.get(destination).map(|group| group.borrowed(&own)) {
-                Some(Ok(socket)) => socket,
-                None => continue,
-                // Its worker is closing it, or may not be looked into.
-                Some(Err(error)) => {
-                    tracing::trace!(%id, %error, "look at a listener");
-                    continue;
-                }
-            };
+            let Some(group) = self.listeners.get(destination) else { continue };
             // In the middle of a reload some have been taken out by us.
             if !self.ledger.contains(&Resource::Registration(*id)) {
                 continue;
             }
-            if dispatcher.register_again(*id, &socket)? {
+            if dispatcher.register_again(*id, group.first())? {
                 dispatcher.unregister(*id)?;
                 lost.push(*id);
             }
@@ -479,24 +455,20 @@ impl Running {
     /// Hands listeners to the workers, to be served as `config` says.
     async fn serve(&mut self, resources: &[Resource], config: &Config) -> anyhow::Result<()> {
         let services = by_name(&config.services);
-        let workers = self.workers.as_ref().context("serve without workers")?;
-        let mut handed = Vec::with_capacity(resources.len());
-        for destination in resources.iter().filter_map(destination) {
-            let service = services.get(&destination.service).context("listen for an unknown service")?;
-            let group = self.listeners.get_mut(destination).context("listen without listeners")?;
-            let served = served(service);
-            let sockets = group.take_sockets().into_iter().map(|socket| match destination.protocol {
-                Protocol::Tcp => Listener::Tcp(socket.into()),
-                Protocol::Udp => Listener::Udp(socket.into()),
-            });
-            handed.push((destination, sockets.collect::<Vec<_>>(), served));
-        }
-        // All at once: there may be thousands, and each is acknowledged.
-        let handing = handed
-            .into_iter()
-            .map(|(destination, sockets, served)| workers.listen(destination, sockets, served));
-        try_join_all(handing).await?;
-        Ok(())
+        // Those that are gone, and still take what is in their queues.
+        let gone = by_name(&self.gone);
+        let handed = resources.iter().filter_map(destination).map(|destination| {
+            let name = &destination.service;
+            let service =
+                services.get(name).or_else(|| gone.get(name)).context("listen for an unknown service")?;
+            let group = self.listeners.get(destination).context("listen without listeners")?;
+            Ok(NewListeners {
+                destination: destination.clone(),
+                sockets: group.copies().context("hand listeners to the workers")?,
+                served: served(service),
+            })
+        });
+        self.link()?.listen(handed).await
     }
 
     /// The one moment from which packets see the generation of `aim`. After an error they see the one before.
@@ -600,9 +572,22 @@ pub(super) fn by_name(services: &[Service]) -> HashMap<&ServiceName, &Service> {
 }
 
 /// The part of `service` that workers are told of.
-pub(super) fn served(service: &Service) -> Arc<Served> {
+pub(super) fn served(service: &Service) -> Served {
     let Service { name, target, policy, .. } = service;
-    Arc::new(Served { service: name.clone(), target: target.clone(), policy: policy.clone() })
+    Served { service: name.clone(), target: target.clone(), policy: policy.clone() }
+}
+
+/// Those of UDP.
+fn udp<'a>(destinations: impl Iterator<Item = &'a Destination>) -> Vec<Destination> {
+    destinations.filter(|one| one.protocol == Protocol::Udp).cloned().collect()
+}
+
+/// What a worker process that was to do something at the end did not do. One that is gone has nothing.
+fn not_done(outcome: Result<(), LinkError>) -> Vec<anyhow::Error> {
+    match outcome {
+        Ok(()) | Err(LinkError::Ended) => Vec::new(),
+        Err(error) => vec![error.into()],
+    }
 }
 
 fn loaded(plan: &Plan) -> Result<Dispatcher, DispatcherError> {

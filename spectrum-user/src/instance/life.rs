@@ -15,12 +15,14 @@ use super::firewall_looks::LOOKING;
 use super::hearing::{Hearing, ReloadAsked};
 use super::ready::Ready;
 use super::reload::Reloaded;
-use super::running::{Running, Settings, failure, joined};
+use super::running::{Running, Settings, WorkerPlace, joined};
 use super::standby::{ASIDE, aside};
+use super::worker::worker_over;
 use crate::config::Planned;
 use crate::control::{Asked, ReloadQuery, Request};
 use crate::observe::{Book, Counters, Omissions, Output, Recorder};
 use crate::view::{InstanceState, Published};
+use crate::worker_process::Host;
 use spectrum_steering::tproxy::InterruptGuard;
 
 /// Reads the configuration once more.
@@ -44,12 +46,18 @@ pub(crate) fn live(
     let (config, plan) = (Arc::new(config), Arc::new(plan));
     let book = Book::create()?;
     output.losses().enter(&book);
-    let counters = Counters::of(&book);
-    let recorder = Recorder::new(output.clone(), Omissions::of(&book));
-    let published = Published::new(Arc::clone(&config), Arc::clone(&plan), book)?;
+    let published = Published::new(Arc::clone(&config), Arc::clone(&plan), book.clone())?;
+    let host = match &settings.worker {
+        WorkerPlace::Process(user) => {
+            Host::Process { log_format: config.log.format.unwrap_or_default(), user: user.clone(), book }
+        }
+        WorkerPlace::Thread => {
+            Host::Thread(Recorder::new(output.clone(), Omissions::of(&book)), Counters::of(&book))
+        }
+    };
     let mut hearing = Hearing::begin(published.clone())?;
     runtime.block_on(async {
-        let mut running = Running::new(config, plan, settings, recorder, counters, published, &hearing);
+        let mut running = Running::new(config, plan, settings, host, published, &hearing);
         let outcome = {
             let _given_up = InterruptGuard::by(hearing.stop().flag());
             start_and_serve(&mut running, read_again, &mut hearing, announce).await
@@ -87,6 +95,7 @@ async fn serve(running: &mut Running, read_again: &ReadAgain, hearing: &mut Hear
     let mut looks = Looks::new(running.repairing.watch.elsewhere());
     loop {
         let due = running.ledger.next_due();
+        let next_worker = running.ends.due();
         let event = tokio::select! {
             biased;
             () = stop.asked() => return Ok(()),
@@ -94,10 +103,13 @@ async fn serve(running: &mut Running, read_again: &ReadAgain, hearing: &mut Hear
             () = until(due) => ServeEvent::Due,
             event = running.repairing.next() => ServeEvent::Repair(event),
             looked = looks.next(&running.plan, running.config.nat) => ServeEvent::Looked(looked),
-            failure = failure(running.workers.as_ref()) => return Err(failure),
+            () = until(next_worker) => ServeEvent::NextWorker,
+            why = worker_over(running.worker.as_ref()) => ServeEvent::WorkerEnded(why),
         };
         match event {
             ServeEvent::Due => running.retire_due().await,
+            ServeEvent::NextWorker => running.replace_worker().await,
+            ServeEvent::WorkerEnded(why) => running.worker_ended(&why).await,
             ServeEvent::Repair(event) => running.repair(event).await,
             ServeEvent::Looked(looked) => running.looked(looked).await,
             ServeEvent::Reload(ReloadAsked::Asker(asked)) => {
@@ -121,7 +133,9 @@ async fn serve(running: &mut Running, read_again: &ReadAgain, hearing: &mut Hear
 /// An event that [`serve`] waits for.
 enum ServeEvent {
     Due,
+    NextWorker,
     Repair(RepairEvent),
+    WorkerEnded(String),
     Looked(Looked),
     Reload(ReloadAsked),
 }

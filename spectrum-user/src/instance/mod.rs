@@ -28,6 +28,7 @@ mod stop;
 mod sweep;
 mod want;
 mod watch;
+mod worker;
 
 pub(crate) use exit_code::{USAGE, code, problems};
 pub use ledger::{Act, Course, Farewell, Ledger};
@@ -38,7 +39,7 @@ pub(crate) use privileges::{capabilities, require_net_admin};
 pub(crate) use ready::Ready;
 pub(crate) use reload::Reloaded;
 pub use repairs::{Judgement, Repairs};
-pub(crate) use running::{LOCK_PATIENCE, Settings};
+pub(crate) use running::{LOCK_PATIENCE, Settings, WorkerPlace};
 pub(crate) use sweep::leftovers;
 pub use want::want;
 pub use watch::{Look, Watch};

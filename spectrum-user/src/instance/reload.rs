@@ -4,22 +4,25 @@
 use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use serde::{Deserialize, Serialize};
 
 use super::Farewell;
 use super::effects::{by_name, served};
-use super::lookups::{NAMES_PATIENCE, look_up, places};
-use super::own_bindings::own_bindings;
+use super::lookups::places;
+use super::own_bindings::Speaking;
 use super::replies::refuse_own_addresses;
 use super::running::{Aim, Running};
+use super::worker::{NOTICE, look_up};
 use crate::config::{Config, ModeChoice, Planned};
 use crate::control::ReloadQuery;
 use crate::model::{Destination, DestinationId, Forced, Resource, ServiceName};
+use crate::observe::RecordRules;
 use crate::plan::{Binds as _, Plan};
 use crate::registry::Mode;
-use spectrum_proxy::Handover;
+use crate::worker_process::{HandoverOf, LinkError};
 use spectrum_steering::tproxy::InterruptGuard;
 
 /// The outcome of a reload.
@@ -90,7 +93,13 @@ impl Running {
             query.force.iter().map(|typed| Ok(typed.parse()?)).collect::<anyhow::Result<Vec<Forced>>>()?;
         let before = self.settings.force.clone();
         self.settings.force.extend(&forced.into());
-        let reloaded = self.reload_as_planned(config, plan, mode, revision).await;
+        let plan = Arc::new(plan);
+        self.require_worker(Duration::ZERO).await;
+        let mut reloaded = self.reload_as_planned(&config, &plan, mode, revision).await;
+        if reloaded.as_ref().is_err_and(has_lost_worker) {
+            self.require_worker(NOTICE).await;
+            reloaded = self.reload_as_planned(&config, &plan, mode, revision).await;
+        }
         if reloaded.is_err() {
             self.settings.force = before;
         }
@@ -99,33 +108,32 @@ impl Running {
 
     async fn reload_as_planned(
         &mut self,
-        config: Arc<Config>,
-        plan: Plan,
+        config: &Arc<Config>,
+        plan: &Arc<Plan>,
         mode: Mode,
         revision: u32,
     ) -> anyhow::Result<Reloaded> {
-        self.refuse_covered_addresses(&plan, &config)?;
+        self.refuse_covered_addresses(plan, config)?;
         self.refuse_hidden_admin(
-            &plan,
-            &config,
+            plan,
+            config,
             "leave that port of that address out of the bindings, reload with --force ADDRESS, or restart with another [admin] listen",
         )?;
         refuse_own_addresses(&config.services)?;
-        let origins = self.origins.clone().context("reload without watching origins")?;
-        origins.configure(config.resolver.clone());
-        let before = self.config.resolver.clone();
-        let (stop, lookups) = (self.stop_asked.clone(), look_up(&origins, &config, NAMES_PATIENCE));
-        let looked_up = self.meanwhile(stop.unless(lookups.unresolved())).await;
-        let aim = Aim { config, plan: Arc::new(plan), revision, table: None };
+        let link = self.link()?;
+        link.configure(config.resolver.clone());
+        let (stop, lookups) = (self.stop_asked.clone(), look_up(&link, config)?);
+        let looked_up = self.meanwhile(stop.unless(lookups.done())).await;
+        let aim = Aim { config: Arc::clone(config), plan: Arc::clone(plan), revision, table: None };
         let reloaded = match looked_up {
-            Ok(Ok(_)) => self.go_over(aim, mode).await,
+            Ok(Ok(())) => self.go_over(aim, mode).await,
             Ok(Err(error)) => Err(error.into()),
             Err(stopped) => Err(stopped.into()),
         };
         self.lock = None;
         if reloaded.is_err() {
-            origins.configure(before);
-            origins.place(places(&self.config));
+            link.configure(self.config.resolver.clone());
+            link.place(places(&self.config));
         }
         reloaded
     }
@@ -145,7 +153,7 @@ impl Running {
         self.exempt(both.clone(), aim.config.nat).await;
         let handovers = self.handovers(&aim);
         let switched = handovers.len();
-        let outcome = match self.avoid(both).await {
+        let outcome = match self.avoid(both, Speaking::of(&[&self.config, &aim.config])).await {
             Ok(()) => self.go_and_hand_over(&aim, mode, handovers).await,
             Err(error) => Err(error),
         };
@@ -156,7 +164,7 @@ impl Running {
             self.arrive(aim);
         });
         // After a failure the other bindings are avoided as well, which the next reload puts right.
-        if let Err(error) = self.avoid(vec![Arc::clone(&self.plan)]).await {
+        if let Err(error) = self.avoid(vec![Arc::clone(&self.plan)], Speaking::of(&[&self.config])).await {
             tracing::warn!("{error:#}");
         }
         {
@@ -177,14 +185,14 @@ impl Running {
     }
 
     /// What the listeners of destinations that stay serve otherwise by `aim`.
-    fn handovers(&self, aim: &Aim) -> Vec<Handover> {
+    fn handovers(&self, aim: &Aim) -> Vec<HandoverOf> {
         let (before, after) = (by_name(&self.config.services), by_name(&aim.config.services));
         let stays =
             aim.plan.destinations.iter().filter_map(|(id, to)| Some((self.plan.destination(*id)?, to)));
         let changes = stays.filter_map(|(from, to)| {
             let (was, is) = (before.get(&from.service)?, after.get(&to.service)?);
             let is_same = from == to && is.answers_like(was);
-            (!is_same).then(|| Handover { from: from.clone(), to: to.clone(), served: served(is) })
+            (!is_same).then(|| HandoverOf { from: from.clone(), to: to.clone(), served: served(is) })
         });
         changes.collect()
     }
@@ -194,13 +202,13 @@ impl Running {
         &mut self,
         aim: &Aim,
         mode: Mode,
-        handovers: Vec<Handover>,
+        handovers: Vec<HandoverOf>,
     ) -> anyhow::Result<Vec<anyhow::Error>> {
         let others = handovers.iter().filter(|handover| handover.from != handover.to);
         let handed_on: Vec<(Destination, Destination)> =
             others.map(|handover| (handover.from.clone(), handover.to.clone())).collect();
-        let workers = self.workers.as_ref().context("reload without workers")?;
-        let prepared = workers.prepare(handovers).await?;
+        let link = self.link()?;
+        link.prepare(handovers).await?;
         self.hand_on(handed_on.iter().map(|(from, to)| (from, to)));
         let course = self.course_to(aim, mode, Farewell::Drain(self.settings.drain));
         let outcome = self.go(course, aim).await.outcome();
@@ -209,8 +217,9 @@ impl Running {
             return outcome;
         }
         // The bindings of these are what they were, so that their answers alone change.
-        if let Some(workers) = &self.workers {
-            workers.hand_over(prepared).await;
+        if let Err(error) = link.hand_over().await {
+            // Another one takes its place soon, and is told what holds now.
+            tracing::warn!("connections are answered as before the reload: {error}");
         }
         if let Some(dispatcher) = &mut self.dispatcher {
             let renamed = |(id, one): &(&DestinationId, &Destination)| {
@@ -244,14 +253,21 @@ impl Running {
         self.gone = before.filter(|gone| !kept.contains(&gone.name)).collect();
         (self.config, self.plan, self.revision) = (aim.config, aim.plan, aim.revision);
         self.keep_set_origins();
-        self.recorder.follow(&self.config.log, &self.config.services);
+        if let Ok(link) = self.link() {
+            link.follow(RecordRules::of(&self.config.log, &self.config.services));
+        }
     }
 
     /// Has no origin dialled where the bindings of `plans` would bring the connection back.
-    async fn avoid(&self, plans: Vec<Arc<Plan>>) -> anyhow::Result<()> {
-        let origins = self.origins.as_ref().context("reload without watching origins")?;
-        Ok(origins.avoid(own_bindings(plans)?).await?)
+    async fn avoid(&self, plans: Vec<Arc<Plan>>, speaking: Speaking) -> anyhow::Result<()> {
+        self.bindings.are(plans, speaking)?;
+        Ok(self.link()?.avoid().await?)
     }
+}
+
+/// True if it failed since there was no worker process any more, in which case there is another one soon.
+fn has_lost_worker(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| matches!(cause.downcast_ref(), Some(LinkError::Ended)))
 }
 
 /// The number of destinations of `plan` that `other` has not.

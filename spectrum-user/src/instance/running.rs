@@ -1,7 +1,7 @@
 //! One instance: what it has, and the courses that it takes: to start, to stop, and when something is due. What a step of a course does is
 //! in `effects`; its order, and what becomes of a course that fails, the ledger says.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,25 +14,25 @@ use tokio::time::Instant;
 use super::beside::Repairing;
 use super::exempting::Exempting;
 use super::hearing::Hearing;
-use super::lookups::{NAMES_PATIENCE, look_up};
-use super::own_bindings::own_bindings;
+use super::own_bindings::{CurrentBindings, Speaking};
 use super::ready::Ready;
 use super::replies::{Replies, refuse_own_addresses};
 use super::standby::aside;
 use super::stop::Stop;
 use super::sweep;
+use super::worker::WorkerEnds;
 use super::{Act, Course, Farewell, Ledger, Repairs, want};
 use crate::admin::AdminServer;
 use crate::config::{Config, ModeChoice};
+use crate::confinement::WorkerUser;
 use crate::control::{Asked, ControlServer};
 use crate::model::{Destination, DestinationId, Force, Resource, ResourceKind, Service};
-use crate::observe::{Counters, Recorder};
 use crate::plan::Plan;
 use crate::plan::firewall::Chain;
 use crate::plan::table::Table;
 use crate::registry::{Claim, Mode, Registry, StartupLock, run_dir};
 use crate::view::{InstanceState, ListenerView, Published, Seen};
-use spectrum_proxy::{Lookups, OriginWatch, Workers};
+use crate::worker_process::{Begun, Host, WorkerProcess};
 use spectrum_steering::dispatcher::Dispatcher;
 use spectrum_steering::host::{ListenerAddresses, ListenerGroup, LocalRoutes, NamespaceId};
 use spectrum_steering::tproxy::{InterruptGuard, Tproxy};
@@ -43,6 +43,17 @@ pub(crate) struct Settings {
     pub(crate) workers: Option<NonZeroUsize>,
     pub(crate) force: Force,
     pub(crate) drain: Duration,
+    /// The place of what serves.
+    pub(crate) worker: WorkerPlace,
+}
+
+/// The place of what serves.
+#[derive(Clone, Debug)]
+pub(crate) enum WorkerPlace {
+    /// A process of its own, of this user.
+    Process(WorkerUser),
+    /// A thread of this one.
+    Thread,
 }
 
 /// A configuration to go to, or the one that there is.
@@ -67,17 +78,21 @@ pub(super) struct Running {
     pub(super) path: Option<Mode>,
     /// The view that those who ask see.
     pub(super) published: Published,
+    /// The bindings that hold, as the worker process asks for them.
+    pub(super) bindings: CurrentBindings,
     /// The listener for the order to give up what is being done.
     pub(super) stop_asked: Stop,
     /// The orders to stop that there were when it began to stop: one more cuts what is open.
     pub(super) stopping: Option<u32>,
     /// The threads that hear those who ask.
     pub(super) hearing: (Handle, mpsc::Sender<Asked>),
-    pub(super) recorder: Recorder,
-    pub(super) counters: Counters,
-    pub(super) origins: Option<OriginWatch>,
+    /// The place of worker processes.
+    pub(super) host: Host,
+    pub(super) worker: Option<WorkerProcess>,
+    /// Those that ended before their time.
+    pub(super) ends: WorkerEnds,
     /// The look-ups that are waited for before anything is served.
-    pub(super) lookups: Option<Lookups>,
+    pub(super) lookups: Option<Begun>,
     pub(super) ledger: Ledger,
     // What the ledger's things are held by.
     /// Held through all of a start and of a reload.
@@ -88,7 +103,8 @@ pub(super) struct Running {
     pub(super) routes: Option<LocalRoutes>,
     pub(super) replies: Replies,
     pub(super) admin: Option<AdminServer>,
-    pub(super) workers: Option<Workers>,
+    /// The destinations that have had a place in the program's map.
+    pub(super) registered: BTreeSet<DestinationId>,
     pub(super) listeners: BTreeMap<Destination, ListenerGroup>,
     pub(super) addresses: ListenerAddresses,
     pub(super) exempting: Exempting,
@@ -129,8 +145,7 @@ impl Running {
         config: Arc<Config>,
         plan: Arc<Plan>,
         settings: Settings,
-        recorder: Recorder,
-        counters: Counters,
+        host: Host,
         published: Published,
         hearing: &Hearing,
     ) -> Self {
@@ -143,12 +158,13 @@ impl Running {
             settings,
             path: None,
             published,
+            bindings: CurrentBindings::default(),
             stop_asked: hearing.stop(),
             stopping: None,
             hearing: (hearing.handle(), hearing.requests()),
-            recorder,
-            counters,
-            origins: None,
+            host,
+            worker: None,
+            ends: WorkerEnds::default(),
             lookups: None,
             ledger: Ledger::default(),
             lock: None,
@@ -158,7 +174,7 @@ impl Running {
             routes: None,
             replies: Replies::default(),
             admin: None,
-            workers: None,
+            registered: BTreeSet::new(),
             listeners: BTreeMap::new(),
             addresses: ListenerAddresses::default(),
             exempting: Exempting::default(),
@@ -207,9 +223,10 @@ impl Running {
     pub(super) async fn start(&mut self) -> anyhow::Result<Ready> {
         self.refuse_covered_addresses(&self.plan, &self.config)?;
         refuse_own_addresses(&self.config.services)?;
-        let origins = self.origins.insert(OriginWatch::start(self.config.resolver.clone())?);
-        self.lookups = Some(look_up(origins, &self.config, NAMES_PATIENCE));
-        origins.avoid(own_bindings(vec![Arc::clone(&self.plan)])?).await?;
+        self.bindings.are(vec![Arc::clone(&self.plan)], Speaking::of(&[&self.config]))?;
+        let config = Arc::clone(&self.config);
+        self.lookups = Some(self.start_worker_process(&config)?);
+        self.link()?.avoid().await?;
 
         let lock = registry()?.lock_unless(LOCK_PATIENCE, || self.stop_asked.is_asked())?;
         for leftover in sweep::leftovers(&lock).await? {
@@ -325,9 +342,6 @@ impl Running {
         let listeners = Arc::new(listeners.collect());
         let own_listeners = self.listeners.values().flat_map(|group| group.inodes().iter().copied());
         let own_listeners = Arc::new(own_listeners.collect());
-        let (descriptors, descriptors_of_each) = self.workers.as_ref().map_or((0, 0), |workers| {
-            (workers.descriptors(), workers.descriptors_of_each(self.config.services.len()))
-        });
         self.published.change(|now| {
             now.mode = self.mode().or(now.mode);
             now.revision = self.revision;
@@ -335,10 +349,7 @@ impl Running {
             now.steering = seen;
             now.packets = packets.or(now.packets.take());
             now.besides = besides;
-            now.origins.clone_from(&self.origins);
             now.admin = self.admin.as_ref().map(AdminServer::address);
-            now.descriptors = descriptors;
-            now.descriptors_of_each = descriptors_of_each;
             now.gone = gone;
             now.faults = self.repairs.faults();
             now.listeners = listeners;
@@ -349,15 +360,6 @@ impl Running {
     pub(super) fn chain(&self) -> anyhow::Result<&Chain> {
         Ok(&self.claim.as_ref().context("write firewall rules without a claim")?.instance().chain)
     }
-}
-
-/// Waits for something that must not happen to `workers`.
-pub(super) async fn failure(workers: Option<&Workers>) -> anyhow::Error {
-    let failure = match workers {
-        Some(workers) => workers.failure().await,
-        None => None,
-    };
-    failure.map_or_else(|| anyhow!("the workers have ended"), anyhow::Error::from)
 }
 
 /// The moment at which what `service` has open is cut, if nothing wants it any more.

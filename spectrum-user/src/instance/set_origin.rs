@@ -27,10 +27,10 @@ impl Present {
             let there = there_is(typed, &names);
             return Err(refused(format!("set origin: there is no service {}; {there}", quoted(typed))));
         };
-        let watch = self.origins.as_ref().context("set origin without watching origins")?;
-        let set = watch.set(&service.name, origin, *setting).await;
+        let set = self.worker.set(&service.name, origin, *setting).await.context("set origin")?;
         let SetOrigin { origin, addresses } = set.map_err(|error| not_set(service, origin, &error))?;
-        let rows = self.origins(&service.name);
+        let (look, _) = self.worker.look(vec![service.name.clone()], self.config.services.len()).await;
+        let rows = OriginView::all(&look, &service.name);
         let serves = rows.iter().any(OriginView::is_up);
         let is_set = |address: &Option<String>| {
             addresses.is_empty() || address.as_ref().is_some_and(|address| addresses.contains(address))
@@ -50,12 +50,13 @@ impl Present {
 impl Running {
     /// Forgets what is set of origins that the configuration has not.
     pub(super) fn keep_set_origins(&self) {
-        let Some(watch) = &self.origins else { return };
         let services = self.config.services.iter().filter_map(|service| match &service.target {
             Target::Origins(origins) => Some((&service.name, &origins.list)),
             Target::Respond(_) => None,
         });
-        watch.keep(services.flat_map(|(name, list)| list.iter().map(move |origin| (name, origin))));
+        let origins =
+            services.flat_map(|(name, list)| list.iter().map(|origin| (name.clone(), origin.clone())));
+        self.published.worker().keep(origins.collect());
     }
 }
 

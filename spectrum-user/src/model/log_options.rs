@@ -10,7 +10,19 @@ use strum::{Display, EnumString, VariantNames};
 use super::ServiceName;
 
 /// The form of log lines and records.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Display, EnumString, VariantNames)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    Eq,
+    PartialEq,
+    Display,
+    EnumString,
+    VariantNames,
+    serde::Deserialize,
+    serde::Serialize,
+)]
 #[strum(serialize_all = "kebab-case", parse_err_ty = UnknownWord, parse_err_fn = UnknownWord::of::<LogFormat>)]
 pub enum LogFormat {
     /// `key=value` pairs on one line; the origin is `-` where there is none.
@@ -21,7 +33,19 @@ pub enum LogFormat {
 }
 
 /// The connections that leave a record when they are over.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Display, EnumString, VariantNames)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    Eq,
+    PartialEq,
+    Display,
+    EnumString,
+    VariantNames,
+    serde::Deserialize,
+    serde::Serialize,
+)]
 #[strum(serialize_all = "kebab-case", parse_err_ty = UnknownWord, parse_err_fn = UnknownWord::of::<Records>)]
 pub enum Records {
     /// All of them.

@@ -16,7 +16,7 @@ pub use histogram::{Bounds, DIAL, Histogram, SESSION};
 pub use omissions::{Omission, Omissions};
 pub use output::{Lines, LossKind, Losses, Output};
 pub use record::timestamp;
-pub use recorder::Recorder;
+pub use recorder::{RecordRules, Recorder};
 
 use spectrum_proxy::Event;
 

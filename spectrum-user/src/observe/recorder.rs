@@ -7,6 +7,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
+use serde::{Deserialize, Serialize};
+
 use super::omissions::{Omission, Omissions, WorkerOmissions};
 use super::output::Output;
 use super::shed_records::ShedRecords;
@@ -27,18 +29,35 @@ pub struct Recorder {
 struct Current {
     /// The number of their changes: what a worker looks at before it takes the lock.
     version: AtomicU64,
-    rules: Mutex<Arc<Rules>>,
+    rules: Mutex<Arc<RecordRules>>,
 }
 
 /// The rules of all services.
-#[derive(Debug, Default)]
-struct Rules {
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+pub struct RecordRules {
     general: RecordRule,
     services: HashMap<ServiceName, RecordRule>,
 }
 
+impl RecordRules {
+    /// The rules that `options` mean for `services`.
+    #[must_use]
+    pub fn of(options: &LogOptions, services: &[Service]) -> Self {
+        let rule = |service: &Service| {
+            let usual = match service.target {
+                Target::Origins(_) => Empty::RecordedIfDialled,
+                // Who watches what strangers try wants to know of it.
+                Target::Respond(_) => Empty::Recorded,
+            };
+            (service.name.clone(), RecordRule::of(options.of(&service.name), usual))
+        };
+        let general = RecordRule::of(options.general, Empty::RecordedIfDialled);
+        Self { general, services: services.iter().map(rule).collect() }
+    }
+}
+
 /// The rule for one service.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 struct RecordRule {
     records: Records,
     sample: u32,
@@ -53,7 +72,7 @@ impl Default for RecordRule {
 }
 
 /// The recording of connections that the client ended before a byte came.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 enum Empty {
     /// They are left out.
     Omitted,
@@ -110,19 +129,9 @@ impl Recorder {
         Self { output, omissions, rules: Arc::default(), seed: RandomState::new() }
     }
 
-    /// From now on holds what `options` say of `services`.
-    pub fn follow(&self, options: &LogOptions, services: &[Service]) {
-        let rule = |service: &Service| {
-            let usual = match service.target {
-                Target::Origins(_) => Empty::RecordedIfDialled,
-                // Who watches what strangers try wants to know of it.
-                Target::Respond(_) => Empty::Recorded,
-            };
-            (service.name.clone(), RecordRule::of(options.of(&service.name), usual))
-        };
-        let general = RecordRule::of(options.general, Empty::RecordedIfDialled);
-        let rules = Arc::new(Rules { general, services: services.iter().map(rule).collect() });
-        *self.rules.rules.lock().unwrap_or_else(PoisonError::into_inner) = rules;
+    /// From now on holds what `rules` say.
+    pub fn follow(&self, rules: RecordRules) {
+        *self.rules.rules.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(rules);
         self.rules.version.fetch_add(1, Ordering::Release);
     }
 
@@ -142,7 +151,7 @@ impl Recorder {
 pub(super) struct WorkerRecorder {
     recorder: Recorder,
     version: Cell<u64>,
-    rules: RefCell<Arc<Rules>>,
+    rules: RefCell<Arc<RecordRules>>,
     omissions: WorkerOmissions,
     shed: ShedRecords,
 }
@@ -261,10 +270,10 @@ mod tests {
         worker.ended(&report());
         assert_eq!(count(Omission::Unwanted), 0);
         let general = RecordKeys { records: Some(Records::None), ..RecordKeys::default() };
-        recorder.follow(&LogOptions { general, ..LogOptions::default() }, &[]);
+        recorder.follow(RecordRules::of(&LogOptions { general, ..LogOptions::default() }, &[]));
         worker.ended(&report());
         assert_eq!(count(Omission::Unwanted), 1);
-        recorder.follow(&LogOptions::default(), &[]);
+        recorder.follow(RecordRules::of(&LogOptions::default(), &[]));
         worker.ended(&report());
         assert_eq!(count(Omission::Unwanted), 1);
         for _ in 0..100 {

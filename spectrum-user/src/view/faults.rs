@@ -175,7 +175,8 @@ impl RepairBook {
     fn counted(&self, of: &str) -> Vec<(&'static str, u64)> {
         let sums = self.counts.as_ref().map(|book| book.singles(of)).unwrap_or_default();
         let count = |kind: ResourceKind| sums.get(kind.as_str()).copied().unwrap_or(0);
-        ResourceKind::REMOVABLE.into_iter().map(|kind| (kind.as_str(), count(kind))).collect()
+        let kinds = ResourceKind::REMOVABLE.into_iter().chain([ResourceKind::Workers]);
+        kinds.map(|kind| (kind.as_str(), count(kind))).collect()
     }
 }
 

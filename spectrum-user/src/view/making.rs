@@ -13,6 +13,7 @@ use super::{
 };
 use crate::model::{Protocol, ResourceKind, Service, ServiceName};
 use crate::observe::{Counters, LossKind, Losses, Omission, Omissions, Totals};
+use crate::worker_process::WorkersLook;
 use spectrum_proxy::End;
 use spectrum_steering::dispatcher::{AttachedProgram, Probe};
 
@@ -40,6 +41,7 @@ impl Present {
     pub fn view(&self, scope: Scope<'_>) -> View {
         let attached = attached();
         let (missing, hindrances) = self.missing(attached.as_deref().unwrap_or_default(), attached.is_ok());
+        let (look, unanswered) = self.look(scope);
         let mut view = View {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             id: self.id.map(|id| id.to_string()),
@@ -51,11 +53,11 @@ impl Present {
             revision: self.revision,
             reloads: self.reloads(),
             admin: self.admin,
-            descriptors: self.descriptors,
-            descriptors_of_each: self.descriptors_of_each,
+            descriptors: look.descriptors,
+            descriptors_of_each: look.descriptors_of_each,
             missing,
             hindrances,
-            unseen: self.faults.unseen(),
+            unseen: self.faults.unseen().into_iter().chain(unanswered).collect(),
             ..View::default()
         };
         view.program = self.probe().map(|probe| ProgramView { id: probe.program_id(), name: None });
@@ -72,12 +74,13 @@ impl Present {
         }
         if let Scope::Service(name) = scope {
             let asked = self.config.services.iter().filter(|service| Some(service.name.as_str()) == name);
-            view.services =
-                asked.map(|service| self.service(service, None, service.bindings.len(), &[])).collect();
+            view.services = asked
+                .map(|service| self.service(service, None, service.bindings.len(), &[], &look))
+                .collect();
             return view;
         }
         let totals = Counters::of(&self.book).totals(|service| self.known.contains(service));
-        view.services = self.services(&totals);
+        view.services = self.services(&totals, &look);
         view.sessions = totals
             .iter()
             .map(|((service, protocol), totals)| SessionsView::of(service, *protocol, totals))
@@ -139,11 +142,15 @@ impl Present {
     }
 
     /// Those of the configuration, then those that it has no more and that still have something open.
-    fn services(&self, totals: &BTreeMap<(ServiceName, Protocol), Totals>) -> Vec<ServiceView> {
+    fn services(
+        &self,
+        totals: &BTreeMap<(ServiceName, Protocol), Totals>,
+        look: &WorkersLook,
+    ) -> Vec<ServiceView> {
         let view = |service: &Service, draining, bindings| {
             let of = |protocol| totals.get(&(service.name.clone(), protocol));
             let counted: Vec<&Totals> = [Protocol::Tcp, Protocol::Udp].into_iter().filter_map(of).collect();
-            self.service(service, draining, bindings, &counted)
+            self.service(service, draining, bindings, &counted, look)
         };
         let configured =
             self.config.services.iter().map(|service| view(service, None, service.bindings.len()));
@@ -160,6 +167,7 @@ impl Present {
         draining: Option<DrainingView>,
         bindings: usize,
         counted: &[&Totals],
+        look: &WorkersLook,
     ) -> ServiceView {
         let mut denied = BTreeMap::new();
         for (end, count) in counted.iter().flat_map(|totals| &totals.ends) {
@@ -173,15 +181,23 @@ impl Present {
             total: counted.iter().map(|totals| totals.opened).sum(),
             denied,
             draining,
-            origins: self.origins(&service.name),
+            origins: OriginView::all(look, &service.name),
         }
     }
 
-    /// The addresses that connections of `service` can go to.
-    #[must_use]
-    pub fn origins(&self, service: &ServiceName) -> Vec<OriginView> {
-        let states = self.origins.as_ref().map_or_else(Vec::new, |origins| origins.states(service));
-        states.into_iter().map(Into::into).collect()
+    /// What only the worker process knows of what `scope` wants; and why nobody knows it now, if so.
+    fn look(&self, scope: Scope<'_>) -> (WorkersLook, Option<String>) {
+        let names: Vec<ServiceName> = match scope {
+            Scope::Service(None) => return Default::default(),
+            Scope::Service(Some(name)) => name.parse().into_iter().collect(),
+            Scope::All | Scope::Instance => {
+                let gone = self.gone.iter().map(|(service, _)| service);
+                self.config.services.iter().chain(gone).map(|service| service.name.clone()).collect()
+            }
+        };
+        let (look, error) = self.worker.look_and_block(names, self.config.services.len());
+        let is_serving = matches!(self.state, InstanceState::Ready | InstanceState::Reloading);
+        (look, error.filter(|_| is_serving).map(|error| format!("the states of origins: {error}")))
     }
 
     fn destinations(&self) -> Vec<DestinationView> {

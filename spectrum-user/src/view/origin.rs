@@ -4,6 +4,8 @@ use serde::{Deserialize, Serialize};
 
 use super::making::{micros, millis};
 use crate::model::Origin;
+use crate::model::ServiceName;
+use crate::worker_process::WorkersLook;
 use spectrum_proxy::{OriginCondition, OriginState, RecordState};
 
 /// An origin as configured.
@@ -146,6 +148,11 @@ impl From<OriginState> for OriginView {
 }
 
 impl OriginView {
+    /// The addresses that connections of `service` can go to, as `look` saw them.
+    pub(crate) fn all(look: &WorkersLook, service: &ServiceName) -> Vec<Self> {
+        look.origins.get(service).into_iter().flatten().cloned().map(Into::into).collect()
+    }
+
     /// True if it gets connections.
     #[must_use]
     pub fn is_up(&self) -> bool {

@@ -14,7 +14,7 @@ use crate::observe::Book;
 use crate::plan::Plan;
 use crate::plan::firewall::ChainPart;
 use crate::registry::{InstanceId, Mode};
-use spectrum_proxy::OriginWatch;
+use crate::worker_process::CurrentWorker;
 use spectrum_steering::dispatcher::Probe;
 use spectrum_steering::host::NamespaceId;
 
@@ -45,14 +45,10 @@ pub struct Present {
     pub known: Arc<BTreeSet<ServiceName>>,
     /// The book of all that is counted of connections, and of what is written of them.
     pub book: Book,
-    /// The states of origins.
-    pub origins: Option<OriginWatch>,
+    /// The worker process, which knows the states of origins.
+    pub(crate) worker: CurrentWorker,
     /// The address of metrics and health.
     pub admin: Option<SocketAddr>,
-    /// The number of descriptors that all connections together may have.
-    pub descriptors: usize,
-    /// The number of these that are each service's own.
-    pub descriptors_of_each: usize,
     /// Services that the configuration has no more, and when what they have open is cut.
     pub gone: Arc<[(Service, Instant)]>,
     /// The listeners of destinations.
@@ -123,10 +119,8 @@ impl Published {
             packets: None,
             besides: Vec::new(),
             book,
-            origins: None,
+            worker: CurrentWorker::default(),
             admin: None,
-            descriptors: 0,
-            descriptors_of_each: 0,
             gone: Arc::default(),
             listeners: Arc::default(),
             own_listeners: Arc::default(),
@@ -138,6 +132,11 @@ impl Published {
     #[must_use]
     pub fn now(&self) -> Arc<Present> {
         Arc::clone(&self.lock())
+    }
+
+    /// The worker process, whichever it is.
+    pub(crate) fn worker(&self) -> CurrentWorker {
+        self.lock().worker.clone()
     }
 
     /// Shows what `changed` makes of it.

@@ -7,7 +7,7 @@ use anyhow::Result;
 use xtask::server::Server;
 
 use super::Bench;
-use super::memory;
+use super::contest::resident;
 use super::report::Report;
 use super::row::{Goal, Row};
 use super::statistics::Spread;
@@ -51,7 +51,7 @@ fn measure(mode: &str, bench: &Bench) -> Result<(Vec<f64>, Vec<f64>)> {
         command.args(["--prefix", "192.0.2.0/24", "--prefix", "2001:db8::/64", "--mode", mode]);
         let server = Server::start(&mut command, &bench.interrupt)?;
         times.push(server.ready_after.as_secs_f64() * 1e3);
-        sizes.push(memory::resident(server.pid())? / 1e6);
+        sizes.push(resident(&server)? / 1e6);
         server.stop()?;
     }
     Ok((times, sizes))

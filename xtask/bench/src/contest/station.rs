@@ -98,11 +98,7 @@ impl Station {
 
     /// Resident memory of the proxy, in bytes.
     pub(crate) fn resident(&self) -> Result<f64> {
-        let mut bytes = 0.0;
-        for pid in processes(&self.server)? {
-            bytes += memory::resident(u32::try_from(pid.as_raw())?)?;
-        }
-        Ok(bytes)
+        resident(&self.server)
     }
 
     /// The number of descriptors that the proxy has open.
@@ -152,6 +148,15 @@ fn prepare() -> Result<()> {
     }
     let path = "/proc/sys/net/core/somaxconn";
     fs::write(path, "65535").with_context(|| format!("write {path}"))
+}
+
+/// Resident memory of a server and its children, in bytes.
+pub(crate) fn resident(server: &Server) -> Result<f64> {
+    let mut bytes = 0.0;
+    for pid in processes(server)? {
+        bytes += memory::resident(u32::try_from(pid.as_raw())?)?;
+    }
+    Ok(bytes)
 }
 
 /// A server and its children.

@@ -1,0 +1,202 @@
+//! The worker process of an instance: started with it, and once more whenever it ends before its time. What it serves is raised
+//! like everything else.
+
+use std::collections::VecDeque;
+use std::num::NonZeroUsize;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use tokio::time::{Instant, timeout};
+
+use super::lookups::{NAMES_PATIENCE, origins_of, places};
+use super::running::Running;
+use crate::config::Config;
+use crate::confinement::Needs;
+use crate::model::{Resource, ResourceKind};
+use crate::observe::RecordRules;
+use crate::worker_process::{Begun, Link, WorkerProcess};
+
+/// So many may end within a minute before the next has to wait.
+const FREE: usize = 4;
+
+/// The time in which ends are counted.
+const MINUTE: Duration = Duration::from_mins(1);
+
+/// The time in which it is noticed at the latest that one has ended.
+pub(super) const NOTICE: Duration = Duration::from_secs(1);
+
+/// The first wait, which doubles, and the longest.
+const PAUSE: Duration = Duration::from_millis(500);
+const LONGEST_PAUSE: Duration = Duration::from_secs(16);
+
+/// The ends of worker processes that came before their time.
+#[derive(Debug, Default)]
+pub(super) struct WorkerEnds {
+    /// In the last minute.
+    lately: VecDeque<Instant>,
+    /// When the next one is started, while there is none.
+    due: Option<Instant>,
+}
+
+impl WorkerEnds {
+    /// One has ended, or could not be started: the time until the next one is.
+    fn one_more(&mut self, now: Instant) -> Duration {
+        while self.lately.front().is_some_and(|then| now.duration_since(*then) >= MINUTE) {
+            self.lately.pop_front();
+        }
+        self.lately.push_back(now);
+        let pause = match self.lately.len().saturating_sub(FREE) {
+            0 => Duration::ZERO,
+            more => PAUSE.saturating_mul(1 << (more - 1).min(8)).min(LONGEST_PAUSE),
+        };
+        self.due = Some(now + pause);
+        pause
+    }
+
+    /// When the next one is to be started, while there is none.
+    pub(super) fn due(&self) -> Option<Instant> {
+        self.due
+    }
+}
+
+impl Running {
+    /// Starts a worker process, which serves nothing yet, and has it look up the names of the origins of `config`.
+    pub(super) fn start_worker_process(&mut self, config: &Config) -> anyhow::Result<Begun> {
+        let worker = WorkerProcess::start(
+            &self.host,
+            &Needs::of_worker(&config.services),
+            &self.hearing.0,
+            self.bindings.answering(),
+        )?;
+        let link = worker.link()?.clone();
+        self.published.worker().is(Some(link.clone()));
+        self.worker = Some(worker);
+        link.configure(config.resolver.clone());
+        link.follow(RecordRules::of(&config.log, &config.services));
+        look_up(&link, config)
+    }
+
+    /// The way to the worker process.
+    pub(super) fn link(&self) -> anyhow::Result<Link> {
+        Ok(self.published.worker().link()?)
+    }
+
+    /// The number of workers that there are to be.
+    pub(super) fn worker_count(&self) -> anyhow::Result<NonZeroUsize> {
+        match self.settings.workers {
+            Some(count) => Ok(count),
+            None => thread::available_parallelism().context("count the cores"),
+        }
+    }
+
+    /// There is no worker process any more: another one is started at once, or soon.
+    pub(super) async fn worker_ended(&mut self, why: &str) {
+        self.let_worker_go();
+        let how = self.worker.take().and_then(|mut worker| worker.end()).unwrap_or_default();
+        tracing::error!(
+            how,
+            "the worker process has ended before its time, and with it what was open; listeners stay, and another one takes its place: {why}"
+        );
+        self.try_again(format!("the worker process has ended: {why} {how}").trim_end().to_owned()).await;
+    }
+
+    /// Has a worker process there, if one can be had now: for what is to be done with it. That it has ended may take so long to
+    /// be noticed.
+    pub(super) async fn require_worker(&mut self, notice: Duration) {
+        let over = match &self.worker {
+            Some(worker) => timeout(notice, worker.over()).await.ok(),
+            None => None,
+        };
+        if let Some(why) = over {
+            self.worker_ended(&why).await;
+        }
+        if self.worker.is_none() {
+            self.replace_worker().await;
+        }
+    }
+
+    /// Starts another worker process that takes the place of the one before.
+    pub(super) async fn replace_worker(&mut self) {
+        self.ends.due = None;
+        let begun = std::time::Instant::now();
+        match self.worker_replaced().await {
+            Ok(()) => {
+                self.repairs.done(ResourceKind::Workers, std::time::Instant::now());
+                let took = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+                tracing::warn!(took_ms = took, "another worker process serves");
+                self.publish();
+            }
+            Err(error) => {
+                self.let_worker_go();
+                drop(self.worker.take());
+                let error = format!("{error:#}");
+                tracing::error!("start another worker process: {error}");
+                self.try_again(error).await;
+            }
+        }
+    }
+
+    async fn try_again(&mut self, why: String) {
+        let pause = self.ends.one_more(Instant::now());
+        self.repairs.failed(ResourceKind::Workers, &[Resource::Workers], None, why);
+        self.publish();
+        if pause.is_zero() {
+            Box::pin(self.replace_worker()).await;
+        } else {
+            let pause = humantime::format_duration(pause);
+            tracing::error!("worker processes end again and again: the next one is started in {pause}");
+        }
+    }
+
+    async fn worker_replaced(&mut self) -> anyhow::Result<()> {
+        let aim = self.aim();
+        // What is not looked up yet is looked up while the rest is served.
+        drop(self.start_worker_process(&aim.config)?);
+        let link = self.link()?;
+        link.avoid().await?;
+        self.published.worker().set_again().await;
+        let serving: Vec<Resource> = self
+            .ledger
+            .have()
+            .map(|(resource, _)| resource)
+            .filter(|resource| resource.kind() == ResourceKind::Serving)
+            .cloned()
+            .collect();
+        self.raise(&[Resource::Workers], &aim).await?;
+        self.raise(&serving, &aim).await
+    }
+
+    fn let_worker_go(&self) {
+        self.published.worker().is(None);
+    }
+}
+
+/// Waits until there is no worker process any more, which must not be: why.
+pub(super) async fn worker_over(worker: Option<&WorkerProcess>) -> String {
+    match worker {
+        Some(worker) => worker.over().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Begins to look up the names of the origins of `config`, and has what is wrong with them said with their places.
+pub(super) fn look_up(link: &Link, config: &Config) -> anyhow::Result<Begun> {
+    link.place(places(config));
+    let origins = origins_of(config).map(|origin| (origin.origin.clone(), origin.local)).collect();
+    Ok(link.look_up(origins, NAMES_PATIENCE)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn the_next_one_waits_longer_the_more_often_they_end_and_not_for_ever() {
+        let mut ends = WorkerEnds::default();
+        let pauses: Vec<u64> = (0..12).map(|_| ends.one_more(Instant::now()).as_secs()).collect();
+        assert_eq!(pauses, [0, 0, 0, 0, 0, 1, 2, 4, 8, 16, 16, 16]);
+        tokio::time::advance(MINUTE).await;
+        assert_eq!(ends.one_more(Instant::now()), Duration::ZERO);
+    }
+}

@@ -1,0 +1,190 @@
+//! What the steerer has its worker process do, a function each. Knows nothing of how it is told.
+
+use std::collections::HashMap;
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use futures_util::future::try_join_all;
+
+use super::link::{Begun, Link, LinkError, PATIENCE};
+use super::message::{Answer, Command, HandoverOf, RecordRules, WorkersLook};
+use super::wire::MOST_FILES;
+use crate::model::{Destination, LocalOrigins, Origin, OriginSetting, ResolverOptions, ServiceName};
+use spectrum_proxy::{DrainOutcome, Served, SetOrigin, SetOriginError};
+
+/// The time for telling how things are: who asks has a bound of its own.
+const GLANCE: Duration = Duration::from_secs(1);
+
+/// So many copies of listeners are under way at once.
+const COPIES: usize = 64;
+
+/// The time that an answer may take beyond what the doing was given.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// New listeners of a destination, and what they serve.
+#[derive(Debug)]
+pub(crate) struct NewListeners {
+    pub(crate) destination: Destination,
+    pub(crate) sockets: Vec<OwnedFd>,
+    pub(crate) served: Served,
+}
+
+impl Link {
+    /// Has names looked up in this way from now on.
+    pub(crate) fn configure(&self, options: ResolverOptions) {
+        self.mention(Command::Configure(options));
+    }
+
+    /// Says where each service's origins were typed.
+    pub(crate) fn place(&self, places: HashMap<ServiceName, Vec<String>>) {
+        self.mention(Command::Place(places));
+    }
+
+    /// Has connections recorded by these rules from now on.
+    pub(crate) fn follow(&self, rules: RecordRules) {
+        self.mention(Command::Follow(rules));
+    }
+
+    /// Has it ask anew where what is dialled leads.
+    pub(crate) async fn avoid(&self) -> Result<(), LinkError> {
+        self.ask(Command::Avoid, Vec::new(), PATIENCE).await.map(drop)
+    }
+
+    /// Begins to look up the names of `origins`; done when all are looked up, or after `patience`.
+    pub(crate) fn look_up(
+        &self,
+        origins: Vec<(Origin, LocalOrigins)>,
+        patience: Duration,
+    ) -> Result<Begun, LinkError> {
+        self.begin(Command::LookUp(origins, patience), Vec::new(), patience + GRACE)
+    }
+
+    /// Starts so many workers.
+    pub(crate) async fn start(&self, workers: usize) -> Result<(), LinkError> {
+        self.ask(Command::Start(workers), Vec::new(), PATIENCE).await.map(drop)
+    }
+
+    /// Has all of `listeners` served: many at once, since there may be thousands, and no more than descriptors last for copies that are
+    /// under way.
+    pub(crate) async fn listen(
+        &self,
+        listeners: impl IntoIterator<Item = anyhow::Result<NewListeners>>,
+    ) -> anyhow::Result<()> {
+        let (mut begun, mut under_way) = (Vec::new(), 0);
+        for listeners in listeners {
+            let NewListeners { destination, sockets, served } = listeners?;
+            let mut sockets = sockets.into_iter().peekable();
+            while sockets.peek().is_some() {
+                let some: Vec<_> = sockets.by_ref().take(MOST_FILES).collect();
+                under_way += some.len();
+                let command = Command::Listen(destination.clone(), Box::new(served.clone()));
+                begun.push(self.begin(command, some, PATIENCE)?.done());
+                if under_way >= COPIES {
+                    try_join_all(begun.drain(..)).await?;
+                    under_way = 0;
+                }
+            }
+        }
+        Ok(try_join_all(begun).await.map(drop)?)
+    }
+
+    /// Prepares to hand over, in place of what was prepared before. Changes nothing that is served.
+    pub(crate) async fn prepare(&self, handovers: Vec<HandoverOf>) -> Result<(), LinkError> {
+        self.ask(Command::Prepare(handovers), Vec::new(), PATIENCE).await.map(drop)
+    }
+
+    /// Hands over what was prepared.
+    pub(crate) async fn hand_over(&self) -> Result<(), LinkError> {
+        self.ask(Command::HandOver, Vec::new(), PATIENCE).await.map(drop)
+    }
+
+    /// Has the listeners of `destinations` closed, after what waits in their queues is accepted.
+    pub(crate) async fn remove(
+        &self,
+        destinations: impl IntoIterator<Item = &Destination>,
+    ) -> Result<(), LinkError> {
+        let begun = destinations.into_iter().map(|destination| {
+            Ok(self.begin(Command::Remove(destination.clone()), Vec::new(), PATIENCE)?.done())
+        });
+        try_join_all(begun.collect::<Result<Vec<_>, LinkError>>()?).await.map(drop)
+    }
+
+    /// Has the UDP sessions of `destinations` go on by themselves.
+    pub(crate) async fn part(&self, destinations: Vec<Destination>) -> Result<(), LinkError> {
+        if destinations.is_empty() {
+            return Ok(());
+        }
+        self.ask(Command::Part(destinations), Vec::new(), PATIENCE).await.map(drop)
+    }
+
+    /// Cuts what is open of a destination that was removed: how much that was.
+    pub(crate) async fn cut(&self, destination: Destination) -> Result<usize, LinkError> {
+        match self.ask(Command::Cut(destination), Vec::new(), PATIENCE).await? {
+            Answer::Cut(count) => Ok(count),
+            _ => Ok(0),
+        }
+    }
+
+    /// Lets what is open end for up to `time`, then cuts it.
+    pub(crate) async fn drain(&self, time: Duration) -> Result<DrainOutcome, LinkError> {
+        match self.ask(Command::Drain(time), Vec::new(), time.saturating_add(GRACE)).await? {
+            Answer::Drained(outcome) => Ok(outcome),
+            _ => Ok(DrainOutcome::default()),
+        }
+    }
+
+    /// Cuts everything.
+    pub(crate) fn abort(&self) {
+        self.mention(Command::Abort);
+    }
+
+    /// Drains or weighs an origin.
+    pub(super) async fn set(
+        &self,
+        service: ServiceName,
+        typed: String,
+        setting: OriginSetting,
+    ) -> Result<Result<SetOrigin, SetOriginError>, LinkError> {
+        match self.ask(Command::Set(service, typed, setting), Vec::new(), GRACE).await? {
+            Answer::Set(outcome) => Ok(outcome),
+            _ => Ok(Err(SetOriginError::Died)),
+        }
+    }
+
+    /// Forgets what is set of others than these.
+    pub(super) fn keep(&self, origins: Vec<(ServiceName, Origin)>) {
+        self.mention(Command::Keep(origins));
+    }
+
+    /// How things are with these services, of which so many share the descriptors.
+    pub(super) async fn look(
+        &self,
+        services: Vec<ServiceName>,
+        share: usize,
+    ) -> Result<WorkersLook, LinkError> {
+        self.ask(Command::Look(services, share), Vec::new(), GLANCE).await.map(seen)
+    }
+
+    /// The same while this thread waits, which must not be one that the link's tasks are on.
+    pub(super) fn look_and_block(
+        &self,
+        services: Vec<ServiceName>,
+        share: usize,
+    ) -> Result<WorkersLook, LinkError> {
+        self.ask_and_block(Command::Look(services, share), GLANCE).map(seen)
+    }
+
+    /// Says something that nobody waits for. Whoever comes in the place of one that cannot be told is told everything.
+    fn mention(&self, command: Command) {
+        if let Err(error) = self.begin(command, Vec::new(), PATIENCE) {
+            tracing::debug!("{error}");
+        }
+    }
+}
+
+fn seen(answer: Answer) -> WorkersLook {
+    match answer {
+        Answer::Seen(look) => look,
+        _ => WorkersLook::default(),
+    }
+}

@@ -1,0 +1,18 @@
+//! The process that serves what the steerer steers to it: it has the listeners, the origins and everything that strangers send,
+//! and none of the privileges. What it is told and what it answers, and both ends of that. Steers nothing.
+
+mod asking;
+mod calls;
+mod current;
+mod link;
+mod message;
+mod process;
+mod serving;
+mod wire;
+
+pub(crate) use calls::NewListeners;
+pub(crate) use current::CurrentWorker;
+pub(crate) use link::{Answering, Begun, Link, LinkError};
+pub(crate) use message::{Beginning, Bound, HandoverOf, Question, Told, WorkersLook};
+pub(crate) use process::{Host, WorkerProcess, beginning};
+pub(crate) use serving::serve;

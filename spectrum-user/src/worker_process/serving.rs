@@ -1,0 +1,213 @@
+//! The worker process itself, from its first message to its last: does what it is told, and says what only it knows. Ends with
+//! whoever tells it.
+
+use std::cell::RefCell;
+use std::num::NonZeroUsize;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use anyhow::{Context as _, bail};
+use tokio::runtime;
+use tokio::sync::mpsc;
+use tokio::task::{LocalSet, spawn_local};
+
+use super::asking::Asking;
+use super::message::{Answer, Command, FromWorker, HandoverOf, ToWorker, WorkersLook};
+use super::wire::{Frame, Incoming, Outgoing, halves};
+use crate::confinement::WorkerReport;
+use crate::model::{Protocol, ResolverOptions};
+use crate::observe::{Counters, Recorder, observer};
+use spectrum_proxy::{Handover, Listener, OriginWatch, PreparedHandovers, Served, Workers};
+
+/// The longest message that is taken, in bytes.
+const LONGEST: usize = 256 << 20;
+
+/// The worker process.
+struct Serving {
+    origins: OriginWatch,
+    workers: RefCell<Option<Rc<Workers>>>,
+    prepared: RefCell<Option<PreparedHandovers>>,
+    recorder: Recorder,
+    counters: Counters,
+    asking: Arc<Asking>,
+    frames: mpsc::UnboundedSender<Frame>,
+    confinement: Option<WorkerReport>,
+}
+
+/// Does what comes on `stream`, until it closes, in the network namespace that the calling thread is in.
+///
+/// # Errors
+/// What must not happen: a message that makes no sense, a thread that died.
+pub(crate) fn serve(
+    stream: UnixStream,
+    recorder: Recorder,
+    counters: Counters,
+    confinement: Option<WorkerReport>,
+) -> anyhow::Result<()> {
+    let runtime = runtime::Builder::new_current_thread().enable_all().build().context("start the runtime")?;
+    LocalSet::new().block_on(&runtime, async {
+        stream.set_nonblocking(true)?;
+        let stream = tokio::net::UnixStream::from_std(stream).context("speak with the steerer")?;
+        let (outgoing, incoming) = halves(stream, LONGEST);
+        let (frames, to_send) = mpsc::unbounded_channel();
+        let asking = Arc::new(Asking::by(frames.clone()));
+        asking.ask_for_what_is_not_permitted();
+        let origins = OriginWatch::start(ResolverOptions::default())?;
+        let serving = Rc::new(Serving {
+            origins,
+            workers: RefCell::default(),
+            prepared: RefCell::default(),
+            recorder,
+            counters,
+            asking,
+            frames,
+            confinement,
+        });
+        let sending = spawn_local(send(outgoing, to_send));
+        let outcome = hear(&serving, incoming).await;
+        if let Err(error) = &outcome {
+            serving.say(&FromWorker::Failed(format!("{error:#}")));
+        }
+        // Everything that is open ends with it.
+        drop(serving);
+        drop(tokio::time::timeout(std::time::Duration::from_secs(1), sending).await);
+        outcome
+    })
+}
+
+async fn send(outgoing: Outgoing, mut frames: mpsc::UnboundedReceiver<Frame>) {
+    while let Some(frame) = frames.recv().await {
+        if let Err(error) = outgoing.send(&frame).await {
+            // There is nobody who would hear it.
+            tracing::debug!(%error, "tell the steerer");
+            return;
+        }
+    }
+}
+
+async fn hear(serving: &Rc<Serving>, mut incoming: Incoming) -> anyhow::Result<()> {
+    let (failed, mut failure) = mpsc::unbounded_channel();
+    loop {
+        let came = tokio::select! {
+            came = incoming.next() => came.context("hear the steerer")?,
+            failure = failure.recv() => return failure.unwrap_or(Ok(())),
+        };
+        match came {
+            Some((ToWorker::Do(number, command), files)) => {
+                let (serving, failed) = (Rc::clone(serving), failed.clone());
+                // Those that take time do not hold up the next.
+                spawn_local(async move {
+                    let answer = match serving.obey(command, files, &failed).await {
+                        Ok(answer) => answer,
+                        Err(error) => Answer::Failed(format!("{error:#}")),
+                    };
+                    serving.say(&FromWorker::Answer(number, answer));
+                });
+            }
+            Some((ToWorker::Told(number, told), files)) => serving.asking.told(number, told, files),
+            None => return Ok(()),
+        }
+    }
+}
+
+impl Serving {
+    fn say(&self, message: &FromWorker) {
+        match Frame::of(message, Vec::new()) {
+            // Who does not hear it any more is gone, and so are we.
+            Ok(frame) => drop(self.frames.send(frame)),
+            Err(error) => tracing::error!(%error, "tell the steerer"),
+        }
+    }
+
+    async fn obey(
+        &self,
+        command: Command,
+        files: Vec<OwnedFd>,
+        failed: &mpsc::UnboundedSender<anyhow::Result<()>>,
+    ) -> anyhow::Result<Answer> {
+        match command {
+            Command::Configure(options) => self.origins.configure(options),
+            Command::Place(places) => self.origins.place(places),
+            Command::Follow(rules) => self.recorder.follow(rules),
+            Command::Avoid => self.origins.avoid(self.asking.own_bindings()).await?,
+            Command::LookUp(origins, patience) => {
+                let origins = origins.iter().map(|(origin, local)| (origin, *local));
+                let unresolved = self.origins.look_up(origins, patience).unresolved().await?;
+                tracing::debug!(count = unresolved.len(), "origins have no address yet");
+            }
+            Command::Start(count) => self.start(count, failed)?,
+            Command::Listen(destination, served) => {
+                let listeners = files.into_iter().map(|file| match destination.protocol {
+                    Protocol::Tcp => Listener::Tcp(file.into()),
+                    Protocol::Udp => Listener::Udp(file.into()),
+                });
+                self.workers()?.listen(&destination, listeners.collect(), Arc::new(*served)).await?;
+            }
+            Command::Prepare(handovers) => {
+                let handovers = handovers.into_iter().map(|HandoverOf { from, to, served }| Handover {
+                    from,
+                    to,
+                    served: Arc::<Served>::new(served),
+                });
+                let prepared = self.workers()?.prepare(handovers.collect()).await?;
+                self.prepared.replace(Some(prepared));
+            }
+            Command::HandOver => {
+                let prepared = self.prepared.take().context("hand over what was not prepared")?;
+                self.workers()?.hand_over(prepared).await;
+            }
+            Command::Remove(destination) => self.workers()?.remove(&destination).await,
+            Command::Part(destinations) => self.workers()?.part(&destinations).await,
+            Command::Cut(destination) => return Ok(Answer::Cut(self.workers()?.cut(&destination).await)),
+            Command::Drain(time) => {
+                let Some(workers) = self.workers.borrow().clone() else { return Ok(Answer::Done) };
+                return Ok(Answer::Drained(workers.drain(time).await));
+            }
+            Command::Abort => self.workers()?.abort(),
+            Command::Set(service, typed, setting) => {
+                return Ok(Answer::Set(self.origins.set(&service, &typed, setting).await));
+            }
+            Command::Keep(origins) => {
+                self.origins.keep(origins.iter().map(|(service, origin)| (service, origin)));
+            }
+            Command::Look(services, share) => {
+                let workers = self.workers.borrow().clone();
+                let origins = services.into_iter().map(|service| {
+                    let states = self.origins.states(&service);
+                    (service, states)
+                });
+                return Ok(Answer::Seen(WorkersLook {
+                    descriptors: workers.as_ref().map_or(0, |workers| workers.descriptors()),
+                    descriptors_of_each: workers.map_or(0, |workers| workers.descriptors_of_each(share)),
+                    confinement: self.confinement.clone(),
+                    origins: origins.collect(),
+                }));
+            }
+        }
+        Ok(Answer::Done)
+    }
+
+    fn workers(&self) -> anyhow::Result<Rc<Workers>> {
+        self.workers.borrow().clone().context("serve without workers")
+    }
+
+    fn start(&self, count: usize, failed: &mpsc::UnboundedSender<anyhow::Result<()>>) -> anyhow::Result<()> {
+        if self.workers.borrow().is_some() {
+            bail!("start the workers twice");
+        }
+        let count = NonZeroUsize::new(count).context("start no workers")?;
+        let observer = |_| observer(self.counters.worker(), &self.recorder);
+        let workers = Rc::new(Workers::start(count, self.origins.clone(), observer)?);
+        self.workers.replace(Some(Rc::clone(&workers)));
+        let failed = failed.clone();
+        spawn_local(async move {
+            // Without an error they have been told to end.
+            if let Some(error) = workers.failure().await {
+                let _ = failed.send(Err(error.into()));
+            }
+        });
+        Ok(())
+    }
+}
