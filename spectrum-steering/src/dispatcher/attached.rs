@@ -1,5 +1,6 @@
 //! The sk_lookup programs of a network namespace, whoever attached them. Leaves them attached.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::AsFd;
 
@@ -24,11 +25,17 @@ pub struct AttachedProgram {
 pub fn attached_programs(netns: impl AsFd) -> io::Result<Vec<AttachedProgram>> {
     let mut programs: Vec<AttachedProgram> =
         sys::attached_to(netns.as_fd())?.into_iter().map(|id| AttachedProgram { id, name: None }).collect();
-    // The first refusal ends the listing, and so does the end.
-    for info in loaded_programs().map_while(Result::ok) {
-        if let Some(program) = programs.iter_mut().find(|program| program.id == info.id()) {
-            program.name = info.name_as_str().map(|name| visible(name).into_owned());
-        }
+    let mut names = program_names();
+    for program in &mut programs {
+        program.name = names.remove(&program.id);
     }
     Ok(programs)
+}
+
+/// The names of the host's programs by their ids: none without CAP_SYS_ADMIN.
+#[must_use]
+pub fn program_names() -> BTreeMap<u32, String> {
+    // The first refusal ends the listing, and so does the end.
+    let programs = loaded_programs().map_while(Result::ok);
+    programs.filter_map(|info| Some((info.id(), visible(info.name_as_str()?).into_owned()))).collect()
 }

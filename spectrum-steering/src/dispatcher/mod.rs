@@ -18,7 +18,7 @@ use aya::programs::{ProgramError, ProgramType, SkLookup};
 use aya::{Ebpf, EbpfLoader};
 use spectrum_common::{Counts, Node, names};
 
-pub use attached::{AttachedProgram, attached_programs};
+pub use attached::{AttachedProgram, attached_programs, program_names};
 pub use drop_log::DropLog;
 pub use error::DispatcherError;
 use generation::Generation;

@@ -91,6 +91,15 @@ pub enum WorkerUser {
     Same(SameUser),
 }
 
+impl fmt::Display for WorkerUser {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Another(user) => write!(f, "user {user}"),
+            Self::Same(why) => write!(f, "the steerer's user ({why})"),
+        }
+    }
+}
+
 /// The reason for which a worker process is the steerer's own user.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize, strum::Display)]
 #[serde(rename_all = "kebab-case")]

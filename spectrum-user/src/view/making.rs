@@ -53,6 +53,7 @@ impl Present {
             revision: self.revision,
             reloads: self.reloads(),
             admin: self.admin,
+            worker_process: look.confinement.clone(),
             descriptors: look.descriptors,
             descriptors_of_each: look.descriptors_of_each,
             missing,

@@ -33,6 +33,7 @@ use std::net::SocketAddr;
 use serde::{Deserialize, Serialize};
 use strum::Display;
 
+use crate::confinement::WorkerReport;
 use crate::registry::Mode;
 
 /// An instance at one moment.
@@ -66,6 +67,9 @@ pub struct View {
     /// The looks for what may be missing that failed, by the kind of thing.
     #[serde(default)]
     pub failed_looks: BTreeMap<String, u64>,
+    /// What its worker process may do; none where that is no process of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub worker_process: Option<WorkerReport>,
     /// The program that is attached, with sk_lookup.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub program: Option<ProgramView>,

@@ -20,6 +20,7 @@ use crate::control::{self, ExplainQuery, Explanation, ReloadQuery, Request, SetO
 use crate::instance::Reloaded;
 use crate::registry::{ControlSocket, InstanceName, control_sockets, live_instances, run_dir};
 use crate::view::{BindingView, View};
+use spectrum_steering::dispatcher;
 use spectrum_steering::host::NamespaceId;
 
 /// What is done with an answer, in errors.
@@ -74,8 +75,19 @@ pub(super) fn reload(args: &ReloadArgs) -> anyhow::Result<()> {
 
 /// Prints what the instance is and how it fares.
 pub(super) fn status(args: &InstanceArgs) -> anyhow::Result<()> {
-    let view: View = ask(args, &Request::Status)?;
+    let mut view: View = ask(args, &Request::Status)?;
+    name_programs(&mut view);
     print(OP, &view, args.json, |out| status::write(&view, out))
+}
+
+/// Names the programs that the instance may not ask the names of.
+fn name_programs(view: &mut View) {
+    let programs = view.program.iter_mut().chain(&mut view.surroundings.other_programs);
+    let mut nameless = programs.filter(|program| program.name.is_none()).peekable();
+    if nameless.peek().is_some() {
+        let mut names = dispatcher::program_names();
+        nameless.for_each(|program| program.name = names.remove(&program.id));
+    }
 }
 
 fn ask<T: DeserializeOwned>(args: &InstanceArgs, request: &Request) -> anyhow::Result<T> {

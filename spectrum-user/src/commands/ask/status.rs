@@ -8,6 +8,7 @@ use std::time::Duration;
 use humantime::format_duration;
 
 use crate::commands::columns::Columns;
+use crate::confinement::WorkerReport;
 use crate::view::{
     CheckView, DatagramsView, DestinationPlan, DestinationView, DrainingView, OriginView, PacketCounts,
     ProgramView, RecordView, ServicePlan, ServiceView, SessionsView, View, policy_lines,
@@ -27,6 +28,13 @@ pub(super) fn write(status: &View, out: &mut dyn Write) -> io::Result<()> {
     )?;
     if let Some(own) = &status.program {
         writeln!(out, "program: {}", program(own))?;
+    }
+    if let Some(WorkerReport { user, capabilities, system_calls, files, .. }) = &status.worker_process {
+        let capabilities = if capabilities.is_empty() { "none".to_owned() } else { capabilities.join(" ") };
+        writeln!(
+            out,
+            "worker process: {user}, capabilities {capabilities}, system calls {system_calls}, files {files}"
+        )?;
     }
     for missing in &status.missing {
         writeln!(out, "missing: {missing}")?;
