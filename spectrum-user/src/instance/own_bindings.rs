@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use crate::config::Config;
 use crate::model::{Hop, Protocol};
 use crate::plan::{self, Plan, ReplyNeeds};
-use crate::worker_process::{Answering, Bound, Question, Told};
+use crate::worker_process::{Answering, DialPlace, Told, WorkerQuestion};
 use spectrum_proxy::{OwnBindings, PrivilegedSocket};
 use spectrum_steering::host;
 
@@ -46,7 +46,7 @@ impl Bindings {
         Ok(Self { plans, interfaces: interface_addresses()?, speaking: Speaking::default() })
     }
 
-    fn hops(&self, Bound { service, address, port, record }: &Bound) -> Vec<Hop> {
+    fn hops(&self, DialPlace { service, address, port, record }: &DialPlace) -> Vec<Hop> {
         let hops = |plan: &Arc<Plan>| plan::hops(plan, service, *address, *port, *record, &self.interfaces);
         self.plans.iter().flat_map(hops).collect()
     }
@@ -81,7 +81,7 @@ pub(crate) fn own_bindings(plans: Vec<Arc<Plan>>) -> anyhow::Result<OwnBindings>
     let known = Arc::clone(&bindings);
     Ok(OwnBindings::new(
         move |service, address, port, record| {
-            bindings.hops(&Bound { service: service.clone(), address, port, record })
+            bindings.hops(&DialPlace { service: service.clone(), address, port, record })
         },
         move || known.interfaces(),
     ))
@@ -105,10 +105,10 @@ impl CurrentBindings {
         Arc::new(move |question| {
             let now = Arc::clone(&current.0.lock().unwrap_or_else(PoisonError::into_inner));
             match question {
-                Question::Interfaces => (Told::Interfaces(now.interfaces()), None),
-                Question::Hops(bound) => (Told::Hops(now.hops(bound)), None),
-                Question::File(file) => opened(file.open().map(OwnedFd::from)),
-                Question::Socket(socket) => opened(now.socket(*socket).inspect_err(|error| {
+                WorkerQuestion::Interfaces => (Told::Interfaces(now.interfaces()), None),
+                WorkerQuestion::Hops(bound) => (Told::Hops(now.hops(bound)), None),
+                WorkerQuestion::File(file) => opened(file.open().map(OwnedFd::from)),
+                WorkerQuestion::Socket(socket) => opened(now.socket(*socket).inspect_err(|error| {
                     tracing::debug!(%error, "make {socket} for the worker process");
                 })),
             }

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use tokio::sync::mpsc::UnboundedSender;
 
-use super::message::{Bound, FromWorker, Question, Told};
+use super::message::{DialPlace, FromWorker, Told, WorkerQuestion};
 use super::wire::Frame;
 use spectrum_proxy::{HostFile, OwnBindings, PrivilegedSocket};
 
@@ -26,8 +26,11 @@ const SOCKET_PATIENCE: Duration = Duration::from_millis(250);
 pub(super) struct Asking {
     frames: UnboundedSender<Frame>,
     next: AtomicU64,
-    waiting: Mutex<HashMap<u64, SyncSender<(Told, Vec<OwnedFd>)>>>,
+    waiting: Mutex<HashMap<u64, Asker>>,
 }
+
+/// Who waits for an answer, and the files that come with it.
+type Asker = SyncSender<(Told, Vec<OwnedFd>)>;
 
 impl Asking {
     /// One whose questions go by `frames`.
@@ -49,13 +52,13 @@ impl Asking {
         let (asking, of_addresses) = (Arc::clone(self), Arc::clone(self));
         OwnBindings::new(
             move |service, address, port, record| {
-                let bound = Bound { service: service.clone(), address, port, record };
-                match asking.ask(Question::Hops(bound), PATIENCE) {
+                let bound = DialPlace { service: service.clone(), address, port, record };
+                match asking.ask(WorkerQuestion::Hops(bound), PATIENCE) {
                     Some((Told::Hops(hops), _)) => hops,
                     _ => Vec::new(),
                 }
             },
-            move || match of_addresses.ask(Question::Interfaces, PATIENCE) {
+            move || match of_addresses.ask(WorkerQuestion::Interfaces, PATIENCE) {
                 Some((Told::Interfaces(addresses), _)) => addresses,
                 _ => BTreeSet::new(),
             },
@@ -65,11 +68,11 @@ impl Asking {
     /// Has the steerer make the sockets, and open the files, that this process is not permitted to.
     pub(super) fn ask_for_what_is_not_permitted(self: &Arc<Self>) {
         let (asking, of_files) = (Arc::clone(self), Arc::clone(self));
-        PrivilegedSocket::ask(move |socket| asking.opened(Question::Socket(socket), SOCKET_PATIENCE));
-        HostFile::ask(move |file| Ok(of_files.opened(Question::File(file), PATIENCE)?.into()));
+        PrivilegedSocket::ask(move |socket| asking.opened(WorkerQuestion::Socket(socket), SOCKET_PATIENCE));
+        HostFile::ask(move |file| of_files.opened(WorkerQuestion::File(file), PATIENCE));
     }
 
-    fn opened(&self, question: Question, patience: Duration) -> io::Result<OwnedFd> {
+    fn opened(&self, question: WorkerQuestion, patience: Duration) -> io::Result<OwnedFd> {
         match self.ask(question, patience) {
             Some((Told::Opened(Ok(())), files)) => {
                 files.into_iter().next().ok_or_else(|| io::ErrorKind::InvalidData.into())
@@ -80,7 +83,7 @@ impl Asking {
     }
 
     /// The answer to `question`. Without one the steerer is on its way out, or stopped.
-    fn ask(&self, question: Question, patience: Duration) -> Option<(Told, Vec<OwnedFd>)> {
+    fn ask(&self, question: WorkerQuestion, patience: Duration) -> Option<(Told, Vec<OwnedFd>)> {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let frame = Frame::of(&FromWorker::Ask(number, question), Vec::new()).ok()?;
         let (asker, answer) = sync_channel(1);

@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures_util::future::try_join_all;
 
 use super::link::{Begun, Link, LinkError, PATIENCE};
-use super::message::{Answer, Command, HandoverOf, RecordRules, WorkersLook};
+use super::message::{HandoverOf, Order, RecordRules, WorkerAnswer, WorkersLook};
 use super::wire::MOST_FILES;
 use crate::model::{Destination, LocalOrigins, Origin, OriginSetting, ResolverOptions, ServiceName};
 use spectrum_proxy::{DrainOutcome, Served, SetOrigin, SetOriginError};
@@ -32,22 +32,22 @@ pub(crate) struct NewListeners {
 impl Link {
     /// Has names looked up in this way from now on.
     pub(crate) fn configure(&self, options: ResolverOptions) {
-        self.mention(Command::Configure(options));
+        self.mention(Order::Configure(options));
     }
 
     /// Says where each service's origins were typed.
     pub(crate) fn place(&self, places: HashMap<ServiceName, Vec<String>>) {
-        self.mention(Command::Place(places));
+        self.mention(Order::Place(places));
     }
 
     /// Has connections recorded by these rules from now on.
     pub(crate) fn follow(&self, rules: RecordRules) {
-        self.mention(Command::Follow(rules));
+        self.mention(Order::Follow(rules));
     }
 
     /// Has it ask anew where what is dialled leads.
     pub(crate) async fn avoid(&self) -> Result<(), LinkError> {
-        self.ask(Command::Avoid, Vec::new(), PATIENCE).await.map(drop)
+        self.ask(Order::Avoid, Vec::new(), PATIENCE).await.map(drop)
     }
 
     /// Begins to look up the names of `origins`; done when all are looked up, or after `patience`.
@@ -56,12 +56,12 @@ impl Link {
         origins: Vec<(Origin, LocalOrigins)>,
         patience: Duration,
     ) -> Result<Begun, LinkError> {
-        self.begin(Command::LookUp(origins, patience), Vec::new(), patience + GRACE)
+        self.begin(Order::LookUp(origins, patience), Vec::new(), patience + GRACE)
     }
 
     /// Starts so many workers.
     pub(crate) async fn start(&self, workers: usize) -> Result<(), LinkError> {
-        self.ask(Command::Start(workers), Vec::new(), PATIENCE).await.map(drop)
+        self.ask(Order::Start(workers), Vec::new(), PATIENCE).await.map(drop)
     }
 
     /// Has all of `listeners` served: many at once, since there may be thousands, and no more than descriptors last for copies that are
@@ -77,7 +77,7 @@ impl Link {
             while sockets.peek().is_some() {
                 let some: Vec<_> = sockets.by_ref().take(MOST_FILES).collect();
                 under_way += some.len();
-                let command = Command::Listen(destination.clone(), Box::new(served.clone()));
+                let command = Order::Listen(destination.clone(), Box::new(served.clone()));
                 begun.push(self.begin(command, some, PATIENCE)?.done());
                 if under_way >= COPIES {
                     try_join_all(begun.drain(..)).await?;
@@ -90,12 +90,12 @@ impl Link {
 
     /// Prepares to hand over, in place of what was prepared before. Changes nothing that is served.
     pub(crate) async fn prepare(&self, handovers: Vec<HandoverOf>) -> Result<(), LinkError> {
-        self.ask(Command::Prepare(handovers), Vec::new(), PATIENCE).await.map(drop)
+        self.ask(Order::Prepare(handovers), Vec::new(), PATIENCE).await.map(drop)
     }
 
     /// Hands over what was prepared.
     pub(crate) async fn hand_over(&self) -> Result<(), LinkError> {
-        self.ask(Command::HandOver, Vec::new(), PATIENCE).await.map(drop)
+        self.ask(Order::HandOver, Vec::new(), PATIENCE).await.map(drop)
     }
 
     /// Has the listeners of `destinations` closed, after what waits in their queues is accepted.
@@ -104,7 +104,7 @@ impl Link {
         destinations: impl IntoIterator<Item = &Destination>,
     ) -> Result<(), LinkError> {
         let begun = destinations.into_iter().map(|destination| {
-            Ok(self.begin(Command::Remove(destination.clone()), Vec::new(), PATIENCE)?.done())
+            Ok(self.begin(Order::Remove(destination.clone()), Vec::new(), PATIENCE)?.done())
         });
         try_join_all(begun.collect::<Result<Vec<_>, LinkError>>()?).await.map(drop)
     }
@@ -114,28 +114,28 @@ impl Link {
         if destinations.is_empty() {
             return Ok(());
         }
-        self.ask(Command::Part(destinations), Vec::new(), PATIENCE).await.map(drop)
+        self.ask(Order::Part(destinations), Vec::new(), PATIENCE).await.map(drop)
     }
 
     /// Cuts what is open of a destination that was removed: how much that was.
     pub(crate) async fn cut(&self, destination: Destination) -> Result<usize, LinkError> {
-        match self.ask(Command::Cut(destination), Vec::new(), PATIENCE).await? {
-            Answer::Cut(count) => Ok(count),
+        match self.ask(Order::Cut(destination), Vec::new(), PATIENCE).await? {
+            WorkerAnswer::Cut(count) => Ok(count),
             _ => Ok(0),
         }
     }
 
     /// Lets what is open end for up to `time`, then cuts it.
     pub(crate) async fn drain(&self, time: Duration) -> Result<DrainOutcome, LinkError> {
-        match self.ask(Command::Drain(time), Vec::new(), time.saturating_add(GRACE)).await? {
-            Answer::Drained(outcome) => Ok(outcome),
+        match self.ask(Order::Drain(time), Vec::new(), time.saturating_add(GRACE)).await? {
+            WorkerAnswer::Drained(outcome) => Ok(outcome),
             _ => Ok(DrainOutcome::default()),
         }
     }
 
     /// Cuts everything.
     pub(crate) fn abort(&self) {
-        self.mention(Command::Abort);
+        self.mention(Order::Abort);
     }
 
     /// Drains or weighs an origin.
@@ -145,15 +145,15 @@ impl Link {
         typed: String,
         setting: OriginSetting,
     ) -> Result<Result<SetOrigin, SetOriginError>, LinkError> {
-        match self.ask(Command::Set(service, typed, setting), Vec::new(), GRACE).await? {
-            Answer::Set(outcome) => Ok(outcome),
+        match self.ask(Order::Set(service, typed, setting), Vec::new(), GRACE).await? {
+            WorkerAnswer::Set(outcome) => Ok(outcome),
             _ => Ok(Err(SetOriginError::Died)),
         }
     }
 
     /// Forgets what is set of others than these.
     pub(super) fn keep(&self, origins: Vec<(ServiceName, Origin)>) {
-        self.mention(Command::Keep(origins));
+        self.mention(Order::Keep(origins));
     }
 
     /// How things are with these services, of which so many share the descriptors.
@@ -162,7 +162,7 @@ impl Link {
         services: Vec<ServiceName>,
         share: usize,
     ) -> Result<WorkersLook, LinkError> {
-        self.ask(Command::Look(services, share), Vec::new(), GLANCE).await.map(seen)
+        self.ask(Order::Look(services, share), Vec::new(), GLANCE).await.map(seen)
     }
 
     /// The same while this thread waits, which must not be one that the link's tasks are on.
@@ -171,20 +171,20 @@ impl Link {
         services: Vec<ServiceName>,
         share: usize,
     ) -> Result<WorkersLook, LinkError> {
-        self.ask_and_block(Command::Look(services, share), GLANCE).map(seen)
+        self.ask_and_block(Order::Look(services, share), GLANCE).map(seen)
     }
 
     /// Says something that nobody waits for. Whoever comes in the place of one that cannot be told is told everything.
-    fn mention(&self, command: Command) {
+    fn mention(&self, command: Order) {
         if let Err(error) = self.begin(command, Vec::new(), PATIENCE) {
             tracing::debug!("{error}");
         }
     }
 }
 
-fn seen(answer: Answer) -> WorkersLook {
+fn seen(answer: WorkerAnswer) -> WorkersLook {
     match answer {
-        Answer::Seen(look) => look,
+        WorkerAnswer::Seen(look) => look,
         _ => WorkersLook::default(),
     }
 }

@@ -25,7 +25,7 @@ struct State {
 struct Setting {
     service: ServiceName,
     typed: String,
-    setting: OriginSetting,
+    by_hand: OriginSetting,
     /// The origin as configured.
     origin: String,
 }
@@ -57,7 +57,7 @@ impl CurrentWorker {
             settings.retain(|one| one.service != *service || one.typed != typed);
             let (service, typed, origin) = (service.clone(), typed.to_owned(), origin.clone());
             // One address of an origin may be ready while another is not, so this is kept as well.
-            settings.push(Setting { service, typed, setting, origin });
+            settings.push(Setting { service, typed, by_hand: setting, origin });
         }
         Ok(outcome)
     }
@@ -81,16 +81,13 @@ impl CurrentWorker {
     pub(crate) async fn set_again(&self) {
         let Ok(link) = self.link() else { return };
         let settings = self.0.settings.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        for Setting { service, typed, setting, .. } in settings {
-            match link.set(service.clone(), typed.clone(), setting).await {
-                Ok(Ok(_)) => {}
-                Ok(Err(error)) => {
-                    tracing::warn!(%service, origin = typed, "what was set by hand is lost: {error}")
-                }
-                Err(error) => {
-                    tracing::warn!(%service, origin = typed, "what was set by hand is lost: {error}")
-                }
-            }
+        for Setting { service, typed, by_hand, .. } in settings {
+            let lost = match link.set(service.clone(), typed.clone(), by_hand).await {
+                Ok(Ok(_)) => continue,
+                Ok(Err(error)) => error.to_string(),
+                Err(error) => error.to_string(),
+            };
+            tracing::warn!(%service, origin = typed, "what was set by hand is lost: {lost}");
         }
     }
 

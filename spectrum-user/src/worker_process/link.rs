@@ -14,7 +14,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::AbortHandle;
 
-use super::message::{Answer, Command, FromWorker, Question, ToWorker, Told};
+use super::message::{FromWorker, Order, ToWorker, Told, WorkerAnswer, WorkerQuestion};
 use super::wire::{Frame, Incoming, Outgoing, halves};
 
 /// The longest message that is taken from the worker process, in bytes: the states of the origins of thousands of services.
@@ -27,7 +27,7 @@ const WAITING: usize = 65_536;
 pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Answers the questions of the worker process.
-pub(crate) type Answering = dyn Fn(&Question) -> (Told, Option<OwnedFd>) + Send + Sync;
+pub(crate) type Answering = dyn Fn(&WorkerQuestion) -> (Told, Option<OwnedFd>) + Send + Sync;
 
 /// The reason for which there is no answer.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
@@ -70,8 +70,8 @@ struct Shared {
 /// Who waits for an answer: a task, or a thread that does nothing meanwhile.
 #[derive(Debug)]
 enum Asker {
-    Task(oneshot::Sender<Answer>),
-    Thread(SyncSender<Answer>),
+    Task(oneshot::Sender<WorkerAnswer>),
+    Thread(SyncSender<WorkerAnswer>),
 }
 
 impl Drop for Ends {
@@ -134,10 +134,10 @@ impl Link {
     /// [`LinkError`].
     pub(super) async fn ask(
         &self,
-        command: Command,
+        command: Order,
         files: Vec<OwnedFd>,
         patience: Duration,
-    ) -> Result<Answer, LinkError> {
+    ) -> Result<WorkerAnswer, LinkError> {
         let outcome = self.begin(command, files, patience)?.end().await;
         if matches!(outcome, Err(LinkError::Silent(_))) && patience >= PATIENCE {
             // Whoever does not do what it is told is of no use: another one takes its place.
@@ -152,7 +152,7 @@ impl Link {
     /// [`LinkError`], if it cannot be told.
     pub(super) fn begin(
         &self,
-        command: Command,
+        command: Order,
         files: Vec<OwnedFd>,
         patience: Duration,
     ) -> Result<Begun, LinkError> {
@@ -165,7 +165,11 @@ impl Link {
     ///
     /// # Errors
     /// [`LinkError`].
-    pub(super) fn ask_and_block(&self, command: Command, patience: Duration) -> Result<Answer, LinkError> {
+    pub(super) fn ask_and_block(
+        &self,
+        command: Order,
+        patience: Duration,
+    ) -> Result<WorkerAnswer, LinkError> {
         let (tell, answer) = sync_channel(1);
         self.tell(command, Vec::new(), Asker::Thread(tell))?;
         match answer.recv_timeout(patience) {
@@ -175,7 +179,7 @@ impl Link {
         }
     }
 
-    fn tell(&self, command: Command, files: Vec<OwnedFd>, asker: Asker) -> Result<(), LinkError> {
+    fn tell(&self, command: Order, files: Vec<OwnedFd>, asker: Asker) -> Result<(), LinkError> {
         let Ends { frames, shared, .. } = &*self.0;
         let number = shared.next.fetch_add(1, Ordering::Relaxed);
         let frame = Frame::of(&ToWorker::Do(number, command), files)
@@ -194,7 +198,7 @@ impl Link {
 /// A thing that the worker process is doing.
 #[derive(Debug)]
 pub(crate) struct Begun {
-    answer: oneshot::Receiver<Answer>,
+    answer: oneshot::Receiver<WorkerAnswer>,
     patience: Duration,
 }
 
@@ -203,7 +207,7 @@ impl Begun {
     ///
     /// # Errors
     /// [`LinkError`].
-    pub(super) async fn end(self) -> Result<Answer, LinkError> {
+    pub(super) async fn end(self) -> Result<WorkerAnswer, LinkError> {
         match tokio::time::timeout(self.patience, self.answer).await {
             Ok(Ok(answer)) => settled(answer),
             Ok(Err(_)) => Err(LinkError::Ended),
@@ -220,9 +224,9 @@ impl Begun {
     }
 }
 
-fn settled(answer: Answer) -> Result<Answer, LinkError> {
+fn settled(answer: WorkerAnswer) -> Result<WorkerAnswer, LinkError> {
     match answer {
-        Answer::Failed(error) => Err(LinkError::Failed(error)),
+        WorkerAnswer::Failed(error) => Err(LinkError::Failed(error)),
         answer => Ok(answer),
     }
 }

@@ -34,7 +34,7 @@ pub(crate) struct Beginning {
 #[derive(Debug, Deserialize, Serialize)]
 pub(super) enum ToWorker {
     /// It is to do something, and to answer with this number.
-    Do(u64, Command),
+    Do(u64, Order),
     /// The answer to its question of this number.
     Told(u64, Told),
 }
@@ -43,16 +43,16 @@ pub(super) enum ToWorker {
 #[derive(Debug, Deserialize, Serialize)]
 pub(super) enum FromWorker {
     /// The answer to the command of this number.
-    Answer(u64, Answer),
+    Answer(u64, WorkerAnswer),
     /// A question of this number.
-    Ask(u64, Question),
+    Ask(u64, WorkerQuestion),
     /// Something happened that must not; it is about to end.
     Failed(String),
 }
 
 /// A thing to be done by the worker process.
 #[derive(Debug, Deserialize, Serialize)]
-pub(super) enum Command {
+pub(super) enum Order {
     /// Look names up in this way from now on.
     Configure(ResolverOptions),
     /// Say of each service's origins where they were typed.
@@ -99,7 +99,7 @@ pub(crate) struct HandoverOf {
 
 /// The answer to a command.
 #[derive(Debug, Deserialize, Serialize)]
-pub(super) enum Answer {
+pub(super) enum WorkerAnswer {
     Done,
     Cut(usize),
     Drained(DrainOutcome),
@@ -124,11 +124,11 @@ pub(crate) struct WorkersLook {
 
 /// A question of the worker process, which knows no bindings.
 #[derive(Debug, Deserialize, Serialize)]
-pub(crate) enum Question {
+pub(crate) enum WorkerQuestion {
     /// The addresses of this host's interfaces.
     Interfaces,
     /// The ways that connections of a service take which are dialled there.
-    Hops(Bound),
+    Hops(DialPlace),
     /// A file of name resolution that the worker process may not open.
     File(HostFile),
     /// A socket that the worker process is not permitted to make.
@@ -137,7 +137,7 @@ pub(crate) enum Question {
 
 /// A place that connections of a service may be dialled at.
 #[derive(Clone, Debug, Deserialize, Serialize)]
-pub(crate) struct Bound {
+pub(crate) struct DialPlace {
     pub(crate) service: ServiceName,
     pub(crate) address: IpAddr,
     pub(crate) port: OriginPort,

@@ -13,6 +13,6 @@ mod wire;
 pub(crate) use calls::NewListeners;
 pub(crate) use current::CurrentWorker;
 pub(crate) use link::{Answering, Begun, Link, LinkError};
-pub(crate) use message::{Beginning, Bound, HandoverOf, Question, Told, WorkersLook};
+pub(crate) use message::{Beginning, DialPlace, HandoverOf, Told, WorkerQuestion, WorkersLook};
 pub(crate) use process::{Host, WorkerProcess, beginning};
 pub(crate) use serving::serve;

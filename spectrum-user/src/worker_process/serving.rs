@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 use tokio::task::{LocalSet, spawn_local};
 
 use super::asking::Asking;
-use super::message::{Answer, Command, FromWorker, HandoverOf, ToWorker, WorkersLook};
+use super::message::{FromWorker, HandoverOf, Order, ToWorker, WorkerAnswer, WorkersLook};
 use super::wire::{Frame, Incoming, Outgoing, halves};
 use crate::confinement::WorkerReport;
 use crate::model::{Protocol, ResolverOptions};
@@ -101,7 +101,7 @@ async fn hear(serving: &Rc<Serving>, mut incoming: Incoming) -> anyhow::Result<(
                 spawn_local(async move {
                     let answer = match serving.obey(command, files, &failed).await {
                         Ok(answer) => answer,
-                        Err(error) => Answer::Failed(format!("{error:#}")),
+                        Err(error) => WorkerAnswer::Failed(format!("{error:#}")),
                     };
                     serving.say(&FromWorker::Answer(number, answer));
                 });
@@ -123,29 +123,29 @@ impl Serving {
 
     async fn obey(
         &self,
-        command: Command,
+        command: Order,
         files: Vec<OwnedFd>,
         failed: &mpsc::UnboundedSender<anyhow::Result<()>>,
-    ) -> anyhow::Result<Answer> {
+    ) -> anyhow::Result<WorkerAnswer> {
         match command {
-            Command::Configure(options) => self.origins.configure(options),
-            Command::Place(places) => self.origins.place(places),
-            Command::Follow(rules) => self.recorder.follow(rules),
-            Command::Avoid => self.origins.avoid(self.asking.own_bindings()).await?,
-            Command::LookUp(origins, patience) => {
+            Order::Configure(options) => self.origins.configure(options),
+            Order::Place(places) => self.origins.place(places),
+            Order::Follow(rules) => self.recorder.follow(rules),
+            Order::Avoid => self.origins.avoid(self.asking.own_bindings()).await?,
+            Order::LookUp(origins, patience) => {
                 let origins = origins.iter().map(|(origin, local)| (origin, *local));
                 let unresolved = self.origins.look_up(origins, patience).unresolved().await?;
                 tracing::debug!(count = unresolved.len(), "origins have no address yet");
             }
-            Command::Start(count) => self.start(count, failed)?,
-            Command::Listen(destination, served) => {
+            Order::Start(count) => self.start(count, failed)?,
+            Order::Listen(destination, served) => {
                 let listeners = files.into_iter().map(|file| match destination.protocol {
                     Protocol::Tcp => Listener::Tcp(file.into()),
                     Protocol::Udp => Listener::Udp(file.into()),
                 });
                 self.workers()?.listen(&destination, listeners.collect(), Arc::new(*served)).await?;
             }
-            Command::Prepare(handovers) => {
+            Order::Prepare(handovers) => {
                 let handovers = handovers.into_iter().map(|HandoverOf { from, to, served }| Handover {
                     from,
                     to,
@@ -154,31 +154,31 @@ impl Serving {
                 let prepared = self.workers()?.prepare(handovers.collect()).await?;
                 self.prepared.replace(Some(prepared));
             }
-            Command::HandOver => {
+            Order::HandOver => {
                 let prepared = self.prepared.take().context("hand over what was not prepared")?;
                 self.workers()?.hand_over(prepared).await;
             }
-            Command::Remove(destination) => self.workers()?.remove(&destination).await,
-            Command::Part(destinations) => self.workers()?.part(&destinations).await,
-            Command::Cut(destination) => return Ok(Answer::Cut(self.workers()?.cut(&destination).await)),
-            Command::Drain(time) => {
-                let Some(workers) = self.workers.borrow().clone() else { return Ok(Answer::Done) };
-                return Ok(Answer::Drained(workers.drain(time).await));
+            Order::Remove(destination) => self.workers()?.remove(&destination).await,
+            Order::Part(destinations) => self.workers()?.part(&destinations).await,
+            Order::Cut(destination) => return Ok(WorkerAnswer::Cut(self.workers()?.cut(&destination).await)),
+            Order::Drain(time) => {
+                let Some(workers) = self.workers.borrow().clone() else { return Ok(WorkerAnswer::Done) };
+                return Ok(WorkerAnswer::Drained(workers.drain(time).await));
             }
-            Command::Abort => self.workers()?.abort(),
-            Command::Set(service, typed, setting) => {
-                return Ok(Answer::Set(self.origins.set(&service, &typed, setting).await));
+            Order::Abort => self.workers()?.abort(),
+            Order::Set(service, typed, setting) => {
+                return Ok(WorkerAnswer::Set(self.origins.set(&service, &typed, setting).await));
             }
-            Command::Keep(origins) => {
+            Order::Keep(origins) => {
                 self.origins.keep(origins.iter().map(|(service, origin)| (service, origin)));
             }
-            Command::Look(services, share) => {
+            Order::Look(services, share) => {
                 let workers = self.workers.borrow().clone();
                 let origins = services.into_iter().map(|service| {
                     let states = self.origins.states(&service);
                     (service, states)
                 });
-                return Ok(Answer::Seen(WorkersLook {
+                return Ok(WorkerAnswer::Seen(WorkersLook {
                     descriptors: workers.as_ref().map_or(0, |workers| workers.descriptors()),
                     descriptors_of_each: workers.map_or(0, |workers| workers.descriptors_of_each(share)),
                     confinement: self.confinement.clone(),
@@ -186,7 +186,7 @@ impl Serving {
                 }));
             }
         }
-        Ok(Answer::Done)
+        Ok(WorkerAnswer::Done)
     }
 
     fn workers(&self) -> anyhow::Result<Rc<Workers>> {

@@ -73,7 +73,7 @@ pub(super) fn receive_first<T: DeserializeOwned>(
 ) -> io::Result<(T, Vec<OwnedFd>)> {
     let (head, files) = receive_some(stream, HEAD, RecvFlags::WAITALL)?;
     let head = head.first_chunk::<HEAD>().ok_or(io::ErrorKind::UnexpectedEof)?;
-    let (length, count) = lengths(head);
+    let (length, count) = lengths(*head);
     if length > LONGEST_FIRST || files.len() != count {
         return Err(invalid("the first message makes no sense"));
     }
@@ -177,7 +177,7 @@ impl Incoming {
     /// The length in bytes and the number of files of the next message, once that is known.
     fn head(&self) -> io::Result<Option<(usize, usize)>> {
         let Some((head, _)) = self.bytes.split_first_chunk::<HEAD>() else { return Ok(None) };
-        let (length, files) = lengths(head);
+        let (length, files) = lengths(*head);
         if length > self.most || files > MOST_FILES {
             return Err(invalid("a message is longer than any can be"));
         }
@@ -191,10 +191,10 @@ fn is_passing(error: &io::Error) -> bool {
 }
 
 /// The length in bytes and the number of files.
-fn lengths(head: &[u8; HEAD]) -> (usize, usize) {
-    let [a, b, c, d, e, f, g, h] = *head;
-    let number = |bytes| usize::try_from(u32::from_le_bytes(bytes)).unwrap_or(usize::MAX);
-    (number([a, b, c, d]), number([e, f, g, h]))
+fn lengths(head: [u8; HEAD]) -> (usize, usize) {
+    let both = u64::from_le_bytes(head);
+    let number = |half: u64| usize::try_from(half & u64::from(u32::MAX)).unwrap_or(usize::MAX);
+    (number(both), number(both >> u32::BITS))
 }
 
 fn invalid(what: &str) -> io::Error {
