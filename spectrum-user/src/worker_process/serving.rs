@@ -7,11 +7,13 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use tokio::runtime;
 use tokio::sync::mpsc;
 use tokio::task::{LocalSet, spawn_local};
+use tokio::time::timeout;
 
 use super::asking::Asking;
 use super::message::{FromWorker, HandoverOf, Order, ToWorker, WorkerAnswer, WorkersLook};
@@ -23,6 +25,9 @@ use spectrum_proxy::{Handover, Listener, OriginWatch, PreparedHandovers, Served,
 
 /// The longest message that is taken, in bytes.
 const LONGEST: usize = 256 << 20;
+
+/// The time for saying why it ends.
+const LAST_WORDS: Duration = Duration::from_millis(100);
 
 /// The worker process.
 struct Serving {
@@ -69,10 +74,9 @@ pub(crate) fn serve(
         let outcome = hear(&serving, incoming).await;
         if let Err(error) = &outcome {
             serving.say(&FromWorker::Failed(format!("{error:#}")));
+            // Whoever might hear it is not waited for any longer.
+            drop(timeout(LAST_WORDS, sending).await);
         }
-        // Everything that is open ends with it.
-        drop(serving);
-        drop(tokio::time::timeout(std::time::Duration::from_secs(1), sending).await);
         outcome
     })
 }
