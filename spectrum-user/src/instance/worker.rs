@@ -9,13 +9,14 @@ use std::time::Duration;
 use anyhow::Context as _;
 use tokio::time::{Instant, timeout};
 
+use super::effects::{by_name, served};
 use super::lookups::{NAMES_PATIENCE, origins_of, places};
 use super::running::Running;
 use crate::config::Config;
 use crate::confinement::Needs;
 use crate::model::{Resource, ResourceKind};
 use crate::observe::RecordRules;
-use crate::worker_process::{Begun, Link, WorkerProcess};
+use crate::worker_process::{Begun, HandoverOf, Link, WorkerProcess};
 
 /// So many may end within a minute before the next has to wait.
 const FREE: usize = 4;
@@ -155,6 +156,9 @@ impl Running {
         drop(self.start_worker_process(&aim.config)?);
         let link = self.link()?;
         link.avoid().await?;
+        self.raise(&[Resource::Workers], &aim).await?;
+        // It is to know the origins that are set before the first connection may go to one of them.
+        link.prepare(self.all_served(&aim.config)).await?;
         self.published.worker().set_again().await;
         let serving: Vec<Resource> = self
             .ledger
@@ -163,8 +167,17 @@ impl Running {
             .filter(|resource| resource.kind() == ResourceKind::Serving)
             .cloned()
             .collect();
-        self.raise(&[Resource::Workers], &aim).await?;
         self.raise(&serving, &aim).await
+    }
+
+    /// What each destination serves, as if it took the place of itself.
+    fn all_served(&self, config: &Config) -> Vec<HandoverOf> {
+        let services = by_name(&config.services);
+        let served = self.plan.destinations.values().filter_map(|one| {
+            let served = served(services.get(&one.service)?);
+            Some(HandoverOf { from: one.clone(), to: one.clone(), served })
+        });
+        served.collect()
     }
 
     fn let_worker_go(&self) {
