@@ -6,13 +6,21 @@ use anyhow::{Context as _, Result};
 
 /// Resident memory in bytes, what is mapped from files included, as `top` shows it.
 pub(super) fn resident(pid: u32) -> Result<f64> {
-    let path = format!("/proc/{pid}/status");
-    let status = fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
-    let kilobytes: f64 = status
+    field(&format!("/proc/{pid}/status"), "VmRSS:")
+}
+
+/// The same, of which what several processes have in common, the program itself above all, is divided among them.
+pub(super) fn proportional(pid: u32) -> Result<f64> {
+    field(&format!("/proc/{pid}/smaps_rollup"), "Pss:")
+}
+
+fn field(path: &str, name: &str) -> Result<f64> {
+    let text = fs::read_to_string(path).with_context(|| format!("read {path}"))?;
+    let kilobytes: f64 = text
         .lines()
-        .find_map(|line| line.strip_prefix("VmRSS:"))
+        .find_map(|line| line.strip_prefix(name))
         .and_then(|rest| rest.split_whitespace().next())
         .and_then(|number| number.parse().ok())
-        .with_context(|| format!("read the resident memory in {path}"))?;
+        .with_context(|| format!("read {name} in {path}"))?;
     Ok(kilobytes * 1024.0)
 }

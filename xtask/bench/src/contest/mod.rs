@@ -17,7 +17,7 @@ use super::Bench;
 use super::row::{Goal, Peer, Row};
 use super::statistics::Spread;
 
-pub(super) use station::{Outcome, Station, resident};
+pub(super) use station::{Outcome, Station, proportional};
 
 /// The address of the peers. Behind it is an ordinary listener, since that is what they have.
 pub(super) const PLAIN: &str = "127.0.0.1:7777";

@@ -98,7 +98,11 @@ impl Station {
 
     /// Resident memory of the proxy, in bytes.
     pub(crate) fn resident(&self) -> Result<f64> {
-        resident(&self.server)
+        let mut bytes = 0.0;
+        for pid in processes(&self.server)? {
+            bytes += memory::resident(u32::try_from(pid.as_raw())?)?;
+        }
+        Ok(bytes)
     }
 
     /// The number of descriptors that the proxy has open.
@@ -150,11 +154,11 @@ fn prepare() -> Result<()> {
     fs::write(path, "65535").with_context(|| format!("write {path}"))
 }
 
-/// Resident memory of a server and its children, in bytes.
-pub(crate) fn resident(server: &Server) -> Result<f64> {
+/// Memory of a server and its children together, in bytes, what they share counted once.
+pub(crate) fn proportional(server: &Server) -> Result<f64> {
     let mut bytes = 0.0;
     for pid in processes(server)? {
-        bytes += memory::resident(u32::try_from(pid.as_raw())?)?;
+        bytes += memory::proportional(u32::try_from(pid.as_raw())?)?;
     }
     Ok(bytes)
 }
