@@ -31,10 +31,8 @@ pub(super) fn write(status: &View, out: &mut dyn Write) -> io::Result<()> {
     }
     if let Some(WorkerReport { user, capabilities, system_calls, files, .. }) = &status.worker_process {
         let capabilities = if capabilities.is_empty() { "none".to_owned() } else { capabilities.join(" ") };
-        writeln!(
-            out,
-            "worker process: {user}, capabilities {capabilities}, system calls {system_calls}, files {files}"
-        )?;
+        writeln!(out, "worker process: {user}, capabilities {capabilities}")?;
+        writeln!(out, "  system calls: {system_calls}\n  files: {files}")?;
     }
     for missing in &status.missing {
         writeln!(out, "missing: {missing}")?;
