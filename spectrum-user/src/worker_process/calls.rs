@@ -1,6 +1,6 @@
 //! What the steerer has its worker process do, a function each. Knows nothing of how it is told.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
@@ -162,7 +162,8 @@ impl Link {
         services: Vec<ServiceName>,
         share: usize,
     ) -> Result<WorkersLook, LinkError> {
-        self.ask(Order::Look(services, share), Vec::new(), GLANCE).await.map(seen)
+        let asked = services.clone();
+        self.ask(Order::Look(services, share), Vec::new(), GLANCE).await.map(|answer| seen(answer, &asked))
     }
 
     /// The same while this thread waits, which must not be one that the link's tasks are on.
@@ -171,7 +172,8 @@ impl Link {
         services: Vec<ServiceName>,
         share: usize,
     ) -> Result<WorkersLook, LinkError> {
-        self.ask_and_block(Order::Look(services, share), GLANCE).map(seen)
+        let asked = services.clone();
+        self.ask_and_block(Order::Look(services, share), GLANCE).map(|answer| seen(answer, &asked))
     }
 
     /// Says something that nobody waits for. Whoever comes in the place of one that cannot be told is told everything.
@@ -182,9 +184,10 @@ impl Link {
     }
 }
 
-fn seen(answer: WorkerAnswer) -> WorkersLook {
-    match answer {
-        WorkerAnswer::Seen(look) => look,
-        _ => WorkersLook::default(),
-    }
+/// What was asked for: whoever has broken in there may tell of anything.
+fn seen(answer: WorkerAnswer, asked: &[ServiceName]) -> WorkersLook {
+    let WorkerAnswer::Seen(mut look) = answer else { return WorkersLook::default() };
+    let asked: HashSet<&ServiceName> = asked.iter().collect();
+    look.origins.retain(|service, _| asked.contains(service));
+    look
 }

@@ -23,6 +23,9 @@ const LONGEST: usize = 64 << 20;
 /// Messages that wait for the worker process to take them.
 const WAITING: usize = 65_536;
 
+/// So many messages may wait before questions go unanswered whose answers are files.
+const UNHEARD: usize = 512;
+
 /// The time for an answer to what takes none. With thousands of listeners some take seconds.
 pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -276,6 +279,11 @@ async fn hear(
                     None => {}
                 }
             }
+            // Of one that asks and does not listen no more files wait than there is use for.
+            Ok(Some((FromWorker::Ask(_, WorkerQuestion::File(_) | WorkerQuestion::Socket(_)), _files)))
+                if frames
+                    .upgrade()
+                    .is_none_or(|frames| frames.max_capacity() - frames.capacity() > UNHEARD) => {}
             Ok(Some((FromWorker::Ask(number, question), _files))) => {
                 let (told, file) = answering(&question);
                 let told = Frame::of(&ToWorker::Told(number, told), file.into_iter().collect());
