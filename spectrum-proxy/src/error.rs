@@ -2,7 +2,7 @@
 
 use std::io;
 
-use crate::model::Destination;
+use crate::model::{Destination, ServiceName};
 use crate::origins::WatchError;
 
 /// The error of serving connections.
@@ -31,6 +31,16 @@ pub enum WorkersError {
         /// The system's own error.
         #[source]
         source: io::Error,
+    },
+    /// Datagrams of one service were to be handed on to another, among whose sessions their clients have none.
+    #[error(
+        "hand the datagrams of {from} on to service {to}: sessions are of their service, which gets listeners of its own"
+    )]
+    Moved {
+        /// Whose they are.
+        from: Destination,
+        /// Whose they were to be.
+        to: ServiceName,
     },
     /// The origins' thread could not be started.
     #[error(transparent)]

@@ -22,7 +22,9 @@ use spectrum_proxy::model::{
     DatagramHeader, DatagramProbe, Destination, Family, HealthCheck, HealthProbe, Limits, Origins, Policy,
     Protocol, Question, ResolverOptions, Responder, ServiceName, Target, UdpPolicy,
 };
-use spectrum_proxy::{Datagrams, DialFailure, End, Event, Expiry, OriginWatch, Report, Served, Workers};
+use spectrum_proxy::{
+    Datagrams, DialFailure, End, Event, Expiry, Handover, OriginWatch, Report, Served, Workers,
+};
 
 const DEADLINE: Duration = Duration::from_secs(20);
 
@@ -228,6 +230,21 @@ fn greeting_datagrams_is_refused() {
         refused.to_string(),
         "answer datagrams of default udp ipv4: only origins, echo and discard can"
     );
+}
+
+#[test]
+fn datagrams_are_not_handed_on_to_another_service_whose_sessions_are_others() {
+    let running = Running::respond(Responder::Echo);
+    let client = running.client(1);
+    assert_echo(&client, b"before");
+    let to = Destination { service: "other".parse().unwrap(), ..destination() };
+    let handover = Handover { from: destination(), to, served: responding(Responder::Echo) };
+    let refused = running.runtime.block_on(running.workers.prepare(vec![handover])).unwrap_err();
+    assert_eq!(
+        refused.to_string(),
+        "hand the datagrams of default udp ipv4 on to service other: sessions are of their service, which gets listeners of its own"
+    );
+    assert_echo(&client, b"after");
 }
 
 #[test]

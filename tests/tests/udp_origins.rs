@@ -25,6 +25,7 @@ on_every_path!(
     an_origin_that_is_not_there_is_passed_over,
     sessions_go_on_while_the_program_is_on_its_way_out,
     sessions_of_a_service_that_is_removed_go_on_for_the_time_of_a_drain,
+    sessions_outlast_the_name_of_their_service_and_then_its_removal,
     a_flood_of_forged_clients_takes_no_session_of_those_who_were_answered,
     origins_see_the_client_s_own_address_and_port_where_they_are_to,
 );
@@ -191,6 +192,27 @@ fn sessions_of_a_service_that_is_removed_go_on_for_the_time_of_a_drain(case: &mu
     // Also while the listener that nothing leads to is still there, and after.
     while begun.elapsed() < Duration::from_secs(5) {
         assert_eq!(exchange(&lasting, &origin, b"after"), before);
+    }
+}
+
+fn sessions_outlast_the_name_of_their_service_and_then_its_removal(case: &mut Case) {
+    let origin = origin(case);
+    let rest = service(case, "rest", "6000", &origins(&[&origin]));
+    let named = |case: &Case, name: &str| service(case, name, "5000", &origins(&[&origin])) + &rest;
+    let instance = serve(case, &named(case, "games"), "--drain 10m");
+    let target = SocketAddr::new(case.any_address(), 5000);
+    let older = client(&case.server, target);
+    let former = exchange(&older, &origin, b"by its former name");
+    configure(&case.server, &named(case, "play"));
+    reload(&case.server, &instance).unwrap();
+    let younger = client(&case.server, target);
+    let before = [former, exchange(&younger, &origin, b"by its name")];
+    assert_eq!(exchange(&older, &origin, b"and still"), former);
+    configure(&case.server, &rest);
+    reload(&case.server, &instance).unwrap();
+    for _ in 0..3 {
+        let after = [&older, &younger].map(|client| exchange(client, &origin, b"after all"));
+        assert_eq!(after, before);
     }
 }
 

@@ -175,10 +175,13 @@ impl Workers {
     /// Prepares everything that listeners need to serve something else. Changes nothing that is served.
     ///
     /// # Errors
-    /// [`WorkersError::Unanswerable`] and [`WorkersError::Origins`].
+    /// [`WorkersError::Unanswerable`], [`WorkersError::Moved`] and [`WorkersError::Origins`].
     pub async fn prepare(&self, handovers: Vec<Handover>) -> Result<PreparedHandovers, WorkersError> {
         // All at once: there may be thousands.
         let prepared = handovers.into_iter().map(async |Handover { from, to, served }| {
+            if from.protocol == Protocol::Udp && from.service != to.service {
+                return Err(WorkersError::Moved { from, to: to.service });
+            }
             Ok::<_, WorkersError>(ServingHandover { from, serving: self.serving(&to, served).await?, to })
         });
         Ok(PreparedHandovers(try_join_all(prepared).await?))
@@ -187,7 +190,8 @@ impl Workers {
     #[doc(hidden)]
     /// Serves what listeners accept from now on as was prepared, on each worker all of them at once, and returns when every
     /// worker does. No listener is closed, no queue and no handshake lost. Open connections and UDP sessions go on as they are;
-    /// those of a destination that was handed on to another service are from now on those of one that was removed.
+    /// connections of a destination that was handed on to another service are from now on those of one that was removed. Datagrams
+    /// are not handed on so: their sessions are told apart by service.
     pub async fn hand_over(&self, PreparedHandovers(handovers): PreparedHandovers) {
         let mut handed = Vec::new();
         for thread in &self.threads {

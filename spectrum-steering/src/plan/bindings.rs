@@ -557,6 +557,15 @@ mod tests {
             ["0 a tcp ipv4 r2", "1 a tcp ipv6 r0", "2 a udp ipv4 r0", "3 b tcp ipv4 r0", "4 b udp ipv4 r0"]
         );
 
+        // Two that take each other's names: what TCP has stays in its place, datagrams are of other services now.
+        let named = |name, of: &Answering| Answering { name: service(name, &[]).name, ..of.clone() };
+        let mut after = [named("b", &before[0]), named("a", &before[1])];
+        (after[0].answer, after[1].answer) = (1, 1);
+        assert_eq!(
+            destinations(&first.following(&before, &after, 1).unwrap()),
+            ["0 b tcp ipv4 r1", "1 b tcp ipv6 r1", "3 a tcp ipv4 r1", "5 b udp ipv4 r1", "6 a udp ipv4 r1"]
+        );
+
         // Two that change places keep what is theirs, where each answers as before.
         let after = [service("a", &["tcp 192.0.2.0/24 22"]), service("b", &["tcp 192.0.2.0/24 80,443"])];
         assert_eq!(
