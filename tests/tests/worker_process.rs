@@ -4,13 +4,14 @@
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 use spectrum_tests::admin::{await_value, get};
 use spectrum_tests::case::Case;
-use spectrum_tests::control::{CONFIG, await_logged, configure, connect, reload};
+use spectrum_tests::control::{CONFIG, await_logged, configure, connect, count_logged, reload};
 use spectrum_tests::deadline::{PATIENCE, eventually};
 use spectrum_tests::dial::{call, dial};
 use spectrum_tests::instance::{Instance, Launch};
@@ -24,8 +25,13 @@ on_one_path!(
     what_is_counted_and_set_by_hand_outlives_it,
     a_reload_right_after_its_end_takes_effect,
     one_that_ends_again_and_again_is_started_ever_more_slowly,
+    a_reload_brings_the_next_one_no_sooner,
+    one_that_is_stopped_is_missed_and_another_takes_its_place,
     one_process_alone_serves_as_well,
 );
+
+/// What is said when the next one has to wait.
+const BRAKE: &str = "worker processes end again and again";
 
 /// Kills the worker process of `instance`: the process id that it had.
 fn kill_worker(instance: &Instance) -> u32 {
@@ -142,22 +148,66 @@ fn one_that_ends_again_and_again_is_started_ever_more_slowly(case: &mut Case) {
     configure(&case.server, &service(case, "respond = \"hello\""));
     let instance = case.start(&format!("{CONFIG} --admin {admin}"));
     let mut before = 0;
-    for _ in 0..7 {
+    // Whoever asks comes too late where the wait is short.
+    let said = (0..12).find_map(|_| {
         await_another(&instance, before);
+        let waits = count_logged(&instance, BRAKE);
         before = kill_worker(&instance);
-    }
-    // The seventh waits for two seconds.
-    await_logged(&instance, "worker processes end again and again", 3);
-    let (code, text) = get(&case.server, admin, "/readyz").unwrap();
-    assert_eq!(code, 503, "{text}");
-    assert!(text.contains("the workers missing"), "{text}");
-    assert!(status(case)["missing"][0].as_str().unwrap().contains("the workers"), "{}", status(case));
+        eventually("the end", PATIENCE, || {
+            (count_logged(&instance, BRAKE) > waits || instance.worker() != before).then_some(())
+        });
+        let (code, text) = get(&case.server, admin, "/readyz").unwrap();
+        let missing = status(case)["missing"][0].as_str().map(str::to_owned);
+        (code == 503).then_some((text, missing?))
+    });
+    let (text, missing) = said.unwrap_or_else(|| panic!("{}", instance.stderr()));
+    assert!(text.contains("the workers missing") && missing.contains("the workers"), "{text} {missing}");
     // It is heard all the same, and whoever comes meanwhile waits.
     assert!(connect(&case.server, &instance).ask("status").is_ok());
     let target = SocketAddr::new(case.any_address(), 80);
     let stream = call(&case.server, target).unwrap();
     assert!(heard(stream).starts_with("hello world"));
     eventually("readiness", PATIENCE, || (get(&case.server, admin, "/readyz").ok()?.0 == 200).then_some(()));
+    instance.stop();
+}
+
+fn a_reload_brings_the_next_one_no_sooner(case: &mut Case) {
+    configure(&case.server, &service(case, "respond = \"hello\""));
+    let instance = case.start(CONFIG);
+    let mut before = 0;
+    let waited = (0..12).find_map(|_| {
+        await_another(&instance, before);
+        let waits = count_logged(&instance, BRAKE);
+        let killed = Instant::now();
+        before = kill_worker(&instance);
+        reload(&case.server, &instance).unwrap_or_else(|refused| panic!("{refused:?}"));
+        let took = killed.elapsed();
+        assert_ne!(instance.worker(), before);
+        (count_logged(&instance, BRAKE) > waits).then(|| {
+            let log = instance.stderr();
+            let (_, said) = log.rsplit_once("the next one is started in ").unwrap();
+            (took, said.lines().next().unwrap().to_owned())
+        })
+    });
+    let (took, said) = waited.unwrap_or_else(|| panic!("{}", instance.stderr()));
+    let wait = match said.strip_suffix("ms") {
+        Some(milliseconds) => Duration::from_millis(milliseconds.parse().unwrap()),
+        None => Duration::from_secs(said.trim_end_matches('s').parse().unwrap()),
+    };
+    assert!(took >= wait, "{took:?} instead of {wait:?}");
+    instance.stop();
+}
+
+fn one_that_is_stopped_is_missed_and_another_takes_its_place(case: &mut Case) {
+    let instance = case.start_on_prefix();
+    let target = case.any_target();
+    let stopped = Instant::now();
+    let before = instance.signal_worker(Signal::SIGSTOP);
+    // Nobody asks anything of it meanwhile.
+    await_logged(&instance, "it has not answered within 30 s", 1);
+    assert!(stopped.elapsed() >= Duration::from_secs(25), "{:?}", stopped.elapsed());
+    await_another(&instance, before);
+    assert!(heard(call(&case.server, target).unwrap()).starts_with("hello world"));
     instance.stop();
 }
 

@@ -205,6 +205,12 @@ impl Workers {
         }
     }
 
+    #[doc(hidden)]
+    /// Returns when every worker has attended to it. One that hangs never does.
+    pub async fn attend(&self) {
+        self.hand_over(PreparedHandovers(Vec::new())).await;
+    }
+
     async fn serving(&self, destination: &Destination, served: Arc<Served>) -> Result<Serving, WorkersError> {
         if destination.protocol == Protocol::Udp && Answer::of(&served.target).is_none() {
             return Err(WorkersError::Unanswerable { destination: destination.clone() });

@@ -1,5 +1,6 @@
 //! The worker process that there is now, for whoever asks it: another one may come in its place at any moment. Starts none.
 
+use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::link::{Link, LinkError};
@@ -74,6 +75,12 @@ impl CurrentWorker {
         if let Ok(link) = self.link() {
             link.keep(origins);
         }
+    }
+
+    /// The services of which something is set by hand.
+    pub(crate) fn set_services(&self) -> HashSet<ServiceName> {
+        let settings = self.0.settings.lock().unwrap_or_else(PoisonError::into_inner);
+        settings.iter().map(|one| one.service.clone()).collect()
     }
 
     /// Makes the settings that were made by hand once more, since this process knows of none. What cannot be set any more is

@@ -29,6 +29,12 @@ const UNHEARD: usize = 512;
 /// The time for an answer to what takes none. With thousands of listeners some take seconds.
 pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 
+/// So often a sign of life is asked for, for which there is the same time. One that lacks the CPU gives it late, and stays.
+pub(super) const SIGN_PAUSE: Duration = Duration::from_secs(5);
+
+/// The parts of a wait. Whoever was stopped meanwhile, by itself or with the host, has waited for one of them and no more.
+const TURNS: u32 = 6;
+
 /// Answers the questions of the worker process.
 pub(crate) type Answering = dyn Fn(&WorkerQuestion) -> (Told, Option<OwnedFd>) + Send + Sync;
 
@@ -57,7 +63,7 @@ pub(crate) struct Link(Arc<Ends>);
 struct Ends {
     frames: mpsc::Sender<Frame>,
     shared: Arc<Shared>,
-    tasks: [AbortHandle; 2],
+    tasks: Vec<AbortHandle>,
 }
 
 /// The things that both tasks and whoever asks know.
@@ -93,7 +99,8 @@ impl Ends {
 }
 
 impl Link {
-    /// Speaks on `stream`, by tasks on the runtime of `host`, and has `answering` answer what is asked there.
+    /// Speaks on `stream`, by tasks on the runtime of `host`, and has `answering` answer what is asked there. A sign of life is
+    /// asked for whenever `sign_pause` has passed, if it is one that can be ended when it gives none.
     ///
     /// # Errors
     /// The system's.
@@ -101,6 +108,7 @@ impl Link {
         stream: std::os::unix::net::UnixStream,
         host: &Handle,
         answering: Arc<Answering>,
+        sign_pause: Option<Duration>,
     ) -> io::Result<Self> {
         let _on_it = host.enter();
         stream.set_nonblocking(true)?;
@@ -113,7 +121,9 @@ impl Link {
         });
         let sending = host.spawn(send(outgoing, to_send, Arc::clone(&shared)));
         let hearing = host.spawn(hear(incoming, frames.downgrade(), Arc::clone(&shared), answering));
-        let tasks = [sending.abort_handle(), hearing.abort_handle()];
+        let watching =
+            sign_pause.map(|pause| host.spawn(watch(frames.downgrade(), Arc::clone(&shared), pause)));
+        let tasks = [sending, hearing].into_iter().chain(watching).map(|task| task.abort_handle()).collect();
         Ok(Self(Arc::new(Ends { frames, shared, tasks })))
     }
 
@@ -141,12 +151,7 @@ impl Link {
         files: Vec<OwnedFd>,
         patience: Duration,
     ) -> Result<WorkerAnswer, LinkError> {
-        let outcome = self.begin(command, files, patience)?.end().await;
-        if matches!(outcome, Err(LinkError::Silent(_))) && patience >= PATIENCE {
-            // Whoever does not do what it is told is of no use: another one takes its place.
-            self.0.shared.end(format!("it has not answered within {} s", patience.as_secs()));
-        }
-        outcome
+        self.begin(command, files, patience)?.end().await
     }
 
     /// Has it do something, and does not wait. The order of what is begun is kept.
@@ -159,9 +164,7 @@ impl Link {
         files: Vec<OwnedFd>,
         patience: Duration,
     ) -> Result<Begun, LinkError> {
-        let (tell, answer) = oneshot::channel();
-        self.tell(command, files, Asker::Task(tell))?;
-        Ok(Begun { answer, patience })
+        begin(&self.0.frames, &self.0.shared, command, files, patience)
     }
 
     /// Has it do something while this thread waits, which must not be one that the link's tasks are on.
@@ -174,28 +177,26 @@ impl Link {
         patience: Duration,
     ) -> Result<WorkerAnswer, LinkError> {
         let (tell, answer) = sync_channel(1);
-        self.tell(command, Vec::new(), Asker::Thread(tell))?;
+        self.0.shared.tell(&self.0.frames, command, Vec::new(), Asker::Thread(tell))?;
         match answer.recv_timeout(patience) {
             Ok(answer) => settled(answer),
             Err(RecvTimeoutError::Timeout) => Err(LinkError::Silent(patience)),
             Err(RecvTimeoutError::Disconnected) => Err(LinkError::Ended),
         }
     }
+}
 
-    fn tell(&self, command: Order, files: Vec<OwnedFd>, asker: Asker) -> Result<(), LinkError> {
-        let Ends { frames, shared, .. } = &*self.0;
-        let number = shared.next.fetch_add(1, Ordering::Relaxed);
-        let frame = Frame::of(&ToWorker::Do(number, command), files)
-            .map_err(|error| LinkError::Untold(error.to_string()))?;
-        match shared.waiting().as_mut() {
-            Some(waiting) => waiting.insert(number, asker),
-            None => return Err(LinkError::Ended),
-        };
-        frames.try_send(frame).map_err(|error| match error {
-            mpsc::error::TrySendError::Full(_) => LinkError::Untold("it takes nothing".to_owned()),
-            mpsc::error::TrySendError::Closed(_) => LinkError::Ended,
-        })
-    }
+/// Has the worker process at the other end of `frames` do something.
+fn begin(
+    frames: &mpsc::Sender<Frame>,
+    shared: &Arc<Shared>,
+    command: Order,
+    files: Vec<OwnedFd>,
+    patience: Duration,
+) -> Result<Begun, LinkError> {
+    let (tell, answer) = oneshot::channel();
+    shared.tell(frames, command, files, Asker::Task(tell))?;
+    Ok(Begun { answer, patience, shared: Arc::clone(shared) })
 }
 
 /// A thing that the worker process is doing.
@@ -203,19 +204,27 @@ impl Link {
 pub(crate) struct Begun {
     answer: oneshot::Receiver<WorkerAnswer>,
     patience: Duration,
+    shared: Arc<Shared>,
 }
 
 impl Begun {
-    /// Waits until it is done, for a bounded time.
+    /// Waits until it is done, for a bounded time. Whoever does not do in [`PATIENCE`] what it is told is of no use: another one
+    /// takes its place.
     ///
     /// # Errors
     /// [`LinkError`].
-    pub(super) async fn end(self) -> Result<WorkerAnswer, LinkError> {
-        match tokio::time::timeout(self.patience, self.answer).await {
-            Ok(Ok(answer)) => settled(answer),
-            Ok(Err(_)) => Err(LinkError::Ended),
-            Err(_) => Err(LinkError::Silent(self.patience)),
+    pub(super) async fn end(mut self) -> Result<WorkerAnswer, LinkError> {
+        for _ in 0..TURNS {
+            match tokio::time::timeout(self.patience / TURNS, &mut self.answer).await {
+                Ok(Ok(answer)) => return settled(answer),
+                Ok(Err(_)) => return Err(LinkError::Ended),
+                Err(_) => {}
+            }
         }
+        if self.patience >= PATIENCE {
+            self.shared.end(format!("it has not answered within {} s", self.patience.as_secs()));
+        }
+        Err(LinkError::Silent(self.patience))
     }
 
     /// The same where nothing comes of it but that it is done.
@@ -237,6 +246,27 @@ fn settled(answer: WorkerAnswer) -> Result<WorkerAnswer, LinkError> {
 impl Shared {
     fn waiting(&self) -> MutexGuard<'_, Option<HashMap<u64, Asker>>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells it by `frames` what to do. `asker` gets the answer.
+    fn tell(
+        &self,
+        frames: &mpsc::Sender<Frame>,
+        command: Order,
+        files: Vec<OwnedFd>,
+        asker: Asker,
+    ) -> Result<(), LinkError> {
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        let frame = Frame::of(&ToWorker::Do(number, command), files)
+            .map_err(|error| LinkError::Untold(error.to_string()))?;
+        match self.waiting().as_mut() {
+            Some(waiting) => waiting.insert(number, asker),
+            None => return Err(LinkError::Ended),
+        };
+        frames.try_send(frame).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => LinkError::Untold("it takes nothing".to_owned()),
+            mpsc::error::TrySendError::Closed(_) => LinkError::Ended,
+        })
     }
 
     /// Nobody will get an answer any more. The first reason is the one that is told.
@@ -298,4 +328,76 @@ async fn hear(
         }
     };
     shared.end(why);
+}
+
+/// Asks for a sign of life again and again: one that hangs is to be noticed while nobody wants anything of it.
+async fn watch(frames: mpsc::WeakSender<Frame>, shared: Arc<Shared>, pause: Duration) {
+    loop {
+        tokio::time::sleep(pause).await;
+        let Some(frames) = frames.upgrade() else { return };
+        let asked = begin(&frames, &shared, Order::Sign, Vec::new(), PATIENCE);
+        drop(frames);
+        let outcome = match asked {
+            Ok(begun) => begun.end().await.map(drop),
+            Err(error) => Err(error),
+        };
+        if matches!(outcome, Err(LinkError::Ended | LinkError::Silent(_))) {
+            return;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A link, and the other end of its stream.
+    fn link(sign_pause: Option<Duration>) -> (Link, Outgoing, Incoming) {
+        let (ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+        let answering: Arc<Answering> = Arc::new(|_| (Told::Hops(Vec::new()), None));
+        let link = Link::speak(ours, &Handle::current(), answering, sign_pause).unwrap();
+        theirs.set_nonblocking(true).unwrap();
+        let (outgoing, incoming) = halves(UnixStream::from_std(theirs).unwrap(), LONGEST);
+        (link, outgoing, incoming)
+    }
+
+    fn is_over(link: &Link) -> bool {
+        link.0.shared.over.borrow().is_some()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_does_not_do_what_it_is_told_is_given_up_however_it_is_waited_for() {
+        let (glanced_at, _outgoing, _incoming) = link(None);
+        let short = Duration::from_secs(1);
+        let outcome = glanced_at.begin(Order::Abort, Vec::new(), short).unwrap().done().await;
+        assert_eq!((outcome, is_over(&glanced_at)), (Err(LinkError::Silent(short)), false));
+        let (begun, _outgoing, _incoming) = link(None);
+        let outcome = begun.begin(Order::Abort, Vec::new(), PATIENCE).unwrap().done().await;
+        assert_eq!((outcome, is_over(&begun)), (Err(LinkError::Silent(PATIENCE)), true));
+        let (asked, _outgoing, _incoming) = link(None);
+        let outcome = asked.ask(Order::Abort, Vec::new(), PATIENCE).await;
+        assert_eq!(outcome.unwrap_err(), LinkError::Silent(PATIENCE));
+        assert_eq!(asked.over().await, "it has not answered within 30 s");
+        assert_eq!(asked.begin(Order::Abort, Vec::new(), short).unwrap_err(), LinkError::Ended);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_of_whom_nobody_wants_anything_is_missed_as_well() {
+        let (silent, _outgoing, _incoming) = link(Some(SIGN_PAUSE));
+        let begun = tokio::time::Instant::now();
+        assert_eq!(silent.over().await, "it has not answered within 30 s");
+        assert!(begun.elapsed() >= PATIENCE, "{:?}", begun.elapsed());
+    }
+
+    #[tokio::test]
+    async fn one_that_gives_signs_of_life_stays() {
+        let (alive, outgoing, mut incoming) = link(Some(Duration::from_millis(1)));
+        for _ in 0..20 {
+            let (asked, _files) = incoming.next().await.unwrap().unwrap();
+            let ToWorker::Do(number, Order::Sign) = asked else { panic!("{asked:?}") };
+            let answer = FromWorker::Answer(number, WorkerAnswer::Done);
+            outgoing.send(&Frame::of(&answer, Vec::new()).unwrap()).await.unwrap();
+        }
+        assert!(!is_over(&alive));
+    }
 }

@@ -81,6 +81,8 @@ pub(super) enum Order {
     Drain(Duration),
     /// Cut everything.
     Abort,
+    /// Give a sign of life, of each worker too.
+    Sign,
     /// Drain an origin of a service, or weigh it.
     Set(ServiceName, String, OriginSetting),
     /// Forget what is set of others than these.

@@ -13,7 +13,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use tokio::runtime::Handle;
 
-use super::link::{Answering, Link};
+use super::link::{Answering, Link, SIGN_PAUSE};
 use super::message::Beginning;
 use super::serving::serve;
 use super::wire::{Frame, receive_first, send_first};
@@ -118,7 +118,9 @@ impl WorkerProcess {
                 ))
             }
         };
-        let link = Link::speak(ours, speaker, answering).context(op)?;
+        // A thread cannot be ended by whoever shares its process.
+        let sign_pause = matches!(body, Body::Process { .. }).then_some(SIGN_PAUSE);
+        let link = Link::speak(ours, speaker, answering, sign_pause).context(op)?;
         Ok(Self { link: Some(link), body })
     }
 

@@ -170,6 +170,12 @@ impl Serving {
                 return Ok(WorkerAnswer::Drained(workers.drain(time).await));
             }
             Order::Abort => self.workers()?.abort(),
+            Order::Sign => {
+                let workers = self.workers.borrow().clone();
+                if let Some(workers) = workers {
+                    workers.attend().await;
+                }
+            }
             Order::Set(service, typed, setting) => {
                 return Ok(WorkerAnswer::Set(self.origins.set(&service, &typed, setting).await));
             }
