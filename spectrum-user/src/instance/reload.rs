@@ -94,16 +94,27 @@ impl Running {
         let before = self.settings.force.clone();
         self.settings.force.extend(&forced.into());
         let plan = Arc::new(plan);
-        self.require_worker(Duration::ZERO).await;
-        let mut reloaded = self.reload_as_planned(&config, &plan, mode, revision).await;
+        let mut reloaded = self.reload_with_worker(&config, &plan, mode, revision, Duration::ZERO).await;
         if reloaded.as_ref().is_err_and(has_lost_worker) {
-            self.require_worker(NOTICE).await;
-            reloaded = self.reload_as_planned(&config, &plan, mode, revision).await;
+            reloaded = self.reload_with_worker(&config, &plan, mode, revision, NOTICE).await;
         }
         if reloaded.is_err() {
             self.settings.force = before;
         }
         reloaded
+    }
+
+    /// That the worker process has ended may take `notice` to be noticed.
+    async fn reload_with_worker(
+        &mut self,
+        config: &Arc<Config>,
+        plan: &Arc<Plan>,
+        mode: Mode,
+        revision: u32,
+        notice: Duration,
+    ) -> anyhow::Result<Reloaded> {
+        self.require_worker(notice).await?;
+        self.reload_as_planned(config, plan, mode, revision).await
     }
 
     async fn reload_as_planned(

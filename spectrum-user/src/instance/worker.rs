@@ -1,21 +1,23 @@
 //! The worker process of an instance: started with it, and once more whenever it ends before its time. What it serves is raised
 //! like everything else.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::num::NonZeroUsize;
 use std::thread;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep_until, timeout};
 
 use super::effects::{by_name, served};
 use super::lookups::{NAMES_PATIENCE, origins_of, places};
 use super::running::Running;
+use super::stop::Stopped;
 use crate::config::Config;
 use crate::confinement::Needs;
-use crate::model::{Resource, ResourceKind};
+use crate::model::{Resource, ResourceKind, ServiceName};
 use crate::observe::RecordRules;
+use crate::plan::Plan;
 use crate::worker_process::{Begun, HandoverOf, Link, WorkerProcess};
 
 /// So many may end within a minute before the next has to wait.
@@ -104,7 +106,10 @@ impl Running {
 
     /// Has a worker process there, if one can be had now: for what is to be done with it. That it has ended may take so long to
     /// be noticed.
-    pub(super) async fn require_worker(&mut self, notice: Duration) {
+    ///
+    /// # Errors
+    /// [`Stopped`], while the next one has to wait.
+    pub(super) async fn require_worker(&mut self, notice: Duration) -> Result<(), Stopped> {
         let over = match &self.worker {
             Some(worker) => timeout(notice, worker.over()).await.ok(),
             None => None,
@@ -113,8 +118,14 @@ impl Running {
             self.worker_ended(&why).await;
         }
         if self.worker.is_none() {
+            // Whoever wants something of it is no reason to start it sooner.
+            if let Some(due) = self.ends.due() {
+                let stop = self.stop_asked.clone();
+                self.meanwhile(stop.unless(sleep_until(due))).await?;
+            }
             self.replace_worker().await;
         }
+        Ok(())
     }
 
     /// Starts another worker process that takes the place of the one before.
@@ -158,8 +169,12 @@ impl Running {
         link.avoid().await?;
         self.raise(&[Resource::Workers], &aim).await?;
         // It is to know the origins that are set before the first connection may go to one of them.
-        link.prepare(self.all_served(&aim.config)).await?;
-        self.published.worker().set_again().await;
+        let set = served_of(&self.plan, &aim.config, &self.published.worker().set_services());
+        let any_set = !set.is_empty();
+        if any_set {
+            link.prepare(set).await?;
+            self.published.worker().set_again().await;
+        }
         let serving: Vec<Resource> = self
             .ledger
             .have()
@@ -167,17 +182,12 @@ impl Running {
             .filter(|resource| resource.kind() == ResourceKind::Serving)
             .cloned()
             .collect();
-        self.raise(&serving, &aim).await
-    }
-
-    /// What each destination serves, as if it took the place of itself.
-    fn all_served(&self, config: &Config) -> Vec<HandoverOf> {
-        let services = by_name(&config.services);
-        let served = self.plan.destinations.values().filter_map(|one| {
-            let served = served(services.get(&one.service)?);
-            Some(HandoverOf { from: one.clone(), to: one.clone(), served })
-        });
-        served.collect()
+        self.raise(&serving, &aim).await?;
+        if any_set {
+            // What is served keeps them from now on.
+            link.prepare(Vec::new()).await?;
+        }
+        Ok(())
     }
 
     fn let_worker_go(&self) {
@@ -193,6 +203,17 @@ pub(super) async fn worker_over(worker: Option<&WorkerProcess>) -> String {
     }
 }
 
+/// What each destination of `services` serves, as if it took the place of itself.
+fn served_of(plan: &Plan, config: &Config, services: &HashSet<ServiceName>) -> Vec<HandoverOf> {
+    let by_name = by_name(&config.services);
+    let of_services = plan.destinations.values().filter(|one| services.contains(&one.service));
+    let served = of_services.filter_map(|one| {
+        let served = served(by_name.get(&one.service)?);
+        Some(HandoverOf { from: one.clone(), to: one.clone(), served })
+    });
+    served.collect()
+}
+
 /// Begins to look up the names of the origins of `config`, and has what is wrong with them said with their places.
 pub(super) fn look_up(link: &Link, config: &Config) -> anyhow::Result<Begun> {
     link.place(places(config));
@@ -202,7 +223,10 @@ pub(super) fn look_up(link: &Link, config: &Config) -> anyhow::Result<Begun> {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
+    use crate::config::Planned;
 
     #[tokio::test(start_paused = true)]
     async fn the_next_one_waits_longer_the_more_often_they_end_and_not_for_ever() {
@@ -211,5 +235,23 @@ mod tests {
         assert_eq!(pauses, [0, 0, 0, 0, 0, 1, 2, 4, 8, 16, 16, 16]);
         tokio::time::advance(MINUTE).await;
         assert_eq!(ends.one_more(Instant::now()), Duration::ZERO);
+    }
+
+    #[test]
+    fn the_next_one_is_told_beforehand_of_what_is_set_by_hand_alone() {
+        let service = |name: &str, prefix: &str| {
+            format!(
+                "[[service]]\nname = \"{name}\"\nbindings = [{{ prefix = \"{prefix}\", ports = 443 }}]\norigins = [\"203.0.113.9\"]\n"
+            )
+        };
+        let text = service("one", "192.0.2.0/24") + &service("two", "2001:db8::/64");
+        let Planned { config, plan } = Config::parse(Path::new("spectrum.toml"), &text).unwrap();
+        let told = |services: &[&str]| {
+            let services = services.iter().map(|name| name.parse().unwrap()).collect();
+            let told = served_of(&plan, &config, &services).into_iter();
+            told.map(|one| one.to.service.to_string()).collect::<Vec<_>>()
+        };
+        assert!(told(&[]).is_empty() && told(&["gone"]).is_empty());
+        assert_eq!(told(&["two"]), ["two"]);
     }
 }
