@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{self, Command};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 
 use xtask::ebpf::toolchain::on_path;
 use xtask::interrupt::Interrupt;
@@ -13,10 +13,11 @@ use xtask::mirror::{Mirror, host_sources};
 use xtask::setup::DEBIAN_KEYRING;
 
 use super::registries;
+use super::room::{Network, Room};
 use super::waited::run_to_end;
 
 /// The release that we say we run on.
-const RELEASE: &str = "bookworm";
+pub(super) const RELEASE: &str = "bookworm";
 
 /// After this the tarball is made anew, since a new user's Debian has this month's packages.
 const AGE: Duration = Duration::from_hours(30 * 24);
@@ -38,13 +39,30 @@ impl Base {
         fs::create_dir_all(cache).with_context(|| format!("create {}", cache.display()))?;
         sweep(cache);
         let base = Self { tarball: cache.join(format!("{RELEASE}.tar")), directory: cache.to_path_buf() };
-        let is_new = |tarball: &Path| {
-            let age = fs::metadata(tarball).ok()?.modified().ok()?.elapsed().unwrap_or_default();
-            Some(age < AGE)
-        };
-        if is_new(&base.tarball) != Some(true) {
+        if !is_new(&base.tarball) {
             base.make(interrupt)?;
         }
+        Ok(base)
+    }
+
+    /// The one with `packages` besides, made if there is none or an old one.
+    pub(super) fn with(&self, packages: &[&str], interrupt: &Interrupt) -> Result<Self> {
+        let kept = format!("{RELEASE}+{}.tar", packages.join("+"));
+        let base = Self { tarball: self.directory.join(kept), directory: self.directory.clone() };
+        if is_new(&base.tarball) {
+            return Ok(base);
+        }
+        println!("adding {} to a clean Debian {RELEASE}, which is kept as well", packages.join(", "));
+        let added = self.unpack("with", interrupt)?;
+        let room = Room::new(added.path());
+        let options =
+            ["--quiet=2", "--yes", "--no-install-recommends", "-o=Dpkg::Options::=--force-unsafe-io"];
+        let install = [&["apt-get"][..], &options, &["install"], packages].concat();
+        for words in [&["apt-get", "--quiet=2", "update"][..], &install] {
+            let status = room.status(words, "/", Network::Host, interrupt)?;
+            ensure!(status.success(), "{}: {status}", words.join(" "));
+        }
+        base.keep(&added, interrupt)?;
         Ok(base)
     }
 
@@ -66,6 +84,11 @@ impl Base {
         );
         fs::write(root.path().join("etc/apt/sources.list"), list)
             .context("write where packages come from")?;
+        self.keep(&root, interrupt)
+    }
+
+    /// Keeps what is in `root`.
+    fn keep(&self, root: &Root, interrupt: &Interrupt) -> Result<()> {
         // A new user's machine has read no list and kept no package.
         let mut clean = Command::new("chroot");
         run_to_end(clean.arg(root.path()).args(["apt-get", "clean"]), interrupt)?;
@@ -112,6 +135,12 @@ impl Drop for Root {
     }
 }
 
+/// True if there is a tarball, and an old one it is not.
+fn is_new(tarball: &Path) -> bool {
+    let age = fs::metadata(tarball).and_then(|metadata| metadata.modified());
+    age.is_ok_and(|made| made.elapsed().unwrap_or_default() < AGE)
+}
+
 /// unshare(1), with the namespaces that `flags` say; it is killed with us, and what it runs with it.
 pub(super) fn unshare(flags: &[&str]) -> Result<Command> {
     let mut command = Command::new(on_path("setpriv").context("find setpriv")?);
@@ -120,10 +149,13 @@ pub(super) fn unshare(flags: &[&str]) -> Result<Command> {
     Ok(command)
 }
 
-/// Removes what a run left that was killed.
+/// Removes what a run left that was killed, and tarballs that nobody has made anew.
 fn sweep(cache: &Path) {
     for entry in fs::read_dir(cache).into_iter().flatten().flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
+        if name.starts_with(&format!("{RELEASE}+")) && !is_new(&entry.path()) {
+            let _ = fs::remove_file(entry.path());
+        }
         let pid = name.strip_prefix("root.").and_then(|rest| rest.split('.').next());
         if pid.is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
             println!("removing {}, which a run left that was killed", entry.path().display());

@@ -4,6 +4,7 @@
 #![expect(clippy::print_stdout, reason = "a developer's tool talks on standard output")]
 
 mod base;
+mod booted;
 mod registries;
 mod room;
 mod rust;
@@ -24,6 +25,7 @@ use clap::{Parser, Subcommand};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 
+use xtask::build;
 use xtask::ebpf::toolchain::tool_root;
 use xtask::end;
 use xtask::interrupt::Interrupt;
@@ -74,6 +76,12 @@ struct FreshOptions {
     /// Then see that the set-up leaves a host's services alone, and run the documented unit under systemd
     #[arg(long)]
     services: bool,
+    /// Instead of all that: the program that this host builds, as a service under a real systemd
+    #[arg(long, conflicts_with_all = ["debian", "rustup", "demo", "test", "services"])]
+    systemd: bool,
+    /// With --systemd: this build of the program, and not the one with optimisations that is made now
+    #[arg(long, value_name = "PROGRAM", requires = "systemd")]
+    program: Option<PathBuf>,
 }
 
 /// A part that runs as root, or in a room.
@@ -94,6 +102,9 @@ enum Part {
     /// All of it, as root
     #[command(hide = true)]
     Stage(StageOptions),
+    /// The part of --systemd that runs as root
+    #[command(hide = true)]
+    Systemd(SystemdOptions),
 }
 
 /// Options of the part that runs as root.
@@ -117,6 +128,15 @@ struct StageOptions {
     built: Option<PathBuf>,
 }
 
+/// Options of the part of --systemd that runs as root.
+#[derive(Debug, clap::Args)]
+struct SystemdOptions {
+    #[arg(long)]
+    cache: PathBuf,
+    #[arg(long)]
+    program: PathBuf,
+}
+
 /// A command that ran, and its place.
 struct Stage<'a> {
     options: &'a StageOptions,
@@ -138,8 +158,11 @@ fn main() -> ExitCode {
 fn fresh(options: &FreshOptions, consent: Consent) -> Result<ExitCode> {
     setup::ready(&[Purpose::Fresh], consent)?;
     let interrupt = Interrupt::watch()?;
-    let clone = clone(&interrupt)?;
     let cache = tool_root("fresh", "1").context("find a place for the cache: there is no home directory")?;
+    if options.systemd {
+        return under_systemd(options, &cache, consent);
+    }
+    let clone = clone(&interrupt)?;
     let mut rusts = Vec::new();
     let has_choice = options.rustup || options.debian;
     if options.rustup || (!has_choice && Rustup::find().is_ok()) {
@@ -174,6 +197,22 @@ fn fresh(options: &FreshOptions, consent: Consent) -> Result<ExitCode> {
     Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
+/// Builds as the invoking user, and hands the rest to root.
+fn under_systemd(options: &FreshOptions, cache: &Path, consent: Consent) -> Result<ExitCode> {
+    let program = if let Some(program) = &options.program {
+        program.clone()
+    } else {
+        setup::ready(&[Purpose::Build], consent)?;
+        build::spectrum_user()?;
+        workspace::spectrum_user()
+    };
+    let own = env::current_exe().context("find this program")?;
+    let mut stage = privilege::as_root(own, &registries::environment())?;
+    stage.args(["systemd", "--cache"]).arg(cache).arg("--program").arg(program);
+    let status = shell::status(&mut stage)?;
+    Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
 /// Runs one of the parts.
 fn part(part: &Part) -> Result<ExitCode> {
     match part {
@@ -182,6 +221,7 @@ fn part(part: &Part) -> Result<ExitCode> {
         Part::Room(options) => room::room(options),
         Part::SetUpTests => setup::ready(&[Purpose::Test], Consent::Given).map(|()| ExitCode::SUCCESS),
         Part::Stage(options) => stage(options),
+        Part::Systemd(options) => systemd(options),
     }
 }
 
@@ -218,13 +258,25 @@ fn clone(interrupt: &Interrupt) -> Result<Clone> {
     Ok(clone)
 }
 
-/// All of it. As root.
-fn stage(options: &StageOptions) -> Result<ExitCode> {
-    // Nothing that is mounted here is seen outside.
+/// Sees to it that nothing that is mounted from now on is seen outside.
+fn keep_mounts_private() -> Result<()> {
     unshare(CloneFlags::CLONE_NEWNS).context("enter a mount namespace")?;
     let nothing = None::<&str>;
     mount(nothing, "/", nothing, MsFlags::MS_REC | MsFlags::MS_PRIVATE, nothing)
-        .context("keep mounts private")?;
+        .context("keep mounts private")
+}
+
+/// The program as a service under systemd. As root.
+fn systemd(options: &SystemdOptions) -> Result<ExitCode> {
+    keep_mounts_private()?;
+    let interrupt = Interrupt::watch()?;
+    let base = Base::open(&options.cache, &interrupt)?;
+    scenario::service(&base, &options.program, &interrupt).map(|()| ExitCode::SUCCESS)
+}
+
+/// All of it. As root.
+fn stage(options: &StageOptions) -> Result<ExitCode> {
+    keep_mounts_private()?;
     let interrupt = Interrupt::watch()?;
     let base = Base::open(&options.cache, &interrupt)?;
     let style = Style::of_stdout();

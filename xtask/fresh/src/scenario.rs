@@ -1,59 +1,38 @@
 //! Two clean roots, one whose first process is no init and one that systemd runs, in which checks of ours run with a
 //! network of their own. What the checks look at stands beside.
 
+use std::env;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 
 use xtask::interrupt::Interrupt;
 use xtask::setup::{self, Purpose};
+use xtask::workspace;
 
-use super::base::{Base, Root};
+use super::base::{Base, RELEASE, Root};
+use super::booted::Booted;
 use super::room::{Network, Room};
 use super::unit;
+use super::usage::said;
 use super::waited::run_to_end;
 
 /// This program's place in a root.
-const CHECKER: &str = "/usr/local/bin/xtask-fresh";
-
-/// The file that the checks write which systemd runs.
-const LOG: &str = "root/check.log";
+pub(super) const CHECKER: &str = "/usr/local/bin/xtask-fresh";
 
 /// The time that systemd and the checks that it runs may take.
 const PATIENCE: Duration = Duration::from_secs(400);
 
-/// Runs the checks and ends systemd with their verdict.
-const CHECKS: &str = "[Unit]
-Description=the checks of cargo xtask fresh
-
-[Service]
-Type=oneshot
-Environment=HOME=/root
-ExecStart=/usr/local/bin/xtask-fresh check-services
-ExecStart=/usr/local/bin/xtask-fresh check-unit
-ExecStopPost=/bin/systemctl --no-block exit ${EXIT_STATUS}
-StandardOutput=append:/root/check.log
-StandardError=append:/root/check.log
-
-[Install]
-WantedBy=multi-user.target
-";
-
 /// A root that is ready for its checks.
 #[derive(Debug)]
-pub(super) struct Scenario {
-    root: Root,
-    init: Init,
-}
-
-/// The first process.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Init {
-    None,
-    Systemd,
+pub(super) enum Scenario {
+    /// Without an init.
+    Plain(Root),
+    /// With systemd.
+    Booted(Booted),
 }
 
 /// Makes them, with the programs of the target directory `built` and `unit` as spectrum's.
@@ -100,22 +79,35 @@ pub(super) fn prepare(base: &Base, built: &Path, unit: &str, interrupt: &Interru
     ];
     let status = room.status(&install, "/", Network::Own, interrupt)?;
     ensure!(status.success(), "{}: {status}", install.join(" "));
-    let units = booted.path().join("etc/systemd/system");
-    let wants = units.join("multi-user.target.wants");
-    fs::create_dir_all(&wants).context("make the units of a root")?;
-    fs::write(units.join("spectrum.service"), unit).context("write the documented unit")?;
-    fs::write(units.join("checks.service"), CHECKS).context("write the unit of the checks")?;
-    std::os::unix::fs::symlink("../checks.service", wants.join("checks.service"))
-        .context("enable the unit of the checks")?;
-    Ok([Scenario { root: plain, init: Init::None }, Scenario { root: booted, init: Init::Systemd }])
+    let booted = Booted::of(booted);
+    booted.unit("spectrum.service", unit)?;
+    Ok([Scenario::Plain(plain), Scenario::Booted(booted)])
+}
+
+/// Runs `program` as a service under systemd, as the documents show it and in other ways, with this very program as the
+/// one that checks it.
+pub(super) fn service(base: &Base, program: &Path, interrupt: &Interrupt) -> Result<()> {
+    let booted = Booted::unpack(base, interrupt)?;
+    booted.install(&env::current_exe().context("find this program")?, CHECKER)?;
+    booted.install(program, unit::PROGRAM)?;
+    let runs =
+        Room::new(booted.path()).status(&[unit::PROGRAM, "--version"], "/", Network::Own, interrupt)?;
+    ensure!(runs.success(), "run here what was built on this host: is it newer than Debian {RELEASE}?");
+    let document = workspace::root().join("docs/operations.md");
+    let document = fs::read_to_string(&document).with_context(|| format!("read {}", document.display()))?;
+    booted.unit("spectrum.service", &unit::documented(&document)?)?;
+    let started = Instant::now();
+    booted.run(&[&format!("{CHECKER} check-unit")], PATIENCE, interrupt)?;
+    println!("ok: under systemd, {}", said(started.elapsed()));
+    Ok(())
 }
 
 impl Scenario {
     /// The words for it.
     pub(super) fn title(&self) -> &'static str {
-        match self.init {
-            Init::None => "the set-up on a host with services of its own and no init",
-            Init::Systemd => {
+        match self {
+            Self::Plain(_) => "the set-up on a host with services of its own and no init",
+            Self::Booted(_) => {
                 "the set-up on a host with services of its own, and the documented unit, under systemd"
             }
         }
@@ -123,17 +115,21 @@ impl Scenario {
 
     /// Runs its checks.
     pub(super) fn play(&self, interrupt: &Interrupt) -> Result<()> {
-        let room = Room::new(self.root.path());
-        let status = match self.init {
-            Init::None => room.status(&[CHECKER, "check-services"], "/root", Network::Own, interrupt)?,
-            Init::Systemd => {
-                let status = room.boot(PATIENCE, interrupt);
-                let log = fs::read(self.root.path().join(LOG)).unwrap_or_default();
-                println!("{}", String::from_utf8_lossy(&log).trim_end());
-                status?
+        match self {
+            Self::Plain(root) => {
+                let status = Room::new(root.path()).status(
+                    &[CHECKER, "check-services"],
+                    "/root",
+                    Network::Own,
+                    interrupt,
+                )?;
+                ensure!(status.success(), "{status}");
+                Ok(())
             }
-        };
-        ensure!(status.success(), "{status}");
-        Ok(())
+            Self::Booted(booted) => {
+                let checks = ["check-services", "check-unit"].map(|check| format!("{CHECKER} {check}"));
+                booted.run(&checks.each_ref().map(String::as_str), PATIENCE, interrupt)
+            }
+        }
     }
 }
