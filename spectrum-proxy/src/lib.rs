@@ -65,7 +65,7 @@ pub use origins::{
 };
 pub use origins::{OriginWatch, WatchError};
 #[doc(hidden)]
-pub use privileged::PrivilegedSocket;
+pub use privileged::{PrivilegedSocket, SocketTaker};
 pub use report::{Datagrams, DialFailure, End, Established, Event, Expiry, HeaderFault, Limit, Report, Side};
 pub use service::{Listener, Served};
 #[doc(hidden)]

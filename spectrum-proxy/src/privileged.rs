@@ -5,10 +5,14 @@ use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
-use std::sync::OnceLock;
+use std::sync::mpsc::sync_channel;
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use socket2::{Domain, Socket, Type};
+use tokio::sync::oneshot;
+use tokio::time::timeout;
 
 use crate::model::{Family, Protocol};
 use crate::udp;
@@ -41,17 +45,37 @@ pub enum PrivilegedSocket {
     Voice(SocketAddr),
 }
 
+/// Whoever waits for a socket, and is called with it once, or dropped where none will come.
+pub type SocketTaker = Box<dyn FnOnce(io::Result<OwnedFd>) + Send>;
+
 /// Somebody who makes such sockets for this process.
-type Maker = dyn Fn(PrivilegedSocket) -> io::Result<OwnedFd> + Send + Sync;
+type Maker = dyn Fn(PrivilegedSocket, SocketTaker) + Send + Sync;
 
 /// The one who does, for all threads.
 static MAKER: OnceLock<Box<Maker>> = OnceLock::new();
 
+/// The time that a worker, and all that it serves, waits for a socket.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// The time for one that nobody else waits for.
+const LONG_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Whoever makes them has not answered in time: until when no worker waits for them.
+static SILENT_UNTIL: Mutex<Option<Instant>> = Mutex::new(None);
+
+/// The time until a worker waits again for somebody who has not answered.
+const SILENCE: Duration = Duration::from_secs(10);
+
 impl PrivilegedSocket {
     /// Has `make` asked, from now on and by any thread of this process, for sockets that this process is not permitted to make. It
-    /// blocks a worker, so it must not take long. Only the first call has an effect.
-    pub fn ask(make: impl Fn(Self) -> io::Result<OwnedFd> + Send + Sync + 'static) {
+    /// must not block. Only the first call has an effect.
+    pub fn ask(make: impl Fn(Self, SocketTaker) + Send + Sync + 'static) {
         let _is_first = MAKER.set(Box::new(make));
+    }
+
+    /// True if others make such sockets for this process.
+    pub(crate) fn is_asked_for() -> bool {
+        MAKER.get().is_some()
     }
 
     /// Makes it.
@@ -68,13 +92,72 @@ impl PrivilegedSocket {
         }
     }
 
-    /// Makes it, or has it made by whoever may.
+    /// Makes it, or has it made by whoever may, while this thread waits: for a moment, and not at all for somebody who has just let
+    /// another one wait in vain.
+    ///
+    /// # Errors
+    /// The system's; `WouldBlock` ([`is_passing`](Self::is_passing)) where none has come in time.
     pub(crate) fn make(self) -> io::Result<OwnedFd> {
+        self.open_or(|make| {
+            if silent_until().is_some_and(|until| Instant::now() < until) {
+                return Err(late());
+            }
+            let (tell, answer) = sync_channel(1);
+            make(self, taker_of(move |socket| drop(tell.try_send(socket))));
+            answer.recv_timeout(PATIENCE).unwrap_or_else(|_error| {
+                *silent_until() = Some(Instant::now() + SILENCE);
+                Err(late())
+            })
+        })
+    }
+
+    /// The same while others have their turn, for which there is more time.
+    ///
+    /// # Errors
+    /// As for [`make`](Self::make).
+    pub(crate) async fn make_meanwhile(self) -> io::Result<OwnedFd> {
+        let mut asked = None;
+        let opened = self.open_or(|make| {
+            let (tell, answer) = oneshot::channel();
+            make(self, taker_of(move |socket| drop(tell.send(socket))));
+            asked = Some(answer);
+            Err(late())
+        });
+        match asked {
+            Some(answer) => timeout(LONG_PATIENCE, answer).await.ok().and_then(Result::ok).unwrap_or(opened),
+            None => opened,
+        }
+    }
+
+    /// True if `error` says only that nobody has made it in time.
+    pub(crate) fn is_passing(error: &io::Error) -> bool {
+        error.kind() == io::ErrorKind::WouldBlock
+    }
+
+    /// Makes it, or has `ask` do so if that takes somebody else.
+    fn open_or(self, ask: impl FnOnce(&Maker) -> io::Result<OwnedFd>) -> io::Result<OwnedFd> {
         match (self.open(), MAKER.get()) {
-            (Err(error), Some(make)) if error.kind() == io::ErrorKind::PermissionDenied => make(self),
+            (Err(error), Some(make)) if error.kind() == io::ErrorKind::PermissionDenied => ask(make),
             (outcome, _) => outcome,
         }
     }
+}
+
+/// A taker that also notes that somebody has answered.
+fn taker_of(take: impl FnOnce(io::Result<OwnedFd>) + Send + 'static) -> SocketTaker {
+    Box::new(move |socket| {
+        silent_until().take();
+        take(socket);
+    })
+}
+
+fn silent_until() -> MutexGuard<'static, Option<Instant>> {
+    SILENT_UNTIL.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What we lack ourselves, in a way that says nothing of who was to be reached.
+fn late() -> io::Error {
+    io::Error::from_raw_os_error(libc::EAGAIN)
 }
 
 impl fmt::Display for PrivilegedSocket {

@@ -12,6 +12,7 @@ use serde_json::Value;
 use spectrum_tests::admin::{await_value, get};
 use spectrum_tests::case::Case;
 use spectrum_tests::control::{CONFIG, await_logged, configure, connect, count_logged, reload};
+use spectrum_tests::datagram::assert_echoes;
 use spectrum_tests::deadline::{PATIENCE, eventually};
 use spectrum_tests::dial::{call, dial};
 use spectrum_tests::instance::{Instance, Launch};
@@ -28,6 +29,7 @@ on_one_path!(
     a_reload_brings_the_next_one_no_sooner,
     one_that_is_stopped_is_missed_and_another_takes_its_place,
     one_process_alone_serves_as_well,
+    a_steerer_that_is_stopped_leaves_no_datagram_unanswered,
 );
 
 /// What is said when the next one has to wait.
@@ -218,5 +220,24 @@ fn one_process_alone_serves_as_well(case: &mut Case) {
     let target = SocketAddr::new(case.any_address(), 80);
     let stream = call(&case.server, target).unwrap();
     assert!(heard(stream).starts_with("hello world"));
+    instance.stop();
+}
+
+/// Of ports below 1024 the worker process cannot have a socket but from the steerer.
+fn a_steerer_that_is_stopped_leaves_no_datagram_unanswered(case: &mut Case) {
+    let echo = "[[service]]\nname = \"echo\"\nrespond = \"echo\"\nbindings = [{ protocol = \"udp\", prefix = \"192.0.2.0/24\", ports = \"1-1000\" }, \
+                { protocol = \"udp\", prefix = \"2001:db8::/64\", ports = \"1-1000\" }]\n";
+    configure(&case.server, echo);
+    let instance = case.start(CONFIG);
+    let targets = |port: u16| {
+        ["192.0.2.7", "2001:db8::7"].map(|address| SocketAddr::new(address.parse().unwrap(), port))
+    };
+    assert_echoes(&case.server, &targets(7));
+    instance.signal(Signal::SIGSTOP);
+    for port in [19, 53, 123] {
+        assert_echoes(&case.server, &targets(port));
+    }
+    instance.signal(Signal::SIGCONT);
+    assert_echoes(&case.server, &targets(161));
     instance.stop();
 }

@@ -71,7 +71,7 @@ fn is_known_elsewhere(address: IpAddr) -> bool {
 }
 
 async fn dial(origin: SocketAddr, from: SocketAddr) -> io::Result<Stream> {
-    let socket = PrivilegedSocket::Client { protocol: Protocol::Tcp, client: from }.make()?;
+    let socket = PrivilegedSocket::Client { protocol: Protocol::Tcp, client: from }.make_meanwhile().await?;
     connected(prepared(socket.into())?, origin).await
 }
 

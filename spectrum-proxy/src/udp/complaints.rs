@@ -67,14 +67,18 @@ impl Complaints {
             Family::Ipv4 => ipv4,
             Family::Ipv6 => ipv6,
         };
-        let opened = socket.get_or_init(|| match PrivilegedSocket::Icmp(family).make() {
+        if let Some(known) = socket.get() {
+            return known.as_ref();
+        }
+        let opened = match PrivilegedSocket::Icmp(family).make() {
             Ok(socket) => Some(socket.into()),
+            Err(error) if PrivilegedSocket::is_passing(&error) => return None,
             Err(error) => {
                 tracing::warn!(%family, %error, "open raw socket; clients are not told by ICMP that their datagrams went nowhere");
                 None
             }
-        });
-        opened.as_ref()
+        };
+        socket.get_or_init(|| opened).as_ref()
     }
 }
 

@@ -68,6 +68,9 @@ impl Receiver {
         let listener = Rc::new(UdpSocket::from_std(listener)?);
         let group = sessions.listener_opened(&destination.service, destination.family, transparent);
         worker.listener_opened(destination.protocol, bound);
+        if Answer::of(&assignment.get().served().target).is_some_and(|answer| answer != Answer::Discard) {
+            sessions.voices.be_ready(destination.family);
+        }
         let losses = QueueLosses::since_now(&listener);
         let queue = Rc::new(Queue {
             worker,

@@ -106,7 +106,9 @@ impl Voices {
             }
             Err(error) => {
                 let raw = raw();
-                if self.complained.replace(true) {
+                if PrivilegedSocket::is_passing(&error) {
+                    tracing::debug!(%dialled, %error, "nobody makes a socket for the dialled address in time");
+                } else if self.complained.replace(true) {
                     tracing::debug!(%dialled, %error, "bind a socket to the dialled address");
                 } else {
                     let consequence = if raw.is_some() { "answering by raw socket" } else { "not answering" };
@@ -140,14 +142,25 @@ impl Voices {
             Family::Ipv4 => v4,
             Family::Ipv6 => v6,
         };
-        let opened = raw.get_or_init(|| match RawSender::open(family) {
-            Ok(raw) => Some(Rc::new(raw)),
+        if let Some(known) = raw.get() {
+            return known.clone();
+        }
+        let opened = match RawSender::open(family) {
+            Ok(opened) => Some(Rc::new(opened)),
+            Err(error) if PrivilegedSocket::is_passing(&error) => return None,
             Err(error) => {
                 tracing::warn!(%family, %error, "open raw socket; addresses and ports that others have bound stay unanswered");
                 None
             }
-        });
-        opened.clone()
+        };
+        raw.get_or_init(|| opened).clone()
+    }
+
+    /// Has the raw socket at hand where somebody else makes voices: it speaks while they are waited for in vain.
+    pub(super) fn be_ready(&self, family: Family) {
+        if PrivilegedSocket::is_asked_for() {
+            self.raw(family);
+        }
     }
 
     /// The number of sockets.

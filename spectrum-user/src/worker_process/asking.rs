@@ -2,12 +2,13 @@
 //! not permitted to make. Decides nothing.
 
 use std::collections::{BTreeSet, HashMap};
+use std::fmt;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{SyncSender, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::mpsc::sync_channel;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::UnboundedSender;
 
@@ -18,8 +19,9 @@ use spectrum_proxy::{HostFile, OwnBindings, PrivilegedSocket};
 /// The time for an answer. The thread that looks origins up waits for it.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// The time for a socket, for which a worker and all that it serves wait.
-const SOCKET_PATIENCE: Duration = Duration::from_millis(250);
+/// So many questions may wait for their answers. Of more, those are forgotten that have waited for too long.
+const MOST: usize = 4096;
+const TOO_LONG: Duration = Duration::from_secs(30);
 
 /// Asks the steerer.
 #[derive(Debug)]
@@ -29,8 +31,17 @@ pub(super) struct Asking {
     waiting: Mutex<HashMap<u64, Asker>>,
 }
 
-/// Who waits for an answer, and the files that come with it.
-type Asker = SyncSender<(Told, Vec<OwnedFd>)>;
+/// Who waits for an answer, and the files that come with it, and since when.
+struct Asker {
+    since: Instant,
+    take: Box<dyn FnOnce(Told, Vec<OwnedFd>) + Send>,
+}
+
+impl fmt::Debug for Asker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Asker").field("since", &self.since).finish_non_exhaustive()
+    }
+}
 
 impl Asking {
     /// One whose questions go by `frames`.
@@ -40,10 +51,9 @@ impl Asking {
 
     /// The answer to the question of this number.
     pub(super) fn told(&self, number: u64, told: Told, files: Vec<OwnedFd>) {
-        let asker = self.waiting.lock().unwrap_or_else(PoisonError::into_inner).remove(&number);
-        // Who asked may have lost patience.
+        let asker = self.waiting().remove(&number);
         if let Some(asker) = asker {
-            let _ = asker.try_send((told, files));
+            (asker.take)(told, files);
         }
     }
 
@@ -68,31 +78,56 @@ impl Asking {
     /// Has the steerer make the sockets, and open the files, that this process is not permitted to.
     pub(super) fn ask_for_what_is_not_permitted(self: &Arc<Self>) {
         let (asking, of_files) = (Arc::clone(self), Arc::clone(self));
-        PrivilegedSocket::ask(move |socket| asking.opened(WorkerQuestion::Socket(socket), SOCKET_PATIENCE));
-        HostFile::ask(move |file| of_files.opened(WorkerQuestion::File(file), PATIENCE));
-    }
-
-    fn opened(&self, question: WorkerQuestion, patience: Duration) -> io::Result<OwnedFd> {
-        match self.ask(question, patience) {
-            Some((Told::Opened(Ok(())), files)) => {
-                files.into_iter().next().ok_or_else(|| io::ErrorKind::InvalidData.into())
-            }
-            Some((Told::Opened(Err(errno)), _)) => Err(io::Error::from_raw_os_error(errno)),
-            _ => Err(io::ErrorKind::TimedOut.into()),
-        }
+        PrivilegedSocket::ask(move |socket, taker| {
+            asking.ask_for(WorkerQuestion::Socket(socket), move |told, files| taker(opened(&told, files)));
+        });
+        HostFile::ask(move |file| match of_files.ask(WorkerQuestion::File(file), PATIENCE) {
+            Some((told, files)) => opened(&told, files),
+            None => Err(io::ErrorKind::TimedOut.into()),
+        });
     }
 
     /// The answer to `question`. Without one the steerer is on its way out, or stopped.
     fn ask(&self, question: WorkerQuestion, patience: Duration) -> Option<(Told, Vec<OwnedFd>)> {
-        let number = self.next.fetch_add(1, Ordering::Relaxed);
-        let frame = Frame::of(&FromWorker::Ask(number, question), Vec::new()).ok()?;
         let (asker, answer) = sync_channel(1);
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).insert(number, asker);
-        let told = self.frames.send(frame).ok().and_then(|()| answer.recv_timeout(patience).ok());
+        // Who asked may have lost patience.
+        self.ask_for(question, move |told, files| drop(asker.try_send((told, files))));
+        let told = answer.recv_timeout(patience).ok();
         if told.is_none() {
-            self.waiting.lock().unwrap_or_else(PoisonError::into_inner).remove(&number);
             tracing::debug!("the steerer does not answer");
         }
         told
+    }
+
+    /// Has `take` called with the answer to `question`, or dropped where there will be none.
+    fn ask_for(&self, question: WorkerQuestion, take: impl FnOnce(Told, Vec<OwnedFd>) + Send + 'static) {
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        let Ok(frame) = Frame::of(&FromWorker::Ask(number, question), Vec::new()) else { return };
+        let (since, take) = (Instant::now(), Box::new(take));
+        {
+            let mut waiting = self.waiting();
+            if waiting.len() >= MOST {
+                waiting.retain(|_, asker| since.duration_since(asker.since) < TOO_LONG);
+            }
+            if waiting.len() >= MOST {
+                return;
+            }
+            waiting.insert(number, Asker { since, take });
+        }
+        if self.frames.send(frame).is_err() {
+            self.waiting().remove(&number);
+        }
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, HashMap<u64, Asker>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn opened(told: &Told, files: Vec<OwnedFd>) -> io::Result<OwnedFd> {
+    match told {
+        Told::Opened(Ok(())) => files.into_iter().next().ok_or_else(|| io::ErrorKind::InvalidData.into()),
+        Told::Opened(Err(errno)) => Err(io::Error::from_raw_os_error(*errno)),
+        _ => Err(io::ErrorKind::InvalidData.into()),
     }
 }
