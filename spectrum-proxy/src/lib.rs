@@ -40,6 +40,7 @@ mod error;
 #[doc(hidden)]
 pub mod header;
 mod high_water;
+mod hold;
 mod limits;
 pub mod model;
 mod origins;
@@ -72,7 +73,7 @@ pub use service::{Listener, Served};
 pub use traffic::TrafficCounters;
 pub use traffic::{Traffic, TrafficCount};
 #[doc(hidden)]
-pub use udp::ConnectionId;
+pub use udp::{ConnectionId, Moving, MovingSession};
 pub use workers::{DrainOutcome, Workers};
 #[doc(hidden)]
 pub use workers::{Handover, PreparedHandovers};

@@ -30,6 +30,15 @@ pub enum Event<'a> {
         /// Transport protocol.
         protocol: Protocol,
     },
+    /// An open UDP session goes on in another process, or comes from there: nothing ends or begins, only who counts it changes.
+    Moved {
+        /// Its service.
+        service: &'a ServiceName,
+        /// Transport protocol.
+        protocol: Protocol,
+        /// True of one that came.
+        is_here: bool,
+    },
     /// An origin was connected to, or a responder begins to answer: from now on bytes may flow. Not for every connection.
     Established(&'a Established<'a>),
     /// A connection is over.

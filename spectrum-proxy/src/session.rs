@@ -6,6 +6,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use serde::{Deserialize, Serialize};
+
 use super::header::Extensions;
 use super::limits::{Admission, Gate, Held, ServiceShare};
 use super::origins::OpenGuard;
@@ -49,6 +51,24 @@ pub(super) struct Session {
     descriptors: Cell<Option<Held>>,
     /// The end to report when the session is dropped: a cut, unless [`Session::end`] says otherwise.
     end: Cell<End>,
+    /// True once another process has it: there is nothing to report.
+    is_elsewhere: Cell<bool>,
+}
+
+/// The account of a session of UDP that goes on in another process.
+#[derive(Debug, Deserialize, Serialize)]
+pub(super) struct MovingAccount {
+    pub(super) service: ServiceName,
+    pub(super) client: SocketAddr,
+    via: Option<SocketAddr>,
+    pub(super) dialled: SocketAddr,
+    unique_id: Option<String>,
+    bound_port: u16,
+    origin: Option<SocketAddr>,
+    dial: Option<Duration>,
+    bytes: [u64; 2],
+    datagrams: [u64; 2],
+    age: Duration,
 }
 
 impl Session {
@@ -82,7 +102,70 @@ impl Session {
             admission: Cell::new(None),
             descriptors: Cell::new(None),
             end: Cell::new(End::Cut),
+            is_elsewhere: Cell::new(false),
         }
+    }
+
+    /// Gives it to another process, which reports it.
+    pub(super) fn move_away(self) -> MovingAccount {
+        self.is_elsewhere.set(true);
+        MovingAccount {
+            service: self.service.clone(),
+            client: self.client.get(),
+            via: self.via.get(),
+            dialled: self.dialled.get(),
+            unique_id: self.unique_id.get().map(|id| id.to_string()),
+            bound_port: self.bound_port,
+            origin: self.origin.get(),
+            dial: self.dial.get(),
+            bytes: [self.from_client.get(), self.to_client.get()],
+            datagrams: [self.datagrams_from_client.get(), self.datagrams_to_client.get()],
+            age: self.age(),
+        }
+    }
+
+    /// Goes on with one that another process had.
+    pub(super) fn resume(worker: Rc<Worker>, moving: MovingAccount, traffic: &Traffic) -> Self {
+        worker.moved_here(&moving.service, Protocol::Udp);
+        let [from_client, to_client] = moving.bytes;
+        let [datagrams_from_client, datagrams_to_client] = moving.datagrams.map(Cell::new);
+        let account = Self {
+            worker,
+            service: moving.service,
+            protocol: Protocol::Udp,
+            client: Cell::new(moving.client),
+            via: Cell::new(moving.via),
+            dialled: Cell::new(moving.dialled),
+            extensions: Cell::new(None),
+            unique_id: moving.unique_id.map(|id| OnceCell::from(Arc::from(id))).unwrap_or_default(),
+            bound_port: moving.bound_port,
+            origin: Cell::new(moving.origin),
+            dial: Cell::new(moving.dial),
+            from_client: traffic.meter(TrafficCount::BytesFromClient),
+            to_client: traffic.meter(TrafficCount::BytesToClient),
+            datagrams_from_client,
+            datagrams_to_client,
+            unacknowledged: Cell::new(None),
+            began: Instant::now().checked_sub(moving.age).unwrap_or_else(Instant::now),
+            admission: Cell::new(None),
+            descriptors: Cell::new(None),
+            end: Cell::new(End::Cut),
+            is_elsewhere: Cell::new(false),
+        };
+        account.from_client.resume(from_client);
+        account.to_client.resume(to_client);
+        account
+    }
+
+    /// Its place in the counts of its limits, which it had in those of another process.
+    pub(super) fn readmit(&self, gate: &Gate) {
+        self.admission.set(gate.readmit(self.client.get().ip()));
+    }
+
+    /// Counts what it carries from now on for an origin's address, too.
+    pub(super) fn count_on_for(&self, open: &OpenGuard) {
+        self.from_client.count_on_for(open.counter_from_client());
+        self.to_client.count_on_for(open.counter_to_client());
     }
 
     /// The time since it began.
@@ -192,6 +275,10 @@ impl Session {
 impl Drop for Session {
     fn drop(&mut self) {
         drop(self.descriptors.take());
+        if self.is_elsewhere.get() {
+            self.worker.moved_away(&self.service, self.protocol);
+            return;
+        }
         let report = Report {
             service: self.service.clone(),
             protocol: self.protocol,

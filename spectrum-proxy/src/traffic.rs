@@ -166,6 +166,16 @@ impl Meter {
         let _ = self.origin.set(origin);
     }
 
+    /// Counts for an origin's address as well from now on, where what has moved already was counted by another process.
+    pub(super) fn count_on_for(&self, origin: Arc<Counter>) {
+        let _ = self.origin.set(origin);
+    }
+
+    /// So many have moved while another process counted.
+    pub(super) fn resume(&self, bytes: u64) {
+        self.own.set(bytes);
+    }
+
     /// The session's own.
     pub(super) fn get(&self) -> u64 {
         self.own.get()

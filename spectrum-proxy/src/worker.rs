@@ -112,16 +112,32 @@ impl Worker {
         (self.observer)(Event::Opened { service, protocol });
     }
 
+    /// One more is open, that another process had.
+    pub(super) fn moved_here(&self, service: &ServiceName, protocol: Protocol) {
+        self.open.set(self.open.get() + 1);
+        (self.observer)(Event::Moved { service, protocol, is_here: true });
+    }
+
+    /// One less is open, that another process has from now on.
+    pub(super) fn moved_away(&self, service: &ServiceName, protocol: Protocol) {
+        (self.observer)(Event::Moved { service, protocol, is_here: false });
+        self.one_less();
+    }
+
     pub(super) fn observe(&self, event: Event<'_>) {
         (self.observer)(event);
     }
 
     pub(super) fn ended(&self, event: Event<'_>) {
         (self.observer)(event);
+        self.ended.set(self.ended.get() + 1);
+        self.one_less();
+    }
+
+    fn one_less(&self) {
         if self.high_water.has_ebbed(self.open.get()) {
             sys::give_memory_back();
         }
-        self.ended.set(self.ended.get() + 1);
         self.open.set(self.open.get() - 1);
         if self.open.get() == 0 {
             self.idle.notify_waiters();

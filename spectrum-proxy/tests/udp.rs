@@ -34,6 +34,8 @@ struct Running {
     destination: Destination,
     reports: Receiver<Report>,
     runtime: tokio::runtime::Runtime,
+    /// As another process keeps it, which outlives the workers.
+    listener: UdpSocket,
 }
 
 impl Running {
@@ -53,6 +55,15 @@ impl Running {
         socket.bind(&SocketAddr::from(([0, 0, 0, 0], 0)).into()).unwrap();
         let listener = UdpSocket::from(socket);
         let port = listener.local_addr().unwrap().port();
+        let kept = listener.try_clone().unwrap();
+        let (workers, reports) = Self::workers();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        let destination = destination();
+        runtime.block_on(workers.listen(&destination, vec![listener], served(target, policy))).unwrap();
+        Self { workers, port, destination, reports, runtime, listener: kept }
+    }
+
+    fn workers() -> (Workers, Receiver<Report>) {
         let (sender, reports) = mpsc::channel();
         let sender = Arc::new(Mutex::new(sender));
         let workers = Workers::start(NonZeroUsize::MIN, origins(), |_| {
@@ -64,10 +75,26 @@ impl Running {
             }
         })
         .unwrap();
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
-        let destination = destination();
-        runtime.block_on(workers.listen(&destination, vec![listener], served(target, policy))).unwrap();
-        Self { workers, port, destination, reports, runtime }
+        (workers, reports)
+    }
+
+    /// Goes on with other workers, as another process does: how many sessions went over. The former ones, and what they report.
+    fn renew(&mut self, target: Target, policy: Policy) -> (usize, Workers, Receiver<Report>) {
+        let (next, reports) = Self::workers();
+        let listener = self.listener.try_clone().unwrap();
+        let count = self.runtime.block_on(async {
+            next.hold();
+            next.listen(&self.destination, vec![listener], served(target, policy)).await.unwrap();
+            self.workers.leave().await;
+            let (mut given, mut count) = (self.workers.give(), 0);
+            while let Some((moving, sockets)) = given.recv().await {
+                let said = serde_json::to_vec(&moving).unwrap();
+                count += next.adopt(serde_json::from_slice(&said).unwrap(), sockets).await;
+            }
+            next.begin(Protocol::Udp);
+            count
+        });
+        (count, std::mem::replace(&mut self.workers, next), std::mem::replace(&mut self.reports, reports))
     }
 
     fn dialled(&self, last: u8) -> SocketAddr {
@@ -197,6 +224,77 @@ fn sessions_that_are_open_when_the_workers_go_are_cut() {
     assert_echo(&running.client(1), b"hello");
     running.workers.abort();
     assert_eq!(running.report().end, End::Cut);
+}
+
+#[test]
+fn sessions_go_on_in_another_process_with_the_ports_that_they_have() {
+    let (first, second) = (origin(), origin());
+    let mut running = Running::relay(&[&first, &second]);
+    let clients = [running.client(1), running.client(2)];
+    let before =
+        [assert_relayed(&clients[0], &first, b"hello"), assert_relayed(&clients[1], &second, b"hello")];
+    for life in 1..=3 {
+        // What is said while nobody reads it waits, on either side.
+        let (count, former, reports) = running.renew(target(&[&first, &second]), Policy::default());
+        assert_eq!(count, 2, "life {life}");
+        first.send_to(b"unasked", before[0]).unwrap();
+        assert_eq!(hear(&clients[0]).0, b"unasked");
+        let after = [assert_relayed(&clients[0], &first, b"1"), assert_relayed(&clients[1], &second, b"1")];
+        assert_eq!(after, before, "life {life}");
+        let outcome = running.runtime.block_on(former.drain(DEADLINE));
+        assert_eq!((outcome.finished, outcome.cut), (0, 0), "nothing is left there");
+        drop(former);
+        reports.recv_timeout(DEADLINE).unwrap_err();
+    }
+    running.workers.abort();
+    let mut reports = [running.report(), running.report()];
+    reports.sort_by_key(|report| report.dialled);
+    let [one, other] = &reports;
+    assert_eq!((one.origin, other.origin), (first.local_addr().ok(), second.local_addr().ok()));
+    assert_eq!((one.bytes_from_client, one.bytes_to_client), (8, 9 + 3 * (7 + 5)));
+    let datagrams = |from_client, to_client| Some(Datagrams { from_client, to_client });
+    assert_eq!((one.datagrams, other.datagrams), (datagrams(4, 7), datagrams(4, 4)));
+    running.reports.try_recv().unwrap_err();
+}
+
+#[test]
+fn what_waits_while_sessions_go_over_is_answered_once_and_limits_count_on() {
+    let limits = Limits { connections: NonZeroU32::new(20), ..Limits::default() };
+    let policy = || Policy { limits, ..Policy::default() };
+    let origin = origin();
+    let mut running = Running::serve(target(&[&origin]), policy());
+    let clients: Vec<UdpSocket> = (0..20).map(|_| running.client(1)).collect();
+    let before: Vec<_> = clients.iter().map(|client| assert_relayed(client, &origin, b"before")).collect();
+    let next = {
+        let said: Vec<_> = clients.iter().map(|client| client.try_clone().unwrap()).collect();
+        std::thread::spawn(move || {
+            said.iter().for_each(|client| assert_eq!(client.send(b"waits").unwrap(), 5))
+        })
+    };
+    let (count, former, _reports) = running.renew(target(&[&origin]), policy());
+    next.join().unwrap();
+    assert_eq!(count, 20);
+    let mut came: Vec<_> = (0..20).map(|_| hear(&origin)).collect();
+    came.sort_unstable_by_key(|(_, from)| *from);
+    let mut expected: Vec<_> = before.iter().map(|from| (b"waits".to_vec(), *from)).collect();
+    expected.sort_unstable_by_key(|(_, from)| *from);
+    assert_eq!(came, expected, "each once, from where it came before");
+    // One more makes another end.
+    assert_relayed(&running.client(2), &origin, b"one more");
+    assert_eq!(running.report().end, End::Evicted);
+    drop(former);
+}
+
+#[test]
+fn who_is_answered_by_us_keeps_its_account_in_another_process() {
+    let mut running = Running::respond(Responder::Echo);
+    let client = running.client(1);
+    assert_echo(&client, b"before");
+    let (count, _former, _reports) = running.renew(Target::Respond(Responder::Echo), Policy::default());
+    assert_eq!(count, 1);
+    assert_echo(&client, b"after");
+    running.workers.abort();
+    assert_eq!(running.report().bytes_to_client, 11);
 }
 
 #[test]

@@ -94,6 +94,22 @@ impl Gate {
         Ok(Some(admission))
     }
 
+    /// Counts one more connection of `client`, which was admitted by another process, whatever the limits are.
+    pub(super) fn readmit(&self, client: IpAddr) -> Option<Admission> {
+        let counts = self.counts.as_ref()?;
+        let counted = self.limits.connections.is_some();
+        if counted {
+            counts.open.fetch_add(1, Ordering::Relaxed);
+        }
+        let has_sources =
+            self.limits.connections_per_source.is_some() || self.limits.rate_per_source.is_some();
+        let source = has_sources.then(|| SourcePrefix::of(client, &self.limits));
+        if let Some(source) = source {
+            counts.sources.reopen(source, counts.now());
+        }
+        Some(Admission { counts: Arc::clone(counts), counted, source })
+    }
+
     /// Counts the connection of `admission`, admitted for who dialled, for `client` instead, whom that one speaks for.
     pub(super) fn reassign(&self, admission: &mut Admission, client: IpAddr) -> Result<(), Limit> {
         let Some(former) = admission.source else { return Ok(()) };
@@ -203,6 +219,17 @@ mod tests {
         let admitted: Vec<_> = (0..100).map(|_| gate.admit(client(1)).unwrap()).collect();
         assert!(admitted.iter().all(Option::is_none));
         assert!(ledger.0.lock().unwrap().is_empty());
+    }
+
+    #[test]
+    fn what_was_admitted_elsewhere_is_counted_whatever_the_limits_are() {
+        let ledger = LimitBook::default();
+        let limits = Limits { rate_per_source: NonZeroU32::new(1), ..limits(2, 2) };
+        let gate = ledger.gate(&ServiceName::default(), &limits);
+        let admitted: Vec<_> = (0..3).map(|_| gate.readmit(client(1)).unwrap()).collect();
+        assert_eq!(gate.admit(client(2)).unwrap_err(), Limit::Service);
+        drop(admitted);
+        assert!(gate.admit(client(1)).is_ok(), "nothing was taken of the rate");
     }
 
     #[test]

@@ -96,6 +96,16 @@ impl Sources {
         Ok(())
     }
 
+    /// Counts one more connection from `source`, which another process has counted so far.
+    pub(super) fn reopen(&self, source: SourcePrefix, now: u64) {
+        let Some(mut shard) = self.shard(source) else { return };
+        if shard.known.len() >= shard.swept && !shard.known.contains_key(&source) {
+            shard.sweep(now);
+        }
+        let known = shard.known.entry(source).or_default();
+        known.open = known.open.saturating_add(1);
+    }
+
     /// A connection that was counted turns out to be another source's: as if it had never come.
     pub(super) fn forget(&self, source: SourcePrefix, limits: &Limits, now: u64) {
         if let Some(rate) = limits.rate_per_source

@@ -61,6 +61,17 @@ impl Chooser {
         member.port.or_else(|| origins.port(origins.list.get(member.origin)?, bound_port))
     }
 
+    /// Counts a session that another process had with `origin`, which may be none of the service's any more.
+    pub(crate) fn resume(&self, origin: SocketAddr, bound_port: u16) -> OpenGuard {
+        let roster = self.view.roster();
+        let is_its = |member: &&Member| self.port(member, bound_port) == Some(origin.port());
+        let places = roster.members.iter().filter(is_its).flat_map(|member| &member.places);
+        match places.into_iter().find(|place| place.at(origin.port()) == origin) {
+            Some(place) => roster.open(place),
+            None => OpenGuard::of_nobody(origin.ip()),
+        }
+    }
+
     /// Notes that `place` took a connection, on `port`.
     pub(crate) fn succeeded(&self, place: &Place, port: u16) {
         self.note_success(Protocol::Tcp, &place.standing, place.at(port));

@@ -1,6 +1,7 @@
 //! What each worker counts of an address for itself: connections that are open, all there were, and their bytes. No worker
 //! writes another's numbers, and no lock is taken for one. Knows nothing of what went wrong.
 
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -126,6 +127,11 @@ impl Drop for Tally {
 pub(crate) struct OpenGuard(Rc<Tally>);
 
 impl OpenGuard {
+    /// One of an address that no roster has.
+    pub(super) fn of_nobody(address: IpAddr) -> Self {
+        Tally::of(&Arc::new(Standing::new(address)), Counting::Own).open()
+    }
+
     /// The counter of the bytes that its client sends.
     pub(crate) fn counter_from_client(&self) -> Arc<Counter> {
         Arc::clone(&self.0.own.from_client)

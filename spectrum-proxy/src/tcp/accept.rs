@@ -24,6 +24,7 @@ use super::respond::respond;
 use super::stream::{Stream, accept, keep_urgent_bytes};
 use crate::address::canonical;
 use crate::assignment::{Assignment, Credit, CurrentAssignment};
+use crate::hold::{Hold, Stopping};
 use crate::model::{Destination, Origins, Protocol, Target, Timeouts};
 use crate::report::{DialFailure, End, HeaderFault, Side};
 use crate::session::Session;
@@ -38,16 +39,17 @@ const CALM: Duration = Duration::from_secs(1);
 
 /// A running accept loop.
 pub(crate) struct Acceptor {
-    stop: oneshot::Sender<()>,
+    stop: oneshot::Sender<Stopping>,
     task: JoinHandle<()>,
 }
 
 impl Acceptor {
-    /// Starts accepting from `listener`. Must be called within the worker's runtime.
+    /// Starts accepting from `listener`, once `hold` lets go. Must be called within the worker's runtime.
     pub(crate) fn start(
         worker: Rc<Worker>,
         listener: TcpListener,
         assignment: CurrentAssignment,
+        hold: Hold,
     ) -> io::Result<Self> {
         listener.set_nonblocking(true)?;
         // Linux hands the options on to accepted sockets: two system calls here instead of two for each of them.
@@ -58,13 +60,19 @@ impl Acceptor {
         let listening = Listening::begin(Rc::clone(&worker), address);
         let (stop, stopped) = oneshot::channel();
         let queue = AcceptQueue { worker, assignment, _listening: listening };
-        Ok(Self { stop, task: spawn_local(queue.accept(listener, stopped)) })
+        Ok(Self { stop, task: spawn_local(queue.accept(listener, hold, stopped)) })
     }
 
     /// Serves what sits in the accept queue, then closes the listener.
     pub(crate) async fn stop(self) {
         // Fails where the loop has ended by itself, and that was reported then.
-        let _ = self.stop.send(());
+        let _ = self.stop.send(Stopping::Drained);
+        let _ = self.task.await;
+    }
+
+    /// Accepts nothing more from the listener's queue, which another process does from now on.
+    pub(crate) async fn abandon(self) {
+        let _ = self.stop.send(Stopping::Abandoned);
         let _ = self.task.await;
     }
 }
@@ -96,14 +104,22 @@ impl Drop for Listening {
 }
 
 impl AcceptQueue {
-    async fn accept(self, listener: AsyncFd<OwnedFd>, mut stopped: oneshot::Receiver<()>) {
+    async fn accept(self, listener: AsyncFd<OwnedFd>, hold: Hold, mut stopped: oneshot::Receiver<Stopping>) {
+        let mut held = tokio::select! {
+            biased;
+            stopping = &mut stopped => Some(stopping),
+            () = hold.over() => None,
+        };
         let mut shortage = None;
         let mut kept = self.assignment.get().served.policy.timeouts;
         self.keep(listener.get_ref(), &kept);
-        loop {
+        let stopping = loop {
+            if let Some(stopping) = held.take() {
+                break stopping;
+            }
             let accepted = tokio::select! {
                 biased;
-                _ = &mut stopped => break,
+                stopping = &mut stopped => break stopping,
                 accepted = listener.async_io(Interest::READABLE, accept) => accepted,
             };
             match accepted {
@@ -135,14 +151,16 @@ impl AcceptQueue {
                         let pause = Shortage::worsen(&mut shortage, &self.destination(), &error);
                         tokio::select! {
                             biased;
-                            _ = &mut stopped => break,
+                            stopping = &mut stopped => break stopping,
                             () = sleep(pause) => {}
                         }
                     }
                 },
             }
+        };
+        if stopping != Ok(Stopping::Abandoned) {
+            self.drain(listener.get_ref());
         }
-        self.drain(listener.get_ref());
     }
 
     fn destination(&self) -> Destination {

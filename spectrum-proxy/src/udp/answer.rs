@@ -9,7 +9,7 @@ use crate::model::{Responder, Target};
 const FIRST_CLIENT_PORT: u16 = 1024;
 
 /// The treatment of a session's datagrams.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq, serde::Deserialize, serde::Serialize)]
 pub(crate) enum Answer {
     /// Read and forget.
     Discard,

@@ -34,7 +34,44 @@ struct Trial {
     sent: u64,
 }
 
+/// The same for another process.
+#[derive(Debug, serde::Deserialize, serde::Serialize)]
+pub(super) struct MovingPath {
+    proven: IpAddr,
+    trial: Option<MovingTrial>,
+}
+
+#[derive(Debug, serde::Deserialize, serde::Serialize)]
+struct MovingTrial {
+    address: IpAddr,
+    age: Duration,
+    datagrams: u64,
+    received: u64,
+    sent: u64,
+}
+
 impl ClientPath {
+    /// What another process goes on with.
+    pub(super) fn move_away(&self, now: Instant) -> MovingPath {
+        let trial = self.trial.get().map(|Trial { address, began, datagrams, received, sent }| MovingTrial {
+            address,
+            age: now.duration_since(began),
+            datagrams,
+            received,
+            sent,
+        });
+        MovingPath { proven: self.proven.get(), trial }
+    }
+
+    /// Goes on with what another process had.
+    pub(super) fn resume(MovingPath { proven, trial }: MovingPath, now: Instant) -> Self {
+        let trial = trial.map(|MovingTrial { address, age, datagrams, received, sent }| {
+            let began = now.checked_sub(age).unwrap_or(now);
+            Trial { address, began, datagrams, received, sent }
+        });
+        Self { proven: Cell::new(proven), trial: Cell::new(trial) }
+    }
+
     /// That of a client which was at `proven` until now.
     pub(super) fn from(proven: IpAddr) -> Self {
         Self { proven: Cell::new(proven), trial: Cell::new(None) }

@@ -137,6 +137,11 @@ impl ConnectionBook {
         self.0.ways.get(worker).is_some_and(|way| way.try_send(passed).is_ok())
     }
 
+    /// True if nothing waits for the worker that others have passed on.
+    pub(super) fn has_passed_all(&self, worker: usize) -> bool {
+        self.0.ways.get(worker).is_none_or(|way| way.capacity() == way.max_capacity())
+    }
+
     /// The ids of one more session.
     pub(super) fn ids_of(&self, dialled: SocketAddr, owner: Owner) -> KnownIds {
         KnownIds { book: self.clone(), dialled, owner, ids: Vec::new() }
@@ -220,6 +225,11 @@ impl KnownIds {
         }
         self.ids.push(id);
         self.book.0.insert(Key { dialled: self.dialled, id }, self.owner);
+    }
+
+    /// The ids, in the order in which they were learnt.
+    pub(super) fn all(&self) -> &[ConnectionId] {
+        &self.ids
     }
 
     fn forget(&self, id: ConnectionId) {

@@ -8,7 +8,7 @@ use crate::header::{Extensions, Header, SimpleHeader};
 use crate::model::DatagramHeader;
 
 /// The header of one session at one origin.
-#[derive(Debug)]
+#[derive(Debug, serde::Deserialize, serde::Serialize)]
 pub(super) struct Head {
     kind: DatagramHeader,
     bytes: Box<[u8]>,

@@ -11,7 +11,7 @@ use crate::header::{Header, Parsed, SimpleHeader};
 use crate::report::HeaderFault;
 
 /// The kind of header that the datagrams of a session begin with.
-#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq, serde::Deserialize, serde::Serialize)]
 pub(super) enum HeaderFormat {
     /// None that we can read.
     None,

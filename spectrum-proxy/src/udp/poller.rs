@@ -61,6 +61,12 @@ impl Poller {
         }
     }
 
+    /// Tells of `socket` no more: it stays open elsewhere, and so would not go from here by being closed.
+    pub(super) fn forget(&self, socket: impl AsFd) {
+        // One that was never added is none of ours.
+        let _ = epoll::delete(self.0.get_ref(), socket);
+    }
+
     /// Waits until something came.
     pub(super) async fn wait(&self, heard: &mut Vec<Heard>) -> io::Result<()> {
         loop {

@@ -31,6 +31,21 @@ impl QueueLosses {
         Self { known: Cell::new(drops(socket).unwrap_or(0)), ..Self::default() }
     }
 
+    /// Of a socket that another process has read before, which told of so many.
+    pub(super) fn beyond(known: u32) -> Self {
+        Self { known: Cell::new(known), ..Self::default() }
+    }
+
+    /// The same from now on.
+    pub(super) fn tell_beyond(&self, known: u32) {
+        self.known.set(known);
+    }
+
+    /// The number that was told.
+    pub(super) fn known(&self) -> u32 {
+        self.known.get()
+    }
+
     /// A batch was read, as long as a batch may be or with so many bytes: how many are known to be lost since the last time. Others
     /// are told when the socket is asked again.
     pub(super) fn read(&self, is_full: bool, bytes: usize, now: Instant, socket: &impl AsFd) -> u64 {

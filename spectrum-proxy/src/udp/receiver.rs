@@ -4,10 +4,11 @@ use std::cell::{Cell, RefCell};
 use std::io;
 use std::net::SocketAddr;
 use std::ops::Range;
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::rc::Rc;
 use std::time::Duration;
 
+use rustix::net::sockopt::socket_cookie;
 use tokio::io::Interest;
 use tokio::net::UdpSocket;
 use tokio::sync::oneshot;
@@ -15,6 +16,7 @@ use tokio::task::{JoinHandle, spawn_local, yield_now};
 use tokio::time::{Instant, sleep};
 
 use super::answer::Answer;
+use super::moving::MovingSession;
 use super::options;
 use super::post::{Due, Post};
 use super::proxied::{Proxied, ProxyEnds};
@@ -27,6 +29,7 @@ use super::table::{GroupId, Key, Rank, SessionId, SessionTable};
 use super::upstream::Upstream;
 use super::voice::Voice;
 use crate::assignment::{Assignment, CurrentAssignment};
+use crate::hold::{Hold, Stopping};
 use crate::model::{Destination, Family};
 use crate::origins::Chooser;
 use crate::report::{DialFailure, End, HeaderFault, Limit, Side};
@@ -43,18 +46,19 @@ const LOG_INTERVAL: Duration = Duration::from_mins(1);
 /// A running receive loop.
 pub(crate) struct Receiver {
     queue: Rc<Queue>,
-    stop: oneshot::Sender<()>,
+    stop: oneshot::Sender<Stopping>,
     task: JoinHandle<()>,
 }
 
 impl Receiver {
-    /// Starts receiving from `listener`. Must be called within the worker's runtime.
+    /// Starts receiving from `listener`, once `hold` lets go. Must be called within the worker's runtime.
     pub(crate) fn start(
         worker: Rc<Worker>,
         sessions: Rc<Sessions>,
         destination: Destination,
         listener: std::net::UdpSocket,
         assignment: CurrentAssignment,
+        hold: Hold,
     ) -> io::Result<Self> {
         listener.set_nonblocking(true)?;
         options::ask_for_dialled(&listener, destination.family)?;
@@ -72,12 +76,14 @@ impl Receiver {
             sessions.voices.be_ready(destination.family);
         }
         let losses = QueueLosses::since_now(&listener);
+        let cookie = socket_cookie(&listener)?;
         let queue = Rc::new(Queue {
             worker,
             sessions,
             destination,
             assignment,
             listener,
+            cookie,
             bound,
             group,
             due: RefCell::default(),
@@ -87,7 +93,7 @@ impl Receiver {
             told_of_proxies: Cell::new(None),
         });
         let (stop, stopped) = oneshot::channel();
-        let task = spawn_local(Rc::clone(&queue).receive(stopped));
+        let task = spawn_local(Rc::clone(&queue).receive(hold, stopped));
         Ok(Self { queue, stop, task })
     }
 
@@ -99,20 +105,55 @@ impl Receiver {
     /// Takes what sits in the listener's queue, then closes it. Sessions go on.
     pub(crate) async fn stop(self) {
         // Fails where the loop has ended by itself, and that was reported then.
-        let _ = self.stop.send(());
+        let _ = self.stop.send(Stopping::Drained);
         let _ = self.task.await;
+    }
+
+    /// Takes nothing more out of the listener's queue, which another process reads from now on. Sessions go on.
+    pub(crate) async fn abandon(self) -> AbandonedListener {
+        let _ = self.stop.send(Stopping::Abandoned);
+        let _ = self.task.await;
+        let Queue { cookie, group, losses, .. } = &*self.queue;
+        AbandonedListener { cookie: *cookie, group: *group, losses: losses.known() }
+    }
+
+    /// The kernel's number of the listener.
+    pub(crate) fn cookie(&self) -> u64 {
+        self.queue.cookie
+    }
+
+    /// Of what its queue has lost, another process has told so much.
+    pub(crate) fn tell_beyond(&self, losses: u32) {
+        self.queue.losses.tell_beyond(losses);
+    }
+
+    /// Goes on with a session that another process had. False if it cannot.
+    pub(crate) fn adopt(&self, session: MovingSession, sockets: Vec<OwnedFd>) -> bool {
+        self.queue.adopt(session, sockets)
     }
 }
 
+/// A listener that is left to another process.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct AbandonedListener {
+    /// The kernel's number of it.
+    pub(super) cookie: u64,
+    /// The sessions of its service.
+    pub(super) group: GroupId,
+    /// What its queue has lost, as far as that was told.
+    pub(super) losses: u32,
+}
+
 /// The queue of datagrams, and what becomes of them.
-struct Queue {
-    worker: Rc<Worker>,
-    sessions: Rc<Sessions>,
+pub(super) struct Queue {
+    pub(super) worker: Rc<Worker>,
+    pub(super) sessions: Rc<Sessions>,
     destination: Destination,
-    assignment: CurrentAssignment,
+    pub(super) assignment: CurrentAssignment,
     listener: Rc<UdpSocket>,
+    cookie: u64,
     bound: SocketAddr,
-    group: GroupId,
+    pub(super) group: GroupId,
     /// Memory for what one batch is answered with.
     due: RefCell<Vec<Due>>,
     losses: QueueLosses,
@@ -125,11 +166,19 @@ struct Queue {
 }
 
 impl Queue {
-    async fn receive(self: Rc<Self>, mut stopped: oneshot::Receiver<()>) {
-        loop {
+    async fn receive(self: Rc<Self>, hold: Hold, mut stopped: oneshot::Receiver<Stopping>) {
+        let mut held = tokio::select! {
+            biased;
+            stopping = &mut stopped => Some(stopping),
+            () = hold.over() => None,
+        };
+        let stopping = loop {
+            if let Some(stopping) = held.take() {
+                break stopping;
+            }
             let ready = tokio::select! {
                 biased;
-                _ = &mut stopped => break,
+                stopping = &mut stopped => break stopping,
                 ready = self.listener.readable() => ready,
             };
             let taken = ready.and_then(|()| {
@@ -151,9 +200,11 @@ impl Queue {
                     }
                 },
             }
+        };
+        if stopping != Ok(Stopping::Abandoned) {
+            // The runtime's idea of readiness may lag behind the kernel's, so the kernel is asked.
+            while self.take_some().is_ok_and(|more| more) {}
         }
-        // The runtime's idea of readiness may lag behind the kernel's, so the kernel is asked.
-        while self.take_some().is_ok_and(|more| more) {}
         self.note_losses();
     }
 
@@ -420,7 +471,7 @@ impl Queue {
     }
 
     /// What speaks for `dialled`: the listener itself where it is what was dialled.
-    fn voice(
+    pub(super) fn voice(
         &self,
         table: &mut SessionTable<UdpSession>,
         assignment: &Assignment,

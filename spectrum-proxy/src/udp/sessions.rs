@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
 use std::ops::Range;
-use std::os::fd::{AsFd as _, BorrowedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::rc::{Rc, Weak};
 use std::time::Duration;
 
@@ -375,6 +375,28 @@ impl Sessions {
     /// Where a session keeps what nobody has answered.
     pub(super) fn unanswered(&self) -> Unanswered {
         Unanswered::new(&self.room)
+    }
+
+    /// The bytes that sessions which nobody answered may keep besides.
+    pub(super) fn room(&self) -> &Rc<Cell<usize>> {
+        &self.room
+    }
+
+    /// Tells of one of the sockets of a session that is not a new one.
+    pub(super) fn hear(self: &Rc<Self>, socket: BorrowedFd<'_>, id: SessionId, ear: Ear) -> io::Result<()> {
+        self.ears()?.add(socket, id, ear)
+    }
+
+    /// Tells no more of a socket that another process has from now on.
+    pub(super) fn forget(&self, socket: &OwnedFd) {
+        if let Some(ears) = &*self.ears.borrow() {
+            ears.poller.forget(socket);
+        }
+    }
+
+    /// True if nothing waits that other workers have passed on.
+    pub(super) fn has_taken_all(&self) -> bool {
+        self.connections.has_passed_all(self.worker)
     }
 
     /// Tells of the socket to the origin of a new session.

@@ -203,6 +203,11 @@ impl<T> SessionTable<T> {
         SessionId { index, life: self.slots.get(index as usize).map_or(0, |slot| slot.life) }
     }
 
+    /// When a session was used last.
+    pub(super) fn used(&self, id: SessionId) -> Option<Instant> {
+        Some(self.entry(id)?.used)
+    }
+
     /// Gives a session another key of the same group, which no other has: the caller has looked.
     pub(super) fn rekey(&mut self, id: SessionId, key: Key) {
         let slot = self.slots.get_mut(id.index as usize).filter(|slot| slot.life == id.life);

@@ -7,6 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
+use serde::{Deserialize, Serialize};
 use socket2::{Domain, Socket, Type};
 use tokio::time::Instant;
 
@@ -53,6 +54,18 @@ pub(super) struct Upstream {
     spares: Option<Rc<Spares>>,
     /// True if its socket is that of a session before.
     pub(super) is_spare: bool,
+}
+
+/// The way to an origin of a session that goes on in another process, but for the socket.
+#[derive(Debug, Deserialize, Serialize)]
+pub(super) struct MovingUpstream {
+    origin: SocketAddr,
+    losses: u32,
+    singly: bool,
+    has_others: bool,
+    head: Option<Head>,
+    room: Option<u16>,
+    is_unbound: bool,
 }
 
 /// A socket that is connected to an origin.
@@ -143,6 +156,43 @@ impl Upstream {
         Err(failure)
     }
 
+    /// Goes on with one that another process had, by its `socket`.
+    pub(super) fn resume(
+        moving: MovingUpstream,
+        socket: OwnedFd,
+        chooser: &Chooser,
+        spares: &Rc<Spares>,
+        bound_port: u16,
+    ) -> Self {
+        let MovingUpstream { origin, losses, singly, has_others, head, room, is_unbound } = moving;
+        Self {
+            socket,
+            losses: QueueLosses::beyond(losses),
+            origin,
+            open: chooser.resume(origin, bound_port),
+            singly: Cell::new(singly),
+            has_others,
+            head: head.map(Box::new),
+            room,
+            spares: is_unbound.then(|| Rc::clone(spares)),
+            is_spare: false,
+        }
+    }
+
+    /// Gives it to another process: what that needs besides the socket.
+    pub(super) fn move_away(self) -> (MovingUpstream, OwnedFd) {
+        let moving = MovingUpstream {
+            origin: self.origin,
+            losses: self.losses.known(),
+            singly: self.singly.get(),
+            has_others: self.has_others,
+            head: self.head.map(|head| *head),
+            room: self.room,
+            is_unbound: self.spares.is_some(),
+        };
+        (moving, self.socket)
+    }
+
     /// Tells the origin from now on what a trusted proxy says besides, where it is told with every datagram.
     pub(super) fn renew_head(&mut self, client: SocketAddr, dialled: SocketAddr, extensions: &Extensions) {
         let Some(head) = self.head.as_mut().filter(|head| head.repeats_extensions()) else { return };
@@ -189,7 +239,14 @@ impl Drop for Unanswered {
     }
 }
 
-#[derive(Debug)]
+/// The same for another process.
+#[derive(Debug, Deserialize, Serialize)]
+pub(super) struct MovingUnanswered {
+    tried: Vec<SocketAddr>,
+    kept: Vec<Kept>,
+}
+
+#[derive(Debug, Deserialize, Serialize)]
 struct Kept {
     payload: Box<[u8]>,
     segment: usize,
@@ -199,6 +256,21 @@ struct Kept {
 impl Unanswered {
     pub(super) fn new(room: &Rc<Cell<usize>>) -> Self {
         Self { tried: Vec::new(), kept: Vec::new(), room: Rc::clone(room) }
+    }
+
+    /// What another process goes on with.
+    pub(super) fn move_away(mut self) -> MovingUnanswered {
+        self.room.set(self.room.get() + self.length());
+        MovingUnanswered { tried: std::mem::take(&mut self.tried), kept: std::mem::take(&mut self.kept) }
+    }
+
+    /// Goes on with what another process had, as far as there is room.
+    pub(super) fn resume(MovingUnanswered { tried, kept }: MovingUnanswered, room: &Rc<Cell<usize>>) -> Self {
+        let mut unanswered = Self { tried, kept: Vec::new(), room: Rc::clone(room) };
+        for Kept { payload, segment, class } in kept {
+            unanswered.keep(&Kept::train(&payload, segment, class));
+        }
+        unanswered
     }
 
     fn length(&self) -> usize {
@@ -217,15 +289,13 @@ impl Unanswered {
 
     /// What was kept, in its order.
     pub(super) fn trains(&self) -> impl Iterator<Item = Train<'_>> {
-        self.kept.iter().map(|Kept { payload, segment, class }| Train {
-            sender: None,
-            dialled: None,
-            hops: 0,
-            class: *class,
-            payload,
-            segment: *segment,
-            is_whole: true,
-        })
+        self.kept.iter().map(|Kept { payload, segment, class }| Kept::train(payload, *segment, *class))
+    }
+}
+
+impl Kept {
+    fn train(payload: &[u8], segment: usize, class: u8) -> Train<'_> {
+        Train { sender: None, dialled: None, hops: 0, class, payload, segment, is_whole: true }
     }
 }
 

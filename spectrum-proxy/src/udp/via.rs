@@ -10,7 +10,7 @@ use super::incoming_header::HeaderFormat;
 
 /// Who sends datagrams for others, to which address and port of ours, and what each begins with. One socket of a proxy's may speak for
 /// many clients.
-#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq, serde::Deserialize, serde::Serialize)]
 pub(super) struct Via {
     pub(super) sender: SocketAddr,
     pub(super) dialled: SocketAddr,

@@ -2,15 +2,18 @@
 
 mod task;
 
+use std::collections::HashMap;
 use std::io;
 use std::num::NonZeroUsize;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex as StdMutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
 use futures_util::future::try_join_all;
 use nix::sys::resource::{Resource, getrlimit};
+use rustix::net::sockopt::socket_cookie;
 use tokio::runtime::{self, LocalOptions, LocalRuntime};
 use tokio::sync::{Mutex, mpsc, oneshot};
 
@@ -23,7 +26,7 @@ use crate::report::Event;
 use crate::service::{Listener, Served, Serving};
 use crate::sys;
 use crate::tcp::relay::Pipes;
-use crate::udp::{self, Answer, ConnectionBook, Mailbox};
+use crate::udp::{self, Answer, ConnectionBook, Mailbox, Moving};
 use crate::worker::{self, Common, Worker};
 pub use task::DrainOutcome;
 use task::{ServingHandover, WorkerCommand};
@@ -34,6 +37,9 @@ const STACK: usize = 512 * 1024;
 /// In which portions a worker wants its CPU time: the shortest there are. What it does for one connection takes a tenth of
 /// that, and whoever shares the CPU, another worker perhaps, begins portions of milliseconds.
 const SLICE: Duration = Duration::from_micros(100);
+
+/// So many portions of sessions wait for another process at most.
+const BATCHES: usize = 4;
 
 /// The listeners of one destination are to serve something else from now on.
 #[derive(Clone, Debug)]
@@ -59,6 +65,10 @@ pub struct Workers {
     failures: Mutex<mpsc::UnboundedReceiver<WorkersError>>,
     /// The number of listeners given to them.
     next: AtomicUsize,
+    /// True while listeners wait to be read.
+    is_held: AtomicBool,
+    /// The workers that have these listeners, by the kernel's numbers of them.
+    places: StdMutex<HashMap<u64, usize>>,
 }
 
 impl Workers {
@@ -93,6 +103,8 @@ impl Workers {
             origins,
             failures: Mutex::new(failures),
             next: AtomicUsize::default(),
+            is_held: AtomicBool::default(),
+            places: StdMutex::default(),
         };
         for (index, mailbox) in mailboxes.into_iter().enumerate() {
             let (pipes, observer) = (pipes(), Box::new(observer(index)));
@@ -142,12 +154,22 @@ impl Workers {
         let first = self.next.fetch_add(listeners.len(), Ordering::Relaxed) % self.threads.len().max(1);
         for (listener, thread) in listeners.into_iter().zip(self.threads.iter().cycle().skip(first)) {
             let (done, listening) = oneshot::channel();
+            let listener = listener.into();
+            // Of those that are held sessions may come from another process.
+            let cookie = match &listener {
+                Listener::Udp(socket) if self.is_held.load(Ordering::Relaxed) => socket_cookie(socket).ok(),
+                _ => None,
+            };
             thread.tell(WorkerCommand::Listen {
                 destination: destination.clone(),
-                listener: listener.into(),
+                listener,
                 serving: serving.clone(),
                 done,
             });
+            if let Some(cookie) = cookie {
+                let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
+                places.insert(cookie, thread.index);
+            }
             match listening.await {
                 Ok(Ok(())) => {}
                 Ok(Err(source)) => {
@@ -290,6 +312,82 @@ impl Workers {
             }
         }
         outcome
+    }
+
+    #[doc(hidden)]
+    /// Has listeners that come from now on not be read before [`Workers::begin`]: another process does still.
+    pub fn hold(&self) {
+        self.is_held.store(true, Ordering::Relaxed);
+        self.threads.iter().for_each(|thread| thread.tell(WorkerCommand::Hold));
+    }
+
+    #[doc(hidden)]
+    /// Has those of `protocol` be read.
+    pub fn begin(&self, protocol: Protocol) {
+        if protocol == Protocol::Udp {
+            self.is_held.store(false, Ordering::Relaxed);
+            self.places.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        }
+        self.threads.iter().for_each(|thread| thread.tell(WorkerCommand::Begin(protocol)));
+    }
+
+    #[doc(hidden)]
+    /// Leaves all listeners to another process, with what waits there: none of it is taken. What is open goes on. When this returns
+    /// nothing is read any more.
+    pub async fn leave(&self) {
+        let left = self.threads.iter().map(|thread| {
+            let (done, left) = oneshot::channel();
+            thread.tell(WorkerCommand::Leave { done });
+            left
+        });
+        for left in left.collect::<Vec<_>>() {
+            // A worker that is gone has no listeners.
+            let _ = left.await;
+        }
+    }
+
+    #[doc(hidden)]
+    /// Gives the UDP sessions of the listeners that were left to whoever receives them, a few at a time, until it receives no more.
+    #[must_use]
+    pub fn give(&self) -> mpsc::Receiver<(Moving, Vec<OwnedFd>)> {
+        let (to, given) = mpsc::channel(BATCHES);
+        self.threads.iter().for_each(|thread| thread.tell(WorkerCommand::Give { to: to.clone() }));
+        given
+    }
+
+    #[doc(hidden)]
+    /// Goes on with what another process gave: how many sessions that are.
+    pub async fn adopt(&self, moving: Moving, sockets: Vec<OwnedFd>) -> usize {
+        let mut adopting = Vec::new();
+        for (index, moving, sockets) in self.by_worker(moving, sockets) {
+            let Some(thread) = self.threads.get(index) else { continue };
+            let (done, adopted) = oneshot::channel();
+            thread.tell(WorkerCommand::Adopt { moving, sockets, done });
+            adopting.push(adopted);
+        }
+        let mut count = 0;
+        for adopted in adopting {
+            // A worker that is gone has none.
+            count += adopted.await.unwrap_or(0);
+        }
+        count
+    }
+
+    /// The parts of what another process gave, by the workers that read the listeners.
+    fn by_worker(&self, moving: Moving, sockets: Vec<OwnedFd>) -> Vec<(usize, Moving, Vec<OwnedFd>)> {
+        let places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
+        let place = |cookie: u64| places.get(&cookie).copied().unwrap_or(0);
+        let mut parts = HashMap::<usize, (Moving, Vec<OwnedFd>)>::new();
+        for one in moving.listeners {
+            parts.entry(place(one.0)).or_default().0.listeners.push(one);
+        }
+        let mut sockets = sockets.into_iter();
+        for session in moving.sessions {
+            let (part, its) = parts.entry(place(session.listener())).or_default();
+            its.extend(sockets.by_ref().take(session.sockets()));
+            part.sessions.push(session);
+        }
+        parts.into_iter().map(|(index, (moving, sockets))| (index, moving, sockets)).collect()
     }
 
     /// Cuts everything at once. A [`Workers::drain`] that is waited for returns without further delay.

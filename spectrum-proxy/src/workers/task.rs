@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -12,11 +13,12 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until};
 
 use crate::assignment::{Assignment, CurrentAssignment};
+use crate::hold::Holder;
 use crate::model::{Destination, Protocol};
 use crate::service::{Listener, Serving};
 use crate::tcp::accept::Acceptor;
 use crate::tcp::connections::Connections;
-use crate::udp::{Mailbox, Receiver, Sessions};
+use crate::udp::{AbandonedListener, Mailbox, Moving, Receiver, Sessions};
 use crate::worker::Worker;
 
 /// The end of a drain.
@@ -49,6 +51,16 @@ pub(super) enum WorkerCommand {
     Drain { timeout: Duration, done: oneshot::Sender<DrainOutcome> },
     /// End now; if draining, with the outcome as it is.
     Abort,
+    /// Do not read listeners that come from now on before [`WorkerCommand::Begin`].
+    Hold,
+    /// Read those of this protocol.
+    Begin(Protocol),
+    /// Leave all listeners to another process, with what waits there.
+    Leave { done: oneshot::Sender<()> },
+    /// Give the sessions of these to it.
+    Give { to: mpsc::Sender<(Moving, Vec<OwnedFd>)> },
+    /// Go on with what another process had: how many sessions that are.
+    Adopt { moving: Moving, sockets: Vec<OwnedFd>, done: oneshot::Sender<usize> },
 }
 
 /// The listeners of one destination become those of another one, or of itself.
@@ -75,6 +87,8 @@ pub(super) fn run(
         listeners: HashMap::new(),
         retired: Vec::new(),
         commands,
+        holders: Default::default(),
+        abandoned: Vec::new(),
     };
     let drained = runtime.block_on(async {
         sessions.open(mailbox);
@@ -97,6 +111,10 @@ struct WorkerTask {
     /// Destinations that were removed and may still have something open.
     retired: Vec<Retired>,
     commands: mpsc::UnboundedReceiver<WorkerCommand>,
+    /// The waits of listeners of TCP, and of UDP.
+    holders: [Holder; 2],
+    /// Listeners of UDP that were left to another process, whose sessions are here still.
+    abandoned: Vec<AbandonedListener>,
 }
 
 /// A destination's loops of this worker, and what they accepted.
@@ -149,6 +167,16 @@ impl WorkerTask {
                     self.hand_over(handovers);
                     let _ = done.send(());
                 }
+                Some(WorkerCommand::Hold) => self.holders.iter().for_each(|holder| holder.set(true)),
+                Some(WorkerCommand::Begin(protocol)) => self.holder(protocol).set(false),
+                Some(WorkerCommand::Leave { done }) => {
+                    self.leave().await;
+                    let _ = done.send(());
+                }
+                Some(WorkerCommand::Give { to }) => self.give(to).await,
+                Some(WorkerCommand::Adopt { moving, sockets, done }) => {
+                    let _ = done.send(self.adopt(moving, sockets));
+                }
             }
         }
     }
@@ -188,18 +216,69 @@ impl WorkerTask {
         };
         let current = listeners.assignment.clone();
         let worker = Rc::clone(&self.worker);
+        let [tcp, udp] = &self.holders;
         listeners.loops.push(match listener {
-            Listener::Tcp(listener) => ListenerTask::Accept(Acceptor::start(worker, listener, current)?),
+            Listener::Tcp(listener) => {
+                ListenerTask::Accept(Acceptor::start(worker, listener, current, tcp.hold())?)
+            }
             Listener::Udp(listener) => ListenerTask::Receive(Receiver::start(
                 worker,
                 Rc::clone(&self.sessions),
                 destination,
                 listener,
                 current,
+                udp.hold(),
             )?),
         });
         self.worker.common.descriptors.listeners_added(1);
         Ok(())
+    }
+
+    fn holder(&self, protocol: Protocol) -> &Holder {
+        let [tcp, udp] = &self.holders;
+        match protocol {
+            Protocol::Tcp => tcp,
+            Protocol::Udp => udp,
+        }
+    }
+
+    /// Nothing of what waits in the queues is taken: another process does.
+    async fn leave(&mut self) {
+        for (destination, listeners) in std::mem::take(&mut self.listeners) {
+            let connections = listeners.connections;
+            self.worker.common.descriptors.listeners_removed(listeners.loops.len());
+            for one in listeners.loops {
+                match one {
+                    ListenerTask::Accept(acceptor) => acceptor.abandon().await,
+                    ListenerTask::Receive(receiver) => self.abandoned.push(receiver.abandon().await),
+                }
+            }
+            self.retired.push(Retired { destination, connections });
+        }
+        self.forget_retired();
+    }
+
+    async fn give(&mut self, to: mpsc::Sender<(Moving, Vec<OwnedFd>)>) {
+        self.sessions.give(std::mem::take(&mut self.abandoned), &to).await;
+    }
+
+    fn adopt(&self, moving: Moving, sockets: Vec<OwnedFd>) -> usize {
+        let loops = self.listeners.values().flat_map(|listeners| &listeners.loops);
+        let receivers = loops.filter_map(|one| match one {
+            ListenerTask::Receive(receiver) => Some((receiver.cookie(), receiver)),
+            ListenerTask::Accept(_) => None,
+        });
+        let receivers: HashMap<u64, &Receiver> = receivers.collect();
+        for (cookie, losses) in moving.listeners {
+            receivers.get(&cookie).inspect(|receiver| receiver.tell_beyond(losses));
+        }
+        let (mut sockets, mut count) = (sockets.into_iter(), 0);
+        for session in moving.sessions {
+            let its = sockets.by_ref().take(session.sockets()).collect();
+            let receiver = receivers.get(&session.listener());
+            count += usize::from(receiver.is_some_and(|receiver| receiver.adopt(session, its)));
+        }
+        count
     }
 
     async fn retire(&mut self, destination: Destination, listeners: Listeners) {

@@ -6,7 +6,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 
 use super::book::{
-    ABANDONED, BlockKey, BlockKind, Book, DIALS, DURATIONS, ENDS, HISTOGRAM, Numbers, OPENED, TRAFFIC, open,
+    ABANDONED, BlockKey, BlockKind, Book, DIALS, DURATIONS, ENDS, HISTOGRAM, MOVED, Numbers, OPENED, TRAFFIC,
+    open,
 };
 use super::histogram::{DIAL, Histogram, SESSION, observe};
 use crate::model::{Protocol, ServiceName};
@@ -42,7 +43,7 @@ impl Counters {
         let mut totals = BTreeMap::<CounterKey, Totals>::new();
         self.0.read(|key, numbers| {
             let BlockKind::Sessions(protocol) = key.kind else { return };
-            let is_used = numbers.get(OPENED).is_some_and(|opened| *opened > 0);
+            let is_used = [OPENED, MOVED].iter().any(|at| numbers.get(*at).is_some_and(|count| *count > 0));
             if is_used && is_known(&key.name) {
                 totals.entry((key.name.clone(), protocol)).or_default().add(numbers);
             }
@@ -74,6 +75,7 @@ struct SessionCells {
     durations: &'static [Counter; HISTOGRAM],
     traffic: &'static TrafficCounters,
     opened: &'static Counter,
+    moved: &'static Counter,
 }
 
 impl SessionCells {
@@ -84,6 +86,7 @@ impl SessionCells {
             durations: cells.get(DURATIONS)?.try_into().ok()?,
             traffic: cells.get(TRAFFIC)?.try_into().ok()?,
             opened: cells.get(OPENED)?,
+            moved: cells.get(MOVED)?,
         })
     }
 }
@@ -101,6 +104,15 @@ impl WorkerCounters {
         match self.place(service, protocol) {
             Place::Cells(cells) => cells.opened.add(1),
             Place::Nowhere => self.book.not_counted(),
+        }
+    }
+
+    /// Counts a session that another process has from now on, or had until now.
+    pub fn moved(&self, service: &ServiceName, protocol: Protocol, is_here: bool) {
+        match self.place(service, protocol) {
+            Place::Cells(cells) if is_here => cells.moved.subtract(1),
+            Place::Cells(cells) => cells.moved.add(1),
+            Place::Nowhere => {}
         }
     }
 
@@ -182,6 +194,40 @@ impl Totals {
 mod tests {
     use super::*;
     use crate::observe::record::tests::report;
+
+    #[test]
+    fn who_moves_to_another_process_is_open_there_and_nowhere_twice() {
+        let book = Book::create().unwrap();
+        let counters = Counters::of(&book);
+        let report = report();
+        let (service, protocol) = (&report.service, report.protocol);
+        let process = || {
+            let process = book.begin_process();
+            let file = book.file().try_clone_to_owned().unwrap();
+            (Counters::of(&Book::open(file, process).unwrap()).worker(), process)
+        };
+        let ((former, first), (next, _)) = (process(), process());
+        let open = || {
+            counters
+                .totals(|_| true)
+                .into_values()
+                .map(|one| (one.opened, one.open, one.abandoned))
+                .collect::<Vec<_>>()
+        };
+        for _ in 0..5 {
+            former.opened(service, protocol);
+        }
+        for _ in 0..3 {
+            former.moved(service, protocol, false);
+            next.moved(service, protocol, true);
+        }
+        assert_eq!(open(), [(5, 5, 0)]);
+        next.ended(&report);
+        former.ended(&report);
+        assert_eq!(open(), [(5, 3, 0)]);
+        book.end_process(first);
+        assert_eq!(open(), [(5, 2, 1)], "what it had open still is abandoned");
+    }
 
     #[test]
     fn totals_are_summed_over_workers() {

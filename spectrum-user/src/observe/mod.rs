@@ -26,6 +26,7 @@ pub fn observer(counters: WorkerCounters, recorder: &Recorder) -> impl Fn(Event<
     move |event| match event {
         Event::Serving { service, protocol, traffic } => counters.serving(service, protocol, traffic),
         Event::Opened { service, protocol } => counters.opened(service, protocol),
+        Event::Moved { service, protocol, is_here } => counters.moved(service, protocol, is_here),
         Event::Established(established) => recorder.established(established),
         Event::Ended(report) => {
             counters.ended(report);

@@ -62,7 +62,9 @@ pub(in crate::observe) const HISTOGRAM: usize = BOUNDS + 2;
 pub(in crate::observe) const ENDS: Range<usize> = 0..End::ALL.len();
 /// Sessions that were open when their process ended.
 pub(in crate::observe) const ABANDONED: usize = ENDS.end;
-pub(in crate::observe) const DIALS: Range<usize> = ABANDONED + 1..ABANDONED + 1 + HISTOGRAM;
+/// Sessions that another process has taken over, less those that were taken over: below 0 it is counted from 2^64 down.
+pub(in crate::observe) const MOVED: usize = ABANDONED + 1;
+pub(in crate::observe) const DIALS: Range<usize> = MOVED + 1..MOVED + 1 + HISTOGRAM;
 pub(in crate::observe) const DURATIONS: Range<usize> = DIALS.end..DIALS.end + HISTOGRAM;
 pub(in crate::observe) const TRAFFIC: Range<usize> = DURATIONS.end..DURATIONS.end + TrafficCount::ALL.len();
 pub(in crate::observe) const OPENED: usize = TRAFFIC.end;
@@ -79,6 +81,7 @@ pub(super) fn cell_names() -> Vec<String> {
     let mut names = Vec::with_capacity(CELLS);
     names.extend(End::ALL.map(|end| format!("{END}{end}")));
     names.push("abandoned".to_owned());
+    names.push("moved".to_owned());
     name_histogram(&mut names, "dial", &DIAL);
     name_histogram(&mut names, "session", &SESSION);
     names.extend(TrafficCount::ALL.map(|count| count.word().to_owned()));

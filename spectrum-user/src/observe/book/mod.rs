@@ -15,7 +15,7 @@ pub use error::BookError;
 pub use process_number::ProcessNumber;
 
 pub(super) use block_key::{BlockKey, BlockKind};
-pub(super) use layout::{ABANDONED, DIALS, DURATIONS, ENDS, HISTOGRAM, OPENED, TRAFFIC};
+pub(super) use layout::{ABANDONED, DIALS, DURATIONS, ENDS, HISTOGRAM, MOVED, OPENED, TRAFFIC};
 pub(super) use volume::{Numbers, open};
 
 use std::collections::{BTreeMap, HashMap};

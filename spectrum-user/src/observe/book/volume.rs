@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::block_key::{BlockKey, BlockKind};
 use super::error::BookError;
 use super::layout::{
-    self, ABANDONED, BLOCKS_AT, CELLS, CELLS_AT, END, FRAME, FRAME_AT, MAGIC, MAGIC_AT, NAMES_AT,
+    self, ABANDONED, BLOCKS_AT, CELLS, CELLS_AT, END, FRAME, FRAME_AT, MAGIC, MAGIC_AT, MOVED, NAMES_AT,
     NAMES_LENGTH_AT, OPENED, PROCESS_AT, PUBLISHED, STATE_AT, STRIDE, STRIDE_AT, TAKEN_AT,
 };
 use super::sys::SharedWords;
@@ -260,5 +260,8 @@ fn places(ours: &[String], theirs: &[&str]) -> Vec<Vec<usize>> {
 /// Of the sessions that `numbers` tell of, those that are open.
 pub(in crate::observe) fn open(numbers: &Numbers) -> u64 {
     let over = numbers.iter().take(ABANDONED + 1).fold(0_u64, |sum, number| sum.wrapping_add(*number));
-    numbers.get(OPENED).copied().unwrap_or(0).saturating_sub(over)
+    let number = |at: usize| numbers.get(at).copied().unwrap_or(0);
+    let open = number(OPENED).wrapping_sub(over).wrapping_sub(number(MOVED));
+    // One may be read as ended whose beginning was not seen.
+    if open.cast_signed() < 0 { 0 } else { open }
 }
