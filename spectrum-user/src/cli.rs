@@ -128,8 +128,9 @@ pub struct RunArgs {
     #[arg(long, value_name = "RESPONDER", conflicts_with = "origins")]
     pub respond: Option<Responder>,
 
-    /// File that says what to serve, in place of the flags above; config/spectrum.toml is an example
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["prefixes", "ports", "protocols", "origins", "respond"])]
+    /// File that says what to serve, in place of the flags above, or a directory of such files, *.toml; config/spectrum.toml is an
+    /// example
+    #[arg(long, value_name = "FILE|DIR", conflicts_with_all = ["prefixes", "ports", "protocols", "origins", "respond"])]
     pub config: Option<PathBuf>,
 
     /// The path of packets to the listener: auto, sk-lookup or tproxy [default: what the file says, else auto]
@@ -238,8 +239,8 @@ pub enum ConfinedProcess {
 /// Flags of `check`.
 #[derive(Args, Clone, Debug)]
 pub struct CheckArgs {
-    /// File to judge
-    #[arg(long, value_name = "FILE")]
+    /// File to judge, or directory of files
+    #[arg(long, value_name = "FILE|DIR")]
     pub config: PathBuf,
 
     /// Ask for the names of origins as well, as a start does, and refuse those that have no address
@@ -254,8 +255,8 @@ pub struct CheckArgs {
 /// Flags of `doctor`.
 #[derive(Args, Clone, Debug)]
 pub struct DoctorArgs {
-    /// File that says what is to be served, so that what is in its way can be found
-    #[arg(long, value_name = "FILE")]
+    /// File, or directory of files, that says what is to be served, so that what is in its way can be found
+    #[arg(long, value_name = "FILE|DIR")]
     pub config: Option<PathBuf>,
 
     /// Network namespace to look at: a name that `ip netns` knows, or a path

@@ -200,13 +200,13 @@ fn a_file_that_is_not_there_is_a_bad_configuration() {
 
 #[test]
 fn what_is_neither_a_file_nor_a_pipe_is_refused_unread() {
-    for (path, kind) in [("/dev/zero", "a character device"), ("/", "a directory")] {
+    for (path, reason) in [
+        ("/dev/zero", "it is a character device; name a file or a pipe that holds the configuration"),
+        ("/", "it is a directory without any file *.toml; put one there, or name a file"),
+    ] {
         let output = spectrum(&["check", "--config", path]);
         assert_eq!(output.status.code(), Some(78));
-        let expected = format!(
-            "error: read configuration {path}: it is {kind}; name a file or a pipe that holds the configuration\n"
-        );
-        assert_eq!(text(&output.stderr), expected);
+        assert_eq!(text(&output.stderr), format!("error: read configuration {path}: {reason}\n"));
     }
 }
 

@@ -57,6 +57,9 @@ fn refuse_unresolved(config: &Config, plan: &Plan) -> anyhow::Result<()> {
 
 /// Writes `view`, which is of `config`, in sections.
 fn write(view: &PlanView, config: &Config, out: &mut impl Write) -> io::Result<()> {
+    if view.files.len() > 1 {
+        writeln!(out, "files: {}", view.files.join(", "))?;
+    }
     writeln!(out, "mode: {}", view.mode)?;
     writeln!(out, "firewall: {}", view.firewall)?;
     if let Some(admin) = view.admin {

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
+use nix::unistd::{AccessFlags, eaccess};
 
 use super::exit;
 use super::logging::{self, Log};
@@ -55,6 +56,7 @@ fn serve_from_start_to_end(
     log: &Log,
 ) -> anyhow::Result<()> {
     raise_file_limit()?;
+    warn_of_unreadable(&planned.config);
     let settings = Settings {
         workers: args.workers,
         force: args.force.clone().into(),
@@ -103,6 +105,15 @@ fn configured(args: &RunArgs) -> anyhow::Result<Planned> {
         config.admin = Some(admin);
     }
     Ok(Planned { config, plan })
+}
+
+/// Says which files a reload could not read with the rights that this process has kept.
+fn warn_of_unreadable(config: &Config) {
+    for path in &config.files {
+        if let Err(error) = eaccess(&**path, AccessFlags::R_OK) {
+            tracing::warn!(path = %path.display(), %error, "a reload could not read this file; let who runs spectrum-user read it");
+        }
+    }
 }
 
 /// Tells who waits that a connection would now succeed.

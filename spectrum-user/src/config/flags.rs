@@ -152,6 +152,7 @@ impl Flags {
             services,
             force: Force::default(),
             origin_places: OriginPlaces::default(),
+            files: Vec::new(),
         };
         Ok(Planned { config, plan })
     }

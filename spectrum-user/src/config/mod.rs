@@ -9,6 +9,7 @@ mod nat;
 mod origin_places;
 mod protocols;
 mod repair_limit;
+mod texts;
 mod udp;
 
 pub(crate) use file::nearest::nearest;
@@ -24,6 +25,8 @@ pub use repair_limit::RepairLimit;
 pub use udp::UdpTargetError;
 
 use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
 
 use crate::model::{Force, LogOptions, ResolverOptions, Service};
 use crate::plan::Plan;
@@ -35,6 +38,14 @@ pub struct Planned {
     pub config: Config,
     /// The plan of a first start with it.
     pub plan: Plan,
+}
+
+impl Config {
+    /// The files that say it, as paths are shown.
+    #[must_use]
+    pub fn shown_files(&self) -> Vec<String> {
+        self.files.iter().map(|path| path.display().to_string()).collect()
+    }
 }
 
 /// The whole configuration, by whatever means it was said.
@@ -60,4 +71,6 @@ pub struct Config {
     pub services: Vec<Service>,
     /// The places in the file, or flags, of their origins.
     pub origin_places: OriginPlaces,
+    /// The files that say it, in the order in which they were read; none: flags do.
+    pub files: Vec<Arc<Path>>,
 }

@@ -1,43 +1,39 @@
 //! Where the origins of a configuration were typed, for whoever finds out later that one of them is of no use. Judges none.
 
-use std::path::{Path, PathBuf};
-
 use crate::model::{Origin, ServiceName};
 
-/// The place in the file, or the flag, of each origin.
+use super::error::TextPlace;
+
+/// The place in a file, or the flag, of each origin.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct OriginPlaces {
-    /// `None`: on the command line.
-    file: Option<PathBuf>,
-    /// For each service, for each of its origins.
+    /// For each service, for each of its origins; empty: they are on the command line.
     services: Vec<Vec<OriginPlace>>,
 }
 
 /// The place of one of a file's origins.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) struct OriginPlace {
-    pub(super) line: usize,
-    pub(super) column: usize,
+    pub(super) at: TextPlace,
     /// Its number in the list; `None`: it stands alone.
     pub(super) index: Option<usize>,
 }
 
 impl OriginPlaces {
-    /// Those of the file at `path`.
-    pub(super) fn in_file(path: &Path, services: Vec<Vec<OriginPlace>>) -> Self {
-        Self { file: Some(path.to_owned()), services }
+    /// Those that stand in files.
+    pub(super) fn in_files(services: Vec<Vec<OriginPlace>>) -> Self {
+        Self { services }
     }
 
     /// The place of an origin: `spectrum.toml:7:12`, or `--origin`. `service` and `index` are the numbers of the service and
     /// of its origin.
     #[must_use]
     pub fn place(&self, service: usize, index: usize) -> String {
-        let place = self.services.get(service).and_then(|origins| origins.get(index));
-        match (&self.file, place) {
-            (Some(path), Some(OriginPlace { line, column, .. })) => {
+        match self.typed(service, index) {
+            Some(OriginPlace { at: TextPlace { path, line, column }, .. }) => {
                 format!("{}:{line}:{column}", path.display())
             }
-            _ => "--origin".to_owned(),
+            None => "--origin".to_owned(),
         }
     }
 
@@ -45,22 +41,22 @@ impl OriginPlaces {
     /// `--origin origin.example:80`. `service` and `index` are the numbers of the service `name` and of its `origin`.
     #[must_use]
     pub fn called(&self, service: usize, name: &ServiceName, index: usize, origin: &Origin) -> String {
-        let typed = self.services.get(service).and_then(|origins| origins.get(index));
-        match (&self.file, typed) {
-            (Some(_), Some(typed)) => {
-                let number = typed.index.map_or_else(String::new, |index| format!("[{index}]"));
-                let (name, origin) = (name.as_str(), origin.to_string());
-                let place = self.place(service, index);
-                format!("{place}: service {name:?} origins{number}: {origin:?}")
-            }
-            _ => format!("--origin {origin}"),
-        }
+        let place = self.place(service, index);
+        let Some(typed) = self.typed(service, index) else { return format!("{place} {origin}") };
+        let number = typed.index.map_or_else(String::new, |index| format!("[{index}]"));
+        let (name, origin) = (name.as_str(), origin.to_string());
+        format!("{place}: service {name:?} origins{number}: {origin:?}")
+    }
+
+    fn typed(&self, service: usize, index: usize) -> Option<&OriginPlace> {
+        self.services.get(service)?.get(index)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::path::Path;
+
     use crate::config::{Config, Flags};
     use crate::model::Target;
 

@@ -51,6 +51,7 @@ impl Present {
             namespace: self.namespace.inode(),
             generation: self.probe().map_or(u64::from(self.revision) + 1, Probe::generation),
             revision: self.revision,
+            files: self.config.shown_files(),
             reloads: self.reloads(),
             admin: self.admin,
             worker_process: look.confinement.clone(),

@@ -58,6 +58,9 @@ pub struct View {
     /// The number of configurations before this one.
     #[serde(default)]
     pub revision: u32,
+    /// The files of the configuration, in the order in which they were read; none where flags say it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub files: Vec<String>,
     /// The reloads so far.
     #[serde(default)]
     pub reloads: ReloadsView,

@@ -55,6 +55,8 @@ pub struct TableView {
 /// A configuration, and what a start would raise for it.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize)]
 pub struct PlanView {
+    /// The files, in the order in which they were read.
+    pub files: Vec<String>,
     /// The path to steer by, as configured.
     pub mode: String,
     /// The firewall of the TPROXY path, as configured.
@@ -130,6 +132,7 @@ impl PlanView {
             },
         });
         Self {
+            files: config.shown_files(),
             mode: config.mode.to_string(),
             firewall: config.firewall.to_string(),
             admin: config.admin,

@@ -17,6 +17,9 @@ use crate::view::{
 /// So many cookies of a listener are shown.
 const COOKIES: usize = 4;
 
+/// So many files of a configuration are shown.
+const FILES: usize = 8;
+
 /// Writes `status` in sections.
 pub(super) fn write(status: &View, out: &mut dyn Write) -> io::Result<()> {
     let View { id, pid, state, namespace, generation, .. } = status;
@@ -26,6 +29,9 @@ pub(super) fn write(status: &View, out: &mut dyn Write) -> io::Result<()> {
         out,
         "instance{id} (process {pid}): {state}, mode {mode}, network namespace {namespace}, generation {generation}"
     )?;
+    if !status.files.is_empty() {
+        writeln!(out, "configuration: {}", some_of(&status.files, FILES))?;
+    }
     if let Some(own) = &status.program {
         writeln!(out, "program: {}", program(own))?;
     }
@@ -219,6 +225,15 @@ pub(super) fn cookies(cookies: &[String]) -> String {
     match cookies.len().saturating_sub(COOKIES) {
         0 => shown.join(" "),
         more => format!("{} and {more} more", shown.join(" ")),
+    }
+}
+
+/// The first `few` of `all`.
+fn some_of(all: &[String], few: usize) -> String {
+    let shown = all.iter().take(few).map(String::as_str).collect::<Vec<_>>().join(", ");
+    match all.len().saturating_sub(few) {
+        0 => shown,
+        more => format!("{shown} and {more} more"),
     }
 }
 

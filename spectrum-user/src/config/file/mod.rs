@@ -2,12 +2,15 @@
 //! Pure but for [`Config::load`], so that starting, reloading and checking judge alike.
 
 mod binding;
+mod file_set;
 mod health;
 mod key_path;
 mod loanwords;
 mod log;
+mod merged;
 pub(crate) mod nearest;
 mod origins;
+mod pattern;
 mod policy;
 mod quantity;
 mod section;
@@ -26,11 +29,13 @@ use toml::de::{DeTable, DeValue};
 use toml_parser::Source;
 use toml_parser::lexer::TokenKind;
 
-use super::error::Problems;
+use super::error::{Found, Problems, TextPlace};
 use super::origin_places::{OriginPlace, OriginPlaces};
+use super::texts::Texts;
 use super::{Config, ConfigError, FirewallChoice, ModeChoice, NatChoice, Planned, RepairLimit};
 use crate::model::{Force, Forced, LogOptions, RecordKeys, ResolverOptions, ServiceName};
 use crate::plan::{self, Plan};
+use file_set::FileSet;
 use key_path::KeyPath;
 use section::{Section, Typed};
 use service::{DescribedService, ServicePlaces};
@@ -44,23 +49,13 @@ const MOST_REPAIRS: u32 = 6_000;
 const NO_SERVICE: &str = "no service; add [[service]] with name, bindings, and origins or respond";
 
 impl Config {
-    /// The configuration that the file at `path` contains.
+    /// The configuration that the file at `path` contains, or those of the directory, and the files that they include.
     ///
     /// # Errors
-    /// The file cannot be read, or any of its problems.
+    /// A file cannot be read, or any of their problems.
     pub fn load(path: &Path) -> Result<Planned, ConfigError> {
-        let bytes =
-            source::read(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
-        match String::from_utf8(bytes) {
-            Ok(text) => Self::parse(path, &text),
-            Err(error) => {
-                let valid = error.utf8_error().valid_up_to();
-                let text = String::from_utf8_lossy(error.as_bytes());
-                let problems = Problems::in_text(&text);
-                problems.add(valid, "not UTF-8, which TOML is written in");
-                Err(problems.into_error(path))
-            }
-        }
+        let FileSet { texts, found } = file_set::read(path)?;
+        understood(&texts, found)
     }
 
     /// True if the file at `path` is gone once it was loaded, so that no reload can load it again.
@@ -69,37 +64,73 @@ impl Config {
         source::is_read_once(path)
     }
 
-    /// The configuration that `text` contains, which was read from `path`.
+    /// The configuration that `text` contains, which was read from `path`. What it includes is not read.
     ///
     /// # Errors
     /// Every problem there is; while the text is not TOML, every place where it is not.
     pub fn parse(path: &Path, text: &str) -> Result<Planned, ConfigError> {
-        let problems = Problems::in_text(text);
-        if let Some(offset) = token_beyond(MOST_TOKENS, text) {
-            let reason = format!(
-                "more than {MOST_TOKENS} words and signs until here, the most that a configuration may have; if it is one, \
-                 write neighbouring addresses as one prefix, or leave out comments and empty lines"
-            );
-            problems.add(offset, reason);
-            return Err(problems.into_error(path));
-        }
-        // Editors of other systems put a byte order mark there; blanks keep every later byte in its place.
-        let blanked = text.strip_prefix('\u{feff}').map(|rest| format!("   {rest}"));
-        let (root, errors) = DeTable::parse_recoverable(blanked.as_deref().unwrap_or(text));
+        understood(&Texts::begin(path, text), Vec::new())
+    }
+}
+
+/// The configuration that `texts` contain, in which problems were `found` before.
+fn understood(texts: &Texts<'_>, found: Vec<Found>) -> Result<Planned, ConfigError> {
+    let problems = Problems::in_texts(texts);
+    problems.extend(found);
+    refuse_too_many_tokens(texts, &problems);
+    if problems.count() > 0 {
+        return Err(problems.into_error());
+    }
+    let blanked: Vec<_> = texts.each().iter().map(|text| without_mark(&text.text)).collect();
+    let mut root = DeTable::new();
+    for (text, blanked) in texts.each().iter().zip(&blanked) {
+        let (table, errors) = DeTable::parse_recoverable(blanked.as_deref().unwrap_or(&text.text));
         let mut line = 0;
         for error in errors {
-            let offset = error.span().map_or(text.len(), |span| span.start);
+            let offset = text.base + error.span().map_or(text.text.len(), |span| span.start);
             // Further ones in the line are mostly about how the parser went on after the first.
             if std::mem::replace(&mut line, problems.line_of(offset)) != problems.line_of(offset) {
                 problems.add(offset, format!("not TOML: {}", error.message()));
             }
         }
-        // What the parser made of the rest after an error would be guesswork to judge.
-        if problems.count() > 0 {
-            return Err(problems.into_error(path));
+        if text.base == 0 {
+            root = table.into_inner();
+        } else if problems.count() == 0 {
+            merged::add(&mut root, table.into_inner(), text.base, &problems);
         }
-        let planned = read(path, root.get_ref(), &problems);
-        if problems.count() == 0 { Ok(planned) } else { Err(problems.into_error(path)) }
+    }
+    // What the parser made of the rest after an error would be guesswork to judge.
+    if problems.count() > 0 {
+        return Err(problems.into_error());
+    }
+    let planned = read(texts, &root, &problems);
+    if problems.count() == 0 { Ok(planned) } else { Err(problems.into_error()) }
+}
+
+/// The text without the byte order mark that editors of other systems put there, if there is one; blanks keep every later byte in
+/// its place.
+fn without_mark(text: &str) -> Option<String> {
+    text.strip_prefix('\u{feff}').map(|rest| format!("   {rest}"))
+}
+
+/// Refuses what is more than any configuration, all files together.
+fn refuse_too_many_tokens(texts: &Texts<'_>, problems: &Problems<'_>) {
+    let length: usize = texts.each().iter().map(|text| text.text.len()).sum();
+    if length <= MOST_TOKENS {
+        return;
+    }
+    let mut left = MOST_TOKENS;
+    for text in texts.each() {
+        if let Some(offset) = token_beyond(left, &text.text) {
+            let reason = format!(
+                "more than {MOST_TOKENS} words and signs until here, the most that a configuration may have; if it is one, \
+                 write neighbouring addresses as one prefix, or leave out comments and empty lines"
+            );
+            return problems.add(text.base + offset, reason);
+        }
+        if texts.each().len() > 1 {
+            left -= tokens(&text.text).count().min(left);
+        }
     }
 }
 
@@ -110,13 +141,21 @@ fn token_beyond(limit: usize, text: &str) -> Option<usize> {
     if text.len() <= limit {
         return None;
     }
+    tokens(text).nth(limit)
+}
+
+/// The offsets of the tokens of `text`.
+fn tokens(text: &str) -> impl Iterator<Item = usize> {
     let tokens = Source::new(text).lex().filter(|token| token.kind() != TokenKind::Eof);
-    tokens.map(|token| token.span().start()).nth(limit)
+    tokens.map(|token| token.span().start())
 }
 
 /// The configuration as far as the file can be understood; sound if `problems` stays empty.
-fn read(path: &Path, root: &DeTable<'_>, problems: &Problems<'_>) -> Planned {
+fn read(texts: &Texts<'_>, root: &DeTable<'_>, problems: &Problems<'_>) -> Planned {
     let file = Section::new(root, KeyPath::File, problems);
+    if let Some(typed) = file.take("include") {
+        include(typed);
+    }
     let (mode, firewall, nat, repairs, force) = file.take("dispatcher").map(dispatcher).unwrap_or_default();
     let admin = file.take("admin").and_then(admin);
     let resolver = file.take("resolver").map(resolver).unwrap_or_default();
@@ -138,9 +177,10 @@ fn read(path: &Path, root: &DeTable<'_>, problems: &Problems<'_>) -> Planned {
         ties::explain(&errors, &places, problems);
         Plan::default()
     });
-    let origin_places = OriginPlaces::in_file(path, located(&places, problems));
+    let origin_places = OriginPlaces::in_files(located(&places, problems));
+    let files = texts.paths();
     let config =
-        Config { mode, firewall, nat, repairs, force, admin, log, resolver, services, origin_places };
+        Config { mode, firewall, nat, repairs, force, admin, log, resolver, services, origin_places, files };
     Planned { config, plan }
 }
 
@@ -149,13 +189,21 @@ fn located(services: &[ServicePlaces], problems: &Problems<'_>) -> Vec<Vec<Origi
     let each = services.iter().flat_map(|places| &places.each_origin);
     let mut offsets: Vec<usize> = each.map(|(offset, _)| *offset).collect();
     offsets.sort_unstable();
-    let lines: HashMap<usize, (usize, usize)> =
-        offsets.iter().copied().zip(problems.locate(&offsets)).collect();
+    let places: HashMap<usize, TextPlace> = offsets.iter().copied().zip(problems.locate(&offsets)).collect();
     let place = |(offset, index): &(usize, Option<usize>)| {
-        let (line, column) = lines.get(offset).copied().unwrap_or((1, 1));
-        OriginPlace { line, column, index: *index }
+        Some(OriginPlace { at: places.get(offset)?.clone(), index: *index })
     };
-    services.iter().map(|places| places.each_origin.iter().map(place).collect()).collect()
+    services.iter().map(|places| places.each_origin.iter().filter_map(place).collect()).collect()
+}
+
+/// Refuses what is no pattern. What the patterns stand for is read before anything is understood.
+fn include(typed: Typed<'_, '_>) {
+    let each = typed.each("leave include out to include nothing");
+    for (typed, _) in each {
+        if typed.string("a path such as \"conf.d/*.toml\"").is_some_and(str::is_empty) {
+            typed.refuse("a path is missing; write one such as \"conf.d/*.toml\"");
+        }
+    }
 }
 
 fn dispatcher(typed: Typed<'_, '_>) -> (ModeChoice, FirewallChoice, NatChoice, RepairLimit, Force) {
@@ -238,12 +286,12 @@ fn refuse_shared_names(services: &[DescribedService], problems: &Problems<'_>) {
                 free.insert(offset);
             }
             Entry::Occupied(first) => {
-                let line = problems.line_of(*first.get());
+                let beside = problems.beside(*first.get(), offset);
                 let name = name.as_str();
                 problems.add_about(
                     offset,
                     format_args!("service {name:?} name"),
-                    format_args!("{name:?}: line {line} has a service of this name; rename one"),
+                    format_args!("{name:?}: {beside} has a service of this name; rename one"),
                 );
             }
         }

@@ -172,9 +172,9 @@ impl<'a, 't> OriginsKeys<'a, 't> {
                     free.insert(typed.offset());
                 }
                 Entry::Occupied(first) => typed.refuse(format_args!(
-                    "{origin} stands in line {} already; name it once, with a weight if it is to get more: {{ origin = \
+                    "{origin} stands in {} already; name it once, with a weight if it is to get more: {{ origin = \
                      \"{origin}\", weight = 2 }}",
-                    typed.line_of(*first.get())
+                    typed.place_of(*first.get())
                 )),
             }
             if let OriginPort::Offset(range) = origin.port {

@@ -34,6 +34,7 @@ const HOMES: &[(&str, &str)] = &[
     ("format", "[log]"),
     ("health", "[[service]]"),
     ("idle", TIMES),
+    ("include", "the top of the file, before its first table"),
     ("lifetime", TIMES),
     ("limits", "[[service]]"),
     ("listen", "[admin]"),
@@ -85,9 +86,9 @@ impl<'a, 't> Typed<'a, 't> {
         self.value.span().start
     }
 
-    /// The line that the byte `offset` is in.
-    pub(super) fn line_of(&self, offset: usize) -> usize {
-        self.problems.line_of(offset)
+    /// The place of the byte `offset`: its line, with the file if it is another one.
+    pub(super) fn place_of(&self, offset: usize) -> String {
+        self.problems.beside(offset, self.offset())
     }
 
     /// Refuses the value, shows it, and says why.

@@ -2,8 +2,8 @@
 //! and makes nothing of what it reads.
 
 use std::fs::{File, FileType, OpenOptions};
-use std::io::{self, Read};
-use std::os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _};
+use std::io::{self, Read as _};
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::Path;
 use std::time::Duration;
 
@@ -12,15 +12,33 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 /// The longest file: with a million bindings, each with a line of its own, it has less than half of that.
 const LIMIT: u64 = 256 << 20;
 
-/// All that is at `path`.
-pub(super) fn read(path: &Path) -> io::Result<Vec<u8>> {
+/// A file, whatever its names.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub(super) struct FileId {
+    device: u64,
+    inode: u64,
+}
+
+/// What was read.
+#[derive(Debug)]
+pub(super) struct Read {
+    pub(super) bytes: Vec<u8>,
+    /// None of a pipe.
+    pub(super) id: Option<FileId>,
+}
+
+/// All that is at `path`, where other files of the configuration have `before` bytes.
+pub(super) fn read(path: &Path, before: u64) -> io::Result<Read> {
     // A device might do something when it is opened.
     require_readable(std::fs::metadata(path)?.file_type())?;
     // Opening a named pipe that nobody writes to would wait for somebody who does.
     let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
     let metadata = file.metadata()?;
     require_readable(metadata.file_type())?;
-    read_at_most(LIMIT, Patient { file: &file, patience: PATIENCE }, metadata.len())
+    let patient = Patient { file: &file, patience: PATIENCE };
+    let bytes = read_at_most(LIMIT.saturating_sub(before), before, patient, metadata.len())?;
+    let id = metadata.file_type().is_file().then(|| FileId { device: metadata.dev(), inode: metadata.ino() });
+    Ok(Read { bytes, id })
 }
 
 /// True if what is at `path` can be read once only: a pipe without a name, which is at its end for ever when it was read to it.
@@ -40,7 +58,7 @@ struct Patient<'a> {
     patience: Duration,
 }
 
-impl Read for Patient<'_> {
+impl io::Read for Patient<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let patience = Timespec::try_from(self.patience).map_err(io::Error::other)?;
         if poll(&mut [PollFd::new(self.file, PollFlags::IN)], Some(&patience))? == 0 {
@@ -70,7 +88,7 @@ fn require_readable(kind: FileType) -> io::Result<()> {
 }
 
 /// All of `file`, which says that it has `length` bytes. Pipes, and the files of /proc, say 0.
-fn read_at_most(limit: u64, file: impl Read, length: u64) -> io::Result<Vec<u8>> {
+fn read_at_most(limit: u64, before: u64, file: impl io::Read, length: u64) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     if length <= limit {
         file.take(limit + 1).read_to_end(&mut bytes)?;
@@ -78,8 +96,10 @@ fn read_at_most(limit: u64, file: impl Read, length: u64) -> io::Result<Vec<u8>>
             return Ok(bytes);
         }
     }
+    let together = if before > 0 { ", with the files before it," } else { "" };
+    let limit = limit + before;
     let reason = format!(
-        "it has more than {limit} bytes, the most that a configuration may have; if it is one, write neighbouring \
+        "it has{together} more than {limit} bytes, the most that a configuration may have; if it is one, write neighbouring \
          addresses as one prefix"
     );
     Err(io::Error::new(io::ErrorKind::FileTooLarge, reason))
@@ -94,7 +114,7 @@ mod tests {
     use super::*;
 
     fn refused(path: &str) -> String {
-        read(Path::new(path)).unwrap_err().to_string()
+        read(Path::new(path), 0).unwrap_err().to_string()
     }
 
     #[test]
@@ -114,7 +134,8 @@ mod tests {
         drop(writer);
         let path = PathBuf::from(format!("/proc/self/fd/{}", reader.as_raw_fd()));
         assert!(is_read_once(&path));
-        assert_eq!(read(&path).unwrap(), b"mode = ");
+        let Read { bytes, id } = read(&path, 0).unwrap();
+        assert_eq!((bytes.as_slice(), id), (&b"mode = "[..], None));
     }
 
     #[test]
@@ -145,7 +166,7 @@ mod tests {
         let (reader, mut writer) = io::pipe().unwrap();
         let writing = std::thread::spawn(move || while writer.write_all(&[b'#'; 4096]).is_ok() {});
         let file = File::from(OwnedFd::from(reader));
-        let error = read_at_most(100_000, &file, 0).unwrap_err();
+        let error = read_at_most(100_000, 0, &file, 0).unwrap_err();
         assert!(error.to_string().starts_with("it has more than 100000 bytes, the most"), "{error}");
         drop(file);
         writing.join().unwrap();
@@ -156,12 +177,13 @@ mod tests {
         let path = std::env::temp_dir().join(format!("spectrum-source-{}", std::process::id()));
         std::fs::write(&path, b"12345").unwrap();
         let file = File::open(&path).unwrap();
-        assert_eq!(read_at_most(5, &file, 5).unwrap(), b"12345");
+        assert_eq!(read_at_most(5, 0, &file, 5).unwrap(), b"12345");
         // One that grew after it said how long it is.
-        assert!(read_at_most(4, File::open(&path).unwrap(), 0).is_err());
+        let error = read_at_most(4, 3, File::open(&path).unwrap(), 0).unwrap_err().to_string();
+        assert!(error.starts_with("it has, with the files before it, more than 7 bytes"), "{error}");
         // A sparse one of more than the real limit is not even begun.
         File::options().write(true).open(&path).unwrap().set_len(LIMIT + 1).unwrap();
-        let error = read(&path).unwrap_err();
+        let error = read(&path, 0).unwrap_err();
         std::fs::remove_file(&path).unwrap();
         assert_eq!(error.kind(), io::ErrorKind::FileTooLarge);
     }

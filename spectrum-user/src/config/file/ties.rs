@@ -49,12 +49,12 @@ pub(super) fn explain(errors: &[ServicesError], places: &[ServicePlaces], proble
             continue;
         }
         let other = service(places, *first_at, first_service);
-        let line = problems.line_of(first_place.offset);
+        let beside = problems.beside(first_place.offset, second_place.offset);
         let message = if first.ports == second.ports {
-            format!("{other} binds the same in line {line}; remove one")
+            format!("{other} binds the same in {beside}; remove one")
         } else {
             format!(
-                "overlaps with ports {} of {other} in line {line}; one range must be narrower and lie within the \
+                "overlaps with ports {} of {other} in {beside}; one range must be narrower and lie within the \
                  other",
                 first.ports
             )
