@@ -329,8 +329,13 @@ fn every_judge_agrees(plan: &Plan, packets: &[(IpAddr, u16)]) {
             let expected = defined.map_or(Verdict::Pass, |planned| Verdict::Assign(planned.destination));
             let domain = domain_of(protocol, Family::of(address));
             let packet = Packet { domain, address: address.into(), port };
-            assert_eq!(table.steer(&packet), expected, "the table: {}", shown());
-            assert_eq!(reversed.steer(&packet), expected, "the table of reversed bindings: {}", shown());
+            assert_eq!(table.steer(&packet, address), expected, "the table: {}", shown());
+            assert_eq!(
+                reversed.steer(&packet, address),
+                expected,
+                "the table of reversed bindings: {}",
+                shown()
+            );
         }
         let bound = plan.bindings.iter().any(|planned| planned.binding.prefix.contains(address));
         let routed = plan.routes.iter().any(|route| route.contains(address));

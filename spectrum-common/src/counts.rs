@@ -12,6 +12,8 @@ pub struct Counts {
     pub missed: u64,
     /// Packets that the kernel would not give to the listener, by [`Refusal`].
     pub refused: [u64; REFUSALS],
+    /// Packets whose source is denied.
+    pub denied: u64,
 }
 
 impl Add for Counts {
@@ -26,6 +28,7 @@ impl Add for Counts {
             steered: self.steered.wrapping_add(other.steered),
             missed: self.missed.wrapping_add(other.missed),
             refused,
+            denied: self.denied.wrapping_add(other.denied),
         }
     }
 }

@@ -44,8 +44,10 @@ pub use destination::DestinationId;
 pub use domain::Domain;
 #[cfg(feature = "std")]
 pub use hop::{Hop, reached};
-pub use node::{Bucket4, Bucket6, EMPTY, NO_NODE, Node, PAGE_NODES, Page, Ports, Step, Value, bucket_of};
-pub use packet::{Address, Packet};
+pub use node::{
+    Bucket4, Bucket6, EMPTY, Gate, NO_NODE, Node, PAGE_NODES, Page, Ports, Step, Value, bucket_of,
+};
+pub use packet::{Address, Packet, Source};
 #[cfg(feature = "std")]
 pub use port_range::{ParsePortRangeError, PortRange, parse_port_ranges};
 #[cfg(feature = "std")]
@@ -54,7 +56,7 @@ pub use prefix::{ParsePrefixError, Prefix};
 pub use protocol::{Family, ParseProtocolError, Protocol};
 #[cfg(feature = "std")]
 pub use service_name::{ParseServiceNameError, ServiceName};
-pub use steer::{MAX_BUCKETS, MAX_PORT_NODES, MAX_STEPS, Nodes, Verdict, steer};
+pub use steer::{Admission, MAX_BUCKETS, MAX_PORT_NODES, MAX_STEPS, Nodes, Verdict, admit, steer};
 #[cfg(feature = "std")]
 pub use unknown_word::{Either, UnknownWord};
 #[cfg(feature = "std")]

@@ -7,6 +7,8 @@ pub const PROGRAM: &str = "spectrum";
 pub const TABLES: &str = "TABLES";
 /// Sockmap: the listener of each destination.
 pub const LISTENERS: &str = "LISTENERS";
+/// Sockmap: for each domain, by its number, a listener that never answers.
+pub const SILENT: &str = "SILENT";
 /// Per-CPU array: what became of each destination's packets.
 pub const COUNTERS: &str = "COUNTERS";
 /// Read-only global, a `u8`: 1 makes the program log every packet it drops.
@@ -15,7 +17,7 @@ pub const LOG_DROPS: &str = "LOG_DROPS";
 pub const ABI: &str = "ABI";
 
 /// Changes whenever a loader and a program of different versions would misunderstand each other.
-pub const ABI_VERSION: u32 = 2;
+pub const ABI_VERSION: u32 = 3;
 
 /// The number of destinations that the maps hold unless the loader asks for more.
 pub const DEFAULT_DESTINATIONS: usize = 4096;

@@ -4,7 +4,8 @@
 
 use crate::Address;
 
-/// An element of the table: a [`Step`], a [`Bucket4`], a [`Bucket6`] or [`Ports`]. Which one follows from how it was reached.
+/// An element of the table: a [`Step`], a [`Bucket4`], a [`Bucket6`], [`Ports`] or a [`Gate`]. Which one follows from how it was
+/// reached.
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
 #[repr(C, align(64))]
 pub struct Node {
@@ -162,21 +163,60 @@ impl Ports {
 #[repr(transparent)]
 pub struct Value(u32);
 
+/// What packets to some destinations pass before they are given to a listener: the lists in which their sources are looked for,
+/// and what is done with those that are denied.
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
+#[repr(C, align(64))]
+pub struct Gate {
+    /// The first steps of the lists, of sources of one family: of the service's own and of the one that all services share, or of
+    /// one of these and [`NO_NODE`]. The last is [`NO_NODE`] always.
+    pub lists: [u32; 3],
+    /// What is said of a source that is in no list.
+    pub unlisted: Value,
+    /// [`Gate::REFUSE`] or [`Gate::SILENCE`].
+    pub on_deny: u32,
+    /// Zero.
+    pub reserved: [u32; 11],
+}
+
+impl Gate {
+    /// Of `on_deny`: the kernel answers that nobody is there.
+    pub const REFUSE: u32 = 0;
+    /// Of `on_deny`: nobody answers.
+    pub const SILENCE: u32 = 1;
+    /// Gates stand before this index.
+    pub const END: u32 = 1 << (31 - Value::DESTINATION_BITS);
+}
+
 /// The value of an unused slot: all zeros, so that it adds nothing to what other slots say.
 pub const EMPTY: Value = Value(0);
 
 impl Value {
-    /// Nothing is bound.
+    /// Nothing is bound; of a source: nothing is said of it.
     pub const PASS: Self = Self(1);
 
     const FIRST_DESTINATION: u32 = 2;
+    const DESTINATION_BITS: u32 = 18;
+    const DESTINATION: u32 = (1 << Self::DESTINATION_BITS) - 1;
 
     const PORTS: u32 = 1 << 31;
 
-    /// Every port leads to the destination `id`. Ids must be below 2^31 - 2.
+    /// Every port leads to the destination `id`, whoever the packet is from. Ids must be below 2^18 - 2.
     #[must_use]
     pub const fn destination(id: u32) -> Self {
         Self(id + Self::FIRST_DESTINATION)
+    }
+
+    /// The same, past the [`Gate`] at the index `gate`, which is below [`Gate::END`].
+    #[must_use]
+    pub const fn behind(gate: u32, id: u32) -> Self {
+        Self(gate << Self::DESTINATION_BITS | (id + Self::FIRST_DESTINATION))
+    }
+
+    /// Of a source: the prefix of `length` bits that contains it is denied, or allowed.
+    #[must_use]
+    pub const fn source(length: u8, is_denied: bool) -> Self {
+        Self((length as u32) << 2 | (is_denied as u32) << 1 | 1 << 30)
     }
 
     /// The [`Ports`] at `index` say which port leads where. Indexes must be below 2^31.
@@ -196,7 +236,31 @@ impl Value {
     #[must_use]
     #[inline(always)]
     pub const fn as_destination(self) -> Option<u32> {
-        if self.0 & Self::PORTS != 0 { None } else { self.0.checked_sub(Self::FIRST_DESTINATION) }
+        if self.0 & Self::PORTS != 0 {
+            return None;
+        }
+        (self.0 & Self::DESTINATION).checked_sub(Self::FIRST_DESTINATION)
+    }
+
+    /// The index of the [`Gate`] before the destination, or [`NO_NODE`].
+    #[must_use]
+    #[inline(always)]
+    pub const fn gate(self) -> u32 {
+        self.0 >> Self::DESTINATION_BITS
+    }
+
+    /// Of a source: what the longer of two prefixes says, or this where neither is longer.
+    #[must_use]
+    #[inline(always)]
+    pub const fn or_longer(self, other: Self) -> Self {
+        if other.0 >> 2 > self.0 >> 2 { other } else { self }
+    }
+
+    /// Of a source: true if it is denied.
+    #[must_use]
+    #[inline(always)]
+    pub const fn is_denied(self) -> bool {
+        self.0 & 2 != 0
     }
 
     /// This value if `difference`, which must be below 2^63, is zero, else [`EMPTY`]; without a branch, see
@@ -240,6 +304,7 @@ mod tests {
         assert_eq!(size_of::<Bucket4>(), 64);
         assert_eq!(size_of::<Bucket6>(), 64);
         assert_eq!(size_of::<Ports>(), 64);
+        assert_eq!(size_of::<Gate>(), 64);
         assert_eq!(size_of::<Page>(), 64 * PAGE_NODES as usize);
     }
 
@@ -253,6 +318,32 @@ mod tests {
         assert_eq!(Value::ports(7).as_destination(), None);
         assert_eq!(EMPTY.as_destination(), None);
         assert_eq!(EMPTY.as_ports(), None);
+        let highest = (1 << Value::DESTINATION_BITS) - 3;
+        assert_eq!(Value::destination(highest).gate(), NO_NODE);
+        let gated = Value::behind(Gate::END - 1, highest);
+        assert_eq!((gated.gate(), gated.as_destination()), (Gate::END - 1, Some(highest)));
+        assert_eq!(gated.as_ports(), None);
+    }
+
+    #[test]
+    fn what_is_said_of_a_source_is_what_its_longest_prefix_says() {
+        for length in 0..=128 {
+            for is_denied in [false, true] {
+                let said = Value::source(length, is_denied);
+                assert_ne!(said, EMPTY);
+                assert_eq!(said.is_denied(), is_denied);
+                assert_eq!(Value::PASS.or_longer(said), said);
+                assert_eq!(said.or_longer(Value::PASS), said);
+                assert_eq!(
+                    said.or_longer(Value::source(length, !is_denied)),
+                    said,
+                    "the first of equal ones"
+                );
+                let longer = Value::source(length + 1, !is_denied);
+                assert_eq!((said.or_longer(longer), longer.or_longer(said)), (longer, longer));
+            }
+        }
+        assert!(!Value::PASS.is_denied() && !EMPTY.is_denied());
     }
 
     #[test]

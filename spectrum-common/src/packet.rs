@@ -62,3 +62,19 @@ pub struct Packet {
     /// The dialled port, host byte order.
     pub port: u16,
 }
+
+/// The sender of a packet. Its family is that of the packet's domain, told once more: the kernel program reads it anew, since
+/// what the verifier knows of the domain by then would have it walk the search once for each.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub struct Source {
+    /// Its address.
+    pub address: Address,
+    /// True if that is an IPv4 address.
+    pub is_ipv4: bool,
+}
+
+impl From<IpAddr> for Source {
+    fn from(address: IpAddr) -> Self {
+        Self { address: address.into(), is_ipv4: address.is_ipv4() }
+    }
+}

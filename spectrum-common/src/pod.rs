@@ -3,7 +3,7 @@
 
 use core::slice;
 
-use crate::{Bucket4, Bucket6, Node, Ports, Step};
+use crate::{Bucket4, Bucket6, Gate, Node, Ports, Step};
 
 /// # Safety
 /// Implementors are `repr(C, align(64))`, 64 bytes long, without padding, and valid for every bit pattern.
@@ -17,11 +17,14 @@ unsafe impl View for Bucket4 {}
 unsafe impl View for Bucket6 {}
 // SAFETY: as above.
 unsafe impl View for Ports {}
+// SAFETY: as above.
+unsafe impl View for Gate {}
 
 const _: () = assert!(size_of::<Step>() == 3 * 8 + 6 * 4 + 2 * 8);
 const _: () = assert!(size_of::<Bucket4>() == 14 * 4 + 2 * 4);
 const _: () = assert!(size_of::<Bucket6>() == 6 * 8 + 4 * 4);
 const _: () = assert!(size_of::<Ports>() == 10 * 2 + 4 + 10 * 4);
+const _: () = assert!(size_of::<Gate>() == 5 * 4 + 11 * 4);
 
 #[inline(always)]
 const fn view<V: View>(node: &Node) -> &V {
@@ -66,6 +69,13 @@ impl Node {
         view(self)
     }
 
+    /// The node read as a [`Gate`].
+    #[must_use]
+    #[inline(always)]
+    pub const fn as_gate(&self) -> &Gate {
+        view(self)
+    }
+
     /// The bytes of `nodes`, in the order the kernel reads them.
     #[must_use]
     pub const fn bytes(nodes: &[Self]) -> &[u8] {
@@ -95,5 +105,11 @@ impl From<Bucket6> for Node {
 impl From<Ports> for Node {
     fn from(ports: Ports) -> Self {
         node(ports)
+    }
+}
+
+impl From<Gate> for Node {
+    fn from(gate: Gate) -> Self {
+        node(gate)
     }
 }

@@ -1,6 +1,8 @@
 //! The one decision: where a packet goes. Never touches a socket; the caller acts on the verdict.
 
-use crate::{Address, DestinationId, EMPTY, NO_NODE, Node, Packet, Ports, Step, Value, bucket_of};
+use crate::{
+    Address, DestinationId, EMPTY, Gate, NO_NODE, Node, Packet, Ports, Source, Step, Value, bucket_of,
+};
 
 /// A source of the steering table's nodes. The kernel implements it over a map, the host over a slice.
 pub trait Nodes {
@@ -28,6 +30,21 @@ pub enum Verdict {
     Assign(DestinationId),
     /// None of our business: the kernel looks for a socket as if we were not there.
     Pass,
+    /// It would go to this destination, but its source is denied: let the kernel answer that nobody is there.
+    Refuse(DestinationId),
+    /// The same, and nobody answers.
+    Silence(DestinationId),
+}
+
+/// The decision on the source of a packet.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum Admission {
+    /// It may come in.
+    Admit,
+    /// It is denied, and told so.
+    Refuse,
+    /// It is denied, and told nothing.
+    Silence,
 }
 
 /// The deepest search tree over prefix lengths: 129 lengths of IPv6 in a balanced tree.
@@ -37,7 +54,8 @@ pub const MAX_BUCKETS: usize = 5;
 /// The deepest tree of [`Ports`]: 65,535 intervals of one port each.
 pub const MAX_PORT_NODES: usize = 5;
 
-/// Decides where `packet` goes: the longest prefix that binds its port wins, then the narrowest range of ports.
+/// Decides where `packet` goes: the longest prefix that binds its port wins, then the narrowest range of ports. If the
+/// destination has a gate, `source`, which is asked for then alone, must be admitted.
 ///
 /// A binary search over the prefix lengths that occur (Waldvogel et al., SIGCOMM 1997): a prefix of the length asked
 /// for sends the search to longer ones, and what it says already accounts for all shorter ones; so the last prefix
@@ -46,45 +64,90 @@ pub const MAX_PORT_NODES: usize = 5;
 ///
 /// A table that breaks its own rules leads to [`Verdict::Pass`], never to a loop without end.
 #[inline(always)]
-pub fn steer<N: Nodes + ?Sized>(packet: &Packet, nodes: &N) -> Verdict {
+pub fn steer<N: Nodes + ?Sized>(packet: &Packet, source: impl FnOnce() -> Source, nodes: &N) -> Verdict {
     if packet.port == 0 {
         return Verdict::Pass;
     }
-    match on_port(on_address(packet, nodes), packet.port, nodes).as_destination() {
-        Some(id) => Verdict::Assign(DestinationId(id)),
-        None => Verdict::Pass,
-    }
-}
-
-#[inline(always)]
-fn on_address<N: Nodes + ?Sized>(packet: &Packet, nodes: &N) -> Value {
+    let is_ipv4 = packet.domain.is_ipv4();
+    let first = packet.domain.first_step();
+    let mut next = first;
     let mut best = Value::PASS;
-    let mut next = packet.domain.first_step();
     for _ in 0..MAX_STEPS {
-        let Some(node) = nodes.step(next) else { return Value::PASS };
+        let Some(node) = nodes.step(next) else { return Verdict::Pass };
         let step = node.as_step();
         if step.buckets == 0 {
-            return Value::PASS;
+            return Verdict::Pass;
         }
-        let found = find(packet, step, nodes);
-        next = if found == EMPTY { step.shorter } else { step.longer };
-        if found != EMPTY {
-            best = found;
-        }
+        next = look(packet.address, is_ipv4, step, &mut best, nodes);
         if next == NO_NODE {
             break;
         }
     }
-    best
+    let value = on_port(best, packet.port, nodes);
+    let Some(id) = value.as_destination().map(DestinationId) else { return Verdict::Pass };
+    if value.gate() == NO_NODE {
+        return Verdict::Assign(id);
+    }
+    match admit(value.gate(), source(), nodes) {
+        Admission::Admit => Verdict::Assign(id),
+        Admission::Refuse => Verdict::Refuse(id),
+        Admission::Silence => Verdict::Silence(id),
+    }
+}
+
+/// Decides on a source at the [`Gate`] at the index `gate`: the longest prefix that contains it in either list says whether it
+/// is denied; of two as long that of the service's own list. Whom neither list names is admitted.
+///
+/// The same search as for the dialled address, in either list one after the other. Lists that break their own rules admit.
+#[inline(always)]
+pub fn admit<N: Nodes + ?Sized>(gate: u32, source: Source, nodes: &N) -> Admission {
+    let Some(node) = nodes.node(gate) else { return Admission::Admit };
+    let Gate { lists: [mut next, mut second, end], unlisted, on_deny, .. } = *node.as_gate();
+    // What is said of nobody and where there is no list comes from the gate, though it is always the same: what the verifier knows
+    // to be constant it keeps apart from what it does not know, and walks every step of the search once more for it.
+    let mut said = unlisted;
+    let mut best = unlisted;
+    // One loop for both lists: a loop each would have the verifier walk the second from every end of the first.
+    for _ in 0..2 * MAX_STEPS {
+        let Some(node) = nodes.node(next) else { return Admission::Admit };
+        let step = node.as_step();
+        if step.buckets == 0 {
+            return Admission::Admit;
+        }
+        next = look(source.address, source.is_ipv4, step, &mut best, nodes);
+        if next == NO_NODE {
+            said = said.or_longer(best);
+            if second == NO_NODE {
+                break;
+            }
+            (next, second, best) = (second, end, unlisted);
+        }
+    }
+    match (said.is_denied(), on_deny) {
+        (false, _) => Admission::Admit,
+        (true, Gate::SILENCE) => Admission::Silence,
+        (true, _) => Admission::Refuse,
+    }
+}
+
+/// Looks for `address` among the prefixes of one length. What is found is the best so far; returns the step to go on with.
+#[inline(always)]
+fn look<N: Nodes + ?Sized>(address: Address, is_ipv4: bool, step: &Step, best: &mut Value, nodes: &N) -> u32 {
+    let found = find(address, is_ipv4, step, nodes);
+    if found == EMPTY {
+        return step.shorter;
+    }
+    *best = found;
+    step.longer
 }
 
 #[inline(always)]
-fn find<N: Nodes + ?Sized>(packet: &Packet, step: &Step, nodes: &N) -> Value {
-    let key = Address { hi: packet.address.hi & step.mask_hi, lo: packet.address.lo & step.mask_lo };
+fn find<N: Nodes + ?Sized>(address: Address, is_ipv4: bool, step: &Step, nodes: &N) -> Value {
+    let key = Address { hi: address.hi & step.mask_hi, lo: address.lo & step.mask_lo };
     let mut bucket = step.first_bucket + bucket_of(key, step.seed, step.buckets);
     for _ in 0..MAX_BUCKETS {
         let Some(node) = nodes.node(bucket) else { return EMPTY };
-        let (found, next) = if packet.domain.is_ipv4() {
+        let (found, next) = if is_ipv4 {
             let bucket = node.as_bucket4();
             (bucket.value_of(key), bucket.next)
         } else {
@@ -136,10 +199,14 @@ mod tests {
         Packet { domain: Domain::Tcp4, address: Address { hi: 0xc000_0201 << 32, lo: 0 }, port }
     }
 
+    fn steered(packet: Packet, nodes: &[Node]) -> Verdict {
+        steer(&packet, || unreachable!("no gate asks for the source"), nodes)
+    }
+
     #[test]
     fn an_empty_table_passes_everything() {
-        assert_eq!(steer(&packet(80), &[] as &[Node]), Verdict::Pass);
-        assert_eq!(steer(&packet(80), &[Node::default(); 4][..]), Verdict::Pass);
+        assert_eq!(steered(packet(80), &[]), Verdict::Pass);
+        assert_eq!(steered(packet(80), &[Node::default(); 4]), Verdict::Pass);
     }
 
     #[test]
@@ -148,10 +215,10 @@ mod tests {
         let chained = Bucket4 { next: 1, ..Bucket4::default() };
         let ports = Ports { values: [Value::ports(3); Ports::INTERVALS], ..Ports::default() };
         let mut nodes = [Node::from(step), Node::from(chained), Node::from(step), Node::from(ports)];
-        assert_eq!(steer(&packet(80), &nodes[..]), Verdict::Pass);
+        assert_eq!(steered(packet(80), &nodes), Verdict::Pass);
         let key = 0xc000_0201;
         nodes[1] = Bucket4 { keys: [key; 7], values: [Value::ports(3); 7], ..Bucket4::default() }.into();
-        assert_eq!(steer(&packet(80), &nodes[..]), Verdict::Pass);
+        assert_eq!(steered(packet(80), &nodes), Verdict::Pass);
     }
 
     #[test]
@@ -167,7 +234,7 @@ mod tests {
         };
         let mut bucket = Bucket4::default();
         let mut nodes = [step.into(), step.into(), step.into(), step.into(), Node::from(bucket)];
-        assert_eq!(steer(&packet(1), &nodes[..]), Verdict::Pass);
+        assert_eq!(steered(packet(1), &nodes), Verdict::Pass);
         for (value, verdict) in [
             (Value::PASS, Verdict::Pass),
             (Value::destination(0), Verdict::Assign(DestinationId(0))),
@@ -175,7 +242,7 @@ mod tests {
         ] {
             (bucket.keys[3], bucket.values[3]) = (0xc000_0201, value);
             nodes[4] = bucket.into();
-            assert_eq!(steer(&packet(1), &nodes[..]), verdict);
+            assert_eq!(steered(packet(1), &nodes), verdict);
         }
     }
 
@@ -185,7 +252,60 @@ mod tests {
         let mut bucket = Bucket4::default();
         bucket.values[0] = Value::destination(0);
         let nodes = [step.into(), step.into(), step.into(), step.into(), Node::from(bucket)];
-        assert_eq!(steer(&packet(1), &nodes[..]), Verdict::Assign(DestinationId(0)));
-        assert_eq!(steer(&packet(0), &nodes[..]), Verdict::Pass);
+        assert_eq!(steered(packet(1), &nodes), Verdict::Assign(DestinationId(0)));
+        assert_eq!(steered(packet(0), &nodes), Verdict::Pass);
+    }
+
+    /// Steps of four domains, the first of which leads to a destination behind `gate`, at 4; a bucket, at 5; `further` nodes.
+    fn gated(gate: Gate, further: &[Node]) -> Vec<Node> {
+        let step = Step { mask_hi: u64::MAX, first_bucket: 5, buckets: 1, ..Step::default() };
+        let mut bucket = Bucket4::default();
+        (bucket.keys[0], bucket.values[0]) = (0xc000_0201, Value::behind(4, 7));
+        let mut nodes = vec![step.into(), step.into(), step.into(), step.into(), gate.into(), bucket.into()];
+        nodes.extend_from_slice(further);
+        nodes
+    }
+
+    fn from(source: u32, nodes: &[Node]) -> Verdict {
+        let address = Address { hi: u64::from(source) << 32, lo: 0 };
+        steer(&packet(80), || Source { address, is_ipv4: true }, nodes)
+    }
+
+    #[test]
+    fn a_gate_denies_whom_its_lists_deny() {
+        let step = Step { mask_hi: u64::MAX << 56, first_bucket: 7, buckets: 1, ..Step::default() };
+        let mut bucket = Bucket4::default();
+        (bucket.keys[0], bucket.values[0]) = (10 << 24, Value::source(8, true));
+        let list = [Node::from(step), Node::from(bucket)];
+        let id = DestinationId(7);
+        for lists in [[6, NO_NODE, NO_NODE], [6, 6, NO_NODE]] {
+            for (on_deny, denied) in [
+                (Gate::REFUSE, Verdict::Refuse(id)),
+                (Gate::SILENCE, Verdict::Silence(id)),
+                (9, Verdict::Refuse(id)),
+            ] {
+                let nodes = gated(Gate { lists, unlisted: Value::PASS, on_deny, ..Gate::default() }, &list);
+                assert_eq!(from(10 << 24 | 1, &nodes), denied);
+                assert_eq!(from(11 << 24 | 1, &nodes), Verdict::Assign(id));
+            }
+        }
+    }
+
+    #[test]
+    fn lists_that_loop_or_lead_nowhere_end_and_admit() {
+        let looping = Step { first_bucket: 7, buckets: 1, shorter: 6, longer: 6, ..Step::default() };
+        let chained = Bucket4 { next: 7, ..Bucket4::default() };
+        let id = DestinationId(7);
+        for (first, further) in [
+            (6, &[Node::from(looping), Node::from(chained)][..]),
+            (NO_NODE, &[]),
+            (6, &[]),
+            (6, &[Node::default()]),
+            (99, &[]),
+        ] {
+            let nodes = gated(Gate { lists: [first, first, first], ..Gate::default() }, further);
+            assert_eq!(from(10 << 24, &nodes), Verdict::Assign(id));
+        }
+        assert_eq!(from(10 << 24, &gated(Gate::default(), &[])[..4]), Verdict::Pass);
     }
 }

@@ -1,17 +1,21 @@
-//! Gives a packet to its destination's listener.
+//! Gives a packet to its destination's listener, or to one that never answers.
 
 use aya_ebpf::btf_maps::SockMap;
 use aya_ebpf::macros::btf_map;
 use aya_ebpf::programs::SkLookupContext;
 use aya_log_ebpf::warn;
-use spectrum_common::{DestinationId, Refusal, names};
+use spectrum_common::{DestinationId, Domain, Refusal, names};
 
 use crate::counters::count;
+use crate::packet;
 
 const ENOENT: i32 = 2;
 
 #[btf_map]
 static LISTENERS: SockMap<{ names::DEFAULT_DESTINATIONS }> = SockMap::new();
+
+#[btf_map]
+static SILENT: SockMap<{ Domain::ALL.len() }> = SockMap::new();
 
 /// Set by the loader before loading; the verifier removes the logging of a program that has 0 here.
 #[unsafe(no_mangle)]
@@ -43,4 +47,12 @@ pub(crate) fn assign(ctx: &SkLookupContext, id: DestinationId) -> bool {
             false
         }
     }
+}
+
+/// Gives the packet to the listener of its domain that never answers. `false`: there is none; drop the packet, which tells
+/// the client that it is refused.
+#[inline(always)]
+pub(crate) fn silence(ctx: &SkLookupContext) -> bool {
+    // Read anew, for the sake of the verifier: see `Source`.
+    packet::read(ctx).is_some_and(|packet| SILENT.redirect_sk_lookup(ctx, packet.domain as u32, 0).is_ok())
 }

@@ -19,6 +19,8 @@ use aya_ebpf::macros::sk_lookup;
 use aya_ebpf::programs::SkLookupContext;
 use spectrum_common::{Verdict, names, steer};
 
+use crate::counters::count;
+
 /// Lets the loader refuse an object, or state pinned by one, that speaks another version.
 #[unsafe(no_mangle)]
 static ABI: u32 = names::ABI_VERSION;
@@ -33,7 +35,7 @@ static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
 pub fn spectrum(ctx: SkLookupContext) -> u32 {
     let Some(table) = tables::current() else { return SK_PASS };
     let Some(packet) = packet::read(&ctx) else { return SK_PASS };
-    match steer(&packet, &table) {
+    match steer(&packet, || packet::source(&ctx), &table) {
         Verdict::Assign(id) => {
             if assign::assign(&ctx, id) {
                 SK_PASS
@@ -42,6 +44,14 @@ pub fn spectrum(ctx: SkLookupContext) -> u32 {
             }
         }
         Verdict::Pass => SK_PASS,
+        Verdict::Refuse(id) => {
+            count(id, |counts| counts.denied += 1);
+            SK_DROP
+        }
+        Verdict::Silence(id) => {
+            count(id, |counts| counts.denied += 1);
+            if assign::silence(&ctx) { SK_PASS } else { SK_DROP }
+        }
     }
 }
 

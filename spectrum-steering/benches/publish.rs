@@ -80,6 +80,7 @@ fn round(case: &Case, count: usize, dispatcher: &mut Dispatcher, rounds: &mut Ro
     let mut services = [Bound {
         name: ServiceName::default(),
         bindings: case.bindings(&case.addresses()).iter().map(|planned| planned.binding).collect(),
+        policy: None,
     }];
     let idle = resident("VmRSS:");
     // 5: the highest that was resident so far is what is resident now (proc(5)).

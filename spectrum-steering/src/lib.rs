@@ -12,7 +12,7 @@
 //!     prefix: "192.0.2.0/24".parse()?,
 //!     ports: "1000-2000".parse()?,
 //! };
-//! let service = Bound { name: "game".parse()?, bindings: vec![binding] };
+//! let service = Bound { name: "game".parse()?, bindings: vec![binding], policy: None };
 //! let plan = Plan::of(&[service]).map_err(|errors| format!("{errors:?}"))?;
 //! assert!(plan.winner(Protocol::Tcp, "192.0.2.7".parse()?, 1234).is_some());
 //! assert!(plan.winner(Protocol::Tcp, "192.0.2.7".parse()?, 80).is_none());

@@ -142,7 +142,7 @@ impl Steering {
         }
         self.routes.add(&plan.routes).await?;
         match &mut self.by {
-            By::SkLookup(dispatcher) => dispatcher.publish(Table::compile(&plan.bindings)?.nodes())?,
+            By::SkLookup(dispatcher) => dispatcher.publish(Table::of(plan)?.nodes())?,
             By::Tproxy(tproxy) => {
                 let rules = plan.bindings.iter().filter_map(|planned| {
                     let listener = *addresses_of.get(&planned.destination)?;

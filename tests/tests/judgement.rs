@@ -233,9 +233,10 @@ fn judge_all(
 
         let domain = domain_of(protocol(sent_by), model::Family::of(dialled.ip()));
         let packet = Packet { domain, address: dialled.ip().into(), port: dialled.port() };
-        let steered = match table.steer(&packet) {
+        let steered = match table.steer(&packet, dialled.ip()) {
             Verdict::Assign(id) => Some(name(id)),
             Verdict::Pass => None,
+            denied => panic!("{denied:?} of one without a policy: {}", about()),
         };
         assert_eq!(steered, expected, "the table: {}", about());
 

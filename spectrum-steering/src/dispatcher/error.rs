@@ -6,7 +6,7 @@ use aya::EbpfError;
 use aya::maps::MapError;
 use aya::programs::ProgramError;
 
-use crate::model::DestinationId;
+use crate::model::{DestinationId, Family, Protocol};
 
 type Cause = Box<dyn std::error::Error + Send + Sync>;
 
@@ -62,6 +62,16 @@ pub enum DispatcherError {
     Register {
         /// Whose.
         id: DestinationId,
+        /// The kernel's own error.
+        source: Cause,
+    },
+    /// Nobody has the packets that are to be denied without a word.
+    #[error("register the socket that never answers over {protocol} of {family}{}", cure(.source.as_ref()))]
+    Silence {
+        /// Its protocol.
+        protocol: Protocol,
+        /// Its family.
+        family: Family,
         /// The kernel's own error.
         source: Cause,
     },

@@ -24,7 +24,7 @@ pub use error::DispatcherError;
 use generation::Generation;
 pub use probe::{Probe, test_run};
 
-use crate::model::DestinationId;
+use crate::model::{DestinationId, Family, Protocol, domain_of};
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/spectrum.o"));
 
@@ -37,6 +37,7 @@ pub struct Dispatcher {
     ebpf: Ebpf,
     tables: ArrayOfMaps<MapData, MapData>,
     listeners: SockMap<MapData>,
+    silent: SockMap<MapData>,
     link: Option<SkLookupLinkId>,
     probe: Probe,
     capacity: usize,
@@ -102,11 +103,12 @@ impl Dispatcher {
             .map_err(DispatcherError::load)?;
         let tables = take(&mut ebpf, names::TABLES)?;
         let listeners = take(&mut ebpf, names::LISTENERS)?;
+        let silent = take(&mut ebpf, names::SILENT)?;
         let counters = take(&mut ebpf, names::COUNTERS)?;
         let program = program(&mut ebpf)?;
         program.load().map_err(DispatcherError::verify)?;
         let probe = Probe::of(program, counters)?;
-        Ok(Self { ebpf, tables, listeners, link: None, probe, capacity })
+        Ok(Self { ebpf, tables, listeners, silent, link: None, probe, capacity })
     }
 
     /// Attaches the program to the network namespace that `netns` refers to: from now on every packet that looks for
@@ -175,6 +177,21 @@ impl Dispatcher {
         self.listeners
             .set(id.0, socket, 0)
             .map_err(|source| DispatcherError::Register { id, source: Box::new(source) })
+    }
+
+    /// Makes `socket` the one that denied packets of `protocol` and `family` go to which nobody is to answer. It must be a listener
+    /// like any other, and its filter drop everything; without it, and when it is closed, such packets are refused.
+    ///
+    /// # Errors
+    /// [`DispatcherError::Silence`]: the socket neither listens nor is a bound UDP one.
+    pub fn register_silent(
+        &mut self,
+        protocol: Protocol,
+        family: Family,
+        socket: &impl AsRawFd,
+    ) -> Result<(), DispatcherError> {
+        let silenced = self.silent.set(domain_of(protocol, family) as u32, socket, 0);
+        silenced.map_err(|source| DispatcherError::Silence { protocol, family, source: Box::new(source) })
     }
 
     /// Leaves destination `id` without a listener: its packets are refused.

@@ -7,6 +7,7 @@ use std::net::IpAddr;
 
 use spectrum_common::names;
 
+use super::{OwnPolicy, Policies};
 use crate::model::{Binding, Destination, DestinationId, Prefix, Protocol, ServiceName};
 
 /// Something that binds: a service, whatever answers behind it.
@@ -20,6 +21,11 @@ pub trait Binds {
     /// True if it answers as `before`, of the same name, did. Otherwise it keeps its listeners only where its bindings are as
     /// they were, so that these and what answers behind them change together.
     fn answers_like(&self, before: &Self) -> bool;
+
+    /// Whom it lets in, where it says so itself.
+    fn own_policy(&self) -> Option<&OwnPolicy> {
+        None
+    }
 }
 
 /// A name with bindings, and nothing that steering would have to tell apart behind it.
@@ -29,6 +35,8 @@ pub struct Bound {
     pub name: ServiceName,
     /// In the order configured.
     pub bindings: Vec<Binding>,
+    /// Whom it lets in, where it says so itself.
+    pub policy: Option<OwnPolicy>,
 }
 
 impl Binds for Bound {
@@ -43,6 +51,10 @@ impl Binds for Bound {
     fn answers_like(&self, _before: &Self) -> bool {
         true
     }
+
+    fn own_policy(&self) -> Option<&OwnPolicy> {
+        self.policy.as_ref()
+    }
 }
 
 /// The content that the kernel must have.
@@ -54,6 +66,8 @@ pub struct Plan {
     pub bindings: Vec<PlannedBinding>,
     /// The fewest prefixes that cover the addresses of all bindings, and no others: those must be local.
     pub routes: Vec<Prefix>,
+    /// Whom the services let in.
+    pub policies: Policies,
 }
 
 /// A binding and where it leads.
@@ -136,6 +150,8 @@ impl Plan {
             return Err(errors);
         }
         plan.bindings = configured.into_iter().map(|(binding, _)| binding).collect();
+        let owns = services.iter().filter_map(|service| Some((service.name(), service.own_policy()?)));
+        plan.policies.own = owns.map(|(name, own)| (name.clone(), own.clone())).collect();
         plan.routes = aggregated(plan.bindings.iter().map(|planned| planned.binding.prefix));
         Ok(plan)
     }

@@ -249,7 +249,7 @@ mod tests {
                 }
             }
             let half = bindings.split_off(bindings.len() / 2);
-            let services = [("a", bindings), ("b", half)].map(|(name, bindings)| Bound { name: name.parse().unwrap(), bindings });
+            let services = [("a", bindings), ("b", half)].map(|(name, bindings)| Bound { name: name.parse().unwrap(), bindings, policy: None });
             let plan = Plan::of(&services).unwrap();
             let address = IpAddr::from(Ipv4Addr::new(192, 0, 2, address));
             let scanned: Vec<&PlannedBinding> =

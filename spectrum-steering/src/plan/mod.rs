@@ -10,6 +10,7 @@ mod hops;
 mod listener_sockets;
 mod obstacles;
 mod overlap;
+mod policies;
 pub mod reply_table;
 pub mod table;
 #[cfg(test)]
@@ -25,3 +26,4 @@ pub use listener_sockets::{ListenerRoom, TooFewDescriptors};
 pub(crate) use obstacles::iptables_listing;
 pub use obstacles::{Effect, Hindered, Listing, Obstacle, Tracked, Untracking, obstacles_to, word};
 pub use overlap::Overlap;
+pub use policies::{OwnPolicy, Policies, Scope};

@@ -25,7 +25,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Prints the plan of a good configuration; a bad one is the error.
 pub(super) fn check(args: &CheckArgs) -> anyhow::Result<()> {
     let Planned { config, plan } = Config::load(&args.config)?;
-    let table = Table::compile(&plan.bindings)?;
+    let table = Table::of(&plan)?;
     if args.resolve {
         refuse_unresolved(&config, &plan)?;
     }

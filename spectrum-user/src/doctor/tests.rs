@@ -15,7 +15,7 @@ fn plan(texts: &[&str]) -> Plan {
         let prefix = prefix.parse().unwrap();
         parse_port_ranges(ports).unwrap().into_iter().map(move |ports| Binding { protocol, prefix, ports })
     });
-    Plan::of(&[Bound { name: "s".parse().unwrap(), bindings: bindings.collect() }]).unwrap()
+    Plan::of(&[Bound { name: "s".parse().unwrap(), bindings: bindings.collect(), policy: None }]).unwrap()
 }
 
 /// The listing of the plain iptables.

@@ -320,7 +320,7 @@ impl Running {
     /// The steering table of `plan`.
     pub(super) async fn compiled(&mut self, plan: &Arc<Plan>) -> anyhow::Result<Table> {
         let (plan, stop) = (Arc::clone(plan), self.stop_asked.clone());
-        Ok(self.meanwhile(stop.unless(aside(move || Table::compile(&plan.bindings)))).await???)
+        Ok(self.meanwhile(stop.unless(aside(move || Table::of(&plan)))).await???)
     }
 
     /// Shows what is there now to those who ask.

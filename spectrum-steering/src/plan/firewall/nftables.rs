@@ -185,7 +185,7 @@ impl Contents {
             })
             .collect();
         let mut maps = PortMaps::from_node(0);
-        let prefixes = prefixes::resolve(planned.iter(), &mut maps);
+        let prefixes = prefixes::resolve(planned.iter(), &mut maps, |id| Value::destination(id.0));
 
         let to_listener = |value: Value| {
             let listener = listeners.get(value.as_destination()? as usize)?;

@@ -116,7 +116,7 @@ impl Hashed {
             }
             count += count / 8 + 1;
         }
-        Err(TableError { nodes: nodes.len() })
+        Err(TableError::Nodes { nodes: nodes.len() })
     }
 
     /// The bucket that the hash of `key` leads to.

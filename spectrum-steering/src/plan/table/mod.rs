@@ -1,17 +1,23 @@
 //! The compiled form of all bindings. How it is read is said by `spectrum_common::steer`; here it is made.
 
 mod buckets;
+mod gates;
 mod lengths;
 pub(super) mod ports;
 pub(super) mod prefixes;
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use spectrum_common::{
     Address, Bucket4, Bucket6, Domain, NO_NODE, Node, Nodes, Packet, Page, Step, Value, Verdict, steer,
 };
 
-use super::PlannedBinding;
-use crate::model::{Family, Protocol};
+use super::{Plan, PlannedBinding, Policies};
+pub use crate::model::domain_of;
+use crate::model::{Destination, DestinationId, Family};
 use buckets::Hashed;
+use gates::Gates;
 use lengths::{Entry, SearchTree};
 use ports::PortMaps;
 use prefixes::BoundPrefix;
@@ -30,30 +36,51 @@ impl Default for Table {
 }
 
 impl Table {
-    /// Compiles bindings that do not tie, in any order.
+    /// Compiles the bindings of `plan`, and whom its services let in.
     ///
-    /// Linear in the number of bindings after sorting them; [`TableError`] when nodes outgrow their indexes, far
-    /// beyond the memory of present machines.
+    /// Linear in the number of bindings and of source prefixes after sorting them; [`TableError::Nodes`] when nodes outgrow their
+    /// indexes, far beyond the memory of present machines.
     ///
     /// # Errors
-    /// [`TableError`]: nodes outgrow their indexes.
+    /// [`TableError`]: nodes outgrow their indexes, or too many services have policies of their own.
+    pub fn of(plan: &Plan) -> Result<Self, TableError> {
+        Self::behind_gates(&plan.bindings, &plan.destinations, &plan.policies)
+    }
+
+    /// Compiles bindings that do not tie, in any order; everybody is let in.
+    ///
+    /// # Errors
+    /// As for [`of`](Self::of).
     pub fn compile(bindings: &[PlannedBinding]) -> Result<Self, TableError> {
+        Self::behind_gates(bindings, &BTreeMap::new(), &Policies::default())
+    }
+
+    fn behind_gates(
+        bindings: &[PlannedBinding],
+        destinations: &BTreeMap<DestinationId, Destination>,
+        policies: &Policies,
+    ) -> Result<Self, TableError> {
         // Steps first, since the kernel program looks for them in the first page alone.
         let lengths = Domain::ALL.map(|domain| distinct_lengths(of_domain(bindings, domain)));
         let steps = lengths.iter().map(|count| (*count).max(1)).sum();
-        let mut maps = PortMaps::from_node(steps);
-        let prefixes = Domain::ALL.map(|domain| prefixes::resolve(of_domain(bindings, domain), &mut maps));
-        let mut table = Self { nodes: vec![Node::default(); steps] };
+        let gates = Gates::of(destinations, policies, steps)?;
+        let first_ports = steps + gates.nodes();
+        let mut maps = PortMaps::from_node(first_ports);
+        let prefixes = Domain::ALL
+            .map(|domain| prefixes::resolve(of_domain(bindings, domain), &mut maps, |id| gates.value(id)));
+        let mut table = Self { nodes: vec![Node::default(); first_ports] };
         table.nodes.extend(maps.into_nodes());
         let mut further = Domain::ALL.len()..;
         for (domain, prefixes) in Domain::ALL.into_iter().zip(&prefixes) {
-            table.add_domain(domain, prefixes, &mut further)?;
+            let family = if domain.is_ipv4() { Family::Ipv4 } else { Family::Ipv6 };
+            table.add_prefixes(family, prefixes, domain.first_step(), &mut further)?;
         }
+        gates.place(&mut table)?;
         // Values use one bit of an index for themselves.
         if table.nodes.len() < (u32::MAX >> 1) as usize {
             Ok(table)
         } else {
-            Err(TableError { nodes: table.nodes.len() })
+            Err(TableError::Nodes { nodes: table.nodes.len() })
         }
     }
 
@@ -63,10 +90,10 @@ impl Table {
         &self.nodes
     }
 
-    /// The decision that the kernel takes with this table.
+    /// The decision that the kernel takes with this table on a packet from `source`.
     #[must_use]
-    pub fn steer(&self, packet: &Packet) -> Verdict {
-        steer(packet, self)
+    pub fn steer(&self, packet: &Packet, source: IpAddr) -> Verdict {
+        steer(packet, || source.into(), self)
     }
 
     /// Bytes of kernel memory: whole pages.
@@ -75,23 +102,24 @@ impl Table {
         Page::bytes_of(self.nodes.len())
     }
 
-    /// Puts the steps of a domain into their places, the first into its own and the others into `further` ones, and
+    /// Puts the steps of a search for `prefixes` into their places, the first into `first` and the others into `further` ones, and
     /// appends their hash tables.
-    fn add_domain(
+    fn add_prefixes(
         &mut self,
-        domain: Domain,
+        family: Family,
         prefixes: &[BoundPrefix],
+        first: u32,
         further: &mut impl Iterator<Item = usize>,
     ) -> Result<(), TableError> {
         let tree = SearchTree::over(prefixes);
         let mut entries = tree.entries(prefixes);
-        let places: Vec<u32> = std::iter::once(Ok(domain.first_step()))
+        let places: Vec<u32> = std::iter::once(Ok(first))
             .chain(further.take(tree.steps().len().saturating_sub(1)).map(index))
             .collect::<Result<_, _>>()?;
         let place = |step: Option<usize>| step.and_then(|at| places.get(at).copied()).unwrap_or(NO_NODE);
         for (step, at) in tree.steps().iter().zip(&places) {
             let entries = entries.remove(&step.length).unwrap_or_default();
-            let hashed = if domain.is_ipv4() {
+            let hashed = if family == Family::Ipv4 {
                 Hashed::append::<Bucket4>(&mut self.nodes, &entries)?
             } else {
                 Hashed::append::<Bucket6>(&mut self.nodes, &entries)?
@@ -142,15 +170,27 @@ fn usual(entries: &[Entry]) -> Value {
 
 /// The index of the node at `place`.
 fn index(place: usize) -> Result<u32, TableError> {
-    u32::try_from(place).map_err(|_error| TableError { nodes: place })
+    u32::try_from(place).map_err(|_error| TableError::Nodes { nodes: place })
 }
 
 /// A table too large for its indexes.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
-#[error("a steering table of {nodes} nodes is too large; bind fewer prefixes")]
-pub struct TableError {
-    /// Its size.
-    pub nodes: usize,
+pub enum TableError {
+    /// Of gates.
+    #[error(
+        "{count} source policies, one for each service and family that has its own, are more than the steering table holds; \
+         have services share that of [policy]"
+    )]
+    Gates {
+        /// The number that there would be.
+        count: usize,
+    },
+    /// Of nodes.
+    #[error("a steering table of {nodes} nodes is too large; bind fewer prefixes")]
+    Nodes {
+        /// The number that there would be.
+        nodes: usize,
+    },
 }
 
 fn distinct_lengths<'a>(bindings: impl Iterator<Item = &'a PlannedBinding>) -> usize {
@@ -167,17 +207,6 @@ fn of_domain(bindings: &[PlannedBinding], domain: Domain) -> impl Iterator<Item 
     bindings
         .iter()
         .filter(move |planned| domain_of(planned.binding.protocol, planned.binding.family()) == domain)
-}
-
-/// The domain of a protocol and a family.
-#[must_use]
-pub fn domain_of(protocol: Protocol, family: Family) -> Domain {
-    match (protocol, family) {
-        (Protocol::Tcp, Family::Ipv4) => Domain::Tcp4,
-        (Protocol::Tcp, Family::Ipv6) => Domain::Tcp6,
-        (Protocol::Udp, Family::Ipv4) => Domain::Udp4,
-        (Protocol::Udp, Family::Ipv6) => Domain::Udp6,
-    }
 }
 
 #[cfg(test)]

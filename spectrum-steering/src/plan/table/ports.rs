@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use spectrum_common::{Node, Ports, Value};
 
-use crate::model::{DestinationId, PortRange};
+use crate::model::PortRange;
 
 /// A port map: intervals that begin at ascending ports, the first at 0, each with a value unlike the one before. Port 0
 /// is never asked for; it belongs to whatever port 1 belongs to, so that "all ports" is one interval.
@@ -45,12 +45,12 @@ impl PortMaps {
     pub(super) fn overlaid(
         &mut self,
         under: PortMapId,
-        ranges: impl Iterator<Item = (PortRange, DestinationId)>,
+        ranges: impl Iterator<Item = (PortRange, Value)>,
     ) -> PortMapId {
         let mut intervals =
             self.maps.get(under.0).map(|(intervals, _)| intervals.clone()).unwrap_or_default();
-        for (range, destination) in ranges {
-            cover(&mut intervals, range, Value::destination(destination.0));
+        for (range, value) in ranges {
+            cover(&mut intervals, range, value);
         }
         intervals.dedup_by_key(|(_, value)| *value);
         if let Some(known) = self.known.get(&intervals) {
@@ -134,7 +134,7 @@ mod tests {
         let mut maps = PortMaps::from_node(4);
         let id = maps.overlaid(
             PortMapId::NONE,
-            ranges.iter().map(|(range, id)| (range.parse().unwrap(), DestinationId(*id))),
+            ranges.iter().map(|(range, id)| (range.parse().unwrap(), Value::destination(*id))),
         );
         maps.maps[id.0].0.iter().map(|(first, value)| (*first, value.as_destination())).collect()
     }
@@ -154,7 +154,7 @@ mod tests {
     #[test]
     fn equal_maps_are_stored_once() {
         let mut maps = PortMaps::from_node(4);
-        let ranges = || [("80".parse().unwrap(), DestinationId(1))].into_iter();
+        let ranges = || [("80".parse().unwrap(), Value::destination(1))].into_iter();
         assert_eq!(maps.overlaid(PortMapId::NONE, ranges()), maps.overlaid(PortMapId::NONE, ranges()));
         assert_eq!(maps.into_nodes().len(), 1);
     }

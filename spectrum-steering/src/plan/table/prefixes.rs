@@ -5,6 +5,7 @@ use std::cmp::Reverse;
 use spectrum_common::{Address, Value};
 
 use super::ports::{PortMapId, PortMaps};
+use crate::model::DestinationId;
 use crate::plan::PlannedBinding;
 
 /// A prefix with bindings.
@@ -25,11 +26,12 @@ impl BoundPrefix {
     }
 }
 
-/// The prefixes that bindings of one domain have, each once, in the order of their addresses; of two that begin at one
+/// The prefixes that bindings of one domain have, whose destinations have the values of `value`, each once, in the order of their addresses; of two that begin at one
 /// address the shorter comes first, so every prefix follows those that contain it.
 pub(in crate::plan) fn resolve<'a>(
     bindings: impl Iterator<Item = &'a PlannedBinding>,
     maps: &mut PortMaps,
+    value: impl Fn(DestinationId) -> Value,
 ) -> Vec<BoundPrefix> {
     let mut bindings: Vec<(Address, u8, &PlannedBinding)> = bindings
         .map(|planned| (planned.binding.prefix.address().into(), planned.binding.prefix.length(), planned))
@@ -50,7 +52,7 @@ pub(in crate::plan) fn resolve<'a>(
         let inherited = containing.last().map_or(PortMapId::NONE, |(_, map)| *map);
         let map = maps.overlaid(
             inherited,
-            run.iter().map(|(_, _, planned)| (planned.binding.ports, planned.destination)),
+            run.iter().map(|(_, _, planned)| (planned.binding.ports, value(planned.destination))),
         );
         let prefix = BoundPrefix { address: *address, length: *length, value: maps.value(map) };
         containing.push((prefix, map));

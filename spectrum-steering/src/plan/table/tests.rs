@@ -5,11 +5,13 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use proptest::prelude::*;
 
 use super::*;
-use crate::model::{Binding, Destination, DestinationId, PortRange, Prefix};
-use crate::plan::{Bound, Plan};
+use crate::model::{
+    Binding, Destination, DestinationId, OnDeny, PortRange, Prefix, Protocol, Rule, SourceEntry, SourcePolicy,
+};
+use crate::plan::{Bound, OwnPolicy, Plan};
 
 fn service(name: usize, bindings: Vec<Binding>) -> Bound {
-    Bound { name: format!("s{name}").parse().unwrap(), bindings }
+    Bound { name: format!("s{name}").parse().unwrap(), bindings, policy: None }
 }
 
 fn packet(protocol: Protocol, address: IpAddr, port: u16) -> Packet {
@@ -39,7 +41,7 @@ fn check(plan: &Plan, extra: &[(Protocol, IpAddr, u16)]) {
         let expected = plan
             .winner(protocol, address, port)
             .map_or(Verdict::Pass, |planned| Verdict::Assign(planned.destination));
-        let steered = table.steer(&packet(protocol, address, port));
+        let steered = table.steer(&packet(protocol, address, port), address);
         assert_eq!(steered, expected, "{protocol} {address} {port} over {:#?}", plan.bindings);
     }
 }
@@ -144,7 +146,10 @@ fn one_prefix_with_every_port_apart() {
     let table = Table::compile(&plan.bindings).unwrap();
     for port in 1..=65535_u16 {
         assert_eq!(
-            table.steer(&packet(Protocol::Tcp, "192.0.2.1".parse().unwrap(), port)),
+            table.steer(
+                &packet(Protocol::Tcp, "192.0.2.1".parse().unwrap(), port),
+                "198.51.100.1".parse().unwrap()
+            ),
             Verdict::Assign(DestinationId(u32::from(port % 2))),
             "port {port}"
         );
@@ -243,4 +248,113 @@ fn destinations_are_numbered_by_service_protocol_and_family() {
             protocol: Protocol::Tcp
         }]
     );
+}
+
+/// Entries of which none ties.
+fn source_policy(entries: Vec<SourceEntry>) -> SourcePolicy {
+    let mut untied: Vec<SourceEntry> = Vec::new();
+    for entry in entries {
+        if !untied.iter().any(|other| other.prefix == entry.prefix) {
+            untied.push(entry);
+        }
+    }
+    SourcePolicy::of(&untied).unwrap()
+}
+
+fn source_entries() -> impl Strategy<Value = Vec<SourceEntry>> {
+    let entry = (any::<bool>(), addresses(), 0_u8..=128).prop_map(|(denied, address, length)| SourceEntry {
+        prefix: Prefix::containing(address, if address.is_ipv4() { length % 33 } else { length }).unwrap(),
+        rule: if denied { Rule::Deny } else { Rule::Allow },
+    });
+    prop::collection::vec(entry, 0..30)
+}
+
+/// The word of the list that decides, by a look at every entry.
+fn scanned(policy: &SourcePolicy, source: IpAddr) -> Option<(u8, Rule)> {
+    let containing = policy.entries().iter().filter(|entry| entry.prefix.contains(source));
+    containing.map(|entry| (entry.prefix.length(), entry.rule)).max_by_key(|(length, _)| *length)
+}
+
+proptest! {
+    #[test]
+    fn sources_are_judged_as_a_scan_of_both_lists_judges_them(
+        common in source_entries(),
+        owns in prop::collection::vec(prop::option::of((source_entries(), any::<Option<bool>>())), 4),
+        bindings in prop::collection::vec(bindings(), 4),
+        silent in any::<bool>(),
+        packets in prop::collection::vec((0_usize..4, addresses()), 100),
+    ) {
+        let on_deny = |silent: bool| if silent { OnDeny::Silent } else { OnDeny::Refuse };
+        let mut services: Vec<Bound> = Vec::new();
+        for (name, (binding, own)) in bindings.iter().zip(owns).enumerate() {
+            if !services.iter().flat_map(|service| &service.bindings).any(|other| other.ties(binding)) {
+                let policy = own.map(|(entries, silent)| OwnPolicy {
+                    sources: source_policy(entries),
+                    on_deny: silent.map(on_deny),
+                });
+                services.push(Bound { policy, ..service(name, vec![*binding]) });
+            }
+        }
+        let mut plan = Plan::of(&services).unwrap();
+        plan.policies.common = source_policy(common);
+        plan.policies.on_deny = on_deny(silent);
+        let table = Table::of(&plan).unwrap();
+        for (at, source) in packets {
+            let Binding { protocol, prefix, ports } = services[at % services.len()].bindings[0];
+            if source.is_ipv4() != prefix.address().is_ipv4() {
+                continue;
+            }
+            let winner = plan.winner(protocol, prefix.address(), ports.first()).unwrap();
+            let own = plan.policies.own.get(&plan.destinations[&winner.destination].service);
+            let by_common = scanned(&plan.policies.common, source);
+            let by_own = own.and_then(|own| scanned(&own.sources, source));
+            let is_longer = by_common.map(|(length, _)| length) > by_own.map(|(length, _)| length);
+            let said = if is_longer { by_common } else { by_own };
+            let expected = match said {
+                Some((_, Rule::Deny)) => match own.and_then(|own| own.on_deny).unwrap_or(on_deny(silent)) {
+                    OnDeny::Refuse => Verdict::Refuse(winner.destination),
+                    OnDeny::Silent => Verdict::Silence(winner.destination),
+                },
+                _ => Verdict::Assign(winner.destination),
+            };
+            let steered = table.steer(&packet(protocol, prefix.address(), ports.first()), source);
+            prop_assert_eq!(steered, expected, "{} over {:#?}", source, plan.policies);
+            let denies = plan.denies(protocol, source, prefix.address(), ports.first());
+            prop_assert_eq!(denies.is_some(), !matches!(expected, Verdict::Assign(_)));
+        }
+    }
+}
+
+#[test]
+fn a_million_denied_sources_cost_no_more_than_forty_bytes_each() {
+    let mut state = 88_172_645_463_325_252_u64;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state
+    };
+    let count = if cfg!(debug_assertions) { 100_000 } else { 1_000_000 };
+    for v6 in [false, true] {
+        let entries: Vec<SourceEntry> = (0..count)
+            .map(|_| {
+                let (address, lengths): (IpAddr, _) = if v6 {
+                    (
+                        Ipv6Addr::from_bits(u128::from(next()) << 64 | u128::from(next())).into(),
+                        [48, 56, 64, 128],
+                    )
+                } else {
+                    (Ipv4Addr::from_bits(u32::try_from(next() >> 32).unwrap()).into(), [24, 32, 32, 32])
+                };
+                let length = lengths[usize::try_from(next() % 4).unwrap()];
+                SourceEntry { prefix: Prefix::containing(address, length).unwrap(), rule: Rule::Deny }
+            })
+            .collect();
+        let family = if v6 { "tcp 2001:db8::/64 80" } else { "tcp 192.0.2.0/24 80" };
+        let mut plan = Plan::of(&[service(0, vec![binding(family)])]).unwrap();
+        plan.policies.common = SourcePolicy::of(&entries).unwrap();
+        let table = Table::of(&plan).unwrap();
+        let bytes = table.bytes() / count;
+        assert!(bytes <= 40, "{bytes} bytes for each source prefix");
+    }
 }

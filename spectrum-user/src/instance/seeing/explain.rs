@@ -290,11 +290,11 @@ mod tests {
 
     #[test]
     fn only_what_rose_is_possible() {
-        let counts = |steered, missed| Counts { steered, missed, refused: [0; 5] };
+        let counts = |steered, missed| Counts { steered, missed, refused: [0; 5], denied: 0 };
         let before = BTreeMap::from([(DestinationId(0), counts(7, 0)), (DestinationId(3), counts(1, 1))]);
         let mut after = before.clone();
         assert_eq!(rises(&before, &after), []);
-        after.insert(DestinationId(3), Counts { steered: 2, missed: 1, refused: [0, 1, 0, 0, 0] });
+        after.insert(DestinationId(3), Counts { steered: 2, missed: 1, refused: [0, 1, 0, 0, 0], denied: 0 });
         assert_eq!(
             rises(&before, &after),
             [Fate::Steered(DestinationId(3)), Fate::Refused(DestinationId(3), 1)]
