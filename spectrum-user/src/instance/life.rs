@@ -13,6 +13,7 @@ use super::exempting::{Looked, Looks};
 use super::exit_code;
 use super::firewall_looks::LOOKING;
 use super::hearing::{Hearing, ReloadAsked};
+use super::notifying::{self, notify};
 use super::ready::Ready;
 use super::reload::Reloaded;
 use super::running::{Running, Settings, WorkerPlace, joined};
@@ -57,6 +58,7 @@ pub(crate) fn live(
     };
     let mut hearing = Hearing::begin(published.clone())?;
     runtime.block_on(async {
+        notifying::begin(&published);
         let mut running = Running::new(config, plan, settings, host, published, &hearing);
         let outcome = {
             let _given_up = InterruptGuard::by(hearing.stop().flag());
@@ -76,7 +78,7 @@ async fn start_and_serve(
     match running.start().await {
         Ok(ready) => {
             announce(&ready);
-            notify(&[NotifyState::Ready]);
+            notify(&[NotifyState::Ready], &running.published);
         }
         Err(error) if hearing.stop().is_asked() => {
             tracing::info!("told to stop while starting, which is undone: {error:#}");
@@ -162,14 +164,15 @@ async fn reload(
     read_again: &ReadAgain,
     query: &ReloadQuery,
 ) -> anyhow::Result<Reloaded> {
-    notify(&[NotifyState::Reloading, NotifyState::monotonic_usec_now().unwrap_or(NotifyState::Reloading)]);
     running.published.change(|now| now.state = InstanceState::Reloading);
+    let now = NotifyState::monotonic_usec_now().unwrap_or(NotifyState::Reloading);
+    notify(&[NotifyState::Reloading, now], &running.published);
     let outcome = read_and_reload(running, read_again, query).await;
     running.published.change(|now| {
         now.state = InstanceState::Ready;
         now.reloaded(outcome.is_ok());
     });
-    notify(&[NotifyState::Ready]);
+    notify(&[NotifyState::Ready], &running.published);
     match &outcome {
         Ok(Reloaded { revision, services, bindings, added, removed, switched }) => {
             tracing::info!(revision, services, bindings, added, removed, switched, "reloaded");
@@ -200,12 +203,5 @@ async fn finish(running: Running, outcome: anyhow::Result<()>, hearing: &mut Hea
         (outcome, true) => outcome,
         (Ok(()), false) => Err(joined(undone).context("stop")),
         (Err(error), false) => bail!("{error:#}; then, while undoing: {:#}", joined(undone)),
-    }
-}
-
-/// Tells systemd, if it started us.
-fn notify(states: &[NotifyState<'_>]) {
-    if let Err(error) = sd_notify::notify(states) {
-        tracing::warn!(%error, "notify systemd");
     }
 }

@@ -11,6 +11,7 @@ mod hearing;
 mod ledger;
 mod life;
 mod lookups;
+mod notifying;
 mod own_addresses;
 mod own_bindings;
 mod privileges;

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
+use sd_notify::NotifyState;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -14,6 +15,7 @@ use tokio::time::Instant;
 use super::beside::Repairing;
 use super::exempting::Exempting;
 use super::hearing::Hearing;
+use super::notifying::notify;
 use super::own_bindings::{CurrentBindings, Speaking};
 use super::ready::Ready;
 use super::replies::{Replies, refuse_own_addresses};
@@ -291,8 +293,7 @@ impl Running {
     pub(super) async fn stop(mut self) -> Vec<anyhow::Error> {
         self.stopping = Some(self.stop_asked.times());
         self.lock = None;
-        // Nobody waits for it when not started by systemd.
-        let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+        notify(&[NotifyState::Stopping], &self.published);
         let course =
             self.ledger.course_to(&std::collections::BTreeSet::new(), Farewell::AtOnce, Instant::now());
         let aim = self.aim();

@@ -3,6 +3,7 @@
 //! the JSON needs nothing else. Shows itself to nobody.
 
 mod faults;
+mod line;
 mod making;
 mod origin;
 mod plan;

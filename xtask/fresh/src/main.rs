@@ -5,6 +5,8 @@
 
 mod base;
 mod booted;
+mod control;
+mod processes;
 mod registries;
 mod room;
 mod rust;
@@ -90,6 +92,9 @@ enum Part {
     /// In a room: the set-up of the tests on a host that has services of its own
     #[command(hide = true)]
     CheckServices,
+    /// In a room whose init is systemd: both processes of the service, and other users
+    #[command(hide = true)]
+    CheckProcesses,
     /// In a room whose init is systemd: the documented unit
     #[command(hide = true)]
     CheckUnit,
@@ -217,6 +222,7 @@ fn under_systemd(options: &FreshOptions, cache: &Path, consent: Consent) -> Resu
 fn part(part: &Part) -> Result<ExitCode> {
     match part {
         Part::CheckServices => services::check(),
+        Part::CheckProcesses => processes::check(),
         Part::CheckUnit => unit::check(),
         Part::Room(options) => room::room(options),
         Part::SetUpTests => setup::ready(&[Purpose::Test], Consent::Given).map(|()| ExitCode::SUCCESS),

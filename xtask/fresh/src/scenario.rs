@@ -97,7 +97,8 @@ pub(super) fn service(base: &Base, program: &Path, interrupt: &Interrupt) -> Res
     let document = fs::read_to_string(&document).with_context(|| format!("read {}", document.display()))?;
     booted.unit("spectrum.service", &unit::documented(&document)?)?;
     let started = Instant::now();
-    booted.run(&[&format!("{CHECKER} check-unit")], PATIENCE, interrupt)?;
+    let checks = ["check-unit", "check-processes"].map(|check| format!("{CHECKER} {check}"));
+    booted.run(&checks.each_ref().map(String::as_str), PATIENCE, interrupt)?;
     println!("ok: under systemd, {}", said(started.elapsed()));
     Ok(())
 }

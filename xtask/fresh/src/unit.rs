@@ -1,37 +1,21 @@
 //! The unit that docs/operations.md shows, run by a real systemd: it is taken from there as it stands. Runs in a room with
 //! a network of its own.
 
-use std::fs;
-use std::net::SocketAddr;
-use std::path::Path;
 use std::process::{Command, ExitCode};
-use std::thread;
-use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 
-use xtask::demo;
 use xtask::shell;
+
+use super::control::{
+    LATE, UNIT, answers, configure, is_active, nothing_is_left, property, service, systemctl, wait_until,
+};
 
 /// The program, where the unit expects it.
 pub(super) const PROGRAM: &str = "/usr/local/bin/spectrum-user";
 
-/// The configuration, where the unit expects it.
-const CONFIG: &str = "/etc/spectrum.toml";
-
-const UNIT: &str = "spectrum";
-
-/// An address that the host gets late, as one does whose network comes up after everything else.
-const LATE: &str = "198.51.100.1";
-
-/// A service whose origin has a name, and nobody who could be asked for it.
-const NAMED: &str = "[[service]]\nname = \"named\"\norigins = [\"origin.example:80\"]\n\
-                     bindings = [{ prefix = \"203.0.113.0/24\", ports = \"80\" }]\n";
-
 /// More starts than systemd allows within ten seconds unless it is told otherwise.
 const STARTS: u32 = 6;
-
-const PATIENCE: Duration = Duration::from_mins(1);
 
 /// The unit in `document`.
 pub(super) fn documented(document: &str) -> Result<String> {
@@ -42,12 +26,7 @@ pub(super) fn documented(document: &str) -> Result<String> {
 
 /// Starts it while something is missing, and does then what a person does with a service.
 pub(super) fn check() -> Result<ExitCode> {
-    play().with_context(|| {
-        let mut journal = Command::new("journalctl");
-        journal.args(["--no-pager", "--output=cat", "--lines=40", "--unit", UNIT]);
-        format!("what {UNIT} said last: {}\n", shell::stdout(&mut journal).unwrap_or_default())
-    })?;
-    Ok(ExitCode::SUCCESS)
+    play().map(|()| ExitCode::SUCCESS)
 }
 
 fn play() -> Result<()> {
@@ -98,61 +77,12 @@ fn play() -> Result<()> {
     nothing_is_left()
 }
 
-fn service(nth: usize) -> String {
-    let prefix = demo::PREFIXES[nth];
-    format!(
-        "[[service]]\nname = \"s{nth}\"\nrespond = \"hello\"\nbindings = [{{ prefix = \"{prefix}\", ports = \"1-65535\" }}]\n"
-    )
-}
-
-fn answers(nth: usize) -> Result<()> {
-    let address: SocketAddr = ["192.0.2.77:31337", "[2001:db8::77]:31337"][nth].parse().context("parse")?;
-    demo::dial::dial(address).map(|_| ())
-}
-
-fn configure(services: &[String]) -> Result<()> {
-    let text = format!("[admin]\nlisten = \"{LATE}:9180\"\n{NAMED}{}", services.concat());
-    fs::write(CONFIG, text).with_context(|| format!("write {CONFIG}"))
-}
-
-fn systemctl(words: &[&str]) -> Result<()> {
-    shell::stdout(Command::new("systemctl").args(words)).map(|_| ())
-}
-
-fn property(name: &str) -> Result<String> {
-    let mut show = Command::new("systemctl");
-    show.args(["show", "--value", "--property", name, UNIT]);
-    Ok(shell::stdout(&mut show)?.trim().to_owned())
-}
-
-fn is_active() -> Result<bool> {
-    Ok(property("ActiveState")? == "active")
-}
-
-fn nothing_is_left() -> Result<()> {
-    let held = demo::held()?;
-    ensure!(held == 0, "after the stop {held} lines of links, routes and rules are left");
-    let mut claims = fs::read_dir(Path::new("/run/spectrum")).into_iter().flatten().flatten();
-    let claim = claims.find(|entry| entry.file_name().to_string_lossy().ends_with(".sock"));
-    ensure!(claim.is_none(), "after the stop {claim:?} is left");
-    Ok(())
-}
-
-fn wait_until(what: &str, is_so: impl Fn() -> Result<bool>) -> Result<()> {
-    let started = Instant::now();
-    while !is_so()? {
-        if started.elapsed() > PATIENCE {
-            bail!("wait until {what}: not so after {} s", PATIENCE.as_secs());
-        }
-        thread::sleep(Duration::from_millis(100));
-    }
-    println!("ok: {what} (after {:.1} s)", started.elapsed().as_secs_f32());
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
+    use crate::control::CONFIG;
 
     #[test]
     fn the_documented_unit_is_found_and_starts_again_for_ever() {

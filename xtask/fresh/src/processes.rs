@@ -1,0 +1,191 @@
+//! Both processes of an instance as a service under a real systemd: one dies or hangs, and the service does what its unit says; other
+//! users than root run it. Runs in a room, after the documented unit was tried in it.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, ExitCode};
+
+use anyhow::{Context as _, Result, ensure};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use xtask::shell;
+
+use super::control::{
+    UNIT, answers, configure, is_active, nothing_is_left, processes, property, service, systemctl, wait_until,
+};
+
+/// What is changed of the unit.
+const DROP_IN: &str = "/etc/systemd/system/spectrum.service.d/check.conf";
+
+/// Does to both processes what a host does.
+pub(super) fn check() -> Result<ExitCode> {
+    change("")?;
+    configure(&[service(0), service(1)])?;
+    systemctl(&["start", UNIT])?;
+    let life = Life::now()?;
+    let status = property("StatusText")?;
+    ensure!(status.starts_with("ready: 192.0.2.0/24, "), "systemctl status says {status:?}");
+    println!("ok: systemctl status tells: {status}");
+    lose_worker(&life)?;
+    lose_steerer(&life)?;
+    hang_steerer()?;
+    reload_by_signal()?;
+    stop()?;
+    for (user, how) in USERS {
+        other_user(user, how).with_context(|| format!("with {user}"))?;
+    }
+    change("")?;
+    let mut security = Command::new("systemd-analyze");
+    let exposure = shell::stdout(security.args(["security", "--no-pager", "spectrum.service"]))?;
+    println!("ok: {}", exposure.lines().last().unwrap_or_default());
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A stretch of time in which the service is active without a break.
+#[derive(Debug, Eq, PartialEq)]
+struct Life {
+    main: u32,
+    /// The moment of becoming active, which a reload does not change.
+    since: String,
+    restarts: String,
+}
+
+impl Life {
+    fn now() -> Result<Self> {
+        ensure!(is_active()?, "the unit is {}", property("ActiveState")?);
+        let main = property("MainPID")?.parse().context("read the main process id")?;
+        Ok(Self { main, since: property("ActiveEnterTimestampMonotonic")?, restarts: property("NRestarts")? })
+    }
+
+    /// The worker process.
+    fn worker(&self) -> Result<u32> {
+        let children = format!("/proc/{0}/task/{0}/children", self.main);
+        let children = fs::read_to_string(&children).with_context(|| format!("read {children}"))?;
+        let ours = processes();
+        let mut children = children.split_whitespace().filter_map(|pid| pid.parse().ok());
+        children.find(|pid| ours.contains(pid)).context("find the worker process")
+    }
+}
+
+fn send(pid: u32, signal: Signal) -> Result<()> {
+    let pid = Pid::from_raw(i32::try_from(pid).context("name a process")?);
+    kill(pid, signal).with_context(|| format!("send {signal} to {pid}"))
+}
+
+/// The worker process dies: the service has not noticed.
+fn lose_worker(life: &Life) -> Result<()> {
+    for _ in 0..3 {
+        let worker = life.worker()?;
+        send(worker, Signal::SIGKILL)?;
+        // Whoever comes meanwhile waits for the next.
+        (0..2).try_for_each(answers)?;
+        wait_until("another worker process serves", || Ok(life.worker().is_ok_and(|next| next != worker)))?;
+    }
+    ensure!(Life::now()? == *life, "a dead worker process made {:?} of {life:?}", Life::now()?);
+    println!("ok: the unit stays active while worker processes are killed");
+    Ok(())
+}
+
+/// The steerer alone dies: the worker process does not outlive it, and the service is started again.
+fn lose_steerer(life: &Life) -> Result<()> {
+    let worker = life.worker()?;
+    send(life.main, Signal::SIGKILL)?;
+    started_again(life, worker, "SIGKILL of the steerer")
+}
+
+/// The steerer hangs, which nobody but systemd sees.
+fn hang_steerer() -> Result<()> {
+    change("WatchdogSec=2s\n")?;
+    systemctl(&["restart", UNIT])?;
+    let life = Life::now()?;
+    let worker = life.worker()?;
+    // Twice the time, in which nothing may happen to one that lives.
+    std::thread::sleep(std::time::Duration::from_secs(4));
+    ensure!(Life::now()? == life, "a steerer that lives was taken for one that hangs");
+    send(life.main, Signal::SIGSTOP)?;
+    started_again(&life, worker, "a steerer that hangs was missed")
+}
+
+fn started_again(life: &Life, worker: u32, what: &str) -> Result<()> {
+    wait_until(&format!("it runs again: {what}"), || {
+        Ok(is_active()? && Life::now().is_ok_and(|now| now.main != life.main))
+    })?;
+    let now = Life::now()?;
+    ensure!(now.restarts.parse::<u32>().unwrap_or(0) > 0, "systemd has not started it again: {now:?}");
+    (0..2).try_for_each(answers)?;
+    let (ours, expected) = (processes(), [now.main, now.worker()?]);
+    ensure!(
+        ours.len() == 2 && expected.iter().all(|pid| ours.contains(pid)),
+        "there are processes {ours:?}, not {expected:?}"
+    );
+    ensure!(!ours.contains(&worker), "the worker process {worker} outlived its steerer");
+    Ok(())
+}
+
+/// SIGHUP, as systemd 253 and later send it.
+fn reload_by_signal() -> Result<()> {
+    let life = Life::now()?;
+    configure(&[service(0)])?;
+    send(life.main, Signal::SIGHUP)?;
+    wait_until("systemctl status tells of a reload by a signal", || {
+        Ok(!property("StatusText")?.contains("2001:db8::/64"))
+    })?;
+    ensure!(Life::now()? == life, "a reload made {:?} of {life:?}", Life::now()?);
+    answers(0)
+}
+
+fn stop() -> Result<()> {
+    systemctl(&["stop", UNIT])?;
+    ensure!(property("ActiveState")? == "inactive", "a stopped unit is {}", property("ActiveState")?);
+    nothing_is_left()
+}
+
+/// Users that are not root, and the drop-in that makes the unit theirs.
+const USERS: [(&str, &str); 2] = [("User=", "User=daemon\n"), ("DynamicUser=", "DynamicUser=yes\n")];
+
+/// What a user needs that is not root, as the documents say.
+const NEEDS: &str = "AmbientCapabilities=CAP_BPF CAP_NET_ADMIN CAP_NET_RAW CAP_PERFMON\n\
+                     RuntimeDirectory=spectrum-edge\nEnvironment=SPECTRUM_RUN_DIR=/run/spectrum-edge\n";
+
+/// The service as another user: start, reload, death of the worker process, stop.
+fn other_user(name: &str, how: &str) -> Result<()> {
+    change(&format!("{how}{NEEDS}"))?;
+    configure(&[service(0)])?;
+    systemctl(&["start", UNIT])?;
+    let life = Life::now()?;
+    answers(0)?;
+    for pid in [life.main, life.worker()?] {
+        let status =
+            fs::read_to_string(format!("/proc/{pid}/status")).context("read the state of a process")?;
+        let uids = status.lines().find(|line| line.starts_with("Uid:")).unwrap_or_default();
+        ensure!(!uids.split_whitespace().any(|uid| uid == "0"), "process {pid} is root: {uids}");
+        let capabilities = status.lines().find(|line| line.starts_with("CapEff:")).unwrap_or_default();
+        println!("    process {pid}: {uids:?} {capabilities:?}");
+        ensure!(
+            pid == life.main || capabilities.ends_with("\t0000000000000000"),
+            "the worker process has {capabilities}"
+        );
+    }
+    configure(&[service(0), service(1)])?;
+    systemctl(&["reload", UNIT])?;
+    answers(1)?;
+    let worker = life.worker()?;
+    send(worker, Signal::SIGKILL)?;
+    answers(0)?;
+    wait_until("another worker process serves", || Ok(life.worker().is_ok_and(|next| next != worker)))?;
+    ensure!(Life::now()? == life, "{:?} became of {life:?}", Life::now()?);
+    stop()?;
+    println!("ok: it starts, reloads, survives its worker process and stops with {name}");
+    Ok(())
+}
+
+/// Has the unit have `lines` besides.
+fn change(lines: &str) -> Result<()> {
+    let path = Path::new(DROP_IN);
+    let directory = path.parent().context("name a directory")?;
+    fs::create_dir_all(directory)
+        .and_then(|()| fs::write(path, format!("[Service]\n{lines}")))
+        .with_context(|| format!("write {DROP_IN}"))?;
+    systemctl(&["daemon-reload"])
+}
