@@ -15,7 +15,7 @@ use std::time::Duration;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 
-use crate::config::{FirewallChoice, Flags, ModeChoice, NatChoice, Planned, Protocols};
+use crate::config::{FirewallChoice, Flags, InstanceKeys, ModeChoice, NatChoice, Planned, Protocols};
 use crate::control::{BindingsQuery, OriginQuery};
 use crate::model::{
     Forced, LogFormat, Origin, OriginSetting, PortRange, Prefix, Protocol, RecordKeys, Records, Responder,
@@ -159,11 +159,11 @@ pub struct RunArgs {
     #[arg(long, value_name = "NAME|PATH")]
     pub netns: Option<String>,
 
-    /// The time for connections to end after SIGTERM, e.g. 10s
-    #[arg(long, default_value = "10s", value_name = "TIME", value_parser = value::drain, allow_hyphen_values = true)]
-    pub drain: Duration,
+    /// The time for connections to end after SIGTERM, e.g. 10s [default: what the file says, else 10s]
+    #[arg(long, value_name = "TIME", value_parser = value::drain, allow_hyphen_values = true)]
+    pub drain: Option<Duration>,
 
-    /// Worker threads, each with a listener of its own [default: one for each core]
+    /// Worker threads, each with a listener of its own [default: what the file says, else one for each core]
     #[arg(long, value_name = "COUNT", value_parser = value::workers, allow_negative_numbers = true)]
     pub workers: Option<NonZeroUsize>,
 
@@ -192,7 +192,8 @@ pub struct RunArgs {
     #[arg(long, value_name = "PREFIX", num_args = 0..=1, default_missing_value = "all")]
     pub force: Vec<Forced>,
 
-    /// User that the worker process is, by name or number [default: spectrum, or nobody where there is no such user]
+    /// User that the worker process is, by name or number [default: what the file says, else spectrum, or nobody where there is no
+    /// such user]
     #[arg(long, value_name = "NAME")]
     pub user: Option<String>,
 
@@ -439,6 +440,41 @@ impl RunArgs {
             sample: self.log_sample,
             opened: self.log_opened.then_some(true),
             empty: self.log_empty,
+        }
+    }
+
+    /// The flags that were typed and win over a key of the file, each with that key.
+    #[must_use]
+    pub fn overriding(&self) -> Vec<(&'static str, &'static str)> {
+        let flags = [
+            (self.mode.is_some(), "--mode", "dispatcher.mode"),
+            (self.firewall.is_some(), "--firewall", "dispatcher.firewall"),
+            (self.nat.is_some(), "--nat", "dispatcher.nat"),
+            (self.no_repair, "--no-repair", "dispatcher.repairs-per-minute"),
+            (self.admin.is_some(), "--admin", "admin.listen"),
+            (self.netns.is_some(), "--netns", "instance.netns"),
+            (self.drain.is_some(), "--drain", "instance.drain"),
+            (self.workers.is_some(), "--workers", "instance.workers"),
+            (self.user.is_some(), "--user", "instance.user"),
+            (self.single_process, "--single-process", "instance.single-process"),
+            (self.log_format.is_some(), "--log-format", "log.format"),
+            (self.log_records.is_some(), "--log-records", "log.records"),
+            (self.log_sample.is_some(), "--log-sample", "log.sample"),
+            (self.log_empty.is_some(), "--log-empty", "log.empty"),
+            (self.log_opened, "--log-opened", "log.opened"),
+        ];
+        flags.into_iter().filter(|(typed, ..)| *typed).map(|(_, flag, key)| (flag, key)).collect()
+    }
+
+    /// The keys that the flags set about the instance, whatever the file says.
+    #[must_use]
+    pub fn instance_keys(&self) -> InstanceKeys {
+        InstanceKeys {
+            drain: self.drain,
+            workers: self.workers,
+            user: self.user.clone(),
+            netns: self.netns.clone(),
+            single_process: self.single_process.then_some(true),
         }
     }
 

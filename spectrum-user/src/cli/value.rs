@@ -4,11 +4,11 @@
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
-/// A year, as humantime has it. Clocks that count from now end somewhere.
-const LONGEST_DRAIN: Duration = Duration::from_hours(8_766);
+use crate::config::InstanceKeys;
 
-/// More threads than any host has cores.
-const MOST_WORKERS: usize = 4096;
+const LONGEST_DRAIN: Duration = InstanceKeys::LONGEST_DRAIN;
+
+const MOST_WORKERS: usize = InstanceKeys::MOST_WORKERS;
 
 /// The time to drain.
 pub(super) fn drain(typed: &str) -> Result<Duration, String> {

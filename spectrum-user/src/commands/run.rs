@@ -9,7 +9,7 @@ use nix::unistd::{AccessFlags, eaccess};
 use super::exit;
 use super::logging::{self, Log};
 use crate::cli::RunArgs;
-use crate::config::{Config, Planned, RepairLimit};
+use crate::config::{Config, InstanceKeys, Planned, RepairLimit};
 use crate::confinement::{Circumstances, Needs, WorkerUser, confine_steerer};
 use crate::instance::{ReadAgain, Ready, Settings, WorkerPlace, live, require_net_admin};
 use crate::observe::LossKind;
@@ -25,7 +25,7 @@ pub(super) fn run(args: &RunArgs) -> ExitCode {
     };
     // Before there is a thread, the log's too: each has the namespace and the capabilities that its parent had.
     let confined = planned.and_then(|planned| {
-        let user = confined(args, &planned.config)?;
+        let user = confined(&planned.config)?;
         Ok((planned, user))
     });
     let log = match logging::init(format) {
@@ -39,12 +39,12 @@ pub(super) fn run(args: &RunArgs) -> ExitCode {
 }
 
 /// Goes to where it works, and keeps the capabilities that this takes. The user that the worker process is to be.
-fn confined(args: &RunArgs, config: &Config) -> anyhow::Result<WorkerUser> {
+fn confined(config: &Config) -> anyhow::Result<WorkerUser> {
     require_net_admin("serve")?;
-    if let Some(netns) = &args.netns {
+    if let Some(netns) = &config.instance.netns {
         host::enter_namespace(netns)?;
     }
-    let user = WorkerUser::choose(args.user.as_deref())?;
+    let user = WorkerUser::choose(config.instance.user.as_deref())?;
     confine_steerer(&Needs::of_steerer(config, Circumstances::of_host(&user, GROUP)))?;
     Ok(user)
 }
@@ -57,11 +57,14 @@ fn serve_from_start_to_end(
 ) -> anyhow::Result<()> {
     raise_file_limit()?;
     warn_of_unreadable(&planned.config);
+    tell_overridden(args);
+    let keys = &planned.config.instance;
+    let is_single = keys.single_process.unwrap_or_default();
     let settings = Settings {
-        workers: args.workers,
+        workers: keys.workers,
         force: args.force.clone().into(),
-        drain: args.drain,
-        worker: if args.single_process { WorkerPlace::Thread } else { WorkerPlace::Process(user) },
+        drain: keys.drain.unwrap_or(InstanceKeys::DRAIN),
+        worker: if is_single { WorkerPlace::Thread } else { WorkerPlace::Process(user) },
     };
     let again = args.clone();
     let read_again: ReadAgain = Arc::new(move || configured_again(&again));
@@ -87,6 +90,7 @@ fn configured(args: &RunArgs) -> anyhow::Result<Planned> {
         Some(path) => Config::load(path)?,
         None => args.short_form()?,
     };
+    config.instance = args.instance_keys().or(std::mem::take(&mut config.instance));
     config.log.format = args.log_format.or(config.log.format);
     config.log.general = args.record_keys().or(config.log.general);
     if let Some(mode) = args.mode {
@@ -105,6 +109,15 @@ fn configured(args: &RunArgs) -> anyhow::Result<Planned> {
         config.admin = Some(admin);
     }
     Ok(Planned { config, plan })
+}
+
+/// Says, to who looks for it, which keys of the file are of no effect.
+fn tell_overridden(args: &RunArgs) {
+    if args.config.is_some() {
+        for (flag, key) in args.overriding() {
+            tracing::debug!(flag, key, "the flag wins, whatever the file says");
+        }
+    }
 }
 
 /// Says which files a reload could not read with the rights that this process has kept.

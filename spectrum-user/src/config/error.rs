@@ -183,6 +183,8 @@ impl<'t> Problems<'t> {
         let Self { texts, found, .. } = self;
         let mut found = found.into_inner();
         found.sort();
+        // What holds for many is judged more than once.
+        found.dedup();
         let mut position = Position::begin(texts, 0);
         let problems = found
             .into_iter()

@@ -4,7 +4,10 @@ use std::collections::HashSet;
 use std::net::SocketAddr;
 
 use super::udp::{self, BoundProtocols, UdpTargetError};
-use super::{Config, FirewallChoice, ModeChoice, NatChoice, OriginPlaces, Planned, Protocols, RepairLimit};
+use super::{
+    Config, FirewallChoice, InstanceKeys, ModeChoice, NatChoice, OriginPlaces, Planned, Protocols,
+    RepairLimit,
+};
 use crate::model::{
     Binding, Force, LogOptions, Origin, OriginPort, Origins, Policy, PortRange, Prefix, ResolverOptions,
     Responder, Service, ServiceName, Target,
@@ -142,6 +145,7 @@ impl Flags {
             ) => Plan::default(),
         };
         let config = Config {
+            instance: InstanceKeys::default(),
             log: LogOptions::default(),
             mode: self.mode,
             firewall: self.firewall,

@@ -4,6 +4,7 @@ mod error;
 mod file;
 mod firewall;
 mod flags;
+mod instance_keys;
 mod mode;
 mod nat;
 mod origin_places;
@@ -17,6 +18,7 @@ pub(crate) use file::nearest::nearest;
 pub use error::{ConfigError, Problem};
 pub use firewall::FirewallChoice;
 pub use flags::{Flags, FlagsError};
+pub use instance_keys::InstanceKeys;
 pub use mode::ModeChoice;
 pub use nat::NatChoice;
 pub use origin_places::OriginPlaces;
@@ -51,6 +53,8 @@ impl Config {
 /// The whole configuration, by whatever means it was said.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Config {
+    /// How the instance lives.
+    pub instance: InstanceKeys,
     /// The path to steer by.
     pub mode: ModeChoice,
     /// The firewall that carries the rules of the TPROXY path.

@@ -16,7 +16,7 @@ use super::own_bindings::Speaking;
 use super::replies::refuse_own_addresses;
 use super::running::{Aim, Running};
 use super::worker::{NOTICE, look_up};
-use crate::config::{Config, ModeChoice, Planned};
+use crate::config::{Config, InstanceKeys, ModeChoice, Planned};
 use crate::control::ReloadQuery;
 use crate::model::{Destination, DestinationId, Forced, Resource, ServiceName};
 use crate::observe::RecordRules;
@@ -77,6 +77,10 @@ impl Running {
         if wanted != format {
             bail!("log.format: cannot change from {format} to {wanted} while running; restart instead");
         }
+        if let Some((key, was, is)) = self.config.instance.fixed(&config.instance).into_iter().next() {
+            bail!("instance.{key}: cannot change from {was} to {is} while running; restart instead");
+        }
+        let drain = config.instance.drain.unwrap_or(InstanceKeys::DRAIN);
         let revision = self.revision + 1;
         let plan = plan.after(&self.plan, &self.config.services, &config.services, revision);
         let config = Arc::new(config);
@@ -98,8 +102,10 @@ impl Running {
         if reloaded.as_ref().is_err_and(has_lost_worker) {
             reloaded = self.reload_with_worker(&config, &plan, mode, revision, NOTICE).await;
         }
-        if reloaded.is_err() {
-            self.settings.force = before;
+        match &reloaded {
+            // What it removed has had the time that was said before.
+            Ok(_) => self.settings.drain = drain,
+            Err(_) => self.settings.force = before,
         }
         reloaded
     }

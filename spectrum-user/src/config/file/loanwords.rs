@@ -47,7 +47,7 @@ const KEYS: &[Loanwords] = &[
         KeyTable::File,
         "nbproc nbthread threads worker-processes workers",
         None,
-        "--workers on the command line says it",
+        "workers of [instance] says it, as --workers does",
     ),
     (
         KeyTable::Limits,

@@ -2,6 +2,7 @@
 //! Pure but for [`Config::load`], so that starting, reloading and checking judge alike.
 
 mod binding;
+mod defaults;
 mod file_set;
 mod health;
 mod key_path;
@@ -22,6 +23,7 @@ mod udp;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::net::SocketAddr;
+use std::num::NonZeroUsize;
 use std::path::Path;
 use std::time::Duration;
 
@@ -32,7 +34,7 @@ use toml_parser::lexer::TokenKind;
 use super::error::{Found, Problems, TextPlace};
 use super::origin_places::{OriginPlace, OriginPlaces};
 use super::texts::Texts;
-use super::{Config, ConfigError, FirewallChoice, ModeChoice, NatChoice, Planned, RepairLimit};
+use super::{Config, ConfigError, FirewallChoice, InstanceKeys, ModeChoice, NatChoice, Planned, RepairLimit};
 use crate::model::{Force, Forced, LogOptions, RecordKeys, ResolverOptions, ServiceName};
 use crate::plan::{self, Plan};
 use file_set::FileSet;
@@ -103,6 +105,13 @@ fn understood(texts: &Texts<'_>, found: Vec<Found>) -> Result<Planned, ConfigErr
     if problems.count() > 0 {
         return Err(problems.into_error());
     }
+    if let Some(typed) = Section::new(&root, KeyPath::File, &problems).take("defaults") {
+        defaults::judge(typed);
+    }
+    // Wrong ones would be told once more for each service.
+    if problems.count() == 0 {
+        defaults::apply(&mut root);
+    }
     let planned = read(texts, &root, &problems);
     if problems.count() == 0 { Ok(planned) } else { Err(problems.into_error()) }
 }
@@ -153,13 +162,18 @@ fn tokens(text: &str) -> impl Iterator<Item = usize> {
 /// The configuration as far as the file can be understood; sound if `problems` stays empty.
 fn read(texts: &Texts<'_>, root: &DeTable<'_>, problems: &Problems<'_>) -> Planned {
     let file = Section::new(root, KeyPath::File, problems);
-    if let Some(typed) = file.take("include") {
-        include(typed);
-    }
     let (mode, firewall, nat, repairs, force) = file.take("dispatcher").map(dispatcher).unwrap_or_default();
     let admin = file.take("admin").and_then(admin);
     let resolver = file.take("resolver").map(resolver).unwrap_or_default();
-    let (format, general) = file.take("log").map(log::general).unwrap_or_default();
+    let instance = file.take("instance").map(instance).unwrap_or_default();
+    let defaults = file.take("defaults").and_then(|typed| typed.section("a table, [defaults]"));
+    let of_all = defaults.as_ref().and_then(|section| section.take("log"));
+    let log = file.take("log");
+    let (format, general) = log.map(log::general).unwrap_or_default();
+    let general = general.or(of_all.map(|typed| defaults::records(typed, log)).unwrap_or_default());
+    if let Some(typed) = file.take("include") {
+        include(typed);
+    }
     let described = file.take("service").map(|typed| services(typed, problems));
     if described.is_none() && !file.misspells("service") {
         problems.add(0, NO_SERVICE);
@@ -179,8 +193,20 @@ fn read(texts: &Texts<'_>, root: &DeTable<'_>, problems: &Problems<'_>) -> Plann
     });
     let origin_places = OriginPlaces::in_files(located(&places, problems));
     let files = texts.paths();
-    let config =
-        Config { mode, firewall, nat, repairs, force, admin, log, resolver, services, origin_places, files };
+    let config = Config {
+        instance,
+        mode,
+        firewall,
+        nat,
+        repairs,
+        force,
+        admin,
+        log,
+        resolver,
+        services,
+        origin_places,
+        files,
+    };
     Planned { config, plan }
 }
 
@@ -204,6 +230,32 @@ fn include(typed: Typed<'_, '_>) {
             typed.refuse("a path is missing; write one such as \"conf.d/*.toml\"");
         }
     }
+}
+
+fn instance(typed: Typed<'_, '_>) -> InstanceKeys {
+    let mut keys = InstanceKeys::default();
+    let Some(section) = typed.section("a table, [instance]") else { return keys };
+    keys.drain =
+        section.take("drain").and_then(|typed| typed.time(&(Duration::ZERO..=InstanceKeys::LONGEST_DRAIN)));
+    let workers = section.take("workers");
+    let workers = workers
+        .and_then(|typed| typed.number(&(1..=u32::try_from(InstanceKeys::MOST_WORKERS).unwrap_or(u32::MAX))));
+    keys.workers = workers.and_then(|count| NonZeroUsize::new(usize::try_from(count).unwrap_or_default()));
+    let named = |typed: Typed<'_, '_>, expected: &str| {
+        let text = typed.string(expected)?;
+        if text.is_empty() {
+            typed.refuse("is empty; name one, or leave it out");
+        }
+        Some(text.to_owned())
+    };
+    keys.user = section.take("user").and_then(|typed| named(typed, "a name or number such as \"spectrum\""));
+    keys.netns = section.take("netns").and_then(|typed| named(typed, "a name or path such as \"blue\""));
+    keys.single_process = section.take("single-process").and_then(|typed| typed.truth());
+    if let (Some(_), Some(true)) = (&keys.user, keys.single_process) {
+        typed.refuse_key("user", "there is no worker process with single-process = true; remove one of them");
+    }
+    section.finish();
+    keys
 }
 
 fn dispatcher(typed: Typed<'_, '_>) -> (ModeChoice, FirewallChoice, NatChoice, RepairLimit, Force) {

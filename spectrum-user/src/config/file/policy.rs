@@ -56,6 +56,15 @@ impl<'a, 't> PolicyKeys<'a, 't> {
 }
 
 fn limits(typed: Typed<'_, '_>) -> Limits {
+    read_limits(typed, false)
+}
+
+/// The same of services that may have a limit of each source themselves.
+pub(super) fn limits_of_any(typed: Typed<'_, '_>) -> Limits {
+    read_limits(typed, true)
+}
+
+fn read_limits(typed: Typed<'_, '_>, is_by_source: bool) -> Limits {
     let mut limits = Limits::default();
     let Some(section) = typed.section("a table such as { connections = 10000 }") else { return limits };
     let count = |key| section.take(key)?.number(&(1..=u32::MAX)).and_then(NonZeroU32::new);
@@ -63,7 +72,8 @@ fn limits(typed: Typed<'_, '_>) -> Limits {
     limits.connections_per_source = count("connections-per-source");
     limits.rate_per_source = count("rate-per-source");
     let per_source = ["connections-per-source", "rate-per-source"];
-    let is_by_source = per_source.iter().any(|key| section.has(key) || section.misspells(key));
+    let is_by_source =
+        is_by_source || per_source.iter().any(|key| section.has(key) || section.misspells(key));
     let length = |key, longest, length: &mut u8| {
         let Some(typed) = section.take(key) else { return };
         let Some(number) = typed.number(&(0..=longest)) else { return };
@@ -81,7 +91,7 @@ fn limits(typed: Typed<'_, '_>) -> Limits {
     limits
 }
 
-fn timeouts(typed: Typed<'_, '_>) -> Timeouts {
+pub(super) fn timeouts(typed: Typed<'_, '_>) -> Timeouts {
     let mut timeouts = Timeouts::default();
     let Some(section) = typed.section("a table such as { idle = \"10m\" }") else { return timeouts };
     if let Some(time) = section.take("connect").and_then(|typed| typed.time(&TIMES)) {

@@ -27,6 +27,7 @@ const HOMES: &[(&str, &str)] = &[
     ("bindings", "[[service]]"),
     ("connect", "timeouts of a service"),
     ("dial-on", "[[service]]"),
+    ("drain", "[instance]"),
     ("ejection", "[[service]]"),
     ("empty", "[log], or log of a service"),
     ("expect", "health of a service"),
@@ -42,6 +43,7 @@ const HOMES: &[(&str, &str)] = &[
     ("min-ttl", "[resolver]"),
     ("mode", "[dispatcher]"),
     ("nat", "[dispatcher]"),
+    ("netns", "[instance]"),
     ("opened", "[log], or log of a service"),
     ("origins", "[[service]]"),
     ("ports", "an element of bindings"),
@@ -57,6 +59,7 @@ const HOMES: &[(&str, &str)] = &[
     ("send", "health of a service"),
     ("servers", "[resolver]"),
     ("sessions", "udp of a service"),
+    ("single-process", "[instance]"),
     ("source", "udp of a service"),
     ("template", "health of a service"),
     ("timeouts", "[[service]]"),
@@ -64,6 +67,7 @@ const HOMES: &[(&str, &str)] = &[
     ("trusted-proxies", "[[service]]"),
     ("udp", "[[service]]"),
     ("unique-id", "[[service]]"),
+    ("user", "[instance]"),
     ("weight", "an element of origins, as in { origin = \"203.0.113.10\", weight = 2 }"),
 ];
 
