@@ -114,7 +114,7 @@ impl Session {
             client: self.client.get(),
             via: self.via.get(),
             dialled: self.dialled.get(),
-            unique_id: self.unique_id.get().map(|id| id.to_string()),
+            unique_id: self.unique_id.get().map(ToString::to_string),
             bound_port: self.bound_port,
             origin: self.origin.get(),
             dial: self.dial.get(),

@@ -105,7 +105,7 @@ impl Drop for Listening {
 
 impl AcceptQueue {
     async fn accept(self, listener: AsyncFd<OwnedFd>, hold: Hold, mut stopped: oneshot::Receiver<Stopping>) {
-        let mut held = tokio::select! {
+        let mut early = tokio::select! {
             biased;
             stopping = &mut stopped => Some(stopping),
             () = hold.over() => None,
@@ -114,7 +114,7 @@ impl AcceptQueue {
         let mut kept = self.assignment.get().served.policy.timeouts;
         self.keep(listener.get_ref(), &kept);
         let stopping = loop {
-            if let Some(stopping) = held.take() {
+            if let Some(stopping) = early.take() {
                 break stopping;
             }
             let accepted = tokio::select! {

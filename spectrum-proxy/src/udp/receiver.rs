@@ -167,13 +167,13 @@ pub(super) struct Queue {
 
 impl Queue {
     async fn receive(self: Rc<Self>, hold: Hold, mut stopped: oneshot::Receiver<Stopping>) {
-        let mut held = tokio::select! {
+        let mut early = tokio::select! {
             biased;
             stopping = &mut stopped => Some(stopping),
             () = hold.over() => None,
         };
         let stopping = loop {
-            if let Some(stopping) = held.take() {
+            if let Some(stopping) = early.take() {
                 break stopping;
             }
             let ready = tokio::select! {

@@ -272,6 +272,11 @@ pub(super) const FAMILIES: &[MetricFamily] = &[
         }),
     ),
     histogram("session_duration_seconds", "From accept to end", Spreads(|sessions| &sessions.durations)),
+    gauge(
+        "leaving_workers",
+        "Worker processes that have left their listeners to another one and still have something open",
+        Instance(|view| view.leaving_workers.len() as u64),
+    ),
     counter(
         "uncounted_events",
         "Sessions and records that no other counter has, since there was no room for the counters of one more service",

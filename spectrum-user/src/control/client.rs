@@ -38,7 +38,7 @@ const RELOAD: Duration = Duration::from_mins(15);
 /// Asks the instance whose socket is at `path`, and waits for its answer.
 pub fn ask<T: DeserializeOwned>(path: &Path, request: &Request) -> Result<T, ControlError> {
     // A reload resolves names and may wait for another instance; all else is there at once.
-    let patience = if matches!(request, Request::Reload(_)) { RELOAD } else { ANSWER };
+    let patience = if matches!(request, Request::Reload(_) | Request::Renew) { RELOAD } else { ANSWER };
     ask_within(path, request, patience)
 }
 

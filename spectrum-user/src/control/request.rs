@@ -18,6 +18,8 @@ pub enum Request {
     Origin(OriginQuery),
     /// Read the configuration file again and steer by it.
     Reload(ReloadQuery),
+    /// Have another worker process take the place of the one that serves.
+    Renew,
     /// The status of the instance.
     Status,
 }

@@ -23,8 +23,8 @@ use crate::model::{
 use crate::plan::firewall::{Firewall, Rule};
 use crate::plan::{ListenerRoom, Plan};
 use crate::registry::{Claim, Mode};
-use crate::worker_process::{LinkError, NewListeners};
-use spectrum_proxy::{DrainOutcome, Served};
+use crate::worker_process::{Link, LinkError, NewListeners};
+use spectrum_proxy::Served;
 use spectrum_steering::dispatcher::{Dispatcher, DispatcherError};
 use spectrum_steering::host::{ListenerGroup, ListenerOptions, LocalRoutes, Transparency};
 use spectrum_steering::tproxy::{Backend, FirewallLook, SideTable, Tproxy};
@@ -76,7 +76,7 @@ impl Running {
                 if let Some(lookups) = self.lookups.take() {
                     self.stop_asked.unless(lookups.done()).await??;
                 }
-                self.serve(resources, &aim.config).await
+                self.serve(&self.link()?, resources, &aim.config).await
             }
             ResourceKind::Exemption => {
                 if self.exempting.part().is_some() {
@@ -301,30 +301,23 @@ impl Running {
         errors
     }
 
-    /// Gives what is open its time, unless we are told once more to stop. The worker process is gone afterwards.
+    /// Gives what is open its time, unless we are told once more to stop. All worker processes are gone afterwards.
     async fn drain(&mut self) {
-        let Some(mut worker) = self.worker.take() else { return };
+        if let Some(worker) = self.worker.take() {
+            self.leaving.add(worker, self.settings.drain);
+        }
         let hurry = self.stop_asked.beyond(self.stopping.unwrap_or_default());
-        if let Ok(link) = worker.link().cloned() {
-            let drain = link.drain(self.settings.drain);
-            tokio::pin!(drain);
-            let outcome = tokio::select! {
-                outcome = &mut drain => outcome,
-                () = hurry => {
-                    link.abort();
-                    drain.await
-                }
-            };
-            match outcome {
-                Ok(DrainOutcome { cut: 0, .. }) => {}
-                Ok(DrainOutcome { cut, finished }) => tracing::warn!(cut, finished, "connections were cut"),
-                Err(error) => tracing::warn!("connections were cut: {error}"),
+        let links = self.leaving.links();
+        let all_over = self.leaving.all_over();
+        tokio::pin!(all_over);
+        tokio::select! {
+            () = &mut all_over => {}
+            () = hurry => {
+                links.iter().for_each(Link::abort);
+                all_over.await;
             }
         }
         self.published.worker().is(None);
-        if let Some(how) = worker.end() {
-            tracing::warn!(how, "the worker process did not end well");
-        }
     }
 
     /// Has UDP sessions of services that `plan` has no more go on without steering. So do, over TPROXY, those of services that
@@ -452,8 +445,13 @@ impl Running {
         u32::try_from(self.plan.destinations.len().div_ceil(LISTENERS)).unwrap_or(u32::MAX).max(1)
     }
 
-    /// Hands listeners to the workers, to be served as `config` says.
-    async fn serve(&mut self, resources: &[Resource], config: &Config) -> anyhow::Result<()> {
+    /// Hands listeners to the workers behind `link`, to be served as `config` says.
+    pub(super) async fn serve(
+        &self,
+        link: &Link,
+        resources: &[Resource],
+        config: &Config,
+    ) -> anyhow::Result<()> {
         let services = by_name(&config.services);
         // Those that are gone, and still take what is in their queues.
         let gone = by_name(&self.gone);
@@ -468,7 +466,7 @@ impl Running {
                 served: served(service),
             })
         });
-        self.link()?.listen(handed).await
+        link.listen(handed).await
     }
 
     /// The one moment from which packets see the generation of `aim`. After an error they see the one before.

@@ -184,7 +184,7 @@ async fn hear_requests(
                 Err(error) => refuse(asked, &error.into()),
             },
             Request::Origin(_) => drop(tokio::spawn(set_origin(asked, published.now()))),
-            Request::Reload(_) => {
+            Request::Reload(_) | Request::Renew => {
                 let state = published.now().state;
                 if state == InstanceState::Draining {
                     refuse_reload(asked, state);

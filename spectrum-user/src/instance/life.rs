@@ -13,6 +13,7 @@ use super::exempting::{Looked, Looks};
 use super::exit_code;
 use super::firewall_looks::LOOKING;
 use super::hearing::{Hearing, ReloadAsked};
+use super::leaving::Left;
 use super::notifying::{self, notify};
 use super::ready::Ready;
 use super::reload::Reloaded;
@@ -107,13 +108,25 @@ async fn serve(running: &mut Running, read_again: &ReadAgain, hearing: &mut Hear
             looked = looks.next(&running.plan, running.config.nat) => ServeEvent::Looked(looked),
             () = until(next_worker) => ServeEvent::NextWorker,
             why = worker_over(running.worker.as_ref()) => ServeEvent::WorkerEnded(why),
+            left = running.leaving.over() => ServeEvent::Left(left),
         };
         match event {
             ServeEvent::Due => running.retire_due().await,
             ServeEvent::NextWorker => running.replace_worker().await,
             ServeEvent::WorkerEnded(why) => running.worker_ended(&why).await,
+            ServeEvent::Left(left) => {
+                running.leaving.end(left);
+                running.publish();
+            }
             ServeEvent::Repair(event) => running.repair(event).await,
             ServeEvent::Looked(looked) => running.looked(looked).await,
+            ServeEvent::Reload(ReloadAsked::Asker(asked)) if asked.request == Request::Renew => {
+                let outcome = running.renew_worker().await;
+                if let Err(error) = &outcome {
+                    tracing::error!("the worker process serves on: {error:#}");
+                }
+                settle(outcome, asked);
+            }
             ServeEvent::Reload(ReloadAsked::Asker(asked)) => {
                 let query = match &asked.request {
                     Request::Reload(query) => query.clone(),
@@ -138,6 +151,7 @@ enum ServeEvent {
     NextWorker,
     Repair(RepairEvent),
     WorkerEnded(String),
+    Left(Left),
     Looked(Looked),
     Reload(ReloadAsked),
 }

@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use super::beside::Repairing;
 use super::exempting::Exempting;
 use super::hearing::Hearing;
+use super::leaving::LeavingWorkers;
 use super::notifying::notify;
 use super::own_bindings::{CurrentBindings, Speaking};
 use super::ready::Ready;
@@ -93,6 +94,8 @@ pub(super) struct Running {
     pub(super) worker: Option<WorkerProcess>,
     /// Those that ended before their time.
     pub(super) ends: WorkerEnds,
+    /// Those that have left their listeners to it.
+    pub(super) leaving: LeavingWorkers,
     /// The look-ups that are waited for before anything is served.
     pub(super) lookups: Option<Begun>,
     pub(super) ledger: Ledger,
@@ -167,6 +170,7 @@ impl Running {
             host,
             worker: None,
             ends: WorkerEnds::default(),
+            leaving: LeavingWorkers::default(),
             lookups: None,
             ledger: Ledger::default(),
             lock: None,
@@ -353,6 +357,7 @@ impl Running {
             now.admin = self.admin.as_ref().map(AdminServer::address);
             now.gone = gone;
             now.faults = self.repairs.faults();
+            now.leaving = self.leaving.shown().into();
             now.listeners = listeners;
             now.own_listeners = own_listeners;
         });

@@ -66,18 +66,25 @@ impl WorkerEnds {
 impl Running {
     /// Starts a worker process, which serves nothing yet, and has it look up the names of the origins of `config`.
     pub(super) fn start_worker_process(&mut self, config: &Config) -> anyhow::Result<Begun> {
+        let (worker, lookups) = self.another_worker_process(config)?;
+        self.published.worker().is(Some(worker.link()?.clone()));
+        self.worker = Some(worker);
+        Ok(lookups)
+    }
+
+    /// The same while there is one, which stays.
+    pub(super) fn another_worker_process(&self, config: &Config) -> anyhow::Result<(WorkerProcess, Begun)> {
         let worker = WorkerProcess::start(
             &self.host,
             &Needs::of_worker(&config.services),
             &self.hearing.0,
             self.bindings.answering(),
         )?;
-        let link = worker.link()?.clone();
-        self.published.worker().is(Some(link.clone()));
-        self.worker = Some(worker);
+        let link = worker.link()?;
         link.configure(config.resolver.clone());
         link.follow(RecordRules::of(&config.log, &config.services));
-        look_up(&link, config)
+        let lookups = look_up(link, config)?;
+        Ok((worker, lookups))
     }
 
     /// The way to the worker process.
@@ -168,21 +175,23 @@ impl Running {
         let link = self.link()?;
         link.avoid().await?;
         self.raise(&[Resource::Workers], &aim).await?;
+        self.publish();
+        self.serve_all(&link, &aim.config).await
+    }
+
+    /// Hands all listeners that are served to the worker process behind `link`, which is to serve them as the one before.
+    pub(super) async fn serve_all(&self, link: &Link, config: &Config) -> anyhow::Result<()> {
         // It is to know the origins that are set before the first connection may go to one of them.
-        let set = served_of(&self.plan, &aim.config, &self.published.worker().set_services());
+        let set = served_of(&self.plan, config, &self.published.worker().set_services());
         let any_set = !set.is_empty();
         if any_set {
             link.prepare(set).await?;
-            self.published.worker().set_again().await;
+            self.published.worker().set_again(link).await;
         }
-        let serving: Vec<Resource> = self
-            .ledger
-            .have()
-            .map(|(resource, _)| resource)
-            .filter(|resource| resource.kind() == ResourceKind::Serving)
-            .cloned()
-            .collect();
-        self.raise(&serving, &aim).await?;
+        let have = self.ledger.have().map(|(resource, _)| resource);
+        let serving: Vec<Resource> =
+            have.filter(|resource| resource.kind() == ResourceKind::Serving).cloned().collect();
+        self.serve(link, &serving, config).await?;
         if any_set {
             // What is served keeps them from now on.
             link.prepare(Vec::new()).await?;

@@ -8,8 +8,9 @@ use tokio::time::Instant;
 
 use super::surroundings::attached;
 use super::{
-    DestinationPlan, DestinationView, DrainingView, InstanceState, LogView, OriginView, PacketCounts,
-    Present, ProgramView, Seen, ServicePlan, ServiceView, SessionsView, TableView, View,
+    DestinationPlan, DestinationView, DrainingView, InstanceState, LeavingView, LeavingWorker, LogView,
+    OriginView, PacketCounts, Present, ProgramView, Seen, ServicePlan, ServiceView, SessionsView, TableView,
+    View,
 };
 use crate::model::{Protocol, ResourceKind, Service, ServiceName};
 use crate::observe::{Counters, LossKind, Losses, Omission, Omissions, Totals};
@@ -55,6 +56,7 @@ impl Present {
             reloads: self.reloads(),
             admin: self.admin,
             worker_process: look.confinement.clone(),
+            leaving_workers: self.leaving(),
             descriptors: look.descriptors,
             descriptors_of_each: look.descriptors_of_each,
             missing,
@@ -101,6 +103,15 @@ impl Present {
             self.look_around(&mut view.surroundings);
         }
         view
+    }
+
+    fn leaving(&self) -> Vec<LeavingView> {
+        let now = Instant::now();
+        let view = |one: &LeavingWorker| {
+            let cut_in_ms = millis(one.cut_at.saturating_duration_since(now));
+            LeavingView { pid: one.pid, cut_in_ms }
+        };
+        self.leaving.iter().map(view).collect()
     }
 
     /// The things that others removed and that have not been put back, and those of them that clients need.

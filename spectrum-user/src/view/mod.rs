@@ -20,7 +20,7 @@ pub use making::{DETACHED, Scope};
 pub use origin::{CheckView, ErrorView, OriginPlan, OriginView, RecordView};
 pub use plan::{BindingView, CheckedService, DestinationPlan, LogPlan, PlanView, ResolverPlan, TableView};
 pub use policy::{LimitsView, TimeoutsView, UdpView, policy_lines};
-pub use present::{Present, Published, Seen};
+pub use present::{LeavingWorker, Present, Published, Seen};
 pub use readiness::Readiness;
 pub use service::{
     DatagramsView, DrainingView, EjectionPlan, EndedView, HealthPlan, RecordsPlan, ServicePlan, ServiceView,
@@ -74,6 +74,9 @@ pub struct View {
     /// What its worker process may do; none where that is no process of its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub worker_process: Option<WorkerReport>,
+    /// Worker processes that have left their listeners to it, and still have something open.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub leaving_workers: Vec<LeavingView>,
     /// The program that is attached, with sk_lookup.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub program: Option<ProgramView>,
@@ -116,6 +119,15 @@ pub struct View {
     /// The things that stand in its way.
     #[serde(flatten)]
     pub surroundings: Surroundings,
+}
+
+/// A worker process on its way out.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct LeavingView {
+    /// Its process id.
+    pub pid: u32,
+    /// Until what it has open is cut.
+    pub cut_in_ms: u64,
 }
 
 /// The phase of an instance's life.

@@ -47,6 +47,8 @@ pub struct Present {
     pub book: Book,
     /// The worker process, which knows the states of origins.
     pub(crate) worker: CurrentWorker,
+    /// Worker processes that have left their listeners to it.
+    pub leaving: Arc<[LeavingWorker]>,
     /// The address of metrics and health.
     pub admin: Option<SocketAddr>,
     /// Services that the configuration has no more, and when what they have open is cut.
@@ -57,6 +59,15 @@ pub struct Present {
     pub own_listeners: Arc<HashSet<u64>>,
     /// The things that others took away.
     pub faults: Faults,
+}
+
+/// A worker process that has left its listeners to another one, and still has something open.
+#[derive(Clone, Copy, Debug)]
+pub struct LeavingWorker {
+    /// Its process id.
+    pub pid: u32,
+    /// When that is cut.
+    pub cut_at: Instant,
 }
 
 /// The name of the requests for another configuration in the book.
@@ -120,6 +131,7 @@ impl Published {
             besides: Vec::new(),
             book,
             worker: CurrentWorker::default(),
+            leaving: Arc::default(),
             admin: None,
             gone: Arc::default(),
             listeners: Arc::default(),

@@ -2,14 +2,19 @@
 
 use std::collections::{HashMap, HashSet};
 use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
-use futures_util::future::try_join_all;
+use anyhow::Context as _;
+use futures_util::future::{join, try_join_all};
 
 use super::link::{Begun, Link, LinkError, PATIENCE};
 use super::message::{HandoverOf, Order, RecordRules, WorkerAnswer, WorkersLook};
+use super::moving::MOVING;
 use super::wire::MOST_FILES;
-use crate::model::{Destination, LocalOrigins, Origin, OriginSetting, ResolverOptions, ServiceName};
+use crate::model::{
+    Destination, LocalOrigins, Origin, OriginSetting, Protocol, ResolverOptions, ServiceName,
+};
 use spectrum_proxy::{DrainOutcome, Served, SetOrigin, SetOriginError};
 
 /// The time for telling how things are: who asks has a bound of its own.
@@ -121,6 +126,30 @@ impl Link {
     pub(crate) async fn cut(&self, destination: Destination) -> Result<usize, LinkError> {
         match self.ask(Order::Cut(destination), Vec::new(), PATIENCE).await? {
             WorkerAnswer::Cut(count) => Ok(count),
+            _ => Ok(0),
+        }
+    }
+
+    /// Has listeners that come from now on not be read before [`Link::begin_reading`].
+    pub(crate) async fn hold(&self) -> Result<(), LinkError> {
+        self.ask(Order::Hold, Vec::new(), PATIENCE).await.map(drop)
+    }
+
+    /// Has those of `protocol` be read.
+    pub(crate) async fn begin_reading(&self, protocol: Protocol) -> Result<(), LinkError> {
+        self.ask(Order::Begin(protocol), Vec::new(), PATIENCE).await.map(drop)
+    }
+
+    /// Has it leave all listeners, and its UDP sessions, to `next`: how many of these that goes on with. Whatever goes wrong, it reads
+    /// nothing any more.
+    pub(crate) async fn leave_to(&self, next: &Self) -> anyhow::Result<usize> {
+        let (giver, taker) = UnixStream::pair().context("make a way for UDP sessions")?;
+        let patience = MOVING + GRACE;
+        let adopting = next.begin(Order::Adopt, vec![taker.into()], patience)?;
+        let leaving = self.begin(Order::Leave, vec![giver.into()], patience)?;
+        let (left, adopted) = join(leaving.end(), adopting.end()).await;
+        match (left?, adopted?) {
+            (_, WorkerAnswer::Moved(count)) => Ok(count),
             _ => Ok(0),
         }
     }

@@ -83,10 +83,9 @@ impl CurrentWorker {
         settings.iter().map(|one| one.service.clone()).collect()
     }
 
-    /// Makes the settings that were made by hand once more, since this process knows of none. What cannot be set any more is
+    /// Makes the settings that were made by hand once more behind `link`, since that process knows of none. What cannot be set any more is
     /// forgotten.
-    pub(crate) async fn set_again(&self) {
-        let Ok(link) = self.link() else { return };
+    pub(crate) async fn set_again(&self, link: &Link) {
         let settings = self.0.settings.lock().unwrap_or_else(PoisonError::into_inner).clone();
         for Setting { service, typed, by_hand, .. } in settings {
             let lost = match link.set(service.clone(), typed.clone(), by_hand).await {

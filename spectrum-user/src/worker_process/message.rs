@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::confinement::{Needs, WorkerReport, WorkerUser};
 use crate::model::{
-    Destination, Hop, LocalOrigins, LogFormat, Origin, OriginPort, OriginSetting, ResolverOptions,
+    Destination, Hop, LocalOrigins, LogFormat, Origin, OriginPort, OriginSetting, Protocol, ResolverOptions,
     ServiceName,
 };
 use crate::observe::ProcessNumber;
@@ -77,6 +77,14 @@ pub(super) enum Order {
     Part(Vec<Destination>),
     /// Cut what is open of a destination that was removed.
     Cut(Destination),
+    /// Do not read listeners that come from now on before [`Order::Begin`]: another worker process does still.
+    Hold,
+    /// Read those of this protocol.
+    Begin(Protocol),
+    /// Leave all listeners to another worker process, and give it the UDP sessions, by the stream that comes with this.
+    Leave,
+    /// Go on with the UDP sessions that come by the stream that comes with this.
+    Adopt,
     /// Let what is open end, for so long.
     Drain(Duration),
     /// Cut everything.
@@ -104,6 +112,8 @@ pub(crate) struct HandoverOf {
 pub(super) enum WorkerAnswer {
     Done,
     Cut(usize),
+    /// So many UDP sessions went over.
+    Moved(usize),
     Drained(DrainOutcome),
     Seen(WorkersLook),
     Set(Result<SetOrigin, SetOriginError>),

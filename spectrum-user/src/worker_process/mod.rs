@@ -6,6 +6,7 @@ mod calls;
 mod current;
 mod link;
 mod message;
+mod moving;
 mod process;
 mod serving;
 mod wire;

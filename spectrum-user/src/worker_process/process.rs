@@ -129,6 +129,14 @@ impl WorkerProcess {
         self.link.as_ref().context("speak with a worker process that is ending")
     }
 
+    /// Its process id, if it is a process.
+    pub(crate) fn pid(&self) -> Option<u32> {
+        match &self.body {
+            Body::Process { child, .. } => Some(child.id()),
+            Body::Thread(_) => None,
+        }
+    }
+
     /// Waits until it can do nothing any more: why.
     pub(crate) async fn over(&self) -> String {
         match &self.link {

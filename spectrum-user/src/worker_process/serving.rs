@@ -17,6 +17,7 @@ use tokio::time::timeout;
 
 use super::asking::Asking;
 use super::message::{FromWorker, HandoverOf, Order, ToWorker, WorkerAnswer, WorkersLook};
+use super::moving::{MOVING, adopt, leave};
 use super::wire::{Frame, Incoming, Outgoing, halves};
 use crate::confinement::WorkerReport;
 use crate::model::{Protocol, ResolverOptions};
@@ -165,6 +166,10 @@ impl Serving {
             Order::Remove(destination) => self.workers()?.remove(&destination).await,
             Order::Part(destinations) => self.workers()?.part(&destinations).await,
             Order::Cut(destination) => return Ok(WorkerAnswer::Cut(self.workers()?.cut(&destination).await)),
+            Order::Hold => self.workers()?.hold(),
+            Order::Begin(protocol) => self.workers()?.begin(protocol),
+            Order::Leave => return self.moved(files, leave).await,
+            Order::Adopt => return self.moved(files, adopt).await,
             Order::Drain(time) => {
                 let Some(workers) = self.workers.borrow().clone() else { return Ok(WorkerAnswer::Done) };
                 return Ok(WorkerAnswer::Drained(workers.drain(time).await));
@@ -197,6 +202,18 @@ impl Serving {
             }
         }
         Ok(WorkerAnswer::Done)
+    }
+
+    /// Has UDP sessions go over by the stream that is the first of `files`, for a bounded time: what has not gone then stays.
+    async fn moved(
+        &self,
+        files: Vec<OwnedFd>,
+        how: impl AsyncFnOnce(&Workers, OwnedFd) -> anyhow::Result<usize>,
+    ) -> anyhow::Result<WorkerAnswer> {
+        let stream = files.into_iter().next().context("move sessions without a stream")?;
+        let workers = self.workers()?;
+        let count = timeout(MOVING, how(&workers, stream)).await.context("move all sessions in time")??;
+        Ok(WorkerAnswer::Moved(count))
     }
 
     fn workers(&self) -> anyhow::Result<Rc<Workers>> {

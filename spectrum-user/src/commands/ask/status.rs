@@ -10,8 +10,8 @@ use humantime::format_duration;
 use crate::commands::columns::Columns;
 use crate::confinement::WorkerReport;
 use crate::view::{
-    CheckView, DatagramsView, DestinationPlan, DestinationView, DrainingView, OriginView, PacketCounts,
-    ProgramView, RecordView, ServicePlan, ServiceView, SessionsView, View, policy_lines,
+    CheckView, DatagramsView, DestinationPlan, DestinationView, DrainingView, LeavingView, OriginView,
+    PacketCounts, ProgramView, RecordView, ServicePlan, ServiceView, SessionsView, View, policy_lines,
 };
 
 /// So many cookies of a listener are shown.
@@ -39,6 +39,10 @@ pub(super) fn write(status: &View, out: &mut dyn Write) -> io::Result<()> {
         let capabilities = if capabilities.is_empty() { "none".to_owned() } else { capabilities.join(" ") };
         writeln!(out, "worker process: {user}, capabilities {capabilities}")?;
         writeln!(out, "  system calls: {system_calls}\n  files: {files}")?;
+    }
+    for LeavingView { pid, cut_in_ms } in &status.leaving_workers {
+        let left = format_duration(Duration::from_secs(cut_in_ms.div_ceil(1000)));
+        writeln!(out, "former worker process {pid}: serves nothing new, what is open is cut in {left}")?;
     }
     for missing in &status.missing {
         writeln!(out, "missing: {missing}")?;
