@@ -22,6 +22,11 @@ use spectrum_proxy::model::{
 };
 use spectrum_proxy::{Datagrams, End, Event, HeaderFault, Limit, OriginWatch, Report, Served, Workers};
 
+#[path = "renewed/mod.rs"]
+mod renewed;
+
+use renewed::renew;
+
 const DEADLINE: Duration = Duration::from_secs(20);
 
 struct Running {
@@ -30,6 +35,9 @@ struct Running {
     destination: Destination,
     reports: Receiver<Report>,
     runtime: tokio::runtime::Runtime,
+    /// As another process keeps it, which outlives the workers.
+    listener: UdpSocket,
+    served: Arc<Served>,
 }
 
 /// Trusts 127.0.0.1.
@@ -45,6 +53,32 @@ impl Running {
         socket.bind(&SocketAddr::from(([0, 0, 0, 0], 0)).into()).unwrap();
         let listener = UdpSocket::from(socket);
         let port = listener.local_addr().unwrap().port();
+        let kept = listener.try_clone().unwrap();
+        let (workers, reports) = Self::workers();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        let service = ServiceName::default();
+        let destination = Destination {
+            service: service.clone(),
+            revision: 0,
+            family: Family::Ipv4,
+            protocol: Protocol::Udp,
+        };
+        let served = Arc::new(Served { service, target, policy });
+        runtime.block_on(workers.listen(&destination, vec![listener], Arc::clone(&served))).unwrap();
+        Self { workers, port, destination, reports, runtime, listener: kept, served }
+    }
+
+    /// Goes on with other workers, as another process does: how many sessions went over, and the former ones.
+    fn renew(&mut self) -> (usize, Workers) {
+        let (next, reports) = Self::workers();
+        let copy = self.listener.try_clone().unwrap();
+        let renewed = renew(&self.workers, &next, &self.destination, vec![copy], Arc::clone(&self.served));
+        let count = self.runtime.block_on(renewed);
+        self.reports = reports;
+        (count, std::mem::replace(&mut self.workers, next))
+    }
+
+    fn workers() -> (Workers, Receiver<Report>) {
         let (sender, reports) = mpsc::channel();
         let sender = Arc::new(Mutex::new(sender));
         let origins = OriginWatch::start(ResolverOptions::default()).unwrap();
@@ -57,17 +91,7 @@ impl Running {
             }
         })
         .unwrap();
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
-        let service = ServiceName::default();
-        let destination = Destination {
-            service: service.clone(),
-            revision: 0,
-            family: Family::Ipv4,
-            protocol: Protocol::Udp,
-        };
-        let served = Arc::new(Served { service, target, policy });
-        runtime.block_on(workers.listen(&destination, vec![listener], served)).unwrap();
-        Self { workers, port, destination, reports, runtime }
+        (workers, reports)
     }
 
     fn relay(there: &UdpSocket) -> Self {
@@ -199,6 +223,29 @@ fn answers_to_a_proxy_of_spp_have_the_header_again() {
     let reports = running.reports(3);
     assert_eq!(reports[2].client, named(2).0);
     assert_eq!((reports[2].bytes_from_client, reports[2].bytes_to_client), (9, 21));
+}
+
+#[test]
+fn whom_a_proxy_speaks_for_is_known_to_another_process() {
+    let there = origin();
+    let mut running = Running::relay(&there);
+    let proxy = running.proxy(1);
+    let exchange = |last: u8| {
+        let by_spp = assert_relayed(&proxy, &there, &spp(last), &spp(last), b"hello");
+        [by_spp, assert_relayed(&proxy, &there, &v2(last), b"", b"hello")]
+    };
+    let before = [1, 2, 3].map(exchange);
+    // Of which there is only an account, which ends here.
+    proxy.send(b"without a header").unwrap();
+    let (count, _former) = running.renew();
+    assert_eq!(count, 6);
+    assert_eq!([1, 2, 3].map(exchange), before);
+    let reports = running.reports(6);
+    let by = proxy.local_addr().ok();
+    for report in &reports {
+        assert_eq!((report.via, report.bytes_from_client, report.bytes_to_client), (by, 10, 18));
+    }
+    assert_eq!(reports[5].client, named(3).0);
 }
 
 #[test]

@@ -16,6 +16,11 @@ use spectrum_proxy::model::{
 };
 use spectrum_proxy::{End, Event, OriginWatch, Report, Served, Traffic, TrafficCount, Workers};
 
+#[path = "renewed/mod.rs"]
+mod renewed;
+
+use renewed::renew;
+
 const DEADLINE: Duration = Duration::from_secs(20);
 
 /// The time to wait for what must not come.
@@ -28,6 +33,10 @@ struct Running {
     reports: Receiver<Report>,
     traffic: Arc<Mutex<Vec<Traffic>>>,
     runtime: tokio::runtime::Runtime,
+    /// As another process keeps them, which outlives the workers.
+    listeners: Vec<UdpSocket>,
+    destination: Destination,
+    served: Arc<Served>,
 }
 
 impl Running {
@@ -36,6 +45,41 @@ impl Running {
     }
 
     fn serve(origins: Origins, policy: Policy) -> Self {
+        let (workers, reports, traffic) = Self::workers();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        let first = listener(0);
+        let port = first.local_addr().unwrap().port();
+        let service = ServiceName::default();
+        let destination = Destination {
+            service: service.clone(),
+            revision: 0,
+            family: Family::Ipv4,
+            protocol: Protocol::Udp,
+        };
+        let served = Arc::new(Served { service, target: Target::Origins(origins), policy });
+        let listeners = vec![first, listener(port)];
+        let mut running = Self { workers, port, reports, traffic, runtime, listeners, destination, served };
+        let listening =
+            running.workers.listen(&running.destination, running.copies(), running.served.clone());
+        running.runtime.block_on(listening).unwrap();
+        running
+    }
+
+    fn copies(&self) -> Vec<UdpSocket> {
+        self.listeners.iter().map(|listener| listener.try_clone().unwrap()).collect()
+    }
+
+    /// Goes on with other workers, as another process does: the former ones.
+    fn renew(&mut self) -> Workers {
+        let (next, reports, traffic) = Self::workers();
+        let copies = self.copies();
+        let renewed = renew(&self.workers, &next, &self.destination, copies, self.served.clone());
+        assert_eq!(self.runtime.block_on(renewed), 1);
+        (self.reports, self.traffic) = (reports, traffic);
+        std::mem::replace(&mut self.workers, next)
+    }
+
+    fn workers() -> (Workers, Receiver<Report>, Arc<Mutex<Vec<Traffic>>>) {
         let (sender, reports) = mpsc::channel();
         let (sender, traffic) = (Arc::new(Mutex::new(sender)), Arc::<Mutex<Vec<Traffic>>>::default());
         let watch = OriginWatch::start(ResolverOptions::default()).unwrap();
@@ -50,19 +94,7 @@ impl Running {
             }
         })
         .unwrap();
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
-        let first = listener(0);
-        let port = first.local_addr().unwrap().port();
-        let service = ServiceName::default();
-        let destination = Destination {
-            service: service.clone(),
-            revision: 0,
-            family: Family::Ipv4,
-            protocol: Protocol::Udp,
-        };
-        let served = Arc::new(Served { service, target: Target::Origins(origins), policy });
-        runtime.block_on(workers.listen(&destination, vec![first, listener(port)], served)).unwrap();
-        Self { workers, port, reports, traffic, runtime }
+        (workers, reports, traffic)
     }
 
     fn dialled(&self, last: u8) -> SocketAddr {
@@ -201,6 +233,43 @@ fn a_client_keeps_its_session_whichever_worker_hears_of_its_new_port() {
     assert_eq!(report.client, client.local_addr().unwrap());
     let datagrams = report.datagrams.unwrap();
     assert_eq!((datagrams.from_client, datagrams.to_client), (1 + MOVES * 3, 1 + MOVES * 3));
+}
+
+#[test]
+fn a_client_is_followed_after_its_session_went_over_to_another_process() {
+    let origin = origin();
+    let mut running = Running::relay(&[&origin]);
+    let from = handshake(&running.client([127, 0, 0, 1]), &origin, b"chosen id");
+    let mut former = Vec::new();
+    for life in 1..=3 {
+        former.push(running.renew());
+        // Either worker hears of some of these.
+        for _ in 0..8 {
+            let client = running.client([127, 0, 0, 1]);
+            assert_eq!(exchange(&client, &origin, b"chosen id"), from, "life {life}");
+        }
+        assert_eq!((running.followed(), running.lost()), (8, 0), "life {life}");
+    }
+    drop(former);
+    let reports = running.reports();
+    let [report] = &reports[..] else { panic!("{reports:?}") };
+    assert_eq!(report.datagrams.unwrap().from_client, 1 + 3 * 8);
+}
+
+#[test]
+fn an_address_is_believed_no_more_by_another_process() {
+    let origin = origin();
+    let mut running = Running::relay(&[&origin]);
+    let from = handshake(&running.client([127, 0, 0, 1]), &origin, b"chosen id");
+    let elsewhere = running.client([127, 0, 0, 2]);
+    let said = short(b"chosen id", b"from elsewhere");
+    elsewhere.send(&said).unwrap();
+    assert_eq!(hear(&origin), (said.clone(), from));
+    let _former = running.renew();
+    origin.send_to(&vec![7; said.len() * 3 + 1], from).unwrap();
+    assert!(is_silent(&elsewhere), "more than three times what came from there");
+    origin.send_to(&vec![7; said.len() * 3], from).unwrap();
+    assert_eq!(hear(&elsewhere).0.len(), said.len() * 3);
 }
 
 #[test]

@@ -26,6 +26,11 @@ use spectrum_proxy::{
     Datagrams, DialFailure, End, Event, Expiry, Handover, OriginWatch, Report, Served, Workers,
 };
 
+#[path = "renewed/mod.rs"]
+mod renewed;
+
+use renewed::renew;
+
 const DEADLINE: Duration = Duration::from_secs(20);
 
 struct Running {
@@ -35,7 +40,7 @@ struct Running {
     reports: Receiver<Report>,
     runtime: tokio::runtime::Runtime,
     /// As another process keeps it, which outlives the workers.
-    listener: UdpSocket,
+    listener: Option<UdpSocket>,
 }
 
 impl Running {
@@ -60,7 +65,7 @@ impl Running {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         let destination = destination();
         runtime.block_on(workers.listen(&destination, vec![listener], served(target, policy))).unwrap();
-        Self { workers, port, destination, reports, runtime, listener: kept }
+        Self { workers, port, destination, reports, runtime, listener: Some(kept) }
     }
 
     fn workers() -> (Workers, Receiver<Report>) {
@@ -81,19 +86,10 @@ impl Running {
     /// Goes on with other workers, as another process does: how many sessions went over. The former ones, and what they report.
     fn renew(&mut self, target: Target, policy: Policy) -> (usize, Workers, Receiver<Report>) {
         let (next, reports) = Self::workers();
-        let listener = self.listener.try_clone().unwrap();
-        let count = self.runtime.block_on(async {
-            next.hold();
-            next.listen(&self.destination, vec![listener], served(target, policy)).await.unwrap();
-            self.workers.leave().await;
-            let (mut given, mut count) = (self.workers.give(), 0);
-            while let Some((moving, sockets)) = given.recv().await {
-                let said = serde_json::to_vec(&moving).unwrap();
-                count += next.adopt(serde_json::from_slice(&said).unwrap(), sockets).await;
-            }
-            next.begin(Protocol::Udp);
-            count
-        });
+        let listener = self.listener.as_ref().unwrap().try_clone().unwrap();
+        let served = served(target, policy);
+        let renewed = renew(&self.workers, &next, &self.destination, vec![listener], served);
+        let count = self.runtime.block_on(renewed);
         (count, std::mem::replace(&mut self.workers, next), std::mem::replace(&mut self.reports, reports))
     }
 
@@ -208,7 +204,8 @@ fn echo_answers_from_what_was_dialled_and_reports_a_session_each() {
 
 #[test]
 fn a_session_outlives_its_listener() {
-    let running = Running::respond(Responder::Echo);
+    let mut running = Running::respond(Responder::Echo);
+    running.listener = None;
     let client = running.client(1);
     assert_echo(&client, b"before");
     running.runtime.block_on(running.workers.remove(&running.destination));
@@ -295,6 +292,66 @@ fn who_is_answered_by_us_keeps_its_account_in_another_process() {
     assert_echo(&client, b"after");
     running.workers.abort();
     assert_eq!(running.report().bytes_to_client, 11);
+}
+
+#[test]
+fn what_nobody_has_answered_goes_to_the_next_origin_from_another_process_too() {
+    let (silent, there) = (origin(), origin());
+    let mut running = Running::relay(&[&silent, &there]);
+    let client = running.client(1);
+    client.send(b"first").unwrap();
+    assert_eq!(hear(&silent).0, b"first");
+    let (count, _former, _reports) = running.renew(target(&[&silent, &there]), Policy::default());
+    assert_eq!(count, 1);
+    drop(silent);
+    client.send(b"second").unwrap();
+    let heard = [hear(&there), hear(&there)];
+    assert_eq!(heard.each_ref().map(|(said, _)| said.as_slice()), [&b"first"[..], b"second"]);
+    assert_relayed(&client, &there, b"third");
+}
+
+#[test]
+fn a_session_that_has_parted_from_its_listener_goes_over_with_both_sockets() {
+    let origin = origin();
+    let mut running = Running::relay(&[&origin]);
+    let clients = [running.client(1), running.client(2)];
+    let before = clients.each_ref().map(|client| assert_relayed(client, &origin, b"before"));
+    running.runtime.block_on(running.workers.part([&running.destination]));
+    assert_relayed(&clients[0], &origin, b"by a socket of its own");
+    let (count, former, _reports) = running.renew(target(&[&origin]), Policy::default());
+    assert_eq!(count, 2);
+    drop(former);
+    running.runtime.block_on(running.workers.remove(&running.destination));
+    for _ in 0..3 {
+        let after = clients.each_ref().map(|client| assert_relayed(client, &origin, b"after"));
+        assert_eq!(after, before);
+    }
+}
+
+#[test]
+fn an_origin_is_told_whom_it_serves_as_before_from_another_process() {
+    for kind in [DatagramHeader::V2, DatagramHeader::V2First, DatagramHeader::V2Alone, DatagramHeader::Spp] {
+        let there = origin();
+        let Target::Origins(mut origins) = target(&[&there]) else { panic!("no origins") };
+        origins.datagram_header = Some(kind);
+        let mut running = Running::serve(Target::Origins(origins.clone()), Policy::default());
+        let client = running.client(1);
+        client.send(b"one").unwrap();
+        if kind == DatagramHeader::V2Alone {
+            hear(&there);
+        }
+        let (first, session) = hear(&there);
+        let header = first.strip_suffix(b"one").unwrap();
+        let (count, _former, _reports) = running.renew(Target::Origins(origins), Policy::default());
+        assert_eq!(count, 1, "{kind}");
+        client.send(b"two").unwrap();
+        let is_repeated = matches!(kind, DatagramHeader::V2 | DatagramHeader::Spp);
+        let expected = [if is_repeated { header } else { b"" }, b"two"].concat();
+        assert_eq!(hear(&there), (expected, session), "{kind}");
+        let before = if kind == DatagramHeader::Spp { header } else { b"" };
+        there.send_to(&[before, b"answer"].concat(), session).unwrap();
+        assert_eq!(hear(&client).0, b"answer", "{kind}");
+    }
 }
 
 #[test]

@@ -14,7 +14,7 @@ use spectrum_proxy::{Moving, Workers};
 pub(super) const MOVING: Duration = Duration::from_secs(20);
 
 /// The longest message, in bytes: some dozens of sessions, with all that each may keep.
-const LONGEST: usize = 4 << 20;
+const LONGEST: usize = 16 << 20;
 
 /// Leaves all listeners of `workers`, and gives their UDP sessions to whoever reads `stream`: how many.
 pub(super) async fn leave(workers: &Workers, stream: OwnedFd) -> anyhow::Result<usize> {
