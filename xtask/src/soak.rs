@@ -22,21 +22,20 @@ pub(crate) struct SoakOptions {
     /// quite repeated
     #[arg(long, value_name = "S")]
     seed: Option<u64>,
+    /// Instead: changes that nobody may notice, reloads of every service and deaths of the worker process, under a stream of
+    /// connections, long ones, and UDP sessions
+    #[arg(long)]
+    changes: bool,
 }
 
-/// Builds as the invoking user, then soaks as root; fails if any answer was wrong or anything is left over.
+/// Builds as the invoking user, then soaks as root; fails if any answer was wrong, anything was lost, or anything is left over.
 pub(crate) fn soak(options: &SoakOptions, consent: Consent) -> Result<ExitCode> {
     setup::ready(&[Purpose::Build, Purpose::Test], consent)?;
     build::spectrum_user()?;
-    shell::run(&mut workspace::cargo([
-        "build",
-        "--release",
-        "--package",
-        "spectrum-tests",
-        "--bin",
-        "soak",
-    ]))?;
-    let mut soak = privilege::as_root(workspace::target_dir().join("release/soak"), &build::for_tests())?;
+    let name = if options.changes { "changes" } else { "soak" };
+    shell::run(&mut workspace::cargo(["build", "--release", "--package", "spectrum-tests", "--bin", name]))?;
+    let program = workspace::target_dir().join("release").join(name);
+    let mut soak = privilege::as_root(program, &build::for_tests())?;
     soak.arg(options.seconds.to_string());
     soak.arg(options.seed.unwrap_or_else(|| random::number() >> 16).to_string());
     let passed = shell::status(&mut soak)?.success();
