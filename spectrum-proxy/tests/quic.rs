@@ -58,7 +58,7 @@ impl Running {
         };
         let served = Arc::new(Served { service, target: Target::Origins(origins), policy });
         let listeners = vec![first, listener(port)];
-        let mut running = Self { workers, port, reports, traffic, runtime, listeners, destination, served };
+        let running = Self { workers, port, reports, traffic, runtime, listeners, destination, served };
         let listening =
             running.workers.listen(&running.destination, running.copies(), running.served.clone());
         running.runtime.block_on(listening).unwrap();

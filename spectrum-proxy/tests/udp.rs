@@ -265,7 +265,9 @@ fn what_waits_while_sessions_go_over_is_answered_once_and_limits_count_on() {
     let next = {
         let said: Vec<_> = clients.iter().map(|client| client.try_clone().unwrap()).collect();
         std::thread::spawn(move || {
-            said.iter().for_each(|client| assert_eq!(client.send(b"waits").unwrap(), 5))
+            for client in said {
+                assert_eq!(client.send(b"waits").unwrap(), 5);
+            }
         })
     };
     let (count, former, _reports) = running.renew(target(&[&origin]), policy());
