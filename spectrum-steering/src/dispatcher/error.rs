@@ -107,14 +107,6 @@ impl DispatcherError {
     pub fn errno(&self) -> Option<i32> {
         os_error(self)
     }
-
-    pub(super) fn attach(error: ProgramError) -> Self {
-        Self::Attach { source: Box::new(error) }
-    }
-
-    pub(super) fn detach(error: ProgramError) -> Self {
-        Self::Detach { source: Box::new(error) }
-    }
 }
 
 /// The cure for an errno that has one likely reason.

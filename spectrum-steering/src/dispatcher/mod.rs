@@ -4,16 +4,16 @@
 mod attached;
 mod drop_log;
 mod error;
+mod former_counts;
 mod generation;
 mod probe;
 mod sys;
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use aya::maps::{ArrayOfMaps, Map, MapData, MapError, PerCpuValues, SockMap};
-use aya::programs::sk_lookup::SkLookupLinkId;
 use aya::programs::{ProgramError, ProgramType, SkLookup};
 use aya::{Ebpf, EbpfLoader};
 use spectrum_common::{Counts, Node, names};
@@ -21,6 +21,8 @@ use spectrum_common::{Counts, Node, names};
 pub use attached::{AttachedProgram, attached_programs, program_names};
 pub use drop_log::DropLog;
 pub use error::DispatcherError;
+#[doc(hidden)]
+pub use former_counts::{FormerCounts, FormerSums};
 use generation::Generation;
 pub use probe::{Probe, test_run};
 
@@ -38,7 +40,7 @@ pub struct Dispatcher {
     tables: ArrayOfMaps<MapData, MapData>,
     listeners: SockMap<MapData>,
     silent: SockMap<MapData>,
-    link: Option<SkLookupLinkId>,
+    link: Option<OwnedFd>,
     probe: Probe,
     capacity: usize,
 }
@@ -104,10 +106,15 @@ impl Dispatcher {
         let tables = take(&mut ebpf, names::TABLES)?;
         let listeners = take(&mut ebpf, names::LISTENERS)?;
         let silent = take(&mut ebpf, names::SILENT)?;
+        let counters_file = match ebpf.map(names::COUNTERS) {
+            Some(Map::PerCpuArray(map)) => map.fd().as_fd().try_clone_to_owned(),
+            _ => return Err(missing(names::COUNTERS)),
+        };
+        let counters_file = counters_file.map_err(|source| DispatcherError::Load { source: Box::new(source) })?;
         let counters = take(&mut ebpf, names::COUNTERS)?;
         let program = program(&mut ebpf)?;
         program.load().map_err(DispatcherError::verify)?;
-        let probe = Probe::of(program, counters)?;
+        let probe = Probe::of(program, counters, counters_file)?;
         Ok(Self { ebpf, tables, listeners, silent, link: None, probe, capacity })
     }
 
@@ -117,9 +124,37 @@ impl Dispatcher {
     /// # Errors
     /// [`DispatcherError::Attach`]: 64 programs are attached there already, or the capability is missing.
     pub fn attach(&mut self, netns: impl AsFd) -> Result<(), DispatcherError> {
-        let link = program(&mut self.ebpf)?.attach(netns).map_err(DispatcherError::attach)?;
-        self.link = Some(link);
+        let attached = sys::attach(self.probe.program(), netns.as_fd());
+        self.link = Some(attached.map_err(|source| DispatcherError::Attach { source: Box::new(source) })?);
         Ok(())
+    }
+
+    /// Attaches the program by `link`, in place of the one that it had attached until now: no packet finds neither. What that has
+    /// counted is `former`, and goes on here. A link that somebody has detached is let go of, and one to `netns` made.
+    ///
+    /// # Errors
+    /// As for [`attach`](Self::attach).
+    #[doc(hidden)]
+    pub fn take_over(
+        &mut self,
+        link: OwnedFd,
+        former: FormerCounts,
+        netns: impl AsFd,
+    ) -> Result<(), DispatcherError> {
+        match sys::exchange(link.as_fd(), self.probe.program()) {
+            Ok(()) => self.link = Some(link),
+            Err(error) if error.raw_os_error() == Some(libc::ENOLINK) => self.attach(netns)?,
+            Err(source) => return Err(DispatcherError::Attach { source: Box::new(source) }),
+        }
+        self.probe.goes_on_from(former);
+        Ok(())
+    }
+
+    /// The link, while it is attached.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn link(&self) -> Option<BorrowedFd<'_>> {
+        self.link.as_ref().map(AsFd::as_fd)
     }
 
     /// Detaches the program: every packet passes. Does nothing when it is not attached.
@@ -127,10 +162,9 @@ impl Dispatcher {
     /// # Errors
     /// [`DispatcherError::Detach`]; it counts as detached all the same.
     pub fn detach(&mut self) -> Result<(), DispatcherError> {
-        match self.link.take() {
-            Some(link) => program(&mut self.ebpf)?.detach(link).map_err(DispatcherError::detach),
-            None => Ok(()),
-        }
+        // Its descriptor is the only reference to it.
+        drop(self.link.take());
+        Ok(())
     }
 
     /// True if the program is attached to the network namespace that `netns` refers to: others may detach it.
@@ -240,6 +274,7 @@ impl Dispatcher {
             let zeros = PerCpuValues::try_from(vec![sys::PodCounts(Counts::default()); cpus])?;
             counters.set(id.0, zeros, 0)
         };
+        self.probe.forget_former(id);
         reset().map_err(|source| DispatcherError::Count { id, source: Box::new(source) })
     }
 

@@ -10,10 +10,10 @@ use aya::maps::{MapData, PerCpuArray};
 use aya::programs::SkLookup;
 use spectrum_common::{Counts, Page};
 
-use super::{DispatcherError, Steered, sys};
+use super::{DispatcherError, FormerCounts, Steered, sys};
 use crate::model::{DestinationId, Protocol};
 
-type Counters = PerCpuArray<MapData, sys::PodCounts>;
+pub(super) type Counters = PerCpuArray<MapData, sys::PodCounts>;
 
 /// A dispatcher as it was when this was cloned, and its program and counters as they are. Clones share these, and keep them
 /// loaded: not attached.
@@ -22,19 +22,27 @@ pub struct Probe {
     program: Arc<OwnedFd>,
     program_id: u32,
     counters: Arc<Mutex<Counters>>,
+    counters_file: Arc<OwnedFd>,
+    former: Arc<Mutex<FormerCounts>>,
     generation: u64,
     nodes: usize,
 }
 
 impl Probe {
     /// A look at `program`, which is loaded and has no table yet.
-    pub(super) fn of(program: &SkLookup, counters: Counters) -> Result<Self, DispatcherError> {
+    pub(super) fn of(
+        program: &SkLookup,
+        counters: Counters,
+        counters_file: OwnedFd,
+    ) -> Result<Self, DispatcherError> {
         let descriptor = program.fd().map_err(DispatcherError::verify)?.as_fd().try_clone_to_owned();
         let descriptor = descriptor.map_err(|source| DispatcherError::Load { source: Box::new(source) })?;
         Ok(Self {
             program: Arc::new(descriptor),
             program_id: program.info().map_err(DispatcherError::verify)?.id(),
             counters: Arc::new(Mutex::new(counters)),
+            counters_file: Arc::new(counters_file),
+            former: Arc::default(),
             generation: 0,
             nodes: 0,
         })
@@ -44,6 +52,32 @@ impl Probe {
     pub(super) fn published(&mut self, nodes: usize) {
         self.generation += 1;
         self.nodes = nodes;
+    }
+
+    /// What `former` says was counted before.
+    pub(super) fn goes_on_from(&mut self, former: FormerCounts) {
+        self.generation += former.published;
+        *self.former() = former;
+    }
+
+    /// Nothing was counted before for `id`.
+    pub(super) fn forget_former(&self, id: DestinationId) {
+        self.former().forget(id);
+    }
+
+    /// All that was counted until now, for whoever takes the place of this dispatcher: what is counted on meanwhile is in it too.
+    ///
+    /// # Errors
+    /// There are no descriptors left, or the kernel does not say what was counted.
+    #[doc(hidden)]
+    pub fn all_counts(&self) -> Result<FormerCounts, DispatcherError> {
+        let failed = |source: io::Error| DispatcherError::Load { source: Box::new(source) };
+        let counters = self.counters_file.try_clone().map_err(failed)?;
+        self.former().followed_by(counters, self.generation)
+    }
+
+    fn former(&self) -> MutexGuard<'_, FormerCounts> {
+        self.former.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn counters(&self) -> MutexGuard<'_, Counters> {
@@ -87,7 +121,8 @@ impl Probe {
     pub fn counts(&self, id: DestinationId) -> Result<Counts, DispatcherError> {
         let counted = self.counters().get(&id.0, 0);
         let counted = counted.map_err(|source| DispatcherError::Count { id, source: Box::new(source) })?;
-        Ok(counted.iter().fold(Counts::default(), |sum, counts| sum + counts.0))
+        let before = self.former().counts(id)?;
+        Ok(counted.iter().fold(before, |sum, counts| sum + counts.0))
     }
 
     /// Asks the kernel where a packet from `from` to `to` goes, by running the program on it. That counts it as steered,

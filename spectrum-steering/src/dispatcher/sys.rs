@@ -1,11 +1,12 @@
 //! Raw access to the kernel's BPF. aya neither maps an array's memory nor
-//! test-runs an sk_lookup program nor asks which are attached, nor can it know that our counters are plain old data.
+//! test-runs an sk_lookup program nor asks which are attached, nor gives out a link's descriptor nor has it run another program, nor can it
+//! know that our counters are plain old data.
 #![allow(unsafe_code, reason = "see above; each block says why it is sound")]
 
 use std::io;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
-use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
 use std::ptr;
 
 use aya_obj::generated::bpf_attach_type::BPF_SK_LOOKUP;
@@ -36,6 +37,63 @@ pub(super) fn fill(map: impl AsFd, nodes: &[Node]) -> io::Result<()> {
     // SAFETY: mapped above with this length, and no pointer into it is left.
     unsafe { munmap(memory, bytes.len())? };
     Ok(())
+}
+
+/// Attaches an sk_lookup program to a network namespace (BPF_LINK_CREATE, Linux 5.9): the link, which is closed on exec. Needs
+/// CAP_NET_ADMIN in it.
+pub(super) fn attach(program: BorrowedFd<'_>, netns: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let attributes = LinkAttributes {
+        program: program.as_raw_fd().cast_unsigned(),
+        target: netns.as_raw_fd().cast_unsigned(),
+        attach_type: BPF_SK_LOOKUP as u32,
+        flags: 0,
+    };
+    // SAFETY: bpf(2) reads `attributes`, whose size is given and which live until it returns.
+    let result = unsafe {
+        libc::syscall(libc::SYS_bpf, BPF_LINK_CREATE, &raw const attributes, size_of::<LinkAttributes>())
+    };
+    let descriptor = RawFd::try_from(result).ok().filter(|descriptor| *descriptor >= 0);
+    let descriptor = descriptor.ok_or_else(io::Error::last_os_error)?;
+    // SAFETY: the kernel has just made it for the caller, and nobody else knows it.
+    Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
+}
+
+/// Has `link` run `program` in place of the one that it runs, in one step (BPF_LINK_UPDATE). ENOLINK: somebody has detached it.
+pub(super) fn exchange(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
+    let attributes = UpdateAttributes {
+        link: link.as_raw_fd().cast_unsigned(),
+        program: program.as_raw_fd().cast_unsigned(),
+        ..UpdateAttributes::default()
+    };
+    // SAFETY: bpf(2) reads `attributes`, whose size is given and which live until it returns.
+    let result = unsafe {
+        libc::syscall(libc::SYS_bpf, BPF_LINK_UPDATE, &raw const attributes, size_of::<UpdateAttributes>())
+    };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+const BPF_LINK_CREATE: libc::c_long = 28;
+
+const BPF_LINK_UPDATE: libc::c_long = 29;
+
+/// The part of `union bpf_attr` that BPF_LINK_CREATE reads.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+struct LinkAttributes {
+    program: u32,
+    target: u32,
+    attach_type: u32,
+    flags: u32,
+}
+
+/// The part of `union bpf_attr` that BPF_LINK_UPDATE reads.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+struct UpdateAttributes {
+    link: u32,
+    program: u32,
+    flags: u32,
+    old_program: u32,
 }
 
 /// The result of a test run of an sk_lookup program.

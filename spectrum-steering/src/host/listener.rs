@@ -113,6 +113,22 @@ impl ListenerGroup {
         Ok(Self { address, cookies, inodes, first, rest })
     }
 
+    /// The group that consists of `sockets`, which another process has bound: none of them is touched.
+    ///
+    /// # Errors
+    /// There is none, or they are no listeners.
+    #[doc(hidden)]
+    pub fn adopt(sockets: Vec<OwnedFd>) -> io::Result<Self> {
+        let sockets: Vec<Socket> = sockets.into_iter().map(Socket::from).collect();
+        let cookies = sockets.iter().map(Socket::cookie).collect::<io::Result<_>>()?;
+        let inodes = sockets.iter().map(inode).collect::<io::Result<_>>()?;
+        let mut sockets = sockets.into_iter();
+        let first = sockets.next().ok_or_else(|| io::Error::other("a listener without sockets"))?;
+        let address = first.local_addr()?.as_socket();
+        let address = address.ok_or_else(|| io::Error::other("a listener without an address"))?;
+        Ok(Self { address, cookies, inodes, first, rest: sockets.collect() })
+    }
+
     /// The address and port that all of them have.
     #[must_use]
     pub fn address(&self) -> SocketAddr {

@@ -13,7 +13,8 @@ const ALONE: usize = 64;
 const SHARING: u8 = 250;
 
 /// The addresses that were given.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, serde::Deserialize, serde::Serialize)]
+#[serde(from = "Vec<Shared>", into = "Vec<Shared>")]
 pub struct ListenerAddresses {
     /// The port that is shared now, and how many have it.
     shared: HashMap<(Family, Protocol), (u16, u8)>,
@@ -38,6 +39,23 @@ impl ListenerAddresses {
             *shared = (address.port(), 0);
         }
         shared.1 += 1;
+    }
+}
+
+/// The port that is shared by listeners of a kind, and how many have it.
+type Shared = (Family, Protocol, u16, u8);
+
+impl From<Vec<Shared>> for ListenerAddresses {
+    fn from(shared: Vec<Shared>) -> Self {
+        let shared = shared.into_iter().map(|(family, protocol, port, count)| ((family, protocol), (port, count)));
+        Self { shared: shared.collect() }
+    }
+}
+
+impl From<ListenerAddresses> for Vec<Shared> {
+    fn from(addresses: ListenerAddresses) -> Self {
+        let shared = addresses.shared.into_iter();
+        shared.map(|((family, protocol), (port, count))| (family, protocol, port, count)).collect()
     }
 }
 

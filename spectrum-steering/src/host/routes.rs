@@ -66,6 +66,17 @@ impl LocalRoutes {
         Ok(Self { handle, connection, added: Vec::new() })
     }
 
+    /// The routes `added` are there, which another process has added.
+    ///
+    /// # Errors
+    /// As for [`open`](Self::open).
+    #[doc(hidden)]
+    pub fn open_with(added: Vec<Prefix>) -> Result<Self, NetError> {
+        let mut routes = Self::open()?;
+        routes.added = added;
+        Ok(routes)
+    }
+
     /// True if the connection has ended, as it does after a failed system call. Then no answer is to be believed:
     /// rtnetlink takes the end of the answers for success.
     fn is_lost(&self) -> bool {

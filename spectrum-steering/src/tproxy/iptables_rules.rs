@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use super::handed_on::{FamilyAccount, RulesAccount};
 use super::iptables::Iptables;
 use super::{AppliedRules, FirewallProgram, InterruptGuard, TproxyError};
 use crate::model::Family;
@@ -47,6 +48,22 @@ impl IptablesRules {
             }
         }
         Ok(rules)
+    }
+
+    /// Those that another process has applied, each by the program that it did it with.
+    pub(super) fn adopt(
+        chain: Chain,
+        families: BTreeMap<Family, FamilyAccount>,
+    ) -> Result<Self, TproxyError> {
+        let adopted = families.into_iter().map(|(family, FamilyAccount { part, table, text })| {
+            let mut programs = Iptables::find_all(family).into_iter();
+            let iptables = programs.find(|one| one.part(chain.clone()) == part);
+            // Where that is gone, whatever there is now says what is missing.
+            let iptables = iptables.map_or_else(|| Iptables::find(family), Ok)?;
+            Ok((family, AppliedFamily { iptables: Arc::new(iptables), table, text }))
+        });
+        let families = adopted.collect::<Result<_, TproxyError>>()?;
+        Ok(Self { chain, families })
     }
 
     fn doomed(&self) -> BTreeSet<Chain> {
@@ -119,6 +136,20 @@ impl AppliedRules for IptablesRules {
 
     fn put_back(&mut self) -> Result<(), TproxyError> {
         self.families.values().try_for_each(|applied| applied.replace(&self.chain, &applied.text))
+    }
+
+    fn is_of(&self, firewall: &Firewall) -> bool {
+        texts::texts(&self.chain, firewall).is_ok_and(|texts| {
+            texts.iter().eq(self.families.iter().map(|(family, applied)| (family, &applied.text)))
+        })
+    }
+
+    fn account(&self) -> RulesAccount {
+        let families = self.families.iter().map(|(family, AppliedFamily { iptables, table, text })| {
+            let part = iptables.part(self.chain.clone());
+            (*family, FamilyAccount { part, table: *table, text: text.clone() })
+        });
+        RulesAccount::Iptables { chain: self.chain.clone(), families: families.collect() }
     }
 
     fn undo(self: Box<Self>) -> Vec<TproxyError> {

@@ -39,6 +39,23 @@ impl FirewallLook {
         Self(parts.into_iter().map(applied).collect())
     }
 
+    /// Looks later for `parts`, each as it was listed in `prints`, by another process perhaps.
+    pub(super) fn handed_on(
+        parts: impl IntoIterator<Item = (Arc<dyn FirewallProgram>, ChainPart)>,
+        prints: &[(ChainPart, Option<String>)],
+    ) -> Self {
+        let applied = |(by, part): (Arc<dyn FirewallProgram>, ChainPart)| {
+            let print = prints.iter().find(|(of, _)| *of == part).and_then(|(_, print)| print.clone());
+            Applied { by, part, print }
+        };
+        Self(parts.into_iter().map(applied).collect())
+    }
+
+    /// The parts, each as it was listed when it was applied.
+    pub(super) fn prints(&self) -> Vec<(ChainPart, Option<String>)> {
+        self.0.iter().map(|applied| (applied.part.clone(), applied.print.clone())).collect()
+    }
+
     /// The parts that are looked for.
     pub(super) fn parts(&self) -> impl Iterator<Item = &ChainPart> {
         self.0.iter().map(|applied| &applied.part)

@@ -3,6 +3,7 @@
 
 mod error;
 mod firewall_program;
+mod handed_on;
 mod interrupt;
 mod iptables;
 mod iptables_rules;
@@ -21,6 +22,9 @@ use std::sync::Arc;
 pub use error::{Purpose, TproxyError};
 use firewall_program::{FirewallProgram, programs};
 pub use firewall_program::{listings, may_translate};
+#[doc(hidden)]
+pub use handed_on::{HandedRules, HandedTable};
+use handed_on::RulesAccount;
 pub use interrupt::InterruptGuard;
 use iptables_rules::IptablesRules;
 pub use look::FirewallLook;
@@ -66,6 +70,12 @@ trait AppliedRules: fmt::Debug + Send + Sync {
 
     /// Applies them again, in place of what is left of them.
     fn put_back(&mut self) -> Result<(), TproxyError>;
+
+    /// True if this program would make the same of `firewall`.
+    fn is_of(&self, firewall: &Firewall) -> bool;
+
+    /// The account of them, by which another process adopts them.
+    fn account(&self) -> RulesAccount;
 
     /// Removes them.
     fn undo(self: Box<Self>) -> Vec<TproxyError>;
@@ -148,6 +158,35 @@ impl Tproxy {
         self.rules.put_back()?;
         self.look = FirewallLook::of(self.rules.parts());
         Ok(())
+    }
+
+    /// The account of what was applied, for a process that takes the place of this one.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn handed_on(&self) -> HandedRules {
+        HandedRules { rules: self.rules.account(), prints: self.look.prints() }
+    }
+
+    /// Adopts what `handed` says that another process has applied. Nothing is changed. Blocks the calling thread.
+    ///
+    /// # Errors
+    /// The program that applied it is not there any more.
+    #[doc(hidden)]
+    pub fn adopt(handed: HandedRules) -> Result<Self, TproxyError> {
+        let rules: Box<dyn AppliedRules> = match handed.rules {
+            RulesAccount::Iptables { chain, families } => Box::new(IptablesRules::adopt(chain, families)?),
+            RulesAccount::Nftables { chain, ruleset, leftover } => {
+                Box::new(NftablesRules::adopt(chain, ruleset, leftover)?)
+            }
+        };
+        Ok(Self { look: FirewallLook::handed_on(rules.parts(), &handed.prints), rules })
+    }
+
+    /// True if this program would apply the same for `firewall`.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn is_of(&self, firewall: &Firewall) -> bool {
+        self.rules.is_of(firewall)
     }
 
     /// Removes what was applied. What is gone already is no error. Blocks the calling thread.

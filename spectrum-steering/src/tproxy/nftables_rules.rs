@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use super::error::Purpose;
+use super::handed_on::RulesAccount;
 use super::nftables::Nft;
 use super::{AppliedRules, FirewallProgram, InterruptGuard, TproxyError};
 use crate::plan::firewall::nftables::Ruleset;
@@ -26,6 +27,11 @@ impl NftablesRules {
         let nft = Arc::new(Nft::find()?);
         nft.apply(Purpose::Steering, chain, &ruleset.creation())?;
         Ok(Self { chain: chain.clone(), nft, ruleset, leftover: None })
+    }
+
+    /// Those that another process has applied.
+    pub(super) fn adopt(chain: Chain, ruleset: Ruleset, leftover: Option<String>) -> Result<Self, TproxyError> {
+        Ok(Self { chain, nft: Arc::new(Nft::find()?), ruleset, leftover })
     }
 }
 
@@ -70,6 +76,15 @@ impl AppliedRules for NftablesRules {
         self.nft.transact("put back", &self.ruleset.creation())?;
         self.leftover = None;
         Ok(())
+    }
+
+    fn is_of(&self, firewall: &Firewall) -> bool {
+        self.ruleset.is_of(&self.chain, firewall)
+    }
+
+    fn account(&self) -> RulesAccount {
+        let Self { chain, ruleset, leftover, .. } = self;
+        RulesAccount::Nftables { chain: chain.clone(), ruleset: ruleset.clone(), leftover: leftover.clone() }
     }
 
     fn undo(self: Box<Self>) -> Vec<TproxyError> {

@@ -5,6 +5,7 @@
 use std::sync::Arc;
 
 use super::error::Purpose;
+use super::handed_on::HandedTable;
 use super::nftables::Nft;
 use super::{FirewallLook, InterruptGuard, TproxyError};
 use crate::plan::Exemption;
@@ -61,6 +62,26 @@ impl SideTable {
         let nft = nft.map_err(|error| error.meant_for(purpose))?;
         let part = ChainPart { chain: chain.clone(), place };
         Ok(Self { look: FirewallLook::of([(Arc::clone(&nft) as _, part.clone())]), part, nft, text })
+    }
+
+    /// The account of it, for a process that takes the place of this one.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn handed_on(&self) -> HandedTable {
+        let print = self.look.prints().into_iter().next().and_then(|(_, print)| print);
+        HandedTable { part: self.part.clone(), text: self.text.clone(), print }
+    }
+
+    /// Adopts the one that `handed` says that another process has made. Nothing is changed.
+    ///
+    /// # Errors
+    /// There is no nft any more.
+    #[doc(hidden)]
+    pub fn adopt(handed: HandedTable) -> Result<Self, TproxyError> {
+        let HandedTable { part, text, print } = handed;
+        let nft = Arc::new(Nft::find()?);
+        let look = FirewallLook::handed_on([(Arc::clone(&nft) as _, part.clone())], &[(part.clone(), print)]);
+        Ok(Self { part, nft, text, look })
     }
 
     /// A look whether it is as it was made.

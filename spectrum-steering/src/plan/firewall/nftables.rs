@@ -50,7 +50,7 @@ pub(crate) const MAX_ELEMENTS: usize = 200_000;
 const BASE: &str = "prerouting";
 
 /// One generation of the rules, and the names of what it consists of.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, PartialEq, serde::Deserialize, serde::Serialize)]
 pub(crate) struct Ruleset {
     table: String,
     generation: u64,
@@ -58,7 +58,7 @@ pub(crate) struct Ruleset {
 }
 
 /// The content of a table for one generation.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Debug, Default, Eq, PartialEq, serde::Deserialize, serde::Serialize)]
 struct Contents {
     /// Maps in the order of making them, name and definition.
     maps: Vec<(String, String)>,
@@ -91,6 +91,11 @@ impl Ruleset {
     /// Compiles the generation that follows this one.
     pub(crate) fn next(&self, chain: &Chain, firewall: &Firewall) -> Result<Self, TooManyBindings> {
         Self::generation(chain, firewall, self.generation + 1)
+    }
+
+    /// True if it is what this program would make of `firewall`.
+    pub(crate) fn is_of(&self, chain: &Chain, firewall: &Firewall) -> bool {
+        Self::generation(chain, firewall, self.generation).as_ref() == Ok(self)
     }
 
     fn generation(chain: &Chain, firewall: &Firewall, generation: u64) -> Result<Self, TooManyBindings> {

@@ -6,7 +6,7 @@ use super::{Chain, marking};
 use crate::model::Family;
 
 /// A part of what an instance has in the firewall.
-#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd, serde::Deserialize, serde::Serialize)]
 pub struct ChainPart {
     /// Whose it is.
     pub chain: Chain,
@@ -15,7 +15,7 @@ pub struct ChainPart {
 }
 
 /// The place of a part of a chain.
-#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd, serde::Deserialize, serde::Serialize)]
 pub enum ChainPlace {
     /// The table of nftables that exempts what is bound from NAT.
     Exemption,
@@ -26,7 +26,7 @@ pub enum ChainPlace {
 }
 
 /// The family of one of our tables of nftables.
-#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd, serde::Deserialize, serde::Serialize)]
 pub enum TableFamily {
     /// Both: the mark on origins' answers.
     Inet,

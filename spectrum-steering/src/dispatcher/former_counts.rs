@@ -1,0 +1,114 @@
+//! What was counted by programs whose place another one has taken: its own counters begin at 0, and packets that were in the midst of the
+//! last program are counted by that. Counts nothing.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::os::fd::{AsFd as _, OwnedFd};
+
+use aya::maps::{Map, MapData, MapError};
+use serde::{Deserialize, Serialize};
+use spectrum_common::Counts;
+
+use super::DispatcherError;
+use super::probe::Counters;
+use crate::model::DestinationId;
+
+/// The counts of former programs of a dispatcher.
+#[derive(Default)]
+pub struct FormerCounts {
+    /// The sums of those that nobody counts in any more.
+    sums: BTreeMap<u32, Counts>,
+    /// The counters of the last one, and their descriptor.
+    last: Option<(Counters, OwnedFd)>,
+    /// The tables that were published.
+    pub(super) published: u64,
+}
+
+impl fmt::Debug for FormerCounts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FormerCounts").field("sums", &self.sums).finish_non_exhaustive()
+    }
+}
+
+/// The part of [`FormerCounts`] that is no descriptor, as it is told to another process.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct FormerSums {
+    /// By the id of the destination: steered, missed, and refused by the reason.
+    sums: BTreeMap<u32, (u64, u64, Vec<u64>)>,
+    published: u64,
+}
+
+impl FormerCounts {
+    /// Those of which the sums are `sums` and the last counters are behind `counters`.
+    ///
+    /// # Errors
+    /// [`DispatcherError::Load`]: these are no counters.
+    pub fn open(sums: FormerSums, counters: OwnedFd) -> Result<Self, DispatcherError> {
+        let FormerSums { sums, published } = sums;
+        let sums = sums.into_iter().map(|(id, (steered, missed, refused))| {
+            let mut counts = Counts { steered, missed, ..Counts::default() };
+            counts.refused.iter_mut().zip(refused).for_each(|(to, from)| *to = from);
+            (id, counts)
+        });
+        Ok(Self { sums: sums.collect(), last: Some(last(counters)?), published })
+    }
+
+    /// Their parts: the sums, and the descriptor of the last counters.
+    #[must_use]
+    pub fn into_parts(self) -> (FormerSums, Option<OwnedFd>) {
+        let sums = self.sums.into_iter();
+        let sums = sums.map(|(id, counts)| (id, (counts.steered, counts.missed, counts.refused.to_vec())));
+        let told = FormerSums { sums: sums.collect(), published: self.published };
+        (told, self.last.map(|(_, descriptor)| descriptor))
+    }
+
+    /// These, and behind them what is behind `counters`.
+    pub(super) fn followed_by(&self, counters: OwnedFd, published: u64) -> Result<Self, DispatcherError> {
+        let mut sums = self.sums.clone();
+        if let Some((counters, _)) = &self.last {
+            for id in 0..counters.len() {
+                let count = counted(counters, id)?;
+                if count != Counts::default() {
+                    let sum = sums.entry(id).or_default();
+                    *sum = count + *sum;
+                }
+            }
+        }
+        Ok(Self { sums, last: Some(last(counters)?), published })
+    }
+
+    /// What they have counted for `id`.
+    pub(super) fn counts(&self, id: DestinationId) -> Result<Counts, DispatcherError> {
+        let sum = self.sums.get(&id.0).copied().unwrap_or_default();
+        match &self.last {
+            Some((counters, _)) if id.0 < counters.len() => Ok(sum + counted(counters, id.0)?),
+            _ => Ok(sum),
+        }
+    }
+
+    /// Nothing was counted for `id`.
+    pub(super) fn forget(&mut self, id: DestinationId) {
+        if let Ok(now) = self.counts(id) {
+            let sum = self.sums.entry(id.0).or_default();
+            let less = |sum: &mut u64, now: u64| *sum = sum.wrapping_sub(now);
+            less(&mut sum.steered, now.steered);
+            less(&mut sum.missed, now.missed);
+            sum.refused.iter_mut().zip(now.refused).for_each(|(sum, now)| less(sum, now));
+        }
+    }
+}
+
+fn last(descriptor: OwnedFd) -> Result<(Counters, OwnedFd), DispatcherError> {
+    let failed = |source: Box<dyn std::error::Error + Send + Sync>| DispatcherError::Load { source };
+    let copy = descriptor.as_fd().try_clone_to_owned().map_err(|error| failed(error.into()))?;
+    let open = || -> Result<Counters, MapError> { Map::from_map_data(MapData::from_fd(copy)?)?.try_into() };
+    Ok((open().map_err(|error| failed(error.into()))?, descriptor))
+}
+
+fn counted(counters: &Counters, id: u32) -> Result<Counts, DispatcherError> {
+    let counted = counters.get(&id, 0).map_err(|source| DispatcherError::Count {
+        id: DestinationId(id),
+        source: Box::new(source),
+    })?;
+    Ok(counted.iter().fold(Counts::default(), |sum, counts| sum + counts.0))
+}
