@@ -8,6 +8,7 @@ use super::{Family, Protocol, ServiceName};
 
 /// Index of a destination (service, family, protocol) in the sockmap and in the counters.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+#[cfg_attr(feature = "std", derive(serde::Deserialize, serde::Serialize))]
 pub struct DestinationId(pub u32);
 
 impl fmt::Display for DestinationId {

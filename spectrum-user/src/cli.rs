@@ -100,6 +100,11 @@ pub enum Command {
     Reload(ReloadArgs),
     /// Print what the running instance is, how it fares, and what stands in its way
     Status(InstanceArgs),
+    /// Make the running instance go on as another version of the program: its connections, listeners and rules stay
+    Upgrade(UpgradeArgs),
+    /// Say whether this version could go on with what an instance has; nobody types it
+    #[command(hide = true)]
+    UpgradeTrial(UpgradeTrialArgs),
     /// Serve what the process that started this one says; nobody types it
     #[command(hide = true)]
     WorkerProcess,
@@ -296,6 +301,26 @@ pub struct ReloadArgs {
     /// The instance.
     #[command(flatten)]
     pub instance: InstanceArgs,
+}
+
+/// Flags of `upgrade`.
+#[derive(Args, Clone, Debug)]
+pub struct UpgradeArgs {
+    /// Program of the other version; root's to name [default: what is at the path of the running one now]
+    #[arg(long, value_name = "FILE")]
+    pub to: Option<PathBuf>,
+
+    /// The instance.
+    #[command(flatten)]
+    pub instance: InstanceArgs,
+}
+
+/// Words of `upgrade-trial`.
+#[derive(Args, Clone, Debug)]
+pub struct UpgradeTrialArgs {
+    /// The words that the instance was started with
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    pub words: Vec<OsString>,
 }
 
 /// Flags of `bindings`.

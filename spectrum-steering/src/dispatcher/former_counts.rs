@@ -106,9 +106,8 @@ fn last(descriptor: OwnedFd) -> Result<(Counters, OwnedFd), DispatcherError> {
 }
 
 fn counted(counters: &Counters, id: u32) -> Result<Counts, DispatcherError> {
-    let counted = counters.get(&id, 0).map_err(|source| DispatcherError::Count {
-        id: DestinationId(id),
-        source: Box::new(source),
-    })?;
+    let counted = counters
+        .get(&id, 0)
+        .map_err(|source| DispatcherError::Count { id: DestinationId(id), source: Box::new(source) })?;
     Ok(counted.iter().fold(Counts::default(), |sum, counts| sum + counts.0))
 }

@@ -110,7 +110,8 @@ impl Dispatcher {
             Some(Map::PerCpuArray(map)) => map.fd().as_fd().try_clone_to_owned(),
             _ => return Err(missing(names::COUNTERS)),
         };
-        let counters_file = counters_file.map_err(|source| DispatcherError::Load { source: Box::new(source) })?;
+        let counters_file =
+            counters_file.map_err(|source| DispatcherError::Load { source: Box::new(source) })?;
         let counters = take(&mut ebpf, names::COUNTERS)?;
         let program = program(&mut ebpf)?;
         program.load().map_err(DispatcherError::verify)?;

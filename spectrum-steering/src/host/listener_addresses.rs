@@ -47,7 +47,8 @@ type Shared = (Family, Protocol, u16, u8);
 
 impl From<Vec<Shared>> for ListenerAddresses {
     fn from(shared: Vec<Shared>) -> Self {
-        let shared = shared.into_iter().map(|(family, protocol, port, count)| ((family, protocol), (port, count)));
+        let shared =
+            shared.into_iter().map(|(family, protocol, port, count)| ((family, protocol), (port, count)));
         Self { shared: shared.collect() }
     }
 }

@@ -22,9 +22,9 @@ use std::sync::Arc;
 pub use error::{Purpose, TproxyError};
 use firewall_program::{FirewallProgram, programs};
 pub use firewall_program::{listings, may_translate};
+use handed_on::RulesAccount;
 #[doc(hidden)]
 pub use handed_on::{HandedRules, HandedTable};
-use handed_on::RulesAccount;
 pub use interrupt::InterruptGuard;
 use iptables_rules::IptablesRules;
 pub use look::FirewallLook;

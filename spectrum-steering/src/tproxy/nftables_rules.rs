@@ -30,7 +30,11 @@ impl NftablesRules {
     }
 
     /// Those that another process has applied.
-    pub(super) fn adopt(chain: Chain, ruleset: Ruleset, leftover: Option<String>) -> Result<Self, TproxyError> {
+    pub(super) fn adopt(
+        chain: Chain,
+        ruleset: Ruleset,
+        leftover: Option<String>,
+    ) -> Result<Self, TproxyError> {
         Ok(Self { chain, nft: Arc::new(Nft::find()?), ruleset, leftover })
     }
 }

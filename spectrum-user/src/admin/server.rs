@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
@@ -51,6 +52,8 @@ type ViewMaker = dyn Fn(Scope<'_>) -> View + Send + Sync;
 #[derive(Debug)]
 pub struct AdminServer {
     address: SocketAddr,
+    /// The listener, for a program that this process becomes.
+    listener: OwnedFd,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -85,10 +88,24 @@ impl AdminServer {
         address: SocketAddr,
         view: impl Fn(Scope<'_>) -> View + Send + Sync + 'static,
     ) -> Result<Self, AdminError> {
+        let listener = TcpListener::bind(address).map_err(|source| AdminError { address, source })?;
+        Self::adopt(address, listener.into(), view)
+    }
+
+    /// The same with a socket that listens on `address` already: who has asked meanwhile is answered now.
+    ///
+    /// # Errors
+    /// The system has no thread or descriptor to spare.
+    pub fn adopt(
+        address: SocketAddr,
+        listener: OwnedFd,
+        view: impl Fn(Scope<'_>) -> View + Send + Sync + 'static,
+    ) -> Result<Self, AdminError> {
         let failed = |source| AdminError { address, source };
-        let listener = TcpListener::bind(address).map_err(failed)?;
+        let listener = TcpListener::from(listener);
         listener.set_nonblocking(true).map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
+        let own = listener.as_fd().try_clone_to_owned().map_err(failed)?;
         let (stop, stopped) = oneshot::channel();
         let pages = Arc::new(Pages { view: Box::new(view) });
         // Made by the thread that it belongs to; what it says is waited for.
@@ -113,7 +130,13 @@ impl AdminServer {
         let thread = thread.map_err(failed)?;
         let dead = || io::Error::other("its thread died");
         reported.recv().unwrap_or_else(|_gone| Err(dead())).map_err(failed)?;
-        Ok(Self { address, stop: Some(stop), thread: Some(thread) })
+        Ok(Self { address, listener: own, stop: Some(stop), thread: Some(thread) })
+    }
+
+    /// The listener.
+    #[must_use]
+    pub fn listener(&self) -> BorrowedFd<'_> {
+        self.listener.as_fd()
     }
 
     /// The address at which it serves, with the port that the system chose, if it was to choose one.

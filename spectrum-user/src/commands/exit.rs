@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::logging::Log;
 use crate::config::{ConfigError, Problem};
-use crate::instance::{USAGE, code, problems};
+use crate::instance::{Takeover, USAGE, code, problems};
 use crate::model::{LogFormat, visible};
 use crate::observe::{LossKind, timestamp};
 
@@ -59,6 +59,12 @@ impl<'a> JsonError<'a> {
 /// Prints what clap has to say of `words`; help and version are no failure.
 #[must_use]
 pub fn usage(error: &clap::Error, words: &[OsString]) -> ExitCode {
+    if let Ok(Some(takeover)) = Takeover::begin() {
+        // The version before understood them.
+        let error =
+            takeover.go_back(anyhow::anyhow!("{}", error.to_string().lines().next().unwrap_or_default()));
+        return failure(&error, LogFormat::Text);
+    }
     if !error.use_stderr() {
         return match error.print() {
             Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {

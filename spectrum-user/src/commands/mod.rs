@@ -10,6 +10,7 @@ mod doctor;
 mod exit;
 mod logging;
 mod run;
+mod upgrade_trial;
 mod worker_process;
 
 pub use exit::usage;
@@ -31,6 +32,8 @@ pub fn execute(cli: &Cli) -> ExitCode {
         Some(Command::Origin(args)) => ask::origin(args),
         Some(Command::Reload(args)) => ask::reload(args),
         Some(Command::Status(args)) => ask::status(args),
+        Some(Command::Upgrade(args)) => ask::upgrade(args),
+        Some(Command::UpgradeTrial(args)) => upgrade_trial::upgrade_trial(args),
         Some(Command::Clean(args)) => logging::init(LogFormat::Text).and_then(|_log| clean::clean(args)),
         Some(Command::WorkerProcess) => return worker_process::run(),
         None => return run::run(&cli.run),

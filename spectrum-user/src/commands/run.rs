@@ -9,39 +9,57 @@ use nix::unistd::{AccessFlags, eaccess};
 use super::exit;
 use super::logging::{self, Log};
 use crate::cli::RunArgs;
-use crate::config::{Config, InstanceKeys, Planned, RepairLimit};
+use crate::config::{Config, ConfigText, InstanceKeys, Planned, RepairLimit};
 use crate::confinement::{Circumstances, Needs, WorkerUser, confine_steerer};
-use crate::instance::{ReadAgain, Ready, Settings, WorkerPlace, live, require_net_admin};
+use crate::instance::{
+    Beginning, OwnProgram, ReadAgain, Ready, Settings, Takeover, WorkerPlace, hold_signals, live,
+    require_net_admin,
+};
 use crate::observe::LossKind;
 use crate::registry::GROUP;
 use spectrum_steering::host;
 
 /// Runs until SIGINT or SIGTERM.
 pub(super) fn run(args: &RunArgs) -> ExitCode {
-    let planned = configured(args);
+    let takeover = match Takeover::begin() {
+        Ok(takeover) => takeover,
+        Err(error) => return exit::failure(&error, args.log_format.unwrap_or_default()),
+    };
+    let planned = match &takeover {
+        None => configured(args),
+        Some(takeover) => configured_as(args, takeover.config()),
+    };
     let format = match &planned {
         Ok(Planned { config, .. }) => config.log.format.unwrap_or_default(),
         Err(_) => args.log_format.unwrap_or_default(),
     };
     // Before there is a thread, the log's too: each has the namespace and the capabilities that its parent had.
     let confined = planned.and_then(|planned| {
-        let user = confined(&planned.config)?;
+        hold_signals().context("hold signals")?;
+        let user = confined(&planned.config, takeover.is_some())?;
         Ok((planned, user))
     });
+    let confined = match (confined, &takeover) {
+        (Err(error), Some(takeover)) => Err(takeover.go_back(error)),
+        (confined, _) => confined,
+    };
     let log = match logging::init(format) {
         Ok(log) => log,
         Err(error) => return exit::failure(&error, format),
     };
-    match confined.and_then(|(planned, user)| serve_from_start_to_end(args, planned, user, &log)) {
+    match confined.and_then(|(planned, user)| serve_from_start_to_end(args, planned, user, takeover, &log)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => exit::logged_failure(&error, &log),
     }
 }
 
 /// Goes to where it works, and keeps the capabilities that this takes. The user that the worker process is to be.
-fn confined(config: &Config) -> anyhow::Result<WorkerUser> {
+fn confined(config: &Config, is_there: bool) -> anyhow::Result<WorkerUser> {
     require_net_admin("serve")?;
-    if let Some(netns) = &config.instance.netns {
+    // Whoever takes over is where the version before was, whatever bears that name now.
+    if let Some(netns) = &config.instance.netns
+        && !is_there
+    {
         host::enter_namespace(netns)?;
     }
     let user = WorkerUser::choose(config.instance.user.as_deref())?;
@@ -53,6 +71,7 @@ fn serve_from_start_to_end(
     args: &RunArgs,
     planned: Planned,
     user: WorkerUser,
+    takeover: Option<Takeover>,
     log: &Log,
 ) -> anyhow::Result<()> {
     raise_file_limit()?;
@@ -65,10 +84,12 @@ fn serve_from_start_to_end(
         force: args.force.clone().into(),
         drain: keys.drain.unwrap_or(InstanceKeys::DRAIN),
         worker: if is_single { WorkerPlace::Thread } else { WorkerPlace::Process(user) },
+        program: OwnProgram::now().context("find the own program")?,
     };
+    let beginning = takeover.map_or(Beginning::Nothing, |takeover| Beginning::Everything(Box::new(takeover)));
     let again = args.clone();
     let read_again: ReadAgain = Arc::new(move || configured_again(&again));
-    live(planned, settings, &log.output, &read_again, |ready| announce(ready, log))
+    live(planned, settings, &log.output, &read_again, beginning, |ready| announce(ready, log))
 }
 
 /// The configuration that the command line asks for, as its file reads now that it has been read before.
@@ -86,10 +107,20 @@ fn configured_again(args: &RunArgs) -> anyhow::Result<Planned> {
 
 /// The configuration that the command line asks for, as its file reads now.
 fn configured(args: &RunArgs) -> anyhow::Result<Planned> {
-    let Planned { mut config, plan } = match &args.config {
-        Some(path) => Config::load(path)?,
-        None => args.short_form()?,
-    };
+    match &args.config {
+        Some(path) => Ok(overruled(args, Config::load(path)?)),
+        None => Ok(overruled(args, args.short_form()?)),
+    }
+}
+
+/// The same as the file read when the version before of this program read it.
+pub(super) fn configured_as(args: &RunArgs, texts: &[ConfigText]) -> anyhow::Result<Planned> {
+    if texts.is_empty() { configured(args) } else { Ok(overruled(args, Config::parse_again(texts)?)) }
+}
+
+/// What flags say goes before what the file says.
+fn overruled(args: &RunArgs, planned: Planned) -> Planned {
+    let Planned { mut config, plan } = planned;
     config.instance = args.instance_keys().or(std::mem::take(&mut config.instance));
     config.log.format = args.log_format.or(config.log.format);
     config.log.general = args.record_keys().or(config.log.general);
@@ -108,7 +139,7 @@ fn configured(args: &RunArgs) -> anyhow::Result<Planned> {
     if let Some(admin) = args.admin {
         config.admin = Some(admin);
     }
-    Ok(Planned { config, plan })
+    Planned { config, plan }
 }
 
 /// Says, to who looks for it, which keys of the file are of no effect.

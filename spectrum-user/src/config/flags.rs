@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use super::udp::{self, BoundProtocols, UdpTargetError};
 use super::{
@@ -157,6 +158,7 @@ impl Flags {
             force: Force::default(),
             origin_places: OriginPlaces::default(),
             files: Vec::new(),
+            texts: Arc::default(),
         };
         Ok(Planned { config, plan })
     }

@@ -1,5 +1,6 @@
 //! What the user asked for, understood: flags or a file become one [`Config`]. Asks the system for nothing but the file.
 
+mod config_text;
 mod error;
 mod file;
 mod firewall;
@@ -15,6 +16,7 @@ mod udp;
 
 pub(crate) use file::nearest::nearest;
 
+pub use config_text::ConfigText;
 pub use error::{ConfigError, Problem};
 pub use firewall::FirewallChoice;
 pub use flags::{Flags, FlagsError};
@@ -77,4 +79,6 @@ pub struct Config {
     pub origin_places: OriginPlaces,
     /// The files that say it, in the order in which they were read; none: flags do.
     pub files: Vec<Arc<Path>>,
+    /// Their texts.
+    pub texts: Arc<[ConfigText]>,
 }

@@ -4,6 +4,7 @@ use std::io::{self, BufRead as _, BufReader, Write as _};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::thread::sleep;
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -35,11 +36,24 @@ const ANSWER: Duration = Duration::from_mins(2);
 /// The same while it reloads.
 const RELOAD: Duration = Duration::from_mins(15);
 
+/// So often is asked what changes nothing where nobody answers, and the pause between.
+const ATTEMPTS: u32 = 20;
+const PAUSE: Duration = Duration::from_millis(100);
+
 /// Asks the instance whose socket is at `path`, and waits for its answer.
 pub fn ask<T: DeserializeOwned>(path: &Path, request: &Request) -> Result<T, ControlError> {
     // A reload resolves names and may wait for another instance; all else is there at once.
-    let patience = if matches!(request, Request::Reload(_) | Request::Renew) { RELOAD } else { ANSWER };
-    ask_within(path, request, patience)
+    let is_slow = matches!(request, Request::Reload(_) | Request::Renew | Request::Upgrade(_));
+    let patience = if is_slow { RELOAD } else { ANSWER };
+    let mut left = ATTEMPTS;
+    loop {
+        left -= 1;
+        match ask_within(path, request, patience) {
+            // Another version of the program is taking over, and knows nothing of it.
+            Err(ControlError::Unanswered { .. }) if left > 0 && request.changes_nothing() => sleep(PAUSE),
+            answer => return answer,
+        }
+    }
 }
 
 /// The same, for an answer that comes within `patience`.
@@ -64,6 +78,9 @@ pub fn ask_within<T: DeserializeOwned>(
             _ => ControlError::Speak { source },
         },
     )?;
+    if answer.is_empty() {
+        return Err(ControlError::Unanswered { path: path.to_owned() });
+    }
     match serde_json::from_str(&answer) {
         Ok(ReadAnswer::Done(value)) => Ok(value),
         Ok(ReadAnswer::Refused { message, code, problems }) => {

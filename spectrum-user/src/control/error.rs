@@ -26,6 +26,12 @@ pub enum ControlError {
         /// The time that we waited.
         waited: Duration,
     },
+    /// It has closed the connection without an answer.
+    #[error("hear the instance at {}: it has ended, or another version of it is taking over; ask again", .path.display())]
+    Unanswered {
+        /// The socket.
+        path: PathBuf,
+    },
     /// It says nothing.
     #[error("hear the instance at {}: it has said nothing for {} s (see its log)", .path.display(), .waited.as_secs())]
     Silent {

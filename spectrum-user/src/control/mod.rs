@@ -12,5 +12,5 @@ pub use answer::{Decider, Explanation, Outcome, SetOriginAnswer, Treatment};
 pub use client::{ask, ask_within};
 pub use conversation::{Asked, Asker, SharedAnswer};
 pub use error::ControlError;
-pub use request::{BindingsQuery, ExplainQuery, OriginQuery, ReloadQuery, Request};
+pub use request::{BindingsQuery, ExplainQuery, OriginQuery, ReloadQuery, Request, UpgradeQuery};
 pub use server::ControlServer;

@@ -1,6 +1,7 @@
 //! What may be asked of a running instance.
 
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
@@ -22,6 +23,24 @@ pub enum Request {
     Renew,
     /// The status of the instance.
     Status,
+    /// Become another version of the program.
+    Upgrade(UpgradeQuery),
+}
+
+impl Request {
+    /// True if it may be made twice.
+    #[must_use]
+    pub fn changes_nothing(&self) -> bool {
+        matches!(self, Self::Bindings(_) | Self::Explain(_) | Self::Status)
+    }
+}
+
+/// The program to become.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct UpgradeQuery {
+    /// Its path; none for what is at the path of the running one now. Only root, and the user that the instance is, may name one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub to: Option<PathBuf>,
 }
 
 /// The permissions of a reload.

@@ -3,6 +3,7 @@
 
 use std::fs::{self, Permissions};
 use std::io;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -34,6 +35,8 @@ pub struct ControlServer {
     path: PathBuf,
     /// The file, by device and inode.
     file: (u64, u64),
+    /// The listener, for a program that this process becomes.
+    listener: OwnedFd,
     accepting: JoinHandle<()>,
     close: Option<oneshot::Sender<()>>,
 }
@@ -41,18 +44,50 @@ pub struct ControlServer {
 impl ControlServer {
     /// The number of descriptors that it ever has: the listener, the conversations, and the one that is about to take
     /// another's place.
-    pub const DESCRIPTORS: usize = AT_ONCE + 2;
+    pub const DESCRIPTORS: usize = AT_ONCE + 3;
 
     /// Listens at `path`, readable and writable for its owner and, where there is one, for the group `spectrum`. A socket
     /// that is there already is that of a dead instance: the caller has made sure. What is asked is sent to `requests`, by
     /// tasks on the runtime of `host`.
     pub fn listen(path: &Path, host: &Handle, requests: mpsc::Sender<Asked>) -> Result<Self, ControlError> {
         let _on_it = host.enter();
-        let listener = bind(path).map_err(|source| ControlError::Listen { path: path.to_owned(), source })?;
-        let file = at(path).map_err(|source| ControlError::Listen { path: path.to_owned(), source })?;
+        let failed = |source| ControlError::Listen { path: path.to_owned(), source };
+        let listener = bind(path).map_err(failed)?;
+        Self::hear(path, listener, host, requests).map_err(failed)
+    }
+
+    /// The same with a socket that listens there already: who has asked meanwhile is heard now.
+    pub fn adopt(
+        path: &Path,
+        listener: OwnedFd,
+        host: &Handle,
+        requests: mpsc::Sender<Asked>,
+    ) -> Result<Self, ControlError> {
+        let _on_it = host.enter();
+        let failed = |source| ControlError::Listen { path: path.to_owned(), source };
+        let listener = std::os::unix::net::UnixListener::from(listener);
+        let listener = UnixListener::from_std(listener).map_err(failed)?;
+        Self::hear(path, listener, host, requests).map_err(failed)
+    }
+
+    fn hear(
+        path: &Path,
+        listener: UnixListener,
+        host: &Handle,
+        requests: mpsc::Sender<Asked>,
+    ) -> io::Result<Self> {
+        // Where somebody has removed it, it is not found, which is what the repair looks for.
+        let file = at(path).unwrap_or_default();
+        let own = listener.as_fd().try_clone_to_owned()?;
         let (close, closed) = oneshot::channel();
         let accepting = host.spawn(accept(listener, requests, closed));
-        Ok(Self { path: path.to_owned(), file, accepting, close: Some(close) })
+        Ok(Self { path: path.to_owned(), file, listener: own, accepting, close: Some(close) })
+    }
+
+    /// The path and the listener.
+    #[must_use]
+    pub fn place(&self) -> (&Path, BorrowedFd<'_>) {
+        (&self.path, self.listener.as_fd())
     }
 
     /// True while its path leads to it: others may remove it, or put something else there.

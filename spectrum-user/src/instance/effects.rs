@@ -522,7 +522,7 @@ impl Running {
     }
 
     /// The firewall rules of `plan`, whose destinations all have listeners.
-    fn firewall(&self, plan: &Plan) -> anyhow::Result<Firewall> {
+    pub(super) fn firewall(&self, plan: &Plan) -> anyhow::Result<Firewall> {
         let rules = plan
             .bindings
             .iter()
@@ -588,7 +588,7 @@ fn not_done(outcome: Result<(), LinkError>) -> Vec<anyhow::Error> {
     }
 }
 
-fn loaded(plan: &Plan) -> Result<Dispatcher, DispatcherError> {
+pub(super) fn loaded(plan: &Plan) -> Result<Dispatcher, DispatcherError> {
     let log_drops = tracing::enabled!(tracing::Level::DEBUG);
     let mut dispatcher = Dispatcher::load(log_drops, plan.destinations.len())?;
     if log_drops && let Some(log) = dispatcher.take_drop_log() {
@@ -598,6 +598,6 @@ fn loaded(plan: &Plan) -> Result<Dispatcher, DispatcherError> {
 }
 
 /// The network namespace that this thread is in.
-fn namespace() -> io::Result<File> {
+pub(super) fn namespace() -> io::Result<File> {
     File::open("/proc/thread-self/ns/net")
 }

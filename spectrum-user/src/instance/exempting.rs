@@ -13,7 +13,7 @@ use super::standby::Standby;
 use crate::config::NatChoice;
 use crate::plan::firewall::{Chain, ChainPart};
 use crate::plan::{Effect, Exemption, Plan};
-use spectrum_steering::tproxy::{self, FirewallLook, SideTable};
+use spectrum_steering::tproxy::{self, FirewallLook, HandedTable, SideTable};
 
 /// The shortest time between a look and the next where nobody tells of other rules: of those of iptables-legacy nobody does.
 const PAUSE: Duration = Duration::from_secs(10);
@@ -131,6 +131,16 @@ impl Exempting {
     pub(super) fn lower(&mut self) -> Option<anyhow::Error> {
         self.exemption = Exemption::default();
         self.table.take()?.undo().map(Into::into)
+    }
+
+    /// The table, for a program that takes the place of this one.
+    pub(super) fn handed_on(&self) -> Option<HandedTable> {
+        self.table.as_ref().map(SideTable::handed_on)
+    }
+
+    /// There is `table`; what it exempts the next look finds out.
+    pub(super) fn adopt(&mut self, table: Option<SideTable>) {
+        self.table = table;
     }
 
     /// A look whether it is as it was made, if it was.

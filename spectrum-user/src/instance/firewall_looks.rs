@@ -61,6 +61,15 @@ impl FirewallLooks {
         FirewallFinds { kind, look, begun, worth, damaged }
     }
 
+    /// Waits for one to end, of which nobody wants to know what it finds; false if there is none.
+    pub(super) async fn end_one(&mut self) -> bool {
+        if self.0.is_empty() {
+            return false;
+        }
+        let _nobody_wants_it = self.next().await;
+        true
+    }
+
     /// Takes `look`, if none of that kind is under course, and gives it up once we are told to `stop`.
     pub(super) fn take(&mut self, kind: ResourceKind, look: FirewallLook, stop: &Stop) -> io::Result<()> {
         if let Some(one) = self.0.iter_mut().find(|one| one.kind == kind) {

@@ -13,7 +13,7 @@ use tokio::runtime::{self, Handle};
 use tokio::sync::{mpsc, oneshot};
 
 use super::exit_code;
-use super::signals::{Signalled, Signals};
+use super::signals::{self, Signalled, Signals};
 use super::stop::{Stop, Stopper};
 use crate::control::{Asked, Request, SharedAnswer};
 use crate::view::{InstanceState, Present, Published, Scope};
@@ -23,6 +23,9 @@ const RELOADS: usize = 4;
 
 /// Requests on their way: as many as there are conversations.
 const WAITING: usize = 16;
+
+/// The time in which a signal that has come is obeyed, and an answer written.
+const MOMENT: Duration = Duration::from_millis(30);
 
 /// Deep enough for everything that runs here.
 const STACK: usize = 1024 * 1024;
@@ -34,22 +37,26 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(super) struct Hearing {
     stop: Stop,
-    reloads: mpsc::Receiver<ReloadAsked>,
+    reloads: mpsc::Receiver<ChangeAsked>,
     /// True if a signal is among these: those that come meanwhile are one with it.
     signal_waits: Arc<AtomicBool>,
     requests: mpsc::Sender<Asked>,
+    /// For what was asked before.
+    later: mpsc::Sender<ChangeAsked>,
     handle: Handle,
     /// Dropping it ends the thread.
     _end: oneshot::Sender<()>,
 }
 
-/// The asker for a reload.
+/// The wish for a reload or an upgrade.
 #[derive(Debug)]
-pub(super) enum ReloadAsked {
+pub(super) enum ChangeAsked {
     /// A program that waits for an answer.
     Asker(Asked),
     /// Whoever sent SIGHUP reads the log.
-    Signal,
+    Reload,
+    /// The same of SIGUSR2.
+    Upgrade,
 }
 
 impl Hearing {
@@ -58,6 +65,7 @@ impl Hearing {
     pub(super) fn begin(published: Published) -> anyhow::Result<Self> {
         let (stopper, stop) = Stopper::new();
         let (reload, reloads) = mpsc::channel(RELOADS);
+        let later = reload.clone();
         let (requests, asked) = mpsc::channel(WAITING);
         let (questions, to_answer) = mpsc::channel(WAITING);
         let (end, ended) = oneshot::channel();
@@ -93,7 +101,7 @@ impl Hearing {
             .context(op)?;
         let handle =
             reported.recv().map_err(|_gone| anyhow!("it died")).and_then(|handle| Ok(handle?)).context(op)?;
-        Ok(Self { stop, reloads, signal_waits, requests, handle, _end: end })
+        Ok(Self { stop, reloads, signal_waits, requests, later, handle, _end: end })
     }
 
     /// The listener for the order to stop.
@@ -115,12 +123,12 @@ impl Hearing {
     ///
     /// # Errors
     /// The thread has died.
-    pub(super) async fn reload(&mut self) -> anyhow::Result<ReloadAsked> {
+    pub(super) async fn reload(&mut self) -> anyhow::Result<ChangeAsked> {
         loop {
             match self.reloads.recv().await {
-                Some(ReloadAsked::Asker(asked)) if asked.is_gone() => {}
+                Some(ChangeAsked::Asker(asked)) if asked.is_gone() => {}
                 Some(asked) => {
-                    if matches!(asked, ReloadAsked::Signal) {
+                    if matches!(asked, ChangeAsked::Reload) {
                         // The file is read after this, so whoever signals from now on wants another reload.
                         self.signal_waits.store(false, Ordering::Release);
                     }
@@ -133,10 +141,49 @@ impl Hearing {
         }
     }
 
+    /// Has signals wait for another version of the program, and refuses those who asked and whose turn has not come; whether a reload by a
+    /// signal is among these.
+    ///
+    /// # Errors
+    /// We are told to stop, so that nothing else is to be done.
+    pub(super) async fn settle(&mut self) -> anyhow::Result<bool> {
+        let held = self.handle.spawn(async {
+            let held = signals::hold();
+            // What came before is obeyed, and what was answered is written.
+            tokio::time::sleep(MOMENT).await;
+            held
+        });
+        held.await.context("hold signals")?.context("hold signals")?;
+        self.stop.check()?;
+        let mut reload_waits = false;
+        while let Ok(asked) = self.reloads.try_recv() {
+            match asked {
+                ChangeAsked::Asker(asked) => refuse_reload(asked, InstanceState::Upgrading),
+                ChangeAsked::Reload => reload_waits = true,
+                ChangeAsked::Upgrade => {}
+            }
+        }
+        Ok(reload_waits)
+    }
+
+    /// Has a reload take place as if SIGHUP had come.
+    pub(super) fn remember_reload(&self) {
+        let _ = self.later.try_send(ChangeAsked::Reload);
+    }
+
+    /// Hears signals again.
+    pub(super) fn go_on(&self) {
+        self.handle.spawn(async {
+            if let Err(error) = signals::release() {
+                tracing::error!(%error, "hear signals again");
+            }
+        });
+    }
+
     /// Refuses those whose turn has not come.
     pub(super) fn refuse_reloads(&mut self) {
         while let Ok(asked) = self.reloads.try_recv() {
-            if let ReloadAsked::Asker(asked) = asked {
+            if let ChangeAsked::Asker(asked) = asked {
                 refuse_reload(asked, InstanceState::Draining);
             }
         }
@@ -155,18 +202,23 @@ fn begin() -> io::Result<(runtime::Runtime, Signals)> {
 async fn hear_signals(
     mut signals: Signals,
     stopper: &Stopper,
-    reload: &mpsc::Sender<ReloadAsked>,
+    reload: &mpsc::Sender<ChangeAsked>,
     waits: &AtomicBool,
 ) {
     loop {
         match signals.next().await {
             // One that waits reads the file after this moment, a signal or, where there is no room, somebody else.
             Signalled::Reload => {
-                if !waits.swap(true, Ordering::AcqRel) && reload.try_send(ReloadAsked::Signal).is_err() {
+                if !waits.swap(true, Ordering::AcqRel) && reload.try_send(ChangeAsked::Reload).is_err() {
                     waits.store(false, Ordering::Release);
                 }
             }
             Signalled::Stop => stopper.stop(),
+            Signalled::Upgrade => {
+                if reload.try_send(ChangeAsked::Upgrade).is_err() {
+                    tracing::warn!("SIGUSR2 is not obeyed: too many wait for a reload or an upgrade");
+                }
+            }
         }
     }
 }
@@ -174,7 +226,7 @@ async fn hear_signals(
 async fn hear_requests(
     mut asked: mpsc::Receiver<Asked>,
     published: &Published,
-    reload: &mpsc::Sender<ReloadAsked>,
+    reload: &mpsc::Sender<ChangeAsked>,
     questions: &mpsc::Sender<Asked>,
 ) {
     while let Some(asked) = asked.recv().await {
@@ -184,12 +236,12 @@ async fn hear_requests(
                 Err(error) => refuse(asked, &error.into()),
             },
             Request::Origin(_) => drop(tokio::spawn(set_origin(asked, published.now()))),
-            Request::Reload(_) | Request::Renew => {
+            Request::Reload(_) | Request::Renew | Request::Upgrade(_) => {
                 let state = published.now().state;
                 if state == InstanceState::Draining {
                     refuse_reload(asked, state);
-                } else if let Err(error) = reload.try_send(ReloadAsked::Asker(asked))
-                    && let ReloadAsked::Asker(asked) = error.into_inner()
+                } else if let Err(error) = reload.try_send(ChangeAsked::Asker(asked))
+                    && let ChangeAsked::Asker(asked) = error.into_inner()
                 {
                     refuse_reload(asked, state);
                 }
@@ -213,15 +265,17 @@ async fn set_origin(asked: Asked, present: Arc<Present>) {
 }
 
 fn refuse_reload(asked: Asked, state: InstanceState) {
+    let what = if matches!(asked.request, Request::Upgrade(_)) { "upgrade" } else { "reload" };
     let why = match state {
         InstanceState::Draining => {
             "the instance is draining, since it was told to stop; start it anew".to_owned()
         }
+        InstanceState::Upgrading => "another version of the program is taking over; try again".to_owned(),
         _ => format!(
             "the instance is busy: it is {state}, and {RELOADS} more wait to have it reload; try again"
         ),
     };
-    asked.refused(&format!("reload: {why}"), exit_code::FAILURE, &[]);
+    asked.refused(&format!("{what}: {why}"), exit_code::FAILURE, &[]);
 }
 
 fn refuse(asked: Asked, error: &anyhow::Error) {

@@ -43,7 +43,26 @@ impl LeavingWorkers {
     }
 
     /// Gives what `worker` has open so much time, from now on.
-    pub(super) fn add(&mut self, mut worker: WorkerProcess, drain: Duration) {
+    pub(super) fn add(&mut self, worker: WorkerProcess, drain: Duration) {
+        self.watch(worker, drain, |link| async move { link.drain(drain).await });
+    }
+
+    /// The same for one that another program has had leave, and that still has so much time.
+    pub(super) fn adopt(&mut self, worker: WorkerProcess, drain: Duration) {
+        self.watch(worker, drain, |link| async move { link.drain_on(drain).await });
+    }
+
+    /// All of them, each with the time that it has: they live on.
+    pub(super) fn take(&mut self) -> Vec<(WorkerProcess, Duration)> {
+        let now = Instant::now();
+        let all = std::mem::take(&mut self.workers).into_values();
+        all.map(|(worker, cut_at)| (worker, cut_at.saturating_duration_since(now))).collect()
+    }
+
+    fn watch<D>(&mut self, mut worker: WorkerProcess, drain: Duration, end: impl FnOnce(Link) -> D)
+    where
+        D: Future<Output = Result<DrainOutcome, LinkError>> + Send + 'static,
+    {
         let link = match worker.link() {
             Ok(link) => link.clone(),
             Err(error) => {
@@ -57,8 +76,9 @@ impl LeavingWorkers {
         // A time that nobody lives to see is as good as any that is longer.
         let cut_at = Instant::now().checked_add(drain).unwrap_or_else(|| Instant::now() + LONGEST);
         self.workers.insert(number, (worker, cut_at));
+        let end = end(link);
         tokio::spawn(async move {
-            let outcome = link.drain(drain).await;
+            let outcome = end.await;
             // Who does not hear it has ended the process.
             let _ = done.send(Left { number, outcome });
         });

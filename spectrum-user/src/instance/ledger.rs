@@ -55,6 +55,11 @@ enum Retreat {
 }
 
 impl Ledger {
+    /// All of `have` is raised, each with when it goes, by the program that this process was before.
+    pub fn adopt(&mut self, have: impl IntoIterator<Item = (Resource, Option<Instant>)>) {
+        self.have = have.into_iter().collect();
+    }
+
     /// The course to `want`, no more and no less.
     #[must_use]
     pub fn course_to(&self, want: &BTreeSet<Resource>, farewell: Farewell, now: Instant) -> Course {

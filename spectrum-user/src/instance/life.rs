@@ -1,9 +1,12 @@
 //! The life of an instance: starts, serves until told to stop, goes over to other configurations meanwhile, undoes. What it has in the
 //! system, the ledger knows; this only waits for what is next.
 
+use std::panic::AssertUnwindSafe;
+use std::path::PathBuf;
 use std::sync::Arc;
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow, bail};
+use futures_util::FutureExt as _;
 use sd_notify::NotifyState;
 use tokio::runtime;
 use tokio::time::Instant;
@@ -12,16 +15,17 @@ use super::beside::{CHANGING, RepairEvent};
 use super::exempting::{Looked, Looks};
 use super::exit_code;
 use super::firewall_looks::LOOKING;
-use super::hearing::{Hearing, ReloadAsked};
+use super::hearing::{ChangeAsked, Hearing};
 use super::leaving::Left;
 use super::notifying::{self, notify};
 use super::ready::Ready;
 use super::reload::Reloaded;
 use super::running::{Running, Settings, WorkerPlace, joined};
 use super::standby::{ASIDE, aside};
+use super::upgrade::Takeover;
 use super::worker::worker_over;
 use crate::config::Planned;
-use crate::control::{Asked, ReloadQuery, Request};
+use crate::control::{Asked, Asker, ReloadQuery, Request};
 use crate::observe::{Book, Counters, Omissions, Output, Recorder};
 use crate::view::{InstanceState, Published};
 use crate::worker_process::Host;
@@ -30,6 +34,15 @@ use spectrum_steering::tproxy::InterruptGuard;
 /// Reads the configuration once more.
 pub(crate) type ReadAgain = Arc<dyn Fn() -> anyhow::Result<Planned> + Send + Sync>;
 
+/// What the life of an instance begins with.
+#[derive(Debug)]
+pub(crate) enum Beginning {
+    /// Nothing is there.
+    Nothing,
+    /// All that the version before had, which this process was.
+    Everything(Box<Takeover>),
+}
+
 /// Serves what is `planned` from start to end, in the network namespace that the calling thread is in, and has `announce` say when
 /// connections would succeed. For a reload the configuration is what `read_again` reads.
 pub(crate) fn live(
@@ -37,6 +50,7 @@ pub(crate) fn live(
     settings: Settings,
     output: &Output,
     read_again: &ReadAgain,
+    beginning: Beginning,
     announce: impl FnOnce(&Ready),
 ) -> anyhow::Result<()> {
     ASIDE.begin();
@@ -45,8 +59,15 @@ pub(crate) fn live(
     // The workers carry the traffic; this thread only steers.
     let runtime = runtime::Builder::new_current_thread().enable_all().build().context("start the runtime")?;
     let Planned { config, plan } = planned;
+    let plan = match &beginning {
+        Beginning::Nothing => plan,
+        Beginning::Everything(takeover) => takeover.renumbered(&config, plan),
+    };
     let (config, plan) = (Arc::new(config), Arc::new(plan));
-    let book = Book::create()?;
+    let book = match &beginning {
+        Beginning::Nothing => Book::create()?,
+        Beginning::Everything(takeover) => takeover.book()?,
+    };
     output.losses().enter(&book);
     let published = Published::new(Arc::clone(&config), Arc::clone(&plan), book.clone())?;
     let host = match &settings.worker {
@@ -63,35 +84,76 @@ pub(crate) fn live(
         let mut running = Running::new(config, plan, settings, host, published, &hearing);
         let outcome = {
             let _given_up = InterruptGuard::by(hearing.stop().flag());
-            start_and_serve(&mut running, read_again, &mut hearing, announce).await
+            match beginning {
+                Beginning::Nothing => match start(&mut running, &hearing, announce).await {
+                    Ok(Started::Serving) => serve(&mut running, read_again, &mut hearing, output).await,
+                    Ok(Started::Stopped) => Ok(()),
+                    Err(error) => Err(error),
+                },
+                Beginning::Everything(takeover) => {
+                    let adopted = AssertUnwindSafe(running.adopt(&takeover)).catch_unwind().await;
+                    let adopted = adopted.unwrap_or_else(|_panic| Err(anyhow!("it panicked")));
+                    match adopted.map_err(|error| takeover.go_back(error)) {
+                        Ok(()) => {
+                            told_over(&takeover, &running.published);
+                            if takeover.reload_waits() {
+                                hearing.remember_reload();
+                            }
+                            drop(takeover);
+                            serve(&mut running, read_again, &mut hearing, output).await
+                        }
+                        Err(error) => Err(error),
+                    }
+                }
+            }
         };
         finish(running, outcome, &mut hearing).await
     })
 }
 
-/// From the start until asked to stop.
-async fn start_and_serve(
+/// The end of a start.
+enum Started {
+    Serving,
+    /// Told to.
+    Stopped,
+}
+
+async fn start(
     running: &mut Running,
-    read_again: &ReadAgain,
-    hearing: &mut Hearing,
+    hearing: &Hearing,
     announce: impl FnOnce(&Ready),
-) -> anyhow::Result<()> {
+) -> anyhow::Result<Started> {
     match running.start().await {
         Ok(ready) => {
             announce(&ready);
             notify(&[NotifyState::Ready], &running.published);
+            Ok(Started::Serving)
         }
         Err(error) if hearing.stop().is_asked() => {
             tracing::info!("told to stop while starting, which is undone: {error:#}");
-            return Ok(());
+            Ok(Started::Stopped)
         }
-        Err(error) => return Err(error),
+        Err(error) => Err(error),
     }
-    serve(running, read_again, hearing).await
+}
+
+/// Says that this version serves what the one before had, or that it does so again.
+fn told_over(takeover: &Takeover, published: &Published) {
+    let (from, to) = (takeover.from(), env!("CARGO_PKG_VERSION"));
+    match takeover.failure() {
+        None => tracing::info!(from, to, "upgraded"),
+        Some(failure) => tracing::error!("not upgraded, and nothing has changed: {failure}"),
+    }
+    notify(&[NotifyState::Ready], published);
 }
 
 /// Until asked to stop, or until something that must not happen does.
-async fn serve(running: &mut Running, read_again: &ReadAgain, hearing: &mut Hearing) -> anyhow::Result<()> {
+async fn serve(
+    running: &mut Running,
+    read_again: &ReadAgain,
+    hearing: &mut Hearing,
+    output: &Output,
+) -> anyhow::Result<()> {
     let stop = hearing.stop();
     let chain = running.chain()?.clone();
     running.repairing.begin(&chain);
@@ -120,14 +182,18 @@ async fn serve(running: &mut Running, read_again: &ReadAgain, hearing: &mut Hear
             }
             ServeEvent::Repair(event) => running.repair(event).await,
             ServeEvent::Looked(looked) => running.looked(looked).await,
-            ServeEvent::Reload(ReloadAsked::Asker(asked)) if asked.request == Request::Renew => {
+            ServeEvent::Reload(ChangeAsked::Asker(asked)) if asked.request == Request::Renew => {
                 let outcome = running.renew_worker().await;
                 if let Err(error) = &outcome {
                     tracing::error!("the worker process serves on: {error:#}");
                 }
                 settle(outcome, asked);
             }
-            ServeEvent::Reload(ReloadAsked::Asker(asked)) => {
+            ServeEvent::Reload(ChangeAsked::Asker(asked)) if matches!(asked.request, Request::Upgrade(_)) => {
+                upgrade(running, hearing, output, Some(asked)).await;
+            }
+            ServeEvent::Reload(ChangeAsked::Upgrade) => upgrade(running, hearing, output, None).await,
+            ServeEvent::Reload(ChangeAsked::Asker(asked)) => {
                 let query = match &asked.request {
                     Request::Reload(query) => query.clone(),
                     _ => ReloadQuery::default(),
@@ -137,7 +203,7 @@ async fn serve(running: &mut Running, read_again: &ReadAgain, hearing: &mut Hear
                 settle(outcome, asked);
             }
             // Who sent the signal reads the log.
-            ServeEvent::Reload(ReloadAsked::Signal) => {
+            ServeEvent::Reload(ChangeAsked::Reload) => {
                 let outcome = reload(running, read_again, &ReloadQuery::default()).await;
                 running.repairing.watch.reloaded(outcome.is_ok());
             }
@@ -153,7 +219,7 @@ enum ServeEvent {
     WorkerEnded(String),
     Left(Left),
     Looked(Looked),
-    Reload(ReloadAsked),
+    Reload(ChangeAsked),
 }
 
 async fn until(due: Option<Instant>) {
@@ -194,6 +260,57 @@ async fn reload(
         Err(error) => tracing::error!("not reloaded, nothing has changed: {error:#}"),
     }
     outcome
+}
+
+/// Becomes another version of the program, if that is to be. Returns where it is not, with everything as it was.
+async fn upgrade(running: &mut Running, hearing: &mut Hearing, output: &Output, asked: Option<Asked>) {
+    notify(
+        &[NotifyState::Reloading, NotifyState::monotonic_usec_now().unwrap_or(NotifyState::Reloading)],
+        &running.published,
+    );
+    running.published.change(|now| now.state = InstanceState::Upgrading);
+    let (to, peer) = match asked.as_ref().map(|asked| (&asked.request, asked.peer)) {
+        Some((Request::Upgrade(query), peer)) => (query.to.clone(), peer),
+        _ => (None, None),
+    };
+    let prepared = match refuse_strangers(to.as_ref(), asked.is_some(), peer) {
+        Ok(()) => running.prepare_upgrade(to).await,
+        Err(error) => Err(error),
+    };
+    let error = match prepared {
+        Ok(prepared) => {
+            tracing::info!(to = prepared.version(), program = %prepared.path().display(), "upgrading");
+            if let Some(asked) = asked {
+                // What becomes of it, the status tells: there is nobody to answer before that.
+                asked.done(&running.published.now().upgrades);
+            }
+            running.go_over_to(prepared, hearing, output).await
+        }
+        Err(error) => {
+            if let Some(asked) = asked {
+                let refusal = format!("upgrade: {error:#}");
+                asked.refused(&refusal, exit_code::code(&error), exit_code::problems(&error));
+            }
+            error
+        }
+    };
+    tracing::error!("not upgraded, and nothing has changed: {error:#}");
+    running.published.upgraded(env!("CARGO_PKG_VERSION"), Some(&format!("{error:#}")));
+    notify(&[NotifyState::Ready], &running.published);
+}
+
+/// Whoever names a program has it executed with what this one may do.
+fn refuse_strangers(to: Option<&PathBuf>, is_asked: bool, peer: Option<Asker>) -> anyhow::Result<()> {
+    let own = nix::unistd::Uid::effective();
+    let is_trusted = peer.is_some_and(|peer| peer.uid == 0 || peer.uid == own.as_raw());
+    match to {
+        Some(path) if is_asked && !is_trusted => bail!(
+            "only root and user {own} may name a program ({}), which would get what this instance may do; put it in the place of the \
+             running one, and leave --to out",
+            path.display()
+        ),
+        _ => Ok(()),
+    }
 }
 
 async fn read_and_reload(

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::running::Running;
 use crate::model::Protocol;
-use crate::worker_process::Host;
+use crate::worker_process::{Host, WorkerProcess};
 
 /// What became of a renewal.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
@@ -36,6 +36,13 @@ impl Running {
             );
         }
         self.require_worker(Duration::ZERO).await?;
+        let next = self.next_worker().await?;
+        self.stop_asked.check()?;
+        self.change_workers(next).await
+    }
+
+    /// Another worker process that is about to serve, and does as soon as it reads what it has.
+    pub(super) async fn next_worker(&mut self) -> anyhow::Result<WorkerProcess> {
         let aim = self.aim();
         let (next, lookups) = self.another_worker_process(&aim.config)?;
         let link = next.link()?.clone();
@@ -46,8 +53,12 @@ impl Running {
         link.start(self.worker_count()?.get()).await?;
         link.hold().await?;
         self.serve_all(&link, &aim.config).await?;
-        self.stop_asked.check()?;
+        Ok(next)
+    }
 
+    /// Has `next` serve, and the one that serves leave.
+    pub(super) async fn change_workers(&mut self, next: WorkerProcess) -> anyhow::Result<Renewed> {
+        let link = next.link()?.clone();
         // From here on it serves. Connections are accepted by both for a moment.
         link.begin_reading(Protocol::Tcp).await?;
         let former = self.worker.replace(next).context("renew a worker process that is gone")?;

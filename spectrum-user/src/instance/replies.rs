@@ -57,6 +57,16 @@ impl Replies {
         errors
     }
 
+    /// The families whose rules and routes were added.
+    pub(super) fn routed(&self) -> impl Iterator<Item = Family> {
+        self.routed.iter().copied()
+    }
+
+    /// Those of `routed` are there.
+    pub(super) fn adopt(&mut self, routed: impl Iterator<Item = Family>) {
+        self.routed.extend(routed);
+    }
+
     /// A look whether it is as it was made, if it was.
     pub(super) fn look(&self) -> Option<FirewallLook> {
         self.mark.as_ref().map(SideTable::look)

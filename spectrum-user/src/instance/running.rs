@@ -23,6 +23,7 @@ use super::replies::{Replies, refuse_own_addresses};
 use super::standby::aside;
 use super::stop::Stop;
 use super::sweep;
+use super::upgrade::OwnProgram;
 use super::worker::WorkerEnds;
 use super::{Act, Course, Farewell, Ledger, Repairs, want};
 use crate::admin::AdminServer;
@@ -48,6 +49,8 @@ pub(crate) struct Settings {
     pub(crate) drain: Duration,
     /// The place of what serves.
     pub(crate) worker: WorkerPlace,
+    /// This program.
+    pub(crate) program: OwnProgram,
 }
 
 /// The place of what serves.

@@ -57,6 +57,18 @@ impl WorkerEnds {
         pause
     }
 
+    /// How long ago those of the last minute were.
+    pub(super) fn ages(&self) -> impl Iterator<Item = Duration> {
+        let now = Instant::now();
+        self.lately.iter().map(move |then| now.duration_since(*then))
+    }
+
+    /// So long ago one has ended each.
+    pub(super) fn adopt(&mut self, ages: impl Iterator<Item = Duration>) {
+        let now = Instant::now();
+        self.lately = ages.filter_map(|age| now.checked_sub(age)).collect();
+    }
+
     /// When the next one is to be started, while there is none.
     pub(super) fn due(&self) -> Option<Instant> {
         self.due

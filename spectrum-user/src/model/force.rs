@@ -49,6 +49,11 @@ impl Force {
         })
     }
 
+    /// All of it.
+    pub fn values(&self) -> impl Iterator<Item = Forced> {
+        self.0.iter().copied()
+    }
+
     /// Adds `more`.
     pub fn extend(&mut self, more: &Self) {
         for forced in &more.0 {

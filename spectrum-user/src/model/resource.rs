@@ -7,6 +7,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
 use strum::{EnumDiscriminants, EnumIter, IntoStaticStr};
 
 use super::{Destination, DestinationId, Family, Prefix, Protocol, ServiceName};
@@ -16,7 +17,7 @@ use super::{Destination, DestinationId, Family, Prefix, Protocol, ServiceName};
 const HANDSHAKES: Duration = Duration::from_secs(3);
 
 /// One thing that an instance has. What is greater stands on what is less: it is raised later and lowered earlier.
-#[derive(Clone, Debug, EnumDiscriminants, Eq, Hash, Ord, PartialEq, PartialOrd)]
+#[derive(Clone, Debug, Deserialize, EnumDiscriminants, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
 #[strum_discriminants(
     name(ResourceKind),
     doc = "The kind of a thing. Things of a kind are raised, lowered and looked at together.",

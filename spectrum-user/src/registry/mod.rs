@@ -20,6 +20,7 @@ mod sockets;
 use std::collections::BTreeSet;
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError};
 use std::io::{self, Read as _, Write as _};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -217,6 +218,18 @@ pub struct Claim {
 }
 
 impl Claim {
+    /// The claim of this process that it made before it became another program: the lock is still held.
+    #[must_use]
+    pub fn adopt(id: InstanceId, path: PathBuf, lock: OwnedFd, instance: Instance) -> Self {
+        Self { id, path, lock: lock.into(), instance }
+    }
+
+    /// The path of the state file, and the file that is locked.
+    #[must_use]
+    pub fn place(&self) -> (&Path, BorrowedFd<'_>) {
+        (&self.path, self.lock.as_fd())
+    }
+
     /// The path at which the instance listens for requests.
     #[must_use]
     pub fn control_socket(&self) -> PathBuf {

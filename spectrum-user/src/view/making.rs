@@ -8,9 +8,8 @@ use tokio::time::Instant;
 
 use super::surroundings::attached;
 use super::{
-    DestinationPlan, DestinationView, DrainingView, InstanceState, LeavingView, LeavingWorker, LogView,
-    OriginView, PacketCounts, Present, ProgramView, Seen, ServicePlan, ServiceView, SessionsView, TableView,
-    View,
+    DestinationPlan, DestinationView, DrainingView, LeavingView, LeavingWorker, LogView, OriginView,
+    PacketCounts, Present, ProgramView, Seen, ServicePlan, ServiceView, SessionsView, TableView, View,
 };
 use crate::model::{Protocol, ResourceKind, Service, ServiceName};
 use crate::observe::{Counters, LossKind, Losses, Omission, Omissions, Totals};
@@ -54,6 +53,7 @@ impl Present {
             revision: self.revision,
             files: self.config.shown_files(),
             reloads: self.reloads(),
+            upgrades: self.upgrades.clone(),
             admin: self.admin,
             worker_process: look.confinement.clone(),
             leaving_workers: self.leaving(),
@@ -117,7 +117,7 @@ impl Present {
     /// The things that others removed and that have not been put back, and those of them that clients need.
     fn missing(&self, attached: &[AttachedProgram], is_known: bool) -> (Vec<String>, Vec<String>) {
         let (mut missing, mut hindrances) = (self.faults.lines(), self.faults.hindrances());
-        let is_steering = matches!(self.state, InstanceState::Ready | InstanceState::Reloading);
+        let is_steering = self.state.is_serving();
         if let Some(own) = self.probe().map(Probe::program_id)
             && is_steering
             && is_known
@@ -209,7 +209,7 @@ impl Present {
             }
         };
         let (look, error) = self.worker.look_and_block(names, self.config.services.len());
-        let is_serving = matches!(self.state, InstanceState::Ready | InstanceState::Reloading);
+        let is_serving = self.state.is_serving();
         (look, error.filter(|_| is_serving).map(|error| format!("the states of origins: {error}")))
     }
 

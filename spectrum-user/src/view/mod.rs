@@ -65,6 +65,9 @@ pub struct View {
     /// The reloads so far.
     #[serde(default)]
     pub reloads: ReloadsView,
+    /// The upgrades so far.
+    #[serde(default)]
+    pub upgrades: UpgradesView,
     /// The repairs of what others had removed, by the kind of thing.
     #[serde(default)]
     pub repairs: BTreeMap<String, u64>,
@@ -142,8 +145,18 @@ pub enum InstanceState {
     Ready,
     /// Traffic flows, and the next configuration is prepared.
     Reloading,
+    /// Traffic flows, and another version of the program takes over.
+    Upgrading,
     /// Nothing is steered any more; what is open may end.
     Draining,
+}
+
+impl InstanceState {
+    /// True if traffic flows.
+    #[must_use]
+    pub fn is_serving(self) -> bool {
+        matches!(self, Self::Ready | Self::Reloading | Self::Upgrading)
+    }
 }
 
 /// The numbers of requests for another configuration.
@@ -153,6 +166,30 @@ pub struct ReloadsView {
     pub done: u64,
     /// Those that changed nothing, because something was wrong.
     pub refused: u64,
+}
+
+/// The upgrades to other versions of the program.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct UpgradesView {
+    /// Those that took place.
+    pub done: u64,
+    /// Those that did not, because something was wrong.
+    pub refused: u64,
+    /// The last of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last: Option<LastUpgradeView>,
+}
+
+/// An upgrade, or an attempt at one.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct LastUpgradeView {
+    /// The moment.
+    pub at: String,
+    /// The version before.
+    pub from: String,
+    /// The reason for which it did not take place.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failure: Option<String>,
 }
 
 /// The numbers of lines and records that were not written.

@@ -7,10 +7,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::time::Instant;
 
-use super::{Faults, InstanceState, ListenerView, ReloadsView};
+use super::{Faults, InstanceState, LastUpgradeView, ListenerView, ReloadsView, UpgradesView};
 use crate::config::Config;
 use crate::model::{DestinationId, Service, ServiceName};
-use crate::observe::Book;
+use crate::observe::{Book, timestamp};
 use crate::plan::Plan;
 use crate::plan::firewall::ChainPart;
 use crate::registry::{InstanceId, Mode};
@@ -59,6 +59,8 @@ pub struct Present {
     pub own_listeners: Arc<HashSet<u64>>,
     /// The things that others took away.
     pub faults: Faults,
+    /// The upgrades so far.
+    pub upgrades: UpgradesView,
 }
 
 /// A worker process that has left its listeners to another one, and still has something open.
@@ -72,6 +74,9 @@ pub struct LeavingWorker {
 
 /// The name of the requests for another configuration in the book.
 const RELOADS: &str = "reloads";
+
+/// The same of those for another version of the program.
+const UPGRADES: &str = "upgrades";
 
 impl Present {
     /// Counts a request for another configuration.
@@ -137,6 +142,7 @@ impl Published {
             listeners: Arc::default(),
             own_listeners: Arc::default(),
             faults: Faults::default(),
+            upgrades: UpgradesView::default(),
         })))))
     }
 
@@ -154,6 +160,21 @@ impl Published {
     /// Shows what `changed` makes of it.
     pub fn change(&self, changed: impl FnOnce(&mut Present)) {
         changed(Arc::make_mut(&mut self.lock()));
+    }
+
+    /// It has become another version of the program, which was `from`; or has not, and goes on as it was, for the reason of `failure`.
+    pub fn upgraded(&self, from: &str, failure: Option<&str>) {
+        let last =
+            LastUpgradeView { at: timestamp(), from: from.to_owned(), failure: failure.map(str::to_owned) };
+        let book = self.now().book.clone();
+        book.count(UPGRADES, if failure.is_none() { "done" } else { "refused" });
+        let sums = book.singles(UPGRADES);
+        let of = |word| sums.get(word).copied().unwrap_or(0);
+        let upgrades = UpgradesView { done: of("done"), refused: of("refused"), last: Some(last) };
+        self.change(|now| {
+            now.state = InstanceState::Ready;
+            now.upgrades = upgrades;
+        });
     }
 
     fn lock(&self) -> MutexGuard<'_, Arc<Present>> {

@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use futures_util::future::{join, try_join_all};
+use futures_util::stream::{FuturesUnordered, StreamExt as _};
+use tokio::time::timeout;
 
 use super::link::{Begun, Link, LinkError, PATIENCE};
 use super::message::{HandoverOf, Order, RecordRules, WorkerAnswer, WorkersLook};
@@ -160,6 +162,21 @@ impl Link {
             WorkerAnswer::Drained(outcome) => Ok(outcome),
             _ => Ok(DrainOutcome::default()),
         }
+    }
+
+    /// The same where another process has begun it, and this one hears the end.
+    pub(crate) async fn drain_on(&self, time: Duration) -> Result<DrainOutcome, LinkError> {
+        let patience = time.saturating_add(GRACE);
+        let mut answers: FuturesUnordered<_> = self.awaited().into_iter().collect();
+        let drained = async {
+            while let Some(answer) = answers.next().await {
+                if let Ok(WorkerAnswer::Drained(outcome)) = answer {
+                    return Ok(outcome);
+                }
+            }
+            Err(LinkError::Ended)
+        };
+        timeout(patience, drained).await.unwrap_or(Err(LinkError::Silent(patience)))
     }
 
     /// Cuts everything.

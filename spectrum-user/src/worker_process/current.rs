@@ -3,6 +3,8 @@
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use serde::{Deserialize, Serialize};
+
 use super::link::{Link, LinkError};
 use super::message::WorkersLook;
 use crate::model::{Origin, OriginSetting, ServiceName};
@@ -22,8 +24,8 @@ struct State {
 }
 
 /// A setting of an origin of a service, as it was typed.
-#[derive(Clone, Debug, Eq, PartialEq)]
-struct Setting {
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub(crate) struct Setting {
     service: ServiceName,
     typed: String,
     by_hand: OriginSetting,
@@ -95,6 +97,16 @@ impl CurrentWorker {
             };
             tracing::warn!(%service, origin = typed, "what was set by hand is lost: {lost}");
         }
+    }
+
+    /// The settings that were made by hand, for a program that takes the place of this one.
+    pub(crate) fn settings(&self) -> Vec<Setting> {
+        self.0.settings.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Those were made before.
+    pub(crate) fn adopt(&self, settings: Vec<Setting>) {
+        *self.0.settings.lock().unwrap_or_else(PoisonError::into_inner) = settings;
     }
 
     /// How things are with these services, of which `share` share the descriptors; and why that is as old as the last look, if

@@ -15,7 +15,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::AbortHandle;
 
 use super::message::{FromWorker, Order, ToWorker, Told, WorkerAnswer, WorkerQuestion};
-use super::wire::{Frame, Incoming, Outgoing, halves};
+use super::wire::{Frame, Heard, Incoming, Outgoing, halves_after};
 
 /// The longest message that is taken from the worker process, in bytes: the states of the origins of thousands of services.
 const LONGEST: usize = 64 << 20;
@@ -34,6 +34,9 @@ pub(super) const SIGN_PAUSE: Duration = Duration::from_secs(5);
 
 /// The parts of a wait. Whoever was stopped meanwhile, by itself or with the host, has waited for one of them and no more.
 const TURNS: u32 = 6;
+
+/// The time for what was begun to be said to its end.
+const SETTLING: Duration = Duration::from_secs(3);
 
 /// Answers the questions of the worker process.
 pub(crate) type Answering = dyn Fn(&WorkerQuestion) -> (Told, Option<OwnedFd>) + Send + Sync;
@@ -64,6 +67,38 @@ struct Ends {
     frames: mpsc::Sender<Frame>,
     shared: Arc<Shared>,
     tasks: Vec<AbortHandle>,
+    watching: Option<AbortHandle>,
+    /// Moves once another process is to speak on.
+    leaving: watch::Sender<Leaving>,
+    /// What both tasks leave behind then.
+    left: Mutex<Option<(oneshot::Receiver<Incoming>, oneshot::Receiver<Said>)>>,
+    /// The answers to what another process has begun.
+    awaited: Mutex<Vec<oneshot::Receiver<WorkerAnswer>>>,
+}
+
+/// How far the leaving of a link is, on which another process is to speak.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+enum Leaving {
+    Not,
+    /// Nothing is heard any more.
+    Hearing,
+    /// What was begun to be said is said to its end, and nothing more.
+    Saying,
+}
+
+/// The mark that everything was said to its end.
+#[derive(Debug)]
+struct Said;
+
+/// A link as another process speaks on by it.
+#[derive(Debug)]
+pub(crate) struct HandedLink {
+    pub(crate) stream: OwnedFd,
+    /// The number of the next message.
+    pub(crate) next: u64,
+    pub(crate) heard: Heard,
+    /// The numbers of what is to be answered yet.
+    pub(crate) awaited: Vec<u64>,
 }
 
 /// The things that both tasks and whoever asks know.
@@ -91,7 +126,7 @@ impl Drop for Ends {
 
 impl Ends {
     fn close(&self) {
-        for task in &self.tasks {
+        for task in self.tasks.iter().chain(&self.watching) {
             task.abort();
         }
         self.shared.end("nobody speaks with it any more".to_owned());
@@ -110,21 +145,102 @@ impl Link {
         answering: Arc<Answering>,
         sign_pause: Option<Duration>,
     ) -> io::Result<Self> {
+        let handed =
+            HandedLink { stream: stream.into(), next: 0, heard: Heard::default(), awaited: Vec::new() };
+        Self::speak_on(handed, host, answering, sign_pause)
+    }
+
+    /// The same where another process has spoken before.
+    ///
+    /// # Errors
+    /// The system's.
+    pub(super) fn speak_on(
+        handed: HandedLink,
+        host: &Handle,
+        answering: Arc<Answering>,
+        sign_pause: Option<Duration>,
+    ) -> io::Result<Self> {
         let _on_it = host.enter();
+        let HandedLink { stream, next, heard, awaited } = handed;
+        let (waiting, awaited): (HashMap<_, _>, Vec<_>) = awaited
+            .into_iter()
+            .map(|number| {
+                let (tell, answer) = oneshot::channel();
+                ((number, Asker::Task(tell)), answer)
+            })
+            .unzip();
+        let stream = std::os::unix::net::UnixStream::from(stream);
         stream.set_nonblocking(true)?;
-        let (outgoing, incoming) = halves(UnixStream::from_std(stream)?, LONGEST);
+        let (outgoing, incoming) = halves_after(UnixStream::from_std(stream)?, LONGEST, heard);
         let (frames, to_send) = mpsc::channel(WAITING);
         let shared = Arc::new(Shared {
-            next: AtomicU64::default(),
-            waiting: Mutex::new(Some(HashMap::new())),
+            next: AtomicU64::new(next),
+            waiting: Mutex::new(Some(waiting)),
             over: watch::Sender::new(None),
         });
-        let sending = host.spawn(send(outgoing, to_send, Arc::clone(&shared)));
-        let hearing = host.spawn(hear(incoming, frames.downgrade(), Arc::clone(&shared), answering));
+        let leaving = watch::Sender::new(Leaving::Not);
+        let (all_said, said) = oneshot::channel();
+        let (all_heard, heard) = oneshot::channel();
+        let sending = send(outgoing, to_send, Arc::clone(&shared), leaving.subscribe());
+        let sending = host.spawn(async move {
+            if let Some(said) = sending.await {
+                let _ = all_said.send(said);
+            }
+        });
+        let hearing = hear(incoming, frames.downgrade(), Arc::clone(&shared), answering, leaving.subscribe());
+        let hearing = host.spawn(async move {
+            if let Some(incoming) = hearing.await {
+                let _ = all_heard.send(incoming);
+            }
+        });
         let watching =
             sign_pause.map(|pause| host.spawn(watch(frames.downgrade(), Arc::clone(&shared), pause)));
-        let tasks = [sending, hearing].into_iter().chain(watching).map(|task| task.abort_handle()).collect();
-        Ok(Self(Arc::new(Ends { frames, shared, tasks })))
+        let watching = watching.map(|task| task.abort_handle());
+        let tasks = [sending, hearing].into_iter().map(|task| task.abort_handle()).collect();
+        let left = Mutex::new(Some((heard, said)));
+        Ok(Self(Arc::new(Ends {
+            frames,
+            shared,
+            tasks,
+            watching,
+            leaving,
+            left,
+            awaited: Mutex::new(awaited),
+        })))
+    }
+
+    /// Says what was begun to be said, and hears no more: from then on another process speaks. Whoever waits for an answer here
+    /// gets none.
+    ///
+    /// # Errors
+    /// [`LinkError`]: it is over, or the other side takes nothing.
+    pub(super) async fn hand_on(&self) -> Result<HandedLink, LinkError> {
+        let Ends { shared, leaving, left, watching, .. } = &*self.0;
+        watching.iter().for_each(AbortHandle::abort);
+        let left = left.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let (heard, said) = left.ok_or(LinkError::Ended)?;
+        let both = async {
+            leaving.send_replace(Leaving::Hearing);
+            let heard = heard.await?;
+            // What was heard last is answered before.
+            leaving.send_replace(Leaving::Saying);
+            Ok::<_, oneshot::error::RecvError>((heard, said.await?))
+        };
+        let outcome = tokio::time::timeout(SETTLING, both).await;
+        let (incoming, Said) = match outcome {
+            Ok(Ok(both)) => both,
+            Ok(Err(_gone)) => return Err(LinkError::Ended),
+            Err(_elapsed) => return Err(LinkError::Silent(SETTLING)),
+        };
+        let awaited = shared.waiting().iter().flat_map(HashMap::keys).copied().collect();
+        shared.end("another process speaks with it".to_owned());
+        let (stream, heard) = incoming.hand_on().map_err(|error| LinkError::Untold(error.to_string()))?;
+        Ok(HandedLink { stream, next: shared.next.load(Ordering::Relaxed), heard, awaited })
+    }
+
+    /// The answers to what another process has begun; once.
+    pub(super) fn awaited(&self) -> Vec<oneshot::Receiver<WorkerAnswer>> {
+        std::mem::take(&mut *self.0.awaited.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Closes the stream, whoever still has the link.
@@ -281,15 +397,27 @@ impl Shared {
     }
 }
 
-async fn send(outgoing: Outgoing, mut frames: mpsc::Receiver<Frame>, shared: Arc<Shared>) {
-    while let Some(frame) = frames.recv().await {
+async fn send(
+    outgoing: Outgoing,
+    mut frames: mpsc::Receiver<Frame>,
+    shared: Arc<Shared>,
+    mut leaving: watch::Receiver<Leaving>,
+) -> Option<Said> {
+    loop {
+        let frame = tokio::select! {
+            biased;
+            frame = frames.recv() => frame?,
+            _ = leaving.wait_for(|leaves| *leaves >= Leaving::Saying) => {
+                drop(shared);
+                return Some(Said);
+            }
+        };
         if let Err(error) = outgoing.send(&frame).await {
             // Whatever it said last is still to be read.
             tracing::debug!(%error, "tell the worker process");
-            return;
+            return None;
         }
     }
-    drop(shared);
 }
 
 async fn hear(
@@ -297,9 +425,19 @@ async fn hear(
     frames: mpsc::WeakSender<Frame>,
     shared: Arc<Shared>,
     answering: Arc<Answering>,
-) {
+    mut leaving: watch::Receiver<Leaving>,
+) -> Option<Incoming> {
     let why = loop {
-        match incoming.next().await {
+        let came = tokio::select! {
+            biased;
+            left = leaving.wait_for(|leaves| *leaves >= Leaving::Hearing) => match left {
+                Ok(_) => return Some(incoming),
+                // Nobody has the link any more, and this task ends with it.
+                Err(_gone) => return None,
+            },
+            came = incoming.next() => came,
+        };
+        match came {
             Ok(Some((FromWorker::Answer(number, answer), _files))) => {
                 let asker = shared.waiting().as_mut().and_then(|waiting| waiting.remove(&number));
                 // Who asked may have lost patience.
@@ -328,6 +466,7 @@ async fn hear(
         }
     };
     shared.end(why);
+    None
 }
 
 /// Asks for a sign of life again and again: one that hangs is to be noticed while nobody wants anything of it.
@@ -357,7 +496,8 @@ mod tests {
         let answering: Arc<Answering> = Arc::new(|_| (Told::Hops(Vec::new()), None));
         let link = Link::speak(ours, &Handle::current(), answering, sign_pause).unwrap();
         theirs.set_nonblocking(true).unwrap();
-        let (outgoing, incoming) = halves(UnixStream::from_std(theirs).unwrap(), LONGEST);
+        let (outgoing, incoming) =
+            crate::worker_process::wire::halves(UnixStream::from_std(theirs).unwrap(), LONGEST);
         (link, outgoing, incoming)
     }
 

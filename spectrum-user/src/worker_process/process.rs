@@ -3,17 +3,18 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::os::unix::process::CommandExt as _;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
 use anyhow::Context as _;
+use nix::sys::wait::{WaitStatus, waitpid};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use tokio::runtime::Handle;
 
-use super::link::{Answering, Link, SIGN_PAUSE};
+use super::link::{Answering, HandedLink, Link, SIGN_PAUSE};
 use super::message::Beginning;
 use super::serving::serve;
 use super::wire::{Frame, receive_first, send_first};
@@ -58,8 +59,17 @@ pub(crate) struct WorkerProcess {
 
 #[derive(Debug)]
 enum Body {
-    Process { child: Child, pidfd: OwnedFd, counted: (Book, ProcessNumber) },
+    Process { pid: Pid, pidfd: OwnedFd, counted: (Book, ProcessNumber) },
     Thread(Option<JoinHandle<()>>),
+}
+
+/// A worker process as another program adopts it that this process becomes.
+#[derive(Debug)]
+pub(crate) struct HandedWorker {
+    pub(crate) pid: i32,
+    pub(crate) pidfd: OwnedFd,
+    pub(crate) process: ProcessNumber,
+    pub(crate) link: HandedLink,
 }
 
 /// The first message on `stream`, as the worker process hears it, and the book that it is to count in. Blocks.
@@ -104,7 +114,7 @@ impl WorkerProcess {
                 let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw).context(op)?;
                 let pidfd = pidfd_open(pid, PidfdFlags::empty()).context(op)?;
                 send_first(&ours, &first).context(op)?;
-                Body::Process { child, pidfd, counted: (book.clone(), process) }
+                Body::Process { pid, pidfd, counted: (book.clone(), process) }
             }
             Host::Thread(recorder, counters) => {
                 let (recorder, counters) = (recorder.clone(), counters.clone());
@@ -124,17 +134,58 @@ impl WorkerProcess {
         Ok(Self { link: Some(link), body })
     }
 
+    /// Adopts one that the program has started which this process was before.
+    ///
+    /// # Errors
+    /// The system's.
+    pub(crate) fn adopt(
+        handed: HandedWorker,
+        book: &Book,
+        speaker: &Handle,
+        answering: Arc<Answering>,
+    ) -> anyhow::Result<Self> {
+        let op = "adopt the worker process";
+        let HandedWorker { pid, pidfd, process, link } = handed;
+        let pid = Pid::from_raw(pid).context(op)?;
+        let link = Link::speak_on(link, speaker, answering, Some(SIGN_PAUSE)).context(op)?;
+        Ok(Self { link: Some(link), body: Body::Process { pid, pidfd, counted: (book.clone(), process) } })
+    }
+
+    /// Has it live on, for the program that this process becomes. One that is no process of its own cannot.
+    ///
+    /// # Errors
+    /// It is over, or takes nothing. It still is whoever has it that ends it then.
+    pub(crate) async fn hand_on(&mut self) -> anyhow::Result<HandedWorker> {
+        let op = "hand on the worker process";
+        let link = self.link()?.hand_on().await.context(op)?;
+        match &self.body {
+            Body::Process { pid, pidfd, counted: (_, process) } => Ok(HandedWorker {
+                pid: pid.as_raw_nonzero().get(),
+                pidfd: pidfd.try_clone().context(op)?,
+                process: *process,
+                link,
+            }),
+            Body::Thread(_) => Err(anyhow::anyhow!("it is a thread").context(op)),
+        }
+    }
+
+    /// Lets go of it as it is: somebody else has it, and it lives on.
+    pub(crate) fn let_go(mut self) {
+        drop(self.link.take());
+        self.body = Body::Thread(None);
+    }
+
+    /// Its process id, unless it is a thread.
+    pub(crate) fn pid(&self) -> Option<u32> {
+        match &self.body {
+            Body::Process { pid, .. } => u32::try_from(pid.as_raw_nonzero().get()).ok(),
+            Body::Thread(_) => None,
+        }
+    }
+
     /// The way to it.
     pub(crate) fn link(&self) -> anyhow::Result<&Link> {
         self.link.as_ref().context("speak with a worker process that is ending")
-    }
-
-    /// Its process id, if it is a process.
-    pub(crate) fn pid(&self) -> Option<u32> {
-        match &self.body {
-            Body::Process { child, .. } => Some(child.id()),
-            Body::Thread(_) => None,
-        }
     }
 
     /// Waits until it can do nothing any more: why.
@@ -152,13 +203,13 @@ impl WorkerProcess {
             link.close();
         }
         match &mut self.body {
-            Body::Process { child, pidfd, counted: (book, process) } => {
+            Body::Process { pid, pidfd, counted: (book, process) } => {
                 let mut ended = [PollFd::from_borrowed_fd(pidfd.as_fd(), PollFlags::IN)];
                 if !matches!(poll(&mut ended, Some(&FAREWELL)), Ok(1..)) {
                     // It is gone already, or now.
-                    let _ = child.kill();
+                    let _ = pidfd_send_signal(&*pidfd, Signal::KILL);
                 }
-                let status = child.wait();
+                let status = waitpid(nix::unistd::Pid::from_raw(pid.as_raw_nonzero().get()), None);
                 book.end_process(*process);
                 status.ok().and_then(shown)
             }
@@ -180,15 +231,11 @@ impl Drop for WorkerProcess {
 }
 
 /// The end of a process in words, if it did not end well.
-fn shown(status: ExitStatus) -> Option<String> {
-    match (status.code(), status.signal()) {
-        (Some(0), _) => None,
-        (Some(code), _) => Some(format!("exit code {code}")),
-        (None, Some(signal)) => {
-            let name = nix::sys::signal::Signal::try_from(signal)
-                .map_or("a signal", nix::sys::signal::Signal::as_str);
-            Some(format!("killed by {name}"))
-        }
-        (None, None) => Some(status.to_string()),
+fn shown(status: WaitStatus) -> Option<String> {
+    match status {
+        WaitStatus::Exited(_, 0) => None,
+        WaitStatus::Exited(_, code) => Some(format!("exit code {code}")),
+        WaitStatus::Signaled(_, signal, _) => Some(format!("killed by {signal}")),
+        other => Some(format!("{other:?}")),
     }
 }

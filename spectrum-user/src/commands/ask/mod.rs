@@ -5,6 +5,7 @@ mod candidates;
 mod explanation;
 mod set_origin;
 mod status;
+mod upgrade;
 
 use std::io;
 use std::os::unix::net::UnixStream;
@@ -13,6 +14,7 @@ use anyhow::{anyhow, bail};
 use serde::de::DeserializeOwned;
 
 use self::candidates::listed;
+pub(super) use self::upgrade::upgrade;
 use super::answer::print;
 use super::columns::Columns;
 use crate::cli::{BindingsArgs, ExplainArgs, InstanceArgs, OriginArgs, ReloadArgs};

@@ -25,6 +25,7 @@ use std::collections::hash_map::Entry;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use toml::de::{DeTable, DeValue};
@@ -34,7 +35,10 @@ use toml_parser::lexer::TokenKind;
 use super::error::{Found, Problems, TextPlace};
 use super::origin_places::{OriginPlace, OriginPlaces};
 use super::texts::Texts;
-use super::{Config, ConfigError, FirewallChoice, InstanceKeys, ModeChoice, NatChoice, Planned, RepairLimit};
+use super::{
+    Config, ConfigError, ConfigText, FirewallChoice, InstanceKeys, ModeChoice, NatChoice, Planned,
+    RepairLimit,
+};
 use crate::model::{Force, Forced, LogOptions, RecordKeys, ResolverOptions, ServiceName};
 use crate::plan::{self, Plan};
 use file_set::FileSet;
@@ -66,6 +70,14 @@ impl Config {
         source::is_read_once(path)
     }
 
+    /// The configuration that `texts` contain, each of a file, as they were read before: no file is read.
+    ///
+    /// # Errors
+    /// Any of their problems.
+    pub fn parse_again(texts: &[ConfigText]) -> Result<Planned, ConfigError> {
+        understood_again(texts)
+    }
+
     /// The configuration that `text` contains, which was read from `path`. What it includes is not read.
     ///
     /// # Errors
@@ -73,6 +85,20 @@ impl Config {
     pub fn parse(path: &Path, text: &str) -> Result<Planned, ConfigError> {
         understood(&Texts::begin(path, text), Vec::new())
     }
+}
+
+/// The configuration that all of `texts` contain, as somebody has read it before.
+fn understood_again(texts: &[ConfigText]) -> Result<Planned, ConfigError> {
+    let mut all = texts.iter();
+    let first = all.next().map_or_else(
+        || Texts::begin(Path::new(""), ""),
+        |first| Texts::begin(&first.path, first.text.as_str()),
+    );
+    let texts = all.fold(first, |mut texts, next| {
+        texts.push(&next.path, next.text.as_str());
+        texts
+    });
+    understood(&texts, Vec::new())
 }
 
 /// The configuration that `texts` contain, in which problems were `found` before.
@@ -112,8 +138,14 @@ fn understood(texts: &Texts<'_>, found: Vec<Found>) -> Result<Planned, ConfigErr
     if problems.count() == 0 {
         defaults::apply(&mut root);
     }
-    let planned = read(texts, &root, &problems);
-    if problems.count() == 0 { Ok(planned) } else { Err(problems.into_error()) }
+    let mut planned = read(texts, &root, &problems);
+    if problems.count() > 0 {
+        return Err(problems.into_error());
+    }
+    let all = texts.each().iter();
+    planned.config.texts =
+        all.map(|text| ConfigText { path: text.path.to_path_buf(), text: text.text.to_string() }).collect();
+    Ok(planned)
 }
 
 /// The text without the byte order mark that editors of other systems put there, if there is one; blanks keep every later byte in
@@ -192,7 +224,7 @@ fn read(texts: &Texts<'_>, root: &DeTable<'_>, problems: &Problems<'_>) -> Plann
         Plan::default()
     });
     let origin_places = OriginPlaces::in_files(located(&places, problems));
-    let files = texts.paths();
+    let (files, texts) = (texts.paths(), Arc::default());
     let config = Config {
         instance,
         mode,
@@ -206,6 +238,7 @@ fn read(texts: &Texts<'_>, root: &DeTable<'_>, problems: &Problems<'_>) -> Plann
         services,
         origin_places,
         files,
+        texts,
     };
     Planned { config, plan }
 }

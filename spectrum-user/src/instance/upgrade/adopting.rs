@@ -1,0 +1,257 @@
+//! The adoption of what the version before has raised: everything is as it was, and then another worker process serves by this program.
+//! Until the very last step nothing is changed that the version before could not take back.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
+use tokio::time::{Instant, sleep};
+
+use super::going::children;
+use super::handed_ledger::{HandedDispatcher, HandedLedger};
+use super::takeover::Takeover;
+use crate::admin::AdminServer;
+use crate::config::Config;
+use crate::control::ControlServer;
+use crate::instance::Farewell;
+use crate::instance::effects::{loaded, namespace};
+use crate::instance::own_bindings::Speaking;
+use crate::instance::running::Running;
+use crate::model::{Destination, Forced, Protocol};
+use crate::plan::Plan;
+use crate::plan::firewall::{Firewall, Rule};
+use crate::registry::{Claim, InstanceId, Mode};
+use crate::worker_process::WorkerProcess;
+use spectrum_steering::dispatcher::FormerCounts;
+use spectrum_steering::host::{ListenerGroup, LocalRoutes};
+use spectrum_steering::tproxy::{SideTable, Tproxy};
+
+/// Between two looks whether a child has ended.
+const GLANCE: Duration = Duration::from_millis(100);
+
+impl HandedLedger {
+    /// `plan` of `config`, which is a first one, with the numbers that its destinations have.
+    pub(super) fn renumbered(&self, config: &Config, plan: Plan) -> Plan {
+        let before = Plan { destinations: self.destinations.clone(), ..Plan::default() };
+        plan.after(&before, &config.services, &config.services, self.revision)
+    }
+
+    /// The firewall of `plan`, as far as there are listeners.
+    pub(super) fn firewall(&self, plan: &Plan) -> anyhow::Result<Firewall> {
+        let listeners: BTreeMap<&Destination, _> =
+            self.listeners.iter().map(|one| (&one.destination, one.address)).collect();
+        let rules = plan.bindings.iter().map(|planned| {
+            let destination = plan.destination(planned.destination).context("plan a destination")?;
+            let listener = listeners.get(destination);
+            let listener = *listener.with_context(|| format!("find the listeners of {destination}"))?;
+            Ok(Rule { binding: planned.binding, listener })
+        });
+        Ok(Firewall::of(rules.collect::<anyhow::Result<_>>()?))
+    }
+}
+
+impl Running {
+    /// Goes from what `takeover` hands over to traffic that this program serves. After an error everything is still as it was, and to be
+    /// gone back to, unless all has been taken over by then.
+    pub(in crate::instance) async fn adopt(&mut self, takeover: &Takeover) -> anyhow::Result<()> {
+        let ledger = &takeover.ledger;
+        self.reap_strangers(ledger);
+        takeover.step("words")?;
+        self.adopt_words(ledger)?;
+        takeover.step("kernel")?;
+        self.adopt_kernel(takeover)?;
+        self.bindings.are(vec![Arc::clone(&self.plan)], Speaking::of(&[&self.config]))?;
+        self.worker = self.adopt_workers(ledger, &takeover.files)?;
+        let link = self.worker.as_ref().map(|worker| worker.link().cloned()).transpose()?;
+        self.published.worker().is(link);
+        takeover.step("worker")?;
+        // It reads nothing yet, and is ready to.
+        let next = self.next_worker().await?;
+        takeover.step("program")?;
+        if let Some(handed) = &ledger.dispatcher {
+            self.prepare_program(handed).await?;
+        }
+        takeover.step("last")?;
+
+        // From here on this program has it all.
+        if let Some(handed) = &ledger.dispatcher {
+            self.take_program_over(handed, takeover)?;
+        }
+        takeover.done();
+        self.listen_on(ledger, takeover);
+        self.publish();
+        self.published.upgraded(&ledger.version, takeover.failure());
+        if let Err(error) = self.change_to(next).await {
+            self.worker_ended(&format!("{error:#}")).await;
+        }
+        self.go_to_what_is_wanted().await;
+        Ok(())
+    }
+
+    /// Lets go of children of which this program knows nothing: of a trial, or of a version that did not take over.
+    fn reap_strangers(&self, ledger: &HandedLedger) {
+        let known: Vec<i32> = ledger
+            .worker
+            .iter()
+            .chain(ledger.leaving.iter().map(|(one, _)| one))
+            .map(|one| one.pid)
+            .collect();
+        let pids = children().into_iter().filter_map(|pid| i32::try_from(pid).ok());
+        for pid in pids.filter(|pid| !known.contains(pid)) {
+            self.hearing.0.spawn(async move {
+                let is_there = || {
+                    let looked = waitpid(Pid::from_raw(pid), Some(WaitPidFlag::WNOHANG));
+                    matches!(looked, Ok(WaitStatus::StillAlive))
+                };
+                while is_there() {
+                    sleep(GLANCE).await;
+                }
+            });
+        }
+    }
+
+    /// The part of `ledger` that is in no kernel.
+    fn adopt_words(&mut self, ledger: &HandedLedger) -> anyhow::Result<()> {
+        self.path = Some(ledger.mode);
+        self.revision = ledger.revision;
+        self.steered = ledger.steered;
+        self.settings.program.path.clone_from(&ledger.path);
+        self.settings.program.words.clone_from(&ledger.words);
+        let forced = ledger.force.iter().map(|typed| Ok(typed.parse()?));
+        let forced = forced.collect::<anyhow::Result<Vec<Forced>>>().context("adopt what is forced")?;
+        self.settings.force.extend(&forced.into());
+        let now = Instant::now();
+        let grace = if ledger.worker.is_some() { self.settings.drain } else { Duration::ZERO };
+        self.ledger.adopt(ledger.have.iter().map(|(resource, due)| {
+            // Whoever drains now still needs what would have gone a little sooner.
+            let due = due.map(|due| now + Duration::from_millis(due).max(grace));
+            (resource.clone(), due)
+        }));
+        self.ends.adopt(ledger.ends.iter().map(|ago| Duration::from_millis(*ago)));
+        self.addresses = ledger.addresses.clone();
+        self.published.worker().adopt(ledger.set_origins.clone());
+        self.published.change(|now| {
+            now.mode = Some(ledger.mode);
+            Arc::make_mut(&mut now.known).extend(ledger.known.iter().cloned());
+        });
+        Ok(())
+    }
+
+    /// The part that is in the kernel and stays as it is.
+    fn adopt_kernel(&mut self, takeover: &Takeover) -> anyhow::Result<()> {
+        let Takeover { ledger, files, .. } = takeover;
+        let claim = &ledger.claim;
+        let id = claim.path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
+        let id: InstanceId = id.parse().context("adopt the state file")?;
+        let lock = files.copy(claim.lock).context("adopt the state file")?;
+        self.claim = Some(Claim::adopt(id, claim.path.clone(), lock, claim.instance.clone()));
+        self.published.change(|now| now.id = Some(id));
+        self.routes = Some(LocalRoutes::open_with(ledger.routes.clone())?);
+        self.replies.adopt(ledger.replies.iter().copied());
+        self.replies.mark = ledger.mark.clone().map(SideTable::adopt).transpose()?;
+        self.exempting.adopt(ledger.exemption.clone().map(SideTable::adopt).transpose()?);
+        self.tproxy = ledger.rules.clone().map(Tproxy::adopt).transpose()?;
+        for listener in &ledger.listeners {
+            let sockets = listener.sockets.iter().map(|number| files.copy(*number));
+            let group = sockets.collect::<std::io::Result<_>>().and_then(ListenerGroup::adopt);
+            let group = group.with_context(|| format!("adopt the listeners of {}", listener.destination))?;
+            self.listeners.insert(listener.destination.clone(), group);
+        }
+        Ok(())
+    }
+
+    /// Loads this version's program with maps of its own, which have all that is steered by, beside the one that steers.
+    async fn prepare_program(&mut self, handed: &HandedDispatcher) -> anyhow::Result<()> {
+        if handed.link.is_none() {
+            return Ok(());
+        }
+        let plan = Arc::clone(&self.plan);
+        let table = self.compiled(&plan).await?;
+        let mut dispatcher = Box::new(loaded(&plan)?);
+        for (id, destination) in &plan.destinations {
+            // One whose registration is no more wanted is on its way out.
+            if let Some(group) = self.listeners.get(destination) {
+                dispatcher.register(*id, group.first())?;
+                self.registered.insert(*id);
+            }
+        }
+        dispatcher.publish(table.nodes())?;
+        self.dispatcher = Some(dispatcher);
+        Ok(())
+    }
+
+    /// The one moment from which packets see this version's program.
+    fn take_program_over(&mut self, handed: &HandedDispatcher, takeover: &Takeover) -> anyhow::Result<()> {
+        let (Some(dispatcher), Some(link)) = (&mut self.dispatcher, handed.link) else { return Ok(()) };
+        let op = "adopt the sk_lookup program";
+        let counters = takeover.files.copy(handed.counters).context(op)?;
+        let former = FormerCounts::open(handed.counted.clone(), counters).context(op)?;
+        let link = takeover.files.copy(link).context(op)?;
+        Ok(dispatcher.take_over(link, former, namespace()?)?)
+    }
+
+    /// Hears and shows again. Where that fails it is missing, and put back.
+    fn listen_on(&mut self, ledger: &HandedLedger, takeover: &Takeover) {
+        if let Some((path, listener)) = &ledger.control {
+            let (handle, requests) = self.hearing.clone();
+            let adopted = takeover.files.copy(*listener).map_err(anyhow::Error::from);
+            let adopted = adopted.and_then(|file| Ok(ControlServer::adopt(path, file, &handle, requests)?));
+            self.control = adopted.map_err(|error| tracing::warn!("{error:#}")).ok();
+        }
+        if let Some((address, listener)) = &ledger.admin {
+            let published = self.published.clone();
+            let adopted = takeover.files.copy(*listener).map_err(anyhow::Error::from).and_then(|file| {
+                Ok(AdminServer::adopt(*address, file, move |scope| published.now().view(scope))?)
+            });
+            self.admin = adopted.map_err(|error| tracing::warn!("{error:#}")).ok();
+        }
+    }
+
+    /// Has `next` serve, in the place of the worker process of before, if there is one.
+    async fn change_to(&mut self, next: WorkerProcess) -> anyhow::Result<()> {
+        if self.worker.is_some() {
+            return self.change_workers(next).await.map(drop);
+        }
+        let link = next.link()?.clone();
+        self.published.worker().is(Some(link.clone()));
+        self.worker = Some(next);
+        for protocol in [Protocol::Tcp, Protocol::Udp] {
+            link.begin_reading(protocol).await?;
+        }
+        Ok(())
+    }
+
+    /// What this version wants and the one before had not, or had in another form.
+    async fn go_to_what_is_wanted(&mut self) {
+        let (Some(mode), mut aim) = (self.path, self.aim()) else { return };
+        if mode == Mode::Tproxy
+            && let Ok(firewall) = self.firewall(&aim.plan)
+            && self.tproxy.as_ref().is_some_and(|tproxy| !tproxy.is_of(&firewall))
+        {
+            let replaced = self.with_firewall(
+                |all| &mut all.tproxy,
+                move |tproxy| tproxy.as_mut().map_or(Ok(()), |tproxy| tproxy.replace(&firewall)),
+            );
+            match replaced.await {
+                Ok(Ok(())) => tracing::info!("firewall rules are this version's now"),
+                Ok(Err(error)) => tracing::warn!("firewall rules are those of the version before: {error}"),
+                Err(error) => tracing::warn!("{error:#}"),
+            }
+        }
+        let course = self.course_to(&aim, mode, Farewell::Drain(self.settings.drain));
+        if course.to_raise().next().is_some() && mode == Mode::SkLookup {
+            aim.table = match self.compiled(&Arc::clone(&aim.plan)).await {
+                Ok(table) => Some(Arc::new(table)),
+                Err(error) => return tracing::warn!("{error:#}"),
+            };
+        }
+        match self.go(course, &aim).await.outcome() {
+            Ok(errors) => errors.iter().for_each(|error| tracing::warn!("{error:#}")),
+            Err(error) => tracing::warn!("what this version wants beside is not there: {error:#}"),
+        }
+        self.publish();
+    }
+}
