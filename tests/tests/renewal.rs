@@ -15,10 +15,10 @@ use nix::unistd::Pid;
 use serde_json::Value;
 use spectrum_tests::admin::await_value;
 use spectrum_tests::case::Case;
-use spectrum_tests::control::{CONFIG, Refused, await_logged, configure, connect};
+use spectrum_tests::control::{CONFIG, Refused, await_logged, configure, connect, reload};
 use spectrum_tests::datagram::{bound, client, dropped_by_backlog, hear};
 use spectrum_tests::deadline::{PATIENCE, eventually};
-use spectrum_tests::dial::{assert_answered, call};
+use spectrum_tests::dial::{assert_answered, call, dial};
 use spectrum_tests::instance::{Instance, Launch};
 use spectrum_tests::netns::Netns;
 use spectrum_tests::origin::{Origin, receive_sequence, send_sequence};
@@ -36,6 +36,7 @@ on_one_path!(
     one_that_is_killed_before_it_serves_changes_nothing,
     whoever_stops_waits_for_all_of_them,
     limits_count_on,
+    what_is_set_by_hand_and_what_was_reloaded_holds_for_the_next,
     one_process_alone_has_none_to_renew,
 );
 
@@ -162,7 +163,7 @@ fn stream_over_renewals(case: &mut Case) -> usize {
     let (origin, udp) = datagrams(case);
     let tcp = Origin::echo(&case.server, case.loopback());
     configure(&case.server, &services(case, tcp.address(), udp, ""));
-    let instance = case.start(&format!("{CONFIG} --workers 2"));
+    let instance = case.start(&format!("{CONFIG} --workers 2 --drain 1s"));
     let [_web, target] = targets(case);
     let server = &case.server;
     let clients: Vec<UdpSocket> = (0..200).map(|_| client(server, target)).collect();
@@ -365,6 +366,39 @@ fn limits_count_on(case: &mut Case) {
     eventually("the end of one", PATIENCE, || {
         records(&instance.stderr()).iter().any(|record| record["end"] == "evicted").then_some(())
     });
+}
+
+fn what_is_set_by_hand_and_what_was_reloaded_holds_for_the_next(case: &mut Case) {
+    let [web, game] = targets(case);
+    let (origin, udp) = datagrams(case);
+    let says = |word| Origin::saying(&case.server, (case.loopback(), 0).into(), word);
+    let (one, two) = (says("one"), says("two"));
+    let tcp = |more: &str| {
+        services(case, one.address(), udp, "").replace(
+            &format!("origins = [\"{}\"]", one.address()),
+            &format!("origins = [\"{}\", \"{}\"]{more}", one.address(), two.address()),
+        )
+    };
+    let [before, after] = ["", "\ntimeouts = { idle = \"5m\" }"].map(tcp);
+    configure(&case.server, &before);
+    let instance = case.start(&format!("{CONFIG} --workers 2"));
+    let session = client(&case.server, game);
+    let from = exchange(&session, &origin, b"before");
+    let words = format!("origin web {} drain", one.address());
+    assert_eq!(Launch::new(&case.server).arguments(&words).finish().code(), 0);
+    for config in [&after, &before] {
+        assert_eq!(renew(&case.server, &instance).unwrap(), 1);
+        configure(&case.server, config);
+        reload(&case.server, &instance).unwrap();
+        // Listeners of what has changed may not be closed yet.
+        assert_eq!(renew(&case.server, &instance).unwrap(), 1);
+        for _ in 0..5 {
+            assert_eq!(dial(&case.server, web).unwrap().text, "two");
+        }
+        assert_eq!(exchange(&session, &origin, b"after"), from);
+    }
+    assert!(status(case).get("missing").is_none(), "{}", status(case));
+    drop(instance);
 }
 
 fn one_process_alone_has_none_to_renew(case: &mut Case) {
