@@ -297,6 +297,30 @@ fn who_is_answered_by_us_keeps_its_account_in_another_process() {
 }
 
 #[test]
+fn datagrams_wait_only_while_the_sessions_of_their_own_listener_go_over() {
+    let mut running = Running::respond(Responder::Echo);
+    let client = running.client(1);
+    assert_echo(&client, b"before");
+    let (next, _reports) = Running::workers();
+    let copy = running.listener.take().unwrap();
+    let Running { workers, destination, runtime, .. } = &running;
+    next.hold();
+    runtime.block_on(next.listen(destination, vec![copy], responding(Responder::Echo))).unwrap();
+    runtime.block_on(workers.leave());
+    assert_echo(&client, b"by the former");
+    let moved = runtime.block_on(async {
+        let (mut given, mut count) = (workers.give(), 0);
+        while let Some((moving, sockets)) = given.recv().await {
+            count += next.adopt(moving, sockets).await;
+        }
+        count
+    });
+    assert_eq!(moved, 1);
+    assert_echo(&client, b"by the next, which nobody has told that all are there");
+    assert_eq!(runtime.block_on(workers.drain(DEADLINE)).finished, 0);
+}
+
+#[test]
 fn what_nobody_has_answered_goes_to_the_next_origin_from_another_process_too() {
     let (silent, there) = (origin(), origin());
     let mut running = Running::relay(&[&silent, &there]);

@@ -69,6 +69,8 @@ pub struct Moving {
     /// What the queues of listeners have lost, as far as that was told, by the kernel's numbers of these.
     pub(crate) listeners: Vec<(u64, u32)>,
     pub(crate) sessions: Vec<MovingSession>,
+    /// Listeners of which these were the last, by the same numbers.
+    pub(crate) whole: Vec<u64>,
 }
 
 impl Moving {
@@ -92,24 +94,29 @@ impl MovingSession {
 }
 
 impl Sessions {
-    /// Gives the sessions of `listeners`, which another process reads from now on, to whoever is behind `to`. That one may be slow, or
-    /// gone: what it does not take stays.
-    pub(crate) async fn give(&self, listeners: Vec<AbandonedListener>, to: &Sender<(Moving, Vec<OwnedFd>)>) {
-        // Others may have passed something on before they left their listeners.
+    /// Returns once nothing waits that other workers have passed on before they left their listeners.
+    pub(crate) async fn passed(&self) {
         while !self.has_taken_all() {
             yield_now().await;
         }
-        for AbandonedListener { cookie, group, losses } in listeners {
-            let told = Moving { listeners: vec![(cookie, losses)], ..Moving::default() };
-            if to.send((told, Vec::new())).await.is_err() {
-                return;
-            }
-            let ids = self.table.borrow().ids_of(group);
-            for ids in ids.chunks(BATCH) {
-                let Ok(place) = to.reserve().await else { return };
-                place.send(self.give_some(ids, cookie));
-            }
+    }
+
+    /// Gives the sessions of a listener, which another process reads from now on, to whoever is behind `to`. That one may be slow, or
+    /// gone: what it does not take stays.
+    pub(crate) async fn give(&self, listener: AbandonedListener, to: &Sender<(Moving, Vec<OwnedFd>)>) {
+        let AbandonedListener { cookie, group, losses } = listener;
+        let told = Moving { listeners: vec![(cookie, losses)], ..Moving::default() };
+        if to.send((told, Vec::new())).await.is_err() {
+            return;
         }
+        let ids = self.table.borrow().ids_of(group);
+        for ids in ids.chunks(BATCH) {
+            let Ok(place) = to.reserve().await else { return };
+            place.send(self.give_some(ids, cookie));
+        }
+        let told = Moving { whole: vec![cookie], ..Moving::default() };
+        // Who does not hear it is gone.
+        let _ = to.send((told, Vec::new())).await;
     }
 
     /// Gives those of `ids` away that are there still, whose datagrams come to the listener of this number.

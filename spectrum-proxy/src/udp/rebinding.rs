@@ -34,7 +34,7 @@ pub(super) enum Moved {
 }
 
 /// True if sessions of `assignment` follow their clients. Where an origin sees the client's own address, it follows itself.
-fn follows(assignment: &Assignment) -> bool {
+pub(super) fn follows(assignment: &Assignment) -> bool {
     let source = assignment.dialler.as_ref().map(|dialler| dialler.chooser().source());
     assignment.served().policy.udp.quic == Quic::Followed && source == Some(DialSource::Host)
 }

@@ -21,7 +21,7 @@ use super::options;
 use super::post::{Due, Post};
 use super::proxied::{Proxied, ProxyEnds};
 use super::queue_losses::{LOOK, QueueLosses};
-use super::rebinding::Moved;
+use super::rebinding::{Moved, follows};
 use super::session::UdpSession;
 use super::sessions::{FIRST_BATCH, Sessions, end, expired, next_batch};
 use super::sys::BATCH;
@@ -29,7 +29,7 @@ use super::table::{GroupId, Key, Rank, SessionId, SessionTable};
 use super::upstream::Upstream;
 use super::voice::Voice;
 use crate::assignment::{Assignment, CurrentAssignment};
-use crate::hold::{Hold, Stopping};
+use crate::hold::{Hold, Holder, Stopping};
 use crate::model::{Destination, Family};
 use crate::origins::Chooser;
 use crate::report::{DialFailure, End, HeaderFault, Limit, Side};
@@ -46,19 +46,20 @@ const LOG_INTERVAL: Duration = Duration::from_mins(1);
 /// A running receive loop.
 pub(crate) struct Receiver {
     queue: Rc<Queue>,
+    holder: Holder,
     stop: oneshot::Sender<Stopping>,
     task: JoinHandle<()>,
 }
 
 impl Receiver {
-    /// Starts receiving from `listener`, once `hold` lets go. Must be called within the worker's runtime.
+    /// Starts receiving from `listener`, at once or, if it is held, from [`Receiver::begin`] on. Must be called within the worker's runtime.
     pub(crate) fn start(
         worker: Rc<Worker>,
         sessions: Rc<Sessions>,
         destination: Destination,
         listener: std::net::UdpSocket,
         assignment: CurrentAssignment,
-        hold: Hold,
+        is_held: bool,
     ) -> io::Result<Self> {
         listener.set_nonblocking(true)?;
         options::ask_for_dialled(&listener, destination.family)?;
@@ -93,8 +94,10 @@ impl Receiver {
             told_of_proxies: Cell::new(None),
         });
         let (stop, stopped) = oneshot::channel();
-        let task = spawn_local(Rc::clone(&queue).receive(hold, stopped));
-        Ok(Self { queue, stop, task })
+        let holder = Holder::default();
+        holder.set(is_held);
+        let task = spawn_local(Rc::clone(&queue).receive(holder.hold(), stopped));
+        Ok(Self { queue, holder, stop, task })
     }
 
     /// Takes what sits in the listener's queue.
@@ -125,6 +128,16 @@ impl Receiver {
     /// Of what its queue has lost, another process has told so much.
     pub(crate) fn tell_beyond(&self, losses: u32) {
         self.queue.losses.tell_beyond(losses);
+    }
+
+    /// Receives from now on, if it was held.
+    pub(crate) fn begin(&self) {
+        self.holder.set(false);
+    }
+
+    /// True if its clients may turn up at listeners of other workers, which must know their sessions then.
+    pub(crate) fn follows(&self) -> bool {
+        follows(&self.queue.assignment.get())
     }
 
     /// Goes on with a session that another process had. False if it cannot.

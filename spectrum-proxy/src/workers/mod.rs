@@ -332,8 +332,8 @@ impl Workers {
     }
 
     #[doc(hidden)]
-    /// Leaves all listeners to another process, with what waits there: none of it is taken. What is open goes on. When this returns
-    /// nothing is read any more.
+    /// Leaves all listeners to another process, with what waits there: none of it is taken. What is open goes on. Of UDP they are read
+    /// until [`Workers::give`] comes to them, but for those whose clients are followed.
     pub async fn leave(&self) {
         let left = self.threads.iter().map(|thread| {
             let (done, left) = oneshot::channel();
@@ -380,6 +380,9 @@ impl Workers {
         let mut parts = HashMap::<usize, (Moving, Vec<OwnedFd>)>::new();
         for one in moving.listeners {
             parts.entry(place(one.0)).or_default().0.listeners.push(one);
+        }
+        for cookie in moving.whole {
+            parts.entry(place(cookie)).or_default().0.whole.push(cookie);
         }
         let mut sockets = sockets.into_iter();
         for session in moving.sessions {

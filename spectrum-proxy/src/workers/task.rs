@@ -87,7 +87,9 @@ pub(super) fn run(
         listeners: HashMap::new(),
         retired: Vec::new(),
         commands,
-        holders: Default::default(),
+        holder: Holder::default(),
+        is_held: false,
+        last: Vec::new(),
         abandoned: Vec::new(),
     };
     let drained = runtime.block_on(async {
@@ -111,9 +113,13 @@ struct WorkerTask {
     /// Destinations that were removed and may still have something open.
     retired: Vec<Retired>,
     commands: mpsc::UnboundedReceiver<WorkerCommand>,
-    /// The waits of listeners of TCP, and of UDP.
-    holders: [Holder; 2],
-    /// Listeners of UDP that were left to another process, whose sessions are here still.
+    /// The wait of listeners of TCP.
+    holder: Holder,
+    /// True if those of UDP that come wait.
+    is_held: bool,
+    /// Those of UDP that are read for as long as their sessions are here, while all others are left to another process.
+    last: Vec<Receiver>,
+    /// Those that are not read any more, and whose sessions are here still.
     abandoned: Vec<AbandonedListener>,
 }
 
@@ -167,8 +173,15 @@ impl WorkerTask {
                     self.hand_over(handovers);
                     let _ = done.send(());
                 }
-                Some(WorkerCommand::Hold) => self.holders.iter().for_each(|holder| holder.set(true)),
-                Some(WorkerCommand::Begin(protocol)) => self.holder(protocol).set(false),
+                Some(WorkerCommand::Hold) => {
+                    self.holder.set(true);
+                    self.is_held = true;
+                }
+                Some(WorkerCommand::Begin(Protocol::Tcp)) => self.holder.set(false),
+                Some(WorkerCommand::Begin(Protocol::Udp)) => {
+                    self.is_held = false;
+                    self.receivers().for_each(Receiver::begin);
+                }
                 Some(WorkerCommand::Leave { done }) => {
                     self.leave().await;
                     let _ = done.send(());
@@ -216,10 +229,9 @@ impl WorkerTask {
         };
         let current = listeners.assignment.clone();
         let worker = Rc::clone(&self.worker);
-        let [tcp, udp] = &self.holders;
         listeners.loops.push(match listener {
             Listener::Tcp(listener) => {
-                ListenerTask::Accept(Acceptor::start(worker, listener, current, tcp.hold())?)
+                ListenerTask::Accept(Acceptor::start(worker, listener, current, self.holder.hold())?)
             }
             Listener::Udp(listener) => ListenerTask::Receive(Receiver::start(
                 worker,
@@ -227,22 +239,22 @@ impl WorkerTask {
                 destination,
                 listener,
                 current,
-                udp.hold(),
+                self.is_held,
             )?),
         });
         self.worker.common.descriptors.listeners_added(1);
         Ok(())
     }
 
-    fn holder(&self, protocol: Protocol) -> &Holder {
-        let [tcp, udp] = &self.holders;
-        match protocol {
-            Protocol::Tcp => tcp,
-            Protocol::Udp => udp,
-        }
+    fn receivers(&self) -> impl Iterator<Item = &Receiver> {
+        self.listeners.values().flat_map(|listeners| &listeners.loops).filter_map(|one| match one {
+            ListenerTask::Receive(receiver) => Some(receiver),
+            ListenerTask::Accept(_) => None,
+        })
     }
 
-    /// Nothing of what waits in the queues is taken: another process does.
+    /// Nothing of what waits in the queues is taken: another process does. But of UDP that can wait until its sessions go, unless
+    /// these may turn up at any worker: a queue is not to grow while those of others go.
     async fn leave(&mut self) {
         for (destination, listeners) in std::mem::take(&mut self.listeners) {
             let connections = listeners.connections;
@@ -250,7 +262,10 @@ impl WorkerTask {
             for one in listeners.loops {
                 match one {
                     ListenerTask::Accept(acceptor) => acceptor.abandon().await,
-                    ListenerTask::Receive(receiver) => self.abandoned.push(receiver.abandon().await),
+                    ListenerTask::Receive(receiver) if receiver.follows() => {
+                        self.abandoned.push(receiver.abandon().await);
+                    }
+                    ListenerTask::Receive(receiver) => self.last.push(receiver),
                 }
             }
             self.retired.push(Retired { destination, connections });
@@ -259,15 +274,18 @@ impl WorkerTask {
     }
 
     async fn give(&mut self, to: mpsc::Sender<(Moving, Vec<OwnedFd>)>) {
-        self.sessions.give(std::mem::take(&mut self.abandoned), &to).await;
+        self.sessions.passed().await;
+        for listener in std::mem::take(&mut self.abandoned) {
+            self.sessions.give(listener, &to).await;
+        }
+        for receiver in std::mem::take(&mut self.last) {
+            let listener = receiver.abandon().await;
+            self.sessions.give(listener, &to).await;
+        }
     }
 
     fn adopt(&self, moving: Moving, sockets: Vec<OwnedFd>) -> usize {
-        let loops = self.listeners.values().flat_map(|listeners| &listeners.loops);
-        let receivers = loops.filter_map(|one| match one {
-            ListenerTask::Receive(receiver) => Some((receiver.cookie(), receiver)),
-            ListenerTask::Accept(_) => None,
-        });
+        let receivers = self.receivers().map(|receiver| (receiver.cookie(), receiver));
         let receivers: HashMap<u64, &Receiver> = receivers.collect();
         for (cookie, losses) in moving.listeners {
             receivers.get(&cookie).inspect(|receiver| receiver.tell_beyond(losses));
@@ -278,6 +296,8 @@ impl WorkerTask {
             let receiver = receivers.get(&session.listener());
             count += usize::from(receiver.is_some_and(|receiver| receiver.adopt(session, its)));
         }
+        let whole = moving.whole.iter().filter_map(|cookie| receivers.get(cookie));
+        whole.filter(|receiver| !receiver.follows()).for_each(|receiver| receiver.begin());
         count
     }
 
@@ -332,6 +352,10 @@ impl WorkerTask {
             if destination.protocol == Protocol::Udp {
                 self.sessions.part_orphans(&destination.service, destination.family);
             }
+        }
+        for receiver in std::mem::take(&mut self.last) {
+            // Nobody wanted their sessions.
+            receiver.abandon().await;
         }
         // UDP has no end of its own to wait for.
         self.sessions.hurry();

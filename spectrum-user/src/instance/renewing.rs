@@ -16,8 +16,8 @@ use crate::worker_process::{Host, WorkerProcess};
 pub(crate) struct Renewed {
     /// The UDP sessions that went over.
     pub(crate) sessions: usize,
-    /// The time for which no datagram of a client was read, in microseconds.
-    pub(crate) gap_us: u64,
+    /// The time that this took, in microseconds: so long at most what clients of one service sent has waited.
+    pub(crate) moving_us: u64,
 }
 
 impl Running {
@@ -69,7 +69,7 @@ impl Running {
             Err(error) => Err(error),
         };
         let is_read = link.begin_reading(Protocol::Udp).await;
-        let gap_us = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);
+        let moving_us = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);
         self.leaving.add(former, self.settings.drain);
         self.publish();
         is_read?;
@@ -79,9 +79,9 @@ impl Running {
         });
         tracing::info!(
             sessions,
-            gap_us,
+            moving_us,
             "another worker process serves, and the former one is on its way out"
         );
-        Ok(Renewed { sessions, gap_us })
+        Ok(Renewed { sessions, moving_us })
     }
 }
