@@ -5,12 +5,13 @@ use std::io;
 use std::os::fd::AsFd;
 
 use aya::programs::loaded_programs;
+use serde::{Deserialize, Serialize};
 
 use super::sys;
 use crate::model::visible;
 
 /// A program that decides about the packets of a namespace.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct AttachedProgram {
     /// As `bpftool prog show` prints it.
     pub id: u32,

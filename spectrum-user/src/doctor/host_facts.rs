@@ -9,6 +9,7 @@ use crate::config::{FirewallChoice, ModeChoice};
 use crate::model::Family;
 use crate::plan::ReplyNeeds;
 use crate::plan::{Listing, Plan};
+use spectrum_steering::dispatcher::AttachedProgram;
 
 /// The reason for which something could not be looked at.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -112,7 +113,7 @@ pub struct HostFacts {
     /// The things that live instances lack since others removed them.
     pub missing: Vec<String>,
     /// The sk_lookup programs of the namespace.
-    pub other_programs: Result<Vec<OtherProgram>, Unknown>,
+    pub other_programs: Result<Vec<AttachedProgram>, Unknown>,
     /// The live instances that steer by sk_lookup, so that so many of the programs are ours.
     pub sk_lookup_instances: usize,
     /// The address to serve metrics and health at, if there is a configuration that says so.
@@ -274,13 +275,4 @@ pub struct Conntrack {
     pub count: u64,
     /// As many as it can.
     pub limit: Option<u64>,
-}
-
-/// An sk_lookup program of the namespace.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct OtherProgram {
-    /// Its id.
-    pub id: u32,
-    /// Its name, where we may know it.
-    pub name: Option<String>,
 }

@@ -17,8 +17,8 @@ use std::fmt;
 use serde::Serialize;
 
 pub use host_facts::{
-    BindingsSource, Carrier, Confinement, Conntrack, Families, FirewallTrial, HostFacts, OtherProgram,
-    Program, Rights, Subject, SystemRefusal, Unknown,
+    BindingsSource, Carrier, Confinement, Conntrack, Families, FirewallTrial, HostFacts, Program, Rights,
+    Subject, SystemRefusal, Unknown,
 };
 pub use network::{bridged, loosening, unbridging};
 pub use path::Choice;

@@ -2,8 +2,9 @@
 //! Removes nothing.
 
 use super::findings::Findings;
-use super::host_facts::{BindingsSource, HostFacts, OtherProgram, Subject};
+use super::host_facts::{BindingsSource, HostFacts, Subject};
 use crate::plan::{Effect, Obstacle};
+use spectrum_steering::dispatcher::AttachedProgram;
 
 /// A namespace takes no more (include/linux/bpf-netns.h).
 pub(super) const MOST_PROGRAMS: usize = 64;
@@ -112,13 +113,13 @@ fn some_of(lines: &[String]) -> String {
 }
 
 /// Programs that are not those of live instances.
-fn others(programs: &[OtherProgram], ours: usize, findings: &mut Findings) {
+fn others(programs: &[AttachedProgram], ours: usize, findings: &mut Findings) {
     let check = "other programs";
-    let named = |program: &OtherProgram| match &program.name {
+    let named = |program: &AttachedProgram| match &program.name {
         Some(name) => format!("{} ({name})", program.id),
         None => program.id.to_string(),
     };
-    let is_like_ours = |program: &&OtherProgram| {
+    let is_like_ours = |program: &&AttachedProgram| {
         program.name.as_deref().is_none_or(|name| name == spectrum_common::names::PROGRAM)
     };
     // Of more than there are instances some are somebody else's, whichever they are.

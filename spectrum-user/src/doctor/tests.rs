@@ -6,6 +6,7 @@ use super::*;
 use crate::config::{FirewallChoice, ModeChoice};
 use crate::model::{Binding, Family, Protocol, parse_port_ranges};
 use crate::plan::{Bound, Listing, OriginsPlace, Plan, ReplyNeeds};
+use spectrum_steering::dispatcher::AttachedProgram;
 
 /// The plan of bindings such as `tcp 192.0.2.0/24 80,443`, all of one service.
 fn plan(texts: &[&str]) -> Plan {
@@ -149,7 +150,7 @@ fn every_complaint_names_a_cure() {
         syncookies: Some(0),
         somaxconn: Some(128),
         leftovers: Ok(vec!["local route 192.0.2.0/24".to_owned()]),
-        other_programs: Ok(vec![OtherProgram { id: 7, name: Some("other".to_owned()) }]),
+        other_programs: Ok(vec![AttachedProgram { id: 7, name: Some("other".to_owned()) }]),
         covered: Ok(vec!["prefix 192.0.2.0/24 covers 192.0.2.7, an address of eth0".to_owned()]),
         subject: Some(configured(&["tcp 192.0.2.0/24 80", "tcp 2001:db8::/64 80"])),
         ..host()
@@ -292,7 +293,7 @@ fn what_is_loaded_may_still_be_of_no_use() {
     let refusing = [
         program(|program| program.filled = Err(refused(libc::EINVAL))),
         program(|program| program.attached = Ok(Err(refused(libc::E2BIG)))),
-        HostFacts { other_programs: Ok(vec![OtherProgram { id: 1, name: None }; 64]), ..host() },
+        HostFacts { other_programs: Ok(vec![AttachedProgram { id: 1, name: None }; 64]), ..host() },
     ];
     for facts in refusing {
         assert_eq!(path(&facts).0, Some("tproxy"), "{facts:#?}");
@@ -326,8 +327,8 @@ fn each_missing_capability_costs_what_needs_it() {
 
 #[test]
 fn programs_of_live_instances_are_not_others() {
-    let program = |id, name: Option<&str>| OtherProgram { id, name: name.map(str::to_owned) };
-    let facts = |programs: &[OtherProgram], instances| HostFacts {
+    let program = |id, name: Option<&str>| AttachedProgram { id, name: name.map(str::to_owned) };
+    let facts = |programs: &[AttachedProgram], instances| HostFacts {
         other_programs: Ok(programs.to_vec()),
         sk_lookup_instances: instances,
         ..host()

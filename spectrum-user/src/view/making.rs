@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::surroundings::attached;
 use super::{
     DestinationPlan, DestinationView, DrainingView, LeavingView, LeavingWorker, LogView, OriginView,
-    PacketCounts, Present, ProgramView, Seen, ServicePlan, ServiceView, SessionsView, TableView, View,
+    PacketCounts, Present, Seen, ServicePlan, ServiceView, SessionsView, TableView, View,
 };
 use crate::model::{Protocol, ResourceKind, Service, ServiceName};
 use crate::observe::{Counters, LossKind, Losses, Omission, Omissions, Totals};
@@ -64,13 +64,13 @@ impl Present {
             unseen: self.faults.unseen().into_iter().chain(unanswered).collect(),
             ..View::default()
         };
-        view.program = self.probe().map(|probe| ProgramView { id: probe.program_id(), name: None });
+        view.program = self.probe().map(|probe| AttachedProgram { id: probe.program_id(), name: None });
         match attached {
             Ok(attached) => {
-                for AttachedProgram { id, name } in attached {
+                for program in attached {
                     match &mut view.program {
-                        Some(own) if own.id == id => own.name = name,
-                        _ => view.surroundings.other_programs.push(ProgramView { id, name }),
+                        Some(own) if own.id == program.id => *own = program,
+                        _ => view.surroundings.other_programs.push(program),
                     }
                 }
             }

@@ -26,7 +26,7 @@ pub use service::{
     DatagramsView, DrainingView, EjectionPlan, EndedView, HealthPlan, RecordsPlan, ServicePlan, ServiceView,
     SessionsView, SpreadView,
 };
-pub use surroundings::{Conflict, ProgramView, Surroundings, bridges_to_rules};
+pub use surroundings::{Conflict, Surroundings, bridges_to_rules};
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -36,6 +36,7 @@ use strum::Display;
 
 use crate::confinement::WorkerReport;
 use crate::registry::Mode;
+use spectrum_steering::dispatcher::AttachedProgram;
 
 /// An instance at one moment.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
@@ -82,7 +83,7 @@ pub struct View {
     pub leaving_workers: Vec<LeavingView>,
     /// The program that is attached, with sk_lookup.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub program: Option<ProgramView>,
+    pub program: Option<AttachedProgram>,
     /// Its parts in the firewall: the chains or tables that steer with TPROXY, and the tables beside these.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub firewall: Vec<String>,

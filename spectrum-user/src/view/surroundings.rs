@@ -20,22 +20,13 @@ use spectrum_steering::tproxy;
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Surroundings {
     /// The other sk_lookup programs of the namespace.
-    pub other_programs: Vec<ProgramView>,
+    pub other_programs: Vec<AttachedProgram>,
     /// Listeners that are not for steering and that bindings hide: those of other programs, and the one for metrics.
     pub conflicts: Vec<Conflict>,
     /// The rules that may drop packets before they are steered.
     pub obstacles: Vec<String>,
     /// The things that could not be looked at, each with the reason.
     pub unknown: Vec<String>,
-}
-
-/// A loaded program.
-#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
-pub struct ProgramView {
-    /// As `bpftool prog show` prints it.
-    pub id: u32,
-    /// Its name, if it could be asked for.
-    pub name: Option<String>,
 }
 
 /// A listener that is not for steering and that bindings hide.

@@ -11,8 +11,9 @@ use crate::commands::columns::Columns;
 use crate::confinement::WorkerReport;
 use crate::view::{
     CheckView, DatagramsView, DestinationPlan, DestinationView, DrainingView, LeavingView, OriginView,
-    PacketCounts, ProgramView, RecordView, ServicePlan, ServiceView, SessionsView, View, policy_lines,
+    PacketCounts, RecordView, ServicePlan, ServiceView, SessionsView, View, policy_lines,
 };
+use spectrum_steering::dispatcher::AttachedProgram;
 
 /// So many cookies of a listener are shown.
 const COOKIES: usize = 4;
@@ -275,7 +276,7 @@ fn refusals(counts: &PacketCounts) -> String {
     refused.join(", ")
 }
 
-fn program(program: &ProgramView) -> String {
+fn program(program: &AttachedProgram) -> String {
     match &program.name {
         Some(name) => format!("{} ({name})", program.id),
         None => program.id.to_string(),

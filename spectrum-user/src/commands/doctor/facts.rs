@@ -15,7 +15,7 @@ use super::trial::{self, Trials};
 use crate::config::Config;
 use crate::control::{self, Request};
 use crate::doctor::{
-    BindingsSource, Confinement, Conntrack, HostFacts, OtherProgram, Rights, Subject, SystemRefusal, Unknown,
+    BindingsSource, Confinement, Conntrack, HostFacts, Rights, Subject, SystemRefusal, Unknown,
 };
 use crate::instance::capabilities;
 use crate::model::{Binding, Family, Policy, PortRange, Protocol, Responder, Service, Target};
@@ -161,11 +161,9 @@ fn attached() -> io::Result<Vec<AttachedProgram>> {
     dispatcher::attached_programs(File::open("/proc/thread-self/ns/net")?)
 }
 
-fn others(attached: io::Result<Vec<AttachedProgram>>) -> Result<Vec<OtherProgram>, Unknown> {
+fn others(attached: io::Result<Vec<AttachedProgram>>) -> Result<Vec<AttachedProgram>, Unknown> {
     match attached {
-        Ok(attached) => {
-            Ok(attached.into_iter().map(|AttachedProgram { id, name }| OtherProgram { id, name }).collect())
-        }
+        Ok(attached) => Ok(attached),
         // A kernel without bpf(2), or without sk_lookup, has none.
         Err(error) if matches!(error.raw_os_error(), Some(libc::ENOSYS | libc::EINVAL)) => Ok(Vec::new()),
         Err(error) => Err(unknown(&error)),
