@@ -3,7 +3,7 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use socket2::{Domain, Socket, Type};
 
@@ -11,6 +11,9 @@ use crate::netns::Netns;
 
 /// The time that an answer may take.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The time after which it is looked whether a datagram was dropped.
+const RETRY: Duration = Duration::from_secs(3);
 
 /// The time to wait for what must not come.
 const SILENCE: Duration = Duration::from_millis(300);
@@ -70,6 +73,34 @@ pub fn dropped_by_backlog() -> u64 {
     let statistics = std::fs::read_to_string("/proc/net/softnet_stat").unwrap_or_default();
     let of_a_processor = |line: &str| u64::from_str_radix(line.split_whitespace().nth(1)?, 16).ok();
     statistics.lines().filter_map(of_a_processor).sum()
+}
+
+/// `client` says something, and `origin` answers: where the origin has heard it from. Says it again if the kernel has dropped packets
+/// meanwhile, whosever they were.
+pub fn exchange(client: &UdpSocket, origin: &UdpSocket, said: &[u8], answer: &[u8]) -> SocketAddr {
+    let begun = Instant::now();
+    loop {
+        let dropped = dropped_by_backlog();
+        client.send(said).expect("say something");
+        let from = loop {
+            origin.set_read_timeout(Some(RETRY)).expect("limit reading");
+            let mut heard = vec![0; 65_536];
+            match origin.recv_from(&mut heard) {
+                Ok((length, from)) => {
+                    assert_eq!(&heard[..length], said);
+                    break Some(from);
+                }
+                Err(error) => assert!(begun.elapsed() < PATIENCE, "nothing reached the origin: {error}"),
+            }
+            if dropped_by_backlog() > dropped {
+                break None;
+            }
+        };
+        let Some(from) = from else { continue };
+        origin.send_to(answer, from).expect("answer");
+        assert_eq!(hear(client).expect("hear the answer"), answer);
+        return from;
+    }
 }
 
 /// Sends `said` and expects it back. Says it again if the kernel has dropped packets meanwhile, whosever they were.

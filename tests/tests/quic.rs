@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use spectrum_tests::case::Case;
 use spectrum_tests::control::{CONFIG, configure, reload};
-use spectrum_tests::datagram::{bound, client_from, dropped_by_backlog, hear};
+use spectrum_tests::datagram::{bound, client_from, exchange};
 use spectrum_tests::deadline::PATIENCE;
 use spectrum_tests::instance::Finished;
 use spectrum_tests::netns::Netns;
@@ -48,28 +48,6 @@ fn service(case: &Case, ports: &str, origins: &[&UdpSocket], more: &str) -> Stri
         case.prefix(),
         typed.join(", ")
     )
-}
-
-/// `client` says something, and `origin` answers: where the origin has heard it from.
-fn exchange(client: &UdpSocket, origin: &UdpSocket, said: &[u8], answer: &[u8]) -> SocketAddr {
-    let begun = Instant::now();
-    loop {
-        let dropped = dropped_by_backlog();
-        client.send(said).unwrap();
-        origin.set_read_timeout(Some(Duration::from_secs(3))).unwrap();
-        let mut heard = vec![0; 65_536];
-        let Ok((length, from)) = origin.recv_from(&mut heard) else {
-            assert!(
-                dropped_by_backlog() > dropped && begun.elapsed() < PATIENCE,
-                "nothing reached the origin"
-            );
-            continue;
-        };
-        assert_eq!(&heard[..length], said);
-        origin.send_to(answer, from).unwrap();
-        assert_eq!(hear(client).unwrap(), answer);
-        return from;
-    }
 }
 
 fn handshake(client: &UdpSocket, origin: &UdpSocket) -> SocketAddr {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use spectrum_tests::case::Case;
 use spectrum_tests::control::{CONFIG, configure, reload};
-use spectrum_tests::datagram::{bound, client, client_from, dropped_by_backlog, hear};
+use spectrum_tests::datagram::{self, bound, client, client_from, hear};
 use spectrum_tests::deadline::{PATIENCE, eventually};
 use spectrum_tests::instance::{Instance, Launch};
 use spectrum_tests::record::records;
@@ -58,24 +58,7 @@ fn serve(case: &Case, config: &str, flags: &str) -> Instance {
 
 /// `client` says something, and `origin` answers: where the origin has heard it from.
 fn exchange(client: &UdpSocket, origin: &UdpSocket, said: &[u8]) -> SocketAddr {
-    let begun = Instant::now();
-    loop {
-        let dropped = dropped_by_backlog();
-        client.send(said).unwrap();
-        origin.set_read_timeout(Some(Duration::from_secs(3))).unwrap();
-        let mut heard = vec![0; 65_536];
-        let Ok((length, from)) = origin.recv_from(&mut heard) else {
-            assert!(
-                dropped_by_backlog() > dropped && begun.elapsed() < PATIENCE,
-                "nothing reached the origin"
-            );
-            continue;
-        };
-        assert_eq!(&heard[..length], said);
-        origin.send_to(&[b"re: ", said].concat(), from).unwrap();
-        assert_eq!(hear(client).unwrap(), [b"re: ", said].concat());
-        return from;
-    }
+    datagram::exchange(client, origin, said, &[b"re: ", said].concat())
 }
 
 fn explain_says_who_answers_a_datagram(case: &mut Case) {
