@@ -4,12 +4,10 @@
 #![allow(clippy::unwrap_used, reason = "test code panics")]
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
-use std::time::{Duration, Instant};
 
 use spectrum_tests::case::Case;
 use spectrum_tests::control::{CONFIG, configure, reload};
 use spectrum_tests::datagram::{bound, client_from, exchange};
-use spectrum_tests::deadline::PATIENCE;
 use spectrum_tests::instance::Finished;
 use spectrum_tests::netns::Netns;
 use spectrum_tests::on_every_path;
