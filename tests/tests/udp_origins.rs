@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use spectrum_tests::case::Case;
 use spectrum_tests::control::{CONFIG, configure, reload};
-use spectrum_tests::datagram::{self, bound, client, client_from, hear};
+use spectrum_tests::datagram::{self, bound, client, client_from};
 use spectrum_tests::deadline::{PATIENCE, eventually};
 use spectrum_tests::instance::{Instance, Launch};
 use spectrum_tests::record::records;
