@@ -356,6 +356,32 @@ fn a_session_that_has_parted_from_its_listener_goes_over_with_both_sockets() {
     }
 }
 
+/// True if there is a socket that only `client` is heard by.
+fn is_heard_alone(client: &UdpSocket) -> bool {
+    let shown = |address: SocketAddr| {
+        let SocketAddr::V4(address) = address else { panic!("{address}") };
+        format!("{:08X}:{:04X}", u32::from_ne_bytes(address.ip().octets()), address.port())
+    };
+    let (dialled, client) = (shown(client.peer_addr().unwrap()), shown(client.local_addr().unwrap()));
+    let sockets = std::fs::read_to_string("/proc/self/net/udp").unwrap();
+    sockets.contains(&format!(" {dialled} {client} "))
+}
+
+#[test]
+fn who_begins_while_a_listener_is_parted_from_has_a_socket_too() {
+    let origin = origin();
+    let running = Running::relay(&[&origin]);
+    let clients = [1, 2, 3].map(|number| running.client(number));
+    let before = assert_relayed(&clients[0], &origin, b"before");
+    assert!(!is_heard_alone(&clients[0]));
+    running.runtime.block_on(running.workers.part([&running.destination]));
+    let after = assert_relayed(&clients[1], &origin, b"after");
+    assert!(is_heard_alone(&clients[0]) && is_heard_alone(&clients[1]));
+    assert!(!is_heard_alone(&clients[2]), "it has said nothing");
+    assert_eq!(assert_relayed(&clients[0], &origin, b"again"), before);
+    assert_eq!(assert_relayed(&clients[1], &origin, b"again"), after);
+}
+
 #[test]
 fn an_origin_is_told_whom_it_serves_as_before_from_another_process() {
     for kind in [DatagramHeader::V2, DatagramHeader::V2First, DatagramHeader::V2Alone, DatagramHeader::Spp] {

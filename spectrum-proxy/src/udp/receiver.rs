@@ -18,6 +18,7 @@ use tokio::time::{Instant, sleep};
 use super::answer::Answer;
 use super::moving::MovingSession;
 use super::options;
+use super::parting;
 use super::post::{Due, Post};
 use super::proxied::{Proxied, ProxyEnds};
 use super::queue_losses::{LOOK, QueueLosses};
@@ -39,6 +40,10 @@ use crate::worker::Worker;
 
 /// The time to wait while the host is out of memory.
 const PAUSE: Duration = Duration::from_millis(10);
+
+/// The longest time from the beginning of a change of steering until nothing comes to the listeners from before it: what runs programs of
+/// the firewall may take some seconds, and the listeners are kept for some more.
+const PARTING: Duration = Duration::from_secs(15);
 
 /// The shortest time between two tellings of a shortage.
 const LOG_INTERVAL: Duration = Duration::from_mins(1);
@@ -92,6 +97,7 @@ impl Receiver {
             is_looked_at: Cell::new(false),
             told: Cell::new(None),
             told_of_proxies: Cell::new(None),
+            parting: Cell::new(None),
         });
         let (stop, stopped) = oneshot::channel();
         let holder = Holder::default();
@@ -103,6 +109,12 @@ impl Receiver {
     /// Takes what sits in the listener's queue.
     pub(crate) fn take_waiting(&self) {
         while self.queue.take_some().is_ok_and(|more| more) {}
+    }
+
+    /// From now on, for as long as it takes until nothing is steered here any more, whoever begins a session gets a socket of
+    /// its own at once: what it sends next may come when everything is steered elsewhere.
+    pub(crate) fn part(&self) {
+        self.queue.parting.set(Some((Instant::now() + PARTING, parting::MOST)));
     }
 
     /// Takes what sits in the listener's queue, then closes it. Sessions go on.
@@ -176,6 +188,8 @@ pub(super) struct Queue {
     told: Cell<Option<Instant>>,
     /// When a proxy was told of last.
     told_of_proxies: Cell<Option<Instant>>,
+    /// Until when, and for how many, sessions that begin get sockets of their own.
+    parting: Cell<Option<(Instant, usize)>>,
 }
 
 impl Queue {
@@ -396,6 +410,10 @@ impl Queue {
             tracing::warn!(destination = %self.destination, %error, "listen to the socket of a session");
             end(table, id, End::Undialled(DialFailure::OutOfResources));
             return None;
+        }
+        if let Some((until, left)) = self.parting.get().filter(|(until, left)| now < *until && *left > 0) {
+            self.parting.set(Some((until, left - 1)));
+            self.sessions.part_at_once(table, id, self.group, assignment);
         }
         Some(id)
     }

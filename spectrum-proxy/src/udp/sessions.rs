@@ -425,28 +425,51 @@ impl Sessions {
         let mut table = self.table.borrow_mut();
         let ids = table.ids_of(group);
         for id in ids.into_iter().rev().take(parting::MOST) {
-            let Some(session) = table.get_mut(id).filter(|session| session.parted.is_none()) else {
-                continue;
-            };
-            let (client, dialled) = (session.peer(), session.local());
-            // What is left is for those who go on.
-            let Ok(held) = assignment.share().take(1) else { return };
-            let parted =
-                PrivilegedSocket::Parted { dialled, client, transparent }.make().and_then(|socket| {
-                    self.ears()?.add(&socket, id, Ear::Parted)?;
-                    Ok(Rc::new(socket))
-                });
-            match parted {
-                Ok(socket) => {
-                    if matches!(session.voice, Voice::Listener(..)) {
-                        session.voice = Voice::Parted(Rc::clone(&socket));
-                    }
-                    session.parted = Some(Parted { socket, losses: QueueLosses::default(), _held: held });
+            if !self.part_one(&mut table, id, &assignment, transparent) {
+                return;
+            }
+        }
+    }
+
+    /// Gives a session that has just begun a socket of its own, since nothing will be steered to its listener any more.
+    pub(super) fn part_at_once(
+        self: &Rc<Self>,
+        table: &mut SessionTable<UdpSession>,
+        id: SessionId,
+        group: GroupId,
+        assignment: &Assignment,
+    ) {
+        let transparent = self.groups.borrow_mut().of(group).is_some_and(|group| group.transparent);
+        self.part_one(table, id, assignment, transparent);
+    }
+
+    /// False if there cannot be such a socket for others either.
+    fn part_one(
+        self: &Rc<Self>,
+        table: &mut SessionTable<UdpSession>,
+        id: SessionId,
+        assignment: &Assignment,
+        transparent: bool,
+    ) -> bool {
+        let Some(session) = table.get_mut(id).filter(|session| session.parted.is_none()) else { return true };
+        let (client, dialled) = (session.peer(), session.local());
+        // What is left is for those who go on.
+        let Ok(held) = assignment.share().take(1) else { return false };
+        let parted = PrivilegedSocket::Parted { dialled, client, transparent }.make().and_then(|socket| {
+            self.ears()?.add(&socket, id, Ear::Parted)?;
+            Ok(Rc::new(socket))
+        });
+        match parted {
+            Ok(socket) => {
+                if matches!(session.voice, Voice::Listener(..)) {
+                    session.voice = Voice::Parted(Rc::clone(&socket));
                 }
-                Err(error) => {
-                    tracing::debug!(%client, %dialled, %error, "give a session a socket of its own");
-                    return;
-                }
+                session.parted = Some(Parted { socket, losses: QueueLosses::default(), _held: held });
+                true
+            }
+            Err(error) => {
+                tracing::debug!(%client, %dialled, %error, "give a session a socket of its own");
+                false
             }
         }
     }

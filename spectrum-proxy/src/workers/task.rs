@@ -327,6 +327,7 @@ impl WorkerTask {
         // What came before goes before what comes to the new sockets.
         for one in self.listeners.get(destination).iter().flat_map(|listeners| &listeners.loops) {
             if let ListenerTask::Receive(receiver) = one {
+                receiver.part();
                 receiver.take_waiting();
             }
         }
