@@ -323,6 +323,35 @@ fn datagrams_wait_only_while_the_sessions_of_their_own_listener_go_over() {
 }
 
 #[test]
+fn a_session_that_comes_without_its_sockets_ends_and_no_other_does() {
+    let origin = origin();
+    let mut running = Running::relay(&[&origin]);
+    let client = running.client(1);
+    assert_relayed(&client, &origin, b"before");
+    let (next, reports) = Running::workers();
+    let copy = running.listener.take().unwrap();
+    let Running { workers, destination, runtime, .. } = &running;
+    next.hold();
+    let served = served(target(&[&origin]), Policy::default());
+    runtime.block_on(next.listen(destination, vec![copy], served)).unwrap();
+    let adopted = runtime.block_on(async {
+        workers.leave().await;
+        let (mut given, mut count) = (workers.give(), 0);
+        while let Some((moving, sockets)) = given.recv().await {
+            drop(sockets);
+            count += next.adopt(moving, Vec::new()).await;
+        }
+        count
+    });
+    assert_eq!(adopted, 0);
+    assert_eq!(reports.recv_timeout(DEADLINE).unwrap().end, End::Evicted);
+    // It begins anew.
+    assert_relayed(&client, &origin, b"after");
+    next.abort();
+    assert_eq!(reports.recv_timeout(DEADLINE).unwrap().bytes_from_client, 5);
+}
+
+#[test]
 fn what_nobody_has_answered_goes_to_the_next_origin_from_another_process_too() {
     let (silent, there) = (origin(), origin());
     let mut running = Running::relay(&[&silent, &there]);

@@ -40,6 +40,7 @@ pub(super) use answer::Answer;
 pub(super) use complaints::open as icmp_socket;
 pub(super) use connection_book::{ConnectionBook, Mailbox};
 pub use connection_id::ConnectionId;
+pub(super) use moving::Giving;
 pub use moving::{Moving, MovingSession};
 pub(super) use parting::open as parted_socket;
 pub(super) use raw::open as raw_socket;

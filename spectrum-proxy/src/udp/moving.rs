@@ -93,6 +93,26 @@ impl MovingSession {
     }
 }
 
+/// The sessions that are to go next, and the way that they go.
+pub(crate) struct Giving {
+    to: Sender<(Moving, Vec<OwnedFd>)>,
+    moving: Moving,
+    sockets: Vec<OwnedFd>,
+}
+
+impl Giving {
+    /// The way `to` whoever takes them.
+    pub(crate) fn new(to: Sender<(Moving, Vec<OwnedFd>)>) -> Self {
+        Self { to, moving: Moving::default(), sockets: Vec::new() }
+    }
+
+    /// Has them go. False if nobody takes them any more.
+    pub(crate) async fn flush(&mut self) -> bool {
+        let some = (std::mem::take(&mut self.moving), std::mem::take(&mut self.sockets));
+        self.to.send(some).await.is_ok()
+    }
+}
+
 impl Sessions {
     /// Returns once nothing waits that other workers have passed on before they left their listeners.
     pub(crate) async fn passed(&self) {
@@ -101,28 +121,25 @@ impl Sessions {
         }
     }
 
-    /// Gives the sessions of a listener, which another process reads from now on, to whoever is behind `to`. That one may be slow, or
-    /// gone: what it does not take stays.
-    pub(crate) async fn give(&self, listener: AbandonedListener, to: &Sender<(Moving, Vec<OwnedFd>)>) {
+    /// Adds the sessions of a listener, which another process reads from now on, to those that are to go next, and has these go whenever
+    /// they are many. False if nobody takes them any more.
+    pub(crate) async fn give(&self, listener: AbandonedListener, next: &mut Giving) -> bool {
         let AbandonedListener { cookie, group, losses } = listener;
-        let told = Moving { listeners: vec![(cookie, losses)], ..Moving::default() };
-        if to.send((told, Vec::new())).await.is_err() {
-            return;
-        }
+        next.moving.listeners.push((cookie, losses));
         let ids = self.table.borrow().ids_of(group);
         for ids in ids.chunks(BATCH) {
-            let Ok(place) = to.reserve().await else { return };
-            place.send(self.give_some(ids, cookie));
+            if next.moving.sessions.len() + ids.len() > BATCH && !next.flush().await {
+                return false;
+            }
+            self.give_some(ids, cookie, next);
         }
-        let told = Moving { whole: vec![cookie], ..Moving::default() };
-        // Who does not hear it is gone.
-        let _ = to.send((told, Vec::new())).await;
+        next.moving.whole.push(cookie);
+        next.moving.whole.len() < BATCH || next.flush().await
     }
 
-    /// Gives those of `ids` away that are there still, whose datagrams come to the listener of this number.
-    fn give_some(&self, ids: &[SessionId], listener: u64) -> (Moving, Vec<OwnedFd>) {
+    /// Adds those of `ids` that are there still, whose datagrams come to the listener of this number.
+    fn give_some(&self, ids: &[SessionId], listener: u64, next: &mut Giving) {
         let (mut table, now) = (self.table.borrow_mut(), Instant::now());
-        let (mut moving, mut sockets) = (Moving::default(), Vec::new());
         for id in ids {
             // Nobody waits for what goes no further.
             let by = table.get(*id).and_then(|session| session.proxied.as_ref());
@@ -132,11 +149,10 @@ impl Sessions {
             let Some(used) = table.used(*id) else { continue };
             if let Some((_, session)) = table.remove(*id) {
                 let (session, its) = self.move_away(session, listener, now, used);
-                moving.sessions.push(session);
-                sockets.extend(its);
+                next.moving.sessions.push(session);
+                next.sockets.extend(its);
             }
         }
-        (moving, sockets)
     }
 
     fn move_away(

@@ -18,7 +18,7 @@ use crate::model::{Destination, Protocol};
 use crate::service::{Listener, Serving};
 use crate::tcp::accept::Acceptor;
 use crate::tcp::connections::Connections;
-use crate::udp::{AbandonedListener, Mailbox, Moving, Receiver, Sessions};
+use crate::udp::{AbandonedListener, Giving, Mailbox, Moving, Receiver, Sessions};
 use crate::worker::Worker;
 
 /// The end of a drain.
@@ -275,13 +275,16 @@ impl WorkerTask {
 
     async fn give(&mut self, to: mpsc::Sender<(Moving, Vec<OwnedFd>)>) {
         self.sessions.passed().await;
+        let (mut next, mut is_taken) = (Giving::new(to), true);
         for listener in std::mem::take(&mut self.abandoned) {
-            self.sessions.give(listener, &to).await;
+            is_taken = is_taken && self.sessions.give(listener, &mut next).await;
         }
         for receiver in std::mem::take(&mut self.last) {
+            // Whoever is gone has a successor, which reads it.
             let listener = receiver.abandon().await;
-            self.sessions.give(listener, &to).await;
+            is_taken = is_taken && self.sessions.give(listener, &mut next).await;
         }
+        next.flush().await;
     }
 
     fn adopt(&self, moving: Moving, sockets: Vec<OwnedFd>) -> usize {
