@@ -4,7 +4,7 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
 use std::os::unix::fs::PermissionsExt as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,6 +14,7 @@ use serde_json::Value;
 use spectrum_tests::admin::{await_value, metrics, value};
 use spectrum_tests::case::Case;
 use spectrum_tests::control::{CONFIG, configure, connect, reload};
+use spectrum_tests::datagram::{bound, client, hear};
 use spectrum_tests::deadline::{PATIENCE, eventually};
 use spectrum_tests::dial::call;
 use spectrum_tests::instance::{Finished, Instance, Launch, program};
@@ -25,6 +26,7 @@ on_every_path!(
     an_upgrade_is_noticed_by_nobody,
     whoever_comes_meanwhile_is_served,
     what_it_has_is_kept_and_comes_down_after_all,
+    sessions_of_datagrams_keep_their_ports,
 );
 
 on_one_path!(
@@ -34,6 +36,7 @@ on_one_path!(
     upgrades_follow_each_other_while_the_first_worker_process_drains,
     threads_of_one_process_are_not_upgraded,
     the_configuration_is_the_one_that_is_in_force,
+    reloads_and_upgrades_wait_for_each_other,
 );
 
 fn status(case: &Case) -> Value {
@@ -80,7 +83,7 @@ fn an_upgrade_is_noticed_by_nobody(case: &mut Case) {
     let text = service(case, "echo", 80, "respond = \"echo\"")
         + &service(case, "web", 81, &format!("origins = [\"{}\"]", origin.address()));
     configure(&case.server, &text);
-    let instance = case.start(&format!("{CONFIG} --workers 2 --drain 60s --admin {admin}"));
+    let instance = case.start(&format!("{CONFIG} --workers 2 --drain 10m --admin {admin}"));
     let (pid, id, worker) = (instance.pid(), instance.id(&case.server), instance.worker());
     let address = case.any_address();
     let mut open: Vec<TcpStream> = [80, 81, 80, 81]
@@ -119,7 +122,7 @@ fn an_upgrade_is_noticed_by_nobody(case: &mut Case) {
 
 fn whoever_comes_meanwhile_is_served(case: &mut Case) {
     configure(&case.server, &service(case, "echo", 80, "respond = \"echo\""));
-    let instance = case.start(&format!("{CONFIG} --workers 2"));
+    let instance = case.start(&format!("{CONFIG} --workers 2 --drain 10m"));
     let target = SocketAddr::new(case.any_address(), 80);
     let is_over = Arc::new(AtomicBool::new(false));
     let server = &case.server;
@@ -185,6 +188,36 @@ fn what_it_has_is_kept_and_comes_down_after_all(case: &mut Case) {
     before.assert_restored(&case.server, "upgrades and a stop");
 }
 
+fn sessions_of_datagrams_keep_their_ports(case: &mut Case) {
+    let origin = bound(&case.server, SocketAddr::new(case.loopback(), 0));
+    let text = format!(
+        "[[service]]\nname = \"games\"\nbindings = [{{ protocol = \"udp\", prefix = \"{}\", ports = 5000 }}]\norigins = [\"{}\"]\n",
+        case.prefix(),
+        origin.local_addr().unwrap()
+    );
+    configure(&case.server, &text);
+    let instance = case.start(&format!("{CONFIG} --workers 2"));
+    let target = SocketAddr::new(case.any_address(), 5000);
+    let clients: Vec<UdpSocket> = (0..5).map(|_| client(&case.server, target)).collect();
+    let exchanged = || -> Vec<SocketAddr> {
+        let exchange = |client: &UdpSocket| {
+            let mut heard = [0; 64];
+            client.send(b"said").unwrap();
+            let (length, from) = origin.recv_from(&mut heard).unwrap();
+            origin.send_to(&heard[..length], from).unwrap();
+            assert_eq!(hear(client).unwrap(), b"said");
+            from
+        };
+        clients.iter().map(exchange).collect()
+    };
+    let before = exchanged();
+    for _ in 0..2 {
+        upgraded(case, &instance, "");
+        assert_eq!(exchanged(), before, "{}", instance.stderr());
+    }
+    instance.stop();
+}
+
 /// A program that is a script, in the namespace's own /run.
 fn script(case: &Case, name: &str, text: &str) -> String {
     let path = format!("/run/{name}");
@@ -234,8 +267,8 @@ fn what_cannot_take_over_does_not(case: &mut Case) {
 fn what_fails_while_it_takes_over_makes_way_for_the_one_before(case: &mut Case) {
     let before = State::of(&case.server);
     configure(&case.server, &service(case, "echo", 80, "respond = \"echo\""));
-    let instance = case.start(CONFIG);
-    let pid = instance.pid();
+    let instance = case.start(&format!("{CONFIG} --drain 10m"));
+    let (pid, worker) = (instance.pid(), instance.worker());
     let target = SocketAddr::new(case.any_address(), 80);
     let real = program().unwrap().display().to_string();
     let mut open = call(&case.server, target).unwrap();
@@ -257,7 +290,7 @@ fn what_fails_while_it_takes_over_makes_way_for_the_one_before(case: &mut Case) 
         echoed(&mut open, step).unwrap_or_else(|error| panic!("{step}: {error}\n{}", instance.stderr()));
         let mut new = call(&case.server, target).unwrap();
         echoed(&mut new, step).unwrap();
-        assert_eq!(instance.pid(), pid);
+        assert_eq!((instance.pid(), instance.worker()), (pid, worker), "{}", instance.stderr());
     }
     let status = status(case);
     assert_eq!(status["upgrades"]["refused"], others.len(), "{status}");
@@ -273,7 +306,7 @@ fn what_fails_while_it_takes_over_makes_way_for_the_one_before(case: &mut Case) 
 fn sigusr2_is_an_upgrade_to_what_is_at_the_own_path(case: &mut Case) {
     let text = service(case, "echo", 80, "respond = \"echo\"");
     configure(&case.server, &text);
-    let instance = case.start(CONFIG);
+    let instance = case.start(&format!("{CONFIG} --drain 10m"));
     let target = SocketAddr::new(case.any_address(), 80);
     let mut stream = call(&case.server, target).unwrap();
     echoed(&mut stream, "before").unwrap();
@@ -293,7 +326,7 @@ fn sigusr2_is_an_upgrade_to_what_is_at_the_own_path(case: &mut Case) {
 
 fn upgrades_follow_each_other_while_the_first_worker_process_drains(case: &mut Case) {
     configure(&case.server, &service(case, "echo", 80, "respond = \"echo\""));
-    let instance = case.start(&format!("{CONFIG} --drain 5m"));
+    let instance = case.start(&format!("{CONFIG} --drain 10m"));
     let target = SocketAddr::new(case.any_address(), 80);
     let mut open = Vec::new();
     for turn in 0..4 {
@@ -341,5 +374,24 @@ fn the_configuration_is_the_one_that_is_in_force(case: &mut Case) {
     assert_eq!(value(&metrics(&case.server, admin), "repairs_total{what=\"workers\"}"), Some(0.0));
     assert!(connect(&case.server, &instance).ask("reload").is_err());
     echoed(&mut call(&case.server, target).unwrap(), "as before").unwrap();
+    instance.stop();
+}
+
+fn reloads_and_upgrades_wait_for_each_other(case: &mut Case) {
+    configure(&case.server, &service(case, "echo", 80, "respond = \"echo\""));
+    let instance = case.start(CONFIG);
+    let target = SocketAddr::new(case.any_address(), 80);
+    for turn in 1..=3 {
+        std::thread::scope(|scope| {
+            let reloading = scope.spawn(|| Launch::new(&case.server).arguments("reload").finish());
+            upgraded(case, &instance, "");
+            let reloaded = reloading.join().unwrap();
+            let is_told =
+                ["another version", "try again", "ask again"].iter().any(|why| reloaded.stderr.contains(why));
+            assert!(reloaded.code() == 0 || is_told, "{reloaded}\n{}", instance.stderr());
+        });
+        echoed(&mut call(&case.server, target).unwrap(), "as before").unwrap();
+        assert_eq!(status(case)["upgrades"]["done"], turn);
+    }
     instance.stop();
 }

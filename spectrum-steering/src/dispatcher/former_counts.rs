@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use spectrum_common::Counts;
 
 use super::DispatcherError;
-use super::probe::Counters;
+use super::probe::PacketCounters;
 use crate::model::DestinationId;
 
 /// The counts of former programs of a dispatcher.
@@ -19,7 +19,7 @@ pub struct FormerCounts {
     /// The sums of those that nobody counts in any more.
     sums: BTreeMap<u32, Counts>,
     /// The counters of the last one, and their descriptor.
-    last: Option<(Counters, OwnedFd)>,
+    last: Option<(PacketCounters, OwnedFd)>,
     /// The tables that were published.
     pub(super) published: u64,
 }
@@ -98,14 +98,15 @@ impl FormerCounts {
     }
 }
 
-fn last(descriptor: OwnedFd) -> Result<(Counters, OwnedFd), DispatcherError> {
+fn last(descriptor: OwnedFd) -> Result<(PacketCounters, OwnedFd), DispatcherError> {
     let failed = |source: Box<dyn std::error::Error + Send + Sync>| DispatcherError::Load { source };
     let copy = descriptor.as_fd().try_clone_to_owned().map_err(|error| failed(error.into()))?;
-    let open = || -> Result<Counters, MapError> { Map::from_map_data(MapData::from_fd(copy)?)?.try_into() };
+    let open =
+        || -> Result<PacketCounters, MapError> { Map::from_map_data(MapData::from_fd(copy)?)?.try_into() };
     Ok((open().map_err(|error| failed(error.into()))?, descriptor))
 }
 
-fn counted(counters: &Counters, id: u32) -> Result<Counts, DispatcherError> {
+fn counted(counters: &PacketCounters, id: u32) -> Result<Counts, DispatcherError> {
     let counted = counters
         .get(&id, 0)
         .map_err(|source| DispatcherError::Count { id: DestinationId(id), source: Box::new(source) })?;

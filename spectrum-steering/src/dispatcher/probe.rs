@@ -13,7 +13,7 @@ use spectrum_common::{Counts, Page};
 use super::{DispatcherError, FormerCounts, Steered, sys};
 use crate::model::{DestinationId, Protocol};
 
-pub(super) type Counters = PerCpuArray<MapData, sys::PodCounts>;
+pub(super) type PacketCounters = PerCpuArray<MapData, sys::PodCounts>;
 
 /// A dispatcher as it was when this was cloned, and its program and counters as they are. Clones share these, and keep them
 /// loaded: not attached.
@@ -21,7 +21,7 @@ pub(super) type Counters = PerCpuArray<MapData, sys::PodCounts>;
 pub struct Probe {
     program: Arc<OwnedFd>,
     program_id: u32,
-    counters: Arc<Mutex<Counters>>,
+    counters: Arc<Mutex<PacketCounters>>,
     counters_file: Arc<OwnedFd>,
     former: Arc<Mutex<FormerCounts>>,
     generation: u64,
@@ -32,7 +32,7 @@ impl Probe {
     /// A look at `program`, which is loaded and has no table yet.
     pub(super) fn of(
         program: &SkLookup,
-        counters: Counters,
+        counters: PacketCounters,
         counters_file: OwnedFd,
     ) -> Result<Self, DispatcherError> {
         let descriptor = program.fd().map_err(DispatcherError::verify)?.as_fd().try_clone_to_owned();
@@ -80,7 +80,7 @@ impl Probe {
         self.former.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn counters(&self) -> MutexGuard<'_, Counters> {
+    pub(super) fn counters(&self) -> MutexGuard<'_, PacketCounters> {
         self.counters.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

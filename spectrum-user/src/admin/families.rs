@@ -115,6 +115,14 @@ pub(super) const FAMILIES: &[MetricFamily] = &[
             out.push((vec!["refused".into()], SampleValue::Number(view.reloads.refused)));
         }),
     ),
+    counter(
+        "upgrades",
+        "Upgrades to other versions of the program, by what came of them",
+        Others(&["outcome"], |view, out| {
+            out.push((vec!["done".into()], SampleValue::Number(view.upgrades.done)));
+            out.push((vec!["refused".into()], SampleValue::Number(view.upgrades.refused)));
+        }),
+    ),
     gauge("table_generation", "Steering tables that have been published", Table(|view, _| view.generation)),
     gauge("table_nodes", "Nodes of the steering table", Table(|_, table| wide(table.nodes))),
     gauge("table_bytes", "Memory of the steering table in the kernel", Table(|_, table| wide(table.bytes))),

@@ -12,7 +12,7 @@ use crate::cli::RunArgs;
 use crate::config::{Config, ConfigText, InstanceKeys, Planned, RepairLimit};
 use crate::confinement::{Circumstances, Needs, WorkerUser, confine_steerer};
 use crate::instance::{
-    Beginning, OwnProgram, ReadAgain, Ready, Settings, Takeover, WorkerPlace, hold_signals, live,
+    Inheritance, OwnProgram, ReadAgain, Ready, Settings, Takeover, WorkerPlace, hold_signals, live,
     require_net_admin,
 };
 use crate::observe::LossKind;
@@ -86,10 +86,11 @@ fn serve_from_start_to_end(
         worker: if is_single { WorkerPlace::Thread } else { WorkerPlace::Process(user) },
         program: OwnProgram::now().context("find the own program")?,
     };
-    let beginning = takeover.map_or(Beginning::Nothing, |takeover| Beginning::Everything(Box::new(takeover)));
+    let inheritance =
+        takeover.map_or(Inheritance::Nothing, |takeover| Inheritance::Everything(Box::new(takeover)));
     let again = args.clone();
     let read_again: ReadAgain = Arc::new(move || configured_again(&again));
-    live(planned, settings, &log.output, &read_again, beginning, |ready| announce(ready, log))
+    live(planned, settings, &log.output, &read_again, inheritance, |ready| announce(ready, log))
 }
 
 /// The configuration that the command line asks for, as its file reads now that it has been read before.

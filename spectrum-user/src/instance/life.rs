@@ -34,9 +34,9 @@ use spectrum_steering::tproxy::InterruptGuard;
 /// Reads the configuration once more.
 pub(crate) type ReadAgain = Arc<dyn Fn() -> anyhow::Result<Planned> + Send + Sync>;
 
-/// What the life of an instance begins with.
+/// The things that are there when the life of an instance begins.
 #[derive(Debug)]
-pub(crate) enum Beginning {
+pub(crate) enum Inheritance {
     /// Nothing is there.
     Nothing,
     /// All that the version before had, which this process was.
@@ -50,7 +50,7 @@ pub(crate) fn live(
     settings: Settings,
     output: &Output,
     read_again: &ReadAgain,
-    beginning: Beginning,
+    inheritance: Inheritance,
     announce: impl FnOnce(&Ready),
 ) -> anyhow::Result<()> {
     ASIDE.begin();
@@ -59,14 +59,14 @@ pub(crate) fn live(
     // The workers carry the traffic; this thread only steers.
     let runtime = runtime::Builder::new_current_thread().enable_all().build().context("start the runtime")?;
     let Planned { config, plan } = planned;
-    let plan = match &beginning {
-        Beginning::Nothing => plan,
-        Beginning::Everything(takeover) => takeover.renumbered(&config, plan),
+    let plan = match &inheritance {
+        Inheritance::Nothing => plan,
+        Inheritance::Everything(takeover) => takeover.renumbered(&config, plan),
     };
     let (config, plan) = (Arc::new(config), Arc::new(plan));
-    let book = match &beginning {
-        Beginning::Nothing => Book::create()?,
-        Beginning::Everything(takeover) => takeover.book()?,
+    let book = match &inheritance {
+        Inheritance::Nothing => Book::create()?,
+        Inheritance::Everything(takeover) => takeover.book()?,
     };
     output.losses().enter(&book);
     let published = Published::new(Arc::clone(&config), Arc::clone(&plan), book.clone())?;
@@ -84,13 +84,13 @@ pub(crate) fn live(
         let mut running = Running::new(config, plan, settings, host, published, &hearing);
         let outcome = {
             let _given_up = InterruptGuard::by(hearing.stop().flag());
-            match beginning {
-                Beginning::Nothing => match start(&mut running, &hearing, announce).await {
+            match inheritance {
+                Inheritance::Nothing => match start(&mut running, &hearing, announce).await {
                     Ok(Started::Serving) => serve(&mut running, read_again, &mut hearing, output).await,
                     Ok(Started::Stopped) => Ok(()),
                     Err(error) => Err(error),
                 },
-                Beginning::Everything(takeover) => {
+                Inheritance::Everything(takeover) => {
                     let adopted = AssertUnwindSafe(running.adopt(&takeover)).catch_unwind().await;
                     let adopted = adopted.unwrap_or_else(|_panic| Err(anyhow!("it panicked")));
                     match adopted.map_err(|error| takeover.go_back(error)) {

@@ -36,7 +36,7 @@ mod worker;
 
 pub(crate) use exit_code::{USAGE, code, problems};
 pub use ledger::{Act, Course, Farewell, Ledger};
-pub(crate) use life::{Beginning, ReadAgain, live};
+pub(crate) use life::{Inheritance, ReadAgain, live};
 pub(crate) use lookups::{Numbered, look_up, origins_of};
 pub(crate) use own_bindings::own_bindings;
 pub(crate) use privileges::{capabilities, require_net_admin};

@@ -15,7 +15,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::AbortHandle;
 
 use super::message::{FromWorker, Order, ToWorker, Told, WorkerAnswer, WorkerQuestion};
-use super::wire::{Frame, Heard, Incoming, Outgoing, halves_after};
+use super::wire::{Frame, HeardPart, Incoming, Outgoing, halves_after};
 
 /// The longest message that is taken from the worker process, in bytes: the states of the origins of thousands of services.
 const LONGEST: usize = 64 << 20;
@@ -96,7 +96,7 @@ pub(crate) struct HandedLink {
     pub(crate) stream: OwnedFd,
     /// The number of the next message.
     pub(crate) next: u64,
-    pub(crate) heard: Heard,
+    pub(crate) heard: HeardPart,
     /// The numbers of what is to be answered yet.
     pub(crate) awaited: Vec<u64>,
 }
@@ -146,7 +146,7 @@ impl Link {
         sign_pause: Option<Duration>,
     ) -> io::Result<Self> {
         let handed =
-            HandedLink { stream: stream.into(), next: 0, heard: Heard::default(), awaited: Vec::new() };
+            HandedLink { stream: stream.into(), next: 0, heard: HeardPart::default(), awaited: Vec::new() };
         Self::speak_on(handed, host, answering, sign_pause)
     }
 

@@ -17,4 +17,4 @@ pub(crate) use link::{Answering, Begun, HandedLink, Link, LinkError};
 pub(crate) use message::{Beginning, DialPlace, HandoverOf, Told, WorkerQuestion, WorkersLook};
 pub(crate) use process::{HandedWorker, Host, WorkerProcess, beginning};
 pub(crate) use serving::serve;
-pub(crate) use wire::Heard;
+pub(crate) use wire::HeardPart;

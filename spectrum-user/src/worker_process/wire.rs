@@ -98,20 +98,20 @@ pub(super) struct Incoming {
 
 /// Both halves of `stream`, on which messages of at most so many bytes come.
 pub(super) fn halves(stream: UnixStream, most: usize) -> (Outgoing, Incoming) {
-    halves_after(stream, most, Heard::default())
+    halves_after(stream, most, HeardPart::default())
 }
 
 /// The part of the next message that has come, for a process that hears the rest.
 #[derive(Debug, Default)]
-pub(crate) struct Heard {
+pub(crate) struct HeardPart {
     pub(crate) bytes: Vec<u8>,
     pub(crate) files: Vec<OwnedFd>,
 }
 
 /// The same where somebody has begun to hear before.
-pub(super) fn halves_after(stream: UnixStream, most: usize, heard: Heard) -> (Outgoing, Incoming) {
+pub(super) fn halves_after(stream: UnixStream, most: usize, heard: HeardPart) -> (Outgoing, Incoming) {
     let stream = Arc::new(stream);
-    let Heard { bytes, files } = heard;
+    let HeardPart { bytes, files } = heard;
     let incoming = Incoming { stream: Arc::clone(&stream), most, bytes, files: files.into() };
     (Outgoing(stream), incoming)
 }
@@ -151,9 +151,9 @@ fn send_some(stream: &impl AsFd, bytes: &[u8], files: &[BorrowedFd<'_>]) -> io::
 
 impl Incoming {
     /// The stream, and what was heard of the next message, for somebody else to hear on.
-    pub(super) fn hand_on(self) -> io::Result<(OwnedFd, Heard)> {
+    pub(super) fn hand_on(self) -> io::Result<(OwnedFd, HeardPart)> {
         let stream = self.stream.as_fd().try_clone_to_owned()?;
-        Ok((stream, Heard { bytes: self.bytes, files: self.files.into() }))
+        Ok((stream, HeardPart { bytes: self.bytes, files: self.files.into() }))
     }
 
     /// The next message; `None` once the other side has closed the stream. Dropped while it waits, it forgets nothing.

@@ -10,8 +10,9 @@ use humantime::format_duration;
 use crate::commands::columns::Columns;
 use crate::confinement::WorkerReport;
 use crate::view::{
-    CheckView, DatagramsView, DestinationPlan, DestinationView, DrainingView, LeavingView, OriginView,
-    PacketCounts, RecordView, ServicePlan, ServiceView, SessionsView, View, policy_lines,
+    CheckView, DatagramsView, DestinationPlan, DestinationView, DrainingView, LastUpgradeView, LeavingView,
+    OriginView, PacketCounts, RecordView, ServicePlan, ServiceView, SessionsView, UpgradesView, View,
+    policy_lines,
 };
 use spectrum_steering::dispatcher::AttachedProgram;
 
@@ -30,6 +31,23 @@ pub(super) fn write(status: &View, out: &mut dyn Write) -> io::Result<()> {
         out,
         "instance{id} (process {pid}): {state}, mode {mode}, network namespace {namespace}, generation {generation}"
     )?;
+    let UpgradesView { done, refused, last } = &status.upgrades;
+    let version = &status.version;
+    match last {
+        None => writeln!(out, "version: {version}")?,
+        Some(LastUpgradeView { at, from, failure: None }) => {
+            writeln!(
+                out,
+                "version: {version}, upgraded from {from} at {at} ({done} upgrades, {refused} refused)"
+            )?;
+        }
+        Some(LastUpgradeView { at, failure: Some(failure), .. }) => {
+            writeln!(
+                out,
+                "version: {version}, not upgraded at {at} ({done} upgrades, {refused} refused): {failure}"
+            )?;
+        }
+    }
     if !status.files.is_empty() {
         writeln!(out, "configuration: {}", some_of(&status.files, FILES))?;
     }

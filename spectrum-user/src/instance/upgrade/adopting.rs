@@ -69,7 +69,9 @@ impl Running {
         self.published.worker().is(link);
         takeover.step("worker")?;
         // It reads nothing yet, and is ready to.
-        let next = self.next_worker().await?;
+        // Where this program had handed over in vain, the worker process is its own.
+        let is_own = takeover.failure().is_some() && self.worker.is_some();
+        let next = if is_own { None } else { Some(self.next_worker().await?) };
         takeover.step("program")?;
         if let Some(handed) = &ledger.dispatcher {
             self.prepare_program(handed).await?;
@@ -84,7 +86,9 @@ impl Running {
         self.listen_on(ledger, takeover);
         self.publish();
         self.published.upgraded(&ledger.version, takeover.failure());
-        if let Err(error) = self.change_to(next).await {
+        if let Some(next) = next
+            && let Err(error) = self.change_to(next).await
+        {
             self.worker_ended(&format!("{error:#}")).await;
         }
         self.go_to_what_is_wanted().await;

@@ -13,7 +13,7 @@ use super::handed_ledger::{
 };
 use crate::control::ControlServer;
 use crate::instance::running::Running;
-use crate::worker_process::{HandedLink, HandedWorker, Heard, WorkerProcess};
+use crate::worker_process::{HandedLink, HandedWorker, HeardPart, WorkerProcess};
 use spectrum_steering::host::LocalRoutes;
 use spectrum_steering::tproxy::{SideTable, Tproxy};
 
@@ -141,7 +141,7 @@ impl Running {
     ) -> anyhow::Result<WorkerProcess> {
         let heard_files = parked.heard_files.iter().map(|number| files.copy(*number));
         let heard =
-            Heard { bytes: parked.heard.clone(), files: heard_files.collect::<std::io::Result<_>>()? };
+            HeardPart { bytes: parked.heard.clone(), files: heard_files.collect::<std::io::Result<_>>()? };
         let handed = HandedWorker {
             pid: parked.pid,
             pidfd: files.copy(parked.pidfd)?,

@@ -79,7 +79,7 @@ pub(super) enum TrialError {
 
 /// The end of a program, and what it said.
 #[derive(Debug)]
-enum Outcome {
+enum TrialOutcome {
     Ended { status: ExitStatus, said: Vec<u8>, complained: Vec<u8> },
     Endless,
     Hung(Duration),
@@ -109,15 +109,15 @@ pub(super) fn ask(
     judged(&outcome(command, patience)?)
 }
 
-fn judged(outcome: &Outcome) -> Result<TrialAnswer, TrialError> {
+fn judged(outcome: &TrialOutcome) -> Result<TrialAnswer, TrialError> {
     let told = |bytes: &[u8]| -> String {
         let text = String::from_utf8_lossy(bytes);
         visible(text.trim()).chars().take(TOLD).collect()
     };
     let (status, said, complained) = match outcome {
-        Outcome::Ended { status, said, complained } => (status, said, complained),
-        Outcome::Endless => return Err(TrialError::Endless),
-        Outcome::Hung(patience) => return Err(TrialError::Hung(*patience)),
+        TrialOutcome::Ended { status, said, complained } => (status, said, complained),
+        TrialOutcome::Endless => return Err(TrialError::Endless),
+        TrialOutcome::Hung(patience) => return Err(TrialError::Hung(*patience)),
     };
     if !status.success() {
         let reason = told(complained).replace("error: ", "");
@@ -130,9 +130,9 @@ fn judged(outcome: &Outcome) -> Result<TrialAnswer, TrialError> {
 }
 
 /// A program that is ended, with all that it has started, when nobody waits for it any more.
-struct Running(Child);
+struct TriedProgram(Child);
 
-impl Drop for Running {
+impl Drop for TriedProgram {
     fn drop(&mut self) {
         if matches!(self.0.try_wait(), Ok(Some(_))) {
             return;
@@ -144,11 +144,11 @@ impl Drop for Running {
     }
 }
 
-fn outcome(mut command: Command, patience: Duration) -> io::Result<Outcome> {
+fn outcome(mut command: Command, patience: Duration) -> io::Result<TrialOutcome> {
     let deadline = Instant::now() + patience;
     let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
-    let mut running = Running(child);
-    let (mut stdout, mut stderr) = (running.0.stdout.take(), running.0.stderr.take());
+    let mut tried = TriedProgram(child);
+    let (mut stdout, mut stderr) = (tried.0.stdout.take(), tried.0.stderr.take());
     for file in [stdout.as_ref().map(|pipe| pipe.as_fd()), stderr.as_ref().map(|pipe| pipe.as_fd())] {
         file.map_or(Ok(()), |file| ioctl_fionbio(file, true))?;
     }
@@ -161,7 +161,7 @@ fn outcome(mut command: Command, patience: Duration) -> io::Result<Outcome> {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(errno) => return Err(errno.into()),
         }
-        let status = running.0.try_wait()?;
+        let status = tried.0.try_wait()?;
         if is_read(&mut stdout, &mut said)? {
             stdout = None;
         }
@@ -169,13 +169,13 @@ fn outcome(mut command: Command, patience: Duration) -> io::Result<Outcome> {
             stderr = None;
         }
         if said.len() > MOST || complained.len() > MOST {
-            return Ok(Outcome::Endless);
+            return Ok(TrialOutcome::Endless);
         }
         if let Some(status) = status {
-            return Ok(Outcome::Ended { status, said, complained });
+            return Ok(TrialOutcome::Ended { status, said, complained });
         }
         if Instant::now() >= deadline {
-            return Ok(Outcome::Hung(patience));
+            return Ok(TrialOutcome::Hung(patience));
         }
     }
 }
