@@ -8,7 +8,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -42,7 +42,15 @@ on_one_path!(
 
 /// Has another worker process take the place of that of `instance`: the number of sessions that went over.
 fn renew(netns: &Netns, instance: &Instance) -> Result<u64, Refused> {
-    connect(netns, instance).ask("renew").map(|renewed| renewed["sessions"].as_u64().unwrap())
+    let begun = Instant::now();
+    loop {
+        match connect(netns, instance).ask("renew") {
+            // One that lacks the CPU is not let in, and the one before serves on.
+            Err(refused)
+                if refused.message.contains("has not answered within") && begun.elapsed() < PATIENCE => {}
+            outcome => return outcome.map(|renewed| renewed["sessions"].as_u64().unwrap()),
+        }
+    }
 }
 
 /// The worker processes of `instance`, the youngest last.
