@@ -45,7 +45,7 @@ pub use domain::Domain;
 #[cfg(feature = "std")]
 pub use hop::{Hop, reached};
 pub use node::{
-    Bucket4, Bucket6, EMPTY, Gate, NO_NODE, Node, PAGE_NODES, Page, Ports, Step, Value, bucket_of,
+    Bucket4, Bucket6, EMPTY, NO_NODE, Node, PAGE_NODES, Page, Ports, SourceGate, Step, Value, bucket_of,
 };
 pub use packet::{Address, Packet, Source};
 #[cfg(feature = "std")]
@@ -56,7 +56,7 @@ pub use prefix::{ParsePrefixError, Prefix};
 pub use protocol::{Family, ParseProtocolError, Protocol};
 #[cfg(feature = "std")]
 pub use service_name::{ParseServiceNameError, ServiceName};
-pub use steer::{Admission, MAX_BUCKETS, MAX_PORT_NODES, MAX_STEPS, Nodes, Verdict, admit, steer};
+pub use steer::{MAX_BUCKETS, MAX_PORT_NODES, MAX_STEPS, Nodes, SourceVerdict, Verdict, admit, steer};
 #[cfg(feature = "std")]
 pub use unknown_word::{Either, UnknownWord};
 #[cfg(feature = "std")]

@@ -4,7 +4,7 @@
 
 use crate::Address;
 
-/// An element of the table: a [`Step`], a [`Bucket4`], a [`Bucket6`], [`Ports`] or a [`Gate`]. Which one follows from how it was
+/// An element of the table: a [`Step`], a [`Bucket4`], a [`Bucket6`], [`Ports`] or a [`SourceGate`]. Which one follows from how it was
 /// reached.
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
 #[repr(C, align(64))]
@@ -167,19 +167,19 @@ pub struct Value(u32);
 /// and what is done with those that are denied.
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
 #[repr(C, align(64))]
-pub struct Gate {
+pub struct SourceGate {
     /// The first steps of the lists, of sources of one family: of the service's own and of the one that all services share, or of
     /// one of these and [`NO_NODE`]. The last is [`NO_NODE`] always.
     pub lists: [u32; 3],
     /// What is said of a source that is in no list.
     pub unlisted: Value,
-    /// [`Gate::REFUSE`] or [`Gate::SILENCE`].
+    /// [`SourceGate::REFUSE`] or [`SourceGate::SILENCE`].
     pub on_deny: u32,
     /// Zero.
     pub reserved: [u32; 11],
 }
 
-impl Gate {
+impl SourceGate {
     /// Of `on_deny`: the kernel answers that nobody is there.
     pub const REFUSE: u32 = 0;
     /// Of `on_deny`: nobody answers.
@@ -207,7 +207,7 @@ impl Value {
         Self(id + Self::FIRST_DESTINATION)
     }
 
-    /// The same, past the [`Gate`] at the index `gate`, which is below [`Gate::END`].
+    /// The same, past the [`SourceGate`] at the index `gate`, which is below [`SourceGate::END`].
     #[must_use]
     pub const fn behind(gate: u32, id: u32) -> Self {
         Self(gate << Self::DESTINATION_BITS | (id + Self::FIRST_DESTINATION))
@@ -242,7 +242,7 @@ impl Value {
         (self.0 & Self::DESTINATION).checked_sub(Self::FIRST_DESTINATION)
     }
 
-    /// The index of the [`Gate`] before the destination, or [`NO_NODE`].
+    /// The index of the [`SourceGate`] before the destination, or [`NO_NODE`].
     #[must_use]
     #[inline(always)]
     pub const fn gate(self) -> u32 {
@@ -304,7 +304,7 @@ mod tests {
         assert_eq!(size_of::<Bucket4>(), 64);
         assert_eq!(size_of::<Bucket6>(), 64);
         assert_eq!(size_of::<Ports>(), 64);
-        assert_eq!(size_of::<Gate>(), 64);
+        assert_eq!(size_of::<SourceGate>(), 64);
         assert_eq!(size_of::<Page>(), 64 * PAGE_NODES as usize);
     }
 
@@ -320,8 +320,8 @@ mod tests {
         assert_eq!(EMPTY.as_ports(), None);
         let highest = (1 << Value::DESTINATION_BITS) - 3;
         assert_eq!(Value::destination(highest).gate(), NO_NODE);
-        let gated = Value::behind(Gate::END - 1, highest);
-        assert_eq!((gated.gate(), gated.as_destination()), (Gate::END - 1, Some(highest)));
+        let gated = Value::behind(SourceGate::END - 1, highest);
+        assert_eq!((gated.gate(), gated.as_destination()), (SourceGate::END - 1, Some(highest)));
         assert_eq!(gated.as_ports(), None);
     }
 

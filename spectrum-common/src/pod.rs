@@ -3,7 +3,7 @@
 
 use core::slice;
 
-use crate::{Bucket4, Bucket6, Gate, Node, Ports, Step};
+use crate::{Bucket4, Bucket6, Node, Ports, SourceGate, Step};
 
 /// # Safety
 /// Implementors are `repr(C, align(64))`, 64 bytes long, without padding, and valid for every bit pattern.
@@ -18,13 +18,13 @@ unsafe impl View for Bucket6 {}
 // SAFETY: as above.
 unsafe impl View for Ports {}
 // SAFETY: as above.
-unsafe impl View for Gate {}
+unsafe impl View for SourceGate {}
 
 const _: () = assert!(size_of::<Step>() == 3 * 8 + 6 * 4 + 2 * 8);
 const _: () = assert!(size_of::<Bucket4>() == 14 * 4 + 2 * 4);
 const _: () = assert!(size_of::<Bucket6>() == 6 * 8 + 4 * 4);
 const _: () = assert!(size_of::<Ports>() == 10 * 2 + 4 + 10 * 4);
-const _: () = assert!(size_of::<Gate>() == 5 * 4 + 11 * 4);
+const _: () = assert!(size_of::<SourceGate>() == 5 * 4 + 11 * 4);
 
 #[inline(always)]
 const fn view<V: View>(node: &Node) -> &V {
@@ -69,10 +69,10 @@ impl Node {
         view(self)
     }
 
-    /// The node read as a [`Gate`].
+    /// The node read as a [`SourceGate`].
     #[must_use]
     #[inline(always)]
-    pub const fn as_gate(&self) -> &Gate {
+    pub const fn as_gate(&self) -> &SourceGate {
         view(self)
     }
 
@@ -108,8 +108,8 @@ impl From<Ports> for Node {
     }
 }
 
-impl From<Gate> for Node {
-    fn from(gate: Gate) -> Self {
+impl From<SourceGate> for Node {
+    fn from(gate: SourceGate) -> Self {
         node(gate)
     }
 }

@@ -1,7 +1,7 @@
 //! The one decision: where a packet goes. Never touches a socket; the caller acts on the verdict.
 
 use crate::{
-    Address, DestinationId, EMPTY, Gate, NO_NODE, Node, Packet, Ports, Source, Step, Value, bucket_of,
+    Address, DestinationId, EMPTY, NO_NODE, Node, Packet, Ports, Source, SourceGate, Step, Value, bucket_of,
 };
 
 /// A source of the steering table's nodes. The kernel implements it over a map, the host over a slice.
@@ -38,7 +38,7 @@ pub enum Verdict {
 
 /// The decision on the source of a packet.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-pub enum Admission {
+pub enum SourceVerdict {
     /// It may come in.
     Admit,
     /// It is denied, and told so.
@@ -89,30 +89,30 @@ pub fn steer<N: Nodes + ?Sized>(packet: &Packet, source: impl FnOnce() -> Source
         return Verdict::Assign(id);
     }
     match admit(value.gate(), source(), nodes) {
-        Admission::Admit => Verdict::Assign(id),
-        Admission::Refuse => Verdict::Refuse(id),
-        Admission::Silence => Verdict::Silence(id),
+        SourceVerdict::Admit => Verdict::Assign(id),
+        SourceVerdict::Refuse => Verdict::Refuse(id),
+        SourceVerdict::Silence => Verdict::Silence(id),
     }
 }
 
-/// Decides on a source at the [`Gate`] at the index `gate`: the longest prefix that contains it in either list says whether it
+/// Decides on a source at the [`SourceGate`] at the index `gate`: the longest prefix that contains it in either list says whether it
 /// is denied; of two as long that of the service's own list. Whom neither list names is admitted.
 ///
 /// The same search as for the dialled address, in either list one after the other. Lists that break their own rules admit.
 #[inline(always)]
-pub fn admit<N: Nodes + ?Sized>(gate: u32, source: Source, nodes: &N) -> Admission {
-    let Some(node) = nodes.node(gate) else { return Admission::Admit };
-    let Gate { lists: [mut next, mut second, end], unlisted, on_deny, .. } = *node.as_gate();
+pub fn admit<N: Nodes + ?Sized>(gate: u32, source: Source, nodes: &N) -> SourceVerdict {
+    let Some(node) = nodes.node(gate) else { return SourceVerdict::Admit };
+    let SourceGate { lists: [mut next, mut second, end], unlisted, on_deny, .. } = *node.as_gate();
     // What is said of nobody and where there is no list comes from the gate, though it is always the same: what the verifier knows
     // to be constant it keeps apart from what it does not know, and walks every step of the search once more for it.
     let mut said = unlisted;
     let mut best = unlisted;
     // One loop for both lists: a loop each would have the verifier walk the second from every end of the first.
     for _ in 0..2 * MAX_STEPS {
-        let Some(node) = nodes.node(next) else { return Admission::Admit };
+        let Some(node) = nodes.node(next) else { return SourceVerdict::Admit };
         let step = node.as_step();
         if step.buckets == 0 {
-            return Admission::Admit;
+            return SourceVerdict::Admit;
         }
         next = look(source.address, source.is_ipv4, step, &mut best, nodes);
         if next == NO_NODE {
@@ -124,9 +124,9 @@ pub fn admit<N: Nodes + ?Sized>(gate: u32, source: Source, nodes: &N) -> Admissi
         }
     }
     match (said.is_denied(), on_deny) {
-        (false, _) => Admission::Admit,
-        (true, Gate::SILENCE) => Admission::Silence,
-        (true, _) => Admission::Refuse,
+        (false, _) => SourceVerdict::Admit,
+        (true, SourceGate::SILENCE) => SourceVerdict::Silence,
+        (true, _) => SourceVerdict::Refuse,
     }
 }
 
@@ -257,7 +257,7 @@ mod tests {
     }
 
     /// Steps of four domains, the first of which leads to a destination behind `gate`, at 4; a bucket, at 5; `further` nodes.
-    fn gated(gate: Gate, further: &[Node]) -> Vec<Node> {
+    fn gated(gate: SourceGate, further: &[Node]) -> Vec<Node> {
         let step = Step { mask_hi: u64::MAX, first_bucket: 5, buckets: 1, ..Step::default() };
         let mut bucket = Bucket4::default();
         (bucket.keys[0], bucket.values[0]) = (0xc000_0201, Value::behind(4, 7));
@@ -280,11 +280,14 @@ mod tests {
         let id = DestinationId(7);
         for lists in [[6, NO_NODE, NO_NODE], [6, 6, NO_NODE]] {
             for (on_deny, denied) in [
-                (Gate::REFUSE, Verdict::Refuse(id)),
-                (Gate::SILENCE, Verdict::Silence(id)),
+                (SourceGate::REFUSE, Verdict::Refuse(id)),
+                (SourceGate::SILENCE, Verdict::Silence(id)),
                 (9, Verdict::Refuse(id)),
             ] {
-                let nodes = gated(Gate { lists, unlisted: Value::PASS, on_deny, ..Gate::default() }, &list);
+                let nodes = gated(
+                    SourceGate { lists, unlisted: Value::PASS, on_deny, ..SourceGate::default() },
+                    &list,
+                );
                 assert_eq!(from(10 << 24 | 1, &nodes), denied);
                 assert_eq!(from(11 << 24 | 1, &nodes), Verdict::Assign(id));
             }
@@ -303,9 +306,9 @@ mod tests {
             (6, &[Node::default()]),
             (99, &[]),
         ] {
-            let nodes = gated(Gate { lists: [first, first, first], ..Gate::default() }, further);
+            let nodes = gated(SourceGate { lists: [first, first, first], ..SourceGate::default() }, further);
             assert_eq!(from(10 << 24, &nodes), Verdict::Assign(id));
         }
-        assert_eq!(from(10 << 24, &gated(Gate::default(), &[])[..4]), Verdict::Pass);
+        assert_eq!(from(10 << 24, &gated(SourceGate::default(), &[])[..4]), Verdict::Pass);
     }
 }

@@ -10,7 +10,9 @@ use std::num::NonZeroUsize;
 use socket2::Socket;
 
 use crate::dispatcher::{Dispatcher, DispatcherError};
-use crate::host::{ListenerAddresses, ListenerGroup, ListenerOptions, LocalRoutes, NetError, Transparency};
+use crate::host::{
+    ListenerAddresses, ListenerGroup, ListenerOptions, LocalRoutes, NetError, Transparency, silent_listener,
+};
 use crate::model::{Destination, DestinationId};
 use crate::plan::Plan;
 use crate::plan::firewall::{Chain, Firewall, Rule};
@@ -78,6 +80,8 @@ enum Failure {
 pub struct Steering {
     by: By,
     sockets: Vec<(Destination, Socket)>,
+    /// Those that never answer.
+    silent: Vec<Socket>,
     routes: LocalRoutes,
 }
 
@@ -119,7 +123,7 @@ impl Steering {
                 }
             },
         };
-        Ok(Self { by, sockets: Vec::new(), routes: LocalRoutes::open()? })
+        Ok(Self { by, sockets: Vec::new(), silent: Vec::new(), routes: LocalRoutes::open()? })
     }
 
     async fn complete(&mut self, plan: &Plan, sockets: NonZeroUsize) -> Result<(), Failure> {
@@ -142,13 +146,25 @@ impl Steering {
         }
         self.routes.add(&plan.routes).await?;
         match &mut self.by {
-            By::SkLookup(dispatcher) => dispatcher.publish(Table::of(plan)?.nodes())?,
+            By::SkLookup(dispatcher) => {
+                for (protocol, family) in plan.silent() {
+                    let socket = silent_listener(protocol, family)?;
+                    dispatcher.register_silent(protocol, family, &socket)?;
+                    self.silent.push(socket);
+                }
+                dispatcher.publish(Table::of(plan)?.nodes())?;
+            }
             By::Tproxy(tproxy) => {
                 let rules = plan.bindings.iter().filter_map(|planned| {
                     let listener = *addresses_of.get(&planned.destination)?;
                     Some(Rule { binding: planned.binding, listener })
                 });
-                let firewall = Firewall::of(rules.collect());
+                let listener = |one: &Destination| {
+                    let of = |(_, other): &(&DestinationId, &Destination)| *other == one;
+                    let (id, _) = plan.destinations.iter().find(of)?;
+                    addresses_of.get(id).copied()
+                };
+                let firewall = Firewall::of(rules.collect()).denying(plan.denials(listener));
                 *tproxy = Some(Tproxy::apply(&Backend::PREFERENCE, &chain(), &firewall)?);
             }
         }
@@ -178,7 +194,7 @@ impl Steering {
             By::SkLookup(mut dispatcher) => dispatcher.detach().err().into_iter().map(Into::into).collect(),
             By::Tproxy(tproxy) => tproxy.into_iter().flat_map(Tproxy::undo).map(Into::into).collect(),
         };
-        drop(self.sockets);
+        drop((self.sockets, self.silent));
         errors.extend(self.routes.undo().await.into_iter().map(Failure::from));
         errors.into_iter().map(Into::into).collect()
     }

@@ -1,18 +1,27 @@
 //! Whom services let in: the judgement of random sources by a scan that is obviously right, by the compiled table and by the
-//! loaded program in the kernel. Which entries may be configured is tested where they are read.
+//! loaded program in the kernel; and what clients are told, on every path. Which entries may be configured is tested where they are read.
 #![allow(clippy::unwrap_used, reason = "test code panics")]
 
-use std::net::{IpAddr, SocketAddr};
+use std::io::{ErrorKind, Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::time::Duration;
 
 use socket2::{Domain, Socket, Type};
 use spectrum_common::{Packet, Verdict};
 use spectrum_steering::dispatcher::{Dispatcher, Steered};
 use spectrum_steering::model::{
-    Binding, Family, OnDeny, Prefix, Protocol, Rule, SourceEntry, SourcePolicy, domain_of,
+    Binding, Family, OnDeny, Prefix, Protocol, SourceEntry, SourcePolicy, SourceRule, domain_of,
 };
 use spectrum_steering::plan::table::Table;
 use spectrum_steering::plan::{Bound, OwnPolicy, Plan};
+use spectrum_tests::case::Case;
+use spectrum_tests::control::{CONFIG, configure, connect, reload};
+use spectrum_tests::datagram;
+use spectrum_tests::deadline::PATIENCE;
+use spectrum_tests::instance::{Instance, Launch};
 use spectrum_tests::netns::Netns;
+use spectrum_tests::on_every_path;
+use spectrum_tests::path::Path;
 use spectrum_tests::random::Random;
 use spectrum_tests::require::{self, Need};
 use spectrum_tests::share;
@@ -58,7 +67,7 @@ fn policy(random: &mut Random) -> SourcePolicy {
         let address = source(random);
         let longest = if address.is_ipv4() { 33 } else { 129 };
         let prefix = Prefix::containing(address, random.below(longest)).unwrap();
-        let rule = if random.bits().is_multiple_of(2) { Rule::Allow } else { Rule::Deny };
+        let rule = if random.bits().is_multiple_of(2) { SourceRule::Allow } else { SourceRule::Deny };
         if !entries.iter().any(|other| other.prefix == prefix) {
             entries.push(SourceEntry { prefix, rule });
         }
@@ -92,7 +101,7 @@ fn services(random: &mut Random) -> Vec<Bound> {
 }
 
 /// The word of the longest prefix that contains `source`.
-fn scanned(policy: &SourcePolicy, source: IpAddr) -> Option<(u8, Rule)> {
+fn scanned(policy: &SourcePolicy, source: IpAddr) -> Option<(u8, SourceRule)> {
     let containing = policy.entries().iter().filter(|entry| entry.prefix.contains(source));
     containing.map(|entry| (entry.prefix.length(), entry.rule)).max_by_key(|(length, _)| *length)
 }
@@ -151,8 +160,8 @@ fn scan_table_and_kernel_agree_on_whom_services_let_in() {
                 let said = if is_longer { by_common } else { by_own };
                 let on_deny = own.and_then(|own| own.on_deny).unwrap_or(plan.policies.on_deny);
                 let expected = match (said, on_deny) {
-                    (Some((_, Rule::Deny)), OnDeny::Refuse) => Verdict::Refuse(winner.destination),
-                    (Some((_, Rule::Deny)), OnDeny::Silent) => Verdict::Silence(winner.destination),
+                    (Some((_, SourceRule::Deny)), OnDeny::Refuse) => Verdict::Refuse(winner.destination),
+                    (Some((_, SourceRule::Deny)), OnDeny::Silent) => Verdict::Silence(winner.destination),
                     _ => Verdict::Assign(winner.destination),
                 };
                 let about = || format!("{service} {protocol} from {from} by {:#?}", plan.policies);
@@ -182,4 +191,218 @@ fn scan_table_and_kernel_agree_on_whom_services_let_in() {
         }
         assert!(tally.iter().all(|count| *count > 0), "a one-sided draw: {tally:?}");
     });
+}
+
+on_every_path!(
+    whom_a_policy_denies_is_refused_and_the_longest_prefix_decides,
+    whom_a_policy_denies_without_a_word_hears_nothing,
+    a_reload_changes_whom_a_service_lets_in_and_touches_nothing_open,
+);
+
+/// A service `web` that echoes by both protocols on port 80, beside one that everybody may use on port 81.
+fn services_with(case: &Case, common: &str, own: &str) -> String {
+    let service = |name, port, policy| {
+        format!(
+            "[[service]]\nname = \"{name}\"\nrespond = \"echo\"\n{policy}\n\
+             bindings = [{{ prefix = \"{}\", ports = {port}, protocol = \"both\" }}]\n",
+            case.prefix()
+        )
+    };
+    format!(
+        "{common}\n{}{}",
+        service("web", 80, own),
+        service("open", 81, "policy = { allow = [\"0.0.0.0/0\", \"::/0\"] }")
+    )
+}
+
+/// Clients have addresses of this prefix.
+fn own_clients(case: &Case) {
+    let prefix = case.family.pick("198.51.100.0/24", "2001:db8:77::/48");
+    let ip = case.family.pick("", "-6 ");
+    case.server.ip(&format!("{ip}route add local {prefix} dev lo"));
+}
+
+/// A client by its number: the last byte of its IPv4 address, the fourth group of its IPv6 address.
+fn client(case: &Case, number: u8) -> IpAddr {
+    case.family.parse(&format!("198.51.100.{number}"), &format!("2001:db8:77:{number:x}::1"))
+}
+
+/// What clients of these numbers have in common, as a prefix that leaves `free` bits of the number.
+fn prefix_of(case: &Case, number: u8, free: u8) -> String {
+    case.family
+        .pick(format!("198.51.100.{number}/{}", 32 - free), format!("2001:db8:77:{number:x}::/{}", 64 - free))
+}
+
+/// The program with this configuration; `None` on a path that carries no policy, which it says.
+fn serve(case: &Case, text: &str) -> Option<Instance> {
+    configure(&case.server, text);
+    if matches!(case.path, Path::TproxyIptablesLegacy | Path::TproxyIptablesNft) {
+        let refused = case.launch(CONFIG).finish();
+        assert_ne!(refused.code(), 0);
+        assert!(
+            refused.stderr.contains("denied sources") && refused.stderr.contains("--firewall nftables"),
+            "{}",
+            refused.stderr
+        );
+        return None;
+    }
+    Some(case.start(CONFIG))
+}
+
+/// The outcome of a client's attempt by TCP.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Told {
+    LetIn,
+    Refused,
+    Nothing,
+}
+
+/// What a client is told that dials `target` by TCP.
+fn told(case: &Case, client: IpAddr, target: SocketAddr, expected: Told) -> Told {
+    let dialled = case.server.run(|| {
+        let socket = Socket::new(Domain::for_address(target), Type::STREAM, None).unwrap();
+        if target.is_ipv6() {
+            socket.set_freebind_v6(true).unwrap();
+        }
+        socket.bind(&SocketAddr::new(client, 0).into()).unwrap();
+        socket.connect_timeout(&target.into(), patience(expected)).map(|()| TcpStream::from(socket))
+    });
+    match dialled {
+        Ok(mut stream) => {
+            stream.set_read_timeout(Some(PATIENCE)).unwrap();
+            assert!(talks(&mut stream), "{client} was let in and is not answered");
+            Told::LetIn
+        }
+        Err(error) if error.kind() == ErrorKind::ConnectionRefused => Told::Refused,
+        Err(error) if error.kind() == ErrorKind::TimedOut => Told::Nothing,
+        Err(error) => panic!("{client} dials {target}: {error}"),
+    }
+}
+
+/// The same by UDP.
+fn told_by_datagram(case: &Case, client: IpAddr, target: SocketAddr, expected: Told) -> Told {
+    let socket = datagram::client_from(&case.server, SocketAddr::new(client, 0), target);
+    socket.send(b"is anybody there?").unwrap();
+    socket.set_read_timeout(Some(patience(expected))).unwrap();
+    match datagram::hear(&socket) {
+        Ok(heard) => {
+            assert_eq!(heard, b"is anybody there?");
+            Told::LetIn
+        }
+        Err(error) if error.kind() == ErrorKind::ConnectionRefused => Told::Refused,
+        Err(error) if error.kind() == ErrorKind::WouldBlock => Told::Nothing,
+        Err(error) => panic!("{client} asks {target}: {error}"),
+    }
+}
+
+/// The time that a client waits for what it expects; what must not come is not waited for as long.
+fn patience(expected: Told) -> Duration {
+    if expected == Told::Nothing { Duration::from_secs(2) } else { PATIENCE }
+}
+
+fn talks(stream: &mut TcpStream) -> bool {
+    stream.write_all(b"still there?").is_ok() && stream.read_exact(&mut [0; 12]).is_ok()
+}
+
+/// Whom `web` and `open` deny: by the policy for all, a list, and the service's own.
+fn deny_some(case: &Case, on_deny: &str) -> Option<Instance> {
+    own_clients(case);
+    case.server.run(|| {
+        let list = format!("# somebody's list\n\n{} ; SBL1\n", prefix_of(case, 32, 2));
+        std::fs::write("/run/denied.txt", list).unwrap();
+    });
+    let common = format!(
+        "[policy]\ndeny = [\"{}\", {{ file = \"denied.txt\" }}]\non-deny = \"{on_deny}\"",
+        prefix_of(case, 0, 4)
+    );
+    let own = format!(
+        "policy = {{ allow = [\"{}\"], deny = \"{}\" }}",
+        prefix_of(case, 8, 3),
+        prefix_of(case, 9, 0)
+    );
+    serve(case, &services_with(case, &common, &own))
+}
+
+/// Each client of `web`, and what it is told.
+fn assert_told(case: &Case, denied: Told) {
+    let target = SocketAddr::new(case.address(7), 80);
+    for (number, expected) in [
+        (1, denied),
+        (8, Told::LetIn),
+        (9, denied),
+        (15, Told::LetIn),
+        (16, Told::LetIn),
+        (33, denied),
+        (36, Told::LetIn),
+    ] {
+        assert_eq!(told(case, client(case, number), target, expected), expected, "client {number} by TCP");
+        assert_eq!(
+            told_by_datagram(case, client(case, number), target, expected),
+            expected,
+            "client {number} by UDP"
+        );
+    }
+    // The other service's own word on everybody is shorter than the list's.
+    let open = SocketAddr::new(case.address(7), 81);
+    assert_eq!(told(case, client(case, 8), open, denied), denied);
+    assert_eq!(told(case, client(case, 16), open, Told::LetIn), Told::LetIn);
+}
+
+fn whom_a_policy_denies_is_refused_and_the_longest_prefix_decides(case: &mut Case) {
+    let Some(instance) = deny_some(case, "refuse") else { return };
+    assert_told(case, Told::Refused);
+    let target = SocketAddr::new(case.address(7), 80);
+    let from = SocketAddr::new(client(case, 33), 999);
+    let explained =
+        Launch::new(&case.server).arguments(&format!("explain tcp {target} --from {from}")).finish().stdout;
+    assert!(explained.contains("denied.txt:3"), "{explained}");
+    if case.path == Path::SkLookup {
+        let status = connect(&case.server, &instance).ask("status").unwrap();
+        let denied: u64 = status["destinations"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|one| one["packets"]["denied"].as_u64().unwrap())
+            .sum();
+        assert!(denied >= 7, "{status}");
+    }
+}
+
+fn whom_a_policy_denies_without_a_word_hears_nothing(case: &mut Case) {
+    let Some(instance) = deny_some(case, "silent") else { return };
+    assert_told(case, Told::Nothing);
+    instance.stop();
+}
+
+fn a_reload_changes_whom_a_service_lets_in_and_touches_nothing_open(case: &mut Case) {
+    own_clients(case);
+    let text = |denied: u8| {
+        let common = format!("[policy]\ndeny = \"{}\"", prefix_of(case, denied, 0));
+        services_with(case, &common, "")
+    };
+    let Some(instance) = serve(case, &text(1)) else { return };
+    let target = SocketAddr::new(case.address(7), 80);
+    let mut open = case.server.run(|| {
+        let socket = Socket::new(Domain::for_address(target), Type::STREAM, None).unwrap();
+        if target.is_ipv6() {
+            socket.set_freebind_v6(true).unwrap();
+        }
+        socket.bind(&SocketAddr::new(client(case, 2), 0).into()).unwrap();
+        socket.connect(&target.into()).unwrap();
+        TcpStream::from(socket)
+    });
+    open.set_read_timeout(Some(PATIENCE)).unwrap();
+    for round in 0..6_u8 {
+        let denied = 1 + round % 2;
+        if round > 0 {
+            configure(&case.server, &text(denied));
+            reload(&case.server, &instance).unwrap();
+        }
+        assert_eq!(told(case, client(case, denied), target, Told::Refused), Told::Refused, "round {round}");
+        assert_eq!(told(case, client(case, 3 - denied), target, Told::LetIn), Told::LetIn, "round {round}");
+        assert!(talks(&mut open), "an open connection was touched in round {round}");
+    }
+    configure(&case.server, &services_with(case, "", ""));
+    let error = reload(&case.server, &instance).unwrap_err();
+    assert!(error.message.contains("nobody is denied"), "{error:?}");
 }

@@ -6,7 +6,7 @@ mod source_policy;
 
 pub use binding::Binding;
 pub use domain::domain_of;
-pub use source_policy::{OnDeny, Rule, SourceEntry, SourcePolicy, SourceTie};
+pub use source_policy::{OnDeny, SourceEntry, SourcePolicy, SourceRule, SourceTie};
 pub use spectrum_common::{
     Destination, DestinationId, Family, Hop, ParsePortRangeError, ParsePrefixError, ParseProtocolError,
     ParseServiceNameError, PortRange, Prefix, Protocol, ServiceName, VisibleWriter, parse_port_ranges,

@@ -8,7 +8,7 @@ use super::Prefix;
 
 /// The word on a source prefix.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
-pub enum Rule {
+pub enum SourceRule {
     /// Its sources may come in.
     Allow,
     /// They may not.
@@ -16,7 +16,21 @@ pub enum Rule {
 }
 
 /// What a denied client is told.
-#[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    Eq,
+    Hash,
+    Ord,
+    PartialEq,
+    PartialOrd,
+    strum::Display,
+    strum::EnumString,
+    strum::VariantNames,
+)]
+#[strum(serialize_all = "kebab-case")]
 pub enum OnDeny {
     /// That nobody is there: a RST, or an ICMP port unreachable.
     #[default]
@@ -31,7 +45,7 @@ pub struct SourceEntry {
     /// The sources.
     pub prefix: Prefix,
     /// The word on them.
-    pub rule: Rule,
+    pub rule: SourceRule,
 }
 
 /// A prefix that is allowed and denied at once. The numbers are those of the entries that [`SourcePolicy::of`] was given.
@@ -63,9 +77,13 @@ impl SourcePolicy {
         numbered.sort_unstable();
         let ties = numbered.chunk_by(|(one, _), (other, _)| one.prefix == other.prefix).filter_map(|run| {
             let ((first, allowed), (last, denied)) =
-                (run.first()?, run.iter().find(|(entry, _)| entry.rule == Rule::Deny)?);
+                (run.first()?, run.iter().find(|(entry, _)| entry.rule == SourceRule::Deny)?);
             let prefix = last.prefix;
-            (first.rule == Rule::Allow).then_some(SourceTie { prefix, allowed: *allowed, denied: *denied })
+            (first.rule == SourceRule::Allow).then_some(SourceTie {
+                prefix,
+                allowed: *allowed,
+                denied: *denied,
+            })
         });
         let ties: Vec<SourceTie> = ties.collect();
         if !ties.is_empty() {
@@ -105,7 +123,7 @@ mod tests {
 
     fn entry(text: &str) -> SourceEntry {
         let (rule, prefix) = text.split_once(' ').unwrap();
-        let rule = if rule == "allow" { Rule::Allow } else { Rule::Deny };
+        let rule = if rule == "allow" { SourceRule::Allow } else { SourceRule::Deny };
         SourceEntry { prefix: prefix.parse().unwrap(), rule }
     }
 

@@ -26,4 +26,4 @@ pub use listener_sockets::{ListenerRoom, TooFewDescriptors};
 pub(crate) use obstacles::iptables_listing;
 pub use obstacles::{Effect, Hindered, Listing, Obstacle, Tracked, Untracking, obstacles_to, word};
 pub use overlap::Overlap;
-pub use policies::{OwnPolicy, Policies, Scope};
+pub use policies::{OwnPolicy, Policies, PolicyScope};

@@ -132,7 +132,8 @@ mod tests {
             dials: SpreadView::default(),
             durations: spread,
         };
-        let packets = PacketCounts { steered: 7, missed: 1, refused: [("EEXIST".to_owned(), 2)].into() };
+        let packets =
+            PacketCounts { steered: 7, missed: 1, refused: [("EEXIST".to_owned(), 2)].into(), denied: 0 };
         let plan = DestinationPlan {
             id: 0,
             service: "default".into(),

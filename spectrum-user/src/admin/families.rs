@@ -137,6 +137,11 @@ pub(super) const FAMILIES: &[MetricFamily] = &[
         Packets(|packets| packets.missed),
     ),
     counter(
+        "denied_packets",
+        "Packets that were turned away since their source is denied",
+        Packets(|packets| packets.denied),
+    ),
+    counter(
         "refused_packets",
         "Packets that the kernel would not give to the listener",
         Others(&["service", "protocol", "family", "errno"], |view, out| {

@@ -158,6 +158,11 @@ impl<'t> Problems<'t> {
         1 + starts.partition_point(|start| *start + text.base <= offset)
     }
 
+    /// The file that has the byte `offset`.
+    pub(super) fn path_of(&self, offset: usize) -> Option<&'t Path> {
+        self.texts.text(self.texts.at(offset)).map(|text| &*text.path)
+    }
+
     /// The place of the byte `offset` as who reads of a problem at the byte `other` is told of it: `line 3`, or
     /// `conf.d/web.toml:3` where that is another file.
     pub(super) fn beside(&self, offset: usize, other: usize) -> String {

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use super::udp::{self, BoundProtocols, UdpTargetError};
 use super::{
-    Config, FirewallChoice, InstanceKeys, ModeChoice, NatChoice, OriginPlaces, Planned, Protocols,
-    RepairLimit,
+    Config, FirewallChoice, InstanceKeys, ModeChoice, NatChoice, OriginPlaces, Planned, PolicyPlaces,
+    Protocols, RepairLimit,
 };
 use crate::model::{
     Binding, Force, LogOptions, Origin, OriginPort, Origins, Policy, PortRange, Prefix, ResolverOptions,
@@ -157,6 +157,7 @@ impl Flags {
             services,
             force: Force::default(),
             origin_places: OriginPlaces::default(),
+            policy_places: PolicyPlaces::default(),
             files: Vec::new(),
             texts: Arc::default(),
         };

@@ -9,6 +9,7 @@ mod instance_keys;
 mod mode;
 mod nat;
 mod origin_places;
+mod policy_places;
 mod protocols;
 mod repair_limit;
 mod texts;
@@ -24,6 +25,7 @@ pub use instance_keys::InstanceKeys;
 pub use mode::ModeChoice;
 pub use nat::NatChoice;
 pub use origin_places::OriginPlaces;
+pub use policy_places::PolicyPlaces;
 pub use protocols::Protocols;
 pub use repair_limit::RepairLimit;
 pub use udp::UdpTargetError;
@@ -77,6 +79,8 @@ pub struct Config {
     pub services: Vec<Service>,
     /// The places in the file, or flags, of their origins.
     pub origin_places: OriginPlaces,
+    /// The places of the entries of its source policies, which its plan has.
+    pub policy_places: PolicyPlaces,
     /// The files that say it, in the order in which they were read; none: flags do.
     pub files: Vec<Arc<Path>>,
     /// Their texts.

@@ -26,7 +26,7 @@ use crate::registry::{Claim, Mode};
 use crate::worker_process::{Link, LinkError, NewListeners};
 use spectrum_proxy::Served;
 use spectrum_steering::dispatcher::{Dispatcher, DispatcherError};
-use spectrum_steering::host::{ListenerGroup, ListenerOptions, LocalRoutes, Transparency};
+use spectrum_steering::host::{ListenerGroup, ListenerOptions, LocalRoutes, Transparency, silent_listener};
 use spectrum_steering::tproxy::{Backend, FirewallLook, SideTable, Tproxy};
 
 /// So many listeners are looked at at once.
@@ -69,6 +69,7 @@ impl Running {
             ResourceKind::Connections => Ok(()),
             ResourceKind::Workers => Ok(self.link()?.start(self.worker_count()?.get()).await?),
             ResourceKind::Listener => self.bind_listeners(resources),
+            ResourceKind::Silent => self.listen_silently(resources),
             ResourceKind::Registration => self.register(resources.iter().filter_map(id), &aim.plan),
             ResourceKind::Serving => {
                 self.publish();
@@ -130,6 +131,12 @@ impl Running {
             ResourceKind::Listener => {
                 for destination in resources.iter().filter_map(destination) {
                     self.listeners.remove(destination);
+                }
+            }
+            ResourceKind::Silent => {
+                // They leave the map when they close.
+                for pair in resources.iter().filter_map(silent) {
+                    self.silent.remove(&pair);
                 }
             }
             ResourceKind::Registration => {
@@ -199,6 +206,7 @@ impl Running {
             | ResourceKind::Connections
             | ResourceKind::Listener
             | ResourceKind::Serving
+            | ResourceKind::Silent
             | ResourceKind::Workers => Vec::new(),
         })
     }
@@ -380,6 +388,17 @@ impl Running {
         Ok(())
     }
 
+    /// Has denied packets go to sockets that never answer.
+    pub(super) fn listen_silently(&mut self, resources: &[Resource]) -> anyhow::Result<()> {
+        let dispatcher = self.dispatcher.as_mut().context("listen silently without a program")?;
+        for (protocol, family) in resources.iter().filter_map(silent) {
+            let socket = silent_listener(protocol, family)?;
+            dispatcher.register_silent(protocol, family, &socket)?;
+            self.silent.insert((protocol, family), socket);
+        }
+        Ok(())
+    }
+
     /// The number of sockets that each of `groups` new listeners gets, beside those that there are.
     fn sockets_of_each(&self, groups: usize, workers: NonZeroUsize) -> anyhow::Result<NonZeroUsize> {
         let (descriptors, _) = getrlimit(Limit::RLIMIT_NOFILE).context("ask for the limit of open files")?;
@@ -532,7 +551,8 @@ impl Running {
                 Ok(Rule { binding: planned.binding, listener })
             })
             .collect::<anyhow::Result<Vec<_>>>()?;
-        Ok(Firewall::of(rules))
+        let listener = |one: &Destination| self.listeners.get(one).map(ListenerGroup::address);
+        Ok(Firewall::of(rules).denying(plan.denials(listener)))
     }
 }
 
@@ -546,6 +566,13 @@ fn prefix(resource: &Resource) -> Option<Prefix> {
 fn family(resource: &Resource) -> Option<Family> {
     match resource {
         Resource::Reply(family) => Some(*family),
+        _ => None,
+    }
+}
+
+fn silent(resource: &Resource) -> Option<(Protocol, Family)> {
+    match resource {
+        Resource::Silent(protocol, family) => Some((*protocol, *family)),
         _ => None,
     }
 }

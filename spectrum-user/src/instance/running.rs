@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
 use sd_notify::NotifyState;
+use socket2::Socket;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -30,7 +31,7 @@ use crate::admin::AdminServer;
 use crate::config::{Config, ModeChoice};
 use crate::confinement::WorkerUser;
 use crate::control::{Asked, ControlServer};
-use crate::model::{Destination, DestinationId, Force, Resource, ResourceKind, Service};
+use crate::model::{Destination, DestinationId, Family, Force, Protocol, Resource, ResourceKind, Service};
 use crate::plan::Plan;
 use crate::plan::firewall::Chain;
 use crate::plan::table::Table;
@@ -114,6 +115,8 @@ pub(super) struct Running {
     /// The destinations that have had a place in the program's map.
     pub(super) registered: BTreeSet<DestinationId>,
     pub(super) listeners: BTreeMap<Destination, ListenerGroup>,
+    /// The sockets that never answer.
+    pub(super) silent: BTreeMap<(Protocol, Family), Socket>,
     pub(super) addresses: ListenerAddresses,
     pub(super) exempting: Exempting,
     pub(super) tproxy: Option<Tproxy>,
@@ -185,6 +188,7 @@ impl Running {
             admin: None,
             registered: BTreeSet::new(),
             listeners: BTreeMap::new(),
+            silent: BTreeMap::new(),
             addresses: ListenerAddresses::default(),
             exempting: Exempting::default(),
             tproxy: None,

@@ -26,6 +26,7 @@ pub fn want(config: &Config, plan: &Plan, mode: Mode, revision: u32) -> BTreeSet
     }
     if mode == Mode::SkLookup {
         want.insert(Resource::Attachment);
+        want.extend(plan.silent().into_iter().map(|(protocol, family)| Resource::Silent(protocol, family)));
         want.extend(plan.destinations.keys().map(|id| Resource::Registration(*id)));
     }
     want

@@ -22,4 +22,4 @@ pub use spectrum_proxy::model::{
     ProbeTemplate, ProxyVersion, Question, Quic, ResolverOptions, Responder, Shift, Target, Timeouts,
     TrustedProxies, UdpPolicy, UniqueIds, Weight, WeightError,
 };
-pub use spectrum_steering::model::Binding;
+pub use spectrum_steering::model::{Binding, OnDeny, SourceEntry, SourcePolicy, SourceRule};

@@ -46,6 +46,8 @@ pub enum Resource {
     Workers,
     /// A destination's listeners.
     Listener(Destination),
+    /// The socket that packets of denied sources go to which nobody answers.
+    Silent(Protocol, Family),
     /// A destination's entry in the map of listeners.
     Registration(DestinationId),
     /// The serving of what a destination's listeners accept.
@@ -79,6 +81,7 @@ impl Resource {
             | Self::Exemption
             | Self::Registration(_)
             | Self::Rules(_)
+            | Self::Silent(..)
             | Self::Workers => Duration::ZERO,
         }
     }
@@ -99,6 +102,7 @@ impl fmt::Display for Resource {
             }
             Self::Workers => f.write_str("the workers"),
             Self::Listener(destination) => write!(f, "the listeners of {destination}"),
+            Self::Silent(protocol, family) => write!(f, "the silent listener of {protocol} {family}"),
             Self::Registration(id) => write!(f, "the listener of destination {id} in the program's map"),
             Self::Serving(destination) => write!(f, "the serving of {destination}"),
             Self::Exemption => f.write_str("the table that exempts from NAT"),

@@ -237,6 +237,7 @@ fn counted(packets: &Probe, id: crate::model::DestinationId) -> Option<PacketCou
     Some(PacketCounts {
         steered: counts.steered,
         missed: counts.missed,
+        denied: counts.denied,
         refused: refused.map(|(refusal, count)| (refusal.errno().to_owned(), count)).collect(),
     })
 }

@@ -233,4 +233,7 @@ pub struct PacketCounts {
     pub missed: u64,
     /// Refused for another reason, by the name of the error; those that there were.
     pub refused: BTreeMap<String, u64>,
+    /// Turned away since their source is denied.
+    #[serde(default)]
+    pub denied: u64,
 }

@@ -264,3 +264,40 @@ empty = false
     assert_eq!(of("a"), "records failures, sample 1/10");
     assert_eq!(of("b"), "records all, sample 1/10, empty false");
 }
+
+#[test]
+fn lists_of_prefixes_are_read_and_told_by_their_lines() {
+    let directory = std::env::temp_dir().join(format!("spectrum-lists-{}", std::process::id()));
+    std::fs::create_dir_all(&directory).unwrap();
+    let (file, list) = (directory.join("spectrum.toml"), directory.join("denied.txt"));
+    let service =
+        "[[service]]\nname = \"a\"\nrespond = \"hello\"\nbindings = [{ prefix = \"192.0.2.0/24\" }]\n";
+    std::fs::write(
+        &file,
+        format!("{service}[policy]\ndeny = {{ file = \"denied.txt\" }}\nallow = \"10.0.0.0/9\"\n"),
+    )
+    .unwrap();
+    std::fs::write(&list, "# all of it\n\n10.0.0.0/8 ; SBL1\r\n2001:db8::/32\n224.0.0.0/3\n10.0.0.0/8\n")
+        .unwrap();
+    let planned = Config::load(&file).unwrap();
+    let policies = &planned.plan.policies;
+    assert_eq!(policies.common.entries().len(), 4);
+    let (_, entry) = policies.decisive(&"a".parse().unwrap(), "10.128.0.1".parse().unwrap()).unwrap();
+    let place = planned.config.policy_places.of(None, &policies.common, entry).unwrap();
+    assert_eq!(place, (list.as_path(), 3));
+
+    std::fs::write(&list, "10.0.0.0/9\n10.0.0.1/8\nnonsense\n").unwrap();
+    let error = Config::load(&file).unwrap_err().to_string();
+    for told in [
+        "denied.txt:2: \"10.0.0.1/8\"",
+        "denied.txt:3: \"nonsense\"",
+        "10.0.0.0/9 is allowed in",
+        "denied.txt:1",
+    ] {
+        assert!(error.contains(told), "{told}: {error}");
+    }
+    std::fs::remove_file(&list).unwrap();
+    let error = Config::load(&file).unwrap_err().to_string();
+    assert!(error.contains("spectrum.toml:6:") && error.contains("make it, or take it out"), "{error}");
+    std::fs::remove_dir_all(&directory).unwrap();
+}

@@ -40,6 +40,9 @@ pub(crate) const MAX_RULES: usize = 5_000;
 
 /// One text per family that has rules, each for its `iptables-restore --noflush`. A chain that is there is emptied first.
 pub(crate) fn texts(chain: &Chain, firewall: &Firewall) -> Result<BTreeMap<Family, String>, TooManyBindings> {
+    if !firewall.denials().is_empty() {
+        return Err(TooManyBindings::IptablesPolicy);
+    }
     let mut by_family: BTreeMap<Family, Vec<&Rule>> = BTreeMap::new();
     for rule in firewall.rules() {
         by_family.entry(rule.binding.family()).or_default().push(rule);
@@ -180,6 +183,8 @@ pub(crate) fn is_bare(listing: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::OnDeny;
+    use crate::plan::firewall::Denial;
 
     fn rule(protocol: Protocol, prefix: &str, ports: &str, listener: &str) -> Rule {
         Rule {
@@ -291,6 +296,20 @@ mod tests {
             .collect();
         let error = texts(&Chain::of(7), &Firewall::of(rules)).unwrap_err().to_string();
         assert!(error.contains("5001") && error.contains("--firewall nftables"), "{error}");
+    }
+
+    #[test]
+    fn a_policy_is_refused_with_what_carries_one() {
+        let listener = "127.0.0.1:40001".parse().unwrap();
+        let denial = Denial {
+            family: Family::Ipv4,
+            listeners: vec![(Protocol::Tcp, listener)],
+            on_deny: OnDeny::Refuse,
+            ranges: vec![("10.0.0.0".parse().unwrap(), "10.0.0.9".parse().unwrap())],
+        };
+        let firewall = Firewall::of(vec![rule(Protocol::Tcp, "192.0.2.0/24", "80", "127.0.0.1:40001")]);
+        let error = texts(&Chain::of(7), &firewall.denying(vec![denial])).unwrap_err().to_string();
+        assert!(error.contains("--firewall nftables"), "{error}");
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The TPROXY rules that steer as the steering table does, for either firewall of the kernel. Runs nothing.
 
+mod denial;
 pub(crate) mod iptables;
 pub(crate) mod marking;
 pub(crate) mod nftables;
@@ -10,6 +11,7 @@ use std::net::SocketAddr;
 use std::str::FromStr;
 
 use crate::model::Binding;
+pub use denial::Denial;
 pub use part::{ChainPart, ChainPlace, TableFamily};
 
 /// A binding and the listener that its packets go to.
@@ -25,6 +27,7 @@ pub struct Rule {
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Firewall {
     rules: Vec<Rule>,
+    denials: Vec<Denial>,
 }
 
 impl Firewall {
@@ -32,7 +35,18 @@ impl Firewall {
     #[must_use]
     pub fn of(mut rules: Vec<Rule>) -> Self {
         rules.sort_by(|a, b| a.binding.precedence(&b.binding));
-        Self { rules }
+        Self { rules, denials: Vec::new() }
+    }
+
+    /// The same, but for the sources that are denied.
+    #[must_use]
+    pub fn denying(self, denials: Vec<Denial>) -> Self {
+        Self { denials, ..self }
+    }
+
+    /// Whom it denies.
+    pub(crate) fn denials(&self) -> &[Denial] {
+        &self.denials
     }
 
     /// The rules in the order of precedence.
@@ -136,10 +150,16 @@ pub enum TooManyBindings {
         /// The highest number possible.
         limit: usize,
     },
+    /// Denied sources, which iptables has no sets of its own for.
+    #[error(
+        "carry the denied sources of a policy in iptables: it has no sets of addresses (use --firewall nftables, or sk_lookup; or \
+         remove policy)"
+    )]
+    IptablesPolicy,
     /// Elements of maps, which take long to load.
     #[error(
         "carry {count} address and port ranges in nftables: loading more than {limit} takes too long (use sk_lookup, \
-         or fewer bindings)"
+         or fewer bindings and denied prefixes)"
     )]
     Nftables {
         /// The number that there would be.

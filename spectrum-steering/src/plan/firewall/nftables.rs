@@ -19,6 +19,18 @@
 //! ports, however many bindings there are. One map of addresses concatenated with ports would cost the kernel a pass
 //! over bitmaps as long as the number of elements.
 //!
+//! A listener with a policy has a set of the sources that it denies, asked before the statement that steers: of TCP about SYNs
+//! alone, since what an open connection says is nobody's to deny. Where connections are refused they are refused before the
+//! handshake, as over `sk_lookup`.
+//!
+//! ```text
+//!     set gen1-denied-1 { type ipv4_addr; flags interval; elements = { 203.0.113.0-203.0.113.255, … } }
+//!     chain gen1-to-tcp-40001 {
+//!         tcp flags & (fin | syn | rst | ack) == syn ip saddr @gen1-denied-1 reject with tcp reset
+//!         meta l4proto tcp tproxy to 127.0.0.1:40001
+//!     }
+//! ```
+//!
 //! There is no guard as in iptables, because the statement is kinder than the target: where the packet's connection
 //! belongs to a socket that is not transparent, or nobody listens, it lets the packet go on instead of dropping it. So
 //! replies to clients of this host find their sockets, TCP and UDP alike; the last ACK of a handshake answered with a
@@ -37,8 +49,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use spectrum_common::Value;
 
-use super::{Chain, ChainPart, ChainPlace, Firewall, Rule, TableFamily, TooManyBindings};
-use crate::model::{DestinationId, Family, Protocol};
+use super::{Chain, ChainPart, ChainPlace, Denial, Firewall, Rule, TableFamily, TooManyBindings};
+use crate::model::{DestinationId, Family, OnDeny, Protocol};
 use crate::plan::PlannedBinding;
 use crate::plan::table::ports::PortMaps;
 use crate::plan::table::prefixes::{self, BoundPrefix};
@@ -60,6 +72,8 @@ pub(crate) struct Ruleset {
 /// The content of a table for one generation.
 #[derive(Clone, Debug, Default, Eq, PartialEq, serde::Deserialize, serde::Serialize)]
 struct Contents {
+    /// Sets of denied sources, name and definition.
+    sets: Vec<(String, String)>,
     /// Maps in the order of making them, name and definition.
     maps: Vec<(String, String)>,
     /// Chains in the order of making them: those that are gone to come first.
@@ -102,6 +116,9 @@ impl Ruleset {
         let mut families = BTreeMap::new();
         for family in [Family::Ipv4, Family::Ipv6] {
             let mut contents = Contents::default();
+            let denials: Vec<&Denial> =
+                firewall.denials().iter().filter(|denial| denial.family == family).collect();
+            contents.add_sets(family, &denials, generation);
             for protocol in [Protocol::Tcp, Protocol::Udp] {
                 let rules: Vec<&Rule> = firewall
                     .rules()
@@ -109,7 +126,7 @@ impl Ruleset {
                     .filter(|rule| rule.binding.family() == family && rule.binding.protocol == protocol)
                     .collect();
                 if !rules.is_empty() {
-                    contents.add(family, protocol, &rules, generation);
+                    contents.add(family, protocol, &rules, &denials, generation);
                 }
             }
             if !contents.rules.is_empty() {
@@ -170,15 +187,51 @@ impl Ruleset {
 }
 
 impl Contents {
+    /// Adds a set for each of `denials`.
+    fn add_sets(&mut self, family: Family, denials: &[&Denial], generation: u64) {
+        let kind = match family {
+            Family::Ipv4 => "ipv4_addr",
+            Family::Ipv6 => "ipv6_addr",
+        };
+        for (number, denial) in denials.iter().enumerate() {
+            self.elements += denial.ranges.len();
+            let mut definition = format!("type {kind}; flags interval; elements = {{ ");
+            for (first, last) in &denial.ranges {
+                // Writing to a string cannot fail.
+                let _ = if first == last {
+                    writeln!(definition, "{first},")
+                } else {
+                    writeln!(definition, "{first}-{last},")
+                };
+            }
+            definition.push_str("}; ");
+            self.sets.push((denied(generation, number), definition));
+        }
+    }
+
     /// Adds the rules of one protocol, which are of one family.
-    fn add(&mut self, family: Family, protocol: Protocol, rules: &[&Rule], generation: u64) {
+    fn add(
+        &mut self,
+        family: Family,
+        protocol: Protocol,
+        rules: &[&Rule],
+        denials: &[&Denial],
+        generation: u64,
+    ) {
         let mut listeners: Vec<SocketAddr> = rules.iter().map(|rule| rule.listener).collect();
         listeners.sort_unstable();
         listeners.dedup();
         for listener in &listeners {
+            let denial = denials.iter().position(|one| one.listeners.contains(&(protocol, *listener)));
+            let refusal = denial.and_then(|number| {
+                Some(refusal(family, protocol, denials.get(number)?.on_deny, &denied(generation, number)))
+            });
             self.chains.push((
                 to(generation, protocol, *listener),
-                format!("meta l4proto {protocol} tproxy to {listener}"),
+                format!(
+                    "{}meta l4proto {protocol} tproxy to {listener}",
+                    refusal.map(|rule| rule + "\n").unwrap_or_default()
+                ),
             ));
         }
         let planned: Vec<PlannedBinding> = rules
@@ -211,7 +264,9 @@ impl Contents {
         }
         let name_of = |value: &Value| names.get(value).cloned().unwrap_or_default();
 
-        let pieces = pieces(&prefixes);
+        // That of length 0 has no local route; see below.
+        let routed = prefixes.iter().position(|prefix| prefix.length > 0).unwrap_or(prefixes.len());
+        let pieces = pieces(prefixes.get(routed..).unwrap_or_default());
         if !pieces.is_empty() {
             self.elements += pieces.len();
             let map = format!("gen{generation}-{protocol}");
@@ -243,7 +298,8 @@ impl Contents {
         let maps = self.maps.iter().map(|(name, body)| format!("map {name} {{ {body}}}\n"));
         let base =
             format!("chain {BASE} {{\ntype filter hook prerouting priority mangle; policy accept;\n}}\n");
-        let contents: String = chains.chain(maps).chain([base]).collect();
+        let sets = self.sets.iter().map(|(name, body)| format!("set {name} {{ {body}}}\n"));
+        let contents: String = sets.chain(chains).chain(maps).chain([base]).collect();
         format!("{table} {{\n{contents}}}\n")
     }
 
@@ -260,13 +316,38 @@ impl Contents {
         let chains = || self.chains.iter().rev();
         let flushed = chains().map(|(name, _)| format!("flush chain {table} {name}\n"));
         let deleted = chains().map(|(name, _)| format!("delete chain {table} {name}\n"));
-        maps.chain(flushed).chain(deleted).collect()
+        let sets = self.sets.iter().map(|(name, _)| format!("delete set {table} {name}\n"));
+        maps.chain(flushed).chain(deleted).chain(sets).collect()
     }
 }
 
 /// The table's family and name, as the commands want it that name what is in a table.
 fn bare(table: &str) -> &str {
     table.trim_start_matches("table ")
+}
+
+/// The name of a set of denied sources.
+fn denied(generation: u64, number: usize) -> String {
+    format!("gen{generation}-denied-{}", number + 1)
+}
+
+/// The rule that turns away whom `set` has.
+fn refusal(family: Family, protocol: Protocol, on_deny: OnDeny, set: &str) -> String {
+    let source = match family {
+        Family::Ipv4 => "ip saddr",
+        Family::Ipv6 => "ip6 saddr",
+    };
+    let begins = match protocol {
+        Protocol::Tcp => "tcp flags & (fin | syn | rst | ack) == syn",
+        Protocol::Udp => "meta l4proto udp",
+    };
+    let verdict = match (on_deny, protocol, family) {
+        (OnDeny::Silent, ..) => "drop",
+        (OnDeny::Refuse, Protocol::Tcp, _) => "reject with tcp reset",
+        (OnDeny::Refuse, Protocol::Udp, Family::Ipv4) => "reject with icmp type port-unreachable",
+        (OnDeny::Refuse, Protocol::Udp, Family::Ipv6) => "reject with icmpv6 type port-unreachable",
+    };
+    format!("{begins} {source} @{set} {verdict}")
 }
 
 /// The name of the chain that leads to a listener.
@@ -299,29 +380,35 @@ fn ports(intervals: &[(u16, Value)], chain: impl Fn(Value) -> Option<String>) ->
 
 /// Addresses that follow each other and have the same bound to them. IPv4 addresses stand in the upper 32 bits.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-struct Piece {
+pub(super) struct Piece {
     first: u128,
     last: u128,
-    value: Value,
+    /// What is said of all of them.
+    pub(super) value: Value,
 }
 
 impl Piece {
-    fn range(&self, family: Family) -> String {
+    /// The first and the last address.
+    pub(super) fn bounds(&self, family: Family) -> (IpAddr, IpAddr) {
         let address = |bits: u128| match family {
             Family::Ipv4 => IpAddr::V4(Ipv4Addr::from_bits((bits >> 96) as u32)),
             Family::Ipv6 => IpAddr::V6(Ipv6Addr::from_bits(bits)),
         };
-        let (first, last) = (address(self.first), address(self.last));
+        (address(self.first), address(self.last))
+    }
+
+    fn range(&self, family: Family) -> String {
+        let (first, last) = self.bounds(family);
         if first == last { first.to_string() } else { format!("{first}-{last}") }
     }
 }
 
 /// Flattens prefixes, which come in the order that [`prefixes::resolve`] gives them: of two that contain an address the
-/// longer one says what is bound there, its value accounting for the shorter. The prefix of length 0 is left out.
-fn pieces(prefixes: &[BoundPrefix]) -> Vec<Piece> {
+/// longer one says what is bound there, its value accounting for the shorter.
+pub(super) fn pieces(prefixes: &[BoundPrefix]) -> Vec<Piece> {
     let mut pieces = Pieces::default();
     let mut open: Vec<Piece> = Vec::new();
-    for prefix in prefixes.iter().filter(|prefix| prefix.length > 0) {
+    for prefix in prefixes {
         let first = u128::from(prefix.address.hi) << 64 | u128::from(prefix.address.lo);
         let last = first | u128::MAX.checked_shr(prefix.length.into()).unwrap_or(0);
         while let Some(outer) = open.pop_if(|outer| outer.last < first) {

@@ -3,11 +3,11 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use spectrum_common::{Gate, NO_NODE, Node, Value};
+use spectrum_common::{NO_NODE, Node, SourceGate, Value};
 
 use super::prefixes::BoundPrefix;
 use super::{Table, TableError, index};
-use crate::model::{Destination, DestinationId, Family, OnDeny, Rule, ServiceName, SourcePolicy};
+use crate::model::{Destination, DestinationId, Family, OnDeny, ServiceName, SourcePolicy, SourceRule};
 use crate::plan::Policies;
 
 /// The lists of one table, of which a gate names one or two, before they have places.
@@ -62,7 +62,7 @@ impl<'a> Gates<'a> {
             }
         }
         let end = first + gates.keys.len();
-        if end > Gate::END as usize {
+        if end > SourceGate::END as usize {
             return Err(TableError::Gates { count: gates.keys.len() });
         }
         Ok(gates)
@@ -78,7 +78,7 @@ impl<'a> Gates<'a> {
             .map(|entry| BoundPrefix {
                 address: entry.prefix.address().into(),
                 length: entry.prefix.length(),
-                value: Value::source(entry.prefix.length(), entry.rule == Rule::Deny),
+                value: Value::source(entry.prefix.length(), entry.rule == SourceRule::Deny),
             })
             .collect();
         if !prefixes.is_empty() {
@@ -122,10 +122,10 @@ impl<'a> Gates<'a> {
                 *place = list;
             }
             let on_deny = match key.on_deny {
-                OnDeny::Refuse => Gate::REFUSE,
-                OnDeny::Silent => Gate::SILENCE,
+                OnDeny::Refuse => SourceGate::REFUSE,
+                OnDeny::Silent => SourceGate::SILENCE,
             };
-            let gate = Gate { lists, unlisted: Value::PASS, on_deny, ..Gate::default() };
+            let gate = SourceGate { lists, unlisted: Value::PASS, on_deny, ..SourceGate::default() };
             if let Some(node) = table.nodes.get_mut(self.first + number) {
                 *node = Node::from(gate);
             }

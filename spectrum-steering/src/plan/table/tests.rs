@@ -6,7 +6,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::model::{
-    Binding, Destination, DestinationId, OnDeny, PortRange, Prefix, Protocol, Rule, SourceEntry, SourcePolicy,
+    Binding, Destination, DestinationId, OnDeny, PortRange, Prefix, Protocol, SourceEntry, SourcePolicy,
+    SourceRule,
 };
 use crate::plan::{Bound, OwnPolicy, Plan};
 
@@ -264,13 +265,13 @@ fn source_policy(entries: Vec<SourceEntry>) -> SourcePolicy {
 fn source_entries() -> impl Strategy<Value = Vec<SourceEntry>> {
     let entry = (any::<bool>(), addresses(), 0_u8..=128).prop_map(|(denied, address, length)| SourceEntry {
         prefix: Prefix::containing(address, if address.is_ipv4() { length % 33 } else { length }).unwrap(),
-        rule: if denied { Rule::Deny } else { Rule::Allow },
+        rule: if denied { SourceRule::Deny } else { SourceRule::Allow },
     });
     prop::collection::vec(entry, 0..30)
 }
 
 /// The word of the list that decides, by a look at every entry.
-fn scanned(policy: &SourcePolicy, source: IpAddr) -> Option<(u8, Rule)> {
+fn scanned(policy: &SourcePolicy, source: IpAddr) -> Option<(u8, SourceRule)> {
     let containing = policy.entries().iter().filter(|entry| entry.prefix.contains(source));
     containing.map(|entry| (entry.prefix.length(), entry.rule)).max_by_key(|(length, _)| *length)
 }
@@ -311,7 +312,7 @@ proptest! {
             let is_longer = by_common.map(|(length, _)| length) > by_own.map(|(length, _)| length);
             let said = if is_longer { by_common } else { by_own };
             let expected = match said {
-                Some((_, Rule::Deny)) => match own.and_then(|own| own.on_deny).unwrap_or(on_deny(silent)) {
+                Some((_, SourceRule::Deny)) => match own.and_then(|own| own.on_deny).unwrap_or(on_deny(silent)) {
                     OnDeny::Refuse => Verdict::Refuse(winner.destination),
                     OnDeny::Silent => Verdict::Silence(winner.destination),
                 },
@@ -347,7 +348,7 @@ fn a_million_denied_sources_cost_no_more_than_forty_bytes_each() {
                     (Ipv4Addr::from_bits(u32::try_from(next() >> 32).unwrap()).into(), [24, 32, 32, 32])
                 };
                 let length = lengths[usize::try_from(next() % 4).unwrap()];
-                SourceEntry { prefix: Prefix::containing(address, length).unwrap(), rule: Rule::Deny }
+                SourceEntry { prefix: Prefix::containing(address, length).unwrap(), rule: SourceRule::Deny }
             })
             .collect();
         let family = if v6 { "tcp 2001:db8::/64 80" } else { "tcp 192.0.2.0/24 80" };

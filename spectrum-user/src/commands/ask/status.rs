@@ -262,7 +262,8 @@ fn some_of(all: &[String], few: usize) -> String {
 
 fn destinations(destinations: &[DestinationView], out: &mut dyn Write) -> io::Result<()> {
     let mut columns = Columns::of([
-        "ID", "SERVICE", "PROTOCOL", "FAMILY", "STEERED", "MISSED", "REFUSED", "LISTENER", "COOKIES",
+        "ID", "SERVICE", "PROTOCOL", "FAMILY", "STEERED", "MISSED", "REFUSED", "DENIED", "LISTENER",
+        "COOKIES",
     ]);
     let count = |counts: &Option<PacketCounts>, of: fn(&PacketCounts) -> String| {
         counts.as_ref().map_or("-".to_owned(), of)
@@ -277,6 +278,7 @@ fn destinations(destinations: &[DestinationView], out: &mut dyn Write) -> io::Re
             &count(packets, |counts| counts.steered.to_string()),
             &count(packets, |counts| counts.missed.to_string()),
             &count(packets, refusals),
+            &count(packets, |counts| counts.denied.to_string()),
             &listener.as_ref().map_or("none".to_owned(), |listener| listener.address.to_string()),
             &listener.as_ref().map_or(String::new(), |listener| cookies(&listener.cookies)),
         ]);

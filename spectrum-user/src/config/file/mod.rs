@@ -17,6 +17,7 @@ mod quantity;
 mod section;
 mod service;
 mod source;
+mod sources;
 mod ties;
 mod udp;
 
@@ -45,6 +46,7 @@ use file_set::FileSet;
 use key_path::KeyPath;
 use section::{Section, Typed};
 use service::{DescribedService, ServicePlaces};
+use sources::{DescribedSources, Lists, ReadList};
 
 /// A million bindings, each on a line of its own with every key, have 27 million.
 const MOST_TOKENS: usize = 40_000_000;
@@ -61,7 +63,7 @@ impl Config {
     /// A file cannot be read, or any of their problems.
     pub fn load(path: &Path) -> Result<Planned, ConfigError> {
         let FileSet { texts, found } = file_set::read(path)?;
-        understood(&texts, found)
+        understood(&texts, found, sources::read_list)
     }
 
     /// True if the file at `path` is gone once it was loaded, so that no reload can load it again.
@@ -70,7 +72,8 @@ impl Config {
         source::is_read_once(path)
     }
 
-    /// The configuration that `texts` contain, each of a file, as they were read before: no file is read.
+    /// The configuration that `texts` contain, each of a file, as they were read before: no file is read but lists of
+    /// prefixes.
     ///
     /// # Errors
     /// Any of their problems.
@@ -78,12 +81,13 @@ impl Config {
         understood_again(texts)
     }
 
-    /// The configuration that `text` contains, which was read from `path`. What it includes is not read.
+    /// The configuration that `text` contains, which was read from `path`. What it includes is not read, nor
+    /// lists of prefixes.
     ///
     /// # Errors
     /// Every problem there is; while the text is not TOML, every place where it is not.
     pub fn parse(path: &Path, text: &str) -> Result<Planned, ConfigError> {
-        understood(&Texts::begin(path, text), Vec::new())
+        understood(&Texts::begin(path, text), Vec::new(), |_| Ok(Vec::new()))
     }
 }
 
@@ -98,11 +102,11 @@ fn understood_again(texts: &[ConfigText]) -> Result<Planned, ConfigError> {
         texts.push(&next.path, next.text.as_str());
         texts
     });
-    understood(&texts, Vec::new())
+    understood(&texts, Vec::new(), sources::read_list)
 }
 
 /// The configuration that `texts` contain, in which problems were `found` before.
-fn understood(texts: &Texts<'_>, found: Vec<Found>) -> Result<Planned, ConfigError> {
+fn understood(texts: &Texts<'_>, found: Vec<Found>, lists: ReadList) -> Result<Planned, ConfigError> {
     let problems = Problems::in_texts(texts);
     problems.extend(found);
     refuse_too_many_tokens(texts, &problems);
@@ -138,7 +142,7 @@ fn understood(texts: &Texts<'_>, found: Vec<Found>) -> Result<Planned, ConfigErr
     if problems.count() == 0 {
         defaults::apply(&mut root);
     }
-    let mut planned = read(texts, &root, &problems);
+    let mut planned = read(texts, &root, &problems, lists);
     if problems.count() > 0 {
         return Err(problems.into_error());
     }
@@ -192,7 +196,7 @@ fn tokens(text: &str) -> impl Iterator<Item = usize> {
 }
 
 /// The configuration as far as the file can be understood; sound if `problems` stays empty.
-fn read(texts: &Texts<'_>, root: &DeTable<'_>, problems: &Problems<'_>) -> Planned {
+fn read(texts: &Texts<'_>, root: &DeTable<'_>, problems: &Problems<'_>, read_list: ReadList) -> Planned {
     let file = Section::new(root, KeyPath::File, problems);
     let (mode, firewall, nat, repairs, force) = file.take("dispatcher").map(dispatcher).unwrap_or_default();
     let admin = file.take("admin").and_then(admin);
@@ -206,23 +210,30 @@ fn read(texts: &Texts<'_>, root: &DeTable<'_>, problems: &Problems<'_>) -> Plann
     if let Some(typed) = file.take("include") {
         include(typed);
     }
-    let described = file.take("service").map(|typed| services(typed, problems));
+    let lists = Lists::read_by(read_list);
+    let common = file.take("policy").map(|typed| DescribedSources::read(typed, &lists));
+    let described = file.take("service").map(|typed| services(typed, &lists, problems));
     if described.is_none() && !file.misspells("service") {
         problems.add(0, NO_SERVICE);
     }
     file.finish();
 
-    let described = described.unwrap_or_default();
+    let mut described = described.unwrap_or_default();
     refuse_shared_names(&described, problems);
     let own = described.iter().filter(|described| described.records != RecordKeys::default());
     let own = own.map(|described| (described.service.name.clone(), described.records)).collect();
     let log = LogOptions { format, general, services: own };
+    let named = |one: &mut DescribedService| Some((one.service.name.clone(), one.sources.take()?));
+    let policies =
+        sources::policies(common, described.iter_mut().filter_map(named).collect(), &lists, problems);
     let (services, places): (Vec<_>, Vec<_>) =
         described.into_iter().map(|described| (described.service, described.places)).unzip();
-    let plan = plan::of(&services).unwrap_or_else(|errors| {
+    let mut plan = plan::of(&services).unwrap_or_else(|errors| {
         ties::explain(&errors, &places, problems);
         Plan::default()
     });
+    plan.policies = policies;
+    let policy_places = lists.into_places();
     let origin_places = OriginPlaces::in_files(located(&places, problems));
     let (files, texts) = (texts.paths(), Arc::default());
     let config = Config {
@@ -237,6 +248,7 @@ fn read(texts: &Texts<'_>, root: &DeTable<'_>, problems: &Problems<'_>) -> Plann
         resolver,
         services,
         origin_places,
+        policy_places,
         files,
         texts,
     };
@@ -340,7 +352,7 @@ fn resolver(typed: Typed<'_, '_>) -> ResolverOptions {
     options
 }
 
-fn services(typed: Typed<'_, '_>, problems: &Problems<'_>) -> Vec<DescribedService> {
+fn services(typed: Typed<'_, '_>, lists: &Lists, problems: &Problems<'_>) -> Vec<DescribedService> {
     let Some(elements) = typed.elements() else {
         typed.refuse_type("a list of tables, each under [[service]]");
         return Vec::new();
@@ -352,7 +364,7 @@ fn services(typed: Typed<'_, '_>, problems: &Problems<'_>) -> Vec<DescribedServi
     for (index, element) in elements.enumerate() {
         match element.value() {
             DeValue::Table(table) => {
-                services.push(DescribedService::read(table, element.offset(), index, problems));
+                services.push(DescribedService::read(table, element.offset(), index, lists, problems));
             }
             _ => element.refuse_type("a table under [[service]]"),
         }

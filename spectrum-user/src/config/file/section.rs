@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::fmt::Display;
+use std::path::Path;
 use std::str::FromStr;
 
 use spectrum_common::Either;
@@ -22,10 +23,12 @@ const TIMES: &str = "timeouts of a service, for TCP, or udp of a service";
 
 /// Keys that people put into the wrong table, and where they belong.
 const HOMES: &[(&str, &str)] = &[
+    ("allow", "[policy], or policy of a service"),
     ("backup", "an element of origins, as in { origin = \"203.0.113.10\", backup = true }"),
     ("balance", "[[service]]"),
     ("bindings", "[[service]]"),
     ("connect", "timeouts of a service"),
+    ("deny", "[policy], or policy of a service"),
     ("dial-on", "[[service]]"),
     ("drain", "[instance]"),
     ("ejection", "[[service]]"),
@@ -44,6 +47,7 @@ const HOMES: &[(&str, &str)] = &[
     ("mode", "[dispatcher]"),
     ("nat", "[dispatcher]"),
     ("netns", "[instance]"),
+    ("on-deny", "[policy], or policy of a service"),
     ("opened", "[log], or log of a service"),
     ("origins", "[[service]]"),
     ("ports", "an element of bindings"),
@@ -93,6 +97,32 @@ impl<'a, 't> Typed<'a, 't> {
     /// The place of the byte `offset`: its line, with the file if it is another one.
     pub(super) fn place_of(&self, offset: usize) -> String {
         self.problems.beside(offset, self.offset())
+    }
+
+    /// The line that it stands in.
+    pub(super) fn line(&self) -> usize {
+        self.problems.line_of(self.offset())
+    }
+
+    /// The file that it stands in.
+    pub(super) fn file(&self) -> Option<&'a Path> {
+        self.problems.path_of(self.offset())
+    }
+
+    /// Its path as messages have it.
+    pub(super) fn path(&self) -> String {
+        self.path.to_string()
+    }
+
+    /// The table that it is, if it is one.
+    pub(super) fn table(&self) -> Option<Section<'a, 't>> {
+        let DeValue::Table(table) = self.value() else { return None };
+        Some(Section::new(table, self.path, self.problems))
+    }
+
+    /// Refuses `key` of the table that the value is, in the place of the byte `offset`.
+    pub(super) fn refuse_at(&self, offset: usize, key: &str, reason: impl Display) {
+        self.problems.add_about(offset, KeyPath::Key(&self.path, key), reason);
     }
 
     /// Refuses the value, shows it, and says why.

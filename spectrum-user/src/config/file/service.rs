@@ -8,6 +8,7 @@ use super::log;
 use super::origins::{ADD_TARGET, OriginsKeys};
 use super::policy::PolicyKeys;
 use super::section::{Section, Typed};
+use super::sources::{DescribedSources, Lists};
 use super::udp::UdpKeys;
 use crate::config::error::Problems;
 use crate::config::udp::{self, BoundProtocols};
@@ -21,6 +22,8 @@ const ADD_BINDINGS: &str = "add at least one, for instance bindings = [{ prefix 
 pub(super) struct DescribedService {
     /// With stand-ins for what was refused.
     pub(super) service: Service,
+    /// Whom it lets in, where it says so.
+    pub(super) sources: Option<DescribedSources>,
     /// The keys about its records.
     pub(super) records: RecordKeys,
     /// Of the service's parts.
@@ -42,7 +45,13 @@ pub(super) struct ServicePlaces {
 
 impl DescribedService {
     /// Reads the service `index` of the file from `table`, which stands at the byte `offset`.
-    pub(super) fn read(table: &DeTable<'_>, offset: usize, index: usize, problems: &Problems<'_>) -> Self {
+    pub(super) fn read(
+        table: &DeTable<'_>,
+        offset: usize,
+        index: usize,
+        lists: &Lists,
+        problems: &Problems<'_>,
+    ) -> Self {
         let typed_name = table.get("name").and_then(|value| value.get_ref().as_str());
         // A name that is none would only make messages longer.
         let path =
@@ -52,6 +61,7 @@ impl DescribedService {
         let origins_keys = OriginsKeys::take(&section);
         let (origins, respond) = (origins_keys.origins, section.take("respond"));
         let policy_keys = PolicyKeys::take(&section);
+        let sources = section.take("policy").map(|typed| DescribedSources::read(typed, lists));
         let udp_keys = section.take("udp");
         let log = section.take("log");
         let misspells = |words: &[&str]| words.iter().any(|word| section.misspells(word));
@@ -74,9 +84,9 @@ impl DescribedService {
         // Whether it has origins is not known where they were refused.
         let udp_keys = udp_keys.filter(|_| target.is_some() || origins.is_none());
         let udp_keys = udp_keys.map(|typed| UdpKeys::read(typed, bound, target.as_ref()));
-        let UdpKeys { policy: udp_policy, sources } = udp_keys.unwrap_or_default();
+        let UdpKeys { policy: udp_policy, sources: dial_sources } = udp_keys.unwrap_or_default();
         if let Some(Target::Origins(origins)) = &mut target {
-            origins.sources = sources;
+            origins.sources = dial_sources;
         }
         let policy = policy_keys.read(udp_policy);
         policy_keys.refuse_for(bound);
@@ -93,6 +103,7 @@ impl DescribedService {
         }
         Self {
             records,
+            sources,
             places: ServicePlaces {
                 name: name_place.filter(|_| name.is_some()),
                 origins: origins.map(|typed| typed.offset()),

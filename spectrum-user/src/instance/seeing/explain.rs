@@ -11,9 +11,9 @@ use super::misunderstood;
 use crate::control::{ControlError, Decider, ExplainQuery, Explanation, Outcome, Treatment};
 use crate::instance::exit_code::FAILURE;
 use crate::model::{
-    Binding, DestinationId, Family, PortRange, Prefix, Protocol, ResourceKind, Timeouts, UdpPolicy,
+    Binding, DestinationId, Family, OnDeny, PortRange, Prefix, Protocol, ResourceKind, Timeouts, UdpPolicy,
 };
-use crate::plan::{Explained, obstacles_to};
+use crate::plan::{Explained, PolicyScope, obstacles_to};
 use crate::registry::Mode;
 use crate::view::{DETACHED, Present, Scope, Seen, ServiceView, bridges_to_rules, policy_lines};
 use spectrum_steering::dispatcher::{DispatcherError, Probe, Steered};
@@ -30,6 +30,7 @@ enum Fate {
     Passed,
     Steered(DestinationId),
     Missed(DestinationId),
+    Denied(DestinationId),
     /// And which of the [`Refusal`]s it was.
     Refused(DestinationId, usize),
 }
@@ -38,7 +39,7 @@ impl Fate {
     fn destination(self) -> Option<DestinationId> {
         match self {
             Self::Passed => None,
-            Self::Missed(id) | Self::Refused(id, _) | Self::Steered(id) => Some(id),
+            Self::Denied(id) | Self::Missed(id) | Self::Refused(id, _) | Self::Steered(id) => Some(id),
         }
     }
 }
@@ -68,7 +69,11 @@ impl Present {
         }
         let explained = self.plan.explain(protocol, dialled);
         let expected = match &explained {
-            Explained::Bound { winner, .. } => Fate::Steered(winner.destination),
+            Explained::Bound { winner, .. } => {
+                let id = winner.destination;
+                let denies = self.plan.denies(protocol, from.ip(), dialled.ip(), dialled.port()).is_some();
+                if denies { Fate::Denied(id) } else { Fate::Steered(id) }
+            }
             Explained::Unbound { .. } => Fate::Passed,
         };
         let (fate, not_asked) = match &self.steering {
@@ -79,12 +84,12 @@ impl Present {
             _ => (None, Some("with tproxy there is no program to ask".to_owned())),
         };
         let decided_by = if fate.is_some() { Decider::Kernel } else { Decider::Host };
-        let disagreement = fate.filter(|fate| fate.destination() != expected.destination()).map(|fate| {
-            format!(
-                "the kernel says {}, the host's copy says {}",
-                self.named(fate.destination()),
-                self.named(expected.destination())
-            )
+        let differs = |fate: &Fate| {
+            let is_denied = |fate: &Fate| matches!(fate, Fate::Denied(_));
+            fate.destination() != expected.destination() || is_denied(fate) != is_denied(&expected)
+        };
+        let disagreement = fate.filter(differs).map(|fate| {
+            format!("the kernel says {}, the host's copy says {}", self.named(fate), self.named(expected))
         });
         let is_detached = !self.is_attached();
         let fate = fate.unwrap_or(expected);
@@ -96,6 +101,7 @@ impl Present {
             }
             Fate::Passed => (Outcome::Passed, Some(passed(protocol, dialled))),
             Fate::Steered(_) => (Outcome::Steered, None),
+            Fate::Denied(id) => (Outcome::Refused, Some(self.denial(id, from.ip()))),
             Fate::Missed(id) => (Outcome::Refused, Some(format!("destination {id} has no listener"))),
             Fate::Refused(id, at) => {
                 let errno = Refusal::ALL.get(at).map_or("other", |refusal| refusal.errno());
@@ -133,6 +139,27 @@ impl Present {
             treatment,
             notes,
         })
+    }
+
+    /// Which entry denies a client at `source` of the destination `id`, and what it is told.
+    fn denial(&self, id: DestinationId, source: IpAddr) -> String {
+        let policies = &self.plan.policies;
+        let entry = self.plan.destination(id).and_then(|destination| {
+            let service = &destination.service;
+            let (scope, entry) = policies.decisive(service, source)?;
+            let place = match scope {
+                PolicyScope::Common => self.config.policy_places.of(None, &policies.common, entry),
+                PolicyScope::Own => policies
+                    .own
+                    .get(service)
+                    .and_then(|own| self.config.policy_places.of(Some(service), &own.sources, entry)),
+            };
+            let place =
+                place.map_or_else(String::new, |(path, line)| format!(" in {}:{line}", path.display()));
+            let silent = if policies.on_deny(service) == OnDeny::Silent { "; nobody answers it" } else { "" };
+            Some(format!("{source} is denied by {}{place}{silent}", entry.prefix))
+        });
+        entry.unwrap_or_else(|| format!("{source} is denied"))
     }
 
     /// What `service` does with what begins by this protocol.
@@ -193,7 +220,11 @@ impl Present {
                 Steered::Assigned { cookie: None } | Steered::Dropped => rises(&before, &after),
             };
             let is_dropped = steered == Steered::Dropped;
-            let fits = rose.into_iter().filter(|fate| matches!(fate, Fate::Steered(_)) != is_dropped);
+            let fits = rose.into_iter().filter(|fate| match fate {
+                // Where nobody answers it gets a socket, too.
+                Fate::Denied(_) => true,
+                fate => matches!(fate, Fate::Steered(_)) != is_dropped,
+            });
             let remaining: BTreeSet<Fate> = match possible.take() {
                 Some(possible) => fits.filter(|fate| possible.contains(fate)).collect(),
                 None => fits.collect(),
@@ -218,9 +249,10 @@ impl Present {
         self.listeners.iter().find(|(_, listener)| listener.cookies.contains(&cookie)).map(|(id, _)| *id)
     }
 
-    fn named(&self, id: Option<DestinationId>) -> String {
-        match id.and_then(|id| Some((id, self.plan.destination(id)?))) {
-            Some((id, destination)) => format!("destination {id} ({destination})"),
+    fn named(&self, fate: Fate) -> String {
+        let denied = if matches!(fate, Fate::Denied(_)) { "denied at " } else { "" };
+        match fate.destination().and_then(|id| Some((id, self.plan.destination(id)?))) {
+            Some((id, destination)) => format!("{denied}destination {id} ({destination})"),
             None => "pass".to_owned(),
         }
     }
@@ -232,6 +264,9 @@ fn rises(before: &BTreeMap<DestinationId, Counts>, after: &BTreeMap<DestinationI
     for ((id, before), after) in before.iter().zip(after.values()) {
         if before.steered != after.steered {
             rises.push(Fate::Steered(*id));
+        }
+        if before.denied != after.denied {
+            rises.push(Fate::Denied(*id));
         }
         if before.missed != after.missed {
             rises.push(Fate::Missed(*id));

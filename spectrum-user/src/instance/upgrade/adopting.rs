@@ -20,7 +20,7 @@ use crate::instance::Farewell;
 use crate::instance::effects::{loaded, namespace};
 use crate::instance::own_bindings::Speaking;
 use crate::instance::running::Running;
-use crate::model::{Destination, Forced, Protocol};
+use crate::model::{Destination, Forced, Protocol, Resource};
 use crate::plan::Plan;
 use crate::plan::firewall::{Firewall, Rule};
 use crate::registry::{Claim, InstanceId, Mode};
@@ -49,7 +49,8 @@ impl HandedLedger {
             let listener = *listener.with_context(|| format!("find the listeners of {destination}"))?;
             Ok(Rule { binding: planned.binding, listener })
         });
-        Ok(Firewall::of(rules.collect::<anyhow::Result<_>>()?))
+        let rules = rules.collect::<anyhow::Result<_>>()?;
+        Ok(Firewall::of(rules).denying(plan.denials(|one| listeners.get(one).copied())))
     }
 }
 
@@ -184,7 +185,9 @@ impl Running {
         }
         dispatcher.publish(table.nodes())?;
         self.dispatcher = Some(dispatcher);
-        Ok(())
+        // Nothing ever waits in those of the version before.
+        let silent = plan.silent().into_iter().map(|(protocol, family)| Resource::Silent(protocol, family));
+        self.listen_silently(&silent.collect::<Vec<_>>())
     }
 
     /// The one moment from which packets see this version's program.

@@ -1,0 +1,72 @@
+//! Whom the rules of a firewall deny: ranges of source addresses, for the listeners whose clients they are. Says nothing of those
+//! whom a policy allows.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+
+use spectrum_common::Value;
+
+use super::nftables::pieces;
+use crate::model::{Destination, Family, OnDeny, Prefix, Protocol, ServiceName, SourceRule};
+use crate::plan::Plan;
+use crate::plan::table::prefixes::BoundPrefix;
+
+/// Sources that may not come to some listeners, all of one family.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Denial {
+    /// The family.
+    pub(crate) family: Family,
+    /// The listeners.
+    pub(crate) listeners: Vec<(Protocol, SocketAddr)>,
+    /// What the sources are told.
+    pub(crate) on_deny: OnDeny,
+    /// The first and the last address of each range; they do not overlap.
+    pub(crate) ranges: Vec<(IpAddr, IpAddr)>,
+}
+
+impl Plan {
+    /// Whom the services deny, as rules of a firewall have it; `listener` says where the listener of a destination is.
+    #[must_use]
+    pub fn denials(&self, listener: impl Fn(&Destination) -> Option<SocketAddr>) -> Vec<Denial> {
+        if self.policies.is_empty() {
+            return Vec::new();
+        }
+        let mut denials: BTreeMap<(Option<&ServiceName>, Family, OnDeny), Denial> = BTreeMap::new();
+        for destination in self.destinations.values() {
+            let Some(address) = listener(destination) else { continue };
+            let (family, service) = (destination.family, &destination.service);
+            let own = self.policies.own.get(service).filter(|own| !own.sources.is_empty());
+            let on_deny = self.policies.on_deny(service);
+            let denial = denials.entry((own.map(|_| service), family, on_deny)).or_insert_with(|| Denial {
+                family,
+                listeners: Vec::new(),
+                on_deny,
+                ranges: self.denied(service, family),
+            });
+            denial.listeners.push((destination.protocol, address));
+        }
+        denials.into_values().filter(|denial| !denial.ranges.is_empty()).collect()
+    }
+
+    /// The addresses that `service` denies.
+    fn denied(&self, service: &ServiceName, family: Family) -> Vec<(IpAddr, IpAddr)> {
+        let own = self.policies.own.get(service).into_iter().flat_map(|own| own.sources.entries());
+        // Of two prefixes as long the later one stays. A prefix sorts before those that it contains.
+        let entries = self.policies.common.entries().iter().chain(own);
+        let entries: BTreeMap<Prefix, SourceRule> = entries
+            .filter(|entry| entry.prefix.family() == family)
+            .map(|entry| (entry.prefix, entry.rule))
+            .collect();
+        let denied = Value::destination(0);
+        let prefixes: Vec<BoundPrefix> = entries
+            .into_iter()
+            .map(|(prefix, rule)| BoundPrefix {
+                address: prefix.address().into(),
+                length: prefix.length(),
+                value: if rule == SourceRule::Deny { denied } else { Value::PASS },
+            })
+            .collect();
+        let pieces = pieces(&prefixes).into_iter().filter(|piece| piece.value == denied);
+        pieces.map(|piece| piece.bounds(family)).collect()
+    }
+}
