@@ -87,6 +87,9 @@ pub enum Command {
     Check(CheckArgs),
     /// Remove the routes and firewall rules that killed instances left in the network namespace
     Clean(CleanArgs),
+    /// Print what a word of a command line may be, for shells; nobody types it
+    #[command(hide = true)]
+    Complete(CompleteArgs),
     /// Become what an instance's processes are, and try what they must not be able to do
     #[command(hide = true)]
     Confined(ConfinedArgs),
@@ -213,6 +216,18 @@ pub struct CleanArgs {
     /// Network namespace to work in: a name that `ip netns` knows, or a path
     #[arg(long, value_name = "NAME|PATH")]
     pub netns: Option<String>,
+}
+
+/// Flags of `complete`.
+#[derive(Args, Clone, Debug)]
+pub struct CompleteArgs {
+    /// The number of the word that is to be completed, the program's name being 0
+    #[arg(long, value_name = "N")]
+    pub index: usize,
+
+    /// The command line as far as it is typed, the program's name first
+    #[arg(last = true, value_name = "WORD")]
+    pub words: Vec<OsString>,
 }
 
 /// Flags of `confined`.

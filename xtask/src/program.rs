@@ -21,11 +21,16 @@ pub(crate) struct Program {
 }
 
 /// All of them.
-pub(crate) const PROGRAMS: [Program; 4] = [
+pub(crate) const PROGRAMS: [Program; 5] = [
     Program {
         name: "bench",
         about: "Measure, as root, in throw-away network namespaces",
         package: "xtask-bench",
+    },
+    Program {
+        name: "dist",
+        about: "Make the Debian package, and with --check judge it",
+        package: "xtask-dist",
     },
     Program {
         name: "fresh",

@@ -26,6 +26,7 @@ pub fn execute(cli: &Cli) -> ExitCode {
     let done = match &cli.command {
         Some(Command::Bindings(args)) => ask::bindings(args),
         Some(Command::Check(args)) => check::check(args),
+        Some(Command::Complete(args)) => ask::complete(args),
         Some(Command::Confined(args)) => confined::confined(args),
         Some(Command::Doctor(args)) => doctor::doctor(args),
         Some(Command::Explain(args)) => ask::explain(args),

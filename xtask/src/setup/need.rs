@@ -32,6 +32,8 @@ pub enum Purpose {
     Kernels,
     /// Lint.
     Lint,
+    /// Making the Debian package, and judging it.
+    Package,
     /// Running the program in a network namespace, and looking at it.
     Run,
     /// The privileged tests.
@@ -116,6 +118,7 @@ impl Purpose {
                     cure: Cure::Run(install_cargo_fuzz),
                 },
             ],
+            Self::Package => for_packages(),
             Self::Run => vec![ip(), iptables(), bpftool()],
             Self::Test => vec![
                 ip(),
@@ -185,6 +188,20 @@ impl Purpose {
     }
 }
 
+fn for_packages() -> Vec<Need> {
+    vec![
+        program("debhelper", || has("dh"), &["debhelper"]),
+        program("dpkg-shlibdeps", || has("dpkg-shlibdeps"), &["dpkg-dev"]),
+        program("git", || has("git"), &["git"]),
+        program("lintian", || has("lintian"), &["lintian"]),
+        program("man", || has("man"), &["man-db"]),
+        program("systemd-analyze", || has("systemd-analyze"), &["systemd"]),
+        program("fish and zsh", || has("fish") && has("zsh"), &["fish", "zsh"]),
+        program("bash-completion", has_bash_completion, &["bash-completion"]),
+        server("promtool", || has("promtool"), &["prometheus"], &["prometheus"]),
+    ]
+}
+
 /// cargo-deny where set-up puts it.
 #[must_use]
 pub fn cargo_deny() -> Option<std::path::PathBuf> {
@@ -232,6 +249,10 @@ fn debian_keys() -> Need {
 
 fn has(program: &str) -> bool {
     on_path(program).is_some()
+}
+
+fn has_bash_completion() -> bool {
+    Path::new("/usr/share/bash-completion/bash_completion").is_file()
 }
 
 fn has_ngtcp2() -> bool {

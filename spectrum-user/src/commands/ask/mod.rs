@@ -2,6 +2,7 @@
 //! the instance itself.
 
 mod candidates;
+mod completion;
 mod explanation;
 mod set_origin;
 mod status;
@@ -14,6 +15,7 @@ use anyhow::{anyhow, bail};
 use serde::de::DeserializeOwned;
 
 use self::candidates::listed;
+pub(super) use self::completion::complete;
 pub(super) use self::upgrade::upgrade;
 use super::answer::print;
 use super::columns::Columns;

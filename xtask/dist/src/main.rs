@@ -1,0 +1,70 @@
+//! `cargo xtask dist`: the Debian package of spectrum, for Debian 12 and 13, and the checks of what is in it. Installs
+//! nothing on this host but what builds it; `cargo xtask fresh --package` installs what it made, elsewhere.
+
+#![expect(clippy::print_stdout, reason = "a developer's tool talks on standard output")]
+
+mod check;
+mod file_page;
+mod manual;
+mod metric_names;
+mod package;
+mod program;
+mod roff;
+mod tree;
+mod version;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::Parser;
+
+use xtask::end;
+use xtask::setup::{self, Consent, Purpose};
+use xtask::workspace;
+
+use version::Version;
+
+/// Make the Debian package of spectrum, for Debian 12 and 13
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask dist", bin_name = "cargo xtask dist")]
+struct Cli {
+    /// Then judge it: lintian, manual pages and completions against the command line, units, alerts, and that a second build
+    /// has the same bytes
+    #[arg(long)]
+    check: bool,
+    /// With the program that was built before, and without a second one to compare it with
+    #[arg(long)]
+    built: bool,
+    /// Put the package there [default: dist in the target directory]
+    #[arg(long, value_name = "DIR")]
+    output: Option<PathBuf>,
+    /// Only say what is missing, and install nothing
+    #[arg(long)]
+    no_install: bool,
+}
+
+fn main() -> ExitCode {
+    end(dist(&Cli::parse()))
+}
+
+fn dist(cli: &Cli) -> Result<ExitCode> {
+    setup::ready(&[Purpose::Build, Purpose::Package], Consent::unless(cli.no_install))?;
+    let version = Version::of(workspace::root())?;
+    let output = cli.output.clone().unwrap_or_else(|| workspace::target_dir().join("package"));
+    let program = workspace::packaged();
+    if !cli.built {
+        program::build(workspace::root(), &workspace::target_dir())?;
+    }
+    let package = package::make(&version, &program, &output)?;
+    println!("{} ({} bytes)", package.display(), std::fs::metadata(&package)?.len());
+    if !cli.check {
+        return Ok(ExitCode::SUCCESS);
+    }
+    check::check(&check::Subject {
+        package: &package,
+        version: &version,
+        program: &program,
+        again: !cli.built,
+    })
+}
