@@ -14,6 +14,7 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use super::message::{DialPlace, FromWorker, Told, WorkerQuestion};
 use super::wire::Frame;
+use crate::model::Hop;
 use spectrum_proxy::{HostFile, OwnBindings, PrivilegedSocket};
 
 /// The time for an answer. The thread that looks origins up waits for it.
@@ -22,6 +23,9 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// So many questions may wait for their answers. Of more, those are forgotten that have waited for too long.
 const MOST: usize = 4096;
 const TOO_LONG: Duration = Duration::from_secs(30);
+
+/// So many places are remembered, with the ways that lead from there.
+const REMEMBERED: usize = 16_384;
 
 /// Asks the steerer.
 #[derive(Debug)]
@@ -57,16 +61,17 @@ impl Asking {
         }
     }
 
-    /// The bindings as the steerer knows them.
+    /// The bindings as the steerer knows them. When they change it says so, and these are of no use any more.
     pub(super) fn own_bindings(self: &Arc<Self>) -> OwnBindings {
         let (asking, of_addresses) = (Arc::clone(self), Arc::clone(self));
+        let known = Remembered::default();
         OwnBindings::new(
             move |service, address, port, record| {
                 let bound = DialPlace { service: service.clone(), address, port, record };
-                match asking.ask(WorkerQuestion::Hops(bound), PATIENCE) {
-                    Some((Told::Hops(hops), _)) => hops,
-                    _ => Vec::new(),
-                }
+                known.or_ask(bound, |bound| match asking.ask(WorkerQuestion::Hops(bound), PATIENCE) {
+                    Some((Told::Hops(hops), _)) => Some(hops),
+                    _ => None,
+                })
             },
             move || match of_addresses.ask(WorkerQuestion::Interfaces, PATIENCE) {
                 Some((Told::Interfaces(addresses), _)) => addresses,
@@ -124,10 +129,60 @@ impl Asking {
     }
 }
 
+/// The ways that the steerer has told of.
+#[derive(Default)]
+struct Remembered(Mutex<HashMap<DialPlace, Vec<Hop>>>);
+
+impl Remembered {
+    /// The ways that connections take which are dialled there, by `ask` if that was not asked before.
+    fn or_ask(&self, place: DialPlace, ask: impl FnOnce(DialPlace) -> Option<Vec<Hop>>) -> Vec<Hop> {
+        let known = || self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(hops) = known().get(&place) {
+            return hops.clone();
+        }
+        // Nobody who asks waits for another's answer.
+        let Some(hops) = ask(place.clone()) else { return Vec::new() };
+        let mut known = known();
+        if known.len() >= REMEMBERED {
+            known.clear();
+        }
+        known.insert(place, hops.clone());
+        hops
+    }
+}
+
 fn opened(told: &Told, files: Vec<OwnedFd>) -> io::Result<OwnedFd> {
     match told {
         Told::Opened(Ok(())) => files.into_iter().next().ok_or_else(|| io::ErrorKind::InvalidData.into()),
         Told::Opened(Err(errno)) => Err(io::Error::from_raw_os_error(*errno)),
         _ => Err(io::ErrorKind::InvalidData.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_steerer_has_told_is_not_asked_again_and_silence_is_no_answer() {
+        let known = Remembered::default();
+        let place = |last: u8| DialPlace {
+            service: "web".parse().unwrap(),
+            address: [203, 0, 113, last].into(),
+            port: crate::model::OriginPort::Dialled,
+            record: None,
+        };
+        let hops = vec![Hop { ports: "80".parse().unwrap(), service: None }];
+        assert!(known.or_ask(place(1), |_| None).is_empty());
+        assert_eq!(known.or_ask(place(1), |_| Some(hops.clone())), hops);
+        assert_eq!(known.or_ask(place(1), |_| panic!("asked again")), hops);
+        // That no way leads back is an answer too, and the one for most addresses.
+        assert!(known.or_ask(place(2), |_| Some(Vec::new())).is_empty());
+        assert!(known.or_ask(place(2), |_| panic!("asked again")).is_empty());
+        for number in 0..=REMEMBERED {
+            let place = DialPlace { record: u16::try_from(number).ok(), ..place(3) };
+            known.or_ask(place, |_| Some(Vec::new()));
+        }
+        assert!(known.0.lock().unwrap().len() <= REMEMBERED);
     }
 }

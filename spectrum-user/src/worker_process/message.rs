@@ -148,7 +148,7 @@ pub(crate) enum WorkerQuestion {
 }
 
 /// A place that connections of a service may be dialled at.
-#[derive(Clone, Debug, Deserialize, Serialize)]
+#[derive(Clone, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
 pub(crate) struct DialPlace {
     pub(crate) service: ServiceName,
     pub(crate) address: IpAddr,
