@@ -27,6 +27,9 @@ pub(super) fn run() -> ExitCode {
         Err(error) => return exit::failure(&error, format),
     };
     log.output.losses().enter(&book);
+    for (what, reason) in confinement.lacking() {
+        tracing::info!(reason, "the worker process is not restricted in its {what}");
+    }
     let recorder = Recorder::new(log.output.clone(), Omissions::of(&book));
     match serve(stream, recorder, Counters::of(&book), Some(confinement)) {
         Ok(()) => ExitCode::SUCCESS,

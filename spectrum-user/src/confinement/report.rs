@@ -23,6 +23,18 @@ pub struct WorkerReport {
     pub files: Measure,
 }
 
+impl WorkerReport {
+    /// What it may do since the kernel has no measure against it, each with the reason.
+    pub fn lacking(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        [("files", &self.files), ("system calls", &self.system_calls)].into_iter().filter_map(
+            |(what, measure)| match measure {
+                Measure::Lacking(reason) => Some((what, reason.as_str())),
+                Measure::Partial(_) | Measure::Whole => None,
+            },
+        )
+    }
+}
+
 /// How far something is restricted.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -61,4 +73,26 @@ pub struct MissingCapability {
     pub name: String,
     /// What it is needed for.
     pub reasons: Vec<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::confinement::SameUser;
+
+    #[test]
+    fn what_the_kernel_lacks_is_told_and_what_it_has_is_not() {
+        let report = |files, system_calls| WorkerReport {
+            user: WorkerUser::Same(SameUser::Asked),
+            capabilities: Vec::new(),
+            missing: Vec::new(),
+            bounded: true,
+            system_calls,
+            files,
+        };
+        let partly = report(Measure::Partial("an elder one".to_owned()), Measure::Whole);
+        assert_eq!(partly.lacking().count(), 0);
+        let free = report(Measure::Lacking("no landlock".to_owned()), Measure::Whole);
+        assert_eq!(free.lacking().collect::<Vec<_>>(), [("files", "no landlock")]);
+    }
 }
