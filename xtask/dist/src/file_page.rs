@@ -92,15 +92,14 @@ pub(crate) fn tables(text: &str) -> Vec<Table> {
                 Key { name: name.to_owned(), about: joined(mem::take(&mut about)), ..Key::default() };
             take_value(written, &mut lines, &mut key);
             add(&mut tables[at], key);
-        } else if let Some(comment) = comment {
-            about.push(comment.strip_prefix(' ').unwrap_or(comment).to_owned());
-        } else if line.starts_with('[') {
-            let header = line.trim_end();
+        } else if let Some(header) = header(comment.map_or(line, str::trim_start)) {
             at = tables.iter().position(|table| table.header == header).unwrap_or_else(|| {
                 tables.push(Table { header: header.to_owned(), ..Table::default() });
                 tables.len() - 1
             });
             tables[at].about.extend(joined(mem::take(&mut about)));
+        } else if let Some(comment) = comment {
+            about.push(comment.strip_prefix(' ').unwrap_or(comment).to_owned());
         } else if line.is_empty() && !about.is_empty() && at + 1 == tables.len() && tables[at].keys.is_empty()
         {
             // The head of the file, before any table.
@@ -108,6 +107,15 @@ pub(crate) fn tables(text: &str) -> Vec<Table> {
         }
     }
     tables
+}
+
+/// The header of a table, if the line is one.
+fn header(line: &str) -> Option<&str> {
+    let line = line.trim_end();
+    let name = line.strip_prefix('[')?.strip_suffix(']')?.trim_matches(['[', ']']);
+    let is_name =
+        !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_lowercase() || b"-.".contains(&byte));
+    is_name.then_some(line)
 }
 
 /// The key of a line that gives one a value, and what stands behind.
@@ -225,6 +233,7 @@ mod tests {
             ("[dispatcher]", format!("[dispatcher]\n{WRONG}\n{service}")),
             ("[instance]", format!("[instance]\n{WRONG}\n{service}")),
             ("[defaults]", format!("[defaults]\n{WRONG}\n{service}")),
+            ("[policy]", format!("[policy]\n{WRONG}\n{service}")),
             ("[admin]", format!("[admin]\n{WRONG}\n{service}")),
             ("[resolver]", format!("[resolver]\n{WRONG}\n{service}")),
             ("[log]", format!("[log]\n{WRONG}\n{service}")),
