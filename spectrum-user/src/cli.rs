@@ -90,6 +90,8 @@ pub enum Command {
     /// Print what a word of a command line may be, for shells; nobody types it
     #[command(hide = true)]
     Complete(CompleteArgs),
+    /// Print the configuration in force, each key with who says it, or the JSON schema of the file
+    Config(ConfigArgs),
     /// Become what an instance's processes are, and try what they must not be able to do
     #[command(hide = true)]
     Confined(ConfinedArgs),
@@ -102,7 +104,7 @@ pub enum Command {
     /// Make the running instance read its configuration file again
     Reload(ReloadArgs),
     /// Print what the running instance is, how it fares, and what stands in its way
-    Status(InstanceArgs),
+    Status(StatusArgs),
     /// Make the running instance go on as another version of the program: its connections, listeners and rules stay
     Upgrade(UpgradeArgs),
     /// Say whether this version could go on with what an instance has; nobody types it
@@ -268,9 +270,35 @@ pub struct CheckArgs {
     #[arg(long)]
     pub resolve: bool,
 
-    /// Print one JSON object
+    /// Print what a reload with this configuration would change of the running instance. Exit codes as diff has them: 0 nothing, 1
+    /// something, more: there is no telling
+    #[arg(long, conflicts_with = "resolve")]
+    pub diff: bool,
+
+    /// The instance, and the form of the answer
+    #[command(flatten)]
+    pub instance: InstanceArgs,
+}
+
+/// Flags of `config`.
+#[derive(Args, Clone, Debug)]
+#[group(id = "printed", required = true, multiple = false, args = ["effective", "schema"])]
+pub struct ConfigArgs {
+    /// Print all that holds, as a file that says it: of --config, or else of the running instance
     #[arg(long)]
-    pub json: bool,
+    pub effective: bool,
+
+    /// Print the JSON schema of a configuration file, for editors
+    #[arg(long)]
+    pub schema: bool,
+
+    /// File, or directory of files, whose configuration is printed; without it that of the running instance
+    #[arg(long, value_name = "FILE|DIR", conflicts_with = "schema")]
+    pub config: Option<PathBuf>,
+
+    /// The instance
+    #[command(flatten)]
+    pub instance: InstanceArgs,
 }
 
 /// Flags of `doctor`.
@@ -303,6 +331,34 @@ pub struct InstanceArgs {
     /// Print JSON
     #[arg(long)]
     pub json: bool,
+}
+
+/// Flags of `status`.
+#[derive(Args, Clone, Debug)]
+pub struct StatusArgs {
+    /// Services to show; without any all, or a summary where there are very many
+    #[arg(value_name = "SERVICE")]
+    pub services: Vec<String>,
+
+    /// Show services with a binding of this protocol: tcp or udp
+    #[arg(long, value_name = "PROTOCOL")]
+    pub protocol: Option<Protocol>,
+
+    /// Show services with a binding that overlaps this prefix
+    #[arg(long, value_name = "PREFIX")]
+    pub prefix: Option<Prefix>,
+
+    /// Show services of which something is wrong, and of their origins those that get no connections though they should
+    #[arg(long)]
+    pub only_wrong: bool,
+
+    /// Show every service, however many there are
+    #[arg(long, conflicts_with = "only_wrong")]
+    pub all: bool,
+
+    /// The instance.
+    #[command(flatten)]
+    pub instance: InstanceArgs,
 }
 
 /// Flags of `reload`.
@@ -483,27 +539,30 @@ impl RunArgs {
         }
     }
 
-    /// The flags that were typed and win over a key of the file, each with that key.
+    /// The flags that were typed and win over a key of the file, each with that key and its value as TOML.
     #[must_use]
-    pub fn overriding(&self) -> Vec<(&'static str, &'static str)> {
+    pub fn overriding(&self) -> Vec<(&'static str, &'static str, String)> {
+        fn word(value: Option<impl std::fmt::Display>) -> Option<String> {
+            value.map(|value| format!("\"{value}\""))
+        }
         let flags = [
-            (self.mode.is_some(), "--mode", "dispatcher.mode"),
-            (self.firewall.is_some(), "--firewall", "dispatcher.firewall"),
-            (self.nat.is_some(), "--nat", "dispatcher.nat"),
-            (self.no_repair, "--no-repair", "dispatcher.repairs-per-minute"),
-            (self.admin.is_some(), "--admin", "admin.listen"),
-            (self.netns.is_some(), "--netns", "instance.netns"),
-            (self.drain.is_some(), "--drain", "instance.drain"),
-            (self.workers.is_some(), "--workers", "instance.workers"),
-            (self.user.is_some(), "--user", "instance.user"),
-            (self.single_process, "--single-process", "instance.single-process"),
-            (self.log_format.is_some(), "--log-format", "log.format"),
-            (self.log_records.is_some(), "--log-records", "log.records"),
-            (self.log_sample.is_some(), "--log-sample", "log.sample"),
-            (self.log_empty.is_some(), "--log-empty", "log.empty"),
-            (self.log_opened, "--log-opened", "log.opened"),
+            ("--mode", "dispatcher.mode", word(self.mode)),
+            ("--firewall", "dispatcher.firewall", word(self.firewall)),
+            ("--nat", "dispatcher.nat", word(self.nat)),
+            ("--no-repair", "dispatcher.repairs-per-minute", self.no_repair.then(|| "0".to_owned())),
+            ("--admin", "admin.listen", word(self.admin)),
+            ("--netns", "instance.netns", word(self.netns.as_ref())),
+            ("--drain", "instance.drain", word(self.drain.map(humantime::format_duration))),
+            ("--workers", "instance.workers", self.workers.map(|count| count.to_string())),
+            ("--user", "instance.user", word(self.user.as_ref())),
+            ("--single-process", "instance.single-process", self.single_process.then(|| "true".to_owned())),
+            ("--log-format", "log.format", word(self.log_format)),
+            ("--log-records", "log.records", word(self.log_records)),
+            ("--log-sample", "log.sample", word(self.log_sample)),
+            ("--log-empty", "log.empty", self.log_empty.map(|empty| empty.to_string())),
+            ("--log-opened", "log.opened", self.log_opened.then(|| "true".to_owned())),
         ];
-        flags.into_iter().filter(|(typed, ..)| *typed).map(|(_, flag, key)| (flag, key)).collect()
+        flags.into_iter().filter_map(|(flag, key, value)| Some((flag, key, value?))).collect()
     }
 
     /// The keys that the flags set about the instance, whatever the file says.

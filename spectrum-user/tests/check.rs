@@ -300,3 +300,30 @@ fn a_file_of_more_words_than_a_configuration_has_is_not_parsed() {
     );
     assert!(text(&output.stderr).starts_with(&expected), "{}", text(&output.stderr));
 }
+
+#[test]
+fn what_is_in_force_and_the_schema_are_printed() {
+    let example = example();
+    let output = spectrum(&["config", "--effective", "--config", example.to_str().unwrap()]);
+    assert_eq!(text(&output.stderr), "");
+    let printed = text(&output.stdout).to_owned();
+    assert!(
+        printed.lines().any(|line| line.starts_with("timeouts.idle = \"1h\"  # [defaults], ")),
+        "{printed}"
+    );
+    // It is a file of the same meaning.
+    let file = File::with("effective", printed);
+    let plan = |path: &str| {
+        let output = spectrum(&["check", "--json", "--config", path]);
+        assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+        let mut plan: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        plan["files"] = serde_json::Value::Null;
+        plan
+    };
+    assert_eq!(plan(example.to_str().unwrap()), plan(file.path()));
+
+    let output = spectrum(&["config", "--schema"]);
+    let schema: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(schema["properties"]["dispatcher"]["properties"]["mode"]["default"], "auto");
+    assert_eq!(spectrum(&["config"]).status.code(), Some(2));
+}

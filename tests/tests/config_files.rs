@@ -10,9 +10,13 @@ use serde_json::Value;
 use spectrum_tests::case::Case;
 use spectrum_tests::control::{connect, reload};
 use spectrum_tests::dial::{assert_refused, dial};
+use spectrum_tests::instance::program;
 use spectrum_tests::on_one_path;
 
-on_one_path!(reload_reads_every_file_again_and_refuses_one_that_is_gone);
+on_one_path!(
+    reload_reads_every_file_again_and_refuses_one_that_is_gone,
+    what_a_reload_would_change_is_told_by_name,
+);
 
 const DIRECTORY: &str = "/run/conf.d";
 
@@ -82,4 +86,63 @@ fn reload_reads_every_file_again_and_refuses_one_that_is_gone(case: &mut Case) {
     assert_answered(case, &[(address, 82, "a")]);
     let status = connect(&case.server, &instance).ask("status").unwrap();
     assert_eq!(files(&status), ["/run/conf.d/a.toml"]);
+}
+
+/// What the program says in the namespace, and its exit code.
+fn run(case: &Case, arguments: &str) -> (String, i32) {
+    let program = program().unwrap();
+    let output = case.server.output(format!("{} {arguments}", program.display()).trim());
+    let text =
+        String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    (text, output.status.code().unwrap())
+}
+
+fn what_a_reload_would_change_is_told_by_name(case: &mut Case) {
+    let diff = format!("check --diff --config {DIRECTORY}");
+    write(case, "conf.d/a.toml", &service(case, "a", 80));
+    let none = run(case, &diff);
+    assert!(none.0.contains("none runs in network namespace") && none.1 == 2, "{none:?}");
+    let instance = case.start(&format!("--config {DIRECTORY} --drain 7s"));
+    assert_eq!(run(case, &diff), ("a reload would change nothing\n".to_owned(), 0));
+
+    write(case, "conf.d/a.toml", &format!("[instance]\ndrain = \"1s\"\n{}", service(case, "a", 81)));
+    write(case, "conf.d/b.toml", &format!("{}timeouts = {{ idle = \"5m\" }}\n", service(case, "b", 80)));
+    let (text, code) = run(case, &diff);
+    let (prefix, family) = (case.prefix(), case.family.pick("ipv4", "ipv6"));
+    assert_eq!(
+        text,
+        format!(
+            "services added: b\nservice a changed:\n  bindings added: tcp {prefix} 81\n  bindings removed: tcp {prefix} 80\n\
+             listeners kept: 1\nlisteners new: b tcp {family}\nfiles added: /run/conf.d/b.toml\n"
+        )
+    );
+    assert_eq!(code, 1);
+    let reloaded = reload(&case.server, &instance).unwrap();
+    assert_eq!((&reloaded["added"], &reloaded["removed"]), (&1.into(), &0.into()), "{reloaded}");
+    assert_eq!(run(case, &diff).1, 0);
+
+    let (effective, _) = run(case, "config --effective");
+    for line in [
+        "drain = \"7s\"  # --drain",
+        "timeouts.idle = \"5m\"  # /run/conf.d/b.toml:5",
+        "timeouts.connect = \"5s\"  # built in",
+    ] {
+        assert!(effective.lines().any(|said| said == line), "{line}\n{effective}");
+    }
+
+    write(case, "conf.d/c.toml", "[admin]\nlisten = \"127.0.0.1:9180\"\n[instance]\nworkers = 77\n");
+    let (text, code) = run(case, &diff);
+    let refused: Vec<&str> =
+        text.lines().filter_map(|line| line.strip_prefix("a reload would be refused: ")).collect();
+    assert_eq!(
+        refused,
+        [
+            "admin.listen: nothing -> \"127.0.0.1:9180\"  (/run/conf.d/c.toml:2): cannot change while running; restart instead",
+            "instance.workers: nothing -> 77  (/run/conf.d/c.toml:4): cannot change while running; restart instead",
+        ]
+    );
+    assert_eq!(code, 1);
+    assert!(reload(&case.server, &instance).unwrap_err().message.contains("restart instead"));
+    write(case, "conf.d/c.toml", "[admin\n");
+    assert_eq!(run(case, &diff).1, 78);
 }

@@ -3,6 +3,7 @@
 
 use std::fmt::{self, Write as _};
 use std::io::{self, Write};
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,9 +11,12 @@ use anyhow::{Context as _, anyhow};
 use tokio::runtime;
 
 use super::answer::print;
+use super::ask::running_configuration;
+use super::difference::Difference;
+use super::exit;
 use crate::cli::CheckArgs;
 use crate::config::{Config, Planned};
-use crate::instance::{Numbered, look_up, origins_of, own_bindings};
+use crate::instance::{Numbered, code, look_up, origins_of, own_bindings};
 use crate::model::{LogFormat, RecordKeys};
 use crate::plan::Plan;
 use crate::plan::table::Table;
@@ -30,8 +34,29 @@ pub(super) fn check(args: &CheckArgs) -> anyhow::Result<()> {
         refuse_unresolved(&config, &plan)?;
     }
     let view = PlanView::of(&config, &plan, &table);
-    print("write the plan", &view, args.json, |mut out| write(&view, &config, &mut out))
+    print("write the plan", &view, args.instance.json, |mut out| write(&view, &config, &mut out))
 }
+
+/// Prints what a reload would change of a running instance, and says by the exit code whether anything.
+pub(super) fn difference(args: &CheckArgs) -> ExitCode {
+    let found = || {
+        let planned = Config::load(&args.config)?;
+        let difference = Difference::of(running_configuration(&args.instance)?, planned)?;
+        print("write the difference", &difference, args.instance.json, |out| difference.write(out))?;
+        anyhow::Ok(difference.is_none())
+    };
+    let error = match found() {
+        Ok(true) => return ExitCode::SUCCESS,
+        Ok(false) => return ExitCode::from(DIFFERENT),
+        Err(error) => error,
+    };
+    let _ = if args.instance.json { exit::refusal(&error) } else { exit::failure(&error, LogFormat::Text) };
+    ExitCode::from(code(&error).max(TROUBLE))
+}
+
+/// The exit codes of diff(1).
+const DIFFERENT: u8 = 1;
+const TROUBLE: u8 = 2;
 
 /// Refuses origins whose names have no address, a line each. That may be a mistake in the file or the fault of the
 /// network, so it is no error of the configuration.

@@ -5,7 +5,9 @@ mod ask;
 mod check;
 mod clean;
 mod columns;
+mod config;
 mod confined;
+mod difference;
 mod doctor;
 mod exit;
 mod logging;
@@ -25,8 +27,10 @@ use crate::model::LogFormat;
 pub fn execute(cli: &Cli) -> ExitCode {
     let done = match &cli.command {
         Some(Command::Bindings(args)) => ask::bindings(args),
+        Some(Command::Check(args)) if args.diff => return check::difference(args),
         Some(Command::Check(args)) => check::check(args),
         Some(Command::Complete(args)) => ask::complete(args),
+        Some(Command::Config(args)) => config::config(args),
         Some(Command::Confined(args)) => confined::confined(args),
         Some(Command::Doctor(args)) => doctor::doctor(args),
         Some(Command::Explain(args)) => ask::explain(args),
@@ -49,7 +53,8 @@ pub fn execute(cli: &Cli) -> ExitCode {
 /// True if who asks is to read in JSON what is wrong with a file.
 fn refuses_in_json(command: &Command) -> bool {
     match command {
-        Command::Check(args) => args.json,
+        Command::Check(args) => args.instance.json,
+        Command::Config(args) => args.instance.json,
         Command::Reload(args) => args.instance.json,
         _ => false,
     }

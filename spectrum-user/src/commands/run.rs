@@ -140,13 +140,16 @@ fn overruled(args: &RunArgs, planned: Planned) -> Planned {
     if let Some(admin) = args.admin {
         config.admin = Some(admin);
     }
+    for (flag, key, value) in args.overriding() {
+        config.keys.override_by(flag, key, value);
+    }
     Planned { config, plan }
 }
 
 /// Says, to who looks for it, which keys of the file are of no effect.
 fn tell_overridden(args: &RunArgs) {
     if args.config.is_some() {
-        for (flag, key) in args.overriding() {
+        for (flag, key, _) in args.overriding() {
             tracing::debug!(flag, key, "the flag wins, whatever the file says");
         }
     }

@@ -173,6 +173,12 @@ impl<'t> Problems<'t> {
         }
     }
 
+    /// The place of the byte `offset`: `conf.d/web.toml:3`.
+    pub(super) fn place(&self, offset: usize) -> String {
+        let path = self.texts.text(self.texts.at(offset)).map(|text| text.path.display().to_string());
+        format!("{}:{}", path.unwrap_or_default(), self.line_of(offset))
+    }
+
     /// The places of the bytes `offsets`, which are in order.
     pub(super) fn locate(&self, offsets: &[usize]) -> Vec<TextPlace> {
         let mut position = Position::begin(self.texts, 0);

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::udp::{self, BoundProtocols, UdpTargetError};
 use super::{
-    Config, FirewallChoice, InstanceKeys, ModeChoice, NatChoice, OriginPlaces, Planned, PolicyPlaces,
+    Config, FirewallChoice, InstanceKeys, Keys, ModeChoice, NatChoice, OriginPlaces, Planned, PolicyPlaces,
     Protocols, RepairLimit,
 };
 use crate::model::{
@@ -160,6 +160,7 @@ impl Flags {
             policy_places: PolicyPlaces::default(),
             files: Vec::new(),
             texts: Arc::default(),
+            keys: Keys::default(),
         };
         Ok(Planned { config, plan })
     }

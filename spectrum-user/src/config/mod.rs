@@ -6,12 +6,15 @@ mod file;
 mod firewall;
 mod flags;
 mod instance_keys;
+mod key_list;
+mod keys;
 mod mode;
 mod nat;
 mod origin_places;
 mod policy_places;
 mod protocols;
 mod repair_limit;
+mod schema;
 mod texts;
 mod udp;
 
@@ -22,12 +25,15 @@ pub use error::{ConfigError, Problem};
 pub use firewall::FirewallChoice;
 pub use flags::{Flags, FlagsError};
 pub use instance_keys::InstanceKeys;
+pub use key_list::{Holds, KEYS, KeyForm, KeySpec};
+pub use keys::{KeyChange, Keys, SaidBy, SaidKey, ServiceKeys, changes};
 pub use mode::ModeChoice;
 pub use nat::NatChoice;
 pub use origin_places::OriginPlaces;
 pub use policy_places::PolicyPlaces;
 pub use protocols::Protocols;
 pub use repair_limit::RepairLimit;
+pub use schema::schema;
 pub use udp::UdpTargetError;
 
 use std::net::SocketAddr;
@@ -85,4 +91,6 @@ pub struct Config {
     pub files: Vec<Arc<Path>>,
     /// Their texts.
     pub texts: Arc<[ConfigText]>,
+    /// What was typed, key by key.
+    pub keys: Keys,
 }

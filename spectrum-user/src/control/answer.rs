@@ -5,7 +5,9 @@ use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::Protocol;
+use crate::config::Keys;
+use crate::model::{Protocol, Service};
+use crate::registry::Mode;
 use crate::view::{BindingView, ListenerView, OriginView};
 
 /// The way of a packet, and the reason.
@@ -91,4 +93,17 @@ pub struct SetOriginAnswer {
     pub origins: Vec<OriginView>,
     /// True if any origin of the service gets new connections now.
     pub serves: bool,
+}
+
+/// The configuration of a running instance.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct RunningConfiguration {
+    /// The mode in which it steers, once that is decided.
+    pub mode: Option<Mode>,
+    /// The files that said it.
+    pub files: Vec<String>,
+    /// What was typed.
+    pub keys: Keys,
+    /// What it means.
+    pub services: Vec<Service>,
 }

@@ -8,7 +8,7 @@ mod error;
 mod request;
 mod server;
 
-pub use answer::{Decider, Explanation, Outcome, SetOriginAnswer, Treatment};
+pub use answer::{Decider, Explanation, Outcome, RunningConfiguration, SetOriginAnswer, Treatment};
 pub use client::{ask, ask_within};
 pub use conversation::{Asked, Asker, SharedAnswer};
 pub use error::ControlError;

@@ -13,6 +13,8 @@ use crate::model::{OriginSetting, Protocol};
 pub enum Request {
     /// The bindings that overlap all that is given.
     Bindings(BindingsQuery),
+    /// The configuration in force, as it was typed and as it is meant.
+    Configuration,
     /// The way of a packet, and the reason.
     Explain(ExplainQuery),
     /// Give one of a service's origins another share of its connections.

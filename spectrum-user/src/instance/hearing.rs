@@ -246,7 +246,7 @@ async fn hear_requests(
                     refuse_reload(asked, state);
                 }
             }
-            Request::Explain(_) | Request::Status => {
+            Request::Configuration | Request::Explain(_) | Request::Status => {
                 // There are no more conversations than there is room.
                 if questions.send(asked).await.is_err() {
                     return;
@@ -290,6 +290,14 @@ fn answer(mut questions: mpsc::Receiver<Asked>, published: &Published) {
         let mut asked = vec![first];
         while let Ok(more) = questions.try_recv() {
             asked.push(more);
+        }
+        let (configuration, asked): (Vec<_>, Vec<_>) =
+            asked.into_iter().partition(|asked| matches!(asked.request, Request::Configuration));
+        if configuration.iter().any(|asked| !asked.is_gone()) {
+            let answer = SharedAnswer::done(&published.now().configuration());
+            for asked in configuration {
+                asked.answered(answer.clone());
+            }
         }
         let (explain, status): (Vec<_>, Vec<_>) =
             asked.into_iter().partition(|asked| matches!(asked.request, Request::Explain(_)));

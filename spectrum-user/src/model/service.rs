@@ -3,14 +3,33 @@
 use super::{Binding, Policy, ServiceName, Target};
 
 /// A named thing: its bindings and what answers behind them.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, PartialEq, serde::Deserialize, serde::Serialize)]
 pub struct Service {
     /// Unique within a configuration.
     pub name: ServiceName,
     /// In the order configured; never empty.
+    #[serde(with = "bindings")]
     pub bindings: Vec<Binding>,
     /// The target that answers.
     pub target: Target,
     /// The rules for its connections.
     pub policy: Policy,
+}
+
+/// Bindings as their parts, for who asks a running instance.
+mod bindings {
+    use serde::{Deserialize as _, Deserializer, Serializer};
+
+    use crate::model::{Binding, PortRange, Prefix, Protocol};
+
+    pub(super) fn serialize<S: Serializer>(bindings: &[Binding], serializer: S) -> Result<S::Ok, S::Error> {
+        serializer
+            .collect_seq(bindings.iter().map(|binding| (binding.protocol, binding.prefix, binding.ports)))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Binding>, D::Error> {
+        let parts = Vec::<(Protocol, Prefix, PortRange)>::deserialize(deserializer)?;
+        let bindings = parts.into_iter().map(|(protocol, prefix, ports)| Binding { protocol, prefix, ports });
+        Ok(bindings.collect())
+    }
 }

@@ -8,6 +8,7 @@ use spectrum_user::config::{Config, ConfigError, ModeChoice};
 use spectrum_user::model::{Balance, DatagramHeader, HealthProbe, LogFormat, Question, Target};
 
 mod bad;
+mod keys;
 
 fn parse(text: &str) -> Result<Config, ConfigError> {
     Config::parse(Path::new("spectrum.toml"), text).map(|planned| planned.config)

@@ -4,6 +4,7 @@
 mod candidates;
 mod completion;
 mod explanation;
+mod selection;
 mod set_origin;
 mod status;
 mod upgrade;
@@ -16,11 +17,15 @@ use serde::de::DeserializeOwned;
 
 use self::candidates::listed;
 pub(super) use self::completion::complete;
+use self::selection::{LISTED, Selection, Summary};
 pub(super) use self::upgrade::upgrade;
 use super::answer::print;
 use super::columns::Columns;
-use crate::cli::{BindingsArgs, ExplainArgs, InstanceArgs, OriginArgs, ReloadArgs};
-use crate::control::{self, ExplainQuery, Explanation, ReloadQuery, Request, SetOriginAnswer};
+use crate::cli::{BindingsArgs, ExplainArgs, InstanceArgs, OriginArgs, ReloadArgs, StatusArgs};
+use crate::control::{
+    self, BindingsQuery, ExplainQuery, Explanation, ReloadQuery, Request, RunningConfiguration,
+    SetOriginAnswer,
+};
 use crate::instance::Reloaded;
 use crate::registry::{ControlSocket, InstanceName, control_sockets, live_instances, run_dir};
 use crate::view::{BindingView, View};
@@ -78,10 +83,33 @@ pub(super) fn reload(args: &ReloadArgs) -> anyhow::Result<()> {
 }
 
 /// Prints what the instance is and how it fares.
-pub(super) fn status(args: &InstanceArgs) -> anyhow::Result<()> {
-    let mut view: View = ask(args, &Request::Status)?;
+pub(super) fn status(args: &StatusArgs) -> anyhow::Result<()> {
+    let StatusArgs { services, protocol, prefix, only_wrong, all, instance } = args;
+    let binding = match prefix {
+        None => None,
+        Some(prefix) => {
+            let prefix = Some(prefix.to_string());
+            let query = BindingsQuery { protocol: *protocol, prefix, ports: None };
+            let bindings: Vec<BindingView> = ask(instance, &Request::Bindings(query))?;
+            Some(bindings.iter().map(|binding| binding.service.to_string()).collect())
+        }
+    };
+    let selection =
+        Selection { names: services.clone(), protocol: *protocol, binding, only_wrong: *only_wrong };
+    let mut view: View = ask(instance, &Request::Status)?;
     name_programs(&mut view);
-    print(OP, &view, args.json, |out| status::write(&view, out))
+    let is_short = selection.is_all() && !all && view.services.len() > LISTED;
+    let summary = is_short.then(|| Summary::of(&view));
+    selection.apply(&mut view)?;
+    print(OP, &view, instance.json, |out| match &summary {
+        Some(summary) => status::write_summary(&view, summary, out),
+        None => status::write(&view, out),
+    })
+}
+
+/// The configuration of the instance that is meant.
+pub(super) fn running_configuration(args: &InstanceArgs) -> anyhow::Result<RunningConfiguration> {
+    ask(args, &Request::Configuration)
 }
 
 /// Names the programs that the instance may not ask the names of.

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use humantime::format_duration;
 
+use super::selection::Summary;
 use crate::commands::columns::Columns;
 use crate::confinement::WorkerReport;
 use crate::view::{
@@ -19,11 +20,48 @@ use spectrum_steering::dispatcher::AttachedProgram;
 /// So many cookies of a listener are shown.
 const COOKIES: usize = 4;
 
+/// So many services of which something is wrong are named.
+const WRONG: usize = 20;
+
 /// So many files of a configuration are shown.
 const FILES: usize = 8;
 
 /// Writes `status` in sections.
 pub(super) fn write(status: &View, out: &mut dyn Write) -> io::Result<()> {
+    instance(status, out)?;
+    services(status, out)?;
+    origins(&status.services, out)?;
+
+    writeln!(out, "\ndestinations: {}", status.destinations.len())?;
+    destinations(&status.destinations, out)?;
+    surroundings(status, out)
+}
+
+/// Writes the `summary` of its services in their place.
+pub(super) fn write_summary(status: &View, summary: &Summary, out: &mut dyn Write) -> io::Result<()> {
+    instance(status, out)?;
+    let Summary { services, open, total, origins, wrong } = summary;
+    writeln!(out, "\nservices: {services}, with {open} open connections and {total} so far")?;
+    writeln!(out, "  status SERVICE shows one, status --all each of them")?;
+    if !origins.is_empty() {
+        let count: usize = origins.values().sum();
+        let conditions: Vec<String> = origins.iter().map(|(word, count)| format!("{count} {word}")).collect();
+        writeln!(out, "origins: {count}, of which {}", conditions.join(", "))?;
+    }
+    writeln!(out, "destinations: {}", status.destinations.len())?;
+    if !wrong.is_empty() {
+        writeln!(
+            out,
+            "something is wrong with {} of the services (status --only-wrong shows them):",
+            wrong.len()
+        )?;
+        writeln!(out, "  {}", some_of(wrong, WRONG))?;
+    }
+    surroundings(status, out)
+}
+
+/// Writes what is of no single service.
+fn instance(status: &View, out: &mut dyn Write) -> io::Result<()> {
     let View { id, pid, state, namespace, generation, .. } = status;
     let id = id.as_ref().map_or_else(String::new, |id| format!(" {id}"));
     let mode = status.mode.map_or_else(|| "undecided".to_owned(), |mode| mode.to_string());
@@ -83,8 +121,10 @@ pub(super) fn write(status: &View, out: &mut dyn Write) -> io::Result<()> {
         out,
         "descriptors for connections: {}, {} of them each service's own",
         status.descriptors, status.descriptors_of_each
-    )?;
+    )
+}
 
+fn services(status: &View, out: &mut dyn Write) -> io::Result<()> {
     writeln!(out, "\nservices: {}", status.services.len())?;
     let mut services = Columns::of(["NAME", "BINDINGS", "OPEN", "TOTAL", "TARGET"]);
     for service in &status.services {
@@ -114,13 +154,10 @@ pub(super) fn write(status: &View, out: &mut dyn Write) -> io::Result<()> {
             services.row(["", "", "", "", line]);
         }
     }
-    services.write(out, "  ")?;
+    services.write(out, "  ")
+}
 
-    origins(&status.services, out)?;
-
-    writeln!(out, "\ndestinations: {}", status.destinations.len())?;
-    destinations(&status.destinations, out)?;
-
+fn surroundings(status: &View, out: &mut dyn Write) -> io::Result<()> {
     let programs: Vec<String> = status.surroundings.other_programs.iter().map(program).collect();
     section(out, "other sk_lookup programs of the namespace", &programs)?;
     let conflicts: Vec<String> = status

@@ -14,6 +14,7 @@ mod origins;
 mod pattern;
 mod policy;
 mod quantity;
+mod said;
 mod section;
 mod service;
 mod source;
@@ -37,7 +38,7 @@ use super::error::{Found, Problems, TextPlace};
 use super::origin_places::{OriginPlace, OriginPlaces};
 use super::texts::Texts;
 use super::{
-    Config, ConfigError, ConfigText, FirewallChoice, InstanceKeys, ModeChoice, NatChoice, Planned,
+    Config, ConfigError, ConfigText, FirewallChoice, InstanceKeys, Keys, ModeChoice, NatChoice, Planned,
     RepairLimit,
 };
 use crate::model::{Force, Forced, LogOptions, RecordKeys, ResolverOptions, ServiceName};
@@ -51,6 +52,9 @@ use sources::{DescribedSources, Lists, ReadList};
 /// A million bindings, each on a line of its own with every key, have 27 million.
 const MOST_TOKENS: usize = 40_000_000;
 
+/// So many elements of a list are kept for who asks what is in force; a service may have a million.
+const SHOWN_ELEMENTS: usize = 16;
+
 /// A repair that takes place so often is one that is never over.
 const MOST_REPAIRS: u32 = 6_000;
 
@@ -63,7 +67,16 @@ impl Config {
     /// A file cannot be read, or any of their problems.
     pub fn load(path: &Path) -> Result<Planned, ConfigError> {
         let FileSet { texts, found } = file_set::read(path)?;
-        understood(&texts, found, sources::read_list)
+        understood(&texts, found, SHOWN_ELEMENTS, sources::read_list)
+    }
+
+    /// The same, with all elements of all lists in its keys, however many there are.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub fn load_whole(path: &Path) -> Result<Planned, ConfigError> {
+        let FileSet { texts, found } = file_set::read(path)?;
+        understood(&texts, found, usize::MAX, sources::read_list)
     }
 
     /// True if the file at `path` is gone once it was loaded, so that no reload can load it again.
@@ -87,7 +100,7 @@ impl Config {
     /// # Errors
     /// Every problem there is; while the text is not TOML, every place where it is not.
     pub fn parse(path: &Path, text: &str) -> Result<Planned, ConfigError> {
-        understood(&Texts::begin(path, text), Vec::new(), |_| Ok(Vec::new()))
+        understood(&Texts::begin(path, text), Vec::new(), SHOWN_ELEMENTS, |_| Ok(Vec::new()))
     }
 }
 
@@ -102,11 +115,16 @@ fn understood_again(texts: &[ConfigText]) -> Result<Planned, ConfigError> {
         texts.push(&next.path, next.text.as_str());
         texts
     });
-    understood(&texts, Vec::new(), sources::read_list)
+    understood(&texts, Vec::new(), SHOWN_ELEMENTS, sources::read_list)
 }
 
 /// The configuration that `texts` contain, in which problems were `found` before.
-fn understood(texts: &Texts<'_>, found: Vec<Found>, lists: ReadList) -> Result<Planned, ConfigError> {
+fn understood(
+    texts: &Texts<'_>,
+    found: Vec<Found>,
+    shown: usize,
+    lists: ReadList,
+) -> Result<Planned, ConfigError> {
     let problems = Problems::in_texts(texts);
     problems.extend(found);
     refuse_too_many_tokens(texts, &problems);
@@ -149,6 +167,7 @@ fn understood(texts: &Texts<'_>, found: Vec<Found>, lists: ReadList) -> Result<P
     let all = texts.each().iter();
     planned.config.texts =
         all.map(|text| ConfigText { path: text.path.to_path_buf(), text: text.text.to_string() }).collect();
+    planned.config.keys = said::keys(&root, &planned.config.services, shown, &problems);
     Ok(planned)
 }
 
@@ -251,6 +270,7 @@ fn read(texts: &Texts<'_>, root: &DeTable<'_>, problems: &Problems<'_>, read_lis
         policy_places,
         files,
         texts,
+        keys: Keys::default(),
     };
     Planned { config, plan }
 }

@@ -5,7 +5,7 @@ mod explain;
 use std::sync::Arc;
 
 use super::exit_code::USAGE;
-use crate::control::{BindingsQuery, ControlError};
+use crate::control::{BindingsQuery, ControlError, RunningConfiguration};
 use crate::model::{DestinationId, parse_port_ranges};
 use crate::plan::{Overlap, PlannedBinding};
 use crate::view::{BindingView, ListenerView, Present};
@@ -39,6 +39,16 @@ impl Present {
             let overlapping = batch.filter(|planned| overlap.is_with(&planned.binding));
             overlapping.map(|planned| present.listed(planned)).collect()
         }))
+    }
+
+    /// The configuration in force.
+    pub(super) fn configuration(&self) -> RunningConfiguration {
+        RunningConfiguration {
+            mode: self.mode,
+            files: self.config.shown_files(),
+            keys: self.config.keys.clone(),
+            services: self.config.services.clone(),
+        }
     }
 
     fn listed(&self, planned: &PlannedBinding) -> BindingView {
