@@ -207,7 +207,7 @@ fn alerts(unpacked: &Path) -> Result<String> {
     let dashboard = fs::read_to_string(dashboard).context("read the dashboard")?;
     let unknown = metric_names::unknown(&[dashboard, rules].concat(), &documented);
     ensure!(unknown.is_empty(), "metrics that there are not: {unknown:?}");
-    Ok(format!("promtool fires each of {}, and every metric exists", alerts))
+    Ok(format!("promtool fires each of {alerts}, and every metric exists"))
 }
 
 /// A program that tells where it was built is another one elsewhere.

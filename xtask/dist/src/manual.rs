@@ -2,6 +2,7 @@
 //! `--help` does not, but for files, exit codes and where to read on.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 
 use anyhow::{Context as _, Result};
 use clap::CommandFactory as _;
@@ -52,7 +53,7 @@ fn closing(others: &[&str]) -> String {
         ("77", "Not permitted. The message names the capability."),
         ("78", "Bad configuration: each problem with file, line, column, key and cure."),
     ] {
-        text.push_str(&format!(".TP\n\\fB{code}\\fR\n{}\n", escaped(meaning)));
+        let _ = writeln!(text, ".TP\n\\fB{code}\\fR\n{}", escaped(meaning));
     }
     text.push_str(".SH FILES\n");
     for (path, meaning) in [
@@ -60,7 +61,7 @@ fn closing(others: &[&str]) -> String {
         ("/run/spectrum", "What instances have claimed, and the sockets at which they are asked."),
         ("/usr/share/doc/spectrum", "How to run it, and examples."),
     ] {
-        text.push_str(&format!(".TP\n\\fI{}\\fR\n{}\n", escaped(path), escaped(meaning)));
+        let _ = writeln!(text, ".TP\n\\fI{}\\fR\n{}", escaped(path), escaped(meaning));
     }
     text.push_str(".SH \"SEE ALSO\"\n");
     let mut pages: Vec<String> = others.iter().map(|name| format!("\\fB{}\\fR(1)", escaped(name))).collect();
