@@ -161,6 +161,9 @@ fn cargo(toolchain: &Toolchain, name: &str, root: &Path, machine: &Machine) -> C
         "-Cdebuginfo=2".to_owned(),
         format!("-Clinker={}", toolchain.linker.display()),
         "-Clink-arg=--btf".to_owned(),
+        // BTF says of each line where its file is: the object is the same wherever it is built.
+        format!("--remap-path-prefix={}=/usr/src/spectrum", root.display()),
+        format!("--remap-path-prefix={}=/usr/src/cargo", cargo_home().display()),
     ];
     cargo
         .current_dir(root)
@@ -171,6 +174,11 @@ fn cargo(toolchain: &Toolchain, name: &str, root: &Path, machine: &Machine) -> C
         .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"))
         .stdout(Stdio::null());
     cargo
+}
+
+fn cargo_home() -> PathBuf {
+    let said = env::var_os("CARGO_HOME").map(PathBuf::from);
+    said.unwrap_or_else(|| env::home_dir().unwrap_or_default().join(".cargo"))
 }
 
 /// True if `variable` says how the host crates are compiled. Where cargo's files are and what it may use still holds.

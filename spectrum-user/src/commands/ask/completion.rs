@@ -3,19 +3,22 @@
 
 use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
+use std::fmt::Write as _;
 use std::fs;
+use std::io::{self, Write as _};
 use std::sync::Arc;
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
+use anyhow::Context as _;
 use clap::CommandFactory as _;
 use clap_complete::engine::{self, ArgValueCompleter, CompletionCandidate};
 use serde::de::DeserializeOwned;
 
 use crate::cli::{Cli, CompleteArgs, InstanceArgs};
-use crate::commands::answer::print;
 use crate::control::{self, BindingsQuery, Request};
+use crate::model::visible;
 use crate::registry::{control_sockets, run_dir};
 use crate::view::{BindingView, View};
 use spectrum_steering::host::NamespaceId;
@@ -62,15 +65,14 @@ impl Known {
 
 /// Prints what the word may be that the cursor is on: one a line, with what it means after a tabulator.
 pub(crate) fn complete(args: &CompleteArgs) -> anyhow::Result<()> {
-    let candidates = candidates(args.words.clone(), args.index);
-    print("write the words", &(), false, |out| {
-        for candidate in &candidates {
-            let value = candidate.get_value().to_string_lossy();
-            let help = candidate.get_help().map(ToString::to_string).unwrap_or_default();
-            writeln!(out, "{value}\t{}", help.lines().next().unwrap_or_default())?;
-        }
-        Ok(())
-    })
+    let mut lines = String::new();
+    for candidate in candidates(args.words.clone(), args.index) {
+        let value = candidate.get_value().to_string_lossy();
+        let help = candidate.get_help().map(ToString::to_string).unwrap_or_default();
+        let help = help.lines().next().unwrap_or_default();
+        let _ = writeln!(lines, "{}\t{}", visible(&value), visible(help));
+    }
+    io::stdout().write_all(lines.as_bytes()).context("write the words")
 }
 
 fn candidates(mut words: Vec<OsString>, index: usize) -> Vec<CompletionCandidate> {
