@@ -1,6 +1,6 @@
 //! Datagrams of trusted proxies, each of which says whose it is, as far as that goes without privileges. Which bytes are a header is
 //! tested beside the codec, and what holds for datagrams of anybody in `udp.rs`.
-#![allow(clippy::unwrap_used, reason = "test code panics")]
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "test code panics, and says so")]
 
 mod namespace;
 

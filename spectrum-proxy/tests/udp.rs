@@ -1,7 +1,8 @@
 //! UDP sessions as far as they go without privileges: a listener on every address of the host stands in for steering,
 //! and loopback's addresses for a prefix.
-#![allow(clippy::unwrap_used, reason = "test code panics")]
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "test code panics, and says so")]
 
+mod coming;
 mod namespace;
 
 use std::collections::HashMap;
@@ -13,7 +14,7 @@ use std::sync::mpsc::{self, Receiver};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use namespace::Ports;
+use coming::{Coming, Said};
 use nix::sys::socket::sockopt::IpMtu;
 use nix::sys::socket::{
     ControlMessage, ControlMessageOwned, MsgFlags, SockaddrIn, getsockopt, recvmsg, sendmsg,
@@ -870,70 +871,6 @@ fn a_service_has_as_many_sessions_as_it_may() {
         assert_eq!(running.report().dialled, running.dialled(2));
     }
     assert_relayed(&honest, &there, b"still here");
-}
-
-/// An origin that may go and come back.
-struct Coming {
-    address: SocketAddr,
-    socket: Option<UdpSocket>,
-    /// For each client and what it dialled: the last number that came.
-    last: HashMap<(u8, u8), u32>,
-    ports: Ports<(u8, u8)>,
-}
-
-impl Coming {
-    fn new() -> Self {
-        let socket = origin();
-        socket.set_nonblocking(true).unwrap();
-        Self {
-            address: socket.local_addr().unwrap(),
-            socket: Some(socket),
-            last: HashMap::new(),
-            ports: Ports::default(),
-        }
-    }
-
-    fn go_or_come(&mut self) {
-        self.answer();
-        if self.socket.take().is_none() {
-            // A session may have its port meanwhile.
-            let Ok(socket) = UdpSocket::bind(self.address) else { return };
-            socket.set_nonblocking(true).unwrap();
-            self.socket = Some(socket);
-        }
-    }
-
-    /// Sends back what has come.
-    fn answer(&mut self) {
-        let Some(socket) = &self.socket else { return };
-        let mut heard = [0; 64];
-        while let Ok((length, from)) = socket.recv_from(&mut heard) {
-            let said = Said::read(&heard[..length]);
-            let last = self.last.insert((said.client, said.dialled), said.number);
-            assert!(last.is_none_or(|last| last < said.number), "{said:?} after {last:?}");
-            self.ports.heard(said.number, (said.client, said.dialled), from);
-            socket.send_to(&heard[..length], from).unwrap();
-        }
-    }
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Said {
-    client: u8,
-    dialled: u8,
-    number: u32,
-}
-
-impl Said {
-    fn bytes(self) -> [u8; 6] {
-        let [a, b, c, d] = self.number.to_be_bytes();
-        [self.client, self.dialled, a, b, c, d]
-    }
-
-    fn read(bytes: &[u8]) -> Self {
-        let [client, dialled, a, b, c, d] = *bytes else { panic!("{bytes:?}") };
-        Self { client, dialled, number: u32::from_be_bytes([a, b, c, d]) }
-    }
 }
 
 /// Whatever happens meanwhile, a client hears what was said to it alone, in its order, from what it dialled.

@@ -154,7 +154,7 @@ impl<'t> Problems<'t> {
             return 1;
         };
         let starts =
-            starts.get_or_init(|| text.text.match_indices('\n').map(|(newline, _)| newline + 1).collect());
+            starts.get_or_init(|| text.content.match_indices('\n').map(|(newline, _)| newline + 1).collect());
         1 + starts.partition_point(|start| *start + text.base <= offset)
     }
 
@@ -227,8 +227,8 @@ impl Position {
     fn advanced(self, texts: &Texts<'_>, offset: usize) -> Self {
         let this = if texts.at(offset) == self.text { self } else { Self::begin(texts, offset) };
         let Some(text) = texts.text(this.text) else { return this };
-        let offset = text.text.floor_char_boundary(offset.saturating_sub(text.base));
-        let passed = text.text.get(this.offset..offset).unwrap_or_default();
+        let offset = text.content.floor_char_boundary(offset.saturating_sub(text.base));
+        let passed = text.content.get(this.offset..offset).unwrap_or_default();
         match passed.rsplit_once('\n') {
             None => Self { column: this.column + passed.chars().count(), offset, ..this },
             Some((lines, rest)) => Self {

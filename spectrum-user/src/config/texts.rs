@@ -10,7 +10,7 @@ pub(super) struct Text<'t> {
     /// The file.
     pub(super) path: Arc<Path>,
     /// All that is in it.
-    pub(super) text: Cow<'t, str>,
+    pub(super) content: Cow<'t, str>,
     /// The offset of its first byte.
     pub(super) base: usize,
 }
@@ -22,14 +22,14 @@ pub(super) struct Texts<'t>(Vec<Text<'t>>);
 impl<'t> Texts<'t> {
     /// The first, or only, file.
     pub(super) fn begin(path: &Path, text: impl Into<Cow<'t, str>>) -> Self {
-        Self(vec![Text { path: path.into(), text: text.into(), base: 0 }])
+        Self(vec![Text { path: path.into(), content: text.into(), base: 0 }])
     }
 
     /// One more; its number.
     pub(super) fn push(&mut self, path: &Path, text: impl Into<Cow<'t, str>>) -> usize {
         // The byte behind the last one is a place, too: something may be missing there.
-        let base = self.0.last().map_or(0, |last| last.base + last.text.len() + 1);
-        self.0.push(Text { path: path.into(), text: text.into(), base });
+        let base = self.0.last().map_or(0, |last| last.base + last.content.len() + 1);
+        self.0.push(Text { path: path.into(), content: text.into(), base });
         self.0.len() - 1
     }
 

@@ -40,9 +40,7 @@ pub(super) struct FileSet {
 pub(super) fn read(path: &Path) -> Result<FileSet, ConfigError> {
     let unread = |path: &Path, source| ConfigError::Read { path: path.to_owned(), source };
     let mut gathering = Gathering::default();
-    if !path.is_dir() {
-        gathering.read_listed(path).map_err(|source| unread(path, source))?;
-    } else {
+    if path.is_dir() {
         let files = pattern::paths(&path.join(OF_A_DIRECTORY))
             .map_err(|error| unread(path, io::Error::other(error)))?;
         if files.is_empty() {
@@ -55,6 +53,8 @@ pub(super) fn read(path: &Path) -> Result<FileSet, ConfigError> {
         for file in files {
             gathering.read_listed(&file).map_err(|source| unread(&file, source))?;
         }
+    } else {
+        gathering.read_listed(path).map_err(|source| unread(path, source))?;
     }
     let Gathering { texts, found, .. } = gathering;
     let texts = texts.ok_or_else(|| unread(path, io::ErrorKind::NotFound.into()))?;

@@ -131,13 +131,13 @@ fn understood(
     if problems.count() > 0 {
         return Err(problems.into_error());
     }
-    let blanked: Vec<_> = texts.each().iter().map(|text| without_mark(&text.text)).collect();
+    let blanked: Vec<_> = texts.each().iter().map(|text| without_mark(&text.content)).collect();
     let mut root = DeTable::new();
     for (text, blanked) in texts.each().iter().zip(&blanked) {
-        let (table, errors) = DeTable::parse_recoverable(blanked.as_deref().unwrap_or(&text.text));
+        let (table, errors) = DeTable::parse_recoverable(blanked.as_deref().unwrap_or(&text.content));
         let mut line = 0;
         for error in errors {
-            let offset = text.base + error.span().map_or(text.text.len(), |span| span.start);
+            let offset = text.base + error.span().map_or(text.content.len(), |span| span.start);
             // Further ones in the line are mostly about how the parser went on after the first.
             if std::mem::replace(&mut line, problems.line_of(offset)) != problems.line_of(offset) {
                 problems.add(offset, format!("not TOML: {}", error.message()));
@@ -165,8 +165,9 @@ fn understood(
         return Err(problems.into_error());
     }
     let all = texts.each().iter();
-    planned.config.texts =
-        all.map(|text| ConfigText { path: text.path.to_path_buf(), text: text.text.to_string() }).collect();
+    planned.config.texts = all
+        .map(|text| ConfigText { path: text.path.to_path_buf(), text: text.content.to_string() })
+        .collect();
     planned.config.keys = said::keys(&root, &planned.config.services, shown, &problems);
     Ok(planned)
 }
@@ -179,13 +180,13 @@ fn without_mark(text: &str) -> Option<String> {
 
 /// Refuses what is more than any configuration, all files together.
 fn refuse_too_many_tokens(texts: &Texts<'_>, problems: &Problems<'_>) {
-    let length: usize = texts.each().iter().map(|text| text.text.len()).sum();
+    let length: usize = texts.each().iter().map(|text| text.content.len()).sum();
     if length <= MOST_TOKENS {
         return;
     }
     let mut left = MOST_TOKENS;
     for text in texts.each() {
-        if let Some(offset) = token_beyond(left, &text.text) {
+        if let Some(offset) = token_beyond(left, &text.content) {
             let reason = format!(
                 "more than {MOST_TOKENS} words and signs until here, the most that a configuration may have; if it is one, \
                  write neighbouring addresses as one prefix, or leave out comments and empty lines"
@@ -193,7 +194,7 @@ fn refuse_too_many_tokens(texts: &Texts<'_>, problems: &Problems<'_>) {
             return problems.add(text.base + offset, reason);
         }
         if texts.each().len() > 1 {
-            left -= tokens(&text.text).count().min(left);
+            left -= tokens(&text.content).count().min(left);
         }
     }
 }

@@ -1,3 +1,5 @@
+//! Directories of configuration files, read as they are on a disk. Knows nothing of what the files say.
+
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
@@ -13,7 +15,9 @@ impl Directory {
         let _ = fs::remove_dir_all(&top);
         fs::create_dir_all(&top).unwrap();
         let directory = Self(top);
-        files.iter().for_each(|(path, text)| directory.write(path, text));
+        for (path, text) in files {
+            directory.write(path, text);
+        }
         directory
     }
 
