@@ -81,6 +81,8 @@ fn misused(verb: &str, message: String) -> clap::Error {
 /// A verb.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Announce to routers again what was withdrawn, or print what a BGP daemon is to be told
+    Announce(AnnounceArgs),
     /// Print the bindings of the running instance that overlap what is given, in the order of precedence
     Bindings(BindingsArgs),
     /// Judge a configuration file and print what would be done with it; needs no privileges
@@ -110,6 +112,8 @@ pub enum Command {
     /// Say whether this version could go on with what an instance has; nobody types it
     #[command(hide = true)]
     UpgradeTrial(UpgradeTrialArgs),
+    /// Announce a prefix to routers no more, also after a restart, until it is announced again; what comes is served on
+    Withdraw(WithdrawArgs),
     /// Serve what the process that started this one says; nobody types it
     #[command(hide = true)]
     WorkerProcess,
@@ -173,6 +177,11 @@ pub struct RunArgs {
     #[arg(long, value_name = "TIME", value_parser = value::drain, allow_hyphen_values = true)]
     pub drain: Option<Duration>,
 
+    /// The time for which everything is served after SIGTERM although nothing is announced any more, so that routers can send
+    /// clients elsewhere; a second SIGTERM ends it [default: what the file says, else 5s where anything is announced]
+    #[arg(long, value_name = "TIME", value_parser = value::drain, allow_hyphen_values = true)]
+    pub lame_duck: Option<Duration>,
+
     /// Worker threads, each with a listener of its own [default: what the file says, else one for each core]
     #[arg(long, value_name = "COUNT", value_parser = value::workers, allow_negative_numbers = true)]
     pub workers: Option<NonZeroUsize>,
@@ -210,6 +219,46 @@ pub struct RunArgs {
     /// Serve on threads of one process, for debuggers: whoever breaks in has all of its privileges, and a crash ends all
     #[arg(long, conflicts_with = "user")]
     pub single_process: bool,
+}
+
+/// Flags of `announce`.
+#[derive(Args, Clone, Debug)]
+pub struct AnnounceArgs {
+    /// Prefix as `status` prints it [default: all that are to be announced]
+    #[arg(value_name = "PREFIX")]
+    pub prefix: Option<Prefix>,
+
+    /// Print configuration for BIRD 2 that passes on what this program announces; asks no instance
+    #[arg(long, conflicts_with_all = ["prefix", "frr"])]
+    pub bird: bool,
+
+    /// Print configuration for FRR that does; asks no instance
+    #[arg(long, conflicts_with = "prefix")]
+    pub frr: bool,
+
+    /// File whose prefixes the configuration is to admit, and no other
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["prefix", "netns", "instance", "json"])]
+    pub config: Option<PathBuf>,
+
+    /// The instance.
+    #[command(flatten)]
+    pub instance: InstanceArgs,
+}
+
+/// Flags of `withdraw`.
+#[derive(Args, Clone, Debug)]
+pub struct WithdrawArgs {
+    /// Prefix as `status` prints it [default: all that are to be announced]
+    #[arg(value_name = "PREFIX")]
+    pub prefix: Option<Prefix>,
+
+    /// The reason, which `status` shows
+    #[arg(long, value_name = "TEXT")]
+    pub why: Option<String>,
+
+    /// The instance.
+    #[command(flatten)]
+    pub instance: InstanceArgs,
 }
 
 /// Flags of `clean`.

@@ -69,6 +69,8 @@ pub enum Need {
     Strace,
     /// Running a program of the type `sk_lookup` on a packet that nobody sent (Linux 5.13).
     TestRun,
+    /// The tun device.
+    Tun,
     /// `unbound`.
     Unbound,
     /// `wg`, `wireguard-go` and the tun device.
@@ -77,6 +79,9 @@ pub enum Need {
 
 /// The module's path in Debian.
 pub const NGINX_STREAM_MODULE: &str = "/usr/lib/nginx/modules/ngx_stream_module.so";
+
+/// The device by which others are made.
+const TUN: &str = "/dev/net/tun";
 
 impl Need {
     /// True if the machine has it.
@@ -120,9 +125,10 @@ impl Need {
             Self::Ssh => ["sshd", "ssh", "ssh-keygen"].into_iter().all(is_there),
             Self::Strace => is_there("strace"),
             Self::TestRun => *TEST_RUN.get_or_init(can_test_run),
+            Self::Tun => PathBuf::from(TUN).exists(),
             Self::Unbound => is_there("unbound"),
             Self::Wireguard => {
-                ["wg", "wireguard-go"].into_iter().all(is_there) && PathBuf::from("/dev/net/tun").exists()
+                ["wg", "wireguard-go"].into_iter().all(is_there) && PathBuf::from(TUN).exists()
             }
         }
     }
@@ -159,6 +165,7 @@ impl fmt::Display for Need {
             Self::Ssh => "ssh",
             Self::Strace => "strace",
             Self::TestRun => "test-run",
+            Self::Tun => "tun",
             Self::Unbound => "unbound",
             Self::Wireguard => "wireguard",
         })

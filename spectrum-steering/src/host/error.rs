@@ -64,6 +64,21 @@ pub enum NetError {
         /// The file.
         path: String,
     },
+    /// There is no `/dev/net/tun`.
+    #[error(
+        "open /dev/net/tun, by which prefixes are announced: there is none (try: modprobe tun; a unit needs DeviceAllow=/dev/net/tun \
+         rw and no PrivateDevices=, a container --device /dev/net/tun)"
+    )]
+    TunMissing,
+    /// The main table holds somebody's route for the very prefix.
+    #[error(
+        "announce {prefix}: the main table has a route for it that is not ours; remove it, or leave the prefix out of what is \
+         announced (see: ip route show table main exact {prefix})"
+    )]
+    AnnouncementTaken {
+        /// The prefix.
+        prefix: crate::model::Prefix,
+    },
     /// The table of local routes holds a route of another kind for the very prefix.
     #[error(
         "add local route {prefix}: the local table has a route of type {kind} for it (see: ip route show table local)"

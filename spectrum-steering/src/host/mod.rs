@@ -1,6 +1,7 @@
 //! Sockets, addresses and routes of one network namespace. Decides nothing about which of them are wanted.
 
 mod addresses;
+mod announcement;
 mod bridges;
 mod error;
 mod listener;
@@ -20,6 +21,7 @@ mod tcp_listeners;
 pub use addresses::{
     CoveredAddress, InterfaceAddress, covered_addresses, interface_addresses, loopback_families,
 };
+pub use announcement::Announcement;
 pub use bridges::bridged_to_rules;
 pub use error::{Denied, NetError};
 pub use listener::{ListenerGroup, ListenerOptions, Transparency};

@@ -325,7 +325,7 @@ fn any_of_ours(prefix: Prefix, loopback: u32) -> RouteMessage {
     message
 }
 
-fn prefix_of(route: &RouteMessage, family: Family) -> Option<Prefix> {
+pub(super) fn prefix_of(route: &RouteMessage, family: Family) -> Option<Prefix> {
     let destination = route.attributes.iter().find_map(|attribute| match attribute {
         RouteAttribute::Destination(RouteAddress::Inet(address)) => Some(IpAddr::V4(*address)),
         RouteAttribute::Destination(RouteAddress::Inet6(address)) => Some(IpAddr::V6(*address)),
@@ -353,7 +353,7 @@ pub(super) fn io_error(error: rtnetlink::Error) -> io::Error {
     }
 }
 
-const LOST: &str = "the netlink connection was lost";
+pub(super) const LOST: &str = "the netlink connection was lost";
 
 fn lost(op: &'static str, prefix: Prefix) -> NetError {
     NetError::os(op, prefix, io::Error::other(LOST), CAPABILITY)

@@ -1,5 +1,6 @@
-//! What a network interface says of its features by ioctl(2), which no crate of ours asks. Changes none.
-#![allow(unsafe_code, reason = "see above; the block says why it is sound")]
+//! What is asked of network interfaces by ioctl(2), for which no crate of ours has a call: their features, and a tun device. Sets no
+//! address and brings nothing up.
+#![allow(unsafe_code, reason = "see above; each block says why it is sound")]
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd as _};
@@ -31,4 +32,28 @@ pub(super) fn makes_trains(socket: &impl AsFd, interface: &str) -> io::Result<bo
     // that this command has; both are there until the call is over.
     let asked = unsafe { libc::ioctl(socket.as_fd().as_raw_fd(), libc::SIOCETHTOOL as _, &raw mut request) };
     if asked == 0 { Ok(value.data != 0) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Makes of `file`, which is `/dev/net/tun`, a tun device that goes when the file is closed: its name, for which `pattern` has `%d` where
+/// the kernel is to put a number.
+pub(super) fn tun_device(file: &impl AsFd, pattern: &str) -> io::Result<String> {
+    let mut name = [0; libc::IFNAMSIZ];
+    let room = name.len() - 1;
+    if pattern.len() > room {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    for (place, byte) in name.iter_mut().zip(pattern.bytes()) {
+        *place = byte.cast_signed();
+    }
+    let flags = libc::c_short::try_from(libc::IFF_TUN | libc::IFF_NO_PI).map_err(io::Error::other)?;
+    let mut request =
+        libc::ifreq { ifr_name: name, ifr_ifru: libc::__c_anonymous_ifr_ifru { ifru_flags: flags } };
+    // SAFETY: the kernel reads the request, whose name ends with a zero, and writes the device's name and flags to it; it is there
+    // until the call is over.
+    let made = unsafe { libc::ioctl(file.as_fd().as_raw_fd(), libc::TUNSETIFF as _, &raw mut request) };
+    if made != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let name = request.ifr_name.iter().take_while(|byte| **byte != 0).map(|byte| byte.cast_unsigned());
+    String::from_utf8(name.collect()).map_err(io::Error::other)
 }

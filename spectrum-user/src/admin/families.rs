@@ -7,8 +7,8 @@ use prometheus_client::metrics::MetricType;
 use spectrum_common::Refusal;
 
 use crate::view::{
-    DatagramsView, DestinationView, OriginView, PacketCounts, ServiceView, SessionsView, SpreadView,
-    TableView, View,
+    AnnouncementView, DatagramsView, DestinationView, OriginView, PacketCounts, ServiceView, SessionsView,
+    SpreadView, TableView, View,
 };
 
 /// A family of metrics.
@@ -90,6 +90,23 @@ pub(super) const FAMILIES: &[MetricFamily] = &[
         "descriptors_of_service",
         "Of these, the ones that each service has of its own, whatever the others take",
         Instance(|view| wide(view.descriptors_of_each)),
+    ),
+    gauge(
+        "announced",
+        "Whether a prefix that is to be announced to routers is (1) or withdrawn (0)",
+        Others(&["prefix"], |view, samples| {
+            let sample = |one: &'_ AnnouncementView| u64::from(one.announced);
+            samples.extend(
+                view.announcements
+                    .iter()
+                    .map(|one| (vec![Cow::Borrowed(one.prefix.as_str())], SampleValue::Number(sample(one)))),
+            );
+        }),
+    ),
+    counter(
+        "announcement_changes",
+        "Times that a prefix was announced, or withdrawn",
+        Words(&["change"], |view| &view.announcing_changes),
     ),
     gauge("configuration_revision", "Configurations before this one", Instance(|view| view.revision.into())),
     counter(

@@ -1,5 +1,6 @@
 //! One file per verb. Errors end here as one line and an exit code.
 
+mod announce;
 mod answer;
 mod ask;
 mod check;
@@ -26,6 +27,7 @@ use crate::model::LogFormat;
 #[must_use]
 pub fn execute(cli: &Cli) -> ExitCode {
     let done = match &cli.command {
+        Some(Command::Announce(args)) => announce::announce(args),
         Some(Command::Bindings(args)) => ask::bindings(args),
         Some(Command::Check(args)) if args.diff => return check::difference(args),
         Some(Command::Check(args)) => check::check(args),
@@ -39,6 +41,7 @@ pub fn execute(cli: &Cli) -> ExitCode {
         Some(Command::Status(args)) => ask::status(args),
         Some(Command::Upgrade(args)) => ask::upgrade(args),
         Some(Command::UpgradeTrial(args)) => upgrade_trial::upgrade_trial(args),
+        Some(Command::Withdraw(args)) => ask::withdraw(args),
         Some(Command::Clean(args)) => logging::init(LogFormat::Text).and_then(|_log| clean::clean(args)),
         Some(Command::WorkerProcess) => return worker_process::run(),
         None => return run::run(&cli.run),

@@ -137,6 +137,9 @@ fn overruled(args: &RunArgs, planned: Planned) -> Planned {
     if let Some(nat) = args.nat {
         config.nat = nat;
     }
+    if args.lame_duck.is_some() {
+        config.announcing.lame_duck = args.lame_duck;
+    }
     if let Some(admin) = args.admin {
         config.admin = Some(admin);
     }

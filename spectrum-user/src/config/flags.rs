@@ -10,8 +10,8 @@ use super::{
     Protocols, RepairLimit,
 };
 use crate::model::{
-    Binding, Force, LogOptions, Origin, OriginPort, Origins, Policy, PortRange, Prefix, ResolverOptions,
-    Responder, Service, ServiceName, Target,
+    Announcing, Binding, Force, LogOptions, Origin, OriginPort, Origins, Policy, PortRange, Prefix,
+    ResolverOptions, Responder, Service, ServiceName, Target,
 };
 use crate::plan::{self, Plan, PlanError, ServicesError};
 
@@ -147,6 +147,7 @@ impl Flags {
         };
         let config = Config {
             instance: InstanceKeys::default(),
+            announcing: Announcing::default(),
             log: LogOptions::default(),
             mode: self.mode,
             firewall: self.firewall,

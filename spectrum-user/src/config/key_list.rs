@@ -53,6 +53,8 @@ pub enum KeyForm {
     Tables(&'static str),
     /// A text, or a table of this name, or a list of either.
     TextsOrTables(&'static str),
+    /// `true` or `false`, a text, or a list of them.
+    TruthOrTexts,
     /// Ports: a number, ranges as text, or a list of both.
     Ports,
 }
@@ -95,8 +97,8 @@ const fn key(
 
 use Holds::{Always, Checks, InAnElement, LimitsOfSources, TcpChecks, TcpOrigins};
 use KeyForm::{
-    Number, Ports, Table, TableOrNone, Tables, Text, Texts, TextsOrTables, Time, TimeOrNone, Truth, Word,
-    Words,
+    Number, Ports, Table, TableOrNone, Tables, Text, Texts, TextsOrTables, Time, TimeOrNone, Truth,
+    TruthOrTexts, Word, Words,
 };
 
 const MANY: u64 = u32::MAX as u64;
@@ -112,6 +114,7 @@ pub const KEYS: &[KeySpec] = &[
     key("", "defaults", Table("defaults"), None, Always, "What holds for services that say nothing else"),
     key("", "log", Table("log"), None, Always, "Which connections leave a record, and how"),
     key("", "policy", Table("policy"), None, Always, "Who may come in to any service"),
+    key("", "announce", Table("announce"), None, Always, "What BGP daemons of this host are to announce"),
     key("", "service", Tables("service"), None, Always, "What is steered where, and what answers"),
 
     key("dispatcher", "mode", Word(ModeChoice::VARIANTS), Some("\"auto\""), Always, "The path of packets to the listeners"),
@@ -127,6 +130,12 @@ pub const KEYS: &[KeySpec] = &[
     key("resolver", "min-ttl", Time, Some("\"1s\""), Always, "The shortest time for which an answer is used"),
     key("resolver", "addresses", Number(1, 1024), Some("64"), Always, "The most addresses of a name that are used"),
     key("resolver", "targets", Number(1, 1024), Some("64"), Always, "The most SRV records of a name that are used"),
+
+    key("announce", "prefixes", TruthOrTexts, None, Always, "The prefixes, or true for those that cover what is bound"),
+    key("announce", "rise", Time, Some("\"3s\""), Always, "How long what was withdrawn has its origins before it is announced"),
+    key("announce", "fall", Time, Some("\"1s\""), Always, "How long what is announced lacks origins before it is withdrawn"),
+    key("announce", "hold", Time, Some("\"10s\""), Always, "The shortest time that something stays withdrawn"),
+    key("announce", "lame-duck", Time, None, Always, "How long everything is served after SIGTERM, although withdrawn"),
 
     key("instance", "drain", Time, Some("\"10s\""), Always, "The time for connections to end after SIGTERM"),
     key("instance", "workers", Number(1, InstanceKeys::MOST_WORKERS as u64), None, Always, "Worker threads; one for each core if left out"),
@@ -161,6 +170,8 @@ pub const KEYS: &[KeySpec] = &[
     key("service", "timeouts", Table("service.timeouts"), None, Always, "Times of its connections by TCP"),
     key("service", "trusted-proxies", Texts, None, Always, "The prefixes whose PROXY headers are believed"),
     key("service", "policy", Table("service.policy"), None, Always, "Who may come in to it"),
+    key("service", "announce", TruthOrTexts, None, Always, "The prefixes to announce for it, or true for those that cover what it binds"),
+    key("service", "announce-when", Text, None, Always, "How many of its origins that takes: \"origins >= 1\""),
     key("service", "udp", Table("service.udp"), None, Always, "Its sessions of UDP"),
     key("service", "log", Table("service.log"), None, Always, "What is to be otherwise than in [log]"),
 

@@ -40,7 +40,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::model::{Force, LogOptions, ResolverOptions, Service};
+use crate::model::{Announcing, Force, LogOptions, ResolverOptions, Service};
 use crate::plan::Plan;
 
 /// A configuration and its plan, which is made once, when it is judged.
@@ -81,6 +81,8 @@ pub struct Config {
     pub log: LogOptions,
     /// The options for resolving names of origins.
     pub resolver: ResolverOptions,
+    /// The prefixes that are announced, and when.
+    pub announcing: Announcing,
     /// At least one, each with at least one binding; names differ.
     pub services: Vec<Service>,
     /// The places in the file, or flags, of their origins.

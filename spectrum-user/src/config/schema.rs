@@ -60,6 +60,7 @@ fn form(form: KeyForm) -> Value {
             let element = either(text(), table(name));
             json!({ "anyOf": [text(), table(name), list(&element)] })
         }
+        KeyForm::TruthOrTexts => json!({ "anyOf": [{ "type": "boolean" }, text(), list(&text())] }),
         KeyForm::Ports => {
             let element = either(json!({ "type": "integer", "minimum": 1, "maximum": 65_535 }), text());
             json!({ "anyOf": [element, list(&element)] })

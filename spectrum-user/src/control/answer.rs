@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::config::Keys;
 use crate::model::{Protocol, Service};
 use crate::registry::Mode;
-use crate::view::{BindingView, ListenerView, OriginView};
+use crate::view::{AnnouncementView, BindingView, ListenerView, OriginView};
 
 /// The way of a packet, and the reason.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
@@ -82,6 +82,16 @@ pub enum Decider {
     Host,
     /// The attached program.
     Kernel,
+}
+
+/// The result of withdrawing prefixes, or of announcing them.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct AnnounceAnswer {
+    /// Those that were meant.
+    pub announcements: Vec<AnnouncementView>,
+    /// Why a restart will forget it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unsaved: Option<String>,
 }
 
 /// The result of setting an origin, or some of its addresses, by hand.

@@ -8,9 +8,13 @@ mod error;
 mod request;
 mod server;
 
-pub use answer::{Decider, Explanation, Outcome, RunningConfiguration, SetOriginAnswer, Treatment};
+pub use answer::{
+    AnnounceAnswer, Decider, Explanation, Outcome, RunningConfiguration, SetOriginAnswer, Treatment,
+};
 pub use client::{ask, ask_within};
 pub use conversation::{Asked, Asker, SharedAnswer};
 pub use error::ControlError;
-pub use request::{BindingsQuery, ExplainQuery, OriginQuery, ReloadQuery, Request, UpgradeQuery};
+pub use request::{
+    AnnounceQuery, BindingsQuery, ExplainQuery, OriginQuery, ReloadQuery, Request, UpgradeQuery,
+};
 pub use server::ControlServer;

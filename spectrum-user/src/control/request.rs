@@ -19,6 +19,8 @@ pub enum Request {
     Explain(ExplainQuery),
     /// Give one of a service's origins another share of its connections.
     Origin(OriginQuery),
+    /// Announce what was withdrawn.
+    Announce(AnnounceQuery),
     /// Read the configuration file again and steer by it.
     Reload(ReloadQuery),
     /// Have another worker process take the place of the one that serves.
@@ -27,6 +29,8 @@ pub enum Request {
     Status,
     /// Become another version of the program.
     Upgrade(UpgradeQuery),
+    /// Announce something no more, until it is to be announced.
+    Withdraw(AnnounceQuery),
 }
 
 impl Request {
@@ -43,6 +47,17 @@ pub struct UpgradeQuery {
     /// Its path; none for what is at the path of the running one now. Only root, and the user that the instance is, may name one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub to: Option<PathBuf>,
+}
+
+/// A prefix that is announced, or all of them.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct AnnounceQuery {
+    /// The prefix as it is typed; none are all of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prefix: Option<String>,
+    /// The reason, of a withdrawal.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
 }
 
 /// The permissions of a reload.

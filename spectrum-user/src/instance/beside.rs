@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use anyhow::Context as _;
 
 use super::Watch;
+use super::announcing::{AnnounceEvent, Announcer};
 use super::firewall_looks::{FirewallFinds, FirewallLooks};
 use super::running::{LOCK_PATIENCE, Running, registry};
 use super::standby::{Standby, aside};
@@ -23,6 +24,7 @@ pub(super) static CHANGING: Standby = Standby::new("firewall");
 pub(super) struct Repairing {
     pub(super) watch: Watch,
     pub(super) looks: FirewallLooks,
+    pub(super) announcer: Announcer,
     /// True while the firewall is being changed. What is there of ours is in the hands of who changes it.
     changes_firewall: bool,
 }
@@ -33,6 +35,8 @@ pub(super) enum RepairEvent {
     Look(Vec<ResourceKind>),
     /// The firewall has been looked at.
     Seen(FirewallFinds),
+    /// What is announced is to be judged anew.
+    Announce(AnnounceEvent),
 }
 
 impl Repairing {
@@ -43,13 +47,17 @@ impl Repairing {
 
     /// The next cause. Dropped while it waits, it forgets nothing.
     pub(super) async fn next(&mut self) -> RepairEvent {
-        let Self { watch, looks, changes_firewall } = self;
+        let Self { watch, looks, announcer, changes_firewall } = self;
         if *changes_firewall {
-            return RepairEvent::Look(watch.next(|kind| !kind.is_in_firewall()).await);
+            return tokio::select! {
+                kinds = watch.next(|kind| !kind.is_in_firewall()) => RepairEvent::Look(kinds),
+                event = announcer.next() => RepairEvent::Announce(event),
+            };
         }
         tokio::select! {
             kinds = watch.next(|_| true) => RepairEvent::Look(kinds),
             finds = looks.next() => RepairEvent::Seen(finds),
+            event = announcer.next() => RepairEvent::Announce(event),
         }
     }
 }

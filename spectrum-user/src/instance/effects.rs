@@ -86,6 +86,10 @@ impl Running {
                 self.exempt(vec![Arc::clone(&aim.plan)], aim.config.nat).await;
                 Ok(())
             }
+            ResourceKind::Announcement => {
+                let prefixes: Vec<Prefix> = resources.iter().filter_map(announced).collect();
+                self.add_announcements(&prefixes).await
+            }
             ResourceKind::Rules => {
                 if let Err(error) = self.part(&aim.plan).await {
                     tracing::warn!("UDP sessions do not outlast their steering: {error:#}");
@@ -159,6 +163,10 @@ impl Running {
                 let removed = self.with_firewall(|all| &mut all.exempting, Exempting::lower);
                 return removed.await.unwrap_or_else(Some).into_iter().collect();
             }
+            ResourceKind::Announcement => {
+                let prefixes: Vec<Prefix> = resources.iter().filter_map(announced).collect();
+                return self.remove_announcements(&prefixes).await;
+            }
             ResourceKind::Rules => {
                 if self.stopping.is_some()
                     && let Ok(link) = self.link()
@@ -196,6 +204,14 @@ impl Running {
                 let broken = self.replies.broken(self.chain()?).await?;
                 broken.into_iter().map(Resource::Reply).collect()
             }
+            ResourceKind::Announcement => match &mut self.announcement {
+                Some(announcement) => {
+                    let raised = self.ledger.have().filter_map(|(resource, _)| announced(resource));
+                    let absent = announcement.absent(&raised.collect()).await?;
+                    absent.into_iter().map(Resource::Announcement).collect()
+                }
+                None => Vec::new(),
+            },
             ResourceKind::Exemption | ResourceKind::Mark | ResourceKind::Rules => {
                 let Some(look) = self.firewall_look(kind) else { return Ok(Vec::new()) };
                 let damaged = self.beside(move || look.damaged()).await??;
@@ -559,6 +575,13 @@ impl Running {
 fn prefix(resource: &Resource) -> Option<Prefix> {
     match resource {
         Resource::Route(prefix) => Some(*prefix),
+        _ => None,
+    }
+}
+
+fn announced(resource: &Resource) -> Option<Prefix> {
+    match resource {
+        Resource::Announcement(prefix) => Some(*prefix),
         _ => None,
     }
 }

@@ -38,6 +38,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 pub(super) struct Hearing {
     stop: Stop,
     reloads: mpsc::Receiver<ChangeAsked>,
+    /// Those who say what is withdrawn, until somebody hears them.
+    announces: Option<mpsc::Receiver<Asked>>,
     /// True if a signal is among these: those that come meanwhile are one with it.
     signal_waits: Arc<AtomicBool>,
     requests: mpsc::Sender<Asked>,
@@ -66,6 +68,7 @@ impl Hearing {
         let (stopper, stop) = Stopper::new();
         let (reload, reloads) = mpsc::channel(RELOADS);
         let later = reload.clone();
+        let (announce, announces) = mpsc::channel(WAITING);
         let (requests, asked) = mpsc::channel(WAITING);
         let (questions, to_answer) = mpsc::channel(WAITING);
         let (end, ended) = oneshot::channel();
@@ -88,7 +91,7 @@ impl Hearing {
                     tokio::select! {
                         _ = ended => {}
                         () = hear_signals(signals, &stopper, &reload, &waits) => {}
-                        () = hear_requests(asked, &own, &reload, &questions) => {}
+                        () = hear_requests(asked, &own, &reload, &announce, &questions) => {}
                     }
                 });
                 runtime.shutdown_background();
@@ -101,7 +104,16 @@ impl Hearing {
             .context(op)?;
         let handle =
             reported.recv().map_err(|_gone| anyhow!("it died")).and_then(|handle| Ok(handle?)).context(op)?;
-        Ok(Self { stop, reloads, signal_waits, requests, later, handle, _end: end })
+        Ok(Self {
+            stop,
+            reloads,
+            announces: Some(announces),
+            signal_waits,
+            requests,
+            later,
+            handle,
+            _end: end,
+        })
     }
 
     /// The listener for the order to stop.
@@ -112,6 +124,11 @@ impl Hearing {
     /// The sender of requests.
     pub(super) fn requests(&self) -> mpsc::Sender<Asked> {
         self.requests.clone()
+    }
+
+    /// Those who say what is withdrawn, for whoever hears them from now on.
+    pub(super) fn announces(&mut self) -> Option<mpsc::Receiver<Asked>> {
+        self.announces.take()
     }
 
     /// The runtime that hears.
@@ -158,7 +175,9 @@ impl Hearing {
         let mut reload_waits = false;
         while let Ok(asked) = self.reloads.try_recv() {
             match asked {
-                ChangeAsked::Asker(asked) => refuse_reload(asked, InstanceState::Upgrading),
+                ChangeAsked::Asker(asked) => {
+                    refuse_reload(ChangeAsked::Asker(asked), InstanceState::Upgrading);
+                }
                 ChangeAsked::Reload => reload_waits = true,
                 ChangeAsked::Upgrade => {}
             }
@@ -183,9 +202,7 @@ impl Hearing {
     /// Refuses those whose turn has not come.
     pub(super) fn refuse_reloads(&mut self) {
         while let Ok(asked) = self.reloads.try_recv() {
-            if let ChangeAsked::Asker(asked) = asked {
-                refuse_reload(asked, InstanceState::Draining);
-            }
+            refuse_reload(asked, InstanceState::Draining);
         }
     }
 }
@@ -227,6 +244,7 @@ async fn hear_requests(
     mut asked: mpsc::Receiver<Asked>,
     published: &Published,
     reload: &mpsc::Sender<ChangeAsked>,
+    announce: &mpsc::Sender<Asked>,
     questions: &mpsc::Sender<Asked>,
 ) {
     while let Some(asked) = asked.recv().await {
@@ -238,12 +256,22 @@ async fn hear_requests(
             Request::Origin(_) => drop(tokio::spawn(set_origin(asked, published.now()))),
             Request::Reload(_) | Request::Renew | Request::Upgrade(_) => {
                 let state = published.now().state;
-                if state == InstanceState::Draining {
-                    refuse_reload(asked, state);
-                } else if let Err(error) = reload.try_send(ChangeAsked::Asker(asked))
-                    && let ChangeAsked::Asker(asked) = error.into_inner()
-                {
-                    refuse_reload(asked, state);
+                if matches!(state, InstanceState::LameDuck | InstanceState::Draining) {
+                    refuse_reload(ChangeAsked::Asker(asked), state);
+                } else if let Err(error) = reload.try_send(ChangeAsked::Asker(asked)) {
+                    refuse_reload(error.into_inner(), state);
+                }
+            }
+            Request::Announce(_) | Request::Withdraw(_) => {
+                let state = published.now().state;
+                let refused = if matches!(state, InstanceState::LameDuck | InstanceState::Draining) {
+                    Some(asked)
+                } else {
+                    announce.try_send(asked).err().map(mpsc::error::TrySendError::into_inner)
+                };
+                if let Some(asked) = refused {
+                    let why = format!("announce: nothing can be changed now, since the instance is {state}");
+                    asked.refused(&why, exit_code::FAILURE, &[]);
                 }
             }
             Request::Configuration | Request::Explain(_) | Request::Status => {
@@ -264,10 +292,12 @@ async fn set_origin(asked: Asked, present: Arc<Present>) {
     }
 }
 
-fn refuse_reload(asked: Asked, state: InstanceState) {
+/// Refuses whoever asks for a reload or an upgrade of an instance in this `state`. Who sent a signal hears nothing.
+pub(super) fn refuse_reload(asked: ChangeAsked, state: InstanceState) {
+    let ChangeAsked::Asker(asked) = asked else { return };
     let what = if matches!(asked.request, Request::Upgrade(_)) { "upgrade" } else { "reload" };
     let why = match state {
-        InstanceState::Draining => {
+        InstanceState::LameDuck | InstanceState::Draining => {
             "the instance is draining, since it was told to stop; start it anew".to_owned()
         }
         InstanceState::Upgrading => "another version of the program is taking over; try again".to_owned(),

@@ -15,7 +15,7 @@ use super::beside::{CHANGING, RepairEvent};
 use super::exempting::{Looked, Looks};
 use super::exit_code;
 use super::firewall_looks::LOOKING;
-use super::hearing::{ChangeAsked, Hearing};
+use super::hearing::{ChangeAsked, Hearing, refuse_reload};
 use super::leaving::Left;
 use super::notifying::{self, notify};
 use super::ready::Ready;
@@ -147,16 +147,55 @@ fn told_over(takeover: &Takeover, published: &Published) {
     notify(&[NotifyState::Ready], published);
 }
 
-/// Until asked to stop, or until something that must not happen does.
+/// Announces and serves until asked to stop, or until something that must not happen does; then serves on as a lame duck.
 async fn serve(
     running: &mut Running,
     read_again: &ReadAgain,
     hearing: &mut Hearing,
     output: &Output,
 ) -> anyhow::Result<()> {
-    let stop = hearing.stop();
     let chain = running.chain()?.clone();
     running.repairing.begin(&chain);
+    running.begin_announcing(hearing.announces()).await;
+    serve_until(None, running, read_again, hearing, output).await?;
+    serve_as_lame_duck(running, read_again, hearing, output).await
+}
+
+/// Withdraws what is announced, and serves on while routers may still send clients: for the time that was said, or until asked to stop
+/// once more.
+async fn serve_as_lame_duck(
+    running: &mut Running,
+    read_again: &ReadAgain,
+    hearing: &mut Hearing,
+    output: &Output,
+) -> anyhow::Result<()> {
+    let announcing = &running.config.announcing;
+    let (time, is_said) = (announcing.lame_duck(), announcing.lame_duck.is_some());
+    if time.is_zero() {
+        return Ok(());
+    }
+    hearing.stop().heed();
+    running.published.change(|now| now.state = InstanceState::LameDuck);
+    hearing.refuse_reloads();
+    if !running.withdraw_all().await && !is_said {
+        // Nothing is announced, so that nobody need be waited for.
+        return Ok(());
+    }
+    let shown = humantime::format_duration(time);
+    tracing::info!("told to stop: nothing is announced any more, and everything served for {shown}");
+    notify(&[NotifyState::Stopping], &running.published);
+    serve_until(Some(Instant::now() + time), running, read_again, hearing, output).await
+}
+
+/// Until asked to stop, until the `end`, or until something that must not happen does.
+async fn serve_until(
+    end: Option<Instant>,
+    running: &mut Running,
+    read_again: &ReadAgain,
+    hearing: &mut Hearing,
+    output: &Output,
+) -> anyhow::Result<()> {
+    let stop = hearing.stop();
     let mut looks = Looks::new(running.repairing.watch.elsewhere());
     loop {
         let due = running.ledger.next_due();
@@ -164,6 +203,7 @@ async fn serve(
         let event = tokio::select! {
             biased;
             () = stop.asked() => return Ok(()),
+            () = until(end) => return Ok(()),
             asked = hearing.reload() => ServeEvent::Reload(asked?),
             () = until(due) => ServeEvent::Due,
             event = running.repairing.next() => ServeEvent::Repair(event),
@@ -182,6 +222,7 @@ async fn serve(
             }
             ServeEvent::Repair(event) => running.repair(event).await,
             ServeEvent::Looked(looked) => running.looked(looked).await,
+            ServeEvent::Reload(asked) if end.is_some() => refuse_reload(asked, InstanceState::LameDuck),
             ServeEvent::Reload(ChangeAsked::Asker(asked)) if asked.request == Request::Renew => {
                 let outcome = running.renew_worker().await;
                 if let Err(error) = &outcome {

@@ -1,6 +1,7 @@
 //! The life of an instance: what it wants, what it has, the courses from one to the other, and what it answers. Parses nothing that
 //! was typed, and prints nothing.
 
+mod announcing;
 mod beside;
 mod conflicts;
 mod effects;

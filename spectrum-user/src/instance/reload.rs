@@ -137,6 +137,7 @@ impl Running {
             "leave that port of that address out of the bindings, reload with --force ADDRESS, or restart with another [admin] listen",
         )?;
         refuse_own_addresses(&config.services)?;
+        self.require_announcing(&config.announcing).await?;
         let link = self.link()?;
         link.configure(config.resolver.clone());
         let (stop, lookups) = (self.stop_asked.clone(), look_up(&link, config)?);
@@ -191,6 +192,7 @@ impl Running {
         }
         went?;
         self.publish();
+        self.judge_announcements().await;
         Ok(Reloaded {
             revision: self.revision,
             services: self.config.services.len(),
@@ -268,6 +270,8 @@ impl Running {
         let kept: HashSet<&ServiceName> = aim.config.services.iter().map(|service| &service.name).collect();
         let before = self.gone.drain(..).chain(self.config.services.iter().cloned());
         self.gone = before.filter(|gone| !kept.contains(&gone.name)).collect();
+        let before = Arc::clone(&self.config);
+        self.keep_withdrawn(&before.announcing, &aim.config.announcing);
         (self.config, self.plan, self.revision) = (aim.config, aim.plan, aim.revision);
         self.keep_set_origins();
         if let Ok(link) = self.link() {

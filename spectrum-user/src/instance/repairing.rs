@@ -30,6 +30,7 @@ impl Running {
         match event {
             RepairEvent::Look(kinds) => self.look(kinds).await,
             RepairEvent::Seen(finds) => self.seen(finds).await,
+            RepairEvent::Announce(event) => self.announce(event).await,
         }
     }
 

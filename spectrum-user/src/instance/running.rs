@@ -39,7 +39,7 @@ use crate::registry::{Claim, Mode, Registry, StartupLock, run_dir};
 use crate::view::{InstanceState, ListenerView, Published, Seen};
 use crate::worker_process::{Begun, Host, WorkerProcess};
 use spectrum_steering::dispatcher::Dispatcher;
-use spectrum_steering::host::{ListenerAddresses, ListenerGroup, LocalRoutes, NamespaceId};
+use spectrum_steering::host::{Announcement, ListenerAddresses, ListenerGroup, LocalRoutes, NamespaceId};
 use spectrum_steering::tproxy::{InterruptGuard, Tproxy};
 
 /// The settings that are not part of the configuration.
@@ -112,6 +112,8 @@ pub(super) struct Running {
     pub(super) routes: Option<LocalRoutes>,
     pub(super) replies: Replies,
     pub(super) admin: Option<AdminServer>,
+    /// The device by which prefixes are announced.
+    pub(super) announcement: Option<Announcement>,
     /// The destinations that have had a place in the program's map.
     pub(super) registered: BTreeSet<DestinationId>,
     pub(super) listeners: BTreeMap<Destination, ListenerGroup>,
@@ -186,6 +188,7 @@ impl Running {
             routes: None,
             replies: Replies::default(),
             admin: None,
+            announcement: None,
             registered: BTreeSet::new(),
             listeners: BTreeMap::new(),
             silent: BTreeMap::new(),
@@ -238,6 +241,7 @@ impl Running {
         refuse_own_addresses(&self.config.services)?;
         self.bindings.are(vec![Arc::clone(&self.plan)], Speaking::of(&[&self.config]))?;
         let config = Arc::clone(&self.config);
+        self.require_announcing(&config.announcing).await?;
         self.lookups = Some(self.start_worker_process(&config)?);
         self.link()?.avoid().await?;
 
@@ -267,7 +271,11 @@ impl Running {
 
     /// The course to `aim`.
     pub(super) fn course_to(&self, aim: &Aim, mode: Mode, farewell: Farewell) -> Course {
-        let want = want(&aim.config, &aim.plan, mode, aim.revision);
+        let mut want = want(&aim.config, &aim.plan, mode, aim.revision);
+        // What is announced stays so; whether more can be is judged when it is served.
+        let kept =
+            self.announced().into_iter().filter(|one| aim.config.announcing.prefixes.contains_key(one));
+        want.extend(kept.map(Resource::Announcement));
         self.ledger.course_to(&want, farewell, Instant::now())
     }
 

@@ -1,7 +1,7 @@
 //! That the instance was told to stop, for whoever starts, reloads or waits to notice. Catches no signal.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use tokio::sync::watch;
 
@@ -9,6 +9,8 @@ use tokio::sync::watch;
 #[derive(Clone, Debug)]
 pub(super) struct Stop {
     asked: watch::Receiver<u32>,
+    /// So many orders have been heeded otherwise than by stopping.
+    heeded: Arc<AtomicU32>,
     flag: Arc<AtomicBool>,
 }
 
@@ -28,7 +30,10 @@ impl Stopper {
     pub(super) fn new() -> (Self, Stop) {
         let (sender, receiver) = watch::channel(0);
         let flag = Arc::<AtomicBool>::default();
-        (Self { asked: sender, flag: Arc::clone(&flag) }, Stop { asked: receiver, flag })
+        (
+            Self { asked: sender, flag: Arc::clone(&flag) },
+            Stop { asked: receiver, heeded: Arc::default(), flag },
+        )
     }
 
     /// Tells them, once more if they have been told.
@@ -56,7 +61,17 @@ impl Stop {
 
     /// Waits until we are told.
     pub(super) async fn asked(&self) {
-        self.beyond(0).await;
+        self.beyond(self.heeded.load(Ordering::Relaxed)).await;
+    }
+
+    /// Goes on for a while, although we have been told: until we are told once more.
+    pub(super) fn heed(&self) {
+        let times = self.times();
+        self.heeded.store(times, Ordering::Relaxed);
+        self.flag.store(false, Ordering::Relaxed);
+        if self.times() > times {
+            self.flag.store(true, Ordering::Relaxed);
+        }
     }
 
     /// The number of times that we have been told.
@@ -103,5 +118,18 @@ mod tests {
         assert!(futures_util::poll!(&mut again).is_pending());
         stopper.stop();
         again.await;
+    }
+
+    #[tokio::test]
+    async fn who_heeds_the_order_goes_on_until_told_once_more() {
+        let (stopper, stop) = Stopper::new();
+        stopper.stop();
+        stop.heed();
+        stop.clone().check().unwrap();
+        assert_eq!(stop.unless(async { 7 }).await.unwrap(), 7);
+        stopper.stop();
+        stop.check().unwrap_err();
+        stop.asked().await;
+        assert_eq!(stop.times(), 2);
     }
 }

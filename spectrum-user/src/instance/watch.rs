@@ -153,7 +153,7 @@ impl Watch {
 
     fn is_told(&self, kind: ResourceKind) -> bool {
         match kind {
-            ResourceKind::Route | ResourceKind::Reply => self.routes.is_some(),
+            ResourceKind::Announcement | ResourceKind::Route | ResourceKind::Reply => self.routes.is_some(),
             ResourceKind::Mark | ResourceKind::Exemption | ResourceKind::Rules => self.firewall.is_some(),
             _ => false,
         }
@@ -161,8 +161,12 @@ impl Watch {
 
     fn route_notice(&mut self, heard: Result<RouteNotice, String>) {
         match heard {
-            Ok(RouteNotice { routes, replies, author }) => {
-                let kinds = [(ResourceKind::Route, routes), (ResourceKind::Reply, replies)];
+            Ok(RouteNotice { routes, replies, announcements, author }) => {
+                let kinds = [
+                    (ResourceKind::Route, routes),
+                    (ResourceKind::Reply, replies),
+                    (ResourceKind::Announcement, announcements),
+                ];
                 for (kind, _) in kinds.into_iter().filter(|(_, is_told)| *is_told) {
                     self.suspect(kind, author.as_ref());
                 }
@@ -172,6 +176,7 @@ impl Watch {
                 self.routes = None;
                 self.suspect(ResourceKind::Route, None);
                 self.suspect(ResourceKind::Reply, None);
+                self.suspect(ResourceKind::Announcement, None);
             }
         }
     }

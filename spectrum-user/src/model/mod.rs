@@ -1,11 +1,13 @@
 //! The values everything else speaks of: pure, no IO. The words are those of docs/glossary.md; those of steering and of the proxy
 //! are theirs.
 
+mod announcing;
 mod force;
 mod log_options;
 mod resource;
 mod service;
 
+pub use announcing::{AnnounceCondition, Announcing};
 pub use force::{Force, Forced};
 pub use log_options::{LogFormat, LogOptions, ParseSampleError, RecordKeys, Records, Sample};
 pub use resource::{Resource, ResourceKind};

@@ -56,6 +56,8 @@ pub enum Resource {
     Exemption,
     /// What steers, of this revision: the program's table, or firewall rules. It takes the place of the one before.
     Rules(u32),
+    /// The route by which a prefix is announced.
+    Announcement(Prefix),
 }
 
 impl Resource {
@@ -75,6 +77,7 @@ impl Resource {
             // Connections that are open still need their addresses.
             Self::Mark | Self::Reply(_) | Self::Route(_) => drain,
             Self::Admin
+            | Self::Announcement(_)
             | Self::Attachment
             | Self::Claim
             | Self::Control
@@ -107,13 +110,14 @@ impl fmt::Display for Resource {
             Self::Serving(destination) => write!(f, "the serving of {destination}"),
             Self::Exemption => f.write_str("the table that exempts from NAT"),
             Self::Rules(_) => f.write_str("the firewall rules that steer"),
+            Self::Announcement(prefix) => write!(f, "the route that announces {prefix}"),
         }
     }
 }
 
 impl ResourceKind {
     /// Those that others can take away, in the order of raising.
-    pub const REMOVABLE: [Self; 9] = [
+    pub const REMOVABLE: [Self; 10] = [
         Self::Claim,
         Self::Control,
         Self::Attachment,
@@ -123,6 +127,7 @@ impl ResourceKind {
         Self::Registration,
         Self::Exemption,
         Self::Rules,
+        Self::Announcement,
     ];
 
     /// True if it is in the firewall, as far as there is any of it: then programs are run for it.
@@ -137,9 +142,9 @@ impl ResourceKind {
         self.into()
     }
 
-    /// True if clients are served without it.
+    /// True if the clients that come are served without it.
     #[must_use]
     pub fn is_aside(self) -> bool {
-        matches!(self, Self::Claim | Self::Control)
+        matches!(self, Self::Announcement | Self::Claim | Self::Control)
     }
 }

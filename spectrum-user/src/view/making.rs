@@ -61,6 +61,9 @@ impl Present {
             descriptors_of_each: look.descriptors_of_each,
             missing,
             hindrances,
+            announcements: self.announcements.to_vec(),
+            announcing_device: self.announcing_device.clone(),
+            announcing_damage: self.announcing_damage.clone(),
             unseen: self.faults.unseen().into_iter().chain(unanswered).collect(),
             ..View::default()
         };
@@ -94,6 +97,7 @@ impl Present {
             counts.into_iter().map(|(what, count)| (what.to_owned(), count)).collect()
         };
         view.repairs = by_word(self.faults.repaired());
+        view.announcing_changes = self.announcing_changes();
         view.failed_looks = by_word(self.faults.failed_looks());
         view.log = self.log();
         view.uncounted = self.book.uncounted();

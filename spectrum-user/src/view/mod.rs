@@ -2,6 +2,7 @@
 //! and `check` from the part of it that a plan alone can tell. Texts are as they are typed on the command line, so that who reads
 //! the JSON needs nothing else. Shows itself to nobody.
 
+mod announcement;
 mod faults;
 mod line;
 mod making;
@@ -14,6 +15,7 @@ mod service;
 mod surroundings;
 mod target;
 
+pub use announcement::{AnnouncedPlan, AnnouncementView, AnnouncingPlan};
 pub(crate) use faults::Unmended;
 pub use faults::{Faults, News, named};
 pub use making::{DETACHED, Scope};
@@ -108,6 +110,18 @@ pub struct View {
     pub uncounted: u64,
     /// By id.
     pub destinations: Vec<DestinationView>,
+    /// The prefixes that are to be announced.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub announcements: Vec<AnnouncementView>,
+    /// The device that has their routes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub announcing_device: Option<String>,
+    /// Why what was withdrawn by hand may be forgotten.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub announcing_damage: Option<String>,
+    /// The changes of what is announced so far, by the kind.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub announcing_changes: BTreeMap<String, u64>,
     /// The lines and records that were not written.
     #[serde(default)]
     pub log: LogView,
@@ -148,6 +162,8 @@ pub enum InstanceState {
     Reloading,
     /// Traffic flows, and another version of the program takes over.
     Upgrading,
+    /// Traffic flows, and nothing is announced any more: the end is near.
+    LameDuck,
     /// Nothing is steered any more; what is open may end.
     Draining,
 }
@@ -156,7 +172,7 @@ impl InstanceState {
     /// True if traffic flows.
     #[must_use]
     pub fn is_serving(self) -> bool {
-        matches!(self, Self::Ready | Self::Reloading | Self::Upgrading)
+        matches!(self, Self::Ready | Self::Reloading | Self::Upgrading | Self::LameDuck)
     }
 }
 

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use serde::{Deserialize, Serialize};
 
 use super::OriginPlan;
+use super::announcement::AnnouncingPlan;
 use super::making::millis;
 use super::service::{RecordsPlan, ServicePlan};
 use crate::config::Config;
@@ -71,6 +72,9 @@ pub struct PlanView {
     pub log: LogPlan,
     /// The options for resolving names of origins.
     pub resolver: ResolverPlan,
+    /// The prefixes that are announced, and when.
+    #[serde(skip_serializing_if = "AnnouncingPlan::is_nothing")]
+    pub announcing: AnnouncingPlan,
     /// In the order configured.
     pub services: Vec<CheckedService>,
     /// By id.
@@ -148,6 +152,7 @@ impl PlanView {
                 targets: config.resolver.targets,
                 min_ttl_ms: millis(config.resolver.min_ttl),
             },
+            announcing: AnnouncingPlan::of(&config.announcing),
             services: services.collect(),
             destinations: plan.destinations.iter().map(DestinationPlan::of).collect(),
             bindings: plan.bindings.iter().map(|planned| BindingView::of(plan, planned)).collect(),

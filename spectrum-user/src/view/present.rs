@@ -7,7 +7,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::time::Instant;
 
-use super::{Faults, InstanceState, LastUpgradeView, ListenerView, ReloadsView, UpgradesView};
+use super::{
+    AnnouncementView, Faults, InstanceState, LastUpgradeView, ListenerView, ReloadsView, UpgradesView,
+};
 use crate::config::Config;
 use crate::model::{DestinationId, Service, ServiceName};
 use crate::observe::{Book, timestamp};
@@ -57,6 +59,12 @@ pub struct Present {
     pub listeners: Arc<BTreeMap<DestinationId, ListenerView>>,
     /// The inodes of their sockets, and of those of destinations that are gone, while they are open.
     pub own_listeners: Arc<HashSet<u64>>,
+    /// The prefixes that are to be announced.
+    pub announcements: Arc<[AnnouncementView]>,
+    /// The device that has their routes.
+    pub announcing_device: Option<String>,
+    /// Why what was withdrawn by hand may be forgotten.
+    pub announcing_damage: Option<String>,
     /// The things that others took away.
     pub faults: Faults,
     /// The upgrades so far.
@@ -78,6 +86,9 @@ const RELOADS: &str = "reloads";
 /// The same of those for another version of the program.
 const UPGRADES: &str = "upgrades";
 
+/// That of the changes of what is announced.
+const ANNOUNCEMENTS: &str = "announcements";
+
 impl Present {
     /// Counts a request for another configuration.
     pub fn reloaded(&self, is_done: bool) {
@@ -89,6 +100,21 @@ impl Present {
         let sums = self.book.singles(RELOADS);
         let of = |word| sums.get(word).copied().unwrap_or(0);
         ReloadsView { done: of("done"), refused: of("refused") }
+    }
+
+    /// The changes of what is announced so far, where anything is.
+    pub(super) fn announcing_changes(&self) -> BTreeMap<String, u64> {
+        if self.announcements.is_empty() {
+            return BTreeMap::new();
+        }
+        let sums = self.book.singles(ANNOUNCEMENTS);
+        let of = |word: &str| (word.to_owned(), sums.get(word).copied().unwrap_or(0));
+        ["announced", "withdrawn"].map(of).into()
+    }
+
+    /// Counts a change of what is announced.
+    pub fn announced(&self, is_announced: bool) {
+        self.book.count(ANNOUNCEMENTS, if is_announced { "announced" } else { "withdrawn" });
     }
 
     /// Has it go by another configuration. Services that this one has no more are still known.
@@ -141,6 +167,9 @@ impl Published {
             gone: Arc::default(),
             listeners: Arc::default(),
             own_listeners: Arc::default(),
+            announcements: Arc::default(),
+            announcing_device: None,
+            announcing_damage: None,
             faults: Faults::default(),
             upgrades: UpgradesView::default(),
         })))))

@@ -20,7 +20,7 @@ impl View {
     /// The readiness of the instance, or of one service: connections come to an origin of it, or are answered here.
     #[must_use]
     pub fn readiness(&self, service: Option<&str>) -> Readiness {
-        if matches!(self.state, InstanceState::Starting | InstanceState::Draining) {
+        if matches!(self.state, InstanceState::Starting | InstanceState::LameDuck | InstanceState::Draining) {
             return Readiness::Not(vec![self.state.to_string()]);
         }
         if !self.hindrances.is_empty() {
@@ -88,7 +88,7 @@ mod tests {
     #[test]
     fn nothing_is_ready_while_the_instance_is_not_and_the_words_are_those_of_the_view() {
         for service in [None, Some("echo"), Some("nobody")] {
-            for state in [InstanceState::Starting, InstanceState::Draining] {
+            for state in [InstanceState::Starting, InstanceState::LameDuck, InstanceState::Draining] {
                 let view = View { state, ..view() };
                 assert_eq!(view.readiness(service), Readiness::Not(vec![state.to_string()]));
             }

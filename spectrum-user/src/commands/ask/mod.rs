@@ -21,10 +21,12 @@ use self::selection::{LISTED, Selection, Summary};
 pub(super) use self::upgrade::upgrade;
 use super::answer::print;
 use super::columns::Columns;
-use crate::cli::{BindingsArgs, ExplainArgs, InstanceArgs, OriginArgs, ReloadArgs, StatusArgs};
+use crate::cli::{
+    AnnounceArgs, BindingsArgs, ExplainArgs, InstanceArgs, OriginArgs, ReloadArgs, StatusArgs, WithdrawArgs,
+};
 use crate::control::{
-    self, BindingsQuery, ExplainQuery, Explanation, ReloadQuery, Request, RunningConfiguration,
-    SetOriginAnswer,
+    self, AnnounceAnswer, AnnounceQuery, BindingsQuery, ExplainQuery, Explanation, ReloadQuery, Request,
+    RunningConfiguration, SetOriginAnswer,
 };
 use crate::instance::Reloaded;
 use crate::registry::{ControlSocket, InstanceName, control_sockets, live_instances, run_dir};
@@ -52,6 +54,28 @@ pub(super) fn bindings(args: &BindingsArgs) -> anyhow::Result<()> {
             );
         }
         columns.write(out, "")
+    })
+}
+
+/// Has what was withdrawn announced, and prints what came of it.
+pub(super) fn announce(args: &AnnounceArgs) -> anyhow::Result<()> {
+    let query = AnnounceQuery { prefix: args.prefix.map(|prefix| prefix.to_string()), why: None };
+    print_announcements(&ask(&args.instance, &Request::Announce(query))?, &args.instance)
+}
+
+/// Has something withdrawn, and prints what came of it.
+pub(super) fn withdraw(args: &WithdrawArgs) -> anyhow::Result<()> {
+    let WithdrawArgs { prefix, why, instance } = args;
+    let query = AnnounceQuery { prefix: prefix.map(|prefix| prefix.to_string()), why: why.clone() };
+    print_announcements(&ask(instance, &Request::Withdraw(query))?, instance)
+}
+
+fn print_announcements(answer: &AnnounceAnswer, args: &InstanceArgs) -> anyhow::Result<()> {
+    print(OP, answer, args.json, |out| {
+        for announcement in &answer.announcements {
+            writeln!(out, "{} {}", announcement.prefix, announcement.line())?;
+        }
+        answer.unsaved.iter().try_for_each(|unsaved| writeln!(out, "{unsaved}"))
     })
 }
 

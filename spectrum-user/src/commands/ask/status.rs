@@ -117,6 +117,7 @@ fn instance(status: &View, out: &mut dyn Write) -> io::Result<()> {
     if let Some(admin) = status.admin {
         writeln!(out, "metrics and health: http://{admin}/")?;
     }
+    announcements(status, out)?;
     writeln!(
         out,
         "descriptors for connections: {}, {} of them each service's own",
@@ -184,6 +185,16 @@ fn surroundings(status: &View, out: &mut dyn Write) -> io::Result<()> {
         section(out, "could not be looked at", &status.surroundings.unknown)?;
     }
     Ok(())
+}
+
+/// What is announced to routers, where anything is to be.
+fn announcements(status: &View, out: &mut dyn Write) -> io::Result<()> {
+    let device = status.announcing_device.as_ref().map_or_else(String::new, |device| format!(" by {device}"));
+    for announcement in &status.announcements {
+        let device = if announcement.announced { &device } else { "" };
+        writeln!(out, "announcement: {} {}{device}", announcement.prefix, announcement.line())?;
+    }
+    status.announcing_damage.iter().try_for_each(|damage| writeln!(out, "announcement: {damage}"))
 }
 
 /// `lost so far: 12 datagrams of clients and 3 of origins by full queues, 4 that could not be sent on`, if there are any.

@@ -1,6 +1,7 @@
 //! The configuration file: what was typed, in TOML, becomes a [`Config`] or a list of everything that is wrong with it.
 //! Pure but for [`Config::load`], so that starting, reloading and checking judge alike.
 
+mod announcing;
 mod binding;
 mod defaults;
 mod file_set;
@@ -232,6 +233,7 @@ fn read(texts: &Texts<'_>, root: &DeTable<'_>, problems: &Problems<'_>, read_lis
     }
     let lists = Lists::read_by(read_list);
     let common = file.take("policy").map(|typed| DescribedSources::read(typed, &lists));
+    let announce = file.take("announce");
     let described = file.take("service").map(|typed| services(typed, &lists, problems));
     if described.is_none() && !file.misspells("service") {
         problems.add(0, NO_SERVICE);
@@ -246,8 +248,18 @@ fn read(texts: &Texts<'_>, root: &DeTable<'_>, problems: &Problems<'_>, read_lis
     let named = |one: &mut DescribedService| Some((one.service.name.clone(), one.sources.take()?));
     let policies =
         sources::policies(common, described.iter_mut().filter_map(named).collect(), &lists, problems);
-    let (services, places): (Vec<_>, Vec<_>) =
-        described.into_iter().map(|described| (described.service, described.places)).unzip();
+    let mut announced = Vec::with_capacity(described.len());
+    let (services, places): (Vec<_>, Vec<_>) = described
+        .into_iter()
+        .map(|described| {
+            announced.push(described.announcing);
+            (described.service, described.places)
+        })
+        .unzip();
+    let announcing = announcing::read(announce, &services, &announced, |offset, service, reason| {
+        let about = format_args!("service {:?} announce-when", service.name.as_str()).to_string();
+        problems.add_about(offset, about, reason);
+    });
     let mut plan = plan::of(&services).unwrap_or_else(|errors| {
         ties::explain(&errors, &places, problems);
         Plan::default()
@@ -266,6 +278,7 @@ fn read(texts: &Texts<'_>, root: &DeTable<'_>, problems: &Problems<'_>, read_lis
         admin,
         log,
         resolver,
+        announcing,
         services,
         origin_places,
         policy_places,

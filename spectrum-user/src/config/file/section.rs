@@ -24,6 +24,7 @@ const TIMES: &str = "timeouts of a service, for TCP, or udp of a service";
 /// Keys that people put into the wrong table, and where they belong.
 const HOMES: &[(&str, &str)] = &[
     ("allow", "[policy], or policy of a service"),
+    ("announce-when", "[[service]]"),
     ("backup", "an element of origins, as in { origin = \"203.0.113.10\", backup = true }"),
     ("balance", "[[service]]"),
     ("bindings", "[[service]]"),
@@ -37,8 +38,10 @@ const HOMES: &[(&str, &str)] = &[
     ("firewall", "[dispatcher]"),
     ("format", "[log]"),
     ("health", "[[service]]"),
+    ("hold", "[announce]"),
     ("idle", TIMES),
     ("include", "the top of the file, before its first table"),
+    ("lame-duck", "[announce]"),
     ("lifetime", TIMES),
     ("limits", "[[service]]"),
     ("listen", "[admin]"),

@@ -2,6 +2,7 @@
 
 use toml::de::DeTable;
 
+use super::announcing::{AnnounceKeys, DescribedAnnouncing};
 use super::binding::{BindingPlace, DescribedBindings};
 use super::key_path::KeyPath;
 use super::log;
@@ -24,6 +25,8 @@ pub(super) struct DescribedService {
     pub(super) service: Service,
     /// Whom it lets in, where it says so.
     pub(super) sources: Option<DescribedSources>,
+    /// What it says of announcing.
+    pub(super) announcing: DescribedAnnouncing,
     /// The keys about its records.
     pub(super) records: RecordKeys,
     /// Of the service's parts.
@@ -62,6 +65,7 @@ impl DescribedService {
         let (origins, respond) = (origins_keys.origins, section.take("respond"));
         let policy_keys = PolicyKeys::take(&section);
         let sources = section.take("policy").map(|typed| DescribedSources::read(typed, lists));
+        let announce_keys = AnnounceKeys::take(&section);
         let udp_keys = section.take("udp");
         let log = section.take("log");
         let misspells = |words: &[&str]| words.iter().any(|word| section.misspells(word));
@@ -78,6 +82,7 @@ impl DescribedService {
 
         let name_place = name.map(|typed| typed.offset());
         let name = name.and_then(|typed| typed.parsed("a string"));
+        let is_named = name.is_some();
         let DescribedBindings { bindings, places } = bindings.map(read_bindings).unwrap_or_default();
         let bound = BoundProtocols::of(&bindings);
         let mut target = read_target(&origins_keys, respond, &bindings);
@@ -101,21 +106,24 @@ impl DescribedService {
                 "write origins in its place, or give the UDP bindings to a service with respond = \"echo\"";
             typed.refuse(format_args!("{error}; {cure}"));
         }
+        let target_is_known = target.is_some();
+        let service = Service {
+            name: name.unwrap_or_default(),
+            bindings,
+            target: target.unwrap_or(Target::Respond(Responder::Discard)),
+            policy,
+        };
         Self {
+            announcing: announce_keys.read(&service, target_is_known),
             records,
             sources,
             places: ServicePlaces {
-                name: name_place.filter(|_| name.is_some()),
+                name: name_place.filter(|_| is_named),
                 origins: origins.map(|typed| typed.offset()),
                 each_origin: origins_keys.places(),
                 bindings: places,
             },
-            service: Service {
-                name: name.unwrap_or_default(),
-                bindings,
-                target: target.unwrap_or(Target::Respond(Responder::Discard)),
-                policy,
-            },
+            service,
         }
     }
 }

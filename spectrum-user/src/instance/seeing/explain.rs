@@ -186,6 +186,10 @@ impl Present {
             notes.push(format!("other sk_lookup programs are attached and may choose another socket: {ids}"));
         }
         notes.extend(view.missing.into_iter().chain(view.unseen));
+        let is_about =
+            |prefix: &str| prefix.parse().is_ok_and(|prefix: Prefix| prefix.contains(dialled.ip()));
+        let announced = view.announcements.iter().filter(|one| is_about(&one.prefix));
+        notes.extend(announced.map(|one| format!("to routers {} is {}", one.prefix, one.line())));
         if is_bound
             && let Some(port) = NonZeroU16::new(dialled.port())
             && let Some(ports) = PortRange::new(port, port)

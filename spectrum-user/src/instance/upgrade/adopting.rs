@@ -26,7 +26,7 @@ use crate::plan::firewall::{Firewall, Rule};
 use crate::registry::{Claim, InstanceId, Mode};
 use crate::worker_process::WorkerProcess;
 use spectrum_steering::dispatcher::FormerCounts;
-use spectrum_steering::host::{ListenerGroup, LocalRoutes};
+use spectrum_steering::host::{Announcement, ListenerGroup, LocalRoutes};
 use spectrum_steering::tproxy::{SideTable, Tproxy};
 
 /// Between two looks whether a child has ended.
@@ -155,6 +155,10 @@ impl Running {
         self.claim = Some(Claim::adopt(id, claim.path.clone(), lock, claim.instance.clone()));
         self.published.change(|now| now.id = Some(id));
         self.routes = Some(LocalRoutes::open_with(ledger.routes.clone())?);
+        if let Some((name, file)) = &ledger.announcement {
+            let file = files.copy(*file).context("adopt the device by which prefixes are announced")?;
+            self.announcement = Some(Announcement::adopt(name.clone(), file)?);
+        }
         self.replies.adopt(ledger.replies.iter().copied());
         self.replies.mark = ledger.mark.clone().map(SideTable::adopt).transpose()?;
         self.exempting.adopt(ledger.exemption.clone().map(SideTable::adopt).transpose()?);

@@ -65,6 +65,9 @@ pub(super) struct HandedLedger {
     pub(super) claim: HandedClaim,
     pub(super) control: Option<(PathBuf, FileNumber)>,
     pub(super) admin: Option<(SocketAddr, FileNumber)>,
+    /// The device by which prefixes are announced.
+    #[serde(default)]
+    pub(super) announcement: Option<(String, FileNumber)>,
     pub(super) dispatcher: Option<HandedDispatcher>,
     /// The local routes that were added.
     pub(super) routes: Vec<Prefix>,
@@ -223,6 +226,7 @@ mod tests {
             claim: HandedClaim { path: "/run/spectrum/1/3fa2c1.json".into(), lock: file(11), instance },
             control: Some(("/run/spectrum/1/3fa2c1.sock".into(), file(12))),
             admin: Some(("127.0.0.1:9180".parse().unwrap(), file(13))),
+            announcement: Some(("spectrum0".to_owned(), file(22))),
             dispatcher: Some(HandedDispatcher {
                 link: Some(file(14)),
                 counters: file(15),

@@ -14,7 +14,7 @@ use super::handed_ledger::{
 use crate::control::ControlServer;
 use crate::instance::running::Running;
 use crate::worker_process::{HandedLink, HandedWorker, HeardPart, WorkerProcess};
-use spectrum_steering::host::LocalRoutes;
+use spectrum_steering::host::{Announcement, LocalRoutes};
 use spectrum_steering::tproxy::{SideTable, Tproxy};
 
 impl Running {
@@ -59,6 +59,12 @@ impl Running {
                 .transpose()?,
             admin: admin
                 .map(|admin| Ok::<_, std::io::Error>((admin.address(), files.add(admin.listener())?)))
+                .transpose()?,
+            announcement: self
+                .announcement
+                .as_ref()
+                .and_then(Announcement::place)
+                .map(|(name, file)| Ok::<_, std::io::Error>((name.to_owned(), files.add(file)?)))
                 .transpose()?,
             dispatcher: self.handed_dispatcher(files)?,
             routes: self
