@@ -59,7 +59,7 @@ pub(super) struct ChangedService {
 
 impl Difference {
     /// Between what is `running` and what is `planned`.
-    pub(super) fn of(running: RunningConfiguration, planned: Planned) -> anyhow::Result<Self> {
+    pub(super) fn of(running: RunningConfiguration, planned: Planned) -> Self {
         let Planned { config, plan } = planned;
         let RunningConfiguration { mode, files, keys: said, services: before } = running;
         let candidate = overlaid(&config, &said).filled();
@@ -104,7 +104,7 @@ impl Difference {
             (files.into_iter().collect(), config.shown_files().into_iter().collect());
         difference.files_added = has.difference(&had).cloned().collect();
         difference.files_removed = had.difference(&has).cloned().collect();
-        Ok(difference)
+        difference
     }
 
     /// True if a reload would change nothing. That files have other names changes nothing.
@@ -246,7 +246,7 @@ mod tests {
     }
 
     fn told(before: RunningConfiguration, after: &str) -> String {
-        let difference = Difference::of(before, planned(after)).unwrap();
+        let difference = Difference::of(before, planned(after));
         let mut text = Vec::new();
         difference.write(&mut text).unwrap();
         String::from_utf8(text).unwrap()

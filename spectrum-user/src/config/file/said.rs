@@ -100,7 +100,9 @@ impl Saying<'_> {
                     self.write(element.get_ref(), text);
                 }
                 if let Some(more) = list.len().checked_sub(self.most).filter(|more| *more > 0) {
-                    text.push_str(&format!(", and {more} more"));
+                    text.push_str(", and ");
+                    text.push_str(&more.to_string());
+                    text.push_str(" more");
                 }
                 text.push(']');
             }
