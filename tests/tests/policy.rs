@@ -166,8 +166,8 @@ fn scan_table_and_kernel_agree_on_whom_services_let_in() {
                 };
                 let about = || format!("{service} {protocol} from {from} by {:#?}", plan.policies);
                 let denies = plan.denies(protocol, from, address, port);
-                let denied = (!matches!(expected, Verdict::Assign(_))).then_some(on_deny);
-                assert_eq!(denies, denied, "the plan: {}", about());
+                let refusal = (!matches!(expected, Verdict::Assign(_))).then_some(on_deny);
+                assert_eq!(denies, refusal, "the plan: {}", about());
                 let packet = Packet { domain: domain_of(protocol, family), address: address.into(), port };
                 assert_eq!(table.steer(&packet, from), expected, "the table: {}", about());
                 let before = dispatcher.probe().counts(winner.destination).unwrap();

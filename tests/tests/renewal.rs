@@ -207,7 +207,7 @@ fn stream_over_renewals(case: &mut Case) -> usize {
             for (number, client) in clients.iter().enumerate() {
                 match hear(client) {
                     Ok(answer) => {
-                        assert_eq!(answer, format!("{number} {rounds}").as_bytes(), "in their order")
+                        assert_eq!(answer, format!("{number} {rounds}").as_bytes(), "in their order");
                     }
                     Err(_) => lost += 1,
                 }
@@ -217,7 +217,7 @@ fn stream_over_renewals(case: &mut Case) -> usize {
         is_all_heard.store(true, Ordering::Relaxed);
         heard = answering.join().unwrap();
         let moved = renewing.join().unwrap();
-        assert!(moved.iter().all(|moved| matches!(moved, Ok(200) | Ok(0))), "{moved:?}");
+        assert!(moved.iter().all(|moved| matches!(moved, Ok(200 | 0))), "{moved:?}");
         assert!(moved.contains(&Ok(200)), "{moved:?}: {}", instance.stderr());
     });
     for number in 0..clients.len() {

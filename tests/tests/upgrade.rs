@@ -131,14 +131,14 @@ fn whoever_comes_meanwhile_is_served(case: &mut Case) {
             .map(|_| {
                 let is_over = Arc::clone(&is_over);
                 scope.spawn(move || {
-                    let mut served = 0_u32;
+                    let mut rounds = 0_u32;
                     while !is_over.load(Ordering::Relaxed) {
                         let mut stream = call(server, target).unwrap_or_else(|error| panic!("dial: {error}"));
                         echoed(&mut stream, "hello")
-                            .unwrap_or_else(|error| panic!("after {served}: {error}"));
-                        served += 1;
+                            .unwrap_or_else(|error| panic!("after {rounds}: {error}"));
+                        rounds += 1;
                     }
-                    served
+                    rounds
                 })
             })
             .collect();
@@ -147,8 +147,8 @@ fn whoever_comes_meanwhile_is_served(case: &mut Case) {
         }
         is_over.store(true, Ordering::Relaxed);
         for client in clients {
-            let served = client.join().unwrap_or_else(|_| panic!("{}", instance.stderr()));
-            assert!(served > 0);
+            let rounds = client.join().unwrap_or_else(|_| panic!("{}", instance.stderr()));
+            assert!(rounds > 0);
         }
     });
     assert_eq!(status(case)["upgrades"]["done"], 3);

@@ -1,5 +1,5 @@
 //! `cargo xtask dist`: the Debian package of spectrum, for Debian 12 and 13, and the checks of what is in it. Installs
-//! nothing on this host but what builds it; `cargo xtask fresh --package` installs what it made, elsewhere.
+//! nothing on this host but what builds it.
 
 #![expect(clippy::print_stdout, reason = "a developer's tool talks on standard output")]
 

@@ -96,12 +96,12 @@ fn lose_steerer(life: &Life) -> Result<()> {
 
 /// The steerer hangs, which nobody but systemd sees.
 fn hang_steerer() -> Result<()> {
-    change("WatchdogSec=2s\n")?;
+    change("WatchdogSec=6s\n")?;
     systemctl(&["restart", UNIT])?;
     let life = Life::now()?;
     let worker = life.worker()?;
     // Twice the time, in which nothing may happen to one that lives.
-    std::thread::sleep(std::time::Duration::from_secs(4));
+    std::thread::sleep(std::time::Duration::from_secs(12));
     ensure!(Life::now()? == life, "a steerer that lives was taken for one that hangs");
     send(life.main, Signal::SIGSTOP)?;
     started_again(&life, worker, "a steerer that hangs was missed")

@@ -17,7 +17,7 @@ use serde::de::DeserializeOwned;
 
 use self::candidates::listed;
 pub(super) use self::completion::complete;
-use self::selection::{LISTED, Selection, Summary};
+use self::selection::{LISTED, ShownServices, Summary};
 pub(super) use self::upgrade::upgrade;
 use super::answer::print;
 use super::columns::Columns;
@@ -119,7 +119,7 @@ pub(super) fn status(args: &StatusArgs) -> anyhow::Result<()> {
         }
     };
     let selection =
-        Selection { names: services.clone(), protocol: *protocol, binding, only_wrong: *only_wrong };
+        ShownServices { names: services.clone(), protocol: *protocol, binding, only_wrong: *only_wrong };
     let mut view: View = ask(instance, &Request::Status)?;
     name_programs(&mut view);
     let is_short = selection.is_all() && !all && view.services.len() > LISTED;

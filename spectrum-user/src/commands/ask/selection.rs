@@ -12,7 +12,7 @@ pub(super) const LISTED: usize = 200;
 
 /// The services that are shown.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub(super) struct Selection {
+pub(super) struct ShownServices {
     /// These; none: all.
     pub(super) names: Vec<String>,
     /// Those with a binding of this protocol.
@@ -31,7 +31,7 @@ pub(super) struct NoService {
     nearest: Option<String>,
 }
 
-impl Selection {
+impl ShownServices {
     /// Leaves in `view` what is selected.
     ///
     /// # Errors
@@ -149,7 +149,7 @@ mod tests {
         serde_json::from_value(view).unwrap()
     }
 
-    fn left(selection: &Selection) -> (Vec<String>, usize, usize) {
+    fn left(selection: &ShownServices) -> (Vec<String>, usize, usize) {
         let mut view = view();
         selection.apply(&mut view).unwrap();
         let names = view.services.iter().map(|service| service.plan.name.clone()).collect();
@@ -158,23 +158,23 @@ mod tests {
 
     #[test]
     fn what_is_selected_is_left_with_its_parts() {
-        let all = Selection::default();
+        let all = ShownServices::default();
         assert!(all.is_all());
         let both = vec!["web".to_owned(), "games".to_owned()];
         assert_eq!(left(&all), (both.clone(), 4, 3));
-        let named = Selection { names: vec!["games".to_owned()], ..Selection::default() };
+        let named = ShownServices { names: vec!["games".to_owned()], ..ShownServices::default() };
         assert_eq!(left(&named), (vec!["games".to_owned()], 2, 2));
-        let of_udp = Selection { protocol: Some(Protocol::Udp), ..Selection::default() };
+        let of_udp = ShownServices { protocol: Some(Protocol::Udp), ..ShownServices::default() };
         assert_eq!(left(&of_udp), (vec!["games".to_owned()], 2, 1));
-        let wrong = Selection { only_wrong: true, ..Selection::default() };
+        let wrong = ShownServices { only_wrong: true, ..ShownServices::default() };
         assert_eq!(left(&wrong), (vec!["web".to_owned()], 1, 1));
-        let bound = Selection { binding: Some(["web".to_owned()].into()), ..Selection::default() };
+        let bound = ShownServices { binding: Some(["web".to_owned()].into()), ..ShownServices::default() };
         assert_eq!(left(&bound), (vec!["web".to_owned()], 2, 1));
     }
 
     #[test]
     fn a_name_that_no_service_has_is_told_with_the_nearest() {
-        let selection = Selection { names: vec!["game".to_owned()], ..Selection::default() };
+        let selection = ShownServices { names: vec!["game".to_owned()], ..ShownServices::default() };
         let error = selection.apply(&mut view()).unwrap_err();
         assert_eq!(error.to_string(), "there is no service \"game\"; did you mean \"games\"?");
     }
