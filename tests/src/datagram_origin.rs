@@ -1,5 +1,6 @@
 //! Origins for datagrams, which can die and come back. Know nothing of steering.
 
+use std::fs;
 use std::io::ErrorKind;
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
@@ -13,6 +14,9 @@ use crate::netns::Netns;
 
 /// The time after which it looks whether it is to die.
 const LOOK: Duration = Duration::from_millis(20);
+
+/// The ports of the namespace that nobody gets who asks for any.
+const RESERVED: &str = "/proc/sys/net/ipv4/ip_local_reserved_ports";
 
 /// The room for what waits at its socket.
 const ROOM: usize = 4 << 20;
@@ -90,5 +94,17 @@ fn bind(address: SocketAddr) -> UdpSocket {
     socket.set_recv_buffer_size(ROOM).expect("make room");
     socket.set_read_timeout(Some(LOOK)).expect("limit reading");
     socket.bind(&address.into()).unwrap_or_else(|error| panic!("bind {address}: {error}"));
+    reserve(&socket);
     socket.into()
+}
+
+/// Has the kernel give the port of `socket` to nobody who asks for any, such as a session of the program's: an origin may come back.
+fn reserve(socket: &Socket) {
+    let port = socket.local_addr().ok().and_then(|address| Some(address.as_socket()?.port()));
+    let reserved = fs::read_to_string(RESERVED).unwrap_or_default();
+    let all: Vec<String> =
+        reserved.trim().split(',').filter(|one| !one.is_empty()).map(str::to_owned).collect();
+    let all: Vec<String> = all.into_iter().chain(port.map(|port| port.to_string())).collect();
+    // Without it a port is taken now and then.
+    let _ = fs::write(RESERVED, all.join(","));
 }

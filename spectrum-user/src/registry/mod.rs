@@ -50,6 +50,9 @@ const RETRY: Duration = Duration::from_millis(20);
 /// longer, is about to become an instance, or to see for itself.
 const PARTING: Duration = Duration::from_millis(200);
 
+/// So often a directory is made that others remove meanwhile.
+const TRIES: usize = 16;
+
 /// The registry of one network namespace.
 #[derive(Clone, Debug)]
 pub struct Registry {
@@ -68,10 +71,13 @@ impl Registry {
     fn make(&self) -> Result<(), RegistryError> {
         let dir = &self.dir;
         // The files in it are readable by root alone: whoever can open a file can lock it.
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(dir)
+        let mut builder = DirBuilder::new();
+        builder.recursive(true).mode(0o700);
+        // One that others remove is there, and then is no directory.
+        let is_passing = |error: &io::Error| error.kind() == io::ErrorKind::AlreadyExists;
+        let mut tries = (0..TRIES).map(|_| builder.create(dir));
+        let made = tries.find(|made| !made.as_ref().is_err_and(is_passing));
+        made.unwrap_or_else(|| builder.create(dir))
             .map_err(|source| failed("create directory", dir, source))?;
         match admit_group(dir) {
             // Another has just removed it, which is for who takes the lock to notice.
