@@ -6,7 +6,7 @@ use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use futures_util::future::{join, try_join_all};
+use futures_util::future::{join, join_all, try_join_all};
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use tokio::time::timeout;
 
@@ -77,22 +77,35 @@ impl Link {
         &self,
         listeners: impl IntoIterator<Item = anyhow::Result<NewListeners>>,
     ) -> anyhow::Result<()> {
-        let (mut begun, mut under_way) = (Vec::new(), 0);
+        let (mut begun, mut under_way, mut outcome) = (Vec::new(), 0, Ok(()));
         for listeners in listeners {
-            let NewListeners { destination, sockets, served } = listeners?;
-            let mut sockets = sockets.into_iter().peekable();
-            while sockets.peek().is_some() {
-                let some: Vec<_> = sockets.by_ref().take(MOST_FILES).collect();
-                under_way += some.len();
-                let command = Order::Listen(destination.clone(), Box::new(served.clone()));
-                begun.push(self.begin(command, some, PATIENCE)?.done());
-                if under_way >= COPIES {
-                    try_join_all(begun.drain(..)).await?;
-                    under_way = 0;
-                }
+            outcome = listeners.and_then(|listeners| {
+                under_way += listeners.sockets.len();
+                self.begin_to_listen(listeners, &mut begun)
+            });
+            if outcome.is_ok() && under_way >= COPIES {
+                under_way = 0;
+                outcome = done(begun.drain(..)).await.map_err(Into::into);
+            }
+            if outcome.is_err() {
+                break;
             }
         }
-        Ok(try_join_all(begun).await.map(drop)?)
+        // Also after an error: what is told next, such as to remove them, must not overtake any.
+        let rest = done(begun.drain(..)).await;
+        outcome?;
+        Ok(rest?)
+    }
+
+    fn begin_to_listen(&self, listeners: NewListeners, begun: &mut Vec<Begun>) -> anyhow::Result<()> {
+        let NewListeners { destination, sockets, served } = listeners;
+        let mut sockets = sockets.into_iter().peekable();
+        while sockets.peek().is_some() {
+            let some: Vec<_> = sockets.by_ref().take(MOST_FILES).collect();
+            let command = Order::Listen(destination.clone(), Box::new(served.clone()));
+            begun.push(self.begin(command, some, PATIENCE)?);
+        }
+        Ok(())
     }
 
     /// Prepares to hand over, in place of what was prepared before. Changes nothing that is served.
@@ -228,6 +241,11 @@ impl Link {
             tracing::debug!("{error}");
         }
     }
+}
+
+/// Waits until all of `begun` are done: the first error.
+async fn done(begun: impl Iterator<Item = Begun>) -> Result<(), LinkError> {
+    join_all(begun.map(Begun::done)).await.into_iter().collect()
 }
 
 /// What was asked for: whoever has broken in there may tell of anything.

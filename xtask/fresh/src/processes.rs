@@ -28,6 +28,7 @@ pub(super) fn check() -> Result<ExitCode> {
     ensure!(status.starts_with("ready: 192.0.2.0/24, "), "systemctl status says {status:?}");
     println!("ok: systemctl status tells: {status}");
     lose_worker(&life)?;
+    upgrade(&life)?;
     lose_steerer(&life)?;
     hang_steerer()?;
     reload_by_signal()?;
@@ -84,6 +85,23 @@ fn lose_worker(life: &Life) -> Result<()> {
     }
     ensure!(Life::now()? == *life, "a dead worker process made {:?} of {life:?}", Life::now()?);
     println!("ok: the unit stays active while worker processes are killed");
+    Ok(())
+}
+
+/// The steerer executes its program anew, as it would another version: the service has not noticed, and another worker process serves.
+fn upgrade(life: &Life) -> Result<()> {
+    for _ in 0..2 {
+        let worker = life.worker()?;
+        send(life.main, Signal::SIGUSR2)?;
+        wait_until("the worker process of before the upgrade is gone", || {
+            (0..2).try_for_each(answers)?;
+            Ok(!processes().contains(&worker) && life.worker().is_ok())
+        })?;
+        wait_until("the unit is as it was", || Ok(Life::now().is_ok_and(|now| now == *life)))?;
+        let status = property("StatusText")?;
+        ensure!(status.starts_with("ready: "), "after an upgrade systemctl status says {status:?}");
+    }
+    println!("ok: the unit stays active, and its main process the same, over upgrades");
     Ok(())
 }
 
@@ -175,8 +193,9 @@ fn other_user(name: &str, how: &str) -> Result<()> {
     answers(0)?;
     wait_until("another worker process serves", || Ok(life.worker().is_ok_and(|next| next != worker)))?;
     ensure!(Life::now()? == life, "{:?} became of {life:?}", Life::now()?);
+    upgrade(&life)?;
     stop()?;
-    println!("ok: it starts, reloads, survives its worker process and stops with {name}");
+    println!("ok: it starts, reloads, survives its worker process, is upgraded and stops with {name}");
     Ok(())
 }
 
