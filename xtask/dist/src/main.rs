@@ -1,4 +1,4 @@
-//! `cargo xtask dist`: the Debian package of spectrum, for Debian 12 and 13, and the checks of what is in it. Installs
+//! `cargo xtask dist`: the Debian package of spectrum, and the checks of what is in it. Installs
 //! nothing on this host but what builds it.
 
 #![expect(clippy::print_stdout, reason = "a developer's tool talks on standard output")]
