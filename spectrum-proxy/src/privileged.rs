@@ -1,6 +1,7 @@
 //! Sockets that take a capability to be made: answers from what clients have dialled, and connections for clients. Who lacks the
 //! capability may ask somebody who has it. Decides for nobody whether they may have one.
 
+use std::cell::OnceCell;
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
@@ -127,6 +128,23 @@ impl PrivilegedSocket {
             Some(answer) => timeout(LONG_PATIENCE, answer).await.ok().and_then(Result::ok).unwrap_or(opened),
             None => opened,
         }
+    }
+
+    /// The one of `place`, which `open` makes when it is first asked for. One that nobody has made in time is asked for again; of any other
+    /// error `complain` hears, and there is none from then on.
+    pub(crate) fn once<T>(
+        place: &OnceCell<Option<T>>,
+        open: impl FnOnce() -> io::Result<T>,
+        complain: impl FnOnce(&io::Error),
+    ) -> Option<&T> {
+        if let Some(known) = place.get() {
+            return known.as_ref();
+        }
+        let opened = match open() {
+            Err(error) if Self::is_passing(&error) => return None,
+            opened => opened.inspect_err(complain).ok(),
+        };
+        place.get_or_init(|| opened).as_ref()
     }
 
     /// True if `error` says only that nobody has made it in time.

@@ -67,18 +67,10 @@ impl Complaints {
             Family::Ipv4 => ipv4,
             Family::Ipv6 => ipv6,
         };
-        if let Some(known) = socket.get() {
-            return known.as_ref();
-        }
-        let opened = match PrivilegedSocket::Icmp(family).make() {
-            Ok(socket) => Some(socket.into()),
-            Err(error) if PrivilegedSocket::is_passing(&error) => return None,
-            Err(error) => {
-                tracing::warn!(%family, %error, "open raw socket; clients are not told by ICMP that their datagrams went nowhere");
-                None
-            }
+        let complain = |error: &io::Error| {
+            tracing::warn!(%family, %error, "open raw socket; clients are not told by ICMP that their datagrams went nowhere");
         };
-        socket.get_or_init(|| opened).as_ref()
+        PrivilegedSocket::once(socket, || PrivilegedSocket::Icmp(family).make().map(Socket::from), complain)
     }
 }
 

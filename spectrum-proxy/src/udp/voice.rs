@@ -142,18 +142,10 @@ impl Voices {
             Family::Ipv4 => v4,
             Family::Ipv6 => v6,
         };
-        if let Some(known) = raw.get() {
-            return known.clone();
-        }
-        let opened = match RawSender::open(family) {
-            Ok(opened) => Some(Rc::new(opened)),
-            Err(error) if PrivilegedSocket::is_passing(&error) => return None,
-            Err(error) => {
-                tracing::warn!(%family, %error, "open raw socket; addresses and ports that others have bound stay unanswered");
-                None
-            }
+        let complain = |error: &io::Error| {
+            tracing::warn!(%family, %error, "open raw socket; addresses and ports that others have bound stay unanswered");
         };
-        raw.get_or_init(|| opened).clone()
+        PrivilegedSocket::once(raw, || RawSender::open(family).map(Rc::new), complain).cloned()
     }
 
     /// Has the raw socket at hand where somebody else makes voices: it speaks while they are waited for in vain.
