@@ -26,6 +26,7 @@ use report::Report;
 use runner::{Bounds, End, Ending, Job};
 use suite::{Request, Suite};
 use turn::{Turn, VARIABLE};
+use verdict::Verdict;
 use xtask::build::{self, executables};
 use xtask::end;
 use xtask::interrupt::Interrupt;
@@ -45,6 +46,9 @@ const PER_PROCESSOR: usize = 3;
 
 /// Tests at a time of one binary.
 const THREADS: usize = 3;
+
+/// The times that a test that failed has to pass by itself to be called unstable.
+const AGAIN: usize = 3;
 
 /// Run every test, the privileged ones as root
 #[derive(Debug, Parser)]
@@ -143,6 +147,9 @@ fn test(options: &TestOptions, consent: Consent) -> Result<ExitCode> {
     if !privileged.is_empty() && interrupt.check().is_ok() {
         if privilege::available() {
             stage::run(privileged, bounds, &interrupt, |ending| report.take(&ending))?;
+            if !request.is_partial() {
+                try_again(&suites, &environment, &interrupt, &mut report)?;
+            }
         } else {
             report.without_root(require);
         }
@@ -153,6 +160,31 @@ fn test(options: &TestOptions, consent: Consent) -> Result<ExitCode> {
     report.end(begun.elapsed(), cpu_time()?.saturating_sub(before));
     interrupt.check()?;
     Ok(if report.is_good() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Tries those that failed by themselves, with nothing beside them.
+fn try_again(
+    suites: &[Suite],
+    environment: &[(String, String)],
+    interrupt: &Interrupt,
+    report: &mut Report<'_>,
+) -> Result<()> {
+    let bounds = Bounds { at_a_time: 1, silence: SILENCE };
+    for (place, (at, test)) in report.doubtful().into_iter().enumerate() {
+        let Some(suite) = suites.get(at) else { continue };
+        println!("again: {}: {test}", suite.name);
+        let only = Suite { tests: vec![test], is_part: true, ..suite.clone() };
+        let jobs = vec![Job::of(at, &only, &Request::default(), environment); AGAIN];
+        let mut passed = 0;
+        stage::run(jobs, bounds, interrupt, |ending| {
+            passed += usize::from(Verdict::of(&ending, &only.tests, 1).counts().passed == 1);
+            Ok(())
+        })?;
+        if passed == AGAIN {
+            report.is_unstable(place);
+        }
+    }
+    Ok(())
 }
 
 impl TestOptions {

@@ -8,11 +8,14 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 
-use super::THREADS;
+use super::{AGAIN, THREADS};
 use super::runner::{End, Ending};
 use super::suite::{Request, Suite};
 use super::turn::Turn;
 use super::verdict::{Counts, Failure, Verdict};
+
+/// Failed tests that are tried again. More of them have a common cause.
+const DOUBTS: usize = 2;
 
 /// The line with which a test says what it drew from.
 const SEED: &str = "repeat with ";
@@ -25,10 +28,27 @@ pub(super) struct Report<'run> {
     in_full: bool,
     ended: usize,
     times: BTreeMap<&'run str, Duration>,
-    /// With the name of the suite, and how to repeat it where cargo has to.
-    failures: Vec<(String, Failure, Option<String>)>,
+    failures: Vec<Failed>,
     skips: Vec<String>,
     counts: Counts,
+}
+
+/// A failure of this run.
+#[derive(Debug)]
+struct Failed {
+    /// The suite's name.
+    name: String,
+    failure: Failure,
+    /// How to repeat it where cargo has to.
+    again: Option<String>,
+    /// It passed each time that it was tried again.
+    is_unstable: bool,
+}
+
+impl Failed {
+    fn new(name: &str, failure: Failure, again: Option<&str>) -> Self {
+        Self { name: name.to_owned(), failure, again: again.map(str::to_owned), is_unstable: false }
+    }
 }
 
 impl<'run> Report<'run> {
@@ -91,7 +111,7 @@ impl<'run> Report<'run> {
             println!("FAILED {what}");
             let failure = Failure { tests: Vec::new(), what: "not run".to_owned(), output: what.to_owned() };
             self.counts.failed += 1;
-            self.failures.push(("privileged".to_owned(), failure, None));
+            self.failures.push(Failed::new("privileged", failure, None));
         } else {
             println!("SKIP {what}");
         }
@@ -112,9 +132,30 @@ impl<'run> Report<'run> {
         }
         self.counts += verdict.counts();
         self.skips.extend(verdict.skips);
-        self.failures.extend(
-            verdict.failures.into_iter().map(|failure| (name.to_owned(), failure, again.map(str::to_owned))),
-        );
+        self.failures
+            .extend(verdict.failures.into_iter().map(|failure| Failed::new(name, failure, again)));
+    }
+
+    /// The privileged tests that failed though nothing else is wrong with the run, each with the place of its suite; none where they are
+    /// too many for chance.
+    pub(super) fn doubtful(&self) -> Vec<(usize, String)> {
+        let place = |failed: &Failed| {
+            let [test] = &failed.failure.tests[..] else { return None };
+            let is_its_suite =
+                |suite: &Suite| suite.privileged && suite.name == failed.name && suite.tests.contains(test);
+            Some((self.suites.iter().position(is_its_suite)?, test.clone()))
+        };
+        let doubtful: Option<Vec<_>> = self.failures.iter().map(place).collect();
+        doubtful.filter(|doubtful| doubtful.len() <= DOUBTS).unwrap_or_default()
+    }
+
+    /// Takes note that the failed test at `place` of [`Self::doubtful`] passed whenever it was tried again.
+    pub(super) fn is_unstable(&mut self, place: usize) {
+        if let Some(failed) = self.failures.get_mut(place) {
+            failed.is_unstable = true;
+            self.counts.failed -= 1;
+            self.counts.unstable += 1;
+        }
     }
 
     /// Says all failures, and what it comes to.
@@ -122,8 +163,13 @@ impl<'run> Report<'run> {
         for skip in &self.skips {
             println!("{skip}");
         }
-        for (suite, failure, again) in &self.failures {
-            println!("\n---- {suite}: {}: {} ----", list(&failure.tests), failure.what);
+        for Failed { name, failure, again, is_unstable } in &self.failures {
+            let tests = list(&failure.tests);
+            if *is_unstable {
+                println!("\n---- UNSTABLE {name}: {tests}: failed, then passed alone {AGAIN} times ----");
+            } else {
+                println!("\n---- {name}: {tests}: {} ----", failure.what);
+            }
             println!("{}", failure.output);
             for test in &failure.tests {
                 let again = again.as_deref().unwrap_or("cargo xtask test");
@@ -139,9 +185,9 @@ impl<'run> Report<'run> {
         println!("\ntests: {sums}; {took} s, and {cpu} s of processor time");
     }
 
-    /// True if nothing failed.
+    /// True if nothing failed but what is unstable.
     pub(super) fn is_good(&self) -> bool {
-        self.failures.is_empty()
+        self.failures.iter().all(|failed| failed.is_unstable)
     }
 
     /// The time of each binary that ended.

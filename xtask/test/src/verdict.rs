@@ -76,6 +76,7 @@ impl Verdict {
         Counts {
             passed: self.passed,
             failed: self.failures.len(),
+            unstable: 0,
             skipped: self.skips.len(),
             ignored: self.ignored,
             left: self.left,
@@ -88,6 +89,7 @@ impl Verdict {
 pub(super) struct Counts {
     pub(super) passed: usize,
     pub(super) failed: usize,
+    pub(super) unstable: usize,
     pub(super) skipped: usize,
     pub(super) ignored: usize,
     pub(super) left: usize,
@@ -97,6 +99,7 @@ impl AddAssign for Counts {
     fn add_assign(&mut self, other: Self) {
         self.passed += other.passed;
         self.failed += other.failed;
+        self.unstable += other.unstable;
         self.skipped += other.skipped;
         self.ignored += other.ignored;
         self.left += other.left;
@@ -108,6 +111,7 @@ impl fmt::Display for Counts {
         write!(f, "{} passed", self.passed)?;
         for (number, what) in [
             (self.failed, "failed"),
+            (self.unstable, "unstable"),
             (self.skipped, "skipped"),
             (self.ignored, "ignored"),
             (self.left, "in other turns"),
