@@ -18,7 +18,7 @@ use super::Bench;
 use super::report::Report;
 use super::row::{Goal, Peer, Row};
 use super::slices::{self, SLICE, Sample};
-use super::station::Station;
+use super::station::{Caller, Station};
 use super::statistics::Spread;
 
 /// One address family.
@@ -122,7 +122,7 @@ fn open(name: &'static str, case: &'static Case, bench: &Bench) -> Result<Statio
     let target: SocketAddr = case.target.parse().context("parse an address")?;
     let plain = bench.plain_listener.clone();
     let program = bench.program.clone();
-    Station::open(name, target, &bench.interrupt, move |interrupt| match name {
+    Station::open(name, target, Caller::Served, &bench.interrupt, move |interrupt| match name {
         PLAIN => {
             route(case)?;
             listen(&plain, target, interrupt)

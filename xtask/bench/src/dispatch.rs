@@ -16,7 +16,7 @@ const GOALS: [(usize, f64); 4] = [(1_000_000, 6.0), (50_000, 4.0), (1_000, 1.5),
 
 /// Measures every case.
 pub(super) fn run(bench: &Bench, report: &mut Report) -> Result<()> {
-    measured::compare(bench, report, "dispatch", REFERENCE, |measured| goal(&measured.case))
+    measured::compare(bench, report, "dispatch", &[REFERENCE], |measured| goal(&measured.case))
 }
 
 /// The goal of a case, whose name ends in a number of addresses and perhaps of ranges: `ipv4/random/1000x4`.

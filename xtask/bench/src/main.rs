@@ -10,6 +10,7 @@ mod datagrams;
 mod dispatch;
 mod measured;
 mod memory;
+mod protect;
 mod proxy;
 mod publish;
 mod report;
@@ -53,7 +54,7 @@ struct Benchmark {
 const PROXY: &str = "proxy";
 const UDP: &str = "udp";
 
-const BENCHMARKS: [Benchmark; 7] = [
+const BENCHMARKS: [Benchmark; 8] = [
     Benchmark { name: "connect", about: "what accepting one connection costs", run: connect::run },
     Benchmark {
         name: "datagrams",
@@ -61,6 +62,11 @@ const BENCHMARKS: [Benchmark; 7] = [
         run: datagrams::run,
     },
     Benchmark { name: "dispatch", about: "what one run of the eBPF program costs", run: dispatch::run },
+    Benchmark {
+        name: "protect",
+        about: "what a million denied sources cost, and turning one away",
+        run: protect::run,
+    },
     Benchmark { name: PROXY, about: "a TCP proxy next to HAProxy and nginx", run: proxy::run },
     Benchmark {
         name: "publish",
@@ -76,7 +82,7 @@ const BENCHMARKS: [Benchmark; 7] = [
 ];
 
 /// The means of a benchmark.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Bench {
     /// The program under test.
     program: PathBuf,

@@ -68,18 +68,18 @@ impl Measured {
     }
 }
 
-/// Runs the measuring program `name` and shows each of its lines next to that of the subject `reference` before it in the
+/// Runs the measuring program `name` and shows each of its lines next to that of a subject in `references` before it in the
 /// same case. Whoever has such a peer may have a goal.
 pub(super) fn compare(
     bench: &Bench,
     report: &mut Report,
     name: &str,
-    reference: &str,
+    references: &[&str],
     goal: impl Fn(&Measured) -> Option<Goal>,
 ) -> Result<()> {
     let mut referred: Option<Measured> = None;
     each(bench, name, |measured| {
-        let is_reference = measured.subject == reference;
+        let is_reference = references.contains(&&*measured.subject);
         let peer = referred.as_ref().filter(|peer| peer.case == measured.case && !is_reference);
         report.add(&measured.row(peer, peer.and_then(|_| goal(&measured))));
         if is_reference {

@@ -1,13 +1,14 @@
 //! A server and its client in a network namespace of their own, on a thread that measures on request. One per subject:
 //! a rule or program made for one subject must not cost another one anything.
 
-use std::io::Read as _;
+use std::io::{ErrorKind, Read as _};
 use std::net::SocketAddr;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
+use nix::errno::Errno;
 use socket2::{Domain, Socket, Type};
 
 use xtask::interrupt::Interrupt;
@@ -16,6 +17,17 @@ use xtask::server::Server;
 
 use super::cpu::{self, Meter};
 use super::slices::Sample;
+
+/// The fate of the client that a slice repeats.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Caller {
+    /// It connects and reads an answer to its end.
+    Served,
+    /// It is refused, or reset once connected; now and then it may be served.
+    Refused,
+    /// It sends a SYN and leaves, since nobody answers.
+    Unanswered,
+}
 
 /// A subject, ready to be measured. Its server ends when it is dropped.
 #[derive(Debug)]
@@ -28,10 +40,11 @@ pub(super) struct Station {
 }
 
 impl Station {
-    /// Starts a thread in a new namespace, where `serve` starts the server; `target` is what the client dials.
+    /// Starts a thread in a new namespace, where `serve` starts the server; `target` is what the client dials, and `caller` how it fares.
     pub(super) fn open(
         name: &'static str,
         target: SocketAddr,
+        caller: Caller,
         interrupt: &Interrupt,
         serve: impl FnOnce(&Interrupt) -> Result<Server> + Send + 'static,
     ) -> Result<Self> {
@@ -52,7 +65,7 @@ impl Station {
                 };
                 let _ = opened.send(Ok(()));
                 for length in requested {
-                    if results.send(slice(target, length, &meter)).is_err() {
+                    if results.send(slice(target, caller, length, &meter)).is_err() {
                         break;
                     }
                 }
@@ -82,12 +95,16 @@ impl Drop for Station {
     }
 }
 
-fn slice(target: SocketAddr, length: Duration, meter: &Meter) -> Result<Sample> {
+fn slice(target: SocketAddr, caller: Caller, length: Duration, meter: &Meter) -> Result<Sample> {
     let started = Instant::now();
     let before = meter.read()?;
     let mut connections = 0_u32;
     while started.elapsed() < length {
-        connect(target)?;
+        match caller {
+            Caller::Served => connect(target)?,
+            Caller::Refused => be_refused(target)?,
+            Caller::Unanswered => be_unanswered(target)?,
+        }
         connections += 1;
     }
     let used = meter.read()?.saturating_sub(before);
@@ -110,5 +127,34 @@ fn connect(target: SocketAddr) -> Result<()> {
         length += read;
     }
     ensure!(length > 0, "dial {target}: no answer");
+    Ok(())
+}
+
+/// Connects, which fails, or reads to an end that comes too early.
+fn be_refused(target: SocketAddr) -> Result<()> {
+    let mut socket = Socket::new(Domain::for_address(target), Type::STREAM, None).context("open a socket")?;
+    socket.set_linger(Some(Duration::ZERO)).context("prepare a socket")?;
+    match socket.connect(&target.into()) {
+        Ok(()) => {
+            // Nobody asks how it ends.
+            let _ = socket.read(&mut [0; 256]);
+            Ok(())
+        }
+        Err(error) if matches!(error.kind(), ErrorKind::ConnectionRefused | ErrorKind::ConnectionReset) => {
+            Ok(())
+        }
+        Err(error) => Err(error).with_context(|| format!("dial {target}")),
+    }
+}
+
+/// Sends a SYN and closes: over loopback it has been judged when connect(2) returns, which fails where anybody answered.
+fn be_unanswered(target: SocketAddr) -> Result<()> {
+    let socket = Socket::new(Domain::for_address(target), Type::STREAM, None).context("open a socket")?;
+    socket.set_nonblocking(true).context("prepare a socket")?;
+    match socket.connect(&target.into()) {
+        Err(error) if error.raw_os_error() == Some(Errno::EINPROGRESS as i32) => {}
+        outcome => bail!("dial {target}: {outcome:?}, though nobody answers"),
+    }
+    ensure!(socket.take_error().context("ask a socket")?.is_none(), "dial {target}: somebody answered");
     Ok(())
 }

@@ -170,6 +170,7 @@ impl Purpose {
                     ip(),
                     iptables(),
                     program("nft", || has("nft"), &["nftables"]),
+                    program("ipset", || has("ipset"), &["ipset"]),
                     haproxy(),
                     nginx(),
                     nginx_stream(),

@@ -8,11 +8,11 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 
-use super::{AGAIN, THREADS};
 use super::runner::{End, Ending};
 use super::suite::{Request, Suite};
 use super::turn::Turn;
 use super::verdict::{Counts, Failure, Verdict};
+use super::{AGAIN, THREADS};
 
 /// Failed tests that are tried again. More of them have a common cause.
 const DOUBTS: usize = 2;
@@ -132,8 +132,7 @@ impl<'run> Report<'run> {
         }
         self.counts += verdict.counts();
         self.skips.extend(verdict.skips);
-        self.failures
-            .extend(verdict.failures.into_iter().map(|failure| Failed::new(name, failure, again)));
+        self.failures.extend(verdict.failures.into_iter().map(|failure| Failed::new(name, failure, again)));
     }
 
     /// The privileged tests that failed though nothing else is wrong with the run, each with the place of its suite; none where they are
