@@ -12,7 +12,8 @@ use crate::instance::worker_of;
 use crate::netns::Netns;
 use crate::require::find_in_path;
 
-const LOG: &str = "/run/strace";
+/// The file, in the namespace's own /run, that strace writes to.
+pub const LOG: &str = "/run/strace";
 
 /// The time that strace may take to detach.
 const GRACE: Duration = Duration::from_secs(5);
@@ -28,6 +29,11 @@ impl<'netns> Fault<'netns> {
     /// Makes the system calls `call` of `pid`, and of its worker process if it has one, do what `what` says, such as `error=EPERM:when=3`.
     pub fn inject(netns: &'netns Netns, pid: u32, call: &str, what: &str) -> Self {
         let pids: Vec<u32> = std::iter::once(pid).chain(worker_of(pid)).collect();
+        Self::inject_into(netns, &pids, call, what)
+    }
+
+    /// The same for these processes alone.
+    pub fn inject_into(netns: &'netns Netns, pids: &[u32], call: &str, what: &str) -> Self {
         let mut strace = Command::new(find_in_path("strace").expect("strace"));
         strace
             .args(["-f", "-q", "-o", LOG])
@@ -56,7 +62,13 @@ impl<'netns> Fault<'netns> {
         self.netns.run(|| fs::read_to_string(LOG)).expect("read what strace wrote").contains("INJECTED")
     }
 
-    fn detach(&mut self) {
+    /// Detaches, and tells whether anything was killed.
+    pub fn killed(mut self) -> bool {
+        !self.detach() || self.netns.run(|| fs::read_to_string(LOG)).is_ok_and(|calls| is_kill(&calls))
+    }
+
+    /// True unless it hangs, as it may when it has killed its tracee.
+    fn detach(&mut self) -> bool {
         let pid = Pid::from_raw(i32::try_from(self.tracer.id()).expect("a process id"));
         // Fails when it has ended with its tracee.
         let _ = kill(pid, Signal::SIGTERM);
@@ -67,6 +79,7 @@ impl<'netns> Fault<'netns> {
             let _ = self.tracer.kill();
             let _ = self.tracer.wait();
         }
+        ended.is_some()
     }
 }
 
@@ -74,4 +87,19 @@ impl Drop for Fault<'_> {
     fn drop(&mut self) {
         self.detach();
     }
+}
+
+/// True if the strace by which `pid` was started, and which wrote to [`LOG`], has killed anything but `pid`, which has ended by itself.
+pub fn has_killed_beside(netns: &Netns, pid: u32) -> bool {
+    let end = format!("{pid} +++ ");
+    // It writes when it ends, a moment after whom it traced, or hangs because it has killed somebody.
+    let calls = perhaps(GRACE, || {
+        let calls = netns.run(|| fs::read_to_string(LOG)).ok()?;
+        calls.lines().any(|line| line.starts_with(&end)).then_some(calls)
+    });
+    calls.is_none_or(|calls| is_kill(&calls))
+}
+
+fn is_kill(calls: &str) -> bool {
+    calls.contains("killed by SIGKILL")
 }
