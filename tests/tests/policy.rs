@@ -4,6 +4,7 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use socket2::{Domain, Socket, Type};
@@ -197,6 +198,7 @@ on_every_path!(
     whom_a_policy_denies_is_refused_and_the_longest_prefix_decides,
     whom_a_policy_denies_without_a_word_hears_nothing,
     a_reload_changes_whom_a_service_lets_in_and_touches_nothing_open,
+    whom_a_policy_denies_is_denied_during_an_upgrade_and_after_it,
 );
 
 /// A service `web` that echoes by both protocols on port 80, beside one that everybody may use on port 81.
@@ -405,4 +407,29 @@ fn a_reload_changes_whom_a_service_lets_in_and_touches_nothing_open(case: &mut C
     configure(&case.server, &services_with(case, "", ""));
     let error = reload(&case.server, &instance).unwrap_err();
     assert!(error.message.contains("nobody is denied"), "{error:?}");
+}
+
+fn whom_a_policy_denies_is_denied_during_an_upgrade_and_after_it(case: &mut Case) {
+    let Some(instance) = deny_some(case, "refuse") else { return };
+    let target = SocketAddr::new(case.address(7), 80);
+    let is_over = AtomicBool::new(false);
+    let case = &*case;
+    std::thread::scope(|scope| {
+        for (number, expected) in [(33, Told::Refused), (36, Told::LetIn)] {
+            let is_over = &is_over;
+            scope.spawn(move || {
+                while !is_over.load(Ordering::Relaxed) {
+                    assert_eq!(told(case, client(case, number), target, expected), expected);
+                }
+            });
+        }
+        for _ in 0..2 {
+            let upgraded = Launch::new(&case.server).arguments("upgrade").finish();
+            is_over.store(upgraded.code() != 0, Ordering::Relaxed);
+            assert_eq!(upgraded.code(), 0, "{upgraded}\n{}", instance.stderr());
+        }
+        is_over.store(true, Ordering::Relaxed);
+    });
+    assert_told(case, Told::Refused);
+    instance.stop();
 }

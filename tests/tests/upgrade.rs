@@ -32,6 +32,8 @@ on_every_path!(
 on_one_path!(
     what_cannot_take_over_does_not,
     what_fails_while_it_takes_over_makes_way_for_the_one_before,
+    what_crashes_while_it_takes_over_makes_way_as_well,
+    what_hangs_while_it_takes_over_makes_way_in_time,
     sigusr2_is_an_upgrade_to_what_is_at_the_own_path,
     upgrades_follow_each_other_while_the_first_worker_process_drains,
     threads_of_one_process_are_not_upgraded,
@@ -264,6 +266,15 @@ fn what_cannot_take_over_does_not(case: &mut Case) {
     instance.stop();
 }
 
+/// A program that stands its trial, and then does what `fault` says.
+fn faulty(case: &Case, fault: &str, flags: &str) -> String {
+    let real = program().unwrap().display().to_string();
+    let text = format!(
+        "#!/bin/sh\n[ \"$1\" = upgrade-trial ] && exec {real} \"$@\"\nexport SPECTRUM_UPGRADE_FAULT={fault}\nexec {real} \"$@\" {flags}\n"
+    );
+    script(case, "faulty", &text)
+}
+
 fn what_fails_while_it_takes_over_makes_way_for_the_one_before(case: &mut Case) {
     let before = State::of(&case.server);
     configure(&case.server, &service(case, "echo", 80, "respond = \"echo\""));
@@ -279,11 +290,7 @@ fn what_fails_while_it_takes_over_makes_way_for_the_one_before(case: &mut Case) 
     }
     others.push(("panic-program".to_owned(), "it panicked".to_owned()));
     for (step, why) in &others {
-        let flag = if step == "flag" { " --no-such-flag" } else { "" };
-        let text = format!(
-            "#!/bin/sh\n[ \"$1\" = upgrade-trial ] && exec {real} \"$@\"\nexport SPECTRUM_UPGRADE_FAULT={step}\nexec {real} \"$@\"{flag}\n"
-        );
-        let path = script(case, "faulty", &text);
+        let path = faulty(case, step, if step == "flag" { "--no-such-flag" } else { "" });
         let finished = upgrade(case, &format!("--to {path}"));
         assert_ne!(finished.code(), 0, "{finished}");
         assert!(finished.stderr.contains(why), "{step}: {finished}\n{}", instance.stderr());
@@ -301,6 +308,73 @@ fn what_fails_while_it_takes_over_makes_way_for_the_one_before(case: &mut Case) 
     drop(open);
     instance.stop();
     before.assert_restored(&case.server, "upgrades that failed");
+}
+
+fn what_crashes_while_it_takes_over_makes_way_as_well(case: &mut Case) {
+    let before = State::of(&case.server);
+    configure(&case.server, &service(case, "echo", 80, "respond = \"echo\""));
+    let instance = case.start(&format!("{CONFIG} --drain 10m"));
+    let (pid, worker) = (instance.pid(), instance.worker());
+    let target = SocketAddr::new(case.any_address(), 80);
+    let mut open = call(&case.server, target).unwrap();
+    let faults = ["abort-begin", "fault-begin", "panic-begin", "abort-words", "fault-worker", "abort-last"];
+    for fault in faults {
+        let finished = upgrade(case, &format!("--to {}", faulty(case, fault, "")));
+        let why = match fault.split_once('-').unwrap().0 {
+            "abort" => "it crashed (SIGABRT)",
+            "fault" => "it crashed (SIGSEGV)",
+            _ => "it gave up",
+        };
+        assert!(finished.stderr.contains(why), "{fault}: {finished}\n{}", instance.stderr());
+        echoed(&mut open, fault).unwrap_or_else(|error| panic!("{fault}: {error}\n{}", instance.stderr()));
+        echoed(&mut call(&case.server, target).unwrap(), fault).unwrap();
+        assert_eq!((instance.pid(), instance.worker()), (pid, worker), "{}", instance.stderr());
+    }
+    let status = status(case);
+    assert_eq!(status["upgrades"]["refused"], faults.len(), "{status}");
+    assert!(status.get("missing").is_none(), "{status}");
+    upgraded(case, &instance, "");
+    echoed(&mut open, "after all").unwrap();
+    drop(open);
+    instance.stop();
+    before.assert_restored(&case.server, "upgrades that crashed");
+}
+
+fn what_hangs_while_it_takes_over_makes_way_in_time(case: &mut Case) {
+    configure(&case.server, &service(case, "echo", 80, "respond = \"echo\""));
+    let instance = case.start(&format!("{CONFIG} --drain 10m"));
+    let (pid, worker) = (instance.pid(), instance.worker());
+    let target = SocketAddr::new(case.any_address(), 80);
+    let mut open = call(&case.server, target).unwrap();
+    let is_awaited = |field: &str| {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        let signals = status.lines().find_map(|line| line.strip_prefix(field)).unwrap_or("0");
+        u64::from_str_radix(signals.trim(), 16).is_ok_and(|signals| signals >> 13 & 1 == 1)
+    };
+    // The first is let go on until it is given up.
+    for (fault, is_hurried) in [("hang-worker", false), ("hang-begin", true)] {
+        let program = faulty(case, fault, "");
+        std::thread::scope(|scope| {
+            let upgrading = scope.spawn(|| upgrade(case, &format!("--to {program}")));
+            eventually("the program that hangs", PATIENCE, || is_awaited("SigCgt:").then_some(()));
+            echoed(&mut open, "meanwhile").unwrap();
+            echoed(&mut call(&case.server, target).unwrap(), "who comes").unwrap();
+            if is_hurried {
+                instance.signal(Signal::SIGALRM);
+            }
+            let finished = upgrading.join().unwrap();
+            let why = "it has not taken over in time";
+            assert!(finished.stderr.contains(why), "{fault}: {finished}\n{}", instance.stderr());
+        });
+        echoed(&mut open, fault).unwrap_or_else(|error| panic!("{fault}: {error}\n{}", instance.stderr()));
+        assert_eq!((instance.pid(), instance.worker()), (pid, worker), "{}", instance.stderr());
+    }
+    // The alarm is that of those upgrades alone.
+    upgraded(case, &instance, "");
+    assert!(!is_awaited("SigCgt:") && !is_awaited("ShdPnd:"));
+    echoed(&mut open, "after all").unwrap();
+    drop(open);
+    instance.stop();
 }
 
 fn sigusr2_is_an_upgrade_to_what_is_at_the_own_path(case: &mut Case) {

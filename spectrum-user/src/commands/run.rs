@@ -74,7 +74,9 @@ fn serve_from_start_to_end(
     takeover: Option<Takeover>,
     log: &Log,
 ) -> anyhow::Result<()> {
-    raise_file_limit()?;
+    let inheritance =
+        takeover.map_or(Inheritance::Nothing, |takeover| Inheritance::Everything(Box::new(takeover)));
+    raise_file_limit().map_err(|error| inheritance.give_back(error))?;
     warn_of_unreadable(&planned.config);
     tell_overridden(args);
     let keys = &planned.config.instance;
@@ -84,10 +86,10 @@ fn serve_from_start_to_end(
         force: args.force.clone().into(),
         drain: keys.drain.unwrap_or(InstanceKeys::DRAIN),
         worker: if is_single { WorkerPlace::Thread } else { WorkerPlace::Process(user) },
-        program: OwnProgram::now().context("find the own program")?,
+        program: OwnProgram::now()
+            .context("find the own program")
+            .map_err(|error| inheritance.give_back(error))?,
     };
-    let inheritance =
-        takeover.map_or(Inheritance::Nothing, |takeover| Inheritance::Everything(Box::new(takeover)));
     let again = args.clone();
     let read_again: ReadAgain = Arc::new(move || configured_again(&again));
     live(planned, settings, &log.output, &read_again, inheritance, |ready| announce(ready, log))

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use anyhow::{Context as _, anyhow, bail};
 use futures_util::FutureExt as _;
 use sd_notify::NotifyState;
-use tokio::runtime;
+use tokio::runtime::{self, Runtime};
 use tokio::time::Instant;
 
 use super::beside::{CHANGING, RepairEvent};
@@ -24,9 +24,10 @@ use super::running::{Running, Settings, WorkerPlace, joined};
 use super::standby::{ASIDE, aside};
 use super::upgrade::Takeover;
 use super::worker::worker_over;
-use crate::config::Planned;
+use crate::config::{Config, Planned};
 use crate::control::{Asked, Asker, ReloadQuery, Request};
 use crate::observe::{Book, Counters, Omissions, Output, Recorder};
+use crate::plan::Plan;
 use crate::view::{InstanceState, Published};
 use crate::worker_process::Host;
 use spectrum_steering::tproxy::InterruptGuard;
@@ -43,6 +44,16 @@ pub(crate) enum Inheritance {
     Everything(Box<Takeover>),
 }
 
+impl Inheritance {
+    /// Has the version before go on, where there is one: `error` is why. Returns where that cannot be.
+    pub(crate) fn give_back(&self, error: anyhow::Error) -> anyhow::Error {
+        match self {
+            Self::Nothing => error,
+            Self::Everything(takeover) => takeover.go_back(error),
+        }
+    }
+}
+
 /// Serves what is `planned` from start to end, in the network namespace that the calling thread is in, and has `announce` say when
 /// connections would succeed. For a reload the configuration is what `read_again` reads.
 pub(crate) fn live(
@@ -57,28 +68,9 @@ pub(crate) fn live(
     LOOKING.begin();
     CHANGING.begin();
     // The workers carry the traffic; this thread only steers.
-    let runtime = runtime::Builder::new_current_thread().enable_all().build().context("start the runtime")?;
-    let Planned { config, plan } = planned;
-    let plan = match &inheritance {
-        Inheritance::Nothing => plan,
-        Inheritance::Everything(takeover) => takeover.renumbered(&config, plan),
-    };
-    let (config, plan) = (Arc::new(config), Arc::new(plan));
-    let book = match &inheritance {
-        Inheritance::Nothing => Book::create()?,
-        Inheritance::Everything(takeover) => takeover.book()?,
-    };
-    output.losses().enter(&book);
-    let published = Published::new(Arc::clone(&config), Arc::clone(&plan), book.clone())?;
-    let host = match &settings.worker {
-        WorkerPlace::Process(user) => {
-            Host::Process { log_format: config.log.format.unwrap_or_default(), user: user.clone(), book }
-        }
-        WorkerPlace::Thread => {
-            Host::Thread(Recorder::new(output.clone(), Omissions::of(&book)), Counters::of(&book))
-        }
-    };
-    let mut hearing = Hearing::begin(published.clone())?;
+    let begun = begin(planned, &settings, output, &inheritance);
+    let Begun { runtime, config, plan, published, host, mut hearing } =
+        begun.map_err(|error| inheritance.give_back(error))?;
     runtime.block_on(async {
         notifying::begin(&published);
         let mut running = Running::new(config, plan, settings, host, published, &hearing);
@@ -109,6 +101,47 @@ pub(crate) fn live(
         };
         finish(running, outcome, &mut hearing).await
     })
+}
+
+/// The means of an instance that neither has nor does anything yet.
+struct Begun {
+    runtime: Runtime,
+    config: Arc<Config>,
+    plan: Arc<Plan>,
+    published: Published,
+    host: Host,
+    hearing: Hearing,
+}
+
+fn begin(
+    planned: Planned,
+    settings: &Settings,
+    output: &Output,
+    inheritance: &Inheritance,
+) -> anyhow::Result<Begun> {
+    let runtime = runtime::Builder::new_current_thread().enable_all().build().context("start the runtime")?;
+    let Planned { config, plan } = planned;
+    let plan = match inheritance {
+        Inheritance::Nothing => plan,
+        Inheritance::Everything(takeover) => takeover.renumbered(&config, plan),
+    };
+    let (config, plan) = (Arc::new(config), Arc::new(plan));
+    let book = match inheritance {
+        Inheritance::Nothing => Book::create()?,
+        Inheritance::Everything(takeover) => takeover.book()?,
+    };
+    output.losses().enter(&book);
+    let published = Published::new(Arc::clone(&config), Arc::clone(&plan), book.clone())?;
+    let host = match &settings.worker {
+        WorkerPlace::Process(user) => {
+            Host::Process { log_format: config.log.format.unwrap_or_default(), user: user.clone(), book }
+        }
+        WorkerPlace::Thread => {
+            Host::Thread(Recorder::new(output.clone(), Omissions::of(&book)), Counters::of(&book))
+        }
+    };
+    let hearing = Hearing::begin(published.clone())?;
+    Ok(Begun { runtime, config, plan, published, host, hearing })
 }
 
 /// The end of a start.

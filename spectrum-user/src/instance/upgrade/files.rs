@@ -14,6 +14,13 @@ use super::sys;
 #[derive(Clone, Copy, Debug, Deserialize, Eq, Ord, PartialEq, PartialOrd, Serialize)]
 pub(super) struct FileNumber(RawFd);
 
+impl FileNumber {
+    /// The number as the system has it.
+    pub(super) fn raw(self) -> RawFd {
+        self.0
+    }
+}
+
 /// Descriptors that go over, or came. Nobody else has them; whoever works with one has a copy.
 #[derive(Debug, Default)]
 pub(super) struct HandedFiles(RefCell<BTreeMap<FileNumber, OwnedFd>>);

@@ -8,13 +8,16 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, bail};
+use sd_notify::NotifyState;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::binary::NewProgram;
 use super::files::HandedFiles;
 use super::takeover::execute;
 use super::trial::{TrialAnswer, ask};
+use super::way_back::AlarmGuard;
 use crate::instance::hearing::Hearing;
+use crate::instance::notifying::notify;
 use crate::instance::running::{Running, WorkerPlace};
 use crate::instance::standby::aside;
 use crate::model::ResourceKind;
@@ -63,7 +66,7 @@ impl Running {
         let path = to.unwrap_or_else(|| self.settings.program.path.clone());
         let program = NewProgram::open(&path)?;
         let bindings = self.plan.bindings.len();
-        let upgrade = Upgrade { program, answer: TrialAnswer { ledger: 0, version: String::new() } };
+        let upgrade = Upgrade { program, answer: TrialAnswer::default() };
         let files = HandedFiles::default();
         let ledger = self.handed(&upgrade, &files)?;
         drop(files);
@@ -124,6 +127,10 @@ impl Running {
         }
         let executed = ledger.written().and_then(|document| {
             let _is_written = output.finish(LAST_LINES);
+            // While the other one takes over nobody gives signs of life.
+            notify(&[NotifyState::Watchdog], &self.published);
+            let bindings = self.plan.bindings.len();
+            let _alarm = upgrade.answer.heeds_alarm.then(|| AlarmGuard::set(bindings)).transpose()?;
             execute(&upgrade.program.file, &ledger, &files, &document, None)
         });
         let error = match executed {

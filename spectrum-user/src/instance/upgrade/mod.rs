@@ -10,6 +10,7 @@ mod handing;
 mod sys;
 mod takeover;
 mod trial;
+mod way_back;
 
 pub(crate) use binary::OwnProgram;
 pub(crate) use takeover::Takeover;

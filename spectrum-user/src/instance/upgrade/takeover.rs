@@ -1,19 +1,23 @@
 //! The taking over of what another version of the program has raised, as this process has become this one: until it is done, it goes back
 //! where anything fails. Adopts nothing itself.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
 use std::ffi::{CString, OsString};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd as _, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStringExt as _;
+use std::thread::sleep;
+use std::time::Duration;
 
 use anyhow::Context as _;
+use nix::sys::signal::{Signal, raise};
 use rustix::io::{FdFlags, fcntl_dupfd_cloexec, fcntl_setfd};
 
-use super::files::HandedFiles;
+use super::files::{FileNumber, HandedFiles};
 use super::handed_ledger::HandedLedger;
 use super::sys;
+use super::way_back::{AlarmGuard, Called, WayBackGuard};
 use crate::config::{Config, ConfigText};
 use crate::observe::Book;
 use crate::plan::Plan;
@@ -39,6 +43,17 @@ pub(crate) struct Takeover {
     /// The reason that another program did not take over, which is why this one does.
     failure: Option<String>,
     is_done: Cell<bool>,
+    /// Closed once it is done.
+    way_back: RefCell<Option<WayBackGuard>>,
+}
+
+impl Drop for Takeover {
+    fn drop(&mut self) {
+        if self.failure.is_none() && !self.is_done.get() {
+            // Whoever gave up without a word, or panicked. That it does not even get back is in the log of whoever starts it anew.
+            let _ = self.go_back(anyhow::anyhow!("it gave up"));
+        }
+    }
 }
 
 impl Takeover {
@@ -56,7 +71,16 @@ impl Takeover {
         anyhow::ensure!(ledger.pid == std::process::id(), "{}: it is for another process", op());
         let files = HandedFiles::came(&ledger.files).with_context(op)?;
         let failure = std::env::var_os(FAILURE).map(|why| why.to_string_lossy().into_owned());
-        Ok(Some(Self { ledger, files, document, failure, is_done: Cell::new(false) }))
+        let way_back = if failure.is_none() {
+            Some(open_way_back(&ledger, &files, &document).with_context(op)?)
+        } else {
+            AlarmGuard::cancel();
+            None
+        };
+        let takeover =
+            Self { ledger, files, document, failure, is_done: Cell::new(false), way_back: way_back.into() };
+        takeover.step("begin").map_err(|error| takeover.go_back(error))?;
+        Ok(Some(takeover))
     }
 
     /// The files of the configuration.
@@ -96,7 +120,15 @@ impl Takeover {
             return Ok(());
         }
         let wanted = std::env::var(FAULT).unwrap_or_default();
-        assert!(wanted != format!("panic-{step}"), "the variable {FAULT} wants it to panic at {step}");
+        match wanted.strip_suffix(step) {
+            Some("panic-") => panic!("the variable {FAULT} wants it to panic at {step}"),
+            Some("abort-") => std::process::abort(),
+            Some("fault-") => raise(Signal::SIGSEGV)?,
+            Some("hang-") => loop {
+                sleep(Duration::MAX);
+            },
+            _ => {}
+        }
         anyhow::ensure!(wanted != step, "the variable {FAULT} wants it to fail at {step}");
         Ok(())
     }
@@ -104,6 +136,7 @@ impl Takeover {
     /// It is taken over: there is no way back any more, and none is needed.
     pub(super) fn done(&self) {
         self.is_done.set(true);
+        drop(self.way_back.take());
     }
 
     /// Becomes the program again that this process was before, unless all is taken over. Returns only where that fails, or it is too
@@ -117,6 +150,8 @@ impl Takeover {
             return why.context("take back what was handed over");
         }
         let reason = format!("{} could not take over: {why:#}", self.ledger.to.display());
+        // Whatever goes wrong from here on ends this process as it would any other.
+        drop(self.way_back.take());
         let executed = self
             .files
             .copy(self.ledger.program)
@@ -140,22 +175,8 @@ pub(super) fn execute(
     failure: Option<&str>,
 ) -> io::Result<Infallible> {
     let (program, document) = (fcntl_dupfd_cloexec(program, 3)?, fcntl_dupfd_cloexec(document, 3)?);
-    let path = string(format!("/proc/self/fd/{}", program.as_raw_fd()).into())?;
-    let words = ledger.words.iter().cloned().map(string).collect::<io::Result<Vec<_>>>()?;
-    let is_other = |name: &OsString| name != LEDGER && name != FAILURE;
-    let kept = ledger.environment.iter().filter(|(name, _)| is_other(name)).cloned();
-    let mut environment = kept
-        .map(|(mut name, value)| {
-            name.push("=");
-            name.push(value);
-            string(name)
-        })
-        .collect::<io::Result<Vec<_>>>()?;
-    environment.push(string(format!("{LEDGER}={}", document.as_raw_fd()).into())?);
-    if let Some(failure) = failure {
-        let told: String = failure.chars().filter(|one| *one != '\0').take(LONGEST).collect();
-        environment.push(string(format!("{FAILURE}={told}").into())?);
-    }
+    let Called { path, words, mut environment, .. } = called(ledger, program.as_raw_fd(), &document)?;
+    environment.extend(failure.map(told).transpose()?);
     if is_script(&program) {
         // Its interpreter opens it once more.
         fcntl_setfd(&program, FdFlags::empty())?;
@@ -168,6 +189,35 @@ pub(super) fn execute(
     match executed {
         Err(errno) => Err(errno.into()),
     }
+}
+
+/// The program behind `program` as it is executed to take over what is in `ledger`, in `document`.
+fn called(ledger: &HandedLedger, program: RawFd, document: &OwnedFd) -> io::Result<Called> {
+    let path = string(format!("/proc/self/fd/{program}").into())?;
+    let words = ledger.words.iter().cloned().map(string).collect::<io::Result<_>>()?;
+    let is_other = |name: &OsString| name != LEDGER && name != FAILURE;
+    let kept = ledger.environment.iter().filter(|(name, _)| is_other(name)).cloned();
+    let environment = kept
+        .map(|(mut name, value)| {
+            name.push("=");
+            name.push(value);
+            string(name)
+        })
+        .chain([string(format!("{LEDGER}={}", document.as_raw_fd()).into())]);
+    Ok(Called { path, words, environment: environment.collect::<io::Result<_>>()?, files: Vec::new() })
+}
+
+/// `reason` as it stands in the environment of whoever is told.
+fn told(reason: &str) -> io::Result<CString> {
+    let told: String = reason.chars().filter(|one| *one != '\0').take(LONGEST).collect();
+    string(format!("{FAILURE}={told}").into())
+}
+
+/// Has whatever ends this process before it has taken over execute the program before.
+fn open_way_back(ledger: &HandedLedger, files: &HandedFiles, document: &OwnedFd) -> io::Result<WayBackGuard> {
+    let mut called = called(ledger, ledger.program.raw(), document)?;
+    called.files = files.numbers().into_iter().map(FileNumber::raw).chain([document.as_raw_fd()]).collect();
+    WayBackGuard::open(called, |why| told(&format!("{} could not take over: {why}", ledger.to.display())))
 }
 
 fn is_script(program: &OwnedFd) -> bool {

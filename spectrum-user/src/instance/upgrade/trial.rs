@@ -39,12 +39,15 @@ const TOLD: usize = 600;
 const GLANCE: Timespec = Timespec { tv_sec: 0, tv_nsec: 20_000_000 };
 
 /// The answer of a program that can take over.
-#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 pub(crate) struct TrialAnswer {
     /// The version of the ledger that it reads.
     pub(crate) ledger: u32,
     /// The version of the program.
     pub(crate) version: String,
+    /// True if it goes back where it crashes, or where the alarm goes off that was set before. Versions before had none.
+    #[serde(default)]
+    pub(crate) heeds_alarm: bool,
 }
 
 /// The reason for which this process does not become that program.
@@ -207,7 +210,7 @@ pub(crate) fn try_out(
         Mode::SkLookup => drop(Table::compile(&plan.bindings).context("compile the steering table")?),
         Mode::Tproxy => drop(ledger.firewall(&plan)?),
     }
-    Ok(TrialAnswer { ledger: VERSION, version: env!("CARGO_PKG_VERSION").to_owned() })
+    Ok(TrialAnswer { ledger: VERSION, version: env!("CARGO_PKG_VERSION").to_owned(), heeds_alarm: true })
 }
 
 #[cfg(test)]
@@ -224,7 +227,7 @@ mod tests {
 
     #[test]
     fn one_that_can_take_over_says_so() {
-        let answer = TrialAnswer { ledger: VERSION, version: "9.9".to_owned() };
+        let answer = TrialAnswer { ledger: VERSION, version: "9.9".to_owned(), heeds_alarm: true };
         let said = serde_json::to_string(&answer).unwrap();
         assert_eq!(tried(&format!("echo chatter >&2; echo '{said}'"), LONG).unwrap(), answer);
     }
