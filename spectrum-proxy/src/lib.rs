@@ -69,6 +69,7 @@ pub use origins::{OriginWatch, WatchError};
 pub use privileged::{PrivilegedSocket, SocketTaker};
 pub use report::{Datagrams, DialFailure, End, Established, Event, Expiry, HeaderFault, Limit, Report, Side};
 pub use service::{Listener, Served};
+pub use sys::give_memory_back;
 #[doc(hidden)]
 pub use traffic::TrafficCounters;
 pub use traffic::{Traffic, TrafficCount};

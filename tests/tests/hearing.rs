@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use spectrum_tests::case::Case;
-use spectrum_tests::control::{self, await_logged, configure, connect};
+use spectrum_tests::control::{self, configure, connect};
 use spectrum_tests::deadline::{PATIENCE, eventually};
 use spectrum_tests::dial::{assert_answered, call};
 use spectrum_tests::instance::Instance;

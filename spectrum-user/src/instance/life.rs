@@ -30,6 +30,7 @@ use crate::observe::{Book, Counters, Omissions, Output, Recorder};
 use crate::plan::Plan;
 use crate::view::{InstanceState, Published};
 use crate::worker_process::Host;
+use spectrum_proxy::give_memory_back;
 use spectrum_steering::tproxy::InterruptGuard;
 
 /// Reads the configuration once more.
@@ -190,6 +191,8 @@ async fn serve(
     let chain = running.chain()?.clone();
     running.repairing.begin(&chain);
     running.begin_announcing(hearing.announces()).await;
+    // What a start takes is never asked for again.
+    give_memory_back();
     serve_until(None, running, read_again, hearing, output).await?;
     serve_as_lame_duck(running, read_again, hearing, output).await
 }
@@ -327,6 +330,7 @@ async fn reload(
         now.reloaded(outcome.is_ok());
     });
     notify(&[NotifyState::Ready], &running.published);
+    give_memory_back();
     match &outcome {
         Ok(Reloaded { revision, services, bindings, added, removed, switched }) => {
             tracing::info!(revision, services, bindings, added, removed, switched, "reloaded");
