@@ -19,6 +19,7 @@ pub mod datagram_server;
 pub mod deadline;
 pub mod dial;
 pub mod fault;
+pub mod fleet;
 pub mod holdings;
 pub mod instance;
 pub mod maps;

@@ -13,6 +13,8 @@ use crate::path::Path;
 /// Something without which a test proves nothing.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Need {
+    /// `bird` and `birdc`, version 2.
+    Bird,
     /// Loading eBPF programs of the type `sk_lookup`.
     Bpf,
     /// `bpftool`.
@@ -23,6 +25,8 @@ pub enum Need {
     Curl,
     /// `dnsdist`.
     Dnsdist,
+    /// FRR: `zebra`, `bgpd` and `vtysh`.
+    Frr,
     /// `haproxy`.
     Haproxy,
     /// `iperf3`.
@@ -57,6 +61,8 @@ pub enum Need {
     Promtool,
     /// `pdns_recursor`.
     Recursor,
+    /// Groups of next hops that keep what flows through those that stay (Linux 5.13).
+    Resilient,
     /// Filters of system calls.
     Seccomp,
     /// `setpriv`, to run with few capabilities.
@@ -80,6 +86,9 @@ pub enum Need {
 /// The module's path in Debian.
 pub const NGINX_STREAM_MODULE: &str = "/usr/lib/nginx/modules/ngx_stream_module.so";
 
+/// Where Debian has FRR's daemons.
+pub const FRR: &str = "/usr/lib/frr";
+
 /// The device by which others are made.
 const TUN: &str = "/dev/net/tun";
 
@@ -91,8 +100,10 @@ impl Need {
         static NETNS: OnceLock<bool> = OnceLock::new();
         static NFT: OnceLock<bool> = OnceLock::new();
         static NFTABLES: OnceLock<bool> = OnceLock::new();
+        static RESILIENT: OnceLock<bool> = OnceLock::new();
         static TEST_RUN: OnceLock<bool> = OnceLock::new();
         match self {
+            Self::Bird => ["bird", "birdc"].into_iter().all(is_there),
             Self::Bpf => *BPF.get_or_init(|| {
                 aya::sys::is_program_supported(aya::programs::ProgramType::SkLookup).unwrap_or(false)
             }),
@@ -102,6 +113,10 @@ impl Need {
             }
             Self::Curl => is_there("curl"),
             Self::Dnsdist => is_there("dnsdist"),
+            Self::Frr => {
+                is_there("vtysh")
+                    && ["bgpd", "zebra"].iter().all(|daemon| PathBuf::from(FRR).join(daemon).is_file())
+            }
             Self::Haproxy => is_there("haproxy"),
             Self::Iperf3 => is_there("iperf3"),
             Self::IptablesLegacy => *LEGACY.get_or_init(|| takes_tproxy_rules(Path::TproxyIptablesLegacy)),
@@ -119,6 +134,7 @@ impl Need {
             Self::Program => instance::program().is_some(),
             Self::Promtool => is_there("promtool"),
             Self::Recursor => is_there("pdns_recursor"),
+            Self::Resilient => *RESILIENT.get_or_init(has_resilient_groups),
             Self::Seccomp => std::path::Path::new("/proc/sys/kernel/seccomp/actions_avail").exists(),
             Self::Setpriv => is_there("setpriv"),
             Self::Sipp => is_there("sipp"),
@@ -137,11 +153,13 @@ impl Need {
 impl fmt::Display for Need {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Self::Bird => "bird2",
             Self::Bpf => "bpf",
             Self::Bpftool => "bpftool",
             Self::Coturn => "coturn",
             Self::Curl => "curl",
             Self::Dnsdist => "dnsdist",
+            Self::Frr => "frr",
             Self::Haproxy => "haproxy",
             Self::Iperf3 => "iperf3",
             Self::IptablesLegacy => "iptables-legacy",
@@ -159,6 +177,7 @@ impl fmt::Display for Need {
             Self::Program => "program",
             Self::Promtool => "promtool",
             Self::Recursor => "pdns-recursor",
+            Self::Resilient => "resilient-next-hops",
             Self::Seccomp => "seccomp",
             Self::Setpriv => "setpriv",
             Self::Sipp => "sipp",
@@ -216,6 +235,14 @@ fn has_landlock() -> bool {
 /// The families that the kernel has, as nft calls them.
 fn families() -> &'static [&'static str] {
     if Need::Ipv6.is_met() { &["ip", "ip6"] } else { &["ip"] }
+}
+
+/// By making one of a next hop that leads nowhere.
+fn has_resilient_groups() -> bool {
+    let Ok(netns) = Netns::create() else { return false };
+    ["ip nexthop add id 1 dev lo", "ip nexthop add id 2 group 1 type resilient buckets 8"]
+        .iter()
+        .all(|line| netns.output(line).status.success())
 }
 
 /// By the kernel's own list of its functions: asking for a run takes a program that is loaded.

@@ -61,6 +61,19 @@ pub fn takes(test: &str, variants: Variants, path: Path, family: Family) -> bool
     takes
 }
 
+/// True if this run does number `index` of `count` tests, of which a turn has one, since they take long.
+pub fn takes_one(test: &str, index: usize, count: usize) -> bool {
+    let Some(turn) = parse::<Turn>(VARIABLE) else { return true };
+    let takes = match turn {
+        Turn::Round(number) => number % count == index,
+        Turn::Share { number, of } => index % of == number,
+    };
+    if !takes {
+        writeln!(io::stdout(), "LEFT {test}: not in turn {turn}").expect("write to stdout");
+    }
+    takes
+}
+
 /// The number of the turn, by which more than variants may go round; 0 where turns are not taken.
 pub fn turn() -> usize {
     match parse(VARIABLE) {

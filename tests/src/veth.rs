@@ -33,31 +33,38 @@ pub fn origin_of(server: &Netns) -> Netns {
 /// `addresses` are the server's, the other's, and the length of both's prefix.
 fn link(server: &Netns, names: [&str; 2], addresses: &[(&str, &str, u8)]) -> Netns {
     let other = Netns::create().expect("make the other namespace");
-    for netns in [server, &other] {
+    join(server, &other, names, addresses);
+    for (address, ..) in addresses {
+        let family = if address.contains(':') { "-6 " } else { "" };
+        other.ip(&format!("{family}route add default via {address}"));
+    }
+    other
+}
+
+/// Joins two namespaces by a veth pair of these `names`, with reverse path filtering on. `addresses` are the first's, the second's,
+/// and the length of both's prefix.
+pub fn join(first: &Netns, second: &Netns, names: [&str; 2], addresses: &[(&str, &str, u8)]) {
+    for netns in [first, second] {
         // No address is to become another while a test looks: not even the one that a link gives itself.
         for which in ["all", "default"] {
             netns.sysctl(&format!("net/ipv6/conf/{which}/accept_dad"), "0");
         }
     }
     let [ours, theirs] = names;
-    server.ip(&format!("link add {ours} type veth peer name {theirs} netns {}", other.path().display()));
+    first.ip(&format!("link add {ours} type veth peer name {theirs} netns {}", second.path().display()));
     for (address, gateway, length) in addresses {
-        for (netns, link, address) in [(server, ours, address), (&other, theirs, gateway)] {
+        for (netns, link, address) in [(first, ours, address), (second, theirs, gateway)] {
             let nodad = if address.contains(':') { " nodad" } else { "" };
             netns.ip(&format!("addr add {address}/{length} dev {link}{nodad}"));
         }
     }
-    for (netns, link) in [(server, ours), (&other, theirs)] {
+    for (netns, link) in [(first, ours), (second, theirs)] {
         netns.ip(&format!("link set {link} up"));
         netns.sysctl("net/ipv4/conf/all/rp_filter", "1");
         netns.sysctl(&format!("net/ipv4/conf/{link}/rp_filter"), "1");
     }
-    for (address, ..) in addresses {
-        let family = if address.contains(':') { "-6 " } else { "" };
-        other.ip(&format!("{family}route add default via {address}"));
-    }
     // The kernel learns from a work queue that a link has a carrier, and changes routes then.
-    for (netns, link) in [(server, ours), (&other, theirs)] {
+    for (netns, link) in [(first, ours), (second, theirs)] {
         let state = format!("/sys/class/net/{link}/operstate");
         eventually(&format!("{link} up"), PATIENCE, || {
             netns
@@ -70,7 +77,6 @@ fn link(server: &Netns, names: [&str; 2], addresses: &[(&str, &str, u8)]) -> Net
             netns.ip("-6 addr show tentative").is_empty().then_some(())
         });
     }
-    other
 }
 
 /// The origin's address on its link, of that family.

@@ -148,6 +148,8 @@ impl Purpose {
                     &["ngtcp2d"],
                 ),
                 program("sipp", || has("sipp"), &["sip-tester"]),
+                server("bird and birdc", || has("bird") && has("birdc"), &["bird2"], &["bird"]),
+                server("bgpd, zebra and vtysh", has_frr, &["frr"], &["frr"]),
                 program("wg and wireguard-go", has_wireguard, &["wireguard-go", "wireguard-tools"]),
             ],
             Self::Vmtest => vec![
@@ -254,6 +256,11 @@ fn has(program: &str) -> bool {
 
 fn has_bash_completion() -> bool {
     Path::new("/usr/share/bash-completion/bash_completion").is_file()
+}
+
+/// Its daemons are no programs of the search path.
+fn has_frr() -> bool {
+    has("vtysh") && ["bgpd", "zebra"].iter().all(|daemon| Path::new("/usr/lib/frr").join(daemon).is_file())
 }
 
 fn has_ngtcp2() -> bool {
