@@ -101,7 +101,7 @@ fn frr(prefixes: &BTreeSet<Prefix>) -> String {
             );
         }
     }
-    text.push_str("router bgp 64511\n bgp router-id 198.51.100.1\n no bgp default ipv4-unicast\n bgp graceful-restart\n");
+    text.push_str("route-map spectrum-none deny 10\nexit\n!\nrouter bgp 64511\n bgp router-id 198.51.100.1\n no bgp default ipv4-unicast\n bgp graceful-restart\n bgp graceful-restart preserve-fw-state\n");
     for (family, _, _, neighbor) in families {
         if !of(prefixes, family).is_empty() {
             let _ = writeln!(text, " neighbor {neighbor} remote-as 64496");
@@ -116,7 +116,7 @@ fn frr(prefixes: &BTreeSet<Prefix>) -> String {
             );
         }
     }
-    text.push_str("exit\n!\nroute-map spectrum-none deny 10\nexit\n");
+    text.push_str("exit\n");
     text
 }
 
