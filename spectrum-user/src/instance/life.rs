@@ -191,9 +191,9 @@ async fn serve(
     let chain = running.chain()?.clone();
     running.repairing.begin(&chain);
     running.begin_announcing(hearing.announces()).await;
-    // What a start takes is never asked for again.
+// What a start takes is never asked for again.
     give_memory_back();
-    serve_until(None, running, read_again, hearing, output).await?;
+    serve_until(Until::Stop, running, read_again, hearing, output).await?;
     serve_as_lame_duck(running, read_again, hearing, output).await
 }
 
@@ -220,12 +220,23 @@ async fn serve_as_lame_duck(
     let shown = humantime::format_duration(time);
     tracing::info!("told to stop: nothing is announced any more, and everything served for {shown}");
     notify(&[NotifyState::Stopping], &running.published);
-    serve_until(Some(Instant::now() + time), running, read_again, hearing, output).await
+    serve_until(Until::LameDuck(Instant::now() + time), running, read_again, hearing, output).await
+}
+
+/// The end of serving, beside the order to stop and what must not happen.
+#[derive(Clone, Copy, Debug)]
+enum Until {
+    /// None.
+    Stop,
+    /// Routers have had the time to hear that everything is withdrawn. Who wants a reload is refused.
+    LameDuck(Instant),
+    /// They have had it for what a reload removes. Other changes wait for their turn.
+    Removal(Instant),
 }
 
 /// Until asked to stop, until the `end`, or until something that must not happen does.
 async fn serve_until(
-    end: Option<Instant>,
+    end: Until,
     running: &mut Running,
     read_again: &ReadAgain,
     hearing: &mut Hearing,
@@ -239,8 +250,8 @@ async fn serve_until(
         let event = tokio::select! {
             biased;
             () = stop.asked() => return Ok(()),
-            () = until(end) => return Ok(()),
-            asked = hearing.reload() => ServeEvent::Reload(asked?),
+            () = until(end.at()) => return Ok(()),
+            asked = hearing.reload(), if !matches!(end, Until::Removal(_)) => ServeEvent::Reload(asked?),
             () = until(due) => ServeEvent::Due,
             event = running.repairing.next() => ServeEvent::Repair(event),
             looked = looks.next(&running.plan, running.config.nat) => ServeEvent::Looked(looked),
@@ -258,7 +269,7 @@ async fn serve_until(
             }
             ServeEvent::Repair(event) => running.repair(event).await,
             ServeEvent::Looked(looked) => running.looked(looked).await,
-            ServeEvent::Reload(asked) if end.is_some() => refuse_reload(asked, InstanceState::LameDuck),
+            ServeEvent::Reload(asked) if end.at().is_some() => refuse_reload(asked, InstanceState::LameDuck),
             ServeEvent::Reload(ChangeAsked::Asker(asked)) if asked.request == Request::Renew => {
                 let outcome = running.renew_worker().await;
                 if let Err(error) = &outcome {
@@ -275,15 +286,25 @@ async fn serve_until(
                     Request::Reload(query) => query.clone(),
                     _ => ReloadQuery::default(),
                 };
-                let outcome = reload(running, read_again, &query).await;
+                let outcome = reload(running, read_again, &query, hearing, output).await;
                 running.repairing.watch.reloaded(outcome.is_ok());
                 settle(outcome, asked);
             }
             // Who sent the signal reads the log.
             ServeEvent::Reload(ChangeAsked::Reload) => {
-                let outcome = reload(running, read_again, &ReloadQuery::default()).await;
+                let query = ReloadQuery::default();
+                let outcome = reload(running, read_again, &query, hearing, output).await;
                 running.repairing.watch.reloaded(outcome.is_ok());
             }
+        }
+    }
+}
+
+impl Until {
+    fn at(self) -> Option<Instant> {
+        match self {
+            Self::Stop => None,
+            Self::LameDuck(at) | Self::Removal(at) => Some(at),
         }
     }
 }
@@ -320,11 +341,14 @@ async fn reload(
     running: &mut Running,
     read_again: &ReadAgain,
     query: &ReloadQuery,
+    hearing: &mut Hearing,
+    output: &Output,
 ) -> anyhow::Result<Reloaded> {
     running.published.change(|now| now.state = InstanceState::Reloading);
     let now = NotifyState::monotonic_usec_now().unwrap_or(NotifyState::Reloading);
     notify(&[NotifyState::Reloading, now], &running.published);
-    let outcome = read_and_reload(running, read_again, query).await;
+    let outcome = read_and_reload(running, read_again, query, hearing, output).await;
+    running.forget_leaving().await;
     running.published.change(|now| {
         now.state = InstanceState::Ready;
         now.reloaded(outcome.is_ok());
@@ -395,11 +419,23 @@ async fn read_and_reload(
     running: &mut Running,
     read_again: &ReadAgain,
     query: &ReloadQuery,
+    hearing: &mut Hearing,
+    output: &Output,
 ) -> anyhow::Result<Reloaded> {
-    let read_again = Arc::clone(read_again);
+    let reading = Arc::clone(read_again);
     // A pipe may keep us waiting, and a large file takes its time.
     let stop = running.stop_asked.clone();
-    let planned = running.meanwhile(stop.unless(aside(move || read_again()))).await???;
+    let planned = running.meanwhile(stop.unless(aside(move || reading()))).await???;
+    let time = running.config.announcing.lame_duck();
+    running.refuse_what_takes_a_start(&planned.config)?;
+    if !time.is_zero() && running.withdraw_leaving(&planned.config, &planned.plan).await {
+        let shown = humantime::format_duration(time);
+        tracing::info!(
+            "what the reload removes is announced no more, and served for {shown} until it is removed"
+        );
+        let end = Until::Removal(Instant::now() + time);
+        Box::pin(serve_until(end, running, read_again, hearing, output)).await?;
+    }
     running.reload(planned, query).await
 }
 

@@ -41,9 +41,8 @@ pub(crate) struct Reloaded {
 }
 
 impl Running {
-    /// Goes over to what is `planned`. After an error everything is as before.
-    pub(super) async fn reload(&mut self, planned: Planned, query: &ReloadQuery) -> anyhow::Result<Reloaded> {
-        let Planned { config, plan } = planned;
+    /// Refuses a configuration that only a start can go to.
+    pub(super) fn refuse_what_takes_a_start(&self, config: &Config) -> anyhow::Result<()> {
         let mode = self.mode().context("reload before steering")?;
         let same = match config.mode {
             ModeChoice::Auto => true,
@@ -80,6 +79,14 @@ impl Running {
         if let Some((key, was, is)) = self.config.instance.fixed(&config.instance).into_iter().next() {
             bail!("instance.{key}: cannot change from {was} to {is} while running; restart instead");
         }
+        Ok(())
+    }
+
+    /// Goes over to what is `planned`. After an error everything is as before.
+    pub(super) async fn reload(&mut self, planned: Planned, query: &ReloadQuery) -> anyhow::Result<Reloaded> {
+        let Planned { config, plan } = planned;
+        self.refuse_what_takes_a_start(&config)?;
+        let mode = self.mode().context("reload before steering")?;
         let drain = config.instance.drain.unwrap_or(InstanceKeys::DRAIN);
         let revision = self.revision + 1;
         let plan = plan.after(&self.plan, &self.config.services, &config.services, revision);

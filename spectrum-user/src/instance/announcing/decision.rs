@@ -16,6 +16,8 @@ pub(super) struct AnnounceFacts<'a> {
     pub(super) state: InstanceState,
     /// The things that clients need and that others have removed, as the kernel was last seen.
     pub(super) hindrances: &'a [String],
+    /// True if a reload is about to remove it.
+    pub(super) is_leaving: bool,
     /// The operator's word, where there is one.
     pub(super) withdrawn: Option<&'a Withdrawal>,
     /// The conditions of services, each with the number of its origins that are up, where that is known.
@@ -29,6 +31,8 @@ pub(super) enum WithdrawReason {
     Phase(InstanceState),
     /// Somebody removed what clients need.
     Hindrance(String),
+    /// A reload is about to remove it.
+    Leaving,
     /// The operator withdrew it.
     ByHand(Withdrawal),
     /// A service lacks origins.
@@ -47,6 +51,9 @@ pub(super) fn hindered(facts: &AnnounceFacts<'_>) -> Vec<WithdrawReason> {
     let mut reasons = Vec::new();
     if matches!(facts.state, InstanceState::Starting | InstanceState::LameDuck | InstanceState::Draining) {
         reasons.push(WithdrawReason::Phase(facts.state));
+    }
+    if facts.is_leaving {
+        reasons.push(WithdrawReason::Leaving);
     }
     reasons.extend(facts.withdrawn.cloned().map(WithdrawReason::ByHand));
     reasons.extend(facts.hindrances.iter().cloned().map(WithdrawReason::Hindrance));
@@ -82,8 +89,8 @@ impl AnnounceDamper {
 
     /// Whether a prefix is to be announced for which there are these `reasons` not to.
     pub(super) fn judge(&mut self, reasons: &[WithdrawReason], rules: &Announcing, now: Instant) -> bool {
-        use WithdrawReason::{ByHand, Hindrance, Origins, Phase, Unknown};
-        if reasons.iter().any(|reason| matches!(reason, ByHand(_) | Phase(_))) {
+        use WithdrawReason::{ByHand, Hindrance, Leaving, Origins, Phase, Unknown};
+        if reasons.iter().any(|reason| matches!(reason, ByHand(_) | Leaving | Phase(_))) {
             // It is back as soon as there is no such word any more.
             *self = Self { withdrawn: self.withdrawn, ..Self::default() };
             return false;
@@ -123,6 +130,7 @@ impl fmt::Display for WithdrawReason {
         match self {
             Self::Phase(state) => write!(f, "the instance is {state}"),
             Self::Hindrance(what) => f.write_str(what),
+            Self::Leaving => f.write_str("a reload is about to remove it"),
             Self::ByHand(withdrawal) => withdrawal.fmt(f),
             Self::Origins { condition: AnnounceCondition { service, origins }, up } => {
                 write!(f, "{up} of the origins of {service} up, {origins} needed")
@@ -155,7 +163,8 @@ mod tests {
         let condition = AnnounceCondition { service: "web".parse().unwrap(), origins: 2 };
         let judged = |state, hindrances: &[String], withdrawn: Option<&Withdrawal>, up| {
             let conditions = [(condition.clone(), up)];
-            let facts = AnnounceFacts { state, hindrances, withdrawn, conditions: &conditions };
+            let facts =
+                AnnounceFacts { state, hindrances, is_leaving: false, withdrawn, conditions: &conditions };
             hindered(&facts).iter().map(ToString::to_string).collect::<Vec<_>>()
         };
         let (ready, none) = (InstanceState::Ready, &[][..]);
@@ -203,6 +212,8 @@ mod tests {
         assert!(damper.judge(&[], &rules, now));
         assert!(!damper.judge(&[WithdrawReason::ByHand(Withdrawal::default())], &rules, now));
         assert!(damper.judge(&[], &rules, now));
+        assert!(!damper.judge(&[WithdrawReason::Leaving], &rules, now));
+        assert!(damper.judge(&[], &rules, now), "the reload failed");
         assert!(!damper.judge(&[WithdrawReason::Phase(InstanceState::LameDuck)], &rules, now));
         assert!(damper.judge(&[], &rules, now));
         assert!(!damper.judge(&[WithdrawReason::Hindrance(String::new())], &rules, now));

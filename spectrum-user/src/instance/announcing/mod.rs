@@ -19,8 +19,10 @@ use self::withdrawals::{Withdrawal, Withdrawals};
 use super::exit_code::USAGE;
 use super::running::Running;
 use super::{Farewell, Ledger};
+use crate::config::Config;
 use crate::control::{AnnounceAnswer, AnnounceQuery, Asked, Request};
 use crate::model::{Announcing, Prefix, Resource, ResourceKind};
+use crate::plan::Plan;
 use crate::registry::run_dir;
 use crate::view::{AnnouncementView, InstanceState};
 use spectrum_steering::host::Announcement;
@@ -44,6 +46,8 @@ pub(super) struct Announcer {
     withdrawals: Withdrawals,
     /// Why the operator's words could not be read or written.
     damage: Option<String>,
+    /// Those that a reload is about to remove.
+    leaving: BTreeSet<Prefix>,
     standings: BTreeMap<Prefix, Standing>,
 }
 
@@ -86,7 +90,8 @@ impl Announcer {
             let up = |condition: &_| self.origins.as_ref().and_then(|origins| origins.of(condition));
             let conditions: Vec<_> = conditions.iter().map(|one| (one.clone(), up(&one.service))).collect();
             let withdrawn = self.withdrawals.of(prefix);
-            let facts = AnnounceFacts { state, hindrances, withdrawn, conditions: &conditions };
+            let is_leaving = self.leaving.contains(prefix);
+            let facts = AnnounceFacts { state, hindrances, is_leaving, withdrawn, conditions: &conditions };
             standing.reasons = hindered(&facts);
             if standing.damper.judge(&standing.reasons, rules, now) {
                 wished.insert(*prefix);
@@ -260,6 +265,28 @@ impl Running {
         any
     }
 
+    /// Withdraws what `config` with `plan` announces no more, if that takes something from clients: true if they are to be waited for.
+    pub(super) async fn withdraw_leaving(&mut self, config: &Config, plan: &Plan) -> bool {
+        let leaving: BTreeSet<Prefix> = self
+            .announced()
+            .into_iter()
+            .filter(|prefix| !config.announcing.prefixes.contains_key(prefix))
+            .collect();
+        if !leaving.iter().any(|prefix| takes_from(prefix, &self.plan, plan)) {
+            return false;
+        }
+        self.repairing.announcer.leaving = leaving;
+        self.judge_announcements().await;
+        true
+    }
+
+    /// What a reload was about to remove is gone, or stays after all.
+    pub(super) async fn forget_leaving(&mut self) {
+        if !std::mem::take(&mut self.repairing.announcer.leaving).is_empty() {
+            self.judge_announcements().await;
+        }
+    }
+
     fn why_withdrawn(&self, prefix: &Prefix) -> String {
         let standing = self.repairing.announcer.standings.get(prefix);
         let reasons = standing.map_or(&[][..], |standing| &standing.reasons);
@@ -358,6 +385,24 @@ fn announced(ledger: &Ledger) -> BTreeSet<Prefix> {
         _ => None,
     });
     raised.collect()
+}
+
+/// True if something that goes to `prefix` is steered by `before` and not by `after`.
+fn takes_from(prefix: &Prefix, before: &Plan, after: &Plan) -> bool {
+    let old = before.bindings.iter().map(|planned| &planned.binding);
+    let mut old = old.filter(|old| old.prefix.overlaps(prefix));
+    old.any(|old| {
+        let mut new = after.bindings.iter().map(|planned| &planned.binding);
+        !new.any(|new| {
+            new.protocol == old.protocol
+                && encloses(&new.prefix, &old.prefix)
+                && new.ports.encloses(&old.ports)
+        })
+    })
+}
+
+fn encloses(outer: &Prefix, inner: &Prefix) -> bool {
+    outer.length() <= inner.length() && outer.contains(inner.address())
 }
 
 /// The prefixes of `all` that `typed` means.
