@@ -3,6 +3,7 @@
 //! The program is `main.rs`; everything it does is here, so that tests and benchmarks can do the same.
 
 pub mod admin;
+mod bgp;
 pub mod cli;
 pub mod commands;
 pub mod config;

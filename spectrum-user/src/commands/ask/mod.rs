@@ -9,6 +9,7 @@ mod set_origin;
 mod status;
 mod upgrade;
 
+use std::collections::BTreeSet;
 use std::io;
 use std::os::unix::net::UnixStream;
 
@@ -21,6 +22,7 @@ use self::selection::{LISTED, ShownServices, Summary};
 pub(super) use self::upgrade::upgrade;
 use super::answer::print;
 use super::columns::Columns;
+use crate::bgp;
 use crate::cli::{
     AnnounceArgs, BindingsArgs, ExplainArgs, InstanceArgs, OriginArgs, ReloadArgs, StatusArgs, WithdrawArgs,
 };
@@ -122,6 +124,7 @@ pub(super) fn status(args: &StatusArgs) -> anyhow::Result<()> {
         ShownServices { names: services.clone(), protocol: *protocol, binding, only_wrong: *only_wrong };
     let mut view: View = ask(instance, &Request::Status)?;
     name_programs(&mut view);
+    ask_bgp_daemons(&mut view);
     let is_short = selection.is_all() && !all && view.services.len() > LISTED;
     let summary = is_short.then(|| Summary::of(&view));
     selection.apply(&mut view)?;
@@ -143,6 +146,15 @@ fn name_programs(view: &mut View) {
     if nameless.peek().is_some() {
         let mut names = dispatcher::program_names();
         nameless.for_each(|program| program.name = names.remove(&program.id));
+    }
+}
+
+/// Has the daemons of this host say what they do with what is announced.
+fn ask_bgp_daemons(view: &mut View) {
+    let prefixes =
+        view.announcements.iter().filter_map(|one| one.prefix.parse().ok()).collect::<BTreeSet<_>>();
+    if !prefixes.is_empty() {
+        view.bgp_daemons = bgp::ask_daemons(&prefixes);
     }
 }
 

@@ -194,6 +194,14 @@ fn announcements(status: &View, out: &mut dyn Write) -> io::Result<()> {
         let device = if announcement.announced { &device } else { "" };
         writeln!(out, "announcement: {} {}{device}", announcement.prefix, announcement.line())?;
     }
+    for daemon in &status.bgp_daemons {
+        for line in daemon.lines(&status.announcements) {
+            writeln!(out, "  {line}")?;
+        }
+    }
+    if status.bgp_daemons.is_empty() && !status.announcements.is_empty() {
+        writeln!(out, "  no BGP daemon runs here that could be asked (BIRD's or FRR's socket under /run)")?;
+    }
     status.announcing_damage.iter().try_for_each(|damage| writeln!(out, "announcement: {damage}"))
 }
 
