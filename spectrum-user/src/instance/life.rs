@@ -191,7 +191,7 @@ async fn serve(
     let chain = running.chain()?.clone();
     running.repairing.begin(&chain);
     running.begin_announcing(hearing.announces()).await;
-// What a start takes is never asked for again.
+    // What a start takes is never asked for again.
     give_memory_back();
     serve_until(Until::Stop, running, read_again, hearing, output).await?;
     serve_as_lame_duck(running, read_again, hearing, output).await
