@@ -12,23 +12,54 @@ pub struct Counts {
     pub missed: u64,
     /// Packets that the kernel would not give to the listener, by [`Refusal`].
     pub refused: [u64; REFUSALS],
-    /// Packets whose source is denied.
-    pub denied: u64,
+    /// Packets that the source policy turned away, by [`DenyReason`].
+    pub denied: [u64; DENY_REASONS],
 }
 
 impl Add for Counts {
     type Output = Self;
 
     fn add(self, other: Self) -> Self {
-        let mut refused = self.refused;
-        for (sum, more) in refused.iter_mut().zip(other.refused) {
+        let (mut refused, mut denied) = (self.refused, self.denied);
+        let sums = refused.iter_mut().chain(&mut denied);
+        for (sum, more) in sums.zip(other.refused.into_iter().chain(other.denied)) {
             *sum = sum.wrapping_add(more);
         }
         Self {
             steered: self.steered.wrapping_add(other.steered),
             missed: self.missed.wrapping_add(other.missed),
             refused,
-            denied: self.denied.wrapping_add(other.denied),
+            denied,
+        }
+    }
+}
+
+/// Number of [`DenyReason`]s.
+pub const DENY_REASONS: usize = 3;
+
+/// The part of a source policy that a packet fails by.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+#[repr(usize)]
+pub enum DenyReason {
+    /// Its source is in a prefix that is denied.
+    Denied = 0,
+    /// It came by an interface by which nobody may come.
+    Interface = 1,
+    /// Its source has come too often.
+    Rate = 2,
+}
+
+impl DenyReason {
+    /// All of them, in the order of the counters.
+    pub const ALL: [Self; DENY_REASONS] = [Self::Denied, Self::Interface, Self::Rate];
+
+    /// Its word, as metrics and `status` print it.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Denied => "denied",
+            Self::Interface => "interface",
+            Self::Rate => "rate",
         }
     }
 }

@@ -8,6 +8,7 @@
     reason = "BPF calls pass five words and return one: what is not inlined may not link"
 )]
 
+mod account;
 #[cfg(feature = "std")]
 mod address_and_port;
 mod counts;
@@ -35,9 +36,10 @@ mod unknown_word;
 #[cfg(feature = "std")]
 mod visible;
 
+pub use account::{ACCOUNT_WORDS, Accounts, Charge, Pace, charge, hash_of};
 #[cfg(feature = "std")]
 pub use address_and_port::{ParseAddressAndPortError, parse_address_and_port};
-pub use counts::{Counts, REFUSALS, Refusal};
+pub use counts::{Counts, DENY_REASONS, DenyReason, REFUSALS, Refusal};
 #[cfg(feature = "std")]
 pub use destination::Destination;
 pub use destination::DestinationId;
@@ -45,9 +47,10 @@ pub use domain::Domain;
 #[cfg(feature = "std")]
 pub use hop::{Hop, reached};
 pub use node::{
-    Bucket4, Bucket6, EMPTY, NO_NODE, Node, PAGE_NODES, Page, Ports, SourceGate, Step, Value, bucket_of,
+    Bucket4, Bucket6, EMPTY, Interfaces, NO_NODE, Node, PAGE_NODES, Page, Ports, SourceGate, Step, Value,
+    bucket_of,
 };
-pub use packet::{Address, Packet, Source};
+pub use packet::{Address, Packet, Sender, Source};
 #[cfg(feature = "std")]
 pub use port_range::{ParsePortRangeError, PortRange, parse_port_ranges};
 #[cfg(feature = "std")]
@@ -56,7 +59,9 @@ pub use prefix::{ParsePrefixError, Prefix};
 pub use protocol::{Family, ParseProtocolError, Protocol};
 #[cfg(feature = "std")]
 pub use service_name::{ParseServiceNameError, ServiceName};
-pub use steer::{MAX_BUCKETS, MAX_PORT_NODES, MAX_STEPS, Nodes, SourceVerdict, Verdict, admit, steer};
+pub use steer::{
+    MAX_BUCKETS, MAX_PORT_NODES, MAX_STEPS, Nodes, SourceVerdict, Verdict, admit, search, steer,
+};
 #[cfg(feature = "std")]
 pub use unknown_word::{Either, UnknownWord};
 #[cfg(feature = "std")]

@@ -3,21 +3,30 @@
 
 /// The sk_lookup program, and what `bpftool prog show` calls it.
 pub const PROGRAM: &str = "spectrum";
-/// Array of one map: the steering table of the current generation.
+/// Array of maps: the steering table of the current generation, and in one of the two other slots, which take turns, the same once
+/// more where it has source policies.
 pub const TABLES: &str = "TABLES";
+/// The slots of [`TABLES`].
+pub const TABLE_SLOTS: usize = 3;
 /// Sockmap: the listener of each destination.
 pub const LISTENERS: &str = "LISTENERS";
 /// Sockmap: for each domain, by its number, a listener that never answers.
 pub const SILENT: &str = "SILENT";
 /// Per-CPU array: what became of each destination's packets.
 pub const COUNTERS: &str = "COUNTERS";
+/// Array of one map: the accounts of sources, where a rate is configured.
+pub const ACCOUNTS: &str = "ACCOUNTS";
+/// Read-only global, two `u64`: what makes hashes that strangers cannot foresee.
+pub const SECRET: &str = "SECRET";
+/// Read-only global, a `u8`: 1 says that the kernel tells by which interface a packet came (Linux 5.17).
+pub const HAS_INTERFACE: &str = "HAS_INTERFACE";
 /// Read-only global, a `u8`: 1 makes the program log every packet it drops.
 pub const LOG_DROPS: &str = "LOG_DROPS";
 /// Read-only global, a `u32`: the version of all that is in this crate.
 pub const ABI: &str = "ABI";
 
 /// Changes whenever a loader and a program of different versions would misunderstand each other.
-pub const ABI_VERSION: u32 = 3;
+pub const ABI_VERSION: u32 = 4;
 
 /// The number of destinations that the maps hold unless the loader asks for more.
 pub const DEFAULT_DESTINATIONS: usize = 4096;

@@ -4,8 +4,8 @@
 
 use crate::Address;
 
-/// An element of the table: a [`Step`], a [`Bucket4`], a [`Bucket6`], [`Ports`] or a [`SourceGate`]. Which one follows from how it was
-/// reached.
+/// An element of the table: a [`Step`], a [`Bucket4`], a [`Bucket6`], [`Ports`], a [`SourceGate`] or [`Interfaces`]. Which one follows
+/// from how it was reached.
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
 #[repr(C, align(64))]
 pub struct Node {
@@ -64,8 +64,13 @@ pub struct Step {
     pub usual: Value,
     /// The same once more, for a CPU that cannot wait for the bucket: see [`steer`](crate::steer).
     pub usual_again: Value,
+    /// Of the first of all, where the table has gates: where the kernel finds it while it is used, whatever the current one is by
+    /// then. Whoever publishes it chooses; until then any number but 0.
+    pub slot: u32,
+    /// Of the first of all: 1 if a gate has a rate.
+    pub has_rates: u32,
     /// Zero.
-    pub reserved: [u64; 2],
+    pub reserved: [u32; 2],
 }
 
 /// Some of the IPv6 prefixes of one length: those whose hash leads here, and others for which there was no room where
@@ -163,20 +168,43 @@ impl Ports {
 #[repr(transparent)]
 pub struct Value(u32);
 
-/// What packets to some destinations pass before they are given to a listener: the lists in which their sources are looked for,
-/// and what is done with those that are denied.
+/// What packets to some destinations pass before they are given to a listener: the interfaces by which they may come, the lists in which
+/// their sources are looked for, how often these may come, and what is done with those that are turned away.
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
 #[repr(C, align(64))]
 pub struct SourceGate {
-    /// The first steps of the lists, of sources of one family: of the service's own and of the one that all services share, or of
-    /// one of these and [`NO_NODE`]. The last is [`NO_NODE`] always.
-    pub lists: [u32; 3],
-    /// What is said of a source that is in no list.
-    pub unlisted: Value,
+    /// The part of a source that is counted, upper half.
+    pub mask_hi: u64,
+    /// The part of a source that is counted, lower half.
+    pub mask_lo: u64,
+    /// The first steps of the lists, of sources of one family: of the service's own and of the one that all services share;
+    /// [`NO_NODE`] for one that there is not.
+    pub lists: [u32; 2],
     /// [`SourceGate::REFUSE`] or [`SourceGate::SILENCE`].
     pub on_deny: u32,
+    /// The [`Interfaces`], or [`NO_NODE`]: any.
+    pub interfaces: u32,
+    /// The rate: its number, and [`Pace::cost`](crate::Pace) and [`Pace::window`](crate::Pace). A cost of 0: there is none.
+    pub rate: u32,
+    /// See [`rate`](Self::rate).
+    pub cost: u32,
+    /// See [`rate`](Self::rate).
+    pub window: u32,
     /// Zero.
-    pub reserved: [u32; 11],
+    pub reserved: [u32; 5],
+}
+
+/// The interfaces by which packets may come.
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
+#[repr(C, align(64))]
+pub struct Interfaces {
+    /// Their indexes; unused ones are 0, which no interface has.
+    pub indexes: [u32; Self::MOST],
+}
+
+impl Interfaces {
+    /// The most that a policy may name.
+    pub const MOST: usize = 16;
 }
 
 impl SourceGate {
@@ -192,6 +220,20 @@ impl SourceGate {
 pub const EMPTY: Value = Value(0);
 
 impl Value {
+    /// The number that stands for it.
+    #[must_use]
+    #[inline(always)]
+    pub const fn bits(self) -> u32 {
+        self.0
+    }
+
+    /// The value that `bits` stand for.
+    #[must_use]
+    #[inline(always)]
+    pub const fn of_bits(bits: u32) -> Self {
+        Self(bits)
+    }
+
     /// Nothing is bound; of a source: nothing is said of it.
     pub const PASS: Self = Self(1);
 
@@ -305,6 +347,7 @@ mod tests {
         assert_eq!(size_of::<Bucket6>(), 64);
         assert_eq!(size_of::<Ports>(), 64);
         assert_eq!(size_of::<SourceGate>(), 64);
+        assert_eq!(size_of::<Interfaces>(), 64);
         assert_eq!(size_of::<Page>(), 64 * PAGE_NODES as usize);
     }
 

@@ -2,7 +2,7 @@
 
 use core::net::IpAddr;
 
-use crate::Domain;
+use crate::{Domain, Pace};
 
 /// An address as a left-aligned 128-bit number: an IPv4 address is the upper 32 bits of `hi`, the rest is zero. So a
 /// prefix length means the same number of leading bits in both families.
@@ -76,5 +76,33 @@ pub struct Source {
 impl From<IpAddr> for Source {
     fn from(address: IpAddr) -> Self {
         Self { address: address.into(), is_ipv4: address.is_ipv4() }
+    }
+}
+
+/// Who sent a packet, as far as a gate asks for it. The kernel implements it over the packet, the host over what it knows.
+pub trait Sender {
+    /// The address.
+    fn source(&self) -> Source;
+
+    /// The index of the interface by which the packet came; 0 where nobody knows.
+    fn interface(&self) -> u32;
+
+    /// True if `source`, the part of the address that is counted, may come by the rate `rate`, of which there may be several; then it is
+    /// charged.
+    fn may_come(&self, source: Address, rate: u32, pace: Pace) -> bool;
+}
+
+impl Sender for Source {
+    fn source(&self) -> Source {
+        *self
+    }
+
+    fn interface(&self) -> u32 {
+        0
+    }
+
+    /// Always: nothing is counted.
+    fn may_come(&self, _source: Address, _rate: u32, _pace: Pace) -> bool {
+        true
     }
 }

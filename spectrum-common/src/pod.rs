@@ -3,7 +3,7 @@
 
 use core::slice;
 
-use crate::{Bucket4, Bucket6, Node, Ports, SourceGate, Step};
+use crate::{Bucket4, Bucket6, Interfaces, Node, Ports, SourceGate, Step};
 
 /// # Safety
 /// Implementors are `repr(C, align(64))`, 64 bytes long, without padding, and valid for every bit pattern.
@@ -19,12 +19,15 @@ unsafe impl View for Bucket6 {}
 unsafe impl View for Ports {}
 // SAFETY: as above.
 unsafe impl View for SourceGate {}
+// SAFETY: as above.
+unsafe impl View for Interfaces {}
 
-const _: () = assert!(size_of::<Step>() == 3 * 8 + 6 * 4 + 2 * 8);
+const _: () = assert!(size_of::<Step>() == 3 * 8 + 6 * 4 + 4 * 4);
 const _: () = assert!(size_of::<Bucket4>() == 14 * 4 + 2 * 4);
 const _: () = assert!(size_of::<Bucket6>() == 6 * 8 + 4 * 4);
 const _: () = assert!(size_of::<Ports>() == 10 * 2 + 4 + 10 * 4);
-const _: () = assert!(size_of::<SourceGate>() == 5 * 4 + 11 * 4);
+const _: () = assert!(size_of::<SourceGate>() == 2 * 8 + 7 * 4 + 5 * 4);
+const _: () = assert!(size_of::<Interfaces>() == 16 * 4);
 
 #[inline(always)]
 const fn view<V: View>(node: &Node) -> &V {
@@ -76,6 +79,13 @@ impl Node {
         view(self)
     }
 
+    /// The node read as [`Interfaces`].
+    #[must_use]
+    #[inline(always)]
+    pub const fn as_interfaces(&self) -> &Interfaces {
+        view(self)
+    }
+
     /// The bytes of `nodes`, in the order the kernel reads them.
     #[must_use]
     pub const fn bytes(nodes: &[Self]) -> &[u8] {
@@ -111,5 +121,11 @@ impl From<Ports> for Node {
 impl From<SourceGate> for Node {
     fn from(gate: SourceGate) -> Self {
         node(gate)
+    }
+}
+
+impl From<Interfaces> for Node {
+    fn from(interfaces: Interfaces) -> Self {
+        node(interfaces)
     }
 }

@@ -1,7 +1,8 @@
 //! The one decision: where a packet goes. Never touches a socket; the caller acts on the verdict.
 
 use crate::{
-    Address, DestinationId, EMPTY, NO_NODE, Node, Packet, Ports, Source, SourceGate, Step, Value, bucket_of,
+    Address, DenyReason, DestinationId, EMPTY, NO_NODE, Node, Pace, Packet, Ports, Sender, Source,
+    SourceGate, Step, Value, bucket_of,
 };
 
 /// A source of the steering table's nodes. The kernel implements it over a map, the host over a slice.
@@ -11,6 +12,13 @@ pub trait Nodes {
 
     /// The same of a step: all of them stand in the first page, which is at hand.
     fn step(&self, index: u32) -> Option<&Node>;
+
+    /// What [`search`] says of `source` in the list at the index `list`. The kernel has a function of its own for it, which its
+    /// verifier walks once and not for each list.
+    #[inline(always)]
+    fn said_of(&self, list: u32, source: Source) -> Value {
+        search(list, source, self)
+    }
 }
 
 impl Nodes for [Node] {
@@ -30,10 +38,10 @@ pub enum Verdict {
     Assign(DestinationId),
     /// None of our business: the kernel looks for a socket as if we were not there.
     Pass,
-    /// It would go to this destination, but its source is denied: let the kernel answer that nobody is there.
-    Refuse(DestinationId),
+    /// It would go to this destination, but the source policy turns it away: let the kernel answer that nobody is there.
+    Refuse(DestinationId, DenyReason),
     /// The same, and nobody answers.
-    Silence(DestinationId),
+    Silence(DestinationId, DenyReason),
 }
 
 /// The decision on the source of a packet.
@@ -41,10 +49,10 @@ pub enum Verdict {
 pub enum SourceVerdict {
     /// It may come in.
     Admit,
-    /// It is denied, and told so.
-    Refuse,
-    /// It is denied, and told nothing.
-    Silence,
+    /// It is turned away, and told so.
+    Refuse(DenyReason),
+    /// It is turned away, and told nothing.
+    Silence(DenyReason),
 }
 
 /// The deepest search tree over prefix lengths: 129 lengths of IPv6 in a balanced tree.
@@ -55,7 +63,7 @@ pub const MAX_BUCKETS: usize = 5;
 pub const MAX_PORT_NODES: usize = 5;
 
 /// Decides where `packet` goes: the longest prefix that binds its port wins, then the narrowest range of ports. If the
-/// destination has a gate, `source`, which is asked for then alone, must be admitted.
+/// destination has a gate, `sender`, which is asked then alone, must be admitted.
 ///
 /// A binary search over the prefix lengths that occur (Waldvogel et al., SIGCOMM 1997): a prefix of the length asked
 /// for sends the search to longer ones, and what it says already accounts for all shorter ones; so the last prefix
@@ -64,7 +72,7 @@ pub const MAX_PORT_NODES: usize = 5;
 ///
 /// A table that breaks its own rules leads to [`Verdict::Pass`], never to a loop without end.
 #[inline(always)]
-pub fn steer<N: Nodes + ?Sized>(packet: &Packet, source: impl FnOnce() -> Source, nodes: &N) -> Verdict {
+pub fn steer<N: Nodes + ?Sized>(packet: &Packet, sender: &impl Sender, nodes: &N) -> Verdict {
     if packet.port == 0 {
         return Verdict::Pass;
     }
@@ -88,46 +96,83 @@ pub fn steer<N: Nodes + ?Sized>(packet: &Packet, source: impl FnOnce() -> Source
     if value.gate() == NO_NODE {
         return Verdict::Assign(id);
     }
-    match admit(value.gate(), source(), nodes) {
+    match admit(value.gate(), sender, nodes) {
         SourceVerdict::Admit => Verdict::Assign(id),
-        SourceVerdict::Refuse => Verdict::Refuse(id),
-        SourceVerdict::Silence => Verdict::Silence(id),
+        SourceVerdict::Refuse(reason) => Verdict::Refuse(id, reason),
+        SourceVerdict::Silence(reason) => Verdict::Silence(id, reason),
     }
 }
 
-/// Decides on a source at the [`SourceGate`] at the index `gate`: the longest prefix that contains it in either list says whether it
-/// is denied; of two as long that of the service's own list. Whom neither list names is admitted.
+/// Decides on a sender at the [`SourceGate`] at the index `gate`: the interface must be one of those that it names; the longest prefix
+/// that contains the source in either list says whether that is denied, of two as long that of the service's own list, and whom neither
+/// list names may come; and no source may come more often than the rate says, which is charged for those alone that pass the rest.
 ///
 /// The same search as for the dialled address, in either list one after the other. Lists that break their own rules admit.
 #[inline(always)]
-pub fn admit<N: Nodes + ?Sized>(gate: u32, source: Source, nodes: &N) -> SourceVerdict {
+pub fn admit<N: Nodes + ?Sized>(gate: u32, sender: &impl Sender, nodes: &N) -> SourceVerdict {
     let Some(node) = nodes.node(gate) else { return SourceVerdict::Admit };
-    let SourceGate { lists: [mut next, mut second, end], unlisted, on_deny, .. } = *node.as_gate();
-    // What is said of nobody and where there is no list comes from the gate, though it is always the same: what the verifier knows
-    // to be constant it keeps apart from what it does not know, and walks every step of the search once more for it.
-    let mut said = unlisted;
-    let mut best = unlisted;
-    // One loop for both lists: a loop each would have the verifier walk the second from every end of the first.
-    for _ in 0..2 * MAX_STEPS {
-        let Some(node) = nodes.node(next) else { return SourceVerdict::Admit };
+    let gate = *node.as_gate();
+    let Some(reason) = denial(&gate, sender, nodes) else { return SourceVerdict::Admit };
+    if gate.on_deny == SourceGate::SILENCE {
+        SourceVerdict::Silence(reason)
+    } else {
+        SourceVerdict::Refuse(reason)
+    }
+}
+
+#[inline(always)]
+fn denial<N: Nodes + ?Sized>(gate: &SourceGate, sender: &impl Sender, nodes: &N) -> Option<DenyReason> {
+    if gate.interfaces != NO_NODE && !comes_by(gate.interfaces, sender.interface(), nodes) {
+        return Some(DenyReason::Interface);
+    }
+    let source = sender.source();
+    let [own, common] = gate.lists;
+    let mut said = Value::PASS;
+    if own != NO_NODE {
+        said = nodes.said_of(own, source);
+    }
+    if common != NO_NODE {
+        said = said.or_longer(nodes.said_of(common, source));
+    }
+    if said.is_denied() {
+        return Some(DenyReason::Denied);
+    }
+    if gate.cost == 0 {
+        return None;
+    }
+    let Address { hi, lo } = source.address;
+    let counted = Address { hi: hi & gate.mask_hi, lo: lo & gate.mask_lo };
+    let pace = Pace { cost: gate.cost, window: gate.window };
+    if sender.may_come(counted, gate.rate, pace) { None } else { Some(DenyReason::Rate) }
+}
+
+/// True if the interface `index` is one of those at the index `interfaces`, or nobody knows which it is: who judges later knows.
+#[inline(always)]
+fn comes_by<N: Nodes + ?Sized>(interfaces: u32, index: u32, nodes: &N) -> bool {
+    let Some(node) = nodes.node(interfaces) else { return true };
+    // All are looked at, without a branch: the verifier would walk what follows from each.
+    let differences = node.as_interfaces().indexes.map(|one| u64::from(one ^ index).wrapping_sub(1) >> 63);
+    index == 0 || differences.into_iter().fold(0, |any, is_same| any | is_same) != 0
+}
+
+/// What the list of sources says of `source` whose first step is at the index `list`: the value of the longest prefix that contains
+/// it, else [`Value::PASS`], and so does a list that breaks its own rules.
+#[inline(always)]
+pub fn search<N: Nodes + ?Sized>(list: u32, source: Source, nodes: &N) -> Value {
+    let mut next = list;
+    let mut best = Value::PASS;
+    for _ in 0..MAX_STEPS {
+        let Some(node) = nodes.node(next) else { return Value::PASS };
         let step = node.as_step();
         if step.buckets == 0 {
-            return SourceVerdict::Admit;
+            return Value::PASS;
         }
         next = look(source.address, source.is_ipv4, step, &mut best, nodes);
         if next == NO_NODE {
-            said = said.or_longer(best);
-            if second == NO_NODE {
-                break;
-            }
-            (next, second, best) = (second, end, unlisted);
+            return best;
         }
     }
-    match (said.is_denied(), on_deny) {
-        (false, _) => SourceVerdict::Admit,
-        (true, SourceGate::SILENCE) => SourceVerdict::Silence,
-        (true, _) => SourceVerdict::Refuse,
-    }
+    Value::PASS
 }
 
 /// Looks for `address` among the prefixes of one length. What is found is the best so far; returns the step to go on with.
@@ -193,14 +238,31 @@ fn interval(ports: &Ports, port: u16) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Bucket4, Domain};
+    use crate::{Bucket4, Domain, Interfaces};
 
     fn packet(port: u16) -> Packet {
         Packet { domain: Domain::Tcp4, address: Address { hi: 0xc000_0201 << 32, lo: 0 }, port }
     }
 
+    /// A sender that no gate asks.
+    struct Nobody;
+
+    impl Sender for Nobody {
+        fn source(&self) -> Source {
+            unreachable!("no gate asks for the source")
+        }
+
+        fn interface(&self) -> u32 {
+            unreachable!("no gate asks for the interface")
+        }
+
+        fn may_come(&self, _source: Address, _rate: u32, _pace: Pace) -> bool {
+            unreachable!("no gate has a rate")
+        }
+    }
+
     fn steered(packet: Packet, nodes: &[Node]) -> Verdict {
-        steer(&packet, || unreachable!("no gate asks for the source"), nodes)
+        steer(&packet, &Nobody, nodes)
     }
 
     #[test]
@@ -268,7 +330,7 @@ mod tests {
 
     fn from(source: u32, nodes: &[Node]) -> Verdict {
         let address = Address { hi: u64::from(source) << 32, lo: 0 };
-        steer(&packet(80), || Source { address, is_ipv4: true }, nodes)
+        steer(&packet(80), &Source { address, is_ipv4: true }, nodes)
     }
 
     #[test]
@@ -278,16 +340,13 @@ mod tests {
         (bucket.keys[0], bucket.values[0]) = (10 << 24, Value::source(8, true));
         let list = [Node::from(step), Node::from(bucket)];
         let id = DestinationId(7);
-        for lists in [[6, NO_NODE, NO_NODE], [6, 6, NO_NODE]] {
+        for lists in [[6, NO_NODE], [NO_NODE, 6], [6, 6]] {
             for (on_deny, denied) in [
-                (SourceGate::REFUSE, Verdict::Refuse(id)),
-                (SourceGate::SILENCE, Verdict::Silence(id)),
-                (9, Verdict::Refuse(id)),
+                (SourceGate::REFUSE, Verdict::Refuse(id, DenyReason::Denied)),
+                (SourceGate::SILENCE, Verdict::Silence(id, DenyReason::Denied)),
+                (9, Verdict::Refuse(id, DenyReason::Denied)),
             ] {
-                let nodes = gated(
-                    SourceGate { lists, unlisted: Value::PASS, on_deny, ..SourceGate::default() },
-                    &list,
-                );
+                let nodes = gated(SourceGate { lists, on_deny, ..SourceGate::default() }, &list);
                 assert_eq!(from(10 << 24 | 1, &nodes), denied);
                 assert_eq!(from(11 << 24 | 1, &nodes), Verdict::Assign(id));
             }
@@ -306,9 +365,58 @@ mod tests {
             (6, &[Node::default()]),
             (99, &[]),
         ] {
-            let nodes = gated(SourceGate { lists: [first, first, first], ..SourceGate::default() }, further);
+            let nodes = gated(SourceGate { lists: [first, first], ..SourceGate::default() }, further);
             assert_eq!(from(10 << 24, &nodes), Verdict::Assign(id));
         }
         assert_eq!(from(10 << 24, &gated(SourceGate::default(), &[])[..4]), Verdict::Pass);
+    }
+
+    /// A sender by an interface, who has come too often or not.
+    struct Visitor {
+        interface: u32,
+        is_welcome: bool,
+    }
+
+    impl Sender for Visitor {
+        fn source(&self) -> Source {
+            Source { address: Address { hi: 0x0a01_0203 << 32, lo: 0 }, is_ipv4: true }
+        }
+
+        fn interface(&self) -> u32 {
+            self.interface
+        }
+
+        fn may_come(&self, source: Address, rate: u32, pace: Pace) -> bool {
+            let expected = Address { hi: 0x0a01_0200 << 32, lo: 0 };
+            assert_eq!((source, rate, pace), (expected, 3, Pace { cost: 7, window: 9 }));
+            self.is_welcome
+        }
+    }
+
+    #[test]
+    fn a_gate_lets_in_by_its_interfaces_and_no_oftener_than_its_rate() {
+        let mut interfaces = Interfaces::default();
+        interfaces.indexes[0] = 2;
+        interfaces.indexes[15] = 70_000;
+        let rate =
+            SourceGate { mask_hi: u64::MAX << 40, rate: 3, cost: 7, window: 9, ..SourceGate::default() };
+        let (id, admitted) = (DestinationId(7), Verdict::Assign(DestinationId(7)));
+        let told = |gate, interface, is_welcome| {
+            steer(&packet(80), &Visitor { interface, is_welcome }, &gated(gate, &[interfaces.into()])[..])
+        };
+        for (index, expected) in [
+            (2, admitted),
+            (70_000, admitted),
+            (0, admitted),
+            (1, Verdict::Refuse(id, DenyReason::Interface)),
+            (u32::MAX, Verdict::Refuse(id, DenyReason::Interface)),
+        ] {
+            assert_eq!(told(SourceGate { interfaces: 6, ..rate }, index, true), expected, "{index}");
+        }
+        assert_eq!(told(rate, 1, true), admitted);
+        assert_eq!(told(rate, 1, false), Verdict::Refuse(id, DenyReason::Rate));
+        let silent = SourceGate { on_deny: SourceGate::SILENCE, ..rate };
+        assert_eq!(told(silent, 1, false), Verdict::Silence(id, DenyReason::Rate));
+        assert_eq!(told(SourceGate { interfaces: 99, ..rate }, 1, true), admitted, "a broken table admits");
     }
 }

@@ -2,7 +2,7 @@
 
 use aya_ebpf::btf_maps::PerCpuArray;
 use aya_ebpf::macros::btf_map;
-use spectrum_common::{Counts, DestinationId, names};
+use spectrum_common::{Counts, DenyReason, DestinationId, names};
 
 #[btf_map]
 static COUNTERS: PerCpuArray<Counts, { names::DEFAULT_DESTINATIONS }> = PerCpuArray::new();
@@ -14,4 +14,14 @@ pub(crate) fn count(id: DestinationId, note: impl FnOnce(&mut Counts)) {
         // SAFETY: this CPU's own element; the program is not interrupted by itself on one CPU.
         note(unsafe { &mut *counts });
     }
+}
+
+/// Counts a packet that the source policy turned away.
+#[inline(always)]
+pub(crate) fn deny(id: DestinationId, reason: DenyReason) {
+    count(id, |counts| {
+        if let Some(denied) = counts.denied.get_mut(reason as usize) {
+            *denied += 1;
+        }
+    });
 }

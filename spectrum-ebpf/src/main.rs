@@ -9,6 +9,7 @@
 )]
 #![expect(clippy::needless_pass_by_value, reason = "#[sk_lookup] hands the context over by value")]
 
+mod accounts;
 mod assign;
 mod counters;
 mod packet;
@@ -19,7 +20,7 @@ use aya_ebpf::macros::sk_lookup;
 use aya_ebpf::programs::SkLookupContext;
 use spectrum_common::{Verdict, names, steer};
 
-use crate::counters::count;
+use crate::counters::deny;
 
 /// Lets the loader refuse an object, or state pinned by one, that speaks another version.
 #[unsafe(no_mangle)]
@@ -35,7 +36,7 @@ static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
 pub fn spectrum(ctx: SkLookupContext) -> u32 {
     let Some(table) = tables::current() else { return SK_PASS };
     let Some(packet) = packet::read(&ctx) else { return SK_PASS };
-    match steer(&packet, || packet::source(&ctx), &table) {
+    match steer(&packet, &packet::Arrival::of(&ctx), &table) {
         Verdict::Assign(id) => {
             if assign::assign(&ctx, id) {
                 SK_PASS
@@ -44,12 +45,12 @@ pub fn spectrum(ctx: SkLookupContext) -> u32 {
             }
         }
         Verdict::Pass => SK_PASS,
-        Verdict::Refuse(id) => {
-            count(id, |counts| counts.denied += 1);
+        Verdict::Refuse(id, reason) => {
+            deny(id, reason);
             SK_DROP
         }
-        Verdict::Silence(id) => {
-            count(id, |counts| counts.denied += 1);
+        Verdict::Silence(id, reason) => {
+            deny(id, reason);
             if assign::silence(&ctx) { SK_PASS } else { SK_DROP }
         }
     }

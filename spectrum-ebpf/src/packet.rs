@@ -1,12 +1,19 @@
 //! The context, read once into a `Packet`. Byte orders end here.
 
+use aya_ebpf::bindings::bpf_sk_lookup;
 use aya_ebpf::programs::SkLookupContext;
-use spectrum_common::{Address, Domain, Packet, Source};
+use spectrum_common::{Address, Domain, Pace, Packet, Sender, Source};
+
+use crate::accounts;
 
 const AF_INET: u32 = 2;
 const AF_INET6: u32 = 10;
 const IPPROTO_TCP: u32 = 6;
 const IPPROTO_UDP: u32 = 17;
+
+/// Set by the loader before loading; the verifier of a kernel that does not tell the interface never sees us ask for it.
+#[unsafe(no_mangle)]
+static HAS_INTERFACE: u8 = 0;
 
 /// The packet that looks for a listener, or `None` for a protocol or family that no binding has.
 #[inline(always)]
@@ -27,14 +34,64 @@ pub(crate) fn read(ctx: &SkLookupContext) -> Option<Packet> {
     Some(Packet { domain, address, port })
 }
 
-/// The sender. Read on its own, since few packets pass a gate.
-#[inline(always)]
-pub(crate) fn source(ctx: &SkLookupContext) -> Source {
-    // SAFETY: the kernel hands every run a valid context.
-    let lookup = unsafe { &*ctx.lookup };
-    // SAFETY: as above; volatile, or the compiler would keep what is known since `read`.
-    let is_ipv4 = unsafe { core::ptr::read_volatile(&raw const lookup.family) } == AF_INET;
-    Source { address: address(is_ipv4, &lookup.remote_ip4, &lookup.remote_ip6), is_ipv4 }
+/// The sender of the packet. Read on its own, since few packets pass a gate.
+pub(crate) struct Arrival<'a> {
+    lookup: &'a bpf_sk_lookup,
+}
+
+impl<'a> Arrival<'a> {
+    #[inline(always)]
+    pub(crate) fn of(ctx: &'a SkLookupContext) -> Self {
+        // SAFETY: the kernel hands every run a valid context.
+        Self { lookup: unsafe { &*ctx.lookup } }
+    }
+
+    #[inline(always)]
+    fn is_ipv4(&self) -> bool {
+        // SAFETY: a field of the context; volatile, or the compiler would keep what is known since `read`.
+        unsafe { core::ptr::read_volatile(&raw const self.lookup.family) == AF_INET }
+    }
+
+    #[inline(always)]
+    fn is_tcp(&self) -> bool {
+        // SAFETY: as above.
+        unsafe { core::ptr::read_volatile(&raw const self.lookup.protocol) == IPPROTO_TCP }
+    }
+}
+
+impl Sender for Arrival<'_> {
+    #[inline(always)]
+    fn source(&self) -> Source {
+        let (lookup, is_ipv4) = (self.lookup, self.is_ipv4());
+        Source { address: address(is_ipv4, &lookup.remote_ip4, &lookup.remote_ip6), is_ipv4 }
+    }
+
+    #[inline(always)]
+    fn interface(&self) -> u32 {
+        // SAFETY: a read-only global; volatile, because the loader writes what the compiler sees as constant.
+        if unsafe { core::ptr::read_volatile(&raw const HAS_INTERFACE) } == 0 {
+            return 0;
+        }
+        self.lookup.ingress_ifindex
+    }
+
+    #[inline(always)]
+    fn may_come(&self, source: Address, rate: u32, pace: Pace) -> bool {
+        let is_tcp = self.is_tcp();
+        let counter = u64::from(rate) << 1 | u64::from(is_tcp);
+        let account = accounts::hash(source.hi, source.lo, counter);
+        let connection = if is_tcp {
+            let lookup = self.lookup;
+            let dialled = address(self.is_ipv4(), &lookup.local_ip4, &lookup.local_ip6);
+            // Of the source the account has what its mask leaves; whoever is behind one mask has ports of his own.
+            let from = self.source().address;
+            let ports = u64::from(lookup.local_port) << 16 | u64::from(lookup.remote_port);
+            accounts::hash_on(account ^ from.hi, from.lo, dialled.hi ^ ports, dialled.lo)
+        } else {
+            0
+        };
+        accounts::charge(account, connection, pace)
+    }
 }
 
 #[inline(always)]

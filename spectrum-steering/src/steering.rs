@@ -152,7 +152,7 @@ impl Steering {
                     dispatcher.register_silent(protocol, family, &socket)?;
                     self.silent.push(socket);
                 }
-                dispatcher.publish(Table::of(plan)?.nodes())?;
+                dispatcher.publish(Table::on(plan, &crate::host::interface_index)?.nodes())?;
             }
             By::Tproxy(tproxy) => {
                 let rules = plan.bindings.iter().filter_map(|planned| {

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use socket2::{Domain, Socket, Type};
-use spectrum_common::{Packet, Verdict};
+use spectrum_common::{DenyReason, Packet, Verdict};
 use spectrum_steering::dispatcher::{Dispatcher, Steered};
 use spectrum_steering::model::{
     Binding, Family, OnDeny, Prefix, Protocol, SourceEntry, SourcePolicy, SourceRule, domain_of,
@@ -95,6 +95,7 @@ fn services(random: &mut Random) -> Vec<Bound> {
         let policy = has_own.then(|| OwnPolicy {
             sources: policy(random),
             on_deny: random.bits().is_multiple_of(2).then(|| on_deny(random)),
+            ..OwnPolicy::default()
         });
         Bound { name: format!("s{number}").parse().unwrap(), bindings: bindings.collect(), policy }
     };
@@ -161,8 +162,12 @@ fn scan_table_and_kernel_agree_on_whom_services_let_in() {
                 let said = if is_longer { by_common } else { by_own };
                 let on_deny = own.and_then(|own| own.on_deny).unwrap_or(plan.policies.on_deny);
                 let expected = match (said, on_deny) {
-                    (Some((_, SourceRule::Deny)), OnDeny::Refuse) => Verdict::Refuse(winner.destination),
-                    (Some((_, SourceRule::Deny)), OnDeny::Silent) => Verdict::Silence(winner.destination),
+                    (Some((_, SourceRule::Deny)), OnDeny::Refuse) => {
+                        Verdict::Refuse(winner.destination, DenyReason::Denied)
+                    }
+                    (Some((_, SourceRule::Deny)), OnDeny::Silent) => {
+                        Verdict::Silence(winner.destination, DenyReason::Denied)
+                    }
                     _ => Verdict::Assign(winner.destination),
                 };
                 let about = || format!("{service} {protocol} from {from} by {:#?}", plan.policies);
@@ -176,15 +181,15 @@ fn scan_table_and_kernel_agree_on_whom_services_let_in() {
                 let judged = dispatcher.probe().test(protocol, from, to).unwrap();
                 let after = dispatcher.probe().counts(winner.destination).unwrap();
                 let (verdict, at) = match judged {
-                    Steered::Dropped => (Verdict::Refuse(winner.destination), 1),
+                    Steered::Dropped => (Verdict::Refuse(winner.destination, DenyReason::Denied), 1),
                     Steered::Assigned { cookie: Some(chosen) } if chosen == cookie(protocol, family) => {
-                        (Verdict::Silence(winner.destination), 2)
+                        (Verdict::Silence(winner.destination, DenyReason::Denied), 2)
                     }
                     Steered::Assigned { .. } => (Verdict::Assign(winner.destination), 0),
                     Steered::Passed => (Verdict::Pass, 0),
                 };
                 assert_eq!(verdict, expected, "the kernel: {}", about());
-                let counted = (after.steered - before.steered, after.denied - before.denied);
+                let counted = (after.steered - before.steered, after.denied[0] - before.denied[0]);
                 assert_eq!(counted, if at == 0 { (1, 0) } else { (0, 1) }, "{}", about());
                 tally[at] += 1;
             }
@@ -199,6 +204,9 @@ on_every_path!(
     whom_a_policy_denies_without_a_word_hears_nothing,
     a_reload_changes_whom_a_service_lets_in_and_touches_nothing_open,
     whom_a_policy_denies_is_denied_during_an_upgrade_and_after_it,
+    a_source_comes_no_oftener_than_its_rate_and_others_are_let_in,
+    the_ack_of_a_syn_cookie_is_not_counted,
+    clients_come_by_the_interfaces_that_a_policy_names,
 );
 
 /// A service `web` that echoes by both protocols on port 80, beside one that everybody may use on port 81.
@@ -210,11 +218,9 @@ fn services_with(case: &Case, common: &str, own: &str) -> String {
             case.prefix()
         )
     };
-    format!(
-        "{common}\n{}{}",
-        service("web", 80, own),
-        service("open", 81, "policy = { allow = [\"0.0.0.0/0\", \"::/0\"] }")
-    )
+    // To allow is a mistake where nobody is denied.
+    let all = if common.contains("deny") { "policy = { allow = [\"0.0.0.0/0\", \"::/0\"] }" } else { "" };
+    format!("{common}\n{}{}", service("web", 80, own), service("open", 81, all))
 }
 
 /// Clients have addresses of this prefix.
@@ -358,16 +364,14 @@ fn whom_a_policy_denies_is_refused_and_the_longest_prefix_decides(case: &mut Cas
     let explained =
         Launch::new(&case.server).arguments(&format!("explain tcp {target} --from {from}")).finish().stdout;
     assert!(explained.contains("denied.txt:3"), "{explained}");
-    if case.path == Path::SkLookup {
-        let status = connect(&case.server, &instance).ask("status").unwrap();
-        let denied: u64 = status["destinations"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .map(|one| one["packets"]["denied"].as_u64().unwrap())
-            .sum();
-        assert!(denied >= 7, "{status}");
-    }
+    assert!(denied(case, &instance, "denied") >= 7);
+}
+
+/// The packets that were turned away by `reason`, as `status` counts them.
+fn denied(case: &Case, instance: &Instance, reason: &str) -> u64 {
+    let status = connect(&case.server, instance).ask("status").unwrap();
+    let destinations = status["destinations"].as_array().unwrap();
+    destinations.iter().filter_map(|one| one["denied"][reason].as_u64()).sum()
 }
 
 fn whom_a_policy_denies_without_a_word_hears_nothing(case: &mut Case) {
@@ -404,7 +408,8 @@ fn a_reload_changes_whom_a_service_lets_in_and_touches_nothing_open(case: &mut C
         assert_eq!(told(case, client(case, 3 - denied), target, Told::LetIn), Told::LetIn, "round {round}");
         assert!(talks(&mut open), "an open connection was touched in round {round}");
     }
-    configure(&case.server, &services_with(case, "", ""));
+    let idle = services_with(case, "", "policy = { allow = [\"0.0.0.0/0\"] }");
+    configure(&case.server, &idle);
     let error = reload(&case.server, &instance).unwrap_err();
     assert!(error.message.contains("nobody is denied"), "{error:?}");
 }
@@ -432,4 +437,63 @@ fn whom_a_policy_denies_is_denied_during_an_upgrade_and_after_it(case: &mut Case
     });
     assert_told(case, Told::Refused);
     instance.stop();
+}
+
+/// Three at once, and one more in twenty minutes.
+const RATE: &str = "rate = \"3/h burst 3 per /32 /64\"";
+
+fn a_source_comes_no_oftener_than_its_rate_and_others_are_let_in(case: &mut Case) {
+    own_clients(case);
+    let Some(instance) = serve(case, &services_with(case, &format!("[policy]\n{RATE}"), "")) else { return };
+    let target = SocketAddr::new(case.address(7), 80);
+    for round in 0..5 {
+        let expected = if round < 3 { Told::LetIn } else { Told::Refused };
+        assert_eq!(told(case, client(case, 1), target, expected), expected, "round {round} by TCP");
+        assert_eq!(
+            told_by_datagram(case, client(case, 1), target, expected),
+            expected,
+            "round {round} by UDP"
+        );
+    }
+    // The services that have no rate of their own have one together.
+    let other = SocketAddr::new(case.address(7), 81);
+    assert_eq!(told(case, client(case, 1), other, Told::Refused), Told::Refused);
+    assert_eq!(told(case, client(case, 2), target, Told::LetIn), Told::LetIn);
+    assert!(denied(case, &instance, "rate") >= 5);
+    assert_eq!(denied(case, &instance, "denied"), 0);
+}
+
+fn the_ack_of_a_syn_cookie_is_not_counted(case: &mut Case) {
+    own_clients(case);
+    case.server.run(|| std::fs::write("/proc/sys/net/ipv4/tcp_syncookies", "2").unwrap());
+    let Some(_instance) = serve(case, &services_with(case, "", &format!("policy = {{ {RATE} }}"))) else {
+        return;
+    };
+    let target = SocketAddr::new(case.address(7), 80);
+    for round in 0..5 {
+        let expected = if round < 3 { Told::LetIn } else { Told::Refused };
+        assert_eq!(told(case, client(case, 1), target, expected), expected, "round {round}");
+    }
+    let other = SocketAddr::new(case.address(7), 81);
+    assert_eq!(told(case, client(case, 1), other, Told::LetIn), Told::LetIn, "who has no rate counts nobody");
+}
+
+fn clients_come_by_the_interfaces_that_a_policy_names(case: &mut Case) {
+    own_clients(case);
+    let common = "[policy]\ninterfaces = [\"lo\", \"uplink0\"]";
+    let own = "policy = { interfaces = [\"uplink0\"] }";
+    let Some(instance) = serve(case, &services_with(case, common, own)) else { return };
+    let [web, open] = [80, 81].map(|port| SocketAddr::new(case.address(7), port));
+    assert_eq!(told(case, client(case, 1), open, Told::LetIn), Told::LetIn);
+    // Linux before 5.17 does not tell a program by which interface a packet comes.
+    let refused = if case.path == Path::SkLookup && !tells_interface() { Told::LetIn } else { Told::Refused };
+    assert_eq!(told(case, client(case, 1), web, refused), refused);
+    assert_eq!(told_by_datagram(case, client(case, 1), web, refused), refused);
+    if refused == Told::Refused {
+        assert!(denied(case, &instance, "interface") >= 2);
+    }
+}
+
+fn tells_interface() -> bool {
+    Dispatcher::load(false, 0).unwrap().knows_interface()
 }

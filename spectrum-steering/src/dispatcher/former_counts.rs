@@ -35,6 +35,9 @@ impl fmt::Debug for FormerCounts {
 pub struct FormerSums {
     /// By the id of the destination: steered, missed, and refused by the reason.
     sums: BTreeMap<u32, (u64, u64, Vec<u64>)>,
+    /// By the id of the destination: denied by the reason, which former versions do not tell.
+    #[serde(default)]
+    denied: BTreeMap<u32, Vec<u64>>,
     published: u64,
 }
 
@@ -44,10 +47,12 @@ impl FormerCounts {
     /// # Errors
     /// [`DispatcherError::Load`]: these are no counters.
     pub fn open(sums: FormerSums, counters: OwnedFd) -> Result<Self, DispatcherError> {
-        let FormerSums { sums, published } = sums;
+        let FormerSums { sums, denied, published } = sums;
         let sums = sums.into_iter().map(|(id, (steered, missed, refused))| {
             let mut counts = Counts { steered, missed, ..Counts::default() };
             counts.refused.iter_mut().zip(refused).for_each(|(to, from)| *to = from);
+            let denied = denied.get(&id).into_iter().flatten();
+            counts.denied.iter_mut().zip(denied).for_each(|(to, from)| *to = *from);
             (id, counts)
         });
         Ok(Self { sums: sums.collect(), last: Some(last(counters)?), published })
@@ -56,9 +61,10 @@ impl FormerCounts {
     /// Their parts: the sums, and the descriptor of the last counters.
     #[must_use]
     pub fn into_parts(self) -> (FormerSums, Option<OwnedFd>) {
+        let denied = self.sums.iter().map(|(id, counts)| (*id, counts.denied.to_vec())).collect();
         let sums = self.sums.into_iter();
         let sums = sums.map(|(id, counts)| (id, (counts.steered, counts.missed, counts.refused.to_vec())));
-        let told = FormerSums { sums: sums.collect(), published: self.published };
+        let told = FormerSums { sums: sums.collect(), denied, published: self.published };
         (told, self.last.map(|(_, descriptor)| descriptor))
     }
 
@@ -94,6 +100,7 @@ impl FormerCounts {
             less(&mut sum.steered, now.steered);
             less(&mut sum.missed, now.missed);
             sum.refused.iter_mut().zip(now.refused).for_each(|(sum, now)| less(sum, now));
+            sum.denied.iter_mut().zip(now.denied).for_each(|(sum, now)| less(sum, now));
         }
     }
 }

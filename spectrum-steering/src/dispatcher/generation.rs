@@ -3,20 +3,35 @@
 use aya::maps::{MapData, MapError};
 use aya_obj::generated::bpf_map_type::BPF_MAP_TYPE_ARRAY;
 use aya_obj::generated::{BPF_F_INNER_MAP, BPF_F_MMAPABLE};
-use spectrum_common::{Node, Page};
+use spectrum_common::{ACCOUNT_WORDS, Node, Page, Step};
 
 use super::{DispatcherError, sys};
 
 /// The name of a generation's map, as bpftool prints it.
 const NAME: &str = "TABLE";
 
+/// The map of the accounts of sources, which all generations share: 2 MiB.
+pub(super) fn accounts() -> Result<MapData, DispatcherError> {
+    #[expect(clippy::cast_possible_truncation, reason = "a key has four bytes, a word eight")]
+    let definition = aya_obj::Map::new_from_params(
+        BPF_MAP_TYPE_ARRAY as u32,
+        size_of::<u32>() as u32,
+        size_of::<u64>() as u32,
+        ACCOUNT_WORDS,
+        BPF_F_INNER_MAP,
+    );
+    MapData::create(definition, "ACCOUNT", None)
+        .map_err(|source| DispatcherError::Publish { source: Box::new(source) })
+}
+
 /// A map that holds a table.
 #[derive(Debug)]
 pub(super) struct Generation(MapData);
 
 impl Generation {
-    /// Copies `nodes` into a map of as many pages as they need. The flags are those of the inner map that the program declares.
-    pub(super) fn of(nodes: &[Node]) -> Result<Self, DispatcherError> {
+    /// Copies `nodes`, whose slot is `slot` if there are gates, into a map of as many pages as they need. The flags are those of the
+    /// inner map that the program declares.
+    pub(super) fn of(nodes: &[Node], slot: u32) -> Result<Self, DispatcherError> {
         let error = |source: MapError| DispatcherError::Publish { source: Box::new(source) };
         let count = u32::try_from(Page::count_of(nodes.len()))
             .map_err(|source| DispatcherError::Publish { source: Box::new(source) })?;
@@ -29,7 +44,11 @@ impl Generation {
             BPF_F_INNER_MAP | BPF_F_MMAPABLE,
         );
         let map = MapData::create(definition, NAME, None).map_err(error)?;
-        sys::fill(map.fd(), nodes).map_err(|source| DispatcherError::Publish { source: Box::new(source) })?;
+        let failed = |source| DispatcherError::Publish { source: Box::new(source) };
+        sys::fill(map.fd(), nodes).map_err(failed)?;
+        if let Some(first) = nodes.first().map(Node::as_step).filter(|step| step.slot != 0) {
+            sys::fill(map.fd(), &[Step { slot, ..*first }.into()]).map_err(failed)?;
+        }
         Ok(Self(map))
     }
 

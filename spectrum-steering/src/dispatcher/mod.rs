@@ -9,6 +9,7 @@ mod generation;
 mod probe;
 mod sys;
 
+use std::hash::{BuildHasher as _, RandomState};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
@@ -40,6 +41,11 @@ pub struct Dispatcher {
     tables: ArrayOfMaps<MapData, MapData>,
     listeners: SockMap<MapData>,
     silent: SockMap<MapData>,
+    accounts: ArrayOfMaps<MapData, MapData>,
+    has_accounts: bool,
+    /// The slot beside the first one that the current table is in; 0: none.
+    slot: u32,
+    has_interface: bool,
     link: Option<OwnedFd>,
     probe: Probe,
     capacity: usize,
@@ -95,17 +101,23 @@ impl Dispatcher {
         raise_memlock();
         let capacity = capacity_for(destinations);
         let entries = u32::try_from(capacity).unwrap_or(u32::MAX);
+        let has_interface = sys::tells_interface();
+        // The standard library asks the system for what its hashers begin with.
+        let secret = [(); 2].map(|()| RandomState::new().hash_one(0_u64)).map(u64::to_ne_bytes);
         let mut ebpf = EbpfLoader::new()
             // The kernel's own BTF is only needed for relocations, and the program has none.
             .btf(None)
             .map_max_entries(names::LISTENERS, entries)
             .map_max_entries(names::COUNTERS, entries)
             .override_global(names::LOG_DROPS, &u8::from(log_drops), true)
+            .override_global(names::HAS_INTERFACE, &u8::from(has_interface), true)
+            .override_global(names::SECRET, &secret, true)
             .load(OBJECT)
             .map_err(DispatcherError::load)?;
         let tables = take(&mut ebpf, names::TABLES)?;
         let listeners = take(&mut ebpf, names::LISTENERS)?;
         let silent = take(&mut ebpf, names::SILENT)?;
+        let accounts = take(&mut ebpf, names::ACCOUNTS)?;
         let counters_file = match ebpf.map(names::COUNTERS) {
             Some(Map::PerCpuArray(map)) => map.fd().as_fd().try_clone_to_owned(),
             _ => return Err(missing(names::COUNTERS)),
@@ -116,7 +128,19 @@ impl Dispatcher {
         let program = program(&mut ebpf)?;
         program.load().map_err(DispatcherError::verify)?;
         let probe = Probe::of(program, counters, counters_file)?;
-        Ok(Self { ebpf, tables, listeners, silent, link: None, probe, capacity })
+        Ok(Self {
+            ebpf,
+            tables,
+            listeners,
+            silent,
+            accounts,
+            has_accounts: false,
+            slot: 0,
+            has_interface,
+            link: None,
+            probe,
+            capacity,
+        })
     }
 
     /// Attaches the program to the network namespace that `netns` refers to: from now on every packet that looks for
@@ -244,10 +268,24 @@ impl Dispatcher {
     /// # Errors
     /// [`DispatcherError::Publish`], for lack of memory most of the time: the table before still holds.
     pub fn publish(&mut self, nodes: &[Node]) -> Result<(), DispatcherError> {
-        let generation = Generation::of(nodes)?;
-        self.tables
-            .set(0, generation.map(), 0)
-            .map_err(|source| DispatcherError::Publish { source: Box::new(source) })?;
+        let failed = |source: MapError| DispatcherError::Publish { source: Box::new(source) };
+        let first = nodes.first().map(Node::as_step);
+        if first.is_some_and(|step| step.has_rates != 0) && !self.has_accounts {
+            self.accounts.set(0, &generation::accounts()?, 0).map_err(failed)?;
+            self.has_accounts = true;
+        }
+        let has_gates = first.is_some_and(|step| step.slot != 0);
+        let next = if self.slot == 1 { 2 } else { 1 };
+        let generation = Generation::of(nodes, next)?;
+        if has_gates {
+            self.tables.set(next, generation.map(), 0).map_err(failed)?;
+        }
+        self.tables.set(0, generation.map(), 0).map_err(failed)?;
+        // Each change waits until nobody uses what was there. Whatever begins now takes the new table: the former is let go of.
+        if self.slot != 0 {
+            self.tables.set(self.slot, generation.map(), 0).map_err(failed)?;
+        }
+        self.slot = if has_gates { next } else { 0 };
         self.probe.published(nodes.len());
         Ok(())
     }
@@ -256,6 +294,12 @@ impl Dispatcher {
     #[must_use]
     pub fn probe(&self) -> &Probe {
         &self.probe
+    }
+
+    /// True if the program knows by which interface a packet came (Linux 5.17); else it lets in by any.
+    #[must_use]
+    pub fn knows_interface(&self) -> bool {
+        self.has_interface
     }
 
     /// The number of ids of destinations that the maps have room for.

@@ -10,6 +10,7 @@ use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd
 use std::ptr;
 
 use aya_obj::generated::bpf_attach_type::BPF_SK_LOOKUP;
+use aya_obj::generated::bpf_prog_type::BPF_PROG_TYPE_SK_LOOKUP;
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 use spectrum_common::{Counts, Node};
 
@@ -70,6 +71,52 @@ pub(super) fn exchange(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Res
         libc::syscall(libc::SYS_bpf, BPF_LINK_UPDATE, &raw const attributes, size_of::<UpdateAttributes>())
     };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// True if the kernel lets an sk_lookup program read by which interface a packet came (Linux 5.17): one that does nothing else is
+/// loaded, and let go of.
+pub(super) fn tells_interface() -> bool {
+    // r0 = *(u32 *)(r1 + ingress_ifindex); r0 = 1; exit
+    let program: [u64; 3] = [0x0000_0000_0040_1061, 0x0000_0001_0000_00b7, 0x95].map(u64::to_le);
+    let license = c"GPL";
+    let attributes = LoadAttributes {
+        kind: BPF_PROG_TYPE_SK_LOOKUP as u32,
+        instructions: 3,
+        instructions_address: (&raw const program).expose_provenance() as u64,
+        license_address: license.as_ptr().expose_provenance() as u64,
+        attach_type: BPF_SK_LOOKUP as u32,
+        ..LoadAttributes::default()
+    };
+    // SAFETY: bpf(2) reads `attributes`, whose size is given, and what the addresses in it refer to, which all live until it returns.
+    let result = unsafe {
+        libc::syscall(libc::SYS_bpf, BPF_PROG_LOAD, &raw const attributes, size_of::<LoadAttributes>())
+    };
+    let Some(descriptor) = RawFd::try_from(result).ok().filter(|descriptor| *descriptor >= 0) else {
+        return false;
+    };
+    // SAFETY: the kernel has just made it for the caller, and nobody else knows it.
+    drop(unsafe { OwnedFd::from_raw_fd(descriptor) });
+    true
+}
+
+const BPF_PROG_LOAD: libc::c_long = 5;
+
+/// The part of `union bpf_attr` that BPF_PROG_LOAD reads.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+struct LoadAttributes {
+    kind: u32,
+    instructions: u32,
+    instructions_address: u64,
+    license_address: u64,
+    log_level: u32,
+    log_size: u32,
+    log_address: u64,
+    kernel_version: u32,
+    flags: u32,
+    name: [u8; 16],
+    interface: u32,
+    attach_type: u32,
 }
 
 const BPF_LINK_CREATE: libc::c_long = 28;

@@ -4,6 +4,7 @@ mod addresses;
 mod announcement;
 mod bridges;
 mod error;
+mod interfaces;
 mod listener;
 mod listener_addresses;
 mod namespace;
@@ -24,6 +25,7 @@ pub use addresses::{
 pub use announcement::Announcement;
 pub use bridges::bridged_to_rules;
 pub use error::{Denied, NetError};
+pub use interfaces::interface_index;
 pub use listener::{ListenerGroup, ListenerOptions, Transparency};
 pub use listener_addresses::ListenerAddresses;
 pub use namespace::{NamespaceId, enter_namespace, in_throw_away_namespace};

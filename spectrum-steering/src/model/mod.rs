@@ -3,10 +3,14 @@
 mod binding;
 mod domain;
 mod source_policy;
+mod source_rate;
 
 pub use binding::Binding;
 pub use domain::domain_of;
-pub use source_policy::{OnDeny, SourceEntry, SourcePolicy, SourceRule, SourceTie};
+pub use source_policy::{
+    InterfaceName, OnDeny, ParseInterfaceNameError, SourceEntry, SourcePolicy, SourceRule, SourceTie,
+};
+pub use source_rate::{ParseSourceRateError, SourceRate};
 pub use spectrum_common::{
     Destination, DestinationId, Family, Hop, ParsePortRangeError, ParsePrefixError, ParseProtocolError,
     ParseServiceNameError, PortRange, Prefix, Protocol, ServiceName, VisibleWriter, parse_port_ranges,

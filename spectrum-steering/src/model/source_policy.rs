@@ -1,7 +1,9 @@
 //! Whom services let in, by the prefix that a packet's source is in. Says nothing of what is done on which path, and reads no
 //! files.
 
+use std::fmt;
 use std::net::IpAddr;
+use std::str::FromStr;
 use std::sync::Arc;
 
 use super::Prefix;
@@ -38,6 +40,44 @@ pub enum OnDeny {
     /// Nothing.
     Silent,
 }
+
+/// The name of an interface, there or not.
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct InterfaceName(String);
+
+impl InterfaceName {
+    /// The name as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for InterfaceName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
+impl FromStr for InterfaceName {
+    type Err = ParseInterfaceNameError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        // dev_valid_name (net/core/dev.c); quotes and stars are words of nft.
+        let is_name = (1..16).contains(&text.len())
+            && text
+                .bytes()
+                .all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'/' | b':' | b'"' | b'*' | b'\\'))
+            && text != "."
+            && text != "..";
+        if is_name { Ok(Self(text.to_owned())) } else { Err(ParseInterfaceNameError) }
+    }
+}
+
+/// The text is no name of an interface.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("expected the name of an interface, as `ip link` shows it: 1 to 15 letters, digits and signs")]
+pub struct ParseInterfaceNameError;
 
 /// One entry of a [`SourcePolicy`].
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]

@@ -5,7 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use super::Plan;
-use crate::model::{Family, OnDeny, Protocol, ServiceName, SourceEntry, SourcePolicy, SourceRule};
+use crate::model::{
+    Family, InterfaceName, OnDeny, Protocol, ServiceName, SourceEntry, SourcePolicy, SourceRate, SourceRule,
+};
 
 /// Whom the services of a plan let in.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -14,6 +16,10 @@ pub struct Policies {
     pub common: SourcePolicy,
     /// What a client is told that is denied, where its service does not say.
     pub on_deny: OnDeny,
+    /// How often a source may come to all services together that have no rate of their own.
+    pub rate: Option<SourceRate>,
+    /// By which interfaces clients may come, where their service does not say; none: by any.
+    pub interfaces: BTreeSet<InterfaceName>,
     /// The services' own, of those that have any.
     pub own: BTreeMap<ServiceName, OwnPolicy>,
 }
@@ -25,6 +31,10 @@ pub struct OwnPolicy {
     pub sources: SourcePolicy,
     /// What a client is told that is denied.
     pub on_deny: Option<OnDeny>,
+    /// How often a source may come.
+    pub rate: Option<SourceRate>,
+    /// By which interfaces clients may come; none: as [`Policies::interfaces`] says.
+    pub interfaces: BTreeSet<InterfaceName>,
 }
 
 /// The list that an entry stands in.
@@ -64,10 +74,41 @@ impl Policies {
         self.own.get(service).and_then(|own| own.on_deny).unwrap_or(self.on_deny)
     }
 
+    /// How often a source may come to `service`, and whether that is its own rate.
+    #[must_use]
+    pub fn rate(&self, service: &ServiceName) -> Option<(PolicyScope, SourceRate)> {
+        let own = self.own.get(service).and_then(|own| own.rate).map(|rate| (PolicyScope::Own, rate));
+        own.or(self.rate.map(|rate| (PolicyScope::Common, rate)))
+    }
+
+    /// By which interfaces clients of `service` may come; none: by any.
+    #[must_use]
+    pub fn interfaces(&self, service: &ServiceName) -> &BTreeSet<InterfaceName> {
+        let own = self.own.get(service).map(|own| &own.interfaces).filter(|own| !own.is_empty());
+        own.unwrap_or(&self.interfaces)
+    }
+
+    /// All interfaces that it names.
+    pub fn all_interfaces(&self) -> impl Iterator<Item = &InterfaceName> {
+        self.interfaces.iter().chain(self.own.values().flat_map(|own| &own.interfaces))
+    }
+
     /// True if everybody is let in everywhere.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.common.is_empty() && self.own.values().all(|own| own.sources.is_empty())
+        let is_open =
+            |own: &OwnPolicy| own.sources.is_empty() && own.rate.is_none() && own.interfaces.is_empty();
+        self.common.is_empty()
+            && self.rate.is_none()
+            && self.interfaces.is_empty()
+            && self.own.values().all(is_open)
+    }
+
+    /// True if `service` turns anybody away.
+    #[must_use]
+    pub fn guard(&self, service: &ServiceName) -> bool {
+        let own = self.own.get(service).is_some_and(|own| !own.sources.is_empty());
+        own || !self.common.is_empty() || self.rate(service).is_some() || !self.interfaces(service).is_empty()
     }
 }
 
@@ -84,9 +125,7 @@ impl Plan {
     #[must_use]
     pub fn silent(&self) -> BTreeSet<(Protocol, Family)> {
         let denying = self.destinations.values().filter(|one| {
-            let own = self.policies.own.get(&one.service);
-            let denies = !self.policies.common.is_empty() || own.is_some_and(|own| !own.sources.is_empty());
-            denies && self.policies.on_deny(&one.service) == OnDeny::Silent
+            self.policies.guard(&one.service) && self.policies.on_deny(&one.service) == OnDeny::Silent
         });
         denying.map(|one| (one.protocol, one.family)).collect()
     }

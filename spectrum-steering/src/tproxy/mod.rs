@@ -1,6 +1,7 @@
 //! The TPROXY path's effect on the kernel: firewall rules, applied, replaced and removed. Decides nothing about what
 //! they say.
 
+mod denial_counts;
 mod error;
 mod firewall_program;
 mod handed_on;
@@ -19,6 +20,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 
+pub use denial_counts::DenialCounts;
 pub use error::{Purpose, TproxyError};
 use firewall_program::{FirewallProgram, programs};
 pub use firewall_program::{listings, may_translate};

@@ -67,11 +67,11 @@ impl FirewallProgram for Nft {
         Ok(tables(&self.list("list")?).collect())
     }
 
-    /// Without the elements of its maps.
+    /// Without the elements of its maps, and without what is counted.
     fn print(&self, part: &ChainPart) -> Result<Option<String>, TproxyError> {
         let name = part.to_string();
         let mut command = Command::new(&self.program);
-        match output(LOOK, command.args(["-t", "list"]).args(name.split_whitespace()), "") {
+        match output(LOOK, command.args(["-s", "-t", "list"]).args(name.split_whitespace()), "") {
             // It says so of a table that is not there, and of other failures: a list of all has a table or has it not.
             Err(error @ TproxyError::ExtensionMissing { .. }) => {
                 let is_there = tables(&self.list(LOOK)?).any(|there| there == *part);

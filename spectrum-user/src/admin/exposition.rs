@@ -132,8 +132,7 @@ mod tests {
             dials: SpreadView::default(),
             durations: spread,
         };
-        let packets =
-            PacketCounts { steered: 7, missed: 1, refused: [("EEXIST".to_owned(), 2)].into(), denied: 0 };
+        let packets = PacketCounts { steered: 7, missed: 1, refused: [("EEXIST".to_owned(), 2)].into() };
         let plan = DestinationPlan {
             id: 0,
             service: "default".into(),
@@ -145,7 +144,12 @@ mod tests {
             generation: 3,
             services: vec![service(Vec::new())],
             sessions: vec![sessions],
-            destinations: vec![DestinationView { plan, listener: None, packets: Some(packets) }],
+            destinations: vec![DestinationView {
+                plan,
+                listener: None,
+                packets: Some(packets),
+                denied: [].into(),
+            }],
             table: Some(TableView { nodes: 17, bytes: 1088 }),
             ..View::default()
         }

@@ -155,8 +155,17 @@ pub(super) const FAMILIES: &[MetricFamily] = &[
     ),
     counter(
         "denied_packets",
-        "Packets that were turned away since their source is denied",
-        Packets(|packets| packets.denied),
+        "Packets that a source policy turned away, by what they failed",
+        Others(&["service", "protocol", "family", "reason"], |view, out| {
+            for DestinationView { plan, denied, .. } in &view.destinations {
+                out.extend(denied.iter().map(|(reason, count)| {
+                    let (protocol, family) = (plan.protocol.to_string(), plan.family.to_string());
+                    let labels =
+                        vec![Cow::from(&plan.service), protocol.into(), family.into(), reason.into()];
+                    (labels, SampleValue::Number(*count))
+                }));
+            }
+        }),
     ),
     counter(
         "refused_packets",

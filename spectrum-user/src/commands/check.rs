@@ -119,6 +119,16 @@ fn write(view: &PlanView, config: &Config, out: &mut impl Write) -> io::Result<(
         }
     }
 
+    if !view.policies.is_empty() {
+        writeln!(out, "\npolicies: {}", view.policies.len())?;
+        for policy in &view.policies {
+            writeln!(out, "  {:name$}  {}", policy.service.as_deref().unwrap_or("all"), policy.line())?;
+        }
+        for judged in &view.policies_judged {
+            writeln!(out, "  judged over {judged}")?;
+        }
+    }
+
     writeln!(out, "\ndestinations: {}", view.destinations.len())?;
     for destination in &view.destinations {
         let DestinationPlan { id, service, protocol, family } = destination;

@@ -340,7 +340,11 @@ impl Running {
     /// The steering table of `plan`.
     pub(super) async fn compiled(&mut self, plan: &Arc<Plan>) -> anyhow::Result<Table> {
         let (plan, stop) = (Arc::clone(plan), self.stop_asked.clone());
-        Ok(self.meanwhile(stop.unless(aside(move || Table::of(&plan)))).await???)
+        Ok(self
+            .meanwhile(
+                stop.unless(aside(move || Table::on(&plan, &spectrum_steering::host::interface_index))),
+            )
+            .await???)
     }
 
     /// Shows what is there now to those who ask.

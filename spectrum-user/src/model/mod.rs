@@ -24,4 +24,6 @@ pub use spectrum_proxy::model::{
     ProbeTemplate, ProxyVersion, Question, Quic, ResolverOptions, Responder, Shift, Target, Timeouts,
     TrustedProxies, UdpPolicy, UniqueIds, Weight, WeightError,
 };
-pub use spectrum_steering::model::{Binding, OnDeny, SourceEntry, SourcePolicy, SourceRule};
+pub use spectrum_steering::model::{
+    Binding, InterfaceName, OnDeny, SourceEntry, SourcePolicy, SourceRate, SourceRule,
+};

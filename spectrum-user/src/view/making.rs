@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use spectrum_common::Refusal;
+use spectrum_common::{DenyReason, Refusal};
 use tokio::time::Instant;
 
 use super::surroundings::attached;
@@ -16,6 +16,7 @@ use crate::observe::{Counters, LossKind, Losses, Omission, Omissions, Totals};
 use crate::worker_process::WorkersLook;
 use spectrum_proxy::End;
 use spectrum_steering::dispatcher::{AttachedProgram, Probe};
+use spectrum_steering::tproxy::DenialCounts;
 
 /// So many origins of a service are named with it: all of them are listed apart.
 const NAMED: usize = 4;
@@ -218,12 +219,34 @@ impl Present {
     }
 
     fn destinations(&self) -> Vec<DestinationView> {
-        let destinations = self.plan.destinations.iter().map(|(id, destination)| DestinationView {
-            plan: DestinationPlan::of((id, destination)),
-            listener: self.listeners.get(id).cloned(),
-            packets: self.packets.as_ref().and_then(|packets| counted(packets, *id)),
+        let by_rules = self.denied_by_rules();
+        let destinations = self.plan.destinations.iter().map(|(id, destination)| {
+            let counts = self.packets.as_ref().and_then(|packets| counted(packets, *id));
+            let (packets, denied) = counts.unzip();
+            let listener = self.listeners.get(id).cloned();
+            let by_rules = || {
+                let address = listener.as_ref()?.address;
+                let of = |reason| by_rules.as_ref()?.get(reason, destination.protocol, address);
+                let counts = DenyReason::ALL.into_iter().map(|reason| (reason.word().to_owned(), of(reason)));
+                Some(counts.filter_map(|(reason, count)| Some((reason, count?))).collect())
+            };
+            DestinationView {
+                plan: DestinationPlan::of((id, destination)),
+                packets,
+                denied: denied.or_else(by_rules).unwrap_or_default(),
+                listener,
+            }
         });
         destinations.collect()
+    }
+
+    /// What the rules of the firewall have counted, where there are any that deny.
+    fn denied_by_rules(&self) -> Option<DenialCounts> {
+        let Some(Seen::Tproxy(parts)) = &self.steering else { return None };
+        if self.plan.policies.is_empty() {
+            return None;
+        }
+        DenialCounts::of(parts).inspect_err(|error| tracing::debug!(%error, "count whom rules deny")).ok()
     }
 
     fn log(&self) -> LogView {
@@ -235,15 +258,20 @@ impl Present {
     }
 }
 
-fn counted(packets: &Probe, id: crate::model::DestinationId) -> Option<PacketCounts> {
+/// What became of the packets of a destination, and how many were turned away by which reason.
+fn counted(
+    packets: &Probe,
+    id: crate::model::DestinationId,
+) -> Option<(PacketCounts, BTreeMap<String, u64>)> {
     let counts = packets.counts(id).inspect_err(|error| tracing::debug!(%error, "count packets")).ok()?;
     let refused = Refusal::ALL.into_iter().zip(counts.refused).filter(|(_, count)| *count > 0);
-    Some(PacketCounts {
+    let denied = DenyReason::ALL.into_iter().zip(counts.denied);
+    let packets = PacketCounts {
         steered: counts.steered,
         missed: counts.missed,
-        denied: counts.denied,
         refused: refused.map(|(refusal, count)| (refusal.errno().to_owned(), count)).collect(),
-    })
+    };
+    Some((packets, denied.map(|(reason, count)| (reason.word().to_owned(), count)).collect()))
 }
 
 pub(super) fn millis(time: Duration) -> u64 {

@@ -13,6 +13,7 @@ mod policy;
 mod present;
 mod readiness;
 mod service;
+mod source_policy;
 mod surroundings;
 mod target;
 
@@ -234,6 +235,10 @@ pub struct DestinationView {
     /// The counters of its packets, with sk_lookup.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub packets: Option<PacketCounts>,
+    /// Packets that its source policy turned away, by [`DenyReason`](spectrum_common::DenyReason); with TPROXY those that nftables
+    /// counted.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub denied: BTreeMap<String, u64>,
 }
 
 /// The sockets behind a destination.
@@ -254,7 +259,4 @@ pub struct PacketCounts {
     pub missed: u64,
     /// Refused for another reason, by the name of the error; those that there were.
     pub refused: BTreeMap<String, u64>,
-    /// Turned away since their source is denied.
-    #[serde(default)]
-    pub denied: u64,
 }

@@ -8,6 +8,7 @@ use super::OriginPlan;
 use super::announcement::AnnouncingPlan;
 use super::making::millis;
 use super::service::{RecordsPlan, ServicePlan};
+use super::source_policy::{SourcePolicyPlan, judged};
 use crate::config::Config;
 use crate::model::{Destination, DestinationId, Family, PortRange, Prefix, Protocol, ServiceName, Target};
 use crate::plan::table::Table;
@@ -77,6 +78,12 @@ pub struct PlanView {
     pub announcing: AnnouncingPlan,
     /// In the order configured.
     pub services: Vec<CheckedService>,
+    /// Whom they let in: first what is said for all.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub policies: Vec<SourcePolicyPlan>,
+    /// Where that is judged on the paths that there may be.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub policies_judged: Vec<&'static str>,
     /// By id.
     pub destinations: Vec<DestinationPlan>,
     /// In the order of precedence.
@@ -154,6 +161,8 @@ impl PlanView {
             },
             announcing: AnnouncingPlan::of(&config.announcing),
             services: services.collect(),
+            policies: SourcePolicyPlan::all(&plan.policies),
+            policies_judged: judged(config, plan),
             destinations: plan.destinations.iter().map(DestinationPlan::of).collect(),
             bindings: plan.bindings.iter().map(|planned| BindingView::of(plan, planned)).collect(),
             routes: plan.routes.clone(),

@@ -1,15 +1,17 @@
 //! Whom the rules of a firewall deny: ranges of source addresses, for the listeners whose clients they are. Says nothing of those
 //! whom a policy allows.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
 use spectrum_common::Value;
 
 use super::nftables::pieces;
-use crate::model::{Destination, Family, OnDeny, Prefix, Protocol, ServiceName, SourceRule};
-use crate::plan::Plan;
+use crate::model::{
+    Destination, Family, InterfaceName, OnDeny, Prefix, Protocol, ServiceName, SourceRate, SourceRule,
+};
 use crate::plan::table::prefixes::BoundPrefix;
+use crate::plan::{Plan, PolicyScope};
 
 /// Sources that may not come to some listeners, all of one family.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -22,6 +24,16 @@ pub struct Denial {
     pub(crate) on_deny: OnDeny,
     /// The first and the last address of each range; they do not overlap.
     pub(crate) ranges: Vec<(IpAddr, IpAddr)>,
+    /// How often a source may come.
+    pub(crate) rate: Option<SourceRate>,
+    /// By which interfaces clients may come; none: by any.
+    pub(crate) interfaces: BTreeSet<InterfaceName>,
+}
+
+impl Denial {
+    fn turns_anybody_away(&self) -> bool {
+        !self.ranges.is_empty() || self.rate.is_some() || !self.interfaces.is_empty()
+    }
 }
 
 impl Plan {
@@ -31,21 +43,29 @@ impl Plan {
         if self.policies.is_empty() {
             return Vec::new();
         }
-        let mut denials: BTreeMap<(Option<&ServiceName>, Family, OnDeny), Denial> = BTreeMap::new();
+        let mut denials: BTreeMap<_, Denial> = BTreeMap::new();
         for destination in self.destinations.values() {
             let Some(address) = listener(destination) else { continue };
             let (family, service) = (destination.family, &destination.service);
             let own = self.policies.own.get(service).filter(|own| !own.sources.is_empty());
             let on_deny = self.policies.on_deny(service);
-            let denial = denials.entry((own.map(|_| service), family, on_deny)).or_insert_with(|| Denial {
+            let rate = self.policies.rate(service);
+            // Services that are counted together have one set.
+            let counted = rate.is_some_and(|(scope, _)| scope == PolicyScope::Own).then_some(service);
+            let interfaces = self.policies.interfaces(service);
+            let key =
+                (own.map(|_| service), family, on_deny, rate.map(|(_, rate)| rate), counted, interfaces);
+            let denial = denials.entry(key).or_insert_with(|| Denial {
                 family,
                 listeners: Vec::new(),
                 on_deny,
                 ranges: self.denied(service, family),
+                rate: rate.map(|(_, rate)| rate),
+                interfaces: interfaces.clone(),
             });
             denial.listeners.push((destination.protocol, address));
         }
-        denials.into_values().filter(|denial| !denial.ranges.is_empty()).collect()
+        denials.into_values().filter(Denial::turns_anybody_away).collect()
     }
 
     /// The addresses that `service` denies.

@@ -24,9 +24,14 @@
 //! handshake, as over `sk_lookup`.
 //!
 //! ```text
+//!     counter denied-tcp-40001 { }
+//!     set gen1-counted-tcp-1 { type ipv4_addr; size 65536; flags dynamic,timeout; timeout 4s; }
 //!     set gen1-denied-1 { type ipv4_addr; flags interval; elements = { 203.0.113.0-203.0.113.255, … } }
 //!     chain gen1-to-tcp-40001 {
-//!         tcp flags & (fin | syn | rst | ack) == syn ip saddr @gen1-denied-1 reject with tcp reset
+//!         tcp flags & (fin | syn | rst | ack) == syn iifname != { "eth0" } counter name "interface-tcp-40001" reject with tcp reset
+//!         tcp flags & (fin | syn | rst | ack) == syn ip saddr @gen1-denied-1 counter name "denied-tcp-40001" reject with tcp reset
+//!         tcp flags & (fin | syn | rst | ack) == syn update @gen1-counted-tcp-1 { ip saddr limit rate over 50/second burst 100 packets }
+//!             counter name "rate-tcp-40001" reject with tcp reset
 //!         meta l4proto tcp tproxy to 127.0.0.1:40001
 //!     }
 //! ```
@@ -43,20 +48,23 @@
 //! transaction that exchanges the rules is no better: the kernel turns to the new rules before it publishes the
 //! elements of new maps, and 6.18 was seen to lose every connection for half a millisecond with 3,000 of them.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use spectrum_common::Value;
+use spectrum_common::{DenyReason, Value};
 
 use super::{Chain, ChainPart, ChainPlace, Denial, Firewall, Rule, TableFamily, TooManyBindings};
-use crate::model::{DestinationId, Family, OnDeny, Protocol};
+use crate::model::{DestinationId, Family, OnDeny, Protocol, SourceRate};
 use crate::plan::PlannedBinding;
 use crate::plan::table::ports::PortMaps;
 use crate::plan::table::prefixes::{self, BoundPrefix};
 
 /// More elements than this are refused: loading as many takes several seconds.
 pub(crate) const MAX_ELEMENTS: usize = 200_000;
+
+/// Sources that one set counts: some 15 MiB of the kernel's memory where they all come.
+const MAX_COUNTED: usize = 65_536;
 
 /// The one base chain of a table.
 const BASE: &str = "prerouting";
@@ -81,6 +89,9 @@ struct Contents {
     /// The rules of the base chain.
     rules: Vec<String>,
     elements: usize,
+    /// What counts those that are turned away; other generations may have the same.
+    #[serde(default)]
+    counters: BTreeSet<String>,
 }
 
 /// The three transactions of a replacement.
@@ -165,8 +176,8 @@ impl Ruleset {
                     replacement.preparation += &contents.preparation(&table);
                     replacement.exchange += &contents.exchange(&table);
                     if let Some(before) = before {
-                        replacement.cleanup += &before.deletion(&table);
-                        replacement.retreat += &contents.deletion(&table);
+                        replacement.cleanup += &before.deletion(&table, contents);
+                        replacement.retreat += &contents.deletion(&table, before);
                     } else {
                         replacement.retreat += &["delete ", &table, "\n"].concat();
                     }
@@ -194,6 +205,22 @@ impl Contents {
             Family::Ipv6 => "ipv6_addr",
         };
         for (number, denial) in denials.iter().enumerate() {
+            let sets = SetNames { generation, number };
+            if let Some(rate) = denial.rate {
+                // Whoever is silent for so long may come as if it were new. Where the set is full, whoever is new may come.
+                let seconds = rate.memory().as_secs() + 2;
+                for protocol in [Protocol::Tcp, Protocol::Udp] {
+                    self.sets.push((
+                        sets.counted(protocol),
+                        format!(
+                            "type {kind}; size {MAX_COUNTED}; flags dynamic,timeout; timeout {seconds}s; "
+                        ),
+                    ));
+                }
+            }
+            if denial.ranges.is_empty() {
+                continue;
+            }
             self.elements += denial.ranges.len();
             let mut definition = format!("type {kind}; flags interval; elements = {{ ");
             for (first, last) in &denial.ranges {
@@ -205,7 +232,7 @@ impl Contents {
                 };
             }
             definition.push_str("}; ");
-            self.sets.push((denied(generation, number), definition));
+            self.sets.push((sets.denied(), definition));
         }
     }
 
@@ -223,15 +250,16 @@ impl Contents {
         listeners.dedup();
         for listener in &listeners {
             let denial = denials.iter().position(|one| one.listeners.contains(&(protocol, *listener)));
-            let refusal = denial.and_then(|number| {
-                Some(refusal(family, protocol, denials.get(number)?.on_deny, &denied(generation, number)))
+            let refusals = denial.and_then(|number| {
+                let sets = SetNames { generation, number };
+                Some(refusals(protocol, *listener, denials.get(number)?, &sets))
             });
+            let refusals = refusals.unwrap_or_default();
+            self.counters.extend(refusals.iter().map(|refusal| refusal.counter.clone()));
+            let rules: String = refusals.into_iter().map(|refusal| refusal.rule + "\n").collect();
             self.chains.push((
                 to(generation, protocol, *listener),
-                format!(
-                    "{}meta l4proto {protocol} tproxy to {listener}",
-                    refusal.map(|rule| rule + "\n").unwrap_or_default()
-                ),
+                format!("{rules}meta l4proto {protocol} tproxy to {listener}"),
             ));
         }
         let planned: Vec<PlannedBinding> = rules
@@ -299,7 +327,8 @@ impl Contents {
         let base =
             format!("chain {BASE} {{\ntype filter hook prerouting priority mangle; policy accept;\n}}\n");
         let sets = self.sets.iter().map(|(name, body)| format!("set {name} {{ {body}}}\n"));
-        let contents: String = sets.chain(chains).chain(maps).chain([base]).collect();
+        let counters = self.counters.iter().map(|name| format!("counter {name} {{ }}\n"));
+        let contents: String = counters.chain(sets).chain(chains).chain(maps).chain([base]).collect();
         format!("{table} {{\n{contents}}}\n")
     }
 
@@ -309,15 +338,17 @@ impl Contents {
         format!("flush chain {} {BASE}\n{table} {{\nchain {BASE} {{\n{rules}\n}}\n}}\n", bare(table))
     }
 
-    /// Deletes all but the base chain; what refers to others goes before them.
-    fn deletion(&self, table: &str) -> String {
+    /// Deletes all but the base chain and what `stays` counts with too; what refers to others goes before them.
+    fn deletion(&self, table: &str, stays: &Self) -> String {
         let table = bare(table);
         let maps = self.maps.iter().map(|(name, _)| format!("delete map {table} {name}\n"));
         let chains = || self.chains.iter().rev();
         let flushed = chains().map(|(name, _)| format!("flush chain {table} {name}\n"));
         let deleted = chains().map(|(name, _)| format!("delete chain {table} {name}\n"));
         let sets = self.sets.iter().map(|(name, _)| format!("delete set {table} {name}\n"));
-        maps.chain(flushed).chain(deleted).chain(sets).collect()
+        let counters = self.counters.difference(&stays.counters);
+        let counters = counters.map(|name| format!("delete counter {table} {name}\n"));
+        maps.chain(flushed).chain(deleted).chain(sets).chain(counters).collect()
     }
 }
 
@@ -326,13 +357,36 @@ fn bare(table: &str) -> &str {
     table.trim_start_matches("table ")
 }
 
-/// The name of a set of denied sources.
-fn denied(generation: u64, number: usize) -> String {
-    format!("gen{generation}-denied-{}", number + 1)
+/// The names of the sets of one [`Denial`].
+#[derive(Clone, Copy, Debug)]
+struct SetNames {
+    generation: u64,
+    /// The first is 0.
+    number: usize,
 }
 
-/// The rule that turns away whom `set` has.
-fn refusal(family: Family, protocol: Protocol, on_deny: OnDeny, set: &str) -> String {
+impl SetNames {
+    /// The denied sources.
+    fn denied(self) -> String {
+        format!("gen{}-denied-{}", self.generation, self.number + 1)
+    }
+
+    /// The sources that are counted.
+    fn counted(self, protocol: Protocol) -> String {
+        format!("gen{}-counted-{protocol}-{}", self.generation, self.number + 1)
+    }
+}
+
+/// A rule that turns clients away, and the name of what counts them.
+#[derive(Clone, Debug, Eq, PartialEq)]
+struct DenialRule {
+    rule: String,
+    counter: String,
+}
+
+/// The rules that turn away whom `denial` names, in the order in which the steering table judges.
+fn refusals(protocol: Protocol, listener: SocketAddr, denial: &Denial, sets: &SetNames) -> Vec<DenialRule> {
+    let Denial { family, on_deny, .. } = *denial;
     let source = match family {
         Family::Ipv4 => "ip saddr",
         Family::Ipv6 => "ip6 saddr",
@@ -347,18 +401,54 @@ fn refusal(family: Family, protocol: Protocol, on_deny: OnDeny, set: &str) -> St
         (OnDeny::Refuse, Protocol::Udp, Family::Ipv4) => "reject with icmp type port-unreachable",
         (OnDeny::Refuse, Protocol::Udp, Family::Ipv6) => "reject with icmpv6 type port-unreachable",
     };
-    format!("{begins} {source} @{set} {verdict}")
+    let rule = |reason: DenyReason, matched: &str| {
+        let counter = counter(reason, protocol, listener);
+        DenialRule { rule: format!("{begins} {matched} counter name \"{counter}\" {verdict}"), counter }
+    };
+    let names: Vec<String> = denial.interfaces.iter().map(|name| format!("\"{name}\"")).collect();
+    let interface = (!names.is_empty()).then(|| format!("iifname != {{ {} }}", names.join(", ")));
+    let denied = (!denial.ranges.is_empty()).then(|| format!("{source} @{}", sets.denied()));
+    let rate = denial.rate.map(|rate| {
+        let masked = match (family, rate.length(family)) {
+            (Family::Ipv4, 32) | (Family::Ipv6, 128) => source.to_owned(),
+            (family, _) => format!("{source} & {}", mask(family, rate)),
+        };
+        format!("update @{} {{ {masked} limit rate over {} }}", sets.counted(protocol), rate.in_nftables())
+    });
+    [(DenyReason::Interface, interface), (DenyReason::Denied, denied), (DenyReason::Rate, rate)]
+        .into_iter()
+        .filter_map(|(reason, matched)| Some(rule(reason, &matched?)))
+        .collect()
 }
 
-/// The name of the chain that leads to a listener.
-fn to(generation: u64, protocol: Protocol, listener: SocketAddr) -> String {
+/// The bits that are counted, as an address.
+fn mask(family: Family, rate: SourceRate) -> IpAddr {
+    let mask = rate.mask(family);
+    match family {
+        Family::Ipv4 => IpAddr::V4(Ipv4Addr::from_bits((mask.hi >> 32) as u32)),
+        Family::Ipv6 => IpAddr::V6(Ipv6Addr::from_bits(u128::from(mask.hi) << 64 | u128::from(mask.lo))),
+    }
+}
+
+/// The name of what counts whom a listener's rules turn away. It is no generation's, so that the next one counts on.
+pub(crate) fn counter(reason: DenyReason, protocol: Protocol, listener: SocketAddr) -> String {
+    format!("{}-{}", reason.word(), place(protocol, listener))
+}
+
+/// A listener, as names have it.
+fn place(protocol: Protocol, listener: SocketAddr) -> String {
     // Those that share a port differ in the end of their address.
     let last = match listener.ip() {
         IpAddr::V4(address) => address.octets()[3].into(),
         IpAddr::V6(address) => address.segments()[7],
     };
     let beside = if last == 1 { String::new() } else { format!("-{last}") };
-    format!("gen{generation}-to-{protocol}-{}{beside}", listener.port())
+    format!("{protocol}-{}{beside}", listener.port())
+}
+
+/// The name of the chain that leads to a listener.
+fn to(generation: u64, protocol: Protocol, listener: SocketAddr) -> String {
+    format!("gen{generation}-to-{}", place(protocol, listener))
 }
 
 /// The elements of a map of ports: ranges and the chains they lead to.

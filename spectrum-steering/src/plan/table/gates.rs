@@ -1,14 +1,17 @@
 //! The gates of a table: which destinations have one, and to which lists of sources it leads. What the lists say is looked up
 //! by `spectrum_common::admit`.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use spectrum_common::{NO_NODE, Node, SourceGate, Value};
+use spectrum_common::{Interfaces, NO_NODE, Node, SourceGate, Step, Value};
 
 use super::prefixes::BoundPrefix;
 use super::{Table, TableError, index};
-use crate::model::{Destination, DestinationId, Family, OnDeny, ServiceName, SourcePolicy, SourceRule};
-use crate::plan::Policies;
+use crate::model::{
+    Destination, DestinationId, Family, InterfaceName, OnDeny, ServiceName, SourcePolicy, SourceRate,
+    SourceRule,
+};
+use crate::plan::{Policies, PolicyScope};
 
 /// The lists of one table, of which a gate names one or two, before they have places.
 #[derive(Debug, Default)]
@@ -19,6 +22,8 @@ pub(super) struct Gates<'a> {
     keys: BTreeMap<GateKey<'a>, usize>,
     /// The gate of each destination that has one.
     of: HashMap<DestinationId, usize>,
+    /// The places of the sets of interfaces, behind the gates.
+    interfaces: BTreeMap<&'a BTreeSet<InterfaceName>, usize>,
     /// The node of the first gate.
     first: usize,
 }
@@ -30,6 +35,9 @@ struct GateKey<'a> {
     own: Option<&'a ServiceName>,
     family: Family,
     on_deny: OnDeny,
+    /// The rate, and its number.
+    rate: Option<(u32, SourceRate)>,
+    interfaces: &'a BTreeSet<InterfaceName>,
 }
 
 impl<'a> Gates<'a> {
@@ -55,13 +63,26 @@ impl<'a> Gates<'a> {
             }
             let own =
                 own.map(|(name, _)| name).filter(|name| gates.lists.contains_key(&(Some(*name), family)));
-            if own.is_some() || gates.lists.contains_key(&(None, family)) {
-                let key = GateKey { own, family, on_deny: policies.on_deny(&destination.service) };
+            let service = &destination.service;
+            let interfaces = policies.interfaces(service);
+            // 0 is that of all services together.
+            let rate = policies.rate(service).map(|(scope, rate)| match scope {
+                PolicyScope::Common => (0, rate),
+                PolicyScope::Own => (1 + number(policies.own.range(..service).count()), rate),
+            });
+            let has_list = own.is_some() || gates.lists.contains_key(&(None, family));
+            if has_list || rate.is_some() || !interfaces.is_empty() {
+                if !interfaces.is_empty() {
+                    let next = gates.interfaces.len();
+                    gates.interfaces.entry(interfaces).or_insert(next);
+                }
+                let on_deny = policies.on_deny(service);
+                let key = GateKey { own, family, on_deny, rate, interfaces };
                 let next = gates.keys.len();
                 gates.of.insert(*id, *gates.keys.entry(key).or_insert(next));
             }
         }
-        let end = first + gates.keys.len();
+        let end = first + gates.keys.len() + gates.interfaces.len();
         if end > SourceGate::END as usize {
             return Err(TableError::Gates { count: gates.keys.len() });
         }
@@ -102,34 +123,68 @@ impl<'a> Gates<'a> {
             lengths.dedup();
             lengths.len()
         };
-        self.keys.len() + self.lists.values().map(lengths).sum::<usize>()
+        self.keys.len() + self.interfaces.len() + self.lists.values().map(lengths).sum::<usize>()
     }
 
-    /// Fills in the gates and the steps, for which there is room from the first gate on, and appends the lists' hash tables.
-    pub(super) fn place(self, table: &mut Table) -> Result<(), TableError> {
+    /// Fills in the gates and the steps, for which there is room from the first gate on, and appends the lists' hash tables. `index_of`
+    /// says the index of an interface.
+    pub(super) fn place(
+        self,
+        table: &mut Table,
+        index_of: &dyn Fn(&InterfaceName) -> Option<u32>,
+    ) -> Result<(), TableError> {
+        if self.keys.is_empty() {
+            return Ok(());
+        }
         let mut free = self.first + self.keys.len()..;
+        let put = |table: &mut Table, at: usize, node: Node| {
+            if let Some(place) = table.nodes.get_mut(at) {
+                *place = node;
+            }
+        };
+        let mut places = HashMap::new();
+        for interfaces in self.interfaces.keys() {
+            let at = free.next().unwrap_or_default();
+            // One that is not there is none: nobody comes by it.
+            let mut indexes = [0; Interfaces::MOST];
+            let known = interfaces.iter().filter_map(index_of);
+            known.zip(&mut indexes).for_each(|(index, place)| *place = index);
+            put(table, at, Interfaces { indexes }.into());
+            places.insert(*interfaces, index(at)?);
+        }
         let mut roots = HashMap::new();
         for ((of, family), prefixes) in &self.lists {
             let root = free.next().unwrap_or_default();
             table.add_prefixes(*family, prefixes, index(root)?, &mut free)?;
             roots.insert((*of, *family), index(root)?);
         }
+        let has_rates = self.keys.keys().any(|key| key.rate.is_some());
         for (key, number) in &self.keys {
             let root = |of: Option<&ServiceName>| roots.get(&(of, key.family)).copied().unwrap_or(NO_NODE);
-            let mut lists = [NO_NODE; 3];
-            let those = key.own.map(|name| root(Some(name))).into_iter().chain([root(None)]);
-            for (list, place) in those.filter(|list| *list != NO_NODE).zip(&mut lists) {
-                *place = list;
-            }
             let on_deny = match key.on_deny {
                 OnDeny::Refuse => SourceGate::REFUSE,
                 OnDeny::Silent => SourceGate::SILENCE,
             };
-            let gate = SourceGate { lists, unlisted: Value::PASS, on_deny, ..SourceGate::default() };
-            if let Some(node) = table.nodes.get_mut(self.first + number) {
-                *node = Node::from(gate);
+            let mut gate = SourceGate {
+                lists: [key.own.map_or(NO_NODE, |name| root(Some(name))), root(None)],
+                on_deny,
+                interfaces: places.get(key.interfaces).copied().unwrap_or(NO_NODE),
+                ..SourceGate::default()
+            };
+            if let Some((number, rate)) = key.rate {
+                let (mask, pace) = (rate.mask(key.family), rate.pace());
+                (gate.mask_hi, gate.mask_lo) = (mask.hi, mask.lo);
+                (gate.rate, gate.cost, gate.window) = (number, pace.cost, pace.window);
             }
+            put(table, self.first + number, gate.into());
+        }
+        if let Some(first) = table.nodes.first_mut() {
+            *first = Step { slot: 1, has_rates: has_rates.into(), ..*first.as_step() }.into();
         }
         Ok(())
     }
+}
+
+fn number(count: usize) -> u32 {
+    u32::try_from(count).unwrap_or(u32::MAX - 1)
 }

@@ -10,12 +10,13 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use spectrum_common::{
-    Address, Bucket4, Bucket6, Domain, NO_NODE, Node, Nodes, Packet, Page, Step, Value, Verdict, steer,
+    Address, Bucket4, Bucket6, Domain, NO_NODE, Node, Nodes, Packet, Page, Source, Step, Value, Verdict,
+    steer,
 };
 
 use super::{Plan, PlannedBinding, Policies};
 pub use crate::model::domain_of;
-use crate::model::{Destination, DestinationId, Family};
+use crate::model::{Destination, DestinationId, Family, InterfaceName};
 use buckets::Hashed;
 use gates::Gates;
 use lengths::{Entry, SearchTree};
@@ -36,15 +37,24 @@ impl Default for Table {
 }
 
 impl Table {
-    /// Compiles the bindings of `plan`, and whom its services let in.
+    /// Compiles the bindings of `plan`, and whom its services let in: by none of the interfaces that they name, if they do, since nobody
+    /// says which these are.
+    ///
+    /// # Errors
+    /// As for [`on`](Self::on).
+    pub fn of(plan: &Plan) -> Result<Self, TableError> {
+        Self::on(plan, &|_name| None)
+    }
+
+    /// Compiles the bindings of `plan`, and whom its services let in; `index_of` says the index of an interface.
     ///
     /// Linear in the number of bindings and of source prefixes after sorting them; [`TableError::Nodes`] when nodes outgrow their
     /// indexes, far beyond the memory of present machines.
     ///
     /// # Errors
     /// [`TableError`]: nodes outgrow their indexes, or too many services have policies of their own.
-    pub fn of(plan: &Plan) -> Result<Self, TableError> {
-        Self::behind_gates(&plan.bindings, &plan.destinations, &plan.policies)
+    pub fn on(plan: &Plan, index_of: &dyn Fn(&InterfaceName) -> Option<u32>) -> Result<Self, TableError> {
+        Self::behind_gates(&plan.bindings, &plan.destinations, &plan.policies, index_of)
     }
 
     /// Compiles bindings that do not tie, in any order; everybody is let in.
@@ -52,13 +62,14 @@ impl Table {
     /// # Errors
     /// As for [`of`](Self::of).
     pub fn compile(bindings: &[PlannedBinding]) -> Result<Self, TableError> {
-        Self::behind_gates(bindings, &BTreeMap::new(), &Policies::default())
+        Self::behind_gates(bindings, &BTreeMap::new(), &Policies::default(), &|_name| None)
     }
 
     fn behind_gates(
         bindings: &[PlannedBinding],
         destinations: &BTreeMap<DestinationId, Destination>,
         policies: &Policies,
+        index_of: &dyn Fn(&InterfaceName) -> Option<u32>,
     ) -> Result<Self, TableError> {
         // Steps first, since the kernel program looks for them in the first page alone.
         let lengths = Domain::ALL.map(|domain| distinct_lengths(of_domain(bindings, domain)));
@@ -75,7 +86,7 @@ impl Table {
             let family = if domain.is_ipv4() { Family::Ipv4 } else { Family::Ipv6 };
             table.add_prefixes(family, prefixes, domain.first_step(), &mut further)?;
         }
-        gates.place(&mut table)?;
+        gates.place(&mut table, index_of)?;
         // Values use one bit of an index for themselves.
         if table.nodes.len() < (u32::MAX >> 1) as usize {
             Ok(table)
@@ -90,10 +101,10 @@ impl Table {
         &self.nodes
     }
 
-    /// The decision that the kernel takes with this table on a packet from `source`.
+    /// The decision that the kernel takes with this table on a packet from `source` that comes by an unknown interface and not too often.
     #[must_use]
     pub fn steer(&self, packet: &Packet, source: IpAddr) -> Verdict {
-        steer(packet, || source.into(), self)
+        steer(packet, &Source::from(source), self)
     }
 
     /// Bytes of kernel memory: whole pages.

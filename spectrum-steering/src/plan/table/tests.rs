@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use proptest::prelude::*;
+use spectrum_common::DenyReason;
 
 use super::*;
 use crate::model::{
@@ -292,6 +293,7 @@ proptest! {
                 let policy = own.map(|(entries, silent)| OwnPolicy {
                     sources: source_policy(entries),
                     on_deny: silent.map(on_deny),
+                    ..OwnPolicy::default()
                 });
                 services.push(Bound { policy, ..service(name, vec![*binding]) });
             }
@@ -313,8 +315,8 @@ proptest! {
             let said = if is_longer { by_common } else { by_own };
             let expected = match said {
                 Some((_, SourceRule::Deny)) => match own.and_then(|own| own.on_deny).unwrap_or(on_deny(silent)) {
-                    OnDeny::Refuse => Verdict::Refuse(winner.destination),
-                    OnDeny::Silent => Verdict::Silence(winner.destination),
+                    OnDeny::Refuse => Verdict::Refuse(winner.destination, DenyReason::Denied),
+                    OnDeny::Silent => Verdict::Silence(winner.destination, DenyReason::Denied),
                 },
                 _ => Verdict::Assign(winner.destination),
             };

@@ -1,6 +1,6 @@
 //! A status as people read it. Leaves out what only machines need, such as the cookies of the sixtieth worker.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::io::{self, Write};
 use std::time::Duration;
@@ -324,7 +324,7 @@ fn destinations(destinations: &[DestinationView], out: &mut dyn Write) -> io::Re
     let count = |counts: &Option<PacketCounts>, of: fn(&PacketCounts) -> String| {
         counts.as_ref().map_or("-".to_owned(), of)
     };
-    for DestinationView { plan, listener, packets } in destinations {
+    for DestinationView { plan, listener, packets, denied } in destinations {
         let DestinationPlan { id, service, protocol, family } = plan;
         columns.row([
             &id.to_string(),
@@ -334,7 +334,7 @@ fn destinations(destinations: &[DestinationView], out: &mut dyn Write) -> io::Re
             &count(packets, |counts| counts.steered.to_string()),
             &count(packets, |counts| counts.missed.to_string()),
             &count(packets, refusals),
-            &count(packets, |counts| counts.denied.to_string()),
+            &if denied.is_empty() { "-".to_owned() } else { denials(denied) },
             &listener.as_ref().map_or("none".to_owned(), |listener| listener.address.to_string()),
             &listener.as_ref().map_or(String::new(), |listener| cookies(&listener.cookies)),
         ]);
@@ -350,6 +350,13 @@ fn refusals(counts: &PacketCounts) -> String {
     let refused: Vec<String> =
         counts.refused.iter().map(|(errno, count)| format!("{count} {errno}")).collect();
     refused.join(", ")
+}
+
+/// `0`, or how many by which reason: `3 denied, 1 rate`.
+fn denials(denied: &BTreeMap<String, u64>) -> String {
+    let some = denied.iter().filter(|(_, count)| **count > 0);
+    let some: Vec<String> = some.map(|(reason, count)| format!("{count} {reason}")).collect();
+    if some.is_empty() { "0".to_owned() } else { some.join(", ") }
 }
 
 fn program(program: &AttachedProgram) -> String {

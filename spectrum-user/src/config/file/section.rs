@@ -41,6 +41,7 @@ const HOMES: &[(&str, &str)] = &[
     ("hold", "[announce]"),
     ("idle", TIMES),
     ("include", "the top of the file, before its first table"),
+    ("interfaces", "[policy], or policy of a service"),
     ("lame-duck", "[announce]"),
     ("lifetime", TIMES),
     ("limits", "[[service]]"),

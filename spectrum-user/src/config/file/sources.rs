@@ -1,14 +1,20 @@
 //! Whom services let in: `[policy]`, and `policy` of a service, with the lists that they name. Lets nobody in itself.
 
 use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::Path;
+
+use spectrum_common::Interfaces;
 
 use super::section::Typed;
 use super::source;
 use crate::config::error::Problems;
 use crate::config::policy_places::{EntryPlace, PolicyPlaces};
-use crate::model::{OnDeny, ParsePrefixError, Prefix, ServiceName, SourceEntry, SourcePolicy, SourceRule};
+use crate::model::{
+    InterfaceName, OnDeny, ParsePrefixError, Prefix, ServiceName, SourceEntry, SourcePolicy, SourceRate,
+    SourceRule,
+};
 use crate::plan::{OwnPolicy, Policies};
 
 /// Of more mistakes in one list the rest is counted.
@@ -16,6 +22,10 @@ const MOST_MISTAKES: usize = 10;
 
 const IDLE: &str = "has no effect, since nobody is denied; add deny = [\"0.0.0.0/0\", \"::/0\"] to let in these alone, or \
                     remove it";
+
+const RATE: &str = "a rate such as \"50/s burst 100 per /32 /64\"";
+
+const INTERFACE: &str = "the name of an interface such as \"eth0\"";
 
 const PREFIX: &str = "a prefix such as \"203.0.113.0/24\", or { file = \"denied.txt\" }";
 
@@ -50,6 +60,8 @@ pub(super) struct DescribedSources {
     /// Where its entries stand, in any order.
     places: Vec<(SourceEntry, EntryPlace)>,
     on_deny: Option<OnDeny>,
+    rate: Option<SourceRate>,
+    interfaces: BTreeSet<InterfaceName>,
     /// The byte at which `allow` stands, and its path.
     allow: Option<(usize, String)>,
     has_deny: bool,
@@ -70,6 +82,19 @@ impl DescribedSources {
         let expected = "a table such as { deny = [\"203.0.113.0/24\", { file = \"denied.txt\" }] }";
         let Some(section) = typed.section(expected) else { return described };
         described.on_deny = section.take("on-deny").and_then(|typed| typed.word::<OnDeny>());
+        described.rate = section.take("rate").and_then(|typed| typed.parsed(RATE));
+        if let Some(typed) = section.take("interfaces") {
+            for (element, _) in typed.each("leave it out to let in by all") {
+                described.interfaces.extend(element.parsed::<InterfaceName>(INTERFACE));
+            }
+            if described.interfaces.len() > Interfaces::MOST {
+                typed.refuse(format_args!(
+                    "names {} interfaces, and {} are the most; leave it out to let in by all",
+                    described.interfaces.len(),
+                    Interfaces::MOST
+                ));
+            }
+        }
         let mut entries = Vec::new();
         for (key, rule) in [("allow", SourceRule::Allow), ("deny", SourceRule::Deny)] {
             let Some(typed) = section.take(key) else { continue };
@@ -190,18 +215,23 @@ pub(super) fn policies(
         if !sources.policy.is_empty() {
             lists.places.borrow_mut().add(service, &sources.policy, sources.places);
         }
-        (sources.policy, sources.on_deny)
+        OwnPolicy {
+            sources: sources.policy,
+            on_deny: sources.on_deny,
+            rate: sources.rate,
+            interfaces: sources.interfaces,
+        }
     };
     let mut policies = Policies::default();
     if let Some(sources) = common {
-        let (common, on_deny) = take(None, sources, any_denies);
-        policies.common = common;
-        policies.on_deny = on_deny.unwrap_or_default();
+        let OwnPolicy { sources, on_deny, rate, interfaces } = take(None, sources, any_denies);
+        let on_deny = on_deny.unwrap_or_default();
+        policies = Policies { common: sources, on_deny, rate, interfaces, own: BTreeMap::new() };
     }
     for (name, sources) in own {
         let denies = denies || sources.has_deny;
-        let (sources, on_deny) = take(Some(&name), sources, denies);
-        policies.own.insert(name, OwnPolicy { sources, on_deny });
+        let own = take(Some(&name), sources, denies);
+        policies.own.insert(name, own);
     }
     policies
 }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU16;
 
-use spectrum_common::{Counts, Refusal};
+use spectrum_common::{Counts, DenyReason, Refusal};
 
 use super::misunderstood;
 use crate::control::{ControlError, Decider, ExplainQuery, Explanation, Outcome, Treatment};
@@ -30,7 +30,7 @@ enum Fate {
     Passed,
     Steered(DestinationId),
     Missed(DestinationId),
-    Denied(DestinationId),
+    Denied(DestinationId, DenyReason),
     /// And which of the [`Refusal`]s it was.
     Refused(DestinationId, usize),
 }
@@ -39,7 +39,7 @@ impl Fate {
     fn destination(self) -> Option<DestinationId> {
         match self {
             Self::Passed => None,
-            Self::Denied(id) | Self::Missed(id) | Self::Refused(id, _) | Self::Steered(id) => Some(id),
+            Self::Denied(id, _) | Self::Missed(id) | Self::Refused(id, _) | Self::Steered(id) => Some(id),
         }
     }
 }
@@ -72,7 +72,7 @@ impl Present {
             Explained::Bound { winner, .. } => {
                 let id = winner.destination;
                 let denies = self.plan.denies(protocol, from.ip(), dialled.ip(), dialled.port()).is_some();
-                if denies { Fate::Denied(id) } else { Fate::Steered(id) }
+                if denies { Fate::Denied(id, DenyReason::Denied) } else { Fate::Steered(id) }
             }
             Explained::Unbound { .. } => Fate::Passed,
         };
@@ -85,8 +85,11 @@ impl Present {
         };
         let decided_by = if fate.is_some() { Decider::Kernel } else { Decider::Host };
         let differs = |fate: &Fate| {
-            let is_denied = |fate: &Fate| matches!(fate, Fate::Denied(_));
-            fate.destination() != expected.destination() || is_denied(fate) != is_denied(&expected)
+            let is_denied = |fate: &Fate| matches!(fate, Fate::Denied(_, DenyReason::Denied));
+            // How often a source has come the kernel alone knows.
+            let is_counted = matches!(fate, Fate::Denied(_, DenyReason::Rate)) && !is_denied(&expected);
+            fate.destination() != expected.destination()
+                || is_denied(fate) != is_denied(&expected) && !is_counted
         };
         let disagreement = fate.filter(differs).map(|fate| {
             format!("the kernel says {}, the host's copy says {}", self.named(fate), self.named(expected))
@@ -101,7 +104,7 @@ impl Present {
             }
             Fate::Passed => (Outcome::Passed, Some(passed(protocol, dialled))),
             Fate::Steered(_) => (Outcome::Steered, None),
-            Fate::Denied(id) => (Outcome::Refused, Some(self.denial(id, from.ip()))),
+            Fate::Denied(id, reason) => (Outcome::Refused, Some(self.denial(id, reason, from.ip()))),
             Fate::Missed(id) => (Outcome::Refused, Some(format!("destination {id} has no listener"))),
             Fate::Refused(id, at) => {
                 let errno = Refusal::ALL.get(at).map_or("other", |refusal| refusal.errno());
@@ -141,9 +144,21 @@ impl Present {
         })
     }
 
-    /// Which entry denies a client at `source` of the destination `id`, and what it is told.
-    fn denial(&self, id: DestinationId, source: IpAddr) -> String {
+    /// Which entry denies a client at `source` of the destination `id`, or what else turns it away, and what it is told.
+    fn denial(&self, id: DestinationId, reason: DenyReason, source: IpAddr) -> String {
         let policies = &self.plan.policies;
+        let service = self.plan.destination(id).map(|destination| &destination.service);
+        match reason {
+            DenyReason::Denied => {}
+            DenyReason::Interface => {
+                return format!("{source} comes by an interface that interfaces does not name");
+            }
+            DenyReason::Rate => {
+                let rate = service.and_then(|service| policies.rate(service));
+                let rate = rate.map_or_else(String::new, |(_, rate)| format!(", {rate}"));
+                return format!("{source} has come more often than its rate{rate}");
+            }
+        }
         let entry = self.plan.destination(id).and_then(|destination| {
             let service = &destination.service;
             let (scope, entry) = policies.decisive(service, source)?;
@@ -226,7 +241,7 @@ impl Present {
             let is_dropped = steered == Steered::Dropped;
             let fits = rose.into_iter().filter(|fate| match fate {
                 // Where nobody answers it gets a socket, too.
-                Fate::Denied(_) => true,
+                Fate::Denied(..) => true,
                 fate => matches!(fate, Fate::Steered(_)) != is_dropped,
             });
             let remaining: BTreeSet<Fate> = match possible.take() {
@@ -254,7 +269,7 @@ impl Present {
     }
 
     fn named(&self, fate: Fate) -> String {
-        let denied = if matches!(fate, Fate::Denied(_)) { "denied at " } else { "" };
+        let denied = if matches!(fate, Fate::Denied(..)) { "denied at " } else { "" };
         match fate.destination().and_then(|id| Some((id, self.plan.destination(id)?))) {
             Some((id, destination)) => format!("{denied}destination {id} ({destination})"),
             None => "pass".to_owned(),
@@ -269,9 +284,12 @@ fn rises(before: &BTreeMap<DestinationId, Counts>, after: &BTreeMap<DestinationI
         if before.steered != after.steered {
             rises.push(Fate::Steered(*id));
         }
-        if before.denied != after.denied {
-            rises.push(Fate::Denied(*id));
-        }
+        let denied = DenyReason::ALL.into_iter().zip(before.denied.into_iter().zip(after.denied));
+        rises.extend(
+            denied
+                .filter(|(_, (before, after))| before != after)
+                .map(|(reason, _)| Fate::Denied(*id, reason)),
+        );
         if before.missed != after.missed {
             rises.push(Fate::Missed(*id));
         }
@@ -329,11 +347,14 @@ mod tests {
 
     #[test]
     fn only_what_rose_is_possible() {
-        let counts = |steered, missed| Counts { steered, missed, refused: [0; 5], denied: 0 };
+        let counts = |steered, missed| Counts { steered, missed, refused: [0; 5], denied: [0; 3] };
         let before = BTreeMap::from([(DestinationId(0), counts(7, 0)), (DestinationId(3), counts(1, 1))]);
         let mut after = before.clone();
         assert_eq!(rises(&before, &after), []);
-        after.insert(DestinationId(3), Counts { steered: 2, missed: 1, refused: [0, 1, 0, 0, 0], denied: 0 });
+        after.insert(
+            DestinationId(3),
+            Counts { steered: 2, missed: 1, refused: [0, 1, 0, 0, 0], denied: [0; 3] },
+        );
         assert_eq!(
             rises(&before, &after),
             [Fate::Steered(DestinationId(3)), Fate::Refused(DestinationId(3), 1)]

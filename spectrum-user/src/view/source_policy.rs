@@ -1,0 +1,85 @@
+//! The source policies in the view, and where they are judged. Judges nobody.
+
+use serde::Serialize;
+
+use crate::config::{Config, FirewallChoice, ModeChoice};
+use crate::model::SourceRule;
+use crate::plan::{Plan, Policies};
+
+/// Whom one service lets in, as far as it says so, or all together.
+#[derive(Clone, Debug, Default, Eq, PartialEq, Serialize)]
+pub struct SourcePolicyPlan {
+    /// The service; none: all of them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub service: Option<String>,
+    /// The number of prefixes that may come in.
+    pub allowed: usize,
+    /// The number of prefixes that may not.
+    pub denied: usize,
+    /// What those hear that may not; none: what is said for all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub on_deny: Option<String>,
+    /// How often a source may come.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rate: Option<String>,
+    /// The interfaces by which clients may come; none: all.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub interfaces: Vec<String>,
+}
+
+impl SourcePolicyPlan {
+    /// All that `policies` say.
+    #[must_use]
+    pub fn all(policies: &Policies) -> Vec<Self> {
+        if policies.is_empty() {
+            return Vec::new();
+        }
+        let of = |rule, entries: &[crate::model::SourceEntry]| {
+            entries.iter().filter(|one| one.rule == rule).count()
+        };
+        let common = policies.common.entries();
+        let common = Self {
+            service: None,
+            allowed: of(SourceRule::Allow, common),
+            denied: of(SourceRule::Deny, common),
+            on_deny: Some(policies.on_deny.to_string()),
+            rate: policies.rate.map(|rate| rate.to_string()),
+            interfaces: policies.interfaces.iter().map(ToString::to_string).collect(),
+        };
+        let own = policies.own.iter().map(|(name, own)| Self {
+            service: Some(name.to_string()),
+            allowed: of(SourceRule::Allow, own.sources.entries()),
+            denied: of(SourceRule::Deny, own.sources.entries()),
+            on_deny: own.on_deny.map(|on_deny| on_deny.to_string()),
+            rate: own.rate.map(|rate| rate.to_string()),
+            interfaces: own.interfaces.iter().map(ToString::to_string).collect(),
+        });
+        std::iter::once(common).chain(own).collect()
+    }
+
+    /// What it says, on one line.
+    #[must_use]
+    pub fn line(&self) -> String {
+        let Self { service: _, allowed, denied, on_deny, rate, interfaces } = self;
+        let counts = [(denied, "denied"), (allowed, "allowed")];
+        let counts = counts.into_iter().filter(|(count, _)| **count > 0);
+        let counts = counts.map(|(count, what)| format!("{count} {what}"));
+        let on_deny = on_deny.iter().map(|on_deny| format!("on-deny {on_deny}"));
+        let rate = rate.iter().map(|rate| format!("rate {rate}"));
+        let interfaces = (!interfaces.is_empty()).then(|| format!("interfaces {}", interfaces.join(" ")));
+        counts.chain(on_deny).chain(rate).chain(interfaces).collect::<Vec<_>>().join(", ")
+    }
+}
+
+/// Where whom is judged on the paths that `config` leaves, a line for each; none where `plan` lets everybody in.
+#[must_use]
+pub fn judged(config: &Config, plan: &Plan) -> Vec<&'static str> {
+    let is_open = plan.policies.is_empty();
+    let by_lookup = (config.mode != ModeChoice::Tproxy)
+        .then_some("sk_lookup: in the socket lookup, before the handshake; interfaces from Linux 5.17");
+    let by_sets = (config.mode != ModeChoice::SkLookup && config.firewall != FirewallChoice::Iptables)
+        .then_some("TPROXY by nftables: by sets, before the handshake");
+    let by_none = (config.mode != ModeChoice::SkLookup && config.firewall != FirewallChoice::Nftables)
+        .then_some("TPROXY by iptables: nowhere; a start is refused");
+    [by_lookup, by_sets, by_none].into_iter().flatten().filter(|_| !is_open).collect()
+}
