@@ -29,8 +29,7 @@ pub struct SourcePolicyPlan {
 
 impl SourcePolicyPlan {
     /// All that `policies` say.
-    #[must_use]
-    pub fn all(policies: &Policies) -> Vec<Self> {
+    pub(super) fn all(policies: &Policies) -> Vec<Self> {
         if policies.is_empty() {
             return Vec::new();
         }
@@ -72,8 +71,7 @@ impl SourcePolicyPlan {
 }
 
 /// Where whom is judged on the paths that `config` leaves, a line for each; none where `plan` lets everybody in.
-#[must_use]
-pub fn judged(config: &Config, plan: &Plan) -> Vec<&'static str> {
+pub(super) fn judged(config: &Config, plan: &Plan) -> Vec<&'static str> {
     let is_open = plan.policies.is_empty();
     let by_lookup = (config.mode != ModeChoice::Tproxy)
         .then_some("sk_lookup: in the socket lookup, before the handshake; interfaces from Linux 5.17");

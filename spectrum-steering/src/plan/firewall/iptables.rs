@@ -306,6 +306,8 @@ mod tests {
             listeners: vec![(Protocol::Tcp, listener)],
             on_deny: OnDeny::Refuse,
             ranges: vec![("10.0.0.0".parse().unwrap(), "10.0.0.9".parse().unwrap())],
+            rate: None,
+            interfaces: std::collections::BTreeSet::new(),
         };
         let firewall = Firewall::of(vec![rule(Protocol::Tcp, "192.0.2.0/24", "80", "127.0.0.1:40001")]);
         let error = texts(&Chain::of(7), &firewall.denying(vec![denial])).unwrap_err().to_string();
