@@ -47,6 +47,8 @@ pub use repairs::{Judgement, Repairs};
 pub(crate) use running::{LOCK_PATIENCE, Settings, WorkerPlace};
 pub(crate) use signals::hold as hold_signals;
 pub(crate) use sweep::leftovers;
+#[cfg(test)]
+pub(crate) use upgrade::LEDGER_VERSION;
 pub(crate) use upgrade::{OwnProgram, Takeover, try_out};
 pub use want::want;
 pub use watch::{Look, Watch};

@@ -1,4 +1,5 @@
-//! What the steerer and its worker process say to each other. Both are the same build of the program, so no version is said.
+//! What the steerer and its worker process say to each other. Both are the same build of the program, but where one drains that was
+//! started before an upgrade: what may be said then keeps the form that it has in `message/golden.txt`. Says nothing itself.
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
@@ -164,3 +165,6 @@ pub(crate) enum Told {
     /// The file or socket comes with the answer, or there is none for this reason.
     Opened(Result<(), i32>),
 }
+
+#[cfg(test)]
+mod tests;

@@ -23,7 +23,7 @@ use spectrum_steering::host::ListenerAddresses;
 use spectrum_steering::tproxy::{HandedRules, HandedTable};
 
 /// The version of the document. Whoever cannot read it does not take over.
-pub(super) const VERSION: u32 = 1;
+pub(crate) const VERSION: u32 = 1;
 
 /// The first thing that is read of it.
 #[derive(Clone, Copy, Debug, Deserialize, Serialize)]

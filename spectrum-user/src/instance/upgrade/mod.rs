@@ -13,5 +13,7 @@ mod trial;
 mod way_back;
 
 pub(crate) use binary::OwnProgram;
+#[cfg(test)]
+pub(crate) use handed_ledger::VERSION as LEDGER_VERSION;
 pub(crate) use takeover::Takeover;
 pub(crate) use trial::try_out;

@@ -22,7 +22,7 @@ const SIGNALS: [Signal; 8] = [
 ];
 
 /// The time for taking over, and the bindings for which it may take as long again as a second. systemd wants a sign of life every 30 s.
-const LIMIT: Duration = Duration::from_secs(20);
+const LIMIT: Duration = Duration::from_secs(25);
 const BINDINGS_A_SECOND: usize = 50_000;
 
 /// The way back while it is open.
