@@ -394,12 +394,17 @@ impl Captured {
     }
 }
 
-/// The worker process of the instance whose process id is `pid`, while there is one.
+/// The worker process of the instance whose process id is `pid`, while there is one; of several, one that drains.
 pub fn worker_of(pid: u32) -> Option<u32> {
-    let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).ok()?;
+    workers_of(pid).into_iter().next()
+}
+
+/// All of them: those that drain first, as they were started.
+pub fn workers_of(pid: u32) -> Vec<u32> {
+    let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
     let is_worker = |child: &u32| {
         let words = fs::read(format!("/proc/{child}/cmdline")).unwrap_or_default();
         words.split(|byte| *byte == 0).nth(1) == Some(b"worker-process")
     };
-    children.split_ascii_whitespace().filter_map(|child| child.parse().ok()).find(is_worker)
+    children.split_ascii_whitespace().filter_map(|child| child.parse().ok()).filter(is_worker).collect()
 }

@@ -22,10 +22,13 @@ pub(crate) struct SoakOptions {
     /// quite repeated
     #[arg(long, value_name = "S")]
     seed: Option<u64>,
-    /// Instead: changes that nobody may notice, reloads of every service and deaths of the worker process, under a stream of
-    /// connections, long ones, and UDP sessions
+    /// Instead: changes that nobody may notice, reloads of every service, upgrades, and deaths of the worker process, under a stream
+    /// of connections, long ones, and UDP sessions
     #[arg(long)]
     changes: bool,
+    /// Of those connections so many a second on each path and family
+    #[arg(long, value_name = "N", requires = "changes", value_parser = clap::value_parser!(u64).range(1..=10_000))]
+    rate: Option<u64>,
 }
 
 /// Builds as the invoking user, then soaks as root; fails if any answer was wrong, anything was lost, or anything is left over.
@@ -38,6 +41,7 @@ pub(crate) fn soak(options: &SoakOptions, consent: Consent) -> Result<ExitCode> 
     let mut soak = privilege::as_root(program, &build::for_tests())?;
     soak.arg(options.seconds.to_string());
     soak.arg(options.seed.unwrap_or_else(|| random::number() >> 16).to_string());
+    soak.args(options.rate.map(|rate| rate.to_string()));
     let passed = shell::status(&mut soak)?.success();
     Ok(if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

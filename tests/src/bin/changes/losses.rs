@@ -7,7 +7,7 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use spectrum_tests::control::count_logged;
-use spectrum_tests::instance::Instance;
+use spectrum_tests::instance::{Finished, Instance};
 
 /// Longer than any connection takes on this machine unless something of it was lost and sent again.
 const SLOW: Duration = Duration::from_millis(900);
@@ -21,7 +21,6 @@ pub(crate) struct Losses(Mutex<Sums>);
 
 #[derive(Debug, Default)]
 struct Sums {
-    begun: Option<Instant>,
     served: BTreeMap<Kind, u64>,
     slow: BTreeMap<Kind, u64>,
     excused: BTreeMap<Kind, u64>,
@@ -29,6 +28,7 @@ struct Sums {
     told: Vec<String>,
     changes: Vec<(Instant, &'static str)>,
     reloads: u64,
+    upgrades: u64,
     /// From just before a worker process was killed until it had ended.
     deaths: Vec<(Instant, Instant)>,
     ends_logged: usize,
@@ -84,12 +84,22 @@ impl Losses {
     /// A reload has ended.
     pub(crate) fn changed(&self, what: &&'static str, done: Result<(), impl fmt::Debug>) {
         let mut sums = self.0.lock().unwrap();
-        sums.begun.get_or_insert_with(Instant::now);
         sums.reloads += 1;
         sums.changes.push((Instant::now(), what));
         if let Err(refused) = done {
             sums.told.push(format!("a reload that changed {what} was refused: {refused:?}"));
             *sums.lost.entry((Kind::Connection, "reloads refused")).or_default() += 1;
+        }
+    }
+
+    /// An upgrade has ended, and how.
+    pub(crate) fn upgraded(&self, outcome: &Finished) {
+        let mut sums = self.0.lock().unwrap();
+        sums.upgrades += 1;
+        sums.changes.push((Instant::now(), "upgrade"));
+        if !outcome.status.success() {
+            sums.told.push(format!("an upgrade was refused: {}", outcome.stderr));
+            *sums.lost.entry((Kind::Connection, "upgrades refused")).or_default() += 1;
         }
     }
 
@@ -120,7 +130,8 @@ impl Losses {
 impl fmt::Display for Losses {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let sums = self.0.lock().unwrap();
-        write!(f, "{} reloads, {} deaths ({} told)", sums.reloads, sums.deaths.len(), sums.ends_logged)?;
+        let Sums { reloads, upgrades, deaths, ends_logged, .. } = &*sums;
+        write!(f, "{upgrades} upgrades, {reloads} reloads, {} deaths ({ends_logged} told)", deaths.len())?;
         for kind in [Kind::Connection, Kind::Message, Kind::Datagram] {
             let of = |counts: &BTreeMap<Kind, u64>| counts.get(&kind).copied().unwrap_or(0);
             let (served, slow, excused) = (of(&sums.served), of(&sums.slow), of(&sums.excused));

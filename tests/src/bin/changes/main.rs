@@ -1,7 +1,7 @@
-//! Changes of an instance under traffic: reloads that change every service, and deaths of its worker process, over sk_lookup and
-//! TPROXY, IPv4 and IPv6, with SYN cookies for who overflows a queue and for everybody. Nobody may be refused, reset or kept
-//! waiting, but for what a process that was killed had open. `changes SECONDS SEED`; it is no test of its own, since what it finds
-//! depends on how long it looks.
+//! Changes of an instance under traffic: reloads that change every service, upgrades, and deaths of its worker process, over sk_lookup
+//! and TPROXY, IPv4 and IPv6, with SYN cookies for who overflows a queue and for everybody. Nobody may be refused, reset or kept
+//! waiting, but for what a process that was killed had open. `changes SECONDS SEED [RATE]`, where the rate is that of connections a
+//! second on each path; it is no test of its own, since what it finds depends on how long it looks.
 #![allow(
     clippy::expect_used,
     clippy::print_stdout,
@@ -18,12 +18,13 @@ use std::process::ExitCode;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill as signal};
+use nix::unistd::Pid;
 use spectrum_tests::case::Case;
 use spectrum_tests::control::{CONFIG, configure, reload};
 use spectrum_tests::datagram_origin::DatagramOrigin;
 use spectrum_tests::deadline::{PATIENCE, eventually};
-use spectrum_tests::instance::Instance;
+use spectrum_tests::instance::{Instance, Launch, workers_of};
 use spectrum_tests::origin::Origin;
 use spectrum_tests::path::{Family, Path};
 use spectrum_tests::random::Random;
@@ -38,15 +39,22 @@ use traffic::Traffic;
 /// The pause between deaths of a worker process: more often than four times a minute the next one is made to wait.
 const BETWEEN_DEATHS: Duration = Duration::from_secs(16);
 
+/// The pause between upgrades. The worker processes of before drain for as long as their connections are there.
+const BETWEEN_UPGRADES: Duration = Duration::from_secs(9);
+
+/// The connections a second on each path, where nothing else is asked for.
+const RATE: u64 = 500;
+
 /// The longest pause between two changes. Some come while the last one's listeners are still there, some do not.
 const PAUSE_MS: u64 = 900;
 
 fn main() -> ExitCode {
     let mut numbers = std::env::args().skip(1).map(|word| word.parse::<u64>().expect("a number"));
     let (Some(seconds), Some(seed)) = (numbers.next(), numbers.next()) else {
-        eprintln!("usage: changes SECONDS SEED");
+        eprintln!("usage: changes SECONDS SEED [RATE]");
         return ExitCode::from(2);
     };
+    let rate = numbers.next().unwrap_or(RATE).max(1);
     let mut seeds = Random::from_seed(seed);
     let variants = [Path::SkLookup, Path::TproxyNftables]
         .into_iter()
@@ -59,11 +67,11 @@ fn main() -> ExitCode {
         .map(|(path, family)| {
             let seed = seeds.bits();
             let name = format!("{path} {family:?}");
-            let changed = move || change(path, family, seed, Duration::from_secs(seconds));
+            let changed = move || change(path, family, seed, rate, Duration::from_secs(seconds));
             (name.clone(), thread::Builder::new().name(name).spawn(changed).expect("a thread"))
         })
         .collect();
-    println!("changes: {} variants for {seconds} s, seed {seed}", running.len());
+    println!("changes: {} variants for {seconds} s, {rate} connections/s each, seed {seed}", running.len());
     let mut failed = running.is_empty();
     for (name, changed) in running {
         if let Ok(losses) = changed.join() {
@@ -78,7 +86,7 @@ fn main() -> ExitCode {
 }
 
 /// Changes an instance again and again under traffic, half of the time with cookies for everybody: what was lost.
-fn change(path: Path, family: Family, seed: u64, time: Duration) -> Losses {
+fn change(path: Path, family: Family, seed: u64, rate: u64, time: Duration) -> Losses {
     let case = Case::new(path, family);
     let client = client_of(&case.server);
     case.server.sysctl("net/ipv4/tcp_migrate_req", "0");
@@ -89,19 +97,22 @@ fn change(path: Path, family: Family, seed: u64, time: Duration) -> Losses {
     let mut services = Services::first(case.prefix(), echoes, origins);
     configure(&case.server, &services.text());
     let before = State::of(&case.server);
-    let instance = case.start(CONFIG);
+    let instance = case.start(&format!("{CONFIG} --drain 1d"));
     let losses = Losses::default();
-    let traffic = Traffic::new(&client, case.address(9), &losses);
+    let traffic = Traffic::new(&client, case.address(9), rate, &losses);
     thread::scope(|scope| {
         traffic.flow(scope);
         for cookies in ["1", "2"] {
             case.server.sysctl("net/ipv4/tcp_syncookies", cookies);
             let until = Instant::now() + time / 2;
-            let mut last_death = Instant::now();
+            let (mut last_death, mut last_upgrade) = (Instant::now(), Instant::now());
             while Instant::now() < until {
                 if last_death.elapsed() > BETWEEN_DEATHS {
                     last_death = Instant::now();
                     losses.during_death(|| kill(&instance));
+                } else if last_upgrade.elapsed() > BETWEEN_UPGRADES {
+                    last_upgrade = Instant::now();
+                    losses.upgraded(&Launch::new(&case.server).arguments("upgrade").finish());
                 } else {
                     services.change(&mut random);
                     configure(&case.server, &services.text());
@@ -119,9 +130,10 @@ fn change(path: Path, family: Family, seed: u64, time: Duration) -> Losses {
     losses
 }
 
-/// Kills the worker process, and waits until it has done the last thing that it does.
+/// Kills the worker process that serves, and waits until it has done the last thing that it does.
 fn kill(instance: &Instance) {
-    let worker = instance.signal_worker(Signal::SIGKILL);
+    let Some(worker) = workers_of(instance.pid()).pop() else { return };
+    let _ = signal(Pid::from_raw(worker.cast_signed()), Signal::SIGKILL);
     eventually("the end of a worker process", PATIENCE, || {
         let stat = fs::read_to_string(format!("/proc/{worker}/stat")).unwrap_or_default();
         // Behind the name, which may have any characters in it.

@@ -13,9 +13,8 @@ use spectrum_tests::netns::Netns;
 use crate::losses::{Kind, Losses};
 use crate::services::{ANSWER, RELAY, SESSIONS};
 
-/// The threads that dial, so that one that waits holds nobody up, and the pause of each between two connections.
+/// The threads that dial, so that one that waits holds nobody up.
 const DIALLERS: u32 = 16;
-const BETWEEN_DIALS: Duration = Duration::from_millis(32);
 
 /// The long connections, and the pause between their messages.
 const TRANSFERS: u32 = 50;
@@ -35,18 +34,22 @@ pub(crate) struct Traffic<'run> {
     client: &'run Netns,
     address: IpAddr,
     losses: &'run Losses,
+    /// The pause of each thread between two connections.
+    between_dials: Duration,
     is_over: AtomicBool,
 }
 
 impl<'run> Traffic<'run> {
-    pub(crate) fn new(client: &'run Netns, address: IpAddr, losses: &'run Losses) -> Self {
-        Self { client, address, losses, is_over: AtomicBool::new(false) }
+    /// Of so many connections a second.
+    pub(crate) fn new(client: &'run Netns, address: IpAddr, rate: u64, losses: &'run Losses) -> Self {
+        let between_dials = Duration::from_secs(DIALLERS.into()) / u32::try_from(rate).unwrap_or(u32::MAX);
+        Self { client, address, losses, between_dials, is_over: AtomicBool::new(false) }
     }
 
     /// Begins.
     pub(crate) fn flow<'scope>(&'scope self, scope: &'scope Scope<'scope, '_>) {
         for number in 0..DIALLERS {
-            scope.spawn(move || self.dial(BETWEEN_DIALS * number / DIALLERS));
+            scope.spawn(move || self.dial(self.between_dials * number / DIALLERS));
         }
         for _ in 0..TRANSFERS {
             scope.spawn(move || self.transfer());
@@ -70,7 +73,7 @@ impl<'run> Traffic<'run> {
         let mut next = Instant::now() + first;
         while self.goes_on() {
             thread::sleep(next.saturating_duration_since(Instant::now()));
-            next = (next + BETWEEN_DIALS).max(Instant::now());
+            next = (next + self.between_dials).max(Instant::now());
             let begun = Instant::now();
             match self.ask(target) {
                 Ok(()) => self.losses.served(Kind::Connection, begun),
