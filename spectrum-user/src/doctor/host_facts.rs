@@ -5,6 +5,7 @@ use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 
+use super::workers::WorkerBounds;
 use crate::config::{FirewallChoice, ModeChoice};
 use crate::model::Family;
 use crate::plan::ReplyNeeds;
@@ -112,6 +113,8 @@ pub struct HostFacts {
     pub leftovers: Result<Vec<String>, Unknown>,
     /// The things that live instances lack since others removed them.
     pub missing: Vec<String>,
+    /// The bounds of their worker processes.
+    pub workers: Result<Vec<WorkerBounds>, Unknown>,
     /// The sk_lookup programs of the namespace.
     pub other_programs: Result<Vec<AttachedProgram>, Unknown>,
     /// The live instances that steer by sk_lookup, so that so many of the programs are ours.

@@ -11,6 +11,7 @@ mod remains;
 mod rights;
 #[cfg(test)]
 mod tests;
+mod workers;
 
 use std::fmt;
 
@@ -22,6 +23,7 @@ pub use host_facts::{
 };
 pub use network::{bridged, loosening, unbridging};
 pub use path::Choice;
+pub use workers::WorkerBounds;
 
 use findings::Findings;
 
@@ -83,6 +85,7 @@ pub fn diagnose(facts: &HostFacts) -> Diagnosis {
     firewall::judge(facts, &mut findings);
     network::judge(facts, &mut findings);
     remains::judge(facts, &mut findings);
+    workers::judge(facts, &mut findings);
     let (findings, unknown) = findings.into_parts();
     Diagnosis { path: Choice::of(facts), findings, unknown }
 }

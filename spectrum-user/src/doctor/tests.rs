@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::*;
 use crate::config::{FirewallChoice, ModeChoice};
+use crate::confinement::Measure;
 use crate::model::{Binding, Family, Protocol, parse_port_ranges};
 use crate::plan::{Bound, Listing, OriginsPlace, Plan, ReplyNeeds};
 use spectrum_steering::dispatcher::AttachedProgram;
@@ -75,6 +76,7 @@ fn host() -> HostFacts {
         listings: Ok(Vec::new()),
         leftovers: Ok(Vec::new()),
         missing: Vec::new(),
+        workers: Ok(Vec::new()),
         other_programs: Ok(Vec::new()),
         sk_lookup_instances: 0,
         admin: None,
@@ -471,4 +473,38 @@ fn interfaces_that_take_trains_apart_are_named() {
     assert_eq!((finding.verdict, &finding.value[..]), (FindingVerdict::Warning, "off on wan, a b"));
     assert_eq!(finding.cure.unwrap(), "ethtool -K wan gro on; ethtool -K 'a b' gro on");
     assert_eq!(found(&HostFacts { subject, ..host() }, "GRO").verdict, FindingVerdict::Ok);
+}
+
+#[test]
+fn what_a_worker_process_is_not_kept_from_is_told_with_the_cure() {
+    let bound = WorkerBounds {
+        instance: "3fa2c1".to_owned(),
+        pid: 4711,
+        user: 999,
+        is_filtered: true,
+        gains_nothing: true,
+        capabilities: Vec::new(),
+        files: Measure::Whole,
+    };
+    let of = |worker: &WorkerBounds| HostFacts { workers: Ok(vec![worker.clone()]), ..host() };
+    let told = diagnose(&of(&bound));
+    let row = told.findings.iter().find(|finding| finding.check == "worker process 4711").unwrap();
+    assert_eq!(row.verdict, FindingVerdict::Ok);
+    assert_eq!(row.value, "user 999, seccomp, no new privileges, landlock, no capability");
+    for (worker, why, cure) in [
+        (WorkerBounds { user: 0, ..bound.clone() }, "it is root", "--user"),
+        (WorkerBounds { is_filtered: false, ..bound.clone() }, "not filtered", "CONFIG_SECCOMP_FILTER"),
+        (WorkerBounds { gains_nothing: false, ..bound.clone() }, "gain privileges", "restart"),
+        (
+            WorkerBounds { files: Measure::Lacking("no landlock".to_owned()), ..bound.clone() },
+            "modes alone",
+            "lsm=",
+        ),
+    ] {
+        let facts = of(&worker);
+        assert_eq!(complaints(&facts), ["warning worker process 4711"]);
+        let told = diagnose(&facts);
+        let row = told.findings.iter().find(|finding| finding.check == "worker process 4711").unwrap();
+        assert!(row.meaning.contains(why) && row.cure.as_ref().unwrap().contains(cure), "{row:?}");
+    }
 }

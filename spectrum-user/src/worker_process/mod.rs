@@ -15,6 +15,6 @@ pub(crate) use calls::NewListeners;
 pub(crate) use current::{CurrentWorker, Setting};
 pub(crate) use link::{Answering, Begun, HandedLink, Link, LinkError};
 pub(crate) use message::{Beginning, DialPlace, HandoverOf, Told, WorkerQuestion, WorkersLook};
-pub(crate) use process::{HandedWorker, Host, WorkerProcess, beginning};
+pub(crate) use process::{HandedWorker, Host, VERB, WorkerProcess, beginning};
 pub(crate) use serving::serve;
 pub(crate) use wire::HeardPart;

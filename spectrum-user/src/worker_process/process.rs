@@ -29,7 +29,7 @@ const PROGRAM: &str = "/proc/self/exe";
 const NAME: &str = "spectrum-user";
 
 /// The verb that it is started with, which nobody types.
-const VERB: &str = "worker-process";
+pub(crate) const VERB: &str = "worker-process";
 
 /// The time that it has to end by itself after its stream is closed.
 const FAREWELL: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };

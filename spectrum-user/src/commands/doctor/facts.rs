@@ -12,6 +12,7 @@ use socket2::{Domain, Socket, Type};
 use tokio::runtime;
 
 use super::trial::{self, Trials};
+use super::workers;
 use crate::config::Config;
 use crate::control::{self, Request};
 use crate::doctor::{
@@ -62,6 +63,7 @@ pub(super) fn read(wanted: Option<(Config, Plan)>, jit: Option<u64>) -> anyhow::
             .and_then(plan_of_claims)
             .map(|plan| Subject { plan, from: BindingsSource::Instances }),
     };
+    let instances = instances();
     let by_sk_lookup = |instance: &&Instance| instance.mode == Some(Mode::SkLookup);
     Ok(HostFacts {
         kernel: kernel(),
@@ -99,7 +101,8 @@ pub(super) fn read(wanted: Option<(Config, Plan)>, jit: Option<u64>) -> anyhow::
             .map(|count| Conntrack { count, limit: host::setting("net/netfilter/nf_conntrack_max") }),
         listings: listings(),
         leftovers: leftovers(live.as_deref().map_err(ToString::to_string))?,
-        missing: missing(),
+        missing: missing(&instances),
+        workers: workers::bounds(&instances),
         other_programs: others(attached),
         sk_lookup_instances: live.iter().flatten().filter(by_sk_lookup).count(),
         admin,
@@ -191,15 +194,22 @@ fn leftovers(live: Result<&[Instance], String>) -> anyhow::Result<Result<Vec<Str
     }))
 }
 
-/// The things that live instances say that they lack. One that says nothing is busy, or starting.
-fn missing() -> Vec<String> {
+/// The live instances as each sees itself. One that says nothing is busy, or starting.
+fn instances() -> Vec<(String, View)> {
     let Ok(namespace) = NamespaceId::current() else { return Vec::new() };
     let sockets = control_sockets(&run_dir(), namespace.inode()).unwrap_or_default();
-    let each = sockets.into_iter().flat_map(|ControlSocket { id, path }| {
-        let status = control::ask_within::<View>(&path, &Request::Status, PATIENCE);
-        let missing = status.map_or_else(|_silent| Vec::new(), |status| status.missing);
-        missing.into_iter().map(move |missing| format!("instance {id}: {missing}"))
+    let each = sockets.into_iter().filter_map(|ControlSocket { id, path }| {
+        let view = control::ask_within::<View>(&path, &Request::Status, PATIENCE).ok()?;
+        Some((id.to_string(), view))
     });
+    each.collect()
+}
+
+/// The things that they lack.
+fn missing(instances: &[(String, View)]) -> Vec<String> {
+    let each = instances
+        .iter()
+        .flat_map(|(id, view)| view.missing.iter().map(move |missing| format!("instance {id}: {missing}")));
     each.collect()
 }
 

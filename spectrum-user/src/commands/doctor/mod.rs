@@ -2,6 +2,7 @@
 
 mod facts;
 mod trial;
+mod workers;
 
 use std::io::{self, Write};
 
