@@ -136,7 +136,10 @@ impl Running {
     /// Puts back whatever is missing, however often that was done. What cannot be is said.
     pub(super) async fn mend(&mut self) {
         for kind in ResourceKind::REMOVABLE {
-            let looked = self.missing(kind).await;
+            let looked = self.missing(kind).await.map(|missing| {
+                let is_touched = missing.is_empty() && self.repairing.watch.is_touched(kind);
+                if is_touched { self.firewall_part(kind) } else { missing }
+            });
             match &looked {
                 Ok(_) => drop(self.repairs.seen(kind)),
                 Err(error) => drop(self.repairs.unseen(kind, format!("{error:#}"))),
@@ -149,15 +152,17 @@ impl Running {
                 Ok(missing) => self.put_back(&missing).await.map(|()| missing),
                 Err(error) => Err(error),
             };
+            // A look that began before would find it missing, and tell that after the reload.
+            self.repairing.looks.forget();
             match mended {
                 Ok(missing) => {
                     self.repairs.done(kind, Instant::now());
+                    self.repairing.watch.renewed(kind);
                     tracing::warn!(what = kind.as_str(), "put back what was removed: {}", named(&missing));
                 }
                 Err(error) => tracing::warn!("put back what was removed: {error:#}"),
             }
         }
-        self.repairing.looks.forget();
     }
 
     /// The pause before things of `kind` are looked at again if nobody tells of them: `None` where somebody does.
