@@ -37,6 +37,7 @@ on_one_path!(
     sigusr2_is_an_upgrade_to_what_is_at_the_own_path,
     upgrades_follow_each_other_while_the_first_worker_process_drains,
     threads_of_one_process_are_not_upgraded,
+    a_service_that_a_reload_removed_is_shown_until_its_last_connection_ends,
     the_configuration_is_the_one_that_is_in_force,
     reloads_and_upgrades_wait_for_each_other,
 );
@@ -433,6 +434,27 @@ fn threads_of_one_process_are_not_upgraded(case: &mut Case) {
     let instance = case.start(&format!("{CONFIG} --single-process"));
     let finished = upgrade(case, "");
     assert!(finished.code() == 1 && finished.stderr.contains("--single-process"), "{finished}");
+    instance.stop();
+}
+
+fn a_service_that_a_reload_removed_is_shown_until_its_last_connection_ends(case: &mut Case) {
+    let stays = service(case, "stays", 80, "respond = \"echo\"");
+    configure(&case.server, &(stays.clone() + &service(case, "goes", 81, "respond = \"echo\"")));
+    let instance = case.start(&format!("{CONFIG} --drain 10m"));
+    let target = SocketAddr::new(case.any_address(), 81);
+    let mut open = call(&case.server, target).unwrap();
+    echoed(&mut open, "before").unwrap();
+    configure(&case.server, &stays);
+    reload(&case.server, &instance).unwrap();
+    let shown = || status(case)["services"].as_array().unwrap().iter().any(|one| one["name"] == "goes");
+    for _ in 0..2 {
+        assert!(shown(), "{}", status(case));
+        upgraded(case, &instance, "");
+        echoed(&mut open, "after").unwrap();
+    }
+    assert!(shown(), "{}", status(case));
+    drop(open);
+    eventually("the end of what is open", PATIENCE, || (!shown()).then_some(()));
     instance.stop();
 }
 

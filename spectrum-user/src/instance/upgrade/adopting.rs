@@ -137,6 +137,9 @@ impl Running {
         }));
         self.ends.adopt(ledger.ends.iter().map(|ago| Duration::from_millis(*ago)));
         self.addresses = ledger.addresses.clone();
+        let gone = ledger.gone.iter().cloned().map(serde_json::from_value);
+        // Where another version of them is not understood they are not shown, and cut in time all the same.
+        self.gone = gone.filter_map(Result::ok).collect();
         self.published.worker().adopt(ledger.set_origins.clone());
         self.published.change(|now| {
             now.mode = Some(ledger.mode);

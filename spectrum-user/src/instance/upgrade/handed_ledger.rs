@@ -81,6 +81,9 @@ pub(super) struct HandedLedger {
     pub(super) book: Vec<FileNumber>,
     /// The services whose counters are shown.
     pub(super) known: Vec<ServiceName>,
+    /// The services that reloads have removed and that have something open, as far as the reader understands them.
+    #[serde(default)]
+    pub(super) gone: Vec<serde_json::Value>,
     /// The worker process that serves, if there is one just then.
     pub(super) worker: Option<ParkedWorker>,
     /// Those that drain, and how long they still may, in milliseconds.
@@ -245,6 +248,7 @@ mod tests {
             rules: None,
             book: vec![file(18)],
             known: vec!["web".parse().unwrap()],
+            gone: vec![serde_json::json!({ "name": "old" })],
             worker: Some(ParkedWorker {
                 pid: 8,
                 pidfd: file(19),

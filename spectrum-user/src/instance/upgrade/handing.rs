@@ -79,6 +79,7 @@ impl Running {
             rules: self.tproxy.as_ref().map(Tproxy::handed_on),
             book: book.into_iter().map(|file| files.give(file)).collect(),
             known: self.published.now().known.iter().cloned().collect(),
+            gone: self.gone.iter().filter_map(|service| serde_json::to_value(service).ok()).collect(),
             worker: None,
             leaving: Vec::new(),
             ends: self.ends.ages().map(millis).collect(),
