@@ -10,7 +10,7 @@ use super::logging::Log;
 use crate::config::{ConfigError, Problem};
 use crate::instance::{Takeover, USAGE, code, problems};
 use crate::model::{LogFormat, visible};
-use crate::observe::{LossKind, timestamp};
+use crate::observe::{Priority, is_journal, timestamp};
 
 /// More lines than this hide the first one, as in [`ConfigError`].
 const SHOWN: usize = 100;
@@ -78,8 +78,7 @@ pub fn usage(error: &clap::Error, words: &[OsString]) -> ExitCode {
     if asks_for_json(words) {
         print(&JsonError::of(error.to_string().trim_end(), USAGE).line());
     } else {
-        // Nobody is left to tell when standard error is gone.
-        let _ = error.print();
+        print_usage(error);
     }
     ExitCode::from(USAGE)
 }
@@ -94,7 +93,7 @@ fn asks_for_json(words: &[OsString]) -> bool {
 /// Prints `error` with its causes, once, and says what kind it is.
 pub(super) fn failure(error: &anyhow::Error, format: LogFormat) -> ExitCode {
     match error.downcast_ref::<clap::Error>() {
-        Some(usage) if format == LogFormat::Text => drop(usage.print()),
+        Some(usage) if format == LogFormat::Text => print_usage(usage),
         _ => print(&lines(error, format)),
     }
     ExitCode::from(code(error))
@@ -102,7 +101,7 @@ pub(super) fn failure(error: &anyhow::Error, format: LogFormat) -> ExitCode {
 
 /// The same for a program that has been logging.
 pub(super) fn logged_failure(error: &anyhow::Error, log: &Log) -> ExitCode {
-    log.output.write(LossKind::Line, lines(error, log.format).as_bytes());
+    log.output.tell(Priority::Error, &lines(error, log.format));
     ExitCode::from(code(error))
 }
 
@@ -121,7 +120,19 @@ pub(super) fn refusal(error: &anyhow::Error) -> ExitCode {
     ExitCode::from(exit_code)
 }
 
+/// Prints what clap says, in colours if somebody sees them.
+fn print_usage(usage: &clap::Error) {
+    if is_journal(io::stderr()) {
+        print(&usage.to_string());
+    } else {
+        // Nobody is left to tell when standard error is gone.
+        let _ = usage.print();
+    }
+}
+
 fn print(lines: &str) {
+    let marked = is_journal(io::stderr()).then(|| Priority::Error.mark(lines));
+    let lines = marked.as_deref().unwrap_or(lines);
     // Nobody is left to tell when standard error is gone.
     let _ = io::stderr().write_all(lines.as_bytes());
 }

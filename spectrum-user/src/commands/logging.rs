@@ -14,7 +14,7 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::{Directive, LevelFilter};
 
 use crate::model::LogFormat;
-use crate::observe::{LossKind, Output, timestamp};
+use crate::observe::{Output, Priority, timestamp};
 
 /// The time that writing the last lines may take.
 const FINISH: Duration = Duration::from_secs(1);
@@ -62,7 +62,7 @@ pub(super) fn init(format: LogFormat) -> anyhow::Result<Log> {
         LogFormat::Text => builder.init(),
     }
     let panics = output.clone();
-    panic::set_hook(Box::new(move |info| panics.write(LossKind::Line, panic_line(format, info).as_bytes())));
+    panic::set_hook(Box::new(move |info| panics.tell(Priority::Error, &panic_line(format, info))));
     for directive in refused {
         tracing::warn!(
             directive,
@@ -114,6 +114,7 @@ mod tests {
     use std::time::Instant;
 
     use super::*;
+    use crate::observe::LossKind;
 
     /// Set in the process that is to panic.
     const PANICKING: &str = "SPECTRUM_TEST_PANICKING";

@@ -4,6 +4,7 @@
 mod book;
 mod counters;
 mod histogram;
+mod journal;
 mod omissions;
 mod output;
 mod record;
@@ -13,6 +14,7 @@ mod shed_records;
 pub use book::{Book, BookError, ProcessNumber};
 pub use counters::{Counters, Totals, WorkerCounters};
 pub use histogram::{Bounds, DIAL, Histogram, SESSION};
+pub use journal::{Priority, is_journal};
 pub use omissions::{Omission, Omissions};
 pub use output::{Lines, LossKind, Losses, Output};
 pub use record::timestamp;

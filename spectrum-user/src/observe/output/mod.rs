@@ -15,8 +15,10 @@ use std::sync::mpsc::{self, SyncSender, TrySendError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use tracing::Metadata;
 use tracing_subscriber::fmt::MakeWriter;
 
+use super::journal::{Priority, is_journal};
 use super::record::{Opened, RecordEntry};
 use crate::model::LogFormat;
 use spectrum_proxy::{Established, Report};
@@ -39,6 +41,8 @@ pub struct Output {
     /// Of lines that wait.
     queued_bytes: Arc<AtomicUsize>,
     losses: Losses,
+    /// Whether standard error leads to systemd's journal.
+    is_journal: bool,
 }
 
 /// A message that waits for the writer.
@@ -65,7 +69,8 @@ impl Output {
         stderr: impl AsFd + Send + 'static,
     ) -> io::Result<Self> {
         let (queue, waiting) = mpsc::sync_channel(QUEUE);
-        let output = Self { queue, queued_bytes: Arc::default(), losses: Losses::default() };
+        let is_journal = is_journal(&stderr);
+        let output = Self { queue, queued_bytes: Arc::default(), losses: Losses::default(), is_journal };
         let (queued_bytes, losses) = (Arc::clone(&output.queued_bytes), output.losses.clone());
         let (stdout, stderr) = (
             OutputStream::new(Box::new(stdout), losses.clone()),
@@ -84,6 +89,15 @@ impl Output {
         if !fits || self.queue.try_send(Waiting::Line(kind, line.into())).is_err() {
             self.queued_bytes.fetch_sub(length, Ordering::Relaxed);
             self.losses.add(kind, 1);
+        }
+    }
+
+    /// Has log lines written, or counts them as lost; the journal is told how grave they are.
+    pub fn tell(&self, priority: Priority, lines: &str) {
+        if self.is_journal {
+            self.write(LossKind::Line, priority.mark(lines).as_bytes());
+        } else {
+            self.write(LossKind::Line, lines.as_bytes());
         }
     }
 
@@ -132,17 +146,24 @@ impl<'a> MakeWriter<'a> for Output {
     type Writer = Lines<'a>;
 
     fn make_writer(&'a self) -> Lines<'a> {
-        Lines(self)
+        Lines { output: self, priority: Priority::Info }
+    }
+
+    fn make_writer_for(&'a self, event: &Metadata<'_>) -> Lines<'a> {
+        Lines { output: self, priority: Priority::from(*event.level()) }
     }
 }
 
 /// Takes log lines, whole ones with each call. Never fails and never waits.
 #[derive(Debug)]
-pub struct Lines<'a>(&'a Output);
+pub struct Lines<'a> {
+    output: &'a Output,
+    priority: Priority,
+}
 
 impl Write for Lines<'_> {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        self.0.write(LossKind::Line, line);
+        self.output.tell(self.priority, &String::from_utf8_lossy(line));
         Ok(line.len())
     }
 
