@@ -19,7 +19,7 @@ use spectrum_tests::origin::Origin;
 use spectrum_tests::path::{Family, Path};
 use spectrum_tests::require::{self, Need};
 use spectrum_tests::state::State;
-use spectrum_tests::{on_each_path, on_every_path, veth};
+use spectrum_tests::{on_each_path, on_every_path, on_one_path, veth};
 
 on_every_path!(
     status_shows_what_the_kernel_shows,
@@ -35,6 +35,8 @@ on_each_path!(
     names_that_strangers_chose_move_no_cursor,
     questions_that_make_no_sense_are_usage_errors
 );
+
+on_one_path!(status_shows_what_was_asked_for, a_status_of_very_many_services_is_a_summary);
 
 /// Services of which one has an address and ports of the other's prefix.
 const CONFIG: &str = r#"
@@ -409,4 +411,67 @@ fn instances_are_told_apart() {
         explained["notes"][0].as_str().unwrap().contains(&other["program"]["id"].to_string()),
         "{explained}"
     );
+}
+
+fn status_shows_what_was_asked_for(case: &mut Case) {
+    let (anywhere, origin) = (case.prefix(), SocketAddr::new(case.loopback(), 9));
+    let lost = format!(
+        "[[service]]\nname = \"lost\"\norigins = [\"{origin}\"]\nhealth = {{ interval = \"1s\", fall = 1 }}\n\
+         bindings = [{{ prefix = \"{anywhere}\", ports = 99 }}]\n"
+    );
+    case.server.run(|| fs::write("/run/spectrum.toml", format!("{CONFIG}{lost}"))).unwrap();
+    let _instance = case.start("--config /run/spectrum.toml");
+    let shown = |words: &str| {
+        let status = ask(&case.server, &format!("status {words}"));
+        let names = |list: &str, key: &str| -> BTreeSet<String> {
+            let values = status[list].as_array().unwrap().iter();
+            values.map(|value| value[key].as_str().unwrap().to_owned()).collect()
+        };
+        let (services, steered) = (names("services", "name"), names("destinations", "service"));
+        assert_eq!(services, steered, "status {words}");
+        services.into_iter().collect::<Vec<_>>().join(" ")
+    };
+    assert_eq!(shown(""), "datagrams lost narrow wide");
+    assert_eq!(shown("narrow"), "narrow");
+    assert_eq!(shown("wide narrow"), "narrow wide");
+    assert_eq!(shown("--protocol udp"), "datagrams");
+    assert_eq!(shown("wide --protocol udp"), "");
+    let narrow = case.family.pick("192.0.2.7", "2001:db8::7");
+    assert_eq!(shown(&format!("--prefix {narrow} --protocol tcp")), "lost narrow wide");
+    let far = case.family.pick("198.51.100.0/24", "2001:db8:7::/48");
+    assert_eq!(shown(&format!("--prefix {far}")), "");
+    // Its origin listens nowhere, which the first check says.
+    eventually("a service without its origin is all that is wrong", PATIENCE, || {
+        (shown("--only-wrong") == "lost").then_some(())
+    });
+
+    let misspelt = run(&case.server, "status narow");
+    assert_eq!(misspelt.code(), 1, "{misspelt}");
+    assert!(
+        misspelt.stderr.contains("there is no service \"narow\"; did you mean \"narrow\"?"),
+        "{misspelt}"
+    );
+}
+
+fn a_status_of_very_many_services_is_a_summary(case: &mut Case) {
+    let prefix = case.prefix();
+    let service = |port: usize| {
+        format!(
+            "[[service]]\nname = \"s{port}\"\nrespond = \"hello\"\nbindings = [{{ prefix = \"{prefix}\", ports = {port} }}]\n"
+        )
+    };
+    let text: String = (1..=201).map(service).collect();
+    case.server.run(|| fs::write("/run/spectrum.toml", text)).unwrap();
+    let _instance = case.start("--config /run/spectrum.toml");
+    let said = |words: &str| run(&case.server, &format!("status {words}")).stdout;
+    let (summary, all, one) = (said(""), said("--all"), said("s7"));
+    assert!(summary.contains("\nservices: 201, with 0 open connections and 0 so far\n"), "{summary}");
+    assert!(!summary.contains("\n  s7 "), "{summary}");
+    assert!(
+        all.contains("\nservices: 201\n") && all.contains("\n  s7 ") && all.contains("\n  s201 "),
+        "{all}"
+    );
+    assert!(one.contains("\nservices: 1\n") && one.contains("\n  s7 "), "{one}");
+    // A program gets all of them.
+    assert_eq!(ask(&case.server, "status")["services"].as_array().unwrap().len(), 201);
 }
