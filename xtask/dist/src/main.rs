@@ -36,6 +36,12 @@ struct Cli {
     /// With the program that was built before, and without a second one to compare it with
     #[arg(long)]
     built: bool,
+    /// With this program, and without a second one to compare it with
+    #[arg(long, value_name = "PROGRAM", conflicts_with = "built")]
+    program: Option<PathBuf>,
+    /// Call the package so, and not as the commit says: for tests of upgrades
+    #[arg(long, value_name = "VERSION", hide = true)]
+    package_version: Option<String>,
     /// Put the package there [default: dist in the target directory]
     #[arg(long, value_name = "DIR")]
     output: Option<PathBuf>,
@@ -50,10 +56,14 @@ fn main() -> ExitCode {
 
 fn dist(cli: &Cli) -> Result<ExitCode> {
     setup::ready(&[Purpose::Build, Purpose::Package], Consent::unless(cli.no_install))?;
-    let version = Version::of(workspace::root())?;
+    let mut version = Version::of(workspace::root())?;
+    if let Some(named) = &cli.package_version {
+        version.debian.clone_from(named);
+    }
     let output = cli.output.clone().unwrap_or_else(|| workspace::target_dir().join("package"));
-    let program = workspace::packaged();
-    if !cli.built {
+    let program = cli.program.clone().unwrap_or_else(workspace::packaged);
+    let is_built = cli.built || cli.program.is_some();
+    if !is_built {
         program::build(workspace::root(), &workspace::target_dir())?;
     }
     let package = package::make(&version, &program, &output)?;
@@ -65,6 +75,6 @@ fn dist(cli: &Cli) -> Result<ExitCode> {
         package: &package,
         version: &version,
         program: &program,
-        again: !cli.built,
+        again: !is_built,
     })
 }

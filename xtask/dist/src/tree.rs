@@ -127,6 +127,7 @@ pub(crate) fn template(unit: &str) -> String {
     unit.replace("Description=spectrum: any port", "Description=spectrum %i: any port")
         .replace("/etc/spectrum/spectrum.toml", "/etc/spectrum/%i.toml")
         .replace("/etc/default/spectrum", "/etc/default/spectrum-%i")
+        .replace("StateDirectory=spectrum/spectrum", "StateDirectory=spectrum/%i")
 }
 
 fn changelog(version: &Version) -> Result<String> {
@@ -156,6 +157,7 @@ mod tests {
         assert!(unit.contains("--config /etc/spectrum/%i.toml "), "{unit}");
         assert!(unit.contains("EnvironmentFile=-/etc/default/spectrum-%i\n"), "{unit}");
         assert!(unit.contains("Description=spectrum %i: "), "{unit}");
+        assert!(unit.contains("StateDirectory=spectrum/%i\n"), "{unit}");
     }
 
     #[test]

@@ -13,11 +13,9 @@ use xtask::mirror::{Mirror, host_sources};
 use xtask::setup::DEBIAN_KEYRING;
 
 use super::registries;
+use super::release::Release;
 use super::room::{Network, Room};
 use super::waited::run_to_end;
-
-/// The release that we say we run on.
-pub(super) const RELEASE: &str = "bookworm";
 
 /// After this the tarball is made anew, since a new user's Debian has this month's packages.
 const AGE: Duration = Duration::from_hours(30 * 24);
@@ -25,6 +23,7 @@ const AGE: Duration = Duration::from_hours(30 * 24);
 /// A tarball of a clean Debian.
 #[derive(Clone, Debug)]
 pub(super) struct Base {
+    release: Release,
     tarball: PathBuf,
     directory: PathBuf,
 }
@@ -34,11 +33,12 @@ pub(super) struct Base {
 pub(super) struct Root(PathBuf);
 
 impl Base {
-    /// The one in `cache`, made if there is none or an old one.
-    pub(super) fn open(cache: &Path, interrupt: &Interrupt) -> Result<Self> {
+    /// The one of `release` in `cache`, made if there is none or an old one.
+    pub(super) fn open(cache: &Path, release: Release, interrupt: &Interrupt) -> Result<Self> {
         fs::create_dir_all(cache).with_context(|| format!("create {}", cache.display()))?;
         sweep(cache);
-        let base = Self { tarball: cache.join(format!("{RELEASE}.tar")), directory: cache.to_path_buf() };
+        let (tarball, directory) = (cache.join(format!("{release}.tar")), cache.to_path_buf());
+        let base = Self { release, tarball, directory };
         if !is_new(&base.tarball) {
             base.make(interrupt)?;
         }
@@ -47,12 +47,12 @@ impl Base {
 
     /// The one with `packages` besides, made if there is none or an old one.
     pub(super) fn with(&self, packages: &[&str], interrupt: &Interrupt) -> Result<Self> {
-        let kept = format!("{RELEASE}+{}.tar", packages.join("+"));
-        let base = Self { tarball: self.directory.join(kept), directory: self.directory.clone() };
+        let kept = self.directory.join(format!("{}+{}.tar", self.release, packages.join("+")));
+        let base = Self { tarball: kept, ..self.clone() };
         if is_new(&base.tarball) {
             return Ok(base);
         }
-        println!("adding {} to a clean Debian {RELEASE}, which is kept as well", packages.join(", "));
+        println!("adding {} to a clean Debian {}, which is kept as well", packages.join(", "), self.release);
         let added = self.unpack("with", interrupt)?;
         let room = Room::new(added.path());
         let options =
@@ -66,19 +66,25 @@ impl Base {
         Ok(base)
     }
 
+    /// The release that it is of.
+    pub(super) fn release(&self) -> Release {
+        self.release
+    }
+
     fn make(&self, interrupt: &Interrupt) -> Result<()> {
-        println!("making a clean Debian {RELEASE}, which is kept in {}", self.tarball.display());
+        let release = self.release;
+        println!("making a clean Debian {release}, which is kept in {}", self.tarball.display());
         let root = Root::new(&self.directory, "base")?;
         let sources = host_sources();
         // In namespaces of its own, so that nothing that it mounts or starts outlives it.
         let mut debootstrap = unshare(&["--mount", "--propagation=private", "--pid"])?;
         debootstrap.args(["--", "debootstrap", "--variant=minbase", "--include=ca-certificates"]);
-        debootstrap.arg(format!("--keyring={DEBIAN_KEYRING}")).arg(RELEASE).arg(root.path());
+        debootstrap.arg(format!("--keyring={DEBIAN_KEYRING}")).arg(release.name()).arg(root.path());
         run_to_end(debootstrap.arg(Mirror::Debian.uri(&sources)), interrupt)?;
 
         let list = format!(
-            "deb {debian} {RELEASE} main\ndeb {debian} {RELEASE}-updates main\n\
-             deb {security} {RELEASE}-security main\n",
+            "deb {debian} {release} main\ndeb {debian} {release}-updates main\n\
+             deb {security} {release}-security main\n",
             debian = Mirror::Debian.uri(&sources),
             security = Mirror::Security.uri(&sources),
         );
@@ -153,7 +159,8 @@ pub(super) fn unshare(flags: &[&str]) -> Result<Command> {
 fn sweep(cache: &Path) {
     for entry in fs::read_dir(cache).into_iter().flatten().flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
-        if name.starts_with(&format!("{RELEASE}+")) && !is_new(&entry.path()) {
+        let is_of = |release: &Release| name.starts_with(&format!("{release}+"));
+        if Release::ALL.iter().any(is_of) && !is_new(&entry.path()) {
             let _ = fs::remove_file(entry.path());
         }
         let pid = name.strip_prefix("root.").and_then(|rest| rest.split('.').next());

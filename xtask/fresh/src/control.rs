@@ -14,7 +14,7 @@ use xtask::demo;
 use xtask::shell;
 
 /// The configuration, where the unit expects it.
-pub(super) const CONFIG: &str = "/etc/spectrum.toml";
+pub(super) const CONFIG: &str = "/etc/spectrum/spectrum.toml";
 
 /// The unit.
 pub(super) const UNIT: &str = "spectrum";
@@ -58,8 +58,13 @@ pub(super) fn systemctl(words: &[&str]) -> Result<()> {
 
 /// A property of the unit.
 pub(super) fn property(name: &str) -> Result<String> {
+    property_of(UNIT, name)
+}
+
+/// A property of a unit.
+pub(super) fn property_of(unit: &str, name: &str) -> Result<String> {
     let mut show = Command::new("systemctl");
-    show.args(["show", "--value", "--property", name, UNIT]);
+    show.args(["show", "--value", "--property", name, unit]);
     Ok(shell::stdout(&mut show)?.trim().to_owned())
 }
 

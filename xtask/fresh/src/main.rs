@@ -6,12 +6,18 @@
 mod base;
 mod booted;
 mod control;
+mod life;
+mod load;
+mod packaged;
+mod packages;
 mod processes;
 mod registries;
+mod release;
 mod room;
 mod rust;
 mod scenario;
 mod services;
+mod snapshot;
 mod unit;
 mod usage;
 mod waited;
@@ -38,6 +44,8 @@ use xtask::style::Style;
 use xtask::workspace;
 
 use base::Base;
+use packages::PackagesOptions;
+use release::Release;
 use room::{Network, Room, RoomOptions};
 use rust::{Rust, Rustup};
 use usage::{Took, Usage, said};
@@ -81,9 +89,16 @@ struct FreshOptions {
     /// Instead of all that: the program that this host builds, as a service under a real systemd
     #[arg(long, conflicts_with_all = ["debian", "rustup", "demo", "test", "services"])]
     systemd: bool,
-    /// With --systemd: this build of the program, and not the one with optimisations that is made now
-    #[arg(long, value_name = "PROGRAM", requires = "systemd")]
+    /// Instead of all that: the package, installed, upgraded under load and removed again in a clean Debian of that release, or
+    /// of each
+    #[arg(long, value_name = "RELEASE", num_args = 0.., conflicts_with_all = ["debian", "rustup", "demo", "test", "services", "systemd"])]
+    package: Option<Vec<Release>>,
+    /// With --systemd or --package: this build of the program, and not one that is made now
+    #[arg(long, value_name = "PROGRAM")]
     program: Option<PathBuf>,
+    /// With --package: judge it by lintian of each release as well
+    #[arg(long, requires = "package")]
+    lintian: bool,
 }
 
 /// A part that runs as root, or in a room.
@@ -92,12 +107,18 @@ enum Part {
     /// In a room: the set-up of the tests on a host that has services of its own
     #[command(hide = true)]
     CheckServices,
+    /// In a room whose init is systemd: the package
+    #[command(hide = true)]
+    CheckPackage,
     /// In a room whose init is systemd: both processes of the service, and other users
     #[command(hide = true)]
     CheckProcesses,
     /// In a room whose init is systemd: the documented unit
     #[command(hide = true)]
     CheckUnit,
+    /// The part of --package that runs as root
+    #[command(hide = true)]
+    Packages(PackagesOptions),
     /// The first process of a room
     #[command(hide = true)]
     Room(RoomOptions),
@@ -167,6 +188,9 @@ fn fresh(options: &FreshOptions, consent: Consent) -> Result<ExitCode> {
     if options.systemd {
         return under_systemd(options, &cache, consent);
     }
+    if let Some(releases) = &options.package {
+        return packages::fresh(releases, options.program.as_deref(), options.lintian, &cache);
+    }
     let clone = clone(&interrupt)?;
     let mut rusts = Vec::new();
     let has_choice = options.rustup || options.debian;
@@ -221,9 +245,11 @@ fn under_systemd(options: &FreshOptions, cache: &Path, consent: Consent) -> Resu
 /// Runs one of the parts.
 fn part(part: &Part) -> Result<ExitCode> {
     match part {
+        Part::CheckPackage => packaged::check(),
         Part::CheckServices => services::check(),
         Part::CheckProcesses => processes::check(),
         Part::CheckUnit => unit::check(),
+        Part::Packages(options) => packages::root(options),
         Part::Room(options) => room::room(options),
         Part::SetUpTests => setup::ready(&[Purpose::Test], Consent::Given).map(|()| ExitCode::SUCCESS),
         Part::Stage(options) => stage(options),
@@ -276,7 +302,7 @@ fn keep_mounts_private() -> Result<()> {
 fn systemd(options: &SystemdOptions) -> Result<ExitCode> {
     keep_mounts_private()?;
     let interrupt = Interrupt::watch()?;
-    let base = Base::open(&options.cache, &interrupt)?;
+    let base = Base::open(&options.cache, Release::Bookworm, &interrupt)?;
     scenario::service(&base, &options.program, &interrupt).map(|()| ExitCode::SUCCESS)
 }
 
@@ -284,7 +310,7 @@ fn systemd(options: &SystemdOptions) -> Result<ExitCode> {
 fn stage(options: &StageOptions) -> Result<ExitCode> {
     keep_mounts_private()?;
     let interrupt = Interrupt::watch()?;
-    let base = Base::open(&options.cache, &interrupt)?;
+    let base = Base::open(&options.cache, Release::Bookworm, &interrupt)?;
     let style = Style::of_stdout();
     let mut stage = Stage { options, base, interrupt, style, report: Vec::new() };
     let done = stage.play();
@@ -358,11 +384,8 @@ impl Stage<'_> {
 
     /// The set-up beside a host's services, without an init and with systemd, and the documented unit.
     fn services(&mut self, built: &Path) -> Result<()> {
-        let document = self.options.clone.join("docs/operations.md");
-        let document =
-            fs::read_to_string(&document).with_context(|| format!("read {}", document.display()))?;
         let started = Instant::now();
-        let roots = scenario::prepare(&self.base, built, &unit::documented(&document)?, &self.interrupt)?;
+        let roots = scenario::prepare(&self.base, built, &self.options.clone, &self.interrupt)?;
         self.report.push(format!("packages for two more ready after {}", said(started.elapsed())));
         for scenario in roots {
             println!();

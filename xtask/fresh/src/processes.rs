@@ -1,9 +1,11 @@
 //! Both processes of an instance as a service under a real systemd: one dies or hangs, and the service does what its unit says; other
-//! users than root run it. Runs in a room, after the documented unit was tried in it.
+//! users than root run it. Runs in a room, after the unit was tried in it.
 
 use std::fs;
+use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Command, ExitCode};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::{Signal, kill};
@@ -14,16 +16,19 @@ use xtask::shell;
 use super::control::{
     UNIT, answers, configure, is_active, nothing_is_left, processes, property, service, systemctl, wait_until,
 };
+use super::life::Life;
 
 /// What is changed of the unit.
 const DROP_IN: &str = "/etc/systemd/system/spectrum.service.d/check.conf";
+
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Does to both processes what a host does.
 pub(super) fn check() -> Result<ExitCode> {
     change("")?;
     configure(&[service(0), service(1)])?;
     systemctl(&["start", UNIT])?;
-    let life = Life::now()?;
+    let life = Life::of(UNIT)?;
     let status = property("StatusText")?;
     ensure!(status.starts_with("ready: 192.0.2.0/24, "), "systemctl status says {status:?}");
     println!("ok: systemctl status tells: {status}");
@@ -32,7 +37,7 @@ pub(super) fn check() -> Result<ExitCode> {
     lose_steerer(&life)?;
     hang_steerer()?;
     reload_by_signal()?;
-    stop()?;
+    stop_slowly()?;
     for (user, how) in USERS {
         other_user(user, how).with_context(|| format!("with {user}"))?;
     }
@@ -41,32 +46,6 @@ pub(super) fn check() -> Result<ExitCode> {
     let exposure = shell::stdout(security.args(["security", "--no-pager", "spectrum.service"]))?;
     println!("ok: {}", exposure.lines().last().unwrap_or_default());
     Ok(ExitCode::SUCCESS)
-}
-
-/// A stretch of time in which the service is active without a break.
-#[derive(Debug, Eq, PartialEq)]
-struct Life {
-    main: u32,
-    /// The moment of becoming active, which a reload does not change.
-    since: String,
-    restarts: String,
-}
-
-impl Life {
-    fn now() -> Result<Self> {
-        ensure!(is_active()?, "the unit is {}", property("ActiveState")?);
-        let main = property("MainPID")?.parse().context("read the main process id")?;
-        Ok(Self { main, since: property("ActiveEnterTimestampMonotonic")?, restarts: property("NRestarts")? })
-    }
-
-    /// The worker process.
-    fn worker(&self) -> Result<u32> {
-        let children = format!("/proc/{0}/task/{0}/children", self.main);
-        let children = fs::read_to_string(&children).with_context(|| format!("read {children}"))?;
-        let ours = processes();
-        let mut children = children.split_whitespace().filter_map(|pid| pid.parse().ok());
-        children.find(|pid| ours.contains(pid)).context("find the worker process")
-    }
 }
 
 fn send(pid: u32, signal: Signal) -> Result<()> {
@@ -83,7 +62,7 @@ fn lose_worker(life: &Life) -> Result<()> {
         (0..2).try_for_each(answers)?;
         wait_until("another worker process serves", || Ok(life.worker().is_ok_and(|next| next != worker)))?;
     }
-    ensure!(Life::now()? == *life, "a dead worker process made {:?} of {life:?}", Life::now()?);
+    ensure!(Life::of(UNIT)? == *life, "a dead worker process made {:?} of {life:?}", Life::of(UNIT)?);
     println!("ok: the unit stays active while worker processes are killed");
     Ok(())
 }
@@ -97,7 +76,7 @@ fn upgrade(life: &Life) -> Result<()> {
             (0..2).try_for_each(answers)?;
             Ok(!processes().contains(&worker) && life.worker().is_ok())
         })?;
-        wait_until("the unit is as it was", || Ok(Life::now().is_ok_and(|now| now == *life)))?;
+        wait_until("the unit is as it was", || Ok(Life::of(UNIT).is_ok_and(|now| now == *life)))?;
         let status = property("StatusText")?;
         ensure!(status.starts_with("ready: "), "after an upgrade systemctl status says {status:?}");
     }
@@ -116,20 +95,20 @@ fn lose_steerer(life: &Life) -> Result<()> {
 fn hang_steerer() -> Result<()> {
     change("WatchdogSec=6s\n")?;
     systemctl(&["restart", UNIT])?;
-    let life = Life::now()?;
+    let life = Life::of(UNIT)?;
     let worker = life.worker()?;
     // Twice the time, in which nothing may happen to one that lives.
     std::thread::sleep(std::time::Duration::from_secs(12));
-    ensure!(Life::now()? == life, "a steerer that lives was taken for one that hangs");
+    ensure!(Life::of(UNIT)? == life, "a steerer that lives was taken for one that hangs");
     send(life.main, Signal::SIGSTOP)?;
     started_again(&life, worker, "a steerer that hangs was missed")
 }
 
 fn started_again(life: &Life, worker: u32, what: &str) -> Result<()> {
     wait_until(&format!("it runs again: {what}"), || {
-        Ok(is_active()? && Life::now().is_ok_and(|now| now.main != life.main))
+        Ok(is_active()? && Life::of(UNIT).is_ok_and(|now| now.main != life.main))
     })?;
-    let now = Life::now()?;
+    let now = Life::of(UNIT)?;
     ensure!(now.restarts.parse::<u32>().unwrap_or(0) > 0, "systemd has not started it again: {now:?}");
     (0..2).try_for_each(answers)?;
     let (ours, expected) = (processes(), [now.main, now.worker()?]);
@@ -143,14 +122,32 @@ fn started_again(life: &Life, worker: u32, what: &str) -> Result<()> {
 
 /// SIGHUP, as systemd 253 and later send it.
 fn reload_by_signal() -> Result<()> {
-    let life = Life::now()?;
+    let life = Life::of(UNIT)?;
     configure(&[service(0)])?;
     send(life.main, Signal::SIGHUP)?;
     wait_until("systemctl status tells of a reload by a signal", || {
         Ok(!property("StatusText")?.contains("2001:db8::/64"))
     })?;
-    ensure!(Life::now()? == life, "a reload made {:?} of {life:?}", Life::now()?);
+    ensure!(Life::of(UNIT)? == life, "a reload made {:?} of {life:?}", Life::of(UNIT)?);
     answers(0)
+}
+
+/// An end with connections that are open takes longer than the unit says, and nobody kills it.
+fn stop_slowly() -> Result<()> {
+    change("TimeoutStopSec=2s\n")?;
+    // One that leaves the end to its client.
+    configure(&[service(0).replace("hello", "echo")])?;
+    systemctl(&["restart", UNIT])?;
+    let address = ([192, 0, 2, 77], 31337).into();
+    let held = TcpStream::connect_timeout(&address, PATIENCE).with_context(|| format!("dial {address}"))?;
+    let started = Instant::now();
+    stop()?;
+    let (took, result) = (started.elapsed(), property("Result")?);
+    drop(held);
+    ensure!(result == "success", "a drain that took {took:?} ended with {result}");
+    ensure!(took > Duration::from_secs(5), "nothing was open: the end took {took:?}");
+    println!("ok: an end takes the time that the drain may take, {:.0} s, and no more", took.as_secs_f32());
+    Ok(())
 }
 
 fn stop() -> Result<()> {
@@ -164,14 +161,14 @@ const USERS: [(&str, &str); 2] = [("User=", "User=daemon\n"), ("DynamicUser=", "
 
 /// What a user needs that is not root, as the documents say.
 const NEEDS: &str = "AmbientCapabilities=CAP_BPF CAP_NET_ADMIN CAP_NET_RAW CAP_PERFMON\n\
-                     RuntimeDirectory=spectrum-edge\nEnvironment=SPECTRUM_RUN_DIR=/run/spectrum-edge\n";
+                     RuntimeDirectory=\nRuntimeDirectory=spectrum-edge\nEnvironment=SPECTRUM_RUN_DIR=/run/spectrum-edge\n";
 
 /// The service as another user: start, reload, death of the worker process, stop.
 fn other_user(name: &str, how: &str) -> Result<()> {
     change(&format!("{how}{NEEDS}"))?;
     configure(&[service(0)])?;
     systemctl(&["start", UNIT])?;
-    let life = Life::now()?;
+    let life = Life::of(UNIT)?;
     answers(0)?;
     for pid in [life.main, life.worker()?] {
         let status =
@@ -192,7 +189,7 @@ fn other_user(name: &str, how: &str) -> Result<()> {
     send(worker, Signal::SIGKILL)?;
     answers(0)?;
     wait_until("another worker process serves", || Ok(life.worker().is_ok_and(|next| next != worker)))?;
-    ensure!(Life::now()? == life, "{:?} became of {life:?}", Life::now()?);
+    ensure!(Life::of(UNIT)? == life, "{:?} became of {life:?}", Life::of(UNIT)?);
     upgrade(&life)?;
     stop()?;
     println!("ok: it starts, reloads, survives its worker process, is upgraded and stops with {name}");

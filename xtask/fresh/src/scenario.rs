@@ -13,7 +13,7 @@ use xtask::interrupt::Interrupt;
 use xtask::setup::{self, Purpose};
 use xtask::workspace;
 
-use super::base::{Base, RELEASE, Root};
+use super::base::{Base, Root};
 use super::booted::Booted;
 use super::room::{Network, Room};
 use super::unit;
@@ -35,8 +35,13 @@ pub(super) enum Scenario {
     Booted(Booted),
 }
 
-/// Makes them, with the programs of the target directory `built` and `unit` as spectrum's.
-pub(super) fn prepare(base: &Base, built: &Path, unit: &str, interrupt: &Interrupt) -> Result<[Scenario; 2]> {
+/// Makes them, with the programs of the target directory `built` and the unit of the work tree `tree`.
+pub(super) fn prepare(
+    base: &Base,
+    built: &Path,
+    tree: &Path,
+    interrupt: &Interrupt,
+) -> Result<[Scenario; 2]> {
     let [plain, booted] = ["plain", "booted"].map(|name| base.unpack(name, interrupt));
     let (plain, booted) = (plain?, booted?);
 
@@ -80,7 +85,7 @@ pub(super) fn prepare(base: &Base, built: &Path, unit: &str, interrupt: &Interru
     let status = room.status(&install, "/", Network::Own, interrupt)?;
     ensure!(status.success(), "{}: {status}", install.join(" "));
     let booted = Booted::of(booted);
-    booted.unit("spectrum.service", unit)?;
+    unit::install(tree, booted.path(), interrupt)?;
     Ok([Scenario::Plain(plain), Scenario::Booted(booted)])
 }
 
@@ -92,10 +97,12 @@ pub(super) fn service(base: &Base, program: &Path, interrupt: &Interrupt) -> Res
     booted.install(program, unit::PROGRAM)?;
     let runs =
         Room::new(booted.path()).status(&[unit::PROGRAM, "--version"], "/", Network::Own, interrupt)?;
-    ensure!(runs.success(), "run here what was built on this host: is it newer than Debian {RELEASE}?");
-    let document = workspace::root().join("docs/operations.md");
-    let document = fs::read_to_string(&document).with_context(|| format!("read {}", document.display()))?;
-    booted.unit("spectrum.service", &unit::documented(&document)?)?;
+    ensure!(
+        runs.success(),
+        "run here what was built on this host: is it newer than Debian {}?",
+        base.release()
+    );
+    unit::install(workspace::root(), booted.path(), interrupt)?;
     let started = Instant::now();
     let checks = ["check-unit", "check-processes"].map(|check| format!("{CHECKER} {check}"));
     booted.run(&checks.each_ref().map(String::as_str), PATIENCE, interrupt)?;

@@ -1,27 +1,45 @@
-//! The unit that docs/operations.md shows, run by a real systemd: it is taken from there as it stands. Runs in a room with
-//! a network of its own.
+//! The unit of the package, which docs/operations.md shows, run by a real systemd without the package: as that page has it
+//! done by hand. Runs in a room with a network of its own.
 
+use std::fs;
+use std::path::Path;
 use std::process::{Command, ExitCode};
 
 use anyhow::{Context as _, Result, ensure};
 
+use xtask::interrupt::Interrupt;
 use xtask::shell;
 
 use super::control::{
     LATE, UNIT, answers, configure, is_active, nothing_is_left, property, service, systemctl, wait_until,
 };
+use super::room::{Network, Room};
 
 /// The program, where the unit expects it.
-pub(super) const PROGRAM: &str = "/usr/local/bin/spectrum-user";
+pub(super) const PROGRAM: &str = "/usr/bin/spectrum-user";
+
+/// What is copied from a work tree, and where to.
+const COPIED: [(&str, &str); 2] = [
+    ("packaging/systemd/spectrum.service", "etc/systemd/system/spectrum.service"),
+    ("packaging/debian/spectrum.sysusers", "etc/sysusers.d/spectrum.conf"),
+];
 
 /// More starts than systemd allows within ten seconds unless it is told otherwise.
 const STARTS: u32 = 6;
 
-/// The unit in `document`.
-pub(super) fn documented(document: &str) -> Result<String> {
-    let mut blocks = document.split("```ini\n").skip(1).filter_map(|rest| rest.split("```").next());
-    let unit = blocks.find(|block| block.starts_with("# /etc/systemd/system/spectrum.service\n"));
-    Ok(unit.context("find the unit of spectrum in docs/operations.md")?.to_owned())
+/// Puts it and its users into `root`, where systemd is installed, from the work tree `tree`.
+pub(super) fn install(tree: &Path, root: &Path, interrupt: &Interrupt) -> Result<()> {
+    for (from, to) in COPIED {
+        let to = root.join(to);
+        to.parent()
+            .map_or(Ok(()), fs::create_dir_all)
+            .with_context(|| format!("create what {from} goes to"))?;
+        fs::copy(tree.join(from), to).with_context(|| format!("copy {from} into a root"))?;
+    }
+    fs::create_dir_all(root.join("etc/spectrum")).context("create the directory of the configuration")?;
+    let status = Room::new(root).status(&["systemd-sysusers"], "/", Network::Own, interrupt)?;
+    ensure!(status.success(), "systemd-sysusers: {status}");
+    Ok(())
 }
 
 /// Starts it while something is missing, and does then what a person does with a service.
@@ -79,15 +97,12 @@ fn play() -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
-
     use super::*;
     use crate::control::CONFIG;
 
     #[test]
-    fn the_documented_unit_is_found_and_starts_again_for_ever() {
-        let path = xtask::workspace::root().join("docs/operations.md");
-        let unit = documented(&fs::read_to_string(path).unwrap()).unwrap();
+    fn the_unit_starts_again_for_ever() {
+        let unit = fs::read_to_string(xtask::workspace::root().join(COPIED[0].0)).unwrap();
         for line in ["StartLimitIntervalSec=0", "Restart=on-failure", "RestartPreventExitStatus=2 77 78"] {
             assert!(unit.lines().any(|other| other == line), "{line}");
         }
