@@ -6,6 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use clap::CommandFactory as _;
+use clap::error::ErrorKind;
 use spectrum_proxy::End;
 use spectrum_user::cli::Cli;
 
@@ -80,6 +81,102 @@ fn flags_after_the_program_s_name_exist() {
             }
         }
     }
+}
+
+#[test]
+fn the_unit_that_is_shown_is_that_of_the_package() {
+    let text = read("docs/operations.md");
+    let shown = between(&text, "```ini\n", '`').find(|block| block.starts_with("[Unit]\n")).unwrap();
+    assert_eq!(shown, read("packaging/systemd/spectrum.service"));
+}
+
+/// What stands for something in a line that is shown, and something that it may stand for.
+const MEANT: [(&str, &str); 14] = [
+    ("$MAINPID", "4711"),
+    ("$SPECTRUM_FLAGS", "--workers=2"),
+    ("ADDRESS:PORT", "192.0.2.1:80"),
+    ("ADDR", "127.0.0.1:9180"),
+    ("DIR", "/etc/spectrum"),
+    ("FILE", "spectrum.toml"),
+    ("ID", "3fa2c1"),
+    ("N", "2"),
+    ("ORIGIN", "203.0.113.10"),
+    ("PREFIX", "192.0.2.0/24"),
+    ("SERVICE", "web"),
+    ("TEXT", "maintenance"),
+    ("\"$pid\"", "4711"),
+    ("\"$unit\"", "4711"),
+];
+
+/// The words of a line that begins with the program's name or a verb of its, as a shell hands them over: up to what is the
+/// shell's own, or a comment.
+fn words(line: &str) -> Vec<String> {
+    let line = line.replace(['[', ']'], "");
+    let of_shell =
+        |word: &&str| ["#", ">", "|", "&&", "2>&1", "2>/dev/null", "<"].contains(word) || word.is_empty();
+    // What is explained stands two spaces behind.
+    let words = line.split(' ').take_while(|word| !of_shell(word));
+    let is_last = |word: &&str| word.ends_with([';', ',', ')']);
+    let mut taken = Vec::new();
+    for word in words {
+        let plain = word.trim_matches(['\'', ';', ',', ')']);
+        let meant = MEANT.iter().find(|(stands, _)| *stands == plain || *stands == word);
+        taken.push(meant.map_or(plain, |(_, meaning)| meaning).to_owned());
+        if is_last(&word) {
+            break;
+        }
+    }
+    taken
+}
+
+/// The lines of `text` that somebody could type: of the program by its name, also after sudo or a path, and of its verbs in
+/// code that has a flag. Those that are a line of their own are whole.
+fn command_lines(text: &str, verbs: &[String]) -> Vec<(bool, Vec<String>)> {
+    let mut lines = Vec::new();
+    for line in text.lines() {
+        let begins = ["spectrum-user ", "cargo xtask run -- "];
+        let plain = line.trim_start_matches([' ', '#', '$']).trim_start_matches("sudo ");
+        let plain = plain.split_once("=/usr/bin/").map_or(plain, |(_, rest)| rest);
+        let plain = plain.trim_start_matches("-/usr/bin/");
+        if let Some(rest) = begins.iter().find_map(|begin| plain.strip_prefix(begin)) {
+            lines.push((true, rest.to_owned()));
+        }
+        for code in line.split('`').skip(1).step_by(2) {
+            let named = code.trim_start_matches("sudo ").strip_prefix("spectrum-user ");
+            let verb = code.split(' ').next().filter(|word| verbs.iter().any(|verb| verb == word));
+            if let Some(line) = named.or(verb.filter(|_| code.contains(" --")).map(|_| code)) {
+                lines.push((false, line.to_owned()));
+            }
+        }
+    }
+    let lines = lines.iter().map(|(is_whole, line)| (*is_whole, words(line)));
+    lines.filter(|(_, words)| !words.is_empty()).collect()
+}
+
+#[test]
+fn every_command_line_that_is_shown_is_understood() {
+    let command = Cli::command();
+    let verbs: Vec<String> = command.get_subcommands().map(|verb| verb.get_name().to_owned()).collect();
+    let others = [
+        "config/spectrum.toml",
+        "docs/upgrade.md",
+        "packaging/spectrum.toml",
+        "packaging/container/Containerfile",
+        "packaging/systemd/spectrum.service",
+    ];
+    let mut understood = 0;
+    for document in DOCUMENTS.into_iter().chain(others) {
+        for (is_whole, words) in command_lines(&read(document), &verbs) {
+            let line = std::iter::once("spectrum-user").chain(words.iter().map(String::as_str));
+            match Cli::parse_words(line.map(Into::into)) {
+                Ok(_) => understood += 1,
+                // What is told of a verb need not be all that it takes.
+                Err(error) if !is_whole && error.kind() != ErrorKind::UnknownArgument => {}
+                Err(error) => assert!(!error.use_stderr(), "{document} shows {words:?}: {error}"),
+            }
+        }
+    }
+    assert!(understood > 40, "only {understood} lines were found");
 }
 
 #[test]
