@@ -161,7 +161,7 @@ const USERS: [(&str, &str); 2] = [("User=", "User=daemon\n"), ("DynamicUser=", "
 
 /// What a user needs that is not root, as the documents say.
 const NEEDS: &str = "AmbientCapabilities=CAP_BPF CAP_NET_ADMIN CAP_NET_RAW CAP_PERFMON\n\
-                     RuntimeDirectory=\nRuntimeDirectory=spectrum-edge\nEnvironment=SPECTRUM_RUN_DIR=/run/spectrum-edge\n";
+                     RuntimeDirectory=\nRuntimeDirectory=spectrum-edge\nRuntimeDirectoryPreserve=no\nEnvironment=SPECTRUM_RUN_DIR=/run/spectrum-edge\n";
 
 /// The service as another user: start, reload, death of the worker process, stop.
 fn other_user(name: &str, how: &str) -> Result<()> {

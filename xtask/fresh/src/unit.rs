@@ -48,7 +48,8 @@ pub(super) fn check() -> Result<ExitCode> {
 }
 
 fn play() -> Result<()> {
-    let verified = shell::output(Command::new("systemd-analyze").args(["verify", "spectrum.service"]))?;
+    let verified =
+        shell::output(Command::new("systemd-analyze").args(["verify", "--man=no", "spectrum.service"]))?;
     let said = String::from_utf8_lossy(&verified.stderr);
     let complaints: Vec<&str> = said.lines().filter(|line| line.contains(UNIT)).collect();
     ensure!(complaints.is_empty(), "systemd does not like the unit: {}", complaints.join("; "));
