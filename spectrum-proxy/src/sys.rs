@@ -98,8 +98,12 @@ pub(super) fn unacknowledged(socket: impl AsFd) -> io::Result<u32> {
 /// Has the C library's allocator, which keeps what was freed for the next who asks, give the system all whole pages of it
 /// back, of every thread's (malloc_trim(3)). A thread that allocates meanwhile may wait for it: about 3 ms for 40 MB.
 pub fn give_memory_back() {
+    // The allocator of musl, which a static build has, gives back by itself.
+    #[cfg(target_env = "gnu")]
     // SAFETY: it takes the allocator's own locks, and touches nothing that is in use.
-    unsafe { libc::malloc_trim(0) };
+    unsafe {
+        libc::malloc_trim(0)
+    };
 }
 
 #[cfg(test)]

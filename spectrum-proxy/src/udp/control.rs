@@ -17,9 +17,9 @@ impl Control {
     /// An address of IPv6, four numbers, and their heads need 168 bytes.
     pub(super) const SIZE: usize = 192;
 
-    /// What stands in the first `length` bytes.
-    pub(super) fn as_bytes(&self, length: usize) -> &[u8] {
-        self.0.get(..length).unwrap_or(&self.0)
+    /// What stands in the first `length` bytes, which C libraries count in integers of their own.
+    pub(super) fn as_bytes(&self, length: impl TryInto<usize>) -> &[u8] {
+        length.try_into().ok().and_then(|length| self.0.get(..length)).unwrap_or(&self.0)
     }
 
     pub(super) fn as_mut_bytes(&mut self) -> &mut [u8; Self::SIZE] {

@@ -172,8 +172,9 @@ pub(super) fn conditional(process: u32) -> Result<BTreeMap<c_long, Vec<SeccompRu
         ),
         (
             libc::SYS_ioctl,
-            [libc::FIOCLEX, libc::FIONBIO, libc::FIONREAD, libc::TIOCOUTQ]
-                .map(|request| rule([condition(1, SeccompCmpOp::Eq, request)]))
+            // C libraries have integers of their own for them.
+            [libc::FIOCLEX as _, libc::FIONBIO as _, libc::FIONREAD as _, libc::TIOCOUTQ as _]
+                .map(|request: u64| rule([condition(1, SeccompCmpOp::Eq, request)]))
                 .into_iter()
                 .collect::<Result<_, _>>()?,
         ),
