@@ -47,7 +47,7 @@ struct Contest {
     goal: f64,
 }
 
-const CONTESTS: [Contest; 2] = [
+const CONTESTS: [Contest; 3] = [
     Contest {
         case: "refused SYN",
         peer: Subject { name: "accept and reset", caller: Caller::Refused, start: over_limit },
@@ -59,6 +59,12 @@ const CONTESTS: [Contest; 2] = [
         peer: Subject { name: "iptables by ipset", caller: Caller::Unanswered, start: by_ipset },
         ours: Subject { name: "policy, silent", caller: Caller::Unanswered, start: silencing },
         goal: 1.2,
+    },
+    Contest {
+        case: "admitted connection",
+        peer: Subject { name: "no policy", caller: Caller::Served, start: open_to_all },
+        ours: Subject { name: "policy, rate", caller: Caller::Served, start: by_rate },
+        goal: 1.02,
     },
 ];
 
@@ -138,6 +144,16 @@ fn refusing(bench: &Bench, interrupt: &Interrupt) -> Result<Server> {
 fn silencing(bench: &Bench, interrupt: &Interrupt) -> Result<Server> {
     let policy = format!("[policy]\ndeny = [{{ file = \"{DENIED}\" }}]\non-deny = \"silent\"\n");
     serve(&bench.program, "silencing", &policy, "", interrupt)
+}
+
+fn open_to_all(bench: &Bench, interrupt: &Interrupt) -> Result<Server> {
+    serve(&bench.program, "open", "", "", interrupt)
+}
+
+/// A rate that nobody comes near.
+fn by_rate(bench: &Bench, interrupt: &Interrupt) -> Result<Server> {
+    let policy = "[policy]\nrate = \"100000/s burst 100000 per /32 /64\"\n";
+    serve(&bench.program, "rate", policy, "", interrupt)
 }
 
 /// One connection in a second is served and the others reset.

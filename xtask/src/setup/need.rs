@@ -167,17 +167,7 @@ impl Purpose {
                 has_kernel_tools,
                 &["bc", "bison", "flex", "gcc", "libc6-dev", "libelf-dev", "libssl-dev", "make"],
             )],
-            Self::Bench => {
-                vec![
-                    ip(),
-                    iptables(),
-                    program("nft", || has("nft"), &["nftables"]),
-                    program("ipset", || has("ipset"), &["ipset"]),
-                    haproxy(),
-                    nginx(),
-                    nginx_stream(),
-                ]
-            }
+            Self::Bench => for_benchmarks(vec![ip(), iptables()]),
             Self::Lint => vec![
                 Need { name: "clippy and rustfmt", is_met: host_lints, cure: host_lints_cure() },
                 program("clippy for BPF", ebpf_clippy, &["rust-web-clippy"]),
@@ -189,6 +179,17 @@ impl Purpose {
             ],
         }
     }
+}
+
+fn for_benchmarks(mut needs: Vec<Need>) -> Vec<Need> {
+    needs.extend([
+        program("nft", || has("nft"), &["nftables"]),
+        program("ipset", || has("ipset"), &["ipset"]),
+        haproxy(),
+        nginx(),
+        nginx_stream(),
+    ]);
+    needs
 }
 
 fn for_packages() -> Vec<Need> {
