@@ -7,7 +7,9 @@ use std::fs;
 use std::process::Command;
 
 use serde_json::Value;
+use spectrum_tests::control::await_logged;
 use spectrum_tests::deadline::{PATIENCE, eventually};
+use spectrum_tests::dial::assert_answered;
 use spectrum_tests::instance::{Instance, Launch, program};
 use spectrum_tests::netns::Netns;
 use spectrum_tests::require::{self, Need, find_in_path};
@@ -50,6 +52,18 @@ fn bits(names: &[&str]) -> u64 {
         other => panic!("{other} was not expected"),
     };
     names.iter().map(number).fold(0, |bits, number| bits | 1 << number)
+}
+
+/// What the kernel says of each thread of `pid`, but for those that end meanwhile.
+fn threads_of(pid: u32) -> Vec<BTreeMap<String, String>> {
+    let entries = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    let statuses = entries.filter_map(|entry| fs::read_to_string(entry.ok()?.path().join("status")).ok());
+    statuses
+        .map(|status| {
+            let lines = status.lines().filter_map(|line| line.split_once(':'));
+            lines.map(|(key, value)| (key.to_owned(), value.trim().to_owned())).collect()
+        })
+        .collect()
 }
 
 /// A process of the program, and what it said of itself.
@@ -100,14 +114,7 @@ impl Confined {
 
     /// What the kernel says of each of its threads.
     fn threads(&self) -> Vec<BTreeMap<String, String>> {
-        let entries = fs::read_dir(format!("/proc/{}/task", self.said["pid"])).unwrap();
-        let threads: Vec<_> = entries
-            .map(|entry| {
-                let status = fs::read_to_string(entry.unwrap().path().join("status")).unwrap();
-                let lines = status.lines().filter_map(|line| line.split_once(':'));
-                lines.map(|(key, value)| (key.to_owned(), value.trim().to_owned())).collect()
-            })
-            .collect();
+        let threads = threads_of(u32::try_from(self.said["pid"].as_u64().unwrap()).unwrap());
         assert_eq!(threads.len(), 3, "{threads:?}");
         threads
     }
@@ -316,6 +323,89 @@ fn another_user_than_root_hands_its_capabilities_on_whether_ambient_or_the_files
     });
     assert!(set.unwrap().success());
     check(Confined::start_both(launch(&setpriv), &netns, "", config));
+}
+
+/// Starts a whole instance, has its worker process try what it must not be able to do while it serves, and asks the kernel what each of
+/// its threads may: nothing but these capabilities.
+fn assert_serves_in_bounds(launch: Launch<'_>, netns: &Netns, arguments: &str, user: u64) {
+    let instance = launch
+        .environment("SPECTRUM_TRESPASS", "1")
+        .arguments(&format!("{arguments} --prefix 192.0.2.0/24 --log-format json"))
+        .start();
+    await_logged(&instance, "trespasses tried", 1);
+    assert_answered(netns, &["192.0.2.9:4443".parse().unwrap()]);
+    let said = instance.stderr();
+    let lines = said.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let tried: Vec<Value> = lines.filter(|line| line["what"].is_string()).collect();
+    assert_eq!(tried.len(), 16, "{said}");
+    for one in tried {
+        let (what, error) = (one["what"].as_str().unwrap(), one["error"].as_str().unwrap());
+        let is_file = what.starts_with("open ") && !Need::Landlock.is_met();
+        assert!(["EPERM", "EACCES"].contains(&error) || is_file, "{what}: {error}");
+    }
+    let ids = vec![user.to_string(); 4].join("\t");
+    for thread in threads_of(instance.worker()) {
+        for set in ["CapAmb", "CapEff", "CapInh", "CapPrm"] {
+            assert_eq!(u64::from_str_radix(&thread[set], 16), Ok(0), "{set}: {thread:?}");
+        }
+        assert_eq!((&thread["Uid"], &thread["Gid"]), (&ids, &ids));
+        assert_eq!((thread["NoNewPrivs"].as_str(), thread["Seccomp"].as_str()), ("1", "2"), "{thread:?}");
+    }
+    let told = Launch::new(netns).arguments("doctor").finish().stdout;
+    let row = told.lines().find(|line| line.contains(&format!("worker process {}", instance.worker())));
+    let row = row.unwrap_or_else(|| panic!("{told}"));
+    assert!(row.contains(&format!("user {user}, seccomp, no new privileges")), "{row}");
+    assert!(row.contains("no capability"), "{row}");
+    instance.stop();
+}
+
+#[test]
+fn the_worker_process_of_a_whole_instance_is_kept_in_bounds_while_it_serves() {
+    let test = "the_worker_process_of_a_whole_instance_is_kept_in_bounds_while_it_serves";
+    if !is_possible(test, &[Need::Bpf]) {
+        return;
+    }
+    let netns = Netns::create().unwrap();
+    netns.ip("link set lo up");
+    assert_serves_in_bounds(Launch::new(&netns), &netns, "--user nobody", NOBODY);
+}
+
+#[test]
+fn a_whole_instance_serves_without_root_whether_capabilities_are_ambient_or_the_files() {
+    let test = "a_whole_instance_serves_without_root_whether_capabilities_are_ambient_or_the_files";
+    if !is_possible(test, &[Need::Bpf, Need::Setpriv]) {
+        return;
+    }
+    let netns = Netns::create().unwrap();
+    netns.ip("link set lo up");
+    let user = 4711;
+    let setpriv = format!(
+        "{} --reuid {user} --regid {user} --clear-groups",
+        find_in_path("setpriv").unwrap().display()
+    );
+    let ambient = "+bpf,+net_admin,+net_raw,+perfmon,+setpcap";
+    let service = format!("{setpriv} --inh-caps={ambient} --ambient-caps={ambient}");
+    let copy = "/run/spectrum-user";
+    let original = program().unwrap();
+    netns.run(|| {
+        fs::copy(original, copy).unwrap();
+        fs::set_permissions(copy, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        fs::create_dir_all("/run/spectrum").unwrap();
+        std::os::unix::fs::chown("/run/spectrum", Some(user), Some(user)).unwrap();
+    });
+    let launch = |words: &str| Launch::new(&netns).program(copy).through(words);
+    assert_serves_in_bounds(launch(&service), &netns, "", user.into());
+
+    let Some(setcap) = find_in_path("setcap") else {
+        return println!("SKIP {test}: capabilities of the file need setcap");
+    };
+    let set = netns.run(|| {
+        Command::new(setcap)
+            .args(["cap_bpf,cap_net_admin,cap_net_raw,cap_perfmon,cap_setpcap=p", copy])
+            .status()
+    });
+    assert!(set.unwrap().success());
+    assert_serves_in_bounds(launch(&setpriv), &netns, "", user.into());
 }
 
 #[test]

@@ -318,12 +318,21 @@ fn what_crashes_while_it_takes_over_makes_way_as_well(case: &mut Case) {
     let (pid, worker) = (instance.pid(), instance.worker());
     let target = SocketAddr::new(case.any_address(), 80);
     let mut open = call(&case.server, target).unwrap();
-    let faults = ["abort-begin", "fault-begin", "panic-begin", "abort-words", "fault-worker", "abort-last"];
+    let faults = [
+        "abort-begin",
+        "fault-begin",
+        "panic-begin",
+        "abort-words",
+        "fault-worker",
+        "apart-worker",
+        "abort-last",
+    ];
     for fault in faults {
         let finished = upgrade(case, &format!("--to {}", faulty(case, fault, "")));
         let why = match fault.split_once('-').unwrap().0 {
             "abort" => "it crashed (SIGABRT)",
-            "fault" => "it crashed (SIGSEGV)",
+            // By the first thread, and by another.
+            "fault" | "apart" => "it crashed (SIGSEGV)",
             _ => "it gave up",
         };
         assert!(finished.stderr.contains(why), "{fault}: {finished}\n{}", instance.stderr());

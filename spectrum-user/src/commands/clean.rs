@@ -6,12 +6,14 @@ use anyhow::Context as _;
 use tokio::runtime;
 
 use crate::cli::CleanArgs;
+use crate::confinement::take_up_capabilities;
 use crate::instance::{LOCK_PATIENCE, leftovers, require_net_admin};
 use crate::registry::{Registry, run_dir};
 use spectrum_steering::host::{self, NamespaceId};
 
 /// Removes leftovers and says what they were, a line each.
 pub(super) fn clean(args: &CleanArgs) -> anyhow::Result<()> {
+    take_up_capabilities()?;
     require_net_admin("clean")?;
     if let Some(netns) = &args.netns {
         host::enter_namespace(netns)?;

@@ -10,7 +10,7 @@ use super::exit;
 use super::logging::{self, Log};
 use crate::cli::RunArgs;
 use crate::config::{Config, ConfigText, InstanceKeys, Planned, RepairLimit};
-use crate::confinement::{Circumstances, Needs, WorkerUser, confine_steerer};
+use crate::confinement::{Circumstances, Needs, WorkerUser, confine_steerer, take_up_capabilities};
 use crate::instance::{
     Inheritance, OwnProgram, ReadAgain, Ready, Settings, Takeover, WorkerPlace, hold_signals, live,
     require_net_admin,
@@ -55,6 +55,7 @@ pub(super) fn run(args: &RunArgs) -> ExitCode {
 
 /// Goes to where it works, and keeps the capabilities that this takes. The user that the worker process is to be.
 fn confined(config: &Config, is_there: bool) -> anyhow::Result<WorkerUser> {
+    take_up_capabilities()?;
     require_net_admin("serve")?;
     // Whoever takes over is where the version before was, whatever bears that name now.
     if let Some(netns) = &config.instance.netns

@@ -4,6 +4,7 @@ use std::io;
 use std::os::fd::AsFd as _;
 use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
+use std::thread;
 
 use anyhow::Context as _;
 use nix::sys::signal::{SigSet, Signal};
@@ -11,10 +12,14 @@ use rustix::process::set_parent_process_death_signal;
 
 use super::exit;
 use super::logging;
-use crate::confinement::{WorkerReport, confine_worker};
+use crate::confinement::{Trespass, WorkerReport, confine_worker, trespasses};
 use crate::model::LogFormat;
 use crate::observe::{Book, Counters, Omissions, Recorder};
 use crate::worker_process::{Beginning, beginning, serve};
+
+/// The variable that has a worker process try what it must not be able to do, for tests of a whole instance. They change nothing that they
+/// do not take back.
+const TRESPASS: &str = "SPECTRUM_TRESPASS";
 
 /// Serves until whoever started it says no more.
 pub(super) fn run() -> ExitCode {
@@ -30,10 +35,27 @@ pub(super) fn run() -> ExitCode {
     for (what, reason) in confinement.lacking() {
         tracing::info!(reason, "the worker process is not restricted in its {what}");
     }
+    if std::env::var_os(TRESPASS).is_some() {
+        try_trespasses();
+    }
     let recorder = Recorder::new(log.output.clone(), Omissions::of(&book));
     match serve(stream, recorder, Counters::of(&book), Some(confinement)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => exit::logged_failure(&error, &log),
+    }
+}
+
+/// Tries what it must not be able to do, by a thread of its own while it serves.
+fn try_trespasses() {
+    let tried = thread::Builder::new().name("trespass".into()).spawn(|| {
+        for Trespass { what, error } in trespasses() {
+            let error = error.as_deref().unwrap_or("none");
+            tracing::info!(what, error, "a trespass was tried");
+        }
+        tracing::info!("trespasses tried");
+    });
+    if let Err(error) = tried {
+        tracing::error!(%error, "try trespasses");
     }
 }
 

@@ -36,6 +36,14 @@ impl Circumstances {
     }
 }
 
+/// Has the calling thread use all capabilities that it may have: those of the program's file may be permitted only.
+///
+/// # Errors
+/// [`ConfinementError`]: the kernel refused what it must allow.
+pub fn take_up_capabilities() -> Result<(), ConfinementError> {
+    capability_sets::take_up().map(drop)
+}
+
 /// Has the calling process keep, of the capabilities that it has, those that `needs` names, and hand them on to what it executes: its
 /// worker process, nft and iptables. They may come from being root, from the file, or from whoever started it.
 ///

@@ -12,6 +12,7 @@ use super::answer::print;
 use super::columns::Columns;
 use crate::cli::DoctorArgs;
 use crate::config::{Config, Planned};
+use crate::confinement::take_up_capabilities;
 use crate::doctor::{Diagnosis, diagnose};
 use spectrum_steering::host;
 
@@ -20,6 +21,7 @@ use spectrum_steering::host;
 /// # Errors
 /// When no path works, after printing; when the configuration is bad or the namespace cannot be entered, before.
 pub(super) fn doctor(args: &DoctorArgs) -> anyhow::Result<()> {
+    take_up_capabilities()?;
     let wanted = match &args.config {
         Some(path) => {
             let Planned { config, plan } = Config::load(path)?;

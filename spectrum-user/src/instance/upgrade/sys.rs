@@ -6,7 +6,7 @@ use std::ffi::{CString, c_char, c_int};
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
 use std::ptr::{null, null_mut};
-use std::sync::atomic::{AtomicPtr, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicPtr, Ordering};
 
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 use rustix::io::fcntl_dupfd_cloexec;
@@ -46,6 +46,9 @@ struct Prepared {
 
 /// What the handler works with, while there are handlers and none has begun.
 static PREPARED: AtomicPtr<Prepared> = AtomicPtr::new(null_mut());
+
+/// The signal that another thread than the first has crashed by, if one has.
+static CRASHED: AtomicI32 = AtomicI32::new(0);
 
 /// Handlers of signals that execute a program. Dropped, the signals do what they did before.
 #[derive(Debug)]
@@ -99,7 +102,22 @@ impl Drop for Handlers {
 
 /// Executes what is prepared, and ends this process where that fails.
 extern "C" fn execute_prepared(signal: c_int) {
-    let prepared = PREPARED.swap(null_mut(), Ordering::AcqRel);
+    // SAFETY: system calls that may be made in a handler (signal-safety(7)), with numbers alone.
+    let is_first = unsafe {
+        let process = libc::getpid();
+        let is_first = libc::gettid() == process;
+        if !is_first {
+            // Whoever executes outlives all other threads, and worker processes die with the thread that has started them: the first.
+            CRASHED.store(signal, Ordering::Release);
+            libc::syscall(libc::SYS_tgkill, process, process, libc::SIGALRM);
+        }
+        is_first
+    };
+    let signal = match CRASHED.load(Ordering::Acquire) {
+        0 => signal,
+        crashed => crashed,
+    };
+    let prepared = if is_first { PREPARED.swap(null_mut(), Ordering::AcqRel) } else { null_mut() };
     if prepared.is_null() {
         // Another thread is on it, and no thread outlives that.
         loop {

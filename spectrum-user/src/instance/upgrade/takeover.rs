@@ -124,6 +124,10 @@ impl Takeover {
             Some("panic-") => panic!("the variable {FAULT} wants it to panic at {step}"),
             Some("abort-") => std::process::abort(),
             Some("fault-") => raise(Signal::SIGSEGV)?,
+            Some("apart-") => {
+                std::thread::spawn(|| raise(Signal::SIGSEGV));
+                sleep(Duration::MAX);
+            }
             Some("hang-") => loop {
                 sleep(Duration::MAX);
             },

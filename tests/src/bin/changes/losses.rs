@@ -12,6 +12,9 @@ use spectrum_tests::instance::{Finished, Instance};
 /// Longer than any connection takes on this machine unless something of it was lost and sent again.
 const SLOW: Duration = Duration::from_millis(900);
 
+/// Changes are told that ended so shortly before what was lost began, or after it.
+const NEAR: Duration = Duration::from_secs(3);
+
 /// So many are told one by one.
 const TOLD: usize = 10;
 
@@ -72,11 +75,19 @@ impl Losses {
         };
         *sums.lost.entry((kind, how)).or_default() += 1;
         if sums.told.len() < TOLD {
-            let mut last: Vec<String> = Vec::new();
-            for (then, what) in sums.changes.iter().rev().take(3) {
-                last.push(format!("{what} {:?} ago", then.elapsed()));
-            }
-            let line = format!("{kind:?} after {:?}: {why}; changed: {}", begun.elapsed(), last.join(", "));
+            let about = |then: Instant| {
+                if then < begun {
+                    format!("{:?} before", begun - then)
+                } else {
+                    format!("{:?} after", then - begun)
+                }
+            };
+            let near = sums
+                .changes
+                .iter()
+                .filter(|(then, _)| begun.max(*then).duration_since(begun.min(*then)) < NEAR);
+            let near: Vec<String> = near.map(|(then, what)| format!("{what} {}", about(*then))).collect();
+            let line = format!("{kind:?} after {:?}: {why}; changed: {}", begun.elapsed(), near.join(", "));
             sums.told.push(line);
         }
     }
