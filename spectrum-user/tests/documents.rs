@@ -10,12 +10,13 @@ use clap::error::ErrorKind;
 use spectrum_proxy::End;
 use spectrum_user::cli::Cli;
 
-const DOCUMENTS: [&str; 11] = [
+const DOCUMENTS: [&str; 12] = [
     "ARCHITECTURE.md",
     "CHANGELOG.md",
     "CONTRIBUTING.md",
     "README.md",
     "SECURITY.md",
+    "docs/fleet.md",
     "docs/glossary.md",
     "docs/kernels.md",
     "docs/operations.md",

@@ -28,6 +28,7 @@ on_one_path!(
     a_service_without_origins_is_withdrawn_and_comes_back_without_flapping,
     a_route_or_device_that_somebody_removes_is_put_back,
     a_reload_changes_what_is_announced_and_neither_a_crash_of_the_worker_process_nor_an_upgrade_does,
+    a_reload_withdraws_what_it_removes_and_serves_it_until_routers_know,
     a_route_of_somebody_else_is_left_alone_and_told_of,
     a_host_without_the_tun_device_is_told_what_it_lacks,
 );
@@ -316,6 +317,59 @@ fn a_reload_changes_what_is_announced_and_neither_a_crash_of_the_worker_process_
     await_announced(case, &[]);
     eventually("no device", PATIENCE, || (devices(case) == 0).then_some(()));
     instance.stop();
+}
+
+fn a_reload_withdraws_what_it_removes_and_serves_it_until_routers_know(case: &mut Case) {
+    if !is_possible("a_reload_withdraws") {
+        return;
+    }
+    let other = case.family.pick("198.18.7.0/24", "2001:db8:7::/64");
+    let serving = |prefixes: &[&str], lame_duck: &str| {
+        let bindings: Vec<String> =
+            prefixes.iter().map(|prefix| format!("{{ prefix = \"{prefix}\" }}")).collect();
+        format!(
+            "[announce]\nlame-duck = \"{lame_duck}\"\n[[service]]\nname = \"default\"\nrespond = \"hello\"\nannounce = true\n\
+             bindings = [{}]\n",
+            bindings.join(", ")
+        )
+    };
+    let (prefix, target) = (case.prefix(), case.any_target());
+    configure(&case.server, &serving(&[prefix, other], "100ms"));
+    let instance = case.start(CONFIG);
+    await_announced(case, &[prefix, other]);
+    configure(&case.server, &serving(&[other], "1h"));
+    reload(&case.server, &instance).unwrap();
+    await_logged(&instance, "announced no more, and served for 100ms until it is removed", 1);
+    assert_eq!(announced(case), [other]);
+    spectrum_tests::dial::assert_refused(&case.server, &[target]);
+
+    configure(&case.server, &serving(&[prefix, other], "1h"));
+    reload(&case.server, &instance).unwrap();
+    await_announced(case, &[prefix, other]);
+    configure(&case.server, &serving(&[other], "1h"));
+    let control = spectrum_tests::control::connect(&case.server, &instance);
+    thread::scope(|scope| {
+        let reloading = scope.spawn(|| {
+            let mut control = control;
+            control.send("reload");
+            control.answer()
+        });
+        await_announced(case, &[other]);
+        // It waits, and what it removes is served on, whoever dies meanwhile.
+        assert_answered(&case.server, &[target]);
+        instance.signal_worker(Signal::SIGKILL);
+        await_logged(&instance, "another worker process serves", 1);
+        assert_answered(&case.server, &[target]);
+        assert_eq!(announced(case), [other]);
+        let told = announcements(case);
+        assert_eq!(told[0]["reasons"][0], "a reload is about to remove it", "{told}");
+        instance.signal(Signal::SIGTERM);
+        let refused = reloading.join().unwrap().unwrap_err();
+        assert!(refused.message.contains("told to stop"), "{refused:?}");
+        await_announced(case, &[]);
+        assert_answered(&case.server, &[target]);
+    });
+    assert_eq!(instance.finish_after(Signal::SIGTERM).code(), 0);
 }
 
 fn a_route_of_somebody_else_is_left_alone_and_told_of(case: &mut Case) {

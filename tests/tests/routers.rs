@@ -2,9 +2,14 @@
 //! who comes, as far as that is in its hands. Figures are `fleet`'s, beside this in `src/bin`.
 #![allow(clippy::unwrap_used, reason = "test code panics")]
 
-use spectrum_tests::fleet::daemon::Speaker;
+use spectrum_tests::case::Case;
+use spectrum_tests::control::{CONFIG, configure};
+use spectrum_tests::deadline::{PATIENCE, eventually};
+use spectrum_tests::fleet::daemon::{Daemon, Speaker};
 use spectrum_tests::fleet::event::{Aftermath, Event, Trial};
 use spectrum_tests::fleet::load::LoadSize;
+use spectrum_tests::fleet::{Fleet, Server, Spreading};
+use spectrum_tests::instance::Launch;
 use spectrum_tests::path::{Family, Path};
 use spectrum_tests::require::{Need, met};
 use spectrum_tests::share;
@@ -76,6 +81,75 @@ fn assert_nobody_lost(aftermath: &Aftermath) {
 fn assert_few_excused(aftermath: &Aftermath) {
     let (excused, all) = (aftermath.tally.lost().count(), aftermath.tally.attempts.len());
     assert!(excused * 8 <= all, "{excused} of {all} new connections: {:#?}", aftermath.changes);
+}
+
+/// `status` or `doctor` of a server, with the programs of the host.
+fn said(server: &Server, words: &str) -> String {
+    let finished = Launch::new(&server.case.server)
+        .environment("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
+        .arguments(words)
+        .finish();
+    finished.stdout
+}
+
+fn what_daemons_do_is_told(name: &str, speaker: Speaker) {
+    let needs = [Path::SkLookup.needs(), &[Need::Tun, Need::Bird, speaker.need()]].concat();
+    if !met(name, &needs) || !share::takes_one(name, usize::from(speaker == Speaker::Frr), 2) {
+        return;
+    }
+    let fleet = Fleet::start(Path::SkLookup, Family::V4, speaker, Spreading::Hashed);
+    let (server, prefix) = (&fleet.servers[0], fleet.prefix());
+    let passed_on = format!("{speaker}: {prefix} learned, and passed on to 1 of 1 established sessions");
+    eventually(&passed_on, PATIENCE, || said(server, "status").contains(&passed_on).then_some(()));
+    let doctor = said(server, "doctor");
+    for part in ["tun device", "tcp_mtu_probing 0", &format!("BGP daemon {speaker}"), "1 of 1 sessions"] {
+        assert!(doctor.contains(part), "{part}: {doctor}");
+    }
+    assert!(!doctor.contains("way back"), "{doctor}");
+    said(server, &format!("withdraw {prefix}"));
+    let withdrawn = format!("{speaker}: {prefix} not passed on");
+    eventually(&withdrawn, PATIENCE, || said(server, "status").contains(&withdrawn).then_some(()));
+    let json: serde_json::Value = serde_json::from_str(&said(server, "status --json")).unwrap();
+    assert_eq!(json["bgp_daemons"][0]["name"], speaker.to_string(), "{json}");
+}
+
+#[test]
+fn what_bird_does_is_told() {
+    what_daemons_do_is_told("what_bird_does_is_told", Speaker::Bird);
+}
+
+#[test]
+fn what_frr_does_is_told() {
+    what_daemons_do_is_told("what_frr_does_is_told", Speaker::Frr);
+}
+
+#[test]
+fn a_daemon_that_does_not_learn_is_told_of_with_the_cure() {
+    let name = "a_daemon_that_does_not_learn_is_told_of_with_the_cure";
+    if !met(name, &[Path::SkLookup.needs(), &[Need::Tun, Need::Bird]].concat()) {
+        return;
+    }
+    let case = Case::new(Path::SkLookup, Family::V4);
+    let status = || Launch::new(&case.server).arguments("status").finish().stdout;
+    let instance = case.start(&format!("--prefix {}", case.prefix()));
+    assert!(!status().contains("BGP"), "nothing is announced");
+    instance.stop();
+    let text = "[[service]]\nname = \"s\"\nrespond = \"hello\"\nannounce = true\nbindings = [{ prefix = \"192.0.2.0/24\" }]\n";
+    configure(&case.server, text);
+    let _instance = case.start(CONFIG);
+    assert!(status().contains("no BGP daemon runs here that could be asked"), "{}", status());
+    let printed = Launch::new(&case.server).arguments(&format!("announce --bird {CONFIG}")).finish().stdout;
+    let daemon =
+        Daemon::start(&case.server, Speaker::Bird, &printed.replace("krt_source = 83", "krt_source = 84"));
+    let told = status();
+    assert!(
+        told.contains("bird: 192.0.2.0/24 not learned; cure: have it learn routes of protocol 83"),
+        "{told}"
+    );
+    drop(daemon);
+    let _daemon = Daemon::start(&case.server, Speaker::Bird, &printed);
+    let learned = "bird: 192.0.2.0/24 learned, but none of 1 sessions is established";
+    eventually(learned, PATIENCE, || status().contains(learned).then_some(()));
 }
 
 /// The router never sent less to the victim than to the others.

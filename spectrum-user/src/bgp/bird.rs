@@ -6,8 +6,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use super::{BgpAnswer, BgpError, PROTOCOL};
-use crate::model::Prefix;
-use crate::view::PassedOnView;
+use crate::model::{PassedOn, Prefix};
 
 /// Longer answers are cut.
 const LONGEST: u64 = 1 << 20;
@@ -39,7 +38,7 @@ pub(super) fn ask(socket: &Path, prefixes: &[Prefix], until: Instant) -> Result<
         for name in established.iter().take(SESSIONS) {
             exported += usize::from(has_route(&bird.asked(&format!("show route {prefix} export {name}"))?));
         }
-        answer.prefixes.push(PassedOnView { prefix: prefix.to_string(), learned, exported });
+        answer.prefixes.push(PassedOn { prefix: prefix.to_string(), learned, exported });
     }
     Ok(answer)
 }

@@ -8,8 +8,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Deserializer, Value};
 
 use super::{BgpAnswer, BgpError};
-use crate::model::{Family, Prefix};
-use crate::view::PassedOnView;
+use crate::model::{Family, PassedOn, Prefix};
 
 /// Longer answers are cut.
 const LONGEST: u64 = 1 << 20;
@@ -45,9 +44,9 @@ fn understood(prefixes: &[Prefix], values: &[Value]) -> Option<BgpAnswer> {
         return None;
     }
     let of_prefixes = prefixes.iter().zip(rest.chunks_exact(2)).map(|(prefix, answers)| {
-        let [route, bgp] = answers else { return PassedOnView::default() };
+        let [route, bgp] = answers else { return PassedOn::default() };
         let routes = route[prefix.to_string()].as_array().map_or(&[][..], Vec::as_slice);
-        PassedOnView {
+        PassedOn {
             prefix: prefix.to_string(),
             learned: routes.iter().any(|route| route["protocol"] == "kernel"),
             exported: bgp["advertisedTo"].as_object().map_or(0, serde_json::Map::len),
@@ -112,7 +111,7 @@ mod tests {
             {}{}"#;
         let values: Vec<Value> = Deserializer::from_str(text).into_iter().collect::<Result<_, _>>().unwrap();
         let passed_on =
-            |prefix: &str, learned, exported| PassedOnView { prefix: prefix.into(), learned, exported };
+            |prefix: &str, learned, exported| PassedOn { prefix: prefix.into(), learned, exported };
         assert_eq!(
             understood(&prefixes, &values),
             Some(BgpAnswer {

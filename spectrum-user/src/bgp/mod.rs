@@ -8,8 +8,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use crate::model::Prefix;
-use crate::view::{BgpDaemonView, PassedOnView};
+use crate::model::{BgpDaemon, PassedOn, Prefix};
 
 /// The socket of BIRD in Debian.
 const BIRD_SOCKET: &str = "/run/bird/bird.ctl";
@@ -27,8 +26,8 @@ const PREFIXES: usize = 64;
 /// The routing protocol that our routes bear, which daemons are told to look for.
 const PROTOCOL: &str = "83";
 
-/// The answers of the daemons that are there about `prefixes`, those of them that are `announced` and the others.
-pub(crate) fn ask_daemons(prefixes: &BTreeSet<Prefix>) -> Vec<BgpDaemonView> {
+/// The answers of the daemons that are there about `prefixes`.
+pub(crate) fn ask_daemons(prefixes: &BTreeSet<Prefix>) -> Vec<BgpDaemon> {
     let prefixes: Vec<Prefix> = prefixes.iter().copied().take(PREFIXES).collect();
     let until = Instant::now() + PATIENCE;
     let mut daemons = Vec::new();
@@ -48,7 +47,7 @@ struct BgpAnswer {
     /// The sessions with routers that are established, of all that are configured.
     established: usize,
     sessions: usize,
-    prefixes: Vec<PassedOnView>,
+    prefixes: Vec<PassedOn>,
 }
 
 /// A reason for having none.
@@ -62,13 +61,13 @@ enum BgpError {
     Silent(String),
 }
 
-fn view(name: &str, answer: Result<BgpAnswer, BgpError>) -> Option<BgpDaemonView> {
-    let view = BgpDaemonView { name: name.to_owned(), ..BgpDaemonView::default() };
+fn view(name: &str, answer: Result<BgpAnswer, BgpError>) -> Option<BgpDaemon> {
+    let view = BgpDaemon { name: name.to_owned(), ..BgpDaemon::default() };
     match answer {
         Ok(BgpAnswer { established, sessions, prefixes }) => {
-            Some(BgpDaemonView { established, sessions, prefixes, ..view })
+            Some(BgpDaemon { established, sessions, prefixes, ..view })
         }
         Err(BgpError::Absent) => None,
-        Err(error @ BgpError::Silent(_)) => Some(BgpDaemonView { unknown: Some(error.to_string()), ..view }),
+        Err(error @ BgpError::Silent(_)) => Some(BgpDaemon { unknown: Some(error.to_string()), ..view }),
     }
 }

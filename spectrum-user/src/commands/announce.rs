@@ -36,6 +36,7 @@ fn bird(prefixes: &BTreeSet<Prefix>) -> String {
     let mut text = String::from(
         "# /etc/bird/bird.conf: pass on what spectrum announces, and nothing else.\n\
          # Replace the addresses, the AS numbers (RFC 5398: 64496 and 64511 are for documentation) and the router id.\n\
+         # With BIRD_ARGS=\"-R\" in /etc/bird/envvars routers keep what was announced while BIRD is restarted.\n\
          router id 198.51.100.1;\n\
          protocol device { scan time 1; }\n",
     );
@@ -123,6 +124,19 @@ fn frr(prefixes: &BTreeSet<Prefix>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_shipped_and_documented_is_what_is_printed() {
+        let prefixes: BTreeSet<Prefix> = EXAMPLES.iter().map(|text| text.parse().unwrap()).collect();
+        let fleet = include_str!("../../../docs/fleet.md");
+        for (printed, shipped) in [
+            (bird(&prefixes), include_str!("../../../packaging/examples/bird.conf")),
+            (frr(&prefixes), include_str!("../../../packaging/examples/frr.conf")),
+        ] {
+            assert_eq!(printed, shipped);
+            assert!(fleet.contains(&printed), "docs/fleet.md has not:\n{printed}");
+        }
+    }
 
     #[test]
     fn daemons_are_told_of_what_is_announced_and_of_nothing_else() {

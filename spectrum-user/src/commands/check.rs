@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
+use humantime::format_duration;
 use tokio::runtime;
 
 use super::answer::print;
@@ -20,7 +21,10 @@ use crate::instance::{Numbered, code, look_up, origins_of, own_bindings};
 use crate::model::{LogFormat, RecordKeys};
 use crate::plan::Plan;
 use crate::plan::table::Table;
-use crate::view::{BindingView, CheckedService, DestinationPlan, PlanView, ServicePlan, policy_lines};
+use crate::view::{
+    AnnouncedPlan, AnnouncingPlan, BindingView, CheckedService, DestinationPlan, PlanView, ServicePlan,
+    policy_lines,
+};
 use spectrum_proxy::{OriginWatch, ResolveError};
 
 /// The time that looking up all names together may take.
@@ -151,8 +155,28 @@ fn write(view: &PlanView, config: &Config, out: &mut impl Write) -> io::Result<(
             if route.length() == 0 { " (none is made: it is for addresses that the host has)" } else { "" };
         writeln!(out, "  {route}{none}")?;
     }
+    announcing(&view.announcing, out)?;
 
     writeln!(out, "\nsteering table: {} nodes, {} bytes", view.table.nodes, view.table.bytes)
+}
+
+/// What is announced, where anything is.
+fn announcing(plan: &AnnouncingPlan, out: &mut impl Write) -> io::Result<()> {
+    let AnnouncingPlan { prefixes, lame_duck_ms, .. } = plan;
+    if prefixes.is_empty() {
+        return Ok(());
+    }
+    let lame_duck = format_duration(Duration::from_millis(*lame_duck_ms));
+    writeln!(
+        out,
+        "\nannounced by a tun device (/dev/net/tun), and served for {lame_duck} after that is withdrawn: {}",
+        prefixes.len()
+    )?;
+    for AnnouncedPlan { prefix, when } in prefixes {
+        let when = when.join(", ");
+        writeln!(out, "  {prefix}{}{when}", if when.is_empty() { "" } else { "  while " })?;
+    }
+    Ok(())
 }
 
 /// The width of the widest, as text.

@@ -5,6 +5,7 @@ use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 
+use super::announcing::AnnouncingFacts;
 use super::workers::WorkerBounds;
 use crate::config::{FirewallChoice, ModeChoice};
 use crate::model::Family;
@@ -125,6 +126,8 @@ pub struct HostFacts {
     pub claimed: Result<Vec<String>, Unknown>,
     /// Addresses of the host that what is to be served covers, in words.
     pub covered: Result<Vec<String>, Unknown>,
+    /// What was found out about announcing, where anything is to be announced.
+    pub announcing: Option<AnnouncingFacts>,
 }
 
 impl HostFacts {

@@ -1,6 +1,7 @@
 //! What a host can do for us and what it lacks: findings made from facts, and the path that a start would take. Looks at
 //! nothing itself, so that every verdict can be tested without the host that earns it.
 
+mod announcing;
 mod findings;
 mod firewall;
 mod host_facts;
@@ -17,6 +18,7 @@ use std::fmt;
 
 use serde::Serialize;
 
+pub use announcing::AnnouncingFacts;
 pub use host_facts::{
     BindingsSource, Carrier, Confinement, Conntrack, Families, FirewallTrial, HostFacts, Program, Rights,
     Subject, SystemRefusal, Unknown,
@@ -84,6 +86,7 @@ pub fn diagnose(facts: &HostFacts) -> Diagnosis {
     rights::judge(facts, &mut findings);
     firewall::judge(facts, &mut findings);
     network::judge(facts, &mut findings);
+    announcing::judge(facts, &mut findings);
     remains::judge(facts, &mut findings);
     workers::judge(facts, &mut findings);
     let (findings, unknown) = findings.into_parts();

@@ -82,6 +82,7 @@ fn host() -> HostFacts {
         admin: None,
         claimed: Ok(Vec::new()),
         covered: Ok(Vec::new()),
+        announcing: None,
     }
 }
 
@@ -507,4 +508,66 @@ fn what_a_worker_process_is_not_kept_from_is_told_with_the_cure() {
         let row = told.findings.iter().find(|finding| finding.check == "worker process 4711").unwrap();
         assert!(row.meaning.contains(why) && row.cure.as_ref().unwrap().contains(cure), "{row:?}");
     }
+}
+
+#[test]
+fn what_is_announced_is_passed_on_or_it_is_said_why_not() {
+    use FindingVerdict::{Ok as Good, Warning};
+
+    use crate::model::{BgpDaemon, PassedOn};
+    let prefix = "192.0.2.0/24";
+    let verdicts = |mtu_probing, established, learned, exported, is_announced: bool| {
+        let passed_on = PassedOn { prefix: prefix.to_owned(), learned, exported };
+        let daemon = BgpDaemon {
+            name: "bird".to_owned(),
+            established,
+            sessions: 2,
+            prefixes: vec![passed_on],
+            unknown: None,
+        };
+        let announcing = AnnouncingFacts {
+            prefixes: [(prefix.to_owned(), Some(is_announced))].into(),
+            tun: Ok(()),
+            mtu_probing: Some(mtu_probing),
+            wayless: BTreeSet::new(),
+            daemons: vec![daemon],
+        };
+        let findings = diagnose(&HostFacts { announcing: Some(announcing), ..host() }).findings;
+        let of = |check: &str, value: &str| {
+            findings.iter().find(|one| one.check == check && one.value.contains(value)).unwrap().clone()
+        };
+        let passed_on = of("BGP daemon bird", prefix);
+        (
+            of("path MTU", "").verdict,
+            of("BGP daemon bird", "sessions").verdict,
+            passed_on.verdict,
+            passed_on.meaning,
+        )
+    };
+    assert_eq!(
+        verdicts(1, 2, true, 2, true),
+        (Good, Good, Good, "learned, and passed on to 2 of 2 established sessions".to_owned())
+    );
+    assert_eq!(verdicts(0, 1, false, 0, true), (Warning, Warning, Warning, "not learned".to_owned()));
+    assert_eq!(verdicts(1, 0, true, 0, true).3, "learned, but none of 2 sessions is established");
+    assert_eq!(verdicts(1, 2, true, 0, true).3, "learned, but passed on to none of 2 established sessions");
+    assert_eq!(verdicts(1, 2, false, 0, false), (Good, Good, Good, "not passed on".to_owned()));
+    let after_all = verdicts(1, 2, true, 2, false);
+    assert!(after_all.2 == Warning && after_all.3.ends_with("although it is withdrawn"), "{after_all:?}");
+}
+
+#[test]
+fn who_is_to_announce_needs_the_tun_device_a_daemon_and_a_way_back() {
+    let announcing = AnnouncingFacts {
+        prefixes: [("192.0.2.0/24".to_owned(), None)].into(),
+        tun: Err(refused(libc::ENOENT)),
+        mtu_probing: None,
+        wayless: [Family::Ipv4].into(),
+        daemons: Vec::new(),
+    };
+    let facts = HostFacts { announcing: Some(announcing), ..host() };
+    assert_eq!(found(&facts, "tun device").verdict, FindingVerdict::Missing);
+    assert_eq!(found(&facts, "BGP daemon").value, "none");
+    assert_eq!(found(&facts, "way back").value, "no default route of ipv4");
+    assert!(diagnose(&host()).findings.iter().all(|finding| finding.check != "tun device"));
 }

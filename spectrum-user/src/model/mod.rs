@@ -2,12 +2,14 @@
 //! are theirs.
 
 mod announcing;
+mod bgp_daemon;
 mod force;
 mod log_options;
 mod resource;
 mod service;
 
 pub use announcing::{AnnounceCondition, Announcing};
+pub use bgp_daemon::{BgpDaemon, PassedOn};
 pub use force::{Force, Forced};
 pub use log_options::{LogFormat, LogOptions, ParseSampleError, RecordKeys, Records, Sample};
 pub use resource::{Resource, ResourceKind};

@@ -3,7 +3,6 @@
 //! the JSON needs nothing else. Shows itself to nobody.
 
 mod announcement;
-mod bgp_daemon;
 mod faults;
 mod line;
 mod making;
@@ -18,7 +17,6 @@ mod surroundings;
 mod target;
 
 pub use announcement::{AnnouncedPlan, AnnouncementView, AnnouncingPlan};
-pub use bgp_daemon::{BgpDaemonView, PassedOnView};
 pub(crate) use faults::Unmended;
 pub use faults::{Faults, News, named};
 pub use making::{DETACHED, Scope};
@@ -125,7 +123,7 @@ pub struct View {
     pub announcing_damage: Option<String>,
     /// The BGP daemons of the host, as whoever asks for the status has asked them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub bgp_daemons: Vec<BgpDaemonView>,
+    pub bgp_daemons: Vec<crate::model::BgpDaemon>,
     /// The changes of what is announced so far, by the kind.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub announcing_changes: BTreeMap<String, u64>,

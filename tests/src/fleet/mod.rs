@@ -238,15 +238,15 @@ fn router_config(family: Family, spreading: Spreading) -> String {
         Spreading::Hashed => "where source = RTS_BGP",
         Spreading::Resilient => "none",
     };
-    let mut text = format!(
+    let sessions = (0..SERVERS).map(|number| {
+        let neighbor = address(family, number, false);
+        format!("protocol bgp server{number} from server {{ neighbor {neighbor} as 64511; }}\n")
+    });
+    let text = format!(
         "router id 10.9.9.254;\nprotocol device {{ scan time 1; }}\n\
          protocol kernel {{ merge paths on; {channel} {{ import none; export {export}; }}; }}\n\
          template bgp server {{\n  local as 64496;\n  connect delay time 1;\n  connect retry time 1;\n  error wait time 1, 2;\n  \
          graceful restart on;\n  {channel} {{ import all; export none; }};\n}}\n"
     );
-    for number in 0..SERVERS {
-        let neighbor = address(family, number, false);
-        text += &format!("protocol bgp server{number} from server {{ neighbor {neighbor} as 64511; }}\n");
-    }
-    text
+    text + &sessions.collect::<String>()
 }

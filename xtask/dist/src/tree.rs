@@ -25,6 +25,7 @@ const AS_THEY_ARE: [(&str, &str); 12] = [
     ("packaging/grafana/spectrum.json", "usr/share/spectrum/grafana"),
     ("packaging/prometheus/spectrum.rules.yml", "usr/share/spectrum/prometheus"),
     ("packaging/prometheus/spectrum.rules.test.yml", "usr/share/spectrum/prometheus"),
+    ("docs/fleet.md", "usr/share/doc/spectrum"),
     ("docs/operations.md", "usr/share/doc/spectrum"),
     ("docs/transparent.md", "usr/share/doc/spectrum"),
 ];

@@ -194,8 +194,10 @@ fn announcements(status: &View, out: &mut dyn Write) -> io::Result<()> {
         let device = if announcement.announced { &device } else { "" };
         writeln!(out, "announcement: {} {}{device}", announcement.prefix, announcement.line())?;
     }
+    let is_announced =
+        |prefix: &str| status.announcements.iter().any(|one| one.prefix == prefix && one.announced);
     for daemon in &status.bgp_daemons {
-        for line in daemon.lines(&status.announcements) {
+        for line in daemon.lines(is_announced) {
             writeln!(out, "  {line}")?;
         }
     }

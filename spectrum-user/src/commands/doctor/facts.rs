@@ -11,6 +11,7 @@ use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use socket2::{Domain, Socket, Type};
 use tokio::runtime;
 
+use super::announcing;
 use super::trial::{self, Trials};
 use super::workers;
 use crate::config::Config;
@@ -38,6 +39,7 @@ pub(super) fn read(wanted: Option<(Config, Plan)>, jit: Option<u64>) -> anyhow::
     let live = live_instances(&run_dir(), NamespaceId::current()?.inode());
     let replies = wanted.as_ref().map(|(config, _)| ReplyNeeds::of(&config.services));
     let admin = wanted.as_ref().and_then(|(config, _)| config.admin);
+    let announced = wanted.as_ref().map(|(config, _)| config.announcing.prefixes.keys().copied().collect());
     let (mode, firewall, wanted) = match wanted {
         Some((config, plan)) => (config.mode, config.firewall, Some(plan)),
         None => Default::default(),
@@ -108,6 +110,7 @@ pub(super) fn read(wanted: Option<(Config, Plan)>, jit: Option<u64>) -> anyhow::
         admin,
         claimed,
         covered,
+        announcing: announcing::read(announced, &instances),
     })
 }
 

@@ -1,5 +1,6 @@
 //! `doctor`: what this host can do and what it lacks. Reads facts, has them judged, and prints; changes nothing.
 
+mod announcing;
 mod facts;
 mod trial;
 mod workers;

@@ -1,12 +1,10 @@
-//! A BGP daemon of the host in the view: what it does with what is announced. Asks none.
+//! A BGP daemon of the host, and what it does with what is announced. Asks none.
 
 use serde::{Deserialize, Serialize};
 
-use super::AnnouncementView;
-
 /// A BGP daemon, and what it does with each prefix that is to be announced.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
-pub struct BgpDaemonView {
+pub struct BgpDaemon {
     /// `bird` or `frr`.
     pub name: String,
     /// The sessions with routers that are established.
@@ -15,7 +13,7 @@ pub struct BgpDaemonView {
     pub sessions: usize,
     /// What it does with each prefix.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub prefixes: Vec<PassedOnView>,
+    pub prefixes: Vec<PassedOn>,
     /// The reason for which that is not known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unknown: Option<String>,
@@ -23,7 +21,7 @@ pub struct BgpDaemonView {
 
 /// What a daemon does with a prefix.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
-pub struct PassedOnView {
+pub struct PassedOn {
     /// The prefix.
     pub prefix: String,
     /// True if it has the route that announces it.
@@ -32,12 +30,12 @@ pub struct PassedOnView {
     pub exported: usize,
 }
 
-impl BgpDaemonView {
+impl BgpDaemon {
     /// What it says of `prefix`, and the cure where that is not as it should be: `is_announced` or not.
     #[must_use]
-    pub fn judged(&self, prefix: &PassedOnView, is_announced: bool) -> (String, Option<String>) {
+    pub fn judged(&self, prefix: &PassedOn, is_announced: bool) -> (String, Option<String>) {
         let Self { name, established, sessions, .. } = self;
-        let PassedOnView { learned, exported, .. } = prefix;
+        let PassedOn { learned, exported, .. } = prefix;
         let printed = format!("`spectrum-user announce --{name}` prints what it needs");
         match (is_announced, learned, exported) {
             (false, _, 0) => ("not passed on".to_owned(), None),
@@ -66,15 +64,14 @@ impl BgpDaemonView {
         }
     }
 
-    /// Lines of what it does with `announcements`.
+    /// Lines of what it does with each prefix, of which some are announced.
     #[must_use]
-    pub fn lines(&self, announcements: &[AnnouncementView]) -> Vec<String> {
+    pub fn lines(&self, is_announced: impl Fn(&str) -> bool) -> Vec<String> {
         if let Some(unknown) = &self.unknown {
             return vec![format!("{}: unknown: {unknown}", self.name)];
         }
-        let line = |prefix: &PassedOnView| {
-            let is_announced = announcements.iter().any(|one| one.prefix == prefix.prefix && one.announced);
-            let (said, cure) = self.judged(prefix, is_announced);
+        let line = |prefix: &PassedOn| {
+            let (said, cure) = self.judged(prefix, is_announced(&prefix.prefix));
             let cure = cure.map_or_else(String::new, |cure| format!("; cure: {cure}"));
             format!("{}: {} {said}{cure}", self.name, prefix.prefix)
         };
