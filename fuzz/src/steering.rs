@@ -1,5 +1,5 @@
 //! What holds for all bindings and packets: the scan decides by the definition, the compiled table as the scan, and what
-//! follows a plan leaves the ids in use alone. Makes neither many bindings nor a kernel's table; other tests do.
+//! follows a plan leaves the ids in use alone; sources are judged as a scan of both lists judges them. Makes neither many bindings nor a kernel's table; other tests do.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
@@ -7,12 +7,12 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroU16;
 
 use arbitrary::{Result, Unstructured};
-use spectrum_common::{Packet, Verdict};
+use spectrum_common::{DenyReason, Packet, Verdict};
 use spectrum_steering::plan::table::{Table, domain_of};
-use spectrum_steering::plan::{Explained, Plan, PlanError};
+use spectrum_steering::plan::{Explained, OwnPolicy, Plan, PlanError};
 use spectrum_user::model::{
-    Binding, Destination, DestinationId, Family, Policy, PortRange, Prefix, Protocol, Responder, Service,
-    ServiceName, Target,
+    Binding, Destination, DestinationId, Family, OnDeny, Policy, PortRange, Prefix, Protocol, Responder,
+    Service, ServiceName, SourceEntry, SourcePolicy, SourceRule, Target,
 };
 
 /// Few, so that the services of one generation are those of the next.
@@ -51,7 +51,76 @@ fn generations_hold(input: &mut Unstructured<'_>) -> Result<()> {
         every_judge_agrees(&following, &packets(&following, input)?);
         (plan, services) = (following, following_services);
     }
+    // Last, so that what stands before it means what it meant without policies.
+    let mut known: Vec<Prefix> = plan.bindings.iter().map(|planned| planned.binding.prefix).collect();
+    plan.policies.common = source_policy(input, &mut known)?;
+    plan.policies.on_deny = on_deny(input)?;
+    for name in NAMES {
+        if input.arbitrary()? {
+            let sources = source_policy(input, &mut known)?;
+            let own = if input.arbitrary()? { Some(on_deny(input)?) } else { None };
+            let name = name.parse().unwrap_or_else(|error| panic!("{error}"));
+            plan.policies.own.insert(name, OwnPolicy { sources, on_deny: own, ..OwnPolicy::default() });
+        }
+    }
+    sources_are_judged_as_the_scan_says(&plan, &known);
     Ok(())
+}
+
+/// Entries, some of them like bindings or other entries, which do not tie.
+fn source_policy(input: &mut Unstructured<'_>, known: &mut Vec<Prefix>) -> Result<SourcePolicy> {
+    let mut entries: BTreeMap<Prefix, SourceRule> = BTreeMap::new();
+    for _ in 0..input.int_in_range(0..=MAX_BINDINGS)? {
+        let like = if known.is_empty() || input.arbitrary()? { None } else { Some(*input.choose(known)?) };
+        let source = prefix(input, like)?;
+        known.push(source);
+        entries.insert(source, if input.arbitrary()? { SourceRule::Allow } else { SourceRule::Deny });
+    }
+    let entries: Vec<SourceEntry> =
+        entries.into_iter().map(|(prefix, rule)| SourceEntry { prefix, rule }).collect();
+    Ok(SourcePolicy::of(&entries).unwrap_or_else(|ties| panic!("nothing ties, but {ties:?}")))
+}
+
+fn on_deny(input: &mut Unstructured<'_>) -> Result<OnDeny> {
+    Ok(if input.arbitrary()? { OnDeny::Refuse } else { OnDeny::Silent })
+}
+
+/// The longest prefix of both lists decides, of two as long that of the service's own: for every service, and sources at and around
+/// the edges of every entry; what the plan says, and what the table decides.
+fn sources_are_judged_as_the_scan_says(plan: &Plan, known: &[Prefix]) {
+    let table = Table::of(plan).unwrap_or_else(|error| panic!("{error}"));
+    let sources: Vec<IpAddr> = known.iter().flat_map(|prefix| around(*prefix)).collect();
+    for planned in &plan.bindings {
+        let Binding { protocol, prefix, ports } = planned.binding;
+        let (address, port) = (prefix.address(), ports.first());
+        let Some(winner) = plan.winner(protocol, address, port) else { panic!("{planned:?} is bound") };
+        let Some(destination) = plan.destination(winner.destination) else {
+            panic!("{winner:?} leads nowhere")
+        };
+        let own = plan.policies.own.get(&destination.service);
+        for source in sources.iter().copied().filter(|source| source.is_ipv4() == address.is_ipv4()) {
+            let lists = [(0, &plan.policies.common)].into_iter().chain(own.map(|own| (1, &own.sources)));
+            let said = lists.flat_map(|(rank, list)| {
+                let containing = list.entries().iter().filter(move |entry| entry.prefix.contains(source));
+                containing.map(move |entry| (entry.prefix.length(), rank, entry.rule))
+            });
+            let is_denied = said.max_by_key(|(length, rank, _)| (*length, *rank));
+            let is_denied = is_denied.is_some_and(|(_, _, rule)| rule == SourceRule::Deny);
+            let on_deny = own.and_then(|own| own.on_deny).unwrap_or(plan.policies.on_deny);
+            let id = winner.destination;
+            let expected = match (is_denied, on_deny) {
+                (false, _) => Verdict::Assign(id),
+                (true, OnDeny::Refuse) => Verdict::Refuse(id, DenyReason::Denied),
+                (true, OnDeny::Silent) => Verdict::Silence(id, DenyReason::Denied),
+            };
+            let shown = || format!("{protocol} {address} {port} from {source} over {plan:#?}");
+            let denies = plan.denies(protocol, source, address, port);
+            assert_eq!(denies, is_denied.then_some(on_deny), "the plan: {}", shown());
+            let domain = domain_of(protocol, Family::of(address));
+            let packet = Packet { domain, address: address.into(), port };
+            assert_eq!(table.steer(&packet, source), expected, "the table: {}", shown());
+        }
+    }
 }
 
 /// A binding and the name of its service.

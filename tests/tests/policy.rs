@@ -31,6 +31,9 @@ use spectrum_tests::share;
 const CONFIGURATIONS: usize = 16;
 const PACKETS: usize = 1_500;
 
+/// The number of times that two policies take turns.
+const SWAPS: usize = 300;
+
 const SOURCES: [(&str, u8); 8] = [
     ("0.0.0.0", 0),
     ("198.18.0.0", 15),
@@ -196,6 +199,94 @@ fn scan_table_and_kernel_agree_on_whom_services_let_in() {
             drop(listeners);
         }
         assert!(tally.iter().all(|count| *count > 0), "a one-sided draw: {tally:?}");
+    });
+}
+
+/// A plan of one service on port 80, whose policies are these.
+fn policed(common: &[(SourceRule, &str)], own: &[(SourceRule, &str)]) -> Plan {
+    let entries = |listed: &[(SourceRule, &str)]| {
+        let entry = |(rule, prefix): &(SourceRule, &str)| SourceEntry {
+            prefix: prefix.parse().unwrap(),
+            rule: *rule,
+        };
+        SourcePolicy::of(&listed.iter().map(entry).collect::<Vec<_>>()).unwrap()
+    };
+    let binding = |prefix: &str| Binding {
+        protocol: Protocol::Tcp,
+        prefix: prefix.parse().unwrap(),
+        ports: "80".parse().unwrap(),
+    };
+    let bindings = vec![binding("192.0.2.0/24"), binding("2001:db8::/64")];
+    let policy = Some(OwnPolicy { sources: entries(own), ..OwnPolicy::default() });
+    let mut plan = Plan::of(&[Bound { name: "web".parse().unwrap(), bindings, policy }]).unwrap();
+    plan.policies.common = entries(common);
+    plan
+}
+
+#[test]
+fn a_packet_is_judged_by_one_of_two_policies_and_by_no_mixture() {
+    use SourceRule::{Allow, Deny};
+    let test = "a_packet_is_judged_by_one_of_two_policies_and_by_no_mixture";
+    if !require::met(test, &[Need::Netns, Need::Bpf, Need::TestRun]) {
+        return;
+    }
+    // Either lets `.1` in and denies `.2`. The list for all of the one beside the own list of the other does not.
+    let one = policed(
+        &[(Deny, "198.51.100.0/24"), (Deny, "2001:db8:77::/48")],
+        &[(Allow, "198.51.100.1"), (Allow, "2001:db8:77::1")],
+    );
+    let other = policed(&[(Deny, "203.0.113.0/24")], &[(Deny, "198.51.100.2"), (Deny, "2001:db8:77::2")]);
+    let tables = [&one, &other].map(|plan| Table::of(plan).unwrap());
+    let netns = Netns::create().unwrap();
+    netns.run(|| {
+        let mut dispatcher = Dispatcher::load(false, 0).unwrap();
+        let listeners: Vec<Socket> = one
+            .destinations
+            .iter()
+            .map(|(id, destination)| {
+                let socket = listener(destination.protocol, destination.family);
+                dispatcher.register(*id, &socket).unwrap();
+                socket
+            })
+            .collect();
+        dispatcher.publish(tables[1].nodes()).unwrap();
+        let is_over = AtomicBool::new(false);
+        let (probe, is_over) = (dispatcher.probe().clone(), &is_over);
+        let judged: usize = std::thread::scope(|scope| {
+            let judges = ["198.51.100", "2001:db8:77:"].map(|sources| {
+                let probe = probe.clone();
+                scope.spawn(move || {
+                    let separator = if sources.contains(':') { ":" } else { "." };
+                    let [welcome, denied]: [IpAddr; 2] =
+                        [1, 2].map(|number| format!("{sources}{separator}{number}").parse().unwrap());
+                    let address = if welcome.is_ipv4() { "192.0.2.7" } else { "2001:db8::7" };
+                    let target = SocketAddr::new(address.parse().unwrap(), 80);
+                    let mut judged = 0;
+                    while !is_over.load(Ordering::Relaxed) {
+                        let judge =
+                            |from| probe.test(Protocol::Tcp, SocketAddr::new(from, 999), target).unwrap();
+                        let (first, second) = (judge(welcome), judge(denied));
+                        let is_over_for_all =
+                            !matches!(first, Steered::Assigned { .. }) || second != Steered::Dropped;
+                        if is_over_for_all {
+                            return Err(format!("after {judged}: {welcome} {first:?}, {denied} {second:?}"));
+                        }
+                        judged += 1;
+                    }
+                    Ok(judged)
+                })
+            });
+            for round in 0..share::of(SWAPS).max(10) {
+                dispatcher.publish(tables[round % 2].nodes()).unwrap();
+            }
+            is_over.store(true, Ordering::Relaxed);
+            judges
+                .into_iter()
+                .map(|judge| judge.join().unwrap().unwrap_or_else(|error| panic!("{error}")))
+                .sum()
+        });
+        assert!(judged > 20, "{judged} packets were judged meanwhile");
+        drop(listeners);
     });
 }
 

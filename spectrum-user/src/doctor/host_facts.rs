@@ -97,6 +97,10 @@ pub struct HostFacts {
     pub bridged_to_rules: BTreeMap<Family, &'static str>,
     /// `net.ipv4.tcp_syncookies`.
     pub syncookies: Option<u64>,
+    /// `net.ipv4.tcp_max_syn_backlog`.
+    pub syn_backlog: Option<u64>,
+    /// `net.core.netdev_max_backlog`, which older kernels show in the first namespace alone.
+    pub device_backlog: Option<u64>,
     /// `net.core.somaxconn`.
     pub somaxconn: Option<u64>,
     /// `net.core.rmem_max`, in bytes.

@@ -12,6 +12,9 @@ const LONG_BUFFER: u64 = 4 << 20;
 /// Fewer may wait to be accepted than a burst of clients brings.
 const SHORT_QUEUE: u64 = 1_024;
 
+/// The kernel's own choice.
+const SHORT_DEVICE_QUEUE: u64 = 1_000;
+
 pub(super) fn judge(facts: &HostFacts, findings: &mut Findings) {
     if let Some(up) = findings.known("lo", &facts.loopback) {
         let lacking: Vec<Family> = facts.families().set().difference(up).copied().collect();
@@ -170,6 +173,7 @@ fn settings(facts: &HostFacts, findings: &mut Findings) {
         }
         None => {}
     }
+    backlogs(facts, findings);
     if let Some(length) = facts.somaxconn {
         if length < SHORT_QUEUE {
             findings.warn(
@@ -180,6 +184,38 @@ fn settings(facts: &HostFacts, findings: &mut Findings) {
             );
         } else {
             findings.ok("somaxconn", length.to_string(), "so many connections may wait for each worker");
+        }
+    }
+}
+
+/// The queues that a flood fills before anything is accepted.
+fn backlogs(facts: &HostFacts, findings: &mut Findings) {
+    // With cookies a listener that has as many goes on with these.
+    let has_cookies = facts.syncookies.is_some_and(|level| level > 0);
+    if let Some(length) = facts.syn_backlog {
+        let check = "tcp_max_syn_backlog";
+        if length >= SHORT_QUEUE || has_cookies {
+            findings.ok(check, length.to_string(), "handshakes are begun under a burst, too");
+        } else {
+            findings.warn(
+                check,
+                length.to_string(),
+                "a listener begins no more handshakes at once, since there are no SYN cookies",
+                "sysctl -w net.ipv4.tcp_max_syn_backlog=4096 net.ipv4.tcp_syncookies=1",
+            );
+        }
+    }
+    if let Some(length) = facts.device_backlog {
+        let check = "netdev_max_backlog";
+        if length >= SHORT_DEVICE_QUEUE {
+            findings.ok(check, length.to_string(), "so many packets may wait for each CPU");
+        } else {
+            findings.warn(
+                check,
+                length.to_string(),
+                "so few packets may wait for each CPU where RPS, a tunnel or a virtual device hands them on: a flood drops those of clients",
+                "sysctl -w net.core.netdev_max_backlog=1000",
+            );
         }
     }
 }

@@ -68,6 +68,8 @@ fn host() -> HostFacts {
         strict_rp_filter: Vec::new(),
         bridged_to_rules: BTreeMap::new(),
         syncookies: Some(1),
+        syn_backlog: Some(4_096),
+        device_backlog: Some(1_000),
         somaxconn: Some(4_096),
         rmem_max: Some(212_992),
         wmem_max: Some(212_992),
@@ -151,6 +153,8 @@ fn every_complaint_names_a_cure() {
         loopback: Ok(BTreeSet::new()),
         strict_rp_filter: vec!["wan".to_owned()],
         syncookies: Some(0),
+        syn_backlog: Some(128),
+        device_backlog: Some(300),
         somaxconn: Some(128),
         leftovers: Ok(vec!["local route 192.0.2.0/24".to_owned()]),
         other_programs: Ok(vec![AttachedProgram { id: 7, name: Some("other".to_owned()) }]),
@@ -464,6 +468,22 @@ fn buffers_of_udp_matter_where_udp_is_served_by_who_may_not_take_more() {
     assert_eq!(of(&serving("udp 192.0.2.0/24 53", 0, 4 << 20)), good);
     assert_eq!(of(&serving("udp 192.0.2.0/24 53", u64::MAX, 212_992)), good);
     assert_eq!(of(&serving("tcp 192.0.2.0/24 53", 0, 212_992)), []);
+}
+
+#[test]
+fn short_queues_of_floods_are_told_where_nothing_else_helps() {
+    let verdicts = |syncookies, syn_backlog, device_backlog| {
+        let host = HostFacts {
+            syncookies: Some(syncookies),
+            syn_backlog: Some(syn_backlog),
+            device_backlog: Some(device_backlog),
+            ..host()
+        };
+        ["tcp_max_syn_backlog", "netdev_max_backlog"].map(|check| found(&host, check).verdict)
+    };
+    assert_eq!(verdicts(1, 128, 1_000), [FindingVerdict::Ok; 2], "cookies need no queue");
+    assert_eq!(verdicts(0, 128, 999), [FindingVerdict::Warning; 2]);
+    assert_eq!(verdicts(0, 1_024, 1_000), [FindingVerdict::Ok; 2]);
 }
 
 #[test]

@@ -95,6 +95,8 @@ pub(super) fn read(wanted: Option<(Config, Plan)>, jit: Option<u64>) -> anyhow::
             .filter_map(|family| Some((family, host::bridged_to_rules(family)?)))
             .collect(),
         syncookies: host::setting("net/ipv4/tcp_syncookies"),
+        syn_backlog: host::setting("net/ipv4/tcp_max_syn_backlog"),
+        device_backlog: host::setting("net/core/netdev_max_backlog"),
         somaxconn: host::setting("net/core/somaxconn"),
         rmem_max: rmem_max(),
         wmem_max: wmem_max(),
