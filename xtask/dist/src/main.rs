@@ -10,6 +10,7 @@ mod metric_names;
 mod package;
 mod program;
 mod roff;
+mod tarball;
 mod tree;
 mod version;
 
@@ -36,6 +37,10 @@ struct Cli {
     /// With the program that was built before, and without a second one to compare it with
     #[arg(long)]
     built: bool,
+    /// Instead of the package a tarball, with the program linked statically: it takes rustup's target x86_64-unknown-linux-musl, or
+    /// the like of this machine
+    #[arg(long = "static", conflicts_with_all = ["check", "built"])]
+    is_static: bool,
     /// With this program, and without a second one to compare it with
     #[arg(long, value_name = "PROGRAM", conflicts_with = "built")]
     program: Option<PathBuf>,
@@ -61,6 +66,15 @@ fn dist(cli: &Cli) -> Result<ExitCode> {
         version.debian.clone_from(named);
     }
     let output = cli.output.clone().unwrap_or_else(|| workspace::target_dir().join("package"));
+    if cli.is_static {
+        let program = match &cli.program {
+            Some(program) => program.clone(),
+            None => program::build_static(workspace::root(), &workspace::target_dir())?,
+        };
+        let tarball = tarball::make(&version, &program, &output)?;
+        println!("{} ({} bytes)", tarball.display(), std::fs::metadata(&tarball)?.len());
+        return Ok(ExitCode::SUCCESS);
+    }
     let program = cli.program.clone().unwrap_or_else(workspace::packaged);
     let is_built = cli.built || cli.program.is_some();
     if !is_built {
