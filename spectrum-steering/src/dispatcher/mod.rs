@@ -282,8 +282,11 @@ impl Dispatcher {
         }
         self.tables.set(0, generation.map(), 0).map_err(failed)?;
         // Each change waits until nobody uses what was there. Whatever begins now takes the new table: the former is let go of.
-        if self.slot != 0 {
-            self.tables.set(self.slot, generation.map(), 0).map_err(failed)?;
+        // What cannot be let go of costs memory until the next one, and nothing else.
+        if self.slot != 0
+            && let Err(error) = self.tables.set(self.slot, generation.map(), 0)
+        {
+            tracing::debug!(%error, "let go of the former table");
         }
         self.slot = if has_gates { next } else { 0 };
         self.probe.published(nodes.len());
