@@ -138,6 +138,9 @@ fn kill(instance: &Instance) {
         let stat = fs::read_to_string(format!("/proc/{worker}/stat")).unwrap_or_default();
         // Behind the name, which may have any characters in it.
         let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
-        matches!(state, None | Some('Z' | 'X')).then_some(())
+        // Its first thread may be gone while others still read datagrams, and have sockets that datagrams come to.
+        let others = fs::read_dir(format!("/proc/{worker}/task"))
+            .map_or(0, |threads| threads.count().saturating_sub(1));
+        (others == 0 && matches!(state, None | Some('Z' | 'X'))).then_some(())
     });
 }
