@@ -29,6 +29,7 @@ use version::Version;
 /// Make the Debian package of spectrum, for Debian 12 and 13
 #[derive(Debug, Parser)]
 #[command(name = "cargo xtask dist", bin_name = "cargo xtask dist")]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag that somebody types")]
 struct Cli {
     /// Then judge it: lintian, manual pages and completions against the command line, units, alerts, and that a second build
     /// has the same bytes

@@ -94,14 +94,14 @@ fn start(server: SocketAddr) -> Result<()> {
     demo::dial::dial(([198, 51, 100, 7], 80).into())?;
     let life = Life::of(UNIT)?;
     let status = fs::read_to_string(format!("/proc/{}/status", life.worker()?)).context("read a process")?;
-    let line = |name: &str| status.lines().find(|line| line.starts_with(name)).unwrap_or_default();
+    let told = |name: &str| status.lines().find(|line| line.starts_with(name)).unwrap_or_default();
     let uid = shell::stdout(Command::new("id").args(["--user", "spectrum"]))?;
     ensure!(
-        line("Uid:").split_whitespace().skip(1).all(|id| id == uid.trim()),
+        told("Uid:").split_whitespace().skip(1).all(|id| id == uid.trim()),
         "who serves is {}",
-        line("Uid:")
+        told("Uid:")
     );
-    ensure!(line("CapEff:").ends_with("\t0000000000000000"), "who serves has {}", line("CapEff:"));
+    ensure!(told("CapEff:").ends_with("\t0000000000000000"), "who serves has {}", told("CapEff:"));
     let text = property("StatusText")?;
     ensure!(text.starts_with("ready: 192.0.2.0/24, 2001:db8::/64"), "systemctl status says {text:?}");
     // The route that daemons of this host pass on: the unit lets the program have the device for it.

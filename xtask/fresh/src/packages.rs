@@ -27,7 +27,7 @@ use super::usage::said;
 const OLD_VERSION: &str = "0.0.1~before";
 
 /// The time that systemd and the checks that it runs may take.
-const PATIENCE: Duration = Duration::from_secs(300);
+const PATIENCE: Duration = Duration::from_mins(5);
 
 /// Options of the part that runs as root.
 #[derive(Debug, clap::Args)]
