@@ -14,7 +14,7 @@ use crate::manual;
 use crate::version::Version;
 
 /// What goes into the package as it lies in the repository: the file, and the directory that it is put into.
-const AS_THEY_ARE: [(&str, &str); 12] = [
+const AS_THEY_ARE: [(&str, &str); 13] = [
     ("packaging/spectrum.toml", "etc/spectrum"),
     ("packaging/examples/bird.conf", "usr/share/doc/spectrum/examples"),
     ("packaging/examples/frr.conf", "usr/share/doc/spectrum/examples"),
