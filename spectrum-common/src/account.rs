@@ -171,7 +171,7 @@ mod tests {
 
     const SECOND: u64 = 1_000_000_000 >> 10;
     /// Ten a second, five at once.
-    const PACE: Pace = Pace { cost: (SECOND / 10) as u32, window: (SECOND / 10 * 4) as u32 };
+    const PACE: Pace = Pace { cost: 97_656, window: 4 * 97_656 };
     const SECRET: [u64; 2] = [1, 2];
 
     fn datagram(source: u64, now: u64) -> Charge {

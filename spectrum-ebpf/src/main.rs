@@ -36,7 +36,7 @@ static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
 pub fn spectrum(ctx: SkLookupContext) -> u32 {
     let Some(table) = tables::current() else { return SK_PASS };
     let Some(packet) = packet::read(&ctx) else { return SK_PASS };
-    match steer(&packet, &packet::Arrival::of(&ctx), &table) {
+    match steer(&packet, &packet::LookupSender::of(&ctx), &table) {
         Verdict::Assign(id) => {
             if assign::assign(&ctx, id) {
                 SK_PASS

@@ -35,11 +35,11 @@ pub(crate) fn read(ctx: &SkLookupContext) -> Option<Packet> {
 }
 
 /// The sender of the packet. Read on its own, since few packets pass a gate.
-pub(crate) struct Arrival<'a> {
+pub(crate) struct LookupSender<'a> {
     lookup: &'a bpf_sk_lookup,
 }
 
-impl<'a> Arrival<'a> {
+impl<'a> LookupSender<'a> {
     #[inline(always)]
     pub(crate) fn of(ctx: &'a SkLookupContext) -> Self {
         // SAFETY: the kernel hands every run a valid context.
@@ -59,7 +59,7 @@ impl<'a> Arrival<'a> {
     }
 }
 
-impl Sender for Arrival<'_> {
+impl Sender for LookupSender<'_> {
     #[inline(always)]
     fn source(&self) -> Source {
         let (lookup, is_ipv4) = (self.lookup, self.is_ipv4());
