@@ -385,9 +385,14 @@ fn every_row_of_a_diagnosis_is_in_the_document_s_sample() {
         check(rest.trim_start().split_once("  ").unwrap().0)
     });
     let server = Netns::create().unwrap();
+    // Older kernels have this one in the first namespace alone.
+    let is_there = |check: &str| {
+        check != "netdev_max_backlog" || fs::exists("/proc/sys/net/core/netdev_max_backlog").unwrap()
+    };
+    let shown = server.run(|| shown.filter(|check| is_there(check)).collect::<Vec<_>>());
     server.run(|| fs::write("/run/spectrum.toml", include_str!("../../config/spectrum.toml"))).unwrap();
     let said = doctor(&server, "--config /run/spectrum.toml");
     let findings = said["findings"].as_array().unwrap();
     let printed = findings.iter().map(|finding| check(finding["check"].as_str().unwrap()));
-    assert_eq!(printed.collect::<Vec<_>>(), shown.collect::<Vec<_>>(), "{said:#}");
+    assert_eq!(printed.collect::<Vec<_>>(), shown, "{said:#}");
 }
