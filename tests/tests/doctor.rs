@@ -385,7 +385,7 @@ fn every_row_of_a_diagnosis_is_in_the_document_s_sample() {
         check(rest.trim_start().split_once("  ").unwrap().0)
     });
     let server = Netns::create().unwrap();
-    // Older kernels have this one in the first namespace alone.
+    // It is shown in the first network namespace alone.
     let is_there = |check: &str| {
         check != "netdev_max_backlog" || fs::exists("/proc/sys/net/core/netdev_max_backlog").unwrap()
     };

@@ -99,7 +99,7 @@ pub struct HostFacts {
     pub syncookies: Option<u64>,
     /// `net.ipv4.tcp_max_syn_backlog`.
     pub syn_backlog: Option<u64>,
-    /// `net.core.netdev_max_backlog`, which older kernels show in the first namespace alone.
+    /// `net.core.netdev_max_backlog`, which is shown in the first network namespace alone.
     pub device_backlog: Option<u64>,
     /// `net.core.somaxconn`.
     pub somaxconn: Option<u64>,
