@@ -278,11 +278,14 @@ fn lists_of_prefixes_are_read_and_told_by_their_lines() {
         format!("{service}[policy]\ndeny = {{ file = \"denied.txt\" }}\nallow = \"10.0.0.0/9\"\n"),
     )
     .unwrap();
-    std::fs::write(&list, "# all of it\n\n10.0.0.0/8 ; SBL1\r\n2001:db8::/32\n224.0.0.0/3\n10.0.0.0/8\n")
-        .unwrap();
+    std::fs::write(
+        &list,
+        "# all of it\n\n10.0.0.0/8 ; SBL1\r\n2001:db8::/32\n224.0.0.0/3\n233.252.0.7\nff02::1\n10.0.0.0/8\n",
+    )
+    .unwrap();
     let planned = Config::load(&file).unwrap();
     let policies = &planned.plan.policies;
-    assert_eq!(policies.common.entries().len(), 4);
+    assert_eq!(policies.common.entries().len(), 6);
     let (_, entry) = policies.decisive(&"a".parse().unwrap(), "10.128.0.1".parse().unwrap()).unwrap();
     let place = planned.config.policy_places.of(None, &policies.common, entry).unwrap();
     assert_eq!(place, (list.as_path(), 3));

@@ -9,6 +9,10 @@ use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::time::{ClockId, clock_getcpuclockid, clock_gettime};
 use nix::unistd::Pid;
 
+use xtask::server::Server;
+
+use super::processes;
+
 /// Keeps this thread, and every thread and process it starts, on one CPU. Where client and server happen to run decides
 /// otherwise over twice the cost, by wakeups and caches, and hides what is to be measured.
 pub(super) fn stay_on_one() -> Result<()> {
@@ -24,25 +28,28 @@ pub(super) fn stay_on_one() -> Result<()> {
 /// The CPU time of all that handles a connection on this machine.
 #[derive(Debug)]
 pub(super) struct Meter {
-    process: ClockId,
+    processes: Vec<ClockId>,
     counts_softirq: bool,
 }
 
 impl Meter {
-    /// A meter of the calling thread, of the process `pid` and of soft interrupts.
-    pub(super) fn of(pid: u32) -> Result<Self> {
-        let pid = Pid::from_raw(i32::try_from(pid).context("read a process id")?);
-        let process = clock_getcpuclockid(pid).context("find the CPU clock of a process")?;
-        Ok(Self { process, counts_softirq: softirq_is_apart() })
+    /// A meter of the calling thread, of `server` with its children, and of soft interrupts.
+    pub(super) fn of(server: &Server) -> Result<Self> {
+        let clock = |pid| clock_getcpuclockid(pid).context("find the CPU clock of a process");
+        let processes = processes::of(server)?.into_iter().map(clock).collect::<Result<_>>()?;
+        Ok(Self { processes, counts_softirq: softirq_is_apart() })
     }
 
     /// CPU time so far; only differences mean something.
     pub(super) fn read(&self) -> Result<Duration> {
         let thread =
             clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).context("read the CPU clock of a thread")?;
-        let process = clock_gettime(self.process).context("read the CPU clock of a process")?;
+        let mut of_processes = Duration::ZERO;
+        for clock in &self.processes {
+            of_processes += Duration::from(clock_gettime(*clock).context("read the CPU clock of a process")?);
+        }
         let softirq = if self.counts_softirq { softirq()? } else { Duration::ZERO };
-        Ok(Duration::from(thread) + Duration::from(process) + softirq)
+        Ok(Duration::from(thread) + of_processes + softirq)
     }
 }
 

@@ -10,6 +10,7 @@ mod datagrams;
 mod dispatch;
 mod measured;
 mod memory;
+mod processes;
 mod protect;
 mod proxy;
 mod publish;

@@ -58,8 +58,7 @@ impl Station {
                 let started = cpu::stay_on_one()
                     .and_then(|()| namespace::enter_another())
                     .and_then(|()| serve(&interrupt));
-                let (server, meter) = match started.and_then(|server| Ok((Meter::of(server.pid())?, server)))
-                {
+                let (server, meter) = match started.and_then(|server| Ok((Meter::of(&server)?, server))) {
                     Ok((meter, server)) => (server, meter),
                     Err(error) => return drop(opened.send(Err(error))),
                 };

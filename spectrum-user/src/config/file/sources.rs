@@ -244,6 +244,9 @@ fn parsed(typed: &str) -> Result<Prefix, ParsePrefixError> {
             let (address, length) = parts.ok_or(ParsePrefixError::Multicast)?;
             Prefix::containing(address, length)
         }
+        (ParsePrefixError::Multicast, None) => {
+            typed.parse().ok().map(Prefix::host).ok_or(ParsePrefixError::Multicast)
+        }
         (error, _) => Err(error),
     })
 }

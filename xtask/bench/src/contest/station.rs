@@ -18,7 +18,7 @@ use xtask::server::Server;
 
 use super::Contender;
 use super::load::{Answer, Load};
-use crate::memory;
+use crate::{memory, processes};
 
 /// The time that a reload may take.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -99,7 +99,7 @@ impl Station {
     /// Resident memory of the proxy, in bytes.
     pub(crate) fn resident(&self) -> Result<f64> {
         let mut bytes = 0.0;
-        for pid in processes(&self.server)? {
+        for pid in processes::of(&self.server)? {
             bytes += memory::resident(u32::try_from(pid.as_raw())?)?;
         }
         Ok(bytes)
@@ -108,7 +108,7 @@ impl Station {
     /// The number of descriptors that the proxy has open.
     pub(crate) fn descriptors(&self) -> Result<usize> {
         let mut count = 0;
-        for pid in processes(&self.server)? {
+        for pid in processes::of(&self.server)? {
             let path = format!("/proc/{pid}/fd");
             count += fs::read_dir(&path).with_context(|| format!("list {path}"))?.count();
         }
@@ -129,7 +129,7 @@ impl Station {
 
     fn cpu(&self) -> Result<f64> {
         let mut seconds = 0.0;
-        for pid in processes(&self.server)? {
+        for pid in processes::of(&self.server)? {
             let clock: ClockId = clock_getcpuclockid(pid).context("find the CPU clock of a process")?;
             let time = clock_gettime(clock).context("read the CPU clock of a process")?;
             seconds += Duration::from(time).as_secs_f64();
@@ -157,25 +157,16 @@ fn prepare() -> Result<()> {
 /// Memory of a server and its children together, in bytes, what they share counted once.
 pub(crate) fn proportional(server: &Server) -> Result<f64> {
     let mut bytes = 0.0;
-    for pid in processes(server)? {
+    for pid in processes::of(server)? {
         bytes += memory::proportional(u32::try_from(pid.as_raw())?)?;
     }
     Ok(bytes)
 }
 
-/// A server and its children.
-fn processes(server: &Server) -> Result<Vec<Pid>> {
-    let pid = server.pid();
-    let path = format!("/proc/{pid}/task/{pid}/children");
-    let children = fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
-    let pids = children.split_whitespace().map(str::parse).chain([Ok(i32::try_from(pid)?)]);
-    pids.map(|pid| Ok(Pid::from_raw(pid.context("read a process id")?))).collect()
-}
-
-/// Their threads.
+/// Its threads, and its children's.
 fn threads(server: &Server) -> Result<Vec<Pid>> {
     let mut threads = Vec::new();
-    for pid in processes(server)? {
+    for pid in processes::of(server)? {
         let path = format!("/proc/{pid}/task");
         for entry in fs::read_dir(&path).with_context(|| format!("list {path}"))? {
             let name = entry.with_context(|| format!("list {path}"))?.file_name();
