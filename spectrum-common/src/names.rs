@@ -26,7 +26,7 @@ pub const LOG_DROPS: &str = "LOG_DROPS";
 pub const ABI: &str = "ABI";
 
 /// Changes whenever a loader and a program of different versions would misunderstand each other.
-pub const ABI_VERSION: u32 = 4;
+pub const ABI_VERSION: u32 = 5;
 
 /// The number of destinations that the maps hold unless the loader asks for more.
 pub const DEFAULT_DESTINATIONS: usize = 4096;

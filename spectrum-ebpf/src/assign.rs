@@ -1,6 +1,11 @@
 //! Gives a packet to its destination's listener, or to one that never answers.
 
+use core::ptr;
+
+use aya_ebpf::EbpfContext as _;
+use aya_ebpf::bindings::bpf_map_type::BPF_MAP_TYPE_SOCKMAP;
 use aya_ebpf::btf_maps::SockMap;
+use aya_ebpf::helpers::{bpf_map_lookup_elem, bpf_sk_assign, bpf_sk_release};
 use aya_ebpf::macros::btf_map;
 use aya_ebpf::programs::SkLookupContext;
 use aya_log_ebpf::warn;
@@ -12,7 +17,7 @@ use crate::packet;
 const ENOENT: i32 = 2;
 
 #[btf_map]
-static LISTENERS: SockMap<{ names::DEFAULT_DESTINATIONS }> = SockMap::new();
+static LISTENERS: Listeners<{ names::DEFAULT_DESTINATIONS }> = Listeners::new();
 
 #[btf_map]
 static SILENT: SockMap<{ Domain::ALL.len() }> = SockMap::new();
@@ -21,13 +26,58 @@ static SILENT: SockMap<{ Domain::ALL.len() }> = SockMap::new();
 #[unsafe(no_mangle)]
 static LOG_DROPS: u8 = 0;
 
+/// A sockmap with values of eight bytes: of such a one the kernel tells the loader which socket is where, by its cookie. That of
+/// aya has four. The names and the order of the fields are what loaders look for.
+#[repr(C)]
+struct Listeners<const ENTRIES: usize> {
+    r#type: *const [i32; BPF_MAP_TYPE_SOCKMAP as usize],
+    key: *const u32,
+    value: *const u64,
+    max_entries: *const [i32; ENTRIES],
+    map_flags: *const [i32; 0],
+}
+
+// SAFETY: its fields are never read: they are there for what is told of their types.
+unsafe impl<const ENTRIES: usize> Sync for Listeners<ENTRIES> {}
+
+impl<const ENTRIES: usize> Listeners<ENTRIES> {
+    const fn new() -> Self {
+        Self {
+            r#type: ptr::null(),
+            key: ptr::null(),
+            value: ptr::null(),
+            max_entries: ptr::null(),
+            map_flags: ptr::null(),
+        }
+    }
+
+    /// Gives the packet to the socket at `index`, or says by which errno it cannot be.
+    #[inline(always)]
+    fn redirect(&self, ctx: &SkLookupContext, index: u32, flags: u64) -> Result<(), i32> {
+        let map = ptr::from_ref(self).cast_mut().cast();
+        // SAFETY: the loader puts the map in the place of this reference, and the key is one of its keys.
+        let socket = unsafe { bpf_map_lookup_elem(map, ptr::from_ref(&index).cast()) };
+        if socket.is_null() {
+            return Err(-ENOENT);
+        }
+        // SAFETY: the context is the kernel's, the socket what it has just given, which is let go of afterwards, once.
+        let outcome = unsafe {
+            let outcome = bpf_sk_assign(ctx.as_ptr().cast(), socket, flags);
+            let _always_done = bpf_sk_release(socket);
+            outcome
+        };
+        #[expect(clippy::cast_possible_truncation, reason = "an errno")]
+        if outcome == 0 { Ok(()) } else { Err(outcome as i32) }
+    }
+}
+
 /// Gives the packet to the listener of `id`. `false`: it has none, or the kernel refused it; drop the packet, so that
 /// what is reserved for a service never lands in somebody else's socket.
 #[inline(always)]
 pub(crate) fn assign(ctx: &SkLookupContext, id: DestinationId) -> bool {
     // Flags 0: the socket's SO_REUSEPORT group chooses which of its sockets gets the packet, and another program's
     // choice stands (EEXIST).
-    match LISTENERS.redirect_sk_lookup(ctx, id.0, 0) {
+    match LISTENERS.redirect(ctx, id.0, 0) {
         Ok(()) => {
             count(id, |counts| counts.steered += 1);
             true

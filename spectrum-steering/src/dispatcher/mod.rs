@@ -12,6 +12,7 @@ mod sys;
 use std::hash::{BuildHasher as _, RandomState};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 use std::time::Duration;
 
 use aya::maps::{ArrayOfMaps, Map, MapData, MapError, PerCpuValues, SockMap};
@@ -39,7 +40,7 @@ const NO_EXIST: u64 = 1;
 pub struct Dispatcher {
     ebpf: Ebpf,
     tables: ArrayOfMaps<MapData, MapData>,
-    listeners: SockMap<MapData>,
+    listeners: Arc<OwnedFd>,
     silent: SockMap<MapData>,
     accounts: ArrayOfMaps<MapData, MapData>,
     has_accounts: bool,
@@ -115,19 +116,21 @@ impl Dispatcher {
             .load(OBJECT)
             .map_err(DispatcherError::load)?;
         let tables = take(&mut ebpf, names::TABLES)?;
-        let listeners = take(&mut ebpf, names::LISTENERS)?;
+        let listeners = match ebpf.map(names::LISTENERS) {
+            Some(Map::SockMap(map)) => file(map)?,
+            _ => return Err(missing(names::LISTENERS)),
+        };
         let silent = take(&mut ebpf, names::SILENT)?;
         let accounts = take(&mut ebpf, names::ACCOUNTS)?;
         let counters_file = match ebpf.map(names::COUNTERS) {
-            Some(Map::PerCpuArray(map)) => map.fd().as_fd().try_clone_to_owned(),
+            Some(Map::PerCpuArray(map)) => file(map)?,
             _ => return Err(missing(names::COUNTERS)),
         };
-        let counters_file =
-            counters_file.map_err(|source| DispatcherError::Load { source: Box::new(source) })?;
         let counters = take(&mut ebpf, names::COUNTERS)?;
         let program = program(&mut ebpf)?;
         program.load().map_err(DispatcherError::verify)?;
-        let probe = Probe::of(program, counters, counters_file)?;
+        let listeners = Arc::new(listeners);
+        let probe = Probe::of(program, counters, counters_file, Arc::clone(&listeners))?;
         Ok(Self {
             ebpf,
             tables,
@@ -210,13 +213,11 @@ impl Dispatcher {
     pub fn register_again(
         &mut self,
         id: DestinationId,
-        socket: &impl AsRawFd,
+        socket: &impl AsFd,
     ) -> Result<bool, DispatcherError> {
-        match self.listeners.set(id.0, socket, NO_EXIST) {
+        match sys::set_socket(self.listeners.as_fd(), id.0, socket.as_fd(), NO_EXIST) {
             Ok(()) => Ok(true),
-            Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(libc::EEXIST) => {
-                Ok(false)
-            }
+            Err(error) if error.raw_os_error() == Some(libc::EEXIST) => Ok(false),
             Err(source) => Err(DispatcherError::Register { id, source: Box::new(source) }),
         }
     }
@@ -232,10 +233,43 @@ impl Dispatcher {
     /// # Errors
     /// [`DispatcherError::Register`]: `id` is not below [`capacity`](Self::capacity), or the socket neither listens nor is a
     /// bound UDP one.
-    pub fn register(&mut self, id: DestinationId, socket: &impl AsRawFd) -> Result<(), DispatcherError> {
-        self.listeners
-            .set(id.0, socket, 0)
+    pub fn register(&mut self, id: DestinationId, socket: &impl AsFd) -> Result<(), DispatcherError> {
+        sys::set_socket(self.listeners.as_fd(), id.0, socket.as_fd(), 0)
             .map_err(|source| DispatcherError::Register { id, source: Box::new(source) })
+    }
+
+    /// The map of listeners, for the dispatcher that takes the place of this one: see [`copy_listeners`](Self::copy_listeners).
+    #[doc(hidden)]
+    #[must_use]
+    pub fn listeners(&self) -> BorrowedFd<'_> {
+        self.listeners.as_fd()
+    }
+
+    /// Makes the sockets that `others`, the map of another dispatcher, has for `ids` the listeners of these here too; those that had one.
+    /// Nobody need have their descriptors. Needs CAP_BPF and CAP_NET_ADMIN.
+    ///
+    /// # Errors
+    /// As for [`register`](Self::register).
+    #[doc(hidden)]
+    pub fn copy_listeners(
+        &mut self,
+        others: BorrowedFd<'_>,
+        ids: impl IntoIterator<Item = DestinationId>,
+    ) -> Result<Vec<DestinationId>, DispatcherError> {
+        let mut ids = ids.into_iter().peekable();
+        let Some(first) = ids.peek().copied() else { return Ok(Vec::new()) };
+        let failed = |id| move |source: io::Error| DispatcherError::Register { id, source: Box::new(source) };
+        let copier = sys::copier(others, self.listeners.as_fd()).map_err(failed(first))?;
+        let mut copied = Vec::new();
+        for id in ids {
+            match sys::copy_socket(copier.as_fd(), id.0, id.0) {
+                Ok(()) => copied.push(id),
+                // Whoever had it has closed it.
+                Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {}
+                Err(error) => return Err(failed(id)(error)),
+            }
+        }
+        Ok(copied)
     }
 
     /// Makes `socket` the one that denied packets of `protocol` and `family` go to which nobody is to answer. It must be a listener
@@ -258,8 +292,7 @@ impl Dispatcher {
     /// # Errors
     /// [`DispatcherError::Unregister`], also where it had none.
     pub fn unregister(&mut self, id: DestinationId) -> Result<(), DispatcherError> {
-        self.listeners
-            .clear_index(&id.0)
+        sys::clear_socket(self.listeners.as_fd(), id.0)
             .map_err(|source| DispatcherError::Unregister { id, source: Box::new(source) })
     }
 
@@ -357,6 +390,12 @@ fn program(ebpf: &mut Ebpf) -> Result<&mut SkLookup, DispatcherError> {
 fn take<M: TryFrom<Map>>(ebpf: &mut Ebpf, name: &'static str) -> Result<M, DispatcherError> {
     let map = ebpf.take_map(name).ok_or_else(|| missing(name))?;
     map.try_into().map_err(|_error| missing(name))
+}
+
+/// A descriptor of `map` besides the one that it has.
+fn file(map: &MapData) -> Result<OwnedFd, DispatcherError> {
+    let file = map.fd().as_fd().try_clone_to_owned();
+    file.map_err(|source| DispatcherError::Load { source: Box::new(source) })
 }
 
 fn missing(name: &'static str) -> DispatcherError {

@@ -23,6 +23,7 @@ pub struct Probe {
     program_id: u32,
     counters: Arc<Mutex<PacketCounters>>,
     counters_file: Arc<OwnedFd>,
+    listeners: Arc<OwnedFd>,
     former: Arc<Mutex<FormerCounts>>,
     generation: u64,
     nodes: usize,
@@ -34,6 +35,7 @@ impl Probe {
         program: &SkLookup,
         counters: PacketCounters,
         counters_file: OwnedFd,
+        listeners: Arc<OwnedFd>,
     ) -> Result<Self, DispatcherError> {
         let descriptor = program.fd().map_err(DispatcherError::verify)?.as_fd().try_clone_to_owned();
         let descriptor = descriptor.map_err(|source| DispatcherError::Load { source: Box::new(source) })?;
@@ -42,6 +44,7 @@ impl Probe {
             program_id: program.info().map_err(DispatcherError::verify)?.id(),
             counters: Arc::new(Mutex::new(counters)),
             counters_file: Arc::new(counters_file),
+            listeners,
             former: Arc::default(),
             generation: 0,
             nodes: 0,
@@ -123,6 +126,14 @@ impl Probe {
         let counted = counted.map_err(|source| DispatcherError::Count { id, source: Box::new(source) })?;
         let before = self.former().counts(id)?;
         Ok(counted.iter().fold(before, |sum, counts| sum + counts.0))
+    }
+
+    /// The cookie of the socket that is the listener of destination `id`, while there is one: a socket that is closed is none.
+    ///
+    /// # Errors
+    /// The kernel does not say.
+    pub fn listener_cookie(&self, id: DestinationId) -> io::Result<Option<u64>> {
+        sys::cookie(self.listeners.as_fd(), id.0)
     }
 
     /// Asks the kernel where a packet from `from` to `to` goes, by running the program on it. That counts it as steered,

@@ -1,6 +1,6 @@
 //! Raw access to the kernel's BPF. aya neither maps an array's memory nor
-//! test-runs an sk_lookup program nor asks which are attached, nor gives out a link's descriptor nor has it run another program, nor can it
-//! know that our counters are plain old data.
+//! test-runs an sk_lookup program nor asks which are attached, nor gives out a link's descriptor nor has it run another program, nor has
+//! sockmaps with values of eight bytes, nor can it know that our counters are plain old data.
 #![allow(unsafe_code, reason = "see above; each block says why it is sound")]
 
 use std::io;
@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd
 use std::ptr;
 
 use aya_obj::generated::bpf_attach_type::BPF_SK_LOOKUP;
-use aya_obj::generated::bpf_prog_type::BPF_PROG_TYPE_SK_LOOKUP;
+use aya_obj::generated::bpf_prog_type::{BPF_PROG_TYPE_SCHED_CLS, BPF_PROG_TYPE_SK_LOOKUP};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 use spectrum_common::{Counts, Node};
 
@@ -77,26 +77,166 @@ pub(super) fn exchange(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Res
 /// loaded, and let go of.
 pub(super) fn tells_interface() -> bool {
     // r0 = *(u32 *)(r1 + ingress_ifindex); r0 = 1; exit
-    let program: [u64; 3] = [0x0000_0000_0040_1061, 0x0000_0001_0000_00b7, 0x95].map(u64::to_le);
+    let program = [0x0000_0000_0040_1061, 0x0000_0001_0000_00b7, 0x95];
+    load(BPF_PROG_TYPE_SK_LOOKUP as u32, BPF_SK_LOOKUP as u32, &program).is_ok()
+}
+
+/// Loads a program of a few instructions (BPF_PROG_LOAD), each as the kernel's `struct bpf_insn` is on a little-endian host.
+fn load(kind: u32, attach_type: u32, instructions: &[u64]) -> io::Result<OwnedFd> {
+    let program: Vec<u64> = instructions.iter().copied().map(u64::to_le).collect();
     let license = c"GPL";
     let attributes = LoadAttributes {
-        kind: BPF_PROG_TYPE_SK_LOOKUP as u32,
-        instructions: 3,
-        instructions_address: (&raw const program).expose_provenance() as u64,
+        kind,
+        instructions: program.len().try_into().unwrap_or(u32::MAX),
+        instructions_address: program.as_ptr().expose_provenance() as u64,
         license_address: license.as_ptr().expose_provenance() as u64,
-        attach_type: BPF_SK_LOOKUP as u32,
+        attach_type,
         ..LoadAttributes::default()
     };
     // SAFETY: bpf(2) reads `attributes`, whose size is given, and what the addresses in it refer to, which all live until it returns.
     let result = unsafe {
         libc::syscall(libc::SYS_bpf, BPF_PROG_LOAD, &raw const attributes, size_of::<LoadAttributes>())
     };
-    let Some(descriptor) = RawFd::try_from(result).ok().filter(|descriptor| *descriptor >= 0) else {
-        return false;
-    };
+    let descriptor = RawFd::try_from(result).ok().filter(|descriptor| *descriptor >= 0);
+    let descriptor = descriptor.ok_or_else(io::Error::last_os_error)?;
     // SAFETY: the kernel has just made it for the caller, and nobody else knows it.
-    drop(unsafe { OwnedFd::from_raw_fd(descriptor) });
-    true
+    Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
+}
+
+/// Puts `socket` at `index` of a sockmap whose values have eight bytes (BPF_MAP_UPDATE_ELEM).
+pub(super) fn set_socket(
+    map: BorrowedFd<'_>,
+    index: u32,
+    socket: BorrowedFd<'_>,
+    flags: u64,
+) -> io::Result<()> {
+    let value = u64::from(socket.as_raw_fd().cast_unsigned());
+    element(BPF_MAP_UPDATE_ELEM, map, index, (&raw const value).expose_provenance() as u64, flags)
+}
+
+/// Takes away what is at `index` of a sockmap (BPF_MAP_DELETE_ELEM). EINVAL: nothing is.
+pub(super) fn clear_socket(map: BorrowedFd<'_>, index: u32) -> io::Result<()> {
+    element(BPF_MAP_DELETE_ELEM, map, index, 0, 0)
+}
+
+/// The cookie of the socket at `index` of a sockmap whose values have eight bytes (BPF_MAP_LOOKUP_ELEM, Linux 5.7 for sockmaps): one that is
+/// closed is in no map any more.
+pub(super) fn cookie(map: BorrowedFd<'_>, index: u32) -> io::Result<Option<u64>> {
+    let mut cookie = 0_u64;
+    match element(BPF_MAP_LOOKUP_ELEM, map, index, (&raw mut cookie).expose_provenance() as u64, 0) {
+        // SAFETY: `cookie` was handed to the kernel as a raw pointer; it is read back as one.
+        Ok(()) => Ok(Some(unsafe { ptr::read_volatile(&raw const cookie) })),
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn element(command: libc::c_long, map: BorrowedFd<'_>, index: u32, value: u64, flags: u64) -> io::Result<()> {
+    let attributes = ElementAttributes {
+        map: map.as_raw_fd().cast_unsigned(),
+        padding: 0,
+        key_address: (&raw const index).expose_provenance() as u64,
+        value_address: value,
+        flags,
+    };
+    // SAFETY: bpf(2) reads `attributes`, whose size is given, and the key; the callers see to it that the value has eight bytes. All live
+    // until it returns.
+    let result = unsafe {
+        libc::syscall(libc::SYS_bpf, command, &raw const attributes, size_of::<ElementAttributes>())
+    };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+const BPF_MAP_LOOKUP_ELEM: libc::c_long = 1;
+const BPF_MAP_UPDATE_ELEM: libc::c_long = 2;
+const BPF_MAP_DELETE_ELEM: libc::c_long = 3;
+
+/// The part of `union bpf_attr` that commands on an element of a map read.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+struct ElementAttributes {
+    map: u32,
+    padding: u32,
+    key_address: u64,
+    value_address: u64,
+    flags: u64,
+}
+
+/// Loads a program that copies a socket from one sockmap to another, which user space cannot: it is told cookies alone. The indices are in
+/// the control block of the packet that [`copy_socket`] runs it on. Needs CAP_BPF and CAP_NET_ADMIN.
+pub(super) fn copier(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    // Helpers of linux/bpf.h.
+    const LOOKUP: i32 = 1;
+    const UPDATE: i32 = 2;
+    const RELEASE: i32 = 86;
+    // The control block is at 48 of struct __sk_buff.
+    let program = [
+        instruction(0x61, 2, 1, 48, 0),              // r2 = the index in `from`
+        instruction(0x63, 10, 2, -4, 0),             // *(u32 *)(r10 - 4) = r2
+        instruction(0x61, 2, 1, 52, 0),              // r2 = the index in `to`
+        instruction(0x63, 10, 2, -8, 0),             // *(u32 *)(r10 - 8) = r2
+        instruction(0x18, 1, 1, 0, from.as_raw_fd()), // r1 = from
+        0,
+        instruction(0xbf, 2, 10, 0, 0),  // r2 = r10
+        instruction(0x07, 2, 0, 0, -4),  // r2 -= 4
+        instruction(0x85, 0, 0, 0, LOOKUP),
+        instruction(0x55, 0, 0, 2, 0),   // if r0 != 0 goto + 2
+        instruction(0xb7, 0, 0, 0, -libc::ENOENT),
+        instruction(0x95, 0, 0, 0, 0),
+        instruction(0xbf, 6, 0, 0, 0),                // r6 = the socket
+        instruction(0x18, 1, 1, 0, to.as_raw_fd()),   // r1 = to
+        0,
+        instruction(0xbf, 2, 10, 0, 0),  // r2 = r10
+        instruction(0x07, 2, 0, 0, -8),  // r2 -= 8
+        instruction(0xbf, 3, 6, 0, 0),   // r3 = the socket
+        instruction(0xb7, 4, 0, 0, 0),   // r4 = 0, no flags
+        instruction(0x85, 0, 0, 0, UPDATE),
+        instruction(0xbf, 7, 0, 0, 0),   // r7 = what came of it
+        instruction(0xbf, 1, 6, 0, 0),   // r1 = the socket
+        instruction(0x85, 0, 0, 0, RELEASE),
+        instruction(0xbf, 0, 7, 0, 0),   // r0 = r7
+        instruction(0x95, 0, 0, 0, 0),
+    ];
+    load(BPF_PROG_TYPE_SCHED_CLS as u32, 0, &program)
+}
+
+/// An instruction: `struct bpf_insn` of linux/bpf.h on a little-endian host.
+fn instruction(code: u8, destination: u8, source: u8, offset: i16, immediate: i32) -> u64 {
+    u64::from(code)
+        | u64::from(destination) << 8
+        | u64::from(source) << 12
+        | u64::from(offset.cast_unsigned()) << 16
+        | u64::from(immediate.cast_unsigned()) << 32
+}
+
+/// Runs a [`copier`] once: the socket at `from` of the one map is then at `to` of the other as well. ENOENT: there is none.
+pub(super) fn copy_socket(copier: BorrowedFd<'_>, from: u32, to: u32) -> io::Result<()> {
+    // Beyond the header of Ethernet there must be something (Linux 6.1).
+    let packet = [0_u8; 64];
+    let mut context = [0_u32; 17];
+    if let Some(block) = context.get_mut(12..14) {
+        block.copy_from_slice(&[from, to]);
+    }
+    let mut attributes = TestAttributes {
+        program: copier.as_raw_fd().cast_unsigned(),
+        data_in: packet.len().try_into().unwrap_or(u32::MAX),
+        data_in_address: packet.as_ptr().expose_provenance() as u64,
+        context_in: size_of_val(&context).try_into().unwrap_or(u32::MAX),
+        context_in_address: context.as_ptr().expose_provenance() as u64,
+        ..TestAttributes::default()
+    };
+    // SAFETY: bpf(2) reads and writes `attributes`, whose size is given, and reads `packet` and `context`, whose sizes stand in it; all live
+    // until it returns.
+    let result = unsafe {
+        libc::syscall(libc::SYS_bpf, BPF_PROG_TEST_RUN, &raw mut attributes, size_of::<TestAttributes>())
+    };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    match attributes.result.cast_signed() {
+        0 => Ok(()),
+        errno => Err(io::Error::from_raw_os_error(errno.saturating_neg())),
+    }
 }
 
 const BPF_PROG_LOAD: libc::c_long = 5;
