@@ -30,6 +30,7 @@ mod prefix;
 mod protocol;
 #[cfg(feature = "std")]
 mod service_name;
+mod shares;
 mod steer;
 #[cfg(feature = "std")]
 mod unknown_word;
@@ -59,6 +60,9 @@ pub use prefix::{ParsePrefixError, Prefix};
 pub use protocol::{Family, ParseProtocolError, Protocol};
 #[cfg(feature = "std")]
 pub use service_name::{ParseServiceNameError, ServiceName};
+pub use shares::{MEMORY_WORDS, RegisteredId, Remembered, SLOTS, Slot, slot_of};
+#[cfg(feature = "std")]
+pub use shares::{SocketShare, slots_of};
 pub use steer::{
     MAX_BUCKETS, MAX_PORT_NODES, MAX_STEPS, Nodes, SourceVerdict, Verdict, admit, search, steer,
 };

@@ -8,8 +8,12 @@ pub const PROGRAM: &str = "spectrum";
 pub const TABLES: &str = "TABLES";
 /// The slots of [`TABLES`].
 pub const TABLE_SLOTS: usize = 3;
-/// Sockmap: the listener of each destination.
+/// Sockmap: the listener of each destination, and behind these the registered sockets.
 pub const LISTENERS: &str = "LISTENERS";
+/// Array of maps: the slots of each destination that has several registered sockets.
+pub const SHARES: &str = "SHARES";
+/// Array of maps: where the clients of each such destination went lately.
+pub const MEMORIES: &str = "MEMORIES";
 /// Sockmap: for each domain, by its number, a listener that never answers.
 pub const SILENT: &str = "SILENT";
 /// Per-CPU array: what became of each destination's packets.
@@ -26,10 +30,13 @@ pub const LOG_DROPS: &str = "LOG_DROPS";
 pub const ABI: &str = "ABI";
 
 /// Changes whenever a loader and a program of different versions would misunderstand each other.
-pub const ABI_VERSION: u32 = 5;
+pub const ABI_VERSION: u32 = 6;
 
 /// The number of destinations that the maps hold unless the loader asks for more.
 pub const DEFAULT_DESTINATIONS: usize = 4096;
 
 /// The highest number of destinations.
 pub const MOST_DESTINATIONS: usize = 65_536;
+
+/// The registered sockets that [`LISTENERS`] has room for, behind the destinations' own listeners.
+pub const REGISTERED_SOCKETS: usize = 4096;

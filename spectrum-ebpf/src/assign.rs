@@ -12,7 +12,7 @@ use aya_log_ebpf::warn;
 use spectrum_common::{DestinationId, Domain, Refusal, names};
 
 use crate::counters::count;
-use crate::packet;
+use crate::{packet, shares};
 
 const ENOENT: i32 = 2;
 
@@ -71,13 +71,17 @@ impl<const ENTRIES: usize> Listeners<ENTRIES> {
     }
 }
 
-/// Gives the packet to the listener of `id`. `false`: it has none, or the kernel refused it; drop the packet, so that
-/// what is reserved for a service never lands in somebody else's socket.
+/// Gives the packet to the listener of `id`, or to that of its registered sockets whose the client is. `false`: it has none, or the
+/// kernel refused it; drop the packet, so that what is reserved for a service never lands in somebody else's socket.
 #[inline(always)]
 pub(crate) fn assign(ctx: &SkLookupContext, id: DestinationId) -> bool {
     // Flags 0: the socket's SO_REUSEPORT group chooses which of its sockets gets the packet, and another program's
     // choice stands (EEXIST).
-    match LISTENERS.redirect(ctx, id.0, 0) {
+    let mut given = LISTENERS.redirect(ctx, id.0, 0);
+    if given == Err(-ENOENT) {
+        given = give_by_shares(ctx, id);
+    }
+    match given {
         Ok(()) => {
             count(id, |counts| counts.steered += 1);
             true
@@ -97,6 +101,25 @@ pub(crate) fn assign(ctx: &SkLookupContext, id: DestinationId) -> bool {
             false
         }
     }
+}
+
+/// Gives the packet to the registered socket whose the client is.
+#[inline(always)]
+fn give_by_shares(ctx: &SkLookupContext, id: DestinationId) -> Result<(), i32> {
+    let sender = packet::LookupSender::of(ctx);
+    let client = sender.hash();
+    let mut given = Err(-ENOENT);
+    for socket in shares::sockets_of(id.0, client, sender.is_tcp()) {
+        match LISTENERS.redirect(ctx, socket.0, 0) {
+            Ok(()) => {
+                shares::note(id.0, client, socket);
+                return Ok(());
+            }
+            Err(errno) if errno == -ENOENT => {}
+            Err(errno) => given = Err(errno),
+        }
+    }
+    given
 }
 
 /// Gives the packet to the listener of its domain that never answers. `false`: there is none; drop the packet, which tells

@@ -13,6 +13,7 @@ mod accounts;
 mod assign;
 mod counters;
 mod packet;
+mod shares;
 mod tables;
 
 use aya_ebpf::bindings::sk_action::{SK_DROP, SK_PASS};

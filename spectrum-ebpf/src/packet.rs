@@ -46,6 +46,14 @@ impl<'a> LookupSender<'a> {
         Self { lookup: unsafe { &*ctx.lookup } }
     }
 
+    /// The hash of its address and port, which are the same for the first packet of a handshake and for the last.
+    #[inline(always)]
+    pub(crate) fn hash(&self) -> u64 {
+        let from = self.source().address;
+        // What is hashed for accounts is below.
+        accounts::hash(from.hi, from.lo, 1 << 63 | u64::from(self.lookup.remote_port))
+    }
+
     #[inline(always)]
     fn is_ipv4(&self) -> bool {
         // SAFETY: a field of the context; volatile, or the compiler would keep what is known since `read`.
@@ -53,7 +61,7 @@ impl<'a> LookupSender<'a> {
     }
 
     #[inline(always)]
-    fn is_tcp(&self) -> bool {
+    pub(crate) fn is_tcp(&self) -> bool {
         // SAFETY: as above.
         unsafe { core::ptr::read_volatile(&raw const self.lookup.protocol) == IPPROTO_TCP }
     }

@@ -140,17 +140,6 @@ fn kernel_that_lacks_a_part_of_sk_lookup_gets_tproxy() {
 }
 
 #[test]
-fn sockmaps_of_four_bytes_are_enough() {
-    let test = "sockmaps_of_four_bytes_are_enough";
-    let Some(case) = case(test, Path::SkLookup, &[Need::Strace]) else { return };
-    let calls = calls_of_a_start(&case);
-    let sockmaps: Vec<&String> =
-        calls.iter().filter(|line| line.contains("map_type=BPF_MAP_TYPE_SOCKMAP")).collect();
-    // Kernels before 5.8 know no other.
-    assert!(!sockmaps.is_empty() && sockmaps.iter().all(|line| line.contains("value_size=4,")), "{calls:?}");
-}
-
-#[test]
 fn bpf_that_is_locked_down_gets_tproxy() {
     let test = "bpf_that_is_locked_down_gets_tproxy";
     let Some(case) = case(test, Path::TproxyNftables, &[Need::Strace]) else { return };

@@ -5,6 +5,7 @@ use std::io;
 use aya::EbpfError;
 use aya::maps::MapError;
 use aya::programs::ProgramError;
+use spectrum_common::RegisteredId;
 
 use crate::model::{DestinationId, Family, Protocol};
 
@@ -13,6 +14,12 @@ type Cause = Box<dyn std::error::Error + Send + Sync>;
 /// A failed bpf(2) operation.
 #[derive(Debug, thiserror::Error)]
 pub enum DispatcherError {
+    /// The socket has no place among the registered ones.
+    #[error("take in a registered socket{}", cure(.source.as_ref()))]
+    Admit {
+        /// The kernel's own error, or what is full.
+        source: Cause,
+    },
     /// The program is not attached.
     #[error("attach the sk_lookup program to the network namespace{}", cure(.source.as_ref()))]
     Attach {
@@ -30,6 +37,14 @@ pub enum DispatcherError {
     /// The program is still attached.
     #[error("detach the sk_lookup program")]
     Detach {
+        /// The kernel's own error.
+        source: Cause,
+    },
+    /// The place of a registered socket is as it was.
+    #[error("empty the place {} of a registered socket", .place.0)]
+    Dismiss {
+        /// Which.
+        place: RegisteredId,
         /// The kernel's own error.
         source: Cause,
     },
@@ -60,6 +75,14 @@ pub enum DispatcherError {
     /// The socket is not the destination's listener.
     #[error("register the listener of destination {id}{}", cure(.source.as_ref()))]
     Register {
+        /// Whose.
+        id: DestinationId,
+        /// The kernel's own error.
+        source: Cause,
+    },
+    /// The clients are divided as before.
+    #[error("divide the clients of destination {id} among its registered sockets{}", cure(.source.as_ref()))]
+    Share {
         /// Whose.
         id: DestinationId,
         /// The kernel's own error.

@@ -45,9 +45,9 @@ impl Generation {
         );
         let map = MapData::create(definition, NAME, None).map_err(error)?;
         let failed = |source| DispatcherError::Publish { source: Box::new(source) };
-        sys::fill(map.fd(), nodes).map_err(failed)?;
+        sys::fill(map.fd(), Node::bytes(nodes)).map_err(failed)?;
         if let Some(first) = nodes.first().map(Node::as_step).filter(|step| step.slot != 0) {
-            sys::fill(map.fd(), &[Step { slot, ..*first }.into()]).map_err(failed)?;
+            sys::fill(map.fd(), Node::bytes(&[Step { slot, ..*first }.into()])).map_err(failed)?;
         }
         Ok(Self(map))
     }

@@ -7,8 +7,10 @@ mod error;
 mod former_counts;
 mod generation;
 mod probe;
+mod shares;
 mod sys;
 
+use std::collections::BTreeSet;
 use std::hash::{BuildHasher as _, RandomState};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -27,6 +29,7 @@ pub use error::DispatcherError;
 pub use former_counts::{FormerCounts, FormerSums};
 use generation::Generation;
 pub use probe::{Probe, test_run};
+use shares::Places;
 
 use crate::model::{DestinationId, Family, Protocol, domain_of};
 
@@ -44,6 +47,14 @@ pub struct Dispatcher {
     silent: SockMap<MapData>,
     accounts: ArrayOfMaps<MapData, MapData>,
     has_accounts: bool,
+    shares: ArrayOfMaps<MapData, MapData>,
+    shares_file: OwnedFd,
+    memories: ArrayOfMaps<MapData, MapData>,
+    memories_file: OwnedFd,
+    /// The destinations that have any.
+    shared: BTreeSet<DestinationId>,
+    /// The places of registered sockets.
+    places: Places,
     /// The slot beside the first one that the current table is in; 0: none.
     slot: u32,
     has_interface: bool,
@@ -102,13 +113,16 @@ impl Dispatcher {
         raise_memlock();
         let capacity = capacity_for(destinations);
         let entries = u32::try_from(capacity).unwrap_or(u32::MAX);
+        let registered = u32::try_from(names::REGISTERED_SOCKETS).unwrap_or(u32::MAX);
         let has_interface = sys::tells_interface();
         // The standard library asks the system for what its hashers begin with.
         let secret = [(); 2].map(|()| RandomState::new().hash_one(0_u64)).map(u64::to_ne_bytes);
         let mut ebpf = EbpfLoader::new()
             // The kernel's own BTF is only needed for relocations, and the program has none.
             .btf(None)
-            .map_max_entries(names::LISTENERS, entries)
+            .map_max_entries(names::LISTENERS, entries.saturating_add(registered))
+            .map_max_entries(names::SHARES, entries)
+            .map_max_entries(names::MEMORIES, entries)
             .map_max_entries(names::COUNTERS, entries)
             .override_global(names::LOG_DROPS, &u8::from(log_drops), true)
             .override_global(names::HAS_INTERFACE, &u8::from(has_interface), true)
@@ -122,6 +136,16 @@ impl Dispatcher {
         };
         let silent = take(&mut ebpf, names::SILENT)?;
         let accounts = take(&mut ebpf, names::ACCOUNTS)?;
+        let shares_file = match ebpf.map(names::SHARES) {
+            Some(Map::ArrayOfMaps(map)) => file(map)?,
+            _ => return Err(missing(names::SHARES)),
+        };
+        let memories_file = match ebpf.map(names::MEMORIES) {
+            Some(Map::ArrayOfMaps(map)) => file(map)?,
+            _ => return Err(missing(names::MEMORIES)),
+        };
+        let shares = take(&mut ebpf, names::SHARES)?;
+        let memories = take(&mut ebpf, names::MEMORIES)?;
         let counters_file = match ebpf.map(names::COUNTERS) {
             Some(Map::PerCpuArray(map)) => file(map)?,
             _ => return Err(missing(names::COUNTERS)),
@@ -138,6 +162,12 @@ impl Dispatcher {
             silent,
             accounts,
             has_accounts: false,
+            shares,
+            shares_file,
+            memories,
+            memories_file,
+            shared: BTreeSet::new(),
+            places: Places::from(entries),
             slot: 0,
             has_interface,
             link: None,
@@ -210,11 +240,7 @@ impl Dispatcher {
     ///
     /// # Errors
     /// As for [`register`](Self::register).
-    pub fn register_again(
-        &mut self,
-        id: DestinationId,
-        socket: &impl AsFd,
-    ) -> Result<bool, DispatcherError> {
+    pub fn register_again(&mut self, id: DestinationId, socket: &impl AsFd) -> Result<bool, DispatcherError> {
         match sys::set_socket(self.listeners.as_fd(), id.0, socket.as_fd(), NO_EXIST) {
             Ok(()) => Ok(true),
             Err(error) if error.raw_os_error() == Some(libc::EEXIST) => Ok(false),
@@ -260,16 +286,16 @@ impl Dispatcher {
         let Some(first) = ids.peek().copied() else { return Ok(Vec::new()) };
         let failed = |id| move |source: io::Error| DispatcherError::Register { id, source: Box::new(source) };
         let copier = sys::copier(others, self.listeners.as_fd()).map_err(failed(first))?;
-        let mut copied = Vec::new();
+        let mut here = Vec::new();
         for id in ids {
             match sys::copy_socket(copier.as_fd(), id.0, id.0) {
-                Ok(()) => copied.push(id),
+                Ok(()) => here.push(id),
                 // Whoever had it has closed it.
                 Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {}
                 Err(error) => return Err(failed(id)(error)),
             }
         }
-        Ok(copied)
+        Ok(here)
     }
 
     /// Makes `socket` the one that denied packets of `protocol` and `family` go to which nobody is to answer. It must be a listener

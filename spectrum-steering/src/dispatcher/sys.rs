@@ -12,7 +12,7 @@ use std::ptr;
 use aya_obj::generated::bpf_attach_type::BPF_SK_LOOKUP;
 use aya_obj::generated::bpf_prog_type::{BPF_PROG_TYPE_SCHED_CLS, BPF_PROG_TYPE_SK_LOOKUP};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
-use spectrum_common::{Counts, Node};
+use spectrum_common::Counts;
 
 use crate::model::Protocol;
 
@@ -24,10 +24,9 @@ pub(super) struct PodCounts(pub(super) Counts);
 // SAFETY: repr(C), u64 fields only, so without padding and valid for every bit pattern.
 unsafe impl aya::Pod for PodCounts {}
 
-/// Writes `nodes` to the beginning of an array map that was created with BPF_F_MMAPABLE (Linux 5.5) and has room for
+/// Writes `bytes` to the beginning of an array map that was created with BPF_F_MMAPABLE (Linux 5.5) and has room for
 /// them. A system call for each element would have to copy it once more.
-pub(super) fn fill(map: impl AsFd, nodes: &[Node]) -> io::Result<()> {
-    let bytes = Node::bytes(nodes);
+pub(super) fn fill(map: impl AsFd, bytes: &[u8]) -> io::Result<()> {
     let Some(length) = NonZeroUsize::new(bytes.len()) else { return Ok(()) };
     let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
     // SAFETY: a fresh shared mapping at an address of the kernel's choice; nothing else in this process knows it.
@@ -171,30 +170,30 @@ pub(super) fn copier(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> io::Result<Own
     const RELEASE: i32 = 86;
     // The control block is at 48 of struct __sk_buff.
     let program = [
-        instruction(0x61, 2, 1, 48, 0),              // r2 = the index in `from`
-        instruction(0x63, 10, 2, -4, 0),             // *(u32 *)(r10 - 4) = r2
-        instruction(0x61, 2, 1, 52, 0),              // r2 = the index in `to`
-        instruction(0x63, 10, 2, -8, 0),             // *(u32 *)(r10 - 8) = r2
+        instruction(0x61, 2, 1, 48, 0),               // r2 = the index in `from`
+        instruction(0x63, 10, 2, -4, 0),              // *(u32 *)(r10 - 4) = r2
+        instruction(0x61, 2, 1, 52, 0),               // r2 = the index in `to`
+        instruction(0x63, 10, 2, -8, 0),              // *(u32 *)(r10 - 8) = r2
         instruction(0x18, 1, 1, 0, from.as_raw_fd()), // r1 = from
         0,
-        instruction(0xbf, 2, 10, 0, 0),  // r2 = r10
-        instruction(0x07, 2, 0, 0, -4),  // r2 -= 4
+        instruction(0xbf, 2, 10, 0, 0), // r2 = r10
+        instruction(0x07, 2, 0, 0, -4), // r2 -= 4
         instruction(0x85, 0, 0, 0, LOOKUP),
-        instruction(0x55, 0, 0, 2, 0),   // if r0 != 0 goto + 2
+        instruction(0x55, 0, 0, 2, 0), // if r0 != 0 goto + 2
         instruction(0xb7, 0, 0, 0, -libc::ENOENT),
         instruction(0x95, 0, 0, 0, 0),
-        instruction(0xbf, 6, 0, 0, 0),                // r6 = the socket
-        instruction(0x18, 1, 1, 0, to.as_raw_fd()),   // r1 = to
+        instruction(0xbf, 6, 0, 0, 0),              // r6 = the socket
+        instruction(0x18, 1, 1, 0, to.as_raw_fd()), // r1 = to
         0,
-        instruction(0xbf, 2, 10, 0, 0),  // r2 = r10
-        instruction(0x07, 2, 0, 0, -8),  // r2 -= 8
-        instruction(0xbf, 3, 6, 0, 0),   // r3 = the socket
-        instruction(0xb7, 4, 0, 0, 0),   // r4 = 0, no flags
+        instruction(0xbf, 2, 10, 0, 0), // r2 = r10
+        instruction(0x07, 2, 0, 0, -8), // r2 -= 8
+        instruction(0xbf, 3, 6, 0, 0),  // r3 = the socket
+        instruction(0xb7, 4, 0, 0, 0),  // r4 = 0, no flags
         instruction(0x85, 0, 0, 0, UPDATE),
-        instruction(0xbf, 7, 0, 0, 0),   // r7 = what came of it
-        instruction(0xbf, 1, 6, 0, 0),   // r1 = the socket
+        instruction(0xbf, 7, 0, 0, 0), // r7 = what came of it
+        instruction(0xbf, 1, 6, 0, 0), // r1 = the socket
         instruction(0x85, 0, 0, 0, RELEASE),
-        instruction(0xbf, 0, 7, 0, 0),   // r0 = r7
+        instruction(0xbf, 0, 7, 0, 0), // r0 = r7
         instruction(0x95, 0, 0, 0, 0),
     ];
     load(BPF_PROG_TYPE_SCHED_CLS as u32, 0, &program)

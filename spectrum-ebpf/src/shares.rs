@@ -1,0 +1,85 @@
+//! The memory of destinations that have registered sockets: whose their clients are by the slots, and whose they were. Decides nothing.
+
+use aya_ebpf::bindings::BPF_F_MMAPABLE;
+use aya_ebpf::btf_maps::{Array, ArrayOfMaps};
+use aya_ebpf::helpers::bpf_ktime_get_ns;
+use aya_ebpf::macros::btf_map;
+use spectrum_common::{MEMORY_WORDS, RegisteredId, Remembered, SLOTS, Slot, names, slot_of};
+
+// MMAPABLE spares the loader a system call for each slot.
+type Slots = Array<[u64; 1], { SLOTS as usize }, { BPF_F_MMAPABLE as usize }>;
+type Words = Array<[u64; 1], { MEMORY_WORDS as usize }>;
+
+#[btf_map]
+static SHARES: ArrayOfMaps<Slots, { names::DEFAULT_DESTINATIONS }> = ArrayOfMaps::new();
+
+#[btf_map]
+static MEMORIES: ArrayOfMaps<Words, { names::DEFAULT_DESTINATIONS }> = ArrayOfMaps::new();
+
+const NOBODY: u32 = u32::MAX;
+
+/// The places of the sockets that the client with this hash goes to, the first of them that is there: where it went lately, and what its
+/// slot says. A place that the map has not is nobody's.
+#[inline(always)]
+pub(crate) fn sockets_of(id: u32, client: u64, is_tcp: bool) -> [RegisteredId; 3] {
+    let slot = Slot::of_bits(slot(id, client));
+    #[expect(clippy::cast_possible_truncation, reason = "a place, which the calling convention widens")]
+    let known = RegisteredId(known(id, client, is_tcp.into()) as u32);
+    [known, slot.first(), slot.next()]
+}
+
+/// Remembers that the client with this hash went to `socket`.
+#[inline(always)]
+pub(crate) fn note(id: u32, client: u64, socket: RegisteredId) {
+    remember(id, client, socket.0);
+}
+
+// Global functions, as `said_of` is: the verifier walks each once.
+
+/// See [`sockets_of`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn slot(id: u32, client: u64) -> u64 {
+    let nobody = const { Slot::of(RegisteredId(NOBODY), None).bits() };
+    let Some(slots) = SHARES.get(id) else { return nobody };
+    slots.get(slot_of(client)).map_or(nobody, |[bits]| *bits)
+}
+
+/// See [`sockets_of`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn known(id: u32, client: u64, is_tcp: u32) -> u64 {
+    let Some(words) = MEMORIES.get(id) else { return NOBODY.into() };
+    let (now, ticks) = (now(), if is_tcp == 0 { Remembered::UDP } else { Remembered::TCP });
+    let [first, second] =
+        Remembered::places(client).map(|place| word(words, place).socket(client, now, ticks));
+    first.or(second).map_or(NOBODY, |socket| socket.0).into()
+}
+
+/// See [`note`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn remember(id: u32, client: u64, socket: u32) -> u64 {
+    let Some(words) = MEMORIES.get(id) else { return 0 };
+    let (now, [first, second]) = (now(), Remembered::places(client));
+    let said = [word(words, first), word(words, second)];
+    let place = if Remembered::takes_second(said, client, now) { second } else { first };
+    let Some(word) = words.get_ptr_mut(place) else { return 0 };
+    let said = Remembered::of(client, RegisteredId(socket), now).bits();
+    // SAFETY: an aligned word of the map, stored as a whole; volatile, since other CPUs read it.
+    unsafe { core::ptr::write_volatile(word.cast::<u64>(), said) };
+    1
+}
+
+#[inline(always)]
+fn word(words: &'static Words, place: u32) -> Remembered {
+    // SAFETY: as above.
+    let bits = words.get_ptr(place).map_or(0, |word| unsafe { core::ptr::read_volatile(word.cast::<u64>()) });
+    Remembered::of_bits(bits)
+}
+
+#[inline(always)]
+fn now() -> u64 {
+    // SAFETY: a helper without arguments that every program may call.
+    unsafe { bpf_ktime_get_ns() }
+}

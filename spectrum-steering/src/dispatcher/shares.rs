@@ -1,0 +1,166 @@
+//! The registered sockets of a dispatcher, and how the clients of a destination are divided among them. `slots_of` decides how;
+//! who is registered, the caller.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::{Duration, Instant};
+
+use aya::maps::{MapData, MapError};
+use aya_obj::generated::BPF_F_MMAPABLE;
+use aya_obj::generated::bpf_map_type::BPF_MAP_TYPE_ARRAY;
+use spectrum_common::{MEMORY_WORDS, RegisteredId, SLOTS, SocketShare, names, slots_of};
+
+use super::{Dispatcher, DispatcherError, sys};
+use crate::model::DestinationId;
+
+/// For so long the place of a socket is nobody's: longer than a client is remembered.
+const REST: Duration = Duration::from_mins(1);
+
+/// The places behind those of the destinations.
+#[derive(Debug)]
+pub(super) struct Places {
+    next: u32,
+    end: u32,
+    /// Those that were given back, in the order of that.
+    resting: VecDeque<(Instant, RegisteredId)>,
+}
+
+impl Places {
+    /// The places from `first` on, all free.
+    pub(super) fn from(first: u32) -> Self {
+        let count = u32::try_from(names::REGISTERED_SOCKETS).unwrap_or(u32::MAX);
+        Self { next: first, end: first.saturating_add(count), resting: VecDeque::new() }
+    }
+
+    /// A place that has been nobody's for a while, if there is one.
+    fn take(&mut self, now: Instant) -> Option<RegisteredId> {
+        if self.next < self.end {
+            let free = RegisteredId(self.next);
+            self.next += 1;
+            return Some(free);
+        }
+        let has_rested = |(since, _): &mut (Instant, RegisteredId)| now.duration_since(*since) >= REST;
+        self.resting.pop_front_if(has_rested).map(|(_, free)| free)
+    }
+
+    fn give_back(&mut self, place: RegisteredId, now: Instant) {
+        self.resting.push_back((now, place));
+    }
+}
+
+impl Dispatcher {
+    /// Gives `socket` a place among the registered ones. No packet comes to it before it has a share. The map holds no reference that
+    /// keeps the socket open: when its last descriptor is closed, its place is empty.
+    ///
+    /// # Errors
+    /// [`DispatcherError::Admit`]: there is no free place, or the socket neither listens nor is a bound UDP one.
+    pub fn admit(&mut self, socket: &impl AsFd) -> Result<RegisteredId, DispatcherError> {
+        let now = Instant::now();
+        let place = self.places.take(now).ok_or_else(|| DispatcherError::Admit {
+            source: format!(
+                "{} sockets are registered, or were within the last {} s",
+                names::REGISTERED_SOCKETS,
+                REST.as_secs()
+            )
+            .into(),
+        })?;
+        if let Err(source) = sys::set_socket(self.listeners.as_fd(), place.0, socket.as_fd(), 0) {
+            self.places.give_back(place, now);
+            return Err(DispatcherError::Admit { source: Box::new(source) });
+        }
+        Ok(place)
+    }
+
+    /// Empties the place of a registered socket, which must have no share any more.
+    ///
+    /// # Errors
+    /// [`DispatcherError::Dismiss`], also where it was empty, as that of a socket is which was closed. The place is free all the same.
+    pub fn dismiss(&mut self, place: RegisteredId) -> Result<(), DispatcherError> {
+        self.places.give_back(place, Instant::now());
+        sys::clear_socket(self.listeners.as_fd(), place.0)
+            .map_err(|source| DispatcherError::Dismiss { place, source: Box::new(source) })
+    }
+
+    /// Divides the clients of destination `id` among `shares`, which apply while it has no listener of its own. Atomic. Whoever came lately
+    /// goes on where it went, as long as that socket has its place; where no share has a weight, nobody else comes. With no shares the
+    /// destination has no registered sockets, and all is forgotten.
+    ///
+    /// # Errors
+    /// [`DispatcherError::Share`], for lack of memory most of the time: the shares before still hold.
+    pub fn share(&mut self, id: DestinationId, shares: &[SocketShare]) -> Result<(), DispatcherError> {
+        let failed = |source: MapError| DispatcherError::Share { id, source: Box::new(source) };
+        // Each change of a map of maps waits until no packet is being looked up by what was there.
+        if shares.is_empty() {
+            if self.shared.remove(&id) {
+                clear(self.shares_file.as_fd(), id)?;
+                clear(self.memories_file.as_fd(), id)?;
+            }
+            return Ok(());
+        }
+        if !self.shared.contains(&id) {
+            let memory = array("MEMORY", MEMORY_WORDS, 0).map_err(failed)?;
+            self.memories.set(id.0, &memory, 0).map_err(failed)?;
+            self.shared.insert(id);
+        }
+        let slots = slots_of(shares);
+        if slots.is_empty() {
+            return clear(self.shares_file.as_fd(), id);
+        }
+        let map = array("SLOTS", SLOTS, BPF_F_MMAPABLE).map_err(failed)?;
+        let bytes: Vec<u8> = slots.iter().flat_map(|slot| slot.bits().to_ne_bytes()).collect();
+        sys::fill(map.fd(), &bytes)
+            .map_err(|source| DispatcherError::Share { id, source: Box::new(source) })?;
+        self.shares.set(id.0, &map, 0).map_err(failed)
+    }
+
+    /// The destinations whose clients are divided.
+    #[must_use]
+    pub fn shared(&self) -> &BTreeSet<DestinationId> {
+        &self.shared
+    }
+}
+
+/// Takes away what a map of maps has for `id`, if it has anything.
+fn clear(map: BorrowedFd<'_>, id: DestinationId) -> Result<(), DispatcherError> {
+    match sys::clear_socket(map, id.0) {
+        Err(error) if error.raw_os_error() != Some(libc::ENOENT) => {
+            Err(DispatcherError::Share { id, source: Box::new(error) })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// An array of words, by the name that bpftool prints.
+fn array(name: &str, entries: u32, flags: u32) -> Result<MapData, MapError> {
+    #[expect(clippy::cast_possible_truncation, reason = "a key has four bytes, a word eight")]
+    let definition = aya_obj::Map::new_from_params(
+        BPF_MAP_TYPE_ARRAY as u32,
+        size_of::<u32>() as u32,
+        size_of::<u64>() as u32,
+        entries,
+        flags,
+    );
+    MapData::create(definition, name, None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_is_given_away_again_when_it_has_rested() {
+        let mut places = Places { next: 8, end: 10, resting: VecDeque::new() };
+        let start = Instant::now();
+        let [one, other] = [8, 9].map(RegisteredId);
+        assert_eq!(
+            [places.take(start), places.take(start), places.take(start)],
+            [Some(one), Some(other), None]
+        );
+        places.give_back(other, start);
+        places.give_back(one, start + REST / 2);
+        assert_eq!(places.take(start + REST / 2), None);
+        assert_eq!(places.take(start + REST), Some(other));
+        assert_eq!(places.take(start + REST), None);
+        assert_eq!(places.take(start + REST * 2), Some(one));
+    }
+}
