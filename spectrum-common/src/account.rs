@@ -60,20 +60,41 @@ pub struct Charge {
 /// from the other: what comes a second time by the same connection soon after it was let in is not charged, once.
 #[inline(always)]
 pub fn charge<A: Accounts + ?Sized>(charge: Charge, pace: Pace, accounts: &A) -> bool {
-    let Charge { account, connection, now } = charge;
-    let now = now & TIME;
-    #[expect(clippy::cast_possible_truncation, reason = "the lower bits are the place")]
-    let place_of = |hash: u64, places: u32| hash as u32 & (places - 1);
-    let charged = ACCOUNTS + place_of(connection, CHARGED);
-    let since = now >> CHARGED_SHIFT & CHARGED_TIME;
-    if connection != 0 {
-        let word = accounts.load(charged);
-        let is_same = word >> CHARGED_BITS == connection >> CHARGED_BITS;
-        if is_same && since.wrapping_sub(word) & CHARGED_TIME < ACK_FOLLOWS {
-            accounts.store(charged, 0);
-            return true;
-        }
+    let now = charge.now & TIME;
+    if was_charged(&charge, accounts) {
+        accounts.store(charged_place(charge.connection), 0);
+        return true;
     }
+    let Standing { at, used } = standing(&charge, accounts);
+    if used - now > pace.window.into() {
+        return false;
+    }
+    accounts.store(at, charge.account & !TIME | (used + u64::from(pace.cost)) & TIME);
+    if charge.connection != 0 {
+        let word = charge.connection & !CHARGED_TIME | since(now);
+        accounts.store(charged_place(charge.connection), word);
+    }
+    true
+}
+
+/// True if [`charge`] would let it come now, at a [`Pace`] with this window. Nothing is charged: who sees packets before the socket lookup may turn away what that would.
+#[inline(always)]
+pub fn would_charge<A: Accounts + ?Sized>(charge: Charge, window: u32, accounts: &A) -> bool {
+    let now = charge.now & TIME;
+    was_charged(&charge, accounts) || standing(&charge, accounts).used - now <= window.into()
+}
+
+/// The account of a source, or the one that it gets.
+struct Standing {
+    /// Its place.
+    at: u32,
+    /// The time up to which the source has used what it may, not before now.
+    used: u64,
+}
+
+#[inline(always)]
+fn standing<A: Accounts + ?Sized>(charge: &Charge, accounts: &A) -> Standing {
+    let (account, now) = (charge.account, charge.now & TIME);
     let owner = account & !TIME;
     let places = [place_of(account, ACCOUNTS), place_of(account >> 20, ACCOUNTS)];
     let words = places.map(|place| accounts.load(place));
@@ -87,15 +108,34 @@ pub fn charge<A: Accounts + ?Sized>(charge: Charge, pace: Pace, accounts: &A) ->
     } else {
         (places[1], now)
     };
-    let used = if used < now { now } else { used };
-    if used - now > pace.window.into() {
+    Standing { at, used: if used < now { now } else { used } }
+}
+
+/// True if its connection was charged a little while ago.
+#[inline(always)]
+fn was_charged<A: Accounts + ?Sized>(charge: &Charge, accounts: &A) -> bool {
+    if charge.connection == 0 {
         return false;
     }
-    accounts.store(at, owner | (used + u64::from(pace.cost)) & TIME);
-    if connection != 0 {
-        accounts.store(charged, connection & !CHARGED_TIME | since);
-    }
-    true
+    let word = accounts.load(charged_place(charge.connection));
+    let is_same = word >> CHARGED_BITS == charge.connection >> CHARGED_BITS;
+    is_same && since(charge.now & TIME).wrapping_sub(word) & CHARGED_TIME < ACK_FOLLOWS
+}
+
+#[inline(always)]
+fn since(now: u64) -> u64 {
+    now >> CHARGED_SHIFT & CHARGED_TIME
+}
+
+#[inline(always)]
+fn charged_place(connection: u64) -> u32 {
+    ACCOUNTS + place_of(connection, CHARGED)
+}
+
+#[inline(always)]
+#[expect(clippy::cast_possible_truncation, reason = "the lower bits are the place")]
+fn place_of(hash: u64, places: u32) -> u32 {
+    hash as u32 & (places - 1)
 }
 
 /// The hash of `words` that nobody can foresee who does not know `secret` (SipHash-1-3 by Aumasson and Bernstein).
@@ -229,6 +269,24 @@ mod tests {
         }
         assert!(charge(syn(1, 9, start + 19 * SECOND), PACE, &table), "an old one is charged");
         assert!(!charge(syn(1, 15, start + 19 * SECOND), PACE, &table));
+    }
+
+    #[test]
+    fn who_only_looks_says_what_would_be_said_and_charges_nothing() {
+        let table = Table::new();
+        let start = 77 * SECOND;
+        for port in 1..20 {
+            let syn = syn(1, port, start + u64::from(port == 19) * SECOND / 10);
+            let looked = [(); 3].map(|()| would_charge(syn, PACE.window, &table));
+            assert_eq!(looked, [charge(syn, PACE, &table); 3], "{port}");
+        }
+        assert!(
+            would_charge(syn(1, 5, start + SECOND / 10), PACE.window, &table),
+            "a SYN that was let in comes again"
+        );
+        assert!(!would_charge(syn(1, 6, start + SECOND / 10), PACE.window, &table));
+        assert!(!would_charge(datagram(1, start + SECOND / 10), PACE.window, &table));
+        assert!(would_charge(datagram(2, start), PACE.window, &table));
     }
 
     #[test]

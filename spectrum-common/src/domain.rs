@@ -25,9 +25,41 @@ impl Domain {
         matches!(self, Self::Tcp4 | Self::Udp4)
     }
 
+    /// The domain of a number, of which the lower two bits count: the other way round than [`first_step`](Self::first_step).
+    #[must_use]
+    #[inline(always)]
+    pub const fn of_number(number: u32) -> Self {
+        match number & 3 {
+            0 => Self::Tcp4,
+            1 => Self::Udp4,
+            2 => Self::Tcp6,
+            _ => Self::Udp6,
+        }
+    }
+
+    /// True if its packets are datagrams.
+    #[must_use]
+    #[inline(always)]
+    pub const fn is_udp(self) -> bool {
+        matches!(self, Self::Udp4 | Self::Udp6)
+    }
+
     /// The index of the domain's first step in the steering table.
     #[must_use]
     pub const fn first_step(self) -> u32 {
         self as u32
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_domain_is_what_its_number_says() {
+        for domain in Domain::ALL {
+            assert_eq!(Domain::of_number(domain.first_step()), domain);
+            assert_eq!(domain.is_udp(), domain.first_step() & 1 == 1);
+        }
     }
 }

@@ -37,7 +37,7 @@ mod unknown_word;
 #[cfg(feature = "std")]
 mod visible;
 
-pub use account::{ACCOUNT_WORDS, Accounts, Charge, Pace, charge, hash_of};
+pub use account::{ACCOUNT_WORDS, Accounts, Charge, Pace, charge, hash_of, would_charge};
 #[cfg(feature = "std")]
 pub use address_and_port::{ParseAddressAndPortError, parse_address_and_port};
 pub use counts::{Counts, DENY_REASONS, DenyReason, REFUSALS, Refusal};

@@ -3,6 +3,8 @@
 
 /// The sk_lookup program, and what `bpftool prog show` calls it.
 pub const PROGRAM: &str = "spectrum";
+/// The XDP program, which is loaded where one is asked for.
+pub const XDP_PROGRAM: &str = "spectrum_xdp";
 /// Array of maps: the steering table of the current generation, and in one of the two other slots, which take turns, the same once
 /// more where it has source policies.
 pub const TABLES: &str = "TABLES";
@@ -18,6 +20,8 @@ pub const MEMORIES: &str = "MEMORIES";
 pub const SILENT: &str = "SILENT";
 /// Per-CPU array: what became of each destination's packets.
 pub const COUNTERS: &str = "COUNTERS";
+/// Per-CPU array of one number: packets that the XDP program dropped.
+pub const EARLY: &str = "EARLY";
 /// Array of one map: the accounts of sources, where a rate is configured.
 pub const ACCOUNTS: &str = "ACCOUNTS";
 /// Read-only global, two `u64`: what makes hashes that strangers cannot foresee.

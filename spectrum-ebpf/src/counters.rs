@@ -7,6 +7,18 @@ use spectrum_common::{Counts, DenyReason, DestinationId, names};
 #[btf_map]
 static COUNTERS: PerCpuArray<Counts, { names::DEFAULT_DESTINATIONS }> = PerCpuArray::new();
 
+#[btf_map]
+static EARLY: PerCpuArray<u64, 1> = PerCpuArray::new();
+
+/// Counts a packet that is dropped before the stack sees it.
+#[inline(always)]
+pub(crate) fn drop_early() {
+    if let Some(count) = EARLY.get_ptr_mut(0) {
+        // SAFETY: this CPU's own element; the program is not interrupted by itself on one CPU.
+        unsafe { *count += 1 };
+    }
+}
+
 /// Lets `note` count in the destination's counters.
 #[inline(always)]
 pub(crate) fn count(id: DestinationId, note: impl FnOnce(&mut Counts)) {

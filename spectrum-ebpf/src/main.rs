@@ -1,24 +1,28 @@
-//! The sk_lookup program: reads the context once, calls `steer()`, acts on the verdict, counts. Decides nothing.
+//! The sk_lookup program: reads the context once, calls `steer()`, acts on the verdict, counts; and the XDP program, which drops what
+//! that would turn away without a word. Decides nothing.
 #![no_std]
 #![no_main]
-#![allow(missing_docs, unreachable_pub, reason = "of what #[sk_lookup] makes of a function")]
+#![allow(missing_docs, unreachable_pub, reason = "of what #[sk_lookup] and #[xdp] make of a function")]
 #![allow(unsafe_code, reason = "map memory and the context are the kernel's")]
 #![expect(
     clippy::inline_always,
     reason = "BPF passes five register arguments at most, and the verifier walks one program"
 )]
-#![expect(clippy::needless_pass_by_value, reason = "#[sk_lookup] hands the context over by value")]
+#![expect(clippy::needless_pass_by_value, reason = "#[sk_lookup] and #[xdp] hand the context over by value")]
 
 mod accounts;
 mod assign;
 mod counters;
+mod early;
+mod frame;
 mod packet;
 mod shares;
 mod tables;
 
 use aya_ebpf::bindings::sk_action::{SK_DROP, SK_PASS};
-use aya_ebpf::macros::sk_lookup;
-use aya_ebpf::programs::SkLookupContext;
+use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS};
+use aya_ebpf::macros::{sk_lookup, xdp};
+use aya_ebpf::programs::{SkLookupContext, XdpContext};
 use spectrum_common::{Verdict, names, steer};
 
 use crate::counters::deny;
@@ -54,6 +58,15 @@ pub fn spectrum(ctx: SkLookupContext) -> u32 {
             deny(id, reason);
             if assign::silence(&ctx) { SK_PASS } else { SK_DROP }
         }
+    }
+}
+
+/// Drops what is to be turned away without a word, and lets everything else through as it is.
+#[xdp]
+pub fn spectrum_xdp(ctx: XdpContext) -> u32 {
+    match frame::read(&ctx) {
+        Some(packet) if early::is_silenced(&packet) => XDP_DROP,
+        _ => XDP_PASS,
     }
 }
 

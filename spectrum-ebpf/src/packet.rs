@@ -4,7 +4,7 @@ use aya_ebpf::bindings::bpf_sk_lookup;
 use aya_ebpf::programs::SkLookupContext;
 use spectrum_common::{Address, Domain, Pace, Packet, Sender, Source};
 
-use crate::accounts;
+use crate::accounts::{self, Ends};
 
 const AF_INET: u32 = 2;
 const AF_INET6: u32 = 10;
@@ -85,19 +85,16 @@ impl Sender for LookupSender<'_> {
 
     #[inline(always)]
     fn may_come(&self, source: Address, rate: u32, pace: Pace) -> bool {
-        let is_tcp = self.is_tcp();
-        let counter = u64::from(rate) << 1 | u64::from(is_tcp);
-        let account = accounts::hash(source.hi, source.lo, counter);
-        let connection = if is_tcp {
+        let ends = || {
             let lookup = self.lookup;
-            let dialled = address(self.is_ipv4(), &lookup.local_ip4, &lookup.local_ip6);
-            // Of the source the account has what its mask leaves; whoever is behind one mask has ports of his own.
-            let from = self.source().address;
-            let ports = u64::from(lookup.local_port) << 16 | u64::from(lookup.remote_port);
-            accounts::hash_on(account ^ from.hi, from.lo, dialled.hi ^ ports, dialled.lo)
-        } else {
-            0
+            let to = address(self.is_ipv4(), &lookup.local_ip4, &lookup.local_ip6);
+            Ends {
+                from: self.source().address,
+                to,
+                ports: lookup.local_port << 16 | u32::from(lookup.remote_port),
+            }
         };
+        let (account, connection) = accounts::hashes(source, rate, self.is_tcp(), ends);
         accounts::charge(account, connection, pace)
     }
 }

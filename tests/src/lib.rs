@@ -20,6 +20,7 @@ pub mod deadline;
 pub mod dial;
 pub mod fault;
 pub mod fleet;
+pub mod frame;
 pub mod holdings;
 pub mod instance;
 pub mod maps;

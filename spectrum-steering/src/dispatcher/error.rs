@@ -7,7 +7,8 @@ use aya::maps::MapError;
 use aya::programs::ProgramError;
 use spectrum_common::RegisteredId;
 
-use crate::model::{DestinationId, Family, Protocol};
+use super::xdp::XdpMode;
+use crate::model::{DestinationId, Family, InterfaceName, Protocol};
 
 type Cause = Box<dyn std::error::Error + Send + Sync>;
 
@@ -48,11 +49,33 @@ pub enum DispatcherError {
         /// The kernel's own error.
         source: Cause,
     },
+    /// The counter of the XDP program was not read.
+    #[error("read how many packets the XDP program has dropped")]
+    Early {
+        /// The kernel's own error.
+        source: Box<MapError>,
+    },
     /// The maps or the program are not loaded.
     #[error("load the sk_lookup program{}", cure(.source.as_ref()))]
     Load {
         /// The kernel's own error.
         source: Cause,
+    },
+    /// The interface brings packets without an Ethernet header.
+    #[error(
+        "look at what comes by interface {interface}: it has no Ethernet header, as of a tunnel; take it out of [policy] xdp"
+    )]
+    NoEthernet {
+        /// Its name.
+        interface: InterfaceName,
+    },
+    /// No interface is called so.
+    #[error(
+        "look at what comes by interface {interface}: there is none of that name (`ip link` shows those that there are)"
+    )]
+    NoInterface {
+        /// The name.
+        interface: InterfaceName,
     },
     /// The embedded object is not the one this loader was built with.
     #[error("the eBPF object has no {name} of the expected type; build it anew")]
@@ -97,6 +120,16 @@ pub enum DispatcherError {
         family: Family,
         /// The kernel's own error.
         source: Cause,
+    },
+    /// The XDP program is not on the interface.
+    #[error("attach the XDP program to interface {interface}{}", xdp_cure(.source, .interface, *.others))]
+    Xdp {
+        /// Its name.
+        interface: InterfaceName,
+        /// The mode of the program that is there already, if one is.
+        others: XdpMode,
+        /// The kernel's own error.
+        source: io::Error,
     },
     /// The destination still has its listener.
     #[error("remove the listener of destination {id}")]
@@ -151,6 +184,21 @@ fn cure(source: &(dyn std::error::Error + Send + Sync + 'static)) -> &'static st
         Some(libc::E2BIG) => " (64 sk_lookup programs are attached already; see `bpftool link`)",
         Some(libc::ENOMEM) => " (not enough memory, or the memory cgroup's limit is reached)",
         _ => "",
+    }
+}
+
+fn xdp_cure(source: &io::Error, interface: &InterfaceName, others: XdpMode) -> String {
+    match source.raw_os_error() {
+        Some(libc::EBUSY | libc::EEXIST) => {
+            let off = if others == XdpMode::Generic { "xdpgeneric" } else { "xdp" };
+            format!(
+                " (another program is there, which is not replaced: stop who attached it, as `bpftool net` and `bpftool link` show, or \
+                 `ip link set dev {interface} {off} off`; or take it out of [policy] xdp)"
+            )
+        }
+        Some(libc::EPERM) => " (needs CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON; try sudo)".to_owned(),
+        Some(libc::EINVAL) => " (needs Linux 5.9; take it out of [policy] xdp)".to_owned(),
+        _ => " (take it out of [policy] xdp, and it is judged by the socket lookup alone)".to_owned(),
     }
 }
 

@@ -22,6 +22,8 @@ pub struct FormerCounts {
     last: Option<(PacketCounters, OwnedFd)>,
     /// The tables that were published.
     pub(super) published: u64,
+    /// The packets that were dropped before the stack saw them.
+    pub(super) early: u64,
 }
 
 impl fmt::Debug for FormerCounts {
@@ -39,6 +41,9 @@ pub struct FormerSums {
     #[serde(default)]
     denied: BTreeMap<u32, Vec<u64>>,
     published: u64,
+    /// Those that were dropped before the stack saw them.
+    #[serde(default)]
+    early: u64,
 }
 
 impl FormerCounts {
@@ -47,7 +52,7 @@ impl FormerCounts {
     /// # Errors
     /// [`DispatcherError::Load`]: these are no counters.
     pub fn open(sums: FormerSums, counters: OwnedFd) -> Result<Self, DispatcherError> {
-        let FormerSums { sums, denied, published } = sums;
+        let FormerSums { sums, denied, published, early } = sums;
         let sums = sums.into_iter().map(|(id, (steered, missed, refused))| {
             let mut counts = Counts { steered, missed, ..Counts::default() };
             counts.refused.iter_mut().zip(refused).for_each(|(to, from)| *to = from);
@@ -55,7 +60,7 @@ impl FormerCounts {
             counts.denied.iter_mut().zip(denied).for_each(|(to, from)| *to = *from);
             (id, counts)
         });
-        Ok(Self { sums: sums.collect(), last: Some(last(counters)?), published })
+        Ok(Self { sums: sums.collect(), last: Some(last(counters)?), published, early })
     }
 
     /// Their parts: the sums, and the descriptor of the last counters.
@@ -64,12 +69,17 @@ impl FormerCounts {
         let denied = self.sums.iter().map(|(id, counts)| (*id, counts.denied.to_vec())).collect();
         let sums = self.sums.into_iter();
         let sums = sums.map(|(id, counts)| (id, (counts.steered, counts.missed, counts.refused.to_vec())));
-        let told = FormerSums { sums: sums.collect(), denied, published: self.published };
+        let told = FormerSums { sums: sums.collect(), denied, published: self.published, early: self.early };
         (told, self.last.map(|(_, descriptor)| descriptor))
     }
 
     /// These, and behind them what is behind `counters`.
-    pub(super) fn followed_by(&self, counters: OwnedFd, published: u64) -> Result<Self, DispatcherError> {
+    pub(super) fn followed_by(
+        &self,
+        counters: OwnedFd,
+        published: u64,
+        early: u64,
+    ) -> Result<Self, DispatcherError> {
         let mut sums = self.sums.clone();
         if let Some((counters, _)) = &self.last {
             for id in 0..counters.len() {
@@ -80,7 +90,7 @@ impl FormerCounts {
                 }
             }
         }
-        Ok(Self { sums, last: Some(last(counters)?), published })
+        Ok(Self { sums, last: Some(last(counters)?), published, early })
     }
 
     /// What they have counted for `id`.

@@ -1,4 +1,4 @@
-//! The loaded sk_lookup program with its maps and link, and the object that controls it: bpf(2) happens here and
+//! The loaded programs with their maps and links, and the object that controls them: bpf(2) happens here and
 //! nowhere else. What the table says is decided in `plan`; which sockets are registered, by the caller.
 
 mod attached;
@@ -9,6 +9,7 @@ mod generation;
 mod probe;
 mod shares;
 mod sys;
+mod xdp;
 
 use std::collections::BTreeSet;
 use std::hash::{BuildHasher as _, RandomState};
@@ -18,7 +19,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aya::maps::{ArrayOfMaps, Map, MapData, MapError, PerCpuValues, SockMap};
-use aya::programs::{ProgramError, ProgramType, SkLookup};
+use aya::programs::{ProgramError, ProgramInfo, ProgramType, SkLookup};
 use aya::{Ebpf, EbpfLoader};
 use spectrum_common::{Counts, Node, names};
 
@@ -30,6 +31,7 @@ pub use former_counts::{FormerCounts, FormerSums};
 use generation::Generation;
 pub use probe::{Probe, test_run};
 use shares::Places;
+pub use xdp::{XdpLink, XdpMode};
 
 use crate::model::{DestinationId, Family, Protocol, domain_of};
 
@@ -85,6 +87,12 @@ pub struct Made {
     pub machine_code: u32,
     /// Instructions that the verifier walked through. Before Linux 5.16 it does not say.
     pub verified: Option<u32>,
+}
+
+impl Made {
+    fn of(info: &ProgramInfo) -> Self {
+        Self { machine_code: info.size_jitted(), verified: info.verified_instruction_count() }
+    }
 }
 
 /// True if the kernel has programs of the type sk_lookup. Needs CAP_BPF.
@@ -151,10 +159,11 @@ impl Dispatcher {
             _ => return Err(missing(names::COUNTERS)),
         };
         let counters = take(&mut ebpf, names::COUNTERS)?;
+        let early = take(&mut ebpf, names::EARLY)?;
         let program = program(&mut ebpf)?;
         program.load().map_err(DispatcherError::verify)?;
         let listeners = Arc::new(listeners);
-        let probe = Probe::of(program, counters, counters_file, Arc::clone(&listeners))?;
+        let probe = Probe::of(program, counters, counters_file, Arc::clone(&listeners), early)?;
         Ok(Self {
             ebpf,
             tables,
@@ -402,8 +411,7 @@ impl Dispatcher {
     /// [`DispatcherError::Load`]: the kernel does not say.
     pub fn made(&self) -> Result<Made, DispatcherError> {
         let program = self.ebpf.program(names::PROGRAM).ok_or_else(|| missing(names::PROGRAM))?;
-        let info = program.info().map_err(DispatcherError::verify)?;
-        Ok(Made { machine_code: info.size_jitted(), verified: info.verified_instruction_count() })
+        Ok(Made::of(&program.info().map_err(DispatcherError::verify)?))
     }
 }
 

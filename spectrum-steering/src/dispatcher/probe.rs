@@ -24,6 +24,7 @@ pub struct Probe {
     counters: Arc<Mutex<PacketCounters>>,
     counters_file: Arc<OwnedFd>,
     listeners: Arc<OwnedFd>,
+    early: Arc<PerCpuArray<MapData, u64>>,
     former: Arc<Mutex<FormerCounts>>,
     generation: u64,
     nodes: usize,
@@ -36,6 +37,7 @@ impl Probe {
         counters: PacketCounters,
         counters_file: OwnedFd,
         listeners: Arc<OwnedFd>,
+        early: PerCpuArray<MapData, u64>,
     ) -> Result<Self, DispatcherError> {
         let descriptor = program.fd().map_err(DispatcherError::verify)?.as_fd().try_clone_to_owned();
         let descriptor = descriptor.map_err(|source| DispatcherError::Load { source: Box::new(source) })?;
@@ -45,6 +47,7 @@ impl Probe {
             counters: Arc::new(Mutex::new(counters)),
             counters_file: Arc::new(counters_file),
             listeners,
+            early: Arc::new(early),
             former: Arc::default(),
             generation: 0,
             nodes: 0,
@@ -76,7 +79,8 @@ impl Probe {
     pub fn all_counts(&self) -> Result<FormerCounts, DispatcherError> {
         let failed = |source: io::Error| DispatcherError::Load { source: Box::new(source) };
         let counters = self.counters_file.try_clone().map_err(failed)?;
-        self.former().followed_by(counters, self.generation)
+        let early = self.dropped_early()?;
+        self.former().followed_by(counters, self.generation, early)
     }
 
     fn former(&self) -> MutexGuard<'_, FormerCounts> {
@@ -134,6 +138,16 @@ impl Probe {
     /// The kernel does not say.
     pub fn listener_cookie(&self, id: DestinationId) -> io::Result<Option<u64>> {
         sys::cookie(self.listeners.as_fd(), id.0)
+    }
+
+    /// Packets that the XDP program has dropped, all CPUs together: they are counted as denied, too.
+    ///
+    /// # Errors
+    /// [`DispatcherError::Early`]: the kernel does not say.
+    pub fn dropped_early(&self) -> Result<u64, DispatcherError> {
+        let counted = self.early.get(&0, 0);
+        let counted = counted.map_err(|source| DispatcherError::Early { source: Box::new(source) })?;
+        Ok(counted.iter().fold(self.former().early, |sum, count| sum.wrapping_add(*count)))
     }
 
     /// Asks the kernel where a packet from `from` to `to` goes, by running the program on it. That counts it as steered,

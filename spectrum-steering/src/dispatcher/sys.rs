@@ -9,11 +9,13 @@ use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
 use std::ptr;
 
-use aya_obj::generated::bpf_attach_type::BPF_SK_LOOKUP;
+use aya_obj::generated::bpf_attach_type::{BPF_SK_LOOKUP, BPF_XDP};
 use aya_obj::generated::bpf_prog_type::{BPF_PROG_TYPE_SCHED_CLS, BPF_PROG_TYPE_SK_LOOKUP};
+use aya_obj::generated::{XDP_FLAGS_DRV_MODE, XDP_FLAGS_SKB_MODE};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 use spectrum_common::Counts;
 
+use super::xdp::XdpMode;
 use crate::model::Protocol;
 
 /// [`Counts`] as map values are read.
@@ -42,21 +44,102 @@ pub(super) fn fill(map: impl AsFd, bytes: &[u8]) -> io::Result<()> {
 /// Attaches an sk_lookup program to a network namespace (BPF_LINK_CREATE, Linux 5.9): the link, which is closed on exec. Needs
 /// CAP_NET_ADMIN in it.
 pub(super) fn attach(program: BorrowedFd<'_>, netns: BorrowedFd<'_>) -> io::Result<OwnedFd> {
-    let attributes = LinkAttributes {
+    link(&LinkAttributes {
         program: program.as_raw_fd().cast_unsigned(),
         target: netns.as_raw_fd().cast_unsigned(),
         attach_type: BPF_SK_LOOKUP as u32,
         flags: 0,
-    };
+    })
+}
+
+/// Attaches an XDP program to the interface `index` of the calling thread's network namespace, likewise.
+pub(super) fn attach_xdp(program: BorrowedFd<'_>, index: u32, mode: XdpMode) -> io::Result<OwnedFd> {
+    link(&LinkAttributes {
+        program: program.as_raw_fd().cast_unsigned(),
+        target: index,
+        attach_type: BPF_XDP as u32,
+        flags: match mode {
+            XdpMode::Generic => XDP_FLAGS_SKB_MODE,
+            XdpMode::Native => XDP_FLAGS_DRV_MODE,
+        },
+    })
+}
+
+fn link(attributes: &LinkAttributes) -> io::Result<OwnedFd> {
     // SAFETY: bpf(2) reads `attributes`, whose size is given and which live until it returns.
     let result = unsafe {
-        libc::syscall(libc::SYS_bpf, BPF_LINK_CREATE, &raw const attributes, size_of::<LinkAttributes>())
+        libc::syscall(libc::SYS_bpf, BPF_LINK_CREATE, ptr::from_ref(attributes), size_of::<LinkAttributes>())
     };
     let descriptor = RawFd::try_from(result).ok().filter(|descriptor| *descriptor >= 0);
     let descriptor = descriptor.ok_or_else(io::Error::last_os_error)?;
     // SAFETY: the kernel has just made it for the caller, and nobody else knows it.
     Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
 }
+
+/// The index of the interface that the XDP link `link` is on; 0: it is on none any more (BPF_OBJ_GET_INFO_BY_FD).
+pub(super) fn interface_of(link: BorrowedFd<'_>) -> io::Result<u32> {
+    let mut info = LinkInfo::default();
+    let attributes = InfoAttributes {
+        descriptor: link.as_raw_fd().cast_unsigned(),
+        length: size_of::<LinkInfo>().try_into().unwrap_or(u32::MAX),
+        address: (&raw mut info).expose_provenance() as u64,
+    };
+    // SAFETY: bpf(2) reads `attributes`, whose size is given, and writes at most `length` bytes of `info`; both live until it returns.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            BPF_OBJ_GET_INFO_BY_FD,
+            &raw const attributes,
+            size_of::<InfoAttributes>(),
+        )
+    };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: `info` was handed to the kernel as a raw pointer; it is read back as one, initialised before.
+    Ok(unsafe { ptr::read_volatile(&raw const info.interface) })
+}
+
+const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
+
+/// The part of `union bpf_attr` that BPF_OBJ_GET_INFO_BY_FD reads.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+struct InfoAttributes {
+    descriptor: u32,
+    length: u32,
+    address: u64,
+}
+
+/// `struct bpf_link_info` of linux/bpf.h, as it is of an XDP link.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+struct LinkInfo {
+    kind: u32,
+    id: u32,
+    program: u32,
+    padding: u32,
+    interface: u32,
+    rest: [u32; 11],
+}
+
+/// Runs an XDP program on `frame`, once; true if it drops it.
+pub(super) fn test_frame(program: BorrowedFd<'_>, frame: &[u8]) -> io::Result<bool> {
+    let mut attributes = TestAttributes {
+        program: program.as_raw_fd().cast_unsigned(),
+        data_in: frame.len().try_into().unwrap_or(u32::MAX),
+        data_in_address: frame.as_ptr().expose_provenance() as u64,
+        ..TestAttributes::default()
+    };
+    // SAFETY: bpf(2) reads and writes `attributes`, whose size is given, and reads `frame`, whose size stands in it; both live until it
+    // returns.
+    let result = unsafe {
+        libc::syscall(libc::SYS_bpf, BPF_PROG_TEST_RUN, &raw mut attributes, size_of::<TestAttributes>())
+    };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(attributes.result == XDP_DROP) }
+}
+
+const XDP_DROP: u32 = 1;
 
 /// Has `link` run `program` in place of the one that it runs, in one step (BPF_LINK_UPDATE). ENOLINK: somebody has detached it.
 pub(super) fn exchange(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {

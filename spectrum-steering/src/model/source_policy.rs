@@ -6,6 +6,8 @@ use std::net::IpAddr;
 use std::str::FromStr;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use super::Prefix;
 
 /// The word on a source prefix.
@@ -42,7 +44,8 @@ pub enum OnDeny {
 }
 
 /// The name of an interface, there or not.
-#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+#[derive(Clone, Debug, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct InterfaceName(String);
 
 impl InterfaceName {
@@ -71,6 +74,20 @@ impl FromStr for InterfaceName {
             && text != "."
             && text != "..";
         if is_name { Ok(Self(text.to_owned())) } else { Err(ParseInterfaceNameError) }
+    }
+}
+
+impl TryFrom<String> for InterfaceName {
+    type Error = ParseInterfaceNameError;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        text.parse()
+    }
+}
+
+impl From<InterfaceName> for String {
+    fn from(name: InterfaceName) -> Self {
+        name.0
     }
 }
 

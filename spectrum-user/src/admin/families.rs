@@ -168,6 +168,13 @@ pub(super) const FAMILIES: &[MetricFamily] = &[
         }),
     ),
     counter(
+        "early_drops",
+        "Packets that XDP dropped before the stack saw them, which are among the denied ones",
+        Others(&[], |view, out| {
+            out.extend(view.dropped_early.map(|count| (Vec::new(), SampleValue::Number(count))));
+        }),
+    ),
+    counter(
         "refused_packets",
         "Packets that the kernel would not give to the listener",
         Others(&["service", "protocol", "family", "errno"], |view, out| {

@@ -1,6 +1,6 @@
 //! The short form of a configuration: one service named `default`.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -155,6 +155,7 @@ impl Flags {
             repairs: RepairLimit::default(),
             admin: self.admin,
             resolver: ResolverOptions::default(),
+            xdp: BTreeSet::new(),
             services,
             force: Force::default(),
             origin_places: OriginPlaces::default(),

@@ -180,6 +180,7 @@ pub const KEYS: &[KeySpec] = &[
     key("policy", "on-deny", Word(OnDeny::VARIANTS), None, Always, "What those hear who may not"),
     key("policy", "rate", Text, None, Always, "How often a source may come: \"50/s burst 100 per /32 /64\""),
     key("policy", "interfaces", Texts, None, Always, "The interfaces by which clients may come"),
+    key("policy", "xdp", Texts, None, Always, "The interfaces where those who hear nothing are dropped before the stack sees them"),
 
     key("service.policy", "deny", TextsOrTables("policy-file"), None, Always, "Prefixes that may not, and files of them"),
     key("service.policy", "allow", TextsOrTables("policy-file"), None, Always, "Prefixes that may, and files of them"),

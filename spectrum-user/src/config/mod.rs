@@ -36,11 +36,12 @@ pub use repair_limit::RepairLimit;
 pub use schema::schema;
 pub use udp::UdpTargetError;
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::model::{Announcing, Force, LogOptions, ResolverOptions, Service};
+use crate::model::{Announcing, Force, InterfaceName, LogOptions, ResolverOptions, Service};
 use crate::plan::Plan;
 
 /// A configuration and its plan, which is made once, when it is judged.
@@ -83,6 +84,8 @@ pub struct Config {
     pub resolver: ResolverOptions,
     /// The prefixes that are announced, and when.
     pub announcing: Announcing,
+    /// The interfaces by which denied packets come that XDP is to drop.
+    pub xdp: BTreeSet<InterfaceName>,
     /// At least one, each with at least one binding; names differ.
     pub services: Vec<Service>,
     /// The places in the file, or flags, of their origins.

@@ -18,7 +18,8 @@ use crate::admin::AdminServer;
 use crate::config::{Config, FirewallChoice};
 use crate::control::ControlServer;
 use crate::model::{
-    Destination, DestinationId, Family, Prefix, Protocol, Resource, ResourceKind, Service, ServiceName,
+    Destination, DestinationId, Family, InterfaceName, Prefix, Protocol, Resource, ResourceKind, Service,
+    ServiceName,
 };
 use crate::plan::firewall::{Firewall, Rule};
 use crate::plan::{ListenerRoom, Plan};
@@ -84,6 +85,13 @@ impl Running {
                     return self.with_firewall(|all| &mut all.exempting, Exempting::put_back).await?;
                 }
                 self.exempt(vec![Arc::clone(&aim.plan)], aim.config.nat).await;
+                Ok(())
+            }
+            ResourceKind::Xdp => {
+                let dispatcher =
+                    self.dispatcher.as_mut().context("attach to interfaces without a program")?;
+                self.xdp.add(resources.iter().filter_map(interface), dispatcher)?;
+                self.publish();
                 Ok(())
             }
             ResourceKind::Announcement => {
@@ -163,6 +171,7 @@ impl Running {
                 let removed = self.with_firewall(|all| &mut all.exempting, Exempting::lower);
                 return removed.await.unwrap_or_else(Some).into_iter().collect();
             }
+            ResourceKind::Xdp => self.xdp.remove(resources.iter().filter_map(interface)),
             ResourceKind::Announcement => {
                 let prefixes: Vec<Prefix> = resources.iter().filter_map(announced).collect();
                 return self.remove_announcements(&prefixes).await;
@@ -212,6 +221,7 @@ impl Running {
                 }
                 None => Vec::new(),
             },
+            ResourceKind::Xdp => self.xdp.missing()?.into_iter().map(Resource::Xdp).collect(),
             ResourceKind::Exemption | ResourceKind::Mark | ResourceKind::Rules => {
                 let Some(look) = self.firewall_look(kind) else { return Ok(Vec::new()) };
                 let damaged = self.beside(move || look.damaged()).await??;
@@ -582,6 +592,13 @@ fn prefix(resource: &Resource) -> Option<Prefix> {
 fn announced(resource: &Resource) -> Option<Prefix> {
     match resource {
         Resource::Announcement(prefix) => Some(*prefix),
+        _ => None,
+    }
+}
+
+fn interface(resource: &Resource) -> Option<&InterfaceName> {
+    match resource {
+        Resource::Xdp(interface) => Some(interface),
         _ => None,
     }
 }

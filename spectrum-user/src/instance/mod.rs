@@ -34,6 +34,7 @@ mod upgrade;
 mod want;
 mod watch;
 mod worker;
+mod xdp_links;
 
 pub(crate) use exit_code::{USAGE, code, problems};
 pub use ledger::{Act, Course, Farewell, Ledger};

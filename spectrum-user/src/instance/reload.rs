@@ -14,7 +14,7 @@ use super::effects::{by_name, served};
 use super::lookups::places;
 use super::own_bindings::Speaking;
 use super::replies::refuse_own_addresses;
-use super::running::{Aim, Running};
+use super::running::{Aim, Running, XDP_OVER_TPROXY};
 use super::worker::{NOTICE, look_up};
 use crate::config::{Config, InstanceKeys, ModeChoice, Planned};
 use crate::control::ReloadQuery;
@@ -54,6 +54,9 @@ impl Running {
                 "dispatcher.mode: cannot change from {mode} to {} while running; restart instead",
                 config.mode
             );
+        }
+        if config.mode == ModeChoice::Tproxy && !config.xdp.is_empty() {
+            bail!("{XDP_OVER_TPROXY}");
         }
         if mode == Mode::Tproxy && config.firewall != self.config.firewall {
             bail!(

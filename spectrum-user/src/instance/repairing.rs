@@ -170,11 +170,18 @@ impl Running {
         match (kind, self.mode()) {
             (ResourceKind::Claim | ResourceKind::Control, _) => Some(FILES),
             (ResourceKind::Attachment, Some(Mode::SkLookup)) => Some(GLANCE),
+            (ResourceKind::Xdp, Some(Mode::SkLookup)) if !self.xdp.is_empty() => Some(GLANCE),
             (ResourceKind::Registration, Some(Mode::SkLookup)) => Some(SLOWER / self.turns()),
             (ResourceKind::Rules, Some(Mode::Tproxy)) => {
                 self.tproxy.as_ref().is_some_and(Tproxy::is_untold).then_some(SLOWER)
             }
-            (ResourceKind::Attachment | ResourceKind::Registration | ResourceKind::Rules, _) => Some(NEVER),
+            (
+                ResourceKind::Attachment
+                | ResourceKind::Registration
+                | ResourceKind::Rules
+                | ResourceKind::Xdp,
+                _,
+            ) => Some(NEVER),
             _ => None,
         }
     }

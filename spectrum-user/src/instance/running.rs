@@ -6,7 +6,7 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, anyhow};
+use anyhow::{Context as _, anyhow, ensure};
 use sd_notify::NotifyState;
 use socket2::Socket;
 use tokio::runtime::Handle;
@@ -26,6 +26,7 @@ use super::stop::Stop;
 use super::sweep;
 use super::upgrade::OwnProgram;
 use super::worker::WorkerEnds;
+use super::xdp_links::XdpLinks;
 use super::{Act, Course, Farewell, Ledger, Repairs, want};
 use crate::admin::AdminServer;
 use crate::config::{Config, ModeChoice};
@@ -121,6 +122,7 @@ pub(super) struct Running {
     pub(super) silent: BTreeMap<(Protocol, Family), Socket>,
     pub(super) addresses: ListenerAddresses,
     pub(super) exempting: Exempting,
+    pub(super) xdp: XdpLinks,
     pub(super) tproxy: Option<Tproxy>,
     /// The revision whose rules steer.
     pub(super) steered: Option<u32>,
@@ -194,6 +196,7 @@ impl Running {
             silent: BTreeMap::new(),
             addresses: ListenerAddresses::default(),
             exempting: Exempting::default(),
+            xdp: XdpLinks::default(),
             tproxy: None,
             steered: None,
             gone: Vec::new(),
@@ -237,6 +240,9 @@ impl Running {
     /// Goes from nothing to traffic that flows, and returns what says so. After an error there may be something left for
     /// [`stop`](Self::stop): what was there before the step that failed.
     pub(super) async fn start(&mut self) -> anyhow::Result<Ready> {
+        if self.config.mode == ModeChoice::Tproxy {
+            ensure!(self.config.xdp.is_empty(), "{XDP_OVER_TPROXY}");
+        }
         self.refuse_covered_addresses(&self.plan, &self.config)?;
         refuse_own_addresses(&self.config.services)?;
         self.bindings.are(vec![Arc::clone(&self.plan)], Speaking::of(&[&self.config]))?;
@@ -301,6 +307,11 @@ impl Running {
                 Err(error) => {
                     let reason = format!("{error:#}");
                     tracing::info!(reason, "steering by tproxy, since sk_lookup is not possible");
+                    if !aim.config.xdp.is_empty() {
+                        tracing::warn!(
+                            "XDP takes the maps of sk_lookup: whoever is denied is dropped by the firewall alone"
+                        );
+                    }
                     Ok(Mode::Tproxy)
                 }
             },
@@ -373,6 +384,7 @@ impl Running {
             now.steering = seen;
             now.packets = packets.or(now.packets.take());
             now.besides = besides;
+            now.xdp = self.xdp.views();
             now.admin = self.admin.as_ref().map(AdminServer::address);
             now.gone = gone;
             now.faults = self.repairs.faults();
@@ -413,6 +425,10 @@ pub(super) fn joined(errors: impl IntoIterator<Item = anyhow::Error>) -> anyhow:
     let texts: Vec<String> = errors.into_iter().map(|error| format!("{error:#}")).collect();
     anyhow!("{}", texts.join("; "))
 }
+
+/// The reason to refuse XDP where TPROXY is insisted on.
+pub(super) const XDP_OVER_TPROXY: &str = "take packets off the interfaces of policy.xdp: that takes the maps of sk_lookup, and mode is \"tproxy\" (leave \
+                                          mode out, or remove xdp)";
 
 /// Longer than any start takes; a start that waits longer than this waits for one that hangs.
 pub(crate) const LOCK_PATIENCE: Duration = Duration::from_secs(10);

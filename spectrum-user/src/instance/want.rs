@@ -28,6 +28,7 @@ pub fn want(config: &Config, plan: &Plan, mode: Mode, revision: u32) -> BTreeSet
         want.insert(Resource::Attachment);
         want.extend(plan.silent().into_iter().map(|(protocol, family)| Resource::Silent(protocol, family)));
         want.extend(plan.destinations.keys().map(|id| Resource::Registration(*id)));
+        want.extend(config.xdp.iter().cloned().map(Resource::Xdp));
     }
     want
 }
@@ -40,7 +41,7 @@ mod tests {
 
     #[test]
     fn a_path_wants_what_it_steers_by_and_no_more() {
-        let text = "[[service]]\nname = \"games\"\nrespond = \"echo\"\n\
+        let text = "policy = { on-deny = \"silent\", xdp = [\"eth0\", \"eth1\"] }\n[[service]]\nname = \"games\"\nrespond = \"echo\"\n\
                     bindings = [{ prefix = [\"192.0.2.0/24\", \"2001:db8::/64\"], protocol = \"both\" }]\n";
         let Planned { config, plan } = Config::parse(std::path::Path::new("x.toml"), text).unwrap();
         let count =
@@ -49,6 +50,7 @@ mod tests {
             let registered = if mode == Mode::SkLookup { 4 } else { 0 };
             assert_eq!(count(mode, ResourceKind::Registration), registered);
             assert_eq!(count(mode, ResourceKind::Attachment), registered / 4);
+            assert_eq!(count(mode, ResourceKind::Xdp), registered / 2);
             assert_eq!(count(mode, ResourceKind::Listener), 4);
             assert_eq!(count(mode, ResourceKind::Serving), 4);
             assert_eq!(count(mode, ResourceKind::Connections), 4);

@@ -10,7 +10,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use strum::{EnumDiscriminants, EnumIter, IntoStaticStr};
 
-use super::{Destination, DestinationId, Family, Prefix, Protocol, ServiceName};
+use super::{Destination, DestinationId, Family, InterfaceName, Prefix, Protocol, ServiceName};
 
 /// Handshakes that the previous generation began complete within this time, or their clients try again: the first
 /// retransmission of a SYN-ACK comes after a second (RFC 6298).
@@ -54,6 +54,8 @@ pub enum Resource {
     Serving(Destination),
     /// The table that exempts from NAT.
     Exemption,
+    /// The XDP program on an interface. Without rules it drops nothing.
+    Xdp(InterfaceName),
     /// What steers, of this revision: the program's table, or firewall rules. It takes the place of the one before.
     Rules(u32),
     /// The route by which a prefix is announced.
@@ -85,7 +87,8 @@ impl Resource {
             | Self::Registration(_)
             | Self::Rules(_)
             | Self::Silent(..)
-            | Self::Workers => Duration::ZERO,
+            | Self::Workers
+            | Self::Xdp(_) => Duration::ZERO,
         }
     }
 }
@@ -109,6 +112,7 @@ impl fmt::Display for Resource {
             Self::Registration(id) => write!(f, "the listener of destination {id} in the program's map"),
             Self::Serving(destination) => write!(f, "the serving of {destination}"),
             Self::Exemption => f.write_str("the table that exempts from NAT"),
+            Self::Xdp(interface) => write!(f, "the XDP program on interface {interface}"),
             Self::Rules(_) => f.write_str("the firewall rules that steer"),
             Self::Announcement(prefix) => write!(f, "the route that announces {prefix}"),
         }
@@ -117,7 +121,7 @@ impl fmt::Display for Resource {
 
 impl ResourceKind {
     /// Those that others can take away, in the order of raising.
-    pub const REMOVABLE: [Self; 10] = [
+    pub const REMOVABLE: [Self; 11] = [
         Self::Claim,
         Self::Control,
         Self::Attachment,
@@ -126,6 +130,7 @@ impl ResourceKind {
         Self::Mark,
         Self::Registration,
         Self::Exemption,
+        Self::Xdp,
         Self::Rules,
         Self::Announcement,
     ];
@@ -145,6 +150,6 @@ impl ResourceKind {
     /// True if the clients that come are served without it.
     #[must_use]
     pub fn is_aside(self) -> bool {
-        matches!(self, Self::Announcement | Self::Claim | Self::Control)
+        matches!(self, Self::Announcement | Self::Claim | Self::Control | Self::Xdp)
     }
 }

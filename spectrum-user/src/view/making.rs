@@ -56,6 +56,8 @@ impl Present {
             reloads: self.reloads(),
             upgrades: self.upgrades.clone(),
             admin: self.admin,
+            xdp: self.xdp.to_vec(),
+            dropped_early: self.dropped_early(),
             worker_process: look.confinement.clone(),
             leaving_workers: self.leaving(),
             descriptors: look.descriptors,
@@ -149,6 +151,12 @@ impl Present {
             Some(Seen::SkLookup(probe)) => Some(probe),
             _ => None,
         }
+    }
+
+    /// What XDP has dropped, where it may.
+    fn dropped_early(&self) -> Option<u64> {
+        let packets = self.packets.as_ref().filter(|_| !self.xdp.is_empty())?;
+        packets.dropped_early().inspect_err(|error| tracing::debug!(%error, "count packets")).ok()
     }
 
     fn firewall_parts(&self) -> Vec<String> {

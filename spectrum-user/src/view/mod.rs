@@ -40,7 +40,7 @@ use strum::Display;
 
 use crate::confinement::WorkerReport;
 use crate::registry::Mode;
-use spectrum_steering::dispatcher::AttachedProgram;
+use spectrum_steering::dispatcher::{AttachedProgram, XdpMode};
 
 /// An instance at one moment.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
@@ -94,6 +94,12 @@ pub struct View {
     /// The steering table, with sk_lookup.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub table: Option<TableView>,
+    /// The interfaces where XDP is asked for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub xdp: Vec<XdpView>,
+    /// The packets that XDP has dropped, before the stack saw them. They are counted as denied, too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dropped_early: Option<u64>,
     /// The address of metrics and health.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub admin: Option<SocketAddr>,
@@ -142,6 +148,15 @@ pub struct View {
     /// The things that stand in its way.
     #[serde(flatten)]
     pub surroundings: Surroundings,
+}
+
+/// The XDP program on one interface.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct XdpView {
+    /// The interface's name.
+    pub interface: String,
+    /// Where the program is; none: the interface was not there.
+    pub mode: Option<XdpMode>,
 }
 
 /// A worker process on its way out.

@@ -83,7 +83,7 @@ pub struct PlanView {
     pub policies: Vec<SourcePolicyPlan>,
     /// Where that is judged on the paths that there may be.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub policies_judged: Vec<&'static str>,
+    pub policies_judged: Vec<String>,
     /// By id.
     pub destinations: Vec<DestinationPlan>,
     /// In the order of precedence.

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use super::{
     AnnouncementView, Faults, InstanceState, LastUpgradeView, ListenerView, ReloadsView, UpgradesView,
+    XdpView,
 };
 use crate::config::Config;
 use crate::model::{DestinationId, Service, ServiceName};
@@ -59,6 +60,8 @@ pub struct Present {
     pub listeners: Arc<BTreeMap<DestinationId, ListenerView>>,
     /// The inodes of their sockets, and of those of destinations that are gone, while they are open.
     pub own_listeners: Arc<HashSet<u64>>,
+    /// The interfaces where XDP is asked for.
+    pub xdp: Arc<[XdpView]>,
     /// The prefixes that are to be announced.
     pub announcements: Arc<[AnnouncementView]>,
     /// The device that has their routes.
@@ -167,6 +170,7 @@ impl Published {
             gone: Arc::default(),
             listeners: Arc::default(),
             own_listeners: Arc::default(),
+            xdp: Arc::default(),
             announcements: Arc::default(),
             announcing_device: None,
             announcing_damage: None,

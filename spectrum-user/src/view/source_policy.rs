@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use crate::config::{Config, FirewallChoice, ModeChoice};
-use crate::model::SourceRule;
+use crate::model::{InterfaceName, SourceRule};
 use crate::plan::{Plan, Policies};
 
 /// Whom one service lets in, as far as it says so, or all together.
@@ -71,13 +71,22 @@ impl SourcePolicyPlan {
 }
 
 /// Where whom is judged on the paths that `config` leaves, a line for each; none where `plan` lets everybody in.
-pub(super) fn judged(config: &Config, plan: &Plan) -> Vec<&'static str> {
+pub(super) fn judged(config: &Config, plan: &Plan) -> Vec<String> {
     let is_open = plan.policies.is_empty();
+    let by_xdp = (!config.xdp.is_empty()).then(|| {
+        let interfaces: Vec<&str> = config.xdp.iter().map(InterfaceName::as_str).collect();
+        format!(
+            "XDP on {}: before the stack, SYNs and datagrams of services with on-deny silent, not by interface; the rest in the socket \
+             lookup; not with TPROXY",
+            interfaces.join(" ")
+        )
+    });
     let by_lookup = (config.mode != ModeChoice::Tproxy)
         .then_some("sk_lookup: in the socket lookup, before the handshake; interfaces from Linux 5.17");
     let by_sets = (config.mode != ModeChoice::SkLookup && config.firewall != FirewallChoice::Iptables)
         .then_some("TPROXY by nftables: by sets, before the handshake");
     let by_none = (config.mode != ModeChoice::SkLookup && config.firewall != FirewallChoice::Nftables)
         .then_some("TPROXY by iptables: nowhere; a start is refused");
-    [by_lookup, by_sets, by_none].into_iter().flatten().filter(|_| !is_open).collect()
+    let by_paths = [by_lookup, by_sets, by_none].into_iter().flatten().filter(|_| !is_open);
+    by_xdp.into_iter().chain(by_paths.map(str::to_owned)).collect()
 }

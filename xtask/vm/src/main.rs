@@ -52,7 +52,7 @@ const THREADS: &str = "3";
 
 /// The tests whose outcome a kernel can change. Not those that repeat for minutes what others do once, nor those of what the
 /// proxy does with connections that it has.
-const RUN: [&str; 13] = [
+const RUN: [&str; 14] = [
     "capabilities",
     "doctor",
     "harness",
@@ -66,6 +66,7 @@ const RUN: [&str; 13] = [
     "steering",
     "tproxy",
     "udp",
+    "xdp",
 ];
 
 /// Run the privileged tests on other kernels, each in an emulated machine

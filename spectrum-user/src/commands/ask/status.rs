@@ -13,7 +13,7 @@ use crate::confinement::WorkerReport;
 use crate::view::{
     CheckView, DatagramsView, DestinationPlan, DestinationView, DrainingView, LastUpgradeView, LeavingView,
     OriginView, PacketCounts, RecordView, ServicePlan, ServiceView, SessionsView, UpgradesView, View,
-    policy_lines,
+    XdpView, policy_lines,
 };
 use spectrum_steering::dispatcher::AttachedProgram;
 
@@ -114,6 +114,14 @@ fn instance(status: &View, out: &mut dyn Write) -> io::Result<()> {
         writeln!(out, "steering table: {} nodes, {} bytes", table.nodes, table.bytes)?;
     }
 
+    if let Some(dropped) = status.dropped_early {
+        let shown = |one: &XdpView| match one.mode {
+            Some(mode) => format!("{} ({mode})", one.interface),
+            None => format!("{} (not there)", one.interface),
+        };
+        let interfaces: Vec<String> = status.xdp.iter().map(shown).collect();
+        writeln!(out, "XDP: {}, {dropped} packets dropped before the stack", interfaces.join(", "))?;
+    }
     if let Some(admin) = status.admin {
         writeln!(out, "metrics and health: http://{admin}/")?;
     }

@@ -22,6 +22,7 @@ mod source;
 mod sources;
 mod ties;
 mod udp;
+mod xdp;
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -48,7 +49,7 @@ use file_set::FileSet;
 use key_path::KeyPath;
 use section::{Section, Typed};
 use service::{DescribedService, ServicePlaces};
-use sources::{DescribedSources, Lists, ReadList};
+use sources::{DescribedSources, Lists, ReadList, Whose};
 
 /// A million bindings, each on a line of its own with every key, have 27 million.
 const MOST_TOKENS: usize = 40_000_000;
@@ -232,7 +233,8 @@ fn read(texts: &Texts<'_>, root: &DeTable<'_>, problems: &Problems<'_>, read_lis
         include(typed);
     }
     let lists = Lists::read_by(read_list);
-    let common = file.take("policy").map(|typed| DescribedSources::read(typed, &lists));
+    let mut common = file.take("policy").map(|typed| DescribedSources::read(typed, &lists, Whose::All));
+    let xdp = common.as_mut().and_then(DescribedSources::xdp);
     let announce = file.take("announce");
     let described = file.take("service").map(|typed| services(typed, &lists, problems));
     if described.is_none() && !file.misspells("service") {
@@ -265,6 +267,7 @@ fn read(texts: &Texts<'_>, root: &DeTable<'_>, problems: &Problems<'_>, read_lis
         Plan::default()
     });
     plan.policies = policies;
+    let xdp = xdp.map(|xdp| xdp.judged(mode, &plan, problems)).unwrap_or_default();
     let policy_places = lists.into_places();
     let origin_places = OriginPlaces::in_files(located(&places, problems));
     let (files, texts) = (texts.paths(), Arc::default());
@@ -279,6 +282,7 @@ fn read(texts: &Texts<'_>, root: &DeTable<'_>, problems: &Problems<'_>, read_lis
         log,
         resolver,
         announcing,
+        xdp,
         services,
         origin_places,
         policy_places,

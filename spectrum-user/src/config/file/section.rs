@@ -76,6 +76,7 @@ const HOMES: &[(&str, &str)] = &[
     ("udp", "[[service]]"),
     ("unique-id", "[[service]]"),
     ("user", "[instance]"),
+    ("xdp", "[policy]"),
     ("weight", "an element of origins, as in { origin = \"203.0.113.10\", weight = 2 }"),
 ];
 

@@ -9,7 +9,7 @@ use super::log;
 use super::origins::{ADD_TARGET, OriginsKeys};
 use super::policy::PolicyKeys;
 use super::section::{Section, Typed};
-use super::sources::{DescribedSources, Lists};
+use super::sources::{DescribedSources, Lists, Whose};
 use super::udp::UdpKeys;
 use crate::config::error::Problems;
 use crate::config::udp::{self, BoundProtocols};
@@ -64,7 +64,7 @@ impl DescribedService {
         let origins_keys = OriginsKeys::take(&section);
         let (origins, respond) = (origins_keys.origins, section.take("respond"));
         let policy_keys = PolicyKeys::take(&section);
-        let sources = section.take("policy").map(|typed| DescribedSources::read(typed, lists));
+        let sources = section.take("policy").map(|typed| DescribedSources::read(typed, lists, Whose::One));
         let announce_keys = AnnounceKeys::take(&section);
         let udp_keys = section.take("udp");
         let log = section.take("log");

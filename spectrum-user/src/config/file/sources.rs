@@ -9,6 +9,7 @@ use spectrum_common::Interfaces;
 
 use super::section::Typed;
 use super::source;
+use super::xdp::DescribedXdp;
 use crate::config::error::Problems;
 use crate::config::policy_places::{EntryPlace, PolicyPlaces};
 use crate::model::{
@@ -53,6 +54,15 @@ pub(super) fn read_list(path: &Path) -> io::Result<Vec<u8>> {
     source::read(path, 0).map(|read| read.bytes)
 }
 
+/// The one that a policy is of.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Whose {
+    /// All services.
+    All,
+    /// One.
+    One,
+}
+
 /// A policy as typed.
 #[derive(Debug, Default)]
 pub(super) struct DescribedSources {
@@ -62,6 +72,7 @@ pub(super) struct DescribedSources {
     on_deny: Option<OnDeny>,
     rate: Option<SourceRate>,
     interfaces: BTreeSet<InterfaceName>,
+    xdp: Option<DescribedXdp>,
     /// The byte at which `allow` stands, and its path.
     allow: Option<(usize, String)>,
     has_deny: bool,
@@ -77,7 +88,7 @@ struct DescribedEntry {
 
 impl DescribedSources {
     /// Reads the table that is `typed`.
-    pub(super) fn read(typed: Typed<'_, '_>, lists: &Lists) -> Self {
+    pub(super) fn read(typed: Typed<'_, '_>, lists: &Lists, whose: Whose) -> Self {
         let mut described = Self::default();
         let expected = "a table such as { deny = [\"203.0.113.0/24\", { file = \"denied.txt\" }] }";
         let Some(section) = typed.section(expected) else { return described };
@@ -94,6 +105,9 @@ impl DescribedSources {
                     Interfaces::MOST
                 ));
             }
+        }
+        if whose == Whose::All {
+            described.xdp = section.take("xdp").map(DescribedXdp::read);
         }
         let mut entries = Vec::new();
         for (key, rule) in [("allow", SourceRule::Allow), ("deny", SourceRule::Deny)] {
@@ -145,6 +159,11 @@ impl DescribedSources {
         }
         described.places = entries.into_iter().map(|described| (described.entry, described.place)).collect();
         described
+    }
+
+    /// The interfaces where XDP is asked for.
+    pub(super) fn xdp(&mut self) -> Option<DescribedXdp> {
+        self.xdp.take()
     }
 }
 

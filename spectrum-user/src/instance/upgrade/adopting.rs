@@ -11,7 +11,7 @@ use nix::unistd::Pid;
 use tokio::time::{Instant, sleep};
 
 use super::going::children;
-use super::handed_ledger::{HandedDispatcher, HandedLedger};
+use super::handed_ledger::{HandedDispatcher, HandedLedger, HandedXdp};
 use super::takeover::Takeover;
 use crate::admin::AdminServer;
 use crate::config::Config;
@@ -25,7 +25,7 @@ use crate::plan::Plan;
 use crate::plan::firewall::{Firewall, Rule};
 use crate::registry::{Claim, InstanceId, Mode};
 use crate::worker_process::WorkerProcess;
-use spectrum_steering::dispatcher::FormerCounts;
+use spectrum_steering::dispatcher::{FormerCounts, XdpLink};
 use spectrum_steering::host::{Announcement, ListenerGroup, LocalRoutes};
 use spectrum_steering::tproxy::{SideTable, Tproxy};
 
@@ -162,6 +162,12 @@ impl Running {
             let file = files.copy(*file).context("adopt the device by which prefixes are announced")?;
             self.announcement = Some(Announcement::adopt(name.clone(), file)?);
         }
+        for HandedXdp { interface, link } in ledger.xdp.clone() {
+            let adopt = |(mode, file)| Ok::<_, std::io::Error>((mode, files.copy(file)?));
+            let link = link.map(adopt).transpose().context("adopt the XDP program")?;
+            let link = link.map(|(mode, file)| XdpLink::adopt(interface.clone(), mode, file));
+            self.xdp.adopt(interface, link);
+        }
         self.replies.adopt(ledger.replies.iter().copied());
         self.replies.mark = ledger.mark.clone().map(SideTable::adopt).transpose()?;
         self.exempting.adopt(ledger.exemption.clone().map(SideTable::adopt).transpose()?);
@@ -204,7 +210,9 @@ impl Running {
         let counters = takeover.files.copy(handed.counters).context(op)?;
         let former = FormerCounts::open(handed.counted.clone(), counters).context(op)?;
         let link = takeover.files.copy(link).context(op)?;
-        Ok(dispatcher.take_over(link, former, namespace()?)?)
+        dispatcher.take_over(link, former, namespace()?)?;
+        self.xdp.take_over(dispatcher);
+        Ok(())
     }
 
     /// Hears and shows again. Where that fails it is missing, and put back.

@@ -14,11 +14,11 @@ use serde::{Deserialize, Serialize};
 
 use super::files::FileNumber;
 use crate::config::ConfigText;
-use crate::model::{Destination, DestinationId, Family, Prefix, Resource, ServiceName};
+use crate::model::{Destination, DestinationId, Family, InterfaceName, Prefix, Resource, ServiceName};
 use crate::observe::ProcessNumber;
 use crate::registry::{Instance, Mode};
 use crate::worker_process::Setting;
-use spectrum_steering::dispatcher::FormerSums;
+use spectrum_steering::dispatcher::{FormerSums, XdpMode};
 use spectrum_steering::host::ListenerAddresses;
 use spectrum_steering::tproxy::{HandedRules, HandedTable};
 
@@ -69,6 +69,9 @@ pub(super) struct HandedLedger {
     #[serde(default)]
     pub(super) announcement: Option<(String, FileNumber)>,
     pub(super) dispatcher: Option<HandedDispatcher>,
+    /// The XDP program on interfaces.
+    #[serde(default)]
+    pub(super) xdp: Vec<HandedXdp>,
     /// The local routes that were added.
     pub(super) routes: Vec<Prefix>,
     pub(super) replies: Vec<Family>,
@@ -108,6 +111,13 @@ pub(super) struct HandedDispatcher {
     pub(super) link: Option<FileNumber>,
     pub(super) counters: FileNumber,
     pub(super) counted: FormerSums,
+}
+
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub(super) struct HandedXdp {
+    pub(super) interface: InterfaceName,
+    /// None where the interface is not there.
+    pub(super) link: Option<(XdpMode, FileNumber)>,
 }
 
 #[derive(Debug, Deserialize, Serialize)]
@@ -223,6 +233,7 @@ mod tests {
                 (Resource::Connections("old".parse().unwrap(), Family::Ipv4, Protocol::Tcp), Some(7)),
                 (Resource::Listener(destination.clone()), None),
                 (Resource::Registration(DestinationId(5)), None),
+                (Resource::Xdp("eth0".parse().unwrap()), None),
                 (Resource::Rules(4), None),
             ],
             steered: Some(4),
@@ -235,6 +246,10 @@ mod tests {
                 counters: file(15),
                 counted: FormerSums::default(),
             }),
+            xdp: vec![
+                HandedXdp { interface: "eth0".parse().unwrap(), link: Some((XdpMode::Native, file(23))) },
+                HandedXdp { interface: "eth1".parse().unwrap(), link: None },
+            ],
             routes: vec!["192.0.2.0/24".parse().unwrap()],
             replies: vec![Family::Ipv4],
             mark: None,

@@ -9,7 +9,7 @@ use super::binary::OwnProgram;
 use super::files::HandedFiles;
 use super::going::Upgrade;
 use super::handed_ledger::{
-    HandedClaim, HandedDispatcher, HandedLedger, HandedListener, ParkedWorker, VERSION,
+    HandedClaim, HandedDispatcher, HandedLedger, HandedListener, HandedXdp, ParkedWorker, VERSION,
 };
 use crate::control::ControlServer;
 use crate::instance::running::Running;
@@ -67,6 +67,7 @@ impl Running {
                 .map(|(name, file)| Ok::<_, std::io::Error>((name.to_owned(), files.add(file)?)))
                 .transpose()?,
             dispatcher: self.handed_dispatcher(files)?,
+            xdp: self.handed_xdp(files).context("hand on the XDP program")?,
             routes: self
                 .routes
                 .as_ref()
@@ -86,6 +87,14 @@ impl Running {
             set_origins: self.published.worker().settings(),
             reload_waits: false,
         })
+    }
+
+    fn handed_xdp(&self, files: &HandedFiles) -> std::io::Result<Vec<HandedXdp>> {
+        let handed = self.xdp.links().map(|(interface, link)| {
+            let link = link.map(|link| Ok::<_, std::io::Error>((link.mode(), files.add(link.link())?)));
+            Ok(HandedXdp { interface: interface.clone(), link: link.transpose()? })
+        });
+        handed.collect()
     }
 
     fn handed_dispatcher(&self, files: &HandedFiles) -> anyhow::Result<Option<HandedDispatcher>> {
