@@ -5,11 +5,13 @@
 pub const PROGRAM: &str = "spectrum";
 /// The XDP program, which is loaded where one is asked for.
 pub const XDP_PROGRAM: &str = "spectrum_xdp";
-/// Array of maps: the steering table of the current generation, and in one of the two other slots, which take turns, the same once
-/// more where it has source policies.
+/// Array of maps: the steering table of the current generation; in one of the two slots behind it, which take turns, the same once
+/// more where it has source policies; and [`RUN_TIME_SLOTS`] behind that one the lists of what was said at run time.
 pub const TABLES: &str = "TABLES";
 /// The slots of [`TABLES`].
-pub const TABLE_SLOTS: usize = 3;
+pub const TABLE_SLOTS: usize = 5;
+/// So far behind the slot of a generation is that of its lists of what was said at run time.
+pub const RUN_TIME_SLOTS: u32 = 2;
 /// Sockmap: the listener of each destination, and behind these the registered sockets.
 pub const LISTENERS: &str = "LISTENERS";
 /// Array of maps: the slots of each destination that has several registered sockets.
@@ -34,7 +36,7 @@ pub const LOG_DROPS: &str = "LOG_DROPS";
 pub const ABI: &str = "ABI";
 
 /// Changes whenever a loader and a program of different versions would misunderstand each other.
-pub const ABI_VERSION: u32 = 6;
+pub const ABI_VERSION: u32 = 7;
 
 /// The number of destinations that the maps hold unless the loader asks for more.
 pub const DEFAULT_DESTINATIONS: usize = 4096;

@@ -190,8 +190,10 @@ pub struct SourceGate {
     pub cost: u32,
     /// See [`rate`](Self::rate).
     pub window: u32,
+    /// As `lists`, of what was said at run time: indexes of the table of these lists, which stands beside this one.
+    pub run_time: [u32; 2],
     /// Zero.
-    pub reserved: [u32; 5],
+    pub reserved: [u32; 3],
 }
 
 /// The interfaces by which packets may come.

@@ -19,6 +19,12 @@ pub trait Nodes {
     fn said_of(&self, list: u32, source: Source) -> Value {
         search(list, source, self)
     }
+
+    /// The same of a list of what was said at run time, which stands in a table of its own.
+    #[inline(always)]
+    fn said_at_run_time(&self, _list: u32, _source: Source) -> Value {
+        Value::PASS
+    }
 }
 
 impl Nodes for [Node] {
@@ -104,10 +110,10 @@ pub fn steer<N: Nodes + ?Sized>(packet: &Packet, sender: &impl Sender, nodes: &N
 }
 
 /// Decides on a sender at the [`SourceGate`] at the index `gate`: the interface must be one of those that it names; the longest prefix
-/// that contains the source in either list says whether that is denied, of two as long that of the service's own list, and whom neither
-/// list names may come; and no source may come more often than the rate says, which is charged for those alone that pass the rest.
+/// that contains the source in any list says whether that is denied, of two as long that of what was said at run time, then that of the
+/// service's own list, and whom no list names may come; and no source may come more often than the rate says, which is charged for those alone that pass the rest.
 ///
-/// The same search as for the dialled address, in either list one after the other. Lists that break their own rules admit.
+/// The same search as for the dialled address, in one list after the other. Lists that break their own rules admit.
 #[inline(always)]
 pub fn admit<N: Nodes + ?Sized>(gate: u32, sender: &impl Sender, nodes: &N) -> SourceVerdict {
     let Some(node) = nodes.node(gate) else { return SourceVerdict::Admit };
@@ -126,10 +132,17 @@ fn denial<N: Nodes + ?Sized>(gate: &SourceGate, sender: &impl Sender, nodes: &N)
         return Some(DenyReason::Interface);
     }
     let source = sender.source();
-    let [own, common] = gate.lists;
     let mut said = Value::PASS;
+    let [own, common] = gate.run_time;
     if own != NO_NODE {
-        said = nodes.said_of(own, source);
+        said = nodes.said_at_run_time(own, source);
+    }
+    if common != NO_NODE {
+        said = said.or_longer(nodes.said_at_run_time(common, source));
+    }
+    let [own, common] = gate.lists;
+    if own != NO_NODE {
+        said = said.or_longer(nodes.said_of(own, source));
     }
     if common != NO_NODE {
         said = said.or_longer(nodes.said_of(common, source));

@@ -67,8 +67,20 @@ impl Nodes for CurrentTable {
     #[inline(always)]
     fn said_of(&self, list: u32, source: Source) -> Value {
         let Some(first) = self.step(0) else { return Value::PASS };
-        let Source { address: Address { hi, lo }, is_ipv4 } = source;
-        #[expect(clippy::cast_possible_truncation, reason = "a value, which the calling convention widens")]
-        Value::of_bits(said_of(first.as_step().slot, list, hi, lo, is_ipv4.into()) as u32)
+        said_in(first.as_step().slot, list, source)
     }
+
+    #[inline(always)]
+    fn said_at_run_time(&self, list: u32, source: Source) -> Value {
+        let Some(first) = self.step(0) else { return Value::PASS };
+        said_in(first.as_step().slot + names::RUN_TIME_SLOTS, list, source)
+    }
+}
+
+/// [`said_of`] as the crate has it.
+#[inline(always)]
+fn said_in(slot: u32, list: u32, source: Source) -> Value {
+    let Source { address: Address { hi, lo }, is_ipv4 } = source;
+    #[expect(clippy::cast_possible_truncation, reason = "a value, which the calling convention widens")]
+    Value::of_bits(said_of(slot, list, hi, lo, is_ipv4.into()) as u32)
 }

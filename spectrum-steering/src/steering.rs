@@ -14,9 +14,9 @@ use crate::host::{
     ListenerAddresses, ListenerGroup, ListenerOptions, LocalRoutes, NetError, Transparency, silent_listener,
 };
 use crate::model::{Destination, DestinationId};
-use crate::plan::Plan;
 use crate::plan::firewall::{Chain, Firewall, Rule};
 use crate::plan::table::{Table, TableError};
+use crate::plan::{Plan, RunTimeSources};
 use crate::tproxy::{Backend, Tproxy, TproxyError};
 
 /// The way of packets into a listener.
@@ -152,7 +152,9 @@ impl Steering {
                     dispatcher.register_silent(protocol, family, &socket)?;
                     self.silent.push(socket);
                 }
-                dispatcher.publish(Table::on(plan, &crate::host::interface_index)?.nodes())?;
+                dispatcher.publish(
+                    Table::on(plan, &RunTimeSources::default(), &crate::host::interface_index)?.nodes(),
+                )?;
             }
             By::Tproxy(tproxy) => {
                 let rules = plan.bindings.iter().filter_map(|planned| {
@@ -164,7 +166,8 @@ impl Steering {
                     let (id, _) = plan.destinations.iter().find(of)?;
                     addresses_of.get(id).copied()
                 };
-                let firewall = Firewall::of(rules.collect()).denying(plan.denials(listener));
+                let firewall =
+                    Firewall::of(rules.collect()).denying(plan.denials(&RunTimeSources::default(), listener));
                 *tproxy = Some(Tproxy::apply(&Backend::PREFERENCE, &chain(), &firewall)?);
             }
         }

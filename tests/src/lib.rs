@@ -23,6 +23,7 @@ pub mod fleet;
 pub mod frame;
 pub mod holdings;
 pub mod instance;
+pub mod judged;
 pub mod maps;
 pub mod memory;
 pub mod name_server;

@@ -2,10 +2,8 @@
 //! loaded program in the kernel; and what clients are told, on every path. Which entries may be configured is tested where they are read.
 #![allow(clippy::unwrap_used, reason = "test code panics")]
 
-use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use socket2::{Domain, Socket, Type};
 use spectrum_common::{DenyReason, Packet, Verdict};
@@ -14,12 +12,14 @@ use spectrum_steering::model::{
     Binding, Family, OnDeny, Prefix, Protocol, SourceEntry, SourcePolicy, SourceRule, domain_of,
 };
 use spectrum_steering::plan::table::Table;
-use spectrum_steering::plan::{Bound, OwnPolicy, Plan};
+use spectrum_steering::plan::{Bound, OwnPolicy, Plan, RunTimeSources};
 use spectrum_tests::case::Case;
-use spectrum_tests::control::{CONFIG, configure, connect, reload};
-use spectrum_tests::datagram;
+use spectrum_tests::control::{CONFIG, configure, reload};
 use spectrum_tests::deadline::PATIENCE;
 use spectrum_tests::instance::{Instance, Launch};
+use spectrum_tests::judged::{
+    Told, client, denied, own_clients, prefix_of, services_with, talks, told, told_by_datagram,
+};
 use spectrum_tests::netns::Netns;
 use spectrum_tests::on_every_path;
 use spectrum_tests::path::Path;
@@ -105,6 +105,13 @@ fn services(random: &mut Random) -> Vec<Bound> {
     (1..=6).map(|number| bound(number, random)).collect()
 }
 
+/// What is said at run time of all services, and of one of them.
+fn said_at_run_time(random: &mut Random) -> RunTimeSources {
+    let name = format!("s{}", 1 + random.below::<u16>(6)).parse().unwrap();
+    let own = std::sync::Arc::new([(name, policy(random))].into());
+    RunTimeSources { common: policy(random), own, is_in_use: true }
+}
+
 /// The word of the longest prefix that contains `source`.
 fn scanned(policy: &SourcePolicy, source: IpAddr) -> Option<(u8, SourceRule)> {
     let containing = policy.entries().iter().filter(|entry| entry.prefix.contains(source));
@@ -138,7 +145,11 @@ fn scan_table_and_kernel_agree_on_whom_services_let_in() {
             let mut plan = Plan::of(&services(&mut random)).unwrap();
             plan.policies.common = policy(&mut random);
             plan.policies.on_deny = on_deny(&mut random);
-            let table = Table::of(&plan).unwrap();
+            let mut run_time = match random.below::<u8>(3) {
+                0 => RunTimeSources::default(),
+                _ => said_at_run_time(&mut random),
+            };
+            let mut table = Table::on(&plan, &run_time, &|_name| None).unwrap();
             let listeners: Vec<Socket> = plan
                 .destinations
                 .iter()
@@ -148,8 +159,18 @@ fn scan_table_and_kernel_agree_on_whom_services_let_in() {
                     socket
                 })
                 .collect();
-            dispatcher.publish(table.nodes()).unwrap();
-            for _ in 0..share::of(PACKETS) {
+            dispatcher.publish_with(table.nodes(), table.run_time().nodes()).unwrap();
+            let packets = share::of(PACKETS);
+            for number in 0..packets {
+                if number == packets / 2 && run_time.is_in_use {
+                    // Of the same services something else is said.
+                    run_time.common = policy(&mut random);
+                    let own = run_time.own.keys().map(|name| (name.clone(), policy(&mut random)));
+                    run_time.own = std::sync::Arc::new(own.collect());
+                    let lists = table.run_time().refilled(&run_time).unwrap().unwrap();
+                    dispatcher.amend(lists.nodes()).unwrap();
+                    table = Table::on(&plan, &run_time, &|_name| None).unwrap();
+                }
                 let from = source(&mut random);
                 let family = Family::of(from);
                 let protocol = if random.bits().is_multiple_of(2) { Protocol::Tcp } else { Protocol::Udp };
@@ -159,10 +180,18 @@ fn scan_table_and_kernel_agree_on_whom_services_let_in() {
                 let winner = plan.winner(protocol, address, port).unwrap();
                 let service = &plan.destinations[&winner.destination].service;
                 let own = plan.policies.own.get(service);
-                let by_common = scanned(&plan.policies.common, from);
-                let by_own = own.and_then(|own| scanned(&own.sources, from));
-                let is_longer = by_common.map(|(length, _)| length) > by_own.map(|(length, _)| length);
-                let said = if is_longer { by_common } else { by_own };
+                let lists = [
+                    Some(&plan.policies.common),
+                    own.map(|own| &own.sources),
+                    Some(&run_time.common),
+                    run_time.own.get(service),
+                ];
+                let said = lists.into_iter().zip(0..).filter_map(|(list, rank)| {
+                    let (length, rule) = scanned(list?, from)?;
+                    Some((length, rank, rule))
+                });
+                let said = said.max_by_key(|(length, rank, _)| (*length, *rank));
+                let said = said.map(|(length, _, rule)| (length, rule));
                 let on_deny = own.and_then(|own| own.on_deny).unwrap_or(plan.policies.on_deny);
                 let expected = match (said, on_deny) {
                     (Some((_, SourceRule::Deny)), OnDeny::Refuse) => {
@@ -173,8 +202,9 @@ fn scan_table_and_kernel_agree_on_whom_services_let_in() {
                     }
                     _ => Verdict::Assign(winner.destination),
                 };
-                let about = || format!("{service} {protocol} from {from} by {:#?}", plan.policies);
-                let denies = plan.denies(protocol, from, address, port);
+                let about =
+                    || format!("{service} {protocol} from {from} by {:#?} and {run_time:#?}", plan.policies);
+                let denies = run_time.denies(&plan, protocol, from, address, port);
                 let refusal = (!matches!(expected, Verdict::Assign(_))).then_some(on_deny);
                 assert_eq!(denies, refusal, "the plan: {}", about());
                 let packet = Packet { domain: domain_of(protocol, family), address: address.into(), port };
@@ -300,38 +330,6 @@ on_every_path!(
     clients_come_by_the_interfaces_that_a_policy_names,
 );
 
-/// A service `web` that echoes by both protocols on port 80, beside one that everybody may use on port 81.
-fn services_with(case: &Case, common: &str, own: &str) -> String {
-    let service = |name, port, policy| {
-        format!(
-            "[[service]]\nname = \"{name}\"\nrespond = \"echo\"\n{policy}\n\
-             bindings = [{{ prefix = \"{}\", ports = {port}, protocol = \"both\" }}]\n",
-            case.prefix()
-        )
-    };
-    // To allow is a mistake where nobody is denied.
-    let all = if common.contains("deny") { "policy = { allow = [\"0.0.0.0/0\", \"::/0\"] }" } else { "" };
-    format!("{common}\n{}{}", service("web", 80, own), service("open", 81, all))
-}
-
-/// Clients have addresses of this prefix.
-fn own_clients(case: &Case) {
-    let prefix = case.family.pick("198.51.100.0/24", "2001:db8:77::/48");
-    let ip = case.family.pick("", "-6 ");
-    case.server.ip(&format!("{ip}route add local {prefix} dev lo"));
-}
-
-/// A client by its number: the last byte of its IPv4 address, the fourth group of its IPv6 address.
-fn client(case: &Case, number: u8) -> IpAddr {
-    case.family.parse(&format!("198.51.100.{number}"), &format!("2001:db8:77:{number:x}::1"))
-}
-
-/// What clients of these numbers have in common, as a prefix that leaves `free` bits of the number.
-fn prefix_of(case: &Case, number: u8, free: u8) -> String {
-    case.family
-        .pick(format!("198.51.100.{number}/{}", 32 - free), format!("2001:db8:77:{number:x}::/{}", 64 - free))
-}
-
 /// The program with this configuration; `None` on a path that carries no policy, which it says.
 fn serve(case: &Case, text: &str) -> Option<Instance> {
     configure(&case.server, text);
@@ -346,61 +344,6 @@ fn serve(case: &Case, text: &str) -> Option<Instance> {
         return None;
     }
     Some(case.start(CONFIG))
-}
-
-/// The outcome of a client's attempt by TCP.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Told {
-    LetIn,
-    Refused,
-    Nothing,
-}
-
-/// What a client is told that dials `target` by TCP.
-fn told(case: &Case, client: IpAddr, target: SocketAddr, expected: Told) -> Told {
-    let dialled = case.server.run(|| {
-        let socket = Socket::new(Domain::for_address(target), Type::STREAM, None).unwrap();
-        if target.is_ipv6() {
-            socket.set_freebind_v6(true).unwrap();
-        }
-        socket.bind(&SocketAddr::new(client, 0).into()).unwrap();
-        socket.connect_timeout(&target.into(), patience(expected)).map(|()| TcpStream::from(socket))
-    });
-    match dialled {
-        Ok(mut stream) => {
-            stream.set_read_timeout(Some(PATIENCE)).unwrap();
-            assert!(talks(&mut stream), "{client} was let in and is not answered");
-            Told::LetIn
-        }
-        Err(error) if error.kind() == ErrorKind::ConnectionRefused => Told::Refused,
-        Err(error) if error.kind() == ErrorKind::TimedOut => Told::Nothing,
-        Err(error) => panic!("{client} dials {target}: {error}"),
-    }
-}
-
-/// The same by UDP.
-fn told_by_datagram(case: &Case, client: IpAddr, target: SocketAddr, expected: Told) -> Told {
-    let socket = datagram::client_from(&case.server, SocketAddr::new(client, 0), target);
-    socket.send(b"is anybody there?").unwrap();
-    socket.set_read_timeout(Some(patience(expected))).unwrap();
-    match datagram::hear(&socket) {
-        Ok(heard) => {
-            assert_eq!(heard, b"is anybody there?");
-            Told::LetIn
-        }
-        Err(error) if error.kind() == ErrorKind::ConnectionRefused => Told::Refused,
-        Err(error) if error.kind() == ErrorKind::WouldBlock => Told::Nothing,
-        Err(error) => panic!("{client} asks {target}: {error}"),
-    }
-}
-
-/// The time that a client waits for what it expects; what must not come is not waited for as long.
-fn patience(expected: Told) -> Duration {
-    if expected == Told::Nothing { Duration::from_secs(2) } else { PATIENCE }
-}
-
-fn talks(stream: &mut TcpStream) -> bool {
-    stream.write_all(b"still there?").is_ok() && stream.read_exact(&mut [0; 12]).is_ok()
 }
 
 /// Whom `web` and `open` deny: by the policy for all, a list, and the service's own.
@@ -456,13 +399,6 @@ fn whom_a_policy_denies_is_refused_and_the_longest_prefix_decides(case: &mut Cas
         Launch::new(&case.server).arguments(&format!("explain tcp {target} --from {from}")).finish().stdout;
     assert!(explained.contains("denied.txt:3"), "{explained}");
     assert!(denied(case, &instance, "denied") >= 7);
-}
-
-/// The packets that were turned away by `reason`, as `status` counts them.
-fn denied(case: &Case, instance: &Instance, reason: &str) -> u64 {
-    let status = connect(&case.server, instance).ask("status").unwrap();
-    let destinations = status["destinations"].as_array().unwrap();
-    destinations.iter().filter_map(|one| one["denied"][reason].as_u64()).sum()
 }
 
 fn whom_a_policy_denies_without_a_word_hears_nothing(case: &mut Case) {

@@ -33,7 +33,7 @@ impl Generation {
     /// inner map that the program declares.
     pub(super) fn of(nodes: &[Node], slot: u32) -> Result<Self, DispatcherError> {
         let error = |source: MapError| DispatcherError::Publish { source: Box::new(source) };
-        let count = u32::try_from(Page::count_of(nodes.len()))
+        let count = u32::try_from(Page::count_of(nodes.len()).max(1))
             .map_err(|source| DispatcherError::Publish { source: Box::new(source) })?;
         #[expect(clippy::cast_possible_truncation, reason = "a page has 256 KiB, a key four bytes")]
         let definition = aya_obj::Map::new_from_params(

@@ -336,6 +336,14 @@ impl Dispatcher {
     /// # Errors
     /// [`DispatcherError::Publish`], for lack of memory most of the time: the table before still holds.
     pub fn publish(&mut self, nodes: &[Node]) -> Result<(), DispatcherError> {
+        self.publish_with(nodes, &[])
+    }
+
+    /// The same with the lists of what was said at run time to which its gates lead, in the same step.
+    ///
+    /// # Errors
+    /// As for [`publish`](Self::publish).
+    pub fn publish_with(&mut self, nodes: &[Node], run_time: &[Node]) -> Result<(), DispatcherError> {
         let failed = |source: MapError| DispatcherError::Publish { source: Box::new(source) };
         let first = nodes.first().map(Node::as_step);
         if first.is_some_and(|step| step.has_rates != 0) && !self.has_accounts {
@@ -345,20 +353,41 @@ impl Dispatcher {
         let has_gates = first.is_some_and(|step| step.slot != 0);
         let next = if self.slot == 1 { 2 } else { 1 };
         let generation = Generation::of(nodes, next)?;
+        let run_time = Generation::of(run_time, 0)?;
         if has_gates {
+            self.tables.set(next + names::RUN_TIME_SLOTS, run_time.map(), 0).map_err(failed)?;
             self.tables.set(next, generation.map(), 0).map_err(failed)?;
         }
         self.tables.set(0, generation.map(), 0).map_err(failed)?;
         // Each change waits until nobody uses what was there. Whatever begins now takes the new table: the former is let go of.
         // What cannot be let go of costs memory until the next one, and nothing else.
-        if self.slot != 0
-            && let Err(error) = self.tables.set(self.slot, generation.map(), 0)
-        {
-            tracing::debug!(%error, "let go of the former table");
+        if self.slot != 0 {
+            let former = self.tables.set(self.slot, generation.map(), 0);
+            let former =
+                former.and_then(|()| self.tables.set(self.slot + names::RUN_TIME_SLOTS, run_time.map(), 0));
+            if let Err(error) = former {
+                tracing::debug!(%error, "let go of the former table");
+            }
         }
         self.slot = if has_gates { next } else { 0 };
         self.probe.published(nodes.len());
         Ok(())
+    }
+
+    /// Makes `run_time` the lists of what was said at run time, which must have the places of those before. Atomic: a source is looked
+    /// for in those of before or in these.
+    ///
+    /// # Errors
+    /// As for [`publish`](Self::publish), and where the table has no gates: nothing would lead to them.
+    pub fn amend(&mut self, run_time: &[Node]) -> Result<(), DispatcherError> {
+        if self.slot == 0 {
+            let source = io::Error::other("the steering table has no gates");
+            return Err(DispatcherError::Publish { source: Box::new(source) });
+        }
+        let generation = Generation::of(run_time, 0)?;
+        self.tables
+            .set(self.slot + names::RUN_TIME_SLOTS, generation.map(), 0)
+            .map_err(|source| DispatcherError::Publish { source: Box::new(source) })
     }
 
     /// A look at it, as it is now; a clone of it is for other threads.

@@ -12,6 +12,7 @@ mod obstacles;
 mod overlap;
 mod policies;
 pub mod reply_table;
+mod run_time;
 pub mod table;
 #[cfg(test)]
 mod tests;
@@ -27,3 +28,4 @@ pub(crate) use obstacles::iptables_listing;
 pub use obstacles::{Effect, Hindered, Listing, Obstacle, Tracked, Untracking, obstacles_to, word};
 pub use overlap::Overlap;
 pub use policies::{OwnPolicy, Policies, PolicyScope};
+pub use run_time::{EntrySource, RunTimeSources};

@@ -121,12 +121,11 @@ impl Plan {
         self.policies.denies(&destination.service, source)
     }
 
-    /// The protocols and families of services that deny without a word.
+    /// The protocols and families of services that deny without a word, if only whom somebody denies at run time.
     #[must_use]
     pub fn silent(&self) -> BTreeSet<(Protocol, Family)> {
-        let denying = self.destinations.values().filter(|one| {
-            self.policies.guard(&one.service) && self.policies.on_deny(&one.service) == OnDeny::Silent
-        });
+        let denying =
+            self.destinations.values().filter(|one| self.policies.on_deny(&one.service) == OnDeny::Silent);
         denying.map(|one| (one.protocol, one.family)).collect()
     }
 }

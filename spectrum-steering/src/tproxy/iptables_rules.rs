@@ -134,6 +134,11 @@ impl AppliedRules for IptablesRules {
         self.advance(&texts).map_err(|source| source.after(self.retreat(&before)))
     }
 
+    fn amend(&mut self, firewall: &Firewall) -> Result<bool, TproxyError> {
+        // It has no rules about sources.
+        Ok(self.is_of(firewall))
+    }
+
     fn put_back(&mut self) -> Result<(), TproxyError> {
         self.families.values().try_for_each(|applied| applied.replace(&self.chain, &applied.text))
     }

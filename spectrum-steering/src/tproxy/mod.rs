@@ -70,6 +70,9 @@ trait AppliedRules: fmt::Debug + Send + Sync {
     /// Puts `firewall` in their place, or leaves them.
     fn exchange(&mut self, firewall: &Firewall) -> Result<(), TproxyError>;
 
+    /// The same where that is quick; whether it was.
+    fn amend(&mut self, firewall: &Firewall) -> Result<bool, TproxyError>;
+
     /// Applies them again, in place of what is left of them.
     fn put_back(&mut self) -> Result<(), TproxyError>;
 
@@ -138,6 +141,22 @@ impl Tproxy {
         let replaced = self.rules.exchange(firewall);
         self.look = FirewallLook::of(self.rules.parts());
         replaced
+    }
+
+    /// The same, and quick where whom it denies is all that is different. Blocks the calling thread.
+    ///
+    /// # Errors
+    /// As for [`replace`](Self::replace).
+    pub fn amend(&mut self, firewall: &Firewall) -> Result<(), TproxyError> {
+        match self.rules.amend(firewall) {
+            // What it looks for later is what it was: sets are looked at without their elements.
+            Ok(true) => Ok(()),
+            Ok(false) => self.replace(firewall),
+            Err(error) => {
+                tracing::debug!(%error, "change the elements of sets; everything is made anew");
+                self.replace(firewall)
+            }
+        }
     }
 
     /// A look whether it is as it was applied.

@@ -75,6 +75,15 @@ impl AppliedRules for NftablesRules {
         Ok(())
     }
 
+    fn amend(&mut self, firewall: &Firewall) -> Result<bool, TproxyError> {
+        let Some((text, next)) = self.ruleset.amended(&self.chain, firewall) else { return Ok(false) };
+        if !text.is_empty() {
+            self.nft.transact("amend", &text)?;
+        }
+        self.ruleset = next;
+        Ok(true)
+    }
+
     fn put_back(&mut self) -> Result<(), TproxyError> {
         // The names are those of this generation: the next one replaces it as if nothing had happened.
         self.nft.transact("put back", &self.ruleset.creation())?;

@@ -8,10 +8,11 @@ use spectrum_common::Value;
 
 use super::nftables::pieces;
 use crate::model::{
-    Destination, Family, InterfaceName, OnDeny, Prefix, Protocol, ServiceName, SourceRate, SourceRule,
+    Destination, Family, InterfaceName, OnDeny, Prefix, Protocol, ServiceName, SourcePolicy, SourceRate,
+    SourceRule,
 };
 use crate::plan::table::prefixes::BoundPrefix;
-use crate::plan::{Plan, PolicyScope};
+use crate::plan::{Plan, PolicyScope, RunTimeSources};
 
 /// Sources that may not come to some listeners, all of one family.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -28,40 +29,60 @@ pub struct Denial {
     pub(crate) rate: Option<SourceRate>,
     /// By which interfaces clients may come; none: by any.
     pub(crate) interfaces: BTreeSet<InterfaceName>,
+    /// True if the ranges may change at any time, so that there is a place for them.
+    pub(crate) may_change: bool,
 }
 
 impl Denial {
+    /// True if nobody is denied, and nobody is soon.
+    pub(super) fn has_no_set(&self) -> bool {
+        self.ranges.is_empty() && !self.may_change
+    }
+
     fn turns_anybody_away(&self) -> bool {
-        !self.ranges.is_empty() || self.rate.is_some() || !self.interfaces.is_empty()
+        !self.has_no_set() || self.rate.is_some() || !self.interfaces.is_empty()
     }
 }
 
 impl Plan {
-    /// Whom the services deny, as rules of a firewall have it; `listener` says where the listener of a destination is.
+    /// Whom the services deny, by `run_time` as well, as rules of a firewall have it; `listener` says where the listener of a
+    /// destination is.
     #[must_use]
-    pub fn denials(&self, listener: impl Fn(&Destination) -> Option<SocketAddr>) -> Vec<Denial> {
-        if self.policies.is_empty() {
+    pub fn denials(
+        &self,
+        run_time: &RunTimeSources,
+        listener: impl Fn(&Destination) -> Option<SocketAddr>,
+    ) -> Vec<Denial> {
+        if self.policies.is_empty() && !run_time.is_in_use {
             return Vec::new();
         }
         let mut denials: BTreeMap<_, Denial> = BTreeMap::new();
         for destination in self.destinations.values() {
             let Some(address) = listener(destination) else { continue };
             let (family, service) = (destination.family, &destination.service);
-            let own = self.policies.own.get(service).filter(|own| !own.sources.is_empty());
+            let has_own = self.policies.own.get(service).is_some_and(|own| !own.sources.is_empty())
+                || run_time.own.contains_key(service);
             let on_deny = self.policies.on_deny(service);
             let rate = self.policies.rate(service);
             // Services that are counted together have one set.
             let counted = rate.is_some_and(|(scope, _)| scope == PolicyScope::Own).then_some(service);
             let interfaces = self.policies.interfaces(service);
-            let key =
-                (own.map(|_| service), family, on_deny, rate.map(|(_, rate)| rate), counted, interfaces);
+            let key = (
+                has_own.then_some(service),
+                family,
+                on_deny,
+                rate.map(|(_, rate)| rate),
+                counted,
+                interfaces,
+            );
             let denial = denials.entry(key).or_insert_with(|| Denial {
                 family,
                 listeners: Vec::new(),
                 on_deny,
-                ranges: self.denied(service, family),
+                ranges: self.denied(run_time, service, family),
                 rate: rate.map(|(_, rate)| rate),
                 interfaces: interfaces.clone(),
+                may_change: run_time.is_in_use,
             });
             denial.listeners.push((destination.protocol, address));
         }
@@ -69,10 +90,17 @@ impl Plan {
     }
 
     /// The addresses that `service` denies.
-    fn denied(&self, service: &ServiceName, family: Family) -> Vec<(IpAddr, IpAddr)> {
+    fn denied(
+        &self,
+        run_time: &RunTimeSources,
+        service: &ServiceName,
+        family: Family,
+    ) -> Vec<(IpAddr, IpAddr)> {
         let own = self.policies.own.get(service).into_iter().flat_map(|own| own.sources.entries());
+        let said = run_time.own.get(service).into_iter().flat_map(SourcePolicy::entries);
+        let said = run_time.common.entries().iter().chain(said);
         // Of two prefixes as long the later one stays. A prefix sorts before those that it contains.
-        let entries = self.policies.common.entries().iter().chain(own);
+        let entries = self.policies.common.entries().iter().chain(own).chain(said);
         let entries: BTreeMap<Prefix, SourceRule> = entries
             .filter(|entry| entry.prefix.family() == family)
             .map(|entry| (entry.prefix, entry.rule))

@@ -308,6 +308,7 @@ mod tests {
             ranges: vec![("10.0.0.0".parse().unwrap(), "10.0.0.9".parse().unwrap())],
             rate: None,
             interfaces: std::collections::BTreeSet::new(),
+            may_change: false,
         };
         let firewall = Firewall::of(vec![rule(Protocol::Tcp, "192.0.2.0/24", "80", "127.0.0.1:40001")]);
         let error = texts(&Chain::of(7), &firewall.denying(vec![denial])).unwrap_err().to_string();

@@ -66,6 +66,10 @@ pub(crate) const MAX_ELEMENTS: usize = 200_000;
 /// Sources that one set counts: some 15 MiB of the kernel's memory where they all come.
 const MAX_COUNTED: usize = 65_536;
 
+/// What begins and ends the elements of a set, of which each has a line.
+const ELEMENTS: &str = "elements = { ";
+const ELEMENTS_END: &str = "}; ";
+
 /// The one base chain of a table.
 const BASE: &str = "prerouting";
 
@@ -187,6 +191,20 @@ impl Ruleset {
         replacement
     }
 
+    /// What makes this the ruleset of `firewall`, where that takes other elements of sets and nothing else, and the ruleset that it is
+    /// then.
+    pub(crate) fn amended(&self, chain: &Chain, firewall: &Firewall) -> Option<(String, Self)> {
+        let next = Self::generation(chain, firewall, self.generation).ok()?;
+        if !next.families.keys().eq(self.families.keys()) {
+            return None;
+        }
+        let mut text = String::new();
+        for (family, contents) in &next.families {
+            text += &self.families.get(family)?.amendment(bare(&self.table(*family)), contents)?;
+        }
+        Some((text, next))
+    }
+
     /// The families that have tables.
     pub(crate) fn families(&self) -> impl Iterator<Item = Family> {
         self.families.keys().copied()
@@ -218,11 +236,16 @@ impl Contents {
                     ));
                 }
             }
-            if denial.ranges.is_empty() {
+            if denial.has_no_set() {
                 continue;
             }
             self.elements += denial.ranges.len();
-            let mut definition = format!("type {kind}; flags interval; elements = {{ ");
+            let mut definition = format!("type {kind}; flags interval; ");
+            if denial.ranges.is_empty() {
+                self.sets.push((sets.denied(), definition));
+                continue;
+            }
+            definition.push_str(ELEMENTS);
             for (first, last) in &denial.ranges {
                 // Writing to a string cannot fail.
                 let _ = if first == last {
@@ -231,7 +254,7 @@ impl Contents {
                     writeln!(definition, "{first}-{last},")
                 };
             }
-            definition.push_str("}; ");
+            definition.push_str(ELEMENTS_END);
             self.sets.push((sets.denied(), definition));
         }
     }
@@ -338,6 +361,32 @@ impl Contents {
         format!("flush chain {} {BASE}\n{table} {{\nchain {BASE} {{\n{rules}\n}}\n}}\n", bare(table))
     }
 
+    /// What makes the sets of `table` those of `next`; `None` where more is different than their elements.
+    fn amendment(&self, table: &str, next: &Self) -> Option<String> {
+        let is_same = self.maps == next.maps
+            && self.chains == next.chains
+            && self.rules == next.rules
+            && self.counters == next.counters
+            && self.sets.len() == next.sets.len();
+        if !is_same {
+            return None;
+        }
+        let mut text = String::new();
+        for ((name, before), (next_name, after)) in self.sets.iter().zip(&next.sets) {
+            let ((head, before), (next_head, after)) = (elements(before), elements(after));
+            if (name, head) != (next_name, next_head) {
+                return None;
+            }
+            for (verb, these, those) in [("delete", &before, &after), ("add", &after, &before)] {
+                let changed: Vec<&str> = these.difference(those).copied().collect();
+                if !changed.is_empty() {
+                    text += &format!("{verb} element {table} {name} {{ {} }}\n", changed.join(", "));
+                }
+            }
+        }
+        Some(text)
+    }
+
     /// Deletes all but the base chain and what `stays` counts with too; what refers to others goes before them.
     fn deletion(&self, table: &str, stays: &Self) -> String {
         let table = bare(table);
@@ -350,6 +399,13 @@ impl Contents {
         let counters = counters.map(|name| format!("delete counter {table} {name}\n"));
         maps.chain(flushed).chain(deleted).chain(sets).chain(counters).collect()
     }
+}
+
+/// The definition of a set without its elements, and these.
+fn elements(definition: &str) -> (&str, BTreeSet<&str>) {
+    let Some((head, listed)) = definition.split_once(ELEMENTS) else { return (definition, BTreeSet::new()) };
+    let listed = listed.trim_end_matches(ELEMENTS_END);
+    (head, listed.lines().map(|line| line.trim_end_matches(',')).collect())
 }
 
 /// The table's family and name, as the commands want it that name what is in a table.
@@ -407,7 +463,7 @@ fn refusals(protocol: Protocol, listener: SocketAddr, denial: &Denial, sets: &Se
     };
     let names: Vec<String> = denial.interfaces.iter().map(|name| format!("\"{name}\"")).collect();
     let interface = (!names.is_empty()).then(|| format!("iifname != {{ {} }}", names.join(", ")));
-    let denied = (!denial.ranges.is_empty()).then(|| format!("{source} @{}", sets.denied()));
+    let denied = (!denial.has_no_set()).then(|| format!("{source} @{}", sets.denied()));
     let rate = denial.rate.map(|rate| {
         let masked = match (family, rate.length(family)) {
             (Family::Ipv4, 32) | (Family::Ipv6, 128) => source.to_owned(),

@@ -6,10 +6,11 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use spectrum_common::{Interfaces, NO_NODE, Node, SourceGate, Step, Value};
 
 use super::prefixes::BoundPrefix;
+use super::run_time::RunTimeLists;
 use super::{Table, TableError, index};
 use crate::model::{
-    Destination, DestinationId, Family, InterfaceName, OnDeny, ServiceName, SourcePolicy, SourceRate,
-    SourceRule,
+    Destination, DestinationId, Family, InterfaceName, OnDeny, ServiceName, SourceEntry, SourcePolicy,
+    SourceRate, SourceRule,
 };
 use crate::plan::{Policies, PolicyScope};
 
@@ -38,6 +39,8 @@ struct GateKey<'a> {
     /// The rate, and its number.
     rate: Option<(u32, SourceRate)>,
     interfaces: &'a BTreeSet<InterfaceName>,
+    /// The places of the lists of what was said at run time.
+    run_time: [u32; 2],
 }
 
 impl<'a> Gates<'a> {
@@ -46,10 +49,11 @@ impl<'a> Gates<'a> {
     pub(super) fn of(
         destinations: &'a BTreeMap<DestinationId, Destination>,
         policies: &'a Policies,
+        run_time: &RunTimeLists,
         first: usize,
     ) -> Result<Self, TableError> {
         let mut gates = Self { first, ..Self::default() };
-        if policies.is_empty() {
+        if policies.is_empty() && run_time.nodes().is_empty() {
             return Ok(gates);
         }
         for family in [Family::Ipv4, Family::Ipv6] {
@@ -70,14 +74,17 @@ impl<'a> Gates<'a> {
                 PolicyScope::Common => (0, rate),
                 PolicyScope::Own => (1 + number(policies.own.range(..service).count()), rate),
             });
-            let has_list = own.is_some() || gates.lists.contains_key(&(None, family));
+            let run_time = [Some(service), None].map(|of| run_time.root(of, family).unwrap_or(NO_NODE));
+            let has_list = own.is_some()
+                || gates.lists.contains_key(&(None, family))
+                || run_time.iter().any(|root| *root != NO_NODE);
             if has_list || rate.is_some() || !interfaces.is_empty() {
                 if !interfaces.is_empty() {
                     let next = gates.interfaces.len();
                     gates.interfaces.entry(interfaces).or_insert(next);
                 }
                 let on_deny = policies.on_deny(service);
-                let key = GateKey { own, family, on_deny, rate, interfaces };
+                let key = GateKey { own, family, on_deny, rate, interfaces, run_time };
                 let next = gates.keys.len();
                 gates.of.insert(*id, *gates.keys.entry(key).or_insert(next));
             }
@@ -93,15 +100,7 @@ impl<'a> Gates<'a> {
         if self.lists.contains_key(&(of, family)) {
             return;
         }
-        let entries = policy.entries().iter().filter(|entry| entry.prefix.family() == family);
-        // They are in this order already: see SourcePolicy::entries.
-        let prefixes: Vec<BoundPrefix> = entries
-            .map(|entry| BoundPrefix {
-                address: entry.prefix.address().into(),
-                length: entry.prefix.length(),
-                value: Value::source(entry.prefix.length(), entry.rule == SourceRule::Deny),
-            })
-            .collect();
+        let prefixes = source_prefixes(policy.entries(), family);
         if !prefixes.is_empty() {
             self.lists.insert((of, family), prefixes);
         }
@@ -117,13 +116,8 @@ impl<'a> Gates<'a> {
 
     /// The number of nodes of the gates and of the lists' steps: those that stand together.
     pub(super) fn nodes(&self) -> usize {
-        let lengths = |prefixes: &Vec<BoundPrefix>| {
-            let mut lengths: Vec<u8> = prefixes.iter().map(|prefix| prefix.length).collect();
-            lengths.sort_unstable();
-            lengths.dedup();
-            lengths.len()
-        };
-        self.keys.len() + self.interfaces.len() + self.lists.values().map(lengths).sum::<usize>()
+        let steps: usize = self.lists.values().map(|prefixes| lengths(prefixes)).sum();
+        self.keys.len() + self.interfaces.len() + steps
     }
 
     /// Fills in the gates and the steps, for which there is room from the first gate on, and appends the lists' hash tables. `index_of`
@@ -169,6 +163,7 @@ impl<'a> Gates<'a> {
                 lists: [key.own.map_or(NO_NODE, |name| root(Some(name))), root(None)],
                 on_deny,
                 interfaces: places.get(key.interfaces).copied().unwrap_or(NO_NODE),
+                run_time: key.run_time,
                 ..SourceGate::default()
             };
             if let Some((number, rate)) = key.rate {
@@ -183,6 +178,29 @@ impl<'a> Gates<'a> {
         }
         Ok(())
     }
+}
+
+/// The prefixes of `family` among `entries`, which are in the order of [`SourcePolicy::entries`], with what each says.
+pub(super) fn source_prefixes(entries: &[SourceEntry], family: Family) -> Vec<BoundPrefix> {
+    let entries = entries.iter().filter(|entry| entry.prefix.family() == family);
+    entries
+        .map(|entry| BoundPrefix {
+            address: entry.prefix.address().into(),
+            length: entry.prefix.length(),
+            value: Value::source(entry.prefix.length(), entry.rule == SourceRule::Deny),
+        })
+        .collect()
+}
+
+/// The number of lengths that `prefixes` have, and so of steps.
+pub(super) fn lengths(prefixes: &[BoundPrefix]) -> usize {
+    let mut lengths = [false; 129];
+    for prefix in prefixes {
+        if let Some(length) = lengths.get_mut(usize::from(prefix.length)) {
+            *length = true;
+        }
+    }
+    lengths.iter().filter(|occurs| **occurs).count()
 }
 
 fn number(count: usize) -> u32 {

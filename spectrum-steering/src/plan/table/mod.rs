@@ -5,6 +5,7 @@ mod gates;
 mod lengths;
 pub(super) mod ports;
 pub(super) mod prefixes;
+mod run_time;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -14,7 +15,7 @@ use spectrum_common::{
     steer,
 };
 
-use super::{Plan, PlannedBinding, Policies};
+use super::{Plan, PlannedBinding, Policies, RunTimeSources};
 pub use crate::model::domain_of;
 use crate::model::{Destination, DestinationId, Family, InterfaceName};
 use buckets::Hashed;
@@ -22,17 +23,19 @@ use gates::Gates;
 use lengths::{Entry, SearchTree};
 use ports::PortMaps;
 use prefixes::BoundPrefix;
+pub use run_time::RunTimeLists;
 
 /// One generation of the steering table.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Table {
     nodes: Vec<Node>,
+    run_time: RunTimeLists,
 }
 
 impl Default for Table {
     /// The table without bindings: everything passes.
     fn default() -> Self {
-        Self { nodes: vec![Node::default(); Domain::ALL.len()] }
+        Self { nodes: vec![Node::default(); Domain::ALL.len()], run_time: RunTimeLists::default() }
     }
 }
 
@@ -43,18 +46,23 @@ impl Table {
     /// # Errors
     /// As for [`on`](Self::on).
     pub fn of(plan: &Plan) -> Result<Self, TableError> {
-        Self::on(plan, &|_name| None)
+        Self::on(plan, &RunTimeSources::default(), &|_name| None)
     }
 
-    /// Compiles the bindings of `plan`, and whom its services let in; `index_of` says the index of an interface.
+    /// Compiles the bindings of `plan`, and whom its services let in, by `run_time` as well; `index_of` says the index of an interface.
     ///
     /// Linear in the number of bindings and of source prefixes after sorting them; [`TableError::Nodes`] when nodes outgrow their
     /// indexes, far beyond the memory of present machines.
     ///
     /// # Errors
     /// [`TableError`]: nodes outgrow their indexes, or too many services have policies of their own.
-    pub fn on(plan: &Plan, index_of: &dyn Fn(&InterfaceName) -> Option<u32>) -> Result<Self, TableError> {
-        Self::behind_gates(&plan.bindings, &plan.destinations, &plan.policies, index_of)
+    pub fn on(
+        plan: &Plan,
+        run_time: &RunTimeSources,
+        index_of: &dyn Fn(&InterfaceName) -> Option<u32>,
+    ) -> Result<Self, TableError> {
+        let run_time = RunTimeLists::of(run_time)?;
+        Self::behind_gates(&plan.bindings, &plan.destinations, &plan.policies, run_time, index_of)
     }
 
     /// Compiles bindings that do not tie, in any order; everybody is let in.
@@ -62,24 +70,26 @@ impl Table {
     /// # Errors
     /// As for [`of`](Self::of).
     pub fn compile(bindings: &[PlannedBinding]) -> Result<Self, TableError> {
-        Self::behind_gates(bindings, &BTreeMap::new(), &Policies::default(), &|_name| None)
+        let run_time = RunTimeLists::default();
+        Self::behind_gates(bindings, &BTreeMap::new(), &Policies::default(), run_time, &|_name| None)
     }
 
     fn behind_gates(
         bindings: &[PlannedBinding],
         destinations: &BTreeMap<DestinationId, Destination>,
         policies: &Policies,
+        run_time: RunTimeLists,
         index_of: &dyn Fn(&InterfaceName) -> Option<u32>,
     ) -> Result<Self, TableError> {
         // Steps first, since the kernel program looks for them in the first page alone.
         let lengths = Domain::ALL.map(|domain| distinct_lengths(of_domain(bindings, domain)));
         let steps = lengths.iter().map(|count| (*count).max(1)).sum();
-        let gates = Gates::of(destinations, policies, steps)?;
+        let gates = Gates::of(destinations, policies, &run_time, steps)?;
         let first_ports = steps + gates.nodes();
         let mut maps = PortMaps::from_node(first_ports);
         let prefixes = Domain::ALL
             .map(|domain| prefixes::resolve(of_domain(bindings, domain), &mut maps, |id| gates.value(id)));
-        let mut table = Self { nodes: vec![Node::default(); first_ports] };
+        let mut table = Self { nodes: vec![Node::default(); first_ports], run_time };
         table.nodes.extend(maps.into_nodes());
         let mut further = Domain::ALL.len()..;
         for (domain, prefixes) in Domain::ALL.into_iter().zip(&prefixes) {
@@ -101,6 +111,12 @@ impl Table {
         &self.nodes
     }
 
+    /// The lists of what was said at run time.
+    #[must_use]
+    pub fn run_time(&self) -> &RunTimeLists {
+        &self.run_time
+    }
+
     /// The decision that the kernel takes with this table on a packet from `source` that comes by an unknown interface and not too often.
     #[must_use]
     pub fn steer(&self, packet: &Packet, source: IpAddr) -> Verdict {
@@ -110,7 +126,7 @@ impl Table {
     /// Bytes of kernel memory: whole pages.
     #[must_use]
     pub fn bytes(&self) -> usize {
-        Page::bytes_of(self.nodes.len())
+        Page::bytes_of(self.nodes.len()) + self.run_time.bytes()
     }
 
     /// Puts the steps of a search for `prefixes` into their places, the first into `first` and the others into `further` ones, and
@@ -163,6 +179,10 @@ impl Nodes for Table {
 
     fn step(&self, index: u32) -> Option<&Node> {
         self.nodes.step(index)
+    }
+
+    fn said_at_run_time(&self, list: u32, source: Source) -> Value {
+        self.run_time.said_of(list, source)
     }
 }
 

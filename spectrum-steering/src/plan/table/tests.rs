@@ -10,7 +10,7 @@ use crate::model::{
     Binding, Destination, DestinationId, OnDeny, PortRange, Prefix, Protocol, SourceEntry, SourcePolicy,
     SourceRule,
 };
-use crate::plan::{Bound, OwnPolicy, Plan};
+use crate::plan::{Bound, OwnPolicy, Plan, RunTimeSources};
 
 fn service(name: usize, bindings: Vec<Binding>) -> Bound {
     Bound { name: format!("s{name}").parse().unwrap(), bindings, policy: None }
@@ -277,7 +277,60 @@ fn scanned(policy: &SourcePolicy, source: IpAddr) -> Option<(u8, SourceRule)> {
     containing.map(|entry| (entry.prefix.length(), entry.rule)).max_by_key(|(length, _)| *length)
 }
 
+/// What is said at run time of all services, and of the first of them.
+fn said_at_run_time(common: Vec<SourceEntry>, own: Vec<SourceEntry>) -> RunTimeSources {
+    let own = [("s0".parse().unwrap(), source_policy(own))].into();
+    RunTimeSources { common: source_policy(common), own: std::sync::Arc::new(own), is_in_use: true }
+}
+
 proptest! {
+    #[test]
+    fn what_is_said_at_run_time_goes_before_a_policy_of_the_same_length(
+        configured in [source_entries(), source_entries()],
+        said in [source_entries(), source_entries()],
+        said_next in [source_entries(), source_entries()],
+        sources in prop::collection::vec((0_usize..2, addresses()), 100),
+    ) {
+        let [common, own] = configured;
+        let policy = Some(OwnPolicy { sources: source_policy(own), ..OwnPolicy::default() });
+        let bound = |name, port: &str| service(name, ["192.0.2.0/24", "2001:db8::/64"].map(|prefix| binding(&format!("tcp {prefix} {port}"))).into());
+        let mut plan = Plan::of(&[Bound { policy, ..bound(0, "80") }, bound(1, "81")]).unwrap();
+        plan.policies.common = source_policy(common);
+        let [first, next] = [said, said_next].map(|[common, own]| said_at_run_time(common, own));
+        let mut table = Table::on(&plan, &first, &|_name| None).unwrap();
+        for run_time in [&first, &next] {
+            table.run_time = table.run_time.refilled(run_time).unwrap().unwrap();
+            for (at, source) in &sources {
+                let (at, source) = (*at, *source);
+                let address: IpAddr = if source.is_ipv4() { "192.0.2.7" } else { "2001:db8::7" }.parse().unwrap();
+                let port = [80, 81][at];
+                let name = format!("s{at}").parse().unwrap();
+                let nothing = SourcePolicy::default();
+                let lists = [
+                    &plan.policies.common,
+                    plan.policies.own.get(&name).map_or(&nothing, |own| &own.sources),
+                    &run_time.common,
+                    run_time.own.get(&name).unwrap_or(&nothing),
+                ];
+                let said = lists.into_iter().zip(0..).filter_map(|(list, rank)| {
+                    scanned(list, source).map(|(length, rule)| (length, rank, rule))
+                });
+                let is_denied = said.max_by_key(|(length, rank, _)| (*length, *rank)).is_some_and(|(.., rule)| rule == SourceRule::Deny);
+                let steered = table.steer(&packet(Protocol::Tcp, address, port), source);
+                let id = plan.winner(Protocol::Tcp, address, port).unwrap().destination;
+                let expected = if is_denied { Verdict::Refuse(id, DenyReason::Denied) } else { Verdict::Assign(id) };
+                prop_assert_eq!(steered, expected, "{} of s{} over {:#?} and {:#?}", source, at, plan.policies, run_time);
+                let denies = run_time.denies(&plan, Protocol::Tcp, source, address, port);
+                prop_assert_eq!(denies.is_some(), is_denied);
+            }
+        }
+        let more = RunTimeSources {
+            own: std::sync::Arc::new([("s1".parse().unwrap(), SourcePolicy::default())].into()),
+            ..next.clone()
+        };
+        prop_assert_eq!(table.run_time.refilled(&more).unwrap(), None, "a list that has no place");
+    }
+
     #[test]
     fn sources_are_judged_as_a_scan_of_both_lists_judges_them(
         common in source_entries(),

@@ -145,6 +145,48 @@ fn more_elements_than_load_in_seconds_are_refused_with_the_number() {
     assert!(error.contains("200001") && error.contains("sk_lookup"), "{error}");
 }
 
+#[test]
+fn whom_it_denies_changes_by_the_elements_that_differ_alone() {
+    let listener = "127.0.0.1:40001".parse().unwrap();
+    let rules = vec![Rule {
+        binding: Binding {
+            protocol: Protocol::Tcp,
+            prefix: "192.0.2.0/24".parse().unwrap(),
+            ports: "80".parse().unwrap(),
+        },
+        listener,
+    }];
+    let denying = |ranges: &[(&str, &str)], may_change| {
+        let range = |(first, last): &(&str, &str)| (first.parse().unwrap(), last.parse().unwrap());
+        Firewall::of(rules.clone()).denying(vec![Denial {
+            family: Family::Ipv4,
+            listeners: vec![(Protocol::Tcp, listener)],
+            on_deny: crate::model::OnDeny::Refuse,
+            ranges: ranges.iter().map(range).collect(),
+            rate: None,
+            interfaces: BTreeSet::new(),
+            may_change,
+        }])
+    };
+    let chain = Chain::of(7);
+    let nobody = Ruleset::compile(&chain, &denying(&[], true)).unwrap();
+    let some = denying(&[("10.0.0.0", "10.0.0.9"), ("10.0.1.1", "10.0.1.1")], true);
+    let (text, some) = nobody.amended(&chain, &some).unwrap();
+    assert_eq!(text, "add element ip spectrum-7 gen1-denied-1 { 10.0.0.0-10.0.0.9, 10.0.1.1 }\n");
+    let fewer = denying(&[("10.0.0.0", "10.0.0.5"), ("10.0.1.1", "10.0.1.1")], true);
+    let (text, fewer) = some.amended(&chain, &fewer).unwrap();
+    assert_eq!(
+        text,
+        "delete element ip spectrum-7 gen1-denied-1 { 10.0.0.0-10.0.0.9 }\n\
+         add element ip spectrum-7 gen1-denied-1 { 10.0.0.0-10.0.0.5 }\n"
+    );
+    let (text, none) = fewer.amended(&chain, &denying(&[], true)).unwrap();
+    assert_eq!(text, "delete element ip spectrum-7 gen1-denied-1 { 10.0.0.0-10.0.0.5, 10.0.1.1 }\n");
+    assert_eq!(none, nobody);
+    assert_eq!(nobody.amended(&chain, &denying(&[], false)), None, "no rule asks a set any more");
+    assert_eq!(nobody.amended(&chain, &Firewall::of(Vec::new())), None);
+}
+
 /// The decision of the text on a packet, read as the kernel reads it.
 fn decided(text: &str, address: Ipv4Addr, port: u16) -> Option<String> {
     let within = |range: &str, wanted: u64, number: &dyn Fn(&str) -> u64| {
