@@ -81,6 +81,8 @@ fn misused(verb: &str, message: String) -> clap::Error {
 /// A verb.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Deny clients no more whom `deny` denies, or let them in whatever wider prefixes say
+    Allow(AllowArgs),
     /// Announce to routers again what was withdrawn, or print what a BGP daemon is to be told
     Announce(AnnounceArgs),
     /// Print the bindings of the running instance that overlap what is given, in the order of precedence
@@ -97,6 +99,10 @@ pub enum Command {
     /// Become what an instance's processes are, and try what they must not be able to do
     #[command(hide = true)]
     Confined(ConfinedArgs),
+    /// Deny clients at once, without touching the configuration; what is open stays. Holds over reloads, upgrades and restarts
+    Deny(DenyArgs),
+    /// Print whom `deny` denies and `allow --except` lets in, until when, and how often denied clients came
+    Denied(DeniedArgs),
     /// Say what this host can do and what it lacks, with the cures; changes nothing, and fails if no path works
     Doctor(DoctorArgs),
     /// Ask the kernel where a packet goes, and say why; the packet counts as one that came
@@ -511,6 +517,60 @@ pub struct ExplainArgs {
     /// The source of the packet [default: an address of documentation's]
     #[arg(long, value_name = "ADDRESS:PORT", value_parser = parse_address_and_port)]
     pub from: Option<SocketAddr>,
+
+    /// The instance.
+    #[command(flatten)]
+    pub instance: InstanceArgs,
+}
+
+/// Flags of `deny`.
+#[derive(Args, Clone, Debug)]
+pub struct DenyArgs {
+    /// The service whose clients are meant, if not those of all; then their prefixes. `-` reads more of them from standard
+    /// input, one a line
+    #[arg(value_name = "SERVICE|PREFIX|-", required = true)]
+    pub words: Vec<String>,
+
+    /// The time for which it holds, e.g. 10m; a bare number is seconds [default: until `allow` takes it back]
+    #[arg(long = "for", value_name = "TIME", value_parser = value::holding)]
+    pub time: Option<Duration>,
+
+    /// The instance.
+    #[command(flatten)]
+    pub instance: InstanceArgs,
+}
+
+/// Flags of `allow`.
+#[derive(Args, Clone, Debug)]
+pub struct AllowArgs {
+    /// The service for which it was said, if not for all; then the prefixes as they were denied. `-` reads more of them from
+    /// standard input, one a line
+    #[arg(value_name = "SERVICE|PREFIX|-", required = true)]
+    pub words: Vec<String>,
+
+    /// Let them in although they, or wider prefixes, are denied, at run time or by the configuration
+    #[arg(long)]
+    pub except: bool,
+
+    /// Take such exceptions back
+    #[arg(long, conflicts_with = "except")]
+    pub undo: bool,
+
+    /// The time for which an exception holds, e.g. 10m; a bare number is seconds [default: until it is taken back]
+    #[arg(long = "for", value_name = "TIME", value_parser = value::holding, requires = "except")]
+    pub time: Option<Duration>,
+
+    /// The instance.
+    #[command(flatten)]
+    pub instance: InstanceArgs,
+}
+
+/// Flags of `denied`.
+#[derive(Args, Clone, Debug)]
+pub struct DeniedArgs {
+    /// The service; what is said of all services is shown with it [default: all]
+    #[arg(value_name = "SERVICE")]
+    pub service: Option<String>,
 
     /// The instance.
     #[command(flatten)]

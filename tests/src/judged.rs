@@ -39,7 +39,7 @@ pub fn client(case: &Case, number: u8) -> IpAddr {
     case.family.parse(&format!("198.51.100.{number}"), &format!("2001:db8:77:{number:x}::1"))
 }
 
-/// What clients of these numbers have in common, as a prefix that leaves `free` bits of the number.
+/// The addresses that clients of these numbers have in common, as a prefix that leaves `free` bits of the number.
 pub fn prefix_of(case: &Case, number: u8, free: u8) -> String {
     case.family
         .pick(format!("198.51.100.{number}/{}", 32 - free), format!("2001:db8:77:{number:x}::/{}", 64 - free))
@@ -50,13 +50,13 @@ pub fn prefix_of(case: &Case, number: u8, free: u8) -> String {
 pub enum Told {
     /// It is answered.
     LetIn,
-    /// That nobody is there.
+    /// It hears that nobody is there.
     Refused,
     /// Nothing.
     Nothing,
 }
 
-/// What a client is told that dials `target` by TCP.
+/// The answer to a client that dials `target` by TCP.
 pub fn told(case: &Case, client: IpAddr, target: SocketAddr, expected: Told) -> Told {
     let dialled = case.server.run(|| {
         let socket = Socket::new(Domain::for_address(target), Type::STREAM, None).unwrap();

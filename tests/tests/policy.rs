@@ -9,7 +9,7 @@ use socket2::{Domain, Socket, Type};
 use spectrum_common::{DenyReason, Packet, Verdict};
 use spectrum_steering::dispatcher::{Dispatcher, Steered};
 use spectrum_steering::model::{
-    Binding, Family, OnDeny, Prefix, Protocol, SourceEntry, SourcePolicy, SourceRule, domain_of,
+    Binding, Family, OnDeny, Prefix, Protocol, ServiceName, SourceEntry, SourcePolicy, SourceRule, domain_of,
 };
 use spectrum_steering::plan::table::Table;
 use spectrum_steering::plan::{Bound, OwnPolicy, Plan, RunTimeSources};
@@ -118,6 +118,26 @@ fn scanned(policy: &SourcePolicy, source: IpAddr) -> Option<(u8, SourceRule)> {
     containing.map(|entry| (entry.prefix.length(), entry.rule)).max_by_key(|(length, _)| *length)
 }
 
+/// The word of the longest prefix of all lists; of those as long, that of what was said at run time, then of the service's own.
+fn longest_of_all(
+    plan: &Plan,
+    run_time: &RunTimeSources,
+    service: &ServiceName,
+    source: IpAddr,
+) -> Option<SourceRule> {
+    let lists = [
+        Some(&plan.policies.common),
+        plan.policies.own.get(service).map(|own| &own.sources),
+        Some(&run_time.common),
+        run_time.own.get(service),
+    ];
+    let said = lists.into_iter().zip(0..).filter_map(|(list, rank)| {
+        let (length, rule) = scanned(list?, source)?;
+        Some((length, rank, rule))
+    });
+    said.max_by_key(|(length, rank, _)| (*length, *rank)).map(|(.., rule)| rule)
+}
+
 #[test]
 fn scan_table_and_kernel_agree_on_whom_services_let_in() {
     let test = "scan_table_and_kernel_agree_on_whom_services_let_in";
@@ -180,24 +200,13 @@ fn scan_table_and_kernel_agree_on_whom_services_let_in() {
                 let winner = plan.winner(protocol, address, port).unwrap();
                 let service = &plan.destinations[&winner.destination].service;
                 let own = plan.policies.own.get(service);
-                let lists = [
-                    Some(&plan.policies.common),
-                    own.map(|own| &own.sources),
-                    Some(&run_time.common),
-                    run_time.own.get(service),
-                ];
-                let said = lists.into_iter().zip(0..).filter_map(|(list, rank)| {
-                    let (length, rule) = scanned(list?, from)?;
-                    Some((length, rank, rule))
-                });
-                let said = said.max_by_key(|(length, rank, _)| (*length, *rank));
-                let said = said.map(|(length, _, rule)| (length, rule));
+                let said = longest_of_all(&plan, &run_time, service, from);
                 let on_deny = own.and_then(|own| own.on_deny).unwrap_or(plan.policies.on_deny);
                 let expected = match (said, on_deny) {
-                    (Some((_, SourceRule::Deny)), OnDeny::Refuse) => {
+                    (Some(SourceRule::Deny), OnDeny::Refuse) => {
                         Verdict::Refuse(winner.destination, DenyReason::Denied)
                     }
-                    (Some((_, SourceRule::Deny)), OnDeny::Silent) => {
+                    (Some(SourceRule::Deny), OnDeny::Silent) => {
                         Verdict::Silence(winner.destination, DenyReason::Denied)
                     }
                     _ => Verdict::Assign(winner.destination),

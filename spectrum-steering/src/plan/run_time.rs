@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::{Plan, Policies, PolicyScope};
 use crate::model::{Family, OnDeny, Protocol, ServiceName, SourceEntry, SourcePolicy, SourceRule};
 
-/// What was said at run time of sources. A clone shares the entries.
+/// The words said at run time of sources. A clone shares the entries.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct RunTimeSources {
     /// For all services.
@@ -18,7 +18,7 @@ pub struct RunTimeSources {
     pub is_in_use: bool,
 }
 
-/// Where an entry stands.
+/// The place of an entry.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum EntrySource {
     /// In the configuration.
@@ -47,7 +47,7 @@ impl RunTimeSources {
             .reduce(|best, next| if next.2.prefix.length() > best.2.prefix.length() { next } else { best })
     }
 
-    /// What the client at `source` is told that dials `address` and `port` of `plan`, where a service has that and denies the client.
+    /// The answer to the client at `source` that dials `address` and `port` of `plan`, where a service has that and denies the client.
     /// The obvious answer, as [`Plan::denies`].
     #[must_use]
     pub fn denies(

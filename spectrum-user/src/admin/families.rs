@@ -108,6 +108,15 @@ pub(super) const FAMILIES: &[MetricFamily] = &[
         "Times that a prefix was announced, or withdrawn",
         Words(&["change"], |view| &view.announcing_changes),
     ),
+    gauge(
+        "run_time_prefixes",
+        "Prefixes that are denied, or let in as exceptions, at run time",
+        Others(&["word"], |view, samples| {
+            let words = [("deny", view.run_time.denied), ("except", view.run_time.excepted)];
+            let sample = |(word, count)| (vec![Cow::Borrowed(word)], SampleValue::Number(wide(count)));
+            samples.extend(words.into_iter().map(sample));
+        }),
+    ),
     gauge("configuration_revision", "Configurations before this one", Instance(|view| view.revision.into())),
     counter(
         "repairs",

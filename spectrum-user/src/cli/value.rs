@@ -22,6 +22,19 @@ pub(super) fn drain(typed: &str) -> Result<Duration, String> {
     Ok(time)
 }
 
+/// The time for which something holds.
+pub(super) fn holding(typed: &str) -> Result<Duration, String> {
+    match humantime::parse_duration(typed) {
+        Ok(time) if !time.is_zero() => Ok(time),
+        Ok(_) => Err("not a time; leave it out for one without an end".to_owned()),
+        // What programs hand over that count in seconds.
+        Err(_) => match typed.parse::<u64>() {
+            Ok(0) | Err(_) => Err("not a time; write it as in 10m, 1h or 600s".to_owned()),
+            Ok(seconds) => Ok(Duration::from_secs(seconds)),
+        },
+    }
+}
+
 /// The number of workers.
 pub(super) fn workers(typed: &str) -> Result<NonZeroUsize, String> {
     typed.parse().ok().filter(|count: &NonZeroUsize| count.get() <= MOST_WORKERS).ok_or_else(|| {
@@ -32,6 +45,15 @@ pub(super) fn workers(typed: &str) -> Result<NonZeroUsize, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_holds_does_so_for_some_time() {
+        assert_eq!(holding("10m"), Ok(Duration::from_mins(10)));
+        assert_eq!(holding("600"), Ok(Duration::from_mins(10)));
+        for typed in ["0s", "0", "-1", "soon", ""] {
+            assert!(holding(typed).unwrap_err().starts_with("not a time"), "{typed}");
+        }
+    }
 
     #[test]
     fn times_and_numbers_have_ends() {

@@ -27,6 +27,7 @@ use crate::model::LogFormat;
 #[must_use]
 pub fn execute(cli: &Cli) -> ExitCode {
     let done = match &cli.command {
+        Some(Command::Allow(args)) => ask::allow(args),
         Some(Command::Announce(args)) => announce::announce(args),
         Some(Command::Bindings(args)) => ask::bindings(args),
         Some(Command::Check(args)) if args.diff => return check::difference(args),
@@ -34,6 +35,8 @@ pub fn execute(cli: &Cli) -> ExitCode {
         Some(Command::Complete(args)) => ask::complete(args),
         Some(Command::Config(args)) => config::config(args),
         Some(Command::Confined(args)) => confined::confined(args),
+        Some(Command::Deny(args)) => ask::deny(args),
+        Some(Command::Denied(args)) => ask::denied(args),
         Some(Command::Doctor(args)) => doctor::doctor(args),
         Some(Command::Explain(args)) => ask::explain(args),
         Some(Command::Origin(args)) => ask::origin(args),

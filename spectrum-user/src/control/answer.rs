@@ -94,6 +94,22 @@ pub struct AnnounceAnswer {
     pub unsaved: Option<String>,
 }
 
+/// The result of denying prefixes at run time, or of denying them no more.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct DenyAnswer {
+    /// The number of prefixes of which that did not hold before.
+    pub changed: usize,
+    /// Those of which it did.
+    pub unchanged: usize,
+    /// All that are denied at run time now.
+    pub denied: usize,
+    /// All that are let in as exceptions now.
+    pub excepted: usize,
+    /// Why a restart may forget it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unsaved: Option<String>,
+}
+
 /// The result of setting an origin, or some of its addresses, by hand.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct SetOriginAnswer {

@@ -9,12 +9,13 @@ mod request;
 mod server;
 
 pub use answer::{
-    AnnounceAnswer, Decider, Explanation, Outcome, RunningConfiguration, SetOriginAnswer, Treatment,
+    AnnounceAnswer, Decider, DenyAnswer, Explanation, Outcome, RunningConfiguration, SetOriginAnswer,
+    Treatment,
 };
 pub use client::{ask, ask_within};
 pub use conversation::{Asked, Asker, SharedAnswer};
 pub use error::ControlError;
 pub use request::{
-    AnnounceQuery, BindingsQuery, ExplainQuery, OriginQuery, ReloadQuery, Request, UpgradeQuery,
+    AnnounceQuery, BindingsQuery, DenyQuery, ExplainQuery, OriginQuery, ReloadQuery, Request, UpgradeQuery,
 };
 pub use server::ControlServer;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::{OriginSetting, Protocol};
+use crate::model::{DenyWord, OriginSetting, Protocol};
 
 /// A request.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
@@ -15,6 +15,10 @@ pub enum Request {
     Bindings(BindingsQuery),
     /// The configuration in force, as it was typed and as it is meant.
     Configuration,
+    /// Have prefixes denied, or denied no more, at run time.
+    Deny(DenyQuery),
+    /// What is denied at run time.
+    Denied,
     /// The way of a packet, and the reason.
     Explain(ExplainQuery),
     /// Give one of a service's origins another share of its connections.
@@ -37,7 +41,7 @@ impl Request {
     /// True if it may be made twice.
     #[must_use]
     pub fn changes_nothing(&self) -> bool {
-        matches!(self, Self::Bindings(_) | Self::Explain(_) | Self::Status)
+        matches!(self, Self::Bindings(_) | Self::Denied | Self::Deny(_) | Self::Explain(_) | Self::Status)
     }
 }
 
@@ -58,6 +62,21 @@ pub struct AnnounceQuery {
     /// The reason, of a withdrawal.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub why: Option<String>,
+}
+
+/// Prefixes, and what is said of them.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct DenyQuery {
+    /// What is said.
+    pub word: DenyWord,
+    /// The service whose clients are meant; none: those of all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service: Option<String>,
+    /// The prefixes as they are typed.
+    pub prefixes: Vec<String>,
+    /// The time for which it holds; none: until it is taken back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub for_ms: Option<u64>,
 }
 
 /// The permissions of a reload.

@@ -22,7 +22,7 @@ use crate::model::{
     ServiceName,
 };
 use crate::plan::firewall::{Firewall, Rule};
-use crate::plan::{ListenerRoom, Plan};
+use crate::plan::{ListenerRoom, Plan, RunTimeSources};
 use crate::registry::{Claim, Mode};
 use crate::worker_process::{Link, LinkError, NewListeners};
 use spectrum_proxy::Served;
@@ -520,12 +520,14 @@ impl Running {
             Some(Mode::SkLookup) => {
                 let table = aim.table.as_ref().context("steer without a table")?;
                 let dispatcher = self.dispatcher.as_mut().context("steer without a program")?;
-                dispatcher.publish(table.nodes())?;
+                dispatcher.publish_with(table.nodes(), table.run_time().nodes())?;
+                self.denying.published(table.run_time());
             }
             Some(Mode::Tproxy) => {
                 let chain = self.chain()?.clone();
                 let is_back = self.tproxy.is_some() && self.steered == Some(aim.revision);
-                let next = if is_back { None } else { Some(self.firewall(&aim.plan)?) };
+                let next =
+                    if is_back { None } else { Some(self.firewall(&aim.plan, &self.denying.sources())?) };
                 let backends = match aim.config.firewall {
                     FirewallChoice::Auto => &Backend::PREFERENCE[..],
                     FirewallChoice::Iptables => &[Backend::Iptables],
@@ -566,8 +568,8 @@ impl Running {
         detached.into_iter().map(Into::into).chain(removed).collect()
     }
 
-    /// The firewall rules of `plan`, whose destinations all have listeners.
-    pub(super) fn firewall(&self, plan: &Plan) -> anyhow::Result<Firewall> {
+    /// The firewall rules of `plan`, whose destinations all have listeners, and of what was said at run time.
+    pub(super) fn firewall(&self, plan: &Plan, run_time: &RunTimeSources) -> anyhow::Result<Firewall> {
         let rules = plan
             .bindings
             .iter()
@@ -578,7 +580,7 @@ impl Running {
             })
             .collect::<anyhow::Result<Vec<_>>>()?;
         let listener = |one: &Destination| self.listeners.get(one).map(ListenerGroup::address);
-        Ok(Firewall::of(rules).denying(plan.denials(listener)))
+        Ok(Firewall::of(rules).denying(plan.denials(run_time, listener)))
     }
 }
 

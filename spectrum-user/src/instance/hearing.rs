@@ -40,6 +40,8 @@ pub(super) struct Hearing {
     reloads: mpsc::Receiver<ChangeAsked>,
     /// Those who say what is withdrawn, until somebody hears them.
     announces: Option<mpsc::Receiver<Asked>>,
+    /// The same of those who say who is denied.
+    denials: Option<mpsc::Receiver<Asked>>,
     /// True if a signal is among these: those that come meanwhile are one with it.
     signal_waits: Arc<AtomicBool>,
     requests: mpsc::Sender<Asked>,
@@ -67,8 +69,9 @@ impl Hearing {
     pub(super) fn begin(published: Published) -> anyhow::Result<Self> {
         let (stopper, stop) = Stopper::new();
         let (reload, reloads) = mpsc::channel(RELOADS);
-        let later = reload.clone();
+        let (later, signalled) = (reload.clone(), reload.clone());
         let (announce, announces) = mpsc::channel(WAITING);
+        let (deny, denials) = mpsc::channel(WAITING);
         let (requests, asked) = mpsc::channel(WAITING);
         let (questions, to_answer) = mpsc::channel(WAITING);
         let (end, ended) = oneshot::channel();
@@ -87,11 +90,12 @@ impl Hearing {
                     Err(error) => return drop(report.send(Err(error))),
                 };
                 let _ = report.send(Ok(runtime.handle().clone()));
+                let hands = Hands { reload, announce, deny, questions };
                 runtime.block_on(async {
                     tokio::select! {
                         _ = ended => {}
-                        () = hear_signals(signals, &stopper, &reload, &waits) => {}
-                        () = hear_requests(asked, &own, &reload, &announce, &questions) => {}
+                        () = hear_signals(signals, &stopper, &signalled, &waits) => {}
+                        () = hear_requests(asked, &own, &hands) => {}
                     }
                 });
                 runtime.shutdown_background();
@@ -108,6 +112,7 @@ impl Hearing {
             stop,
             reloads,
             announces: Some(announces),
+            denials: Some(denials),
             signal_waits,
             requests,
             later,
@@ -129,6 +134,11 @@ impl Hearing {
     /// Those who say what is withdrawn, for whoever hears them from now on.
     pub(super) fn announces(&mut self) -> Option<mpsc::Receiver<Asked>> {
         self.announces.take()
+    }
+
+    /// Those who say who is denied, for whoever hears them from now on.
+    pub(super) fn denials(&mut self) -> Option<mpsc::Receiver<Asked>> {
+        self.denials.take()
     }
 
     /// The runtime that hears.
@@ -240,25 +250,28 @@ async fn hear_signals(
     }
 }
 
-async fn hear_requests(
-    mut asked: mpsc::Receiver<Asked>,
-    published: &Published,
-    reload: &mpsc::Sender<ChangeAsked>,
-    announce: &mpsc::Sender<Asked>,
-    questions: &mpsc::Sender<Asked>,
-) {
+/// Those to whom requests are handed on.
+struct Hands {
+    reload: mpsc::Sender<ChangeAsked>,
+    announce: mpsc::Sender<Asked>,
+    deny: mpsc::Sender<Asked>,
+    questions: mpsc::Sender<Asked>,
+}
+
+async fn hear_requests(mut asked: mpsc::Receiver<Asked>, published: &Published, hands: &Hands) {
     while let Some(asked) = asked.recv().await {
         match &asked.request {
             Request::Bindings(query) => match Present::bindings(&published.now(), query) {
                 Ok(batches) => asked.listed(batches),
                 Err(error) => refuse(asked, &error.into()),
             },
+            Request::Denied => asked.listed(published.now().denied()),
             Request::Origin(_) => drop(tokio::spawn(set_origin(asked, published.now()))),
             Request::Reload(_) | Request::Renew | Request::Upgrade(_) => {
                 let state = published.now().state;
                 if matches!(state, InstanceState::LameDuck | InstanceState::Draining) {
                     refuse_reload(ChangeAsked::Asker(asked), state);
-                } else if let Err(error) = reload.try_send(ChangeAsked::Asker(asked)) {
+                } else if let Err(error) = hands.reload.try_send(ChangeAsked::Asker(asked)) {
                     refuse_reload(error.into_inner(), state);
                 }
             }
@@ -267,16 +280,28 @@ async fn hear_requests(
                 let refused = if matches!(state, InstanceState::LameDuck | InstanceState::Draining) {
                     Some(asked)
                 } else {
-                    announce.try_send(asked).err().map(mpsc::error::TrySendError::into_inner)
+                    hands.announce.try_send(asked).err().map(mpsc::error::TrySendError::into_inner)
                 };
                 if let Some(asked) = refused {
                     let why = format!("announce: nothing can be changed now, since the instance is {state}");
                     asked.refused(&why, exit_code::FAILURE, &[]);
                 }
             }
+            Request::Deny(_) => {
+                let state = published.now().state;
+                let refused = if state == InstanceState::Draining {
+                    Some(asked)
+                } else {
+                    hands.deny.try_send(asked).err().map(mpsc::error::TrySendError::into_inner)
+                };
+                if let Some(asked) = refused {
+                    let why = format!("deny: nothing can be changed now, since the instance is {state}");
+                    asked.refused(&why, exit_code::FAILURE, &[]);
+                }
+            }
             Request::Configuration | Request::Explain(_) | Request::Status => {
                 // There are no more conversations than there is room.
-                if questions.send(asked).await.is_err() {
+                if hands.questions.send(asked).await.is_err() {
                     return;
                 }
             }

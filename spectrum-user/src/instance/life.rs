@@ -12,6 +12,7 @@ use tokio::runtime::{self, Runtime};
 use tokio::time::Instant;
 
 use super::beside::{CHANGING, RepairEvent};
+use super::denying::DenyEvent;
 use super::exempting::{Looked, Looks};
 use super::exit_code;
 use super::firewall_looks::LOOKING;
@@ -190,6 +191,7 @@ async fn serve(
 ) -> anyhow::Result<()> {
     let chain = running.chain()?.clone();
     running.repairing.begin(&chain);
+    running.denying.hear(hearing.denials());
     running.begin_announcing(hearing.announces()).await;
     // What a start takes is never asked for again.
     give_memory_back();
@@ -258,6 +260,7 @@ async fn serve_until(
             () = until(next_worker) => ServeEvent::NextWorker,
             why = worker_over(running.worker.as_ref()) => ServeEvent::WorkerEnded(why),
             left = running.leaving.over() => ServeEvent::Left(left),
+            event = running.denying.next() => ServeEvent::Deny(event),
         };
         match event {
             ServeEvent::Due => running.retire_due().await,
@@ -269,6 +272,7 @@ async fn serve_until(
             }
             ServeEvent::Repair(event) => running.repair(event).await,
             ServeEvent::Looked(looked) => running.looked(looked).await,
+            ServeEvent::Deny(event) => running.deny(event).await,
             ServeEvent::Reload(asked) if end.at().is_some() => refuse_reload(asked, InstanceState::LameDuck),
             ServeEvent::Reload(ChangeAsked::Asker(asked)) if asked.request == Request::Renew => {
                 let outcome = running.renew_worker().await;
@@ -317,6 +321,7 @@ enum ServeEvent {
     WorkerEnded(String),
     Left(Left),
     Looked(Looked),
+    Deny(DenyEvent),
     Reload(ChangeAsked),
 }
 

@@ -4,6 +4,7 @@
 mod announcing;
 mod beside;
 mod conflicts;
+mod denying;
 mod effects;
 mod exempting;
 mod exit_code;
@@ -28,6 +29,7 @@ mod seeing;
 mod set_origin;
 mod signals;
 mod standby;
+mod state_dir;
 mod stop;
 mod sweep;
 mod upgrade;

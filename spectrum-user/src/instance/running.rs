@@ -14,6 +14,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::beside::Repairing;
+use super::denying::Denying;
 use super::exempting::Exempting;
 use super::hearing::Hearing;
 use super::leaving::LeavingWorkers;
@@ -131,6 +132,8 @@ pub(super) struct Running {
     /// The things that others took away.
     pub(super) repairs: Repairs,
     pub(super) repairing: Repairing,
+    /// What was said at run time of whom services let in.
+    pub(super) denying: Denying,
     /// The listener that is looked at next.
     pub(super) next_listener: DestinationId,
 }
@@ -202,6 +205,7 @@ impl Running {
             gone: Vec::new(),
             repairs,
             repairing: Repairing::default(),
+            denying: Denying::default(),
             next_listener: DestinationId(0),
         }
     }
@@ -260,6 +264,8 @@ impl Running {
         self.have_also([Resource::Claim, Resource::Control], &aim).await?;
         let mode = self.choose_path(&aim).await?;
         self.path = Some(mode);
+        self.denying.begin(None);
+        self.show_denials();
         if mode == Mode::SkLookup {
             aim.table = Some(Arc::new(self.compiled(&aim.plan).await?));
         }
@@ -350,12 +356,9 @@ impl Running {
 
     /// The steering table of `plan`.
     pub(super) async fn compiled(&mut self, plan: &Arc<Plan>) -> anyhow::Result<Table> {
-        let (plan, stop) = (Arc::clone(plan), self.stop_asked.clone());
-        Ok(self
-            .meanwhile(
-                stop.unless(aside(move || Table::on(&plan, &spectrum_steering::host::interface_index))),
-            )
-            .await???)
+        let (plan, stop, said) = (Arc::clone(plan), self.stop_asked.clone(), self.denying.sources());
+        let compile = move || Table::on(&plan, &said, &spectrum_steering::host::interface_index);
+        Ok(self.meanwhile(stop.unless(aside(compile))).await???)
     }
 
     /// Shows what is there now to those who ask.

@@ -3,6 +3,7 @@
 
 mod announcing;
 mod bgp_daemon;
+mod denials;
 mod force;
 mod log_options;
 mod resource;
@@ -10,6 +11,7 @@ mod service;
 
 pub use announcing::{AnnounceCondition, Announcing};
 pub use bgp_daemon::{BgpDaemon, PassedOn};
+pub use denials::{DenialChange, DenialKey, Denials, DenyWord, HeldDenial, SharedDenials, TooManyDenials};
 pub use force::{Force, Forced};
 pub use log_options::{LogFormat, LogOptions, ParseSampleError, RecordKeys, Records, Sample};
 pub use resource::{Resource, ResourceKind};

@@ -67,6 +67,7 @@ impl Present {
             announcements: self.announcements.to_vec(),
             announcing_device: self.announcing_device.clone(),
             announcing_damage: self.announcing_damage.clone(),
+            run_time: self.run_time.view(),
             unseen: self.faults.unseen().into_iter().chain(unanswered).collect(),
             ..View::default()
         };
@@ -251,7 +252,7 @@ impl Present {
     /// What the rules of the firewall have counted, where there are any that deny.
     fn denied_by_rules(&self) -> Option<DenialCounts> {
         let Some(Seen::Tproxy(parts)) = &self.steering else { return None };
-        if self.plan.policies.is_empty() {
+        if self.plan.policies.is_empty() && !self.run_time.sources.is_in_use {
             return None;
         }
         DenialCounts::of(parts).inspect_err(|error| tracing::debug!(%error, "count whom rules deny")).ok()

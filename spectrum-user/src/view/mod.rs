@@ -11,6 +11,7 @@ mod plan;
 mod policy;
 mod present;
 mod readiness;
+mod run_time;
 mod service;
 mod source_policy;
 mod surroundings;
@@ -25,6 +26,7 @@ pub use plan::{BindingView, CheckedService, DestinationPlan, LogPlan, PlanView, 
 pub use policy::{LimitsView, TimeoutsView, UdpView, policy_lines};
 pub use present::{LeavingWorker, Present, Published, Seen};
 pub use readiness::Readiness;
+pub use run_time::{Damage, DeniedView, RunTimePresent, RunTimeView};
 pub use service::{
     DatagramsView, DrainingView, EjectionPlan, EndedView, HealthPlan, RecordsPlan, ServicePlan, ServiceView,
     SessionsView, SpreadView,
@@ -133,6 +135,9 @@ pub struct View {
     /// The changes of what is announced so far, by the kind.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub announcing_changes: BTreeMap<String, u64>,
+    /// What was said at run time of whom services let in.
+    #[serde(default, skip_serializing_if = "RunTimeView::is_empty")]
+    pub run_time: RunTimeView,
     /// The lines and records that were not written.
     #[serde(default)]
     pub log: LogView,

@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::time::Instant;
 
 use super::{
-    AnnouncementView, Faults, InstanceState, LastUpgradeView, ListenerView, ReloadsView, UpgradesView,
-    XdpView,
+    AnnouncementView, Faults, InstanceState, LastUpgradeView, ListenerView, ReloadsView, RunTimePresent,
+    UpgradesView, XdpView,
 };
 use crate::config::Config;
 use crate::model::{DestinationId, Service, ServiceName};
@@ -68,6 +68,8 @@ pub struct Present {
     pub announcing_device: Option<String>,
     /// Why what was withdrawn by hand may be forgotten.
     pub announcing_damage: Option<String>,
+    /// What was said at run time of whom services let in.
+    pub run_time: RunTimePresent,
     /// The things that others took away.
     pub faults: Faults,
     /// The upgrades so far.
@@ -174,6 +176,7 @@ impl Published {
             announcements: Arc::default(),
             announcing_device: None,
             announcing_damage: None,
+            run_time: RunTimePresent::default(),
             faults: Faults::default(),
             upgrades: UpgradesView::default(),
         })))))

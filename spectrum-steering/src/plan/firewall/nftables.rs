@@ -380,7 +380,8 @@ impl Contents {
             for (verb, these, those) in [("delete", &before, &after), ("add", &after, &before)] {
                 let changed: Vec<&str> = these.difference(those).copied().collect();
                 if !changed.is_empty() {
-                    text += &format!("{verb} element {table} {name} {{ {} }}\n", changed.join(", "));
+                    // Writing to a string cannot fail.
+                    let _ = writeln!(text, "{verb} element {table} {name} {{ {} }}", changed.join(", "));
                 }
             }
         }

@@ -82,7 +82,7 @@ impl RunTimeLists {
         Page::bytes_of(self.nodes.len())
     }
 
-    /// What the list at `list` says of `source`.
+    /// The word of the list at `list` on `source`.
     pub(super) fn said_of(&self, list: u32, source: Source) -> Value {
         search(list, source, self.nodes.as_slice())
     }

@@ -47,7 +47,7 @@ impl Known {
             "NAME|PATH" => Self::Namespaces,
             "ORIGIN|ADDRESS" => Self::Origins,
             "PREFIX" | "PROTOCOL|PREFIX|PORTS" => Self::Prefixes,
-            "SERVICE" => Self::Services,
+            "SERVICE" | "SERVICE|PREFIX|-" => Self::Services,
             _ => return None,
         })
     }

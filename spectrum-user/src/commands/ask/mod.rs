@@ -3,6 +3,7 @@
 
 mod candidates;
 mod completion;
+mod denials;
 mod explanation;
 mod selection;
 mod set_origin;
@@ -18,6 +19,7 @@ use serde::de::DeserializeOwned;
 
 use self::candidates::listed;
 pub(super) use self::completion::complete;
+pub(super) use self::denials::{allow, denied, deny};
 use self::selection::{LISTED, ShownServices, Summary};
 pub(super) use self::upgrade::upgrade;
 use super::answer::print;

@@ -12,8 +12,8 @@ use crate::commands::columns::Columns;
 use crate::confinement::WorkerReport;
 use crate::view::{
     CheckView, DatagramsView, DestinationPlan, DestinationView, DrainingView, LastUpgradeView, LeavingView,
-    OriginView, PacketCounts, RecordView, ServicePlan, ServiceView, SessionsView, UpgradesView, View,
-    XdpView, policy_lines,
+    OriginView, PacketCounts, RecordView, RunTimeView, ServicePlan, ServiceView, SessionsView, UpgradesView,
+    View, XdpView, policy_lines,
 };
 use spectrum_steering::dispatcher::AttachedProgram;
 
@@ -126,6 +126,7 @@ fn instance(status: &View, out: &mut dyn Write) -> io::Result<()> {
         writeln!(out, "metrics and health: http://{admin}/")?;
     }
     announcements(status, out)?;
+    run_time(&status.run_time, out)?;
     writeln!(
         out,
         "descriptors for connections: {}, {} of them each service's own",
@@ -213,6 +214,17 @@ fn announcements(status: &View, out: &mut dyn Write) -> io::Result<()> {
         writeln!(out, "  no BGP daemon runs here that could be asked (BIRD's or FRR's socket under /run)")?;
     }
     status.announcing_damage.iter().try_for_each(|damage| writeln!(out, "announcement: {damage}"))
+}
+
+/// What was said at run time of whom services let in, where anything was.
+fn run_time(RunTimeView { denied, excepted, unsaved }: &RunTimeView, out: &mut dyn Write) -> io::Result<()> {
+    if denied + excepted > 0 {
+        writeln!(
+            out,
+            "at run time: {denied} prefixes denied, {excepted} excepted (spectrum-user denied lists them)"
+        )?;
+    }
+    unsaved.iter().try_for_each(|unsaved| writeln!(out, "at run time: {unsaved}"))
 }
 
 /// `lost so far: 12 datagrams of clients and 3 of origins by full queues, 4 that could not be sent on`, if there are any.

@@ -6,7 +6,6 @@ mod origins_up;
 mod withdrawals;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -18,12 +17,12 @@ use self::origins_up::OriginsUp;
 use self::withdrawals::{Withdrawal, Withdrawals};
 use super::exit_code::USAGE;
 use super::running::Running;
+use super::state_dir::state_dir;
 use super::{Farewell, Ledger};
 use crate::config::Config;
 use crate::control::{AnnounceAnswer, AnnounceQuery, Asked, Request};
 use crate::model::{Announcing, Prefix, Resource, ResourceKind};
 use crate::plan::Plan;
-use crate::registry::run_dir;
 use crate::view::{AnnouncementView, InstanceState};
 use spectrum_steering::host::Announcement;
 
@@ -421,17 +420,6 @@ fn meant(typed: Option<&str>, all: &[Prefix]) -> Result<Vec<Prefix>, String> {
         more => format!(" and {more} more"),
     };
     Err(format!("{prefix} is not what is announced; there is {}{more}", named.join(", ")))
-}
-
-/// The directory of what outlives the process: systemd's `StateDirectory=`, or else beside the claims.
-fn state_dir() -> anyhow::Result<PathBuf> {
-    if let Some(dirs) = std::env::var_os("STATE_DIRECTORY")
-        && let Some(first) = std::env::split_paths(&dirs).next().filter(|dir| dir.is_absolute())
-    {
-        return Ok(first);
-    }
-    let namespace = spectrum_steering::host::NamespaceId::current()?;
-    Ok(Path::new(&run_dir()).join(namespace.inode().to_string()))
 }
 
 async fn heard(asked: Option<&mut mpsc::Receiver<Asked>>) -> Asked {

@@ -71,7 +71,9 @@ impl Present {
         let expected = match &explained {
             Explained::Bound { winner, .. } => {
                 let id = winner.destination;
-                let denies = self.plan.denies(protocol, from.ip(), dialled.ip(), dialled.port()).is_some();
+                let said = &self.run_time.sources;
+                let denies =
+                    said.denies(&self.plan, protocol, from.ip(), dialled.ip(), dialled.port()).is_some();
                 if denies { Fate::Denied(id, DenyReason::Denied) } else { Fate::Steered(id) }
             }
             Explained::Unbound { .. } => Fate::Passed,
@@ -161,6 +163,10 @@ impl Present {
         }
         let entry = self.plan.destination(id).and_then(|destination| {
             let service = &destination.service;
+            let silent = if policies.on_deny(service) == OnDeny::Silent { "; nobody answers it" } else { "" };
+            if let Some(command) = self.run_time.command(policies, service, source) {
+                return Some(format!("{source} is denied {command}{silent}"));
+            }
             let (scope, entry) = policies.decisive(service, source)?;
             let place = match scope {
                 PolicyScope::Common => self.config.policy_places.of(None, &policies.common, entry),
@@ -171,7 +177,6 @@ impl Present {
             };
             let place =
                 place.map_or_else(String::new, |(path, line)| format!(" in {}:{line}", path.display()));
-            let silent = if policies.on_deny(service) == OnDeny::Silent { "; nobody answers it" } else { "" };
             Some(format!("{source} is denied by {}{place}{silent}", entry.prefix))
         });
         entry.unwrap_or_else(|| format!("{source} is denied"))

@@ -21,8 +21,8 @@ use crate::instance::effects::{loaded, namespace};
 use crate::instance::own_bindings::Speaking;
 use crate::instance::running::Running;
 use crate::model::{Destination, Forced, Protocol, Resource};
-use crate::plan::Plan;
 use crate::plan::firewall::{Firewall, Rule};
+use crate::plan::{Plan, RunTimeSources};
 use crate::registry::{Claim, InstanceId, Mode};
 use crate::worker_process::WorkerProcess;
 use spectrum_steering::dispatcher::{FormerCounts, XdpLink};
@@ -40,7 +40,7 @@ impl HandedLedger {
     }
 
     /// The firewall of `plan`, as far as there are listeners.
-    pub(super) fn firewall(&self, plan: &Plan) -> anyhow::Result<Firewall> {
+    pub(super) fn firewall(&self, plan: &Plan, run_time: &RunTimeSources) -> anyhow::Result<Firewall> {
         let listeners: BTreeMap<&Destination, _> =
             self.listeners.iter().map(|one| (&one.destination, one.address)).collect();
         let rules = plan.bindings.iter().map(|planned| {
@@ -50,7 +50,7 @@ impl HandedLedger {
             Ok(Rule { binding: planned.binding, listener })
         });
         let rules = rules.collect::<anyhow::Result<_>>()?;
-        Ok(Firewall::of(rules).denying(plan.denials(|one| listeners.get(one).copied())))
+        Ok(Firewall::of(rules).denying(plan.denials(run_time, |one| listeners.get(one).copied())))
     }
 }
 
@@ -141,6 +141,8 @@ impl Running {
         // Where another version of them is not understood they are not shown, and cut in time all the same.
         self.gone = gone.filter_map(Result::ok).collect();
         self.published.worker().adopt(ledger.set_origins.clone());
+        self.denying.begin(ledger.denials.as_deref());
+        self.show_denials();
         self.published.change(|now| {
             now.mode = Some(ledger.mode);
             Arc::make_mut(&mut now.known).extend(ledger.known.iter().cloned());
@@ -196,7 +198,8 @@ impl Running {
                 self.registered.insert(*id);
             }
         }
-        dispatcher.publish(table.nodes())?;
+        dispatcher.publish_with(table.nodes(), table.run_time().nodes())?;
+        self.denying.published(table.run_time());
         self.dispatcher = Some(dispatcher);
         // Nothing ever waits in those of the version before.
         let silent = plan.silent().into_iter().map(|(protocol, family)| Resource::Silent(protocol, family));
@@ -250,7 +253,7 @@ impl Running {
     async fn go_to_what_is_wanted(&mut self) {
         let (Some(mode), mut aim) = (self.path, self.aim()) else { return };
         if mode == Mode::Tproxy
-            && let Ok(firewall) = self.firewall(&aim.plan)
+            && let Ok(firewall) = self.firewall(&aim.plan, &self.denying.sources())
             && self.tproxy.as_ref().is_some_and(|tproxy| !tproxy.is_of(&firewall))
         {
             let replaced = self.with_firewall(

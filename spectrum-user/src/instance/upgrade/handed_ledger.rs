@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::files::FileNumber;
 use crate::config::ConfigText;
+use crate::instance::denying::HandedDenial;
 use crate::model::{Destination, DestinationId, Family, InterfaceName, Prefix, Resource, ServiceName};
 use crate::observe::ProcessNumber;
 use crate::registry::{Instance, Mode};
@@ -24,6 +25,9 @@ use spectrum_steering::tproxy::{HandedRules, HandedTable};
 
 /// The version of the document. Whoever cannot read it does not take over.
 pub(crate) const VERSION: u32 = 1;
+
+/// The version of one that says who is denied at run time: a program that does not know of that must not take over.
+const WITH_DENIALS: u32 = 2;
 
 /// The first thing that is read of it.
 #[derive(Clone, Copy, Debug, Deserialize, Serialize)]
@@ -94,6 +98,9 @@ pub(super) struct HandedLedger {
     /// The ends of worker processes in the last minute: how long ago, in milliseconds.
     pub(super) ends: Vec<u64>,
     pub(super) set_origins: Vec<Setting>,
+    /// What was said at run time of whom services let in; none of a version that knows nothing of it.
+    #[serde(default)]
+    pub(super) denials: Option<Vec<HandedDenial>>,
     /// True if somebody has sent SIGHUP that was not obeyed yet.
     pub(super) reload_waits: bool,
 }
@@ -161,6 +168,11 @@ pub(crate) enum HandedLedgerError {
 }
 
 impl HandedLedger {
+    /// The version that says as much as `denials`.
+    pub(super) fn version_of(denials: &[HandedDenial]) -> u32 {
+        if denials.is_empty() { VERSION } else { WITH_DENIALS }
+    }
+
     /// It in memory that nobody can change.
     pub(super) fn written(&self) -> io::Result<OwnedFd> {
         let file = memfd_create("spectrum-ledger", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
@@ -182,7 +194,7 @@ impl HandedLedger {
 
     fn parse(text: &[u8]) -> Result<Self, HandedLedgerError> {
         let Preamble { ledger } = serde_json::from_slice(text).map_err(HandedLedgerError::Senseless)?;
-        if ledger != VERSION {
+        if !matches!(ledger, VERSION | WITH_DENIALS) {
             return Err(HandedLedgerError::Version(ledger));
         }
         serde_json::from_slice(text).map_err(HandedLedgerError::Senseless)
@@ -277,6 +289,7 @@ mod tests {
             leaving: Vec::new(),
             ends: vec![100, 2000],
             set_origins: Vec::new(),
+            denials: Some(Vec::new()),
             reload_waits: true,
         }
     }

@@ -9,7 +9,7 @@ use super::binary::OwnProgram;
 use super::files::HandedFiles;
 use super::going::Upgrade;
 use super::handed_ledger::{
-    HandedClaim, HandedDispatcher, HandedLedger, HandedListener, HandedXdp, ParkedWorker, VERSION,
+    HandedClaim, HandedDispatcher, HandedLedger, HandedListener, HandedXdp, ParkedWorker,
 };
 use crate::control::ControlServer;
 use crate::instance::running::Running;
@@ -35,8 +35,9 @@ impl Running {
             Ok(HandedListener { destination: destination.clone(), address: group.address(), sockets })
         });
         let book = self.published.now().book.files().context("hand on the counters")?;
+        let denials = self.denying.handed();
         Ok(HandedLedger {
-            ledger: VERSION,
+            ledger: HandedLedger::version_of(&denials),
             pid: std::process::id(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             program: files.give(OwnProgram::open().context("open the own program")?),
@@ -85,6 +86,7 @@ impl Running {
             leaving: Vec::new(),
             ends: self.ends.ages().map(millis).collect(),
             set_origins: self.published.worker().settings(),
+            denials: Some(denials),
             reload_waits: false,
         })
     }

@@ -19,6 +19,7 @@ use super::binary::NewProgram;
 use super::handed_ledger::{HandedLedger, VERSION};
 use crate::config::{ConfigText, Planned};
 use crate::model::visible;
+use crate::plan::RunTimeSources;
 use crate::plan::table::Table;
 use crate::registry::Mode;
 
@@ -208,7 +209,7 @@ pub(crate) fn try_out(
     let plan = ledger.renumbered(&planned.config, planned.plan);
     match ledger.mode {
         Mode::SkLookup => drop(Table::compile(&plan.bindings).context("compile the steering table")?),
-        Mode::Tproxy => drop(ledger.firewall(&plan)?),
+        Mode::Tproxy => drop(ledger.firewall(&plan, &RunTimeSources::default())?),
     }
     Ok(TrialAnswer { ledger: VERSION, version: env!("CARGO_PKG_VERSION").to_owned(), heeds_alarm: true })
 }
