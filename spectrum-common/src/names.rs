@@ -18,6 +18,10 @@ pub const LISTENERS: &str = "LISTENERS";
 pub const SHARES: &str = "SHARES";
 /// Array of maps: where the clients of each such destination went lately.
 pub const MEMORIES: &str = "MEMORIES";
+/// Per-CPU array: the packets given to each registered socket, by its place among these.
+pub const STEERED: &str = "STEERED";
+/// Read-only global, a `u32`: the place of the first registered socket in [`LISTENERS`].
+pub const FIRST_REGISTERED: &str = "FIRST_REGISTERED";
 /// Sockmap: for each domain, by its number, a listener that never answers.
 pub const SILENT: &str = "SILENT";
 /// Per-CPU array: what became of each destination's packets.

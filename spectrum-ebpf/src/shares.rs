@@ -1,7 +1,7 @@
 //! The memory of destinations that have registered sockets: whose their clients are by the slots, and whose they were. Decides nothing.
 
 use aya_ebpf::bindings::BPF_F_MMAPABLE;
-use aya_ebpf::btf_maps::{Array, ArrayOfMaps};
+use aya_ebpf::btf_maps::{Array, ArrayOfMaps, PerCpuArray};
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_ebpf::macros::btf_map;
 use spectrum_common::{MEMORY_WORDS, RegisteredId, Remembered, SLOTS, Slot, names, slot_of};
@@ -16,6 +16,13 @@ static SHARES: ArrayOfMaps<Slots, { names::DEFAULT_DESTINATIONS }> = ArrayOfMaps
 #[btf_map]
 static MEMORIES: ArrayOfMaps<Words, { names::DEFAULT_DESTINATIONS }> = ArrayOfMaps::new();
 
+#[btf_map]
+static STEERED: PerCpuArray<u64, { names::REGISTERED_SOCKETS }> = PerCpuArray::new();
+
+/// Set by the loader before loading.
+#[unsafe(no_mangle)]
+static FIRST_REGISTERED: u32 = 0;
+
 const NOBODY: u32 = u32::MAX;
 
 /// The places of the sockets that the client with this hash goes to, the first of them that is there: where it went lately, and what its
@@ -28,10 +35,16 @@ pub(crate) fn sockets_of(id: u32, client: u64, is_tcp: bool) -> [RegisteredId; 3
     [known, slot.first(), slot.next()]
 }
 
-/// Remembers that the client with this hash went to `socket`.
+/// Remembers that the client with this hash went to `socket`, and counts it.
 #[inline(always)]
 pub(crate) fn note(id: u32, client: u64, socket: RegisteredId) {
     remember(id, client, socket.0);
+    // SAFETY: a read-only global; volatile, because the loader writes what the compiler sees as constant.
+    let first = unsafe { core::ptr::read_volatile(&raw const FIRST_REGISTERED) };
+    if let Some(count) = STEERED.get_ptr_mut(socket.0.wrapping_sub(first)) {
+        // SAFETY: this CPU's own element; the program is not interrupted by itself on one CPU.
+        unsafe { *count = (*count).wrapping_add(1) };
+    }
 }
 
 // Global functions, as `said_of` is: the verifier walks each once.

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use socket2::{Domain, SockRef, Socket, Type};
-use spectrum_common::SocketShare;
+use spectrum_common::{RegisteredId, SocketShare};
 use spectrum_steering::dispatcher::{Dispatcher, Steered};
 use spectrum_steering::plan::Plan;
 use spectrum_steering::plan::table::Table;
@@ -30,6 +30,7 @@ struct Servers {
     dispatcher: Dispatcher,
     sockets: Vec<Socket>,
     shares: Vec<SocketShare>,
+    plan: Plan,
     protocol: Protocol,
     family: Family,
 }
@@ -49,7 +50,7 @@ impl Servers {
         let shares: Vec<SocketShare> = (0..).zip(sockets.iter().zip(weights)).map(share).collect();
         dispatcher.share(DestinationId(0), &shares).unwrap();
         dispatcher.publish(Table::of(&plan).unwrap().nodes()).unwrap();
-        Self { dispatcher, sockets, shares, protocol, family }
+        Self { dispatcher, sockets, shares, plan, protocol, family }
     }
 
     /// Has the namespace's packets steered.
@@ -155,6 +156,10 @@ fn the_kernel_divides_clients_as_the_weights_say() {
             assert!(servers.judged(0..clients) == judged, "who comes again goes where it went");
             let counts = servers.dispatcher.probe().counts(DestinationId(0)).unwrap();
             assert_eq!((counts.steered, counts.missed), (2 * u64::from(clients), 0));
+            for (number, share) in servers.shares.iter().enumerate() {
+                let given = judged.iter().filter(|one| **one == Some(number)).count();
+                assert_eq!(servers.dispatcher.probe().steered_to(share.socket).unwrap(), 2 * given as u64);
+            }
         });
     });
 }
@@ -235,6 +240,37 @@ fn without_shares_all_is_forgotten_and_a_listener_of_its_own_comes_first() {
             assert_eq!(servers.judged(0..100), vec![Some(0); 100]);
             servers.dispatcher.unregister(DestinationId(0)).unwrap();
             assert_eq!(servers.judged(0..100), vec![Some(1); 100]);
+        });
+    });
+}
+
+#[test]
+fn clients_stay_where_they_are_when_another_dispatcher_takes_over() {
+    let test = "clients_stay_where_they_are_when_another_dispatcher_takes_over";
+    with_servers(test, &BOTH, |netns, protocol, family| {
+        netns.run(|| {
+            let mut servers = Servers::of(protocol, family, &[3, 1, 0, 4]);
+            let before = servers.judged(0..1_000);
+            let former = servers.dispatcher.secret();
+            // With maps of another size, so that places move.
+            let mut next = Dispatcher::load_with(false, 10_000, former).unwrap();
+            let closed = next.admit(&servers.sockets[0]).unwrap();
+            next.dismiss(closed).unwrap();
+            for share in &mut servers.shares {
+                let place = next.admit_from(servers.dispatcher.listeners(), share.socket).unwrap().unwrap();
+                assert_eq!(
+                    next.probe().registered_cookie(place).unwrap(),
+                    servers.dispatcher.probe().registered_cookie(share.socket).unwrap()
+                );
+                assert_ne!(place, share.socket);
+                share.socket = place;
+            }
+            assert_eq!(next.admit_from(servers.dispatcher.listeners(), RegisteredId(5_000)).unwrap(), None);
+            next.share(DestinationId(0), &servers.shares).unwrap();
+            next.publish(Table::of(&servers.plan).unwrap().nodes()).unwrap();
+            servers.dispatcher = next;
+            assert!(servers.judged(0..1_000) == before);
+            assert!(servers.judged(1_000..1_200).iter().all(Option::is_some));
         });
     });
 }

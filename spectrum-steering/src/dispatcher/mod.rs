@@ -6,13 +6,14 @@ mod drop_log;
 mod error;
 mod former_counts;
 mod generation;
+mod placed_sockets;
 mod probe;
+mod secret;
 mod shares;
 mod sys;
 mod xdp;
 
 use std::collections::BTreeSet;
-use std::hash::{BuildHasher as _, RandomState};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -29,7 +30,10 @@ pub use error::DispatcherError;
 #[doc(hidden)]
 pub use former_counts::{FormerCounts, FormerSums};
 use generation::Generation;
+use placed_sockets::PlacedSockets;
 pub use probe::{Probe, test_run};
+#[doc(hidden)]
+pub use secret::Secret;
 use shares::Places;
 pub use xdp::{XdpLink, XdpMode};
 
@@ -60,6 +64,7 @@ pub struct Dispatcher {
     /// The slot beside the first one that the current table is in; 0: none.
     slot: u32,
     has_interface: bool,
+    secret: Secret,
     link: Option<OwnedFd>,
     probe: Probe,
     capacity: usize,
@@ -118,13 +123,20 @@ impl Dispatcher {
     /// [`DispatcherError::Load`]: a capability is missing, the kernel is too old, or its verifier refuses the program;
     /// [`DispatcherError::Object`].
     pub fn load(log_drops: bool, destinations: usize) -> Result<Self, DispatcherError> {
+        Self::load_with(log_drops, destinations, Secret::drawn())
+    }
+
+    /// The same, with the `secret` of the dispatcher before this one: clients have the slots that they had.
+    ///
+    /// # Errors
+    /// As for [`load`](Self::load).
+    #[doc(hidden)]
+    pub fn load_with(log_drops: bool, destinations: usize, secret: Secret) -> Result<Self, DispatcherError> {
         raise_memlock();
         let capacity = capacity_for(destinations);
         let entries = u32::try_from(capacity).unwrap_or(u32::MAX);
         let registered = u32::try_from(names::REGISTERED_SOCKETS).unwrap_or(u32::MAX);
         let has_interface = sys::tells_interface();
-        // The standard library asks the system for what its hashers begin with.
-        let secret = [(); 2].map(|()| RandomState::new().hash_one(0_u64)).map(u64::to_ne_bytes);
         let mut ebpf = EbpfLoader::new()
             // The kernel's own BTF is only needed for relocations, and the program has none.
             .btf(None)
@@ -134,7 +146,8 @@ impl Dispatcher {
             .map_max_entries(names::COUNTERS, entries)
             .override_global(names::LOG_DROPS, &u8::from(log_drops), true)
             .override_global(names::HAS_INTERFACE, &u8::from(has_interface), true)
-            .override_global(names::SECRET, &secret, true)
+            .override_global(names::FIRST_REGISTERED, &entries, true)
+            .override_global(names::SECRET, &secret.0.map(u64::to_ne_bytes), true)
             .load(OBJECT)
             .map_err(DispatcherError::load)?;
         let tables = take(&mut ebpf, names::TABLES)?;
@@ -160,10 +173,12 @@ impl Dispatcher {
         };
         let counters = take(&mut ebpf, names::COUNTERS)?;
         let early = take(&mut ebpf, names::EARLY)?;
+        let steered = take(&mut ebpf, names::STEERED)?;
         let program = program(&mut ebpf)?;
         program.load().map_err(DispatcherError::verify)?;
         let listeners = Arc::new(listeners);
-        let probe = Probe::of(program, counters, counters_file, Arc::clone(&listeners), early)?;
+        let registered = PlacedSockets::of(Arc::clone(&listeners), entries, steered);
+        let probe = Probe::of(program, counters, counters_file, registered, early)?;
         Ok(Self {
             ebpf,
             tables,
@@ -179,6 +194,7 @@ impl Dispatcher {
             places: Places::from(entries),
             slot: 0,
             has_interface,
+            secret,
             link: None,
             probe,
             capacity,
@@ -400,6 +416,13 @@ impl Dispatcher {
     #[must_use]
     pub fn knows_interface(&self) -> bool {
         self.has_interface
+    }
+
+    /// That by which slots are clients'.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn secret(&self) -> Secret {
+        self.secret
     }
 
     /// The number of ids of destinations that the maps have room for.

@@ -8,8 +8,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use aya::maps::{MapData, PerCpuArray};
 use aya::programs::SkLookup;
-use spectrum_common::{Counts, Page};
+use spectrum_common::{Counts, Page, RegisteredId};
 
+use super::placed_sockets::PlacedSockets;
 use super::{DispatcherError, FormerCounts, Steered, sys};
 use crate::model::{DestinationId, Protocol};
 
@@ -23,7 +24,7 @@ pub struct Probe {
     program_id: u32,
     counters: Arc<Mutex<PacketCounters>>,
     counters_file: Arc<OwnedFd>,
-    listeners: Arc<OwnedFd>,
+    registered: PlacedSockets,
     early: Arc<PerCpuArray<MapData, u64>>,
     former: Arc<Mutex<FormerCounts>>,
     generation: u64,
@@ -36,7 +37,7 @@ impl Probe {
         program: &SkLookup,
         counters: PacketCounters,
         counters_file: OwnedFd,
-        listeners: Arc<OwnedFd>,
+        registered: PlacedSockets,
         early: PerCpuArray<MapData, u64>,
     ) -> Result<Self, DispatcherError> {
         let descriptor = program.fd().map_err(DispatcherError::verify)?.as_fd().try_clone_to_owned();
@@ -46,7 +47,7 @@ impl Probe {
             program_id: program.info().map_err(DispatcherError::verify)?.id(),
             counters: Arc::new(Mutex::new(counters)),
             counters_file: Arc::new(counters_file),
-            listeners,
+            registered,
             early: Arc::new(early),
             former: Arc::default(),
             generation: 0,
@@ -85,6 +86,11 @@ impl Probe {
 
     fn former(&self) -> MutexGuard<'_, FormerCounts> {
         self.former.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The registered sockets.
+    pub(super) fn registered(&self) -> &PlacedSockets {
+        &self.registered
     }
 
     pub(super) fn counters(&self) -> MutexGuard<'_, PacketCounters> {
@@ -137,7 +143,23 @@ impl Probe {
     /// # Errors
     /// The kernel does not say.
     pub fn listener_cookie(&self, id: DestinationId) -> io::Result<Option<u64>> {
-        sys::cookie(self.listeners.as_fd(), id.0)
+        self.registered.cookie(id.0)
+    }
+
+    /// The cookie of the registered socket at `place`, while there is one: a socket that is closed is none.
+    ///
+    /// # Errors
+    /// The kernel does not say.
+    pub fn registered_cookie(&self, place: RegisteredId) -> io::Result<Option<u64>> {
+        self.registered.cookie(place.0)
+    }
+
+    /// The packets that were given to the registered socket at `place`.
+    ///
+    /// # Errors
+    /// The kernel does not say.
+    pub fn steered_to(&self, place: RegisteredId) -> io::Result<u64> {
+        self.registered.steered(place).map_err(io::Error::other)
     }
 
     /// Packets that the XDP program has dropped, all CPUs together: they are counted as denied, too.

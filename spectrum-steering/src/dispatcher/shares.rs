@@ -2,7 +2,9 @@
 //! who is registered, the caller.
 
 use std::collections::{BTreeSet, VecDeque};
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use aya::maps::{MapData, MapError};
@@ -55,20 +57,59 @@ impl Dispatcher {
     /// # Errors
     /// [`DispatcherError::Admit`]: there is no free place, or the socket neither listens nor is a bound UDP one.
     pub fn admit(&mut self, socket: &impl AsFd) -> Result<RegisteredId, DispatcherError> {
-        let now = Instant::now();
-        let place = self.places.take(now).ok_or_else(|| DispatcherError::Admit {
-            source: format!(
-                "{} sockets are registered, or were within the last {} s",
-                names::REGISTERED_SOCKETS,
-                REST.as_secs()
-            )
-            .into(),
-        })?;
-        if let Err(source) = sys::set_socket(self.listeners.as_fd(), place.0, socket.as_fd(), 0) {
-            self.places.give_back(place, now);
-            return Err(DispatcherError::Admit { source: Box::new(source) });
+        let listeners = Arc::clone(&self.listeners);
+        self.admit_by(|place| sys::set_socket(listeners.as_fd(), place.0, socket.as_fd(), super::NO_EXIST))
+    }
+
+    /// Gives the socket at `place` of `others`, the map of another dispatcher, a place among the registered ones here too. Nobody need
+    /// have its descriptor. `None`: it was closed. Needs CAP_BPF and CAP_NET_ADMIN.
+    ///
+    /// # Errors
+    /// As for [`admit`](Self::admit).
+    #[doc(hidden)]
+    pub fn admit_from(
+        &mut self,
+        others: BorrowedFd<'_>,
+        place: RegisteredId,
+    ) -> Result<Option<RegisteredId>, DispatcherError> {
+        let failed = |source: io::Error| DispatcherError::Admit { source: Box::new(source) };
+        let copier = sys::copier(others, self.listeners.as_fd()).map_err(failed)?;
+        if sys::cookie(others, place.0).map_err(failed)?.is_none() {
+            return Ok(None);
         }
-        Ok(place)
+        match self.admit_by(|free| sys::copy_socket(copier.as_fd(), place.0, free.0)) {
+            // Closed since.
+            Err(error) if error.errno() == Some(libc::ENOENT) => Ok(None),
+            admitted => admitted.map(Some),
+        }
+    }
+
+    /// Has `put` put a socket at a free place.
+    fn admit_by(
+        &mut self,
+        put: impl Fn(RegisteredId) -> io::Result<()>,
+    ) -> Result<RegisteredId, DispatcherError> {
+        let now = Instant::now();
+        loop {
+            let place = self.places.take(now).ok_or_else(|| DispatcherError::Admit {
+                source: format!(
+                    "{} sockets are registered, or were within the last {} s",
+                    names::REGISTERED_SOCKETS,
+                    REST.as_secs()
+                )
+                .into(),
+            })?;
+            let forgotten = self.probe.registered().forget(place).map_err(io::Error::other);
+            match forgotten.and_then(|()| put(place)) {
+                Ok(()) => return Ok(place),
+                // Of maps that were there before this process somebody else has it.
+                Err(error) if error.raw_os_error() == Some(libc::EEXIST) => {}
+                Err(source) => {
+                    self.places.give_back(place, now);
+                    return Err(DispatcherError::Admit { source: Box::new(source) });
+                }
+            }
+        }
     }
 
     /// Empties the place of a registered socket, which must have no share any more.
@@ -91,11 +132,9 @@ impl Dispatcher {
         let failed = |source: MapError| DispatcherError::Share { id, source: Box::new(source) };
         // Each change of a map of maps waits until no packet is being looked up by what was there.
         if shares.is_empty() {
-            if self.shared.remove(&id) {
-                clear(self.shares_file.as_fd(), id)?;
-                clear(self.memories_file.as_fd(), id)?;
-            }
-            return Ok(());
+            self.shared.remove(&id);
+            clear(self.shares_file.as_fd(), id)?;
+            return clear(self.memories_file.as_fd(), id);
         }
         if !self.shared.contains(&id) {
             let memory = array("MEMORY", MEMORY_WORDS, 0).map_err(failed)?;
