@@ -107,12 +107,12 @@ pub(crate) fn assign(ctx: &SkLookupContext, id: DestinationId) -> bool {
 #[inline(always)]
 fn give_by_shares(ctx: &SkLookupContext, id: DestinationId) -> Result<(), i32> {
     let sender = packet::LookupSender::of(ctx);
-    let client = sender.hash();
+    let (client, now) = (sender.hash(), shares::now());
     let mut given = Err(-ENOENT);
-    for socket in shares::sockets_of(id.0, client, sender.is_tcp()) {
+    for socket in shares::sockets_of(id.0, client, sender.is_tcp(), now) {
         match LISTENERS.redirect(ctx, socket.0, 0) {
             Ok(()) => {
-                shares::note(id.0, client, socket);
+                shares::note(id.0, client, socket, now);
                 return Ok(());
             }
             Err(errno) if errno == -ENOENT => {}

@@ -28,17 +28,18 @@ const NOBODY: u32 = u32::MAX;
 /// The places of the sockets that the client with this hash goes to, the first of them that is there: where it went lately, and what its
 /// slot says. A place that the map has not is nobody's.
 #[inline(always)]
-pub(crate) fn sockets_of(id: u32, client: u64, is_tcp: bool) -> [RegisteredId; 3] {
+pub(crate) fn sockets_of(id: u32, client: u64, is_tcp: bool, now: u64) -> [RegisteredId; 3] {
     let slot = Slot::of_bits(slot(id, client));
+    let ticks = if is_tcp { Remembered::TCP } else { Remembered::UDP };
     #[expect(clippy::cast_possible_truncation, reason = "a place, which the calling convention widens")]
-    let known = RegisteredId(known(id, client, is_tcp.into()) as u32);
+    let known = RegisteredId(known(id, client, now, ticks) as u32);
     [known, slot.first(), slot.next()]
 }
 
 /// Remembers that the client with this hash went to `socket`, and counts it.
 #[inline(always)]
-pub(crate) fn note(id: u32, client: u64, socket: RegisteredId) {
-    remember(id, client, socket.0);
+pub(crate) fn note(id: u32, client: u64, socket: RegisteredId, now: u64) {
+    remember(id, client, socket.0, now);
     // SAFETY: a read-only global; volatile, because the loader writes what the compiler sees as constant.
     let first = unsafe { core::ptr::read_volatile(&raw const FIRST_REGISTERED) };
     if let Some(count) = STEERED.get_ptr_mut(socket.0.wrapping_sub(first)) {
@@ -61,9 +62,8 @@ pub extern "C" fn slot(id: u32, client: u64) -> u64 {
 /// See [`sockets_of`].
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn known(id: u32, client: u64, is_tcp: u32) -> u64 {
+pub extern "C" fn known(id: u32, client: u64, now: u64, ticks: u64) -> u64 {
     let Some(words) = MEMORIES.get(id) else { return NOBODY.into() };
-    let (now, ticks) = (now(), if is_tcp == 0 { Remembered::UDP } else { Remembered::TCP });
     let [first, second] =
         Remembered::places(client).map(|place| word(words, place).socket(client, now, ticks));
     first.or(second).map_or(NOBODY, |socket| socket.0).into()
@@ -72,9 +72,9 @@ pub extern "C" fn known(id: u32, client: u64, is_tcp: u32) -> u64 {
 /// See [`note`].
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn remember(id: u32, client: u64, socket: u32) -> u64 {
+pub extern "C" fn remember(id: u32, client: u64, socket: u32, now: u64) -> u64 {
     let Some(words) = MEMORIES.get(id) else { return 0 };
-    let (now, [first, second]) = (now(), Remembered::places(client));
+    let [first, second] = Remembered::places(client);
     let said = [word(words, first), word(words, second)];
     let place = if Remembered::takes_second(said, client, now) { second } else { first };
     let Some(word) = words.get_ptr_mut(place) else { return 0 };
@@ -91,8 +91,9 @@ fn word(words: &'static Words, place: u32) -> Remembered {
     Remembered::of_bits(bits)
 }
 
+/// Nanoseconds since the host began.
 #[inline(always)]
-fn now() -> u64 {
+pub(crate) fn now() -> u64 {
     // SAFETY: a helper without arguments that every program may call.
     unsafe { bpf_ktime_get_ns() }
 }

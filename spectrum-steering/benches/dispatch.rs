@@ -16,6 +16,7 @@ use std::os::fd::BorrowedFd;
 use std::thread;
 use std::time::Duration;
 
+use spectrum_common::SocketShare;
 use spectrum_steering::dispatcher::{Dispatcher, Steered, test_run};
 use spectrum_steering::model::{DestinationId, Family, Protocol};
 use spectrum_steering::plan::table::Table;
@@ -65,13 +66,16 @@ fn cases() -> Vec<Case> {
 
 fn measure(case: &Case, name: &str, addresses: &[IpAddr], slices: usize) {
     let ports = case.ports();
-    let listener =
-        TcpListener::bind(if case.family == Family::Ipv4 { "127.0.0.1:0" } else { "[::1]:0" }).unwrap();
+    let listener = TcpListener::bind(loopback(case.family)).unwrap();
     let mut subjects: Vec<(&str, Box<dyn Subject>)> = vec![
         ("empty", Box::new(Reference::empty())),
         ("reference", Box::new(Reference::filled(case, addresses, &listener))),
         ("spectrum", Box::new(Spectrum::filled(case, addresses, &listener))),
     ];
+    // What it costs to choose among registered sockets does not depend on the table.
+    if addresses.len() == 1 {
+        subjects.push(("shared", Box::new(Spectrum::shared(case, addresses))));
+    }
     let dialled: Vec<IpAddr> =
         addresses.iter().copied().filter(|address| Family::of(*address) == case.family).collect();
     let mut values: Vec<Vec<f64>> = vec![Vec::new(); subjects.len()];
@@ -98,6 +102,13 @@ fn measure(case: &Case, name: &str, addresses: &[IpAddr], slices: usize) {
     thread::sleep(Duration::from_millis(if addresses.len() > 100_000 { 1_000 } else { 10 }));
 }
 
+fn loopback(family: Family) -> &'static str {
+    match family {
+        Family::Ipv4 => "127.0.0.1:0",
+        Family::Ipv6 => "[::1]:0",
+    }
+}
+
 /// Nanoseconds per run, by the kernel's account.
 fn slice(subject: &mut dyn Subject, packets: &[SocketAddr]) -> f64 {
     let (count, time) = subject.run_time();
@@ -106,7 +117,8 @@ fn slice(subject: &mut dyn Subject, packets: &[SocketAddr]) -> f64 {
     } else {
         "[2001:db8:9::9]:4000".parse().unwrap()
     };
-    for packet in packets {
+    for (packet, port) in packets.iter().zip(1024..) {
+        let from = SocketAddr::new(from.ip(), port);
         let steered = test_run(subject.program(), Protocol::Tcp, from, *packet).unwrap();
         assert!(subject.steers() == matches!(steered, Steered::Assigned { .. }), "{packet}: {steered:?}");
     }
@@ -128,7 +140,8 @@ trait Subject {
     fn steers(&self) -> bool;
 }
 
-struct Spectrum(Dispatcher);
+/// The sockets are open for as long as it is measured.
+struct Spectrum(Dispatcher, #[expect(dead_code, reason = "see above")] Vec<TcpListener>);
 
 impl Spectrum {
     fn filled(case: &Case, addresses: &[IpAddr], listener: &TcpListener) -> Self {
@@ -136,7 +149,22 @@ impl Spectrum {
         let mut dispatcher = Dispatcher::load(false, 0).unwrap();
         dispatcher.register(DestinationId(0), listener).unwrap();
         dispatcher.publish(table.nodes()).unwrap();
-        Self(dispatcher)
+        Self(dispatcher, Vec::new())
+    }
+
+    /// One whose clients three registered sockets share.
+    fn shared(case: &Case, addresses: &[IpAddr]) -> Self {
+        let listener = || TcpListener::bind(loopback(case.family)).unwrap();
+        let Self(mut dispatcher, _) = Self::filled(case, addresses, &listener());
+        let listeners: Vec<TcpListener> = (0..3).map(|_| listener()).collect();
+        let share = |(key, listener): (u64, &TcpListener)| SocketShare {
+            socket: dispatcher.admit(listener).unwrap(),
+            key,
+            weight: 1,
+        };
+        let shares: Vec<SocketShare> = (0..).zip(&listeners).map(share).collect();
+        dispatcher.share(DestinationId(0), &shares).unwrap();
+        Self(dispatcher, listeners)
     }
 }
 

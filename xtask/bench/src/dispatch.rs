@@ -11,12 +11,18 @@ use super::row::Goal;
 /// The program of comparison.
 const REFERENCE: &str = "reference";
 
+/// The program where registered sockets share the clients, which the program of comparison cannot.
+const SHARED: &str = "shared";
+
 /// From how many addresses on the program should be how many times faster than [`REFERENCE`].
 const GOALS: [(usize, f64); 4] = [(1_000_000, 6.0), (50_000, 4.0), (1_000, 1.5), (0, 1.0)];
 
 /// Measures every case.
 pub(super) fn run(bench: &Bench, report: &mut Report) -> Result<()> {
-    measured::compare(bench, report, "dispatch", &[REFERENCE], |measured| goal(&measured.case))
+    let goal = |subject: &str, case: &str| if subject == SHARED { None } else { goal(case) };
+    measured::compare(bench, report, "dispatch", &[REFERENCE], |measured| {
+        goal(&measured.subject, &measured.case)
+    })
 }
 
 /// The goal of a case, whose name ends in a number of addresses and perhaps of ranges: `ipv4/random/1000x4`.
