@@ -4,6 +4,7 @@
     reason = "clap prints these comments as they are: a bracket is a bracket"
 )]
 
+mod pinned;
 mod value;
 
 use std::ffi::OsString;
@@ -22,6 +23,9 @@ use crate::model::{
     Sample, Weight, parse_address_and_port,
 };
 use crate::registry::InstanceName;
+pub use pinned::{
+    BindArgs, BindingArgs, ForceArgs, LoadArgs, LoadBindingsArgs, MetricsArgs, UnbindArgs, UnloadArgs,
+};
 
 /// One listening socket for any port on any address of whole IP prefixes, and an L4 proxy behind it.
 #[derive(Debug, Parser)]
@@ -69,7 +73,7 @@ fn with_cure(mut error: clap::Error) -> clap::Error {
 }
 
 /// A usage error of `verb`, with its own usage.
-fn misused(verb: &str, message: String) -> clap::Error {
+pub(crate) fn misused(verb: &str, message: String) -> clap::Error {
     let mut command = Cli::command();
     command.build();
     match command.find_subcommand_mut(verb) {
@@ -85,6 +89,8 @@ pub enum Command {
     Allow(AllowArgs),
     /// Announce to routers again what was withdrawn, or print what a BGP daemon is to be told
     Announce(AnnounceArgs),
+    /// Have what is pinned steer one more binding to the sockets that are registered for a service
+    Bind(BindArgs),
     /// Print the bindings of the running instance that overlap what is given, in the order of precedence
     Bindings(BindingsArgs),
     /// Judge a configuration file and print what would be done with it; needs no privileges
@@ -107,12 +113,22 @@ pub enum Command {
     Doctor(DoctorArgs),
     /// Ask the kernel where a packet goes, and say why; the packet counts as one that came
     Explain(ExplainArgs),
+    /// Pin what steers to other programs' sockets without a process of ours: program, maps and bindings, in /sys/fs/bpf/spectrum
+    Load(LoadArgs),
+    /// Replace all bindings of what is pinned by those of a file
+    LoadBindings(LoadBindingsArgs),
+    /// Print the metrics of what is pinned, or serve them over HTTP
+    Metrics(MetricsArgs),
     /// Drain an origin of a service of the running instance, or give it another weight, until it is made ready again
     Origin(OriginArgs),
     /// Make the running instance read its configuration file again
     Reload(ReloadArgs),
     /// Print what the running instance is, how it fares, and what stands in its way
     Status(StatusArgs),
+    /// Have what is pinned steer a binding no more
+    Unbind(UnbindArgs),
+    /// Take away all that is pinned
+    Unload(UnloadArgs),
     /// Make the running instance go on as another version of the program: its connections, listeners and rules stay
     Upgrade(UpgradeArgs),
     /// Say whether this version could go on with what an instance has; nobody types it

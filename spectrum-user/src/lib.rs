@@ -13,6 +13,7 @@ pub mod doctor;
 pub mod instance;
 pub mod model;
 pub mod observe;
+pub mod pinned;
 pub mod plan;
 pub mod registry;
 pub mod view;

@@ -1,6 +1,7 @@
 //! Why the kernel would not have the dispatcher. Cures are named here; what to do instead is the caller's choice.
 
 use std::io;
+use std::path::PathBuf;
 
 use aya::EbpfError;
 use aya::maps::MapError;
@@ -26,6 +27,14 @@ pub enum DispatcherError {
     Attach {
         /// The kernel's own error.
         source: Cause,
+    },
+    /// What is pinned was made by something else, or is broken.
+    #[error("read what is pinned in {}: {cause}", .path.display())]
+    Charter {
+        /// The directory, or the generation.
+        path: PathBuf,
+        /// The fault of it.
+        cause: &'static str,
     },
     /// Counters were not read.
     #[error("read the counters of destination {id}")]
@@ -82,6 +91,16 @@ pub enum DispatcherError {
     Object {
         /// The map or program.
         name: &'static str,
+    },
+    /// A file of a BPF file system is not to be had.
+    #[error("{op} {}{}", .path.display(), pin_cure(.source.as_ref()))]
+    Pin {
+        /// The operation that failed, a verb phrase.
+        op: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// The system's own error.
+        source: Cause,
     },
     /// The table is not published: the one before still holds.
     #[error("publish the steering table{}", cure(.source.as_ref()))]
@@ -199,6 +218,15 @@ fn xdp_cure(source: &io::Error, interface: &InterfaceName, others: XdpMode) -> S
         Some(libc::EPERM) => " (needs CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON; try sudo)".to_owned(),
         Some(libc::EINVAL) => " (needs Linux 5.9; take it out of [policy] xdp)".to_owned(),
         _ => " (take it out of [policy] xdp, and it is judged by the socket lookup alone)".to_owned(),
+    }
+}
+
+fn pin_cure(source: &(dyn std::error::Error + Send + Sync + 'static)) -> &'static str {
+    match os_error(source) {
+        // Before Linux 5.19 kernel.unprivileged_bpf_disabled forbids whatever is bpf(2).
+        Some(libc::EPERM) => " (needs CAP_BPF, to read before Linux 5.19 too; try sudo)",
+        Some(libc::EACCES) => " (needs root, or to read membership of the group that `load --group` named)",
+        _ => "",
     }
 }
 

@@ -5,6 +5,7 @@ use aya_obj::generated::bpf_map_type::BPF_MAP_TYPE_ARRAY;
 use aya_obj::generated::{BPF_F_INNER_MAP, BPF_F_MMAPABLE};
 use spectrum_common::{ACCOUNT_WORDS, Node, Page, Step};
 
+use super::pins::{charter_pages, sealed};
 use super::{DispatcherError, sys};
 
 /// The name of a generation's map, as bpftool prints it.
@@ -29,12 +30,13 @@ pub(super) fn accounts() -> Result<MapData, DispatcherError> {
 pub(super) struct Generation(MapData);
 
 impl Generation {
-    /// Copies `nodes`, whose slot is `slot` if there are gates, into a map of as many pages as they need. The flags are those of the
-    /// inner map that the program declares.
-    pub(super) fn of(nodes: &[Node], slot: u32) -> Result<Self, DispatcherError> {
+    /// Copies `nodes`, whose slot is `slot` if there are gates, into a map of as many pages as they need, and behind them `charter`, if it
+    /// is to have one. The flags are those of the inner map that the program declares.
+    pub(super) fn of(nodes: &[Node], slot: u32, charter: &[u8]) -> Result<Self, DispatcherError> {
         let error = |source: MapError| DispatcherError::Publish { source: Box::new(source) };
-        let count = u32::try_from(Page::count_of(nodes.len()).max(1))
-            .map_err(|source| DispatcherError::Publish { source: Box::new(source) })?;
+        let pages = Page::count_of(nodes.len()).max(1) + charter_pages(charter.len());
+        let count =
+            u32::try_from(pages).map_err(|source| DispatcherError::Publish { source: Box::new(source) })?;
         #[expect(clippy::cast_possible_truncation, reason = "a page has 256 KiB, a key four bytes")]
         let definition = aya_obj::Map::new_from_params(
             BPF_MAP_TYPE_ARRAY as u32,
@@ -45,9 +47,10 @@ impl Generation {
         );
         let map = MapData::create(definition, NAME, None).map_err(error)?;
         let failed = |source| DispatcherError::Publish { source: Box::new(source) };
-        sys::fill(map.fd(), Node::bytes(nodes)).map_err(failed)?;
+        sys::fill(map.fd(), Node::bytes(nodes), 0).map_err(failed)?;
+        sys::fill(map.fd(), &sealed(charter), Page::bytes_of(nodes.len())).map_err(failed)?;
         if let Some(first) = nodes.first().map(Node::as_step).filter(|step| step.slot != 0) {
-            sys::fill(map.fd(), Node::bytes(&[Step { slot, ..*first }.into()])).map_err(failed)?;
+            sys::fill(map.fd(), Node::bytes(&[Step { slot, ..*first }.into()]), 0).map_err(failed)?;
         }
         Ok(Self(map))
     }

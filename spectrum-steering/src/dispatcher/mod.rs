@@ -6,6 +6,7 @@ mod drop_log;
 mod error;
 mod former_counts;
 mod generation;
+mod pins;
 mod placed_sockets;
 mod probe;
 mod secret;
@@ -16,6 +17,7 @@ mod xdp;
 use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,6 +32,10 @@ pub use error::DispatcherError;
 #[doc(hidden)]
 pub use former_counts::{FormerCounts, FormerSums};
 use generation::Generation;
+use pins::Pins;
+pub use pins::{
+    PinnedGeneration, PinnedLink, PinnedLook, is_bpf_file_system, make_directory, pin_link, unpin,
+};
 use placed_sockets::PlacedSockets;
 pub use probe::{Probe, test_run};
 #[doc(hidden)]
@@ -45,9 +51,11 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/sp
 const NO_EXIST: u64 = 1;
 
 /// The dispatcher of one network namespace. Dropping it detaches the program and frees its maps: nothing of it
-/// outlives the process, however that ends.
+/// outlives the process, however that ends, unless it is pinned.
 pub struct Dispatcher {
-    ebpf: Ebpf,
+    /// None where another process has loaded the program.
+    ebpf: Option<Ebpf>,
+    pins: Option<Pins>,
     tables: ArrayOfMaps<MapData, MapData>,
     listeners: Arc<OwnedFd>,
     silent: SockMap<MapData>,
@@ -132,6 +140,23 @@ impl Dispatcher {
     /// As for [`load`](Self::load).
     #[doc(hidden)]
     pub fn load_with(log_drops: bool, destinations: usize, secret: Secret) -> Result<Self, DispatcherError> {
+        Self::load_into(log_drops, destinations, secret, None)
+    }
+
+    /// The same, with the program and its maps pinned in `directory`, which is empty.
+    ///
+    /// # Errors
+    /// As for [`load`](Self::load), and [`DispatcherError::Pin`].
+    pub fn load_pinned(directory: &Path, destinations: usize) -> Result<Self, DispatcherError> {
+        Self::load_into(false, destinations, Secret::drawn(), Some(Pins::at(directory)?))
+    }
+
+    fn load_into(
+        log_drops: bool,
+        destinations: usize,
+        secret: Secret,
+        pins: Option<Pins>,
+    ) -> Result<Self, DispatcherError> {
         raise_memlock();
         let capacity = capacity_for(destinations);
         let entries = u32::try_from(capacity).unwrap_or(u32::MAX);
@@ -150,39 +175,78 @@ impl Dispatcher {
             .override_global(names::SECRET, &secret.0.map(u64::to_ne_bytes), true)
             .load(OBJECT)
             .map_err(DispatcherError::load)?;
-        let tables = take(&mut ebpf, names::TABLES)?;
-        let listeners = match ebpf.map(names::LISTENERS) {
-            Some(Map::SockMap(map)) => file(map)?,
-            _ => return Err(missing(names::LISTENERS)),
-        };
-        let silent = take(&mut ebpf, names::SILENT)?;
-        let accounts = take(&mut ebpf, names::ACCOUNTS)?;
-        let shares_file = match ebpf.map(names::SHARES) {
-            Some(Map::ArrayOfMaps(map)) => file(map)?,
-            _ => return Err(missing(names::SHARES)),
-        };
-        let memories_file = match ebpf.map(names::MEMORIES) {
-            Some(Map::ArrayOfMaps(map)) => file(map)?,
-            _ => return Err(missing(names::MEMORIES)),
-        };
-        let shares = take(&mut ebpf, names::SHARES)?;
-        let memories = take(&mut ebpf, names::MEMORIES)?;
-        let counters_file = match ebpf.map(names::COUNTERS) {
-            Some(Map::PerCpuArray(map)) => file(map)?,
-            _ => return Err(missing(names::COUNTERS)),
-        };
-        let counters = take(&mut ebpf, names::COUNTERS)?;
-        let early = take(&mut ebpf, names::EARLY)?;
-        let steered = take(&mut ebpf, names::STEERED)?;
+        if let Some(pins) = &pins {
+            // Those of globals have a dot in their names, which no file of a BPF file system may have; the program keeps them.
+            for (name, map) in ebpf.maps().filter(|(name, _)| !name.contains('.')) {
+                pins.keep_map(map, name)?;
+            }
+        }
         let program = program(&mut ebpf)?;
         program.load().map_err(DispatcherError::verify)?;
-        let listeners = Arc::new(listeners);
-        let registered = PlacedSockets::of(Arc::clone(&listeners), entries, steered);
-        let probe = Probe::of(program, counters, counters_file, registered, early)?;
+        let id = program.info().map_err(DispatcherError::verify)?.id();
+        let descriptor = program.fd().map_err(DispatcherError::verify)?.as_fd().try_clone_to_owned();
+        let descriptor = descriptor.map_err(|source| DispatcherError::Load { source: Box::new(source) })?;
+        if let Some(pins) = &pins {
+            pins.keep_program(descriptor.as_fd())?;
+        }
+        let dispatcher = Self::of(Maps::Object(&mut ebpf), (descriptor, id), capacity, has_interface)?;
+        Ok(Self { ebpf: Some(ebpf), pins, secret, ..dispatcher })
+    }
+
+    /// The dispatcher that is pinned in `directory`, to be changed, and its generation in force. It has no link: see
+    /// [`PinnedLink::open`] and [`take_over`](Self::take_over).
+    ///
+    /// # Errors
+    /// [`DispatcherError::Pin`] and [`DispatcherError::Charter`]: something is missing, or was made by another version;
+    /// [`DispatcherError::Object`]: so it was.
+    pub fn open_pinned(directory: &Path) -> Result<(Self, PinnedGeneration), DispatcherError> {
+        raise_memlock();
+        let pins = Pins::at(directory)?;
+        let generation = PinnedGeneration::read(directory)?;
+        pins.keep_only(&generation.path);
+        let capacity = pins.capacity(names::COUNTERS)?;
+        let dispatcher = Self::of(Maps::Pins(&pins), pins.program()?, capacity, sys::tells_interface())?;
+        let slot = generation.slot;
+        Ok((Self { pins: Some(pins), slot, ..dispatcher }, generation))
+    }
+
+    /// The kernel's id of the program that is pinned in `directory`.
+    ///
+    /// # Errors
+    /// [`DispatcherError::Pin`]: there is none, or it may not be opened.
+    pub fn pinned_program(directory: &Path) -> Result<u32, DispatcherError> {
+        Ok(Pins::at(directory)?.program()?.1)
+    }
+
+    /// One with these maps, whose program is loaded.
+    fn of(
+        mut maps: Maps<'_>,
+        (program, id): (OwnedFd, u32),
+        capacity: usize,
+        has_interface: bool,
+    ) -> Result<Self, DispatcherError> {
+        let tables = maps.take(names::TABLES)?;
+        let listeners = match &maps.take(names::LISTENERS)? {
+            Map::SockMap(map) => Arc::new(file(map)?),
+            _ => return Err(missing(names::LISTENERS)),
+        };
+        let silent = maps.take(names::SILENT)?;
+        let accounts = maps.take(names::ACCOUNTS)?;
+        let (shares_file, shares) = maps.take_with_file(names::SHARES)?;
+        let (memories_file, memories) = maps.take_with_file(names::MEMORIES)?;
+        let counters: Map = maps.take(names::COUNTERS)?;
+        let counters_file = match &counters {
+            Map::PerCpuArray(map) => file(map)?,
+            _ => return Err(missing(names::COUNTERS)),
+        };
+        let counters = counters.try_into().map_err(|_error| missing(names::COUNTERS))?;
+        let early = maps.take(names::EARLY)?;
+        let first = u32::try_from(capacity).unwrap_or(u32::MAX);
+        let registered = PlacedSockets::of(Arc::clone(&listeners), first, maps.take(names::STEERED)?);
         Ok(Self {
-            ebpf,
+            ebpf: None,
+            pins: None,
             tables,
-            listeners,
             silent,
             accounts,
             has_accounts: false,
@@ -191,12 +255,14 @@ impl Dispatcher {
             memories,
             memories_file,
             shared: BTreeSet::new(),
-            places: Places::from(entries),
+            places: Places::from(first),
             slot: 0,
             has_interface,
-            secret,
+            // Whoever has loaded it knows another one.
+            secret: Secret::drawn(),
             link: None,
-            probe,
+            probe: Probe::of(program, id, counters, counters_file, registered, early),
+            listeners,
             capacity,
         })
     }
@@ -275,7 +341,7 @@ impl Dispatcher {
 
     /// The program's log of packets it drops, if it was loaded to log them. `None` the second time.
     pub fn take_drop_log(&mut self) -> Option<DropLog> {
-        DropLog::of(&mut self.ebpf)
+        DropLog::of(self.ebpf.as_mut()?)
     }
 
     /// Makes `socket` the listener of destination `id`. The map holds no reference that keeps the socket open; of a
@@ -360,6 +426,24 @@ impl Dispatcher {
     /// # Errors
     /// As for [`publish`](Self::publish).
     pub fn publish_with(&mut self, nodes: &[Node], run_time: &[Node]) -> Result<(), DispatcherError> {
+        self.publish_saying(nodes, run_time, &[])
+    }
+
+    /// The same of a pinned dispatcher, whose generation is to say `charter` of what it was made. Both are published together: whoever is
+    /// killed amid this has changed both or nothing.
+    ///
+    /// # Errors
+    /// As for [`publish`](Self::publish), and [`DispatcherError::Pin`].
+    pub fn publish_pinned(&mut self, nodes: &[Node], charter: &[u8]) -> Result<(), DispatcherError> {
+        self.publish_saying(nodes, &[], charter)
+    }
+
+    fn publish_saying(
+        &mut self,
+        nodes: &[Node],
+        run_time: &[Node],
+        charter: &[u8],
+    ) -> Result<(), DispatcherError> {
         let failed = |source: MapError| DispatcherError::Publish { source: Box::new(source) };
         let first = nodes.first().map(Node::as_step);
         if first.is_some_and(|step| step.has_rates != 0) && !self.has_accounts {
@@ -368,8 +452,10 @@ impl Dispatcher {
         }
         let has_gates = first.is_some_and(|step| step.slot != 0);
         let next = if self.slot == 1 { 2 } else { 1 };
-        let generation = Generation::of(nodes, next)?;
-        let run_time = Generation::of(run_time, 0)?;
+        let generation = Generation::of(nodes, next, charter)?;
+        let run_time = Generation::of(run_time, 0, &[])?;
+        // Before it is in force, so that it can be found from then on.
+        let pinned = self.pins.as_ref().map(|pins| pins.keep_generation(&generation)).transpose()?;
         if has_gates {
             self.tables.set(next + names::RUN_TIME_SLOTS, run_time.map(), 0).map_err(failed)?;
             self.tables.set(next, generation.map(), 0).map_err(failed)?;
@@ -387,6 +473,9 @@ impl Dispatcher {
         }
         self.slot = if has_gates { next } else { 0 };
         self.probe.published(nodes.len());
+        if let (Some(pins), Some(path)) = (&self.pins, pinned) {
+            pins.keep_only(&path);
+        }
         Ok(())
     }
 
@@ -400,7 +489,7 @@ impl Dispatcher {
             let source = io::Error::other("the steering table has no gates");
             return Err(DispatcherError::Publish { source: Box::new(source) });
         }
-        let generation = Generation::of(run_time, 0)?;
+        let generation = Generation::of(run_time, 0, &[])?;
         self.tables
             .set(self.slot + names::RUN_TIME_SLOTS, generation.map(), 0)
             .map_err(|source| DispatcherError::Publish { source: Box::new(source) })
@@ -452,8 +541,7 @@ impl Dispatcher {
     /// # Errors
     /// [`DispatcherError::Load`]: the kernel does not say.
     pub fn run_time(&self) -> Result<(u64, Duration), DispatcherError> {
-        let program = self.ebpf.program(names::PROGRAM).ok_or_else(|| missing(names::PROGRAM))?;
-        let info = program.info().map_err(DispatcherError::verify)?;
+        let info = self.program_info()?;
         Ok((info.run_count(), info.run_time()))
     }
 
@@ -462,20 +550,50 @@ impl Dispatcher {
     /// # Errors
     /// [`DispatcherError::Load`]: the kernel does not say.
     pub fn made(&self) -> Result<Made, DispatcherError> {
-        let program = self.ebpf.program(names::PROGRAM).ok_or_else(|| missing(names::PROGRAM))?;
-        Ok(Made::of(&program.info().map_err(DispatcherError::verify)?))
+        Ok(Made::of(&self.program_info()?))
+    }
+}
+
+impl Dispatcher {
+    fn program_info(&self) -> Result<ProgramInfo, DispatcherError> {
+        let program = self.ebpf.as_ref().and_then(|ebpf| ebpf.program(names::PROGRAM));
+        let program = program.ok_or_else(|| missing(names::PROGRAM))?;
+        program.info().map_err(DispatcherError::verify)
+    }
+}
+
+/// Where a dispatcher's maps come from.
+enum Maps<'a> {
+    /// What was just loaded.
+    Object(&'a mut Ebpf),
+    /// What another process has pinned.
+    Pins(&'a Pins),
+}
+
+impl Maps<'_> {
+    /// The array of maps `name`, once, with a descriptor of it.
+    fn take_with_file(
+        &mut self,
+        name: &'static str,
+    ) -> Result<(OwnedFd, ArrayOfMaps<MapData, MapData>), DispatcherError> {
+        let map = self.take(name)?;
+        let Map::ArrayOfMaps(data) = &map else { return Err(missing(name)) };
+        Ok((file(data)?, map.try_into().map_err(|_error| missing(name))?))
+    }
+
+    /// The map `name`, once.
+    fn take<M: TryFrom<Map>>(&mut self, name: &'static str) -> Result<M, DispatcherError> {
+        let map = match self {
+            Self::Object(ebpf) => ebpf.take_map(name).ok_or_else(|| missing(name))?,
+            Self::Pins(pins) => pins.map(name)?,
+        };
+        map.try_into().map_err(|_error| missing(name))
     }
 }
 
 fn program(ebpf: &mut Ebpf) -> Result<&mut SkLookup, DispatcherError> {
     let program = ebpf.program_mut(names::PROGRAM).ok_or_else(|| missing(names::PROGRAM))?;
     program.try_into().map_err(DispatcherError::verify)
-}
-
-/// Takes the map `name` out of the object.
-fn take<M: TryFrom<Map>>(ebpf: &mut Ebpf, name: &'static str) -> Result<M, DispatcherError> {
-    let map = ebpf.take_map(name).ok_or_else(|| missing(name))?;
-    map.try_into().map_err(|_error| missing(name))
 }
 
 /// A descriptor of `map` besides the one that it has.

@@ -7,7 +7,6 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use aya::maps::{MapData, PerCpuArray};
-use aya::programs::SkLookup;
 use spectrum_common::{Counts, Page, RegisteredId};
 
 use super::placed_sockets::PlacedSockets;
@@ -32,19 +31,18 @@ pub struct Probe {
 }
 
 impl Probe {
-    /// A look at `program`, which is loaded and has no table yet.
+    /// A look at `program`, which is loaded, is called `program_id` by the kernel, and has no table yet.
     pub(super) fn of(
-        program: &SkLookup,
+        program: OwnedFd,
+        program_id: u32,
         counters: PacketCounters,
         counters_file: OwnedFd,
         registered: PlacedSockets,
         early: PerCpuArray<MapData, u64>,
-    ) -> Result<Self, DispatcherError> {
-        let descriptor = program.fd().map_err(DispatcherError::verify)?.as_fd().try_clone_to_owned();
-        let descriptor = descriptor.map_err(|source| DispatcherError::Load { source: Box::new(source) })?;
-        Ok(Self {
-            program: Arc::new(descriptor),
-            program_id: program.info().map_err(DispatcherError::verify)?.id(),
+    ) -> Self {
+        Self {
+            program: Arc::new(program),
+            program_id,
             counters: Arc::new(Mutex::new(counters)),
             counters_file: Arc::new(counters_file),
             registered,
@@ -52,7 +50,7 @@ impl Probe {
             former: Arc::default(),
             generation: 0,
             nodes: 0,
-        })
+        }
     }
 
     /// One more table is published, which has so many nodes.
@@ -132,10 +130,8 @@ impl Probe {
     /// # Errors
     /// [`DispatcherError::Count`]: `id` is beyond the capacity.
     pub fn counts(&self, id: DestinationId) -> Result<Counts, DispatcherError> {
-        let counted = self.counters().get(&id.0, 0);
-        let counted = counted.map_err(|source| DispatcherError::Count { id, source: Box::new(source) })?;
-        let before = self.former().counts(id)?;
-        Ok(counted.iter().fold(before, |sum, counts| sum + counts.0))
+        let counted = sum_of(&self.counters(), id)?;
+        Ok(self.former().counts(id)? + counted)
     }
 
     /// The cookie of the socket that is the listener of destination `id`, while there is one: a socket that is closed is none.
@@ -185,6 +181,13 @@ impl Probe {
     ) -> Result<Steered, DispatcherError> {
         test_run(self.program(), protocol, from, to).map_err(|source| DispatcherError::Test { source })
     }
+}
+
+/// What `counters` has for `id`, all CPUs together.
+pub(super) fn sum_of(counters: &PacketCounters, id: DestinationId) -> Result<Counts, DispatcherError> {
+    let counted = counters.get(&id.0, 0);
+    let counted = counted.map_err(|source| DispatcherError::Count { id, source: Box::new(source) })?;
+    Ok(counted.iter().fold(Counts::default(), |sum, counts| sum + counts.0))
 }
 
 /// Runs an sk_lookup program that is loaded, ours or not, once, as if a packet from `from` to `to` had arrived. The

@@ -147,7 +147,7 @@ impl Dispatcher {
         }
         let map = array("SLOTS", SLOTS, BPF_F_MMAPABLE).map_err(failed)?;
         let bytes: Vec<u8> = slots.iter().flat_map(|slot| slot.bits().to_ne_bytes()).collect();
-        sys::fill(map.fd(), &bytes)
+        sys::fill(map.fd(), &bytes, 0)
             .map_err(|source| DispatcherError::Share { id, source: Box::new(source) })?;
         self.shares.set(id.0, &map, 0).map_err(failed)
     }

@@ -26,13 +26,14 @@ pub(super) struct PodCounts(pub(super) Counts);
 // SAFETY: repr(C), u64 fields only, so without padding and valid for every bit pattern.
 unsafe impl aya::Pod for PodCounts {}
 
-/// Writes `bytes` to the beginning of an array map that was created with BPF_F_MMAPABLE (Linux 5.5) and has room for
-/// them. A system call for each element would have to copy it once more.
-pub(super) fn fill(map: impl AsFd, bytes: &[u8]) -> io::Result<()> {
+/// Writes `bytes` to an array map that was created with BPF_F_MMAPABLE (Linux 5.5) and has room for them, behind `offset` bytes, which are
+/// whole pages of memory. A system call for each element would have to copy it once more.
+pub(super) fn fill(map: impl AsFd, bytes: &[u8], offset: usize) -> io::Result<()> {
     let Some(length) = NonZeroUsize::new(bytes.len()) else { return Ok(()) };
+    let offset = offset.try_into().map_err(io::Error::other)?;
     let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
     // SAFETY: a fresh shared mapping at an address of the kernel's choice; nothing else in this process knows it.
-    let memory = unsafe { mmap(None, length, protection, MapFlags::MAP_SHARED, map, 0)? };
+    let memory = unsafe { mmap(None, length, protection, MapFlags::MAP_SHARED, map, offset)? };
     // SAFETY: the mapping is at least `length` long, since the kernel refuses to map more than the array has, and
     // does not overlap `bytes`, since it is fresh.
     unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), memory.as_ptr().cast(), bytes.len()) };

@@ -124,13 +124,15 @@ impl Dispatcher {
     /// [`DispatcherError::Load`]: it does not load, or the kernel does not say.
     pub fn made_xdp(&mut self) -> Result<super::Made, DispatcherError> {
         self.xdp_program()?;
-        let program = self.ebpf.program(names::XDP_PROGRAM).ok_or_else(|| missing(names::XDP_PROGRAM))?;
+        let program = self.ebpf.as_ref().and_then(|ebpf| ebpf.program(names::XDP_PROGRAM));
+        let program = program.ok_or_else(|| missing(names::XDP_PROGRAM))?;
         Ok(super::Made::of(&program.info().map_err(DispatcherError::verify)?))
     }
 
     /// The program, loaded.
     fn xdp_program(&mut self) -> Result<BorrowedFd<'_>, DispatcherError> {
-        let program = self.ebpf.program_mut(names::XDP_PROGRAM).ok_or_else(|| missing(names::XDP_PROGRAM))?;
+        let program = self.ebpf.as_mut().and_then(|ebpf| ebpf.program_mut(names::XDP_PROGRAM));
+        let program = program.ok_or_else(|| missing(names::XDP_PROGRAM))?;
         let program: &mut Xdp = program.try_into().map_err(DispatcherError::verify)?;
         if program.fd().is_err() {
             program.load().map_err(DispatcherError::verify)?;

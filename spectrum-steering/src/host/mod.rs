@@ -28,7 +28,7 @@ pub use error::{Denied, NetError};
 pub use interfaces::interface_index;
 pub use listener::{ListenerGroup, ListenerOptions, Transparency};
 pub use listener_addresses::ListenerAddresses;
-pub use namespace::{NamespaceId, enter_namespace, in_throw_away_namespace};
+pub use namespace::{NamespaceId, enter_namespace, in_throw_away_namespace, namespace_cookie};
 pub use notices::{RouteNotice, RouteNotices};
 pub use offloads::interfaces_without_gro;
 pub use reply_routes::ReplyRoutes;

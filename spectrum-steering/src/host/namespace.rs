@@ -10,8 +10,9 @@ use std::thread;
 
 use nix::errno::Errno;
 use nix::sched::{CloneFlags, setns, unshare};
+use socket2::{Domain, Socket, Type};
 
-use super::NetError;
+use super::{NetError, sys};
 
 /// The directory in which `ip netns` keeps the namespaces it names.
 const NAMED: &str = "/run/netns";
@@ -62,6 +63,14 @@ impl fmt::Display for NamespaceId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
     }
+}
+
+/// The number of the calling thread's network namespace, which no other has had since the host was started, unlike its inode. `None`
+/// before Linux 5.14.
+#[must_use]
+pub fn namespace_cookie() -> Option<u64> {
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None).ok()?;
+    sys::namespace_cookie(&socket).ok()
 }
 
 /// Moves the calling thread into the network namespace called `name` (as in `ip netns`), or, when `name` contains a

@@ -1,5 +1,5 @@
-//! What is asked of network interfaces by ioctl(2), for which no crate of ours has a call: their features, and a tun device. Sets no
-//! address and brings nothing up.
+//! What is asked of network interfaces by ioctl(2), for which no crate of ours has a call: their features, and a tun device; and by
+//! which number a network namespace is known. Sets no address and brings nothing up.
 #![allow(unsafe_code, reason = "see above; each block says why it is sound")]
 
 use std::io;
@@ -56,4 +56,24 @@ pub(super) fn tun_device(file: &impl AsFd, pattern: &str) -> io::Result<String> 
     }
     let name = request.ifr_name.iter().take_while(|byte| **byte != 0).map(|byte| byte.cast_unsigned());
     String::from_utf8(name.collect()).map_err(io::Error::other)
+}
+
+/// `SO_NETNS_COOKIE` of asm-generic/socket.h.
+const NETNS_COOKIE: libc::c_int = 71;
+
+/// The number of the network namespace of `socket`, which no other has had since the host was started (Linux 5.14).
+pub(super) fn namespace_cookie(socket: &impl AsFd) -> io::Result<u64> {
+    let mut cookie = 0_u64;
+    let mut length = libc::socklen_t::try_from(size_of::<u64>()).map_err(io::Error::other)?;
+    // SAFETY: the kernel writes at most `length` bytes to `cookie`, which has as many, and the number of them to `length`.
+    let asked = unsafe {
+        libc::getsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::SOL_SOCKET,
+            NETNS_COOKIE,
+            (&raw mut cookie).cast(),
+            &raw mut length,
+        )
+    };
+    if asked == 0 { Ok(cookie) } else { Err(io::Error::last_os_error()) }
 }

@@ -5,3 +5,13 @@ mod families;
 mod server;
 
 pub use server::{AdminError, AdminServer};
+
+use crate::view::View;
+
+/// The metrics of `view` in Prometheus' text form.
+///
+/// # Errors
+/// There is no memory for them.
+pub fn metrics_of(view: View) -> Result<String, std::fmt::Error> {
+    exposition::exposition(view, exposition::TextFormat::Prometheus)
+}

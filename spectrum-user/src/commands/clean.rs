@@ -8,6 +8,7 @@ use tokio::runtime;
 use crate::cli::CleanArgs;
 use crate::confinement::take_up_capabilities;
 use crate::instance::{LOCK_PATIENCE, leftovers, require_net_admin};
+use crate::pinned::PinnedState;
 use crate::registry::{Registry, run_dir};
 use spectrum_steering::host::{self, NamespaceId};
 
@@ -22,6 +23,8 @@ pub(super) fn clean(args: &CleanArgs) -> anyhow::Result<()> {
     let swept = runtime.block_on(async {
         let registry = Registry::open(&run_dir(), NamespaceId::current()?.inode())?;
         let lock = registry.lock(LOCK_PATIENCE)?;
+        // What is pinned is no leftover; but its claim may be gone, or its routes.
+        let lock = PinnedState::open(lock).await?.map_or_else(|lock| lock, PinnedState::into_lock);
         leftovers(&lock).await
     })?;
     let mut stdout = io::stdout().lock();

@@ -12,6 +12,7 @@ mod difference;
 mod doctor;
 mod exit;
 mod logging;
+mod pinned;
 mod run;
 mod upgrade_trial;
 mod worker_process;
@@ -29,6 +30,7 @@ pub fn execute(cli: &Cli) -> ExitCode {
     let done = match &cli.command {
         Some(Command::Allow(args)) => ask::allow(args),
         Some(Command::Announce(args)) => announce::announce(args),
+        Some(Command::Bind(args)) => pinned::bind(args),
         Some(Command::Bindings(args)) => ask::bindings(args),
         Some(Command::Check(args)) if args.diff => return check::difference(args),
         Some(Command::Check(args)) => check::check(args),
@@ -39,9 +41,14 @@ pub fn execute(cli: &Cli) -> ExitCode {
         Some(Command::Denied(args)) => ask::denied(args),
         Some(Command::Doctor(args)) => doctor::doctor(args),
         Some(Command::Explain(args)) => ask::explain(args),
+        Some(Command::Load(args)) => pinned::load(args),
+        Some(Command::LoadBindings(args)) => pinned::load_bindings(args),
+        Some(Command::Metrics(args)) => pinned::metrics(args),
         Some(Command::Origin(args)) => ask::origin(args),
         Some(Command::Reload(args)) => ask::reload(args),
         Some(Command::Status(args)) => ask::status(args),
+        Some(Command::Unbind(args)) => pinned::unbind(args),
+        Some(Command::Unload(args)) => pinned::unload(args),
         Some(Command::Upgrade(args)) => ask::upgrade(args),
         Some(Command::UpgradeTrial(args)) => upgrade_trial::upgrade_trial(args),
         Some(Command::Withdraw(args)) => ask::withdraw(args),

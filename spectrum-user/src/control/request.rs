@@ -5,7 +5,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::{DenyWord, OriginSetting, Protocol};
+use crate::model::{DenyWord, OriginSetting, Protocol, parse_port_ranges};
+use crate::plan::Overlap;
 
 /// A request.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
@@ -96,6 +97,27 @@ pub struct BindingsQuery {
     pub prefix: Option<String>,
     /// Overlapping one of these ranges.
     pub ports: Option<String>,
+}
+
+impl BindingsQuery {
+    /// What it means.
+    ///
+    /// # Errors
+    /// What is no prefix and no ports, in words.
+    pub fn overlap(&self) -> Result<Overlap, String> {
+        let unclear = |what, typed: &str, error: &dyn std::fmt::Display| {
+            format!("understand {what} {typed:?}: {error}")
+        };
+        let prefix = match &self.prefix {
+            Some(typed) => Some(typed.parse().map_err(|error| unclear("prefix", typed, &error))?),
+            None => None,
+        };
+        let ports = match &self.ports {
+            Some(typed) => parse_port_ranges(typed).map_err(|error| unclear("ports", typed, &error))?,
+            None => Vec::new(),
+        };
+        Ok(Overlap { protocol: self.protocol, prefix, ports })
+    }
 }
 
 /// A packet.

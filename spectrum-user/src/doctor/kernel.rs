@@ -36,7 +36,7 @@ pub(super) fn judge(facts: &HostFacts, findings: &mut Findings) {
     };
     findings.ok("BTF", btf, use_of_btf);
     let bpffs = if facts.bpffs { "mounted" } else { "not mounted" };
-    findings.ok("bpffs", bpffs, "not needed: nothing is pinned");
+    findings.ok("bpffs", bpffs, "only load pins anything, and says how to mount one");
     confinement(facts, findings);
 }
 

@@ -42,6 +42,7 @@ pub(crate) use exit_code::{USAGE, code, problems};
 pub use ledger::{Act, Course, Farewell, Ledger};
 pub(crate) use life::{Inheritance, ReadAgain, live};
 pub(crate) use lookups::{Numbered, look_up, origins_of};
+pub(crate) use own_addresses::refuse_covered_addresses;
 pub(crate) use own_bindings::own_bindings;
 pub(crate) use privileges::{capabilities, require_net_admin};
 pub(crate) use ready::Ready;

@@ -22,44 +22,49 @@ impl Running {
         force
     }
 
-    /// A typo in a prefix must not lock anybody out of the host.
+    /// See [`refuse_covered_addresses`].
     pub(super) fn refuse_covered_addresses(&self, plan: &Plan, config: &Config) -> anyhow::Result<()> {
-        let covered = host::covered_addresses(&plan.routes, &host::interface_addresses()?);
-        if covered.is_empty() {
-            return Ok(());
-        }
-        let own = host::own_sockets();
-        let others = host::listening_sockets()?.into_iter().filter(|socket| !own.contains(&socket.inode));
-        let others: Vec<ListeningSocket> = others.collect();
-        let places: Vec<_> = others.iter().map(|socket| (socket.protocol, socket.address)).collect();
-        let force = self.force(config);
-        let (mut refused, mut values) = (Vec::new(), Vec::new());
-        for covered in covered {
-            let cut = plan.cut(covered.address, &places);
-            if cut.is_empty() {
-                tracing::info!("{covered}, where what is bound hides nothing");
-                continue;
-            }
-            let told = format!("{covered}: serving it would cut {}", cut_in_words(&cut, &others));
-            if force.covers(covered.address) {
-                tracing::warn!("{told}; it is forced");
-            } else {
-                let CoveredAddress { address, .. } = covered;
-                refused.push(told);
-                values.push(address.to_string());
-            }
-        }
-        if refused.is_empty() {
-            return Ok(());
-        }
-        let flags: Vec<String> = values.iter().map(|value| format!("--force {value}")).collect();
-        bail!(
-            "{}; leave these ports of it out of the bindings, or, if it is meant, give {}, or write force = {values:?} under \
-             [dispatcher]",
-            refused.join("; "),
-            flags.join(" ")
-        )
+        refuse_covered_addresses(plan, &self.force(config))
     }
+}
+
+/// Refuses what `plan` binds of the host's own addresses where that cuts something, unless it is of `force`: a typo in a prefix must not
+/// lock anybody out of the host.
+pub(crate) fn refuse_covered_addresses(plan: &Plan, force: &Force) -> anyhow::Result<()> {
+    let covered = host::covered_addresses(&plan.routes, &host::interface_addresses()?);
+    if covered.is_empty() {
+        return Ok(());
+    }
+    let own = host::own_sockets();
+    let others = host::listening_sockets()?.into_iter().filter(|socket| !own.contains(&socket.inode));
+    let others: Vec<ListeningSocket> = others.collect();
+    let places: Vec<_> = others.iter().map(|socket| (socket.protocol, socket.address)).collect();
+    let (mut refused, mut values) = (Vec::new(), Vec::new());
+    for covered in covered {
+        let cut = plan.cut(covered.address, &places);
+        if cut.is_empty() {
+            tracing::info!("{covered}, where what is bound hides nothing");
+            continue;
+        }
+        let told = format!("{covered}: serving it would cut {}", cut_in_words(&cut, &others));
+        if force.covers(covered.address) {
+            tracing::warn!("{told}; it is forced");
+        } else {
+            let CoveredAddress { address, .. } = covered;
+            refused.push(told);
+            values.push(address.to_string());
+        }
+    }
+    if refused.is_empty() {
+        return Ok(());
+    }
+    let flags: Vec<String> = values.iter().map(|value| format!("--force {value}")).collect();
+    bail!(
+        "{}; leave these ports of it out of the bindings, or, if it is meant, give {}, or write force = {values:?} under \
+         [dispatcher]",
+        refused.join("; "),
+        flags.join(" ")
+    )
 }
 
 fn cut_in_words(cut: &Cut, listeners: &[ListeningSocket]) -> String {

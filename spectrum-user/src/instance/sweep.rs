@@ -3,9 +3,10 @@
 
 use std::collections::BTreeSet;
 
-use anyhow::anyhow;
+use anyhow::{Context as _, anyhow};
 
-use crate::registry::{Leftovers, StartupLock};
+use crate::registry::{Leftovers, StartupLock, unfinished_pins};
+use spectrum_steering::dispatcher::unpin;
 use spectrum_steering::host::{LocalRoutes, ReplyRoutes};
 use spectrum_steering::tproxy;
 
@@ -25,6 +26,11 @@ pub(crate) async fn leftovers(lock: &StartupLock) -> anyhow::Result<Vec<String>>
     let leftovers = Leftovers::among(routes.list_ours().await?, chains, tables, &lock.live()?);
     let doomed = leftovers.chains.iter().map(|part| part.chain.clone()).collect();
     // Rules first: what they steered to is gone, and without them the kernel refuses what it now drops.
+    let mut lines = leftovers.lines();
+    for path in unfinished_pins(lock.namespace()).into_iter().filter(|path| path.is_dir()) {
+        unpin(&path).with_context(|| format!("remove pins {}", path.display()))?;
+        lines.push(format!("pins {}", path.display()));
+    }
     let mut errors: Vec<anyhow::Error> = tproxy::remove(&doomed).into_iter().map(Into::into).collect();
     errors.extend(routes.remove(&leftovers.routes).await.into_iter().map(Into::into));
     for table in &leftovers.tables {
@@ -34,5 +40,5 @@ pub(crate) async fn leftovers(lock: &StartupLock) -> anyhow::Result<Vec<String>>
         let list = errors.iter().map(|error| format!("{error:#}")).collect::<Vec<_>>().join("; ");
         return Err(anyhow!("{list}").context("remove what killed instances left"));
     }
-    Ok(leftovers.lines())
+    Ok(lines)
 }

@@ -64,6 +64,28 @@ pub enum RegistryError {
         /// The cause.
         source: io::Error,
     },
+    /// What is pinned has a prefix that equals, contains or lies within one of ours.
+    #[error(
+        "claim prefix {prefix}: what is pinned in this network namespace has {theirs} (spectrum-user bindings --instance pinned lists \
+         it, unbind and unload take it away)"
+    )]
+    Pinned {
+        /// The prefix we asked for.
+        prefix: Prefix,
+        /// Theirs.
+        theirs: Prefix,
+    },
+    /// Something is pinned, and somebody has removed its claim.
+    #[error(
+        "read the claim of what is pinned in {}: {} is gone (try: spectrum-user clean, which writes it anew)",
+        .pins.display(), .path.display()
+    )]
+    Unclaimed {
+        /// What is pinned.
+        pins: PathBuf,
+        /// The claim.
+        path: PathBuf,
+    },
     /// The run directory cannot be used.
     #[error("{op} {}", .path.display())]
     RunDir {

@@ -51,11 +51,16 @@ impl FromStr for InstanceId {
     }
 }
 
+/// The word for what is pinned, in the place of an instance's name.
+const PINNED: &str = "pinned";
+
 /// The name that an instance is asked for by.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum InstanceName {
     /// Its id.
     Id(InstanceId),
+    /// What is pinned, which has no process.
+    Pinned,
     /// Its process id, which two containers may give twice.
     Pid(u32),
 }
@@ -64,6 +69,7 @@ impl fmt::Display for InstanceName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Id(id) => id.fmt(f),
+            Self::Pinned => f.write_str(PINNED),
             Self::Pid(pid) => pid.fmt(f),
         }
     }
@@ -73,6 +79,9 @@ impl FromStr for InstanceName {
     type Err = NoInstanceName;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text == PINNED {
+            return Ok(Self::Pinned);
+        }
         let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
         match text.parse() {
             Ok(pid) if is_number => Ok(Self::Pid(pid)),
@@ -84,8 +93,8 @@ impl FromStr for InstanceName {
 /// A text that names no instance.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 #[error(
-    "not an instance, which is named by its id, as in 3fa2c1, or by its process id; without --instance, the error names those \
-     that run, if there are several"
+    "not an instance, which is named by its id, as in 3fa2c1, by its process id, or, if it is what is pinned, as pinned; without \
+     --instance, the error names those that run, if there are several"
 )]
 pub struct NoInstanceName;
 
@@ -108,12 +117,26 @@ impl fmt::Display for Mode {
     }
 }
 
+/// What keeps alive what is claimed.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Keeper {
+    /// Files of a BPF file system.
+    Pins,
+    /// A process.
+    #[default]
+    Process,
+}
+
 /// The claim of an instance in its network namespace. Written before it acts, so that it covers whatever the
 /// instance may have left when it dies.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Instance {
-    /// Its process id, as it sees it itself.
+    /// Its process id, as it sees it itself; 0 of what is pinned.
     pub pid: u32,
+    /// What keeps it alive.
+    #[serde(default)]
+    pub keeper: Keeper,
     /// When it started, in seconds since 1970.
     pub started: u64,
     /// The mode in which it steers, once that is decided.

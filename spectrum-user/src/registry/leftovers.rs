@@ -61,6 +61,7 @@ mod tests {
         let part = |id: u32| ChainPart { chain: Chain::of(id), place: ChainPlace::Table(TableFamily::Ip) };
         let live = Instance {
             pid: 7,
+            keeper: crate::registry::Keeper::Process,
             started: 0,
             mode: None,
             prefixes: vec![prefix("192.0.2.0/24")],

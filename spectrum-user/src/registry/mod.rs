@@ -14,6 +14,7 @@
 mod error;
 mod instance;
 mod leftovers;
+mod pinned;
 mod run_dir;
 mod sockets;
 
@@ -31,8 +32,9 @@ use crate::model::Prefix;
 use crate::plan::firewall::Chain;
 
 pub use error::{RegistryError, RunDirError};
-pub use instance::{Instance, InstanceId, InstanceName, Mode, NoInstanceName};
+pub use instance::{Instance, InstanceId, InstanceName, Keeper, Mode, NoInstanceName};
 pub use leftovers::Leftovers;
+pub use pinned::{PINS, pins_of, unfinished_pins};
 pub use run_dir::run_dir;
 pub use sockets::{ControlSocket, control_sockets};
 
@@ -167,8 +169,15 @@ impl Drop for StartupLock {
 }
 
 impl StartupLock {
-    /// The live instances of the namespace. State files of dead ones are removed.
+    /// The live instances of the namespace, and among them what is pinned. State files of dead ones are removed.
     pub fn live(&self) -> Result<Vec<Instance>, RegistryError> {
+        let mut live = self.live_processes()?;
+        live.extend(self.pinned()?);
+        Ok(live)
+    }
+
+    /// The same without what is pinned.
+    fn live_processes(&self) -> Result<Vec<Instance>, RegistryError> {
         let dir = &self.registry.dir;
         let mut live = Vec::new();
         // NEW is of a claim that was interrupted: claims are made under the lock, and we have it.
@@ -188,8 +197,14 @@ impl StartupLock {
         let taken: BTreeSet<Chain> = live.into_iter().map(|instance| instance.chain).collect();
         let id = InstanceId::draw(|id| taken.contains(&Chain::of(id)));
         let started = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-        let instance =
-            Instance { pid, started, mode: None, prefixes: prefixes.to_vec(), chain: Chain::of(id) };
+        let instance = Instance {
+            pid,
+            keeper: Keeper::Process,
+            started,
+            mode: None,
+            prefixes: prefixes.to_vec(),
+            chain: Chain::of(id),
+        };
         let path = self.registry.dir.join(format!("{id}.{EXTENSION}"));
         let file = write(&path, &instance)?;
         Ok(Claim { id, path, lock: file, instance })
@@ -345,7 +360,7 @@ fn standing(path: &Path) -> Result<Fate, RegistryError> {
     serde_json::from_str(&text).map(Fate::Live).map_err(|error| corrupt(error.to_string()))
 }
 
-/// The live instances of the namespace with inode `namespace`, below `run_dir`. Takes no lock that another waits for, and
+/// The live instances of the namespace with inode `namespace`, below `run_dir`, and among them what is pinned. Takes no lock that another waits for, and
 /// leaves everything as it is: what they are may be another thing a moment later.
 pub fn live_instances(run_dir: &Path, namespace: u64) -> Result<Vec<Instance>, RegistryError> {
     let dir = run_dir.join(namespace.to_string());
@@ -358,6 +373,7 @@ pub fn live_instances(run_dir: &Path, namespace: u64) -> Result<Vec<Instance>, R
     for path in found {
         live.extend(live_instance(&path)?);
     }
+    live.extend(pinned::pinned_in(&dir, &pins_of(namespace))?);
     Ok(live)
 }
 
@@ -425,7 +441,11 @@ pub fn taken(prefixes: &[Prefix], others: &[Instance]) -> Vec<RegistryError> {
             let before = outermost.range(..prefix).next_back();
             let after = outermost.range(prefix..).next();
             if let Some(theirs) = before.into_iter().chain(after).find(|theirs| theirs.overlaps(prefix)) {
-                taken.push(RegistryError::Claimed { prefix: *prefix, theirs: *theirs, pid: other.pid });
+                let (prefix, theirs) = (*prefix, *theirs);
+                taken.push(match other.keeper {
+                    Keeper::Process => RegistryError::Claimed { prefix, theirs, pid: other.pid },
+                    Keeper::Pins => RegistryError::Pinned { prefix, theirs },
+                });
             }
         }
     }

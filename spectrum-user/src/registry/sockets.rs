@@ -33,6 +33,7 @@ impl ControlSocket {
     pub fn is_called(&self, name: InstanceName) -> bool {
         match name {
             InstanceName::Id(id) => self.id == id,
+            InstanceName::Pinned => false,
             InstanceName::Pid(pid) => {
                 let at_socket = || {
                     let stream = UnixStream::connect(&self.path).ok()?;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use spectrum_common::{DenyReason, Refusal};
+use spectrum_common::{Counts, DenyReason, Refusal};
 use tokio::time::Instant;
 
 use super::surroundings::attached;
@@ -230,7 +230,7 @@ impl Present {
     fn destinations(&self) -> Vec<DestinationView> {
         let by_rules = self.denied_by_rules();
         let destinations = self.plan.destinations.iter().map(|(id, destination)| {
-            let counts = self.packets.as_ref().and_then(|packets| counted(packets, *id));
+            let counts = self.packets.as_ref().and_then(|packets| counts(packets, *id)).as_ref().map(counted);
             let (packets, denied) = counts.unzip();
             let listener = self.listeners.get(id).cloned();
             let by_rules = || {
@@ -267,12 +267,12 @@ impl Present {
     }
 }
 
+fn counts(packets: &Probe, id: crate::model::DestinationId) -> Option<Counts> {
+    packets.counts(id).inspect_err(|error| tracing::debug!(%error, "count packets")).ok()
+}
+
 /// What became of the packets of a destination, and how many were turned away by which reason.
-fn counted(
-    packets: &Probe,
-    id: crate::model::DestinationId,
-) -> Option<(PacketCounts, BTreeMap<String, u64>)> {
-    let counts = packets.counts(id).inspect_err(|error| tracing::debug!(%error, "count packets")).ok()?;
+pub(crate) fn counted(counts: &Counts) -> (PacketCounts, BTreeMap<String, u64>) {
     let refused = Refusal::ALL.into_iter().zip(counts.refused).filter(|(_, count)| *count > 0);
     let denied = DenyReason::ALL.into_iter().zip(counts.denied);
     let packets = PacketCounts {
@@ -280,7 +280,7 @@ fn counted(
         missed: counts.missed,
         refused: refused.map(|(refusal, count)| (refusal.errno().to_owned(), count)).collect(),
     };
-    Some((packets, denied.map(|(reason, count)| (reason.word().to_owned(), count)).collect()))
+    (packets, denied.map(|(reason, count)| (reason.word().to_owned(), count)).collect())
 }
 
 pub(super) fn millis(time: Duration) -> u64 {

@@ -20,6 +20,7 @@ mod target;
 pub use announcement::{AnnouncedPlan, AnnouncementView, AnnouncingPlan};
 pub(crate) use faults::Unmended;
 pub use faults::{Faults, News, named};
+pub(crate) use making::counted;
 pub use making::{DETACHED, Scope};
 pub use origin::{CheckView, ErrorView, OriginPlan, OriginView, RecordView};
 pub use plan::{BindingView, CheckedService, DestinationPlan, LogPlan, PlanView, ResolverPlan, TableView};

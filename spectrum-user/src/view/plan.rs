@@ -188,7 +188,9 @@ impl BindingView {
 }
 
 impl DestinationPlan {
-    pub(super) fn of((id, destination): (&DestinationId, &Destination)) -> Self {
+    /// The plan of `destination`, which is known by `id`.
+    #[must_use]
+    pub fn of((id, destination): (&DestinationId, &Destination)) -> Self {
         let Destination { service, family, protocol, revision: _ } = destination;
         Self { id: id.0, service: service.to_string(), protocol: *protocol, family: *family }
     }

@@ -24,16 +24,19 @@ use self::selection::{LISTED, ShownServices, Summary};
 pub(super) use self::upgrade::upgrade;
 use super::answer::print;
 use super::columns::Columns;
+use super::pinned::nothing_pinned;
 use crate::bgp;
 use crate::cli::{
     AnnounceArgs, BindingsArgs, ExplainArgs, InstanceArgs, OriginArgs, ReloadArgs, StatusArgs, WithdrawArgs,
+    misused,
 };
 use crate::control::{
     self, AnnounceAnswer, AnnounceQuery, BindingsQuery, ExplainQuery, Explanation, ReloadQuery, Request,
     RunningConfiguration, SetOriginAnswer,
 };
 use crate::instance::Reloaded;
-use crate::registry::{ControlSocket, InstanceName, control_sockets, live_instances, run_dir};
+use crate::pinned::PinnedView;
+use crate::registry::{ControlSocket, InstanceName, Keeper, control_sockets, live_instances, run_dir};
 use crate::view::{BindingView, View};
 use spectrum_steering::dispatcher;
 use spectrum_steering::host::NamespaceId;
@@ -43,7 +46,7 @@ const OP: &str = "write the answer";
 
 /// Prints the bindings that overlap what was typed.
 pub(super) fn bindings(args: &BindingsArgs) -> anyhow::Result<()> {
-    let bindings: Vec<BindingView> = ask(&args.instance, &Request::Bindings(args.query()?))?;
+    let bindings = overlapping(&args.instance, args.query()?)?;
     print(OP, &bindings, args.instance.json, |out| {
         if bindings.is_empty() {
             return writeln!(out, "nothing is bound there");
@@ -118,13 +121,16 @@ pub(super) fn status(args: &StatusArgs) -> anyhow::Result<()> {
         Some(prefix) => {
             let prefix = Some(prefix.to_string());
             let query = BindingsQuery { protocol: *protocol, prefix, ports: None };
-            let bindings: Vec<BindingView> = ask(instance, &Request::Bindings(query))?;
+            let bindings = overlapping(instance, query)?;
             Some(bindings.iter().map(|binding| binding.service.to_string()).collect())
         }
     };
     let selection =
         ShownServices { names: services.clone(), protocol: *protocol, binding, only_wrong: *only_wrong };
-    let mut view: View = ask(instance, &Request::Status)?;
+    let mut view = match pinned(instance)? {
+        Some(pinned) => pinned.view()?,
+        None => ask(instance, &Request::Status)?,
+    };
     name_programs(&mut view);
     ask_bgp_daemons(&mut view);
     let is_short = selection.is_all() && !all && view.services.len() > LISTED;
@@ -164,12 +170,57 @@ fn ask<T: DeserializeOwned>(args: &InstanceArgs, request: &Request) -> anyhow::R
     Ok(control::ask(&find(args)?.path, request)?)
 }
 
-/// The instance that is meant.
-fn find(args: &InstanceArgs) -> anyhow::Result<ControlSocket> {
-    let namespace = match &args.netns {
+/// The bindings that overlap what is asked for, of the instance that is meant, or of what is pinned.
+fn overlapping(args: &InstanceArgs, query: BindingsQuery) -> anyhow::Result<Vec<BindingView>> {
+    match pinned(args)? {
+        Some(pinned) => {
+            let overlap = query.overlap().map_err(|why| misused("bindings", why))?;
+            Ok(pinned.bindings(&overlap))
+        }
+        None => ask(args, &Request::Bindings(query)),
+    }
+}
+
+/// What is pinned, if that is meant: it is named, or nothing else is there.
+fn pinned(args: &InstanceArgs) -> anyhow::Result<Option<PinnedView>> {
+    let namespace = namespace_of(args)?;
+    match args.instance {
+        Some(InstanceName::Pinned) => {
+            let pinned = PinnedView::read(namespace.inode())?;
+            pinned.map(Some).ok_or_else(|| nothing_pinned("find instance pinned", namespace.inode()))
+        }
+        Some(_) => Ok(None),
+        None => {
+            // Who may not see instances may yet see what is pinned.
+            let sockets = control_sockets(&run_dir(), namespace.inode()).unwrap_or_default();
+            let mut live: Vec<ControlSocket> = sockets.into_iter().filter(is_live).collect();
+            match PinnedView::read(namespace.inode()) {
+                Ok(None) => Ok(None),
+                Ok(pinned) if live.is_empty() => Ok(pinned),
+                Err(error) if live.is_empty() => Err(error.into()),
+                _ => {
+                    live.sort();
+                    bail!(
+                        "find the instance: there are several, say which by --instance: {}, {}",
+                        InstanceName::Pinned,
+                        candidates(&live)
+                    )
+                }
+            }
+        }
+    }
+}
+
+fn namespace_of(args: &InstanceArgs) -> anyhow::Result<NamespaceId> {
+    Ok(match &args.netns {
         Some(name) => NamespaceId::named(name)?,
         None => NamespaceId::current()?,
-    };
+    })
+}
+
+/// The instance that is meant.
+fn find(args: &InstanceArgs) -> anyhow::Result<ControlSocket> {
+    let namespace = namespace_of(args)?;
     let sockets = control_sockets(&run_dir(), namespace.inode())?;
     let is_meant = |socket: &ControlSocket| args.instance.is_none_or(|name| socket.is_called(name));
     let (mut meant, mut others): (Vec<_>, Vec<_>) = sockets.into_iter().partition(is_meant);
@@ -179,6 +230,11 @@ fn find(args: &InstanceArgs) -> anyhow::Result<ControlSocket> {
         others.retain(is_live);
     }
     match (args.instance, meant.as_slice(), others.as_slice()) {
+        (Some(InstanceName::Pinned), ..) => {
+            bail!(
+                "ask what is pinned: it has no process that could answer (status, bindings and metrics can be asked for)"
+            )
+        }
         (_, [_], _) => Ok(meant.swap_remove(0)),
         (_, [_, ..], _) => {
             bail!("find the instance: there are several, say which by --instance: {}", candidates(&meant))
@@ -218,6 +274,8 @@ fn nobody(wanted: Option<InstanceName>, namespace: NamespaceId) -> anyhow::Error
 
 /// The processes whose claims hold but who do not listen for requests, if who asks may read that.
 fn silent(namespace: u64) -> Option<String> {
-    let live = live_instances(&run_dir(), namespace).ok().filter(|live| !live.is_empty())?;
+    let mut live = live_instances(&run_dir(), namespace).ok()?;
+    live.retain(|instance| instance.keeper == Keeper::Process);
+    (!live.is_empty()).then_some(())?;
     Some(live.iter().map(|instance| instance.pid.to_string()).collect::<Vec<_>>().join(", "))
 }

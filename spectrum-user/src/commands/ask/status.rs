@@ -65,9 +65,10 @@ fn instance(status: &View, out: &mut dyn Write) -> io::Result<()> {
     let View { id, pid, state, namespace, generation, .. } = status;
     let id = id.as_ref().map_or_else(String::new, |id| format!(" {id}"));
     let mode = status.mode.map_or_else(|| "undecided".to_owned(), |mode| mode.to_string());
+    let process = if *pid == 0 { "no process".to_owned() } else { format!("process {pid}") };
     writeln!(
         out,
-        "instance{id} (process {pid}): {state}, mode {mode}, network namespace {namespace}, generation {generation}"
+        "instance{id} ({process}): {state}, mode {mode}, network namespace {namespace}, generation {generation}"
     )?;
     let UpgradesView { done, refused, last } = &status.upgrades;
     let version = &status.version;

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use super::exit_code::USAGE;
 use crate::control::{BindingsQuery, ControlError, RunningConfiguration};
-use crate::model::{DestinationId, parse_port_ranges};
-use crate::plan::{Overlap, PlannedBinding};
+use crate::model::DestinationId;
+use crate::plan::PlannedBinding;
 use crate::view::{BindingView, ListenerView, Present};
 
 /// So many bindings are looked at before others have their turn.
@@ -20,18 +20,7 @@ impl Present {
         self: &Arc<Self>,
         query: &BindingsQuery,
     ) -> Result<impl Iterator<Item = Vec<BindingView>> + use<>, ControlError> {
-        let unclear = |what, typed: &str, error: &dyn std::fmt::Display| {
-            misunderstood(format!("understand {what} {typed:?}: {error}"))
-        };
-        let prefix = match &query.prefix {
-            Some(typed) => Some(typed.parse().map_err(|error| unclear("prefix", typed, &error))?),
-            None => None,
-        };
-        let ports = match &query.ports {
-            Some(typed) => parse_port_ranges(typed).map_err(|error| unclear("ports", typed, &error))?,
-            None => Vec::new(),
-        };
-        let overlap = Overlap { protocol: query.protocol, prefix, ports };
+        let overlap = query.overlap().map_err(misunderstood)?;
         let present = Arc::clone(self);
         let starts = (0..present.plan.bindings.len()).step_by(BATCH);
         Ok(starts.map(move |from| {

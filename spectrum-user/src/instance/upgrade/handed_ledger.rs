@@ -219,6 +219,7 @@ mod tests {
         };
         let instance = Instance {
             pid: 7,
+            keeper: crate::registry::Keeper::Process,
             started: 9,
             mode: Some(Mode::SkLookup),
             prefixes: vec!["2001:db8::/64".parse().unwrap()],

@@ -1,0 +1,151 @@
+//! The files that `load` and `load-bindings` take bindings from: configurations, and tubular's JSON. Binds nothing.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context as _, anyhow, bail};
+use serde::Deserialize;
+
+use crate::config::{Config, ModeChoice, Planned};
+use crate::model::{Binding, PortRange, Prefix, Protocol, Service, ServiceName, Target};
+use crate::plan::Bound;
+
+/// Bindings as tubular's load-bindings has them.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct LabelledBindings {
+    bindings: Vec<LabelledBinding>,
+}
+
+/// One of them, which is of both protocols.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct LabelledBinding {
+    label: ServiceName,
+    prefix: Prefix,
+    /// 0 stands for all.
+    port: u16,
+}
+
+/// The services that the file `path` has: a configuration, unless it begins as JSON does.
+pub(super) fn read(path: &Path) -> anyhow::Result<Vec<Bound>> {
+    if path.is_dir() {
+        return registered(&Config::load(path)?, path);
+    }
+    let text = fs::read_to_string(path).with_context(|| format!("read bindings {}", path.display()))?;
+    if text.trim_start().starts_with('{') {
+        return labelled(&text)
+            .map_err(|(line, column, message)| anyhow!("{}:{line}:{column}: {message}", path.display()));
+    }
+    registered(&Config::load(path)?, path)
+}
+
+/// The services of tubular's JSON, or where it is wrong.
+fn labelled(text: &str) -> Result<Vec<Bound>, (usize, usize, String)> {
+    let LabelledBindings { bindings } = serde_json::from_str(text).map_err(|error| {
+        let message = error.to_string();
+        // It says the place once more.
+        let place = format!(" at line {} column {}", error.line(), error.column());
+        (error.line(), error.column(), message.strip_suffix(&place).unwrap_or(&message).to_owned())
+    })?;
+    let mut services: Vec<Bound> = Vec::new();
+    for LabelledBinding { label, prefix, port } in bindings {
+        let ports = match std::num::NonZeroU16::new(port) {
+            None => PortRange::ALL,
+            Some(port) => PortRange::new(port, port).unwrap_or(PortRange::ALL),
+        };
+        let both = [Protocol::Tcp, Protocol::Udp].map(|protocol| Binding { protocol, prefix, ports });
+        match services.iter_mut().find(|service| service.name == label) {
+            Some(service) => service.bindings.extend(both),
+            None => services.push(Bound { name: label, bindings: both.into(), policy: None }),
+        }
+    }
+    Ok(services)
+}
+
+/// The services of a configuration, each of which other programs' sockets are registered for: nothing else is served without a process.
+pub(super) fn registered(planned: &Planned, path: &Path) -> anyhow::Result<Vec<Bound>> {
+    let Planned { config, plan } = planned;
+    let path = path.display();
+    let run = "(leave it out, or run spectrum-user --config)";
+    if config.mode == ModeChoice::Tproxy {
+        bail!("{path}: mode = \"tproxy\" has rules, and nothing that could be pinned {run}");
+    }
+    if !plan.policies.is_empty() {
+        bail!("{path}: [policy] and policies of services are kept by a process {run}");
+    }
+    if config.admin.is_some() {
+        bail!(
+            "{path}: [admin] takes a process: spectrum-user metrics ADDRESS:PORT serves the metrics of what is pinned {run}"
+        );
+    }
+    if !config.announcing.prefixes.is_empty() {
+        bail!("{path}: what is announced is withdrawn with the process that announces it {run}");
+    }
+    let other = config.services.iter().find(|service| !is_registered(service));
+    if let Some(Service { name, .. }) = other {
+        bail!(
+            "{path}: service {name} is answered by a process of ours; give it registered = true in place of origins or respond, or run \
+             spectrum-user --config"
+        );
+    }
+    let bound = |service: &Service| Bound {
+        name: service.name.clone(),
+        bindings: service.bindings.clone(),
+        policy: None,
+    };
+    Ok(config.services.iter().map(bound).collect())
+}
+
+fn is_registered(service: &Service) -> bool {
+    match service.target {
+        Target::Origins(_) | Target::Respond(_) => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tubulars_bindings_are_of_both_protocols_and_masked() {
+        let text = r#"{ "bindings": [
+            { "label": "foo", "prefix": "127.0.0.1/32", "port": 0 },
+            { "label": "bar", "prefix": "1::1/64", "port": 53 },
+            { "label": "foo", "prefix": "127.0.0.2/32", "port": 53 }
+        ] }"#;
+        let told: Vec<String> = labelled(text)
+            .unwrap()
+            .iter()
+            .flat_map(|service| service.bindings.iter().map(|binding| format!("{} {binding}", service.name)))
+            .collect();
+        assert_eq!(
+            told,
+            [
+                "foo tcp 127.0.0.1/32 1-65535",
+                "foo udp 127.0.0.1/32 1-65535",
+                "foo tcp 127.0.0.2/32 53",
+                "foo udp 127.0.0.2/32 53",
+                "bar tcp 1::/64 53",
+                "bar udp 1::/64 53",
+            ]
+        );
+    }
+
+    #[test]
+    fn what_is_wrong_is_told_with_its_place() {
+        for (text, line, what) in [
+            ("{ \"bindings\": [\n{ \"label\": \"foo\", \"prefix\": \"127.0.0.1/32\" } ] }", 2, "port"),
+            (
+                "{ \"bindings\": [\n{ \"label\": \"foo\", \"prefix\": \"::ffff:192.0.2.1/128\", \"port\": 1 } ] }",
+                2,
+                "192.0.2.1",
+            ),
+            ("{ \"bindings\": [], \"labels\": [] }", 1, "labels"),
+            ("{ \"bindings\": [\n{ \"label\": \"\", \"prefix\": \"::1\", \"port\": 1 } ] }", 2, ""),
+        ] {
+            let (at, _, message) = labelled(text).unwrap_err();
+            assert!(at == line && message.contains(what), "{text}: {at}: {message}");
+        }
+    }
+}
