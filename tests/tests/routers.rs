@@ -97,7 +97,14 @@ fn what_daemons_do_is_told(name: &str, speaker: Speaker) {
     if !met(name, &needs) || !share::takes_one(name, usize::from(speaker == Speaker::Frr), 2) {
         return;
     }
-    let fleet = Fleet::start(Path::SkLookup, Family::V4, speaker, Spreading::Hashed);
+    let mut fleet = Fleet::start(Path::SkLookup, Family::V4, speaker, Spreading::Hashed);
+    let doctor = said(&fleet.servers[0], "doctor");
+    assert!(doctor.contains("BFD on 0 of 1 established"), "{doctor}");
+    assert!(doctor.contains("until the hold time is over, "), "{doctor}");
+    fleet.servers[0].watch_by_bfd(speaker);
+    eventually("BFD", PATIENCE, || {
+        said(&fleet.servers[0], "doctor").contains("BFD on 1 of 1 established").then_some(())
+    });
     let (server, prefix) = (&fleet.servers[0], fleet.prefix());
     let passed_on = format!("{speaker}: {prefix} learned, and passed on to 1 of 1 established sessions");
     eventually(&passed_on, PATIENCE, || said(server, "status").contains(&passed_on).then_some(()));

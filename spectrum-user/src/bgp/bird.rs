@@ -1,6 +1,8 @@
 //! BIRD 2 by its control socket: lines that begin with a code, the last of an answer with a space behind it. Asks only what changes nothing.
 
+use std::collections::BTreeSet;
 use std::io::{BufRead as _, BufReader, ErrorKind, Read as _, Write as _};
+use std::net::IpAddr;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Instant;
@@ -31,7 +33,16 @@ pub(super) fn ask(socket: &Path, prefixes: &[Prefix], until: Instant) -> Result<
         .map(|session| session.name.as_str())
         .collect();
     let mut answer =
-        BgpAnswer { established: established.len(), sessions: sessions.len(), prefixes: Vec::new() };
+        BgpAnswer { established: established.len(), sessions: sessions.len(), ..BgpAnswer::default() };
+    let watched = watched(&bird.asked("show bfd sessions")?);
+    for name in established.iter().take(SESSIONS) {
+        let about = about(&bird.asked(&format!("show protocols all {name}"))?);
+        if about.neighbour.is_some_and(|neighbour| watched.contains(&neighbour)) {
+            answer.watched += 1;
+        } else {
+            answer.hold = answer.hold.max(about.hold);
+        }
+    }
     for prefix in prefixes {
         let learned = is_learned(&bird.asked(&format!("show route {prefix} all"))?);
         let mut exported = 0;
@@ -133,6 +144,37 @@ fn sessions(text: &str) -> Vec<Session> {
     .collect()
 }
 
+/// What `show protocols all` says of a session.
+#[derive(Debug, Default, Eq, PartialEq)]
+struct AboutSession {
+    neighbour: Option<IpAddr>,
+    /// Its hold time in seconds.
+    hold: Option<u64>,
+}
+
+fn about(text: &str) -> AboutSession {
+    let said =
+        |name: &str| text.lines().find_map(|line| line.split_once(name)).map(|(_, value)| value.trim());
+    AboutSession {
+        // A link-local one has its interface behind it.
+        neighbour: said("Neighbor address:").and_then(|address| address.split('%').next()?.parse().ok()),
+        // What is left of it, and the whole.
+        hold: said("Hold timer:").and_then(|timer| timer.rsplit('/').next()?.parse().ok()),
+    }
+}
+
+/// The neighbours whose sessions of BFD are up, by `show bfd sessions`: address, interface, state, since, interval, timeout.
+fn watched(text: &str) -> BTreeSet<IpAddr> {
+    let words = text.lines().map(|line| line.split_ascii_whitespace().collect::<Vec<_>>());
+    let up = words.filter(|words| words.get(2) == Some(&"Up"));
+    up.filter_map(|words| {
+        let address = words.first()?;
+        // The first line of a kind has its code before it.
+        address.strip_prefix("1020-").unwrap_or(address).split('%').next()?.parse().ok()
+    })
+    .collect()
+}
+
 /// True if it has a route of ours, by the attributes that `show route … all` tells.
 fn is_learned(text: &str) -> bool {
     let sources = text.lines().filter_map(|line| line.split_once("Kernel.source: "));
@@ -175,5 +217,20 @@ mod tests {
         assert!(!is_learned(none) && !has_route(none) && is_last(none));
         let last: Vec<bool> = ROUTE.lines().map(|line| is_last(&format!("{line}\n"))).collect();
         assert_eq!(last, [false, false, false, false, false, false, true]);
+    }
+    #[test]
+    fn a_session_has_a_neighbour_and_a_hold_time_and_may_be_watched() {
+        let text = "1002-router_ipv6 BGP        ---        up     01:03:55.694  Established   \n\
+            1006-  BGP state:          Established\n     Neighbor address: fe80::1%eth0\n     Neighbor AS:      64496\n\
+            \x20    Session:          external AS4\n     Hold timer:       201.120/240\n     Keepalive timer:  30.1/80\n0000 \n";
+        let neighbour: IpAddr = "fe80::1".parse().unwrap();
+        assert_eq!(about(text), AboutSession { neighbour: Some(neighbour), hold: Some(240) });
+        assert_eq!(about("0000 \n"), AboutSession::default());
+        let sessions = "1020-bfd1:\n IP address                Interface  State      Since         Interval  Timeout\n \
+            198.51.100.254            ---        Up         01:03:55.694    0.100    0.500\n \
+            198.51.100.253            ---        Down       01:03:55.694    1.000    0.000\n \
+            fe80::1%eth0              eth0       Up         01:03:55.694    0.100    0.500\n0000 \n";
+        assert_eq!(watched(sessions), ["198.51.100.254".parse().unwrap(), neighbour].into());
+        assert_eq!(watched("9001 There is no BFD protocol running\n"), BTreeSet::new());
     }
 }

@@ -18,7 +18,7 @@ const PAUSE: Duration = Duration::from_millis(5);
 
 /// The answer of the FRR whose daemons have their sockets in `directory`.
 pub(super) fn ask(directory: &str, prefixes: &[Prefix], until: Instant) -> Result<BgpAnswer, BgpError> {
-    let mut questions = vec!["show bgp summary json".to_owned()];
+    let mut questions = vec!["show bgp summary json".to_owned(), "show bgp neighbors json".to_owned()];
     for prefix in prefixes {
         let (route, bgp) = match prefix.family() {
             Family::Ipv4 => ("ip", "ipv4"),
@@ -36,12 +36,24 @@ pub(super) fn ask(directory: &str, prefixes: &[Prefix], until: Instant) -> Resul
 }
 
 fn understood(prefixes: &[Prefix], values: &[Value]) -> Option<BgpAnswer> {
-    let (summary, rest) = values.split_first()?;
+    let [summary, neighbours, rest @ ..] = values else { return None };
     let families = ["ipv4Unicast", "ipv6Unicast"].map(|family| summary[family]["peers"].as_object());
     let peers: Vec<&Value> = families.into_iter().flatten().flat_map(|peers| peers.values()).collect();
     let established = peers.iter().filter(|peer| peer["state"] == "Established").count();
     if rest.len() != 2 * prefixes.len() {
         return None;
+    }
+    let (mut watched, mut hold) = (0, None);
+    for neighbour in neighbours.as_object().into_iter().flat_map(serde_json::Map::values) {
+        if neighbour["bgpState"] != "Established" {
+            continue;
+        }
+        if neighbour["peerBfdInfo"]["status"] == "Up" {
+            watched += 1;
+        } else {
+            let milliseconds = neighbour["bgpTimerHoldTimeMsecs"].as_u64();
+            hold = hold.max(milliseconds.map(|milliseconds| milliseconds / 1000));
+        }
     }
     let of_prefixes = prefixes.iter().zip(rest.chunks_exact(2)).map(|(prefix, answers)| {
         let [route, bgp] = answers else { return PassedOn::default() };
@@ -52,7 +64,7 @@ fn understood(prefixes: &[Prefix], values: &[Value]) -> Option<BgpAnswer> {
             exported: bgp["advertisedTo"].as_object().map_or(0, serde_json::Map::len),
         }
     });
-    Some(BgpAnswer { established, sessions: peers.len(), prefixes: of_prefixes.collect() })
+    Some(BgpAnswer { established, sessions: peers.len(), watched, hold, prefixes: of_prefixes.collect() })
 }
 
 /// What `vtysh` says to these questions.
@@ -106,6 +118,8 @@ mod tests {
         let prefixes: Vec<Prefix> =
             ["192.0.2.0/24", "2001:db8::/48"].map(|text| text.parse().unwrap()).into();
         let text = r#"{"ipv4Unicast":{"peers":{"198.51.100.254":{"state":"Established"},"198.51.100.253":{"state":"Active"}}}}
+            {"198.51.100.254":{"bgpState":"Established","bgpTimerHoldTimeMsecs":9000,"peerBfdInfo":{"status":"Down"}},
+             "198.51.100.253":{"bgpState":"Active","bgpTimerHoldTimeMsecs":180000}}
             {"192.0.2.0/24":[{"protocol":"kernel","selected":true}]}
             {"prefix":"192.0.2.0/24","advertisedTo":{"198.51.100.254":{}},"paths":[]}
             {}{}"#;
@@ -117,11 +131,17 @@ mod tests {
             Some(BgpAnswer {
                 established: 1,
                 sessions: 2,
+                watched: 0,
+                hold: Some(9),
                 prefixes: vec![passed_on("192.0.2.0/24", true, 1), passed_on("2001:db8::/48", false, 0)],
             })
         );
-        assert_eq!(understood(&prefixes, &values[..3]), None);
+        let mut watched = values.clone();
+        watched[1]["198.51.100.254"]["peerBfdInfo"]["status"] = "Up".into();
+        let watched = understood(&prefixes, &watched).unwrap();
+        assert_eq!((watched.watched, watched.hold), (1, None));
+        assert_eq!(understood(&prefixes, &values[..4]), None);
         assert_eq!(understood(&prefixes, &[]), None);
-        assert!(understood(&[], &[Value::Null]).is_some());
+        assert!(understood(&[], &[Value::Null, Value::Null]).is_some());
     }
 }

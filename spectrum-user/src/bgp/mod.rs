@@ -47,6 +47,9 @@ struct BgpAnswer {
     /// The sessions with routers that are established, of all that are configured.
     established: usize,
     sessions: usize,
+    /// The established sessions that BFD watches, and the longest hold time of the others, in seconds.
+    watched: usize,
+    hold: Option<u64>,
     prefixes: Vec<PassedOn>,
 }
 
@@ -64,8 +67,8 @@ enum BgpError {
 fn view(name: &str, answer: Result<BgpAnswer, BgpError>) -> Option<BgpDaemon> {
     let view = BgpDaemon { name: name.to_owned(), ..BgpDaemon::default() };
     match answer {
-        Ok(BgpAnswer { established, sessions, prefixes }) => {
-            Some(BgpDaemon { established, sessions, prefixes, ..view })
+        Ok(BgpAnswer { established, sessions, watched, hold, prefixes }) => {
+            Some(BgpDaemon { established, sessions, watched, hold, prefixes, ..view })
         }
         Err(BgpError::Absent) => None,
         Err(error @ BgpError::Silent(_)) => Some(BgpDaemon { unknown: Some(error.to_string()), ..view }),

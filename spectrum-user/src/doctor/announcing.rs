@@ -89,6 +89,7 @@ fn passed_on(daemon: &BgpDaemon, prefixes: &BTreeMap<String, Option<bool>>, find
             "# see its log, and the router's",
         );
     }
+    missed(daemon, &check, findings);
     for prefix in &daemon.prefixes {
         // What no instance announces, no daemon can have.
         let Some(Some(is_announced)) = prefixes.get(&prefix.prefix) else { continue };
@@ -98,4 +99,25 @@ fn passed_on(daemon: &BgpDaemon, prefixes: &BTreeMap<String, Option<bool>>, find
             Some(cure) => findings.warn(&check, &prefix.prefix, &said, &format!("# {cure}")),
         }
     }
+}
+
+/// Withdrawing takes a host that lives. Who misses a dead one is the router, by BFD or when the hold time is over.
+fn missed(daemon: &BgpDaemon, check: &str, findings: &mut Findings) {
+    if daemon.established == 0 {
+        return;
+    }
+    let watched = format!("BFD on {} of {} established", daemon.watched, daemon.established);
+    let Some(hold) = daemon.hold else {
+        if daemon.watched > 0 {
+            findings.ok(check, watched, "routers miss a host that has died at once");
+        }
+        return;
+    };
+    let cure = match daemon.name.as_str() {
+        "frr" => "# bfdd=yes in /etc/frr/daemons and `neighbor ADDRESS bfd`, here and at the router",
+        _ => "# `protocol bfd {}` and, in each protocol bgp, `bfd graceful;`, here and at the router",
+    };
+    let meaning =
+        format!("routers go on sending to a host that has died until the hold time is over, {hold} s");
+    findings.warn(check, watched, &meaning, cure);
 }

@@ -543,7 +543,7 @@ fn what_is_announced_is_passed_on_or_it_is_said_why_not() {
             established,
             sessions: 2,
             prefixes: vec![passed_on],
-            unknown: None,
+            ..BgpDaemon::default()
         };
         let announcing = AnnouncingFacts {
             prefixes: [(prefix.to_owned(), Some(is_announced))].into(),
@@ -574,6 +574,39 @@ fn what_is_announced_is_passed_on_or_it_is_said_why_not() {
     assert_eq!(verdicts(1, 2, false, 0, false), (Good, Good, Good, "not passed on".to_owned()));
     let after_all = verdicts(1, 2, true, 2, false);
     assert!(after_all.2 == Warning && after_all.3.ends_with("although it is withdrawn"), "{after_all:?}");
+}
+
+#[test]
+fn routers_miss_a_dead_host_by_bfd_or_late() {
+    use crate::model::BgpDaemon;
+    let told = |name: &str, established, watched, hold| {
+        let daemon = BgpDaemon {
+            name: name.to_owned(),
+            established,
+            sessions: 2,
+            watched,
+            hold,
+            ..BgpDaemon::default()
+        };
+        let announcing = AnnouncingFacts {
+            prefixes: BTreeMap::new(),
+            tun: Ok(()),
+            mtu_probing: Some(1),
+            wayless: BTreeSet::new(),
+            daemons: vec![daemon],
+        };
+        let findings = diagnose(&HostFacts { announcing: Some(announcing), ..host() }).findings;
+        let row = findings.into_iter().find(|finding| finding.value.starts_with("BFD"));
+        row.map(|row| (row.verdict, row.value, row.meaning, row.cure.unwrap_or_default()))
+    };
+    assert_eq!(told("bird", 0, 0, None), None, "there is no session");
+    assert_eq!(told("bird", 2, 0, None), None, "it says nothing of its hold times");
+    let (verdict, value, ..) = told("bird", 2, 2, None).unwrap();
+    assert_eq!((verdict, value.as_str()), (FindingVerdict::Ok, "BFD on 2 of 2 established"));
+    let (verdict, value, meaning, cure) = told("bird", 2, 1, Some(240)).unwrap();
+    assert_eq!((verdict, value.as_str()), (FindingVerdict::Warning, "BFD on 1 of 2 established"));
+    assert!(meaning.ends_with("240 s") && cure.contains("bfd graceful"), "{meaning}; {cure}");
+    assert!(told("frr", 1, 0, Some(9)).unwrap().3.contains("bfdd=yes"));
 }
 
 #[test]

@@ -11,6 +11,12 @@ pub struct BgpDaemon {
     pub established: usize,
     /// All sessions that are configured.
     pub sessions: usize,
+    /// The established sessions that BFD watches.
+    #[serde(default)]
+    pub watched: usize,
+    /// The seconds after which the router of another session misses this host, at most: the longest hold time among them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hold: Option<u64>,
     /// What it does with each prefix.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub prefixes: Vec<PassedOn>,

@@ -30,6 +30,23 @@ impl Speaker {
             Self::Frr => Need::Frr,
         }
     }
+
+    /// Its configuration, with BFD for every session.
+    pub fn with_bfd(self, config: &str) -> String {
+        match self {
+            Self::Bird => {
+                let sessions = config.replace("graceful restart on;", "graceful restart on; bfd graceful;");
+                format!("{sessions}\nprotocol bfd {{ }}\n")
+            }
+            Self::Frr => {
+                let lines = config.lines().map(|line| match line.split_once(" remote-as ") {
+                    Some((neighbour, _)) => format!("{line}\n{neighbour} bfd\n"),
+                    None => format!("{line}\n"),
+                });
+                lines.collect()
+            }
+        }
+    }
 }
 
 impl fmt::Display for Speaker {
@@ -73,7 +90,12 @@ impl Daemon {
         });
         let processes = match speaker {
             Speaker::Bird => vec![bird(netns, "")],
-            Speaker::Frr => vec![frr(netns, "zebra", "-f /dev/null"), bgpd(netns)],
+            Speaker::Frr => {
+                let zebra = frr(netns, "zebra", "-f /dev/null");
+                let bfdd = config.contains(" bfd\n").then(|| frr(netns, "bfdd", "-f /dev/null"));
+                // The one that is killed is the last.
+                [Some(zebra), bfdd, Some(bgpd(netns))].into_iter().flatten().collect()
+            }
         };
         Self { speaker, processes }
     }

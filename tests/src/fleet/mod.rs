@@ -198,6 +198,13 @@ impl Server {
         server
     }
 
+    /// Starts its daemon anew, with BFD beside BGP.
+    pub fn watch_by_bfd(&mut self, speaker: Speaker) {
+        let config = speaker.with_bfd(&self.daemon_config(speaker));
+        self.daemon = Daemon::none(speaker);
+        self.daemon = Daemon::start(&self.case.server, speaker, &config);
+    }
+
     /// What the program under test prints for its daemon, with the addresses of this fleet in it.
     fn daemon_config(&self, speaker: Speaker) -> String {
         let family = self.case.family;
@@ -243,10 +250,10 @@ fn router_config(family: Family, spreading: Spreading) -> String {
         format!("protocol bgp server{number} from server {{ neighbor {neighbor} as 64511; }}\n")
     });
     let text = format!(
-        "router id 10.9.9.254;\nprotocol device {{ scan time 1; }}\n\
+        "router id 10.9.9.254;\nprotocol device {{ scan time 1; }}\nprotocol bfd {{ }}\n\
          protocol kernel {{ merge paths on; {channel} {{ import none; export {export}; }}; }}\n\
          template bgp server {{\n  local as 64496;\n  connect delay time 1;\n  connect retry time 1;\n  error wait time 1, 2;\n  \
-         graceful restart on;\n  {channel} {{ import all; export none; }};\n}}\n"
+         graceful restart on;\n  bfd graceful;\n  {channel} {{ import all; export none; }};\n}}\n"
     );
     text + &sessions.collect::<String>()
 }
