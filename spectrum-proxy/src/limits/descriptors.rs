@@ -219,10 +219,12 @@ impl Drop for ServiceShare {
 }
 
 impl Held {
-    /// True if its worker has not used half of its descriptors, so that nobody misses what is held for later.
+    /// True if an eighth of its worker's descriptors is free, so that nobody misses what is held for later: it is
+    /// given up when a session finds none, and after a second in any case.
     pub(crate) fn has_plenty(&self) -> bool {
         let Books { used, division, .. } = &*self.share.books;
-        used.get() < division.get().whole / 2
+        let whole = division.get().whole;
+        used.get() < whole - whole / 8
     }
 }
 
