@@ -63,7 +63,7 @@ impl Assignment {
     pub(super) fn admit(&self, session: &Session) -> Result<Option<Credit>, Limit> {
         let sockets = match self.served.target {
             Target::Origins(_) => 2,
-            Target::Respond(_) => 1,
+            Target::Registered | Target::Respond(_) => 1,
         };
         if let Err(limit) = session.take_descriptors(&self.share, sockets) {
             self.complain(session, limit);

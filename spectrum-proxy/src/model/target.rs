@@ -5,11 +5,14 @@ use strum::{Display, EnumString, VariantNames};
 
 use super::Origins;
 
-/// The origins or the responder that answer a service's connections.
+/// The origins, the responder or the other programs that answer a service's connections.
 #[derive(Clone, Debug, Eq, PartialEq, serde::Deserialize, serde::Serialize)]
 pub enum Target {
     /// Proxy to these.
     Origins(Origins),
+    /// Leave it to other programs, whose sockets the packets go to. Nothing of it comes to the proxy, which resets what comes all the
+    /// same.
+    Registered,
     /// Answer ourselves.
     Respond(Responder),
 }

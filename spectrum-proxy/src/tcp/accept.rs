@@ -261,7 +261,7 @@ async fn serve(downstream: &Peer, assignment: &Assignment, session: &Session, cr
         let trusted = &assignment.served.policy.trusted_proxies;
         let to_origin = match &assignment.served.target {
             Target::Origins(origins) => origins.header,
-            Target::Respond(_) => None,
+            Target::Registered | Target::Respond(_) => None,
         };
         let patience = if credit.is_some() { Patience::Short } else { Patience::Usual };
         if let Err(end) = proxy_header::receive(downstream, trusted, session, to_origin, patience).await {
@@ -279,8 +279,8 @@ async fn serve(downstream: &Peer, assignment: &Assignment, session: &Session, cr
         (Target::Origins(origins), Some(dialler)) => {
             proxy(downstream, origins, dialler, &assignment.manners, session, &watch).await
         }
-        // Who serves origins has a way to them.
-        (Target::Origins(_), None) => End::Undialled(DialFailure::Failed),
+        // Who serves origins has a way to them, and what others answer nobody hands to the proxy.
+        (Target::Origins(_), None) | (Target::Registered, _) => End::Undialled(DialFailure::Failed),
         (Target::Respond(responder), _) => {
             session.established();
             respond(*responder, downstream, session, &watch).await

@@ -26,7 +26,7 @@ impl Answer {
             Target::Respond(Responder::Discard) => Some(Self::Discard),
             Target::Respond(Responder::Echo) => Some(Self::Echo),
             // A greeting longer than the datagram that asks for it would serve those who forge their address.
-            Target::Respond(Responder::Hello) => None,
+            Target::Registered | Target::Respond(Responder::Hello) => None,
             Target::Origins(_) => Some(Self::Relay),
         }
     }
@@ -61,6 +61,7 @@ mod tests {
         assert_eq!(Answer::of(&Target::Respond(Responder::Echo)), Some(Answer::Echo));
         assert_eq!(Answer::of(&Target::Respond(Responder::Discard)), Some(Answer::Discard));
         assert_eq!(Answer::of(&Target::Respond(Responder::Hello)), None);
+        assert_eq!(Answer::of(&Target::Registered), None);
         assert_eq!(Answer::of(&Target::Origins(Vec::new().into())), Some(Answer::Relay));
     }
 

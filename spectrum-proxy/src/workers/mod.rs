@@ -239,7 +239,7 @@ impl Workers {
         }
         let current = match &served.target {
             Target::Origins(origins) => Some(self.origins.current_roster(&served.service, origins).await?),
-            Target::Respond(_) => None,
+            Target::Registered | Target::Respond(_) => None,
         };
         Ok(Serving { served, current })
     }

@@ -64,6 +64,35 @@ pub enum NetError {
         /// The file.
         path: String,
     },
+    /// There is no process with this id.
+    #[error("take the sockets of process {pid}: there is no such process")]
+    ProcessMissing {
+        /// The id.
+        pid: u32,
+    },
+    /// The id is that of a thread.
+    #[error("take the sockets of process {pid}: it is a thread of a process, whose own id is wanted")]
+    NotAProcess {
+        /// The id.
+        pid: u32,
+    },
+    /// Nobody may take anything out of a process.
+    #[error(
+        "take the sockets of process {pid}: kernel.yama.ptrace_scope = 3 forbids it to everybody, until the next boot (systems that have it \
+         in /etc/sysctl.d may have 2)"
+    )]
+    TracingForbidden {
+        /// The process.
+        pid: u32,
+    },
+    /// There is no such unit, or it does not run.
+    #[error("find the processes of unit {unit}: {why}")]
+    UnitMissing {
+        /// Its name.
+        unit: String,
+        /// What is missing.
+        why: &'static str,
+    },
     /// There is no `/dev/net/tun`.
     #[error(
         "open /dev/net/tun, by which prefixes are announced: there is none (try: modprobe tun; a unit needs DeviceAllow=/dev/net/tun \

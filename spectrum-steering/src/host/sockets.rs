@@ -78,7 +78,7 @@ pub fn socket_owners(inodes: &BTreeSet<u64>) -> BTreeMap<u64, SocketOwner> {
 
 /// The name by which the process in `directory` calls itself, which it may have chosen to be any bytes
 /// (`prctl(PR_SET_NAME)`).
-fn command(directory: &std::path::Path) -> String {
+pub(super) fn command(directory: &std::path::Path) -> String {
     let name = fs::read(directory.join("comm")).unwrap_or_default();
     let name = String::from_utf8_lossy(name.strip_suffix(b"\n").unwrap_or(&name));
     visible(&name).into_owned()

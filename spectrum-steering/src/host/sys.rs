@@ -1,12 +1,26 @@
-//! What is asked of network interfaces by ioctl(2), for which no crate of ours has a call: their features, and a tun device; and by
-//! which number a network namespace is known. Sets no address and brings nothing up.
+//! What is asked of network interfaces and sockets by ioctl(2), for which no crate of ours has a call: their features, a tun device, and the
+//! network namespace of a socket; and by which number a network namespace is known. Sets no address and brings nothing up.
 #![allow(unsafe_code, reason = "see above; each block says why it is sound")]
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd as _};
+use std::os::fd::{AsFd, AsRawFd as _, FromRawFd as _, OwnedFd};
 
 /// The question whether an interface makes trains of what comes (ETHTOOL_GGRO of `linux/ethtool.h`).
 const GET_GRO: u32 = 0x2b;
+
+/// The question for the network namespace of a socket (SIOCGSKNS of `linux/sockios.h`, Linux 4.10).
+const GET_NAMESPACE: libc::Ioctl = 0x894c;
+
+/// The network namespace of `socket`, whoever has made that. Needs CAP_NET_ADMIN in it.
+pub(super) fn namespace_of(socket: &impl AsFd) -> io::Result<OwnedFd> {
+    // SAFETY: the command takes no argument, and returns a new descriptor, or -1.
+    let descriptor = unsafe { libc::ioctl(socket.as_fd().as_raw_fd(), GET_NAMESPACE) };
+    if descriptor < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has just made it for the caller, and nobody else knows it.
+    Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
+}
 
 /// `struct ethtool_value`.
 #[repr(C)]

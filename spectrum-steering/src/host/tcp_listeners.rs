@@ -1,6 +1,7 @@
 //! The listening sockets of TCP, as the kernel's sock_diag(7) lists them: it walks these alone, where proc(5) walks the table of
 //! connections to its end. Judges none of them.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsRawFd as _, OwnedFd};
@@ -30,11 +31,58 @@ const REQUEST: usize = 56;
 /// The kernel puts no more into one answer.
 const LONGEST: usize = 64 << 10;
 
+/// The queue of connections that wait to be accepted from a listening socket.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct ListenQueue {
+    /// The address at which it listens.
+    pub address: SocketAddr,
+    /// Those that wait.
+    pub waiting: u32,
+    /// With more than so many it is full, and what comes is dropped.
+    pub most: u32,
+}
+
+impl ListenQueue {
+    /// True if what comes is dropped: nobody accepts, or not fast enough.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.waiting > self.most
+    }
+}
+
+/// The queues of all listening TCP sockets in the calling thread's namespace, by the sockets' cookies.
+///
+/// # Errors
+/// The kernel does not list them: it may lack inet_diag.
+pub fn listen_queues() -> io::Result<BTreeMap<u64, ListenQueue>> {
+    let mut queues = BTreeMap::new();
+    for family in [Family::Ipv4, Family::Ipv6] {
+        let listed = diagnosed(family)?;
+        queues.extend(listed.into_iter().map(|Diagnosed { socket, cookie, waiting, most }| {
+            (cookie, ListenQueue { address: socket.address, waiting, most })
+        }));
+    }
+    Ok(queues)
+}
+
 /// Every listening TCP socket of `family` in the calling thread's namespace.
 ///
 /// # Errors
 /// The kernel does not list them: it may lack inet_diag.
 pub(super) fn tcp_listeners(family: Family) -> io::Result<Vec<ListeningSocket>> {
+    Ok(diagnosed(family)?.into_iter().map(|diagnosed| diagnosed.socket).collect())
+}
+
+/// A socket as the kernel lists it.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+struct Diagnosed {
+    socket: ListeningSocket,
+    cookie: u64,
+    waiting: u32,
+    most: u32,
+}
+
+fn diagnosed(family: Family) -> io::Result<Vec<Diagnosed>> {
     let socket =
         socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::NetlinkSockDiag)?;
     sendto(socket.as_raw_fd(), &question(family), &NetlinkAddr::new(0, 0), MsgFlags::empty())?;
@@ -44,7 +92,7 @@ pub(super) fn tcp_listeners(family: Family) -> io::Result<Vec<ListeningSocket>> 
 }
 
 /// Adds what the next message says; whether there may be more. The kernel has it ready before it is asked for.
-fn answers(socket: &OwnedFd, found: &mut Vec<ListeningSocket>) -> io::Result<bool> {
+fn answers(socket: &OwnedFd, found: &mut Vec<Diagnosed>) -> io::Result<bool> {
     let mut buffer = vec![0; LONGEST];
     let length = recv(socket.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT)?;
     let mut is_any = false;
@@ -84,7 +132,7 @@ fn question(family: Family) -> Vec<u8> {
 }
 
 /// The socket of a struct inet_diag_msg.
-fn listener(message: NetlinkMessage<'_>) -> Option<ListeningSocket> {
+fn listener(message: NetlinkMessage<'_>) -> Option<Diagnosed> {
     let body = message.body;
     let port = u16::from_be_bytes(*body.get(4..)?.first_chunk()?);
     let source = body.get(8..)?;
@@ -93,9 +141,15 @@ fn listener(message: NetlinkMessage<'_>) -> Option<ListeningSocket> {
         libc::AF_INET6 => Ipv6Addr::from(*source.first_chunk::<16>()?).into(),
         _ => return None,
     };
-    let inode = u32::from_ne_bytes(*body.get(68..)?.first_chunk()?);
+    let word = |at: usize| Some(u32::from_ne_bytes(*body.get(at..)?.first_chunk()?));
+    let inode = word(68)?;
     let address = SocketAddr::new(ip, port);
-    Some(ListeningSocket { protocol: Protocol::Tcp, address, inode: inode.into() })
+    Some(Diagnosed {
+        socket: ListeningSocket { protocol: Protocol::Tcp, address, inode: inode.into() },
+        cookie: u64::from(word(48)?) << 32 | u64::from(word(44)?),
+        waiting: word(56)?,
+        most: word(60)?,
+    })
 }
 
 #[cfg(test)]
@@ -119,6 +173,23 @@ mod tests {
             let of = |all: &[ListeningSocket]| all.iter().copied().find(|socket| socket.address == address);
             assert_eq!(of(&listed).unwrap(), of(&shown.unwrap()).unwrap());
         }
+    }
+
+    #[test]
+    fn who_waits_to_be_accepted_is_counted() {
+        let listener = socket2::Socket::from(TcpListener::bind("127.0.0.1:0").unwrap());
+        listener.listen(2).unwrap();
+        let address = listener.local_addr().unwrap().as_socket().unwrap();
+        let cookie = listener.cookie().unwrap();
+        let clients: Vec<_> = (0..3).map(|_| std::net::TcpStream::connect(address).unwrap()).collect();
+        let Ok(queues) = listen_queues() else {
+            println!("SKIP who_waits_to_be_accepted_is_counted: needs inet_diag");
+            return;
+        };
+        let queue = queues[&cookie];
+        assert_eq!(queue, ListenQueue { address, waiting: 3, most: 2 });
+        assert!(queue.is_full());
+        drop(clients);
     }
 
     #[test]

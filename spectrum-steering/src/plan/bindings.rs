@@ -26,6 +26,11 @@ pub trait Binds {
     fn own_policy(&self) -> Option<&OwnPolicy> {
         None
     }
+
+    /// True if its sockets are other programs': then they are its own alone, and handed on to no other service.
+    fn is_registered(&self) -> bool {
+        false
+    }
 }
 
 /// A name with bindings, and nothing that steering would have to tell apart behind it.
@@ -184,7 +189,16 @@ impl Plan {
         revision: u32,
     ) -> Self {
         let mut kept = self.kept_as_before(in_force, before, services);
-        let places = self.kept_in_place(in_force, &kept);
+        let mut places = self.kept_in_place(in_force, &kept);
+        let registered = |services: &'a [S]| -> HashSet<&'a ServiceName> {
+            services.iter().filter(|service| service.is_registered()).map(Binds::name).collect()
+        };
+        let (were_registered, are_registered) = (registered(before), registered(services));
+        places.retain(|first, id| {
+            let (was, is) = (in_force.destination(*id), self.destination(*first));
+            !was.is_some_and(|was| were_registered.contains(&was.service))
+                && !is.is_some_and(|is| are_registered.contains(&is.service))
+        });
         kept.extend(places.into_iter().filter_map(|(first, id)| {
             let (was, is) = (in_force.destination(id)?, self.destination(first)?);
             // Sessions of datagrams are known by their service: those of one must not be taken for another's.

@@ -43,6 +43,9 @@ pub(crate) fn texts(chain: &Chain, firewall: &Firewall) -> Result<BTreeMap<Famil
     if !firewall.denials().is_empty() {
         return Err(TooManyBindings::IptablesPolicy);
     }
+    if !firewall.shares().is_empty() {
+        return Err(TooManyBindings::IptablesRegistered);
+    }
     let mut by_family: BTreeMap<Family, Vec<&Rule>> = BTreeMap::new();
     for rule in firewall.rules() {
         by_family.entry(rule.binding.family()).or_default().push(rule);

@@ -5,6 +5,7 @@ pub(crate) mod iptables;
 pub(crate) mod marking;
 pub(crate) mod nftables;
 mod part;
+mod sharing;
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -13,6 +14,7 @@ use std::str::FromStr;
 use crate::model::Binding;
 pub use denial::Denial;
 pub use part::{ChainPart, ChainPlace, TableFamily};
+pub use sharing::Sharing;
 
 /// A binding and the listener that its packets go to.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -28,6 +30,7 @@ pub struct Rule {
 pub struct Firewall {
     rules: Vec<Rule>,
     denials: Vec<Denial>,
+    shares: Vec<Sharing>,
 }
 
 impl Firewall {
@@ -35,13 +38,24 @@ impl Firewall {
     #[must_use]
     pub fn of(mut rules: Vec<Rule>) -> Self {
         rules.sort_by(|a, b| a.binding.precedence(&b.binding));
-        Self { rules, denials: Vec::new() }
+        Self { rules, denials: Vec::new(), shares: Vec::new() }
     }
 
     /// The same, but for the sources that are denied.
     #[must_use]
     pub fn denying(self, denials: Vec<Denial>) -> Self {
         Self { denials, ..self }
+    }
+
+    /// The same, but that rules which name one of `shares` lead to sockets of other programs.
+    #[must_use]
+    pub fn sharing(self, shares: Vec<Sharing>) -> Self {
+        Self { shares, ..self }
+    }
+
+    /// The sockets of other programs that rules lead to.
+    pub(crate) fn shares(&self) -> &[Sharing] {
+        &self.shares
     }
 
     /// Whom it denies.
@@ -156,6 +170,12 @@ pub enum TooManyBindings {
          remove policy)"
     )]
     IptablesPolicy,
+    /// Sockets of other programs: where such a server has ended, iptables has no way to refuse its clients in that place.
+    #[error(
+        "carry registered services in iptables: it cannot refuse the clients of a server that has ended (use --firewall nftables, or \
+         sk_lookup)"
+    )]
+    IptablesRegistered,
     /// Elements of maps, which take long to load.
     #[error(
         "carry {count} address and port ranges in nftables: loading more than {limit} takes too long (use sk_lookup, \

@@ -36,6 +36,9 @@
 //!     }
 //! ```
 //!
+//! Where sockets of other programs are registered the chain ends otherwise: `tproxy to 127.0.0.1:443 accept`, and then SYNs are
+//! rejected. Whose server has ended is refused by the rules themselves.
+//!
 //! There is no guard as in iptables, because the statement is kinder than the target: where the packet's connection
 //! belongs to a socket that is not transparent, or nobody listens, it lets the packet go on instead of dropping it. So
 //! replies to clients of this host find their sockets, TCP and UDP alike; the last ACK of a handshake answered with a
@@ -54,7 +57,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use spectrum_common::{DenyReason, Value};
 
-use super::{Chain, ChainPart, ChainPlace, Denial, Firewall, Rule, TableFamily, TooManyBindings};
+use super::{Chain, ChainPart, ChainPlace, Denial, Firewall, Rule, Sharing, TableFamily, TooManyBindings};
 use crate::model::{DestinationId, Family, OnDeny, Protocol, SourceRate};
 use crate::plan::PlannedBinding;
 use crate::plan::table::ports::PortMaps;
@@ -79,6 +82,13 @@ pub(crate) struct Ruleset {
     table: String,
     generation: u64,
     families: BTreeMap<Family, Contents>,
+}
+
+/// What is to be known of listeners besides.
+#[derive(Clone, Copy, Debug)]
+struct Others<'a> {
+    denials: &'a [&'a Denial],
+    shares: &'a [Sharing],
 }
 
 /// The content of a table for one generation.
@@ -141,7 +151,8 @@ impl Ruleset {
                     .filter(|rule| rule.binding.family() == family && rule.binding.protocol == protocol)
                     .collect();
                 if !rules.is_empty() {
-                    contents.add(family, protocol, &rules, &denials, generation);
+                    let others = Others { denials: &denials, shares: firewall.shares() };
+                    contents.add(family, protocol, &rules, &others, generation);
                 }
             }
             if !contents.rules.is_empty() {
@@ -265,9 +276,10 @@ impl Contents {
         family: Family,
         protocol: Protocol,
         rules: &[&Rule],
-        denials: &[&Denial],
+        others: &Others<'_>,
         generation: u64,
     ) {
+        let Others { denials, shares } = *others;
         let mut listeners: Vec<SocketAddr> = rules.iter().map(|rule| rule.listener).collect();
         listeners.sort_unstable();
         listeners.dedup();
@@ -280,10 +292,12 @@ impl Contents {
             let refusals = refusals.unwrap_or_default();
             self.counters.extend(refusals.iter().map(|refusal| refusal.counter.clone()));
             let rules: String = refusals.into_iter().map(|refusal| refusal.rule + "\n").collect();
-            self.chains.push((
-                to(generation, protocol, *listener),
-                format!("{rules}meta l4proto {protocol} tproxy to {listener}"),
-            ));
+            let share = shares.iter().find(|one| one.protocol == protocol && one.listener == *listener);
+            let steer = share.map_or_else(
+                || format!("meta l4proto {protocol} tproxy to {listener}"),
+                |share| steer_to_others(share, family),
+            );
+            self.chains.push((to(generation, protocol, *listener), rules + &steer));
         }
         let planned: Vec<PlannedBinding> = rules
             .iter()
@@ -441,6 +455,36 @@ struct DenialRule {
     counter: String,
 }
 
+/// The rules that give packets to a socket of another program, and refuse a client whom nobody would hear: it must not come to
+/// whoever has the port that it dials. What open connections and answers to this host consist of goes on.
+fn steer_to_others(share: &Sharing, family: Family) -> String {
+    let Sharing { protocol, slots, .. } = share;
+    let refuse = format!("{} {}", begins(*protocol), refuse(*protocol, family));
+    match (slots.first(), protocol) {
+        (None, _) => refuse,
+        (Some(slot), Protocol::Tcp) => format!("meta l4proto tcp tproxy to {slot} accept\n{refuse}"),
+        // Which of those that find no socket are answers to this host, no rule can tell.
+        (Some(slot), Protocol::Udp) => format!("meta l4proto udp tproxy to {slot}"),
+    }
+}
+
+/// What is true of packets that begin something.
+fn begins(protocol: Protocol) -> &'static str {
+    match protocol {
+        Protocol::Tcp => "tcp flags & (fin | syn | rst | ack) == syn",
+        Protocol::Udp => "meta l4proto udp",
+    }
+}
+
+/// The verdict that tells a client that nobody is there.
+fn refuse(protocol: Protocol, family: Family) -> &'static str {
+    match (protocol, family) {
+        (Protocol::Tcp, _) => "reject with tcp reset",
+        (Protocol::Udp, Family::Ipv4) => "reject with icmp type port-unreachable",
+        (Protocol::Udp, Family::Ipv6) => "reject with icmpv6 type port-unreachable",
+    }
+}
+
 /// The rules that turn away whom `denial` names, in the order in which the steering table judges.
 fn refusals(protocol: Protocol, listener: SocketAddr, denial: &Denial, sets: &SetNames) -> Vec<DenialRule> {
     let Denial { family, on_deny, .. } = *denial;
@@ -448,15 +492,10 @@ fn refusals(protocol: Protocol, listener: SocketAddr, denial: &Denial, sets: &Se
         Family::Ipv4 => "ip saddr",
         Family::Ipv6 => "ip6 saddr",
     };
-    let begins = match protocol {
-        Protocol::Tcp => "tcp flags & (fin | syn | rst | ack) == syn",
-        Protocol::Udp => "meta l4proto udp",
-    };
-    let verdict = match (on_deny, protocol, family) {
-        (OnDeny::Silent, ..) => "drop",
-        (OnDeny::Refuse, Protocol::Tcp, _) => "reject with tcp reset",
-        (OnDeny::Refuse, Protocol::Udp, Family::Ipv4) => "reject with icmp type port-unreachable",
-        (OnDeny::Refuse, Protocol::Udp, Family::Ipv6) => "reject with icmpv6 type port-unreachable",
+    let begins = begins(protocol);
+    let verdict = match on_deny {
+        OnDeny::Silent => "drop",
+        OnDeny::Refuse => refuse(protocol, family),
     };
     let rule = |reason: DenyReason, matched: &str| {
         let counter = counter(reason, protocol, listener);
@@ -494,6 +533,10 @@ pub(crate) fn counter(reason: DenyReason, protocol: Protocol, listener: SocketAd
 
 /// A listener, as names have it.
 fn place(protocol: Protocol, listener: SocketAddr) -> String {
+    if listener.ip().is_unspecified() {
+        // The name of others' sockets.
+        return format!("{protocol}-registered-{}", listener.port() - 1);
+    }
     // Those that share a port differ in the end of their address.
     let last = match listener.ip() {
         IpAddr::V4(address) => address.octets()[3].into(),

@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use super::chains::{Base, ChainName, Chains, Hook, HostChain, HostRule, HostVerdict, State};
 use crate::model::{Family, PortRange, Prefix, Protocol};
+use crate::plan::firewall::Chain as Own;
 
 /// So many elements of a map to verdicts are rules of their own; of a larger one, any may match.
 const MOST_ELEMENTS: usize = 20_000;
@@ -77,6 +78,10 @@ fn name(of: &Value, chain: &Value, besides: &HashSet<(Family, &str)>) -> Option<
     };
     let table = of["table"].as_str()?;
     if family.is_some_and(|family| besides.contains(&(family, table))) {
+        return None;
+    }
+    // What a table that steers refuses is meant to be, and told elsewhere.
+    if Own::of_table(table).is_ok() {
         return None;
     }
     Some(ChainName {
