@@ -121,6 +121,8 @@ pub enum Command {
     Metrics(MetricsArgs),
     /// Drain an origin of a service of the running instance, or give it another weight, until it is made ready again
     Origin(OriginArgs),
+    /// Steer packets of a service of the running instance to a listening socket of another program, which need not know
+    Register(RegisterArgs),
     /// Make the running instance read its configuration file again
     Reload(ReloadArgs),
     /// Print what the running instance is, how it fares, and what stands in its way
@@ -129,6 +131,8 @@ pub enum Command {
     Unbind(UnbindArgs),
     /// Take away all that is pinned
     Unload(UnloadArgs),
+    /// Steer packets of a service to a registered socket no more: its clients are refused
+    Unregister(UnregisterArgs),
     /// Make the running instance go on as another version of the program: its connections, listeners and rules stay
     Upgrade(UpgradeArgs),
     /// Say whether this version could go on with what an instance has; nobody types it
@@ -426,6 +430,59 @@ pub struct StatusArgs {
     /// Show every service, however many there are
     #[arg(long, conflicts_with = "only_wrong")]
     pub all: bool,
+
+    /// The instance.
+    #[command(flatten)]
+    pub instance: InstanceArgs,
+}
+
+/// Flags of `register`.
+#[derive(Args, Clone, Debug)]
+#[group(id = "process", required = true, multiple = false, args = ["pid", "pidfile", "unit"])]
+pub struct RegisterArgs {
+    /// Service that the file says registered = true of
+    #[arg(value_name = "SERVICE")]
+    pub service: String,
+
+    /// Address and port that the socket is bound to, as ss -l prints them, where the process has several that fit
+    #[arg(value_name = "ADDR:PORT", value_parser = parse_address_and_port)]
+    pub address: Option<SocketAddr>,
+
+    /// Process that has the socket
+    #[arg(long, value_name = "PID", value_parser = clap::value_parser!(u32).range(1..))]
+    pub pid: Option<u32>,
+
+    /// File with the id of that process, as many servers write one
+    #[arg(long, value_name = "FILE")]
+    pub pidfile: Option<PathBuf>,
+
+    /// Unit of systemd whose processes have it, e.g. nginx.service
+    #[arg(long, value_name = "UNIT")]
+    pub unit: Option<String>,
+
+    /// Take sockets of this protocol alone: tcp or udp
+    #[arg(long, value_name = "PROTOCOL")]
+    pub protocol: Option<Protocol>,
+
+    /// The instance.
+    #[command(flatten)]
+    pub instance: InstanceArgs,
+}
+
+/// Flags of `unregister`.
+#[derive(Args, Clone, Debug)]
+pub struct UnregisterArgs {
+    /// Service that the file says registered = true of
+    #[arg(value_name = "SERVICE")]
+    pub service: String,
+
+    /// Address and port that the socket is bound to, as `status` prints them [default: all sockets of the service]
+    #[arg(value_name = "ADDR:PORT", value_parser = parse_address_and_port)]
+    pub address: Option<SocketAddr>,
+
+    /// Let go of sockets of this protocol alone: tcp or udp
+    #[arg(long, value_name = "PROTOCOL")]
+    pub protocol: Option<Protocol>,
 
     /// The instance.
     #[command(flatten)]

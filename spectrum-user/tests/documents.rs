@@ -10,7 +10,7 @@ use clap::error::ErrorKind;
 use spectrum_proxy::End;
 use spectrum_user::cli::Cli;
 
-const DOCUMENTS: [&str; 12] = [
+const DOCUMENTS: [&str; 13] = [
     "ARCHITECTURE.md",
     "CHANGELOG.md",
     "CONTRIBUTING.md",
@@ -21,6 +21,7 @@ const DOCUMENTS: [&str; 12] = [
     "docs/kernels.md",
     "docs/operations.md",
     "docs/performance.md",
+    "docs/registered.md",
     "docs/threat-model.md",
     "docs/transparent.md",
 ];

@@ -20,6 +20,7 @@ pub mod deadline;
 pub mod dial;
 pub mod fault;
 pub mod fleet;
+pub mod foreign_server;
 pub mod frame;
 pub mod holdings;
 pub mod instance;

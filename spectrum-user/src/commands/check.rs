@@ -111,11 +111,14 @@ fn write(view: &PlanView, config: &Config, out: &mut impl Write) -> io::Result<(
 
     writeln!(out, "\nservices: {}", view.services.len())?;
     let name = width(view.services.iter().map(|service| &service.plan.name));
-    for (CheckedService { plan, .. }, service) in view.services.iter().zip(&config.services) {
+    for (CheckedService { plan, notes, .. }, service) in view.services.iter().zip(&config.services) {
         let ServicePlan { name: called, bindings, target, limits, timeouts, udp, .. } = plan;
         writeln!(out, "  {called:name$}  bindings {bindings}, {target}")?;
         for line in policy_lines(&limits.into(), &timeouts.into(), &udp.into()) {
             writeln!(out, "  {:name$}  {line}", "")?;
+        }
+        for note in notes {
+            writeln!(out, "  {:name$}  note: {note}", "")?;
         }
         if let Some(own) = config.log.services.get(&service.name).filter(|own| **own != RecordKeys::default())
         {

@@ -33,7 +33,7 @@ impl Needs {
         let mut needs = Self::default();
         let speaks_for_clients = services.iter().any(|service| match &service.target {
             Target::Origins(origins) => origins.source == DialSource::Client,
-            Target::Respond(_) => false,
+            Target::Registered | Target::Respond(_) => false,
         });
         if speaks_for_clients {
             // Linux lets who has CAP_NET_RAW have transparent sockets too, which is far less than CAP_NET_ADMIN.

@@ -6,9 +6,9 @@ use std::net::SocketAddr;
 use serde::{Deserialize, Serialize};
 
 use crate::config::Keys;
-use crate::model::{Protocol, Service};
+use crate::model::{Protocol, RegisteredSocket, Service};
 use crate::registry::Mode;
-use crate::view::{AnnouncementView, BindingView, ListenerView, OriginView};
+use crate::view::{AnnouncementView, BindingView, DestinationPlan, ListenerView, OriginView};
 
 /// The way of a packet, and the reason.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
@@ -108,6 +108,18 @@ pub struct DenyAnswer {
     /// Why a restart may forget it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unsaved: Option<String>,
+}
+
+/// The result of registering sockets, or of letting them go.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct RegisterAnswer {
+    /// The service.
+    pub service: String,
+    /// Those that were meant, each with the destination whose packets it gets, or got.
+    pub sockets: Vec<(DestinationPlan, RegisteredSocket)>,
+    /// What whoever runs the server should know.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
 }
 
 /// The result of setting an origin, or some of its addresses, by hand.

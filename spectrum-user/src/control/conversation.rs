@@ -4,20 +4,22 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::io;
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use nix::unistd::Uid;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde::Serialize;
-use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::io::{AsyncWriteExt as _, Interest};
 use tokio::net::UnixStream;
 use tokio::sync::{Mutex, mpsc, oneshot};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::Request;
+use super::passing::receive;
 use super::server::AT_ONCE;
 use crate::config::Problem;
 
@@ -35,7 +37,7 @@ const SLOW: Duration = Duration::from_secs(5);
 const FAREWELL: Duration = Duration::from_millis(300);
 
 /// No request is longer, in bytes.
-const LONGEST: u64 = 64 * 1024;
+const LONGEST: usize = 64 * 1024;
 
 /// The bytes of an answer that are written at once.
 const PIECE: usize = 64 * 1024;
@@ -50,6 +52,8 @@ pub struct Asked {
     pub request: Request,
     /// The asker; `None` where the kernel would not say.
     pub peer: Option<Asker>,
+    /// The files that came along: of strangers there are none.
+    pub files: Vec<OwnedFd>,
     answer: oneshot::Sender<Reply>,
 }
 
@@ -60,6 +64,14 @@ pub struct Asker {
     pub pid: Option<i32>,
     /// Its user.
     pub uid: u32,
+}
+
+impl Asker {
+    /// True if it may have this process do what it may do itself: it is root's, or of the same user.
+    #[must_use]
+    pub fn is_trusted(self) -> bool {
+        self.uid == 0 || self.uid == Uid::effective().as_raw()
+    }
 }
 
 /// An answer on its way.
@@ -278,15 +290,15 @@ async fn converse(
 ) -> io::Result<()> {
     let peer =
         stream.peer_cred().ok().map(|credentials| Asker { pid: credentials.pid(), uid: credentials.uid() });
-    let mut line = String::new();
-    timeout(PATIENCE, BufReader::new((&mut stream).take(LONGEST)).read_line(&mut line)).await??;
+    let takes_files = peer.is_some_and(Asker::is_trusted);
+    let (line, files) = timeout(PATIENCE, heard(&stream, takes_files)).await??;
     stage.has_asked();
-    let reply = match serde_json::from_str(&line) {
+    let reply = match serde_json::from_slice(&line) {
         Ok(request) => {
             let (answer, answered) = oneshot::channel();
             let asked = async {
                 let stopping = || Reply::Line(refusal("the instance is stopping", 1, &[]).into());
-                match requests.send(Asked { request, peer, answer }).await {
+                match requests.send(Asked { request, peer, files, answer }).await {
                     Ok(()) => answered.await.unwrap_or_else(|_dropped| stopping()),
                     Err(_closed) => stopping(),
                 }
@@ -301,6 +313,32 @@ async fn converse(
     };
     stage.takes_answer();
     timeout(ANSWER, write(&mut stream, reply, turn)).await?
+}
+
+/// The first line that is said, without its end, and if `takes_files` the files that come with it.
+async fn heard(stream: &UnixStream, takes_files: bool) -> io::Result<(Vec<u8>, Vec<OwnedFd>)> {
+    let (mut line, mut files) = (Vec::new(), Vec::new());
+    loop {
+        let room = LONGEST - line.len();
+        let came = stream.async_io(Interest::READABLE, || {
+            if takes_files {
+                return receive(stream, room);
+            }
+            // The kernel closes what is not asked for.
+            let mut bytes = vec![0; room];
+            let length = rustix::io::read(stream, bytes.as_mut_slice())?;
+            bytes.truncate(length);
+            Ok((bytes, Vec::new()))
+        });
+        let (bytes, more) = came.await?;
+        let end = bytes.iter().position(|byte| *byte == b'\n');
+        let is_over = bytes.is_empty() || end.is_some();
+        line.extend(bytes.into_iter().take(end.unwrap_or(usize::MAX)));
+        files.extend(more);
+        if is_over || line.len() >= LONGEST {
+            return Ok((line, files));
+        }
+    }
 }
 
 async fn write(stream: &mut UnixStream, reply: Reply, turn: &Mutex<()>) -> io::Result<()> {

@@ -5,17 +5,20 @@ mod answer;
 mod client;
 mod conversation;
 mod error;
+mod passing;
 mod request;
 mod server;
 
 pub use answer::{
-    AnnounceAnswer, Decider, DenyAnswer, Explanation, Outcome, RunningConfiguration, SetOriginAnswer,
-    Treatment,
+    AnnounceAnswer, Decider, DenyAnswer, Explanation, Outcome, RegisterAnswer, RunningConfiguration,
+    SetOriginAnswer, Treatment,
 };
-pub use client::{ask, ask_within};
+pub use client::{ask, ask_with, ask_within};
 pub use conversation::{Asked, Asker, SharedAnswer};
 pub use error::ControlError;
+pub use passing::MOST_FILES;
 pub use request::{
-    AnnounceQuery, BindingsQuery, DenyQuery, ExplainQuery, OriginQuery, ReloadQuery, Request, UpgradeQuery,
+    AnnounceQuery, BindingsQuery, DenyQuery, ExplainQuery, OfferedSocket, OriginQuery, RegisterQuery,
+    ReloadQuery, Request, UnregisterQuery, UpgradeQuery,
 };
 pub use server::ControlServer;

@@ -26,12 +26,16 @@ pub enum Request {
     Origin(OriginQuery),
     /// Announce what was withdrawn.
     Announce(AnnounceQuery),
+    /// Steer packets of a service to sockets of another program, whose descriptors come along.
+    Register(RegisterQuery),
     /// Read the configuration file again and steer by it.
     Reload(ReloadQuery),
     /// Have another worker process take the place of the one that serves.
     Renew,
     /// The status of the instance.
     Status,
+    /// Steer packets of a service to a socket of another program no more.
+    Unregister(UnregisterQuery),
     /// Become another version of the program.
     Upgrade(UpgradeQuery),
     /// Announce something no more, until it is to be announced.
@@ -39,6 +43,12 @@ pub enum Request {
 }
 
 impl Request {
+    /// True if it is about sockets of other programs.
+    #[must_use]
+    pub fn is_about_sockets(&self) -> bool {
+        matches!(self, Self::Register(_) | Self::Unregister(_))
+    }
+
     /// True if it may be made twice.
     #[must_use]
     pub fn changes_nothing(&self) -> bool {
@@ -78,6 +88,39 @@ pub struct DenyQuery {
     /// The time for which it holds; none: until it is taken back.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub for_ms: Option<u64>,
+}
+
+/// Sockets of another program. Only root, and the user that the instance is, may register any.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct RegisterQuery {
+    /// The service.
+    pub service: String,
+    /// Each socket, in the order of the descriptors.
+    pub sockets: Vec<OfferedSocket>,
+}
+
+/// A socket whose descriptor comes along.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct OfferedSocket {
+    /// The process that has it.
+    pub pid: u32,
+    /// The name of that.
+    pub command: String,
+    /// The number that it has there.
+    pub descriptor: i32,
+}
+
+/// The registered sockets of a service, or some of them.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct UnregisterQuery {
+    /// The service.
+    pub service: String,
+    /// Those of this protocol.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub protocol: Option<Protocol>,
+    /// Those that are bound to this address and port.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<SocketAddr>,
 }
 
 /// The permissions of a reload.

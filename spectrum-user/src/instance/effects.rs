@@ -1,9 +1,10 @@
 //! How each kind of thing is raised, lowered and looked at: three matches, and nothing else does any of it. In which order, and
 //! what becomes of a course that fails, the ledger says.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fs::File;
 use std::io;
+use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,16 +19,18 @@ use crate::admin::AdminServer;
 use crate::config::{Config, FirewallChoice};
 use crate::control::ControlServer;
 use crate::model::{
-    Destination, DestinationId, Family, InterfaceName, Prefix, Protocol, Resource, ResourceKind, Service,
-    ServiceName,
+    Destination, DestinationId, Family, InterfaceName, Prefix, Protocol, RegisteredSocket, Resource,
+    ResourceKind, Service, ServiceName, registered,
 };
-use crate::plan::firewall::{Firewall, Rule};
+use crate::plan::firewall::{Firewall, Rule, Sharing};
 use crate::plan::{ListenerRoom, Plan, RunTimeSources};
 use crate::registry::{Claim, Mode};
 use crate::worker_process::{Link, LinkError, NewListeners};
 use spectrum_proxy::Served;
 use spectrum_steering::dispatcher::{Dispatcher, DispatcherError};
-use spectrum_steering::host::{ListenerGroup, ListenerOptions, LocalRoutes, Transparency, silent_listener};
+use spectrum_steering::host::{
+    ListenerGroup, ListenerOptions, LocalRoutes, Transparency, reachable_at, silent_listener,
+};
 use spectrum_steering::tproxy::{Backend, FirewallLook, SideTable, Tproxy};
 
 /// So many listeners are looked at at once.
@@ -71,7 +74,7 @@ impl Running {
             ResourceKind::Workers => Ok(self.link()?.start(self.worker_count()?.get()).await?),
             ResourceKind::Listener => self.bind_listeners(resources),
             ResourceKind::Silent => self.listen_silently(resources),
-            ResourceKind::Registration => self.register(resources.iter().filter_map(id), &aim.plan),
+            ResourceKind::Registration => self.register(resources.iter().filter_map(id), aim),
             ResourceKind::Serving => {
                 self.publish();
                 // So that with name servers that answer the first connection finds its origin.
@@ -447,10 +450,19 @@ impl Running {
     }
 
     /// Registers the first socket of each group; it stands for all. Nothing is steered to them before there is a table.
-    fn register(&mut self, ids: impl Iterator<Item = DestinationId>, plan: &Plan) -> anyhow::Result<()> {
+    fn register(&mut self, ids: impl Iterator<Item = DestinationId>, aim: &Aim) -> anyhow::Result<()> {
         let dispatcher = self.dispatcher.as_mut().context("register listeners without a program")?;
+        let of_others = registered(&aim.config.services);
         for id in ids {
-            let group = plan.destination(id).and_then(|destination| self.listeners.get(destination));
+            let destination = aim.plan.destination(id);
+            if destination.is_some_and(|destination| of_others.contains(&destination.service)) {
+                // Others put something there, in their time.
+                if self.registered.insert(id) {
+                    dispatcher.reset_counts(id)?;
+                }
+                continue;
+            }
+            let group = destination.and_then(|destination| self.listeners.get(destination));
             let socket = group.context("register a listener that there is not")?.first();
             if self.registered.insert(id) {
                 dispatcher.reset_counts(id)?;
@@ -526,8 +538,9 @@ impl Running {
             Some(Mode::Tproxy) => {
                 let chain = self.chain()?.clone();
                 let is_back = self.tproxy.is_some() && self.steered == Some(aim.revision);
+                let run_time = self.denying.sources();
                 let next =
-                    if is_back { None } else { Some(self.firewall(&aim.plan, &self.denying.sources())?) };
+                    if is_back { None } else { Some(self.firewall(&aim.config, &aim.plan, &run_time)?) };
                 let backends = match aim.config.firewall {
                     FirewallChoice::Auto => &Backend::PREFERENCE[..],
                     FirewallChoice::Iptables => &[Backend::Iptables],
@@ -569,19 +582,53 @@ impl Running {
     }
 
     /// The firewall rules of `plan`, whose destinations all have listeners, and of what was said at run time.
-    pub(super) fn firewall(&self, plan: &Plan, run_time: &RunTimeSources) -> anyhow::Result<Firewall> {
-        let rules = plan
-            .bindings
-            .iter()
-            .map(|planned| {
-                let group = plan.destination(planned.destination).and_then(|one| self.listeners.get(one));
-                let listener = group.context("steer without listeners")?.address();
-                Ok(Rule { binding: planned.binding, listener })
-            })
-            .collect::<anyhow::Result<Vec<_>>>()?;
-        let listener = |one: &Destination| self.listeners.get(one).map(ListenerGroup::address);
-        Ok(Firewall::of(rules).denying(plan.denials(run_time, listener)))
+    pub(super) fn firewall(
+        &self,
+        config: &Config,
+        plan: &Plan,
+        run_time: &RunTimeSources,
+    ) -> anyhow::Result<Firewall> {
+        let own = |one: &Destination| self.listeners.get(one).map(ListenerGroup::address);
+        firewall_of(config, plan, run_time, own, &self.others.sockets)
     }
+}
+
+/// The firewall rules of `plan`, whose destinations have listeners where `own` says, or sockets of other programs, of which there are `others`.
+pub(super) fn firewall_of(
+    config: &Config,
+    plan: &Plan,
+    run_time: &RunTimeSources,
+    own: impl Fn(&Destination) -> Option<SocketAddr>,
+    others: &BTreeMap<Destination, RegisteredSocket>,
+) -> anyhow::Result<Firewall> {
+    let of_others = registered(&config.services);
+    let is_others = |one: &Destination| of_others.contains(&one.service);
+    let mut places: HashMap<&Destination, SocketAddr> = HashMap::new();
+    let mut shares = Vec::new();
+    for (id, one) in &plan.destinations {
+        if !is_others(one) {
+            places.extend(own(one).map(|address| (one, address)));
+            continue;
+        }
+        let listener = Sharing::name(*id, one.family);
+        let listener =
+            listener.context("steer to sockets of other programs by rules: too many destinations")?;
+        places.insert(one, listener);
+        let slots = others.get(one).map(|socket| reachable_at(socket.address, one.family));
+        let slots = slots.into_iter().collect();
+        shares.push(Sharing { protocol: one.protocol, listener, slots });
+    }
+    let rules = plan
+        .bindings
+        .iter()
+        .map(|planned| {
+            let listener = plan.destination(planned.destination).and_then(|one| places.get(one));
+            let listener = *listener.context("steer without listeners")?;
+            Ok(Rule { binding: planned.binding, listener })
+        })
+        .collect::<anyhow::Result<Vec<_>>>()?;
+    let denials = plan.denials(run_time, |one| places.get(one).copied());
+    Ok(Firewall::of(rules).denying(denials).sharing(shares))
 }
 
 fn prefix(resource: &Resource) -> Option<Prefix> {

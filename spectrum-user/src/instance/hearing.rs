@@ -267,7 +267,11 @@ async fn hear_requests(mut asked: mpsc::Receiver<Asked>, published: &Published, 
             },
             Request::Denied => asked.listed(published.now().denied()),
             Request::Origin(_) => drop(tokio::spawn(set_origin(asked, published.now()))),
-            Request::Reload(_) | Request::Renew | Request::Upgrade(_) => {
+            Request::Register(_)
+            | Request::Reload(_)
+            | Request::Renew
+            | Request::Unregister(_)
+            | Request::Upgrade(_) => {
                 let state = published.now().state;
                 if matches!(state, InstanceState::LameDuck | InstanceState::Draining) {
                     refuse_reload(ChangeAsked::Asker(asked), state);
@@ -320,7 +324,12 @@ async fn set_origin(asked: Asked, present: Arc<Present>) {
 /// Refuses whoever asks for a reload or an upgrade of an instance in this `state`. Who sent a signal hears nothing.
 pub(super) fn refuse_reload(asked: ChangeAsked, state: InstanceState) {
     let ChangeAsked::Asker(asked) = asked else { return };
-    let what = if matches!(asked.request, Request::Upgrade(_)) { "upgrade" } else { "reload" };
+    let what = match asked.request {
+        Request::Register(_) => "register",
+        Request::Unregister(_) => "unregister",
+        Request::Upgrade(_) => "upgrade",
+        _ => "reload",
+    };
     let why = match state {
         InstanceState::LameDuck | InstanceState::Draining => {
             "the instance is draining, since it was told to stop; start it anew".to_owned()

@@ -249,6 +249,7 @@ async fn serve_until(
     loop {
         let due = running.ledger.next_due();
         let next_worker = running.ends.due();
+        let next_look = running.others.due();
         let event = tokio::select! {
             biased;
             () = stop.asked() => return Ok(()),
@@ -258,12 +259,14 @@ async fn serve_until(
             event = running.repairing.next() => ServeEvent::Repair(event),
             looked = looks.next(&running.plan, running.config.nat) => ServeEvent::Looked(looked),
             () = until(next_worker) => ServeEvent::NextWorker,
+            () = until(next_look) => ServeEvent::Sockets,
             why = worker_over(running.worker.as_ref()) => ServeEvent::WorkerEnded(why),
             left = running.leaving.over() => ServeEvent::Left(left),
             event = running.denying.next() => ServeEvent::Deny(event),
         };
         match event {
             ServeEvent::Due => running.retire_due().await,
+            ServeEvent::Sockets => running.look_at_sockets().await,
             ServeEvent::NextWorker => running.replace_worker().await,
             ServeEvent::WorkerEnded(why) => running.worker_ended(&why).await,
             ServeEvent::Left(left) => {
@@ -274,6 +277,9 @@ async fn serve_until(
             ServeEvent::Looked(looked) => running.looked(looked).await,
             ServeEvent::Deny(event) => running.deny(event).await,
             ServeEvent::Reload(asked) if end.at().is_some() => refuse_reload(asked, InstanceState::LameDuck),
+            ServeEvent::Reload(ChangeAsked::Asker(asked)) if asked.request.is_about_sockets() => {
+                running.settle_sockets(asked).await;
+            }
             ServeEvent::Reload(ChangeAsked::Asker(asked)) if asked.request == Request::Renew => {
                 let outcome = running.renew_worker().await;
                 if let Err(error) = &outcome {
@@ -317,6 +323,7 @@ impl Until {
 enum ServeEvent {
     Due,
     NextWorker,
+    Sockets,
     Repair(RepairEvent),
     WorkerEnded(String),
     Left(Left),
@@ -332,7 +339,7 @@ async fn until(due: Option<Instant>) {
     }
 }
 
-fn settle(outcome: anyhow::Result<impl serde::Serialize>, asked: Asked) {
+pub(super) fn settle(outcome: anyhow::Result<impl serde::Serialize>, asked: Asked) {
     match outcome {
         Ok(value) => asked.done(&value),
         Err(error) => {
@@ -409,7 +416,7 @@ async fn upgrade(running: &mut Running, hearing: &mut Hearing, output: &Output, 
 /// Whoever names a program has it executed with what this one may do.
 fn refuse_strangers(to: Option<&PathBuf>, is_asked: bool, peer: Option<Asker>) -> anyhow::Result<()> {
     let own = nix::unistd::Uid::effective();
-    let is_trusted = peer.is_some_and(|peer| peer.uid == 0 || peer.uid == own.as_raw());
+    let is_trusted = peer.is_some_and(Asker::is_trusted);
     match to {
         Some(path) if is_asked && !is_trusted => bail!(
             "only root and user {own} may name a program ({}), which would get what this instance may do; put it in the place of the \

@@ -38,7 +38,7 @@ pub(crate) fn origins_of(config: &Config) -> impl Iterator<Item = Numbered<'_>> 
     config.services.iter().enumerate().flat_map(|(number, service)| {
         let (list, local) = match &service.target {
             Target::Origins(origins) => (origins.list.as_slice(), origins.local),
-            Target::Respond(_) => (&[][..], LocalOrigins::default()),
+            Target::Registered | Target::Respond(_) => (&[][..], LocalOrigins::default()),
         };
         let name = &service.name;
         let numbered = move |(index, origin)| Numbered { service: number, name, index, origin, local };

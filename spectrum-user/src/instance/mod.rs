@@ -19,6 +19,7 @@ mod own_addresses;
 mod own_bindings;
 mod privileges;
 mod ready;
+mod registering;
 mod reload;
 mod renewing;
 mod repairing;

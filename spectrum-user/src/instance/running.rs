@@ -21,6 +21,7 @@ use super::leaving::LeavingWorkers;
 use super::notifying::notify;
 use super::own_bindings::{CurrentBindings, Speaking};
 use super::ready::Ready;
+use super::registering::Registered;
 use super::replies::{Replies, refuse_own_addresses};
 use super::standby::aside;
 use super::stop::Stop;
@@ -33,7 +34,9 @@ use crate::admin::AdminServer;
 use crate::config::{Config, ModeChoice};
 use crate::confinement::WorkerUser;
 use crate::control::{Asked, ControlServer};
-use crate::model::{Destination, DestinationId, Family, Force, Protocol, Resource, ResourceKind, Service};
+use crate::model::{
+    Destination, DestinationId, Family, Force, Protocol, RegisteredSocket, Resource, ResourceKind, Service,
+};
 use crate::plan::Plan;
 use crate::plan::firewall::Chain;
 use crate::plan::table::Table;
@@ -119,6 +122,8 @@ pub(super) struct Running {
     /// The destinations that have had a place in the program's map.
     pub(super) registered: BTreeSet<DestinationId>,
     pub(super) listeners: BTreeMap<Destination, ListenerGroup>,
+    /// The sockets of other programs.
+    pub(super) others: Registered,
     /// The sockets that never answer.
     pub(super) silent: BTreeMap<(Protocol, Family), Socket>,
     pub(super) addresses: ListenerAddresses,
@@ -196,6 +201,7 @@ impl Running {
             announcement: None,
             registered: BTreeSet::new(),
             listeners: BTreeMap::new(),
+            others: Registered::default(),
             silent: BTreeMap::new(),
             addresses: ListenerAddresses::default(),
             exempting: Exempting::default(),
@@ -377,7 +383,17 @@ impl Running {
             .destinations
             .iter()
             .filter_map(|(id, destination)| Some((*id, listener(self.listeners.get(destination)?))));
-        let listeners = Arc::new(listeners.collect());
+        let of_others = self.plan.destinations.iter().filter_map(|(id, destination)| {
+            let RegisteredSocket { address, cookie, .. } = self.others.sockets.get(destination)?;
+            Some((*id, ListenerView { address: *address, cookies: vec![format!("{cookie:x}")] }))
+        });
+        let listeners = Arc::new(listeners.chain(of_others).collect());
+        let known = |of: &BTreeMap<Destination, RegisteredSocket>| {
+            let known = self.plan.destinations.iter();
+            known.filter_map(|(id, one)| Some((*id, of.get(one)?.clone()))).collect::<BTreeMap<_, _>>()
+        };
+        let (sockets, gone_sockets) =
+            (Arc::new(known(&self.others.sockets)), Arc::new(known(&self.others.gone)));
         let own_listeners = self.listeners.values().flat_map(|group| group.inodes().iter().copied());
         let own_listeners = Arc::new(own_listeners.collect());
         self.published.change(|now| {
@@ -393,6 +409,8 @@ impl Running {
             now.faults = self.repairs.faults();
             now.leaving = self.leaving.shown().into();
             now.listeners = listeners;
+            now.sockets = sockets;
+            now.gone_sockets = gone_sockets;
             now.own_listeners = own_listeners;
         });
     }

@@ -52,7 +52,7 @@ impl Running {
     pub(super) fn keep_set_origins(&self) {
         let services = self.config.services.iter().filter_map(|service| match &service.target {
             Target::Origins(origins) => Some((&service.name, &origins.list)),
-            Target::Respond(_) => None,
+            Target::Registered | Target::Respond(_) => None,
         });
         let origins =
             services.flat_map(|(name, list)| list.iter().map(|origin| (name.clone(), origin.clone())));

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::config::{Config, NatChoice};
-use crate::model::Resource;
+use crate::model::{Resource, registered};
 use crate::plan::{Plan, ReplyNeeds};
 use crate::registry::Mode;
 
@@ -18,7 +18,12 @@ pub fn want(config: &Config, plan: &Plan, mode: Mode, revision: u32) -> BTreeSet
     want.extend(needs.families.iter().map(|family| Resource::Reply(*family)));
     want.extend(needs.mark().then_some(Resource::Mark));
     want.extend((config.nat != NatChoice::Heed).then_some(Resource::Exemption));
+    let registered = registered(&config.services);
     for destination in plan.destinations.values() {
+        if registered.contains(&destination.service) {
+            // All of it is with other programs, but for the place in the map.
+            continue;
+        }
         let service = destination.service.clone();
         want.insert(Resource::Connections(service, destination.family, destination.protocol));
         want.insert(Resource::Listener(destination.clone()));
@@ -38,6 +43,30 @@ mod tests {
     use super::*;
     use crate::config::Planned;
     use crate::model::ResourceKind;
+
+    #[test]
+    fn of_what_other_programs_answer_only_the_places_in_the_map_are_wanted() {
+        let text =
+            "[[service]]\nname = \"web\"\nregistered = true\nbindings = [{ prefix = \"192.0.2.0/24\" }]\n";
+        let Planned { config, plan } = Config::parse(std::path::Path::new("x.toml"), text).unwrap();
+        let kinds = |mode| want(&config, &plan, mode, 0).iter().map(Resource::kind).collect::<Vec<_>>();
+        assert_eq!(
+            kinds(Mode::SkLookup),
+            [
+                ResourceKind::Claim,
+                ResourceKind::Control,
+                ResourceKind::Attachment,
+                ResourceKind::Route,
+                ResourceKind::Workers,
+                ResourceKind::Registration,
+                ResourceKind::Exemption,
+                ResourceKind::Rules
+            ]
+        );
+        let others = [ResourceKind::Attachment, ResourceKind::Registration];
+        let of_tproxy = kinds(Mode::SkLookup).into_iter().filter(|kind| !others.contains(kind));
+        assert_eq!(kinds(Mode::Tproxy), of_tproxy.collect::<Vec<_>>());
+    }
 
     #[test]
     fn a_path_wants_what_it_steers_by_and_no_more() {

@@ -6,6 +6,7 @@ mod bgp_daemon;
 mod denials;
 mod force;
 mod log_options;
+mod registered_socket;
 mod resource;
 mod service;
 
@@ -14,8 +15,9 @@ pub use bgp_daemon::{BgpDaemon, PassedOn};
 pub use denials::{DenialChange, DenialKey, Denials, DenyWord, HeldDenial, SharedDenials, TooManyDenials};
 pub use force::{Force, Forced};
 pub use log_options::{LogFormat, LogOptions, ParseSampleError, RecordKeys, Records, Sample};
+pub use registered_socket::RegisteredSocket;
 pub use resource::{Resource, ResourceKind};
-pub use service::Service;
+pub use service::{Service, registered};
 pub use spectrum_common::{
     Destination, DestinationId, Family, Hop, ParseAddressAndPortError, ParsePortRangeError, ParsePrefixError,
     ParseProtocolError, ParseServiceNameError, PortRange, Prefix, Protocol, ServiceName, VisibleWriter,

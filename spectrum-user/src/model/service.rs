@@ -1,5 +1,7 @@
 //! A named thing with bindings, and what stands behind it: where steering and the proxy meet.
 
+use std::collections::HashSet;
+
 use super::{Binding, Policy, ServiceName, Target};
 
 /// A named thing: its bindings and what answers behind them.
@@ -14,6 +16,13 @@ pub struct Service {
     pub target: Target,
     /// The rules for its connections.
     pub policy: Policy,
+}
+
+/// The names of those of `services` that other programs answer.
+#[must_use]
+pub fn registered(services: &[Service]) -> HashSet<&ServiceName> {
+    let registered = services.iter().filter(|service| service.target == Target::Registered);
+    registered.map(|service| &service.name).collect()
 }
 
 /// Bindings as their parts, for who asks a running instance.

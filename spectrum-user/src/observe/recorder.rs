@@ -45,7 +45,8 @@ impl RecordRules {
     pub fn of(options: &LogOptions, services: &[Service]) -> Self {
         let rule = |service: &Service| {
             let usual = match service.target {
-                Target::Origins(_) => Empty::RecordedIfDialled,
+                // Of what other programs answer there is none.
+                Target::Origins(_) | Target::Registered => Empty::RecordedIfDialled,
                 // Who watches what strangers try wants to know of it.
                 Target::Respond(_) => Empty::Recorded,
             };

@@ -10,7 +10,7 @@ pub use origin_ports::hops;
 pub use reply_needs::{OriginsPlace, ReplyNeeds};
 pub use spectrum_steering::plan::*;
 
-use crate::model::{Binding, Origin, Service, ServiceName};
+use crate::model::{Binding, Origin, Service, ServiceName, Target};
 
 /// A reason for which services cannot be planned.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
@@ -57,6 +57,10 @@ impl Binds for Service {
 
     fn answers_like(&self, before: &Self) -> bool {
         self.target == before.target && self.policy == before.policy
+    }
+
+    fn is_registered(&self) -> bool {
+        self.target == Target::Registered
     }
 }
 

@@ -11,8 +11,9 @@ use super::{
     DestinationPlan, DestinationView, DrainingView, LeavingView, LeavingWorker, LogView, OriginView,
     PacketCounts, Present, Seen, ServicePlan, ServiceView, SessionsView, TableView, View,
 };
-use crate::model::{Protocol, ResourceKind, Service, ServiceName};
+use crate::model::{Protocol, ResourceKind, Service, ServiceName, registered};
 use crate::observe::{Counters, LossKind, Losses, Omission, Omissions, Totals};
+use crate::plan::firewall::Sharing;
 use crate::worker_process::WorkersLook;
 use spectrum_proxy::End;
 use spectrum_steering::dispatcher::{AttachedProgram, Probe};
@@ -85,9 +86,13 @@ impl Present {
         }
         if let Scope::Service(name) = scope {
             let asked = self.config.services.iter().filter(|service| Some(service.name.as_str()) == name);
-            view.services = asked
-                .map(|service| self.service(service, None, service.bindings.len(), &[], &look))
-                .collect();
+            let asked: Vec<&Service> = asked.collect();
+            let sockets = self.look_at_sockets(&asked);
+            let view_of = |service: &&Service| {
+                let sockets = self.registered(service, &sockets);
+                ServiceView { sockets, ..self.service(service, None, service.bindings.len(), &[], &look) }
+            };
+            view.services = asked.iter().map(view_of).collect();
             return view;
         }
         let totals = Counters::of(&self.book).totals(|service| self.known.contains(service));
@@ -179,8 +184,12 @@ impl Present {
             let counted: Vec<&Totals> = [Protocol::Tcp, Protocol::Udp].into_iter().filter_map(of).collect();
             self.service(service, draining, bindings, &counted, look)
         };
-        let configured =
-            self.config.services.iter().map(|service| view(service, None, service.bindings.len()));
+        let services: Vec<&Service> = self.config.services.iter().collect();
+        let sockets = self.look_at_sockets(&services);
+        let configured = services.into_iter().map(|service| ServiceView {
+            sockets: self.registered(service, &sockets),
+            ..view(service, None, service.bindings.len())
+        });
         let gone = self.gone.iter().map(|(service, due)| {
             let cut_in_ms = millis(due.saturating_duration_since(Instant::now()));
             view(service, Some(DrainingView { cut_in_ms }), 0)
@@ -209,6 +218,7 @@ impl Present {
             denied,
             draining,
             origins: OriginView::all(look, &service.name),
+            sockets: Vec::new(),
         }
     }
 
@@ -229,12 +239,17 @@ impl Present {
 
     fn destinations(&self) -> Vec<DestinationView> {
         let by_rules = self.denied_by_rules();
+        let others = registered(&self.config.services);
         let destinations = self.plan.destinations.iter().map(|(id, destination)| {
             let counts = self.packets.as_ref().and_then(|packets| counts(packets, *id)).as_ref().map(counted);
             let (packets, denied) = counts.unzip();
             let listener = self.listeners.get(id).cloned();
             let by_rules = || {
-                let address = listener.as_ref()?.address;
+                let own = || Some(listener.as_ref()?.address);
+                let is_others = others.contains(&destination.service);
+                // Rules call sockets of other programs by names of their own.
+                let named = || Sharing::name(*id, destination.family);
+                let address = if is_others { named() } else { own() }?;
                 let of = |reason| by_rules.as_ref()?.get(reason, destination.protocol, address);
                 let counts = DenyReason::ALL.into_iter().map(|reason| (reason.word().to_owned(), of(reason)));
                 Some(counts.filter_map(|(reason, count)| Some((reason, count?))).collect())

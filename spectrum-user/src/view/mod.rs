@@ -11,6 +11,7 @@ mod plan;
 mod policy;
 mod present;
 mod readiness;
+mod registered;
 mod run_time;
 mod service;
 mod source_policy;
@@ -27,6 +28,7 @@ pub use plan::{BindingView, CheckedService, DestinationPlan, LogPlan, PlanView, 
 pub use policy::{LimitsView, TimeoutsView, UdpView, policy_lines};
 pub use present::{LeavingWorker, Present, Published, Seen};
 pub use readiness::Readiness;
+pub use registered::{RegisteredCondition, RegisteredView, SocketView};
 pub use run_time::{Damage, DeniedView, RunTimePresent, RunTimeView};
 pub use service::{
     DatagramsView, DrainingView, EjectionPlan, EndedView, HealthPlan, RecordsPlan, ServicePlan, ServiceView,

@@ -1,5 +1,6 @@
 //! The part of the view that a plan alone can tell, which is what `check` prints. Reads no file.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
@@ -10,7 +11,9 @@ use super::making::millis;
 use super::service::{RecordsPlan, ServicePlan};
 use super::source_policy::{SourcePolicyPlan, judged};
 use crate::config::Config;
-use crate::model::{Destination, DestinationId, Family, PortRange, Prefix, Protocol, ServiceName, Target};
+use crate::model::{
+    Destination, DestinationId, Family, PortRange, Prefix, Protocol, Service, ServiceName, Target,
+};
 use crate::plan::table::Table;
 use crate::plan::{Plan, PlannedBinding};
 
@@ -126,9 +129,38 @@ pub struct CheckedService {
     /// The service.
     #[serde(flatten)]
     pub plan: ServicePlan,
+    /// What whoever runs its servers should know.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
     /// Its origins.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub origins: Vec<OriginPlan>,
+}
+
+/// What the servers of a registered service must do, which nobody can see before one is there.
+fn notes(service: &Service) -> Vec<String> {
+    let is_udp = service.bindings.iter().any(|binding| binding.protocol == Protocol::Udp);
+    if service.target != Target::Registered || !is_udp {
+        return Vec::new();
+    }
+    let ports: BTreeSet<PortRange> = service
+        .bindings
+        .iter()
+        .filter(|binding| binding.protocol == Protocol::Udp)
+        .map(|binding| binding.ports)
+        .collect();
+    let mut notes = vec![
+        "a registered server must answer a datagram from the address that it was sent to, as those do that ask for it (IP_PKTINFO)"
+            .to_owned(),
+    ];
+    let is_one = |ports: &PortRange| ports.first() == ports.last();
+    if ports.len() > 1 || !ports.iter().all(is_one) {
+        notes.push(
+            "it answers from its own port alone, so that no client hears it that dialled another one; relay to it by origins instead"
+                .to_owned(),
+        );
+    }
+    notes
 }
 
 impl PlanView {
@@ -137,9 +169,10 @@ impl PlanView {
     pub fn of(config: &Config, plan: &Plan, table: &Table) -> Self {
         let services = config.services.iter().map(|service| CheckedService {
             plan: ServicePlan::of(config, service, service.bindings.len(), usize::MAX),
+            notes: notes(service),
             origins: match &service.target {
                 Target::Origins(origins) => origins.list.iter().map(Into::into).collect(),
-                Target::Respond(_) => Vec::new(),
+                Target::Registered | Target::Respond(_) => Vec::new(),
             },
         });
         Self {

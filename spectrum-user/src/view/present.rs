@@ -12,7 +12,7 @@ use super::{
     UpgradesView, XdpView,
 };
 use crate::config::Config;
-use crate::model::{DestinationId, Service, ServiceName};
+use crate::model::{DestinationId, RegisteredSocket, Service, ServiceName};
 use crate::observe::{Book, timestamp};
 use crate::plan::Plan;
 use crate::plan::firewall::ChainPart;
@@ -58,6 +58,10 @@ pub struct Present {
     pub gone: Arc<[(Service, Instant)]>,
     /// The listeners of destinations.
     pub listeners: Arc<BTreeMap<DestinationId, ListenerView>>,
+    /// The sockets of other programs that destinations have.
+    pub sockets: Arc<BTreeMap<DestinationId, RegisteredSocket>>,
+    /// The last ones of those that have none since.
+    pub gone_sockets: Arc<BTreeMap<DestinationId, RegisteredSocket>>,
     /// The inodes of their sockets, and of those of destinations that are gone, while they are open.
     pub own_listeners: Arc<HashSet<u64>>,
     /// The interfaces where XDP is asked for.
@@ -171,6 +175,8 @@ impl Published {
             admin: None,
             gone: Arc::default(),
             listeners: Arc::default(),
+            sockets: Arc::default(),
+            gone_sockets: Arc::default(),
             own_listeners: Arc::default(),
             xdp: Arc::default(),
             announcements: Arc::default(),

@@ -31,6 +31,19 @@ impl View {
         let Some(service) = configured.find(|one| one.plan.name == service) else {
             return Readiness::Unknown;
         };
+        if service.plan.registered {
+            let down = service.sockets.iter().filter(|socket| !socket.is_up()).take(REASONS);
+            let reasons: Vec<String> = down
+                .map(|one| {
+                    format!("registered socket of {} {}: {}", one.protocol, one.family, one.condition_line())
+                })
+                .collect();
+            return if reasons.is_empty() {
+                Readiness::Ready(self.unseen.clone())
+            } else {
+                Readiness::Not(reasons)
+            };
+        }
         if service.origins.is_empty() || service.origins.iter().any(OriginView::is_up) {
             return Readiness::Ready(self.unseen.clone());
         }

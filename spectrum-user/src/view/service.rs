@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::making::{micros, millis};
 use super::target::described;
-use super::{LimitsView, OriginView, TimeoutsView, UdpView};
+use super::{LimitsView, OriginView, RegisteredView, TimeoutsView, UdpView};
 use crate::config::Config;
 use crate::model::{
     DialSource, HealthProbe, LocalOrigins, Protocol, RecordKeys, Sample, Service, ServiceName, Target,
@@ -51,6 +51,9 @@ pub struct ServicePlan {
     /// The built-in answer.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub respond: Option<String>,
+    /// True if other programs answer, by sockets that are registered.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub registered: bool,
     /// The limits of its connections.
     pub limits: LimitsView,
     /// Their time limits.
@@ -131,6 +134,9 @@ pub struct ServiceView {
     /// The addresses that its connections can go to, in the order configured.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub origins: Vec<OriginView>,
+    /// The sockets of other programs that answer, one for each of its destinations.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sockets: Vec<RegisteredView>,
 }
 
 /// Of a service that was removed: the rest of its time.
@@ -222,6 +228,7 @@ impl ServicePlan {
     pub(super) fn of(config: &Config, service: &Service, bindings: usize, named: usize) -> Self {
         let (origins, respond) = match &service.target {
             Target::Origins(origins) => (Some(origins), None),
+            Target::Registered => (None, None),
             Target::Respond(responder) => (None, Some(responder.to_string())),
         };
         Self {
@@ -253,6 +260,7 @@ impl ServicePlan {
             transparent: origins.map(|origins| origins.source == DialSource::Client),
             local_origins: origins.map(|origins| origins.local == LocalOrigins::Dialled),
             respond,
+            registered: service.target == Target::Registered,
             limits: (&service.policy.limits).into(),
             timeouts: (&service.policy.timeouts).into(),
             udp: (&service.policy.udp).into(),

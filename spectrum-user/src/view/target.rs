@@ -25,6 +25,7 @@ pub(super) fn described(service: &Service, named: usize) -> String {
 fn described_target(target: &Target, named: usize) -> String {
     match target {
         Target::Origins(origins) => format!("origins {}", described_origins(origins, named)),
+        Target::Registered => "registered sockets of other programs".to_owned(),
         Target::Respond(responder) => format!("respond {responder}"),
     }
 }

@@ -112,7 +112,10 @@ impl Summary {
 
 /// True if somebody should look at it: connections were denied or lose their time, or an origin is not as it should be.
 pub(super) fn is_wrong(service: &ServiceView) -> bool {
-    !service.denied.is_empty() || service.draining.is_some() || service.origins.iter().any(is_wrong_origin)
+    !service.denied.is_empty()
+        || service.draining.is_some()
+        || service.origins.iter().any(is_wrong_origin)
+        || service.sockets.iter().any(|socket| !socket.is_up())
 }
 
 /// True of what gets no connections, unless that was said.

@@ -12,8 +12,8 @@ use crate::commands::columns::Columns;
 use crate::confinement::WorkerReport;
 use crate::view::{
     CheckView, DatagramsView, DestinationPlan, DestinationView, DrainingView, LastUpgradeView, LeavingView,
-    OriginView, PacketCounts, RecordView, RunTimeView, ServicePlan, ServiceView, SessionsView, UpgradesView,
-    View, XdpView, policy_lines,
+    OriginView, PacketCounts, RecordView, RunTimeView, ServicePlan, ServiceView, SessionsView, SocketView,
+    UpgradesView, View, XdpView, policy_lines,
 };
 use spectrum_steering::dispatcher::AttachedProgram;
 
@@ -31,6 +31,7 @@ pub(super) fn write(status: &View, out: &mut dyn Write) -> io::Result<()> {
     instance(status, out)?;
     services(status, out)?;
     origins(&status.services, out)?;
+    registered(&status.services, out)?;
 
     writeln!(out, "\ndestinations: {}", status.destinations.len())?;
     destinations(&status.destinations, out)?;
@@ -293,6 +294,42 @@ fn origins(services: &[ServiceView], out: &mut dyn Write) -> io::Result<()> {
                         format_duration(Duration::from_secs(last.ago_ms / 1000))
                     )
                 }),
+            ]);
+        }
+    }
+    columns.write(out, "  ")
+}
+
+/// The sockets of other programs, where they answer services.
+fn registered(services: &[ServiceView], out: &mut dyn Write) -> io::Result<()> {
+    let count: usize = services.iter().map(|service| service.sockets.len()).sum();
+    if count == 0 {
+        return Ok(());
+    }
+    writeln!(out, "\nregistered sockets: {count}")?;
+    let mut columns = Columns::of([
+        "SERVICE",
+        "PROTOCOL",
+        "FAMILY",
+        "ADDRESS",
+        "PROCESS",
+        "COOKIE",
+        "WAITING",
+        "CONDITION",
+    ]);
+    for service in services {
+        for row in &service.sockets {
+            let of = |text: fn(&SocketView) -> String| row.socket.as_ref().map_or("-".to_owned(), text);
+            let waiting = row.waiting.zip(row.most_waiting);
+            columns.row([
+                &service.plan.name,
+                &row.protocol.to_string(),
+                &row.family.to_string(),
+                &of(|socket| socket.address.to_string()),
+                &of(|socket| format!("{} ({})", socket.command, socket.pid)),
+                &of(|socket| format!("sk:{}", socket.cookie)),
+                &waiting.map_or("-".to_owned(), |(waiting, most)| format!("{waiting} of {most}")),
+                &row.condition_line(),
             ]);
         }
     }

@@ -100,6 +100,7 @@ pub(super) fn registered(planned: &Planned, path: &Path) -> anyhow::Result<Vec<B
 fn is_registered(service: &Service) -> bool {
     match service.target {
         Target::Origins(_) | Target::Respond(_) => false,
+        Target::Registered => true,
     }
 }
 

@@ -45,6 +45,10 @@ impl<'a, 't> AnnounceKeys<'a, 't> {
         let origins = origins.and_then(|(origins, typed)| {
             let there = match &service.target {
                 Target::Origins(origins) => origins.list.len(),
+                Target::Registered => {
+                    typed.refuse("the service has no origins, other programs answer it; remove the key");
+                    return None;
+                }
                 Target::Respond(_) if target_is_known => {
                     typed.refuse("the service has no origins, it answers by itself; remove the key");
                     return None;

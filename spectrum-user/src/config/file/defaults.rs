@@ -71,6 +71,10 @@ pub(super) fn apply(root: &mut DeTable<'_>) {
     let default = |key: &str| defaults.get_key_value(key);
     for service in services.iter_mut() {
         let DeValue::Table(service) = service.get_mut() else { continue };
+        // What others answer has nothing that could be said of it.
+        if matches!(service.get("registered").map(Spanned::get_ref), Some(DeValue::Boolean(true))) {
+            continue;
+        }
         let binds_tcp = binds_tcp(service);
         if let Some((key, values)) = default("timeouts").filter(|_| binds_tcp) {
             fill(service, key, values, |_| true);

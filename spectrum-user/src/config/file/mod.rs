@@ -180,6 +180,18 @@ fn without_mark(text: &str) -> Option<String> {
     text.strip_prefix('\u{feff}').map(|rest| format!("   {rest}"))
 }
 
+/// Refuses what iptables cannot carry.
+fn refuse_registered(described: &[DescribedService], problems: &Problems<'_>) {
+    for one in described {
+        if let Some(offset) = one.places.registered {
+            let about = format_args!("service {:?} registered", one.service.name.as_str()).to_string();
+            let why = "true: iptables cannot refuse the clients of a server that has ended; write firewall = \"nftables\" under [dispatcher], or \
+                       mode = \"sk-lookup\"";
+            problems.add_about(offset, about, why);
+        }
+    }
+}
+
 /// Refuses what is more than any configuration, all files together.
 fn refuse_too_many_tokens(texts: &Texts<'_>, problems: &Problems<'_>) {
     let length: usize = texts.each().iter().map(|text| text.content.len()).sum();
@@ -244,6 +256,9 @@ fn read(texts: &Texts<'_>, root: &DeTable<'_>, problems: &Problems<'_>, read_lis
 
     let mut described = described.unwrap_or_default();
     refuse_shared_names(&described, problems);
+    if mode == ModeChoice::Tproxy && firewall == FirewallChoice::Iptables {
+        refuse_registered(&described, problems);
+    }
     let own = described.iter().filter(|described| described.records != RecordKeys::default());
     let own = own.map(|described| (described.service.name.clone(), described.records)).collect();
     let log = LogOptions { format, general, services: own };

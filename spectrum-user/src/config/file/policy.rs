@@ -36,6 +36,11 @@ impl<'a, 't> PolicyKeys<'a, 't> {
         }
     }
 
+    /// Those that are there.
+    pub(super) fn each(&self) -> impl Iterator<Item = Typed<'a, 't>> {
+        [self.limits, self.timeouts, self.trusted_proxies].into_iter().flatten()
+    }
+
     /// Refuses the keys that are not for the protocols that are bound.
     pub(super) fn refuse_for(&self, bound: BoundProtocols) {
         if let (Some(typed), false) = (self.timeouts, bound.tcp) {

@@ -60,6 +60,7 @@ const HOMES: &[(&str, &str)] = &[
     ("proxy-header", "[[service]]"),
     ("quic", "udp of a service"),
     ("records", "[log], or log of a service"),
+    ("registered", "[[service]]"),
     ("repairs-per-minute", "[dispatcher]"),
     ("respond", "[[service]]"),
     ("responses", "udp of a service"),

@@ -13,9 +13,11 @@ use super::sources::{DescribedSources, Lists, Whose};
 use super::udp::UdpKeys;
 use crate::config::error::Problems;
 use crate::config::udp::{self, BoundProtocols};
-use crate::model::{Binding, RecordKeys, Responder, Service, ServiceName, Target};
+use crate::model::{Binding, Policy, RecordKeys, Responder, Service, ServiceName, Target};
 
 const ADD_NAME: &str = "missing; name the service, for instance name = \"games\"";
+const OTHERS_ANSWER: &str =
+    "means nothing where other programs answer (registered = true), since no connection passes us; remove it";
 const ADD_BINDINGS: &str = "add at least one, for instance bindings = [{ prefix = \"192.0.2.0/24\" }]";
 
 /// A service as far as it can be understood, and where its parts were typed.
@@ -40,6 +42,8 @@ pub(super) struct ServicePlaces {
     pub(super) name: Option<usize>,
     /// The byte at which the value of `origins` stands.
     pub(super) origins: Option<usize>,
+    /// The byte at which that of `registered` stands, if it is true.
+    pub(super) registered: Option<usize>,
     /// For each origin the byte at which it stands, and its number in a list.
     pub(super) each_origin: Vec<(usize, Option<usize>)>,
     /// For each of the service's bindings.
@@ -63,6 +67,7 @@ impl DescribedService {
         let (name, bindings) = (section.take("name"), section.take("bindings"));
         let origins_keys = OriginsKeys::take(&section);
         let (origins, respond) = (origins_keys.origins, section.take("respond"));
+        let registered = section.take("registered");
         let policy_keys = PolicyKeys::take(&section);
         let sources = section.take("policy").map(|typed| DescribedSources::read(typed, lists, Whose::One));
         let announce_keys = AnnounceKeys::take(&section);
@@ -75,7 +80,12 @@ impl DescribedService {
         if bindings.is_none() && !misspells(&["bindings"]) {
             section.refuse_missing(offset, "bindings", format_args!("missing; {ADD_BINDINGS}"));
         }
-        if origins.is_none() && respond.is_none() && !misspells(&["origins", "respond"]) {
+        let is_registered = registered.is_some_and(|typed| typed.truth() != Some(false));
+        if origins.is_none()
+            && respond.is_none()
+            && !is_registered
+            && !misspells(&["origins", "respond", "registered"])
+        {
             problems.add_about(offset, path, format_args!("nothing answers; {ADD_TARGET}"));
         }
         section.finish();
@@ -85,7 +95,13 @@ impl DescribedService {
         let is_named = name.is_some();
         let DescribedBindings { bindings, places } = bindings.map(read_bindings).unwrap_or_default();
         let bound = BoundProtocols::of(&bindings);
-        let mut target = read_target(&origins_keys, respond, &bindings);
+        let registered = registered.filter(|_| is_registered);
+        let mut target = read_target(&origins_keys, respond, registered, &bindings);
+        if registered.is_some() {
+            let others = [udp_keys, log].into_iter().flatten();
+            policy_keys.each().chain(others).for_each(|typed| typed.refuse(OTHERS_ANSWER));
+        }
+        let (udp_keys, log) = if registered.is_some() { (None, None) } else { (udp_keys, log) };
         // Whether it has origins is not known where they were refused.
         let udp_keys = udp_keys.filter(|_| target.is_some() || origins.is_none());
         let udp_keys = udp_keys.map(|typed| UdpKeys::read(typed, bound, target.as_ref()));
@@ -93,8 +109,10 @@ impl DescribedService {
         if let Some(Target::Origins(origins)) = &mut target {
             origins.sources = dial_sources;
         }
-        let policy = policy_keys.read(udp_policy);
-        policy_keys.refuse_for(bound);
+        let policy = if registered.is_some() { Policy::default() } else { policy_keys.read(udp_policy) };
+        if registered.is_none() {
+            policy_keys.refuse_for(bound);
+        }
         let records = log.map(log::of_service).unwrap_or_default();
         if let Some(Target::Origins(origins)) = &target {
             origins_keys.refuse_other_family(origins, &bindings, &policy.trusted_proxies);
@@ -120,6 +138,7 @@ impl DescribedService {
             places: ServicePlaces {
                 name: name_place.filter(|_| is_named),
                 origins: origins.map(|typed| typed.offset()),
+                registered: registered.map(|typed| typed.offset()),
                 each_origin: origins_keys.places(),
                 bindings: places,
             },
@@ -147,12 +166,20 @@ fn read_bindings(typed: Typed<'_, '_>) -> DescribedBindings {
 fn read_target(
     keys: &OriginsKeys<'_, '_>,
     respond: Option<Typed<'_, '_>>,
+    registered: Option<Typed<'_, '_>>,
     bindings: &[Binding],
 ) -> Option<Target> {
     if keys.origins.is_none() {
         keys.refuse_without_origins();
     }
     let origins = keys.read(bindings).map(Target::Origins);
+    if let Some(registered) = registered {
+        if keys.origins.is_some() || respond.is_some() {
+            registered.refuse("a service has origins, respond or registered, one of them; remove the others");
+            return None;
+        }
+        return Some(Target::Registered);
+    }
     let Some(respond) = respond else { return origins };
     let responder = respond.word();
     if keys.origins.is_some() {

@@ -37,7 +37,7 @@ impl UdpKeys {
         let mut keys = Self::default();
         let origins = match target {
             Some(Target::Origins(origins)) => Some(origins),
-            Some(Target::Respond(_)) | None => None,
+            Some(Target::Registered | Target::Respond(_)) | None => None,
         };
         let Some(section) = typed.section("a table such as { idle = \"30s\" }") else { return keys };
         // Without a binding of UDP the table as a whole is refused.

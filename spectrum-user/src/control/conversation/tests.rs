@@ -3,6 +3,7 @@
 use std::sync::atomic::AtomicUsize;
 
 use serde_json::Value;
+use tokio::io::{AsyncReadExt as _, BufReader};
 use tokio::task::yield_now;
 
 use super::*;

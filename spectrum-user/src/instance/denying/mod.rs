@@ -293,7 +293,7 @@ impl Running {
             }
             Mode::Tproxy => {
                 let plan = Arc::clone(&self.plan);
-                let firewall = self.firewall(&plan, &next)?;
+                let firewall = self.firewall(&self.config, &plan, &next)?;
                 let amend = move |tproxy: &mut Option<Tproxy>| {
                     tproxy.as_mut().map_or(Ok(()), |tproxy| tproxy.amend(&firewall))
                 };

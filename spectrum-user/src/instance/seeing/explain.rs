@@ -12,6 +12,7 @@ use crate::control::{ControlError, Decider, ExplainQuery, Explanation, Outcome, 
 use crate::instance::exit_code::FAILURE;
 use crate::model::{
     Binding, DestinationId, Family, OnDeny, PortRange, Prefix, Protocol, ResourceKind, Timeouts, UdpPolicy,
+    registered,
 };
 use crate::plan::{Explained, PolicyScope, obstacles_to};
 use crate::registry::Mode;
@@ -107,7 +108,7 @@ impl Present {
             Fate::Passed => (Outcome::Passed, Some(passed(protocol, dialled))),
             Fate::Steered(_) => (Outcome::Steered, None),
             Fate::Denied(id, reason) => (Outcome::Refused, Some(self.denial(id, reason, from.ip()))),
-            Fate::Missed(id) => (Outcome::Refused, Some(format!("destination {id} has no listener"))),
+            Fate::Missed(id) => (Outcome::Refused, Some(self.lack(id))),
             Fate::Refused(id, at) => {
                 let errno = Refusal::ALL.get(at).map_or("other", |refusal| refusal.errno());
                 (
@@ -144,6 +145,16 @@ impl Present {
             treatment,
             notes,
         })
+    }
+
+    /// What the destination `id` lacks, to which nothing can be given.
+    fn lack(&self, id: DestinationId) -> String {
+        let others = registered(&self.config.services);
+        let is_others = self.plan.destination(id).is_some_and(|one| others.contains(&one.service));
+        format!(
+            "destination {id} has no {}",
+            if is_others { "registered socket that is open" } else { "listener" }
+        )
     }
 
     /// Which entry denies a client at `source` of the destination `id`, or what else turns it away, and what it is told.

@@ -2,6 +2,7 @@
 //! Until the very last step nothing is changed that the version before could not take back.
 
 use std::collections::BTreeMap;
+use std::os::fd::AsFd as _;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use tokio::time::{Instant, sleep};
 
+use super::files::HandedFiles;
 use super::going::children;
 use super::handed_ledger::{HandedDispatcher, HandedLedger, HandedXdp};
 use super::takeover::Takeover;
@@ -17,11 +19,11 @@ use crate::admin::AdminServer;
 use crate::config::Config;
 use crate::control::ControlServer;
 use crate::instance::Farewell;
-use crate::instance::effects::{loaded, namespace};
+use crate::instance::effects::{firewall_of, loaded, namespace};
 use crate::instance::own_bindings::Speaking;
 use crate::instance::running::Running;
-use crate::model::{Destination, Forced, Protocol, Resource};
-use crate::plan::firewall::{Firewall, Rule};
+use crate::model::{Destination, Forced, Protocol, Resource, registered};
+use crate::plan::firewall::Firewall;
 use crate::plan::{Plan, RunTimeSources};
 use crate::registry::{Claim, InstanceId, Mode};
 use crate::worker_process::WorkerProcess;
@@ -40,17 +42,16 @@ impl HandedLedger {
     }
 
     /// The firewall of `plan`, as far as there are listeners.
-    pub(super) fn firewall(&self, plan: &Plan, run_time: &RunTimeSources) -> anyhow::Result<Firewall> {
+    pub(super) fn firewall(
+        &self,
+        config: &Config,
+        plan: &Plan,
+        run_time: &RunTimeSources,
+    ) -> anyhow::Result<Firewall> {
         let listeners: BTreeMap<&Destination, _> =
             self.listeners.iter().map(|one| (&one.destination, one.address)).collect();
-        let rules = plan.bindings.iter().map(|planned| {
-            let destination = plan.destination(planned.destination).context("plan a destination")?;
-            let listener = listeners.get(destination);
-            let listener = *listener.with_context(|| format!("find the listeners of {destination}"))?;
-            Ok(Rule { binding: planned.binding, listener })
-        });
-        let rules = rules.collect::<anyhow::Result<_>>()?;
-        Ok(Firewall::of(rules).denying(plan.denials(run_time, |one| listeners.get(one).copied())))
+        let others = self.registered.iter().cloned().collect();
+        firewall_of(config, plan, run_time, |one| listeners.get(one).copied(), &others)
     }
 }
 
@@ -75,7 +76,7 @@ impl Running {
         let next = if is_own { None } else { Some(self.next_worker().await?) };
         takeover.step("program")?;
         if let Some(handed) = &ledger.dispatcher {
-            self.prepare_program(handed).await?;
+            self.prepare_program(handed, &takeover.files).await?;
         }
         takeover.step("last")?;
 
@@ -174,6 +175,7 @@ impl Running {
         self.replies.mark = ledger.mark.clone().map(SideTable::adopt).transpose()?;
         self.exempting.adopt(ledger.exemption.clone().map(SideTable::adopt).transpose()?);
         self.tproxy = ledger.rules.clone().map(Tproxy::adopt).transpose()?;
+        self.others.adopt(ledger.registered.iter().cloned(), ledger.registered_before.iter().cloned());
         for listener in &ledger.listeners {
             let sockets = listener.sockets.iter().map(|number| files.copy(*number));
             let group = sockets.collect::<std::io::Result<_>>().and_then(ListenerGroup::adopt);
@@ -184,7 +186,11 @@ impl Running {
     }
 
     /// Loads this version's program with maps of its own, which have all that is steered by, beside the one that steers.
-    async fn prepare_program(&mut self, handed: &HandedDispatcher) -> anyhow::Result<()> {
+    async fn prepare_program(
+        &mut self,
+        handed: &HandedDispatcher,
+        files: &HandedFiles,
+    ) -> anyhow::Result<()> {
         if handed.link.is_none() {
             return Ok(());
         }
@@ -198,6 +204,15 @@ impl Running {
                 self.registered.insert(*id);
             }
         }
+        // Of these nobody here has descriptors, and those that were closed meanwhile are nowhere any more.
+        let of_others = plan.destinations.iter().filter(|(_, one)| self.others.sockets.contains_key(one));
+        if let Some(listeners) = handed.listeners {
+            let listeners = files.copy(listeners).context("adopt registered sockets")?;
+            dispatcher.copy_listeners(listeners.as_fd(), of_others.map(|(id, _)| *id))?;
+        }
+        let registered = registered(&self.config.services);
+        let others = plan.destinations.iter().filter(|(_, one)| registered.contains(&one.service));
+        self.registered.extend(others.map(|(id, _)| *id));
         dispatcher.publish_with(table.nodes(), table.run_time().nodes())?;
         self.denying.published(table.run_time());
         self.dispatcher = Some(dispatcher);
@@ -253,7 +268,7 @@ impl Running {
     async fn go_to_what_is_wanted(&mut self) {
         let (Some(mode), mut aim) = (self.path, self.aim()) else { return };
         if mode == Mode::Tproxy
-            && let Ok(firewall) = self.firewall(&aim.plan, &self.denying.sources())
+            && let Ok(firewall) = self.firewall(&aim.config, &aim.plan, &self.denying.sources())
             && self.tproxy.as_ref().is_some_and(|tproxy| !tproxy.is_of(&firewall))
         {
             let replaced = self.with_firewall(

@@ -15,7 +15,9 @@ use serde::{Deserialize, Serialize};
 use super::files::FileNumber;
 use crate::config::ConfigText;
 use crate::instance::denying::HandedDenial;
-use crate::model::{Destination, DestinationId, Family, InterfaceName, Prefix, Resource, ServiceName};
+use crate::model::{
+    Destination, DestinationId, Family, InterfaceName, Prefix, RegisteredSocket, Resource, ServiceName,
+};
 use crate::observe::ProcessNumber;
 use crate::registry::{Instance, Mode};
 use crate::worker_process::Setting;
@@ -84,6 +86,12 @@ pub(super) struct HandedLedger {
     pub(super) listeners: Vec<HandedListener>,
     pub(super) addresses: ListenerAddresses,
     pub(super) rules: Option<HandedRules>,
+    /// The sockets of other programs, by their destinations.
+    #[serde(default)]
+    pub(super) registered: Vec<(Destination, RegisteredSocket)>,
+    /// Those that are closed, of destinations that have had no other since.
+    #[serde(default)]
+    pub(super) registered_before: Vec<(Destination, RegisteredSocket)>,
     /// The volumes of the book of counters, the current one first.
     pub(super) book: Vec<FileNumber>,
     /// The services whose counters are shown.
@@ -118,6 +126,9 @@ pub(super) struct HandedDispatcher {
     pub(super) link: Option<FileNumber>,
     pub(super) counters: FileNumber,
     pub(super) counted: FormerSums,
+    /// The map of listeners, from which sockets of other programs are copied.
+    #[serde(default)]
+    pub(super) listeners: Option<FileNumber>,
 }
 
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -217,6 +228,13 @@ mod tests {
             family: Family::Ipv6,
             protocol: Protocol::Udp,
         };
+        let registered = RegisteredSocket {
+            cookie: 0x1f,
+            inode: 7,
+            address: "[::]:53".parse().unwrap(),
+            pid: 12,
+            command: "knotd".to_owned(),
+        };
         let instance = Instance {
             pid: 7,
             keeper: crate::registry::Keeper::Process,
@@ -258,6 +276,7 @@ mod tests {
                 link: Some(file(14)),
                 counters: file(15),
                 counted: FormerSums::default(),
+                listeners: Some(file(24)),
             }),
             xdp: vec![
                 HandedXdp { interface: "eth0".parse().unwrap(), link: Some((XdpMode::Native, file(23))) },
@@ -268,12 +287,14 @@ mod tests {
             mark: None,
             exemption: None,
             listeners: vec![HandedListener {
-                destination,
+                destination: destination.clone(),
                 address: "[::1]:4711".parse().unwrap(),
                 sockets: vec![file(16), file(17)],
             }],
             addresses: ListenerAddresses::default(),
             rules: None,
+            registered: vec![(destination.clone(), registered.clone())],
+            registered_before: vec![(destination.clone(), registered)],
             book: vec![file(18)],
             known: vec!["web".parse().unwrap()],
             gone: vec![serde_json::json!({ "name": "old" })],

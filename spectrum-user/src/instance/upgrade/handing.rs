@@ -78,6 +78,8 @@ impl Running {
             exemption: self.exempting.handed_on(),
             listeners: listeners.collect::<std::io::Result<_>>().context("hand on the listeners")?,
             addresses: self.addresses.clone(),
+            registered: self.others.sockets.clone().into_iter().collect(),
+            registered_before: self.others.gone.clone().into_iter().collect(),
             rules: self.tproxy.as_ref().map(Tproxy::handed_on),
             book: book.into_iter().map(|file| files.give(file)).collect(),
             known: self.published.now().known.iter().cloned().collect(),
@@ -104,7 +106,8 @@ impl Running {
         let (counted, counters) = dispatcher.probe().all_counts()?.into_parts();
         let counters = counters.context("hand on the counters of packets")?;
         let link = dispatcher.link().map(|link| files.add(link)).transpose()?;
-        Ok(Some(HandedDispatcher { link, counters: files.give(counters), counted }))
+        let listeners = Some(files.add(dispatcher.listeners())?);
+        Ok(Some(HandedDispatcher { link, counters: files.give(counters), counted, listeners }))
     }
 
     /// Hands the conversations with all worker processes over: from here on nobody hears them until the next program does, or

@@ -209,7 +209,7 @@ pub(crate) fn try_out(
     let plan = ledger.renumbered(&planned.config, planned.plan);
     match ledger.mode {
         Mode::SkLookup => drop(Table::compile(&plan.bindings).context("compile the steering table")?),
-        Mode::Tproxy => drop(ledger.firewall(&plan, &RunTimeSources::default())?),
+        Mode::Tproxy => drop(ledger.firewall(&planned.config, &plan, &RunTimeSources::default())?),
     }
     Ok(TrialAnswer { ledger: VERSION, version: env!("CARGO_PKG_VERSION").to_owned(), heeds_alarm: true })
 }

@@ -1,0 +1,153 @@
+//! The verbs about sockets of other programs: takes copies of them out of a process, and hands these to the instance. What becomes of them is
+//! the instance's affair.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io::{self, Write};
+use std::os::fd::{AsFd as _, BorrowedFd};
+use std::path::Path;
+
+use anyhow::{Context as _, anyhow, bail};
+
+use super::{OP, ask, find};
+use crate::cli::{InstanceArgs, RegisterArgs, UnregisterArgs};
+use crate::commands::answer::print;
+use crate::control::{
+    MOST_FILES, OfferedSocket, RegisterAnswer, RegisterQuery, Request, UnregisterQuery, ask_with,
+};
+use crate::view::DestinationPlan;
+use spectrum_steering::host::{
+    ForeignSocket, NamespaceId, ProcessSockets, UnfitSocket, processes_of_unit, sockets_of_process,
+};
+
+/// So many descriptors that do not fit are named.
+const NAMED: usize = 8;
+
+/// Prints which sockets were registered, a line each.
+pub(in crate::commands) fn register(args: &RegisterArgs) -> anyhow::Result<()> {
+    let op = || format!("register {}", args.service);
+    // Before anything is taken out of anybody.
+    let socket = find(&args.instance)?;
+    let namespace = namespace(&args.instance)?;
+    let processes = processes(args).with_context(op)?;
+    let mut taken = Vec::new();
+    for pid in processes {
+        taken.push(sockets_of_process(pid, namespace).with_context(op)?);
+    }
+    let offered = offered(args, &taken).with_context(op)?;
+    let files: Vec<BorrowedFd<'_>> = offered.iter().map(|(_, socket)| socket.as_fd()).collect();
+    let sockets = offered.iter().map(|(offered, _)| offered.clone()).collect();
+    let request = Request::Register(RegisterQuery { service: args.service.clone(), sockets });
+    let answer: RegisterAnswer = ask_with(&socket.path, &request, &files)?;
+    print(OP, &answer, args.instance.json, |out| write(&answer, "gets", out))
+}
+
+/// Prints which sockets were let go of, a line each.
+pub(in crate::commands) fn unregister(args: &UnregisterArgs) -> anyhow::Result<()> {
+    let UnregisterArgs { service, address, protocol, instance } = args;
+    let query = UnregisterQuery { service: service.clone(), protocol: *protocol, address: *address };
+    let answer: RegisterAnswer = ask(instance, &Request::Unregister(query))?;
+    print(OP, &answer, instance.json, |out| write(&answer, "gets no more", out))
+}
+
+fn write(answer: &RegisterAnswer, verb: &str, out: &mut dyn Write) -> io::Result<()> {
+    for (DestinationPlan { service, protocol, family, .. }, socket) in &answer.sockets {
+        writeln!(out, "{socket} {verb} what is for {service} {protocol} {family}")?;
+    }
+    answer.notes.iter().try_for_each(|note| writeln!(out, "note: {note}"))
+}
+
+/// The namespace in which the instance works.
+fn namespace(args: &InstanceArgs) -> anyhow::Result<NamespaceId> {
+    Ok(match &args.netns {
+        Some(name) => NamespaceId::named(name)?,
+        None => NamespaceId::current()?,
+    })
+}
+
+/// The processes that are meant.
+fn processes(args: &RegisterArgs) -> anyhow::Result<Vec<u32>> {
+    match (args.pid, &args.pidfile, &args.unit) {
+        (Some(pid), _, _) => Ok(vec![pid]),
+        (None, Some(path), _) => Ok(vec![written_in(path)?]),
+        (None, None, Some(unit)) => Ok(processes_of_unit(unit)?),
+        (None, None, None) => bail!("say whose sockets, by --pid, --pidfile or --unit"),
+    }
+}
+
+fn written_in(path: &Path) -> anyhow::Result<u32> {
+    let text = fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?;
+    let first = text.split_whitespace().next().unwrap_or_default();
+    let is_one = |pid: &u32| *pid > 0;
+    first.parse().ok().filter(is_one).ok_or_else(|| {
+        let shown: String = first.chars().take(20).collect();
+        anyhow!("read {}: expected the id of a process, found {shown:?}", path.display())
+    })
+}
+
+/// The sockets to be offered: of those that `taken` processes have, the ones that were asked for, each once.
+fn offered<'a>(
+    args: &RegisterArgs,
+    taken: &'a [ProcessSockets],
+) -> anyhow::Result<Vec<(OfferedSocket, &'a ForeignSocket)>> {
+    let is_meant = |socket: &ForeignSocket| {
+        args.protocol.is_none_or(|protocol| socket.protocol() == protocol)
+            && args.address.is_none_or(|address| socket.address() == address)
+    };
+    let mut known = BTreeSet::new();
+    let mut offered = Vec::new();
+    for ProcessSockets { pid, command, fit, .. } in taken {
+        for (descriptor, socket) in fit {
+            if is_meant(socket) && known.insert(socket.cookie()) {
+                let named = OfferedSocket { pid: *pid, command: command.clone(), descriptor: *descriptor };
+                offered.push((named, socket));
+            }
+        }
+    }
+    match offered.len() {
+        0 => Err(nothing(args, taken)),
+        count if count > MOST_FILES => {
+            bail!("{count} sockets fit, more than {MOST_FILES}; say which by ADDR:PORT")
+        }
+        _ => Ok(offered),
+    }
+}
+
+/// Why nothing that was `taken` can be offered.
+fn nothing(args: &RegisterArgs, taken: &[ProcessSockets]) -> anyhow::Error {
+    let whose: Vec<String> = taken
+        .iter()
+        .map(|ProcessSockets { pid, command, .. }| format!("process {pid} ({command})"))
+        .collect();
+    let whose = match whose.as_slice() {
+        [one] => format!("{one} has"),
+        several => format!("{} have", several.join(", ")),
+    };
+    let there: Vec<String> =
+        taken.iter().flat_map(|process| &process.fit).map(|(_, socket)| socket.to_string()).collect();
+    if !there.is_empty() {
+        let protocol = args.protocol.map_or_else(String::new, |protocol| format!(" {protocol}"));
+        let address = args.address.map_or_else(String::new, |address| format!(" {address}"));
+        return anyhow!("{whose} no{protocol} socket{address}, but {}", there.join(", "));
+    }
+    // Of a server that is at work most are connections.
+    let mut reasons: BTreeMap<String, Vec<i32>> = BTreeMap::new();
+    for (descriptor, why) in taken.iter().flat_map(|process| &process.unfit) {
+        let reason = match why {
+            UnfitSocket::NotASocket => continue,
+            UnfitSocket::Connected { protocol, .. } => format!("a connected {protocol} socket"),
+            why => why.to_string(),
+        };
+        reasons.entry(reason).or_default().push(*descriptor);
+    }
+    let named: Vec<String> = reasons
+        .into_iter()
+        .map(|(reason, descriptors)| {
+            let shown: Vec<String> = descriptors.iter().take(NAMED).map(ToString::to_string).collect();
+            let more = if descriptors.len() > NAMED { ", …" } else { "" };
+            format!("descriptor {}{more} is {reason}", shown.join(", "))
+        })
+        .collect();
+    let named = if named.is_empty() { "no socket at all".to_owned() } else { named.join("; ") };
+    anyhow!("{whose} no listening TCP and no unconnected UDP socket: {named}")
+}
