@@ -8,6 +8,8 @@ mod contest;
 mod cpu;
 mod datagrams;
 mod dispatch;
+mod early;
+mod frames;
 mod measured;
 mod memory;
 mod processes;

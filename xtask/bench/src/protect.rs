@@ -14,6 +14,8 @@ use xtask::server::Server;
 use xtask::shell;
 
 use super::Bench;
+use super::early;
+use super::frames::SOURCE;
 use super::measured;
 use super::report::Report;
 use super::row::{Goal, Peer, Row};
@@ -26,8 +28,8 @@ const DIALLED: &str = "192.0.2.77:7777";
 const CLIENT: &str = "127.0.0.1";
 
 /// Where the lists are: memory, of this run alone.
-const DENIED: &str = "/run/denied.txt";
-const SET: &str = "/run/denied.set";
+pub(super) const DENIED: &str = "/run/denied.txt";
+pub(super) const SET: &str = "/run/denied.set";
 
 /// The denied sources of a list.
 const SOURCES: u32 = 1_000_000;
@@ -84,7 +86,7 @@ pub(super) fn run(bench: &Bench, report: &mut Report) -> Result<()> {
             }
         }
     }
-    Ok(())
+    early::run(bench, report)
 }
 
 fn measure(contest: &Contest, bench: &Bench) -> Result<Vec<Row>> {
@@ -116,16 +118,11 @@ fn open(subject: &Subject, bench: &Bench) -> Result<Station> {
     })
 }
 
-/// The client and a million others, as a list of ours and as what `ipset restore` reads.
+/// The clients and a million others, as a list of ours and as what `ipset restore` reads.
 fn write_lists() -> Result<()> {
-    let others = (1..SOURCES).map(|nth| Ipv4Addr::from_bits(nth.wrapping_mul(2_654_435_761)));
-    // Neither the client's own nor what is dialled, and none twice: the factor is odd.
-    let others = others.filter(|address| !address.is_loopback() && address.octets()[..2] != [192, 0]);
-    let (mut list, mut set) = (
-        format!("{CLIENT}\n").into_bytes(),
-        format!("create denied hash:net maxelem {}\nadd denied {CLIENT}\n", 2 * SOURCES).into_bytes(),
-    );
-    for address in others.filter(|address| !address.is_unspecified()) {
+    let mut list = Vec::new();
+    let mut set = format!("create denied hash:net maxelem {}\n", 2 * SOURCES).into_bytes();
+    for address in sources() {
         writeln!(list, "{address}")
             .and_then(|()| writeln!(set, "add denied {address}"))
             .context("write a list")?;
@@ -134,6 +131,19 @@ fn write_lists() -> Result<()> {
         fs::write(path, content).with_context(|| format!("write {path}"))?;
     }
     Ok(())
+}
+
+/// Whom the lists deny: those who dial, and a million others.
+pub(super) fn sources() -> impl Iterator<Item = Ipv4Addr> {
+    let others = (1..SOURCES).map(|nth| Ipv4Addr::from_bits(nth.wrapping_mul(2_654_435_761)));
+    // Neither a client's own nor what is dialled, and none twice: the factor is odd.
+    let others = others.filter(|address| {
+        !address.is_loopback()
+            && !address.is_unspecified()
+            && address.octets()[..2] != [192, 0]
+            && *address != SOURCE
+    });
+    [Ipv4Addr::LOCALHOST, SOURCE].into_iter().chain(others)
 }
 
 fn refusing(bench: &Bench, interrupt: &Interrupt) -> Result<Server> {
