@@ -34,7 +34,7 @@ pub trait Accounts {
     fn store(&self, index: u32, word: u64);
 }
 
-/// How often something may come: the ticks that each costs, and how far ahead a source may be.
+/// The pace at which something may come: the ticks that each costs, and how far ahead a source may be.
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
 pub struct Pace {
     /// The ticks from one to the next.
@@ -43,7 +43,7 @@ pub struct Pace {
     pub window: u32,
 }
 
-/// What comes, to be charged to an account.
+/// A packet that comes, to be charged to an account.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub struct Charge {
     /// The hash of the source prefix and of what counts it.

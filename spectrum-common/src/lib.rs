@@ -12,6 +12,7 @@ mod account;
 #[cfg(feature = "std")]
 mod address_and_port;
 mod counts;
+mod denial_sample;
 mod destination;
 mod domain;
 #[cfg(feature = "std")]
@@ -41,6 +42,7 @@ pub use account::{ACCOUNT_WORDS, Accounts, Charge, Pace, charge, hash_of, would_
 #[cfg(feature = "std")]
 pub use address_and_port::{ParseAddressAndPortError, parse_address_and_port};
 pub use counts::{Counts, DENY_REASONS, DenyReason, REFUSALS, Refusal};
+pub use denial_sample::DenialSample;
 #[cfg(feature = "std")]
 pub use destination::Destination;
 pub use destination::DestinationId;

@@ -28,6 +28,10 @@ pub const SILENT: &str = "SILENT";
 pub const COUNTERS: &str = "COUNTERS";
 /// Per-CPU array of one number: packets that the XDP program dropped.
 pub const EARLY: &str = "EARLY";
+/// Ring buffer: samples of packets that were turned away.
+pub const DENIALS: &str = "DENIALS";
+/// The bytes of [`DENIALS`].
+pub const DENIALS_BYTES: usize = 256 << 10;
 /// Array of one map: the accounts of sources, where a rate is configured.
 pub const ACCOUNTS: &str = "ACCOUNTS";
 /// Read-only global, two `u64`: what makes hashes that strangers cannot foresee.

@@ -79,7 +79,7 @@ impl From<IpAddr> for Source {
     }
 }
 
-/// Who sent a packet, as far as a gate asks for it. The kernel implements it over the packet, the host over what it knows.
+/// The sender of a packet, as far as a gate asks for it. The kernel implements it over the packet, the host over what it knows.
 pub trait Sender {
     /// The address.
     fn source(&self) -> Source;

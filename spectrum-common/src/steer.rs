@@ -13,7 +13,7 @@ pub trait Nodes {
     /// The same of a step: all of them stand in the first page, which is at hand.
     fn step(&self, index: u32) -> Option<&Node>;
 
-    /// What [`search`] says of `source` in the list at the index `list`. The kernel has a function of its own for it, which its
+    /// The word of [`search`] on `source` in the list at the index `list`. The kernel has a function of its own for it, which its
     /// verifier walks once and not for each list.
     #[inline(always)]
     fn said_of(&self, list: u32, source: Source) -> Value {
@@ -168,7 +168,7 @@ fn comes_by<N: Nodes + ?Sized>(interfaces: u32, index: u32, nodes: &N) -> bool {
     index == 0 || differences.into_iter().fold(0, |any, is_same| any | is_same) != 0
 }
 
-/// What the list of sources says of `source` whose first step is at the index `list`: the value of the longest prefix that contains
+/// The word of the list of sources on `source` whose first step is at the index `list`: the value of the longest prefix that contains
 /// it, else [`Value::PASS`], and so does a list that breaks its own rules.
 #[inline(always)]
 pub fn search<N: Nodes + ?Sized>(list: u32, source: Source, nodes: &N) -> Value {

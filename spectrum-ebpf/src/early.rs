@@ -6,6 +6,7 @@ use spectrum_common::{Address, Domain, Pace, Packet, Sender, Source, Verdict, st
 use crate::accounts::{Ends, hashes, would_charge};
 use crate::counters::{deny, drop_early};
 use crate::frame::PlainPacket;
+use crate::samples::sample;
 use crate::tables;
 
 /// True if nobody is to hear of it. Then it is counted.
@@ -29,6 +30,9 @@ pub extern "C" fn silenced(to_hi: u64, to_lo: u64, from_hi: u64, from_lo: u64, r
         Verdict::Silence(id, reason) => {
             deny(id, reason);
             drop_early();
+            #[expect(clippy::cast_possible_truncation, reason = "the lower half")]
+            let port = ports as u16;
+            sample(id, reason, || Some((packet, from, port)));
             1
         }
         // Who is refused is told so, by the stack.

@@ -28,7 +28,7 @@ const EXTENSIONS: usize = 3;
 const SYN: u8 = 0x02;
 const ACK: u8 = 0x10;
 
-/// What a frame brings: a SYN, or a datagram.
+/// A SYN or a datagram, which a frame brings.
 pub(crate) struct PlainPacket {
     pub(crate) from: Address,
     pub(crate) to: Address,

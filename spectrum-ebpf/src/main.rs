@@ -16,6 +16,7 @@ mod counters;
 mod early;
 mod frame;
 mod packet;
+mod samples;
 mod shares;
 mod tables;
 
@@ -26,6 +27,7 @@ use aya_ebpf::programs::{SkLookupContext, XdpContext};
 use spectrum_common::{Verdict, names, steer};
 
 use crate::counters::deny;
+use crate::samples::sample;
 
 /// Lets the loader refuse an object, or state pinned by one, that speaks another version.
 #[unsafe(no_mangle)]
@@ -52,10 +54,12 @@ pub fn spectrum(ctx: SkLookupContext) -> u32 {
         Verdict::Pass => SK_PASS,
         Verdict::Refuse(id, reason) => {
             deny(id, reason);
+            sample(id, reason, || packet::read_whole(&ctx));
             SK_DROP
         }
         Verdict::Silence(id, reason) => {
             deny(id, reason);
+            sample(id, reason, || packet::read_whole(&ctx));
             if assign::silence(&ctx) { SK_PASS } else { SK_DROP }
         }
     }

@@ -34,6 +34,14 @@ pub(crate) fn read(ctx: &SkLookupContext) -> Option<Packet> {
     Some(Packet { domain, address, port })
 }
 
+/// The packet once more with its source, and the port of that in network order.
+#[inline(always)]
+pub(crate) fn read_whole(ctx: &SkLookupContext) -> Option<(Packet, Address, u16)> {
+    let packet = read(ctx)?;
+    let sender = LookupSender::of(ctx);
+    Some((packet, sender.source().address, sender.lookup.remote_port))
+}
+
 /// The sender of the packet. Read on its own, since few packets pass a gate.
 pub(crate) struct LookupSender<'a> {
     lookup: &'a bpf_sk_lookup,

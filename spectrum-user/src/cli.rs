@@ -127,6 +127,8 @@ pub enum Command {
     Reload(ReloadArgs),
     /// Print what the running instance is, how it fares, and what stands in its way
     Status(StatusArgs),
+    /// Print which sources the running instance turned away most in the last minute or two, by samples; with sk_lookup
+    TopSources(TopSourcesArgs),
     /// Have what is pinned steer a binding no more
     Unbind(UnbindArgs),
     /// Take away all that is pinned
@@ -590,6 +592,18 @@ pub struct ExplainArgs {
     /// The source of the packet [default: an address of documentation's]
     #[arg(long, value_name = "ADDRESS:PORT", value_parser = parse_address_and_port)]
     pub from: Option<SocketAddr>,
+
+    /// The instance.
+    #[command(flatten)]
+    pub instance: InstanceArgs,
+}
+
+/// Flags of `top-sources`.
+#[derive(Args, Clone, Debug)]
+pub struct TopSourcesArgs {
+    /// The service [default: each]
+    #[arg(value_name = "SERVICE")]
+    pub service: Option<String>,
 
     /// The instance.
     #[command(flatten)]

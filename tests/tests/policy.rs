@@ -4,6 +4,7 @@
 
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use socket2::{Domain, Socket, Type};
 use spectrum_common::{DenyReason, Packet, Verdict};
@@ -15,7 +16,7 @@ use spectrum_steering::plan::table::Table;
 use spectrum_steering::plan::{Bound, OwnPolicy, Plan, RunTimeSources};
 use spectrum_tests::case::Case;
 use spectrum_tests::control::{CONFIG, configure, reload};
-use spectrum_tests::deadline::PATIENCE;
+use spectrum_tests::deadline::{PATIENCE, eventually};
 use spectrum_tests::instance::{Instance, Launch};
 use spectrum_tests::judged::{
     Told, client, denied, own_clients, prefix_of, services_with, talks, told, told_by_datagram,
@@ -337,6 +338,7 @@ on_every_path!(
     a_source_comes_no_oftener_than_its_rate_and_others_are_let_in,
     the_ack_of_a_syn_cookie_is_not_counted,
     clients_come_by_the_interfaces_that_a_policy_names,
+    whom_a_service_turns_away_most_is_told_and_recorded,
 );
 
 /// The program with this configuration; `None` on a path that carries no policy, which it says.
@@ -532,4 +534,49 @@ fn clients_come_by_the_interfaces_that_a_policy_names(case: &mut Case) {
 
 fn tells_interface() -> bool {
     Dispatcher::load(false, 0).unwrap().knows_interface()
+}
+
+fn whom_a_service_turns_away_most_is_told_and_recorded(case: &mut Case) {
+    let Some(instance) = deny_some(case, "refuse") else { return };
+    let target = SocketAddr::new(case.address(7), 80);
+    let ask = |words: &str| Launch::new(&case.server).arguments(&format!("top-sources {words}")).finish();
+    if case.path != Path::SkLookup {
+        let refused = ask("");
+        assert_eq!(refused.code(), 1);
+        assert!(refused.stderr.contains("over tproxy the firewall"), "{refused}");
+        return;
+    }
+    let nobody = ask("");
+    assert!(nobody.stdout.contains("nobody was turned away"), "{nobody}");
+    for number in [33, 33, 1, 33, 33, 9] {
+        assert_eq!(told(case, client(case, number), target, Told::Refused), Told::Refused);
+        // Of those that come within a tick one is told for all.
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert_eq!(told_by_datagram(case, client(case, 33), target, Told::Refused), Told::Refused);
+    let answer = eventually("all of them", PATIENCE, || {
+        let answer: serde_json::Value = serde_json::from_str(&ask("web --json").stdout).unwrap();
+        (answer["services"][0]["packets"].as_u64() >= Some(7)).then_some(answer)
+    });
+    let [service] = &answer["services"].as_array().unwrap()[..] else { panic!("{answer}") };
+    let source = &service["sources"][0];
+    let name = source["source"].as_str().unwrap();
+    let prefix: Prefix = name.parse().unwrap();
+    assert!(prefix.contains(client(case, 33)) && prefix.length() == case.family.pick(32, 64), "{answer}");
+    assert!(source["packets"].as_u64() >= Some(4) && source["reason"] == "denied", "{answer}");
+    assert_eq!(source["dialled"], target.to_string());
+    let shown = ask("").stdout;
+    assert!(shown.contains("web: ") && shown.contains(name), "{shown}");
+    let unknown = ask("nobody");
+    assert!(unknown.code() != 0 && unknown.stderr.contains("no service is called \"nobody\""), "{unknown}");
+    // One line a second at most.
+    let lines = || instance.stderr().lines().filter(|line| line.contains("denied service=web")).count();
+    eventually("a record", PATIENCE, || (lines() >= 1).then_some(()));
+    assert!(lines() < 7, "{}", instance.stderr());
+    let client = format!("client={}", SocketAddr::new(client(case, 33), 0)).replace(":0", ":");
+    assert!(
+        instance.stderr().contains(&client) && instance.stderr().contains("reason=\"denied\""),
+        "{}",
+        instance.stderr()
+    );
 }

@@ -2,6 +2,7 @@
 //! nowhere else. What the table says is decided in `plan`; which sockets are registered, by the caller.
 
 mod attached;
+mod denial_samples;
 mod drop_log;
 mod error;
 mod former_counts;
@@ -27,6 +28,7 @@ use aya::{Ebpf, EbpfLoader};
 use spectrum_common::{Counts, Node, names};
 
 pub use attached::{AttachedProgram, attached_programs, program_names};
+pub use denial_samples::{DenialSamples, DeniedPacket};
 pub use drop_log::DropLog;
 pub use error::DispatcherError;
 #[doc(hidden)]
@@ -74,6 +76,7 @@ pub struct Dispatcher {
     has_interface: bool,
     secret: Secret,
     link: Option<OwnedFd>,
+    samples: Option<DenialSamples>,
     probe: Probe,
     capacity: usize,
 }
@@ -190,7 +193,12 @@ impl Dispatcher {
             pins.keep_program(descriptor.as_fd())?;
         }
         let dispatcher = Self::of(Maps::Object(&mut ebpf), (descriptor, id), capacity, has_interface)?;
-        Ok(Self { ebpf: Some(ebpf), pins, secret, ..dispatcher })
+        let samples = match &pins {
+            // There is nobody to read them.
+            Some(_) => None,
+            None => Some(DenialSamples(Maps::Object(&mut ebpf).take(names::DENIALS)?)),
+        };
+        Ok(Self { ebpf: Some(ebpf), pins, secret, samples, ..dispatcher })
     }
 
     /// The dispatcher that is pinned in `directory`, to be changed, and its generation in force. It has no link: see
@@ -263,6 +271,7 @@ impl Dispatcher {
             link: None,
             probe: Probe::of(program, id, counters, counters_file, registered, early),
             listeners,
+            samples: None,
             capacity,
         })
     }
@@ -337,6 +346,11 @@ impl Dispatcher {
             Err(error) if error.raw_os_error() == Some(libc::EEXIST) => Ok(false),
             Err(source) => Err(DispatcherError::Register { id, source: Box::new(source) }),
         }
+    }
+
+    /// The samples of packets that are turned away. `None` the second time.
+    pub fn take_samples(&mut self) -> Option<DenialSamples> {
+        self.samples.take()
     }
 
     /// The program's log of packets it drops, if it was loaded to log them. `None` the second time.

@@ -48,6 +48,7 @@ pub fn execute(cli: &Cli) -> ExitCode {
         Some(Command::Register(args)) => ask::register(args),
         Some(Command::Reload(args)) => ask::reload(args),
         Some(Command::Status(args)) => ask::status(args),
+        Some(Command::TopSources(args)) => ask::top_sources(args),
         Some(Command::Unbind(args)) => pinned::unbind(args),
         Some(Command::Unload(args)) => pinned::unload(args),
         Some(Command::Unregister(args)) => ask::unregister(args),

@@ -34,6 +34,8 @@ pub enum Request {
     Renew,
     /// The status of the instance.
     Status,
+    /// Whom services turn away most.
+    TopSources(TopSourcesQuery),
     /// Steer packets of a service to a socket of another program no more.
     Unregister(UnregisterQuery),
     /// Become another version of the program.
@@ -52,8 +54,24 @@ impl Request {
     /// True if it may be made twice.
     #[must_use]
     pub fn changes_nothing(&self) -> bool {
-        matches!(self, Self::Bindings(_) | Self::Denied | Self::Deny(_) | Self::Explain(_) | Self::Status)
+        matches!(
+            self,
+            Self::Bindings(_)
+                | Self::Denied
+                | Self::Deny(_)
+                | Self::Explain(_)
+                | Self::Status
+                | Self::TopSources(_)
+        )
     }
+}
+
+/// A service, or all of them.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct TopSourcesQuery {
+    /// Its name; none are all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service: Option<String>,
 }
 
 /// The program to become.

@@ -12,6 +12,7 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use nix::sys::resource::{Resource as Limit, getrlimit};
 
+use super::denials;
 use super::exempting::Exempting;
 use super::replies::make;
 use super::running::{Aim, Running, registry};
@@ -308,6 +309,9 @@ impl Running {
             Some(dispatcher) => dispatcher,
             none => none.insert(Box::new(loaded(plan)?)),
         };
+        if let Some(samples) = dispatcher.take_samples() {
+            self.hearing.0.spawn(denials::read(samples, self.published.clone()));
+        }
         // What is left of a link that somebody detached leads nowhere.
         if let Err(error) = dispatcher.detach() {
             tracing::debug!(%error, "let go of a link that was detached");

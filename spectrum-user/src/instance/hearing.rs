@@ -303,6 +303,10 @@ async fn hear_requests(mut asked: mpsc::Receiver<Asked>, published: &Published, 
                     asked.refused(&why, exit_code::FAILURE, &[]);
                 }
             }
+            Request::TopSources(query) => match published.now().top_sources(query) {
+                Ok(answer) => asked.done(&answer),
+                Err(error) => refuse(asked, &error),
+            },
             Request::Configuration | Request::Explain(_) | Request::Status => {
                 // There are no more conversations than there is room.
                 if hands.questions.send(asked).await.is_err() {

@@ -4,6 +4,7 @@
 mod announcing;
 mod beside;
 mod conflicts;
+mod denials;
 mod denying;
 mod effects;
 mod exempting;

@@ -10,6 +10,7 @@ mod output;
 mod record;
 mod recorder;
 mod shed_records;
+mod top_sources;
 
 pub use book::{Book, BookError, ProcessNumber};
 pub use counters::{Counters, Totals, WorkerCounters};
@@ -19,6 +20,7 @@ pub use omissions::{Omission, Omissions};
 pub use output::{Lines, LossKind, Losses, Output};
 pub use record::timestamp;
 pub use recorder::{RecordRules, Recorder};
+pub use top_sources::{DeniedClient, ServiceSources, SourceCount, TopSources, TopSourcesAnswer};
 
 use spectrum_proxy::Event;
 

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::config::Config;
 use crate::model::{DestinationId, RegisteredSocket, Service, ServiceName};
-use crate::observe::{Book, timestamp};
+use crate::observe::{Book, TopSources, timestamp};
 use crate::plan::Plan;
 use crate::plan::firewall::ChainPart;
 use crate::registry::{InstanceId, Mode};
@@ -66,6 +66,8 @@ pub struct Present {
     pub own_listeners: Arc<HashSet<u64>>,
     /// The interfaces where XDP is asked for.
     pub xdp: Arc<[XdpView]>,
+    /// Whom the programs turn away most.
+    pub denied: TopSources,
     /// The prefixes that are to be announced.
     pub announcements: Arc<[AnnouncementView]>,
     /// The device that has their routes.
@@ -179,6 +181,7 @@ impl Published {
             gone_sockets: Arc::default(),
             own_listeners: Arc::default(),
             xdp: Arc::default(),
+            denied: TopSources::default(),
             announcements: Arc::default(),
             announcing_device: None,
             announcing_damage: None,

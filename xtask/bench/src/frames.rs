@@ -27,7 +27,7 @@ use super::slices::Sample;
 pub(super) const INTERFACE: &str = "in0";
 /// The sender of all of them.
 pub(super) const SOURCE: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 2);
-/// What they are for: an address of the bound prefix, and a port.
+/// The destination of all of them: an address of the bound prefix, and a port.
 const DIALLED: (Ipv4Addr, u16) = (Ipv4Addr::new(192, 0, 2, 77), 7777);
 
 /// Frames that the kernel makes by one call.

@@ -9,6 +9,7 @@ mod register;
 mod selection;
 mod set_origin;
 mod status;
+mod top_sources;
 mod upgrade;
 
 use std::collections::BTreeSet;
@@ -23,6 +24,7 @@ pub(super) use self::completion::complete;
 pub(super) use self::denials::{allow, denied, deny};
 pub(super) use self::register::{register, unregister};
 use self::selection::{LISTED, ShownServices, Summary};
+pub(super) use self::top_sources::top_sources;
 pub(super) use self::upgrade::upgrade;
 use super::answer::print;
 use super::columns::Columns;

@@ -1,6 +1,7 @@
 //! What a running instance answers to who asks what it does. Changes nothing, but that an explanation counts as a packet.
 
 mod explain;
+mod top_sources;
 
 use std::sync::Arc;
 

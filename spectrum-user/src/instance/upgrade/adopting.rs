@@ -19,6 +19,7 @@ use crate::admin::AdminServer;
 use crate::config::Config;
 use crate::control::ControlServer;
 use crate::instance::Farewell;
+use crate::instance::denials;
 use crate::instance::effects::{firewall_of, loaded, namespace};
 use crate::instance::own_bindings::Speaking;
 use crate::instance::running::Running;
@@ -197,6 +198,9 @@ impl Running {
         let plan = Arc::clone(&self.plan);
         let table = self.compiled(&plan).await?;
         let mut dispatcher = Box::new(loaded(&plan)?);
+        if let Some(samples) = dispatcher.take_samples() {
+            self.hearing.0.spawn(denials::read(samples, self.published.clone()));
+        }
         for (id, destination) in &plan.destinations {
             // One whose registration is no more wanted is on its way out.
             if let Some(group) = self.listeners.get(destination) {

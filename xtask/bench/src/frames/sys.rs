@@ -11,7 +11,7 @@ use socket2::{Domain, Socket, Type};
 const BPF_PROG_LOAD: libc::c_long = 5;
 const BPF_PROG_TEST_RUN: libc::c_long = 10;
 const BPF_PROG_TYPE_XDP: u32 = 6;
-/// What the program says of a frame is done with it (Linux 5.18).
+/// Does with a frame as the program says (Linux 5.18).
 const LIVE_FRAMES: u32 = 1 << 1;
 const SIOCETHTOOL: libc::Ioctl = 0x8946;
 const ETHTOOL_SGRO: u32 = 0x2c;
