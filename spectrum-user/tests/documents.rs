@@ -10,13 +10,14 @@ use clap::error::ErrorKind;
 use spectrum_proxy::End;
 use spectrum_user::cli::Cli;
 
-const DOCUMENTS: [&str; 13] = [
+const DOCUMENTS: [&str; 14] = [
     "ARCHITECTURE.md",
     "CHANGELOG.md",
     "CONTRIBUTING.md",
     "README.md",
     "SECURITY.md",
     "docs/fleet.md",
+    "docs/from-tubular.md",
     "docs/glossary.md",
     "docs/kernels.md",
     "docs/operations.md",

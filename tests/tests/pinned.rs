@@ -7,6 +7,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -16,7 +17,8 @@ use spectrum_steering::DestinationId;
 use spectrum_steering::dispatcher::Dispatcher;
 use spectrum_tests::control::configure;
 use spectrum_tests::deadline::{PATIENCE, eventually};
-use spectrum_tests::dial::{assert_answered, assert_refused};
+use spectrum_tests::dial::{assert_answered, assert_refused, dial};
+use spectrum_tests::foreign_server::ForeignServer;
 use spectrum_tests::instance::{Finished, Launch};
 use spectrum_tests::netns::Netns;
 use spectrum_tests::require::{self, Need, find_in_path};
@@ -499,4 +501,104 @@ fn metrics_are_served_until_told_to_stop() {
     let error =
         netns.run(|| TcpStream::connect_timeout(&"127.0.0.1:9180".parse().unwrap(), Duration::from_secs(1)));
     assert_eq!(error.unwrap_err().kind(), ErrorKind::ConnectionRefused);
+}
+
+#[test]
+fn an_upgrade_misses_no_packet_and_loses_no_count() {
+    let Some(netns) = server("an_upgrade_misses_no_packet_and_loses_no_count", &[]) else { return };
+    done(&netns, "load");
+    done(&netns, "bind web tcp 192.0.2.0/24");
+    done(&netns, "bind web tcp 2001:db8::/64");
+    let foreign = ForeignServer::tcp(&netns, "[::]:0".parse().unwrap(), "web");
+    done(&netns, &format!("register web --pid {} {}", std::process::id(), foreign.address()));
+    let programs = || status(&netns)["program"]["id"].as_u64().unwrap();
+    let (first, over) = (programs(), AtomicBool::new(false));
+    let dialled = thread::scope(|scope| {
+        let dial = |target: &'static str| {
+            let (netns, over) = (&netns, &over);
+            move || {
+                let mut dialled = 0_u64;
+                while !over.load(Ordering::Acquire) {
+                    let target = target.parse().unwrap();
+                    let heard = dial(netns, target).unwrap_or_else(|error| panic!("{target}: {error}"));
+                    assert!(heard.text.starts_with("web "), "{heard:?}");
+                    dialled += 1;
+                }
+                dialled
+            }
+        };
+        let clients = ["192.0.2.9:80", "[2001:db8::9]:80"].map(|target| scope.spawn(dial(target)));
+        for _ in 0..10 {
+            let told = done(&netns, "upgrade");
+            assert!(told.starts_with("upgraded pinned from="), "{told}");
+        }
+        over.store(true, Ordering::Release);
+        clients.map(|client| client.join().unwrap())
+    });
+    assert_ne!(programs(), first);
+    for (family, dialled) in ["ipv4", "ipv6"].into_iter().zip(dialled) {
+        let packets = destination(&netns, "web", "tcp", family)["packets"].clone();
+        assert_eq!((&packets["missed"], packets["steered"].as_u64()), (&Value::from(0), Some(dialled)));
+    }
+    let left: Vec<_> =
+        netns.run(|| fs::read_dir(pins(&netns)).unwrap().map(|entry| entry.unwrap().file_name()).collect());
+    assert_eq!(left.len(), 2, "{left:?}");
+}
+
+#[test]
+fn what_is_registered_is_told_and_what_does_not_fit_is_refused() {
+    let Some(netns) = server("what_is_registered_is_told_and_what_does_not_fit_is_refused", &[]) else {
+        return;
+    };
+    let own = std::process::id();
+    refused(&netns, &format!("register web --pid {own} --instance pinned"), &["nothing is pinned"]);
+    done(&netns, "load");
+    done(&netns, "bind web tcp 192.0.2.0/24");
+    let web = ForeignServer::tcp(&netns, "127.0.0.1:0".parse().unwrap(), "web");
+    let udp = ForeignServer::udp(&netns, "127.0.0.1:0".parse().unwrap());
+    refused(
+        &netns,
+        &format!("register wbe --pid {own} {}", web.address()),
+        &["there is no service wbe; there are web"],
+    );
+    refused(
+        &netns,
+        &format!("register web --pid {own} {}", udp.address()),
+        &["it binds tcp of ipv4, and offered are udp 127.0.0.1:"],
+    );
+    let told = done(&netns, &format!("register web --pid {own} {}", web.address()));
+    assert!(told.contains("gets what is for web tcp ipv4"), "{told}");
+    let shown = &status(&netns)["services"][0]["sockets"][0];
+    assert_eq!((&shown["condition"], &shown["pid"]), (&"up".into(), &own.into()), "{shown}");
+    assert_eq!(shown["address"], web.address().to_string());
+    // By what another one knows it: unregistered it is refused, and so is who ends.
+    refused(&netns, "unregister web --protocol udp", &["no such socket is registered: tcp ipv4: 127.0.0.1:"]);
+    done(&netns, &format!("unregister web {}", web.address()));
+    nothing_listens(&netns, &["192.0.2.9:80"]);
+    done(&netns, &format!("register web --pid {own} {}", web.address()));
+    let (before, address) =
+        (destination(&netns, "web", "tcp", "ipv4")["packets"]["missed"].as_u64().unwrap(), web.address());
+    drop(web);
+    nothing_listens(&netns, &["192.0.2.9:80"]);
+    assert_eq!(destination(&netns, "web", "tcp", "ipv4")["packets"]["missed"], before + 1);
+    let shown = &status(&netns)["services"][0]["sockets"][0];
+    assert_eq!((&shown["condition"], &shown["address"]), (&"gone".into(), &address.to_string().into()));
+}
+
+#[test]
+fn what_is_broken_is_told_and_can_be_unloaded() {
+    let Some(netns) = server("what_is_broken_is_told_and_can_be_unloaded", &[]) else { return };
+    let before = State::of(&netns);
+    for file in ["generation-2", "program", "LISTENERS", "TABLES"] {
+        done(&netns, "load");
+        done(&netns, "bind web tcp 192.0.2.0/24");
+        netns.run(|| fs::remove_file(objects(&netns).join(file)).unwrap());
+        let finished = verb(&netns, "bind web tcp 192.0.3.0/24");
+        assert!(
+            finished.code() == 1 && finished.stderr.contains("/sys/fs/bpf/spectrum/"),
+            "{file}: {finished}"
+        );
+        assert!(done(&netns, "unload").contains("unloaded from network namespace"), "{file}");
+        before.assert_restored(&netns, &format!("unload without {file}"));
+    }
 }

@@ -2,10 +2,15 @@
 //! nothing is half bound, and nothing is left when it is unloaded.
 #![allow(clippy::unwrap_used, reason = "test code panics")]
 
+use std::cell::RefCell;
 use std::fs;
+use std::io::ErrorKind;
 use std::os::unix::process::ExitStatusExt;
 
 use serde_json::Value;
+use spectrum_tests::deadline::{PATIENCE, eventually};
+use spectrum_tests::dial::dial;
+use spectrum_tests::foreign_server::ForeignServer;
 use spectrum_tests::instance::{Finished, Launch};
 use spectrum_tests::netns::Netns;
 use spectrum_tests::random::Random;
@@ -98,7 +103,7 @@ fn at_each_moment(test: &str, line: &str, prepare: impl Fn(&Netns), judge: impl 
     assert!(deaths > 10, "{deaths} deaths");
 }
 
-/// Whether it was loaded or not, the next load works, and is whole.
+/// Loaded or not: the next load works, and is whole.
 #[test]
 fn amid_a_load() {
     at_each_moment(
@@ -123,7 +128,7 @@ fn amid_a_load() {
     );
 }
 
-/// What was bound still is, and what was to be bound is or is not; the next command mends the rest.
+/// Everything that was bound still is, and what was to be bound is or is not; the next command mends the rest.
 #[test]
 fn amid_a_bind() {
     at_each_moment(
@@ -190,6 +195,83 @@ fn amid_an_unload() {
                 _ => assert!(listed.stderr.contains("spectrum-user "), "after {what}: {listed}"),
             }
             done(netns, "load");
+        },
+    );
+}
+
+fn is_answered(netns: &Netns, target: &str) -> bool {
+    // A process that another test forks has a copy of every socket of this one until it executes something.
+    eventually("an answer or a refusal", PATIENCE, || match dial(netns, target.parse().unwrap()) {
+        Ok(heard) => {
+            assert!(heard.text.starts_with(&format!("web {target} ")), "{heard:?}");
+            Some(true)
+        }
+        Err(error) if error.kind() == ErrorKind::ConnectionReset => None,
+        Err(error) => {
+            assert_eq!(error.kind(), ErrorKind::ConnectionRefused, "{target}: {error}");
+            Some(false)
+        }
+    })
+}
+
+/// A server, and the words by which its socket is registered for the service web.
+fn server(netns: &Netns) -> (ForeignServer, String) {
+    let server = ForeignServer::tcp(netns, "127.0.0.1:0".parse().unwrap(), "web");
+    let line = format!("register web --pid {} {}", std::process::id(), server.address());
+    (server, line)
+}
+
+#[test]
+fn amid_a_register() {
+    let running = RefCell::new(None);
+    // The port is drawn by the kernel, so the verb is known when the server is there; another one has its place each time.
+    let port = 40_000 + std::process::id() % 20_000;
+    let line = format!("register web --pid {} 127.0.0.1:{port}", std::process::id());
+    at_each_moment(
+        "amid_a_register",
+        &line,
+        |netns| {
+            done(netns, "load");
+            done(netns, "bind web tcp 192.0.2.0/24");
+            let address = format!("127.0.0.1:{port}").parse().unwrap();
+            running.replace(Some(ForeignServer::tcp(netns, address, "web")));
+        },
+        |netns, what| {
+            is_answered(netns, "192.0.2.9:80");
+            done(netns, &line);
+            assert!(is_answered(netns, "192.0.2.9:80"), "after {what}");
+            let status = done(netns, "status");
+            assert!(status.contains(&format!("127.0.0.1:{port}")), "after {what}: {status}");
+            // Its end is seen at once.
+            drop(running.take());
+            assert!(!is_answered(netns, "192.0.2.9:80"), "after {what}");
+            let status = done(netns, "status");
+            assert!(status.contains("gone: it was closed"), "after {what}: {status}");
+        },
+    );
+}
+
+#[test]
+fn amid_an_upgrade() {
+    let running = RefCell::new(None);
+    at_each_moment(
+        "amid_an_upgrade",
+        "upgrade",
+        |netns| {
+            done(netns, "load");
+            done(netns, "bind web tcp 192.0.2.0/24");
+            let (server, line) = server(netns);
+            done(netns, &line);
+            running.replace(Some(server));
+        },
+        |netns, what| {
+            // Before the next command as well.
+            assert!(is_answered(netns, "192.0.2.9:80"), "after {what}");
+            done(netns, "upgrade");
+            assert!(is_answered(netns, "192.0.2.9:80"), "after {what}");
+            done(netns, "bind web tcp 198.51.100.0/24");
+            assert!(is_answered(netns, "198.51.100.9:80"), "after {what}");
+            drop(running.take());
         },
     );
 }

@@ -226,6 +226,14 @@ impl Dispatcher {
         Ok(Pins::at(directory)?.program()?.1)
     }
 
+    /// The map of listeners that is pinned in `directory`, for [`copy_listeners`](Self::copy_listeners).
+    ///
+    /// # Errors
+    /// [`DispatcherError::Pin`]: there is none, or it may not be opened.
+    pub fn pinned_listeners(directory: &Path) -> Result<OwnedFd, DispatcherError> {
+        Pins::at(directory)?.file(names::LISTENERS)
+    }
+
     /// One with these maps, whose program is loaded.
     fn of(
         mut maps: Maps<'_>,

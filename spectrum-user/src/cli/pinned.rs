@@ -23,7 +23,7 @@ pub struct LoadArgs {
     #[arg(long, value_name = "NAME")]
     pub group: Option<String>,
 
-    /// What may be bound though it cuts somebody.
+    /// The addresses that may be bound though it cuts somebody.
     #[command(flatten)]
     pub force: ForceArgs,
 
@@ -47,7 +47,7 @@ pub struct BindArgs {
     #[command(flatten)]
     pub binding: BindingArgs,
 
-    /// What may be bound though it cuts somebody.
+    /// The addresses that may be bound though it cuts somebody.
     #[command(flatten)]
     pub force: ForceArgs,
 
@@ -108,7 +108,7 @@ pub struct LoadBindingsArgs {
     #[arg(value_name = "FILE")]
     pub file: PathBuf,
 
-    /// What may be bound though it cuts somebody.
+    /// The addresses that may be bound though it cuts somebody.
     #[command(flatten)]
     pub force: ForceArgs,
 

@@ -1,6 +1,7 @@
 //! The verbs that change what is pinned, under the lock of the namespace's registry, and say what became of it.
 
 mod bindings_file;
+mod registering;
 
 use std::io::{self, Write as _};
 
@@ -10,8 +11,12 @@ use tokio::runtime;
 use tokio::signal::unix::{SignalKind, signal};
 
 use self::bindings_file::{read, registered};
+pub(super) use self::registering::{register, unregister};
+use super::answer::print;
 use crate::admin::{AdminServer, metrics_of};
-use crate::cli::{BindArgs, BindingArgs, LoadArgs, LoadBindingsArgs, MetricsArgs, UnbindArgs, UnloadArgs};
+use crate::cli::{
+    BindArgs, BindingArgs, InstanceArgs, LoadArgs, LoadBindingsArgs, MetricsArgs, UnbindArgs, UnloadArgs,
+};
 use crate::config::Config;
 use crate::confinement::take_up_capabilities;
 use crate::instance::{LOCK_PATIENCE, leftovers, refuse_covered_addresses, require_net_admin};
@@ -64,7 +69,21 @@ pub(super) fn load(args: &LoadArgs) -> anyhow::Result<()> {
 pub(super) fn unload(args: &UnloadArgs) -> anyhow::Result<()> {
     let lines = under_lock("unload", args.netns.as_deref(), async |lock| {
         let namespace = lock.namespace();
-        match PinnedState::open(lock).await? {
+        let opened = match PinnedState::open(lock).await {
+            Err(error) if PinnedPlace::of(namespace).is_taken() => {
+                // Whatever is wrong with it: it is to go.
+                let lock = Registry::open(&run_dir(), namespace)?.lock(LOCK_PATIENCE)?;
+                PinnedState::discard(&lock)?;
+                let mut lines = vec![format!(
+                    "unloaded from network namespace {namespace}, unread: {:#}",
+                    anyhow::Error::from(error)
+                )];
+                lines.extend(leftovers(&lock).await?.iter().map(|left| format!("removed {left}")));
+                return Ok(lines);
+            }
+            opened => opened?,
+        };
+        match opened {
             Ok(state) => {
                 let told = told(&state);
                 state.unload().await?;
@@ -201,6 +220,29 @@ pub(super) fn metrics(args: &MetricsArgs) -> anyhow::Result<()> {
     })
 }
 
+/// The version that the pinned program had, and the one that it has.
+#[derive(serde::Serialize)]
+struct PinnedUpgrade {
+    from: String,
+    to: &'static str,
+    program: u32,
+}
+
+/// Puts this version's program in the place of the one that is pinned, and says so on one line.
+pub(super) fn upgrade(args: &InstanceArgs) -> anyhow::Result<()> {
+    let upgraded = under_lock("upgrade", args.netns.as_deref(), async |lock| {
+        let namespace = lock.namespace();
+        let from = PinnedView::read(namespace)?.map(|pinned| pinned.version().to_owned());
+        let charter = PinnedState::upgrade(&lock)?.ok_or_else(|| nothing_pinned("upgrade", namespace))?;
+        let to = env!("CARGO_PKG_VERSION");
+        Ok(PinnedUpgrade { from: from.unwrap_or_default(), to, program: charter.program })
+    })?;
+    print("write what was done", &upgraded, args.json, |out| {
+        let PinnedUpgrade { from, to, program } = &upgraded;
+        writeln!(out, "upgraded pinned from={from} to={to} program={program}")
+    })
+}
+
 /// Has `edit` change what is bound, and binds that. `edit` says what it did, a line each.
 fn change(
     op: &'static str,
@@ -239,7 +281,7 @@ fn under_lock<T>(
     })
 }
 
-/// Why there is nothing to be changed.
+/// The error where there is nothing to be changed.
 pub(super) fn nothing_pinned(op: &str, namespace: u64) -> anyhow::Error {
     let instances = live_instances(&run_dir(), namespace).unwrap_or_default();
     let running = instances.iter().find(|instance| instance.keeper == Keeper::Process);
@@ -275,7 +317,7 @@ fn owner<'a>(services: &'a [Bound], binding: &Binding) -> Option<&'a Bound> {
     services.iter().find(|service| service.bindings.contains(binding))
 }
 
-/// What there is, for who has named something else.
+/// The services that there are, for who has named something else.
 fn all_of(services: &[Bound]) -> String {
     if services.is_empty() {
         return "nothing is bound".to_owned();
@@ -295,7 +337,7 @@ fn listed(all: impl Iterator<Item = String>) -> String {
     }
 }
 
-/// What is pinned, on one line.
+/// The pinned state, on one line.
 fn told(state: &PinnedState) -> String {
     let bindings = state.plan().bindings.len();
     format!("services {}, bindings {bindings}, program {}", state.services().len(), state.charter().program)

@@ -1,10 +1,12 @@
 //! What a pinned generation says of itself, as the text behind its nodes. Written by one version of the program and read by others, so its
 //! format has a number. Does not know where it is kept.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fmt;
+use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
-use spectrum_common::names;
+use spectrum_common::{Counts, names};
 
 use crate::model::{Binding, Destination, DestinationId, PortRange, Prefix, Protocol, ServiceName};
 use crate::plan::{Bound, Plan};
@@ -31,6 +33,43 @@ pub struct Charter {
     pub revision: u32,
     services: Vec<ServiceClause>,
     destinations: Vec<DestinationClause>,
+    /// The sockets that were registered, as they were then.
+    #[serde(default)]
+    pub sockets: BTreeMap<DestinationId, PinnedSocket>,
+    /// The counts of programs before this one.
+    #[serde(default)]
+    former: BTreeMap<DestinationId, FormerClause>,
+}
+
+/// A socket of another program, as it was when it was registered. Whether it is still there, the kernel knows.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct PinnedSocket {
+    /// By which BPF and `ss -e` know it.
+    pub cookie: u64,
+    /// By which /proc knows it.
+    pub inode: u64,
+    /// The address that it is bound to.
+    pub address: SocketAddr,
+    /// The process that it was taken from.
+    pub pid: u32,
+    /// The name of that, as it can be shown.
+    pub command: String,
+}
+
+impl fmt::Display for PinnedSocket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { cookie, address, pid, command, .. } = self;
+        write!(f, "{address} of {command} (process {pid}, sk:{cookie:x})")
+    }
+}
+
+/// The counts of a destination.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+struct FormerClause {
+    steered: u64,
+    missed: u64,
+    refused: Vec<u64>,
+    denied: Vec<u64>,
 }
 
 /// A service.
@@ -71,7 +110,7 @@ pub enum CharterError {
          (try: spectrum-user unload, by that version or by this one)"
     )]
     Format {
-        /// That version.
+        /// The version.
         version: String,
         /// The form.
         format: u32,
@@ -121,7 +160,37 @@ impl Charter {
             revision,
             services: services.iter().map(service).collect(),
             destinations: plan.destinations.iter().map(destination).collect(),
+            sockets: BTreeMap::new(),
+            former: BTreeMap::new(),
         }
+    }
+
+    /// This one after `before`: of destinations that it has as well sockets and counts stay.
+    #[must_use]
+    pub fn after(mut self, before: &Self) -> Self {
+        let own: BTreeSet<DestinationId> = self.destinations.iter().map(|one| one.id).collect();
+        self.sockets = before.sockets.clone();
+        self.sockets.retain(|id, _| own.contains(id));
+        self.former = before.former.clone();
+        self.former.retain(|id, _| own.contains(id));
+        self
+    }
+
+    /// The counts of programs before this one for `id`.
+    #[must_use]
+    pub fn former(&self, id: DestinationId) -> Counts {
+        let Some(former) = self.former.get(&id) else { return Counts::default() };
+        let mut counts = Counts { steered: former.steered, missed: former.missed, ..Counts::default() };
+        counts.refused.iter_mut().zip(&former.refused).for_each(|(to, from)| *to = *from);
+        counts.denied.iter_mut().zip(&former.denied).for_each(|(to, from)| *to = *from);
+        counts
+    }
+
+    /// Programs before this one have counted `counts` for `id`.
+    pub fn set_former(&mut self, id: DestinationId, counts: Counts) {
+        let Counts { steered, missed, refused, denied } = counts;
+        let former = FormerClause { steered, missed, refused: refused.to_vec(), denied: denied.to_vec() };
+        self.former.insert(id, former);
     }
 
     /// The charter that `text` is.
@@ -245,6 +314,30 @@ mod tests {
         assert_eq!(read, charter);
         assert_eq!((read.services(), read.plan().unwrap()), (second, later));
         read.require_abi().unwrap();
+    }
+
+    #[test]
+    fn what_stays_keeps_its_socket_and_its_counts() {
+        let first = services(&[("web", &["tcp 192.0.2.0/24 80"]), ("dns", &["udp 192.0.2.0/24 53"])]);
+        let plan = Plan::of(&first).unwrap();
+        let mut before = Charter::of(&first, &plan, 7, 4, 0);
+        let [web, dns] = [0, 1].map(DestinationId);
+        let socket = PinnedSocket {
+            cookie: 0x1f,
+            inode: 7,
+            address: "127.0.0.1:80".parse().unwrap(),
+            pid: 12,
+            command: "nginx".to_owned(),
+        };
+        for id in [web, dns] {
+            before.sockets.insert(id, socket.clone());
+            before.set_former(id, Counts { steered: 3, missed: 2, ..Counts::default() });
+        }
+        let next = plan.following(&first, &first[..1], 1).unwrap();
+        let after = Charter::of(&first[..1], &next, 8, 4, 1).after(&Charter::parse(&before.text()).unwrap());
+        assert_eq!((after.sockets.get(&web), after.sockets.get(&dns)), (Some(&socket), None));
+        assert_eq!((after.former(web).steered, after.former(web).missed), (3, 2));
+        assert_eq!(after.former(dns), Counts::default());
     }
 
     #[test]

@@ -1,36 +1,38 @@
 //! What is pinned, for who looks at it: needs no more than to read the files, and takes no lock, since a generation never changes. Changes
 //! nothing.
 
+use std::collections::BTreeMap;
 use std::fs::File;
+use std::path::PathBuf;
 use std::thread;
 
-use anyhow::Context as _;
 use tokio::runtime;
 
-use super::charter::Charter;
+use super::charter::{Charter, PinnedSocket};
 use super::place::PinnedPlace;
 use super::state::PinnedError;
-use crate::model::{Destination, DestinationId};
+use crate::model::{Destination, DestinationId, Protocol};
 use crate::plan::{Bound, Overlap, Plan};
 use crate::registry::{InstanceName, Mode};
 use crate::view::{
-    BindingView, DETACHED, DestinationPlan, DestinationView, InstanceState, ServicePlan, ServiceView,
-    TableView, View, counted,
+    BindingView, DETACHED, DestinationPlan, DestinationView, InstanceState, RegisteredCondition,
+    RegisteredView, ServicePlan, ServiceView, SocketView, TableView, View, counted,
 };
 use spectrum_common::Page;
 use spectrum_steering::dispatcher::{
-    AttachedProgram, DispatcherError, PinnedGeneration, PinnedLook, attached_programs,
+    AttachedProgram, DispatcherError, PinnedGeneration, PinnedLink, PinnedLook, attached_programs,
 };
-use spectrum_steering::host::LocalRoutes;
+use spectrum_steering::host::{ListenQueue, LocalRoutes, listen_queues};
 
 /// The words for what answers.
-const TARGET: &str = "registered sockets";
+const TARGET: &str = "registered sockets of other programs";
 
 /// A generation that is pinned, as it was when it was read.
 #[derive(Debug)]
 pub struct PinnedView {
     namespace: u64,
-    place: PinnedPlace,
+    /// The directory of its objects.
+    objects: PathBuf,
     number: u64,
     charter: Charter,
     services: Vec<Bound>,
@@ -54,19 +56,39 @@ impl PinnedView {
                 }
             };
         }
-        let objects = place.objects()?;
-        let Some((_, directory)) = objects.first() else {
-            let path = place.directory().to_owned();
-            return Err(DispatcherError::Charter {
-                path,
-                cause: "nothing is in it (try: spectrum-user unload)",
+        // Of an upgrade that was killed there are two; who may open the link knows which is in force.
+        let program = PinnedLink::open(&PinnedPlace::link_in(place.directory())).ok();
+        let program = program.map(|(_, link)| link.program_id);
+        let mut last = None;
+        for (_, objects) in place.objects()?.into_iter().rev() {
+            match Self::read_from(namespace, objects) {
+                Ok(pinned) if program.is_none_or(|program| program == pinned.charter.program) => {
+                    return Ok(Some(pinned));
+                }
+                other => {
+                    last.get_or_insert(other);
+                }
             }
-            .into());
-        };
-        let PinnedGeneration { number, charter, .. } = PinnedGeneration::read(directory)?;
+        }
+        last.unwrap_or_else(|| {
+            let path = place.directory().to_owned();
+            Err(DispatcherError::Charter { path, cause: "nothing is in it (try: spectrum-user unload)" }
+                .into())
+        })
+        .map(Some)
+    }
+
+    fn read_from(namespace: u64, objects: PathBuf) -> Result<Self, PinnedError> {
+        let PinnedGeneration { number, charter, .. } = PinnedGeneration::read(&objects)?;
         let charter = Charter::parse(&charter)?;
         let (services, plan) = (charter.services(), charter.plan()?);
-        Ok(Some(Self { namespace, place, number, charter, services, plan }))
+        Ok(Self { namespace, objects, number, charter, services, plan })
+    }
+
+    /// The version that has published it.
+    #[must_use]
+    pub fn version(&self) -> &str {
+        &self.charter.version
     }
 
     /// Its bindings that overlap what is asked for, in the order of precedence.
@@ -81,9 +103,7 @@ impl PinnedView {
     /// # Errors
     /// Something of it may not be read.
     pub fn view(&self) -> anyhow::Result<View> {
-        let objects = self.place.objects()?;
-        let (_, directory) = objects.first().context("look at what is pinned: it is gone")?;
-        let look = PinnedLook::open(directory)?;
+        let look = PinnedLook::open(&self.objects)?;
         let mut view = View {
             version: self.charter.version.clone(),
             id: Some(InstanceName::Pinned.to_string()),
@@ -96,9 +116,10 @@ impl PinnedView {
             table: Some(TableView { nodes: self.charter.nodes, bytes: Page::bytes_of(self.charter.nodes) }),
             ..View::default()
         };
-        view.services = self.services.iter().map(service).collect();
+        let queues = listen_queues().unwrap_or_default();
+        view.services = self.services.iter().map(|service| self.service(service, &look, &queues)).collect();
         let each = self.plan.destinations.iter();
-        view.destinations = each.map(|one| destination(&look, one)).collect::<anyhow::Result<_>>()?;
+        view.destinations = each.map(|one| self.destination(&look, one)).collect::<anyhow::Result<_>>()?;
         self.look_for_missing(&mut view);
         Ok(view)
     }
@@ -143,25 +164,66 @@ impl PinnedView {
     }
 }
 
-fn service(service: &Bound) -> ServiceView {
-    let plan = ServicePlan {
-        name: service.name.to_string(),
-        bindings: service.bindings.len(),
-        target: TARGET.to_owned(),
-        ..ServicePlan::default()
-    };
-    ServiceView { plan, ..ServiceView::default() }
-}
+impl PinnedView {
+    fn service(
+        &self,
+        service: &Bound,
+        look: &PinnedLook,
+        queues: &BTreeMap<u64, ListenQueue>,
+    ) -> ServiceView {
+        let plan = ServicePlan {
+            name: service.name.to_string(),
+            bindings: service.bindings.len(),
+            target: TARGET.to_owned(),
+            ..ServicePlan::default()
+        };
+        let own = self.plan.destinations.iter().filter(|(_, one)| one.service == service.name);
+        let sockets = own.map(|(id, one)| self.socket(*id, one, look, queues)).collect();
+        ServiceView { plan, sockets, ..ServiceView::default() }
+    }
 
-fn destination(
-    look: &PinnedLook,
-    (id, destination): (&DestinationId, &Destination),
-) -> anyhow::Result<DestinationView> {
-    let (packets, denied) = counted(&look.counts(*id)?);
-    Ok(DestinationView {
-        plan: DestinationPlan::of((id, destination)),
-        listener: None,
-        packets: Some(packets),
-        denied,
-    })
+    /// The socket of a destination as the kernel has it, told by what was written down of it.
+    fn socket(
+        &self,
+        id: DestinationId,
+        destination: &Destination,
+        look: &PinnedLook,
+        queues: &BTreeMap<u64, ListenQueue>,
+    ) -> RegisteredView {
+        let Destination { protocol, family, .. } = *destination;
+        let known = self.charter.sockets.get(&id);
+        // Where the kernel does not say, it is as it was.
+        let there = look.cookie(id).unwrap_or_else(|_error| known.map(|known| known.cookie));
+        let queue = there.and_then(|cookie| queues.get(&cookie)).filter(|_| protocol == Protocol::Tcp);
+        let condition = match (there, known) {
+            (None, None) => RegisteredCondition::None,
+            (None, Some(_)) => RegisteredCondition::Gone,
+            (Some(_), _) if queue.is_some_and(ListenQueue::is_full) => RegisteredCondition::Full,
+            (Some(_), _) => RegisteredCondition::Up,
+        };
+        let told = known.filter(|known| there.is_none_or(|there| there == known.cookie));
+        RegisteredView {
+            protocol,
+            family,
+            condition,
+            socket: told.map(|PinnedSocket { cookie, address, pid, command, .. }| SocketView {
+                address: *address,
+                cookie: format!("{cookie:x}"),
+                pid: *pid,
+                command: command.clone(),
+            }),
+            waiting: queue.map(|queue| queue.waiting),
+            most_waiting: queue.map(|queue| queue.most),
+        }
+    }
+
+    fn destination(
+        &self,
+        look: &PinnedLook,
+        (id, destination): (&DestinationId, &Destination),
+    ) -> anyhow::Result<DestinationView> {
+        let (packets, denied) = counted(&(self.charter.former(*id) + look.counts(*id)?));
+        let plan = DestinationPlan::of((id, destination));
+        Ok(DestinationView { plan, listener: None, packets: Some(packets), denied })
+    }
 }

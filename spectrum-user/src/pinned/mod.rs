@@ -6,7 +6,7 @@ mod look;
 mod place;
 mod state;
 
-pub use charter::{Charter, CharterError};
+pub use charter::{Charter, CharterError, PinnedSocket};
 pub use look::PinnedView;
 pub use place::{PinnedPlace, PlaceError};
 pub use state::{PinnedError, PinnedState};

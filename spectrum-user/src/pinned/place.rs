@@ -27,7 +27,7 @@ pub struct PinnedPlace {
     unfinished: [PathBuf; 2],
 }
 
-/// Why nothing can be pinned.
+/// The reason for which nothing can be pinned.
 #[derive(Debug, thiserror::Error)]
 pub enum PlaceError {
     /// No file system is mounted that could hold it.
@@ -35,13 +35,13 @@ pub enum PlaceError {
         "pin in {PINS}: no BPF file system is mounted at {} (try: mount -t bpf bpf {})", .place.display(), .place.display()
     )]
     NotMounted {
-        /// Where it should be.
+        /// The place where it should be.
         place: PathBuf,
     },
     /// The kernel has no place for one.
     #[error("pin in {PINS}: {} is not there (needs a kernel with CONFIG_BPF_SYSCALL, and sysfs: mount -t sysfs sysfs /sys)", .place.display())]
     NoKernel {
-        /// Where it should be.
+        /// The place where it should be.
         place: PathBuf,
     },
     /// Something of it could not be looked at or changed.
@@ -87,7 +87,7 @@ impl PinnedPlace {
         &self.unfinished[1]
     }
 
-    /// What a killed process has left of itself beside what is in force, if that is to be seen.
+    /// The directory that a killed process has left beside what is in force, if that is to be seen.
     #[must_use]
     pub fn unfinished(&self) -> Option<&Path> {
         self.unfinished.iter().map(PathBuf::as_path).find(|path| path.is_dir())
@@ -149,7 +149,7 @@ impl PinnedPlace {
         }
     }
 
-    /// Why members of a group cannot come to what is pinned, if so, and the cure.
+    /// The reason for which members of a group cannot come to what is pinned, if so, and the cure.
     #[must_use]
     pub fn barred(&self) -> Option<String> {
         use std::os::unix::fs::PermissionsExt as _;

@@ -5,16 +5,19 @@
 //! removed after none does. An id is emptied before a table gives it to a destination, and again when none has it any more. In between stands
 //! one update of one map, which publishes table and charter together.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use spectrum_steering::dispatcher::{
-    Dispatcher, DispatcherError, PinnedLink, make_directory, pin_link, unpin,
+    Dispatcher, DispatcherError, FormerCounts, PinnedGeneration, PinnedLink, PinnedLook, make_directory,
+    pin_link, unpin,
 };
 use spectrum_steering::host::{LocalRoutes, NetError, namespace_cookie};
 
-use super::charter::{Charter, CharterError};
+use super::charter::{Charter, CharterError, PinnedSocket};
 use super::place::{PinnedPlace, PlaceError};
 use crate::model::{DestinationId, Prefix};
 use crate::plan::table::{Table, TableError};
@@ -24,7 +27,7 @@ use crate::registry::{RegistryError, StartupLock};
 /// A change of what is pinned that failed. What was pinned before is in force.
 #[derive(Debug, thiserror::Error)]
 pub enum PinnedError {
-    /// What is pinned was written by something else.
+    /// The pinned state was written by something else.
     #[error(transparent)]
     Charter(#[from] CharterError),
     /// The kernel would not.
@@ -61,7 +64,7 @@ pub enum PinnedError {
     Undo(Vec<NetError>),
 }
 
-/// What is pinned in the network namespace of the calling thread.
+/// The pinned state of the network namespace of the calling thread.
 pub struct PinnedState {
     place: PinnedPlace,
     lock: StartupLock,
@@ -121,7 +124,7 @@ impl PinnedState {
         }
         let mut dispatcher = Dispatcher::load_pinned(&objects, plan.ids())?;
         routes.add(&plan.routes).await?;
-        let charter = publish(&mut dispatcher, services, plan, 0)?;
+        let charter = publish(&mut dispatcher, services, plan, None)?;
         attach(&mut dispatcher, &PinnedPlace::link_in(aside))?;
         fs::rename(aside, place.directory()).map_err(|source| place.failed("rename to", source))?;
         // Its files have other names now.
@@ -129,7 +132,7 @@ impl PinnedState {
         Ok((dispatcher, charter))
     }
 
-    /// What is pinned, if anything is, mended where somebody was killed amid a change of it, or has taken something away.
+    /// The pinned state, if there is any, mended where somebody was killed amid a change of it, or has taken something away.
     ///
     /// # Errors
     /// It is not to be understood, or not to be mended.
@@ -177,7 +180,7 @@ impl PinnedState {
         self.lock
     }
 
-    /// What is bound.
+    /// The services, with what is bound.
     #[must_use]
     pub fn services(&self) -> &[Bound] {
         &self.services
@@ -193,6 +196,87 @@ impl PinnedState {
     #[must_use]
     pub fn charter(&self) -> &Charter {
         &self.charter
+    }
+
+    /// Steers packets of each of these destinations to its socket, in the place of the one that it has. What is written down of them follows:
+    /// which sockets there are says the kernel.
+    ///
+    /// # Errors
+    /// A socket is none that packets can be given to.
+    pub fn register(
+        &mut self,
+        sockets: Vec<(DestinationId, &impl AsFd, PinnedSocket)>,
+    ) -> Result<(), PinnedError> {
+        self.charter.require_abi()?;
+        for (id, socket, _) in &sockets {
+            self.dispatcher.register(*id, *socket)?;
+        }
+        self.write_down(|all| all.extend(sockets.into_iter().map(|(id, _, socket)| (id, socket))))
+    }
+
+    /// Steers packets of these destinations to nobody.
+    ///
+    /// # Errors
+    /// It cannot be written down.
+    pub fn unregister(&mut self, ids: &[DestinationId]) -> Result<(), PinnedError> {
+        self.charter.require_abi()?;
+        for id in ids {
+            self.empty(*id);
+        }
+        self.write_down(|all| all.retain(|id, _| !ids.contains(id)))
+    }
+
+    fn write_down(
+        &mut self,
+        change: impl FnOnce(&mut BTreeMap<DestinationId, PinnedSocket>),
+    ) -> Result<(), PinnedError> {
+        let mut before = self.charter.clone();
+        change(&mut before.sockets);
+        self.charter = publish(&mut self.dispatcher, &self.services, &self.plan, Some(&before))?;
+        Ok(())
+    }
+
+    /// Puts the program of this version in the place of the one that is pinned, in one step: what is bound and registered stays, and so do
+    /// counters. `None`: nothing is pinned.
+    ///
+    /// # Errors
+    /// The program before steers on.
+    pub fn upgrade(lock: &StartupLock) -> Result<Option<Charter>, PinnedError> {
+        let place = PinnedPlace::of(lock.namespace());
+        sweep(&place)?;
+        if !place.is_taken() {
+            return Ok(None);
+        }
+        let link_path = PinnedPlace::link_in(place.directory());
+        let (link, PinnedLink { program_id, .. }) = PinnedLink::open(&link_path)?;
+        let former = in_force(&place, Some(program_id))?;
+        let before = Charter::parse(&PinnedGeneration::read(&former)?.charter)?;
+        let (services, plan) = (before.services(), before.plan()?);
+        let (number, group) = numbered(&former)?;
+        let next = place.directory().join((number + 1).to_string());
+        make_directory(&next, Some(group)).map_err(|source| PlaceError::Os {
+            op: "make directory",
+            path: next.clone(),
+            source,
+        })?;
+        let replaced = replace(&former, &next, (link, &link_path), &services, &plan, &before);
+        match replaced {
+            Ok(charter) => {
+                // Out of sight in one step, so that nobody finds half of it.
+                fs::rename(&former, place.former()).map_err(|source| PlaceError::Os {
+                    op: "rename",
+                    path: former,
+                    source,
+                })?;
+                sweep(&place)?;
+                Ok(Some(charter))
+            }
+            Err(error) => {
+                // Which of the two is in force says the link, whatever has failed.
+                let _ = in_force(&place, PinnedLink::open(&link_path).ok().map(|(_, link)| link.program_id));
+                Err(error)
+            }
+        }
     }
 
     /// Binds `services` in place of what is bound.
@@ -218,7 +302,7 @@ impl PinnedState {
             self.empty(*id);
             self.dispatcher.reset_counts(*id)?;
         }
-        self.charter = publish(&mut self.dispatcher, &services, &plan, revision)?;
+        self.charter = publish(&mut self.dispatcher, &services, &plan, Some(&self.charter))?;
         for id in were.difference(&are) {
             self.empty(*id);
         }
@@ -239,6 +323,15 @@ impl PinnedState {
         if let Err(error) = self.dispatcher.unregister(id) {
             tracing::trace!(%error, "empty a place");
         }
+    }
+
+    /// Takes away what is pinned though it cannot be understood; its routes are leftovers then.
+    ///
+    /// # Errors
+    /// Something is left, which the next command removes.
+    pub fn discard(lock: &StartupLock) -> Result<(), PinnedError> {
+        remove(&PinnedPlace::of(lock.namespace()))?;
+        Ok(lock.release_pinned()?)
     }
 
     /// Takes everything away.
@@ -293,17 +386,65 @@ fn in_force(place: &PinnedPlace, program: Option<u32>) -> Result<PathBuf, Pinned
     Ok(path)
 }
 
-/// Publishes the table of `plan` with its charter.
+/// The number of a directory of objects, and its group.
+fn numbered(objects: &Path) -> Result<(u32, u32), PlaceError> {
+    let number = objects.file_name().and_then(|name| name.to_str()?.parse().ok()).unwrap_or_default();
+    let metadata = fs::metadata(objects).map_err(|source| PlaceError::Os {
+        op: "look at",
+        path: objects.to_owned(),
+        source,
+    })?;
+    Ok((number, metadata.gid()))
+}
+
+/// Loads the program into `next`, with what the one in `former` has, and has the link run it.
+fn replace(
+    former: &Path,
+    next: &Path,
+    (link, link_path): (OwnedFd, &Path),
+    services: &[Bound],
+    plan: &Plan,
+    before: &Charter,
+) -> Result<Charter, PinnedError> {
+    let mut dispatcher = Dispatcher::load_pinned(next, plan.ids())?;
+    let listeners = Dispatcher::pinned_listeners(former)?;
+    dispatcher.copy_listeners(listeners.as_fd(), plan.destinations.keys().copied())?;
+    publish(&mut dispatcher, services, plan, Some(before))?;
+    let is_attached = PinnedLink::open(link_path)?.1.namespace != 0;
+    if is_attached {
+        dispatcher.take_over(link, FormerCounts::default(), namespace()?)?;
+    } else {
+        // The next command makes another link, to a program that is there.
+        return Err(DispatcherError::Charter {
+            path: link_path.to_owned(),
+            cause: "somebody has detached it (try: spectrum-user clean, then upgrade)",
+        }
+        .into());
+    }
+    // What it has counted until now, and what it had counted before.
+    let look = PinnedLook::open(former)?;
+    let mut counted = before.clone();
+    for id in plan.destinations.keys() {
+        counted.set_former(*id, before.former(*id) + look.counts(*id)?);
+    }
+    publish(&mut dispatcher, services, plan, Some(&counted))
+}
+
+/// Publishes the table of `plan` with its charter, which comes after another one.
 fn publish(
     dispatcher: &mut Dispatcher,
     services: &[Bound],
     plan: &Plan,
-    revision: u32,
+    before: Option<&Charter>,
 ) -> Result<Charter, PinnedError> {
+    let revision = before.map_or(0, |before| before.revision + 1);
     let table = Table::of(plan)?;
     let program = dispatcher.probe().program_id();
     let mut charter = Charter::of(services, plan, program, table.nodes().len(), revision);
     charter.namespace_cookie = namespace_cookie();
+    if let Some(before) = before {
+        charter = charter.after(before);
+    }
     dispatcher.publish_pinned(table.nodes(), &charter.text())?;
     Ok(charter)
 }

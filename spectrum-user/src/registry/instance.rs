@@ -59,7 +59,7 @@ const PINNED: &str = "pinned";
 pub enum InstanceName {
     /// Its id.
     Id(InstanceId),
-    /// What is pinned, which has no process.
+    /// The pinned state, which has no process.
     Pinned,
     /// Its process id, which two containers may give twice.
     Pid(u32),
@@ -117,7 +117,7 @@ impl fmt::Display for Mode {
     }
 }
 
-/// What keeps alive what is claimed.
+/// The thing that keeps alive what is claimed.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Keeper {
@@ -134,7 +134,7 @@ pub enum Keeper {
 pub struct Instance {
     /// Its process id, as it sees it itself; 0 of what is pinned.
     pub pid: u32,
-    /// What keeps it alive.
+    /// The thing that keeps it alive.
     #[serde(default)]
     pub keeper: Keeper,
     /// When it started, in seconds since 1970.

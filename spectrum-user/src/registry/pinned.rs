@@ -36,7 +36,7 @@ impl StartupLock {
         name.and_then(|name| name.parse().ok()).unwrap_or_default()
     }
 
-    /// What is pinned, as if it were an instance. A claim of what is pinned no more is removed.
+    /// The pinned state, as if it were an instance. A claim of what is pinned no more is removed.
     ///
     /// # Errors
     /// The claim cannot be read, or is missing.

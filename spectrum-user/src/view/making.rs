@@ -286,7 +286,7 @@ fn counts(packets: &Probe, id: crate::model::DestinationId) -> Option<Counts> {
     packets.counts(id).inspect_err(|error| tracing::debug!(%error, "count packets")).ok()
 }
 
-/// What became of the packets of a destination, and how many were turned away by which reason.
+/// The fates of the packets of a destination, and how many were turned away by which reason.
 pub(crate) fn counted(counts: &Counts) -> (PacketCounts, BTreeMap<String, u64>) {
     let refused = Refusal::ALL.into_iter().zip(counts.refused).filter(|(_, count)| *count > 0);
     let denied = DenyReason::ALL.into_iter().zip(counts.denied);

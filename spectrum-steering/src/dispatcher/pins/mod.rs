@@ -50,7 +50,7 @@ const LOOKS: usize = 64;
 /// The bytes of an element of a generation's map.
 const PAGE: usize = size_of::<Page>();
 
-/// Where the first node, a step, says which slot it is in.
+/// The place in the first node, a step, that says which slot it is in.
 const SLOT: usize = std::mem::offset_of!(Step, slot);
 
 /// True if `path` is in a BPF file system.
@@ -186,6 +186,12 @@ impl Pins {
         map.map_err(|source| pin_error("open", &path, Box::new(source)))
     }
 
+    /// A descriptor of the map `name`, to be changed.
+    pub(super) fn file(&self, name: &str) -> Result<OwnedFd, DispatcherError> {
+        let path = self.path(name);
+        sys::open(&path, Access::Write).map_err(failed("open", &path))
+    }
+
     /// The program and its id.
     pub(super) fn program(&self) -> Result<(OwnedFd, u32), DispatcherError> {
         let path = self.path(PROGRAM);
@@ -265,7 +271,10 @@ impl PinnedGeneration {
                 }
             }
         }
-        Err(DispatcherError::Charter { path: directory.to_owned(), cause: "no generation is in force" })
+        Err(DispatcherError::Charter {
+            path: directory.to_owned(),
+            cause: "no generation is in force (try: spectrum-user unload)",
+        })
     }
 
     fn of(map: &OwnedFd, pages: usize, number: u64, path: PathBuf) -> Result<Self, DispatcherError> {
@@ -316,7 +325,7 @@ fn charter_length(page: &[u8]) -> Option<usize> {
     (*seal == SEAL && length > 0).then_some(length)
 }
 
-/// What is counted by a pinned dispatcher, and which sockets it has, for who may not change it.
+/// The counters and the sockets of a pinned dispatcher, for who may not change it.
 pub struct PinnedLook {
     counters: PacketCounters,
     listeners: OwnedFd,

@@ -9,7 +9,7 @@ use std::path::Path;
 
 use anyhow::{Context as _, anyhow, bail};
 
-use super::{OP, ask, find};
+use super::{OP, ask, find, pinned};
 use crate::cli::{InstanceArgs, RegisterArgs, UnregisterArgs};
 use crate::commands::answer::print;
 use crate::control::{
@@ -27,7 +27,8 @@ const NAMED: usize = 8;
 pub(in crate::commands) fn register(args: &RegisterArgs) -> anyhow::Result<()> {
     let op = || format!("register {}", args.service);
     // Before anything is taken out of anybody.
-    let socket = find(&args.instance)?;
+    let is_pinned = pinned(&args.instance)?.is_some();
+    let socket = if is_pinned { None } else { Some(find(&args.instance)?) };
     let namespace = namespace(&args.instance)?;
     let processes = processes(args).with_context(op)?;
     let mut taken = Vec::new();
@@ -35,6 +36,11 @@ pub(in crate::commands) fn register(args: &RegisterArgs) -> anyhow::Result<()> {
         taken.push(sockets_of_process(pid, namespace).with_context(op)?);
     }
     let offered = offered(args, &taken).with_context(op)?;
+    let Some(socket) = socket else {
+        let netns = args.instance.netns.as_deref();
+        let answer = crate::commands::pinned::register(netns, &args.service, &offered)?;
+        return print(OP, &answer, args.instance.json, |out| answer.write("gets", out));
+    };
     let files: Vec<BorrowedFd<'_>> = offered.iter().map(|(_, socket)| socket.as_fd()).collect();
     let sockets = offered.iter().map(|(offered, _)| offered.clone()).collect();
     let request = Request::Register(RegisterQuery { service: args.service.clone(), sockets });
@@ -46,6 +52,10 @@ pub(in crate::commands) fn register(args: &RegisterArgs) -> anyhow::Result<()> {
 pub(in crate::commands) fn unregister(args: &UnregisterArgs) -> anyhow::Result<()> {
     let UnregisterArgs { service, address, protocol, instance } = args;
     let query = UnregisterQuery { service: service.clone(), protocol: *protocol, address: *address };
+    if pinned(instance)?.is_some() {
+        let answer = crate::commands::pinned::unregister(instance.netns.as_deref(), &query)?;
+        return print(OP, &answer, instance.json, |out| answer.write("gets no more", out));
+    }
     let answer: RegisterAnswer = ask(instance, &Request::Unregister(query))?;
     print(OP, &answer, instance.json, |out| write(&answer, "gets no more", out))
 }

@@ -129,6 +129,10 @@ fn instance(status: &View, out: &mut dyn Write) -> io::Result<()> {
     }
     announcements(status, out)?;
     run_time(&status.run_time, out)?;
+    // What is pinned relays nothing.
+    if *pid == 0 {
+        return Ok(());
+    }
     writeln!(
         out,
         "descriptors for connections: {}, {} of them each service's own",

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 
-use super::{OP, ask};
+use super::{OP, ask, pinned};
 use crate::cli::UpgradeArgs;
 use crate::commands::answer::print;
 use crate::control::{Request, UpgradeQuery};
@@ -21,6 +21,14 @@ const GLANCE: Duration = Duration::from_millis(50);
 /// Prints what the upgrade came to, on one line.
 pub(in crate::commands) fn upgrade(args: &UpgradeArgs) -> anyhow::Result<()> {
     let UpgradeArgs { to, instance: args } = args;
+    if pinned(args)?.is_some() {
+        if to.is_some() {
+            bail!(
+                "upgrade: what is pinned has no process that could become another version; have that version say upgrade itself"
+            );
+        }
+        return crate::commands::pinned::upgrade(args);
+    }
     let to = to.as_ref().map(absolute).transpose().context("understand --to")?;
     let before: UpgradesView = ask(args, &Request::Upgrade(UpgradeQuery { to }))?;
     let deadline = Instant::now() + PATIENCE;

@@ -1,13 +1,14 @@
 //! The files that `load` and `load-bindings` take bindings from: configurations, and tubular's JSON. Binds nothing.
 
 use std::fs;
+use std::net::IpAddr;
 use std::path::Path;
 
 use anyhow::{Context as _, anyhow, bail};
 use serde::Deserialize;
 
 use crate::config::{Config, ModeChoice, Planned};
-use crate::model::{Binding, PortRange, Prefix, Protocol, Service, ServiceName, Target};
+use crate::model::{Binding, ParsePrefixError, PortRange, Prefix, Protocol, Service, ServiceName, Target};
 use crate::plan::Bound;
 
 /// Bindings as tubular's load-bindings has them.
@@ -22,9 +23,29 @@ struct LabelledBindings {
 #[serde(deny_unknown_fields)]
 struct LabelledBinding {
     label: ServiceName,
-    prefix: Prefix,
+    prefix: MaskedPrefix,
     /// 0 stands for all.
     port: u16,
+}
+
+/// A prefix whose bits beyond its length count for nothing.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(try_from = "String")]
+struct MaskedPrefix(Prefix);
+
+impl TryFrom<String> for MaskedPrefix {
+    type Error = ParsePrefixError;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        let masked = || {
+            let (address, length) = text.split_once('/')?;
+            let address: IpAddr = address.parse().ok()?;
+            // An address of IPv4 that is mapped to IPv6 is refused with what to write instead.
+            let prefix = Prefix::containing(address, length.parse().ok()?).ok()?;
+            (address.to_canonical() == address).then_some(prefix)
+        };
+        text.parse().or_else(|error| masked().ok_or(error)).map(Self)
+    }
 }
 
 /// The services that the file `path` has: a configuration, unless it begins as JSON does.
@@ -49,7 +70,7 @@ fn labelled(text: &str) -> Result<Vec<Bound>, (usize, usize, String)> {
         (error.line(), error.column(), message.strip_suffix(&place).unwrap_or(&message).to_owned())
     })?;
     let mut services: Vec<Bound> = Vec::new();
-    for LabelledBinding { label, prefix, port } in bindings {
+    for LabelledBinding { label, prefix: MaskedPrefix(prefix), port } in bindings {
         let ports = match std::num::NonZeroU16::new(port) {
             None => PortRange::ALL,
             Some(port) => PortRange::new(port, port).unwrap_or(PortRange::ALL),
@@ -98,10 +119,7 @@ pub(super) fn registered(planned: &Planned, path: &Path) -> anyhow::Result<Vec<B
 }
 
 fn is_registered(service: &Service) -> bool {
-    match service.target {
-        Target::Origins(_) | Target::Respond(_) => false,
-        Target::Registered => true,
-    }
+    service.target == Target::Registered
 }
 
 #[cfg(test)]
