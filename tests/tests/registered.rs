@@ -9,7 +9,7 @@ use std::os::unix::net::UnixListener;
 
 use serde_json::Value;
 use spectrum_tests::case::Case;
-use spectrum_tests::control::{CONFIG, await_logged, configure, connect, reload};
+use spectrum_tests::control::{CONFIG, await_logged, configure, connect, count_logged, reload};
 use spectrum_tests::datagram;
 use spectrum_tests::deadline::{PATIENCE, eventually};
 use spectrum_tests::dial::{assert_refused, call, dial};
@@ -26,6 +26,8 @@ on_every_path!(
     a_reload_keeps_what_is_registered,
     an_upgrade_keeps_what_is_registered,
 );
+
+on_every_path!(sockets_that_are_looked_for_are_found_again_whenever_a_server_starts);
 
 on_one_path!(
     a_socket_of_both_families_serves_both,
@@ -224,6 +226,45 @@ fn an_upgrade_keeps_what_is_registered(case: &mut Case) {
     assert_eq!(run(&case.server, "upgrade").code(), 0);
     assert_eq!(socket(case)["condition"], "gone");
     assert_refused(&case.server, &[target]);
+}
+
+fn sockets_that_are_looked_for_are_found_again_whenever_a_server_starts(case: &mut Case) {
+    let port = case.random.port();
+    let keys = format!("sockets = [\"/run/it.pid tcp {port}\"]");
+    configure(&case.server, &service(case, "web", "tcp", "1-65535", &keys));
+    if !matches!(case.path, Path::SkLookup | Path::TproxyNftables) {
+        assert_eq!(case.launch(CONFIG).finish().code(), 1);
+        return;
+    }
+    let instance = case.start(CONFIG);
+    let target = case.any_target();
+    assert_refused(&case.server, &[target]);
+    await_logged(&instance, "no socket is found to be registered", 1);
+    case.server.run(|| std::fs::write("/run/it.pid", format!("{}\n", std::process::id())).unwrap());
+    let at = SocketAddr::new(case.loopback(), port);
+    for turn in 1..=3 {
+        let server = ForeignServer::tcp(&case.server, at, "it");
+        eventually("a registered socket", PATIENCE, || (socket(case)["condition"] == "up").then_some(()));
+        assert_eq!(answerer(&case.server, target), "it", "{turn}");
+        await_logged(&instance, "INFO registered destination=", turn);
+        server.end();
+        assert_refused(&case.server, &[target]);
+    }
+    // It is said once, not ten times a second.
+    let server = ForeignServer::tcp(&case.server, at, "it");
+    eventually("a registered socket", PATIENCE, || (socket(case)["condition"] == "up").then_some(()));
+    assert_eq!(answerer(&case.server, target), "it");
+    std::thread::sleep(std::time::Duration::from_millis(500));
+    assert_eq!(count_logged(&instance, "INFO registered destination="), 4, "{}", instance.stderr());
+    // Another one does without.
+    configure(&case.server, &service(case, "web", "tcp", "1-65535", "registered = true"));
+    reload(&case.server, &instance).unwrap();
+    assert_eq!(answerer(&case.server, target), "it");
+    server.end();
+    let again = ForeignServer::tcp(&case.server, at, "it");
+    await_logged(&instance, "a registered socket is closed", 4);
+    assert_refused(&case.server, &[target]);
+    drop(again);
 }
 
 fn a_socket_of_both_families_serves_both(case: &mut Case) {

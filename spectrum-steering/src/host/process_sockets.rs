@@ -108,6 +108,21 @@ pub fn processes_of_unit(unit: &str) -> Result<Vec<u32>, NetError> {
     Ok(processes.into_iter().collect())
 }
 
+/// The processes whose program calls itself `name`, of which the kernel keeps fifteen bytes, in ascending order.
+#[must_use]
+pub fn processes_called(name: &str) -> Vec<u32> {
+    let kept = name.as_bytes().get(..15).unwrap_or(name.as_bytes());
+    let is_called = |pid: &u32| {
+        let called = fs::read(format!("/proc/{pid}/comm")).unwrap_or_default();
+        called.strip_suffix(b"\n").unwrap_or(&called) == kept
+    };
+    let listed = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let ids = listed.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    let mut processes: Vec<u32> = ids.filter(is_called).collect();
+    processes.sort_unstable();
+    processes
+}
+
 fn group_named(directory: &Path, name: &str, depth: usize) -> Option<PathBuf> {
     let own = directory.join(name);
     if own.join("cgroup.procs").is_file() {
@@ -162,6 +177,13 @@ mod tests {
         assert!(found.unfit.iter().any(|(_, why)| *why == UnfitSocket::NotASocket), "{found:?}");
         assert_eq!(found.pid, own);
         assert!(!found.command.is_empty());
+    }
+
+    #[test]
+    fn a_process_is_known_by_what_it_calls_itself() {
+        let own = fs::read_to_string("/proc/self/comm").unwrap();
+        assert!(processes_called(own.trim_end()).contains(&std::process::id()));
+        assert_eq!(processes_called("there-is-none-"), [0; 0]);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The short form of a configuration: one service named `default`.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -159,6 +159,7 @@ impl Flags {
             services,
             force: Force::default(),
             origin_places: OriginPlaces::default(),
+            socket_sources: BTreeMap::new(),
             policy_places: PolicyPlaces::default(),
             files: Vec::new(),
             texts: Arc::default(),

@@ -109,7 +109,7 @@ impl Keys {
         for service in &self.services {
             let gap = if text.is_empty() { "" } else { "\n" };
             let _ = writeln!(text, "{gap}[[service]]");
-            let first = ["name", "bindings", "origins", "registered", "respond"];
+            let first = ["name", "bindings", "origins", "registered", "respond", "sockets"];
             let begin = first.iter().filter_map(|key| Some((*key, service.keys.get(*key)?)));
             for (key, said) in begin {
                 write_key(&mut text, key, said);
@@ -134,8 +134,8 @@ impl ServiceKeys {
         let asks = said("health.template") || said("health.send");
         match holds {
             Holds::Always => true,
-            Holds::Tcp => self.tcp && !said("registered"),
-            Holds::Udp => self.udp && !said("registered"),
+            Holds::Tcp => self.tcp && !said("registered") && !said("sockets"),
+            Holds::Udp => self.udp && !said("registered") && !said("sockets"),
             Holds::Origins => said("origins"),
             Holds::TcpOrigins => self.tcp && said("origins"),
             Holds::Checks => says_of("health"),

@@ -36,12 +36,14 @@ pub use repair_limit::RepairLimit;
 pub use schema::schema;
 pub use udp::UdpTargetError;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::model::{Announcing, Force, InterfaceName, LogOptions, ResolverOptions, Service};
+use crate::model::{
+    Announcing, Force, InterfaceName, LogOptions, ResolverOptions, Service, ServiceName, SocketSource,
+};
 use crate::plan::Plan;
 
 /// A configuration and its plan, which is made once, when it is judged.
@@ -88,6 +90,8 @@ pub struct Config {
     pub xdp: BTreeSet<InterfaceName>,
     /// At least one, each with at least one binding; names differ.
     pub services: Vec<Service>,
+    /// The sockets of other programs that are looked for, by the services that they are for.
+    pub socket_sources: BTreeMap<ServiceName, Vec<SocketSource>>,
     /// The places in the file, or flags, of their origins.
     pub origin_places: OriginPlaces,
     /// The places of the entries of its source policies, which its plan has.

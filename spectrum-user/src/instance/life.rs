@@ -250,6 +250,7 @@ async fn serve_until(
         let due = running.ledger.next_due();
         let next_worker = running.ends.due();
         let next_look = running.others.due();
+        let next_finding = running.next_finding();
         let event = tokio::select! {
             biased;
             () = stop.asked() => return Ok(()),
@@ -260,12 +261,14 @@ async fn serve_until(
             looked = looks.next(&running.plan, running.config.nat) => ServeEvent::Looked(looked),
             () = until(next_worker) => ServeEvent::NextWorker,
             () = until(next_look) => ServeEvent::Sockets,
+            () = until(next_finding) => ServeEvent::Finding,
             why = worker_over(running.worker.as_ref()) => ServeEvent::WorkerEnded(why),
             left = running.leaving.over() => ServeEvent::Left(left),
             event = running.denying.next() => ServeEvent::Deny(event),
         };
         match event {
             ServeEvent::Due => running.retire_due().await,
+            ServeEvent::Finding => running.find_sockets().await,
             ServeEvent::Sockets => running.look_at_sockets().await,
             ServeEvent::NextWorker => running.replace_worker().await,
             ServeEvent::WorkerEnded(why) => running.worker_ended(&why).await,
@@ -324,6 +327,7 @@ enum ServeEvent {
     Due,
     NextWorker,
     Sockets,
+    Finding,
     Repair(RepairEvent),
     WorkerEnded(String),
     Left(Left),

@@ -9,6 +9,7 @@ mod denying;
 mod effects;
 mod exempting;
 mod exit_code;
+mod finding;
 mod firewall_looks;
 mod hearing;
 mod leaving;

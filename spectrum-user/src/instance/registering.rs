@@ -94,7 +94,7 @@ impl Running {
     }
 
     /// Steers packets of the service to the sockets behind `files`, in the place of those that it has for the same destinations.
-    async fn register_sockets(
+    pub(super) async fn register_sockets(
         &mut self,
         query: &RegisterQuery,
         files: Vec<OwnedFd>,

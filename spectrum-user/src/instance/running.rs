@@ -16,6 +16,7 @@ use tokio::time::Instant;
 use super::beside::Repairing;
 use super::denying::Denying;
 use super::exempting::Exempting;
+use super::finding::SocketSearch;
 use super::hearing::Hearing;
 use super::leaving::LeavingWorkers;
 use super::notifying::notify;
@@ -124,6 +125,7 @@ pub(super) struct Running {
     pub(super) listeners: BTreeMap<Destination, ListenerGroup>,
     /// The sockets of other programs.
     pub(super) others: Registered,
+    pub(super) finding: SocketSearch,
     /// The sockets that never answer.
     pub(super) silent: BTreeMap<(Protocol, Family), Socket>,
     pub(super) addresses: ListenerAddresses,
@@ -202,6 +204,7 @@ impl Running {
             registered: BTreeSet::new(),
             listeners: BTreeMap::new(),
             others: Registered::default(),
+            finding: SocketSearch::default(),
             silent: BTreeMap::new(),
             addresses: ListenerAddresses::default(),
             exempting: Exempting::default(),

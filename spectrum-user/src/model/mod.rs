@@ -9,6 +9,7 @@ mod log_options;
 mod registered_socket;
 mod resource;
 mod service;
+mod socket_source;
 
 pub use announcing::{AnnounceCondition, Announcing};
 pub use bgp_daemon::{BgpDaemon, PassedOn};
@@ -18,6 +19,7 @@ pub use log_options::{LogFormat, LogOptions, ParseSampleError, RecordKeys, Recor
 pub use registered_socket::RegisteredSocket;
 pub use resource::{Resource, ResourceKind};
 pub use service::{Service, registered};
+pub use socket_source::{ParseSocketSourceError, SocketHolder, SocketSource};
 pub use spectrum_common::{
     Destination, DestinationId, Family, Hop, ParseAddressAndPortError, ParsePortRangeError, ParsePrefixError,
     ParseProtocolError, ParseServiceNameError, PortRange, Prefix, Protocol, ServiceName, VisibleWriter,

@@ -54,6 +54,9 @@ pub struct ServicePlan {
     /// True if other programs answer, by sockets that are registered.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub registered: bool,
+    /// The sockets that are looked for to be registered.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub looked_for: Vec<String>,
     /// The limits of its connections.
     pub limits: LimitsView,
     /// Their time limits.
@@ -234,7 +237,7 @@ impl ServicePlan {
         Self {
             name: service.name.to_string(),
             bindings,
-            target: described(service, named),
+            target: described(service, config.socket_sources.get(&service.name), named),
             balance: origins.map(|origins| origins.balance.to_string()),
             health: origins.and_then(|origins| origins.health.as_ref()).map(|health| HealthPlan {
                 interval_ms: millis(health.interval),
@@ -261,6 +264,10 @@ impl ServicePlan {
             local_origins: origins.map(|origins| origins.local == LocalOrigins::Dialled),
             respond,
             registered: service.target == Target::Registered,
+            looked_for: config
+                .socket_sources
+                .get(&service.name)
+                .map_or_else(Vec::new, |sources| sources.iter().map(ToString::to_string).collect()),
             limits: (&service.policy.limits).into(),
             timeouts: (&service.policy.timeouts).into(),
             udp: (&service.policy.udp).into(),

@@ -4,13 +4,17 @@ use humantime::format_duration;
 
 use crate::model::{
     Balance, CheckClose, DialOn, DialSource, HealthProbe, LocalOrigins, Origin, OriginRole, Origins, Service,
-    Target, UniqueIds, Weight,
+    SocketSource, Target, UniqueIds, Weight,
 };
 
 /// The target of `service` in words, the first `named` of its origins by name, and whose word it takes for who the client
 /// is. What stands between semicolons stands for itself.
-pub(super) fn described(service: &Service, named: usize) -> String {
-    let text = described_target(&service.target, named);
+pub(super) fn described(service: &Service, looked_for: Option<&Vec<SocketSource>>, named: usize) -> String {
+    let mut text = described_target(&service.target, named);
+    if let Some(sources) = looked_for {
+        let sources: Vec<String> = sources.iter().map(ToString::to_string).collect();
+        text = format!("{text}; looked for: {}", sources.join(", "));
+    }
     let trusted = &service.policy.trusted_proxies.prefixes;
     if trusted.is_empty() {
         return text;

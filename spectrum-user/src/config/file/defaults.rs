@@ -72,7 +72,9 @@ pub(super) fn apply(root: &mut DeTable<'_>) {
     for service in services.iter_mut() {
         let DeValue::Table(service) = service.get_mut() else { continue };
         // What others answer has nothing that could be said of it.
-        if matches!(service.get("registered").map(Spanned::get_ref), Some(DeValue::Boolean(true))) {
+        let is_registered =
+            matches!(service.get("registered").map(Spanned::get_ref), Some(DeValue::Boolean(true)));
+        if is_registered || service.contains_key("sockets") {
             continue;
         }
         let binds_tcp = binds_tcp(service);

@@ -262,6 +262,9 @@ fn read(texts: &Texts<'_>, root: &DeTable<'_>, problems: &Problems<'_>, read_lis
     let own = described.iter().filter(|described| described.records != RecordKeys::default());
     let own = own.map(|described| (described.service.name.clone(), described.records)).collect();
     let log = LogOptions { format, general, services: own };
+    let looked_for =
+        described.iter_mut().map(|one| (one.service.name.clone(), std::mem::take(&mut one.socket_sources)));
+    let socket_sources = looked_for.filter(|(_, sources)| !sources.is_empty()).collect();
     let named = |one: &mut DescribedService| Some((one.service.name.clone(), one.sources.take()?));
     let policies =
         sources::policies(common, described.iter_mut().filter_map(named).collect(), &lists, problems);
@@ -299,6 +302,7 @@ fn read(texts: &Texts<'_>, root: &DeTable<'_>, problems: &Problems<'_>, read_lis
         announcing,
         xdp,
         services,
+        socket_sources,
         origin_places,
         policy_places,
         files,

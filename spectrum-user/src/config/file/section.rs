@@ -69,6 +69,7 @@ const HOMES: &[(&str, &str)] = &[
     ("servers", "[resolver]"),
     ("sessions", "udp of a service"),
     ("single-process", "[instance]"),
+    ("sockets", "[[service]]"),
     ("source", "udp of a service"),
     ("template", "health of a service"),
     ("timeouts", "[[service]]"),

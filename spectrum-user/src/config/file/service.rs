@@ -1,6 +1,6 @@
 //! One `[[service]]`: its name, its bindings, and what answers.
 
-use toml::de::DeTable;
+use toml::de::{DeTable, DeValue};
 
 use super::announcing::{AnnounceKeys, DescribedAnnouncing};
 use super::binding::{BindingPlace, DescribedBindings};
@@ -13,7 +13,7 @@ use super::sources::{DescribedSources, Lists, Whose};
 use super::udp::UdpKeys;
 use crate::config::error::Problems;
 use crate::config::udp::{self, BoundProtocols};
-use crate::model::{Binding, Policy, RecordKeys, Responder, Service, ServiceName, Target};
+use crate::model::{Binding, Policy, RecordKeys, Responder, Service, ServiceName, SocketSource, Target};
 
 const ADD_NAME: &str = "missing; name the service, for instance name = \"games\"";
 const OTHERS_ANSWER: &str =
@@ -27,6 +27,8 @@ pub(super) struct DescribedService {
     pub(super) service: Service,
     /// Whom it lets in, where it says so.
     pub(super) sources: Option<DescribedSources>,
+    /// The sockets that are looked for.
+    pub(super) socket_sources: Vec<SocketSource>,
     /// What it says of announcing.
     pub(super) announcing: DescribedAnnouncing,
     /// The keys about its records.
@@ -67,7 +69,7 @@ impl DescribedService {
         let (name, bindings) = (section.take("name"), section.take("bindings"));
         let origins_keys = OriginsKeys::take(&section);
         let (origins, respond) = (origins_keys.origins, section.take("respond"));
-        let registered = section.take("registered");
+        let (registered, sockets) = (section.take("registered"), section.take("sockets"));
         let policy_keys = PolicyKeys::take(&section);
         let sources = section.take("policy").map(|typed| DescribedSources::read(typed, lists, Whose::One));
         let announce_keys = AnnounceKeys::take(&section);
@@ -80,11 +82,16 @@ impl DescribedService {
         if bindings.is_none() && !misspells(&["bindings"]) {
             section.refuse_missing(offset, "bindings", format_args!("missing; {ADD_BINDINGS}"));
         }
-        let is_registered = registered.is_some_and(|typed| typed.truth() != Some(false));
+        if let (Some(typed), Some(false)) = (sockets, registered.and_then(|typed| typed.truth())) {
+            typed.refuse("are looked for to be registered, and registered = false; remove one of them");
+        }
+        let registered = registered.filter(|typed| !matches!(typed.value(), DeValue::Boolean(false)));
+        let registered = registered.or(sockets);
+        let is_registered = registered.is_some();
         if origins.is_none()
             && respond.is_none()
             && !is_registered
-            && !misspells(&["origins", "respond", "registered"])
+            && !misspells(&["origins", "respond", "registered", "sockets"])
         {
             problems.add_about(offset, path, format_args!("nothing answers; {ADD_TARGET}"));
         }
@@ -95,7 +102,6 @@ impl DescribedService {
         let is_named = name.is_some();
         let DescribedBindings { bindings, places } = bindings.map(read_bindings).unwrap_or_default();
         let bound = BoundProtocols::of(&bindings);
-        let registered = registered.filter(|_| is_registered);
         let mut target = read_target(&origins_keys, respond, registered, &bindings);
         if registered.is_some() {
             let others = [udp_keys, log].into_iter().flatten();
@@ -132,6 +138,7 @@ impl DescribedService {
             policy,
         };
         Self {
+            socket_sources: sockets.map(read_sockets).unwrap_or_default(),
             announcing: announce_keys.read(&service, target_is_known),
             records,
             sources,
@@ -145,6 +152,11 @@ impl DescribedService {
             service,
         }
     }
+}
+
+fn read_sockets(typed: Typed<'_, '_>) -> Vec<SocketSource> {
+    let each = typed.each("write registered = true to register sockets by hand");
+    each.filter_map(|(typed, _)| typed.parsed("a string such as \"nginx.service tcp 443\"")).collect()
 }
 
 fn read_bindings(typed: Typed<'_, '_>) -> DescribedBindings {
@@ -175,7 +187,9 @@ fn read_target(
     let origins = keys.read(bindings).map(Target::Origins);
     if let Some(registered) = registered {
         if keys.origins.is_some() || respond.is_some() {
-            registered.refuse("a service has origins, respond or registered, one of them; remove the others");
+            registered.refuse(
+                "a service has origins, respond or registered sockets, one of them; remove the others",
+            );
             return None;
         }
         return Some(Target::Registered);
