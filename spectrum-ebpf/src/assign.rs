@@ -107,12 +107,15 @@ pub(crate) fn assign(ctx: &SkLookupContext, id: DestinationId) -> bool {
 #[inline(always)]
 fn give_by_shares(ctx: &SkLookupContext, id: DestinationId) -> Result<(), i32> {
     let sender = packet::LookupSender::of(ctx);
-    let (client, now) = (sender.hash(), shares::now());
+    let client = sender.hash();
+    let (connection, now) = (sender.connection(client), shares::now());
     let mut given = Err(-ENOENT);
-    for socket in shares::sockets_of(id.0, client, sender.is_tcp(), now) {
+    let slot = shares::slot_of_client(id.0, client);
+    let known = shares::known_socket(id.0, connection, sender.is_tcp(), now);
+    for socket in [known, slot.first(), slot.next()] {
         match LISTENERS.redirect(ctx, socket.0, 0) {
             Ok(()) => {
-                shares::note(id.0, client, socket, now);
+                shares::note(id.0, connection, socket, now);
                 return Ok(());
             }
             Err(errno) if errno == -ENOENT => {}

@@ -2,7 +2,7 @@
 
 use aya_ebpf::bindings::bpf_sk_lookup;
 use aya_ebpf::programs::SkLookupContext;
-use spectrum_common::{Address, Domain, Pace, Packet, Sender, Source};
+use spectrum_common::{Address, Domain, Pace, Packet, Remembered, Sender, Source};
 
 use crate::accounts::{self, Ends};
 
@@ -60,6 +60,14 @@ impl<'a> LookupSender<'a> {
         let from = self.source().address;
         // What is hashed for accounts is below.
         accounts::hash(from.hi, from.lo, 1 << 63 | u64::from(self.lookup.remote_port))
+    }
+
+    /// The hash `client` of it together with what it dialled.
+    #[inline(always)]
+    pub(crate) fn connection(&self, client: u64) -> u64 {
+        let lookup = self.lookup;
+        let dialled = address(self.is_ipv4(), &lookup.local_ip4, &lookup.local_ip6);
+        Remembered::key(client, dialled, lookup.local_port.into())
     }
 
     #[inline(always)]

@@ -25,21 +25,24 @@ static FIRST_REGISTERED: u32 = 0;
 
 const NOBODY: u32 = u32::MAX;
 
-/// The places of the sockets that the client with this hash goes to, the first of them that is there: where it went lately, and what its
-/// slot says. A place that the map has not is nobody's.
+/// The slot of the client with this hash among those of the destination `id`: one of nobody where there are none.
 #[inline(always)]
-pub(crate) fn sockets_of(id: u32, client: u64, is_tcp: bool, now: u64) -> [RegisteredId; 3] {
-    let slot = Slot::of_bits(slot(id, client));
-    let ticks = if is_tcp { Remembered::TCP } else { Remembered::UDP };
-    #[expect(clippy::cast_possible_truncation, reason = "a place, which the calling convention widens")]
-    let known = RegisteredId(known(id, client, now, ticks) as u32);
-    [known, slot.first(), slot.next()]
+pub(crate) fn slot_of_client(id: u32, client: u64) -> Slot {
+    Slot::of_bits(slot(id, client))
 }
 
-/// Remembers that the client with this hash went to `socket`, and counts it.
+/// The place of the socket that the client went to lately by the connection with this hash; a place that the map has not is nobody's.
 #[inline(always)]
-pub(crate) fn note(id: u32, client: u64, socket: RegisteredId, now: u64) {
-    remember(id, client, socket.0, now);
+pub(crate) fn known_socket(id: u32, connection: u64, is_tcp: bool, now: u64) -> RegisteredId {
+    let ticks = if is_tcp { Remembered::TCP } else { Remembered::UDP };
+    #[expect(clippy::cast_possible_truncation, reason = "a place, which the calling convention widens")]
+    RegisteredId(known(id, connection, now, ticks) as u32)
+}
+
+/// Remembers that the client went to `socket` by the connection with this hash, and counts it.
+#[inline(always)]
+pub(crate) fn note(id: u32, connection: u64, socket: RegisteredId, now: u64) {
+    remember(id, connection, socket.0, now);
     // SAFETY: a read-only global; volatile, because the loader writes what the compiler sees as constant.
     let first = unsafe { core::ptr::read_volatile(&raw const FIRST_REGISTERED) };
     if let Some(count) = STEERED.get_ptr_mut(socket.0.wrapping_sub(first)) {
@@ -50,7 +53,7 @@ pub(crate) fn note(id: u32, client: u64, socket: RegisteredId, now: u64) {
 
 // Global functions, as `said_of` is: the verifier walks each once.
 
-/// See [`sockets_of`].
+/// See [`slot_of_client`].
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn slot(id: u32, client: u64) -> u64 {
@@ -59,7 +62,7 @@ pub extern "C" fn slot(id: u32, client: u64) -> u64 {
     slots.get(slot_of(client)).map_or(nobody, |[bits]| *bits)
 }
 
-/// See [`sockets_of`].
+/// See [`known_socket`].
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn known(id: u32, client: u64, now: u64, ticks: u64) -> u64 {

@@ -140,6 +140,8 @@ pub enum Command {
     /// Say whether this version could go on with what an instance has; nobody types it
     #[command(hide = true)]
     UpgradeTrial(UpgradeTrialArgs),
+    /// Give registered sockets of a service another weight among them: 0 drains
+    Weight(WeightArgs),
     /// Announce a prefix to routers no more, also after a restart, until it is announced again; what comes is served on
     Withdraw(WithdrawArgs),
     /// Serve what the process that started this one says; nobody types it
@@ -463,6 +465,34 @@ pub struct RegisterArgs {
     pub unit: Option<String>,
 
     /// Take sockets of this protocol alone: tcp or udp
+    #[arg(long, value_name = "PROTOCOL")]
+    pub protocol: Option<Protocol>,
+
+    /// Put it beside the sockets that are registered, with this weight, 0 to 256, among them [default: in the place of all of them]
+    #[arg(long, value_name = "N")]
+    pub weight: Option<Weight>,
+
+    /// The instance.
+    #[command(flatten)]
+    pub instance: InstanceArgs,
+}
+
+/// Flags of `weight`.
+#[derive(Args, Clone, Debug)]
+pub struct WeightArgs {
+    /// Service that the file says registered = true of
+    #[arg(value_name = "SERVICE")]
+    pub service: String,
+
+    /// Weight among the registered sockets, 0 to 256; 0 drains: no new clients, and what is open stays
+    #[arg(value_name = "N")]
+    pub weight: Weight,
+
+    /// Address and port that the socket is bound to, as `status` prints them [default: all sockets of the service]
+    #[arg(value_name = "ADDR:PORT", value_parser = parse_address_and_port)]
+    pub address: Option<SocketAddr>,
+
+    /// Change sockets of this protocol alone: tcp or udp
     #[arg(long, value_name = "PROTOCOL")]
     pub protocol: Option<Protocol>,
 

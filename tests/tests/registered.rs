@@ -71,7 +71,7 @@ fn register(case: &Case, address: SocketAddr) -> String {
     finished.stdout
 }
 
-/// Who answers a connection to `target`, and that it is told what was dialled.
+/// The word of the server that answers a connection to `target`, and is told what was dialled.
 fn answerer(netns: &Netns, target: SocketAddr) -> String {
     let stream = call(netns, target).unwrap_or_else(|error| panic!("{target}: {error}"));
     let client = stream.local_addr().unwrap();

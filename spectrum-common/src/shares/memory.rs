@@ -5,6 +5,7 @@
 //! strangers drive out nothing is lost but this: that they go where the shares of now say.
 
 use super::RegisteredId;
+use crate::Address;
 
 const PLACE_BITS: u32 = 15;
 
@@ -31,6 +32,16 @@ impl Remembered {
     /// Half a minute, for which a client may be silent and still go on where it was.
     pub const UDP: u64 = 30_000_000_000 >> TICK_BITS;
 
+    /// The hash of a client, whose own is `client`, and of what it dialled: by that it is remembered. Who dials something else, which it may from
+    /// the same port at the same time, is new there.
+    #[must_use]
+    #[inline(always)]
+    pub const fn key(client: u64, dialled: Address, port: u64) -> u64 {
+        // What is dialled need only be spread: nobody can foresee the hash of a client.
+        let spread = (dialled.hi ^ dialled.lo.rotate_left(17) ^ port).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        client ^ spread ^ spread >> 32
+    }
+
     /// The places of the client with this hash, side by side.
     #[must_use]
     #[inline(always)]
@@ -40,7 +51,7 @@ impl Remembered {
         [place, place ^ 1]
     }
 
-    /// Which of its places, whose words are these, the client with this hash takes at `now`: the second, or the first.
+    /// True if the client with this hash takes the second of its places, whose words are these, at `now`, and not the first.
     #[must_use]
     #[inline(always)]
     pub const fn takes_second([first, second]: [Self; 2], client: u64, now: u64) -> bool {
@@ -125,6 +136,25 @@ mod tests {
             for other in [CLIENT ^ 1 << PLACE_BITS, CLIENT ^ 1 << (PLACE_BITS + CLIENT_BITS - 1), 0, u64::MAX]
             {
                 assert_eq!(word.socket(other, start, Remembered::UDP), None);
+            }
+        }
+    }
+
+    #[test]
+    fn who_dials_something_else_is_another_client() {
+        let dialled = [
+            (0xc000_0207_u64 << 32, 0),
+            (0xc000_0208 << 32, 0),
+            (0x2001_0db8 << 32, 7),
+            (7, 0x2001_0db8 << 32),
+        ];
+        let mut marks = [(0, 0); 8];
+        for ((hi, lo), at) in dialled.into_iter().zip(0..) {
+            for port in [443, 444] {
+                let key = Remembered::key(CLIENT, Address { hi, lo }, port);
+                let mark = (Remembered::places(key)[0] & !1, Remembered::mark(key));
+                assert!(!marks.contains(&mark));
+                marks[at * 2 + usize::from(port == 444)] = mark;
             }
         }
     }

@@ -39,7 +39,7 @@ pub enum UnfitSocket {
         protocol: Protocol,
         /// Its address.
         local: SocketAddr,
-        /// That of the other side.
+        /// The address of the other side.
         peer: SocketAddr,
     },
     /// It is a file or the like.

@@ -14,7 +14,7 @@ use crate::host::sockets::command;
 /// The operation, in errors.
 const OP: &str = "take the sockets of";
 
-/// Where the kernel shows control groups: of version 2, and of either version beside it.
+/// The places where the kernel shows control groups: of version 2, and of either version beside it.
 const CONTROL_GROUPS: [&str; 3] = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified", "/sys/fs/cgroup/systemd"];
 
 /// Slices lie in slices, and no deeper.

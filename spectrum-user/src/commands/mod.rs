@@ -54,6 +54,7 @@ pub fn execute(cli: &Cli) -> ExitCode {
         Some(Command::Unregister(args)) => ask::unregister(args),
         Some(Command::Upgrade(args)) => ask::upgrade(args),
         Some(Command::UpgradeTrial(args)) => upgrade_trial::upgrade_trial(args),
+        Some(Command::Weight(args)) => ask::weight(args),
         Some(Command::Withdraw(args)) => ask::withdraw(args),
         Some(Command::Clean(args)) => logging::init(LogFormat::Text).and_then(|_log| clean::clean(args)),
         Some(Command::WorkerProcess) => return worker_process::run(),

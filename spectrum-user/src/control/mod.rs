@@ -19,6 +19,6 @@ pub use error::ControlError;
 pub use passing::MOST_FILES;
 pub use request::{
     AnnounceQuery, BindingsQuery, DenyQuery, ExplainQuery, OfferedSocket, OriginQuery, RegisterQuery,
-    ReloadQuery, Request, TopSourcesQuery, UnregisterQuery, UpgradeQuery,
+    ReloadQuery, Request, TopSourcesQuery, UnregisterQuery, UpgradeQuery, WeightQuery,
 };
 pub use server::ControlServer;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::{DenyWord, OriginSetting, Protocol, parse_port_ranges};
+use crate::model::{DenyWord, OriginSetting, Protocol, Weight, parse_port_ranges};
 use crate::plan::Overlap;
 
 /// A request.
@@ -40,6 +40,8 @@ pub enum Request {
     Unregister(UnregisterQuery),
     /// Become another version of the program.
     Upgrade(UpgradeQuery),
+    /// Give a registered socket of a service another weight among them.
+    Weight(WeightQuery),
     /// Announce something no more, until it is to be announced.
     Withdraw(AnnounceQuery),
 }
@@ -48,7 +50,7 @@ impl Request {
     /// True if it is about sockets of other programs.
     #[must_use]
     pub fn is_about_sockets(&self) -> bool {
-        matches!(self, Self::Register(_) | Self::Unregister(_))
+        matches!(self, Self::Register(_) | Self::Unregister(_) | Self::Weight(_))
     }
 
     /// True if it may be made twice.
@@ -115,6 +117,9 @@ pub struct RegisterQuery {
     pub service: String,
     /// Each socket, in the order of the descriptors.
     pub sockets: Vec<OfferedSocket>,
+    /// Their weight beside those that are registered; `None`: they take the place of those.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weight: Option<Weight>,
 }
 
 /// A socket whose descriptor comes along.
@@ -139,6 +144,16 @@ pub struct UnregisterQuery {
     /// Those that are bound to this address and port.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub address: Option<SocketAddr>,
+}
+
+/// The registered sockets of a service, or some of them, and their weight.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct WeightQuery {
+    /// Which.
+    #[serde(flatten)]
+    pub sockets: UnregisterQuery,
+    /// The weight of each.
+    pub weight: Weight,
 }
 
 /// The permissions of a reload.

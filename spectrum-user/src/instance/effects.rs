@@ -14,6 +14,7 @@ use nix::sys::resource::{Resource as Limit, getrlimit};
 
 use super::denials;
 use super::exempting::Exempting;
+use super::registering::slots;
 use super::replies::make;
 use super::running::{Aim, Running, registry};
 use crate::admin::AdminServer;
@@ -28,10 +29,8 @@ use crate::plan::{ListenerRoom, Plan, RunTimeSources};
 use crate::registry::{Claim, Mode};
 use crate::worker_process::{Link, LinkError, NewListeners};
 use spectrum_proxy::Served;
-use spectrum_steering::dispatcher::{Dispatcher, DispatcherError};
-use spectrum_steering::host::{
-    ListenerGroup, ListenerOptions, LocalRoutes, Transparency, reachable_at, silent_listener,
-};
+use spectrum_steering::dispatcher::{Dispatcher, DispatcherError, Secret};
+use spectrum_steering::host::{ListenerGroup, ListenerOptions, LocalRoutes, Transparency, silent_listener};
 use spectrum_steering::tproxy::{Backend, FirewallLook, SideTable, Tproxy};
 
 /// So many listeners are looked at at once.
@@ -158,6 +157,12 @@ impl Running {
             ResourceKind::Registration => {
                 for id in resources.iter().filter_map(id) {
                     self.registered.remove(&id);
+                    if let Some(dispatcher) = &mut self.dispatcher
+                        && dispatcher.shared().contains(&id)
+                        && let Err(error) = dispatcher.share(id, &[])
+                    {
+                        tracing::debug!(%error, "leave a destination without registered sockets");
+                    }
                     if let Some(dispatcher) = &mut self.dispatcher
                         && let Err(error) = dispatcher.unregister(id)
                     {
@@ -307,7 +312,7 @@ impl Running {
     fn attach(&mut self, plan: &Plan) -> anyhow::Result<()> {
         let dispatcher = match &mut self.dispatcher {
             Some(dispatcher) => dispatcher,
-            none => none.insert(Box::new(loaded(plan)?)),
+            none => none.insert(Box::new(loaded(plan, None)?)),
         };
         if let Some(samples) = dispatcher.take_samples() {
             self.hearing.0.spawn(denials::read(samples, self.published.clone()));
@@ -603,7 +608,7 @@ pub(super) fn firewall_of(
     plan: &Plan,
     run_time: &RunTimeSources,
     own: impl Fn(&Destination) -> Option<SocketAddr>,
-    others: &BTreeMap<Destination, RegisteredSocket>,
+    others: &BTreeMap<Destination, Vec<RegisteredSocket>>,
 ) -> anyhow::Result<Firewall> {
     let of_others = registered(&config.services);
     let is_others = |one: &Destination| of_others.contains(&one.service);
@@ -618,8 +623,7 @@ pub(super) fn firewall_of(
         let listener =
             listener.context("steer to sockets of other programs by rules: too many destinations")?;
         places.insert(one, listener);
-        let slots = others.get(one).map(|socket| reachable_at(socket.address, one.family));
-        let slots = slots.into_iter().collect();
+        let slots = others.get(one).map_or(Vec::new(), |sockets| slots(sockets, one.family));
         shares.push(Sharing { protocol: one.protocol, listener, slots });
     }
     let rules = plan
@@ -708,9 +712,14 @@ fn not_done(outcome: Result<(), LinkError>) -> Vec<anyhow::Error> {
     }
 }
 
-pub(super) fn loaded(plan: &Plan) -> Result<Dispatcher, DispatcherError> {
+/// A dispatcher for `plan`, with the `secret` of the one before it if there was one.
+pub(super) fn loaded(plan: &Plan, secret: Option<Secret>) -> Result<Dispatcher, DispatcherError> {
     let log_drops = tracing::enabled!(tracing::Level::DEBUG);
-    let mut dispatcher = Dispatcher::load(log_drops, plan.destinations.len())?;
+    let destinations = plan.destinations.len();
+    let mut dispatcher = match secret {
+        Some(secret) => Dispatcher::load_with(log_drops, destinations, secret)?,
+        None => Dispatcher::load(log_drops, destinations)?,
+    };
     if log_drops && let Some(log) = dispatcher.take_drop_log() {
         tokio::spawn(log.write_on());
     }

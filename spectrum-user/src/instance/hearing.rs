@@ -271,7 +271,8 @@ async fn hear_requests(mut asked: mpsc::Receiver<Asked>, published: &Published, 
             | Request::Reload(_)
             | Request::Renew
             | Request::Unregister(_)
-            | Request::Upgrade(_) => {
+            | Request::Upgrade(_)
+            | Request::Weight(_) => {
                 let state = published.now().state;
                 if matches!(state, InstanceState::LameDuck | InstanceState::Draining) {
                     refuse_reload(ChangeAsked::Asker(asked), state);
@@ -332,6 +333,7 @@ pub(super) fn refuse_reload(asked: ChangeAsked, state: InstanceState) {
         Request::Register(_) => "register",
         Request::Unregister(_) => "unregister",
         Request::Upgrade(_) => "upgrade",
+        Request::Weight(_) => "weight",
         _ => "reload",
     };
     let why = match state {

@@ -3,7 +3,7 @@
 //! would keep the queue of a dead server open, for clients to wait in.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, bail};
@@ -11,14 +11,24 @@ use tokio::time::Instant;
 
 use super::running::Running;
 use crate::config::nearest;
-use crate::control::{Asked, Asker, OfferedSocket, RegisterAnswer, RegisterQuery, Request, UnregisterQuery};
-use crate::model::{Destination, DestinationId, PortRange, Protocol, RegisteredSocket, ServiceName, Target};
+use crate::control::{
+    Asked, Asker, OfferedSocket, RegisterAnswer, RegisterQuery, Request, UnregisterQuery, WeightQuery,
+};
+use crate::model::{
+    Destination, DestinationId, Family, PortRange, Protocol, RegisteredSocket, ServiceName, Target, Weight,
+};
+use crate::plan::firewall::SharedSlot;
 use crate::registry::Mode;
 use crate::view::DestinationPlan;
-use spectrum_steering::host::{ForeignSocket, NamespaceId, listening_sockets};
+use spectrum_common::{RegisteredId, SocketShare, slots_of};
+use spectrum_steering::dispatcher::Dispatcher;
+use spectrum_steering::host::{ForeignSocket, NamespaceId, listening_sockets, reachable_at};
 
 /// The time between two looks whether they are still there.
 const GLANCE: Duration = Duration::from_secs(1);
+
+/// So many sockets share the clients of a destination at most.
+const MOST_SOCKETS: usize = 128;
 
 /// Only so many ranges of ports are named.
 const NAMED: usize = 4;
@@ -26,8 +36,8 @@ const NAMED: usize = 4;
 /// The registered sockets of an instance.
 #[derive(Debug, Default)]
 pub(super) struct Registered {
-    /// Those that packets are steered to.
-    pub(super) sockets: BTreeMap<Destination, RegisteredSocket>,
+    /// Those that packets are steered to, of each destination in the order in which they came. Each has one at least.
+    pub(super) sockets: BTreeMap<Destination, Vec<RegisteredSocket>>,
     /// Those that were closed meanwhile, of destinations that have had no other since.
     pub(super) gone: BTreeMap<Destination, RegisteredSocket>,
     /// The next look.
@@ -35,11 +45,22 @@ pub(super) struct Registered {
 }
 
 impl Registered {
-    /// Keeps those of destinations that there are.
-    pub(super) fn keep<'a>(&mut self, destinations: impl Iterator<Item = &'a Destination>) {
+    /// Keeps those of destinations that there are: the others.
+    fn keep<'a>(&mut self, destinations: impl Iterator<Item = &'a Destination>) -> Vec<RegisteredSocket> {
         let kept: BTreeSet<&Destination> = destinations.collect();
-        self.sockets.retain(|destination, _| kept.contains(destination));
         self.gone.retain(|destination, _| kept.contains(destination));
+        let left = self.sockets.extract_if(.., |destination, _| !kept.contains(destination));
+        left.flat_map(|(_, sockets)| sockets).collect()
+    }
+
+    /// Those of `destination`.
+    pub(super) fn of(&self, destination: &Destination) -> &[RegisteredSocket] {
+        self.sockets.get(destination).map_or(&[], Vec::as_slice)
+    }
+
+    /// All, each with its destination.
+    pub(super) fn all(&self) -> impl Iterator<Item = (&Destination, &RegisteredSocket)> {
+        self.sockets.iter().flat_map(|(destination, all)| all.iter().map(move |socket| (destination, socket)))
     }
 
     /// The moment of the next look, while there is anything to be looked at.
@@ -53,7 +74,9 @@ impl Registered {
         sockets: impl IntoIterator<Item = (Destination, RegisteredSocket)>,
         gone: impl IntoIterator<Item = (Destination, RegisteredSocket)>,
     ) {
-        self.sockets.extend(sockets);
+        for (destination, socket) in sockets {
+            self.sockets.entry(destination).or_default().push(socket);
+        }
         self.gone.extend(gone);
         self.due = Some(Instant::now());
     }
@@ -88,12 +111,14 @@ impl Running {
         let outcome = match &request {
             Request::Register(query) => self.register_sockets(query, files, peer).await,
             Request::Unregister(query) => self.unregister_sockets(query, peer).await,
+            Request::Weight(query) => self.weigh_sockets(query, peer).await,
             _ => Err(anyhow!("it is no request about sockets")),
         };
         super::life::settle(outcome, asked);
     }
 
-    /// Steers packets of the service to the sockets behind `files`, in the place of those that it has for the same destinations.
+    /// Steers packets of the service to the sockets behind `files`: in the place of those that it has for the same destinations, or with a
+    /// weight beside them.
     pub(super) async fn register_sockets(
         &mut self,
         query: &RegisterQuery,
@@ -135,20 +160,12 @@ impl Running {
         let mut answer =
             RegisterAnswer { service: service.to_string(), sockets: Vec::new(), notes: Vec::new() };
         for (id, destination, offered) in chosen {
-            self.give(id, &destination, offered).context(op.clone())?;
-            let Offered { socket, pid, command, .. } = offered;
-            let registered = RegisteredSocket {
-                cookie: socket.cookie(),
-                inode: socket.inode(),
-                address: socket.address(),
-                pid: *pid,
-                command: command.clone(),
-            };
-            tracing::info!(%destination, socket = %registered, "registered");
+            let given = self.give(id, &destination, offered, query.weight);
+            let registered = given.with_context(|| format!("{op}: {destination}"))?;
+            tracing::info!(%destination, socket = %registered, weight = registered.weight.get(), "registered");
             answer.notes.extend(self.notes(id, &destination, offered));
-            answer.sockets.push((DestinationPlan::of((&id, &destination)), registered.clone()));
+            answer.sockets.push((DestinationPlan::of((&id, &destination)), registered));
             self.others.gone.remove(&destination);
-            self.others.sockets.insert(destination, registered);
         }
         self.others.due.get_or_insert(Instant::now() + GLANCE);
         let steered = self.steer_to_sockets().await.context(op);
@@ -162,47 +179,79 @@ impl Running {
         query: &UnregisterQuery,
         peer: Option<Asker>,
     ) -> anyhow::Result<RegisterAnswer> {
-        let UnregisterQuery { service: name, protocol, address } = query;
-        let op = format!("unregister {name}");
-        refuse_strangers(peer).context(op.clone())?;
-        let service = self.registered_service(name).context(op.clone())?;
-        let is_meant = |(destination, socket): &(&Destination, &RegisteredSocket)| {
-            destination.service == service
-                && protocol.is_none_or(|protocol| destination.protocol == protocol)
-                && address.is_none_or(|address| socket.address == address)
-        };
-        let meant: Vec<(Destination, RegisteredSocket)> = self
-            .others
-            .sockets
-            .iter()
-            .filter(is_meant)
-            .map(|(destination, socket)| (destination.clone(), socket.clone()))
-            .collect();
-        if meant.is_empty() {
-            let there = self.others.sockets.iter().filter(|(one, _)| one.service == service);
-            let there: Vec<String> =
-                there.map(|(one, socket)| format!("{} {}: {socket}", one.protocol, one.family)).collect();
-            let there = if there.is_empty() { "it has none".to_owned() } else { there.join(", ") };
-            bail!("{op}: no such socket is registered: {there}");
-        }
-        let mut answer =
-            RegisterAnswer { service: service.to_string(), sockets: Vec::new(), notes: Vec::new() };
-        for (destination, socket) in meant {
-            let id = self.plan.destinations.iter().find(|(_, one)| **one == destination).map(|(id, _)| *id);
-            if let (Some(id), Some(dispatcher)) = (id, &mut self.dispatcher) {
-                // Where it was closed meanwhile nothing is left to be taken away.
-                if let Err(error) = dispatcher.unregister(id) {
-                    tracing::debug!(%error, "take a registered socket away");
-                }
+        let op = format!("unregister {}", query.service);
+        let (mut answer, meant) = self.meant(query, peer).context(op.clone())?;
+        for (destination, leaving) in meant {
+            let stay = self.others.of(&destination).iter().filter(|one| !leaving.contains(one));
+            let id = self.divide(&destination, stay.cloned().collect()).context(op.clone())?;
+            for socket in leaving {
+                tracing::info!(%destination, %socket, "unregistered");
+                self.dismiss(&socket);
+                answer.sockets.push((DestinationPlan::of((&id, &destination)), socket));
             }
-            tracing::info!(%destination, %socket, "unregistered");
-            self.others.sockets.remove(&destination);
-            let id = id.unwrap_or(DestinationId(0));
-            answer.sockets.push((DestinationPlan::of((&id, &destination)), socket));
         }
         let steered = self.steer_to_sockets().await.context(op);
         self.publish();
         steered.map(|()| answer)
+    }
+
+    /// Gives the sockets that are meant another weight.
+    async fn weigh_sockets(
+        &mut self,
+        query: &WeightQuery,
+        peer: Option<Asker>,
+    ) -> anyhow::Result<RegisterAnswer> {
+        let WeightQuery { sockets, weight } = query;
+        let op = format!("weight {}", sockets.service);
+        let (mut answer, meant) = self.meant(sockets, peer).context(op.clone())?;
+        for (destination, meant) in meant {
+            let mut all = self.others.of(&destination).to_vec();
+            all.iter_mut().filter(|one| meant.contains(one)).for_each(|one| one.weight = *weight);
+            let changed: Vec<RegisteredSocket> =
+                all.iter().filter(|one| meant.iter().any(|was| was.cookie == one.cookie)).cloned().collect();
+            let is_drained = all.iter().all(|one| one.weight == Weight::ZERO);
+            let id = self.divide(&destination, all).context(op.clone())?;
+            if is_drained {
+                answer
+                    .notes
+                    .push(format!("{destination}: no socket has a weight, and new clients are refused"));
+            }
+            for socket in changed {
+                tracing::info!(%destination, %socket, weight = weight.get(), "registered socket has another weight");
+                answer.sockets.push((DestinationPlan::of((&id, &destination)), socket));
+            }
+        }
+        let steered = self.steer_to_sockets().await.context(op);
+        self.publish();
+        steered.map(|()| answer)
+    }
+
+    /// The sockets that `query` means, of which there must be some, and an answer that is to name them.
+    fn meant(
+        &self,
+        query: &UnregisterQuery,
+        peer: Option<Asker>,
+    ) -> anyhow::Result<(RegisterAnswer, BTreeMap<Destination, Vec<RegisteredSocket>>)> {
+        let UnregisterQuery { service: name, protocol, address } = query;
+        refuse_strangers(peer)?;
+        let service = self.registered_service(name)?;
+        let mut meant = BTreeMap::<Destination, Vec<RegisteredSocket>>::new();
+        for (destination, socket) in self.others.all().filter(|(one, _)| one.service == service) {
+            let is_meant = protocol.is_none_or(|protocol| destination.protocol == protocol)
+                && address.is_none_or(|address| socket.address == address);
+            if is_meant {
+                meant.entry(destination.clone()).or_default().push(socket.clone());
+            }
+        }
+        if meant.is_empty() {
+            let there = self.others.all().filter(|(one, _)| one.service == service);
+            let there: Vec<String> =
+                there.map(|(one, socket)| format!("{} {}: {socket}", one.protocol, one.family)).collect();
+            let there = if there.is_empty() { "it has none".to_owned() } else { there.join(", ") };
+            bail!("no such socket is registered: {there}");
+        }
+        let answer = RegisterAnswer { service: service.to_string(), sockets: Vec::new(), notes: Vec::new() };
+        Ok((answer, meant))
     }
 
     /// The registered service of this name.
@@ -227,28 +276,125 @@ impl Running {
         }
     }
 
-    /// Has the kernel know the socket: from now on it needs no descriptor.
+    /// Has the kernel know the socket, so that it needs no descriptor from now on, and gives it a `weight` beside those that the destination
+    /// has; without one it takes their place.
     fn give(
         &mut self,
         id: DestinationId,
         destination: &Destination,
         offered: &Offered,
-    ) -> anyhow::Result<()> {
-        match self.path {
-            Some(Mode::SkLookup) => {
-                if destination.protocol == Protocol::Udp {
-                    offered.sockets().try_for_each(ForeignSocket::answer_from_any_address).with_context(
-                        || format!("let {} answer for {destination} from what is dialled", offered.socket),
-                    )?;
-                }
-                let dispatcher = self.dispatcher.as_mut().context("register without a program")?;
-                Ok(dispatcher.register(id, &offered.socket)?)
+        weight: Option<Weight>,
+    ) -> anyhow::Result<RegisteredSocket> {
+        let socket = &offered.socket;
+        let before = self.others.of(destination).to_vec();
+        let known = before.iter().find(|one| one.cookie == socket.cookie());
+        let mut registered = RegisteredSocket {
+            cookie: socket.cookie(),
+            inode: socket.inode(),
+            address: socket.address(),
+            pid: offered.pid,
+            command: offered.command.clone(),
+            weight: weight.unwrap_or(Weight::ONE),
+            place: known.and_then(|known| known.place),
+        };
+        let (mut all, leaving): (Vec<_>, Vec<_>) =
+            before.iter().cloned().partition(|one| weight.is_some() || one.cookie == registered.cookie);
+        if all.len() >= MOST_SOCKETS && known.is_none() {
+            bail!("{MOST_SOCKETS} sockets are registered already, and no more may share its clients");
+        }
+        if self.path == Some(Mode::SkLookup) {
+            if destination.protocol == Protocol::Udp {
+                let answered = offered.sockets().try_for_each(ForeignSocket::answer_from_any_address);
+                answered
+                    .with_context(|| format!("let {socket} answer for {destination} from what is dialled"))?;
+            }
+            let dispatcher = self.dispatcher.as_mut().context("register without a program")?;
+            if registered.place.is_none() {
+                registered.place = Some(dispatcher.admit(socket)?);
+            }
+        } else {
+            let at = |one: &RegisteredSocket| reachable_at(one.address, destination.family);
+            let alike = all.iter().find(|one| one.cookie != registered.cookie && at(one) == at(&registered));
+            if let Some(alike) = alike {
+                bail!(
+                    "{alike} has the same address and port, and firewall rules know sockets by nothing else"
+                );
             }
             // The one that the kernel chooses among several must be so as well.
-            _ => offered.sockets().try_for_each(|socket| socket.set_transparent(true)).with_context(|| {
-                format!("make {} transparent for {destination}, as TPROXY demands", offered.socket)
-            }),
+            let made = offered.sockets().try_for_each(|socket| socket.set_transparent(true));
+            made.with_context(|| format!("make {socket} transparent for {destination}, as TPROXY demands"))?;
         }
+        match all.iter_mut().find(|one| one.cookie == registered.cookie) {
+            Some(known) => *known = registered.clone(),
+            None => all.push(registered.clone()),
+        }
+        if let Err(error) = self.divide(destination, all) {
+            if known.is_none() {
+                self.dismiss(&registered);
+            }
+            return Err(error.context(format!("divide the clients of destination {id}")));
+        }
+        for socket in &leaving {
+            tracing::info!(%destination, %socket, "another socket takes its place");
+            self.dismiss(socket);
+        }
+        Ok(registered)
+    }
+
+    /// Has the kernel divide the clients of `destination` among `sockets` from now on: its id. Where rules steer they say so later.
+    fn divide(
+        &mut self,
+        destination: &Destination,
+        sockets: Vec<RegisteredSocket>,
+    ) -> anyhow::Result<DestinationId> {
+        let id = self.plan.destinations.iter().find(|(_, one)| *one == destination).map(|(id, _)| *id);
+        let id = id.context("divide the clients of a destination that is gone")?;
+        if let Some(dispatcher) = &mut self.dispatcher {
+            dispatcher.share(id, &shares(&sockets))?;
+        }
+        if sockets.is_empty() {
+            self.others.sockets.remove(destination);
+        } else {
+            self.others.sockets.insert(destination.clone(), sockets);
+        }
+        Ok(id)
+    }
+
+    /// Empties the place of a socket that nothing is steered to any more.
+    fn dismiss(&mut self, socket: &RegisteredSocket) {
+        if let (Some(dispatcher), Some(place)) = (&mut self.dispatcher, socket.place)
+            // Where it was closed meanwhile nothing is left to be taken away.
+            && let Err(error) = dispatcher.dismiss(place)
+        {
+            tracing::debug!(%error, "take a registered socket away");
+        }
+    }
+
+    /// Lets go of the sockets of destinations that are gone.
+    pub(super) fn keep_sockets(&mut self) {
+        for socket in self.others.keep(self.plan.destinations.values()) {
+            self.dismiss(&socket);
+        }
+    }
+
+    /// Gives the sockets that the program before had, whose map of listeners is `listeners`, places in the map of `dispatcher`.
+    pub(super) fn take_places(
+        &mut self,
+        dispatcher: &mut Dispatcher,
+        listeners: BorrowedFd<'_>,
+    ) -> anyhow::Result<()> {
+        for (destination, sockets) in &mut self.others.sockets {
+            for socket in sockets.iter_mut() {
+                socket.place = match socket.place {
+                    Some(place) => dispatcher.admit_from(listeners, place)?,
+                    None => None,
+                };
+            }
+            if let Some((id, _)) = self.plan.destinations.iter().find(|(_, one)| *one == destination) {
+                dispatcher.share(*id, &shares(sockets))?;
+            }
+        }
+        Ok(())
     }
 
     /// Has firewall rules lead to the sockets that there are, where these steer.
@@ -267,7 +413,7 @@ impl Running {
         Ok(replaced.await??)
     }
 
-    /// What keeps clients of datagrams from taking for answers what the server says.
+    /// The reasons for which clients of datagrams do not take for answers what the server says.
     fn notes(&self, id: DestinationId, destination: &Destination, offered: &Offered) -> Vec<String> {
         if destination.protocol != Protocol::Udp {
             return Vec::new();
@@ -306,14 +452,28 @@ impl Running {
         if gone.is_empty() {
             return;
         }
-        for destination in gone {
-            let Some(socket) = self.others.sockets.remove(&destination) else { continue };
-            tracing::warn!(
-                %destination,
-                %socket,
-                "a registered socket is closed: clients are refused until another one is registered"
-            );
-            self.others.gone.insert(destination, socket);
+        for (destination, leaving) in gone {
+            let is_gone = |one: &&RegisteredSocket| leaving.contains(&one.cookie);
+            let closed: Vec<RegisteredSocket> =
+                self.others.of(&destination).iter().filter(is_gone).cloned().collect();
+            let stay: Vec<RegisteredSocket> =
+                self.others.of(&destination).iter().filter(|one| !is_gone(one)).cloned().collect();
+            let is_last = stay.is_empty();
+            if let Err(error) = self.divide(&destination, stay) {
+                tracing::warn!(%destination, "divide the clients of a socket that is closed: {error:#}");
+            }
+            for socket in closed {
+                let what = if is_last {
+                    "clients are refused until another one is registered"
+                } else {
+                    "its clients go to the others"
+                };
+                tracing::warn!(%destination, %socket, "a registered socket is closed: {what}");
+                self.dismiss(&socket);
+                if is_last {
+                    self.others.gone.insert(destination.clone(), socket);
+                }
+            }
         }
         if let Err(error) = self.steer_to_sockets().await {
             tracing::warn!("refuse the clients of a registered socket that is closed: {error:#}");
@@ -321,26 +481,64 @@ impl Running {
         self.publish();
     }
 
-    /// The destinations whose sockets are closed.
-    fn gone_sockets(&self) -> anyhow::Result<Vec<Destination>> {
-        let mut gone = Vec::new();
-        if let (Some(Mode::SkLookup), Some(dispatcher)) = (self.path, &self.dispatcher) {
-            for (id, destination) in &self.plan.destinations {
-                let Some(socket) = self.others.sockets.get(destination) else { continue };
-                if dispatcher.probe().listener_cookie(*id)? != Some(socket.cookie) {
-                    gone.push(destination.clone());
-                }
-            }
-            return Ok(gone);
-        }
-        let there: BTreeSet<(Protocol, u64)> =
-            listening_sockets()?.into_iter().map(|socket| (socket.protocol, socket.inode)).collect();
-        let is_gone = |(destination, socket): &(&Destination, &RegisteredSocket)| {
-            !there.contains(&(destination.protocol, socket.inode))
+    /// The sockets that are closed, by their cookies.
+    fn gone_sockets(&self) -> anyhow::Result<BTreeMap<Destination, Vec<u64>>> {
+        let mut gone = BTreeMap::<Destination, Vec<u64>>::new();
+        let there: Option<BTreeSet<(Protocol, u64)>> = match self.path {
+            Some(Mode::SkLookup) => None,
+            _ => Some(listening_sockets()?.into_iter().map(|one| (one.protocol, one.inode)).collect()),
         };
-        gone.extend(self.others.sockets.iter().filter(is_gone).map(|(destination, _)| destination.clone()));
+        for (destination, socket) in self.others.all() {
+            let is_there = match (&there, &self.dispatcher, socket.place) {
+                (Some(there), ..) => there.contains(&(destination.protocol, socket.inode)),
+                (None, Some(dispatcher), Some(place)) => {
+                    dispatcher.probe().registered_cookie(place)? == Some(socket.cookie)
+                }
+                (None, ..) => false,
+            };
+            if !is_there {
+                gone.entry(destination.clone()).or_default().push(socket.cookie);
+            }
+        }
         Ok(gone)
     }
+}
+
+/// The shares of `sockets` in the clients of their destination: of those that have places.
+fn shares(sockets: &[RegisteredSocket]) -> Vec<SocketShare> {
+    let shares = sockets.iter().enumerate().filter_map(|(index, socket)| {
+        Some(SocketShare { socket: socket.place?, key: key_of(sockets, index), weight: socket.weight.get() })
+    });
+    shares.collect()
+}
+
+/// The key of one of `sockets`.
+fn key_of(sockets: &[RegisteredSocket], index: usize) -> u64 {
+    let Some(socket) = sockets.get(index) else { return 0 };
+    socket.key(sockets.iter().take(index).filter(|one| one.is_like(socket)).count())
+}
+
+/// The slots of a firewall for a destination of `family`, whose clients `sockets` share: a slot for each part of them, or
+/// one where they are all alike.
+pub(super) fn slots(sockets: &[RegisteredSocket], family: Family) -> Vec<SharedSlot> {
+    // Numbers take the part of places.
+    let numbered = (0..).zip(sockets).map(|(number, socket)| SocketShare {
+        socket: RegisteredId(number),
+        key: key_of(sockets, number as usize),
+        weight: socket.weight.get(),
+    });
+    let at = |RegisteredId(number): RegisteredId| {
+        sockets.get(number as usize).map(|socket| reachable_at(socket.address, family))
+    };
+    let slots = slots_of(&numbered.collect::<Vec<_>>());
+    let mut slots: Vec<SharedSlot> = slots
+        .iter()
+        .filter_map(|slot| Some(SharedSlot { first: at(slot.first())?, next: at(slot.next()) }))
+        .collect();
+    if slots.first().is_some_and(|first| slots.iter().all(|slot| slot == first)) {
+        slots.truncate(1);
+    }
+    slots
 }
 
 /// Whoever registers a socket gets the connections of a service.

@@ -284,7 +284,7 @@ impl Running {
         self.keep_withdrawn(&before.announcing, &aim.config.announcing);
         (self.config, self.plan, self.revision) = (aim.config, aim.plan, aim.revision);
         self.keep_set_origins();
-        self.others.keep(self.plan.destinations.values());
+        self.keep_sockets();
         if let Ok(link) = self.link() {
             link.follow(RecordRules::of(&self.config.log, &self.config.services));
         }

@@ -35,9 +35,7 @@ use crate::admin::AdminServer;
 use crate::config::{Config, ModeChoice};
 use crate::confinement::WorkerUser;
 use crate::control::{Asked, ControlServer};
-use crate::model::{
-    Destination, DestinationId, Family, Force, Protocol, RegisteredSocket, Resource, ResourceKind, Service,
-};
+use crate::model::{Destination, DestinationId, Family, Force, Protocol, Resource, ResourceKind, Service};
 use crate::plan::Plan;
 use crate::plan::firewall::Chain;
 use crate::plan::table::Table;
@@ -387,16 +385,13 @@ impl Running {
             .iter()
             .filter_map(|(id, destination)| Some((*id, listener(self.listeners.get(destination)?))));
         let of_others = self.plan.destinations.iter().filter_map(|(id, destination)| {
-            let RegisteredSocket { address, cookie, .. } = self.others.sockets.get(destination)?;
-            Some((*id, ListenerView { address: *address, cookies: vec![format!("{cookie:x}")] }))
+            let sockets = self.others.of(destination);
+            let cookies = sockets.iter().map(|socket| format!("{:x}", socket.cookie)).collect();
+            Some((*id, ListenerView { address: sockets.first()?.address, cookies }))
         });
         let listeners = Arc::new(listeners.chain(of_others).collect());
-        let known = |of: &BTreeMap<Destination, RegisteredSocket>| {
-            let known = self.plan.destinations.iter();
-            known.filter_map(|(id, one)| Some((*id, of.get(one)?.clone()))).collect::<BTreeMap<_, _>>()
-        };
-        let (sockets, gone_sockets) =
-            (Arc::new(known(&self.others.sockets)), Arc::new(known(&self.others.gone)));
+        let sockets = Arc::new(by_id(&self.plan, &self.others.sockets));
+        let gone_sockets = Arc::new(by_id(&self.plan, &self.others.gone));
         let own_listeners = self.listeners.values().flat_map(|group| group.inodes().iter().copied());
         let own_listeners = Arc::new(own_listeners.collect());
         self.published.change(|now| {
@@ -430,6 +425,12 @@ fn cut_at(ledger: &Ledger, service: &Service) -> Option<Instant> {
         _ => None,
     });
     left.max()
+}
+
+/// What is known of destinations, by the ids that they have in `plan`.
+fn by_id<T: Clone>(plan: &Plan, known: &BTreeMap<Destination, T>) -> BTreeMap<DestinationId, T> {
+    let destinations = plan.destinations.iter();
+    destinations.filter_map(|(id, destination)| Some((*id, known.get(destination)?.clone()))).collect()
 }
 
 fn listener(group: &ListenerGroup) -> ListenerView {

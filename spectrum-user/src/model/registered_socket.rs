@@ -5,6 +5,9 @@ use std::fmt;
 use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
+use spectrum_common::{RegisteredId, hash_of};
+
+use super::Weight;
 
 /// A socket of another program that is registered.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
@@ -19,6 +22,32 @@ pub struct RegisteredSocket {
     pub pid: u32,
     /// The name of that, as it can be shown.
     pub command: String,
+    /// Its weight among those of the destination.
+    #[serde(default = "RegisteredSocket::weight_of_one")]
+    pub weight: Weight,
+    /// Its place in the program's map, over `sk_lookup`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub place: Option<RegisteredId>,
+}
+
+impl RegisteredSocket {
+    fn weight_of_one() -> Weight {
+        Weight::ONE
+    }
+
+    /// What a socket of the same server had before it was started again, and no other of the destination has of which `before` so many with
+    /// the same name and address are.
+    #[must_use]
+    pub fn key(&self, before: usize) -> u64 {
+        let named = format!("{} {} {before}", self.command, self.address);
+        named.bytes().fold(0, |hash, byte| hash_of([0; 2], [hash, byte.into()]))
+    }
+
+    /// True if nothing but when they were started tells them apart.
+    #[must_use]
+    pub fn is_like(&self, other: &Self) -> bool {
+        (&self.command, self.address) == (&other.command, other.address)
+    }
 }
 
 impl fmt::Display for RegisteredSocket {

@@ -212,6 +212,9 @@ impl PinnedView {
                 pid: *pid,
                 command: command.clone(),
             }),
+            weight: None,
+            percent: None,
+            steered: None,
             waiting: queue.map(|queue| queue.waiting),
             most_waiting: queue.map(|queue| queue.most),
         }

@@ -59,7 +59,7 @@ pub struct Present {
     /// The listeners of destinations.
     pub listeners: Arc<BTreeMap<DestinationId, ListenerView>>,
     /// The sockets of other programs that destinations have.
-    pub sockets: Arc<BTreeMap<DestinationId, RegisteredSocket>>,
+    pub sockets: Arc<BTreeMap<DestinationId, Vec<RegisteredSocket>>>,
     /// The last ones of those that have none since.
     pub gone_sockets: Arc<BTreeMap<DestinationId, RegisteredSocket>>,
     /// The inodes of their sockets, and of those of destinations that are gone, while they are open.

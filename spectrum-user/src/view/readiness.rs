@@ -1,6 +1,6 @@
 //! Whether an instance, or one service of it, is ready, in the words of the view. Answers nobody.
 
-use super::{InstanceState, OriginView, View};
+use super::{InstanceState, OriginView, RegisteredView, View};
 
 /// So many origins are named with what keeps a service from being ready.
 const REASONS: usize = 16;
@@ -32,7 +32,12 @@ impl View {
             return Readiness::Unknown;
         };
         if service.plan.registered {
-            let down = service.sockets.iter().filter(|socket| !socket.is_up()).take(REASONS);
+            // Of those that share the clients of one destination it takes one.
+            let is_served = |of: &RegisteredView| {
+                let alike = |one: &&RegisteredView| (one.protocol, one.family) == (of.protocol, of.family);
+                service.sockets.iter().filter(alike).any(RegisteredView::is_up)
+            };
+            let down = service.sockets.iter().filter(|socket| !is_served(socket)).take(REASONS);
             let reasons: Vec<String> = down
                 .map(|one| {
                     format!("registered socket of {} {}: {}", one.protocol, one.family, one.condition_line())

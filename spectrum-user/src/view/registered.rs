@@ -7,11 +7,11 @@ use serde::{Deserialize, Serialize};
 use strum::Display;
 
 use super::Present;
-use crate::model::{Destination, DestinationId, Family, Protocol, RegisteredSocket, Service};
+use crate::model::{Destination, DestinationId, Family, Protocol, RegisteredSocket, Service, Weight};
 use crate::registry::Mode;
 use spectrum_steering::host::{ListenQueue, listen_queues, listening_sockets};
 
-/// A destination that other programs answer, and its socket.
+/// A destination that other programs answer, and a socket of it.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct RegisteredView {
     /// Its protocol.
@@ -23,6 +23,15 @@ pub struct RegisteredView {
     /// The socket, or the last one that there was.
     #[serde(flatten, skip_serializing_if = "Option::is_none")]
     pub socket: Option<SocketView>,
+    /// Its weight among those of the destination.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weight: Option<u16>,
+    /// The part of new clients that it gets, in percent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub percent: Option<u64>,
+    /// The packets that the program gave to it since it was registered or the program last upgraded, over `sk_lookup`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub steered: Option<u64>,
     /// The connections that wait to be accepted, of TCP.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub waiting: Option<u32>,
@@ -56,6 +65,8 @@ impl From<&RegisteredSocket> for SocketView {
 #[serde(rename_all = "kebab-case")]
 #[strum(serialize_all = "kebab-case")]
 pub enum RegisteredCondition {
+    /// Its weight is 0: no new clients come to it.
+    Drained,
     /// Connections wait, and there is room for no more: nobody accepts them, or not fast enough.
     Full,
     /// Its socket was closed, and clients are refused.
@@ -67,10 +78,35 @@ pub enum RegisteredCondition {
 }
 
 impl RegisteredView {
+    fn of(
+        destination: &Destination,
+        condition: RegisteredCondition,
+        socket: Option<&RegisteredSocket>,
+    ) -> Self {
+        let Destination { protocol, family, .. } = *destination;
+        Self {
+            protocol,
+            family,
+            condition,
+            socket: socket.map(Into::into),
+            weight: None,
+            percent: None,
+            steered: None,
+            waiting: None,
+            most_waiting: None,
+        }
+    }
+
     /// True if clients are answered, as far as the kernel can tell.
     #[must_use]
     pub fn is_up(&self) -> bool {
         self.condition == RegisteredCondition::Up
+    }
+
+    /// True if it is as somebody wants it.
+    #[must_use]
+    pub fn is_right(&self) -> bool {
+        matches!(self.condition, RegisteredCondition::Drained | RegisteredCondition::Up)
     }
 
     /// Its condition in words, with the cure where there is one.
@@ -78,6 +114,7 @@ impl RegisteredView {
     pub fn condition_line(&self) -> String {
         let waiting = self.waiting.unwrap_or_default();
         match self.condition {
+            RegisteredCondition::Drained => "drained: no new clients come to it".to_owned(),
             RegisteredCondition::Full => {
                 let command = self.socket.as_ref().map_or("nobody", |socket| socket.command.as_str());
                 format!(
@@ -114,9 +151,26 @@ impl Present {
         SocketsLook { queues: listen_queues().unwrap_or_default(), inodes }
     }
 
-    /// The sockets of `service`, one for each of its destinations, if other programs answer it.
+    /// The sockets of `service`, one at least for each of its destinations, if other programs answer it.
     pub(super) fn registered(&self, service: &Service, look: &SocketsLook) -> Vec<RegisteredView> {
-        self.plan_of(service).map(|(id, destination)| self.registered_at(*id, destination, look)).collect()
+        let views = self.plan_of(service).flat_map(|(id, destination)| {
+            let sockets = self.sockets.get(id).map_or(&[][..], Vec::as_slice);
+            if sockets.is_empty() {
+                return vec![self.none_at(*id, destination)];
+            }
+            let mut views: Vec<RegisteredView> =
+                sockets.iter().map(|socket| self.registered_at(destination, socket, look)).collect();
+            let weight = |view: &RegisteredView| match view.condition {
+                RegisteredCondition::Gone => 0,
+                _ => view.weight.map_or(0, u64::from),
+            };
+            let total: u64 = views.iter().map(weight).sum();
+            for view in &mut views {
+                view.percent = (weight(view) * 200 + total).checked_div(2 * total);
+            }
+            views
+        });
+        views.collect()
     }
 
     fn plan_of<'a>(
@@ -128,37 +182,36 @@ impl Present {
         destinations.filter(|(_, destination)| destination.service == service.name)
     }
 
+    /// A destination that has no socket now.
+    fn none_at(&self, id: DestinationId, destination: &Destination) -> RegisteredView {
+        let gone = self.gone_sockets.get(&id);
+        let condition = if gone.is_some() { RegisteredCondition::Gone } else { RegisteredCondition::None };
+        RegisteredView::of(destination, condition, gone)
+    }
+
     fn registered_at(
         &self,
-        id: DestinationId,
         destination: &Destination,
+        socket: &RegisteredSocket,
         look: &SocketsLook,
     ) -> RegisteredView {
-        let Destination { protocol, family, .. } = *destination;
-        let of = |condition, socket: Option<&RegisteredSocket>| RegisteredView {
-            protocol,
-            family,
-            condition,
-            socket: socket.map(Into::into),
-            waiting: None,
-            most_waiting: None,
-        };
-        let Some(socket) = self.sockets.get(&id) else {
-            let gone = self.gone_sockets.get(&id);
-            let condition =
-                if gone.is_some() { RegisteredCondition::Gone } else { RegisteredCondition::None };
-            return of(condition, gone);
-        };
+        let protocol = destination.protocol;
         // Not what was the last time: what is.
-        let is_there = match (&look.inodes, self.probe()) {
-            (Some(inodes), _) => inodes.contains(&(protocol, socket.inode)),
-            (None, Some(probe)) => {
-                probe.listener_cookie(id).map_or(true, |cookie| cookie == Some(socket.cookie))
+        let is_there = match (&look.inodes, self.probe(), socket.place) {
+            (Some(inodes), ..) => inodes.contains(&(protocol, socket.inode)),
+            (None, Some(probe), Some(place)) => {
+                probe.registered_cookie(place).map_or(true, |cookie| cookie == Some(socket.cookie))
             }
-            (None, None) => true,
+            (None, ..) => true,
+        };
+        let weight = Some(socket.weight.get());
+        let of = |condition| RegisteredView {
+            weight,
+            steered: socket.place.and_then(|place| self.probe()?.steered_to(place).ok()),
+            ..RegisteredView::of(destination, condition, Some(socket))
         };
         if !is_there {
-            return of(RegisteredCondition::Gone, Some(socket));
+            return of(RegisteredCondition::Gone);
         }
         // The sockets of one group have one address, and each has a queue.
         let own = look.queues.get(&socket.cookie).filter(|_| protocol == Protocol::Tcp);
@@ -171,7 +224,11 @@ impl Present {
         RegisteredView {
             waiting: sum(|queue| queue.waiting),
             most_waiting: sum(|queue| queue.most),
-            ..of(if is_full { RegisteredCondition::Full } else { RegisteredCondition::Up }, Some(socket))
+            ..of(match (is_full, socket.weight) {
+                (true, _) => RegisteredCondition::Full,
+                (false, Weight::ZERO) => RegisteredCondition::Drained,
+                (false, _) => RegisteredCondition::Up,
+            })
         }
     }
 }
@@ -188,14 +245,19 @@ mod tests {
             address: "0.0.0.0:80".parse().unwrap(),
             pid: 12,
             command: "nginx".to_owned(),
+            weight: Weight::ONE,
+            place: None,
+        };
+        let destination = Destination {
+            service: "web".parse().unwrap(),
+            revision: 0,
+            family: Family::Ipv4,
+            protocol: Protocol::Tcp,
         };
         let view = |condition| RegisteredView {
-            protocol: Protocol::Tcp,
-            family: Family::Ipv4,
-            condition,
-            socket: Some((&socket).into()),
             waiting: Some(512),
             most_waiting: Some(511),
+            ..RegisteredView::of(&destination, condition, Some(&socket))
         };
         assert!(view(RegisteredCondition::Up).is_up());
         let full = view(RegisteredCondition::Full);

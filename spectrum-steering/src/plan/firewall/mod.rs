@@ -14,7 +14,7 @@ use std::str::FromStr;
 use crate::model::Binding;
 pub use denial::Denial;
 pub use part::{ChainPart, ChainPlace, TableFamily};
-pub use sharing::Sharing;
+pub use sharing::{SharedSlot, Sharing};
 
 /// A binding and the listener that its packets go to.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

@@ -37,7 +37,17 @@
 //! ```
 //!
 //! Where sockets of other programs are registered the chain ends otherwise: `tproxy to 127.0.0.1:443 accept`, and then SYNs are
-//! rejected. Whose server has ended is refused by the rules themselves.
+//! rejected. Whose server has ended is refused by the rules themselves. Where several share the clients, a hash leads to one of them, and where
+//! that is closed to another:
+//!
+//! ```text
+//!     chain gen1-to-tcp-registered-0-1 {
+//!         meta l4proto tcp tproxy to 127.0.0.1:8001 accept
+//!         meta l4proto tcp tproxy to 127.0.0.1:8002 accept
+//!         tcp flags & (fin | syn | rst | ack) == syn reject with tcp reset
+//!     }
+//!     chain gen1-to-tcp-registered-0 { jhash ip saddr . tcp sport mod 4096 seed 0x… vmap { 0 : goto gen1-to-tcp-registered-0-1, … } }
+//! ```
 //!
 //! There is no guard as in iptables, because the statement is kinder than the target: where the packet's connection
 //! belongs to a socket that is not transparent, or nobody listens, it lets the packet go on instead of dropping it. So
@@ -55,9 +65,11 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use spectrum_common::{DenyReason, Value};
+use spectrum_common::{DenyReason, Value, hash_of};
 
-use super::{Chain, ChainPart, ChainPlace, Denial, Firewall, Rule, Sharing, TableFamily, TooManyBindings};
+use super::{
+    Chain, ChainPart, ChainPlace, Denial, Firewall, Rule, SharedSlot, Sharing, TableFamily, TooManyBindings,
+};
 use crate::model::{DestinationId, Family, OnDeny, Protocol, SourceRate};
 use crate::plan::PlannedBinding;
 use crate::plan::table::ports::PortMaps;
@@ -89,6 +101,8 @@ pub(crate) struct Ruleset {
 struct Others<'a> {
     denials: &'a [&'a Denial],
     shares: &'a [Sharing],
+    /// That of the hash by which clients have slots: one for the life of a chain, or they would move.
+    seed: u32,
 }
 
 /// The content of a table for one generation.
@@ -151,7 +165,7 @@ impl Ruleset {
                     .filter(|rule| rule.binding.family() == family && rule.binding.protocol == protocol)
                     .collect();
                 if !rules.is_empty() {
-                    let others = Others { denials: &denials, shares: firewall.shares() };
+                    let others = Others { denials: &denials, shares: firewall.shares(), seed: seed(chain) };
                     contents.add(family, protocol, &rules, &others, generation);
                 }
             }
@@ -279,7 +293,7 @@ impl Contents {
         others: &Others<'_>,
         generation: u64,
     ) {
-        let Others { denials, shares } = *others;
+        let Others { denials, shares, seed } = *others;
         let mut listeners: Vec<SocketAddr> = rules.iter().map(|rule| rule.listener).collect();
         listeners.sort_unstable();
         listeners.dedup();
@@ -293,11 +307,12 @@ impl Contents {
             self.counters.extend(refusals.iter().map(|refusal| refusal.counter.clone()));
             let rules: String = refusals.into_iter().map(|refusal| refusal.rule + "\n").collect();
             let share = shares.iter().find(|one| one.protocol == protocol && one.listener == *listener);
-            let steer = share.map_or_else(
-                || format!("meta l4proto {protocol} tproxy to {listener}"),
-                |share| steer_to_others(share, family),
-            );
-            self.chains.push((to(generation, protocol, *listener), rules + &steer));
+            let name = to(generation, protocol, *listener);
+            let steer = match share {
+                None => format!("meta l4proto {protocol} tproxy to {listener}"),
+                Some(share) => self.add_share(&name, share, family, seed),
+            };
+            self.chains.push((name, rules + &steer));
         }
         let planned: Vec<PlannedBinding> = rules
             .iter()
@@ -355,6 +370,41 @@ impl Contents {
                 name_of(&everything.value)
             ));
         }
+    }
+
+    /// The rules by which `share` gives packets to sockets of other programs. Where several share the clients a chain is added for each pair of
+    /// them, whose names begin with `name`, and the hash of a client's address and port leads to one: the same for the first packet of a
+    /// handshake and the last.
+    fn add_share(&mut self, name: &str, share: &Sharing, family: Family, seed: u32) -> String {
+        let protocol = share.protocol;
+        let one = match share.slots.as_slice() {
+            [] => return steer_to_others(protocol, None, family),
+            [one] => return steer_to_others(protocol, Some(one), family),
+            several => several,
+        };
+        let pairs: BTreeSet<&SharedSlot> = one.iter().collect();
+        let numbers: HashMap<&SharedSlot, usize> = pairs.into_iter().zip(1..).collect();
+        let mut chains: Vec<_> = numbers.iter().collect();
+        chains.sort_unstable_by_key(|(_, number)| **number);
+        for (slot, number) in chains {
+            self.chains.push((format!("{name}-{number}"), steer_to_others(protocol, Some(slot), family)));
+        }
+        let source = match family {
+            Family::Ipv4 => "ip saddr",
+            Family::Ipv6 => "ip6 saddr",
+        };
+        let elements: Vec<String> = (0..)
+            .zip(one)
+            .filter_map(|(index, slot): (usize, _)| {
+                Some(format!("{index} : goto {name}-{}", numbers.get(slot)?))
+            })
+            .collect();
+        self.elements += elements.len();
+        format!(
+            "jhash {source} . {protocol} sport mod {} seed {seed:#x} vmap {{ {} }}",
+            elements.len(),
+            elements.join(", ")
+        )
     }
 
     /// Makes all but the rules of the base chain.
@@ -455,17 +505,24 @@ struct DenialRule {
     counter: String,
 }
 
-/// The rules that give packets to a socket of another program, and refuse a client whom nobody would hear: it must not come to
-/// whoever has the port that it dials. What open connections and answers to this host consist of goes on.
-fn steer_to_others(share: &Sharing, family: Family) -> String {
-    let Sharing { protocol, slots, .. } = share;
-    let refuse = format!("{} {}", begins(*protocol), refuse(*protocol, family));
-    match (slots.first(), protocol) {
-        (None, _) => refuse,
-        (Some(slot), Protocol::Tcp) => format!("meta l4proto tcp tproxy to {slot} accept\n{refuse}"),
+/// The rules that give packets to the sockets of other programs that a slot names, and refuse a client whom nobody would hear: it must not
+/// come to whoever has the port that it dials. What open connections and answers to this host consist of goes on.
+fn steer_to_others(protocol: Protocol, slot: Option<&SharedSlot>, family: Family) -> String {
+    let refuse = format!("{} {}", begins(protocol), refuse(protocol, family));
+    let Some(SharedSlot { first, next }) = slot else { return refuse };
+    let give = |to: &SocketAddr| format!("meta l4proto {protocol} tproxy to {to} accept\n");
+    let given: String = std::iter::once(first).chain(next).map(give).collect();
+    match protocol {
+        Protocol::Tcp => given + &refuse,
         // Which of those that find no socket are answers to this host, no rule can tell.
-        (Some(slot), Protocol::Udp) => format!("meta l4proto udp tproxy to {slot}"),
+        Protocol::Udp => given,
     }
+}
+
+/// The seed of the hashes of a chain's rules.
+fn seed(chain: &Chain) -> u32 {
+    let hash = chain.as_str().bytes().fold(0, |hash, byte| hash_of([0; 2], [hash, byte.into()]));
+    u32::try_from(hash >> 32).unwrap_or_default()
 }
 
 /// What is true of packets that begin something.

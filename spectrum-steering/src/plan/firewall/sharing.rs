@@ -11,9 +11,18 @@ pub struct Sharing {
     pub protocol: Protocol,
     /// What rules and denials call them, where they name the address of a listener otherwise: see [`Sharing::name`].
     pub listener: SocketAddr,
-    /// The address and port by which each is found: it is bound to these, or to the port of all addresses, and transparent. Without any
-    /// clients are refused.
-    pub slots: Vec<SocketAddr>,
+    /// Whose the clients are, of each slot: those of one slot alone are all clients. Without any they are refused.
+    pub slots: Vec<SharedSlot>,
+}
+
+/// The sockets that the clients of a slot go to. The address and port by which one is found: it is bound to these, or to the port of all addresses,
+/// and transparent.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct SharedSlot {
+    /// Whose they are.
+    pub first: SocketAddr,
+    /// Whose they are where the first is closed.
+    pub next: Option<SocketAddr>,
 }
 
 impl Sharing {

@@ -10,15 +10,18 @@ use std::path::Path;
 use anyhow::{Context as _, anyhow, bail};
 
 use super::{OP, ask, find, pinned};
-use crate::cli::{InstanceArgs, RegisterArgs, UnregisterArgs};
+use crate::cli::{InstanceArgs, RegisterArgs, UnregisterArgs, WeightArgs};
 use crate::commands::answer::print;
 use crate::control::{
-    MOST_FILES, OfferedSocket, RegisterAnswer, RegisterQuery, Request, UnregisterQuery, ask_with,
+    MOST_FILES, OfferedSocket, RegisterAnswer, RegisterQuery, Request, UnregisterQuery, WeightQuery, ask_with,
 };
 use crate::view::DestinationPlan;
 use spectrum_steering::host::{
     ForeignSocket, NamespaceId, ProcessSockets, UnfitSocket, processes_of_unit, sockets_of_process,
 };
+
+/// The reason why pinned state has no weights.
+const ONE_SOCKET: &str = "a destination of pinned state has one socket";
 
 /// So many descriptors that do not fit are named.
 const NAMED: usize = 8;
@@ -28,6 +31,9 @@ pub(in crate::commands) fn register(args: &RegisterArgs) -> anyhow::Result<()> {
     let op = || format!("register {}", args.service);
     // Before anything is taken out of anybody.
     let is_pinned = pinned(&args.instance)?.is_some();
+    if is_pinned && args.weight.is_some() {
+        bail!("{}: --weight is for an instance that runs: {ONE_SOCKET}", op());
+    }
     let socket = if is_pinned { None } else { Some(find(&args.instance)?) };
     let namespace = namespace(&args.instance)?;
     let processes = processes(args).with_context(op)?;
@@ -43,7 +49,8 @@ pub(in crate::commands) fn register(args: &RegisterArgs) -> anyhow::Result<()> {
     };
     let files: Vec<BorrowedFd<'_>> = offered.iter().map(|(_, socket)| socket.as_fd()).collect();
     let sockets = offered.iter().map(|(offered, _)| offered.clone()).collect();
-    let request = Request::Register(RegisterQuery { service: args.service.clone(), sockets });
+    let request =
+        Request::Register(RegisterQuery { service: args.service.clone(), sockets, weight: args.weight });
     let answer: RegisterAnswer = ask_with(&socket.path, &request, &files)?;
     print(OP, &answer, args.instance.json, |out| write(&answer, "gets", out))
 }
@@ -58,6 +65,18 @@ pub(in crate::commands) fn unregister(args: &UnregisterArgs) -> anyhow::Result<(
     }
     let answer: RegisterAnswer = ask(instance, &Request::Unregister(query))?;
     print(OP, &answer, instance.json, |out| write(&answer, "gets no more", out))
+}
+
+/// Prints which sockets have another weight now, a line each.
+pub(in crate::commands) fn weight(args: &WeightArgs) -> anyhow::Result<()> {
+    let WeightArgs { service, weight, address, protocol, instance } = args;
+    if pinned(instance)?.is_some() {
+        bail!("weight {service}: weights are for an instance that runs: {ONE_SOCKET}");
+    }
+    let sockets = UnregisterQuery { service: service.clone(), protocol: *protocol, address: *address };
+    let answer: RegisterAnswer = ask(instance, &Request::Weight(WeightQuery { sockets, weight: *weight }))?;
+    let verb = format!("has weight {} in", weight.get());
+    print(OP, &answer, instance.json, |out| write(&answer, &verb, out))
 }
 
 fn write(answer: &RegisterAnswer, verb: &str, out: &mut dyn Write) -> io::Result<()> {
@@ -123,7 +142,7 @@ fn offered<'a>(
     }
 }
 
-/// Why nothing that was `taken` can be offered.
+/// The reason why nothing that was `taken` can be offered.
 fn nothing(args: &RegisterArgs, taken: &[ProcessSockets]) -> anyhow::Error {
     let whose: Vec<String> = taken
         .iter()

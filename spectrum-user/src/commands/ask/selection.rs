@@ -115,7 +115,7 @@ pub(super) fn is_wrong(service: &ServiceView) -> bool {
     !service.denied.is_empty()
         || service.draining.is_some()
         || service.origins.iter().any(is_wrong_origin)
-        || service.sockets.iter().any(|socket| !socket.is_up())
+        || service.sockets.iter().any(|socket| !socket.is_right())
 }
 
 /// True of what gets no connections, unless that was said.

@@ -318,6 +318,8 @@ fn registered(services: &[ServiceView], out: &mut dyn Write) -> io::Result<()> {
         "ADDRESS",
         "PROCESS",
         "COOKIE",
+        "WEIGHT",
+        "STEERED",
         "WAITING",
         "CONDITION",
     ]);
@@ -325,6 +327,7 @@ fn registered(services: &[ServiceView], out: &mut dyn Write) -> io::Result<()> {
         for row in &service.sockets {
             let of = |text: fn(&SocketView) -> String| row.socket.as_ref().map_or("-".to_owned(), text);
             let waiting = row.waiting.zip(row.most_waiting);
+            let weight = row.weight.map(|weight| (weight, row.percent.unwrap_or_default()));
             columns.row([
                 &service.plan.name,
                 &row.protocol.to_string(),
@@ -332,6 +335,8 @@ fn registered(services: &[ServiceView], out: &mut dyn Write) -> io::Result<()> {
                 &of(|socket| socket.address.to_string()),
                 &of(|socket| format!("{} ({})", socket.command, socket.pid)),
                 &of(|socket| format!("sk:{}", socket.cookie)),
+                &weight.map_or("-".to_owned(), |(weight, percent)| format!("{weight} ({percent} %)")),
+                &row.steered.map_or("-".to_owned(), |steered| steered.to_string()),
                 &waiting.map_or("-".to_owned(), |(waiting, most)| format!("{waiting} of {most}")),
                 &row.condition_line(),
             ]);

@@ -22,6 +22,7 @@ use crate::instance::Farewell;
 use crate::instance::denials;
 use crate::instance::effects::{firewall_of, loaded, namespace};
 use crate::instance::own_bindings::Speaking;
+use crate::instance::registering::Registered;
 use crate::instance::running::Running;
 use crate::model::{Destination, Forced, Protocol, Resource, registered};
 use crate::plan::firewall::Firewall;
@@ -51,8 +52,9 @@ impl HandedLedger {
     ) -> anyhow::Result<Firewall> {
         let listeners: BTreeMap<&Destination, _> =
             self.listeners.iter().map(|one| (&one.destination, one.address)).collect();
-        let others = self.registered.iter().cloned().collect();
-        firewall_of(config, plan, run_time, |one| listeners.get(one).copied(), &others)
+        let mut others = Registered::default();
+        others.adopt(self.registered.iter().cloned(), []);
+        firewall_of(config, plan, run_time, |one| listeners.get(one).copied(), &others.sockets)
     }
 }
 
@@ -197,7 +199,7 @@ impl Running {
         }
         let plan = Arc::clone(&self.plan);
         let table = self.compiled(&plan).await?;
-        let mut dispatcher = Box::new(loaded(&plan)?);
+        let mut dispatcher = Box::new(loaded(&plan, handed.secret)?);
         if let Some(samples) = dispatcher.take_samples() {
             self.hearing.0.spawn(denials::read(samples, self.published.clone()));
         }
@@ -209,10 +211,9 @@ impl Running {
             }
         }
         // Of these nobody here has descriptors, and those that were closed meanwhile are nowhere any more.
-        let of_others = plan.destinations.iter().filter(|(_, one)| self.others.sockets.contains_key(one));
         if let Some(listeners) = handed.listeners {
             let listeners = files.copy(listeners).context("adopt registered sockets")?;
-            dispatcher.copy_listeners(listeners.as_fd(), of_others.map(|(id, _)| *id))?;
+            self.take_places(&mut dispatcher, listeners.as_fd())?;
         }
         let registered = registered(&self.config.services);
         let others = plan.destinations.iter().filter(|(_, one)| registered.contains(&one.service));

@@ -21,7 +21,7 @@ use crate::model::{
 use crate::observe::ProcessNumber;
 use crate::registry::{Instance, Mode};
 use crate::worker_process::Setting;
-use spectrum_steering::dispatcher::{FormerSums, XdpMode};
+use spectrum_steering::dispatcher::{FormerSums, Secret, XdpMode};
 use spectrum_steering::host::ListenerAddresses;
 use spectrum_steering::tproxy::{HandedRules, HandedTable};
 
@@ -129,6 +129,9 @@ pub(super) struct HandedDispatcher {
     /// The map of listeners, from which sockets of other programs are copied.
     #[serde(default)]
     pub(super) listeners: Option<FileNumber>,
+    /// That by which registered sockets share clients.
+    #[serde(default)]
+    pub(super) secret: Option<Secret>,
 }
 
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -217,7 +220,9 @@ mod tests {
     use std::os::fd::AsFd as _;
 
     use super::*;
-    use crate::model::Protocol;
+    use spectrum_common::RegisteredId;
+
+    use crate::model::{Protocol, Weight};
     use crate::plan::firewall::Chain;
 
     fn ledger() -> HandedLedger {
@@ -234,6 +239,8 @@ mod tests {
             address: "[::]:53".parse().unwrap(),
             pid: 12,
             command: "knotd".to_owned(),
+            weight: Weight::ONE,
+            place: Some(RegisteredId(4096)),
         };
         let instance = Instance {
             pid: 7,
@@ -277,6 +284,7 @@ mod tests {
                 counters: file(15),
                 counted: FormerSums::default(),
                 listeners: Some(file(24)),
+                secret: None,
             }),
             xdp: vec![
                 HandedXdp { interface: "eth0".parse().unwrap(), link: Some((XdpMode::Native, file(23))) },

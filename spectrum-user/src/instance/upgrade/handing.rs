@@ -78,7 +78,7 @@ impl Running {
             exemption: self.exempting.handed_on(),
             listeners: listeners.collect::<std::io::Result<_>>().context("hand on the listeners")?,
             addresses: self.addresses.clone(),
-            registered: self.others.sockets.clone().into_iter().collect(),
+            registered: self.others.all().map(|(one, socket)| (one.clone(), socket.clone())).collect(),
             registered_before: self.others.gone.clone().into_iter().collect(),
             rules: self.tproxy.as_ref().map(Tproxy::handed_on),
             book: book.into_iter().map(|file| files.give(file)).collect(),
@@ -107,7 +107,8 @@ impl Running {
         let counters = counters.context("hand on the counters of packets")?;
         let link = dispatcher.link().map(|link| files.add(link)).transpose()?;
         let listeners = Some(files.add(dispatcher.listeners())?);
-        Ok(Some(HandedDispatcher { link, counters: files.give(counters), counted, listeners }))
+        let secret = Some(dispatcher.secret());
+        Ok(Some(HandedDispatcher { link, counters: files.give(counters), counted, listeners, secret }))
     }
 
     /// Hands the conversations with all worker processes over: from here on nobody hears them until the next program does, or

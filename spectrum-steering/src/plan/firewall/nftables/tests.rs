@@ -41,6 +41,56 @@ fn all_ports_of_a_prefix_are_one_element() {
     );
 }
 
+/// Two sockets, of which the first has three slots of four.
+fn shared(protocol: Protocol) -> Firewall {
+    let sockets = ["127.0.0.1:8001", "127.0.0.1:8002"].map(|text| text.parse().unwrap());
+    let [one, other] = [[0, 1], [1, 0]]
+        .map(|[first, next]: [usize; 2]| SharedSlot { first: sockets[first], next: Some(sockets[next]) });
+    let listener = Sharing::name(DestinationId(0), Family::Ipv4).unwrap();
+    let slots = vec![one, other, one, one];
+    Firewall::of(vec![rule(protocol, "192.0.2.0/24", "443", &listener.to_string())]).sharing(vec![Sharing {
+        protocol,
+        listener,
+        slots,
+    }])
+}
+
+#[test]
+fn clients_are_divided_by_a_hash_and_go_on_where_a_socket_is_closed() {
+    let text = Ruleset::compile(&Chain::of(7), &shared(Protocol::Tcp)).unwrap().creation();
+    let seed = seed(&Chain::of(7));
+    let refuse = "tcp flags & (fin | syn | rst | ack) == syn reject with tcp reset";
+    for lines in [
+        format!(
+            "chain gen1-to-tcp-registered-0-1 {{\nmeta l4proto tcp tproxy to 127.0.0.1:8001 accept\n\
+             meta l4proto tcp tproxy to 127.0.0.1:8002 accept\n{refuse}\n}}\n"
+        ),
+        format!(
+            "chain gen1-to-tcp-registered-0-2 {{\nmeta l4proto tcp tproxy to 127.0.0.1:8002 accept\n\
+             meta l4proto tcp tproxy to 127.0.0.1:8001 accept\n{refuse}\n}}\n"
+        ),
+        format!(
+            "chain gen1-to-tcp-registered-0 {{\njhash ip saddr . tcp sport mod 4 seed {seed:#x} vmap {{ \
+             0 : goto gen1-to-tcp-registered-0-1, 1 : goto gen1-to-tcp-registered-0-2, \
+             2 : goto gen1-to-tcp-registered-0-1, 3 : goto gen1-to-tcp-registered-0-1 }}\n}}\n"
+        ),
+    ] {
+        assert!(text.contains(&lines), "{lines}\nis not in\n{text}");
+    }
+    let text = Ruleset::compile(&Chain::of(7), &shared(Protocol::Udp)).unwrap().creation();
+    assert!(text.contains("udp sport mod 4") && !text.contains("reject"), "{text}");
+}
+
+#[test]
+fn the_seed_of_a_chain_stays() {
+    let [one, same, other] = [7, 7, 8].map(|id| seed(&Chain::of(id)));
+    assert_eq!(one, same);
+    assert_ne!(one, other);
+    let (chain, first) = (Chain::of(7), Ruleset::compile(&Chain::of(7), &shared(Protocol::Tcp)).unwrap());
+    let next = first.next(&chain, &shared(Protocol::Tcp)).unwrap().creation();
+    assert_eq!(next.replace("gen2", "gen1"), first.creation());
+}
+
 #[test]
 fn a_longer_prefix_keeps_the_ports_of_the_shorter_that_it_does_not_bind() {
     let text = compiled(&[
