@@ -25,6 +25,8 @@ pub enum Need {
     Curl,
     /// `dnsdist`.
     Dnsdist,
+    /// `fail2ban-server`, with the filters that come with it.
+    Fail2ban,
     /// FRR: `zebra`, `bgpd` and `vtysh`.
     Frr,
     /// `haproxy`.
@@ -113,6 +115,9 @@ impl Need {
             }
             Self::Curl => is_there("curl"),
             Self::Dnsdist => is_there("dnsdist"),
+            Self::Fail2ban => {
+                is_there("fail2ban-server") && PathBuf::from("/etc/fail2ban/filter.d/sshd.conf").is_file()
+            }
             Self::Frr => {
                 is_there("vtysh")
                     && ["bgpd", "zebra"].iter().all(|daemon| PathBuf::from(FRR).join(daemon).is_file())
@@ -159,6 +164,7 @@ impl fmt::Display for Need {
             Self::Coturn => "coturn",
             Self::Curl => "curl",
             Self::Dnsdist => "dnsdist",
+            Self::Fail2ban => "fail2ban",
             Self::Frr => "frr",
             Self::Haproxy => "haproxy",
             Self::Iperf3 => "iperf3",

@@ -15,7 +15,7 @@ use spectrum_steering::model::{
 use spectrum_steering::plan::table::Table;
 use spectrum_steering::plan::{Bound, OwnPolicy, Plan, RunTimeSources};
 use spectrum_tests::case::Case;
-use spectrum_tests::control::{CONFIG, configure, reload};
+use spectrum_tests::control::{CONFIG, configure, connect, reload};
 use spectrum_tests::deadline::{PATIENCE, eventually};
 use spectrum_tests::instance::{Instance, Launch};
 use spectrum_tests::judged::{
@@ -339,6 +339,7 @@ on_every_path!(
     the_ack_of_a_syn_cookie_is_not_counted,
     clients_come_by_the_interfaces_that_a_policy_names,
     whom_a_service_turns_away_most_is_told_and_recorded,
+    a_list_that_changes_is_read_again_and_a_wrong_one_changes_nothing,
 );
 
 /// The program with this configuration; `None` on a path that carries no policy, which it says.
@@ -579,4 +580,37 @@ fn whom_a_service_turns_away_most_is_told_and_recorded(case: &mut Case) {
         "{}",
         instance.stderr()
     );
+}
+
+fn a_list_that_changes_is_read_again_and_a_wrong_one_changes_nothing(case: &mut Case) {
+    own_clients(case);
+    let write = |text: &str| {
+        case.server.run(|| {
+            std::fs::write("/run/denied.new", text).unwrap();
+            std::fs::rename("/run/denied.new", "/run/denied.txt").unwrap();
+        });
+    };
+    write(&prefix_of(case, 1, 0));
+    let common = "[policy]\ndeny = [{ file = \"denied.txt\" }]";
+    let text = services_with(case, common, "");
+    let Some(instance) = serve(case, &text) else { return };
+    let target = SocketAddr::new(case.address(7), 80);
+    let is_denied = |number| told(case, client(case, number), target, Told::Refused) == Told::Refused;
+    assert!(is_denied(1) && !is_denied(2));
+    // What else stands in the configuration waits for a reload.
+    configure(&case.server, &text.replace("echo", "hello"));
+    write(&prefix_of(case, 2, 0));
+    eventually("the list that has changed", PATIENCE, || is_denied(2).then_some(()));
+    assert!(!is_denied(1));
+    write("nobody");
+    let status = || connect(&case.server, &instance).ask("status").unwrap();
+    eventually("word of the wrong list", PATIENCE, || {
+        let unseen = status()["unseen"].to_string();
+        (unseen.contains("denied.txt:1") && unseen.contains("what they said before holds")).then_some(())
+    });
+    assert!(is_denied(2));
+    write(&format!("{}\n{}", prefix_of(case, 2, 0), prefix_of(case, 3, 0)));
+    eventually("the list that is right again", PATIENCE, || is_denied(3).then_some(()));
+    assert!(is_denied(2));
+    eventually("nothing to tell", PATIENCE, || status()["unseen"].is_null().then_some(()));
 }

@@ -92,7 +92,10 @@ fn serve_from_start_to_end(
             .map_err(|error| inheritance.give_back(error))?,
     };
     let again = args.clone();
-    let read_again: ReadAgain = Arc::new(move || configured_again(&again));
+    let read_again: ReadAgain = Arc::new(move |texts| match texts {
+        None => configured_again(&again),
+        Some(texts) => configured_as(&again, texts),
+    });
     live(planned, settings, &log.output, &read_again, inheritance, |ready| announce(ready, log))
 }
 

@@ -10,6 +10,8 @@ use crate::model::{ServiceName, SourceEntry, SourcePolicy};
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct PolicyPlaces {
     files: Vec<Arc<Path>>,
+    /// The lists among them.
+    list_files: Vec<Arc<Path>>,
     /// In the order of the policy's entries; `None`: of the policy for all services.
     lists: BTreeMap<Option<ServiceName>, Arc<[EntryPlace]>>,
 }
@@ -32,6 +34,21 @@ impl PolicyPlaces {
             self.files.len() - 1
         });
         u32::try_from(number).unwrap_or(u32::MAX)
+    }
+
+    /// The number of the list at `path`.
+    pub(super) fn list(&mut self, path: &Path) -> u32 {
+        let number = self.file(path);
+        if !self.list_files.iter().any(|list| **list == *path) {
+            self.list_files.push(path.into());
+        }
+        number
+    }
+
+    /// The files that are lists of prefixes.
+    #[must_use]
+    pub fn lists(&self) -> &[Arc<Path>] {
+        &self.list_files
     }
 
     /// Takes down where the entries of `policy` stand; `entries` has them all, in any order.

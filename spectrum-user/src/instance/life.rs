@@ -25,7 +25,7 @@ use super::running::{Running, Settings, WorkerPlace, joined};
 use super::standby::{ASIDE, aside};
 use super::upgrade::Takeover;
 use super::worker::worker_over;
-use crate::config::{Config, Planned};
+use crate::config::{Config, ConfigText, Planned};
 use crate::control::{Asked, Asker, ReloadQuery, Request};
 use crate::observe::{Book, Counters, Omissions, Output, Recorder};
 use crate::plan::Plan;
@@ -34,8 +34,8 @@ use crate::worker_process::Host;
 use spectrum_proxy::give_memory_back;
 use spectrum_steering::tproxy::InterruptGuard;
 
-/// Reads the configuration once more.
-pub(crate) type ReadAgain = Arc<dyn Fn() -> anyhow::Result<Planned> + Send + Sync>;
+/// Reads the configuration once more, or, of texts that it was read as before, the lists that they name.
+pub(crate) type ReadAgain = Arc<dyn Fn(Option<&[ConfigText]>) -> anyhow::Result<Planned> + Send + Sync>;
 
 /// The things that are there when the life of an instance begins.
 #[derive(Debug)]
@@ -192,6 +192,7 @@ async fn serve(
     let chain = running.chain()?.clone();
     running.repairing.begin(&chain);
     running.denying.hear(hearing.denials());
+    running.lists.begin(running.config.policy_places.lists().to_vec());
     running.begin_announcing(hearing.announces()).await;
     // What a start takes is never asked for again.
     give_memory_back();
@@ -265,6 +266,7 @@ async fn serve_until(
             why = worker_over(running.worker.as_ref()) => ServeEvent::WorkerEnded(why),
             left = running.leaving.over() => ServeEvent::Left(left),
             event = running.denying.next() => ServeEvent::Deny(event),
+            () = running.lists.changed(), if end.at().is_none() => ServeEvent::Lists,
         };
         match event {
             ServeEvent::Due => running.retire_due().await,
@@ -279,6 +281,7 @@ async fn serve_until(
             ServeEvent::Repair(event) => running.repair(event).await,
             ServeEvent::Looked(looked) => running.looked(looked).await,
             ServeEvent::Deny(event) => running.deny(event).await,
+            ServeEvent::Lists => read_lists(running, read_again).await,
             ServeEvent::Reload(asked) if end.at().is_some() => refuse_reload(asked, InstanceState::LameDuck),
             ServeEvent::Reload(ChangeAsked::Asker(asked)) if asked.request.is_about_sockets() => {
                 running.settle_sockets(asked).await;
@@ -333,6 +336,7 @@ enum ServeEvent {
     Left(Left),
     Looked(Looked),
     Deny(DenyEvent),
+    Lists,
     Reload(ChangeAsked),
 }
 
@@ -368,6 +372,9 @@ async fn reload(
     running.published.change(|now| {
         now.state = InstanceState::Ready;
         now.reloaded(outcome.is_ok());
+        if outcome.is_ok() {
+            now.lists_damage = None;
+        }
     });
     notify(&[NotifyState::Ready], &running.published);
     give_memory_back();
@@ -441,7 +448,7 @@ async fn read_and_reload(
     let reading = Arc::clone(read_again);
     // A pipe may keep us waiting, and a large file takes its time.
     let stop = running.stop_asked.clone();
-    let planned = running.meanwhile(stop.unless(aside(move || reading()))).await???;
+    let planned = running.meanwhile(stop.unless(aside(move || reading(None)))).await???;
     let time = running.config.announcing.lame_duck();
     running.refuse_what_takes_a_start(&planned.config)?;
     if !time.is_zero() && running.withdraw_leaving(&planned.config, &planned.plan).await {
@@ -453,6 +460,38 @@ async fn read_and_reload(
         Box::pin(serve_until(end, running, read_again, hearing, output)).await?;
     }
     running.reload(planned, query).await
+}
+
+/// Reads the lists of prefixes anew, since one has changed, and goes over to what they say. Of the configuration nothing else is read: its
+/// author says when it holds.
+async fn read_lists(running: &mut Running, read_again: &ReadAgain) {
+    let begun = Instant::now();
+    let (reading, stop) = (Arc::clone(read_again), running.stop_asked.clone());
+    let texts = Arc::clone(&running.config.texts);
+    let planned = running.meanwhile(stop.unless(aside(move || reading(Some(&texts))))).await;
+    let planned = match planned {
+        Ok(planned) => planned.and_then(|planned| planned),
+        Err(_stopped) => return,
+    };
+    let outcome = match planned {
+        Ok(planned) if planned.plan.policies == running.plan.policies => Ok(()),
+        Ok(planned) => running.reload(planned, &ReloadQuery::default()).await.map(|reloaded| {
+            running.published.now().reloaded(true);
+            tracing::info!(
+                revision = reloaded.revision,
+                "lists of prefixes have changed, and were read anew"
+            );
+        }),
+        Err(error) => Err(error),
+    };
+    let damage = outcome
+        .err()
+        .map(|error| format!("lists of prefixes have changed, and what they said before holds: {error:#}"));
+    if let Some(damage) = &damage {
+        tracing::error!("{damage}");
+    }
+    running.published.change(|now| now.lists_damage = damage);
+    running.lists.rest(begun.elapsed());
 }
 
 /// Undoes everything, whatever the outcome; a second request to stop cuts what is still open.

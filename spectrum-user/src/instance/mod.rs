@@ -15,6 +15,7 @@ mod hearing;
 mod leaving;
 mod ledger;
 mod life;
+mod list_watch;
 mod lookups;
 mod notifying;
 mod own_addresses;

@@ -285,6 +285,7 @@ impl Running {
         (self.config, self.plan, self.revision) = (aim.config, aim.plan, aim.revision);
         self.keep_set_origins();
         self.keep_sockets();
+        self.lists.begin(self.config.policy_places.lists().to_vec());
         if let Ok(link) = self.link() {
             link.follow(RecordRules::of(&self.config.log, &self.config.services));
         }

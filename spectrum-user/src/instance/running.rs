@@ -19,6 +19,7 @@ use super::exempting::Exempting;
 use super::finding::SocketSearch;
 use super::hearing::Hearing;
 use super::leaving::LeavingWorkers;
+use super::list_watch::ListWatch;
 use super::notifying::notify;
 use super::own_bindings::{CurrentBindings, Speaking};
 use super::ready::Ready;
@@ -139,6 +140,8 @@ pub(super) struct Running {
     pub(super) repairing: Repairing,
     /// What was said at run time of whom services let in.
     pub(super) denying: Denying,
+    /// The lists of prefixes that the configuration names.
+    pub(super) lists: ListWatch,
     /// The listener that is looked at next.
     pub(super) next_listener: DestinationId,
 }
@@ -213,6 +216,7 @@ impl Running {
             repairs,
             repairing: Repairing::default(),
             denying: Denying::default(),
+            lists: ListWatch::default(),
             next_listener: DestinationId(0),
         }
     }

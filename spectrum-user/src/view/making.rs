@@ -69,7 +69,13 @@ impl Present {
             announcing_device: self.announcing_device.clone(),
             announcing_damage: self.announcing_damage.clone(),
             run_time: self.run_time.view(),
-            unseen: self.faults.unseen().into_iter().chain(unanswered).collect(),
+            unseen: self
+                .faults
+                .unseen()
+                .into_iter()
+                .chain(unanswered)
+                .chain(self.lists_damage.clone())
+                .collect(),
             ..View::default()
         };
         view.program = self.probe().map(|probe| AttachedProgram { id: probe.program_id(), name: None });

@@ -74,6 +74,8 @@ pub struct Present {
     pub announcing_device: Option<String>,
     /// Why what was withdrawn by hand may be forgotten.
     pub announcing_damage: Option<String>,
+    /// The reason for which lists of prefixes hold as they were.
+    pub lists_damage: Option<String>,
     /// What was said at run time of whom services let in.
     pub run_time: RunTimePresent,
     /// The things that others took away.
@@ -185,6 +187,7 @@ impl Published {
             announcements: Arc::default(),
             announcing_device: None,
             announcing_damage: None,
+            lists_damage: None,
             run_time: RunTimePresent::default(),
             faults: Faults::default(),
             upgrades: UpgradesView::default(),

@@ -14,8 +14,9 @@ use crate::manual;
 use crate::version::Version;
 
 /// What goes into the package as it lies in the repository: the file, and the directory that it is put into.
-const AS_THEY_ARE: [(&str, &str); 13] = [
+const AS_THEY_ARE: [(&str, &str); 14] = [
     ("packaging/spectrum.toml", "etc/spectrum"),
+    ("packaging/fail2ban/spectrum.conf", "etc/fail2ban/action.d"),
     ("packaging/examples/bird.conf", "usr/share/doc/spectrum/examples"),
     ("packaging/examples/frr.conf", "usr/share/doc/spectrum/examples"),
     ("packaging/examples/game-host.toml", "usr/share/doc/spectrum/examples"),

@@ -132,6 +132,7 @@ impl Purpose {
                 nginx_stream(),
                 server("sshd", || has("sshd"), &["openssh-server"], &["ssh"]),
                 server("ssh", || has("ssh"), &["openssh-client"], &["ssh"]),
+                server("fail2ban-server", || has("fail2ban-server"), &["fail2ban"], &["fail2ban"]),
                 server("promtool", || has("promtool"), &["prometheus"], &["prometheus"]),
                 server("iperf3", || has("iperf3"), &["iperf3"], &["iperf3"]),
                 program("curl and openssl", || has("curl") && has("openssl"), &["curl", "openssl"]),

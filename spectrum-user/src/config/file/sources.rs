@@ -189,7 +189,7 @@ fn read_listed(
             return element.refuse_key("file", format_args!("read {shown}: {error}{cure}"));
         }
     };
-    let file = lists.places.borrow_mut().file(&path);
+    let file = lists.places.borrow_mut().list(&path);
     let mut mistakes = 0_usize;
     for (number, bytes) in (1_u32..).zip(bytes.split(|byte| *byte == b'\n')) {
         let text = String::from_utf8_lossy(bytes);
