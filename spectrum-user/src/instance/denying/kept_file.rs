@@ -4,9 +4,10 @@
 use std::fmt::Write as _;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, Receiver, SyncSender, TrySendError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -22,6 +23,12 @@ type Entry = (DenialKey, HeldDenial);
 /// The name of the file, which no other file of an instance has.
 const NAME: &str = "denied";
 
+/// So often a lock is taken that somebody removes meanwhile.
+const TRIES: usize = 8;
+
+/// The end of the name of its lock.
+const LOCK: &str = "lock";
+
 /// No file of ours is longer, in bytes.
 const LONGEST: u64 = 32 << 20;
 
@@ -35,8 +42,42 @@ const HEAD: &str = "# What was denied at run time by spectrum-user deny; the pro
 pub(super) struct KeptDenials {
     sender: Option<SyncSender<Keeping>>,
     damage: Damage,
-    /// Held for as long as this is the instance whose file it is.
-    _lock: Option<File>,
+    lock: SharedLock,
+}
+
+/// The lock of the file, held while there is one and this is the instance whose it is.
+#[derive(Clone, Debug, Default)]
+struct SharedLock(Arc<Mutex<Option<(PathBuf, File)>>>);
+
+impl SharedLock {
+    /// Takes the lock of the file at `path`, unless it is held.
+    fn take(&self, path: &Path) -> io::Result<()> {
+        let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if held.is_none() {
+            *held = Some((path.with_extension(LOCK), locked(path)?));
+        }
+        Ok(())
+    }
+
+    fn is_held(&self) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+
+    /// Lets go of it, and leaves nothing.
+    fn let_go(&self) {
+        let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((path, file)) = held.take() {
+            // While it is held, so that nobody's is removed.
+            let _ = fs::remove_file(path);
+            drop(file);
+        }
+    }
+}
+
+impl Drop for KeptDenials {
+    fn drop(&mut self) {
+        self.lock.let_go();
+    }
 }
 
 /// A state to write, and those who wait for that.
@@ -59,31 +100,21 @@ impl KeptDenials {
     /// Takes up the file in `dir`, with what it says that holds still.
     pub(super) fn open(dir: anyhow::Result<PathBuf>) -> (Self, Vec<Entry>) {
         let damage = Damage::default();
-        let nowhere = |damage: Damage, why: String| {
-            damaged(
-                &damage,
-                Some(format!(
-                    "keep what is denied at run time: {why}; what is said holds until this process ends"
-                )),
-            );
-            (Self { sender: None, damage, _lock: None }, Vec::new())
+        let unkept = |damage: Damage, why: String| {
+            damaged(&damage, Some(nowhere(&why)));
+            (Self { sender: None, damage, lock: SharedLock::default() }, Vec::new())
         };
         let dir = match dir {
             Ok(dir) => dir,
-            Err(error) => return nowhere(damage, format!("{error:#}")),
+            Err(error) => return unkept(damage, format!("{error:#}")),
         };
         let path = dir.join(NAME);
-        let lock = match locked(&path) {
-            Ok(lock) => lock,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                let why = format!(
-                    "another instance keeps its own in {} (give each a STATE_DIRECTORY of its own)",
-                    path.display()
-                );
-                return nowhere(damage, why);
-            }
-            Err(error) => return nowhere(damage, format!("lock {}: {error}", path.display())),
-        };
+        let lock = SharedLock::default();
+        if path.exists()
+            && let Err(error) = lock.take(&path)
+        {
+            return unkept(damage, unlocked(&path, &error));
+        }
         let held = match read(&path) {
             Ok((held, None)) => held,
             Ok((held, Some(mistake))) => {
@@ -109,13 +140,14 @@ impl KeptDenials {
             }
         };
         let (sender, keepings) = mpsc::sync_channel(WAITING);
-        let own = damage.clone();
-        let spawned =
-            thread::Builder::new().name("denials".into()).spawn(move || keep(&path, &keepings, &own));
+        let own = (damage.clone(), lock.clone());
+        let spawned = thread::Builder::new()
+            .name("denials".into())
+            .spawn(move || keep(&path, &keepings, &own.0, &own.1));
         if let Err(error) = spawned {
-            return nowhere(damage, format!("start a thread: {error}"));
+            return unkept(damage, format!("start a thread: {error}"));
         }
-        (Self { sender: Some(sender), damage, _lock: Some(lock) }, held)
+        (Self { sender: Some(sender), damage, lock }, held)
     }
 
     /// Writes `held` down soon, then answers those who wait for it.
@@ -146,41 +178,70 @@ impl Keeping {
 }
 
 /// Writes the last of what there is to be written, again and again.
-fn keep(path: &Path, keepings: &Receiver<Keeping>, damage: &Damage) {
+fn keep(path: &Path, keepings: &Receiver<Keeping>, damage: &Damage, lock: &SharedLock) {
     while let Ok(mut last) = keepings.recv() {
         while let Ok(next) = keepings.try_recv() {
             last.held = next.held;
             last.answers.extend(next.answers);
         }
         let begun = Instant::now();
-        let written = store(path, &last.held);
-        damaged(
-            damage,
-            written.err().map(|error| {
-                format!(
-                    "write down what is denied at run time in {}: {error}; it holds until this process ends",
-                    path.display()
-                )
-            }),
-        );
+        damaged(damage, kept(path, &last.held, lock).err());
         last.answered(damage.get().as_ref());
         // However many say something, the disk has half of the time for others.
         thread::sleep(begun.elapsed().min(Duration::from_secs(1)));
     }
 }
 
+/// Writes `held` down, if this is the instance whose file it is; or why not.
+fn kept(path: &Path, held: &[Entry], lock: &SharedLock) -> Result<(), String> {
+    if held.is_empty() && !lock.is_held() {
+        return Ok(());
+    }
+    lock.take(path).map_err(|error| nowhere(&unlocked(path, &error)))?;
+    store(path, held).map_err(|error| {
+        format!(
+            "write down what is denied at run time in {}: {error}; it holds until this process ends",
+            path.display()
+        )
+    })?;
+    if held.is_empty() {
+        lock.let_go();
+    }
+    Ok(())
+}
+
+fn nowhere(why: &str) -> String {
+    format!("keep what is denied at run time: {why}; what is said holds until this process ends")
+}
+
+fn unlocked(path: &Path, error: &io::Error) -> String {
+    let path = path.display();
+    match error.kind() {
+        io::ErrorKind::WouldBlock => {
+            format!("another instance keeps its own in {path} (give each a STATE_DIRECTORY of its own)")
+        }
+        _ => format!("lock {path}: {error}"),
+    }
+}
+
 /// The lock of the file at `path`, which stands beside it, since that one is replaced.
 fn locked(path: &Path) -> io::Result<File> {
-    let lock = path.with_extension("lock");
-    let file = OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .mode(0o600)
-        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
-        .open(lock)?;
-    flock(&file, FlockOperation::NonBlockingLockExclusive)?;
-    Ok(file)
+    let lock = path.with_extension(LOCK);
+    for _ in 0..TRIES {
+        let file = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .mode(0o600)
+            .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
+            .open(&lock)?;
+        flock(&file, FlockOperation::NonBlockingLockExclusive)?;
+        // Whoever had it may have removed it meanwhile.
+        if fs::metadata(&lock).is_ok_and(|there| file.metadata().is_ok_and(|own| own.ino() == there.ino())) {
+            return Ok(file);
+        }
+    }
+    Err(io::ErrorKind::WouldBlock.into())
 }
 
 /// Replaces the file in one step, so that a crash leaves the one or the other.
@@ -400,11 +461,18 @@ mod tests {
     #[test]
     fn of_two_instances_one_keeps_its_file() {
         let dir = Scratch::new("two");
-        let (first, _) = KeptDenials::open(Ok(dir.0.clone()));
-        assert_eq!(first.damage().get(), None);
-        let (second, _) = KeptDenials::open(Ok(dir.0.clone()));
-        assert!(second.damage().get().unwrap().contains("another instance keeps its own"));
-        drop(first);
-        assert_eq!(KeptDenials::open(Ok(dir.0.clone())).0.damage().get(), None);
+        let (first, second) = (SharedLock::default(), SharedLock::default());
+        kept(&dir.path(), &[], &first).unwrap();
+        assert_eq!(fs::read_dir(&dir.0).unwrap().count(), 0, "there is nothing to be kept");
+        kept(&dir.path(), &held(), &first).unwrap();
+        let refused = kept(&dir.path(), &held(), &second).unwrap_err();
+        assert!(refused.contains("another instance keeps its own"), "{refused}");
+        kept(&dir.path(), &[], &second).unwrap();
+        assert!(dir.path().exists(), "it is the other's");
+        let (other, read) = KeptDenials::open(Ok(dir.0.clone()));
+        assert!(other.damage().get().unwrap().contains("another instance") && read.is_empty());
+        kept(&dir.path(), &[], &first).unwrap();
+        assert_eq!(fs::read_dir(&dir.0).unwrap().count(), 0, "not even a lock is left");
+        kept(&dir.path(), &held(), &second).unwrap();
     }
 }
