@@ -37,7 +37,7 @@ fn honest_clients_are_served_in_a_flood_that_leaves_nothing() {
         return;
     }
     let case = Case::new(Path::SkLookup, Family::V4);
-    let (client, flooder) = (veth::client_of(&case.server), veth::origin_of(&case.server));
+    let (client, attacker) = (veth::client_of(&case.server), veth::origin_of(&case.server));
     // Where forged sources come from, strict filters let in.
     for forged in ["10.0.0.0/8", "172.16.5.0/24"] {
         case.server.ip(&format!("route add {forged} via {}", veth::ORIGIN_V4));
@@ -58,8 +58,8 @@ fn honest_clients_are_served_in_a_flood_that_leaves_nothing() {
     let (is_over, sent) = (AtomicBool::new(false), AtomicU64::new(0));
     let begun = Instant::now();
     let flooded = std::thread::scope(|scope| {
-        let (is_over, sent, flooder) = (&is_over, &sent, &flooder);
-        scope.spawn(move || flooder.run(|| flood(target, is_over, sent)));
+        let (is_over, sent, attacker) = (&is_over, &sent, &attacker);
+        scope.spawn(move || attacker.run(|| flood(target, is_over, sent)));
         while sent.load(Ordering::Relaxed) < 20_000 && begun.elapsed() < LONGEST {
             std::thread::sleep(SPELL);
         }

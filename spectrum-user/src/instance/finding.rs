@@ -83,7 +83,8 @@ impl Running {
     }
 
     async fn register_found(&mut self, service: &ServiceName, found: Vec<Found>) -> Result<(), String> {
-        let known: BTreeSet<u64> = self.others.sockets.values().map(|socket| socket.cookie).collect();
+        let known: BTreeSet<u64> =
+            self.others.sockets.values().flatten().map(|socket| socket.cookie).collect();
         let found: Vec<Found> =
             found.into_iter().filter(|(_, socket)| !known.contains(&socket.cookie())).collect();
         if found.is_empty() {
@@ -99,7 +100,7 @@ impl Running {
             ));
         }
         let sockets = found.iter().map(|(offered, _)| offered.clone()).collect();
-        let query = RegisterQuery { service: service.to_string(), sockets };
+        let query = RegisterQuery { service: service.to_string(), sockets, weight: None };
         let files = found.iter().map(|(_, socket)| socket.as_fd().try_clone_to_owned());
         let files = files.collect::<std::io::Result<_>>().map_err(|error| error.to_string())?;
         drop(found);
