@@ -96,6 +96,14 @@ fn socket(case: &Case) -> Value {
     status["services"][0]["sockets"][0].clone()
 }
 
+/// The addresses of the listeners that are said to be hidden.
+fn conflicts(case: &Case) -> Vec<String> {
+    let finished = run(&case.server, "status web --json");
+    let status: Value = serde_json::from_str(&finished.stdout).unwrap();
+    let conflicts = status["surroundings"]["conflicts"].as_array().unwrap();
+    conflicts.iter().map(|conflict| conflict["address"].as_str().unwrap().to_owned()).collect()
+}
+
 fn missed(case: &Case) -> u64 {
     let finished = run(&case.server, "status web --json");
     let status: Value = serde_json::from_str(&finished.stdout).unwrap();
@@ -118,7 +126,9 @@ fn every_port_goes_to_a_server_that_knows_nothing_of_it(case: &mut Case) {
     assert_eq!(shown["address"], server.address().to_string());
     // Another one takes its place at once, and the first is left in peace.
     let second = ForeignServer::tcp(&case.server, any_of(case.loopback()), "second");
+    assert_eq!(conflicts(case), [second.address().to_string()], "it would get none of what is bound");
     register(case, second.address());
+    assert_eq!(conflicts(case), [""; 0], "it gets what is bound");
     assert_eq!(answerer(&case.server, targets[0]), "second");
     assert_eq!(answerer(&case.server, server.address()), "first");
     let finished = run(&case.server, "unregister web");

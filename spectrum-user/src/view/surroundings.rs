@@ -56,13 +56,15 @@ impl Present {
         self.obstacles(around);
     }
 
-    /// The listeners that bindings hide.
+    /// The listeners that bindings hide, but for registered ones, which get what they hide.
     fn conflicts(&self) -> anyhow::Result<Vec<Conflict>> {
         let is_admin =
             |socket: &ListeningSocket| socket.protocol == Protocol::Tcp && Some(socket.address) == self.admin;
+        let registered: BTreeSet<u64> = self.sockets.values().flatten().map(|socket| socket.inode).collect();
+        let is_for_steering = |inode: u64| self.own_listeners.contains(&inode) || registered.contains(&inode);
         let others: Vec<ListeningSocket> = host::listening_sockets()?
             .into_iter()
-            .filter(|socket| !self.own_listeners.contains(&socket.inode) || is_admin(socket))
+            .filter(|socket| !is_for_steering(socket.inode) || is_admin(socket))
             .collect();
         let addresses: Vec<_> = others.iter().map(|socket| (socket.protocol, socket.address)).collect();
         let mut hidden: Vec<_> = self

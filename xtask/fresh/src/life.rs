@@ -21,8 +21,10 @@ impl Life {
     /// The one of `unit` now.
     pub(super) fn of(unit: &str) -> Result<Self> {
         let property = |name: &str| property_of(unit, name);
-        ensure!(property("ActiveState")? == "active", "{unit} is {}", property("ActiveState")?);
         let main = property("MainPID")?.parse().context("read the main process id")?;
+        // Asked afterwards: a state of before may be that of a process that was killed.
+        ensure!(property("ActiveState")? == "active", "{unit} is {}", property("ActiveState")?);
+        ensure!(main != 0, "{unit} has no main process");
         Ok(Self { main, since: property("ActiveEnterTimestampMonotonic")?, restarts: property("NRestarts")? })
     }
 

@@ -13,6 +13,7 @@ use xtask::shell;
 use super::control::{
     LATE, UNIT, answers, configure, is_active, nothing_is_left, property, service, systemctl, wait_until,
 };
+use super::life::Life;
 use super::room::{Network, Room};
 
 /// The program, where the unit expects it.
@@ -72,16 +73,16 @@ fn play() -> Result<()> {
     systemctl(&["reload", UNIT])?;
     answers(1)?;
     println!("ok: a reload is in force when systemctl reload has ended");
-    let pid = property("MainPID")?;
+    let life = Life::of(UNIT)?;
     configure(&["[[service]]\nname = 7\n".to_owned()])?;
     ensure!(systemctl(&["reload", UNIT]).is_err(), "systemctl reload says nothing of a file that is wrong");
     answers(1)?;
-    ensure!(property("MainPID")? == pid, "a reload that was refused ended the program");
+    ensure!(Life::of(UNIT)? == life, "a reload that was refused ended the program");
     println!("ok: systemctl reload fails when the file is refused, and everything goes on");
 
     configure(&[service(0)])?;
     systemctl(&["kill", "--signal=KILL", UNIT])?;
-    wait_until("it runs again after SIGKILL", || Ok(is_active()? && property("MainPID")? != pid))?;
+    wait_until("it runs again after SIGKILL", || Ok(Life::of(UNIT).is_ok_and(|now| now.main != life.main)))?;
     answers(0)?;
 
     systemctl(&["stop", UNIT])?;
