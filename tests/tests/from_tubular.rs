@@ -3,10 +3,10 @@
 #![allow(clippy::unwrap_used, reason = "test code panics")]
 
 use std::fs;
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::net::{SocketAddr, UdpSocket};
 
 use serde_json::Value;
+use spectrum_tests::admin;
 use spectrum_tests::deadline::{PATIENCE, eventually};
 use spectrum_tests::dial::{assert_refused, dial};
 use spectrum_tests::foreign_server::ForeignServer;
@@ -95,15 +95,8 @@ fn each_command_of_the_page_does_what_it_says() {
 
     let metrics = Launch::new(netns).arguments("metrics 127.0.0.1:8000").spawn();
     assert!(page.text.contains("spectrum-user metrics 127.0.0.1:8000"));
-    let scraped = || {
-        let mut stream = TcpStream::connect("127.0.0.1:8000").ok()?;
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").ok()?;
-        let mut text = String::new();
-        stream.read_to_string(&mut text).ok()?;
-        Some(text)
-    };
-    let text = eventually("metrics", PATIENCE, || netns.run(scraped));
+    let admin = "127.0.0.1:8000".parse().unwrap();
+    let (_, text) = eventually("metrics", PATIENCE, || admin::get(netns, admin, "/metrics").ok());
     let steered = "spectrum_steered_packets_total{service=\"foo\",protocol=\"tcp\",family=\"ipv4\"} ";
     let count = text.lines().find_map(|line| line.strip_prefix(steered)).unwrap();
     assert!(count.parse::<u64>().unwrap() >= 5, "{text}");

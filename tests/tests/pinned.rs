@@ -15,6 +15,7 @@ use serde_json::Value;
 use socket2::SockRef;
 use spectrum_steering::DestinationId;
 use spectrum_steering::dispatcher::Dispatcher;
+use spectrum_tests::admin;
 use spectrum_tests::control::configure;
 use spectrum_tests::deadline::{PATIENCE, eventually};
 use spectrum_tests::dial::{assert_answered, assert_refused, dial};
@@ -484,15 +485,8 @@ fn metrics_are_served_until_told_to_stop() {
     done(&netns, "bind web tcp 192.0.2.0/24");
     nothing_listens(&netns, &["192.0.2.9:80"]);
     let server = Launch::new(&netns).arguments("metrics 127.0.0.1:9180").spawn();
-    let scraped = || {
-        let mut stream = TcpStream::connect("127.0.0.1:9180").ok()?;
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").ok()?;
-        let mut text = String::new();
-        stream.read_to_string(&mut text).ok()?;
-        Some(text)
-    };
-    let text = eventually("metrics", PATIENCE, || netns.run(scraped));
+    let admin = "127.0.0.1:9180".parse().unwrap();
+    let (_, text) = eventually("metrics", PATIENCE, || admin::get(&netns, admin, "/metrics").ok());
     assert!(
         text.contains("spectrum_missed_packets_total{service=\"web\",protocol=\"tcp\",family=\"ipv4\"} 1"),
         "{text}"

@@ -83,8 +83,7 @@ impl Running {
     }
 
     async fn register_found(&mut self, service: &ServiceName, found: Vec<Found>) -> Result<(), String> {
-        let known: BTreeSet<u64> =
-            self.others.sockets.values().flatten().map(|socket| socket.cookie).collect();
+        let known: BTreeSet<u64> = self.others.all().map(|(_, socket)| socket.cookie).collect();
         let found: Vec<Found> =
             found.into_iter().filter(|(_, socket)| !known.contains(&socket.cookie())).collect();
         if found.is_empty() {
