@@ -55,6 +55,7 @@ struct Benchmark {
 
 /// The benchmarks that compare packages.
 const PROXY: &str = "proxy";
+const START: &str = "start";
 const UDP: &str = "udp";
 
 const BENCHMARKS: [Benchmark; 8] = [
@@ -77,7 +78,7 @@ const BENCHMARKS: [Benchmark; 8] = [
         run: publish::run,
     },
     Benchmark {
-        name: "start",
+        name: START,
         about: "from exec to ready, and the memory of an idle program",
         run: start::run,
     },
@@ -89,7 +90,7 @@ const BENCHMARKS: [Benchmark; 8] = [
 struct Bench {
     /// The program under test.
     program: PathBuf,
-    /// The same as packages have it, for comparing with packages.
+    /// The same as packages have it: what is compared with packages, and what idles at most people's.
     packaged: PathBuf,
     /// The same accept loop behind an ordinary listener: `spectrum-user/examples/plain-listener.rs`.
     plain_listener: PathBuf,
@@ -169,7 +170,7 @@ fn main() -> ExitCode {
 fn bench(options: &BenchOptions, consent: Consent) -> Result<ExitCode> {
     setup::ready(&[Purpose::Build, Purpose::Bench], consent)?;
     build::spectrum_user()?;
-    if options.wants(PROXY) || options.wants(UDP) {
+    if [PROXY, START, UDP].iter().any(|name| options.wants(name)) {
         build::packaged()?;
     }
     let mut example = workspace::cargo(["build", "--release", "--example", "plain-listener"]);
