@@ -15,10 +15,11 @@ use xtask::server::Server;
 use xtask::shell;
 
 use super::Bench;
+use super::caller::Caller;
 use super::report::Report;
 use super::row::{Goal, Peer, Row};
 use super::slices::{self, SLICE, Sample};
-use super::station::{Caller, Station};
+use super::station::Station;
 use super::statistics::Spread;
 
 /// One address family.

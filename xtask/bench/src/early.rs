@@ -14,7 +14,7 @@ use xtask::server::Server;
 use xtask::shell;
 
 use super::Bench;
-use super::frames::{FrameStation, INTERFACE, Knock};
+use super::frames::{self, INTERFACE, Knock};
 use super::protect::{DENIED, SET, sources};
 use super::report::Report;
 use super::row::{Goal, Peer, Row};
@@ -70,14 +70,14 @@ fn measure(case: &str, knock: Knock, firewall: Firewall, bench: &Bench) -> Resul
         Firewall::Nftables => "nftables raw by set",
     };
     let mut stations = vec![
-        FrameStation::open(
+        frames::station(
             peer,
             knock,
             &bench.interrupt,
             move |interrupt| behind(firewall, &plain, interrupt),
             move || dropped_by(firewall),
         )?,
-        FrameStation::open(
+        frames::station(
             "policy, xdp",
             knock,
             &bench.interrupt,

@@ -7,8 +7,6 @@ use std::fs::File;
 use std::net::Ipv4Addr;
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::process::{self, Command};
-use std::sync::mpsc::{Receiver, Sender, channel};
-use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
@@ -20,8 +18,9 @@ use xtask::namespace;
 use xtask::server::Server;
 use xtask::shell;
 
-use super::cpu::{self, Meter};
+use super::cpu::Meter;
 use super::slices::Sample;
+use super::station::Station;
 
 /// The interface where the frames come.
 pub(super) const INTERFACE: &str = "in0";
@@ -42,70 +41,22 @@ pub(super) enum Knock {
     Datagram,
 }
 
-/// A server whose interface gets frames. It ends when this is dropped.
-#[derive(Debug)]
-pub(super) struct FrameStation {
+/// A server whose interface gets frames. `serve` starts it in a new namespace; `count` says how many frames it has dropped.
+pub(super) fn station(
     name: &'static str,
-    requests: Option<Sender<Duration>>,
-    samples: Receiver<Result<Sample>>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl FrameStation {
-    /// Starts a thread in a new namespace, where `serve` starts the server; `count` says how many frames it has dropped.
-    pub(super) fn open(
-        name: &'static str,
-        knock: Knock,
-        interrupt: &Interrupt,
-        serve: impl FnOnce(&Interrupt) -> Result<Server> + Send + 'static,
-        count: impl Fn() -> Result<u64> + Send + 'static,
-    ) -> Result<Self> {
-        let (requests, requested) = channel::<Duration>();
-        let (results, samples) = channel();
-        let (opened, opening) = channel();
-        let interrupt = interrupt.clone();
-        let thread = thread::Builder::new()
-            .name(name.to_owned())
-            .spawn(move || {
-                let begun = cpu::stay_on_one().and_then(|()| Arena::open(&interrupt, serve));
-                let (arena, meter) = match begun.and_then(|arena| Ok((Meter::of(&arena.server)?, arena))) {
-                    Ok((meter, arena)) => (arena, meter),
-                    Err(error) => return drop(opened.send(Err(error))),
-                };
-                let _ = opened.send(Ok(()));
-                for length in requested {
-                    if results.send(arena.slice(knock, length, &meter, &count)).is_err() {
-                        break;
-                    }
-                }
-            })
-            .context("start a thread")?;
-        opening.recv().context("wait for the server")?.with_context(|| format!("set up {name}"))?;
-        Ok(Self { name, requests: Some(requests), samples, thread: Some(thread) })
-    }
-
-    /// Measures for `length`.
-    pub(super) fn measure(&self, length: Duration) -> Result<Sample> {
-        let requests = self.requests.as_ref().context("ask for a slice")?;
-        requests.send(length).context("ask for a slice")?;
-        self.samples.recv().context("wait for a slice")?.with_context(|| format!("measure {}", self.name))
-    }
-}
-
-impl Drop for FrameStation {
-    fn drop(&mut self) {
-        // Without requests the thread ends its server, which must not outlive us.
-        self.requests = None;
-        if let Some(thread) = self.thread.take() {
-            // A panic there has been reported where it happened.
-            let _ = thread.join();
-        }
-    }
+    knock: Knock,
+    interrupt: &Interrupt,
+    serve: impl FnOnce(&Interrupt) -> Result<Server> + Send + 'static,
+    count: impl Fn() -> Result<u64> + Send + 'static,
+) -> Result<Station> {
+    let set_up = |interrupt: &Interrupt| Arena::open(interrupt, serve);
+    Station::of(name, interrupt, set_up, move |arena, length, meter| {
+        arena.slice(knock, length, meter, &count)
+    })
 }
 
 /// Both ends.
 struct Arena {
-    server: Server,
     own: File,
     outside: File,
     /// Sends whatever it is run on out of the other end.
@@ -114,7 +65,10 @@ struct Arena {
 }
 
 impl Arena {
-    fn open(interrupt: &Interrupt, serve: impl FnOnce(&Interrupt) -> Result<Server>) -> Result<Self> {
+    fn open(
+        interrupt: &Interrupt,
+        serve: impl FnOnce(&Interrupt) -> Result<Server>,
+    ) -> Result<(Server, Self)> {
         let namespace = || File::open("/proc/thread-self/ns/net").context("open the network namespace");
         namespace::enter_another()?;
         let outside = namespace()?;
@@ -133,7 +87,7 @@ impl Arena {
         ip("link set out0 up")?;
         let index = if_nametoindex("out0").context("find out0")?;
         let program = sys::sender(index).context("load a program that sends frames")?;
-        Ok(Self { server, own, outside, program, mac })
+        Ok((server, Self { own, outside, program, mac }))
     }
 
     fn slice(

@@ -3,6 +3,7 @@
 
 #![expect(clippy::print_stdout, reason = "a developer's tool talks on standard output")]
 
+mod caller;
 mod connect;
 mod contest;
 mod cpu;

@@ -14,13 +14,14 @@ use xtask::server::Server;
 use xtask::shell;
 
 use super::Bench;
+use super::caller::Caller;
 use super::early;
 use super::frames::SOURCE;
 use super::measured;
 use super::report::Report;
 use super::row::{Goal, Peer, Row};
 use super::slices::{self, SLICE, Sample};
-use super::station::{Caller, Station};
+use super::station::Station;
 use super::statistics::Spread;
 
 /// The address that is dialled, and the client's, which every list denies.

@@ -1,33 +1,17 @@
-//! A server and its client in a network namespace of their own, on a thread that measures on request. One per subject:
-//! a rule or program made for one subject must not cost another one anything.
+//! A subject on a thread that measures it on request, with its server. One per subject: a rule or program made for one must not
+//! cost another one anything. Does not know what is measured.
 
-use std::io::{ErrorKind, Read as _};
-use std::net::SocketAddr;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail, ensure};
-use nix::errno::Errno;
-use socket2::{Domain, Socket, Type};
+use anyhow::{Context as _, Result};
 
 use xtask::interrupt::Interrupt;
-use xtask::namespace;
 use xtask::server::Server;
 
 use super::cpu::{self, Meter};
 use super::slices::Sample;
-
-/// The fate of the client that a slice repeats.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Caller {
-    /// It connects and reads an answer to its end.
-    Served,
-    /// It is refused, or reset once connected; now and then it may be served.
-    Refused,
-    /// It sends a SYN and leaves, since nobody answers.
-    Unanswered,
-}
 
 /// A subject, ready to be measured. Its server ends when it is dropped.
 #[derive(Debug)]
@@ -40,13 +24,12 @@ pub(super) struct Station {
 }
 
 impl Station {
-    /// Starts a thread in a new namespace, where `serve` starts the server; `target` is what the client dials, and `caller` how it fares.
-    pub(super) fn open(
+    /// Starts a thread that stays on one CPU, where `set_up` starts the server and says what else `slice` needs.
+    pub(super) fn of<Means>(
         name: &'static str,
-        target: SocketAddr,
-        caller: Caller,
         interrupt: &Interrupt,
-        serve: impl FnOnce(&Interrupt) -> Result<Server> + Send + 'static,
+        set_up: impl FnOnce(&Interrupt) -> Result<(Server, Means)> + Send + 'static,
+        slice: impl Fn(&Means, Duration, &Meter) -> Result<Sample> + Send + 'static,
     ) -> Result<Self> {
         let (requests, requested) = channel::<Duration>();
         let (results, samples) = channel();
@@ -55,16 +38,15 @@ impl Station {
         let thread = thread::Builder::new()
             .name(name.to_owned())
             .spawn(move || {
-                let started = cpu::stay_on_one()
-                    .and_then(|()| namespace::enter_another())
-                    .and_then(|()| serve(&interrupt));
-                let (server, meter) = match started.and_then(|server| Ok((Meter::of(&server)?, server))) {
-                    Ok((meter, server)) => (server, meter),
+                let begun = cpu::stay_on_one().and_then(|()| set_up(&interrupt));
+                let metered = begun.and_then(|(server, means)| Ok((Meter::of(&server)?, server, means)));
+                let (meter, server, means) = match metered {
+                    Ok(metered) => metered,
                     Err(error) => return drop(opened.send(Err(error))),
                 };
                 let _ = opened.send(Ok(()));
                 for length in requested {
-                    if results.send(slice(target, caller, length, &meter)).is_err() {
+                    if results.send(slice(&means, length, &meter)).is_err() {
                         break;
                     }
                 }
@@ -92,68 +74,4 @@ impl Drop for Station {
             let _ = thread.join();
         }
     }
-}
-
-fn slice(target: SocketAddr, caller: Caller, length: Duration, meter: &Meter) -> Result<Sample> {
-    let started = Instant::now();
-    let before = meter.read()?;
-    let mut connections = 0_u32;
-    while started.elapsed() < length {
-        match caller {
-            Caller::Served => connect(target)?,
-            Caller::Refused => be_refused(target)?,
-            Caller::Unanswered => be_unanswered(target)?,
-        }
-        connections += 1;
-    }
-    let used = meter.read()?.saturating_sub(before);
-    let count = f64::from(connections);
-    Ok(Sample { cost: used.as_secs_f64() * 1e9 / count, rate: count / started.elapsed().as_secs_f64() })
-}
-
-/// Connects, reads the answer to its end and leaves nothing in TIME-WAIT, which would use up the ports.
-fn connect(target: SocketAddr) -> Result<()> {
-    let mut socket = Socket::new(Domain::for_address(target), Type::STREAM, None).context("open a socket")?;
-    socket.set_linger(Some(Duration::ZERO)).context("prepare a socket")?;
-    socket.connect(&target.into()).with_context(|| format!("dial {target}"))?;
-    let mut answer = [0; 256];
-    let mut length = 0;
-    loop {
-        let read = socket.read(&mut answer).with_context(|| format!("read the answer of {target}"))?;
-        if read == 0 {
-            break;
-        }
-        length += read;
-    }
-    ensure!(length > 0, "dial {target}: no answer");
-    Ok(())
-}
-
-/// Connects, which fails, or reads to an end that comes too early.
-fn be_refused(target: SocketAddr) -> Result<()> {
-    let mut socket = Socket::new(Domain::for_address(target), Type::STREAM, None).context("open a socket")?;
-    socket.set_linger(Some(Duration::ZERO)).context("prepare a socket")?;
-    match socket.connect(&target.into()) {
-        Ok(()) => {
-            // Nobody asks how it ends.
-            let _ = socket.read(&mut [0; 256]);
-            Ok(())
-        }
-        Err(error) if matches!(error.kind(), ErrorKind::ConnectionRefused | ErrorKind::ConnectionReset) => {
-            Ok(())
-        }
-        Err(error) => Err(error).with_context(|| format!("dial {target}")),
-    }
-}
-
-/// Sends a SYN and closes: over loopback it has been judged when connect(2) returns, which fails where anybody answered.
-fn be_unanswered(target: SocketAddr) -> Result<()> {
-    let socket = Socket::new(Domain::for_address(target), Type::STREAM, None).context("open a socket")?;
-    socket.set_nonblocking(true).context("prepare a socket")?;
-    match socket.connect(&target.into()) {
-        Err(error) if error.raw_os_error() == Some(Errno::EINPROGRESS as i32) => {}
-        outcome => bail!("dial {target}: {outcome:?}, though nobody answers"),
-    }
-    ensure!(socket.take_error().context("ask a socket")?.is_none(), "dial {target}: somebody answered");
-    Ok(())
 }
