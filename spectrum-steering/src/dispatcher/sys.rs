@@ -1,10 +1,9 @@
-//! Raw access to the kernel's BPF. aya neither maps an array's memory nor
-//! test-runs an sk_lookup program nor asks which are attached, nor gives out a link's descriptor nor has it run another program, nor has
-//! sockmaps with values of eight bytes, nor can it know that our counters are plain old data.
+//! Raw access to the kernel's BPF. aya neither maps an array's memory nor asks which programs are attached, nor gives out a link's
+//! descriptor nor has it run another program, nor has sockmaps with values of eight bytes, nor can it know that our counters are plain
+//! old data.
 #![allow(unsafe_code, reason = "see above; each block says why it is sound")]
 
 use std::io;
-use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
 use std::ptr;
@@ -16,7 +15,6 @@ use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 use spectrum_common::Counts;
 
 use super::xdp::XdpMode;
-use crate::model::Protocol;
 
 /// [`Counts`] as map values are read.
 #[derive(Clone, Copy, Debug)]
@@ -42,10 +40,33 @@ pub(super) fn fill(map: impl AsFd, bytes: &[u8], offset: usize) -> io::Result<()
     Ok(())
 }
 
+/// Calls bpf(2), whose part of `union bpf_attr` is `attributes`; what it says.
+///
+/// # Safety
+/// `attributes` begins as what the kernel reads and writes for `command`, and the addresses in it lead to memory that the kernel may read
+/// and write so until this returns.
+pub(super) unsafe fn call<A>(command: libc::c_long, attributes: &mut A) -> io::Result<libc::c_long> {
+    // SAFETY: the kernel is told how long `attributes` is; the rest is the caller's promise.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, command, ptr::from_mut(attributes), size_of::<A>()) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+/// The descriptor that bpf(2) makes, which is closed on exec.
+///
+/// # Safety
+/// As for [`call`], and `command` makes a descriptor.
+pub(super) unsafe fn make<A>(command: libc::c_long, attributes: &mut A) -> io::Result<OwnedFd> {
+    // SAFETY: the caller's promise.
+    let made = unsafe { call(command, attributes)? };
+    let descriptor = RawFd::try_from(made).map_err(io::Error::other)?;
+    // SAFETY: the kernel has just made it for the caller, and nobody else knows it.
+    Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
+}
+
 /// Attaches an sk_lookup program to a network namespace (BPF_LINK_CREATE, Linux 5.9): the link, which is closed on exec. Needs
 /// CAP_NET_ADMIN in it.
 pub(super) fn attach(program: BorrowedFd<'_>, netns: BorrowedFd<'_>) -> io::Result<OwnedFd> {
-    link(&LinkAttributes {
+    link(LinkAttributes {
         program: program.as_raw_fd().cast_unsigned(),
         target: netns.as_raw_fd().cast_unsigned(),
         attach_type: BPF_SK_LOOKUP as u32,
@@ -55,7 +76,7 @@ pub(super) fn attach(program: BorrowedFd<'_>, netns: BorrowedFd<'_>) -> io::Resu
 
 /// Attaches an XDP program to the interface `index` of the calling thread's network namespace, likewise.
 pub(super) fn attach_xdp(program: BorrowedFd<'_>, index: u32, mode: XdpMode) -> io::Result<OwnedFd> {
-    link(&LinkAttributes {
+    link(LinkAttributes {
         program: program.as_raw_fd().cast_unsigned(),
         target: index,
         attach_type: BPF_XDP as u32,
@@ -66,50 +87,34 @@ pub(super) fn attach_xdp(program: BorrowedFd<'_>, index: u32, mode: XdpMode) -> 
     })
 }
 
-fn link(attributes: &LinkAttributes) -> io::Result<OwnedFd> {
+fn link(mut attributes: LinkAttributes) -> io::Result<OwnedFd> {
     // SAFETY: bpf(2) reads `attributes`, whose size is given and which live until it returns.
-    let result = unsafe {
-        libc::syscall(libc::SYS_bpf, BPF_LINK_CREATE, ptr::from_ref(attributes), size_of::<LinkAttributes>())
-    };
-    let descriptor = RawFd::try_from(result).ok().filter(|descriptor| *descriptor >= 0);
-    let descriptor = descriptor.ok_or_else(io::Error::last_os_error)?;
-    // SAFETY: the kernel has just made it for the caller, and nobody else knows it.
-    Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
+    unsafe { make(BPF_LINK_CREATE, &mut attributes) }
 }
 
 /// The index of the interface that the XDP link `link` is on; 0: it is on none any more (BPF_OBJ_GET_INFO_BY_FD).
 pub(super) fn interface_of(link: BorrowedFd<'_>) -> io::Result<u32> {
     let mut info = LinkInfo::default();
-    let attributes = InfoAttributes {
+    let mut attributes = InfoAttributes {
         descriptor: link.as_raw_fd().cast_unsigned(),
         length: size_of::<LinkInfo>().try_into().unwrap_or(u32::MAX),
         address: (&raw mut info).expose_provenance() as u64,
     };
     // SAFETY: bpf(2) reads `attributes`, whose size is given, and writes at most `length` bytes of `info`; both live until it returns.
-    let result = unsafe {
-        libc::syscall(
-            libc::SYS_bpf,
-            BPF_OBJ_GET_INFO_BY_FD,
-            &raw const attributes,
-            size_of::<InfoAttributes>(),
-        )
-    };
-    if result < 0 {
-        return Err(io::Error::last_os_error());
-    }
+    unsafe { call(BPF_OBJ_GET_INFO_BY_FD, &mut attributes)? };
     // SAFETY: `info` was handed to the kernel as a raw pointer; it is read back as one, initialised before.
     Ok(unsafe { ptr::read_volatile(&raw const info.interface) })
 }
 
-const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
+pub(super) const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
 
 /// The part of `union bpf_attr` that BPF_OBJ_GET_INFO_BY_FD reads.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
-struct InfoAttributes {
-    descriptor: u32,
-    length: u32,
-    address: u64,
+pub(super) struct InfoAttributes {
+    pub(super) descriptor: u32,
+    pub(super) length: u32,
+    pub(super) address: u64,
 }
 
 /// `struct bpf_link_info` of linux/bpf.h, as it is of an XDP link.
@@ -134,26 +139,21 @@ pub(super) fn test_frame(program: BorrowedFd<'_>, frame: &[u8]) -> io::Result<bo
     };
     // SAFETY: bpf(2) reads and writes `attributes`, whose size is given, and reads `frame`, whose size stands in it; both live until it
     // returns.
-    let result = unsafe {
-        libc::syscall(libc::SYS_bpf, BPF_PROG_TEST_RUN, &raw mut attributes, size_of::<TestAttributes>())
-    };
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(attributes.result == XDP_DROP) }
+    unsafe { call(BPF_PROG_TEST_RUN, &mut attributes)? };
+    Ok(attributes.result == XDP_DROP)
 }
 
 const XDP_DROP: u32 = 1;
 
 /// Has `link` run `program` in place of the one that it runs, in one step (BPF_LINK_UPDATE). ENOLINK: somebody has detached it.
 pub(super) fn exchange(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
-    let attributes = UpdateAttributes {
+    let mut attributes = UpdateAttributes {
         link: link.as_raw_fd().cast_unsigned(),
         program: program.as_raw_fd().cast_unsigned(),
         ..UpdateAttributes::default()
     };
     // SAFETY: bpf(2) reads `attributes`, whose size is given and which live until it returns.
-    let result = unsafe {
-        libc::syscall(libc::SYS_bpf, BPF_LINK_UPDATE, &raw const attributes, size_of::<UpdateAttributes>())
-    };
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    unsafe { call(BPF_LINK_UPDATE, &mut attributes).map(drop) }
 }
 
 /// True if the kernel lets an sk_lookup program read by which interface a packet came (Linux 5.17): one that does nothing else is
@@ -168,7 +168,7 @@ pub(super) fn tells_interface() -> bool {
 fn load(kind: u32, attach_type: u32, instructions: &[u64]) -> io::Result<OwnedFd> {
     let program: Vec<u64> = instructions.iter().copied().map(u64::to_le).collect();
     let license = c"GPL";
-    let attributes = LoadAttributes {
+    let mut attributes = LoadAttributes {
         kind,
         instructions: program.len().try_into().unwrap_or(u32::MAX),
         instructions_address: program.as_ptr().expose_provenance() as u64,
@@ -177,13 +177,7 @@ fn load(kind: u32, attach_type: u32, instructions: &[u64]) -> io::Result<OwnedFd
         ..LoadAttributes::default()
     };
     // SAFETY: bpf(2) reads `attributes`, whose size is given, and what the addresses in it refer to, which all live until it returns.
-    let result = unsafe {
-        libc::syscall(libc::SYS_bpf, BPF_PROG_LOAD, &raw const attributes, size_of::<LoadAttributes>())
-    };
-    let descriptor = RawFd::try_from(result).ok().filter(|descriptor| *descriptor >= 0);
-    let descriptor = descriptor.ok_or_else(io::Error::last_os_error)?;
-    // SAFETY: the kernel has just made it for the caller, and nobody else knows it.
-    Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
+    unsafe { make(BPF_PROG_LOAD, &mut attributes) }
 }
 
 /// Puts `socket` at `index` of a sockmap whose values have eight bytes (BPF_MAP_UPDATE_ELEM).
@@ -215,7 +209,7 @@ pub(super) fn cookie(map: BorrowedFd<'_>, index: u32) -> io::Result<Option<u64>>
 }
 
 fn element(command: libc::c_long, map: BorrowedFd<'_>, index: u32, value: u64, flags: u64) -> io::Result<()> {
-    let attributes = ElementAttributes {
+    let mut attributes = ElementAttributes {
         map: map.as_raw_fd().cast_unsigned(),
         padding: 0,
         key_address: (&raw const index).expose_provenance() as u64,
@@ -224,25 +218,22 @@ fn element(command: libc::c_long, map: BorrowedFd<'_>, index: u32, value: u64, f
     };
     // SAFETY: bpf(2) reads `attributes`, whose size is given, and the key; the callers see to it that the value has eight bytes. All live
     // until it returns.
-    let result = unsafe {
-        libc::syscall(libc::SYS_bpf, command, &raw const attributes, size_of::<ElementAttributes>())
-    };
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    unsafe { call(command, &mut attributes).map(drop) }
 }
 
-const BPF_MAP_LOOKUP_ELEM: libc::c_long = 1;
+pub(super) const BPF_MAP_LOOKUP_ELEM: libc::c_long = 1;
 const BPF_MAP_UPDATE_ELEM: libc::c_long = 2;
 const BPF_MAP_DELETE_ELEM: libc::c_long = 3;
 
 /// The part of `union bpf_attr` that commands on an element of a map read.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
-struct ElementAttributes {
-    map: u32,
-    padding: u32,
-    key_address: u64,
-    value_address: u64,
-    flags: u64,
+pub(super) struct ElementAttributes {
+    pub(super) map: u32,
+    pub(super) padding: u32,
+    pub(super) key_address: u64,
+    pub(super) value_address: u64,
+    pub(super) flags: u64,
 }
 
 /// Loads a program that copies a socket from one sockmap to another, which user space cannot: it is told cookies alone. The indices are in
@@ -310,12 +301,7 @@ pub(super) fn copy_socket(copier: BorrowedFd<'_>, from: u32, to: u32) -> io::Res
     };
     // SAFETY: bpf(2) reads and writes `attributes`, whose size is given, and reads `packet` and `context`, whose sizes stand in it; all live
     // until it returns.
-    let result = unsafe {
-        libc::syscall(libc::SYS_bpf, BPF_PROG_TEST_RUN, &raw mut attributes, size_of::<TestAttributes>())
-    };
-    if result < 0 {
-        return Err(io::Error::last_os_error());
-    }
+    unsafe { call(BPF_PROG_TEST_RUN, &mut attributes)? };
     match attributes.result.cast_signed() {
         0 => Ok(()),
         errno => Err(io::Error::from_raw_os_error(errno.saturating_neg())),
@@ -366,45 +352,6 @@ struct UpdateAttributes {
     old_program: u32,
 }
 
-/// The result of a test run of an sk_lookup program.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) struct TestRun {
-    /// The program's return value: `SK_DROP` or `SK_PASS`.
-    pub(super) verdict: u32,
-    /// The cookie of the socket that was chosen; 0 if none was.
-    pub(super) cookie: u64,
-}
-
-/// Runs `program` once as if a packet from `from` to `to` had arrived (BPF_PROG_TEST_RUN; for sk_lookup programs Linux
-/// 5.13). The addresses must be of one family. Needs CAP_BPF and CAP_NET_ADMIN.
-pub(super) fn test_run(
-    program: BorrowedFd<'_>,
-    protocol: Protocol,
-    from: SocketAddr,
-    to: SocketAddr,
-) -> io::Result<TestRun> {
-    let mut context = TestedPacket::new(protocol, from, to);
-    let mut attributes = TestAttributes {
-        program: program.as_raw_fd().cast_unsigned(),
-        context_in: size_of::<TestedPacket>().try_into().unwrap_or(u32::MAX),
-        context_out: size_of::<TestedPacket>().try_into().unwrap_or(u32::MAX),
-        context_in_address: (&raw const context).expose_provenance() as u64,
-        context_out_address: (&raw mut context).expose_provenance() as u64,
-        ..TestAttributes::default()
-    };
-    // SAFETY: bpf(2) reads and writes `attributes`, whose size is given, and `context`, whose size stands in it twice;
-    // both live until it returns.
-    let result = unsafe {
-        libc::syscall(libc::SYS_bpf, BPF_PROG_TEST_RUN, &raw mut attributes, size_of::<TestAttributes>())
-    };
-    if result < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: `context` was handed to the kernel as a raw pointer; it is read back as one.
-    let cookie = unsafe { ptr::read_volatile(&raw const context.cookie) };
-    Ok(TestRun { verdict: attributes.result, cookie })
-}
-
 /// The ids of the sk_lookup programs that are attached to the network namespace, in the order of attaching
 /// (BPF_PROG_QUERY). Needs CAP_NET_ADMIN.
 pub(super) fn attached_to(netns: BorrowedFd<'_>) -> io::Result<Vec<u32>> {
@@ -418,12 +365,7 @@ pub(super) fn attached_to(netns: BorrowedFd<'_>) -> io::Result<Vec<u32>> {
     };
     // SAFETY: bpf(2) reads and writes `attributes`, whose size is given, and at most `count` elements of `ids`; both live
     // until it returns.
-    let result = unsafe {
-        libc::syscall(libc::SYS_bpf, BPF_PROG_QUERY, &raw mut attributes, size_of::<QueryAttributes>())
-    };
-    if result < 0 {
-        return Err(io::Error::last_os_error());
-    }
+    unsafe { call(BPF_PROG_QUERY, &mut attributes)? };
     // SAFETY: `ids` was handed to the kernel as a raw pointer; it is read back as one, initialised before.
     let ids = unsafe { ptr::read_volatile(&raw const ids) };
     Ok(ids.into_iter().take(attributes.count as usize).collect())
@@ -447,70 +389,22 @@ struct QueryAttributes {
     padding: u32,
 }
 
-const BPF_PROG_TEST_RUN: libc::c_long = 10;
-
-/// `struct bpf_sk_lookup` of linux/bpf.h as user space sees it.
-#[derive(Clone, Copy, Debug, Default)]
-#[repr(C)]
-struct TestedPacket {
-    cookie: u64,
-    family: u32,
-    protocol: u32,
-    remote_ip4: [u8; 4],
-    remote_ip6: [u8; 16],
-    remote_port: [u8; 2],
-    reserved: u16,
-    local_ip4: [u8; 4],
-    local_ip6: [u8; 16],
-    /// In host byte order, unlike the remote one.
-    local_port: u32,
-    ingress_interface: u32,
-    padding: u32,
-}
-
-impl TestedPacket {
-    fn new(protocol: Protocol, from: SocketAddr, to: SocketAddr) -> Self {
-        let mut lookup = Self {
-            protocol: match protocol {
-                Protocol::Tcp => libc::IPPROTO_TCP.cast_unsigned(),
-                Protocol::Udp => libc::IPPROTO_UDP.cast_unsigned(),
-            },
-            remote_port: from.port().to_be_bytes(),
-            local_port: to.port().into(),
-            ..Self::default()
-        };
-        match (from, to) {
-            (SocketAddr::V4(from), SocketAddr::V4(to)) => {
-                lookup.family = libc::AF_INET.cast_unsigned();
-                lookup.remote_ip4 = from.ip().octets();
-                lookup.local_ip4 = to.ip().octets();
-            }
-            (SocketAddr::V6(from), SocketAddr::V6(to)) => {
-                lookup.family = libc::AF_INET6.cast_unsigned();
-                lookup.remote_ip6 = from.ip().octets();
-                lookup.local_ip6 = to.ip().octets();
-            }
-            // The kernel refuses family 0.
-            _ => {}
-        }
-        lookup
-    }
-}
+pub(super) const BPF_PROG_TEST_RUN: libc::c_long = 10;
 
 /// The part of `union bpf_attr` that BPF_PROG_TEST_RUN reads.
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C)]
-struct TestAttributes {
-    program: u32,
-    result: u32,
-    data_in: u32,
-    data_out: u32,
-    data_in_address: u64,
-    data_out_address: u64,
-    repeat: u32,
-    duration: u32,
-    context_in: u32,
-    context_out: u32,
-    context_in_address: u64,
-    context_out_address: u64,
+pub(super) struct TestAttributes {
+    pub(super) program: u32,
+    pub(super) result: u32,
+    pub(super) data_in: u32,
+    pub(super) data_out: u32,
+    pub(super) data_in_address: u64,
+    pub(super) data_out_address: u64,
+    pub(super) repeat: u32,
+    pub(super) duration: u32,
+    pub(super) context_in: u32,
+    pub(super) context_out: u32,
+    pub(super) context_in_address: u64,
+    pub(super) context_out_address: u64,
 }

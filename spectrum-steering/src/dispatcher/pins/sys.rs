@@ -4,9 +4,13 @@
 
 use std::ffi::CString;
 use std::io;
-use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
+
+use crate::dispatcher::sys::{
+    BPF_MAP_LOOKUP_ELEM, BPF_OBJ_GET_INFO_BY_FD, ElementAttributes, InfoAttributes, call, make,
+};
 
 /// The purpose for which an object is opened.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -29,53 +33,36 @@ struct PathAttributes {
     flags: u32,
 }
 
-const BPF_MAP_LOOKUP_ELEM: libc::c_long = 1;
 const BPF_OBJ_PIN: libc::c_long = 6;
 const BPF_OBJ_GET: libc::c_long = 7;
-const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
 
 /// Makes `object` the file `path` of a BPF file system: it lives for as long as that.
 pub(super) fn pin(object: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
     let path = CString::new(path.as_os_str().as_bytes())?;
-    let attributes = PathAttributes {
+    let mut attributes = PathAttributes {
         path_address: path.as_ptr().expose_provenance() as u64,
         descriptor: object.as_raw_fd().cast_unsigned(),
         flags: 0,
     };
     // SAFETY: bpf(2) reads `attributes`, whose size is given, and the path, which ends with a zero; both live until it returns.
-    let result = unsafe {
-        libc::syscall(libc::SYS_bpf, BPF_OBJ_PIN, &raw const attributes, size_of::<PathAttributes>())
-    };
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    unsafe { call(BPF_OBJ_PIN, &mut attributes).map(drop) }
 }
 
 /// The object that is the file `path`. Programs and links are not to be had for reading alone.
 pub(super) fn open(path: &Path, access: Access) -> io::Result<OwnedFd> {
     let path = CString::new(path.as_os_str().as_bytes())?;
-    let attributes = PathAttributes {
+    let mut attributes = PathAttributes {
         path_address: path.as_ptr().expose_provenance() as u64,
         descriptor: 0,
         flags: if access == Access::Read { READ_ONLY } else { 0 },
     };
     // SAFETY: as above.
-    let result = unsafe {
-        libc::syscall(libc::SYS_bpf, BPF_OBJ_GET, &raw const attributes, size_of::<PathAttributes>())
-    };
-    let descriptor = RawFd::try_from(result).ok().filter(|descriptor| *descriptor >= 0);
-    let descriptor = descriptor.ok_or_else(io::Error::last_os_error)?;
-    // SAFETY: the kernel has just made it for the caller, and nobody else knows it.
-    Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
+    unsafe { make(BPF_OBJ_GET, &mut attributes) }
 }
 
 /// The first words of what the kernel tells of an object: its type and its id; of a link then its program's id, a word without meaning,
 /// and the inode of its network namespace, 0 where it is attached to none.
 pub(super) fn told_of(object: BorrowedFd<'_>) -> io::Result<[u32; 5]> {
-    #[repr(C)]
-    struct InfoAttributes {
-        descriptor: u32,
-        length: u32,
-        address: u64,
-    }
     // struct bpf_prog_info, bpf_map_info or bpf_link_info; whoever asks with less gets less. Eight bytes are its alignment.
     let mut told = [0_u64; 3];
     let mut attributes = InfoAttributes {
@@ -85,12 +72,7 @@ pub(super) fn told_of(object: BorrowedFd<'_>) -> io::Result<[u32; 5]> {
     };
     // SAFETY: bpf(2) reads and writes `attributes`, whose size is given, and at most `length` bytes of `told`; both live until it
     // returns.
-    let result = unsafe {
-        libc::syscall(libc::SYS_bpf, BPF_OBJ_GET_INFO_BY_FD, &raw mut attributes, size_of::<InfoAttributes>())
-    };
-    if result < 0 {
-        return Err(io::Error::last_os_error());
-    }
+    unsafe { call(BPF_OBJ_GET_INFO_BY_FD, &mut attributes)? };
     // SAFETY: `told` was handed to the kernel as a raw pointer; it is read back as one, initialised before.
     let told = unsafe { std::ptr::read_volatile(&raw const told) };
     let mut words = [0; 5];
@@ -102,15 +84,7 @@ pub(super) fn told_of(object: BorrowedFd<'_>) -> io::Result<[u32; 5]> {
 
 /// Reads what `map`, whose keys have four bytes, holds for `key` to `value`, which is as long as its values; whether it holds anything.
 pub(super) fn element(map: BorrowedFd<'_>, key: u32, value: &mut [u8]) -> io::Result<bool> {
-    #[repr(C)]
-    struct ElementAttributes {
-        map: u32,
-        padding: u32,
-        key_address: u64,
-        value_address: u64,
-        flags: u64,
-    }
-    let attributes = ElementAttributes {
+    let mut attributes = ElementAttributes {
         map: map.as_raw_fd().cast_unsigned(),
         padding: 0,
         key_address: (&raw const key).expose_provenance() as u64,
@@ -119,19 +93,10 @@ pub(super) fn element(map: BorrowedFd<'_>, key: u32, value: &mut [u8]) -> io::Re
     };
     // SAFETY: bpf(2) reads `attributes`, whose size is given, and four bytes of `key`, and writes as many bytes of `value` as a value of
     // the map has, which is its length; all of them live until it returns.
-    let result = unsafe {
-        libc::syscall(
-            libc::SYS_bpf,
-            BPF_MAP_LOOKUP_ELEM,
-            &raw const attributes,
-            size_of::<ElementAttributes>(),
-        )
-    };
-    if result >= 0 {
-        return Ok(true);
-    }
-    match io::Error::last_os_error() {
-        error if error.raw_os_error() == Some(libc::ENOENT) => Ok(false),
-        error => Err(error),
+    let read = unsafe { call(BPF_MAP_LOOKUP_ELEM, &mut attributes) };
+    match read {
+        Ok(_) => Ok(true),
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(false),
+        Err(error) => Err(error),
     }
 }

@@ -1,6 +1,8 @@
 //! What may be asked of a dispatcher, also from another thread than the one that changes it. Changes nothing, but that a test run
 //! counts as a packet.
 
+mod sys;
+
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -10,10 +12,11 @@ use aya::maps::{MapData, PerCpuArray};
 use spectrum_common::{Counts, Page, RegisteredId};
 
 use super::placed_sockets::PlacedSockets;
-use super::{DispatcherError, FormerCounts, Steered, sys};
+use super::sys::PodCounts;
+use super::{DispatcherError, FormerCounts, Steered};
 use crate::model::{DestinationId, Protocol};
 
-pub(super) type PacketCounters = PerCpuArray<MapData, sys::PodCounts>;
+pub(super) type PacketCounters = PerCpuArray<MapData, PodCounts>;
 
 /// A dispatcher as it was when this was cloned, and its program and counters as they are. Clones share these, and keep them
 /// loaded: not attached.
