@@ -2,27 +2,22 @@
 //! not permitted to make. Decides nothing.
 
 use std::collections::{BTreeSet, HashMap};
-use std::fmt;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::sync_channel;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::message::{DialPlace, FromWorker, Told, WorkerQuestion};
+use super::waiters::Waiters;
 use super::wire::Frame;
 use crate::model::Hop;
 use spectrum_proxy::{HostFile, OwnBindings, PrivilegedSocket};
 
 /// The time for an answer. The thread that looks origins up waits for it.
 const PATIENCE: Duration = Duration::from_secs(2);
-
-/// So many questions may wait for their answers. Of more, those are forgotten that have waited for too long.
-const MOST: usize = 4096;
-const TOO_LONG: Duration = Duration::from_secs(30);
 
 /// So many places are remembered, with the ways that lead from there.
 const REMEMBERED: usize = 16_384;
@@ -31,33 +26,19 @@ const REMEMBERED: usize = 16_384;
 #[derive(Debug)]
 pub(super) struct Asking {
     frames: UnboundedSender<Frame>,
-    next: AtomicU64,
-    waiting: Mutex<HashMap<u64, Asker>>,
-}
-
-/// Who waits for an answer, and the files that come with it, and since when.
-struct Asker {
-    since: Instant,
-    take: Box<dyn FnOnce(Told, Vec<OwnedFd>) + Send>,
-}
-
-impl fmt::Debug for Asker {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Asker").field("since", &self.since).finish_non_exhaustive()
-    }
+    waiters: Waiters<Box<dyn FnOnce(Told, Vec<OwnedFd>) + Send>>,
 }
 
 impl Asking {
     /// One whose questions go by `frames`.
     pub(super) fn by(frames: UnboundedSender<Frame>) -> Self {
-        Self { frames, next: AtomicU64::default(), waiting: Mutex::default() }
+        Self { frames, waiters: Waiters::default() }
     }
 
-    /// The answer to the question of this number.
+    /// The answer to the question of this number, and the files that come with it.
     pub(super) fn told(&self, number: u64, told: Told, files: Vec<OwnedFd>) {
-        let asker = self.waiting().remove(&number);
-        if let Some(asker) = asker {
-            (asker.take)(told, files);
+        if let Some(take) = self.waiters.take(number) {
+            take(told, files);
         }
     }
 
@@ -106,26 +87,11 @@ impl Asking {
 
     /// Has `take` called with the answer to `question`, or dropped where there will be none.
     fn ask_for(&self, question: WorkerQuestion, take: impl FnOnce(Told, Vec<OwnedFd>) + Send + 'static) {
-        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        let number = self.waiters.number();
         let Ok(frame) = Frame::of(&FromWorker::Ask(number, question), Vec::new()) else { return };
-        let (since, take) = (Instant::now(), Box::new(take));
-        {
-            let mut waiting = self.waiting();
-            if waiting.len() >= MOST {
-                waiting.retain(|_, asker| since.duration_since(asker.since) < TOO_LONG);
-            }
-            if waiting.len() >= MOST {
-                return;
-            }
-            waiting.insert(number, Asker { since, take });
+        if self.waiters.enter(number, Box::new(take)).is_ok() && self.frames.send(frame).is_err() {
+            drop(self.waiters.take(number));
         }
-        if self.frames.send(frame).is_err() {
-            self.waiting().remove(&number);
-        }
-    }
-
-    fn waiting(&self) -> MutexGuard<'_, HashMap<u64, Asker>> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

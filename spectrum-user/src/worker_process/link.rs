@@ -1,12 +1,10 @@
 //! The steerer's end of the stream to its worker process: what is asked there, and answers to what is asked here. Any thread
 //! may ask. Every wait for an answer has a bound; who does not answer is of no use any more.
 
-use std::collections::HashMap;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::net::UnixStream;
@@ -15,6 +13,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::AbortHandle;
 
 use super::message::{FromWorker, Order, ToWorker, Told, WorkerAnswer, WorkerQuestion};
+use super::waiters::{Unwaited, Waiters};
 use super::wire::{Frame, HeardPart, Incoming, Outgoing, halves_after};
 
 /// The longest message that is taken from the worker process, in bytes: the states of the origins of thousands of services.
@@ -104,9 +103,7 @@ pub(crate) struct HandedLink {
 /// The things that both tasks and whoever asks know.
 #[derive(Debug)]
 struct Shared {
-    next: AtomicU64,
-    /// Those who wait for an answer; `None` when there will be no more.
-    waiting: Mutex<Option<HashMap<u64, Asker>>>,
+    waiters: Waiters<Asker>,
     /// The reason for which it is over, once it is.
     over: watch::Sender<Option<String>>,
 }
@@ -162,7 +159,7 @@ impl Link {
     ) -> io::Result<Self> {
         let _on_it = host.enter();
         let HandedLink { stream, next, heard, awaited } = handed;
-        let (waiting, awaited): (HashMap<_, _>, Vec<_>) = awaited
+        let (waiting, awaited): (Vec<_>, Vec<_>) = awaited
             .into_iter()
             .map(|number| {
                 let (tell, answer) = oneshot::channel();
@@ -173,11 +170,8 @@ impl Link {
         stream.set_nonblocking(true)?;
         let (outgoing, incoming) = halves_after(UnixStream::from_std(stream)?, LONGEST, heard);
         let (frames, to_send) = mpsc::channel(WAITING);
-        let shared = Arc::new(Shared {
-            next: AtomicU64::new(next),
-            waiting: Mutex::new(Some(waiting)),
-            over: watch::Sender::new(None),
-        });
+        let shared =
+            Arc::new(Shared { waiters: Waiters::after(next, waiting), over: watch::Sender::new(None) });
         let leaving = watch::Sender::new(Leaving::Not);
         let (all_said, said) = oneshot::channel();
         let (all_heard, heard) = oneshot::channel();
@@ -232,10 +226,10 @@ impl Link {
             Ok(Err(_gone)) => return Err(LinkError::Ended),
             Err(_elapsed) => return Err(LinkError::Silent(SETTLING)),
         };
-        let awaited = shared.waiting().iter().flat_map(HashMap::keys).copied().collect();
+        let awaited = shared.waiters.numbers();
         shared.end("another process speaks with it".to_owned());
         let (stream, heard) = incoming.hand_on().map_err(|error| LinkError::Untold(error.to_string()))?;
-        Ok(HandedLink { stream, next: shared.next.load(Ordering::Relaxed), heard, awaited })
+        Ok(HandedLink { stream, next: shared.waiters.next(), heard, awaited })
     }
 
     /// The answers to what another process has begun; once.
@@ -360,10 +354,6 @@ fn settled(answer: WorkerAnswer) -> Result<WorkerAnswer, LinkError> {
 }
 
 impl Shared {
-    fn waiting(&self) -> MutexGuard<'_, Option<HashMap<u64, Asker>>> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Tells it by `frames` what to do. `asker` gets the answer.
     fn tell(
         &self,
@@ -372,23 +362,26 @@ impl Shared {
         files: Vec<OwnedFd>,
         asker: Asker,
     ) -> Result<(), LinkError> {
-        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        let number = self.waiters.number();
         let frame = Frame::of(&ToWorker::Do(number, command), files)
             .map_err(|error| LinkError::Untold(error.to_string()))?;
-        match self.waiting().as_mut() {
-            Some(waiting) => waiting.insert(number, asker),
-            None => return Err(LinkError::Ended),
-        };
-        frames.try_send(frame).map_err(|error| match error {
-            mpsc::error::TrySendError::Full(_) => LinkError::Untold("it takes nothing".to_owned()),
-            mpsc::error::TrySendError::Closed(_) => LinkError::Ended,
+        self.waiters.enter(number, asker).map_err(|why| match why {
+            Unwaited::Ended => LinkError::Ended,
+            Unwaited::TooMany => LinkError::Untold("too much waits for an answer".to_owned()),
+        })?;
+        frames.try_send(frame).map_err(|error| {
+            drop(self.waiters.take(number));
+            match error {
+                mpsc::error::TrySendError::Full(_) => LinkError::Untold("it takes nothing".to_owned()),
+                mpsc::error::TrySendError::Closed(_) => LinkError::Ended,
+            }
         })
     }
 
     /// Nobody will get an answer any more. The first reason is the one that is told.
     fn end(&self, why: String) {
         // Those who wait hear of it by what is dropped.
-        drop(self.waiting().take());
+        self.waiters.end();
         self.over.send_if_modified(|now| {
             let is_first = now.is_none();
             now.get_or_insert(why);
@@ -439,9 +432,8 @@ async fn hear(
         };
         match came {
             Ok(Some((FromWorker::Answer(number, answer), _files))) => {
-                let asker = shared.waiting().as_mut().and_then(|waiting| waiting.remove(&number));
                 // Who asked may have lost patience.
-                match asker {
+                match shared.waiters.take(number) {
                     Some(Asker::Task(asker)) => drop(asker.send(answer)),
                     Some(Asker::Thread(asker)) => drop(asker.try_send(answer)),
                     None => {}

@@ -9,6 +9,7 @@ mod message;
 mod moving;
 mod process;
 mod serving;
+mod waiters;
 mod wire;
 
 pub(crate) use calls::NewListeners;
