@@ -1,4 +1,4 @@
-//! `lint`: formatting, clippy for host and kernel, documentation, tidy and dependencies; one line per step, a step's
+//! `lint`: formatting, clippy for host and kernel, the tests' crate alone, documentation, tidy and dependencies; one line per step, a step's
 //! output only when it fails. Repairs nothing.
 
 use std::env;
@@ -56,6 +56,10 @@ pub(crate) fn lint(options: &LintOptions, consent: Consent) -> Result<ExitCode> 
             "-D",
             "warnings",
         ]))
+    });
+    // The soak builds it alone. What others of the workspace switch on of its dependencies hides there what it does not.
+    report.step("tests alone", || {
+        quiet(&mut workspace::cargo(["check", "--package", "spectrum-tests", "--bins"]))
     });
     report.step("clippy for BPF", || {
         quiet(&mut ebpf::clippy(workspace::root(), &workspace::machine(), &["--", "-D", "warnings"])?)
