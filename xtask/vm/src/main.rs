@@ -23,7 +23,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Instant;
 
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Context as _, Result, anyhow, bail};
 use clap::{Parser, Subcommand};
 
 use xtask::build::{self, executables};
@@ -96,6 +96,9 @@ struct VmtestOptions {
     /// Print an object for each kernel
     #[arg(long)]
     json: bool,
+    /// Instead of what is run otherwise: this suite, whole; may be given several times. Those that need what only Debian has skip
+    #[arg(long, value_name = "NAME")]
+    suite: Vec<String>,
     /// Only say what is missing, and install nothing
     #[arg(long)]
     no_install: bool,
@@ -141,7 +144,7 @@ fn vmtest(options: &VmtestOptions) -> Result<ExitCode> {
     setup::ready(&purposes, Consent::unless(options.no_install))?;
     let started = Instant::now();
     let fetched = fetch::fetch(&kernels, &Cache::open()?)?;
-    let machine = Machine::prepare(&options.arguments)?;
+    let machine = Machine::prepare(&options.suite, &options.arguments)?;
     println!("prepared in {} s", started.elapsed().as_secs());
     let reports = machine.run_all(&kernels, &fetched)?;
     println!("{} kernels in {} s", reports.len(), started.elapsed().as_secs());
@@ -170,11 +173,18 @@ struct Machine {
 }
 
 impl Machine {
-    fn prepare(arguments: &[String]) -> Result<Self> {
+    fn prepare(suites: &[String], arguments: &[String]) -> Result<Self> {
         build::spectrum_user()?;
         let mut tests =
             executables(&mut workspace::cargo(["test", "--no-run", "--package", "spectrum-tests"]))?;
-        tests.retain(|test| RUN.contains(&test.name.as_str()));
+        if let Some(unknown) = suites.iter().find(|suite| tests.iter().all(|test| test.name != **suite)) {
+            let names: Vec<&str> = tests.iter().map(|test| test.name.as_str()).collect();
+            bail!("there is no suite {unknown}; there are {}", names.join(", "));
+        }
+        tests.retain(|test| match suites {
+            [] => RUN.contains(&test.name.as_str()),
+            named => named.contains(&test.name),
+        });
         let work = workspace::target_dir().join("vmtest");
         fs::create_dir_all(&work).with_context(|| format!("create {}", work.display()))?;
         let payload = Payload {
