@@ -50,12 +50,19 @@ struct Contest {
     goal: f64,
 }
 
-const CONTESTS: [Contest; 3] = [
+const CONTESTS: [Contest; 4] = [
     Contest {
         case: "refused SYN",
         peer: Subject { name: "accept and reset", caller: Caller::Refused, start: over_limit },
         ours: Subject { name: "policy, refuse", caller: Caller::Refused, start: refusing },
         goal: 0.3,
+    },
+    // What is left of both is the client's own.
+    Contest {
+        case: "refused SYN, floor",
+        peer: Subject { name: "closed port", caller: Caller::Refused, start: closed },
+        ours: Subject { name: "policy, refuse", caller: Caller::Refused, start: refusing },
+        goal: 1.2,
     },
     Contest {
         case: "silenced SYN",
@@ -159,6 +166,13 @@ fn silencing(bench: &Bench, interrupt: &Interrupt) -> Result<Server> {
 
 fn open_to_all(bench: &Bench, interrupt: &Interrupt) -> Result<Server> {
     serve(&bench.program, "open", "", "", interrupt)
+}
+
+/// Somewhere else.
+fn closed(bench: &Bench, interrupt: &Interrupt) -> Result<Server> {
+    let route = ["route", "add", "local", "192.0.2.0/24", "dev", "lo", "src", CLIENT];
+    shell::stdout(Command::new("ip").args(route))?;
+    Server::start(Command::new(&bench.plain_listener).arg("127.0.0.1:7777"), interrupt)
 }
 
 /// A rate that nobody comes near.
