@@ -22,11 +22,14 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// So many places are remembered, with the ways that lead from there.
 const REMEMBERED: usize = 16_384;
 
+/// Takes the answer to a question, and the files that come with it.
+type Taker = Box<dyn FnOnce(Told, Vec<OwnedFd>) + Send>;
+
 /// Asks the steerer.
 #[derive(Debug)]
 pub(super) struct Asking {
     frames: UnboundedSender<Frame>,
-    waiters: Waiters<Box<dyn FnOnce(Told, Vec<OwnedFd>) + Send>>,
+    waiters: Waiters<Taker>,
 }
 
 impl Asking {
