@@ -27,6 +27,7 @@ pub mod instance;
 pub mod judged;
 pub mod maps;
 pub mod memory;
+pub mod mmdb;
 pub mod name_server;
 pub mod netlink;
 pub mod netns;

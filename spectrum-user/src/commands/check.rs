@@ -134,6 +134,9 @@ fn write(view: &PlanView, config: &Config, out: &mut impl Write) -> io::Result<(
         for judged in &view.policies_judged {
             writeln!(out, "  judged over {judged}")?;
         }
+        for database in &view.databases {
+            writeln!(out, "  by {}", database.line())?;
+        }
     }
 
     writeln!(out, "\ndestinations: {}", view.destinations.len())?;

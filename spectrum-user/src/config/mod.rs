@@ -30,7 +30,7 @@ pub use keys::{KeyChange, Keys, SaidBy, SaidKey, ServiceKeys, changes};
 pub use mode::ModeChoice;
 pub use nat::NatChoice;
 pub use origin_places::OriginPlaces;
-pub use policy_places::PolicyPlaces;
+pub use policy_places::{PolicyPlace, PolicyPlaces, ReadDatabase};
 pub use protocols::Protocols;
 pub use repair_limit::RepairLimit;
 pub use schema::schema;

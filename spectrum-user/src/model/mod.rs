@@ -10,6 +10,7 @@ mod registered_socket;
 mod resource;
 mod service;
 mod socket_source;
+mod source_group;
 
 pub use announcing::{AnnounceCondition, Announcing};
 pub use bgp_daemon::{BgpDaemon, PassedOn};
@@ -20,6 +21,7 @@ pub use registered_socket::RegisteredSocket;
 pub use resource::{Resource, ResourceKind};
 pub use service::{Service, registered};
 pub use socket_source::{ParseSocketSourceError, SocketHolder, SocketSource};
+pub use source_group::{ParseSourceGroupError, SourceGroup};
 pub use spectrum_common::{
     Destination, DestinationId, Family, Hop, ParseAddressAndPortError, ParsePortRangeError, ParsePrefixError,
     ParseProtocolError, ParseServiceNameError, PortRange, Prefix, Protocol, ServiceName, VisibleWriter,
@@ -33,5 +35,5 @@ pub use spectrum_proxy::model::{
     TrustedProxies, UdpPolicy, UniqueIds, Weight, WeightError,
 };
 pub use spectrum_steering::model::{
-    Binding, InterfaceName, OnDeny, SourceEntry, SourcePolicy, SourceRate, SourceRule,
+    Binding, InterfaceName, OnDeny, SourceEntry, SourcePolicy, SourceRate, SourceRule, SourceTie,
 };

@@ -34,7 +34,7 @@ pub use service::{
     DatagramsView, DrainingView, EjectionPlan, EndedView, HealthPlan, RecordsPlan, ServicePlan, ServiceView,
     SessionsView, SpreadView,
 };
-pub use source_policy::SourcePolicyPlan;
+pub use source_policy::{DatabasePlan, SourcePolicyPlan};
 pub use surroundings::{Conflict, Surroundings, bridges_to_rules};
 
 use std::collections::BTreeMap;

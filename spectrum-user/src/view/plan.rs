@@ -9,7 +9,7 @@ use super::OriginPlan;
 use super::announcement::AnnouncingPlan;
 use super::making::millis;
 use super::service::{RecordsPlan, ServicePlan};
-use super::source_policy::{SourcePolicyPlan, judged};
+use super::source_policy::{DatabasePlan, SourcePolicyPlan, judged};
 use crate::config::Config;
 use crate::model::{
     Destination, DestinationId, Family, PortRange, Prefix, Protocol, Service, ServiceName, Target,
@@ -87,6 +87,9 @@ pub struct PlanView {
     /// Where that is judged on the paths that there may be.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub policies_judged: Vec<String>,
+    /// The databases whose networks they name.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub databases: Vec<DatabasePlan>,
     /// By id.
     pub destinations: Vec<DestinationPlan>,
     /// In the order of precedence.
@@ -196,6 +199,7 @@ impl PlanView {
             services: services.collect(),
             policies: SourcePolicyPlan::all(&plan.policies),
             policies_judged: judged(config, plan),
+            databases: DatabasePlan::all(config),
             destinations: plan.destinations.iter().map(DestinationPlan::of).collect(),
             bindings: plan.bindings.iter().map(|planned| BindingView::of(plan, planned)).collect(),
             routes: plan.routes.clone(),

@@ -92,7 +92,8 @@ pub struct DeniedView {
 /// The first moment that RFC 3339 cannot write.
 const YEAR_10000: Duration = Duration::from_hours(70_389_528);
 
-fn written(time: SystemTime) -> String {
+/// The time as RFC 3339 has it.
+pub(super) fn written(time: SystemTime) -> String {
     let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
     let last = YEAR_10000.saturating_sub(Duration::from_secs(1));
     format_rfc3339_seconds(UNIX_EPOCH + since.min(last)).to_string()

@@ -1,8 +1,12 @@
 //! The source policies in the view, and where they are judged. Judges nobody.
 
+use std::collections::BTreeMap;
+use std::time::{Duration, UNIX_EPOCH};
+
 use serde::Serialize;
 
-use crate::config::{Config, FirewallChoice, ModeChoice};
+use super::run_time::written;
+use crate::config::{Config, FirewallChoice, ModeChoice, ReadDatabase};
 use crate::model::{InterfaceName, SourceRule};
 use crate::plan::{Plan, Policies};
 
@@ -67,6 +71,43 @@ impl SourcePolicyPlan {
         let rate = rate.iter().map(|rate| format!("rate {rate}"));
         let interfaces = (!interfaces.is_empty()).then(|| format!("interfaces {}", interfaces.join(" ")));
         counts.chain(on_deny).chain(rate).chain(interfaces).collect::<Vec<_>>().join(", ")
+    }
+}
+
+/// A database of networks, and what policies take from it.
+#[derive(Clone, Debug, Default, Eq, PartialEq, Serialize)]
+pub struct DatabasePlan {
+    /// Its file.
+    pub file: String,
+    /// Its type, as it says itself.
+    pub kind: String,
+    /// The time at which it was made.
+    pub built: String,
+    /// The countries and autonomous systems that policies name, and the number of networks of each.
+    pub networks: BTreeMap<String, usize>,
+}
+
+impl DatabasePlan {
+    /// The databases that were read for `config`.
+    pub(super) fn all(config: &Config) -> Vec<Self> {
+        let of = |database: &ReadDatabase| Self {
+            file: database.path.display().to_string(),
+            kind: database.kind.clone(),
+            built: written(UNIX_EPOCH.checked_add(Duration::from_secs(database.built)).unwrap_or(UNIX_EPOCH)),
+            networks: database.groups.iter().map(|(group, count)| (group.to_string(), *count)).collect(),
+        };
+        config.policy_places.databases().iter().map(of).collect()
+    }
+
+    /// What it says, on one line.
+    #[must_use]
+    pub fn line(&self) -> String {
+        let Self { file, kind, built, networks } = self;
+        let networks: Vec<String> =
+            networks.iter().map(|(group, count)| format!("{group} {count} networks")).collect();
+        let networks =
+            if networks.is_empty() { "nothing is taken from it".to_owned() } else { networks.join(", ") };
+        format!("{file} ({kind} of {built}): {networks}")
     }
 }
 

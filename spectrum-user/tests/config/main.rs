@@ -4,11 +4,15 @@
 use std::path::Path;
 
 use proptest::prelude::*;
-use spectrum_user::config::{Config, ConfigError, ModeChoice};
+use spectrum_user::config::{Config, ConfigError, ModeChoice, PolicyPlace};
 use spectrum_user::model::{Balance, DatagramHeader, HealthProbe, LogFormat, Question, Target};
 
 mod bad;
+mod databases;
 mod keys;
+#[path = "../../../tests/src/mmdb.rs"]
+#[allow(unreachable_pub, reason = "it is a part of another crate, too")]
+mod mmdb;
 
 fn parse(text: &str) -> Result<Config, ConfigError> {
     Config::parse(Path::new("spectrum.toml"), text).map(|planned| planned.config)
@@ -288,7 +292,7 @@ fn lists_of_prefixes_are_read_and_told_by_their_lines() {
     assert_eq!(policies.common.entries().len(), 6);
     let (_, entry) = policies.decisive(&"a".parse().unwrap(), "10.128.0.1".parse().unwrap()).unwrap();
     let place = planned.config.policy_places.of(None, &policies.common, entry).unwrap();
-    assert_eq!(place, (list.as_path(), 3));
+    assert_eq!(place, PolicyPlace::Line { file: list.as_path(), line: 3 });
 
     std::fs::write(&list, "10.0.0.0/9\n10.0.0.1/8\nnonsense\n").unwrap();
     let error = Config::load(&file).unwrap_err().to_string();

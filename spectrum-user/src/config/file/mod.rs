@@ -3,6 +3,7 @@
 
 mod announcing;
 mod binding;
+mod databases;
 mod defaults;
 mod file_set;
 mod health;
@@ -88,7 +89,7 @@ impl Config {
     }
 
     /// The configuration that `texts` contain, each of a file, as they were read before: no file is read but lists of
-    /// prefixes.
+    /// prefixes and databases.
     ///
     /// # Errors
     /// Any of their problems.
@@ -97,12 +98,12 @@ impl Config {
     }
 
     /// The configuration that `text` contains, which was read from `path`. What it includes is not read, nor
-    /// lists of prefixes.
+    /// lists of prefixes and databases.
     ///
     /// # Errors
     /// Every problem there is; while the text is not TOML, every place where it is not.
     pub fn parse(path: &Path, text: &str) -> Result<Planned, ConfigError> {
-        understood(&Texts::begin(path, text), Vec::new(), SHOWN_ELEMENTS, |_| Ok(Vec::new()))
+        understood(&Texts::begin(path, text), Vec::new(), SHOWN_ELEMENTS, |_| Ok(None))
     }
 }
 
@@ -244,7 +245,7 @@ fn read(texts: &Texts<'_>, root: &DeTable<'_>, problems: &Problems<'_>, read_lis
     if let Some(typed) = file.take("include") {
         include(typed);
     }
-    let lists = Lists::read_by(read_list);
+    let lists = Lists::read_by(read_list, root);
     let mut common = file.take("policy").map(|typed| DescribedSources::read(typed, &lists, Whose::All));
     let xdp = common.as_mut().and_then(DescribedSources::xdp);
     let announce = file.take("announce");

@@ -48,6 +48,7 @@ const HOMES: &[(&str, &str)] = &[
     ("listen", "[admin]"),
     ("local-origins", "[[service]]"),
     ("min-ttl", "[resolver]"),
+    ("mmdb", "[policy]"),
     ("mode", "[dispatcher]"),
     ("nat", "[dispatcher]"),
     ("netns", "[instance]"),

@@ -1,20 +1,22 @@
 //! Whom services let in: `[policy]`, and `policy` of a service, with the lists that they name. Lets nobody in itself.
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::io;
 use std::path::Path;
 
 use spectrum_common::Interfaces;
+use toml::de::DeTable;
 
+use super::databases::{Database, Databases};
 use super::section::Typed;
 use super::source;
 use super::xdp::DescribedXdp;
 use crate::config::error::Problems;
-use crate::config::policy_places::{EntryPlace, PolicyPlaces};
+use crate::config::policy_places::{EntryPlace, PolicyPlaces, ReadDatabase};
 use crate::model::{
-    InterfaceName, OnDeny, ParsePrefixError, Prefix, ServiceName, SourceEntry, SourcePolicy, SourceRate,
-    SourceRule,
+    InterfaceName, OnDeny, ParsePrefixError, Prefix, ServiceName, SourceEntry, SourceGroup, SourcePolicy,
+    SourceRate, SourceRule, SourceTie,
 };
 use crate::plan::{OwnPolicy, Policies};
 
@@ -30,28 +32,46 @@ const INTERFACE: &str = "the name of an interface such as \"eth0\"";
 
 const PREFIX: &str = "a prefix such as \"203.0.113.0/24\", or { file = \"denied.txt\" }";
 
-/// The lists of a configuration: how one is read, and where the entries of all stand.
+/// The lists and databases of a configuration: how one is read, and where the entries of all stand.
 pub(super) struct Lists {
     read: ReadList,
+    databases: RefCell<Databases>,
     places: RefCell<PolicyPlaces>,
 }
 
-/// How a list is read; where a text alone is understood, none is.
-pub(super) type ReadList = fn(&Path) -> io::Result<Vec<u8>>;
+/// How a list or a database is read; where a text alone is understood, none is.
+pub(super) type ReadList = fn(&Path) -> io::Result<Option<Vec<u8>>>;
 
 impl Lists {
-    pub(super) fn read_by(read: ReadList) -> Self {
-        Self { read, places: RefCell::default() }
+    /// Those of the file that is `root`.
+    pub(super) fn read_by(read: ReadList, root: &DeTable<'_>) -> Self {
+        let databases = RefCell::new(Databases::wanted_by(root));
+        Self { read, databases, places: RefCell::default() }
     }
 
     pub(super) fn into_places(self) -> PolicyPlaces {
         self.places.into_inner()
     }
+
+    /// Reads the databases that `typed` names.
+    fn read_databases(&self, typed: Typed<'_, '_>) {
+        let (mut databases, mut places) = (self.databases.borrow_mut(), self.places.borrow_mut());
+        databases.read(typed, self.read);
+        for Database { path, walked } in databases.all() {
+            places.watch(path);
+            places.add_database(ReadDatabase {
+                path: path.as_path().into(),
+                kind: walked.kind.clone(),
+                built: walked.built,
+                groups: BTreeMap::new(),
+            });
+        }
+    }
 }
 
-/// The list at `path`.
-pub(super) fn read_list(path: &Path) -> io::Result<Vec<u8>> {
-    source::read(path, 0).map(|read| read.bytes)
+/// The list or database at `path`.
+pub(super) fn read_list(path: &Path) -> io::Result<Option<Vec<u8>>> {
+    source::read(path, 0).map(|read| Some(read.bytes))
 }
 
 /// The one that a policy is of.
@@ -108,6 +128,9 @@ impl DescribedSources {
         }
         if whose == Whose::All {
             described.xdp = section.take("xdp").map(DescribedXdp::read);
+            if let Some(typed) = section.take("mmdb") {
+                lists.read_databases(typed);
+            }
         }
         let mut entries = Vec::new();
         for (key, rule) in [("allow", SourceRule::Allow), ("deny", SourceRule::Deny)] {
@@ -124,16 +147,22 @@ impl DescribedSources {
                         element.refuse("names no file; write { file = \"denied.txt\" }");
                     }
                     table.finish();
+                } else if let Some(group) = element.value().as_str().and_then(SourceGroup::typed) {
+                    match group {
+                        Ok(group) => look_up(element, group, rule, lists, &mut entries),
+                        Err(error) => element.refuse(error),
+                    }
                 } else if let Some(prefix) = element.parsed(PREFIX) {
                     let file = element.file().map_or(0, |path| lists.places.borrow_mut().file(path));
                     let line = u32::try_from(element.line()).unwrap_or(u32::MAX);
                     let entry = SourceEntry { prefix, rule };
-                    let place = EntryPlace { file, line };
+                    let place = EntryPlace::Line { file, line };
                     entries.push(DescribedEntry { entry, place, offset: element.offset() });
                 }
             }
         }
         section.finish();
+        prefer_systems(&mut entries);
         let bare: Vec<SourceEntry> = entries.iter().map(|described| described.entry).collect();
         match SourcePolicy::of(&bare) {
             Ok(policy) => described.policy = policy,
@@ -145,14 +174,12 @@ impl DescribedSources {
                     };
                     let places = lists.places.borrow();
                     let shown = |one: &DescribedEntry| places.shown(one.place).unwrap_or_default();
+                    let (prefix, cure) = (tie.prefix, cure(tie, [allowed.place, denied.place]));
                     let (allowed, by) = (shown(allowed), shown(denied));
                     typed.refuse_at(
                         denied.offset,
                         "deny",
-                        format_args!(
-                            "{} is allowed in {allowed} and denied in {by}; remove one of them",
-                            tie.prefix
-                        ),
+                        format_args!("{prefix} is allowed {allowed} and denied {by}; {cure}"),
                     );
                 }
             }
@@ -167,6 +194,55 @@ impl DescribedSources {
     }
 }
 
+/// Adds the networks of `group`, which `element` names.
+fn look_up(
+    element: Typed<'_, '_>,
+    group: SourceGroup,
+    rule: SourceRule,
+    lists: &Lists,
+    entries: &mut Vec<DescribedEntry>,
+) {
+    let databases = lists.databases.borrow();
+    let Some((number, networks)) = databases.networks(element, group) else { return };
+    let database = u32::try_from(number).unwrap_or(u32::MAX);
+    lists.places.borrow_mut().add_group(database, group, networks.len());
+    let place = EntryPlace::Network { database, group };
+    let offset = element.offset();
+    entries.extend(networks.iter().map(|prefix| DescribedEntry {
+        entry: SourceEntry { prefix: *prefix, rule },
+        place,
+        offset,
+    }));
+}
+
+/// Where a country and an autonomous system have the very same network, and one is allowed and the other denied, the system is the
+/// narrower word: nobody could mend what two databases say.
+fn prefer_systems(entries: &mut Vec<DescribedEntry>) {
+    let is_of = |described: &DescribedEntry, is_system: bool| match described.place {
+        EntryPlace::Line { .. } => false,
+        EntryPlace::Network { group, .. } => matches!(group, SourceGroup::AutonomousSystem(_)) == is_system,
+    };
+    let systems: HashSet<Prefix> =
+        entries.iter().filter(|one| is_of(one, true)).map(|one| one.entry.prefix).collect();
+    if !systems.is_empty() {
+        entries.retain(|one| !is_of(one, false) || !systems.contains(&one.entry.prefix));
+    }
+}
+
+/// What to do about a prefix that is allowed and denied at these places. A network of a database cannot be removed.
+fn cure(tie: &SourceTie, places: [EntryPlace; 2]) -> String {
+    let is_line = |place: &EntryPlace| matches!(place, EntryPlace::Line { .. });
+    let longest = if tie.prefix.address().is_ipv4() { 32 } else { 128 };
+    if places.iter().all(is_line) || !places.iter().any(is_line) || tie.prefix.length() == longest {
+        return "remove one of them".to_owned();
+    }
+    let half = Prefix::containing(tie.prefix.address(), tie.prefix.length() + 1);
+    let half = half.map_or_else(|_longest| String::new(), |half| half.to_string());
+    format!(
+        "remove one of them, or write the two halves of the prefix, {half} and the other, which then decide"
+    )
+}
+
 /// Adds what the list at `path` has, which `element` names.
 fn read_listed(
     element: Typed<'_, '_>,
@@ -179,7 +255,7 @@ fn read_listed(
     let path = directory.join(path);
     let shown = path.display();
     let bytes = match (lists.read)(&path) {
-        Ok(bytes) => bytes,
+        Ok(bytes) => bytes.unwrap_or_default(),
         Err(error) => {
             let cure = match error.kind() {
                 io::ErrorKind::NotFound => "; make it, or take it out",
@@ -201,7 +277,7 @@ fn read_listed(
         match parsed(typed) {
             Ok(prefix) => entries.push(DescribedEntry {
                 entry: SourceEntry { prefix, rule },
-                place: EntryPlace { file, line: number },
+                place: EntryPlace::Line { file, line: number },
                 offset: element.offset(),
             }),
             Err(error) => {

@@ -8,6 +8,7 @@ use std::num::NonZeroU16;
 use spectrum_common::{Counts, DenyReason, Refusal};
 
 use super::misunderstood;
+use crate::config::PolicyPlace;
 use crate::control::{ControlError, Decider, ExplainQuery, Explanation, Outcome, Treatment};
 use crate::instance::exit_code::FAILURE;
 use crate::model::{
@@ -186,9 +187,15 @@ impl Present {
                     .get(service)
                     .and_then(|own| self.config.policy_places.of(Some(service), &own.sources, entry)),
             };
-            let place =
-                place.map_or_else(String::new, |(path, line)| format!(" in {}:{line}", path.display()));
-            Some(format!("{source} is denied by {}{place}{silent}", entry.prefix))
+            let prefix = entry.prefix;
+            let by = match place {
+                Some(PolicyPlace::Line { file, line }) => format!("{prefix} in {}:{line}", file.display()),
+                Some(PolicyPlace::Network { database, group }) => {
+                    format!("deny {group}, network {prefix} of {}", database.name())
+                }
+                None => prefix.to_string(),
+            };
+            Some(format!("{source} is denied by {by}{silent}"))
         });
         entry.unwrap_or_else(|| format!("{source} is denied"))
     }
