@@ -9,12 +9,14 @@ use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
 use humantime::format_duration;
+use serde::Serialize;
 use tokio::runtime;
 
 use super::answer::print;
 use super::ask::running_configuration;
 use super::difference::Difference;
 use super::exit;
+use super::held_denials::HeldDenials;
 use crate::cli::CheckArgs;
 use crate::config::{Config, Planned};
 use crate::instance::{Numbered, code, look_up, origins_of, own_bindings};
@@ -30,6 +32,15 @@ use spectrum_proxy::{OriginWatch, ResolveError};
 /// The time that looking up all names together may take.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// A plan, and what a running instance holds beside it.
+#[derive(Debug, Serialize)]
+struct Checked {
+    #[serde(flatten)]
+    plan: PlanView,
+    #[serde(skip_serializing_if = "HeldDenials::is_empty")]
+    at_run_time: HeldDenials,
+}
+
 /// Prints the plan of a good configuration; a bad one is the error.
 pub(super) fn check(args: &CheckArgs) -> anyhow::Result<()> {
     let Planned { config, plan } = Config::load(&args.config)?;
@@ -37,15 +48,23 @@ pub(super) fn check(args: &CheckArgs) -> anyhow::Result<()> {
     if args.resolve {
         refuse_unresolved(&config, &plan)?;
     }
-    let view = PlanView::of(&config, &plan, &table);
-    print("write the plan", &view, args.instance.json, |mut out| write(&view, &config, &mut out))
+    let view = Checked {
+        plan: PlanView::of(&config, &plan, &table),
+        at_run_time: HeldDenials::beside(&config, &args.instance),
+    };
+    print("write the plan", &view, args.instance.json, |mut out| {
+        write(&view.plan, &config, &mut out)?;
+        view.at_run_time.write(out)
+    })
 }
 
 /// Prints what a reload would change of a running instance, and says by the exit code whether anything.
 pub(super) fn difference(args: &CheckArgs) -> ExitCode {
     let found = || {
         let planned = Config::load(&args.config)?;
+        let at_run_time = HeldDenials::beside(&planned.config, &args.instance);
         let difference = Difference::of(running_configuration(&args.instance)?, planned);
+        let difference = Difference { at_run_time, ..difference };
         print("write the difference", &difference, args.instance.json, |out| difference.write(out))?;
         anyhow::Ok(difference.is_none())
     };

@@ -5,6 +5,7 @@ use std::io::{self, Write};
 
 use serde::Serialize;
 
+use super::held_denials::HeldDenials;
 use crate::config::{Config, KeyChange, Keys, Planned, SaidBy, ServiceKeys, changes};
 use crate::control::RunningConfiguration;
 use crate::model::{Binding, Destination, Service};
@@ -38,6 +39,9 @@ pub(super) struct Difference {
     pub(super) listeners: ListenerChanges,
     pub(super) files_added: Vec<String>,
     pub(super) files_removed: Vec<String>,
+    /// What was said at run time, which a reload keeps: no difference.
+    #[serde(skip_serializing_if = "HeldDenials::is_empty")]
+    pub(super) at_run_time: HeldDenials,
 }
 
 /// What becomes of listeners.
@@ -123,7 +127,8 @@ impl Difference {
             writeln!(out, "a reload would be refused: {reason}")?;
         }
         if self.is_none() {
-            return writeln!(out, "a reload would change nothing");
+            writeln!(out, "a reload would change nothing")?;
+            return self.at_run_time.write(out);
         }
         for change in &self.keys {
             writeln!(out, "{change}")?;
@@ -143,7 +148,8 @@ impl Difference {
         list(out, "listeners new", new)?;
         list(out, "listeners closed", closed)?;
         list(out, "files added", &self.files_added)?;
-        list(out, "files removed", &self.files_removed)
+        list(out, "files removed", &self.files_removed)?;
+        self.at_run_time.write(out)
     }
 }
 

@@ -11,6 +11,7 @@ mod confined;
 mod difference;
 mod doctor;
 mod exit;
+mod held_denials;
 mod logging;
 mod pinned;
 mod run;

@@ -4,6 +4,8 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use spectrum_common::DenyReason;
+
 use crate::model::{Records, ServiceName};
 use crate::observe::DeniedClient;
 use crate::view::Published;
@@ -40,6 +42,9 @@ pub(super) async fn read(mut samples: DenialSamples, published: Published) {
             let Some(destination) = now.plan.destination(denied.destination) else { continue };
             let service = &destination.service;
             let DeniedPacket { client, dialled, reason, packets, destination: _ } = denied;
+            if reason == DenyReason::Denied {
+                now.run_time.count(&now.plan.policies, service, client.ip(), packets);
+            }
             now.denied.add(service, &DeniedClient { client, dialled, reason, packets }, at);
             if now.config.log.of(service).records != Some(Records::None)
                 && let Some(packets) = lines.of(service, packets, at)

@@ -38,6 +38,8 @@ pub struct HeldDenial {
     pub uid: Option<u32>,
     /// The moment at which it was said.
     pub since: SystemTime,
+    /// The packets of its clients that were turned away by it, as far as samples tell.
+    pub packets: u64,
 }
 
 /// All that holds.
@@ -94,7 +96,8 @@ impl Denials {
         let until = time.and_then(|time| now.checked_add(time));
         let mut change = DenialChange::default();
         for key in keys {
-            let held = self.entries.get(&key).map(|one| one.rule);
+            let before = self.entries.get(&key);
+            let (held, packets) = (before.map(|one| one.rule), before.map_or(0, |one| one.packets));
             let next = match (word, held) {
                 (DenyWord::Deny, _) => Some(SourceRule::Deny),
                 (DenyWord::Except, _) => Some(SourceRule::Allow),
@@ -110,7 +113,8 @@ impl Denials {
                 change.changed += 1;
                 change.judges_otherwise = true;
             }
-            let next = next.map(|rule| HeldDenial { rule, until, uid, since });
+            let packets = if next == held { packets } else { 0 };
+            let next = next.map(|rule| HeldDenial { rule, until, uid, since, packets });
             let before = self.set(&key, next);
             change.before.push((key, before));
         }
@@ -145,6 +149,13 @@ impl Denials {
     pub fn adopt(&mut self, kept: impl IntoIterator<Item = (DenialKey, HeldDenial)>) {
         for (key, denial) in kept.into_iter().take(Self::MOST) {
             self.set(&key, Some(denial));
+        }
+    }
+
+    /// So many packets more were turned away by the word on `key`, if that holds still.
+    pub fn count(&mut self, key: &DenialKey, packets: u64) {
+        if let Some(held) = self.entries.get_mut(key) {
+            held.packets = held.packets.saturating_add(packets);
         }
     }
 
@@ -264,6 +275,24 @@ mod tests {
         let (common, own, is_in_use) = denials.policies();
         assert!(common.is_empty() && is_in_use);
         assert_eq!(own.len(), 1, "the place of one that was named is kept");
+    }
+
+    #[test]
+    fn packets_are_counted_for_as_long_as_the_word_is_the_same() {
+        let mut denials = Denials::default();
+        let packets = |denials: &Denials| denials.get(&key("10.0.0.1")).map(|held| held.packets);
+        let deny = |denials: &mut Denials, word| denials.say(word, [key("10.0.0.1")], None, None).unwrap();
+        denials.count(&key("10.0.0.1"), 7);
+        assert_eq!(packets(&denials), None, "of what nobody said");
+        deny(&mut denials, DenyWord::Deny);
+        denials.count(&key("10.0.0.1"), 7);
+        deny(&mut denials, DenyWord::Deny);
+        denials.count(&key("10.0.0.1"), u64::MAX);
+        assert_eq!(packets(&denials), Some(u64::MAX), "said once more, and no overflow");
+        let change = deny(&mut denials, DenyWord::Except);
+        assert_eq!(packets(&denials), Some(0));
+        denials.take_back(change);
+        assert_eq!(packets(&denials), Some(u64::MAX));
     }
 
     #[test]

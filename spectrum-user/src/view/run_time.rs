@@ -67,7 +67,7 @@ impl RunTimeView {
 }
 
 /// The words that hold of one prefix.
-#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 pub struct DeniedView {
     /// The service; none: all of them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -87,6 +87,9 @@ pub struct DeniedView {
     /// The user that said it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub uid: Option<u32>,
+    /// The packets of its clients that were turned away by it, as far as samples tell; none where there are none, or it turns nobody away.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub packets: Option<u64>,
 }
 
 /// The first moment that RFC 3339 cannot write.
@@ -113,9 +116,9 @@ impl RunTimePresent {
         RunTimeView { denied, excepted, unsaved: self.damage.get() }
     }
 
-    /// All that holds.
+    /// All that holds, with how many packets each turned away if that `is_sampled`.
     #[must_use]
-    pub fn listed(&self) -> Vec<DeniedView> {
+    pub fn listed(&self, is_sampled: bool) -> Vec<DeniedView> {
         let held: Vec<_> = self.denials.lock().iter().map(|(key, denial)| (key.clone(), *denial)).collect();
         let view = |((service, prefix), denial): (crate::model::DenialKey, HeldDenial)| {
             let (until, left) = end_of(&denial).unzip();
@@ -127,9 +130,25 @@ impl RunTimePresent {
                 left_ms: left.map(super::making::millis),
                 since: written(denial.since),
                 uid: denial.uid,
+                packets: (is_sampled && denial.rule == SourceRule::Deny).then_some(denial.packets),
             }
         };
         held.into_iter().map(view).collect()
+    }
+
+    /// So many packets of `source` to `service` were turned away as denied: counts them for what was said at run time, where that did it.
+    pub fn count(&self, policies: &Policies, service: &ServiceName, source: IpAddr, packets: u64) {
+        if !self.sources.is_in_use {
+            return;
+        }
+        let Some((EntrySource::RunTime, scope, entry)) = self.sources.decisive(policies, service, source)
+        else {
+            return;
+        };
+        if entry.rule == SourceRule::Deny {
+            let name = (scope == PolicyScope::Own).then(|| service.clone());
+            self.denials.lock().count(&(name, entry.prefix), packets);
+        }
     }
 
     /// The command that decides on clients of `service` at `source`, with when that ends; none where what `policies` say decides.

@@ -26,6 +26,9 @@ const TOGETHER: Duration = Duration::from_millis(5);
 /// So many lines that make no sense are told of one by one.
 const TOLD: usize = 10;
 
+/// How exact the packets of a prefix are.
+const SAMPLED: &str = "PACKETS are sampled: exact while a CPU turns away one in a tick (1 to 10 ms) at most, estimates in a flood";
+
 /// The words typed or read, word by word.
 #[derive(Debug)]
 struct Said<'a> {
@@ -224,22 +227,31 @@ pub(crate) fn denied(args: &DeniedArgs) -> anyhow::Result<()> {
     print(OP, &denied, instance.json, |out| write(&denied, out))
 }
 
+/// The words that hold in the running instance that is meant; none where there is none, or it does not answer.
+pub(in crate::commands) fn denied_by_running(instance: &InstanceArgs) -> Vec<DeniedView> {
+    ask(instance, &Request::Denied).unwrap_or_default()
+}
+
 fn write(denied: &Denied, out: &mut dyn Write) -> io::Result<()> {
     let Denied { entries, packets, unsaved } = denied;
     if entries.is_empty() {
         writeln!(out, "nobody is denied at run time")?;
     } else {
-        let mut columns = Columns::of(["WORD", "PREFIX", "SERVICE", "LEFT", "SINCE", "BY"]);
-        for DeniedView { service, prefix, word, until: _, left_ms, since, uid } in entries {
+        let mut columns = Columns::of(["WORD", "PREFIX", "SERVICE", "PACKETS", "LEFT", "SINCE", "BY"]);
+        for DeniedView { service, prefix, word, until: _, left_ms, since, uid, packets } in entries {
             let left = left_ms.map_or_else(
                 || "-".to_owned(),
                 |left| humantime::format_duration(Duration::from_secs(left.div_ceil(1_000))).to_string(),
             );
             let by = uid.map_or_else(|| "-".to_owned(), |uid| format!("user {uid}"));
             let service = service.as_deref().unwrap_or("all");
-            columns.row([word, prefix, service, &left, since, &by]);
+            let packets = packets.map_or_else(|| "-".to_owned(), |packets| packets.to_string());
+            columns.row([word, prefix, service, &packets, &left, since, &by]);
         }
         columns.write(out, "")?;
+        if entries.iter().any(|entry| entry.packets.is_some()) {
+            writeln!(out, "{SAMPLED}")?;
+        }
     }
     for (service, reasons) in packets {
         let reasons = reasons.iter().filter(|(_, count)| **count > 0);
@@ -265,6 +277,7 @@ mod tests {
             left_ms,
             since: "2026-01-01T00:00:00Z".to_owned(),
             uid: Some(0),
+            packets: (word == "deny").then_some(12),
         };
         let denied = Denied {
             entries: vec![
@@ -278,9 +291,10 @@ mod tests {
         write(&denied, &mut written).unwrap();
         assert_eq!(
             String::from_utf8(written).unwrap(),
-            "WORD    PREFIX           SERVICE  LEFT  SINCE                 BY\n\
-             deny    192.0.2.0/24     all      1m    2026-01-01T00:00:00Z  user 0\n\
-             except  2001:db8::7/128  games    -     2026-01-01T00:00:00Z  user 0\n\
+            "WORD    PREFIX           SERVICE  PACKETS  LEFT  SINCE                 BY\n\
+             deny    192.0.2.0/24     all           12  1m    2026-01-01T00:00:00Z  user 0\n\
+             except  2001:db8::7/128  games          -  -     2026-01-01T00:00:00Z  user 0\n\
+             PACKETS are sampled: exact while a CPU turns away one in a tick (1 to 10 ms) at most, estimates in a flood\n\
              turned away from games, by the configuration too: 7 denied\n\
              the disk is full\n"
         );

@@ -21,7 +21,7 @@ use serde::de::DeserializeOwned;
 
 use self::candidates::listed;
 pub(super) use self::completion::complete;
-pub(super) use self::denials::{allow, denied, deny};
+pub(super) use self::denials::{allow, denied, denied_by_running, deny};
 pub(super) use self::register::{register, unregister, weight};
 use self::selection::{LISTED, ShownServices, Summary};
 pub(super) use self::top_sources::top_sources;

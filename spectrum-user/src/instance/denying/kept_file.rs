@@ -270,7 +270,7 @@ fn text(held: &[Entry]) -> String {
     let (now, clock) = (Instant::now(), SystemTime::now());
     let seconds = |time: SystemTime| time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     let mut text = HEAD.to_owned();
-    for ((service, prefix), HeldDenial { rule, until, uid, since }) in held {
+    for ((service, prefix), HeldDenial { rule, until, uid, since, packets: _ }) in held {
         let word = if *rule == SourceRule::Deny { "deny" } else { "except" };
         // Writing to a String cannot fail.
         let _ = write!(text, "{word} {prefix} since={}", seconds(*since));
@@ -341,7 +341,7 @@ fn line_of(line: &str, now: Instant, clock: SystemTime) -> Option<Line> {
         _ => return None,
     };
     let prefix = words.next()?.parse().ok()?;
-    let mut denial = HeldDenial { rule, until: None, uid: None, since: UNIX_EPOCH };
+    let mut denial = HeldDenial { rule, until: None, uid: None, since: UNIX_EPOCH, packets: 0 };
     let mut service = None;
     let at = |seconds: &str| UNIX_EPOCH.checked_add(Duration::from_secs(seconds.parse().ok()?));
     for word in words {

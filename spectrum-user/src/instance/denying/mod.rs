@@ -65,6 +65,9 @@ pub(super) struct HandedDenial {
     uid: Option<u32>,
     /// In seconds since 1970.
     since: u64,
+    /// A version that does not count has none.
+    #[serde(default)]
+    packets: u64,
 }
 
 impl Denying {
@@ -119,6 +122,7 @@ impl Denying {
             left_ms: denial.until.map(|until| millis(until.saturating_duration_since(now))),
             uid: denial.uid,
             since: denial.since.duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_secs(),
+            packets: denial.packets,
         };
         self.held().into_iter().map(handed).collect()
     }
@@ -132,7 +136,7 @@ impl Denying {
             let until = handed.left_ms.and_then(|left| now.checked_add(Duration::from_millis(left)));
             let since = std::time::UNIX_EPOCH.checked_add(Duration::from_secs(handed.since));
             let since = since.unwrap_or(std::time::UNIX_EPOCH);
-            let denial = HeldDenial { rule, until, uid: handed.uid, since };
+            let denial = HeldDenial { rule, until, uid: handed.uid, since, packets: handed.packets };
             ((handed.service.clone(), handed.prefix), denial)
         };
         let held = match handed {
@@ -305,7 +309,10 @@ impl Running {
     }
 
     /// Publishes the whole table, with a place for each list of `next`.
-    async fn publish_denials(&mut self, next: &Arc<RunTimeSources>) -> anyhow::Result<()> {
+    pub(in crate::instance) async fn publish_denials(
+        &mut self,
+        next: &Arc<RunTimeSources>,
+    ) -> anyhow::Result<()> {
         let plan = Arc::clone(&self.plan);
         let before = std::mem::replace(&mut self.denying.sources, Arc::clone(next));
         let published = match self.compiled(&plan).await {
@@ -332,7 +339,8 @@ impl Running {
 impl Present {
     /// The words that hold at run time, a few at a time.
     pub(super) fn denied(&self) -> impl Iterator<Item = Vec<DeniedView>> + use<> {
-        let all = self.run_time.listed();
+        // Over TPROXY nobody samples.
+        let all = self.run_time.listed(self.mode == Some(Mode::SkLookup));
         let batches: Vec<Vec<_>> = all.chunks(BATCH).map(<[_]>::to_vec).collect();
         batches.into_iter()
     }
