@@ -6,6 +6,7 @@ mod bridges;
 mod error;
 mod foreign_socket;
 mod interfaces;
+mod link_notices;
 mod listener;
 mod listener_addresses;
 mod namespace;
@@ -29,6 +30,8 @@ pub use bridges::bridged_to_rules;
 pub use error::{Denied, NetError};
 pub use foreign_socket::{ForeignSocket, UnfitSocket, reachable_at};
 pub use interfaces::interface_index;
+#[doc(hidden)]
+pub use link_notices::LinkNotices;
 pub use listener::{ListenerGroup, ListenerOptions, Transparency};
 pub use listener_addresses::ListenerAddresses;
 pub use namespace::{NamespaceId, enter_namespace, in_throw_away_namespace, namespace_cookie};

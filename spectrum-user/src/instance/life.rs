@@ -267,6 +267,7 @@ async fn serve_until(
             left = running.leaving.over() => ServeEvent::Left(left),
             event = running.denying.next() => ServeEvent::Deny(event),
             () = running.lists.changed(), if end.at().is_none() => ServeEvent::Lists,
+            () = running.interfaces.changed() => ServeEvent::Interfaces,
         };
         match event {
             ServeEvent::Due => running.retire_due().await,
@@ -282,6 +283,7 @@ async fn serve_until(
             ServeEvent::Looked(looked) => running.looked(looked).await,
             ServeEvent::Deny(event) => running.deny(event).await,
             ServeEvent::Lists => read_lists(running, read_again).await,
+            ServeEvent::Interfaces => running.follow_interfaces().await,
             ServeEvent::Reload(asked) if end.at().is_some() => refuse_reload(asked, InstanceState::LameDuck),
             ServeEvent::Reload(ChangeAsked::Asker(asked)) if asked.request.is_about_sockets() => {
                 running.settle_sockets(asked).await;
@@ -336,6 +338,7 @@ enum ServeEvent {
     Left(Left),
     Looked(Looked),
     Deny(DenyEvent),
+    Interfaces,
     Lists,
     Reload(ChangeAsked),
 }

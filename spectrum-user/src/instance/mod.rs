@@ -12,6 +12,7 @@ mod exit_code;
 mod finding;
 mod firewall_looks;
 mod hearing;
+mod interface_watch;
 mod leaving;
 mod ledger;
 mod life;

@@ -18,6 +18,7 @@ use super::denying::Denying;
 use super::exempting::Exempting;
 use super::finding::SocketSearch;
 use super::hearing::Hearing;
+use super::interface_watch::{InterfaceIndexes, InterfaceWatch};
 use super::leaving::LeavingWorkers;
 use super::list_watch::ListWatch;
 use super::notifying::notify;
@@ -142,6 +143,8 @@ pub(super) struct Running {
     pub(super) denying: Denying,
     /// The lists of prefixes that the configuration names.
     pub(super) lists: ListWatch,
+    /// The interfaces that policies name.
+    pub(super) interfaces: InterfaceWatch,
     /// The listener that is looked at next.
     pub(super) next_listener: DestinationId,
 }
@@ -217,6 +220,7 @@ impl Running {
             repairing: Repairing::default(),
             denying: Denying::default(),
             lists: ListWatch::default(),
+            interfaces: InterfaceWatch::default(),
             next_listener: DestinationId(0),
         }
     }
@@ -368,8 +372,12 @@ impl Running {
     /// The steering table of `plan`.
     pub(super) async fn compiled(&mut self, plan: &Arc<Plan>) -> anyhow::Result<Table> {
         let (plan, stop, said) = (Arc::clone(plan), self.stop_asked.clone(), self.denying.sources());
-        let compile = move || Table::on(&plan, &said, &spectrum_steering::host::interface_index);
-        Ok(self.meanwhile(stop.unless(aside(compile))).await???)
+        let indexes = InterfaceIndexes::of(&plan);
+        let known = indexes.clone();
+        let compile = move || Table::on(&plan, &said, &|name| known.index(name));
+        let table = self.meanwhile(stop.unless(aside(compile))).await???;
+        self.interfaces.compiled(indexes);
+        Ok(table)
     }
 
     /// Shows what is there now to those who ask.
