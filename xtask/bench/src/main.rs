@@ -10,6 +10,7 @@ mod cpu;
 mod datagrams;
 mod dispatch;
 mod early;
+mod flood;
 mod frames;
 mod measured;
 mod memory;

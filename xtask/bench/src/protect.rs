@@ -16,6 +16,7 @@ use xtask::shell;
 use super::Bench;
 use super::caller::Caller;
 use super::early;
+use super::flood;
 use super::frames::SOURCE;
 use super::measured;
 use super::report::Report;
@@ -50,7 +51,7 @@ struct Contest {
     goal: f64,
 }
 
-const CONTESTS: [Contest; 4] = [
+const CONTESTS: [Contest; 5] = [
     Contest {
         case: "refused SYN",
         peer: Subject { name: "accept and reset", caller: Caller::Refused, start: over_limit },
@@ -76,6 +77,16 @@ const CONTESTS: [Contest; 4] = [
         ours: Subject { name: "policy, rate", caller: Caller::Served, start: by_rate },
         goal: 1.02,
     },
+    Contest {
+        case: "admitted connection, run time",
+        peer: Subject { name: "no policy", caller: Caller::Served, start: open_to_all },
+        ours: Subject {
+            name: "rate, 900 denied at run time",
+            caller: Caller::Served,
+            start: by_rate_and_word,
+        },
+        goal: 1.02,
+    },
 ];
 
 /// Measures every case.
@@ -94,7 +105,8 @@ pub(super) fn run(bench: &Bench, report: &mut Report) -> Result<()> {
             }
         }
     }
-    early::run(bench, report)
+    early::run(bench, report)?;
+    flood::run(bench, report)
 }
 
 fn measure(contest: &Contest, bench: &Bench) -> Result<Vec<Row>> {
@@ -179,6 +191,20 @@ fn closed(bench: &Bench, interrupt: &Interrupt) -> Result<Server> {
 fn by_rate(bench: &Bench, interrupt: &Interrupt) -> Result<Server> {
     let policy = "[policy]\nrate = \"100000/s burst 100000 per /32 /64\"\n";
     serve(&bench.program, "rate", policy, "", interrupt)
+}
+
+/// The same, where clients are denied at run time, too: all services' and the one's.
+fn by_rate_and_word(bench: &Bench, interrupt: &Interrupt) -> Result<Server> {
+    let server = by_rate(bench, interrupt)?;
+    let prefixes = |first: u8| {
+        (0..=255_u8).flat_map(move |third| [0, 128].map(|last| format!("{first}.9.{third}.{last}")))
+    };
+    for (service, first) in [(None, 10), (Some("bench"), 11)] {
+        let mut deny = Command::new(&bench.program);
+        deny.arg("deny").args(service).args(prefixes(first).take(450));
+        shell::stdout(&mut deny)?;
+    }
+    Ok(server)
 }
 
 /// One connection in a second is served and the others reset.
