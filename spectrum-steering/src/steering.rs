@@ -135,7 +135,8 @@ impl Steering {
                 SteeringPath::SkLookup => Transparency::Opaque,
                 SteeringPath::Tproxy => Transparency::Transparent,
             };
-            let options = ListenerOptions { family, protocol, sockets, transparency };
+            let options =
+                ListenerOptions { family, protocol, sockets, transparency, are_cookies_about: false };
             let group = ListenerGroup::bind(&options, &mut addresses, addresses_of.len())?;
             if let By::SkLookup(dispatcher) = &mut self.by {
                 dispatcher.register(*id, group.first())?;

@@ -38,6 +38,7 @@ on_each_path!(
     what_comes_back_at_once_is_served,
     service_with_another_answer_keeps_what_is_open,
     handshake_that_a_cookie_answered_before_a_reload_is_served_after,
+    handshake_that_a_cookie_answered_goes_on_with_who_takes_over,
     added_prefix_is_local_at_once,
     removed_prefix_is_given_up_after_the_drain,
     two_requests_at_once_are_both_done,
@@ -403,13 +404,7 @@ fn handshake_that_a_cookie_answered_before_a_reload_is_served_after(case: &mut C
     let instance = serve(case, &[Service::new("web", "hello", &bindings)], "--drain 0s");
     for (name, answer, next) in [("web", "hello", "web"), ("web", "hello", "other")] {
         go_over(case, &instance, &[Service::new(name, answer, &bindings)]);
-        for command in [
-            "add table inet held",
-            "add chain inet held out { type filter hook output priority -400 ; }",
-            "add rule inet held out tcp dport 80 tcp flags & (syn|ack|rst) == ack drop",
-        ] {
-            case.server.command(&format!("nft {command}"));
-        }
+        hold_last_acks(case);
         let mut open =
             ["192.0.2.9:80", "[2001:db8::9]:80"].map(|text| call(&case.server, target(text)).unwrap());
         let done = go_over(case, &instance, &[Service::new(next, "echo", &bindings)]);
@@ -425,6 +420,31 @@ fn handshake_that_a_cookie_answered_before_a_reload_is_served_after(case: &mut C
         }
     }
     instance.stop();
+}
+
+/// As above, and a service that was not there before takes over a part of what is dialled, whose listener has never sent a cookie.
+fn handshake_that_a_cookie_answered_goes_on_with_who_takes_over(case: &mut Case) {
+    case.server.sysctl("net/ipv4/tcp_syncookies", "2");
+    let web = Service::new("web", "hello", &["tcp 192.0.2.0/24 80", "tcp 2001:db8::/64 80"]);
+    let instance = serve(case, std::slice::from_ref(&web), "--drain 0s");
+    hold_last_acks(case);
+    let mut open = ["192.0.2.9:80", "[2001:db8::9]:80"].map(|text| call(&case.server, target(text)).unwrap());
+    let instead = Service::new("instead", "echo", &["tcp 192.0.2.0/25 80", "tcp 2001:db8::/65 80"]);
+    go_over(case, &instance, &[web, instead]);
+    case.server.command("nft delete table inet held");
+    open.iter_mut().for_each(assert_talks);
+    instance.stop();
+}
+
+/// The last packets of handshakes are lost until the table is gone.
+fn hold_last_acks(case: &Case) {
+    for command in [
+        "add table inet held",
+        "add chain inet held out { type filter hook output priority -400 ; }",
+        "add rule inet held out tcp dport 80 tcp flags & (syn|ack|rst) == ack drop",
+    ] {
+        case.server.command(&format!("nft {command}"));
+    }
 }
 
 /// True if the namespace has a local route of the prefix.

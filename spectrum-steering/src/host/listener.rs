@@ -12,6 +12,7 @@ use socket2::{Domain, Socket, Type};
 
 use super::NetError;
 use super::listener_addresses::{ListenerAddresses, loopback};
+use super::syn_cookies;
 use crate::model::{Family, Protocol};
 
 /// The receive buffer of a UDP listener, in bytes: a burst of first datagrams waits here while sockets are made for their
@@ -38,6 +39,8 @@ pub struct ListenerOptions {
     pub sockets: NonZeroUsize,
     /// Their transparency, which TPROXY demands.
     pub transparency: Transparency,
+    /// Of TCP: clients are about to answer SYN cookies that other listeners have sent.
+    pub are_cookies_about: bool,
 }
 
 /// The sockets of one destination: a `SO_REUSEPORT` group if there are several, so that the kernel spreads connections over
@@ -96,11 +99,21 @@ impl ListenerGroup {
                 socket
                     .set_reuse_address(true)
                     .map_err(|source| NetError::os("share port of", address, source, "CAP_NET_ADMIN"))?;
-                // The kernel lowers it to net.core.somaxconn.
-                socket
-                    .listen(i32::MAX)
-                    .map_err(|source| NetError::os("listen on", address, source, "CAP_NET_ADMIN"))?;
             }
+            let listen = |backlog| {
+                iter::once(&first)
+                    .chain(&rest)
+                    .try_for_each(|socket| socket.listen(backlog))
+                    .map_err(|source| NetError::os("listen on", address, source, "CAP_NET_ADMIN"))
+            };
+            if options.are_cookies_about {
+                listen(0)?;
+                syn_cookies::have_sent_one(address).map_err(|source| {
+                    NetError::os("have a SYN cookie sent by", address, source, "CAP_NET_ADMIN")
+                })?;
+            }
+            // The kernel lowers it to net.core.somaxconn.
+            listen(i32::MAX)?;
         }
         let cookies =
             iter::once(&first).chain(&rest).map(Socket::cookie).collect::<io::Result<_>>().map_err(
@@ -270,7 +283,13 @@ mod tests {
 
     fn options(family: Family, protocol: Protocol, sockets: usize) -> ListenerOptions {
         let sockets = NonZeroUsize::new(sockets).unwrap();
-        ListenerOptions { family, protocol, sockets, transparency: Transparency::Opaque }
+        ListenerOptions {
+            family,
+            protocol,
+            sockets,
+            transparency: Transparency::Opaque,
+            are_cookies_about: false,
+        }
     }
 
     fn group(family: Family, protocol: Protocol, sockets: usize) -> ListenerGroup {

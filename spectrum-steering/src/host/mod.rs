@@ -19,6 +19,7 @@ mod rp_filter;
 mod settings;
 mod silent_listener;
 mod sockets;
+mod syn_cookies;
 mod sys;
 mod tcp_listeners;
 
@@ -44,4 +45,5 @@ pub use rp_filter::strict_rp_filter;
 pub use settings::{has_ipv6, setting};
 pub use silent_listener::silent_listener;
 pub use sockets::{ListeningSocket, SocketOwner, listening_sockets, own_sockets, socket_owners};
+pub use syn_cookies::SynCookies;
 pub use tcp_listeners::{ListenQueue, listen_queues};

@@ -9,7 +9,7 @@ use super::listener_addresses::loopback;
 use crate::model::{Family, Protocol};
 
 /// A socket filter that keeps nothing: BPF_RET | BPF_K with the length 0.
-const NOTHING: [SockFilter; 1] = [SockFilter::new(0x06, 0, 0, 0)];
+pub(super) const NOTHING: [SockFilter; 1] = [SockFilter::new(0x06, 0, 0, 0)];
 
 /// A listener that the kernel gives packets to and that never has any: its filter drops each before the kernel would answer.
 ///

@@ -415,10 +415,11 @@ impl Running {
         };
         let workers = self.worker_count()?;
         let sockets = self.sockets_of_each(resources.len(), workers)?;
+        let are_cookies_about = self.syn_cookies.are_about();
         for destination in resources.iter().filter_map(destination) {
             self.stop_asked.check()?;
             let Destination { family, protocol, .. } = *destination;
-            let options = ListenerOptions { family, protocol, sockets, transparency };
+            let options = ListenerOptions { family, protocol, sockets, transparency, are_cookies_about };
             let group = ListenerGroup::bind(&options, &mut self.addresses, self.listeners.len())
                 .with_context(|| format!("listen for {destination}"))?;
             self.listeners.insert(destination.clone(), group);

@@ -45,7 +45,9 @@ use crate::registry::{Claim, Mode, Registry, StartupLock, run_dir};
 use crate::view::{InstanceState, ListenerView, Published, Seen};
 use crate::worker_process::{Begun, Host, WorkerProcess};
 use spectrum_steering::dispatcher::Dispatcher;
-use spectrum_steering::host::{Announcement, ListenerAddresses, ListenerGroup, LocalRoutes, NamespaceId};
+use spectrum_steering::host::{
+    Announcement, ListenerAddresses, ListenerGroup, LocalRoutes, NamespaceId, SynCookies,
+};
 use spectrum_steering::tproxy::{InterruptGuard, Tproxy};
 
 /// The settings that are not part of the configuration.
@@ -129,6 +131,7 @@ pub(super) struct Running {
     /// The sockets that never answer.
     pub(super) silent: BTreeMap<(Protocol, Family), Socket>,
     pub(super) addresses: ListenerAddresses,
+    pub(super) syn_cookies: SynCookies,
     pub(super) exempting: Exempting,
     pub(super) xdp: XdpLinks,
     pub(super) tproxy: Option<Tproxy>,
@@ -211,6 +214,7 @@ impl Running {
             finding: SocketSearch::default(),
             silent: BTreeMap::new(),
             addresses: ListenerAddresses::default(),
+            syn_cookies: SynCookies::now(),
             exempting: Exempting::default(),
             xdp: XdpLinks::default(),
             tproxy: None,
