@@ -44,7 +44,8 @@ impl Station {
     }
 }
 
-fn slice(target: SocketAddr, caller: Caller, length: Duration, meter: &Meter) -> Result<Sample> {
+/// Calls `target` for `length`, one client after the other.
+pub(super) fn slice(target: SocketAddr, caller: Caller, length: Duration, meter: &Meter) -> Result<Sample> {
     let started = Instant::now();
     let before = meter.read()?;
     let mut connections = 0_u32;

@@ -16,6 +16,7 @@ use xtask::shell;
 
 use super::Bench;
 use super::caller::Caller;
+use super::registered;
 use super::report::Report;
 use super::row::{Goal, Peer, Row};
 use super::slices::{self, SLICE, Sample};
@@ -23,16 +24,16 @@ use super::station::Station;
 use super::statistics::Spread;
 
 /// One address family.
-struct Case {
-    name: &'static str,
+pub(super) struct Case {
+    pub(super) name: &'static str,
     family: &'static str,
-    prefix: &'static str,
-    loopback: &'static str,
+    pub(super) prefix: &'static str,
+    pub(super) loopback: &'static str,
     iptables: &'static str,
-    target: &'static str,
+    pub(super) target: &'static str,
 }
 
-const CASES: [Case; 2] = [
+static CASES: [Case; 2] = [
     Case {
         name: "ipv4",
         family: "-4",
@@ -88,6 +89,8 @@ pub(super) fn run(bench: &Bench, report: &mut Report) -> Result<()> {
         for row in rows_of(case, &names, &samples) {
             report.add(&row);
         }
+        drop(stations);
+        registered::run(case, bench, report)?;
     }
     Ok(())
 }
@@ -144,7 +147,7 @@ fn open(name: &'static str, case: &'static Case, bench: &Bench) -> Result<Statio
 }
 
 /// The route that spectrum-user would add.
-fn route(case: &Case) -> Result<()> {
+pub(super) fn route(case: &Case) -> Result<()> {
     let arguments = [case.family, "route", "add", "local", case.prefix, "dev", "lo", "src", case.loopback];
     shell::stdout(Command::new("ip").args(arguments))?;
     Ok(())

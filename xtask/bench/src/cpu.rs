@@ -33,10 +33,14 @@ pub(super) struct Meter {
 }
 
 impl Meter {
-    /// A meter of the calling thread, of `server` with its children, and of soft interrupts.
-    pub(super) fn of(server: &Server) -> Result<Self> {
+    /// A meter of the calling thread, of `servers` with their children, and of soft interrupts.
+    pub(super) fn of(servers: &[&Server]) -> Result<Self> {
         let clock = |pid| clock_getcpuclockid(pid).context("find the CPU clock of a process");
-        let processes = processes::of(server)?.into_iter().map(clock).collect::<Result<_>>()?;
+        let mut processes = Vec::new();
+        for server in servers {
+            processes.extend(processes::of(server)?);
+        }
+        let processes = processes.into_iter().map(clock).collect::<Result<_>>()?;
         Ok(Self { processes, counts_softirq: softirq_is_apart() })
     }
 

@@ -18,6 +18,7 @@ mod processes;
 mod protect;
 mod proxy;
 mod publish;
+mod registered;
 mod report;
 mod row;
 mod slices;

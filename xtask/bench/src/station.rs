@@ -39,7 +39,7 @@ impl Station {
             .name(name.to_owned())
             .spawn(move || {
                 let begun = cpu::stay_on_one().and_then(|()| set_up(&interrupt));
-                let metered = begun.and_then(|(server, means)| Ok((Meter::of(&server)?, server, means)));
+                let metered = begun.and_then(|(server, means)| Ok((Meter::of(&[&server])?, server, means)));
                 let (meter, server, means) = match metered {
                     Ok(metered) => metered,
                     Err(error) => return drop(opened.send(Err(error))),
