@@ -18,6 +18,7 @@ mod rust;
 mod scenario;
 mod services;
 mod snapshot;
+mod sockets;
 mod unit;
 mod usage;
 mod waited;
@@ -113,6 +114,9 @@ enum Part {
     /// In a room whose init is systemd: both processes of the service, and other users
     #[command(hide = true)]
     CheckProcesses,
+    /// In a room whose init is systemd: servers that get their sockets from it, and ours that registers them
+    #[command(hide = true)]
+    CheckSockets,
     /// In a room whose init is systemd: the documented unit
     #[command(hide = true)]
     CheckUnit,
@@ -248,6 +252,7 @@ fn part(part: &Part) -> Result<ExitCode> {
         Part::CheckPackage => packaged::check(),
         Part::CheckServices => services::check(),
         Part::CheckProcesses => processes::check(),
+        Part::CheckSockets => sockets::check(),
         Part::CheckUnit => unit::check(),
         Part::Packages(options) => packages::root(options),
         Part::Room(options) => room::room(options),

@@ -104,7 +104,7 @@ pub(super) fn service(base: &Base, program: &Path, interrupt: &Interrupt) -> Res
     );
     unit::install(workspace::root(), booted.path(), interrupt)?;
     let started = Instant::now();
-    let checks = ["check-unit", "check-processes"].map(|check| format!("{CHECKER} {check}"));
+    let checks = ["check-unit", "check-processes", "check-sockets"].map(|check| format!("{CHECKER} {check}"));
     booted.run(&checks.each_ref().map(String::as_str), PATIENCE, interrupt)?;
     println!("ok: under systemd, {}", said(started.elapsed()));
     Ok(())
