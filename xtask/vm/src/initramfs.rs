@@ -27,7 +27,7 @@ const XTABLES: [(&str, &str); 3] =
 const NOT_OF_BUSYBOX: [&str; 7] = ["ash", "init", "ip", "linuxrc", "prlimit", "setpriv", "sh"];
 
 /// Modules that paths, tests and tools use, where they are modules.
-const MODULES: [&str; 33] = [
+const MODULES: [&str; 34] = [
     "inet_diag",
     "ip6table_filter",
     "ip6table_mangle",
@@ -44,6 +44,7 @@ const MODULES: [&str; 33] = [
     "nft_fib_inet",
     "nft_fib_ipv4",
     "nft_fib_ipv6",
+    "nft_hash",
     "nft_reject_inet",
     "nft_reject_ipv4",
     "nft_reject_ipv6",

@@ -52,7 +52,7 @@ const THREADS: &str = "3";
 
 /// The tests whose outcome a kernel can change. Not those that repeat for minutes what others do once, nor those of what the
 /// proxy does with connections that it has.
-const RUN: [&str; 14] = [
+const RUN: [&str; 15] = [
     "capabilities",
     "doctor",
     "harness",
@@ -62,6 +62,7 @@ const RUN: [&str; 14] = [
     "object",
     "precedence",
     "refusals",
+    "registered",
     "seeing",
     "steering",
     "tproxy",
