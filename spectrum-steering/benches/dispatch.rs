@@ -161,6 +161,7 @@ impl Spectrum {
             socket: dispatcher.admit(listener).unwrap(),
             key,
             weight: 1,
+            spare: None,
         };
         let shares: Vec<SocketShare> = (0..).zip(&listeners).map(share).collect();
         dispatcher.share(DestinationId(0), &shares).unwrap();

@@ -442,15 +442,21 @@ pub struct StatusArgs {
 
 /// Flags of `register`.
 #[derive(Args, Clone, Debug)]
-#[group(id = "process", required = true, multiple = false, args = ["pid", "pidfile", "unit"])]
+#[group(id = "process", multiple = false, args = ["pid", "pidfile", "unit", "command"])]
 pub struct RegisterArgs {
     /// Service that the file says registered = true of
     #[arg(value_name = "SERVICE")]
     pub service: String,
 
-    /// Address and port that the socket is bound to, as ss -l prints them, where the process has several that fit
+    /// Address and port that the socket is bound to, as ss -l prints them, where the process has several that fit; of sockets that are
+    /// made for a command where they are to be [default: loopback addresses]
     #[arg(value_name = "ADDR:PORT", value_parser = parse_address_and_port)]
     pub address: Option<SocketAddr>,
+
+    /// Command that gets the sockets: those that this process was passed itself (LISTEN_FDS), or else new ones, one for each protocol and
+    /// family that the service binds. It takes the place of this process, and finds them as sd_listen_fds(3) says
+    #[arg(last = true, value_name = "COMMAND", conflicts_with_all = ["json", "netns"])]
+    pub command: Vec<OsString>,
 
     /// Process that has the socket
     #[arg(long, value_name = "PID", value_parser = clap::value_parser!(u32).range(1..))]

@@ -24,8 +24,29 @@ const GLANCE: Duration = Duration::from_millis(5);
 #[derive(Debug)]
 pub struct ForeignServer {
     address: SocketAddr,
+    sockets: Vec<Serving>,
+}
+
+/// A socket and the thread that has it.
+#[derive(Debug)]
+struct Serving {
+    cookie: u64,
     over: Arc<AtomicBool>,
-    threads: Vec<JoinHandle<usize>>,
+    thread: JoinHandle<usize>,
+}
+
+impl Serving {
+    fn of(netns: &Netns, socket: &Socket, serve: impl FnOnce(&AtomicBool) -> usize + Send + 'static) -> Self {
+        let over = Arc::new(AtomicBool::new(false));
+        let own = Arc::clone(&over);
+        let cookie = socket.cookie().expect("a cookie");
+        Self { cookie, over, thread: netns.spawn(move || serve(&own)) }
+    }
+
+    fn end(self) -> usize {
+        self.over.store(true, Ordering::Release);
+        self.thread.join().expect("a server that did not panic")
+    }
 }
 
 impl ForeignServer {
@@ -37,20 +58,19 @@ impl ForeignServer {
     /// The same with so many sockets that share the port, which each have a thread.
     pub fn group(netns: &Netns, address: SocketAddr, word: &'static str, count: usize) -> Self {
         let mut address = address;
-        let mut listeners: Vec<TcpListener> = Vec::new();
+        let mut sockets = Vec::new();
         for _ in 0..count {
             let socket = netns.run(|| socket(Type::STREAM, address, count > 1));
             socket.listen(128).expect("listen");
             socket.set_nonblocking(true).expect("be told that nobody waits");
             address = socket.local_addr().expect("an address").as_socket().expect("an address of IP");
-            listeners.push(socket.into());
+            sockets.push(socket);
         }
-        let over = Arc::new(AtomicBool::new(false));
-        let threads = listeners.into_iter().map(|listener| {
-            let over = Arc::clone(&over);
-            netns.spawn(move || greet(&listener, word, &over))
+        let serving = sockets.into_iter().map(|socket| {
+            let own = socket.try_clone().expect("share a socket");
+            Serving::of(netns, &own, move |over| greet(&socket.into(), word, over))
         });
-        Self { address, threads: threads.collect(), over }
+        Self { address, sockets: serving.collect() }
     }
 
     /// Sends datagrams back from where they came to, as servers do that care.
@@ -68,11 +88,9 @@ impl ForeignServer {
     fn echoing(netns: &Netns, socket: Socket) -> Self {
         socket.set_read_timeout(Some(GLANCE)).expect("limit reading");
         let address = socket.local_addr().expect("an address").as_socket().expect("an address of IP");
-        let over = Arc::new(AtomicBool::new(false));
-        let socket = UdpSocket::from(socket);
-        let own = Arc::clone(&over);
-        let thread = netns.spawn(move || echo(&socket, &own));
-        Self { address, over, threads: vec![thread] }
+        let own = socket.try_clone().expect("share a socket");
+        let serving = Serving::of(netns, &own, move |over| echo(&socket.into(), over));
+        Self { address, sockets: vec![serving] }
     }
 
     /// The address that it is bound to.
@@ -85,9 +103,14 @@ impl ForeignServer {
         self.stop()
     }
 
+    /// Closes the socket with this cookie alone: how many it has served.
+    pub fn end_one(&mut self, cookie: u64) -> usize {
+        let at = self.sockets.iter().position(|one| one.cookie == cookie).expect("a socket of this server");
+        self.sockets.remove(at).end()
+    }
+
     fn stop(&mut self) -> Vec<usize> {
-        self.over.store(true, Ordering::Release);
-        self.threads.drain(..).map(|thread| thread.join().expect("a server that did not panic")).collect()
+        self.sockets.drain(..).map(Serving::end).collect()
     }
 }
 

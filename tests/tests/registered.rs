@@ -17,6 +17,7 @@ use spectrum_tests::foreign_server::{ForeignServer, any_of};
 use spectrum_tests::instance::{Finished, Instance, Launch};
 use spectrum_tests::netns::Netns;
 use spectrum_tests::path::Path;
+use spectrum_tests::require::{Need, met};
 use spectrum_tests::{on_every_path, on_one_path};
 
 on_every_path!(
@@ -25,6 +26,8 @@ on_every_path!(
     a_server_that_ends_is_refused_at_once_and_the_next_one_takes_its_place,
     a_reload_keeps_what_is_registered,
     an_upgrade_keeps_what_is_registered,
+    a_group_goes_on_for_as_long_as_one_of_it_is_open,
+    what_joins_a_group_goes_on_with_it,
 );
 
 on_every_path!(sockets_that_are_looked_for_are_found_again_whenever_a_server_starts);
@@ -278,6 +281,9 @@ fn sockets_that_are_looked_for_are_found_again_whenever_a_server_starts(case: &m
 }
 
 fn a_socket_of_both_families_serves_both(case: &mut Case) {
+    if !met("a_socket_of_both_families_serves_both", &[Need::Ipv6]) {
+        return;
+    }
     let text = "[[service]]\nname = \"web\"\nregistered = true\nbindings = [{ prefix = [\"192.0.2.0/24\", \"2001:db8::/64\"] }]\n";
     configure(&case.server, text);
     let _instance = case.start(CONFIG);
@@ -306,6 +312,59 @@ fn sockets_that_share_a_port_share_what_comes(case: &mut Case) {
     let counts = server.end();
     assert_eq!(counts.iter().sum::<usize>(), 64);
     assert!(counts.iter().all(|count| *count > 0), "{counts:?}");
+}
+
+/// Asserts that each of some targets is answered by `word`.
+fn assert_served(case: &mut Case, word: &str) {
+    for _ in 0..32 {
+        let target = case.any_target();
+        assert_eq!(answerer(&case.server, target), word, "{target}");
+    }
+}
+
+fn a_group_goes_on_for_as_long_as_one_of_it_is_open(case: &mut Case) {
+    let Some(instance) = start("a_group_goes_on", case, "tcp") else { return };
+    let mut server = ForeignServer::group(&case.server, any_of(case.loopback()), "one-of-four", 4);
+    register(case, server.address());
+    assert_served(case, "one-of-four");
+    let cookie = |case: &Case| u64::from_str_radix(socket(case)["cookie"].as_str().unwrap(), 16).unwrap();
+    for turn in 1..=3 {
+        let before = cookie(case);
+        // The one that stands for the others, before anybody has noticed.
+        server.end_one(before);
+        assert_served(case, "one-of-four");
+        assert_eq!(socket(case)["condition"], "up");
+        await_logged(&instance, "others of its group go on", turn);
+        assert_served(case, "one-of-four");
+        eventually("another socket of it", PATIENCE, || (cookie(case) != before).then_some(()));
+    }
+    assert_eq!(run(&case.server, "upgrade").code(), 0);
+    assert_served(case, "one-of-four");
+    server.end();
+    let target = case.any_target();
+    assert_refused(&case.server, &[target]);
+    await_logged(&instance, "clients are refused until another one is registered", 1);
+    assert_eq!(socket(case)["condition"], "gone");
+    assert_refused(&case.server, &[target]);
+}
+
+fn what_joins_a_group_goes_on_with_it(case: &mut Case) {
+    let Some(instance) = start("what_joins_a_group", case, "tcp") else { return };
+    let first = ForeignServer::group(&case.server, any_of(case.loopback()), "it", 2);
+    register(case, first.address());
+    assert_served(case, "it");
+    // As a server does that is started anew before the one before has ended.
+    let second = ForeignServer::group(&case.server, first.address(), "it", 2);
+    if case.path != Path::SkLookup {
+        // Rules lead to either, and find no socket where it is not transparent.
+        await_logged(&instance, "INFO registered destination=", 2);
+    }
+    assert_served(case, "it");
+    first.end();
+    await_logged(&instance, "INFO registered destination=", 2);
+    assert_served(case, "it");
+    assert_eq!(socket(case)["condition"], "up");
+    assert!(second.end().iter().sum::<usize>() >= 32);
 }
 
 fn a_server_that_accepts_nothing_is_told_of(case: &mut Case) {
@@ -359,7 +418,10 @@ fn what_cannot_be_registered_is_refused_with_the_reason(case: &mut Case) {
     );
     refused(&format!("web --pid {pid} --protocol udp {address}"), "no udp socket");
     refused(&format!("web --pid {} ", instance.pid()), "is a listener of this very instance");
-    refused("web", "required arguments were not provided");
+    refused(
+        "web",
+        "say whose sockets: by --pid, --pidfile or --unit; by -- and the command that is to have them",
+    );
     refused("web --pidfile /proc/version", "expected the id of a process, found \"Linux\"");
     refused(
         "web --unit there-is-none",

@@ -9,7 +9,7 @@ use std::net::{IpAddr, SocketAddr, TcpStream};
 use serde_json::Value;
 use socket2::{Domain, Socket, Type};
 use spectrum_tests::case::Case;
-use spectrum_tests::control::{CONFIG, await_logged, configure};
+use spectrum_tests::control::{CONFIG, await_logged, configure, reload};
 use spectrum_tests::datagram;
 use spectrum_tests::deadline::{PATIENCE, eventually};
 use spectrum_tests::dial::{assert_refused, call, dial_all};
@@ -24,6 +24,7 @@ on_every_path!(
     a_client_has_the_same_server_after_an_upgrade,
     every_handshake_by_a_cookie_comes_to_one_of_the_servers,
     datagrams_of_a_client_go_to_one_of_the_servers,
+    each_server_that_is_looked_for_is_found_again_beside_the_others,
 );
 
 /// An instance with a registered service `web`; `None` over iptables, which refuses it with words.
@@ -139,6 +140,79 @@ fn clients_of_a_server_that_ends_go_to_the_others_at_once(case: &mut Case) {
     await_logged(&instance, "clients are refused until another one is registered", 1);
     eventually("a status of none", PATIENCE, || (sockets(case)[0]["condition"] == "gone").then_some(()));
     drop(one);
+}
+
+/// Has an instance look for `sockets`.
+fn look_for(case: &Case, sockets: &[String]) {
+    let prefix = case.prefix();
+    configure(
+        &case.server,
+        &format!(
+            "[[service]]\nname = \"web\"\nsockets = {sockets:?}\nbindings = [{{ prefix = \"{prefix}\", ports = \"1-65535\" }}]\n"
+        ),
+    );
+}
+
+/// Waits until the sockets of `web` have these conditions and weights.
+fn await_sockets(case: &Case, expected: &[(&str, Option<u64>)]) {
+    eventually(&format!("{expected:?}"), PATIENCE, || {
+        let shown = sockets(case);
+        let shown: Vec<_> =
+            shown.iter().map(|one| (one["condition"].as_str().unwrap(), one["weight"].as_u64())).collect();
+        (shown == expected).then_some(())
+    });
+}
+
+fn each_server_that_is_looked_for_is_found_again_beside_the_others(case: &mut Case) {
+    if !matches!(case.path, Path::SkLookup | Path::TproxyNftables) {
+        return;
+    }
+    case.server.run(|| std::fs::write("/run/it.pid", format!("{}\n", std::process::id())).unwrap());
+    let [stable_port, canary_port] = [(); 2].map(|()| case.random.port());
+    let [at, canary_at] = [stable_port, canary_port].map(|port| SocketAddr::new(case.loopback(), port));
+    let source = |port: u16, weight: u16| format!("/run/it.pid tcp {port} weight {weight}");
+    let both = [source(stable_port, 3), source(canary_port, 1)];
+    look_for(case, &both);
+    let instance = case.start(CONFIG);
+    let stable = ForeignServer::tcp(&case.server, at, "stable");
+    await_sockets(case, &[("up", Some(3)), ("missing", None)]);
+    assert_eq!(answered(case, 20), BTreeMap::from([("stable".to_owned(), 20)]));
+    let finished = run(case, "status --only-wrong");
+    let missing = format!("missing: {} is looked for, and the others get its clients", both[1]);
+    assert!(finished.stdout.contains(&missing), "{finished}");
+    for _ in 0..2 {
+        let canary = ForeignServer::tcp(&case.server, canary_at, "canary");
+        await_sockets(case, &[("up", Some(3)), ("up", Some(1))]);
+        let counts = answered(case, 400);
+        // Five times the deviation that is to be expected.
+        assert!((56..=144).contains(&counts["canary"]), "{counts:?}");
+        canary.end();
+        assert_eq!(answered(case, 40), BTreeMap::from([("stable".to_owned(), 40)]));
+        await_sockets(case, &[("up", Some(3)), ("missing", None)]);
+    }
+    // The one that was first is found beside the other as well.
+    let canary = ForeignServer::tcp(&case.server, canary_at, "canary");
+    await_sockets(case, &[("up", Some(3)), ("up", Some(1))]);
+    stable.end();
+    await_sockets(case, &[("up", Some(1)), ("missing", None)]);
+    let stable = ForeignServer::tcp(&case.server, at, "stable");
+    await_sockets(case, &[("up", Some(1)), ("up", Some(3))]);
+    // Other weights, whether somebody says them or the configuration; and what that names no more leaves.
+    run(case, &format!("weight web 0 {canary_at}"));
+    await_sockets(case, &[("drained", Some(0)), ("up", Some(3))]);
+    look_for(case, &[source(stable_port, 3), source(canary_port, 5)]);
+    reload(&case.server, &instance).unwrap();
+    await_sockets(case, &[("up", Some(5)), ("up", Some(3))]);
+    look_for(case, &both[..1]);
+    reload(&case.server, &instance).unwrap();
+    await_sockets(case, &[("up", Some(3))]);
+    assert_eq!(answered(case, 40), BTreeMap::from([("stable".to_owned(), 40)]));
+    let finished = run(case, "upgrade");
+    canary.end();
+    stable.end();
+    let _again = ForeignServer::tcp(&case.server, at, "again");
+    await_sockets(case, &[("up", Some(3))]);
+    assert_eq!(answered(case, 20), BTreeMap::from([("again".to_owned(), 20)]), "{finished}");
 }
 
 /// The word of the server that answers the client of this port at `target`.

@@ -46,6 +46,7 @@ impl Servers {
             socket: dispatcher.admit(socket).unwrap(),
             key,
             weight: *weight,
+            spare: None,
         };
         let shares: Vec<SocketShare> = (0..).zip(sockets.iter().zip(weights)).map(share).collect();
         dispatcher.share(DestinationId(0), &shares).unwrap();

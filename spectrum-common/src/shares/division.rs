@@ -19,6 +19,8 @@ pub struct SocketShare {
     pub key: u64,
     /// The weight among those of the destination. One of 0 gets no new clients.
     pub weight: u16,
+    /// Another socket of the same server, which gets its clients when it is gone and no other share has a weight.
+    pub spare: Option<RegisteredId>,
 }
 
 /// The slots as they are divided among `shares`, by number. None where no share has a weight.
@@ -53,10 +55,11 @@ pub fn slots_of(shares: &[SocketShare]) -> Vec<Slot> {
             nexts.entry(*slot).or_insert(*index);
         }
     }
-    let socket = |index: usize| taking.get(index).map(|share| share.socket);
+    let share = |index: usize| taking.get(index);
     let slots = (0..).zip(firsts).filter_map(|(slot, first)| {
-        let next = nexts.get(&slot).and_then(|index| socket(*index));
-        Some(Slot::of(socket(first?)?, next))
+        let first = share(first?)?;
+        let next = nexts.get(&slot).and_then(|index| share(*index)).map(|next| next.socket);
+        Some(Slot::of(first.socket, next.or(first.spare)))
     });
     slots.collect()
 }

@@ -38,7 +38,9 @@ pub use listener_addresses::ListenerAddresses;
 pub use namespace::{NamespaceId, enter_namespace, in_throw_away_namespace, namespace_cookie};
 pub use notices::{RouteNotice, RouteNotices};
 pub use offloads::interfaces_without_gro;
-pub use process_sockets::{ProcessSockets, processes_called, processes_of_unit, sockets_of_process};
+pub use process_sockets::{
+    ProcessSockets, descendants_of, processes_called, processes_of_unit, running_units, sockets_of_process,
+};
 pub use reply_routes::ReplyRoutes;
 pub use routes::{LocalRoutes, ROUTE_PROTOCOL};
 pub use rp_filter::strict_rp_filter;

@@ -20,6 +20,9 @@ const CONTROL_GROUPS: [&str; 3] = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified", "
 /// Slices lie in slices, and no deeper.
 const DEPTH: usize = 8;
 
+/// Nobody has more.
+const MOST_DESCENDANTS: usize = 4_096;
+
 /// A process and its descriptors.
 #[derive(Debug)]
 pub struct ProcessSockets {
@@ -108,6 +111,29 @@ pub fn processes_of_unit(unit: &str) -> Result<Vec<u32>, NetError> {
     Ok(processes.into_iter().collect())
 }
 
+/// The units of systemd that have processes, as the kernel's control groups have them, in alphabetical order.
+#[must_use]
+pub fn running_units() -> Vec<String> {
+    let mut units = BTreeSet::new();
+    for top in CONTROL_GROUPS {
+        collect_units(Path::new(top), DEPTH, &mut units);
+    }
+    units.into_iter().collect()
+}
+
+fn collect_units(directory: &Path, depth: usize, units: &mut BTreeSet<String>) {
+    for group in groups_in(directory) {
+        let name = group.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        if matches!(name.rsplit_once('.'), Some((_, "service" | "scope")))
+            && group.join("cgroup.procs").is_file()
+        {
+            units.insert(name.to_owned());
+        } else if let Some(below) = depth.checked_sub(1) {
+            collect_units(&group, below, units);
+        }
+    }
+}
+
 /// The processes whose program calls itself `name`, of which the kernel keeps fifteen bytes, in ascending order.
 #[must_use]
 pub fn processes_called(name: &str) -> Vec<u32> {
@@ -121,6 +147,30 @@ pub fn processes_called(name: &str) -> Vec<u32> {
     let mut processes: Vec<u32> = ids.filter(is_called).collect();
     processes.sort_unstable();
     processes
+}
+
+/// The processes that process `pid` has started, and those that these have, the nearest first. None where the kernel does not tell.
+#[must_use]
+pub fn descendants_of(pid: u32) -> Vec<u32> {
+    let mut all = vec![pid];
+    let mut at = 0;
+    while let Some(parent) = all.get(at).copied().filter(|_| all.len() < MOST_DESCENDANTS) {
+        for child in children_of(parent) {
+            if !all.contains(&child) {
+                all.push(child);
+            }
+        }
+        at += 1;
+    }
+    all.split_off(1)
+}
+
+fn children_of(pid: u32) -> Vec<u32> {
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let children = threads.filter_map(|thread| fs::read_to_string(thread.path().join("children")).ok());
+    let ids =
+        |children: String| children.split_whitespace().filter_map(|id| id.parse().ok()).collect::<Vec<u32>>();
+    children.flat_map(ids).collect()
 }
 
 fn group_named(directory: &Path, name: &str, depth: usize) -> Option<PathBuf> {
@@ -184,6 +234,20 @@ mod tests {
         let own = fs::read_to_string("/proc/self/comm").unwrap();
         assert!(processes_called(own.trim_end()).contains(&std::process::id()));
         assert_eq!(processes_called("there-is-none-"), [0; 0]);
+    }
+
+    #[test]
+    fn who_was_started_is_a_descendant() {
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let found = descendants_of(std::process::id());
+        child.kill().unwrap();
+        child.wait().unwrap();
+        if !Path::new("/proc/self/task").join(std::process::id().to_string()).join("children").exists() {
+            println!("SKIP who_was_started_is_a_descendant: needs CONFIG_PROC_CHILDREN");
+            return;
+        }
+        assert!(found.contains(&child.id()), "{found:?}");
+        assert_eq!(descendants_of(child.id()), [0; 0]);
     }
 
     #[test]

@@ -159,7 +159,7 @@ pub const KEYS: &[KeySpec] = &[
     key("service", "origins", TextsOrTables("origin"), None, Always, "The servers to relay to"),
     key("service", "respond", Word(Responder::VARIANTS), None, Always, "A built-in answer instead of origins"),
     key("service", "registered", Truth, None, Always, "Other programs answer, whose sockets are registered by hand"),
-    key("service", "sockets", Texts, None, Always, "Sockets of other programs that are found by themselves: \"nginx.service tcp 443\""),
+    key("service", "sockets", Texts, None, Always, "Sockets of other programs that are found by themselves: \"nginx.service tcp 443\", with \"weight 9\" behind it beside others"),
     key("service", "balance", Words(Balance::VARIANTS, &["least-sessions"]), Some("\"round-robin\""), Holds::Origins, "Which origin a connection gets"),
     key("service", "health", TableOrNone("service.health"), None, Always, "Checks of its origins"),
     key("service", "ejection", Table("service.ejection"), None, Always, "When an origin is not dialled for a time"),

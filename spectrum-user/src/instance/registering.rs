@@ -15,20 +15,24 @@ use crate::control::{
     Asked, Asker, OfferedSocket, RegisterAnswer, RegisterQuery, Request, UnregisterQuery, WeightQuery,
 };
 use crate::model::{
-    Destination, DestinationId, Family, PortRange, Protocol, RegisteredSocket, ServiceName, Target, Weight,
+    Destination, DestinationId, Family, GroupSocket, PortRange, Protocol, RegisteredSocket, ServiceName,
+    SocketSource, Target, Weight,
 };
 use crate::plan::firewall::SharedSlot;
 use crate::registry::Mode;
 use crate::view::DestinationPlan;
 use spectrum_common::{RegisteredId, SocketShare, slots_of};
 use spectrum_steering::dispatcher::Dispatcher;
-use spectrum_steering::host::{ForeignSocket, NamespaceId, listening_sockets, reachable_at};
+use spectrum_steering::host::{ForeignSocket, ListeningSocket, NamespaceId, listening_sockets, reachable_at};
 
 /// The time between two looks whether they are still there.
 const GLANCE: Duration = Duration::from_secs(1);
 
 /// So many sockets share the clients of a destination at most.
 const MOST_SOCKETS: usize = 128;
+
+/// So many sockets of one group have places: one of them stands for the others when it is closed.
+const MOST_OF_A_GROUP: usize = 8;
 
 /// Only so many ranges of ports are named.
 const NAMED: usize = 4;
@@ -40,6 +44,8 @@ pub(super) struct Registered {
     pub(super) sockets: BTreeMap<Destination, Vec<RegisteredSocket>>,
     /// Those that were closed meanwhile, of destinations that have had no other since.
     pub(super) gone: BTreeMap<Destination, RegisteredSocket>,
+    /// The inodes of sockets that were seen to share a port with one of them, and nobody could take: they are tried once.
+    strange: BTreeSet<u64>,
     /// The next look.
     due: Option<Instant>,
 }
@@ -83,7 +89,7 @@ impl Registered {
 }
 
 /// A socket that was offered, or several that share a port: the kernel chooses among these, whichever of them it is told of.
-struct Offered {
+pub(super) struct Offered {
     socket: ForeignSocket,
     beside: Vec<ForeignSocket>,
     pid: u32,
@@ -101,6 +107,37 @@ impl Offered {
     fn sockets(&self) -> impl Iterator<Item = &ForeignSocket> {
         std::iter::once(&self.socket).chain(&self.beside)
     }
+
+    /// True if `registered` is one of them, or shares the port with them.
+    fn is_of(&self, registered: &RegisteredSocket) -> bool {
+        registered.address == self.socket.address()
+            || registered.group().any(|one| self.sockets().any(|socket| socket.cookie() == one.cookie))
+    }
+
+    /// The group that the kernel chooses among: those of `known` that are open, then these, of which none is known.
+    fn grouped(
+        &self,
+        known: Option<&RegisteredSocket>,
+        mut admit: impl FnMut(&ForeignSocket) -> anyhow::Result<Option<RegisteredId>>,
+    ) -> anyhow::Result<Vec<GroupSocket>> {
+        let mut group: Vec<GroupSocket> = known.into_iter().flat_map(RegisteredSocket::group).collect();
+        for socket in self.sockets() {
+            if group.len() < MOST_OF_A_GROUP && group.iter().all(|one| one.cookie != socket.cookie()) {
+                let place = admit(socket)?;
+                group.push(GroupSocket { cookie: socket.cookie(), inode: socket.inode(), place });
+            }
+        }
+        Ok(group)
+    }
+}
+
+/// What becomes of sockets that are offered.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Offer<'a> {
+    /// Their weight beside those that the destination has; `None`: they take the place of those.
+    pub(super) weight: Option<Weight>,
+    /// The words of the configuration by which they were found.
+    pub(super) source: Option<&'a SocketSource>,
 }
 
 impl Running {
@@ -132,35 +169,57 @@ impl Running {
             bail!("{op}: {} sockets were named, and {} came", query.sockets.len(), files.len());
         }
         let namespace = NamespaceId::current()?;
-        let mut offered: Vec<Offered> = Vec::new();
-        for (file, OfferedSocket { pid, command, descriptor }) in files.into_iter().zip(&query.sockets) {
+        let mut sockets = Vec::new();
+        for (file, named) in files.into_iter().zip(&query.sockets) {
+            let OfferedSocket { pid, command, descriptor } = named;
             let socket = ForeignSocket::of(file, namespace).map_err(|why| {
                 anyhow!("{op}: descriptor {descriptor} of process {pid} ({command}) is {why}")
             })?;
+            sockets.push((named.clone(), socket));
+        }
+        let offered = self.offered(sockets).context(op)?;
+        // What is closed takes nobody's part.
+        self.look_at_sockets().await;
+        let all = self.plan.destinations.iter().filter(|(_, one)| one.service == service);
+        let wanted: Vec<(DestinationId, Destination)> = all.map(|(id, one)| (*id, one.clone())).collect();
+        let offer = Offer { weight: query.weight, source: None };
+        self.register_offered(&service, &wanted, &offered, offer).await
+    }
+
+    /// The sockets with those that share a port together, if none is a listener of this instance.
+    pub(super) fn offered(
+        &self,
+        sockets: Vec<(OfferedSocket, ForeignSocket)>,
+    ) -> anyhow::Result<Vec<Offered>> {
+        let mut offered: Vec<Offered> = Vec::new();
+        for (OfferedSocket { pid, command, descriptor }, socket) in sockets {
             if self.listeners.values().any(|group| group.inodes().contains(&socket.inode())) {
                 bail!(
-                    "{op}: descriptor {descriptor} of process {pid} ({command}) is a listener of this very instance"
+                    "descriptor {descriptor} of process {pid} ({command}) is a listener of this very instance"
                 );
             }
-            if let Some(one) = offered.iter_mut().find(|one| one.shares_port_with(&socket)) {
-                one.beside.push(socket);
-            } else {
-                let (pid, command, beside) = (*pid, command.clone(), Vec::new());
-                offered.push(Offered { socket, beside, pid, command });
+            match offered.iter_mut().find(|one| one.shares_port_with(&socket)) {
+                Some(one) => one.beside.push(socket),
+                None => offered.push(Offered { socket, beside: Vec::new(), pid, command }),
             }
         }
-        let wanted: Vec<(DestinationId, Destination)> = self
-            .plan
-            .destinations
-            .iter()
-            .filter(|(_, one)| one.service == service)
-            .map(|(id, one)| (*id, one.clone()))
-            .collect();
-        let chosen = chosen(&wanted, &offered).context(op.clone())?;
+        Ok(offered)
+    }
+
+    /// Steers packets of the `wanted` destinations of a service to those of the sockets that fit them.
+    pub(super) async fn register_offered(
+        &mut self,
+        service: &ServiceName,
+        wanted: &[(DestinationId, Destination)],
+        offered: &[Offered],
+        offer: Offer<'_>,
+    ) -> anyhow::Result<RegisterAnswer> {
+        let op = format!("register {service}");
+        let chosen = chosen(wanted, offered).context(op.clone())?;
         let mut answer =
             RegisterAnswer { service: service.to_string(), sockets: Vec::new(), notes: Vec::new() };
         for (id, destination, offered) in chosen {
-            let given = self.give(id, &destination, offered, query.weight);
+            let given = self.give(id, &destination, offered, offer);
             let registered = given.with_context(|| format!("{op}: {destination}"))?;
             tracing::info!(%destination, socket = %registered, weight = registered.weight.get(), "registered");
             answer.notes.extend(self.notes(id, &destination, offered));
@@ -186,7 +245,7 @@ impl Running {
             let id = self.divide(&destination, stay.cloned().collect()).context(op.clone())?;
             for socket in leaving {
                 tracing::info!(%destination, %socket, "unregistered");
-                self.dismiss(&socket);
+                self.dismiss(places(&socket));
                 answer.sockets.push((DestinationPlan::of((&id, &destination)), socket));
             }
         }
@@ -276,45 +335,41 @@ impl Running {
         }
     }
 
-    /// Has the kernel know the socket, so that it needs no descriptor from now on, and gives it a `weight` beside those that the destination
+    /// Has the kernel know the socket, so that it needs no descriptor from now on, and gives it a weight beside those that the destination
     /// has; without one it takes their place.
     fn give(
         &mut self,
         id: DestinationId,
         destination: &Destination,
         offered: &Offered,
-        weight: Option<Weight>,
+        offer: Offer<'_>,
     ) -> anyhow::Result<RegisteredSocket> {
+        let Offer { weight, source } = offer;
         let socket = &offered.socket;
         let before = self.others.of(destination).to_vec();
-        let known = before.iter().find(|one| one.cookie == socket.cookie());
-        let mut registered = RegisteredSocket {
-            cookie: socket.cookie(),
-            inode: socket.inode(),
-            address: socket.address(),
-            pid: offered.pid,
-            command: offered.command.clone(),
-            weight: weight.unwrap_or(Weight::ONE),
-            place: known.and_then(|known| known.place),
-        };
+        let known = before.iter().find(|one| offered.is_of(one));
+        let is_known = |one: &RegisteredSocket| known.is_some_and(|known| known.cookie == one.cookie);
         let (mut all, leaving): (Vec<_>, Vec<_>) =
-            before.iter().cloned().partition(|one| weight.is_some() || one.cookie == registered.cookie);
+            before.iter().cloned().partition(|one| weight.is_some() || is_known(one));
         if all.len() >= MOST_SOCKETS && known.is_none() {
             bail!("{MOST_SOCKETS} sockets are registered already, and no more may share its clients");
         }
-        if self.path == Some(Mode::SkLookup) {
+        let mut new = Vec::new();
+        let group = if self.path == Some(Mode::SkLookup) {
             if destination.protocol == Protocol::Udp {
                 let answered = offered.sockets().try_for_each(ForeignSocket::answer_from_any_address);
                 answered
                     .with_context(|| format!("let {socket} answer for {destination} from what is dialled"))?;
             }
             let dispatcher = self.dispatcher.as_mut().context("register without a program")?;
-            if registered.place.is_none() {
-                registered.place = Some(dispatcher.admit(socket)?);
-            }
+            offered.grouped(known, |socket| {
+                let place = dispatcher.admit(socket)?;
+                new.push(place);
+                Ok(Some(place))
+            })
         } else {
-            let at = |one: &RegisteredSocket| reachable_at(one.address, destination.family);
-            let alike = all.iter().find(|one| one.cookie != registered.cookie && at(one) == at(&registered));
+            let at = |address| reachable_at(address, destination.family);
+            let alike = all.iter().find(|one| !is_known(one) && at(one.address) == at(socket.address()));
             if let Some(alike) = alike {
                 bail!(
                     "{alike} has the same address and port, and firewall rules know sockets by nothing else"
@@ -323,26 +378,41 @@ impl Running {
             // The one that the kernel chooses among several must be so as well.
             let made = offered.sockets().try_for_each(|socket| socket.set_transparent(true));
             made.with_context(|| format!("make {socket} transparent for {destination}, as TPROXY demands"))?;
-        }
-        match all.iter_mut().find(|one| one.cookie == registered.cookie) {
-            Some(known) => *known = registered.clone(),
-            None => all.push(registered.clone()),
-        }
-        if let Err(error) = self.divide(destination, all) {
-            if known.is_none() {
-                self.dismiss(&registered);
+            offered.grouped(known, |_| Ok(None))
+        };
+        let divided = group.and_then(|group| {
+            let registered = RegisteredSocket {
+                cookie: socket.cookie(),
+                inode: socket.inode(),
+                address: socket.address(),
+                pid: offered.pid,
+                command: offered.command.clone(),
+                weight: weight.unwrap_or(Weight::ONE),
+                place: None,
+                beside: Vec::new(),
+                source: source.or(known.and_then(|known| known.source.as_ref())).cloned(),
+            };
+            let registered = registered.with_group(&group).context("register no socket")?;
+            match all.iter_mut().find(|one| is_known(one)) {
+                Some(known) => *known = registered.clone(),
+                None => all.push(registered.clone()),
             }
-            return Err(error.context(format!("divide the clients of destination {id}")));
+            let divided = self.divide(destination, all);
+            divided.with_context(|| format!("divide the clients of destination {id}")).map(|_| registered)
+        });
+        if divided.is_err() {
+            self.dismiss(new);
         }
+        let registered = divided?;
         for socket in &leaving {
             tracing::info!(%destination, %socket, "another socket takes its place");
-            self.dismiss(socket);
+            self.dismiss(places(socket));
         }
         Ok(registered)
     }
 
     /// Has the kernel divide the clients of `destination` among `sockets` from now on: its id. Where rules steer they say so later.
-    fn divide(
+    pub(super) fn divide(
         &mut self,
         destination: &Destination,
         sockets: Vec<RegisteredSocket>,
@@ -360,20 +430,21 @@ impl Running {
         Ok(id)
     }
 
-    /// Empties the place of a socket that nothing is steered to any more.
-    fn dismiss(&mut self, socket: &RegisteredSocket) {
-        if let (Some(dispatcher), Some(place)) = (&mut self.dispatcher, socket.place)
+    /// Empties places of sockets that nothing is steered to any more.
+    pub(super) fn dismiss(&mut self, places: impl IntoIterator<Item = RegisteredId>) {
+        let Some(dispatcher) = &mut self.dispatcher else { return };
+        for place in places {
             // Where it was closed meanwhile nothing is left to be taken away.
-            && let Err(error) = dispatcher.dismiss(place)
-        {
-            tracing::debug!(%error, "take a registered socket away");
+            if let Err(error) = dispatcher.dismiss(place) {
+                tracing::debug!(%error, "take a registered socket away");
+            }
         }
     }
 
     /// Lets go of the sockets of destinations that are gone.
     pub(super) fn keep_sockets(&mut self) {
         for socket in self.others.keep(self.plan.destinations.values()) {
-            self.dismiss(&socket);
+            self.dismiss(places(&socket));
         }
     }
 
@@ -385,10 +456,14 @@ impl Running {
     ) -> anyhow::Result<()> {
         for (destination, sockets) in &mut self.others.sockets {
             for socket in sockets.iter_mut() {
-                socket.place = match socket.place {
-                    Some(place) => dispatcher.admit_from(listeners, place)?,
-                    None => None,
-                };
+                for place in std::iter::once(&mut socket.place)
+                    .chain(socket.beside.iter_mut().map(|one| &mut one.place))
+                {
+                    *place = match *place {
+                        Some(place) => dispatcher.admit_from(listeners, place)?,
+                        None => None,
+                    };
+                }
             }
             if let Some((id, _)) = self.plan.destinations.iter().find(|(_, one)| *one == destination) {
                 dispatcher.share(*id, &shares(sockets))?;
@@ -398,7 +473,7 @@ impl Running {
     }
 
     /// Has firewall rules lead to the sockets that there are, where these steer.
-    async fn steer_to_sockets(&mut self) -> anyhow::Result<()> {
+    pub(super) async fn steer_to_sockets(&mut self) -> anyhow::Result<()> {
         if self.path != Some(Mode::Tproxy) {
             return Ok(());
         }
@@ -442,72 +517,153 @@ impl Running {
         notes
     }
 
-    /// Notices which sockets are closed: their clients are refused.
+    /// Notices which sockets are closed: another one of their group goes on, or their clients are refused.
     pub(super) async fn look_at_sockets(&mut self) {
         self.others.due = Some(Instant::now() + GLANCE);
-        let gone = match self.gone_sockets() {
-            Ok(gone) => gone,
+        let looked = match self.open_sockets() {
+            Ok(looked) => looked,
             Err(error) => return tracing::debug!("look at registered sockets: {error:#}"),
         };
-        if gone.is_empty() {
-            return;
+        let Looked { open, joined } = looked;
+        let is_any = !open.is_empty();
+        let mut closed = Vec::new();
+        for (destination, open) in open {
+            closed.extend(
+                self.leave_closed(&destination, &open)
+                    .into_iter()
+                    .map(|socket| (destination.clone(), socket)),
+            );
         }
-        for (destination, leaving) in gone {
-            let is_gone = |one: &&RegisteredSocket| leaving.contains(&one.cookie);
-            let closed: Vec<RegisteredSocket> =
-                self.others.of(&destination).iter().filter(is_gone).cloned().collect();
-            let stay: Vec<RegisteredSocket> =
-                self.others.of(&destination).iter().filter(|one| !is_gone(one)).cloned().collect();
-            let is_last = stay.is_empty();
-            if let Err(error) = self.divide(&destination, stay) {
-                tracing::warn!(%destination, "divide the clients of a socket that is closed: {error:#}");
+        if is_any {
+            if let Err(error) = self.steer_to_sockets().await {
+                tracing::warn!("refuse the clients of a registered socket that is closed: {error:#}");
             }
-            for socket in closed {
-                let what = if is_last {
-                    "clients are refused until another one is registered"
-                } else {
-                    "its clients go to the others"
-                };
-                tracing::warn!(%destination, %socket, "a registered socket is closed: {what}");
-                self.dismiss(&socket);
-                if is_last {
-                    self.others.gone.insert(destination.clone(), socket);
-                }
-            }
+            self.publish();
         }
-        if let Err(error) = self.steer_to_sockets().await {
-            tracing::warn!("refuse the clients of a registered socket that is closed: {error:#}");
+        for (destination, socket) in closed.into_iter().chain(joined) {
+            self.regroup(&destination, &socket).await;
         }
-        self.publish();
     }
 
-    /// The sockets that are closed, by their cookies.
-    fn gone_sockets(&self) -> anyhow::Result<BTreeMap<Destination, Vec<u64>>> {
-        let mut gone = BTreeMap::<Destination, Vec<u64>>::new();
-        let there: Option<BTreeSet<(Protocol, u64)>> = match self.path {
-            Some(Mode::SkLookup) => None,
-            _ => Some(listening_sockets()?.into_iter().map(|one| (one.protocol, one.inode)).collect()),
-        };
-        for (destination, socket) in self.others.all() {
-            let is_there = match (&there, &self.dispatcher, socket.place) {
-                (Some(there), ..) => there.contains(&(destination.protocol, socket.inode)),
-                (None, Some(dispatcher), Some(place)) => {
-                    dispatcher.probe().registered_cookie(place)? == Some(socket.cookie)
+    /// Goes on with those sockets of a destination that are `open`, by the cookie of the one that stands for each group: those of which none is.
+    fn leave_closed(
+        &mut self,
+        destination: &Destination,
+        open: &BTreeMap<u64, Vec<GroupSocket>>,
+    ) -> Vec<RegisteredSocket> {
+        let (mut stay, mut closed, mut left) = (Vec::new(), Vec::new(), Vec::new());
+        for socket in self.others.of(destination) {
+            let group = open.get(&socket.cookie).cloned().unwrap_or_else(|| socket.group().collect());
+            left.extend(socket.group().filter(|one| !group.contains(one)).filter_map(|one| one.place));
+            match socket.clone().with_group(&group) {
+                None => closed.push(socket.clone()),
+                Some(next) => {
+                    if next.cookie != socket.cookie {
+                        tracing::info!(%destination, %socket, next = %next, "a registered socket is closed: others of its group go on");
+                    }
+                    stay.push(next);
                 }
-                (None, ..) => false,
-            };
-            if !is_there {
-                gone.entry(destination.clone()).or_default().push(socket.cookie);
             }
         }
-        Ok(gone)
+        let is_last = stay.is_empty();
+        if let Err(error) = self.divide(destination, stay) {
+            tracing::warn!(%destination, "divide the clients of a socket that is closed: {error:#}");
+        }
+        self.dismiss(left);
+        for socket in &closed {
+            let what = if is_last {
+                "clients are refused until another one is registered"
+            } else {
+                "its clients go to the others"
+            };
+            tracing::warn!(%destination, %socket, "a registered socket is closed: {what}");
+            if is_last {
+                self.others.gone.insert(destination.clone(), socket.clone());
+            }
+        }
+        closed
     }
+
+    /// The sockets that are open, of those groups of which one is not.
+    fn open_sockets(&mut self) -> anyhow::Result<Looked> {
+        let listed = match self.path {
+            Some(Mode::SkLookup) => None,
+            _ => Some(listening_sockets()?),
+        };
+        let mut looked = Looked::default();
+        for (destination, socket) in self.others.all() {
+            let is_open = |one: &GroupSocket| -> anyhow::Result<bool> {
+                Ok(match (&listed, &self.dispatcher, one.place) {
+                    (Some(listed), ..) => {
+                        listed.iter().any(|of| (of.protocol, of.inode) == (destination.protocol, one.inode))
+                    }
+                    (None, Some(dispatcher), Some(place)) => {
+                        dispatcher.probe().registered_cookie(place)? == Some(one.cookie)
+                    }
+                    (None, ..) => false,
+                })
+            };
+            let mut open = Vec::new();
+            for one in socket.group() {
+                if is_open(&one)? {
+                    open.push(one);
+                }
+            }
+            if open.len() < socket.group().count() {
+                looked.open.entry(destination.clone()).or_default().insert(socket.cookie, open);
+            }
+        }
+        let listed = listed.unwrap_or_default();
+        self.others.strange.retain(|inode| listed.iter().any(|one| one.inode == *inode));
+        let strangers = self.strangers(&listed);
+        looked
+            .joined
+            .extend(strangers.iter().map(|(_, destination, socket)| (destination.clone(), socket.clone())));
+        self.others.strange.extend(strangers.into_iter().map(|(inode, ..)| inode));
+        Ok(looked)
+    }
+
+    /// Those of `listed` that share a port with a registered socket, and were not there when that was registered: rules lead to them as well, and
+    /// they are not transparent yet.
+    fn strangers(&self, listed: &[ListeningSocket]) -> Vec<(u64, Destination, RegisteredSocket)> {
+        let known: BTreeSet<u64> =
+            self.others.all().flat_map(|(_, socket)| socket.group()).map(|one| one.inode).collect();
+        let mut strangers = Vec::new();
+        for (destination, socket) in self.others.all() {
+            let strange = listed.iter().find(|one| {
+                (one.protocol, one.address) == (destination.protocol, socket.address)
+                    && !known.contains(&one.inode)
+                    && !self.others.strange.contains(&one.inode)
+            });
+            strangers.extend(strange.map(|one| (one.inode, destination.clone(), socket.clone())));
+        }
+        strangers
+    }
+}
+
+/// What a look at the registered sockets has found.
+#[derive(Debug, Default)]
+struct Looked {
+    /// Of each group of which a socket is closed those that are not, by the cookie of the one that stands for all.
+    open: BTreeMap<Destination, BTreeMap<u64, Vec<GroupSocket>>>,
+    /// Those that others have come to share the port with.
+    joined: Vec<(Destination, RegisteredSocket)>,
+}
+
+/// The places that a socket and its group have.
+pub(super) fn places(socket: &RegisteredSocket) -> Vec<RegisteredId> {
+    socket.group().filter_map(|one| one.place).collect()
 }
 
 /// The shares of `sockets` in the clients of their destination: of those that have places.
 fn shares(sockets: &[RegisteredSocket]) -> Vec<SocketShare> {
     let shares = sockets.iter().enumerate().filter_map(|(index, socket)| {
-        Some(SocketShare { socket: socket.place?, key: key_of(sockets, index), weight: socket.weight.get() })
+        Some(SocketShare {
+            socket: socket.place?,
+            key: key_of(sockets, index),
+            weight: socket.weight.get(),
+            spare: socket.spare(),
+        })
     });
     shares.collect()
 }
@@ -526,6 +682,7 @@ pub(super) fn slots(sockets: &[RegisteredSocket], family: Family) -> Vec<SharedS
         socket: RegisteredId(number),
         key: key_of(sockets, number as usize),
         weight: socket.weight.get(),
+        spare: None,
     });
     let at = |RegisteredId(number): RegisteredId| {
         sockets.get(number as usize).map(|socket| reachable_at(socket.address, family))

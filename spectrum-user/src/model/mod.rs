@@ -17,7 +17,7 @@ pub use bgp_daemon::{BgpDaemon, PassedOn};
 pub use denials::{DenialChange, DenialKey, Denials, DenyWord, HeldDenial, SharedDenials, TooManyDenials};
 pub use force::{Force, Forced};
 pub use log_options::{LogFormat, LogOptions, ParseSampleError, RecordKeys, Records, Sample};
-pub use registered_socket::RegisteredSocket;
+pub use registered_socket::{GroupSocket, RegisteredSocket};
 pub use resource::{Resource, ResourceKind};
 pub use service::{Service, registered};
 pub use socket_source::{ParseSocketSourceError, SocketHolder, SocketSource};

@@ -8,9 +8,9 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use super::Protocol;
+use super::{Protocol, Weight};
 
-/// A socket of another program, as it is looked for: `nginx.service tcp 443`.
+/// A socket of another program, as it is looked for: `nginx.service tcp 443`, or `nginx.service tcp 443 weight 9`.
 #[derive(Clone, Debug, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
 pub struct SocketSource {
     /// The processes that may have it.
@@ -21,6 +21,9 @@ pub struct SocketSource {
     pub ip: Option<IpAddr>,
     /// Its port.
     pub port: NonZeroU16,
+    /// Its weight beside the others of the service; `None`: it is looked for where the service has no socket at all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weight: Option<Weight>,
 }
 
 /// The processes that may have a socket.
@@ -38,7 +41,7 @@ pub enum SocketHolder {
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 #[error(
     "expected whose socket it is, its protocol and its port, such as \"nginx.service tcp 443\", \"/run/knot.pid udp 53\" or \"sshd tcp \
-     127.0.0.1:22\""
+     127.0.0.1:22\", and behind it its weight where several share the clients, from 0 to 256: \"nginx.service tcp 443 weight 9\""
 )]
 pub struct ParseSocketSourceError;
 
@@ -50,6 +53,21 @@ impl SocketSource {
             && self.port.get() == address.port()
             && self.ip.is_none_or(|ip| ip == address.ip())
     }
+
+    /// Its weight beside `all` that a service looks for; `None` where it shares its clients with none of them. Where one has a weight, those
+    /// without have 1.
+    #[must_use]
+    pub fn weight_among(&self, all: &[Self]) -> Option<Weight> {
+        let shares = all.iter().any(|one| one.protocol == self.protocol && one.weight.is_some());
+        shares.then(|| self.weight.unwrap_or(Weight::ONE))
+    }
+
+    /// True if both are the same server, whatever it weighs.
+    #[must_use]
+    pub fn is_same_server(&self, other: &Self) -> bool {
+        let of = |source: &Self| Self { weight: None, ..source.clone() };
+        of(self) == of(other)
+    }
 }
 
 impl FromStr for SocketSource {
@@ -57,7 +75,14 @@ impl FromStr for SocketSource {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let words: Vec<&str> = text.split_whitespace().collect();
-        let [holder, protocol, place] = words.as_slice() else { return Err(ParseSocketSourceError) };
+        let (holder, protocol, place, weight) = match words.as_slice() {
+            [holder, protocol, place] => (holder, protocol, place, None),
+            [holder, protocol, place, "weight", weight] => {
+                let Ok(weight) = weight.parse() else { return Err(ParseSocketSourceError) };
+                (holder, protocol, place, Some(weight))
+            }
+            _ => return Err(ParseSocketSourceError),
+        };
         let Ok(protocol) = protocol.parse() else { return Err(ParseSocketSourceError) };
         let (ip, port) = if let Ok(port) = place.parse::<NonZeroU16>() {
             (None, port)
@@ -72,21 +97,22 @@ impl FromStr for SocketSource {
         } else {
             SocketHolder::Command((*holder).to_owned())
         };
-        Ok(Self { holder, protocol, ip, port })
+        Ok(Self { holder, protocol, ip, port, weight })
     }
 }
 
 impl fmt::Display for SocketSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { holder, protocol, ip, port } = self;
+        let Self { holder, protocol, ip, port, weight } = self;
         match holder {
             SocketHolder::Command(name) | SocketHolder::Unit(name) => f.write_str(name)?,
             SocketHolder::PidFile(path) => write!(f, "{}", path.display())?,
         }
         match ip {
-            Some(ip) => write!(f, " {protocol} {}", SocketAddr::new(*ip, port.get())),
-            None => write!(f, " {protocol} {port}"),
+            Some(ip) => write!(f, " {protocol} {}", SocketAddr::new(*ip, port.get()))?,
+            None => write!(f, " {protocol} {port}")?,
         }
+        weight.map_or(Ok(()), |weight| write!(f, " weight {}", weight.get()))
     }
 }
 
@@ -101,14 +127,41 @@ mod tests {
             "/run/knot.pid udp 53",
             "sshd tcp 127.0.0.1:22",
             "user@1000.scope udp [2001:db8::1]:53",
+            "nginx.service tcp 443 weight 0",
+            "sshd tcp 127.0.0.1:22 weight 256",
         ] {
             assert_eq!(text.parse::<SocketSource>().unwrap().to_string(), text);
         }
-        for text in
-            ["", "nginx", "nginx tcp", "nginx tcp 0", "nginx tcp 65536", "nginx sctp 80", "nginx tcp 80 443"]
-        {
+        for text in [
+            "",
+            "nginx",
+            "nginx tcp",
+            "nginx tcp 0",
+            "nginx tcp 65536",
+            "nginx sctp 80",
+            "nginx tcp 80 443",
+            "nginx tcp 80 weight",
+            "nginx tcp 80 weight 257",
+            "nginx tcp 80 9",
+            "nginx tcp 80 weight 9 9",
+        ] {
             text.parse::<SocketSource>().unwrap_err();
         }
+    }
+
+    #[test]
+    fn where_one_has_a_weight_those_of_its_protocol_have_one_too() {
+        let all =
+            ["a tcp 80 weight 9", "b tcp 80", "c udp 53"].map(|text| text.parse::<SocketSource>().unwrap());
+        let weights = all.each_ref().map(|one| one.weight_among(&all).map(Weight::get));
+        assert_eq!(weights, [Some(9), Some(1), None]);
+    }
+
+    #[test]
+    fn a_server_is_the_same_whatever_it_weighs() {
+        let of = |text: &str| text.parse::<SocketSource>().unwrap();
+        assert!(of("nginx tcp 80 weight 9").is_same_server(&of("nginx tcp 80")));
+        assert!(!of("nginx tcp 80 weight 9").is_same_server(&of("nginx tcp 81 weight 9")));
     }
 
     #[test]

@@ -212,6 +212,7 @@ impl PinnedView {
                 pid: *pid,
                 command: command.clone(),
             }),
+            source: None,
             weight: None,
             percent: None,
             steered: None,

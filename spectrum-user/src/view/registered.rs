@@ -7,7 +7,10 @@ use serde::{Deserialize, Serialize};
 use strum::Display;
 
 use super::Present;
-use crate::model::{Destination, DestinationId, Family, Protocol, RegisteredSocket, Service, Weight};
+use crate::model::{
+    Destination, DestinationId, Family, GroupSocket, Protocol, RegisteredSocket, Service, SocketSource,
+    Weight,
+};
 use crate::registry::Mode;
 use spectrum_steering::host::{ListenQueue, listen_queues, listening_sockets};
 
@@ -23,6 +26,9 @@ pub struct RegisteredView {
     /// The socket, or the last one that there was.
     #[serde(flatten, skip_serializing_if = "Option::is_none")]
     pub socket: Option<SocketView>,
+    /// The words of the configuration by which it was found, or is looked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<String>,
     /// Its weight among those of the destination.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub weight: Option<u16>,
@@ -71,6 +77,8 @@ pub enum RegisteredCondition {
     Full,
     /// Its socket was closed, and clients are refused.
     Gone,
+    /// It is looked for, and others get the clients meanwhile.
+    Missing,
     /// None was registered yet, and clients are refused.
     None,
     /// Packets go to its socket.
@@ -89,6 +97,7 @@ impl RegisteredView {
             family,
             condition,
             socket: socket.map(Into::into),
+            source: socket.and_then(|socket| socket.source.as_ref()).map(ToString::to_string),
             weight: None,
             percent: None,
             steered: None,
@@ -123,6 +132,10 @@ impl RegisteredView {
             }
             RegisteredCondition::Gone => {
                 "gone: it was closed, and clients are refused; register another one".to_owned()
+            }
+            RegisteredCondition::Missing => {
+                let source = self.source.as_deref().unwrap_or("it");
+                format!("missing: {source} is looked for, and the others get its clients")
             }
             RegisteredCondition::None => "none: clients are refused until one is registered".to_owned(),
             RegisteredCondition::Up => "up".to_owned(),
@@ -168,6 +181,7 @@ impl Present {
             for view in &mut views {
                 view.percent = (weight(view) * 200 + total).checked_div(2 * total);
             }
+            views.extend(self.sought(destination, sockets));
             views
         });
         views.collect()
@@ -182,11 +196,38 @@ impl Present {
         destinations.filter(|(_, destination)| destination.service == service.name)
     }
 
+    /// Those that share the clients of a destination by the configuration, and are not among its `sockets`.
+    fn sought(&self, destination: &Destination, sockets: &[RegisteredSocket]) -> Vec<RegisteredView> {
+        let listed = self.config.socket_sources.get(&destination.service).map_or(&[][..], Vec::as_slice);
+        let is_there = |source: &SocketSource| {
+            sockets
+                .iter()
+                .filter_map(|socket| socket.source.as_ref())
+                .any(|found| found.is_same_server(source))
+        };
+        let shares = |source: &&SocketSource| {
+            source.protocol == destination.protocol && source.weight_among(listed).is_some()
+        };
+        let missing = listed.iter().filter(shares).filter(|source| !is_there(source));
+        let view = |source: &SocketSource| RegisteredView {
+            source: Some(source.to_string()),
+            ..RegisteredView::of(destination, RegisteredCondition::Missing, None)
+        };
+        missing.map(view).collect()
+    }
+
     /// A destination that has no socket now.
     fn none_at(&self, id: DestinationId, destination: &Destination) -> RegisteredView {
         let gone = self.gone_sockets.get(&id);
         let condition = if gone.is_some() { RegisteredCondition::Gone } else { RegisteredCondition::None };
         RegisteredView::of(destination, condition, gone)
+    }
+
+    /// The packets that were given to a socket or another of its group, where somebody counts.
+    fn steered_to(&self, socket: &RegisteredSocket) -> Option<u64> {
+        let places = socket.group().filter_map(|one| one.place);
+        let counts = places.map(|place| self.probe()?.steered_to(place).ok());
+        counts.reduce(|sum, count| Some(sum? + count?)).flatten()
     }
 
     fn registered_at(
@@ -196,25 +237,27 @@ impl Present {
         look: &SocketsLook,
     ) -> RegisteredView {
         let protocol = destination.protocol;
-        // Not what was the last time: what is.
-        let is_there = match (&look.inodes, self.probe(), socket.place) {
-            (Some(inodes), ..) => inodes.contains(&(protocol, socket.inode)),
+        // Not what was the last time: what is. Of a group any one will do.
+        let is_open = |one: GroupSocket| match (&look.inodes, self.probe(), one.place) {
+            (Some(inodes), ..) => inodes.contains(&(protocol, one.inode)),
             (None, Some(probe), Some(place)) => {
-                probe.registered_cookie(place).map_or(true, |cookie| cookie == Some(socket.cookie))
+                probe.registered_cookie(place).map_or(true, |cookie| cookie == Some(one.cookie))
             }
             (None, ..) => true,
         };
+        let is_there = socket.group().any(is_open);
         let weight = Some(socket.weight.get());
         let of = |condition| RegisteredView {
             weight,
-            steered: socket.place.and_then(|place| self.probe()?.steered_to(place).ok()),
+            steered: self.steered_to(socket),
             ..RegisteredView::of(destination, condition, Some(socket))
         };
         if !is_there {
             return of(RegisteredCondition::Gone);
         }
         // The sockets of one group have one address, and each has a queue.
-        let own = look.queues.get(&socket.cookie).filter(|_| protocol == Protocol::Tcp);
+        let own = socket.group().find_map(|one| look.queues.get(&one.cookie));
+        let own = own.filter(|_| protocol == Protocol::Tcp);
         let group = own.map(|own| look.queues.values().filter(|one| one.address == own.address));
         let group: Option<Vec<&ListenQueue>> = group.map(Iterator::collect);
         let is_full = group.as_ref().is_some_and(|group| group.iter().any(|queue| queue.is_full()));
@@ -247,6 +290,8 @@ mod tests {
             command: "nginx".to_owned(),
             weight: Weight::ONE,
             place: None,
+            beside: Vec::new(),
+            source: None,
         };
         let destination = Destination {
             service: "web".parse().unwrap(),

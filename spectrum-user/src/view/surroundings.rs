@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Present;
 use crate::doctor::{bridged, loosening, unbridging};
-use crate::model::{Family, Prefix, Protocol};
+use crate::model::{Family, Prefix, Protocol, RegisteredSocket};
 use crate::plan::Extent;
 use crate::registry::Mode;
 use spectrum_steering::dispatcher::{self, AttachedProgram};
@@ -60,7 +60,8 @@ impl Present {
     fn conflicts(&self) -> anyhow::Result<Vec<Conflict>> {
         let is_admin =
             |socket: &ListeningSocket| socket.protocol == Protocol::Tcp && Some(socket.address) == self.admin;
-        let registered: BTreeSet<u64> = self.sockets.values().flatten().map(|socket| socket.inode).collect();
+        let groups = self.sockets.values().flatten().flat_map(RegisteredSocket::group);
+        let registered: BTreeSet<u64> = groups.map(|socket| socket.inode).collect();
         let is_for_steering = |inode: u64| self.own_listeners.contains(&inode) || registered.contains(&inode);
         let others: Vec<ListeningSocket> = host::listening_sockets()?
             .into_iter()

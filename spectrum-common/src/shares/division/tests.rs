@@ -15,6 +15,7 @@ fn shares(weights: &[u16]) -> Vec<SocketShare> {
         socket: RegisteredId(100 + number),
         key: hash_of([7, 7], [number.into()]),
         weight: *weight,
+        spare: None,
     };
     (0..).zip(weights).map(share).collect()
 }
@@ -161,4 +162,20 @@ proptest! {
         shares.rotate_left(turn);
         prop_assert_eq!(slots_of(&shares), slots);
     }
+}
+
+#[test]
+fn the_spare_of_a_lone_share_has_its_clients_when_it_is_gone_and_others_come_before_it() {
+    let spare = Some(RegisteredId(7));
+    let lone = SocketShare { spare, ..shares(&[1])[0] };
+    assert!(
+        slots_of(&[lone]).iter().all(|slot| (slot.first(), slot.next()) == (lone.socket, RegisteredId(7)))
+    );
+    let [one, other] = [0, 1].map(|number| SocketShare { spare, ..shares(&[1, 1])[number] });
+    let sockets = BTreeSet::from([one.socket.0, other.socket.0]);
+    let slots = slots_of(&[one, other]);
+    assert!(slots.iter().all(|slot| BTreeSet::from([slot.first().0, slot.next().0]) == sockets));
+    // One that is drained takes nobody's place.
+    let slots = slots_of(&[one, SocketShare { weight: 0, ..other }]);
+    assert!(slots.iter().all(|slot| (slot.first(), slot.next()) == (one.socket, RegisteredId(7))));
 }

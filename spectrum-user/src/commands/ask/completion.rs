@@ -21,7 +21,7 @@ use crate::control::{self, BindingsQuery, Request};
 use crate::model::visible;
 use crate::registry::{control_sockets, run_dir};
 use crate::view::{BindingView, View};
-use spectrum_steering::host::NamespaceId;
+use spectrum_steering::host::{NamespaceId, listening_sockets, running_units};
 
 /// Somebody waits for it between two keys.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -37,6 +37,8 @@ enum Known {
     Origins,
     Prefixes,
     Services,
+    Sockets,
+    Units,
 }
 
 impl Known {
@@ -48,6 +50,8 @@ impl Known {
             "ORIGIN|ADDRESS" => Self::Origins,
             "PREFIX" | "PROTOCOL|PREFIX|PORTS" => Self::Prefixes,
             "SERVICE" | "SERVICE|PREFIX|-" => Self::Services,
+            "ADDR:PORT" => Self::Sockets,
+            "UNIT" => Self::Units,
             _ => return None,
         })
     }
@@ -59,6 +63,8 @@ impl Known {
             Self::Origins => line.origins(),
             Self::Prefixes => line.prefixes(),
             Self::Services => line.services(),
+            Self::Sockets => line.sockets(),
+            Self::Units => running_units(),
         }
     }
 }
@@ -107,6 +113,7 @@ fn informed(command: clap::Command, line: &Arc<Line>) -> clap::Command {
 /// What a command line says already that decides what may follow.
 #[derive(Debug, Default, Eq, PartialEq)]
 struct Line {
+    verb: Option<String>,
     netns: Option<String>,
     instance: Option<String>,
     /// The words that are no flags and no values of such, after the verb.
@@ -130,15 +137,50 @@ impl Line {
             }
         }
         if !line.operands.is_empty() {
-            line.operands.remove(0);
+            line.verb = Some(line.operands.remove(0));
         }
         line
     }
 
+    /// True if it is about sockets of other programs.
+    fn is_about_sockets(&self) -> bool {
+        matches!(self.verb.as_deref(), Some("register" | "unregister" | "weight"))
+    }
+
+    /// All, or those that the verb can be said of.
     fn services(&self) -> Vec<String> {
-        let view: Option<View> = self.ask(Request::Status);
-        let services = view.into_iter().flat_map(|view| view.services);
-        services.map(|service| service.plan.name).collect()
+        let services = self.view().into_iter().flat_map(|view| view.services);
+        let fitting = services.filter(|service| service.plan.registered || !self.is_about_sockets());
+        fitting.map(|service| service.plan.name).collect()
+    }
+
+    /// Those that may be registered, or those of the service that are.
+    fn sockets(&self) -> Vec<String> {
+        let words: BTreeSet<String> = if self.verb.as_deref() == Some("register") {
+            listening_sockets().into_iter().flatten().map(|socket| socket.address.to_string()).collect()
+        } else {
+            let mut services = self.view().into_iter().flat_map(|view| view.services);
+            let service = services.find(|service| Some(&service.plan.name) == self.operands.first());
+            let sockets = service.into_iter().flat_map(|service| service.sockets);
+            sockets.filter_map(|one| Some(one.socket?.address.to_string())).collect()
+        };
+        words.into_iter().collect()
+    }
+
+    /// The instance as it is, or what is pinned.
+    fn view(&self) -> Option<View> {
+        match super::pinned(&self.args()) {
+            Ok(Some(pinned)) => pinned.view().ok(),
+            _ => self.ask(Request::Status),
+        }
+    }
+
+    fn args(&self) -> InstanceArgs {
+        InstanceArgs {
+            netns: self.netns.clone(),
+            instance: self.instance.as_ref().and_then(|name| name.parse().ok()),
+            json: false,
+        }
     }
 
     /// Those of the service that is named before it.
@@ -172,11 +214,7 @@ impl Line {
 
     /// The instance's answer, if it comes in time.
     fn ask<T: DeserializeOwned + Send + 'static>(&self, request: Request) -> Option<T> {
-        let args = InstanceArgs {
-            netns: self.netns.clone(),
-            instance: self.instance.as_ref().and_then(|name| name.parse().ok()),
-            json: false,
-        };
+        let args = self.args();
         let (answered, answer) = mpsc::channel();
         // Waiting for a place among those who ask has no limit of ours.
         thread::spawn(move || {
@@ -227,6 +265,7 @@ mod tests {
         assert_eq!(asked.netns.as_deref(), Some("blue"));
         assert_eq!(asked.instance.as_deref(), Some("3fa2c1"));
         assert_eq!(asked.operands, ["web", "203."]);
+        assert!(!asked.is_about_sockets() && line("spectrum-user weight web 0 [").is_about_sockets());
     }
 
     #[test]
@@ -240,5 +279,17 @@ mod tests {
         assert!(known("origin", "SERVICE") && known("origin", "ORIGIN|ADDRESS"));
         assert!(known("bindings", "PROTOCOL|PREFIX|PORTS"));
         assert!(known("status", "ID") && known("status", "NAME|PATH"));
+        for verb in ["register", "unregister", "weight"] {
+            assert!(known(verb, "SERVICE") && known(verb, "ADDR:PORT"), "{verb}");
+        }
+        assert!(known("bind", "SERVICE") && known("unbind", "SERVICE") && known("register", "UNIT"));
+    }
+
+    #[test]
+    fn a_socket_that_may_be_registered_is_offered() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let offered = completed("spectrum-user register web --pid 7 127.0.0.1:");
+        assert!(offered.contains(&address), "{address} is not in {offered:?}");
     }
 }

@@ -1,6 +1,7 @@
 //! The verbs that ask a running instance. They find it, ask it one thing and print its answer; the answers are made by
 //! the instance itself.
 
+mod activation;
 mod candidates;
 mod completion;
 mod denials;

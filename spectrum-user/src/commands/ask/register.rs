@@ -1,27 +1,34 @@
-//! The verbs about sockets of other programs: takes copies of them out of a process, and hands these to the instance. What becomes of them is
-//! the instance's affair.
+//! The verbs about sockets of other programs: takes copies of them out of a process, or makes them for one that is about to be started, and hands
+//! these to the instance. What becomes of them is the instance's affair.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{self, Write};
-use std::os::fd::{AsFd as _, BorrowedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use anyhow::{Context as _, anyhow, bail};
 
-use super::{OP, ask, find, pinned};
-use crate::cli::{InstanceArgs, RegisterArgs, UnregisterArgs, WeightArgs};
+use super::activation::{self, FIRST, PassedSockets, Successor, passer};
+use super::{OP, ask, find, overlapping, pinned};
+use crate::cli::{InstanceArgs, RegisterArgs, UnregisterArgs, WeightArgs, misused};
 use crate::commands::answer::print;
 use crate::control::{
-    MOST_FILES, OfferedSocket, RegisterAnswer, RegisterQuery, Request, UnregisterQuery, WeightQuery, ask_with,
+    BindingsQuery, MOST_FILES, OfferedSocket, RegisterAnswer, RegisterQuery, Request, UnregisterQuery,
+    WeightQuery, ask_with,
 };
 use crate::view::DestinationPlan;
 use spectrum_steering::host::{
-    ForeignSocket, NamespaceId, ProcessSockets, UnfitSocket, processes_of_unit, sockets_of_process,
+    ForeignSocket, NamespaceId, ProcessSockets, UnfitSocket, descendants_of, processes_of_unit,
+    sockets_of_process,
 };
 
 /// The reason why pinned state has no weights.
 const ONE_SOCKET: &str = "a destination of pinned state has one socket";
+
+/// The ways to say whose sockets are meant.
+const WHOSE: &str = "say whose sockets: by --pid, --pidfile or --unit; by -- and the command that is to have them; or have systemd pass them to this \
+                     very process, which a unit with Sockets= does (LISTEN_FDS is not set)";
 
 /// So many descriptors that do not fit are named.
 const NAMED: usize = 8;
@@ -36,23 +43,99 @@ pub(in crate::commands) fn register(args: &RegisterArgs) -> anyhow::Result<()> {
     }
     let socket = if is_pinned { None } else { Some(find(&args.instance)?) };
     let namespace = namespace(&args.instance)?;
-    let processes = processes(args).with_context(op)?;
-    let mut taken = Vec::new();
-    for pid in processes {
-        taken.push(sockets_of_process(pid, namespace).with_context(op)?);
-    }
+    let successor = Successor::of(&args.command).with_context(op)?;
+    let Taken { taken, made } = taken(args, namespace, successor.as_ref()).with_context(op)?;
     let offered = offered(args, &taken).with_context(op)?;
+    // What it prints is the successor's affair.
+    let told = |answer: &dyn Fn(&mut dyn Write) -> io::Result<()>| answer(&mut io::stderr()).context(OP);
     let Some(socket) = socket else {
         let netns = args.instance.netns.as_deref();
         let answer = crate::commands::pinned::register(netns, &args.service, &offered)?;
-        return print(OP, &answer, args.instance.json, |out| answer.write("gets", out));
+        let Some(successor) = successor else {
+            return print(OP, &answer, args.instance.json, |out| answer.write("gets", out));
+        };
+        told(&|out| answer.write("gets", out))?;
+        return Err(successor.take_over(&args.service, &made).context(op()));
     };
     let files: Vec<BorrowedFd<'_>> = offered.iter().map(|(_, socket)| socket.as_fd()).collect();
     let sockets = offered.iter().map(|(offered, _)| offered.clone()).collect();
     let request =
         Request::Register(RegisterQuery { service: args.service.clone(), sockets, weight: args.weight });
     let answer: RegisterAnswer = ask_with(&socket.path, &request, &files)?;
-    print(OP, &answer, args.instance.json, |out| write(&answer, "gets", out))
+    let Some(successor) = successor else {
+        return print(OP, &answer, args.instance.json, |out| write(&answer, "gets", out));
+    };
+    told(&|out| write(&answer, "gets", out))?;
+    Err(successor.take_over(&args.service, &made).context(op()))
+}
+
+/// The sockets among which those that are offered are.
+struct Taken {
+    taken: Vec<ProcessSockets>,
+    /// Those that were made, for the process that is to have them.
+    made: Vec<OwnedFd>,
+}
+
+/// Takes sockets out of the process that is named, or else those that were passed to this one, or makes them for its successor.
+fn taken(
+    args: &RegisterArgs,
+    namespace: NamespaceId,
+    successor: Option<&Successor>,
+) -> anyhow::Result<Taken> {
+    let of = |taken| Taken { taken, made: Vec::new() };
+    let all = |processes: Vec<u32>| -> anyhow::Result<Vec<ProcessSockets>> {
+        Ok(processes.into_iter().map(|pid| sockets_of_process(pid, namespace)).collect::<Result<_, _>>()?)
+    };
+    match (args.pid, &args.pidfile, &args.unit) {
+        (Some(pid), _, _) => return Ok(of(all(vec![pid])?)),
+        (None, Some(path), _) => {
+            let pid = written_in(path)?;
+            let own = all(vec![pid])?;
+            // Some leave their sockets to those that they have started.
+            let is_there = own.iter().any(|process| process.fit.iter().any(|(_, one)| is_meant(args, one)));
+            return Ok(of(if is_there {
+                own
+            } else {
+                own.into_iter().chain(started_by(pid, namespace)).collect()
+            }));
+        }
+        (None, None, Some(unit)) => return Ok(of(all(processes_of_unit(unit)?)?)),
+        (None, None, None) => {}
+    }
+    if let Some(passed) = PassedSockets::of_environment()? {
+        let mut sockets = passed.sockets(&args.service, namespace)?;
+        // Whoever keeps them: what this process becomes, or else whoever has passed them.
+        (sockets.pid, sockets.command) =
+            successor.map_or_else(passer, |successor| (std::process::id(), successor.name()));
+        return Ok(of(vec![sockets]));
+    }
+    let Some(successor) = successor else {
+        let why = PassedSockets::of_another_process().unwrap_or_else(|| WHOSE.to_owned());
+        return Err(misused("register", why).into());
+    };
+    let bindings = overlapping(&args.instance, BindingsQuery::default())?;
+    let made = activation::made(&args.service, &bindings, args.protocol, args.address)?;
+    let (mut fit, mut files) = (Vec::new(), Vec::new());
+    for (number, socket) in (FIRST..).zip(made) {
+        let copy = socket.try_clone().context("copy a socket")?;
+        let told = |why| anyhow!("make a socket: it is {why}");
+        fit.push((number, ForeignSocket::of(copy.into(), namespace).map_err(told)?));
+        files.push(socket.into());
+    }
+    let (pid, command) = (std::process::id(), successor.name());
+    Ok(Taken { taken: vec![ProcessSockets { pid, command, fit, unfit: Vec::new() }], made: files })
+}
+
+/// The sockets of those that process `pid` has started, as far as they are still there.
+fn started_by(pid: u32, namespace: NamespaceId) -> Vec<ProcessSockets> {
+    let started = descendants_of(pid).into_iter();
+    started.filter_map(|pid| sockets_of_process(pid, namespace).ok()).collect()
+}
+
+fn is_meant(args: &RegisterArgs, socket: &ForeignSocket) -> bool {
+    // What was made is where it was to be, whatever its port.
+    args.protocol.is_none_or(|protocol| socket.protocol() == protocol)
+        && args.address.is_none_or(|address| socket.address() == address)
 }
 
 /// Prints which sockets were let go of, a line each.
@@ -94,16 +177,6 @@ fn namespace(args: &InstanceArgs) -> anyhow::Result<NamespaceId> {
     })
 }
 
-/// The processes that are meant.
-fn processes(args: &RegisterArgs) -> anyhow::Result<Vec<u32>> {
-    match (args.pid, &args.pidfile, &args.unit) {
-        (Some(pid), _, _) => Ok(vec![pid]),
-        (None, Some(path), _) => Ok(vec![written_in(path)?]),
-        (None, None, Some(unit)) => Ok(processes_of_unit(unit)?),
-        (None, None, None) => bail!("say whose sockets, by --pid, --pidfile or --unit"),
-    }
-}
-
 fn written_in(path: &Path) -> anyhow::Result<u32> {
     let text = fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?;
     let first = text.split_whitespace().next().unwrap_or_default();
@@ -119,15 +192,11 @@ fn offered<'a>(
     args: &RegisterArgs,
     taken: &'a [ProcessSockets],
 ) -> anyhow::Result<Vec<(OfferedSocket, &'a ForeignSocket)>> {
-    let is_meant = |socket: &ForeignSocket| {
-        args.protocol.is_none_or(|protocol| socket.protocol() == protocol)
-            && args.address.is_none_or(|address| socket.address() == address)
-    };
     let mut known = BTreeSet::new();
     let mut offered = Vec::new();
     for ProcessSockets { pid, command, fit, .. } in taken {
         for (descriptor, socket) in fit {
-            if is_meant(socket) && known.insert(socket.cookie()) {
+            if is_meant(args, socket) && known.insert(socket.cookie()) {
                 let named = OfferedSocket { pid: *pid, command: command.clone(), descriptor: *descriptor };
                 offered.push((named, socket));
             }

@@ -156,7 +156,18 @@ impl DescribedService {
 
 fn read_sockets(typed: Typed<'_, '_>) -> Vec<SocketSource> {
     let each = typed.each("write registered = true to register sockets by hand");
-    each.filter_map(|(typed, _)| typed.parsed("a string such as \"nginx.service tcp 443\"")).collect()
+    let mut all: Vec<SocketSource> = Vec::new();
+    for (typed, _) in each {
+        let Some(source) = typed.parsed::<SocketSource>("a string such as \"nginx.service tcp 443\"") else {
+            continue;
+        };
+        match all.iter().find(|one| one.is_same_server(&source)) {
+            Some(one) => typed
+                .refuse(format_args!("is looked for already, as {:?}; remove one of them", one.to_string())),
+            None => all.push(source),
+        }
+    }
+    all
 }
 
 fn read_bindings(typed: Typed<'_, '_>) -> DescribedBindings {

@@ -222,7 +222,7 @@ mod tests {
     use super::*;
     use spectrum_common::RegisteredId;
 
-    use crate::model::{Protocol, Weight};
+    use crate::model::{GroupSocket, Protocol, Weight};
     use crate::plan::firewall::Chain;
 
     fn ledger() -> HandedLedger {
@@ -241,6 +241,8 @@ mod tests {
             command: "knotd".to_owned(),
             weight: Weight::ONE,
             place: Some(RegisteredId(4096)),
+            beside: vec![GroupSocket { cookie: 0x20, inode: 8, place: Some(RegisteredId(4097)) }],
+            source: Some("knotd udp 53 weight 9".parse().unwrap()),
         };
         let instance = Instance {
             pid: 7,
