@@ -36,6 +36,7 @@ pub struct NameServer {
     address: SocketAddr,
     zone: Arc<Mutex<Zone>>,
     queries: Arc<AtomicUsize>,
+    queries_over_tcp: Arc<AtomicUsize>,
 }
 
 #[derive(Debug, Default)]
@@ -50,21 +51,26 @@ struct Zone {
 }
 
 impl NameServer {
-    /// Answers at `address` in `netns`; nothing exists yet.
+    /// Answers at `address` in `netns`, on any port; nothing exists yet.
     pub fn start(netns: &Netns, address: IpAddr) -> Self {
+        Self::start_at(netns, SocketAddr::new(address, 0))
+    }
+
+    /// Answers at `address`, and on its port if that is not 0.
+    pub fn start_at(netns: &Netns, address: SocketAddr) -> Self {
         let (socket, listener) = netns.run(|| sockets(address)).expect("bind the name server");
         let address = socket.local_addr().expect("the name server's address");
         let zone = Arc::new(Mutex::new(Zone { ttl: 1, ..Zone::default() }));
-        let queries = Arc::new(AtomicUsize::new(0));
-        let (answering, counting) = (Arc::clone(&zone), Arc::clone(&queries));
+        let [queries, queries_over_tcp] = [(); 2].map(|()| Arc::new(AtomicUsize::new(0)));
+        let (answering, counting) = (Arc::clone(&zone), Arc::clone(&queries_over_tcp));
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
-                let zone = Arc::clone(&answering);
+                let (zone, count) = (Arc::clone(&answering), Arc::clone(&counting));
                 // A client that is gone needs no answer.
-                std::thread::spawn(move || answer_over_tcp(&zone, &stream));
+                std::thread::spawn(move || answer_over_tcp(&zone, &count, &stream));
             }
         });
-        let answering = Arc::clone(&zone);
+        let (answering, counting) = (Arc::clone(&zone), Arc::clone(&queries));
         std::thread::spawn(move || {
             let mut query = [0; 4096];
             while let Ok((length, client)) = socket.recv_from(&mut query) {
@@ -82,7 +88,7 @@ impl NameServer {
                 }
             }
         });
-        Self { address, zone, queries }
+        Self { address, zone, queries, queries_over_tcp }
     }
 
     /// The address at which it answers.
@@ -139,17 +145,22 @@ impl NameServer {
         self.zone.lock().unwrap().ttl = seconds;
     }
 
-    /// The number of queries that have come.
+    /// The number of queries that have come in datagrams.
     pub fn queries(&self) -> usize {
         self.queries.load(Ordering::Relaxed)
+    }
+
+    /// The number of those that have come over TCP.
+    pub fn queries_over_tcp(&self) -> usize {
+        self.queries_over_tcp.load(Ordering::Relaxed)
     }
 }
 
 /// A socket of each kind with the same port.
-fn sockets(address: IpAddr) -> io::Result<(UdpSocket, TcpListener)> {
+fn sockets(address: SocketAddr) -> io::Result<(UdpSocket, TcpListener)> {
     let mut failed = None;
     for _ in 0..9 {
-        let socket = UdpSocket::bind((address, 0))?;
+        let socket = UdpSocket::bind(address)?;
         match TcpListener::bind(socket.local_addr()?) {
             Ok(listener) => return Ok((socket, listener)),
             Err(error) => failed = Some(error),
@@ -158,12 +169,13 @@ fn sockets(address: IpAddr) -> io::Result<(UdpSocket, TcpListener)> {
     Err(failed.unwrap_or_else(|| io::ErrorKind::AddrInUse.into()))
 }
 
-fn answer_over_tcp(zone: &Mutex<Zone>, mut stream: &TcpStream) -> io::Result<()> {
+fn answer_over_tcp(zone: &Mutex<Zone>, count: &AtomicUsize, mut stream: &TcpStream) -> io::Result<()> {
     loop {
         let mut length = [0; 2];
         stream.read_exact(&mut length)?;
         let mut query = vec![0; usize::from(u16::from_be_bytes(length))];
         stream.read_exact(&mut query)?;
+        count.fetch_add(1, Ordering::Relaxed);
         let Ok(query) = Message::from_vec(&query) else { return Ok(()) };
         let Some(answer) = zone.lock().unwrap().answer(&query) else { continue };
         let bytes = answer.to_vec().expect("encode an answer");

@@ -38,11 +38,11 @@ pub fn spectrum_user() -> Result<()> {
     shell::run(&mut workspace::cargo(["build", "--release", "--package", "spectrum-user"]))
 }
 
-/// The variables that tell the privileged tests where what was built is.
+/// The variables that tell the privileged tests where what was built is, and `program`, which they are about.
 #[must_use]
-pub fn for_tests() -> Vec<(&'static str, String)> {
+pub fn for_tests(program: &Path) -> Vec<(&'static str, String)> {
     vec![
-        ("SPECTRUM_BIN", workspace::spectrum_user().display().to_string()),
+        ("SPECTRUM_BIN", program.display().to_string()),
         ("SPECTRUM_EBPF_OBJECT", ebpf::object(workspace::root()).display().to_string()),
     ]
 }

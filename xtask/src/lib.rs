@@ -7,6 +7,7 @@ pub mod build;
 pub mod demo;
 pub mod interrupt;
 pub mod mirror;
+pub mod musl;
 pub mod namespace;
 pub mod privilege;
 pub mod random;

@@ -38,7 +38,7 @@ pub(crate) fn soak(options: &SoakOptions, consent: Consent) -> Result<ExitCode> 
     let name = if options.changes { "changes" } else { "soak" };
     shell::run(&mut workspace::cargo(["build", "--release", "--package", "spectrum-tests", "--bin", name]))?;
     let program = workspace::target_dir().join("release").join(name);
-    let mut soak = privilege::as_root(program, &build::for_tests())?;
+    let mut soak = privilege::as_root(program, &build::for_tests(&workspace::spectrum_user()))?;
     soak.arg(options.seconds.to_string());
     soak.arg(options.seed.unwrap_or_else(|| random::number() >> 16).to_string());
     soak.args(options.rate.map(|rate| rate.to_string()));

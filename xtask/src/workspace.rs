@@ -28,11 +28,15 @@ pub fn cargo_path() -> PathBuf {
 pub fn cargo<I: IntoIterator<Item: AsRef<std::ffi::OsStr>>>(arguments: I) -> Command {
     let mut cargo = Command::new(cargo_path());
     cargo.current_dir(root()).args(arguments);
-    // These describe xtask's own package, and would make a build script of another one look changed.
+    forget_own_package(&mut cargo);
+    cargo
+}
+
+/// Keeps from `cargo` what describes xtask's own package, and would make a build script of another one look changed.
+pub(crate) fn forget_own_package(cargo: &mut Command) {
     for variable in ["CARGO_MANIFEST_DIR", "CARGO_MANIFEST_PATH", "CARGO_PKG_NAME", "OUT_DIR"] {
         cargo.env_remove(variable);
     }
-    cargo
 }
 
 /// The directory in which cargo leaves what it builds for the host.

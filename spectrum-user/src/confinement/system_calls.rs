@@ -124,6 +124,8 @@ mod tests {
             libc::SYS_clone,
             libc::SYS_mmap,
             libc::SYS_mprotect,
+            #[cfg(target_arch = "x86_64")]
+            libc::SYS_open,
             libc::SYS_openat,
             libc::SYS_prctl,
             libc::SYS_prlimit64,

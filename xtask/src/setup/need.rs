@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::Command;
 
 use crate::ebpf::toolchain::{BPF_LINKER_VERSION, LLVM_PREFIX, Missing, Toolchain, on_path, tool_root};
+use crate::musl;
 use crate::shell;
 use crate::workspace;
 
@@ -30,12 +31,16 @@ pub enum Purpose {
     Fuzz,
     /// Compiling the kernels that nobody packages.
     Kernels,
+    /// Judging the Debian package.
+    Judge,
     /// Lint.
     Lint,
-    /// Making the Debian package, and judging it.
+    /// Making the Debian package.
     Package,
     /// Running the program in a network namespace, and looking at it.
     Run,
+    /// Linking the program statically, with musl. The compiler is that of `Build`.
+    Static,
     /// The privileged tests.
     Test,
     /// The privileged tests on other kernels, beyond what they need on this one.
@@ -118,8 +123,14 @@ impl Purpose {
                     cure: Cure::Run(install_cargo_fuzz),
                 },
             ],
-            Self::Package => for_packages(),
+            Self::Judge => for_judging(),
+            Self::Package => vec![
+                program("debhelper", || has("dh"), &["debhelper"]),
+                program("dpkg-shlibdeps", || has("dpkg-shlibdeps"), &["dpkg-dev"]),
+                program("git", || has("git"), &["git"]),
+            ],
             Self::Run => vec![ip(), iptables(), bpftool()],
+            Self::Static => for_static(),
             Self::Test => vec![
                 ip(),
                 iptables(),
@@ -193,11 +204,21 @@ fn for_benchmarks(mut needs: Vec<Need>) -> Vec<Need> {
     needs
 }
 
-fn for_packages() -> Vec<Need> {
+/// Nothing, where rustup brings it all.
+fn for_static() -> Vec<Need> {
+    if musl::is_with_rustup() {
+        return Vec::new();
+    }
+    let has_unwinder = || musl::unwinder().join("libunwind.a").is_file();
     vec![
-        program("debhelper", || has("dh"), &["debhelper"]),
-        program("dpkg-shlibdeps", || has("dpkg-shlibdeps"), &["dpkg-dev"]),
-        program("git", || has("git"), &["git"]),
+        program("musl", || musl::musl().join("libc.a").is_file(), &["musl-dev"]),
+        program("a C compiler", || has("cc"), &["gcc"]),
+        Need { name: "an unwinder for musl", is_met: has_unwinder, cure: Cure::Run(musl::fetch_unwinder) },
+    ]
+}
+
+fn for_judging() -> Vec<Need> {
+    vec![
         program("lintian", || has("lintian"), &["lintian"]),
         program("man", || has("man"), &["man-db"]),
         program("systemd-analyze", || has("systemd-analyze"), &["systemd"]),

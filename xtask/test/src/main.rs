@@ -30,6 +30,7 @@ use verdict::Verdict;
 use xtask::build::{self, executables};
 use xtask::end;
 use xtask::interrupt::Interrupt;
+use xtask::musl;
 use xtask::privilege;
 use xtask::setup::{self, Consent, Purpose};
 use xtask::shell;
@@ -73,6 +74,7 @@ enum Part {
 
 /// Options of `test`.
 #[derive(Debug, clap::Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag that somebody types")]
 struct TestOptions {
     /// Count a test that cannot run here as failed; the default where CI=true
     #[arg(long)]
@@ -86,6 +88,9 @@ struct TestOptions {
     /// Test binaries at a time
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
     jobs: Option<u16>,
+    /// The privileged tests alone, of the program linked statically with musl
+    #[arg(long = "static")]
+    is_static: bool,
     /// Only say which tests there are
     #[arg(long)]
     list: bool,
@@ -106,19 +111,22 @@ fn main() -> ExitCode {
 fn test(options: &TestOptions, consent: Consent) -> Result<ExitCode> {
     let request = Request::parse(&options.arguments)?;
     setup::ready(&[Purpose::Build, Purpose::Test], consent)?;
-    build::spectrum_user()?;
-    let mut suites = request.choose(suites(&request.options)?)?;
+    let mut suites = suites(&request.options)?;
+    // Nothing else has the program in it.
+    suites.retain(|suite| suite.privileged || !options.is_static);
+    let mut suites = request.choose(suites)?;
     if options.list {
         for suite in &suites {
             suite.tests.iter().for_each(|test| println!("{}: {test}", suite.name));
         }
         return Ok(ExitCode::SUCCESS);
     }
+    let program = program(options.is_static, consent)?;
 
     let in_ci = env::var_os("CI").is_some_and(|ci| ci == "true");
     let require = options.require || in_ci;
     let turn = options.chosen_turn(&request);
-    let environment = variables(require, &turn);
+    let environment = variables(require, &turn, &program);
     if let [suite] = &suites[..]
         && request.is_partial()
         && (!suite.privileged || privilege::available())
@@ -140,7 +148,7 @@ fn test(options: &TestOptions, consent: Consent) -> Result<ExitCode> {
         chosen.map(|(at, suite)| job(at, suite)).collect::<Vec<_>>()
     };
     runner::run(jobs(false), bounds, || interrupt.check().is_err(), |ending| report.take(&ending))?;
-    if !request.is_partial() && interrupt.check().is_ok() {
+    if !request.is_partial() && !options.is_static && interrupt.check().is_ok() {
         report.documentation(&documentation()?);
     }
     let privileged = jobs(true);
@@ -154,12 +162,22 @@ fn test(options: &TestOptions, consent: Consent) -> Result<ExitCode> {
             report.without_root(require);
         }
     }
-    if !request.is_partial() {
+    if !request.is_partial() && !options.is_static {
         times.store(&report)?;
     }
     report.end(begun.elapsed(), cpu_time()?.saturating_sub(before));
     interrupt.check()?;
     Ok(if report.is_good() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// The program under test, built now.
+fn program(is_static: bool, consent: Consent) -> Result<PathBuf> {
+    if is_static {
+        setup::ready(&[Purpose::Static], consent)?;
+        return musl::release();
+    }
+    build::spectrum_user()?;
+    Ok(workspace::spectrum_user())
 }
 
 /// Tries those that failed by themselves, with nothing beside them.
@@ -206,8 +224,8 @@ impl TestOptions {
 }
 
 /// The variables that the tests are told.
-fn variables(require: bool, turn: &Turn) -> Vec<(String, String)> {
-    let mut variables = build::for_tests();
+fn variables(require: bool, turn: &Turn, program: &Path) -> Vec<(String, String)> {
+    let mut variables = build::for_tests(program);
     if require {
         variables.push(("SPECTRUM_TEST_REQUIRE", "all".to_owned()));
     }

@@ -81,13 +81,17 @@ pub(super) const ALLOWED: &[c_long] = &[
     libc::SYS_readlinkat,
     libc::SYS_statx,
     libc::SYS_uname,
-    // The elder names that this architecture has besides.
+    // The elder names that this architecture has besides, some of which musl prefers.
     #[cfg(target_arch = "x86_64")]
     libc::SYS_epoll_wait,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_lstat,
     #[cfg(target_arch = "x86_64")]
     libc::SYS_poll,
     #[cfg(target_arch = "x86_64")]
     libc::SYS_readlink,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_stat,
 ];
 
 /// The calls that hide their arguments in memory, where no filter can look, or that a new C library tries before an elder way: to the
@@ -180,6 +184,8 @@ pub(super) fn conditional(process: u32) -> Result<BTreeMap<c_long, Vec<SeccompRu
         ),
         (libc::SYS_mmap, vec![not_executable()?]),
         (libc::SYS_mprotect, vec![not_executable()?]),
+        #[cfg(target_arch = "x86_64")]
+        (libc::SYS_open, vec![rule([masked(1, value(CHANGING), value(libc::O_RDONLY))])?]),
         // Reading only; `files` says which.
         (libc::SYS_openat, vec![rule([masked(2, value(CHANGING), value(libc::O_RDONLY))])?]),
         // The names of threads, and of memory; to die with the parent.
