@@ -1,5 +1,5 @@
 //! The judgement of a package: Debian's own, its pages against the program's help, its completions in every shell, its units,
-//! its alerts, and that it is made again with the same bytes. Installs it nowhere.
+//! its alerts, and that it is made again elsewhere with the same bytes. Installs it nowhere.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,9 +10,13 @@ use anyhow::{Context as _, Result, bail, ensure};
 use xtask::shell;
 use xtask::workspace;
 
+use crate::dashboard;
+use crate::difference;
 use crate::metric_names;
 use crate::package;
-use crate::program;
+use crate::place::Place;
+use crate::program::Recipe;
+use crate::tarball;
 use crate::version::Version;
 
 /// The most that systemd may say of what the unit leaves open, in tenths.
@@ -20,15 +24,21 @@ const MOST_EXPOSED: u32 = 25;
 
 /// What is judged.
 pub(crate) struct Subject<'a> {
-    /// The package.
+    /// The package, or the tarball.
     pub(crate) package: &'a Path,
     /// Its version.
     pub(crate) version: &'a Version,
     /// The program that it was made of.
     pub(crate) program: &'a Path,
-    /// Whether the program is built again.
-    pub(crate) again: bool,
+    /// The manner in which the program is built again, if it is.
+    pub(crate) again: Option<Recipe>,
 }
+
+/// What makes a package, or a tarball, of a program in a place.
+type Make = fn(&Version, &Path, &Place, &Path) -> Result<PathBuf>;
+
+/// A judgement: its name, and what is said of a subject that is good.
+type Judgement<'a> = (&'static str, &'a dyn Fn() -> Result<String>);
 
 /// A directory that goes away with this value.
 struct Scratch(PathBuf);
@@ -39,23 +49,46 @@ impl Drop for Scratch {
     }
 }
 
-/// Makes every judgement, also after one was bad.
+impl Scratch {
+    fn new() -> Result<Self> {
+        let scratch = Self(workspace::target_dir().join(format!("package-check.{}", process::id())));
+        fs::create_dir_all(&scratch.0).with_context(|| format!("create {}", scratch.0.display()))?;
+        Ok(scratch)
+    }
+}
+
+/// Makes every judgement of a package.
 pub(crate) fn check(subject: &Subject<'_>) -> Result<ExitCode> {
-    let scratch = Scratch(workspace::target_dir().join(format!("package-check.{}", process::id())));
-    fs::create_dir_all(&scratch.0).with_context(|| format!("create {}", scratch.0.display()))?;
+    let scratch = Scratch::new()?;
     let unpacked = scratch.0.join("root");
     shell::run(Command::new("dpkg-deb").arg("--extract").arg(subject.package).arg(&unpacked))?;
     let program = unpacked.join("usr/bin/spectrum-user");
-    let judgements: [(&str, &dyn Fn() -> Result<String>); 8] = [
+    Ok(judge(&[
         ("lintian", &|| lintian(subject.package)),
         ("manual pages", &|| manual(&unpacked, &program)),
         ("completions", &|| completions(&unpacked, &program, &scratch.0)),
         ("units", &|| units(&unpacked)),
         ("metrics", &|| alerts(&unpacked)),
+        ("dashboard", &|| dashboard(&unpacked, &scratch.0)),
         ("paths", &|| paths(&program)),
         ("packed again", &|| packed_again(subject, &scratch.0)),
         ("built again", &|| built_again(subject, &scratch.0)),
-    ];
+    ]))
+}
+
+/// Makes every judgement of a tarball that has the program linked statically.
+pub(crate) fn check_static(subject: &Subject<'_>) -> Result<ExitCode> {
+    let scratch = Scratch::new()?;
+    Ok(judge(&[
+        ("linked", &|| linked(subject.program)),
+        ("paths", &|| paths(subject.program)),
+        ("packed again", &|| packed_again(subject, &scratch.0)),
+        ("built again", &|| built_again(subject, &scratch.0)),
+    ]))
+}
+
+/// Makes all of them, also after one was bad.
+fn judge(judgements: &[Judgement<'_>]) -> ExitCode {
     let mut failed = 0;
     for (name, judge) in judgements {
         match judge() {
@@ -67,7 +100,20 @@ pub(crate) fn check(subject: &Subject<'_>) -> Result<ExitCode> {
         }
     }
     println!("dist: {} passed, {failed} failed", judgements.len() - failed);
-    Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// No other file of the host is needed to run it, wherever it lies in memory.
+fn linked(program: &Path) -> Result<String> {
+    let headers =
+        shell::stdout(Command::new("readelf").args(["--file-header", "--segments", "--wide"]).arg(program))?;
+    ensure!(!headers.contains("INTERP"), "it is linked dynamically");
+    ensure!(
+        headers.contains("DYN (Position-Independent Executable file)"),
+        "it is always at one place in memory"
+    );
+    let version = shell::stdout(Command::new(program).arg("--version"))?;
+    Ok(format!("statically, and anywhere in memory; {}", version.trim()))
 }
 
 fn lintian(package: &Path) -> Result<String> {
@@ -200,14 +246,34 @@ fn alerts(unpacked: &Path) -> Result<String> {
         ensure!(tests.contains(&format!("alertname: {alert}\n")), "no test fires {alert}");
     }
     let alerts = alerts.len();
-    let operations = unpacked.join("usr/share/doc/spectrum/operations.md.gz");
-    let documented =
-        metric_names::documented(&shell::stdout(Command::new("zcat").arg("--force").arg(&operations))?);
-    let dashboard = unpacked.join("usr/share/spectrum/grafana/spectrum.json");
-    let dashboard = fs::read_to_string(dashboard).context("read the dashboard")?;
-    let unknown = metric_names::unknown(&[dashboard, rules].concat(), &documented);
+    let documented = metric_names::documented(&operations(unpacked)?);
+    let unknown = metric_names::unknown(&[read_dashboard(unpacked)?, rules].concat(), &documented);
     ensure!(unknown.is_empty(), "metrics that there are not: {unknown:?}");
     Ok(format!("promtool fires each of {alerts}, and every metric exists"))
+}
+
+fn operations(unpacked: &Path) -> Result<String> {
+    let page = unpacked.join("usr/share/doc/spectrum/operations.md.gz");
+    shell::stdout(Command::new("zcat").arg("--force").arg(page))
+}
+
+fn read_dashboard(unpacked: &Path) -> Result<String> {
+    let dashboard = unpacked.join("usr/share/spectrum/grafana/spectrum.json");
+    fs::read_to_string(&dashboard).with_context(|| format!("read {}", dashboard.display()))
+}
+
+/// Has Prometheus evaluate what the dashboard shows.
+fn dashboard(unpacked: &Path, scratch: &Path) -> Result<String> {
+    let labels = dashboard::labels(&operations(unpacked)?);
+    let queries = dashboard::queries(&read_dashboard(unpacked)?)?;
+    let lacking: Vec<String> = queries.iter().flat_map(|query| query.lacking(&labels)).collect();
+    ensure!(lacking.is_empty(), "labels that there are not: {}", lacking.join(", "));
+    let file = scratch.join("dashboard.test.yml");
+    fs::write(&file, dashboard::test(&queries, &labels)).context("write what promtool is asked")?;
+    let output = shell::output(Command::new("promtool").args(["test", "rules"]).arg(&file))?;
+    let said = [output.stdout, output.stderr].concat();
+    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&said));
+    Ok(format!("promtool evaluates each of {} expressions, with the labels that they show", queries.len()))
 }
 
 /// A program that tells where it was built is another one elsewhere.
@@ -225,30 +291,46 @@ fn paths(program: &Path) -> Result<String> {
     Ok("nothing of where it was built".to_owned())
 }
 
+/// Packs the same program by a shell whose files nobody else may read.
 fn packed_again(subject: &Subject<'_>, scratch: &Path) -> Result<String> {
-    let again = package::make(subject.version, subject.program, &scratch.join("packed"))?;
-    same(subject.package, &again)
+    let scratch = scratch.join("packed");
+    same(subject, subject.program, &Place::here()?, &Place::beside(&scratch)?, &scratch)
 }
 
 /// Builds the same commit in another place.
 fn built_again(subject: &Subject<'_>, scratch: &Path) -> Result<String> {
-    if !subject.again {
-        return Ok("left out, since --built takes what is there".to_owned());
-    }
-    let clone = scratch.join("elsewhere");
-    let mut git = Command::new("git");
-    git.current_dir(workspace::root()).args(["clone", "--quiet", "--no-hardlinks", "."]).arg(&clone);
-    shell::run(&mut git)?;
-    let target = scratch.join("target");
-    program::build(&clone, &target)?;
-    let again = package::make(subject.version, &target.join("dist/spectrum-user"), &scratch.join("built"))?;
-    same(subject.package, &again)
+    let Some(recipe) = subject.again else {
+        return Ok("left out, since --built and --program take what is there".to_owned());
+    };
+    let scratch = scratch.join("elsewhere");
+    let place = Place::elsewhere(&scratch)?;
+    let program = recipe.build(&place)?;
+    same(subject, &program, &Place::here()?, &place, &scratch)
 }
 
-fn same(one: &Path, other: &Path) -> Result<String> {
-    let (one, other) = (fs::read(one).context("read a package")?, fs::read(other).context("read a package")?);
-    ensure!(one == other, "the bytes differ: {} of them, and {}", one.len(), other.len());
-    Ok(format!("the same {} bytes", one.len()))
+/// Makes package and tarball of `program` in the place `other`, and compares them with those that `here` has of the subject.
+fn same(
+    subject: &Subject<'_>,
+    program: &Path,
+    here: &Place,
+    other: &Place,
+    scratch: &Path,
+) -> Result<String> {
+    let (version, mut said) = (subject.version, Vec::new());
+    for (what, make, ending) in [("package", package::make as Make, "deb"), ("tarball", tarball::make, "gz")]
+    {
+        let first: PathBuf = if subject.package.extension().is_some_and(|extension| extension == ending) {
+            subject.package.to_path_buf()
+        } else {
+            make(version, subject.program, here, &scratch.join("first"))?
+        };
+        let second = make(version, program, other, &scratch.join("second"))?;
+        let differences = difference::between(&first, &second, &scratch.join("unpacked"))?;
+        ensure!(differences.is_empty(), "the {what} is another one:\n     {}", differences.join("\n     "));
+        let length = fs::metadata(&first).with_context(|| format!("look at {}", first.display()))?.len();
+        said.push(format!("{length} bytes of the {what}"));
+    }
+    Ok(format!("the same {} in {}", said.join(" and "), other.root.display()))
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 /// What Prometheus adds to the name of a histogram.
-const OF_HISTOGRAMS: [&str; 3] = ["_bucket", "_count", "_sum"];
+pub(crate) const OF_HISTOGRAMS: [&str; 3] = ["_bucket", "_count", "_sum"];
 
 /// The names that the table of `operations` has.
 pub(crate) fn documented(operations: &str) -> BTreeSet<String> {

@@ -7,16 +7,17 @@ use std::process::Command;
 use anyhow::{Context as _, Result, ensure};
 
 use xtask::shell;
-use xtask::workspace;
 
+use crate::place::Place;
 use crate::tree::Tree;
 use crate::version::Version;
 
-/// Makes the package of `program` in the directory `output`, and says where it is.
-pub(crate) fn make(version: &Version, program: &Path, output: &Path) -> Result<PathBuf> {
+/// Makes the package of `program` in `place` and puts it into the directory `output`, and says where it is.
+pub(crate) fn make(version: &Version, program: &Path, place: &Place, output: &Path) -> Result<PathBuf> {
+    let _umask = place.settle();
     fs::create_dir_all(output).with_context(|| format!("create {}", output.display()))?;
     ensure!(program.is_file(), "find {}: it has not been built", program.display());
-    let tree = Tree::make(&workspace::target_dir().join("package-tree/spectrum"), version, program)?;
+    let tree = Tree::make(&place.trees.join("spectrum"), &place.root, version, program)?;
     let mut rules = Command::new("debian/rules");
     rules.current_dir(&tree.root).arg("binary").env("SOURCE_DATE_EPOCH", version.epoch.to_string());
     // The package is the same whatever the host's language, and whoever builds it.

@@ -8,8 +8,8 @@ use std::process::Command;
 use anyhow::{Context as _, Result, ensure};
 
 use xtask::shell;
-use xtask::workspace;
 
+use crate::place::Place;
 use crate::tree::Tree;
 use crate::version::Version;
 
@@ -18,11 +18,12 @@ const UNITS: &str = "usr/lib/systemd/system";
 const USERS: &str = "usr/lib/sysusers.d/spectrum.conf";
 const FILES: &str = "usr/lib/tmpfiles.d/spectrum.conf";
 
-/// Makes the tarball of `program` in the directory `output`, and says where it is.
-pub(crate) fn make(version: &Version, program: &Path, output: &Path) -> Result<PathBuf> {
+/// Makes the tarball of `program` in `place` and puts it into the directory `output`, and says where it is.
+pub(crate) fn make(version: &Version, program: &Path, place: &Place, output: &Path) -> Result<PathBuf> {
+    let _umask = place.settle();
     fs::create_dir_all(output).with_context(|| format!("create {}", output.display()))?;
     ensure!(program.is_file(), "find {}: it has not been built", program.display());
-    let tree = Tree::make(&workspace::target_dir().join("package-tree/static"), version, program)?;
+    let tree = Tree::make(&place.trees.join("static"), &place.root, version, program)?;
     let name = format!("spectrum-{}", version.debian);
     let top = tree.root.join(&name);
     fs::rename(tree.root.join("files"), &top).context("name the tree of a tarball")?;

@@ -7,8 +7,6 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 
-use xtask::workspace;
-
 use crate::file_page;
 use crate::manual;
 use crate::version::Version;
@@ -48,13 +46,12 @@ pub(crate) struct Tree {
 }
 
 impl Tree {
-    /// Makes it at `root`, in place of what was there.
-    pub(crate) fn make(root: &Path, version: &Version, program: &Path) -> Result<Self> {
+    /// Makes it at `root`, in place of what was there, of the work tree `source`.
+    pub(crate) fn make(root: &Path, source: &Path, version: &Version, program: &Path) -> Result<Self> {
         if root.exists() {
             fs::remove_dir_all(root).with_context(|| format!("remove {}", root.display()))?;
         }
         let mut tree = Self { root: root.to_owned(), installed: Vec::new() };
-        let source = workspace::root();
         let read = |path: &str| fs::read_to_string(source.join(path)).with_context(|| format!("read {path}"));
         for entry in fs::read_dir(source.join("packaging/debian")).context("read packaging/debian")? {
             let path = entry.context("read packaging/debian")?.path();
@@ -146,6 +143,7 @@ mod tests {
     use std::path::Path;
 
     use spectrum_user::config::Config;
+    use xtask::workspace;
 
     use super::*;
 
