@@ -5,6 +5,8 @@
 
 mod base;
 mod booted;
+mod contained;
+mod containers;
 mod control;
 mod life;
 mod load;
@@ -45,6 +47,7 @@ use xtask::style::Style;
 use xtask::workspace;
 
 use base::Base;
+use containers::ContainersOptions;
 use packages::PackagesOptions;
 use release::Release;
 use room::{Network, Room, RoomOptions};
@@ -94,9 +97,15 @@ struct FreshOptions {
     /// of each
     #[arg(long, value_name = "RELEASE", num_args = 0.., conflicts_with_all = ["debian", "rustup", "demo", "test", "services", "systemd"])]
     package: Option<Vec<Release>>,
-    /// With --systemd or --package: this build of the program, and not one that is made now
+    /// Instead of all that: the package's recipe of a container, built and run with podman in a clean Debian
+    #[arg(long, conflicts_with_all = ["debian", "rustup", "demo", "test", "services", "systemd", "package"])]
+    container: bool,
+    /// With --systemd, --package or --container: this build of the program, and not one that is made now
     #[arg(long, value_name = "PROGRAM")]
     program: Option<PathBuf>,
+    /// With --package: upgrade from a package of this build, as of the last version, and not from one of the same
+    #[arg(long, value_name = "PROGRAM", requires = "package")]
+    before: Option<PathBuf>,
     /// With --package: judge it by lintian of each release as well
     #[arg(long, requires = "package")]
     lintian: bool,
@@ -108,6 +117,12 @@ enum Part {
     /// In a room: the set-up of the tests on a host that has services of its own
     #[command(hide = true)]
     CheckServices,
+    /// In a room: the container
+    #[command(hide = true)]
+    CheckContainer,
+    /// The part of --container that runs as root
+    #[command(hide = true)]
+    Containers(ContainersOptions),
     /// In a room whose init is systemd: the package
     #[command(hide = true)]
     CheckPackage,
@@ -193,7 +208,12 @@ fn fresh(options: &FreshOptions, consent: Consent) -> Result<ExitCode> {
         return under_systemd(options, &cache, consent);
     }
     if let Some(releases) = &options.package {
-        return packages::fresh(releases, options.program.as_deref(), options.lintian, &cache);
+        let programs =
+            packages::Programs { now: options.program.as_deref(), before: options.before.as_deref() };
+        return packages::fresh(releases, programs, options.lintian, &cache);
+    }
+    if options.container {
+        return containers::fresh(options.program.as_deref(), &cache);
     }
     let clone = clone(&interrupt)?;
     let mut rusts = Vec::new();
@@ -249,11 +269,13 @@ fn under_systemd(options: &FreshOptions, cache: &Path, consent: Consent) -> Resu
 /// Runs one of the parts.
 fn part(part: &Part) -> Result<ExitCode> {
     match part {
+        Part::CheckContainer => contained::check(),
         Part::CheckPackage => packaged::check(),
         Part::CheckServices => services::check(),
         Part::CheckProcesses => processes::check(),
         Part::CheckSockets => sockets::check(),
         Part::CheckUnit => unit::check(),
+        Part::Containers(options) => containers::root(options),
         Part::Packages(options) => packages::root(options),
         Part::Room(options) => room::room(options),
         Part::SetUpTests => setup::ready(&[Purpose::Test], Consent::Given).map(|()| ExitCode::SUCCESS),

@@ -44,16 +44,26 @@ pub(crate) struct PackagesOptions {
     lintian: bool,
 }
 
+/// The builds of the program that packages are made of.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Programs<'a> {
+    /// The one that is tried; one that is built now, if there is none.
+    pub(super) now: Option<&'a Path>,
+    /// The one of the version before; the same, if there is none.
+    pub(super) before: Option<&'a Path>,
+}
+
 /// Makes both packages as the invoking user, and hands the rest to root.
 pub(super) fn fresh(
     releases: &[Release],
-    program: Option<&Path>,
+    programs: Programs<'_>,
     lintian: bool,
     cache: &Path,
 ) -> Result<ExitCode> {
     let directory = workspace::target_dir().join("package-fresh");
-    let package = make(program, None, &directory)?;
-    let before = make(Some(program.unwrap_or(&workspace::packaged())), Some(OLD_VERSION), &directory)?;
+    let package = make(programs.now, None, &directory)?;
+    let same = programs.now.map_or_else(workspace::packaged, Path::to_path_buf);
+    let before = make(Some(programs.before.unwrap_or(&same)), Some(OLD_VERSION), &directory)?;
     let own = env::current_exe().context("find this program")?;
     let mut root = privilege::as_root(own, &registries::environment())?;
     root.args(["packages", "--cache"]).arg(cache).arg("--before").arg(before).arg("--package").arg(package);
@@ -68,7 +78,7 @@ pub(super) fn fresh(
 }
 
 /// The package of `program`, or of one that is built now.
-fn make(program: Option<&Path>, version: Option<&str>, directory: &Path) -> Result<PathBuf> {
+pub(super) fn make(program: Option<&Path>, version: Option<&str>, directory: &Path) -> Result<PathBuf> {
     let output = directory.join(version.unwrap_or("now"));
     // What was made before has another name, and would be taken for this one.
     if output.exists() {
