@@ -150,6 +150,7 @@ pub enum Command {
 }
 
 /// Flags of the default command.
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
 #[derive(Args, Clone, Debug)]
 pub struct RunArgs {
     /// Prefix whose addresses are served, e.g. 192.0.2.0/24 or 2001:db8::/64; a bare address is itself alone (repeatable)
@@ -249,6 +250,11 @@ pub struct RunArgs {
     /// Serve on threads of one process, for debuggers: whoever breaks in has all of its privileges, and a crash ends all
     #[arg(long, conflicts_with = "user")]
     pub single_process: bool,
+
+    /// Pin what steers in a BPF file system: packets reach registered sockets also when this program has been killed or stopped, until
+    /// `unload` or a start without it; takes sk_lookup
+    #[arg(long)]
+    pub pin: bool,
 }
 
 /// Flags of `announce`.
@@ -788,6 +794,7 @@ impl RunArgs {
             ("--workers", "instance.workers", self.workers.map(|count| count.to_string())),
             ("--user", "instance.user", word(self.user.as_ref())),
             ("--single-process", "instance.single-process", self.single_process.then(|| "true".to_owned())),
+            ("--pin", "instance.pin", self.pin.then(|| "true".to_owned())),
             ("--log-format", "log.format", word(self.log_format)),
             ("--log-records", "log.records", word(self.log_records)),
             ("--log-sample", "log.sample", word(self.log_sample)),
@@ -806,6 +813,7 @@ impl RunArgs {
             user: self.user.clone(),
             netns: self.netns.clone(),
             single_process: self.single_process.then_some(true),
+            pin: self.pin.then_some(true),
         }
     }
 

@@ -46,6 +46,19 @@ pub struct FormerSums {
     early: u64,
 }
 
+impl FormerSums {
+    /// Of destinations alone.
+    #[must_use]
+    pub fn of(counts: impl IntoIterator<Item = (DestinationId, Counts)>) -> Self {
+        let mut all = Self::default();
+        for (id, Counts { steered, missed, refused, denied }) in counts {
+            all.sums.insert(id.0, (steered, missed, refused.to_vec()));
+            all.denied.insert(id.0, denied.to_vec());
+        }
+        all
+    }
+}
+
 impl FormerCounts {
     /// Those of which the sums are `sums` and the last counters are behind `counters`.
     ///

@@ -18,14 +18,14 @@ mod xdp;
 use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use aya::maps::{ArrayOfMaps, Map, MapData, MapError, PerCpuValues, SockMap};
 use aya::programs::{ProgramError, ProgramInfo, ProgramType, SkLookup};
 use aya::{Ebpf, EbpfLoader};
-use spectrum_common::{Counts, Node, names};
+use spectrum_common::{Counts, Node, Page, names};
 
 pub use attached::{AttachedProgram, attached_programs, program_names};
 pub use denial_samples::{DenialSamples, DeniedPacket};
@@ -146,19 +146,25 @@ impl Dispatcher {
         Self::load_into(log_drops, destinations, secret, None)
     }
 
-    /// The same, with the program and its maps pinned in `directory`, which is empty.
+    /// The same, with the program and its maps pinned in `directory`, which is empty; no `secret` is a new one.
     ///
     /// # Errors
     /// As for [`load`](Self::load), and [`DispatcherError::Pin`].
-    pub fn load_pinned(directory: &Path, destinations: usize) -> Result<Self, DispatcherError> {
-        Self::load_into(false, destinations, Secret::drawn(), Some(Pins::at(directory)?))
+    pub fn load_pinned(
+        directory: &Path,
+        log_drops: bool,
+        destinations: usize,
+        secret: Option<Secret>,
+    ) -> Result<Self, DispatcherError> {
+        let secret = secret.unwrap_or_else(Secret::drawn);
+        Self::load_into(log_drops, destinations, secret, Some(Pins::at(directory)?))
     }
 
     fn load_into(
         log_drops: bool,
         destinations: usize,
         secret: Secret,
-        pins: Option<Pins>,
+        mut pins: Option<Pins>,
     ) -> Result<Self, DispatcherError> {
         raise_memlock();
         let capacity = capacity_for(destinations);
@@ -178,26 +184,23 @@ impl Dispatcher {
             .override_global(names::SECRET, &secret.0.map(u64::to_ne_bytes), true)
             .load(OBJECT)
             .map_err(DispatcherError::load)?;
-        if let Some(pins) = &pins {
+        if let Some(pins) = &mut pins {
             // Those of globals have a dot in their names, which no file of a BPF file system may have; the program keeps them.
             for (name, map) in ebpf.maps().filter(|(name, _)| !name.contains('.')) {
                 pins.keep_map(map, name)?;
             }
+            pins.keep_secret(secret)?;
         }
         let program = program(&mut ebpf)?;
         program.load().map_err(DispatcherError::verify)?;
         let id = program.info().map_err(DispatcherError::verify)?.id();
         let descriptor = program.fd().map_err(DispatcherError::verify)?.as_fd().try_clone_to_owned();
         let descriptor = descriptor.map_err(|source| DispatcherError::Load { source: Box::new(source) })?;
-        if let Some(pins) = &pins {
+        if let Some(pins) = &mut pins {
             pins.keep_program(descriptor.as_fd())?;
         }
         let dispatcher = Self::of(Maps::Object(&mut ebpf), (descriptor, id), capacity, has_interface)?;
-        let samples = match &pins {
-            // There is nobody to read them.
-            Some(_) => None,
-            None => Some(DenialSamples(Maps::Object(&mut ebpf).take(names::DENIALS)?)),
-        };
+        let samples = Some(DenialSamples(Maps::Object(&mut ebpf).take(names::DENIALS)?));
         Ok(Self { ebpf: Some(ebpf), pins, secret, samples, ..dispatcher })
     }
 
@@ -209,13 +212,66 @@ impl Dispatcher {
     /// [`DispatcherError::Object`]: so it was.
     pub fn open_pinned(directory: &Path) -> Result<(Self, PinnedGeneration), DispatcherError> {
         raise_memlock();
-        let pins = Pins::at(directory)?;
+        let mut pins = Pins::at(directory)?;
         let generation = PinnedGeneration::read(directory)?;
-        pins.keep_only(&generation.path);
+        let name = generation.path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        pins.keep_only(name.to_owned(), generation.node_pages);
         let capacity = pins.capacity(names::COUNTERS)?;
         let dispatcher = Self::of(Maps::Pins(&pins), pins.program()?, capacity, sys::tells_interface())?;
-        let slot = generation.slot;
-        Ok((Self { pins: Some(pins), slot, ..dispatcher }, generation))
+        let (slot, secret) = (generation.slot, pins.secret()?);
+        let has_accounts = pins.has(names::ACCOUNTS, 0)?;
+        Ok((Self { pins: Some(pins), slot, secret, has_accounts, ..dispatcher }, generation))
+    }
+
+    /// The directory that it is pinned in, if it is.
+    #[must_use]
+    pub fn pinned_in(&self) -> Option<&Path> {
+        self.pins.as_ref().map(Pins::directory)
+    }
+
+    /// The directory that it is pinned in has another name now.
+    pub fn pins_are_moved_to(&mut self, directory: &Path) {
+        if let Some(pins) = &mut self.pins {
+            pins.are_moved_to(directory);
+        }
+    }
+
+    /// Pins nothing any more. What is pinned is for the caller to remove.
+    pub fn let_go_of_pins(&mut self) {
+        self.pins = None;
+    }
+
+    /// The files of what it has pinned that somebody has removed.
+    #[must_use]
+    pub fn missing_pins(&self) -> Vec<PathBuf> {
+        self.pins.as_ref().map(Pins::missing).unwrap_or_default()
+    }
+
+    /// Pins again what somebody has removed.
+    ///
+    /// # Errors
+    /// [`DispatcherError::Pin`].
+    pub fn put_back_pins(&self) -> Result<(), DispatcherError> {
+        self.pins.as_ref().map_or(Ok(()), Pins::put_back)
+    }
+
+    /// Marks that registered sockets are changed from here on, where they are pinned.
+    ///
+    /// # Errors
+    /// [`DispatcherError::Pin`].
+    pub fn mark_changing(&self) -> Result<(), DispatcherError> {
+        self.pins.as_ref().map_or(Ok(()), Pins::mark)
+    }
+
+    /// True if a process was killed while it changed what is registered.
+    #[must_use]
+    pub fn is_half_changed(&self) -> bool {
+        self.pins.as_ref().is_some_and(Pins::is_marked)
+    }
+
+    /// Registered sockets are as the charter says.
+    pub fn mark_changed(&self) {
+        self.pins.as_ref().inspect(|pins| pins.unmark());
     }
 
     /// The kernel's id of the program that is pinned in `directory`.
@@ -232,6 +288,14 @@ impl Dispatcher {
     /// [`DispatcherError::Pin`]: there is none, or it may not be opened.
     pub fn pinned_listeners(directory: &Path) -> Result<OwnedFd, DispatcherError> {
         Pins::at(directory)?.file(names::LISTENERS)
+    }
+
+    /// The secret of the program that is pinned in `directory`, for the one that takes its place.
+    ///
+    /// # Errors
+    /// [`DispatcherError::Pin`]: there is none, or it may not be read.
+    pub fn pinned_secret(directory: &Path) -> Result<Secret, DispatcherError> {
+        Pins::at(directory)?.secret()
     }
 
     /// One with these maps, whose program is loaded.
@@ -274,7 +338,7 @@ impl Dispatcher {
             places: Places::from(first),
             slot: 0,
             has_interface,
-            // Whoever has loaded it knows another one.
+            // Whoever has loaded it says which.
             secret: Secret::drawn(),
             link: None,
             probe: Probe::of(program, id, counters, counters_file, registered, early),
@@ -312,8 +376,14 @@ impl Dispatcher {
             Err(error) if error.raw_os_error() == Some(libc::ENOLINK) => self.attach(netns)?,
             Err(source) => return Err(DispatcherError::Attach { source: Box::new(source) }),
         }
-        self.probe.goes_on_from(former);
+        self.goes_on_from(former);
         Ok(())
+    }
+
+    /// What programs before this one have counted is `former`, and goes on here.
+    #[doc(hidden)]
+    pub fn goes_on_from(&mut self, former: FormerCounts) {
+        self.probe.goes_on_from(former);
     }
 
     /// The link, while it is attached.
@@ -456,8 +526,32 @@ impl Dispatcher {
     ///
     /// # Errors
     /// As for [`publish`](Self::publish), and [`DispatcherError::Pin`].
-    pub fn publish_pinned(&mut self, nodes: &[Node], charter: &[u8]) -> Result<(), DispatcherError> {
-        self.publish_saying(nodes, &[], charter)
+    pub fn publish_pinned(
+        &mut self,
+        nodes: &[Node],
+        run_time: &[Node],
+        charter: &[u8],
+    ) -> Result<(), DispatcherError> {
+        self.publish_saying(nodes, run_time, charter)
+    }
+
+    /// The generation in force of a pinned dispatcher is to say `charter` instead. What is steered where stays.
+    ///
+    /// # Errors
+    /// As for [`publish_pinned`](Self::publish_pinned).
+    pub fn publish_charter(&mut self, charter: &[u8]) -> Result<(), DispatcherError> {
+        let failed = |source: MapError| DispatcherError::Publish { source: Box::new(source) };
+        let Some(pins) = &mut self.pins else { return Ok(()) };
+        let (former, node_pages) = pins.current()?;
+        let generation = Generation::again(former.as_fd(), node_pages, charter)?;
+        let name = pins.keep_generation(&generation)?;
+        // Both have the very same nodes, so that nobody minds which of them is found.
+        if self.slot != 0 {
+            self.tables.set(self.slot, generation.map(), 0).map_err(failed)?;
+        }
+        self.tables.set(0, generation.map(), 0).map_err(failed)?;
+        pins.keep_only(name, node_pages);
+        Ok(())
     }
 
     fn publish_saying(
@@ -477,7 +571,7 @@ impl Dispatcher {
         let generation = Generation::of(nodes, next, charter)?;
         let run_time = Generation::of(run_time, 0, &[])?;
         // Before it is in force, so that it can be found from then on.
-        let pinned = self.pins.as_ref().map(|pins| pins.keep_generation(&generation)).transpose()?;
+        let pinned = self.pins.as_mut().map(|pins| pins.keep_generation(&generation)).transpose()?;
         if has_gates {
             self.tables.set(next + names::RUN_TIME_SLOTS, run_time.map(), 0).map_err(failed)?;
             self.tables.set(next, generation.map(), 0).map_err(failed)?;
@@ -495,8 +589,8 @@ impl Dispatcher {
         }
         self.slot = if has_gates { next } else { 0 };
         self.probe.published(nodes.len());
-        if let (Some(pins), Some(path)) = (&self.pins, pinned) {
-            pins.keep_only(&path);
+        if let (Some(pins), Some(name)) = (&mut self.pins, pinned) {
+            pins.keep_only(name, Page::count_of(nodes.len()).max(1));
         }
         Ok(())
     }

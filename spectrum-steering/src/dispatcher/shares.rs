@@ -23,30 +23,51 @@ const REST: Duration = Duration::from_mins(1);
 pub(super) struct Places {
     next: u32,
     end: u32,
-    /// Those that were given back, in the order of that.
-    resting: VecDeque<(Instant, RegisteredId)>,
+    /// The one after that which was given away last.
+    following: u32,
+    /// Those that were given back, in the order of that: each with when it has rested, if it has not long ago.
+    resting: VecDeque<(Option<Instant>, RegisteredId)>,
+    /// Those that others have given away.
+    taken: BTreeSet<u32>,
 }
 
 impl Places {
     /// The places from `first` on, all free.
     pub(super) fn from(first: u32) -> Self {
         let count = u32::try_from(names::REGISTERED_SOCKETS).unwrap_or(u32::MAX);
-        Self { next: first, end: first.saturating_add(count), resting: VecDeque::new() }
+        let (end, resting, taken) = (first.saturating_add(count), VecDeque::new(), BTreeSet::new());
+        Self { next: first, end, following: first, resting, taken }
+    }
+
+    /// The same where others have given away `taken`, and those before `following` lately: these come last.
+    fn after(first: u32, following: RegisteredId, taken: BTreeSet<u32>) -> Self {
+        let places = Self::from(first);
+        let next = following.0.clamp(first, places.end);
+        let resting = (first..next).map(|place| (None, RegisteredId(place))).collect();
+        Self { next, following: next, resting, taken, ..places }
     }
 
     /// A place that has been nobody's for a while, if there is one.
     fn take(&mut self, now: Instant) -> Option<RegisteredId> {
-        if self.next < self.end {
-            let free = RegisteredId(self.next);
-            self.next += 1;
-            return Some(free);
+        loop {
+            let free = if self.next < self.end {
+                self.next += 1;
+                RegisteredId(self.next - 1)
+            } else {
+                let has_rested =
+                    |(until, _): &mut (Option<Instant>, RegisteredId)| until.is_none_or(|until| until <= now);
+                self.resting.pop_front_if(has_rested)?.1
+            };
+            if !self.taken.contains(&free.0) {
+                self.following = free.0 + 1;
+                return Some(free);
+            }
         }
-        let has_rested = |(since, _): &mut (Instant, RegisteredId)| now.duration_since(*since) >= REST;
-        self.resting.pop_front_if(has_rested).map(|(_, free)| free)
     }
 
     fn give_back(&mut self, place: RegisteredId, now: Instant) {
-        self.resting.push_back((now, place));
+        self.taken.remove(&place.0);
+        self.resting.push_back((now.checked_add(REST), place));
     }
 }
 
@@ -112,6 +133,54 @@ impl Dispatcher {
         }
     }
 
+    /// The maps are others', who have given away the places `taken`, that before `following` last, and divide the clients of the destinations
+    /// `shared`.
+    #[doc(hidden)]
+    pub fn goes_on_with(
+        &mut self,
+        shared: impl IntoIterator<Item = DestinationId>,
+        taken: impl IntoIterator<Item = RegisteredId>,
+        following: RegisteredId,
+    ) {
+        let taken = taken.into_iter().map(|place| place.0).collect();
+        self.places = Places::after(self.first_place(), following, taken);
+        self.shared = shared.into_iter().collect();
+    }
+
+    /// The place that the next registered socket gets, where others begin with it.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn following_place(&self) -> RegisteredId {
+        RegisteredId(self.places.following)
+    }
+
+    fn first_place(&self) -> u32 {
+        u32::try_from(self.capacity).unwrap_or(u32::MAX)
+    }
+
+    /// Empties every place of registered sockets but `kept`.
+    #[doc(hidden)]
+    pub fn dismiss_others(&mut self, kept: &BTreeSet<RegisteredId>) {
+        let first = self.first_place();
+        for place in (first..self.places.end).map(RegisteredId).filter(|place| !kept.contains(place)) {
+            // Most are empty, which is an error to the kernel.
+            let _empty = sys::clear_socket(self.listeners.as_fd(), place.0);
+        }
+    }
+
+    /// Leaves destination `id` without any socket, of whoever had it before, and forgets its clients. Nothing may lead to it.
+    ///
+    /// # Errors
+    /// [`DispatcherError::Share`]: the kernel would not.
+    #[doc(hidden)]
+    pub fn empty(&mut self, id: DestinationId) -> Result<(), DispatcherError> {
+        // Most have none, which is an error to the kernel.
+        if let Err(error) = self.unregister(id) {
+            tracing::trace!(%error, "empty a place");
+        }
+        self.share(id, &[])
+    }
+
     /// Empties the place of a registered socket, which must have no share any more.
     ///
     /// # Errors
@@ -170,7 +239,7 @@ fn clear(map: BorrowedFd<'_>, id: DestinationId) -> Result<(), DispatcherError> 
 }
 
 /// An array of words, by the name that bpftool prints.
-fn array(name: &str, entries: u32, flags: u32) -> Result<MapData, MapError> {
+pub(super) fn array(name: &str, entries: u32, flags: u32) -> Result<MapData, MapError> {
     #[expect(clippy::cast_possible_truncation, reason = "a key has four bytes, a word eight")]
     let definition = aya_obj::Map::new_from_params(
         BPF_MAP_TYPE_ARRAY as u32,
@@ -188,7 +257,7 @@ mod tests {
 
     #[test]
     fn a_place_is_given_away_again_when_it_has_rested() {
-        let mut places = Places { next: 8, end: 10, resting: VecDeque::new() };
+        let mut places = Places { end: 10, ..Places::from(8) };
         let start = Instant::now();
         let [one, other] = [8, 9].map(RegisteredId);
         assert_eq!(
@@ -201,5 +270,15 @@ mod tests {
         assert_eq!(places.take(start + REST), Some(other));
         assert_eq!(places.take(start + REST), None);
         assert_eq!(places.take(start + REST * 2), Some(one));
+    }
+
+    #[test]
+    fn what_others_have_given_away_is_nobody_elses_and_what_they_had_lately_comes_last() {
+        let mut places = Places { end: 12, ..Places::after(8, RegisteredId(10), BTreeSet::from([8, 10])) };
+        let now = Instant::now();
+        let taken = [(); 4].map(|()| places.take(now).map(|place| place.0));
+        assert_eq!((taken, places.following), ([Some(11), Some(9), None, None], 10));
+        places.give_back(RegisteredId(8), now);
+        assert_eq!(places.take(now + REST), Some(RegisteredId(8)));
     }
 }

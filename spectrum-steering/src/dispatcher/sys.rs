@@ -40,6 +40,20 @@ pub(super) fn fill(map: impl AsFd, bytes: &[u8], offset: usize) -> io::Result<()
     Ok(())
 }
 
+/// Copies the first `length` bytes, whole pages of memory, of one array map to another, both as above.
+pub(super) fn copy(from: impl AsFd, to: impl AsFd, length: usize) -> io::Result<()> {
+    let Some(size) = NonZeroUsize::new(length) else { return Ok(()) };
+    // SAFETY: a fresh shared mapping at an address of the kernel's choice; nothing else in this process knows it.
+    let memory = unsafe { mmap(None, size, ProtFlags::PROT_READ, MapFlags::MAP_SHARED, from, 0)? };
+    // SAFETY: the mapping is that long, since the kernel refuses to map more than the array has; a generation that is in force is never
+    // written to, so that nobody changes what the slice shows while it lives.
+    let bytes = unsafe { std::slice::from_raw_parts(memory.as_ptr().cast::<u8>(), length) };
+    let filled = fill(to, bytes, 0);
+    // SAFETY: mapped above with this length, and `bytes`, the only reference into it, is not used any more.
+    unsafe { munmap(memory, length)? };
+    filled
+}
+
 /// Calls bpf(2), whose part of `union bpf_attr` is `attributes`; what it says.
 ///
 /// # Safety

@@ -230,6 +230,28 @@ impl Plan {
         self
     }
 
+    #[doc(hidden)]
+    /// This plan of a first configuration, in which what `known` has of the same service, protocol and family has the id that it has there. No
+    /// other id of `known` is given away.
+    #[must_use]
+    pub fn numbered_as(mut self, known: &BTreeMap<DestinationId, Destination>) -> Self {
+        let ids: HashMap<_, _> =
+            known.iter().map(|(id, one)| ((&one.service, one.family, one.protocol), *id)).collect();
+        let mut free = (0..).map(DestinationId).filter(|id| !known.contains_key(id));
+        let (mut numbers, mut destinations) = (BTreeMap::new(), BTreeMap::new());
+        for (first, destination) in std::mem::take(&mut self.destinations) {
+            let as_before = ids.get(&(&destination.service, destination.family, destination.protocol));
+            let Some(id) = as_before.copied().or_else(|| free.next()) else { continue };
+            numbers.insert(first, id);
+            destinations.insert(id, destination);
+        }
+        for planned in &mut self.bindings {
+            planned.destination = numbers.get(&planned.destination).copied().unwrap_or(planned.destination);
+        }
+        self.destinations = destinations;
+        self
+    }
+
     /// The destinations of services that answer as they did, whatever their bindings are now: by which ids and since which
     /// revisions they are known.
     fn kept_as_before<'a, S: Binds>(

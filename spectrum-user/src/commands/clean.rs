@@ -23,8 +23,11 @@ pub(super) fn clean(args: &CleanArgs) -> anyhow::Result<()> {
     let swept = runtime.block_on(async {
         let registry = Registry::open(&run_dir(), NamespaceId::current()?.inode())?;
         let lock = registry.lock(LOCK_PATIENCE)?;
-        // What is pinned is no leftover; but its claim may be gone, or its routes.
-        let lock = PinnedState::open(lock).await?.map_or_else(|lock| lock, PinnedState::into_lock);
+        // What is pinned is no leftover; but its claim may be gone, or its routes. An instance mends what is its own.
+        let lock = match lock.holder_of_pins()? {
+            Some(_) => lock,
+            None => PinnedState::open(lock).await?.map_or_else(|lock| lock, PinnedState::into_lock),
+        };
         leftovers(&lock).await
     })?;
     let mut stdout = io::stdout().lock();

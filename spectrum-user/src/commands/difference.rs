@@ -16,9 +16,10 @@ use crate::registry::Mode;
 const SHOWN: usize = 20;
 
 /// Keys with which an instance starts, and which it keeps.
-const KEPT: [&str; 6] = [
+const KEPT: [&str; 7] = [
     "admin.listen",
     "instance.netns",
+    "instance.pin",
     "instance.single-process",
     "instance.user",
     "instance.workers",

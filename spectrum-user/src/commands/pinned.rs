@@ -10,8 +10,8 @@ use nix::unistd::Group;
 use tokio::runtime;
 use tokio::signal::unix::{SignalKind, signal};
 
-use self::bindings_file::{read, registered};
-pub(super) use self::registering::{register, unregister};
+use self::bindings_file::{FileBindings, read, registered};
+pub(super) use self::registering::{register, unregister, weigh};
 use super::answer::print;
 use crate::admin::{AdminServer, metrics_of};
 use crate::cli::{
@@ -21,16 +21,16 @@ use crate::config::Config;
 use crate::confinement::take_up_capabilities;
 use crate::instance::{LOCK_PATIENCE, leftovers, refuse_covered_addresses, require_net_admin};
 use crate::model::{Binding, Force, ServiceName};
-use crate::pinned::{PinnedPlace, PinnedState, PinnedView};
-use crate::plan::{Bound, Plan};
+use crate::pinned::{PinnedError, PinnedPlace, PinnedState, PinnedView};
+use crate::plan::{Bound, Plan, Policies};
 use crate::registry::{Keeper, Registry, StartupLock, live_instances, run_dir};
 use crate::view::View;
 use spectrum_steering::host::{self, NamespaceId};
 
 /// Pins program and maps, with the services of a file or none.
 pub(super) fn load(args: &LoadArgs) -> anyhow::Result<()> {
-    let services = match &args.config {
-        None => Vec::new(),
+    let FileBindings { services, policies, notes } = match &args.config {
+        None => FileBindings::default(),
         Some(path) => registered(&Config::load(path)?, path)?,
     };
     let group = args.group.as_deref().map(group_of).transpose()?;
@@ -54,12 +54,14 @@ pub(super) fn load(args: &LoadArgs) -> anyhow::Result<()> {
         for left in leftovers(&lock).await? {
             tracing::info!("removed {left}");
         }
-        let plan = plan_of(&services)?;
+        let mut plan = plan_of(&services)?;
+        plan.policies = policies.unwrap_or_default();
         refuse_covered_addresses(&plan, &force)?;
         let state = PinnedState::load(lock, services, plan, group).await?;
         let mut lines = vec![format!("loaded into network namespace {namespace}: {}", told(&state))];
         let barred = group.and_then(|_| PinnedPlace::of(namespace).barred());
         lines.extend(barred.map(|barred| format!("warning: {barred}")));
+        lines.extend(notes);
         Ok(lines)
     })?;
     print_lines(&lines)
@@ -70,6 +72,7 @@ pub(super) fn unload(args: &UnloadArgs) -> anyhow::Result<()> {
     let lines = under_lock("unload", args.netns.as_deref(), async |lock| {
         let namespace = lock.namespace();
         let opened = match PinnedState::open(lock).await {
+            Err(error @ PinnedError::Held { .. }) => return Err(anyhow!(error).context("unload")),
             Err(error) if PinnedPlace::of(namespace).is_taken() => {
                 // Whatever is wrong with it: it is to go.
                 let lock = Registry::open(&run_dir(), namespace)?.lock(LOCK_PATIENCE)?;
@@ -103,7 +106,7 @@ pub(super) fn unload(args: &UnloadArgs) -> anyhow::Result<()> {
 pub(super) fn bind(args: &BindArgs) -> anyhow::Result<()> {
     let BindingArgs { service: name, .. } = &args.binding;
     let force = Force::from(args.force.force.clone());
-    let lines = change("bind", args.netns.as_deref(), &force, async |services| {
+    let lines = change("bind", args.netns.as_deref(), &force, async |services, _policies| {
         let mut lines = Vec::new();
         for binding in args.binding.each() {
             match owner(services, &binding).map(|owner| &owner.name) {
@@ -134,7 +137,7 @@ pub(super) fn bind(args: &BindArgs) -> anyhow::Result<()> {
 /// Removes bindings.
 pub(super) fn unbind(args: &UnbindArgs) -> anyhow::Result<()> {
     let BindingArgs { service: name, .. } = &args.binding;
-    let lines = change("unbind", args.netns.as_deref(), &Force::default(), async |services| {
+    let lines = change("unbind", args.netns.as_deref(), &Force::default(), async |services, _policies| {
         let mut lines = Vec::new();
         for binding in args.binding.each() {
             let owner = owner(services, &binding).map(|owner| owner.name.clone());
@@ -162,10 +165,11 @@ pub(super) fn unbind(args: &UnbindArgs) -> anyhow::Result<()> {
 
 /// Replaces all bindings by those of a file.
 pub(super) fn load_bindings(args: &LoadBindingsArgs) -> anyhow::Result<()> {
-    let wanted = read(&args.file)?;
+    let FileBindings { services: wanted, policies: next, notes } = read(&args.file)?;
     let force = Force::from(args.force.force.clone());
-    let lines = change("load-bindings", args.netns.as_deref(), &force, async |services| {
+    let lines = change("load-bindings", args.netns.as_deref(), &force, async |services, policies| {
         let before = std::mem::replace(services, wanted);
+        *policies = next;
         let all = |services: &[Bound]| -> Vec<(Binding, ServiceName)> {
             let of = |service: &Bound| {
                 let name = service.name.clone();
@@ -180,7 +184,7 @@ pub(super) fn load_bindings(args: &LoadBindingsArgs) -> anyhow::Result<()> {
                 let these = these.iter().filter(|one| !others.contains(one));
                 these.map(|(binding, name)| format!("{word} {binding} {name}")).collect::<Vec<_>>()
             };
-        Ok([lines("added", &are, &were), lines("removed", &were, &are)].concat())
+        Ok([lines("added", &are, &were), lines("removed", &were, &are), notes].concat())
     })?;
     print_lines(&lines)
 }
@@ -243,21 +247,23 @@ pub(super) fn upgrade(args: &InstanceArgs) -> anyhow::Result<()> {
     })
 }
 
-/// Has `edit` change what is bound, and binds that. `edit` says what it did, a line each.
+/// Has `edit` change what is bound and whom that lets in, if it is to be others than before, and binds that. `edit` says what it did, a line
+/// each.
 fn change(
     op: &'static str,
     netns: Option<&str>,
     force: &Force,
-    edit: impl AsyncFnOnce(&mut Vec<Bound>) -> anyhow::Result<Vec<String>>,
+    edit: impl AsyncFnOnce(&mut Vec<Bound>, &mut Option<Policies>) -> anyhow::Result<Vec<String>>,
 ) -> anyhow::Result<Vec<String>> {
     under_lock(op, netns, async |lock| {
         let namespace = lock.namespace();
         let Ok(mut state) = PinnedState::open(lock).await? else { return Err(nothing_pinned(op, namespace)) };
-        let mut services = state.services().to_vec();
-        let lines = edit(&mut services).await?;
-        if services != state.services() {
+        let (mut services, mut policies) = (state.services().to_vec(), None);
+        let lines = edit(&mut services, &mut policies).await?;
+        let is_otherwise = policies.as_ref().is_some_and(|policies| *policies != state.plan().policies);
+        if services != state.services() || is_otherwise {
             refuse_covered_addresses(&added(state.services(), &services)?, force)?;
-            state.rebind(services).await?;
+            state.rebind(services, policies).await?;
         }
         Ok(lines)
     })

@@ -16,6 +16,8 @@ pub struct InstanceKeys {
     pub netns: Option<String>,
     /// True if what serves is a thread of the steerer.
     pub single_process: Option<bool>,
+    /// True if what steers is to outlive the instance.
+    pub pin: Option<bool>,
 }
 
 impl InstanceKeys {
@@ -37,6 +39,7 @@ impl InstanceKeys {
             user: self.user.or(others.user),
             netns: self.netns.or(others.netns),
             single_process: self.single_process.or(others.single_process),
+            pin: self.pin.or(others.pin),
         }
     }
 
@@ -54,6 +57,7 @@ impl InstanceKeys {
                 self.single_process.unwrap_or_default().to_string(),
                 later.single_process.unwrap_or_default().to_string(),
             ),
+            ("pin", self.pin.unwrap_or_default().to_string(), later.pin.unwrap_or_default().to_string()),
         ];
         changes.into_iter().filter(|(_, was, is)| was != is).collect()
     }

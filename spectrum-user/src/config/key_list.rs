@@ -142,6 +142,7 @@ pub const KEYS: &[KeySpec] = &[
     key("instance", "user", Text, None, Always, "The user that the worker process is, by name or number"),
     key("instance", "netns", Text, None, Always, "The network namespace to work in, by name or path"),
     key("instance", "single-process", Truth, Some("false"), Always, "What serves is a thread of the steerer, for debuggers"),
+    key("instance", "pin", Truth, Some("false"), Always, "Registered sockets are steered to, over sk_lookup, also when the instance has ended"),
 
     key("defaults", "timeouts", Table("service.timeouts"), None, Always, "Times of connections"),
     key("defaults", "limits", Table("service.limits"), None, Always, "How many connections"),

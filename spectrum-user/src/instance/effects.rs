@@ -6,6 +6,7 @@ use std::fs::File;
 use std::io;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -37,7 +38,7 @@ use spectrum_steering::tproxy::{Backend, FirewallLook, SideTable, Tproxy};
 const LISTENERS: usize = 1024;
 
 /// Others may be starting: then there will be another look.
-const PATIENCE: Duration = Duration::from_millis(100);
+pub(super) const PATIENCE: Duration = Duration::from_millis(100);
 
 impl Running {
     /// Raises `resources`, all of one kind, for `aim`; where there is a part of one already, the rest of it. After an error
@@ -48,7 +49,12 @@ impl Running {
             ResourceKind::Claim if self.claim.is_some() => self.claim(PATIENCE),
             ResourceKind::Claim => {
                 let lock = self.lock.as_ref().context("claim without the lock")?;
-                let claim = self.claim.insert(lock.claim(&aim.plan.routes)?);
+                let claim = if self.pinning.is_taking_over() {
+                    lock.claim_over_pins(&aim.plan.routes)?
+                } else {
+                    lock.claim(&aim.plan.routes)?
+                };
+                let claim = self.claim.insert(claim);
                 self.published.change(|now| now.id = Some(claim.id()));
                 Ok(())
             }
@@ -97,6 +103,7 @@ impl Running {
                 self.publish();
                 Ok(())
             }
+            ResourceKind::Pins => self.keep_pins(),
             ResourceKind::Announcement => {
                 let prefixes: Vec<Prefix> = resources.iter().filter_map(announced).collect();
                 self.add_announcements(&prefixes).await
@@ -114,7 +121,11 @@ impl Running {
     pub(super) async fn lower(&mut self, resources: &[Resource]) -> Vec<anyhow::Error> {
         let Some(kind) = resources.first().map(Resource::kind) else { return Vec::new() };
         match kind {
-            ResourceKind::Claim => drop(self.claim.take()),
+            ResourceKind::Claim => {
+                let stays = self.claim_what_stays();
+                drop(self.claim.take());
+                return stays.err().into_iter().collect();
+            }
             ResourceKind::Control => {
                 if let Some(control) = self.control.take() {
                     control.close().await;
@@ -122,7 +133,11 @@ impl Running {
             }
             ResourceKind::Attachment => {
                 if let Some(mut dispatcher) = self.dispatcher.take() {
-                    return dispatcher.detach().err().map(Into::into).into_iter().collect();
+                    let detached = dispatcher.detach();
+                    if let Some(directory) = dispatcher.pinned_in() {
+                        self.pinning.give_up(directory);
+                    }
+                    return detached.err().map(Into::into).into_iter().collect();
                 }
             }
             ResourceKind::Route => return self.remove_routes(resources).await,
@@ -181,6 +196,7 @@ impl Running {
                 return removed.await.unwrap_or_else(Some).into_iter().collect();
             }
             ResourceKind::Xdp => self.xdp.remove(resources.iter().filter_map(interface)),
+            ResourceKind::Pins => return self.let_go_of_pins(),
             ResourceKind::Announcement => {
                 let prefixes: Vec<Prefix> = resources.iter().filter_map(announced).collect();
                 return self.remove_announcements(&prefixes).await;
@@ -230,6 +246,7 @@ impl Running {
                 }
                 None => Vec::new(),
             },
+            ResourceKind::Pins if self.ledger.has(kind) => all(!self.misses_pins()?, Resource::Pins),
             ResourceKind::Xdp => self.xdp.missing()?.into_iter().map(Resource::Xdp).collect(),
             ResourceKind::Exemption | ResourceKind::Mark | ResourceKind::Rules => {
                 let Some(look) = self.firewall_look(kind) else { return Ok(Vec::new()) };
@@ -240,6 +257,7 @@ impl Running {
             ResourceKind::Admin
             | ResourceKind::Connections
             | ResourceKind::Listener
+            | ResourceKind::Pins
             | ResourceKind::Serving
             | ResourceKind::Silent
             | ResourceKind::Workers => Vec::new(),
@@ -282,7 +300,11 @@ impl Running {
             taken = registry()?.lock_unless(patience, || self.stop_asked.is_asked())?;
             &taken
         };
-        Ok(lock.amend(claim, mode, &prefixes)?)
+        lock.amend(claim, mode, &prefixes)?;
+        if self.pinning.directory().is_some() {
+            lock.claim_pinned(&prefixes, Some(&claim.instance().chain))?;
+        }
+        Ok(())
     }
 
     /// Claims no more than is raised.
@@ -308,24 +330,30 @@ impl Running {
         Ok(())
     }
 
-    /// Attaches the program, which is loaded if it is not: without a table it steers nothing.
+    /// Attaches the program, which is loaded if it is not: without a table it steers nothing. One that takes over what is pinned is attached
+    /// when that gives way to it.
     fn attach(&mut self, plan: &Plan) -> anyhow::Result<()> {
-        let dispatcher = match &mut self.dispatcher {
-            Some(dispatcher) => dispatcher,
-            none => none.insert(Box::new(loaded(plan, None)?)),
-        };
-        if let Some(samples) = dispatcher.take_samples() {
+        if self.dispatcher.is_none() {
+            let secret = self.pinning.secret();
+            let directory = self.pinning.make_directory()?;
+            match loaded(plan, secret, directory.as_deref()) {
+                Ok(dispatcher) => self.dispatcher = Some(Box::new(dispatcher)),
+                Err(error) => {
+                    if let Some(directory) = &directory {
+                        self.pinning.give_up(directory);
+                    }
+                    return Err(error.into());
+                }
+            }
+            self.take_pinned_sockets()?;
+        }
+        if let Some(samples) = self.dispatcher.as_mut().and_then(|dispatcher| dispatcher.take_samples()) {
             self.hearing.0.spawn(denials::read(samples, self.published.clone()));
         }
-        // What is left of a link that somebody detached leads nowhere.
-        if let Err(error) = dispatcher.detach() {
-            tracing::debug!(%error, "let go of a link that was detached");
-        }
-        let namespace = namespace().map_err(|source| DispatcherError::Attach { source: Box::new(source) })?;
-        Ok(dispatcher.attach(namespace)?)
+        if self.pinning.is_taking_over() { Ok(()) } else { self.attach_anew() }
     }
 
-    fn opened_routes(&mut self) -> anyhow::Result<&mut LocalRoutes> {
+    pub(super) fn opened_routes(&mut self) -> anyhow::Result<&mut LocalRoutes> {
         Ok(match &mut self.routes {
             Some(routes) => routes,
             none => none.insert(LocalRoutes::open()?),
@@ -335,7 +363,9 @@ impl Running {
     async fn remove_routes(&mut self, resources: &[Resource]) -> Vec<anyhow::Error> {
         let Some(routes) = &mut self.routes else { return Vec::new() };
         // Some were there before us.
-        let added: BTreeSet<Prefix> = routes.added().iter().copied().collect();
+        let of_others = self.pinning.routes_of_others();
+        let added: BTreeSet<Prefix> =
+            routes.added().iter().filter(|one| !of_others.contains(one)).copied().collect();
         let doomed: Vec<Prefix> =
             resources.iter().filter_map(prefix).filter(|one| added.contains(one)).collect();
         let mut errors: Vec<anyhow::Error> =
@@ -541,9 +571,8 @@ impl Running {
         match self.path {
             Some(Mode::SkLookup) => {
                 let table = aim.table.as_ref().context("steer without a table")?;
-                let dispatcher = self.dispatcher.as_mut().context("steer without a program")?;
-                dispatcher.publish_with(table.nodes(), table.run_time().nodes())?;
-                self.denying.published(table.run_time());
+                self.publish_table(table, &aim.config, &aim.plan, aim.revision)?;
+                self.take_pinned_over(aim).await?;
             }
             Some(Mode::Tproxy) => {
                 let chain = self.chain()?.clone();
@@ -713,13 +742,19 @@ fn not_done(outcome: Result<(), LinkError>) -> Vec<anyhow::Error> {
     }
 }
 
-/// A dispatcher for `plan`, with the `secret` of the one before it if there was one.
-pub(super) fn loaded(plan: &Plan, secret: Option<Secret>) -> Result<Dispatcher, DispatcherError> {
+/// A dispatcher for `plan`, with the `secret` of the one before it if there was one, pinned in `directory` if it is to be.
+pub(super) fn loaded(
+    plan: &Plan,
+    secret: Option<Secret>,
+    directory: Option<&Path>,
+) -> Result<Dispatcher, DispatcherError> {
     let log_drops = tracing::enabled!(tracing::Level::DEBUG);
-    let destinations = plan.destinations.len();
-    let mut dispatcher = match secret {
-        Some(secret) => Dispatcher::load_with(log_drops, destinations, secret)?,
-        None => Dispatcher::load(log_drops, destinations)?,
+    // Ids that another one gave may leave gaps.
+    let destinations = plan.destinations.len().max(plan.ids().div_ceil(2));
+    let mut dispatcher = match (directory, secret) {
+        (Some(directory), secret) => Dispatcher::load_pinned(directory, log_drops, destinations, secret)?,
+        (None, Some(secret)) => Dispatcher::load_with(log_drops, destinations, secret)?,
+        (None, None) => Dispatcher::load(log_drops, destinations)?,
     };
     if log_drops && let Some(log) = dispatcher.take_drop_log() {
         tokio::spawn(log.write_on());

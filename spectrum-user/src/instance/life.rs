@@ -248,6 +248,7 @@ async fn serve_until(
     let stop = hearing.stop();
     let mut looks = Looks::new(running.repairing.watch.elsewhere());
     loop {
+        running.settle_places();
         let due = running.ledger.next_due();
         let next_worker = running.ends.due();
         let next_look = running.others.due();

@@ -15,8 +15,8 @@ use crate::control::{
     Asked, Asker, OfferedSocket, RegisterAnswer, RegisterQuery, Request, UnregisterQuery, WeightQuery,
 };
 use crate::model::{
-    Destination, DestinationId, Family, GroupSocket, PortRange, Protocol, RegisteredSocket, ServiceName,
-    SocketSource, Target, Weight,
+    Destination, DestinationId, Family, GroupSocket, MOST_SOCKETS, PortRange, Protocol, RegisteredSocket,
+    ServiceName, SocketShape, SocketSource, Target, Weight, answer_notes, choose_sockets, key_of, shares,
 };
 use crate::plan::firewall::SharedSlot;
 use crate::registry::Mode;
@@ -28,14 +28,8 @@ use spectrum_steering::host::{ForeignSocket, ListeningSocket, NamespaceId, liste
 /// The time between two looks whether they are still there.
 const GLANCE: Duration = Duration::from_secs(1);
 
-/// So many sockets share the clients of a destination at most.
-const MOST_SOCKETS: usize = 128;
-
 /// So many sockets of one group have places: one of them stands for the others when it is closed.
 const MOST_OF_A_GROUP: usize = 8;
-
-/// Only so many ranges of ports are named.
-const NAMED: usize = 4;
 
 /// The registered sockets of an instance.
 #[derive(Debug, Default)]
@@ -48,9 +42,24 @@ pub(super) struct Registered {
     strange: BTreeSet<u64>,
     /// The next look.
     due: Option<Instant>,
+    /// True while something of it is not written down.
+    is_unsettled: bool,
+    /// The places of those that packets are steered to no more, which are to be emptied.
+    left: Vec<RegisteredId>,
 }
 
 impl Registered {
+    /// True while something of it is not written down, or a place is to be emptied.
+    pub(super) fn is_unsettled(&self) -> bool {
+        self.is_unsettled || !self.left.is_empty()
+    }
+
+    /// All of it is written down: the places that are to be emptied.
+    pub(super) fn settle(&mut self) -> Vec<RegisteredId> {
+        self.is_unsettled = false;
+        std::mem::take(&mut self.left)
+    }
+
     /// Keeps those of destinations that there are: the others.
     fn keep<'a>(&mut self, destinations: impl Iterator<Item = &'a Destination>) -> Vec<RegisteredSocket> {
         let kept: BTreeSet<&Destination> = destinations.collect();
@@ -151,6 +160,7 @@ impl Running {
             Request::Weight(query) => self.weigh_sockets(query, peer).await,
             _ => Err(anyhow!("it is no request about sockets")),
         };
+        self.settle_places();
         super::life::settle(outcome, asked);
     }
 
@@ -215,16 +225,16 @@ impl Running {
         offer: Offer<'_>,
     ) -> anyhow::Result<RegisterAnswer> {
         let op = format!("register {service}");
-        let chosen = chosen(wanted, offered).context(op.clone())?;
+        let chosen = choose_sockets(wanted, offered, |one| shape(&one.socket)).context(op.clone())?;
         let mut answer =
             RegisterAnswer { service: service.to_string(), sockets: Vec::new(), notes: Vec::new() };
         for (id, destination, offered) in chosen {
-            let given = self.give(id, &destination, offered, offer);
+            let given = self.give(id, destination, offered, offer);
             let registered = given.with_context(|| format!("{op}: {destination}"))?;
             tracing::info!(%destination, socket = %registered, weight = registered.weight.get(), "registered");
-            answer.notes.extend(self.notes(id, &destination, offered));
-            answer.sockets.push((DestinationPlan::of((&id, &destination)), registered));
-            self.others.gone.remove(&destination);
+            answer.notes.extend(self.notes(id, destination, offered));
+            answer.sockets.push((DestinationPlan::of((&id, destination)), registered));
+            self.others.gone.remove(destination);
         }
         self.others.due.get_or_insert(Instant::now() + GLANCE);
         let steered = self.steer_to_sockets().await.context(op);
@@ -419,6 +429,8 @@ impl Running {
     ) -> anyhow::Result<DestinationId> {
         let id = self.plan.destinations.iter().find(|(_, one)| *one == destination).map(|(id, _)| *id);
         let id = id.context("divide the clients of a destination that is gone")?;
+        self.mark_changing();
+        self.others.is_unsettled = true;
         if let Some(dispatcher) = &mut self.dispatcher {
             dispatcher.share(id, &shares(&sockets))?;
         }
@@ -430,15 +442,9 @@ impl Running {
         Ok(id)
     }
 
-    /// Empties places of sockets that nothing is steered to any more.
+    /// Nothing is steered to these places any more: they are emptied when that is written down.
     pub(super) fn dismiss(&mut self, places: impl IntoIterator<Item = RegisteredId>) {
-        let Some(dispatcher) = &mut self.dispatcher else { return };
-        for place in places {
-            // Where it was closed meanwhile nothing is left to be taken away.
-            if let Err(error) = dispatcher.dismiss(place) {
-                tracing::debug!(%error, "take a registered socket away");
-            }
-        }
+        self.others.left.extend(places);
     }
 
     /// Lets go of the sockets of destinations that are gone.
@@ -490,31 +496,11 @@ impl Running {
 
     /// The reasons for which clients of datagrams do not take for answers what the server says.
     fn notes(&self, id: DestinationId, destination: &Destination, offered: &Offered) -> Vec<String> {
-        if destination.protocol != Protocol::Udp {
-            return Vec::new();
-        }
         let socket = &offered.socket;
-        let port = socket.address().port();
         let bound = self.plan.bindings.iter().filter(|planned| planned.destination == id);
         let bound: BTreeSet<PortRange> = bound.map(|planned| planned.binding.ports).collect();
-        let others = bound.iter().filter(|ports| (ports.first(), ports.last()) != (port, port));
-        let others: Vec<String> = others.take(NAMED).map(ToString::to_string).collect();
-        let mut notes = Vec::new();
-        if !others.is_empty() {
-            notes.push(format!(
-                "{destination}: answers leave from port {port}, and no client takes them for answers that dialled another one ({}): bind port \
-                 {port} alone, or relay to the server by origins",
-                others.join(", ")
-            ));
-        }
-        if !socket.is_told_what_is_dialled() {
-            notes.push(format!(
-                "{destination}: {} does not ask which address a datagram was sent to (IP_PKTINFO), so that its answers leave from another one, \
-                 and no client takes them for answers",
-                offered.command
-            ));
-        }
-        notes
+        let asks = socket.is_told_what_is_dialled();
+        answer_notes(destination, &bound, socket.address().port(), &offered.command, asks)
     }
 
     /// Notices which sockets are closed: another one of their group goes on, or their clients are refused.
@@ -655,25 +641,6 @@ pub(super) fn places(socket: &RegisteredSocket) -> Vec<RegisteredId> {
     socket.group().filter_map(|one| one.place).collect()
 }
 
-/// The shares of `sockets` in the clients of their destination: of those that have places.
-fn shares(sockets: &[RegisteredSocket]) -> Vec<SocketShare> {
-    let shares = sockets.iter().enumerate().filter_map(|(index, socket)| {
-        Some(SocketShare {
-            socket: socket.place?,
-            key: key_of(sockets, index),
-            weight: socket.weight.get(),
-            spare: socket.spare(),
-        })
-    });
-    shares.collect()
-}
-
-/// The key of one of `sockets`.
-fn key_of(sockets: &[RegisteredSocket], index: usize) -> u64 {
-    let Some(socket) = sockets.get(index) else { return 0 };
-    socket.key(sockets.iter().take(index).filter(|one| one.is_like(socket)).count())
-}
-
 /// The slots of a firewall for a destination of `family`, whose clients `sockets` share: a slot for each part of them, or
 /// one where they are all alike.
 pub(super) fn slots(sockets: &[RegisteredSocket], family: Family) -> Vec<SharedSlot> {
@@ -698,6 +665,12 @@ pub(super) fn slots(sockets: &[RegisteredSocket], family: Family) -> Vec<SharedS
     slots
 }
 
+/// The part of `socket` that decides for what it is.
+pub(crate) fn shape(socket: &ForeignSocket) -> SocketShape {
+    let (protocol, families) = (socket.protocol(), socket.families().to_vec());
+    SocketShape { protocol, families, address: socket.address() }
+}
+
 /// Whoever registers a socket gets the connections of a service.
 fn refuse_strangers(peer: Option<Asker>) -> anyhow::Result<()> {
     if peer.is_some_and(Asker::is_trusted) {
@@ -705,93 +678,4 @@ fn refuse_strangers(peer: Option<Asker>) -> anyhow::Result<()> {
     }
     let own = nix::unistd::Uid::effective();
     Err(anyhow!("only root and user {own} may, since it decides who gets the connections"))
-}
-
-/// For each of the `wanted` destinations the socket that fits it, of which there must be one.
-fn chosen<'a>(
-    wanted: &[(DestinationId, Destination)],
-    offered: &'a [Offered],
-) -> anyhow::Result<Vec<(DestinationId, Destination, &'a Offered)>> {
-    let mut chosen = Vec::new();
-    for (id, destination) in wanted {
-        let fits = |one: &&Offered| {
-            one.socket.protocol() == destination.protocol
-                && one.socket.families().contains(&destination.family)
-        };
-        let mut fit: Vec<&Offered> = offered.iter().filter(fits).collect();
-        // A socket of one family alone is meant for it.
-        if fit.iter().any(|one| one.socket.families().len() == 1) {
-            fit.retain(|one| one.socket.families().len() == 1);
-        }
-        match fit.as_slice() {
-            [] => {}
-            [one] => chosen.push((*id, destination.clone(), *one)),
-            several => {
-                let several: Vec<String> =
-                    several.iter().map(|one| one.socket.address().to_string()).collect();
-                bail!(
-                    "several sockets fit {destination}: {}; say which, by its address and port at the end of the line",
-                    several.join(", ")
-                );
-            }
-        }
-    }
-    if chosen.is_empty() {
-        let wanted: Vec<String> =
-            wanted.iter().map(|(_, one)| format!("{} of {}", one.protocol, one.family)).collect();
-        let offered: Vec<String> = offered.iter().map(|one| described(&one.socket)).collect();
-        bail!("it binds {}, and offered are {}", wanted.join(", "), offered.join(", "));
-    }
-    Ok(chosen)
-}
-
-fn described(socket: &ForeignSocket) -> String {
-    let families: Vec<String> = socket.families().iter().map(ToString::to_string).collect();
-    format!("{socket} of {}", families.join(" and "))
-}
-
-#[cfg(test)]
-mod tests {
-    use std::net::{TcpListener, UdpSocket};
-
-    use super::*;
-    use crate::model::Family;
-
-    fn offered(file: impl Into<OwnedFd>) -> Option<Offered> {
-        // Without CAP_NET_ADMIN nobody says whose namespace it is.
-        let socket = ForeignSocket::of(file.into(), NamespaceId::current().unwrap()).ok()?;
-        Some(Offered { socket, beside: Vec::new(), pid: 1, command: "test".to_owned() })
-    }
-
-    fn wanted(protocol: Protocol, family: Family) -> (DestinationId, Destination) {
-        (DestinationId(7), Destination { service: "web".parse().unwrap(), revision: 0, family, protocol })
-    }
-
-    #[test]
-    fn each_destination_gets_the_one_socket_that_fits() {
-        let sockets = [
-            offered(TcpListener::bind("127.0.0.1:0").unwrap()),
-            offered(UdpSocket::bind("127.0.0.1:0").unwrap()),
-            offered(TcpListener::bind("[::1]:0").unwrap()),
-        ];
-        let Some(sockets) = sockets.into_iter().collect::<Option<Vec<_>>>() else {
-            println!("SKIP each_destination_gets_the_one_socket_that_fits: needs CAP_NET_ADMIN");
-            return;
-        };
-        let all = [
-            wanted(Protocol::Tcp, Family::Ipv4),
-            wanted(Protocol::Tcp, Family::Ipv6),
-            wanted(Protocol::Udp, Family::Ipv4),
-            wanted(Protocol::Udp, Family::Ipv6),
-        ];
-        let cookies: Vec<u64> =
-            chosen(&all, &sockets).unwrap().iter().map(|(_, _, one)| one.socket.cookie()).collect();
-        assert_eq!(cookies, [0, 2, 1].map(|at: usize| sockets[at].socket.cookie()));
-        let refused = chosen(&all[3..], &sockets[..2]).err().unwrap().to_string();
-        assert!(refused.starts_with("it binds udp of ipv6, and offered are tcp 127.0.0.1:"), "{refused}");
-        let more = offered(TcpListener::bind("127.0.0.1:0").unwrap());
-        let sockets: Vec<Offered> = sockets.into_iter().chain(more).collect();
-        let refused = chosen(&all, &sockets).err().unwrap().to_string();
-        assert!(refused.starts_with("several sockets fit web tcp ipv4: 127.0.0.1:"), "{refused}");
-    }
 }

@@ -23,6 +23,7 @@ use super::leaving::LeavingWorkers;
 use super::list_watch::ListWatch;
 use super::notifying::notify;
 use super::own_bindings::{CurrentBindings, Speaking};
+use super::pinning::Pinning;
 use super::ready::Ready;
 use super::registering::Registered;
 use super::replies::{Replies, refuse_own_addresses};
@@ -128,6 +129,8 @@ pub(super) struct Running {
     /// The sockets of other programs.
     pub(super) others: Registered,
     pub(super) finding: SocketSearch,
+    /// The part of it that outlives this process.
+    pub(super) pinning: Pinning,
     /// The sockets that never answer.
     pub(super) silent: BTreeMap<(Protocol, Family), Socket>,
     pub(super) addresses: ListenerAddresses,
@@ -212,6 +215,7 @@ impl Running {
             listeners: BTreeMap::new(),
             others: Registered::default(),
             finding: SocketSearch::default(),
+            pinning: Pinning::default(),
             silent: BTreeMap::new(),
             addresses: ListenerAddresses::default(),
             syn_cookies: SynCookies::now(),
@@ -243,8 +247,9 @@ impl Running {
             match step {
                 Act::Raise(resources) => {
                     let raised = match self.stop_asked.check() {
-                        Ok(()) => self.raise(&resources, aim).await,
-                        Err(stopped) => Err(stopped.into()),
+                        // Who stops raises what stays.
+                        Err(stopped) if self.stopping.is_none() => Err(stopped.into()),
+                        _ => self.raise(&resources, aim).await,
                     };
                     if let Err(error) = raised {
                         course.failed();
@@ -275,6 +280,7 @@ impl Running {
         self.link()?.avoid().await?;
 
         let lock = registry()?.lock_unless(LOCK_PATIENCE, || self.stop_asked.is_asked())?;
+        self.find_pinned(&lock)?;
         for leftover in sweep::leftovers(&lock).await? {
             tracing::info!("removed {leftover}, which a killed instance left");
         }
@@ -321,6 +327,10 @@ impl Running {
     async fn choose_path(&mut self, aim: &Aim) -> anyhow::Result<Mode> {
         match aim.config.mode {
             ModeChoice::Tproxy => Ok(Mode::Tproxy),
+            ModeChoice::Auto if self.pinning.is_taking_over() => {
+                // What is there steers by it, before any rule.
+                self.have_also([Resource::Attachment], aim).await.map(|()| Mode::SkLookup)
+            }
             ModeChoice::SkLookup => {
                 self.have_also([Resource::Attachment], aim).await.map(|()| Mode::SkLookup)
             }
@@ -337,6 +347,11 @@ impl Running {
                             "XDP takes the maps of sk_lookup: whoever is denied is dropped by the firewall alone"
                         );
                     }
+                    if aim.config.instance.pin == Some(true) {
+                        tracing::warn!(
+                            "nothing is pinned, which takes sk_lookup: registered sockets are steered to while this process lives"
+                        );
+                    }
                     Ok(Mode::Tproxy)
                 }
             },
@@ -349,10 +364,13 @@ impl Running {
         self.stopping = Some(self.stop_asked.times());
         self.lock = None;
         notify(&[NotifyState::Stopping], &self.published);
-        let course =
-            self.ledger.course_to(&std::collections::BTreeSet::new(), Farewell::AtOnce, Instant::now());
-        let aim = self.aim();
-        self.go(course, &aim).await.left
+        let mut left = Vec::new();
+        if !self.go_to_what_stays(&mut left).await {
+            let course = self.ledger.course_to(&BTreeSet::new(), Farewell::AtOnce, Instant::now());
+            let aim = self.aim();
+            left.extend(self.go(course, &aim).await.left);
+        }
+        left
     }
 
     /// Lowers what is due.
@@ -426,6 +444,7 @@ impl Running {
             now.sockets = sockets;
             now.gone_sockets = gone_sockets;
             now.own_listeners = own_listeners;
+            now.pins = self.pinning.directory().map(|path| path.display().to_string());
         });
     }
 

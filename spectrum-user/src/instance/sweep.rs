@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 
 use anyhow::{Context as _, anyhow};
 
+use crate::pinned::PinnedPlace;
 use crate::registry::{Leftovers, StartupLock, unfinished_pins};
 use spectrum_steering::dispatcher::unpin;
 use spectrum_steering::host::{LocalRoutes, ReplyRoutes};
@@ -30,6 +31,7 @@ pub(crate) async fn leftovers(lock: &StartupLock) -> anyhow::Result<Vec<String>>
     for path in unfinished_pins(lock.namespace()).into_iter().filter(|path| path.is_dir()) {
         unpin(&path).with_context(|| format!("remove pins {}", path.display()))?;
         lines.push(format!("pins {}", path.display()));
+        PinnedPlace::of(lock.namespace()).tidy();
     }
     let mut errors: Vec<anyhow::Error> = tproxy::remove(&doomed).into_iter().map(Into::into).collect();
     errors.extend(routes.remove(&leftovers.routes).await.into_iter().map(Into::into));

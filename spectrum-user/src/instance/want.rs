@@ -34,6 +34,7 @@ pub fn want(config: &Config, plan: &Plan, mode: Mode, revision: u32) -> BTreeSet
         want.extend(plan.silent().into_iter().map(|(protocol, family)| Resource::Silent(protocol, family)));
         want.extend(plan.destinations.keys().map(|id| Resource::Registration(*id)));
         want.extend(config.xdp.iter().cloned().map(Resource::Xdp));
+        want.extend(config.instance.pin.unwrap_or_default().then_some(Resource::Pins));
     }
     want
 }
@@ -66,6 +67,14 @@ mod tests {
         let others = [ResourceKind::Attachment, ResourceKind::Registration];
         let of_tproxy = kinds(Mode::SkLookup).into_iter().filter(|kind| !others.contains(kind));
         assert_eq!(kinds(Mode::Tproxy), of_tproxy.collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn pins_are_wanted_where_there_is_something_to_pin() {
+        let text = "[instance]\npin = true\n[[service]]\nname = \"web\"\nregistered = true\nbindings = [{ prefix = \"192.0.2.0/24\" }]\n";
+        let Planned { config, plan } = Config::parse(std::path::Path::new("x.toml"), text).unwrap();
+        assert!(want(&config, &plan, Mode::SkLookup, 0).contains(&Resource::Pins));
+        assert!(!want(&config, &plan, Mode::Tproxy, 0).contains(&Resource::Pins));
     }
 
     #[test]

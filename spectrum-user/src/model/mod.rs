@@ -9,6 +9,7 @@ mod log_options;
 mod registered_socket;
 mod resource;
 mod service;
+mod socket_choice;
 mod socket_source;
 mod source_group;
 
@@ -17,9 +18,10 @@ pub use bgp_daemon::{BgpDaemon, PassedOn};
 pub use denials::{DenialChange, DenialKey, Denials, DenyWord, HeldDenial, SharedDenials, TooManyDenials};
 pub use force::{Force, Forced};
 pub use log_options::{LogFormat, LogOptions, ParseSampleError, RecordKeys, Records, Sample};
-pub use registered_socket::{GroupSocket, RegisteredSocket};
+pub use registered_socket::{GroupSocket, MOST_SOCKETS, RegisteredSocket, beside, key_of, shares};
 pub use resource::{Resource, ResourceKind};
 pub use service::{Service, registered};
+pub use socket_choice::{SocketChoiceError, SocketShape, answer_notes, choose_sockets};
 pub use socket_source::{ParseSocketSourceError, SocketHolder, SocketSource};
 pub use source_group::{ParseSourceGroupError, SourceGroup};
 pub use spectrum_common::{

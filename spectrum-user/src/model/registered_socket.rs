@@ -5,7 +5,7 @@ use std::fmt;
 use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
-use spectrum_common::{RegisteredId, hash_of};
+use spectrum_common::{RegisteredId, SocketShare, hash_of};
 
 use super::{SocketSource, Weight};
 
@@ -81,6 +81,11 @@ impl RegisteredSocket {
         named.bytes().fold(0, |hash, byte| hash_of([0; 2], [hash, byte.into()]))
     }
 
+    /// The places of its group in the program's map.
+    pub fn places(&self) -> impl Iterator<Item = RegisteredId> {
+        self.group().filter_map(|one| one.place)
+    }
+
     /// True if nothing but when they were started tells them apart.
     #[must_use]
     pub fn is_like(&self, other: &Self) -> bool {
@@ -93,6 +98,47 @@ impl fmt::Display for RegisteredSocket {
         let Self { cookie, address, pid, command, .. } = self;
         write!(f, "{address} of {command} (process {pid}, sk:{cookie:x})")
     }
+}
+
+/// So many sockets share the clients of a destination at most.
+pub const MOST_SOCKETS: usize = 128;
+
+/// The sockets of a destination that has `before` when `socket` comes, and those that leave: it takes the place of all, or is `is_beside` them.
+/// One that is there already keeps its place in their order.
+#[must_use]
+pub fn beside(
+    before: &[RegisteredSocket],
+    socket: RegisteredSocket,
+    is_beside: bool,
+) -> (Vec<RegisteredSocket>, Vec<RegisteredSocket>) {
+    let (mut stay, leave): (Vec<_>, Vec<_>) =
+        before.iter().cloned().partition(|one| is_beside || one.cookie == socket.cookie);
+    match stay.iter_mut().find(|one| one.cookie == socket.cookie) {
+        Some(known) => *known = socket,
+        None => stay.push(socket),
+    }
+    (stay, leave)
+}
+
+/// The shares of `sockets` in the clients of their destination: of those that have places.
+#[must_use]
+pub fn shares(sockets: &[RegisteredSocket]) -> Vec<SocketShare> {
+    let shares = sockets.iter().enumerate().filter_map(|(index, socket)| {
+        Some(SocketShare {
+            socket: socket.place?,
+            key: key_of(sockets, index),
+            weight: socket.weight.get(),
+            spare: socket.spare(),
+        })
+    });
+    shares.collect()
+}
+
+/// The key of one of `sockets`.
+#[must_use]
+pub fn key_of(sockets: &[RegisteredSocket], index: usize) -> u64 {
+    let Some(socket) = sockets.get(index) else { return 0 };
+    socket.key(sockets.iter().take(index).filter(|one| one.is_like(socket)).count())
 }
 
 #[cfg(test)]

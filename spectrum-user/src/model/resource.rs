@@ -58,6 +58,8 @@ pub enum Resource {
     Xdp(InterfaceName),
     /// What steers, of this revision: the program's table, or firewall rules. It takes the place of the one before.
     Rules(u32),
+    /// The files of a BPF file system by which what steers outlives the instance.
+    Pins,
     /// The route by which a prefix is announced.
     Announcement(Prefix),
 }
@@ -84,6 +86,7 @@ impl Resource {
             | Self::Claim
             | Self::Control
             | Self::Exemption
+            | Self::Pins
             | Self::Registration(_)
             | Self::Rules(_)
             | Self::Silent(..)
@@ -114,6 +117,7 @@ impl fmt::Display for Resource {
             Self::Exemption => f.write_str("the table that exempts from NAT"),
             Self::Xdp(interface) => write!(f, "the XDP program on interface {interface}"),
             Self::Rules(_) => f.write_str("the firewall rules that steer"),
+            Self::Pins => f.write_str("the files by which what steers is pinned"),
             Self::Announcement(prefix) => write!(f, "the route that announces {prefix}"),
         }
     }
@@ -121,7 +125,7 @@ impl fmt::Display for Resource {
 
 impl ResourceKind {
     /// Those that others can take away, in the order of raising.
-    pub const REMOVABLE: [Self; 11] = [
+    pub const REMOVABLE: [Self; 12] = [
         Self::Claim,
         Self::Control,
         Self::Attachment,
@@ -132,6 +136,7 @@ impl ResourceKind {
         Self::Exemption,
         Self::Xdp,
         Self::Rules,
+        Self::Pins,
         Self::Announcement,
     ];
 
@@ -150,6 +155,6 @@ impl ResourceKind {
     /// True if the clients that come are served without it.
     #[must_use]
     pub fn is_aside(self) -> bool {
-        matches!(self, Self::Announcement | Self::Claim | Self::Control | Self::Xdp)
+        matches!(self, Self::Announcement | Self::Claim | Self::Control | Self::Pins | Self::Xdp)
     }
 }

@@ -2,17 +2,18 @@
 //! format has a number. Does not know where it is kept.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::fmt;
-use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
-use spectrum_common::{Counts, names};
+use spectrum_common::{Counts, RegisteredId, names};
 
-use crate::model::{Binding, Destination, DestinationId, PortRange, Prefix, Protocol, ServiceName};
+use super::policy_clauses::PolicyClauses;
+use crate::model::{
+    Binding, Destination, DestinationId, PortRange, Prefix, Protocol, RegisteredSocket, ServiceName,
+};
 use crate::plan::{Bound, Plan};
 
 /// Changes whenever another version of the program would misunderstand a charter.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 
 /// The services of a pinned generation, and what else must be known of it.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
@@ -33,34 +34,24 @@ pub struct Charter {
     pub revision: u32,
     services: Vec<ServiceClause>,
     destinations: Vec<DestinationClause>,
-    /// The sockets that were registered, as they were then.
+    /// The instance whose configuration it is; none where verbs have bound it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub instance: Option<String>,
+    /// The services that this instance answers for itself.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub own: BTreeSet<ServiceName>,
+    /// The sockets of each destination that were registered, as they were then. One without a place was gone by then.
     #[serde(default)]
-    pub sockets: BTreeMap<DestinationId, PinnedSocket>,
+    pub sockets: BTreeMap<DestinationId, Vec<RegisteredSocket>>,
+    /// The place of the next one.
+    #[serde(default)]
+    pub following_place: u32,
+    /// Whom the services let in.
+    #[serde(default, skip_serializing_if = "PolicyClauses::is_empty")]
+    policies: PolicyClauses,
     /// The counts of programs before this one.
     #[serde(default)]
     former: BTreeMap<DestinationId, FormerClause>,
-}
-
-/// A socket of another program, as it was when it was registered. Whether it is still there, the kernel knows.
-#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
-pub struct PinnedSocket {
-    /// By which BPF and `ss -e` know it.
-    pub cookie: u64,
-    /// By which /proc knows it.
-    pub inode: u64,
-    /// The address that it is bound to.
-    pub address: SocketAddr,
-    /// The process that it was taken from.
-    pub pid: u32,
-    /// The name of that, as it can be shown.
-    pub command: String,
-}
-
-impl fmt::Display for PinnedSocket {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { cookie, address, pid, command, .. } = self;
-        write!(f, "{address} of {command} (process {pid}, sk:{cookie:x})")
-    }
 }
 
 /// The counts of a destination.
@@ -70,6 +61,14 @@ struct FormerClause {
     missed: u64,
     refused: Vec<u64>,
     denied: Vec<u64>,
+}
+
+impl FormerClause {
+    fn is_nothing(&self) -> bool {
+        self.steered == 0
+            && self.missed == 0
+            && self.refused.iter().chain(&self.denied).all(|count| *count == 0)
+    }
 }
 
 /// A service.
@@ -160,7 +159,11 @@ impl Charter {
             revision,
             services: services.iter().map(service).collect(),
             destinations: plan.destinations.iter().map(destination).collect(),
+            instance: None,
+            own: BTreeSet::new(),
             sockets: BTreeMap::new(),
+            following_place: 0,
+            policies: PolicyClauses::of(&plan.policies),
             former: BTreeMap::new(),
         }
     }
@@ -169,11 +172,20 @@ impl Charter {
     #[must_use]
     pub fn after(mut self, before: &Self) -> Self {
         let own: BTreeSet<DestinationId> = self.destinations.iter().map(|one| one.id).collect();
+        self.own.clone_from(&before.own);
+        self.own.retain(|name| self.services.iter().any(|service| service.name == *name));
+        self.following_place = before.following_place;
         self.sockets = before.sockets.clone();
         self.sockets.retain(|id, _| own.contains(id));
         self.former = before.former.clone();
         self.former.retain(|id, _| own.contains(id));
         self
+    }
+
+    /// The places of registered sockets in the program's map.
+    #[must_use]
+    pub fn places(&self) -> BTreeSet<RegisteredId> {
+        self.sockets.values().flatten().flat_map(RegisteredSocket::places).collect()
     }
 
     /// The counts of programs before this one for `id`.
@@ -186,11 +198,20 @@ impl Charter {
         counts
     }
 
+    /// The counts of programs before this one.
+    pub fn former_of_all(&self) -> impl Iterator<Item = (DestinationId, Counts)> {
+        self.former.keys().map(|id| (*id, self.former(*id)))
+    }
+
     /// Programs before this one have counted `counts` for `id`.
     pub fn set_former(&mut self, id: DestinationId, counts: Counts) {
         let Counts { steered, missed, refused, denied } = counts;
         let former = FormerClause { steered, missed, refused: refused.to_vec(), denied: denied.to_vec() };
-        self.former.insert(id, former);
+        if former.is_nothing() {
+            self.former.remove(&id);
+        } else {
+            self.former.insert(id, former);
+        }
     }
 
     /// The charter that `text` is.
@@ -243,12 +264,14 @@ impl Charter {
     /// The plan that it was made of, each destination with the id that it has.
     ///
     /// # Errors
-    /// [`CharterError::Text`]: there are bindings that tie, or a destination has no id, or the id of another.
+    /// [`CharterError::Text`]: there are bindings that tie, or a destination has no id, or the id of another; or somebody is allowed and denied
+    /// at once.
     pub fn plan(&self) -> Result<Plan, CharterError> {
         let broken = |cause: String| CharterError::Text { cause };
         let mut plan = Plan::of(&self.services()).map_err(|errors| {
             broken(errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))
         })?;
+        plan.policies = self.policies.policies().map_err(broken)?;
         let known: HashMap<_, _> = self
             .destinations
             .iter()
@@ -280,6 +303,7 @@ impl Charter {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::Weight;
 
     fn services(of: &[(&str, &[&str])]) -> Vec<Bound> {
         let binding = |text: &&str| {
@@ -322,20 +346,24 @@ mod tests {
         let plan = Plan::of(&first).unwrap();
         let mut before = Charter::of(&first, &plan, 7, 4, 0);
         let [web, dns] = [0, 1].map(DestinationId);
-        let socket = PinnedSocket {
+        let socket = RegisteredSocket {
             cookie: 0x1f,
             inode: 7,
             address: "127.0.0.1:80".parse().unwrap(),
             pid: 12,
             command: "nginx".to_owned(),
+            weight: Weight::ONE,
+            place: Some(RegisteredId(4096)),
+            beside: Vec::new(),
+            source: None,
         };
         for id in [web, dns] {
-            before.sockets.insert(id, socket.clone());
+            before.sockets.insert(id, vec![socket.clone()]);
             before.set_former(id, Counts { steered: 3, missed: 2, ..Counts::default() });
         }
         let next = plan.following(&first, &first[..1], 1).unwrap();
         let after = Charter::of(&first[..1], &next, 8, 4, 1).after(&Charter::parse(&before.text()).unwrap());
-        assert_eq!((after.sockets.get(&web), after.sockets.get(&dns)), (Some(&socket), None));
+        assert_eq!((after.sockets.get(&web), after.sockets.get(&dns)), (Some(&vec![socket]), None));
         assert_eq!((after.former(web).steered, after.former(web).missed), (3, 2));
         assert_eq!(after.former(dns), Counts::default());
     }

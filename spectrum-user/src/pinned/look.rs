@@ -8,15 +8,15 @@ use std::thread;
 
 use tokio::runtime;
 
-use super::charter::{Charter, PinnedSocket};
+use super::charter::Charter;
 use super::place::PinnedPlace;
 use super::state::PinnedError;
-use crate::model::{Destination, DestinationId, Protocol};
+use crate::model::{Destination, DestinationId, Protocol, RegisteredSocket, Weight};
 use crate::plan::{Bound, Overlap, Plan};
 use crate::registry::{InstanceName, Mode};
 use crate::view::{
     BindingView, DETACHED, DestinationPlan, DestinationView, InstanceState, RegisteredCondition,
-    RegisteredView, ServicePlan, ServiceView, SocketView, TableView, View, counted,
+    RegisteredView, ServicePlan, ServiceView, TableView, View, counted, in_percent,
 };
 use spectrum_common::Page;
 use spectrum_steering::dispatcher::{
@@ -26,6 +26,9 @@ use spectrum_steering::host::{ListenQueue, LocalRoutes, listen_queues};
 
 /// The words for what answers.
 const TARGET: &str = "registered sockets of other programs";
+
+/// The same of what an instance answered for itself.
+const OWN_TARGET: &str = "nobody: the instance that answered for it has ended, and clients are refused";
 
 /// A generation that is pinned, as it was when it was read.
 #[derive(Debug)]
@@ -85,6 +88,12 @@ impl PinnedView {
         Ok(Self { namespace, objects, number, charter, services, plan })
     }
 
+    /// The instance whose configuration it is. While that lives it is to be asked instead.
+    #[must_use]
+    pub fn instance(&self) -> Option<&str> {
+        self.charter.instance.as_deref()
+    }
+
     /// The version that has published it.
     #[must_use]
     pub fn version(&self) -> &str {
@@ -112,6 +121,7 @@ impl PinnedView {
             namespace: self.namespace,
             generation: self.number,
             revision: self.charter.revision,
+            pins: Some(PinnedPlace::of(self.namespace).directory().display().to_string()),
             program: Some(AttachedProgram { id: self.charter.program, name: None }),
             table: Some(TableView { nodes: self.charter.nodes, bytes: Page::bytes_of(self.charter.nodes) }),
             ..View::default()
@@ -171,54 +181,40 @@ impl PinnedView {
         look: &PinnedLook,
         queues: &BTreeMap<u64, ListenQueue>,
     ) -> ServiceView {
+        let is_own = self.charter.own.contains(&service.name);
         let plan = ServicePlan {
             name: service.name.to_string(),
             bindings: service.bindings.len(),
-            target: TARGET.to_owned(),
+            target: if is_own { OWN_TARGET } else { TARGET }.to_owned(),
             ..ServicePlan::default()
         };
-        let own = self.plan.destinations.iter().filter(|(_, one)| one.service == service.name);
-        let sockets = own.map(|(id, one)| self.socket(*id, one, look, queues)).collect();
+        let own = self.plan.destinations.iter().filter(|(_, one)| one.service == service.name && !is_own);
+        let sockets = own.flat_map(|(id, one)| self.sockets(*id, one, look, queues)).collect();
         ServiceView { plan, sockets, ..ServiceView::default() }
     }
 
-    /// The socket of a destination as the kernel has it, told by what was written down of it.
-    fn socket(
+    /// The sockets of a destination as the kernel has them, told by what was written down of them.
+    fn sockets(
         &self,
         id: DestinationId,
         destination: &Destination,
         look: &PinnedLook,
         queues: &BTreeMap<u64, ListenQueue>,
-    ) -> RegisteredView {
-        let Destination { protocol, family, .. } = *destination;
-        let known = self.charter.sockets.get(&id);
-        // Where the kernel does not say, it is as it was.
-        let there = look.cookie(id).unwrap_or_else(|_error| known.map(|known| known.cookie));
-        let queue = there.and_then(|cookie| queues.get(&cookie)).filter(|_| protocol == Protocol::Tcp);
-        let condition = match (there, known) {
-            (None, None) => RegisteredCondition::None,
-            (None, Some(_)) => RegisteredCondition::Gone,
-            (Some(_), _) if queue.is_some_and(ListenQueue::is_full) => RegisteredCondition::Full,
-            (Some(_), _) => RegisteredCondition::Up,
-        };
-        let told = known.filter(|known| there.is_none_or(|there| there == known.cookie));
-        RegisteredView {
-            protocol,
-            family,
-            condition,
-            socket: told.map(|PinnedSocket { cookie, address, pid, command, .. }| SocketView {
-                address: *address,
-                cookie: format!("{cookie:x}"),
-                pid: *pid,
-                command: command.clone(),
-            }),
-            source: None,
-            weight: None,
-            percent: None,
-            steered: None,
-            waiting: queue.map(|queue| queue.waiting),
-            most_waiting: queue.map(|queue| queue.most),
+    ) -> Vec<RegisteredView> {
+        let known = self.charter.sockets.get(&id).map_or(&[][..], Vec::as_slice);
+        // Whoever has put one there himself has told nobody.
+        let untold = look.cookie(id).ok().flatten();
+        if known.is_empty() || untold.is_some() {
+            let condition = match untold {
+                Some(_) => RegisteredCondition::Up,
+                None => RegisteredCondition::None,
+            };
+            return vec![RegisteredView::of(destination, condition, None)];
         }
+        let mut views: Vec<RegisteredView> =
+            known.iter().map(|socket| socket_view(destination, socket, look, queues)).collect();
+        in_percent(&mut views);
+        views
     }
 
     fn destination(
@@ -229,5 +225,33 @@ impl PinnedView {
         let (packets, denied) = counted(&(self.charter.former(*id) + look.counts(*id)?));
         let plan = DestinationPlan::of((id, destination));
         Ok(DestinationView { plan, listener: None, packets: Some(packets), denied })
+    }
+}
+
+/// One of them.
+fn socket_view(
+    destination: &Destination,
+    socket: &RegisteredSocket,
+    look: &PinnedLook,
+    queues: &BTreeMap<u64, ListenQueue>,
+) -> RegisteredView {
+    // Where the kernel does not say, it is as it was.
+    let is_at = |place| look.registered_cookie(place);
+    let is_there = socket.group().any(|one| {
+        one.place.is_some_and(|place| is_at(place).map_or(true, |cookie| cookie == Some(one.cookie)))
+    });
+    let queue = queues.get(&socket.cookie).filter(|_| is_there && destination.protocol == Protocol::Tcp);
+    let condition = match (is_there, socket.weight) {
+        (false, _) => RegisteredCondition::Gone,
+        (true, _) if queue.is_some_and(ListenQueue::is_full) => RegisteredCondition::Full,
+        (true, Weight::ZERO) => RegisteredCondition::Drained,
+        (true, _) => RegisteredCondition::Up,
+    };
+    RegisteredView {
+        weight: Some(socket.weight.get()),
+        steered: socket.place.and_then(|place| look.steered_to(place).ok()),
+        waiting: queue.map(|queue| queue.waiting),
+        most_waiting: queue.map(|queue| queue.most),
+        ..RegisteredView::of(destination, condition, Some(socket))
     }
 }

@@ -1,5 +1,5 @@
-//! Where in a BPF file system the state of a network namespace is pinned: its directories, and which of them stand for what. Opens
-//! nothing in them.
+//! Where in a BPF file system the state of a network namespace is pinned: its directories, which of them stand for what, and how one takes
+//! the place of another. Changes nothing of what is in them.
 //!
 //! `<inode>` is what is in force: the link, and a directory with a number that has the program, its maps and the generation. `<inode>-new` is
 //! made by a load, and becomes it by one rename; `<inode>-old` was it, until it was unloaded. Whoever finds one of these two finds what a
@@ -7,10 +7,12 @@
 
 use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-use spectrum_steering::dispatcher::is_bpf_file_system;
+use spectrum_steering::dispatcher::{Dispatcher, DispatcherError, is_bpf_file_system, make_directory, unpin};
 
+use super::state::PinnedError;
 use crate::registry::{PINS, pins_of, unfinished_pins};
 
 /// The file of the link.
@@ -124,6 +126,102 @@ impl PinnedPlace {
         Ok(found)
     }
 
+    /// Makes the directories aside in which something is prepared to be in force, for `group` to read: that of its objects.
+    ///
+    /// # Errors
+    /// One is there, or cannot be made.
+    pub fn make_aside(&self, group: Option<u32>) -> Result<PathBuf, PlaceError> {
+        self.prepare()?;
+        let objects = Self::first_objects_in(self.aside());
+        for path in [self.aside(), &objects] {
+            made(path, group)?;
+        }
+        Ok(objects)
+    }
+
+    /// Has what was prepared aside be in force, in one step: the directory of its objects.
+    ///
+    /// # Errors
+    /// Something is in force.
+    pub fn take_effect(&self) -> Result<PathBuf, PlaceError> {
+        fs::rename(self.aside(), &self.directory).map_err(|source| self.failed("rename to", source))?;
+        Ok(Self::first_objects_in(&self.directory))
+    }
+
+    /// Makes a directory for objects that are to take the place of those in force, with their readers.
+    ///
+    /// # Errors
+    /// It cannot be made.
+    pub fn make_next(&self) -> Result<PathBuf, PlaceError> {
+        let all = self.objects()?;
+        let last = all.last().map_or(FIRST, |(number, _)| number + 1);
+        let group = fs::metadata(&self.directory).map_err(|source| self.failed("look at", source))?.gid();
+        let next = self.directory.join(last.to_string());
+        made(&next, Some(group))?;
+        Ok(next)
+    }
+
+    /// Removes all objects but those in `directory`, each out of sight in one step, so that nobody finds half of it.
+    ///
+    /// # Errors
+    /// Something is left, which the next command removes.
+    pub fn keep_only(&self, directory: &Path) -> Result<(), PlaceError> {
+        for (_, other) in self.objects()?.into_iter().filter(|(_, other)| other != directory) {
+            fs::rename(&other, self.former()).map_err(|source| PlaceError::Os {
+                op: "rename",
+                path: other,
+                source,
+            })?;
+            self.sweep()?;
+        }
+        Ok(())
+    }
+
+    /// The directory of objects that are in force: those whose program the link runs, as far as that is known. The others, of an upgrade that
+    /// was killed, are removed.
+    ///
+    /// # Errors
+    /// There are none.
+    pub fn in_force(&self, program: Option<u32>) -> Result<PathBuf, PinnedError> {
+        let mut all = self.objects()?;
+        let is_meant = |path: &Path| {
+            Dispatcher::pinned_program(path).is_ok_and(|found| program.is_none_or(|program| program == found))
+        };
+        let meant = all.iter().position(|(_, path)| is_meant(path)).unwrap_or_default();
+        if all.is_empty() {
+            let path = self.directory.clone();
+            let cause = "nothing is in it (try: spectrum-user unload)";
+            return Err(DispatcherError::Charter { path, cause }.into());
+        }
+        let (_, path) = all.swap_remove(meant);
+        for (_, other) in all {
+            unpin(&other).map_err(|source| PlaceError::Os { op: "remove", path: other.clone(), source })?;
+        }
+        Ok(path)
+    }
+
+    /// Takes what is in force out of sight, in one step, then takes it away.
+    ///
+    /// # Errors
+    /// Something is left, which the next command removes.
+    pub fn remove(&self) -> Result<(), PlaceError> {
+        fs::rename(&self.directory, self.former()).map_err(|source| self.failed("rename", source))?;
+        self.sweep()?;
+        self.tidy();
+        Ok(())
+    }
+
+    /// Removes what killed processes have left beside what is in force.
+    ///
+    /// # Errors
+    /// Something is left.
+    pub fn sweep(&self) -> Result<(), PlaceError> {
+        for path in [self.aside(), self.former()] {
+            unpin(path).map_err(|source| PlaceError::Os { op: "remove", path: path.to_owned(), source })?;
+        }
+        Ok(())
+    }
+
     /// Makes sure that there is a BPF file system, and in it a directory for all network namespaces.
     ///
     /// # Errors
@@ -170,6 +268,14 @@ impl PinnedPlace {
     pub(super) fn failed(&self, op: &'static str, source: io::Error) -> PlaceError {
         PlaceError::Os { op, path: self.directory.clone(), source }
     }
+}
+
+fn made(path: &Path, group: Option<u32>) -> Result<(), PlaceError> {
+    make_directory(path, group).map_err(|source| PlaceError::Os {
+        op: "make directory",
+        path: path.to_owned(),
+        source,
+    })
 }
 
 #[cfg(test)]

@@ -66,8 +66,8 @@ pub enum RegistryError {
     },
     /// What is pinned has a prefix that equals, contains or lies within one of ours.
     #[error(
-        "claim prefix {prefix}: what is pinned in this network namespace has {theirs} (spectrum-user bindings --instance pinned lists \
-         it, unbind and unload take it away)"
+        "claim prefix {prefix}: what is pinned in this network namespace has {theirs} (a start over sk_lookup takes it over; spectrum-user \
+         bindings --instance pinned lists it, unbind and unload take it away)"
     )]
     Pinned {
         /// The prefix we asked for.

@@ -27,6 +27,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use nix::unistd::{Group, Uid, chown};
+use serde::Serialize;
 
 use crate::model::Prefix;
 use crate::plan::firewall::Chain;
@@ -34,7 +35,7 @@ use crate::plan::firewall::Chain;
 pub use error::{RegistryError, RunDirError};
 pub use instance::{Instance, InstanceId, InstanceName, Keeper, Mode, NoInstanceName};
 pub use leftovers::Leftovers;
-pub use pinned::{PINS, pins_of, unfinished_pins};
+pub use pinned::{PINS, is_pinned_for, pins_of, unfinished_pins};
 pub use run_dir::run_dir;
 pub use sockets::{ControlSocket, control_sockets};
 
@@ -172,7 +173,8 @@ impl StartupLock {
     /// The live instances of the namespace, and among them what is pinned. State files of dead ones are removed.
     pub fn live(&self) -> Result<Vec<Instance>, RegistryError> {
         let mut live = self.live_processes()?;
-        live.extend(self.pinned()?);
+        let pinned = self.pinned()?.and_then(|claim| claim.unless_held(&live));
+        live.extend(pinned);
         Ok(live)
     }
 
@@ -191,7 +193,17 @@ impl StartupLock {
     /// Claims `prefixes` for this process until the claim is dropped or the process ends. A prefix that equals,
     /// contains or lies within one of a live instance is refused.
     pub fn claim(&self, prefixes: &[Prefix]) -> Result<Claim, RegistryError> {
-        let live = self.live()?;
+        self.claim_beside(prefixes, false)
+    }
+
+    /// The same of who takes over what is pinned, and may have its prefixes.
+    pub fn claim_over_pins(&self, prefixes: &[Prefix]) -> Result<Claim, RegistryError> {
+        self.claim_beside(prefixes, true)
+    }
+
+    fn claim_beside(&self, prefixes: &[Prefix], is_over_pins: bool) -> Result<Claim, RegistryError> {
+        let mut live = self.live()?;
+        live.retain(|one| !is_over_pins || one.keeper == Keeper::Process);
         refuse_overlaps(prefixes, &live)?;
         let pid = std::process::id();
         let taken: BTreeSet<Chain> = live.into_iter().map(|instance| instance.chain).collect();
@@ -207,7 +219,7 @@ impl StartupLock {
         };
         let path = self.registry.dir.join(format!("{id}.{EXTENSION}"));
         let file = write(&path, &instance)?;
-        Ok(Claim { id, path, lock: file, instance })
+        Ok(Claim { id, path, lock: file, instance, is_over_pins })
     }
 
     /// Replaces what `claim` claims, as on a reload: first by all that is in use and all that will be, then, when the
@@ -218,8 +230,10 @@ impl StartupLock {
         mode: Option<Mode>,
         prefixes: &[Prefix],
     ) -> Result<(), RegistryError> {
-        let others: Vec<Instance> =
-            self.live()?.into_iter().filter(|instance| instance.chain != claim.instance.chain).collect();
+        let mut others = self.live()?;
+        others.retain(|one| {
+            one.chain != claim.instance.chain && !(claim.is_over_pins && one.keeper == Keeper::Pins)
+        });
         refuse_overlaps(prefixes, &others)?;
         let instance = Instance { mode, prefixes: prefixes.to_vec(), ..claim.instance.clone() };
         claim.lock = write(&claim.path, &instance)?;
@@ -236,13 +250,15 @@ pub struct Claim {
     path: PathBuf,
     lock: File,
     instance: Instance,
+    /// True of who takes over what is pinned: nobody else can pin what it claims.
+    is_over_pins: bool,
 }
 
 impl Claim {
     /// The claim of this process that it made before it became another program: the lock is still held.
     #[must_use]
     pub fn adopt(id: InstanceId, path: PathBuf, lock: OwnedFd, instance: Instance) -> Self {
-        Self { id, path, lock: lock.into(), instance }
+        Self { id, path, lock: lock.into(), instance, is_over_pins: false }
     }
 
     /// The path of the state file, and the file that is locked.
@@ -373,7 +389,8 @@ pub fn live_instances(run_dir: &Path, namespace: u64) -> Result<Vec<Instance>, R
     for path in found {
         live.extend(live_instance(&path)?);
     }
-    live.extend(pinned::pinned_in(&dir, &pins_of(namespace))?);
+    let pinned = pinned::pinned_in(&dir, &pins_of(namespace))?.and_then(|claim| claim.unless_held(&live));
+    live.extend(pinned);
     Ok(live)
 }
 
@@ -395,7 +412,7 @@ fn live_instance(path: &Path) -> Result<Option<Instance>, RegistryError> {
 }
 
 /// Puts `instance` at `path`, locked from the moment it can be seen there.
-fn write(path: &Path, instance: &Instance) -> Result<File, RegistryError> {
+fn write(path: &Path, instance: &impl Serialize) -> Result<File, RegistryError> {
     let new = path.with_extension(NEW);
     let write = || {
         let mut file = OpenOptions::new()

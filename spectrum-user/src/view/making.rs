@@ -56,6 +56,7 @@ impl Present {
             files: self.config.shown_files(),
             reloads: self.reloads(),
             upgrades: self.upgrades.clone(),
+            pins: self.pins.clone(),
             admin: self.admin,
             xdp: self.xdp.to_vec(),
             dropped_early: self.dropped_early(),

@@ -28,7 +28,7 @@ pub use plan::{BindingView, CheckedService, DestinationPlan, LogPlan, PlanView, 
 pub use policy::{LimitsView, TimeoutsView, UdpView, policy_lines};
 pub use present::{LeavingWorker, Present, Published, Seen};
 pub use readiness::Readiness;
-pub use registered::{RegisteredCondition, RegisteredView, SocketView};
+pub use registered::{RegisteredCondition, RegisteredView, SocketView, in_percent};
 pub use run_time::{Damage, DeniedView, RunTimePresent, RunTimeView};
 pub use service::{
     DatagramsView, DrainingView, EjectionPlan, EndedView, HealthPlan, RecordsPlan, ServicePlan, ServiceView,
@@ -102,6 +102,9 @@ pub struct View {
     /// The interfaces where XDP is asked for.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub xdp: Vec<XdpView>,
+    /// The directory of what is pinned, by which registered sockets are steered to also without it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pins: Option<String>,
     /// The packets that XDP has dropped, before the stack saw them. They are counted as denied, too.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dropped_early: Option<u64>,

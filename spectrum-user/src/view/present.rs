@@ -66,6 +66,8 @@ pub struct Present {
     pub own_listeners: Arc<HashSet<u64>>,
     /// The interfaces where XDP is asked for.
     pub xdp: Arc<[XdpView]>,
+    /// The directory of what is pinned.
+    pub pins: Option<String>,
     /// Whom the programs turn away most.
     pub denied: TopSources,
     /// The prefixes that are to be announced.
@@ -182,6 +184,7 @@ impl Published {
             sockets: Arc::default(),
             gone_sockets: Arc::default(),
             own_listeners: Arc::default(),
+            pins: None,
             xdp: Arc::default(),
             denied: TopSources::default(),
             announcements: Arc::default(),

@@ -86,7 +86,9 @@ pub enum RegisteredCondition {
 }
 
 impl RegisteredView {
-    fn of(
+    /// A `destination` and a `socket` of it, in this `condition`.
+    #[must_use]
+    pub fn of(
         destination: &Destination,
         condition: RegisteredCondition,
         socket: Option<&RegisteredSocket>,
@@ -143,6 +145,18 @@ impl RegisteredView {
     }
 }
 
+/// Says of each of `views`, the sockets of one destination, which part of new clients it gets.
+pub fn in_percent(views: &mut [RegisteredView]) {
+    let weight = |view: &RegisteredView| match view.condition {
+        RegisteredCondition::Gone => 0,
+        _ => view.weight.map_or(0, u64::from),
+    };
+    let total: u64 = views.iter().map(weight).sum();
+    for view in views {
+        view.percent = (weight(view) * 200 + total).checked_div(2 * total);
+    }
+}
+
 /// The sockets that the kernel has.
 #[derive(Debug, Default)]
 pub(super) struct SocketsLook {
@@ -173,14 +187,7 @@ impl Present {
             }
             let mut views: Vec<RegisteredView> =
                 sockets.iter().map(|socket| self.registered_at(destination, socket, look)).collect();
-            let weight = |view: &RegisteredView| match view.condition {
-                RegisteredCondition::Gone => 0,
-                _ => view.weight.map_or(0, u64::from),
-            };
-            let total: u64 = views.iter().map(weight).sum();
-            for view in &mut views {
-                view.percent = (weight(view) * 200 + total).checked_div(2 * total);
-            }
+            in_percent(&mut views);
             views.extend(self.sought(destination, sockets));
             views
         });

@@ -140,6 +140,7 @@ fn the_effective_configuration_is_a_file_that_means_the_same() {
                 config.instance.clone().or(spectrum_user::config::InstanceKeys {
                     drain: Some(spectrum_user::config::InstanceKeys::DRAIN),
                     single_process: Some(false),
+                    pin: Some(false),
                     ..Default::default()
                 }),
             )

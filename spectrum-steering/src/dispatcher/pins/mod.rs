@@ -14,14 +14,15 @@ use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
-use aya::maps::{Map, MapData};
+use aya::maps::{Array, Map, MapData, MapError, PerCpuArray};
 use nix::sys::statfs::{FsType, statfs};
 use nix::unistd::{Gid, chown};
-use spectrum_common::{Counts, Page, Step, names};
+use spectrum_common::{Counts, Page, RegisteredId, Step, names};
 
 use super::DispatcherError;
 use super::generation::Generation;
 use super::probe::{PacketCounters, sum_of};
+use super::secret::Secret;
 use crate::model::DestinationId;
 use sys::Access;
 
@@ -36,6 +37,15 @@ const GENERATION: &str = "generation-";
 
 /// The mode of a file: who may write it may do anything, its group may look.
 const FILE: u32 = 0o640;
+
+/// The mode of a file that nobody else may look at.
+const HIDDEN_FILE: u32 = 0o600;
+
+/// The file of what keys the program's hashes.
+const SECRET: &str = "secret";
+
+/// The directory that is there while registered sockets are changed.
+const CHANGING: &str = "changing";
 
 /// The mode of a directory.
 const DIRECTORY: u32 = 0o750;
@@ -118,12 +128,27 @@ pub(super) struct Pins {
     directory: PathBuf,
     /// Of the directory, and of all that is made in it.
     group: u32,
+    /// The objects that this process has pinned, by their files, so that they can be pinned again.
+    held: Vec<(String, OwnedFd)>,
+    /// The generation in force, and the pages of its nodes.
+    current: Option<(String, usize)>,
 }
 
 impl Pins {
     pub(super) fn at(directory: &Path) -> Result<Self, DispatcherError> {
         let metadata = fs::metadata(directory).map_err(failed("look at", directory))?;
-        Ok(Self { directory: directory.to_owned(), group: metadata.gid() })
+        let (directory, group) = (directory.to_owned(), metadata.gid());
+        Ok(Self { directory, group, held: Vec::new(), current: None })
+    }
+
+    /// The directory.
+    pub(super) fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// The directory has another name now.
+    pub(super) fn are_moved_to(&mut self, directory: &Path) {
+        directory.clone_into(&mut self.directory);
     }
 
     /// The file `name` of the directory.
@@ -132,15 +157,80 @@ impl Pins {
     }
 
     /// Pins the program.
-    pub(super) fn keep_program(&self, program: BorrowedFd<'_>) -> Result<(), DispatcherError> {
+    pub(super) fn keep_program(&mut self, program: BorrowedFd<'_>) -> Result<(), DispatcherError> {
         self.keep(program, PROGRAM)
     }
 
     /// Pins a map of the object.
-    pub(super) fn keep_map(&self, map: &Map, name: &str) -> Result<(), DispatcherError> {
+    pub(super) fn keep_map(&mut self, map: &Map, name: &str) -> Result<(), DispatcherError> {
         let path = self.path(name);
         map.pin(&path).map_err(|source| pin_error("pin to", &path, Box::new(source)))?;
-        admit(&path, self.group)
+        admit(&path, FILE, self.group)?;
+        let held = sys::open(&path, Access::Write).map_err(failed("open", &path))?;
+        self.held.push((name.to_owned(), held));
+        Ok(())
+    }
+
+    /// Pins `secret`, which nobody but the owner may read.
+    pub(super) fn keep_secret(&mut self, secret: Secret) -> Result<(), DispatcherError> {
+        let path = self.path(SECRET);
+        let words = super::shares::array("SECRET", 2, 0);
+        let words = words.map_err(|source| pin_error("pin to", &path, Box::new(source)))?;
+        sys::pin(words.fd().as_fd(), &path).map_err(failed("pin to", &path))?;
+        admit(&path, HIDDEN_FILE, self.group)?;
+        let held = words.fd().as_fd().try_clone_to_owned().map_err(failed("pin to", &path))?;
+        self.held.push((SECRET.to_owned(), held));
+        let mut map: Array<_, u64> = Map::Array(words)
+            .try_into()
+            .map_err(|source: MapError| pin_error("write to", &path, Box::new(source)))?;
+        for (index, word) in (0..).zip(secret.0) {
+            map.set(index, word, 0).map_err(|source| pin_error("write to", &path, Box::new(source)))?;
+        }
+        Ok(())
+    }
+
+    /// The secret that is pinned.
+    pub(super) fn secret(&self) -> Result<Secret, DispatcherError> {
+        let (path, file) = (self.path(SECRET), self.file(SECRET)?);
+        let mut words = [0; 2];
+        for (index, word) in (0..).zip(&mut words) {
+            let mut bytes = [0; 8];
+            sys::element(file.as_fd(), index, &mut bytes).map_err(failed("read", &path))?;
+            *word = u64::from_ne_bytes(bytes);
+        }
+        Ok(Secret(words))
+    }
+
+    /// True if the array of maps `name` has a map for `key`.
+    pub(super) fn has(&self, name: &str, key: u32) -> Result<bool, DispatcherError> {
+        let (path, file) = (self.path(name), self.file(name)?);
+        sys::element(file.as_fd(), key, &mut [0; 4]).map_err(failed("read", &path))
+    }
+
+    /// The files that this process has pinned and that somebody has removed.
+    pub(super) fn missing(&self) -> Vec<PathBuf> {
+        let paths = self.held.iter().map(|(name, _)| self.path(name));
+        paths.filter(|path| fs::symlink_metadata(path).is_err()).collect()
+    }
+
+    /// Pins again what somebody has removed.
+    pub(super) fn put_back(&self) -> Result<(), DispatcherError> {
+        for above in [self.directory.parent(), Some(&*self.directory)].into_iter().flatten() {
+            match make_directory(above, Some(self.group)) {
+                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                    return Err(failed("make directory", above)(error));
+                }
+                _ => {}
+            }
+        }
+        for (name, object) in &self.held {
+            let path = self.path(name);
+            if fs::symlink_metadata(&path).is_err() {
+                sys::pin(object.as_fd(), &path).map_err(failed("pin to", &path))?;
+                admit(&path, if name == SECRET { HIDDEN_FILE } else { FILE }, self.group)?;
+            }
+        }
+        Ok(())
     }
 
     /// The number of elements of the map `name`.
@@ -152,29 +242,72 @@ impl Pins {
     }
 
     /// Pins `object` as the file `name`.
-    pub(super) fn keep(&self, object: BorrowedFd<'_>, name: &str) -> Result<(), DispatcherError> {
+    fn keep(&mut self, object: BorrowedFd<'_>, name: &str) -> Result<(), DispatcherError> {
         let path = self.path(name);
         sys::pin(object, &path).map_err(failed("pin to", &path))?;
-        admit(&path, self.group)
+        admit(&path, FILE, self.group)?;
+        let held = object.try_clone_to_owned().map_err(failed("pin to", &path))?;
+        self.held.push((name.to_owned(), held));
+        Ok(())
     }
 
-    /// Pins a generation before it is in force, by a number that none has.
-    pub(super) fn keep_generation(&self, generation: &Generation) -> Result<PathBuf, DispatcherError> {
+    /// Pins a generation before it is in force, by a number that none has: the name of its file.
+    pub(super) fn keep_generation(&mut self, generation: &Generation) -> Result<String, DispatcherError> {
         let highest = generations(&self.directory).map_err(failed("list", &self.directory))?;
-        let number = highest.iter().map(|(number, _)| number + 1).max().unwrap_or(1);
-        let name = format!("{GENERATION}{number}");
+        let known = self.current.as_ref().and_then(|(name, _)| name.strip_prefix(GENERATION)?.parse().ok());
+        let number = highest.iter().map(|(number, _)| number + 1).chain(known.map(|known: u64| known + 1));
+        let name = format!("{GENERATION}{}", number.max().unwrap_or(1));
         self.keep(generation.map().fd().as_fd(), &name)?;
-        Ok(self.path(&name))
+        Ok(name)
     }
 
-    /// Lets go of every generation but that at `path`.
-    pub(super) fn keep_only(&self, path: &Path) {
+    /// The generation `name` is in force, of which the first `node_pages` have nodes. Lets go of every other.
+    pub(super) fn keep_only(&mut self, name: String, node_pages: usize) {
+        let path = self.path(&name);
         let others = generations(&self.directory).unwrap_or_default();
-        for (_, other) in others.iter().filter(|(_, other)| other != path) {
+        for (_, other) in others.iter().filter(|(_, other)| *other != path) {
             // What stays costs memory until the next one, and is never taken for the one in force.
             if let Err(error) = fs::remove_file(other) {
                 tracing::debug!(path = %other.display(), %error, "let go of a former generation");
             }
+        }
+        self.held.retain(|(held, _)| !held.starts_with(GENERATION) || *held == name);
+        self.current = Some((name, node_pages));
+    }
+
+    /// The generation in force, and the pages of its nodes.
+    pub(super) fn current(&self) -> Result<(OwnedFd, usize), DispatcherError> {
+        let Some((name, node_pages)) = &self.current else {
+            let (path, cause) = (self.directory.clone(), "no generation is in force");
+            return Err(DispatcherError::Charter { path, cause });
+        };
+        let held = self.held.iter().find(|(held, _)| held == name);
+        let file = match held {
+            Some((_, held)) => held.try_clone().map_err(failed("open", &self.path(name)))?,
+            None => self.file(name)?,
+        };
+        Ok((file, *node_pages))
+    }
+
+    /// Marks that what is registered is being changed: whoever finds the mark of a process that was killed has it be as the charter says.
+    pub(super) fn mark(&self) -> Result<(), DispatcherError> {
+        let path = self.path(CHANGING);
+        match make_directory(&path, Some(self.group)) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(failed("make", &path)(error)),
+            _ => Ok(()),
+        }
+    }
+
+    /// True if there is such a mark.
+    pub(super) fn is_marked(&self) -> bool {
+        self.path(CHANGING).is_dir()
+    }
+
+    /// Takes the mark away.
+    pub(super) fn unmark(&self) {
+        // Who finds it has more to do, and nothing else.
+        if let Err(error) = fs::remove_dir(self.path(CHANGING)) {
+            tracing::debug!(%error, "take a mark away");
         }
     }
 
@@ -201,11 +334,11 @@ impl Pins {
     }
 }
 
-/// Lets `group` read the file `path`.
-fn admit(path: &Path, group: u32) -> Result<(), DispatcherError> {
+/// Has the file `path` be of `group`, with this mode.
+fn admit(path: &Path, mode: u32, group: u32) -> Result<(), DispatcherError> {
     let admit = || {
         chown(path, None, Some(Gid::from_raw(group)))?;
-        fs::set_permissions(path, fs::Permissions::from_mode(FILE))
+        fs::set_permissions(path, fs::Permissions::from_mode(mode))
     };
     admit().map_err(failed("admit readers to", path))
 }
@@ -217,7 +350,7 @@ fn admit(path: &Path, group: u32) -> Result<(), DispatcherError> {
 pub fn pin_link(link: BorrowedFd<'_>, path: &Path) -> Result<(), DispatcherError> {
     let directory = path.parent().unwrap_or(path);
     sys::pin(link, path).map_err(failed("pin to", path))?;
-    admit(path, Pins::at(directory)?.group)
+    admit(path, FILE, Pins::at(directory)?.group)
 }
 
 /// The generations that are pinned in `directory`, with their numbers.
@@ -242,6 +375,8 @@ pub struct PinnedGeneration {
     pub(super) path: PathBuf,
     /// The slot beside the first one that it is in; 0: none.
     pub(super) slot: u32,
+    /// The pages before the charter.
+    pub(super) node_pages: usize,
 }
 
 impl PinnedGeneration {
@@ -298,7 +433,7 @@ impl PinnedGeneration {
         let first = page(0)?;
         let slot =
             first.get(SLOT..).and_then(<[u8]>::first_chunk).map_or(0, |slot| u32::from_ne_bytes(*slot));
-        Ok(Self { number, charter, path, slot })
+        Ok(Self { number, charter, path, slot, node_pages: begin })
     }
 }
 
@@ -329,6 +464,9 @@ fn charter_length(page: &[u8]) -> Option<usize> {
 pub struct PinnedLook {
     counters: PacketCounters,
     listeners: OwnedFd,
+    steered: PerCpuArray<MapData, u64>,
+    /// The place of the first registered socket.
+    first: u32,
 }
 
 impl PinnedLook {
@@ -341,11 +479,41 @@ impl PinnedLook {
             let path = directory.join(name);
             sys::open(&path, Access::Read).map_err(failed("open", &path))
         };
+        let failed = |name: &str| {
+            let path = directory.join(name);
+            move |source: MapError| pin_error("open", &path, Box::new(source))
+        };
         let counters = MapData::from_fd(open(names::COUNTERS)?).and_then(Map::from_map_data);
-        let counters = counters.and_then(TryInto::try_into);
-        let counters = counters
-            .map_err(|source| pin_error("open", &directory.join(names::COUNTERS), Box::new(source)))?;
-        Ok(Self { counters, listeners: open(names::LISTENERS)? })
+        let counters = counters.and_then(PacketCounters::try_from).map_err(failed(names::COUNTERS))?;
+        let steered = MapData::from_fd(open(names::STEERED)?).and_then(Map::from_map_data);
+        let steered = steered.and_then(PerCpuArray::try_from).map_err(failed(names::STEERED))?;
+        let first = counters.len();
+        Ok(Self { counters, listeners: open(names::LISTENERS)?, steered, first })
+    }
+
+    /// The counters themselves, for the program that takes the place of this one.
+    ///
+    /// # Errors
+    /// [`DispatcherError::Pin`]: they may not be opened.
+    pub fn counters(directory: &Path) -> Result<OwnedFd, DispatcherError> {
+        Pins::at(directory)?.file(names::COUNTERS)
+    }
+
+    /// The cookie of the registered socket at `place`, while there is one: a socket that is closed is none.
+    ///
+    /// # Errors
+    /// The kernel does not say.
+    pub fn registered_cookie(&self, place: RegisteredId) -> io::Result<Option<u64>> {
+        super::sys::cookie(self.listeners.as_fd(), place.0)
+    }
+
+    /// The packets that were given to the registered socket at `place`.
+    ///
+    /// # Errors
+    /// The kernel does not say.
+    pub fn steered_to(&self, place: RegisteredId) -> io::Result<u64> {
+        let counted = self.steered.get(&place.0.wrapping_sub(self.first), 0).map_err(io::Error::other)?;
+        Ok(counted.iter().fold(0, |sum, count| sum.wrapping_add(*count)))
     }
 
     /// The counters of packets to destination `id`, all CPUs together.

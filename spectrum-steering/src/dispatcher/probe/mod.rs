@@ -68,6 +68,15 @@ impl Probe {
         *self.former() = former;
     }
 
+    /// The part of [`counts`](Self::counts) that was counted by programs before this one.
+    ///
+    /// # Errors
+    /// [`DispatcherError::Count`]: the kernel does not say.
+    #[doc(hidden)]
+    pub fn counts_before(&self, id: DestinationId) -> Result<Counts, DispatcherError> {
+        self.former().counts(id)
+    }
+
     /// Nothing was counted before for `id`.
     pub(super) fn forget_former(&self, id: DestinationId) {
         self.former().forget(id);

@@ -186,34 +186,44 @@ fn overlapping(args: &InstanceArgs, query: BindingsQuery) -> anyhow::Result<Vec<
     }
 }
 
-/// What is pinned, if that is meant: it is named, or nothing else is there.
+/// What is pinned, if that is meant: it is named, or nothing else is there. What an instance that runs has pinned is its own affair: that is
+/// to be asked.
 fn pinned(args: &InstanceArgs) -> anyhow::Result<Option<PinnedView>> {
     let namespace = namespace_of(args)?;
-    match args.instance {
-        Some(InstanceName::Pinned) => {
-            let pinned = PinnedView::read(namespace.inode())?;
-            pinned.map(Some).ok_or_else(|| nothing_pinned("find instance pinned", namespace.inode()))
+    if !matches!(args.instance, None | Some(InstanceName::Pinned)) {
+        return Ok(None);
+    }
+    // Who may not see instances may yet see what is pinned.
+    let mut live = live_sockets(namespace);
+    match (PinnedView::read(namespace.inode()), args.instance) {
+        (Ok(Some(pinned)), _) if holder(&pinned, &live).is_some() => Ok(None),
+        (pinned, Some(_)) => {
+            let nothing = || nothing_pinned("find instance pinned", namespace.inode());
+            pinned?.map(Some).ok_or_else(nothing)
         }
-        Some(_) => Ok(None),
-        None => {
-            // Who may not see instances may yet see what is pinned.
-            let sockets = control_sockets(&run_dir(), namespace.inode()).unwrap_or_default();
-            let mut live: Vec<ControlSocket> = sockets.into_iter().filter(is_live).collect();
-            match PinnedView::read(namespace.inode()) {
-                Ok(None) => Ok(None),
-                Ok(pinned) if live.is_empty() => Ok(pinned),
-                Err(error) if live.is_empty() => Err(error.into()),
-                _ => {
-                    live.sort();
-                    bail!(
-                        "find the instance: there are several, say which by --instance: {}, {}",
-                        InstanceName::Pinned,
-                        candidates(&live)
-                    )
-                }
-            }
+        (Ok(None), None) => Ok(None),
+        (Ok(pinned), None) if live.is_empty() => Ok(pinned),
+        (Err(error), None) if live.is_empty() => Err(error.into()),
+        _ => {
+            live.sort();
+            bail!(
+                "find the instance: there are several, say which by --instance: {}, {}",
+                InstanceName::Pinned,
+                candidates(&live)
+            )
         }
     }
+}
+
+fn live_sockets(namespace: NamespaceId) -> Vec<ControlSocket> {
+    let sockets = control_sockets(&run_dir(), namespace.inode()).unwrap_or_default();
+    sockets.into_iter().filter(is_live).collect()
+}
+
+/// The instance among those that are `live` whose `pinned` is.
+fn holder<'a>(pinned: &PinnedView, live: &'a [ControlSocket]) -> Option<&'a ControlSocket> {
+    let own = pinned.instance()?;
+    live.iter().find(|socket| socket.id.to_string() == own)
 }
 
 fn namespace_of(args: &InstanceArgs) -> anyhow::Result<NamespaceId> {
@@ -227,6 +237,12 @@ fn namespace_of(args: &InstanceArgs) -> anyhow::Result<NamespaceId> {
 fn find(args: &InstanceArgs) -> anyhow::Result<ControlSocket> {
     let namespace = namespace_of(args)?;
     let sockets = control_sockets(&run_dir(), namespace.inode())?;
+    if args.instance == Some(InstanceName::Pinned)
+        && let Ok(Some(pinned)) = PinnedView::read(namespace.inode())
+        && let Some(holder) = holder(&pinned, &live_sockets(namespace))
+    {
+        return Ok(holder.clone());
+    }
     let is_meant = |socket: &ControlSocket| args.instance.is_none_or(|name| socket.is_called(name));
     let (mut meant, mut others): (Vec<_>, Vec<_>) = sockets.into_iter().partition(is_meant);
     if meant.len() != 1 {

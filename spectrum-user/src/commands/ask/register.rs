@@ -23,9 +23,6 @@ use spectrum_steering::host::{
     sockets_of_process,
 };
 
-/// The reason why pinned state has no weights.
-const ONE_SOCKET: &str = "a destination of pinned state has one socket";
-
 /// The ways to say whose sockets are meant.
 const WHOSE: &str = "say whose sockets: by --pid, --pidfile or --unit; by -- and the command that is to have them; or have systemd pass them to this \
                      very process, which a unit with Sockets= does (LISTEN_FDS is not set)";
@@ -38,9 +35,6 @@ pub(in crate::commands) fn register(args: &RegisterArgs) -> anyhow::Result<()> {
     let op = || format!("register {}", args.service);
     // Before anything is taken out of anybody.
     let is_pinned = pinned(&args.instance)?.is_some();
-    if is_pinned && args.weight.is_some() {
-        bail!("{}: --weight is for an instance that runs: {ONE_SOCKET}", op());
-    }
     let socket = if is_pinned { None } else { Some(find(&args.instance)?) };
     let namespace = namespace(&args.instance)?;
     let successor = Successor::of(&args.command).with_context(op)?;
@@ -50,11 +44,11 @@ pub(in crate::commands) fn register(args: &RegisterArgs) -> anyhow::Result<()> {
     let told = |answer: &dyn Fn(&mut dyn Write) -> io::Result<()>| answer(&mut io::stderr()).context(OP);
     let Some(socket) = socket else {
         let netns = args.instance.netns.as_deref();
-        let answer = crate::commands::pinned::register(netns, &args.service, &offered)?;
+        let answer = crate::commands::pinned::register(netns, &args.service, &offered, args.weight)?;
         let Some(successor) = successor else {
-            return print(OP, &answer, args.instance.json, |out| answer.write("gets", out));
+            return print(OP, &answer, args.instance.json, |out| write(&answer, "gets", out));
         };
-        told(&|out| answer.write("gets", out))?;
+        told(&|out| write(&answer, "gets", out))?;
         return Err(successor.take_over(&args.service, &made).context(op()));
     };
     let files: Vec<BorrowedFd<'_>> = offered.iter().map(|(_, socket)| socket.as_fd()).collect();
@@ -144,7 +138,7 @@ pub(in crate::commands) fn unregister(args: &UnregisterArgs) -> anyhow::Result<(
     let query = UnregisterQuery { service: service.clone(), protocol: *protocol, address: *address };
     if pinned(instance)?.is_some() {
         let answer = crate::commands::pinned::unregister(instance.netns.as_deref(), &query)?;
-        return print(OP, &answer, instance.json, |out| answer.write("gets no more", out));
+        return print(OP, &answer, instance.json, |out| write(&answer, "gets no more", out));
     }
     let answer: RegisterAnswer = ask(instance, &Request::Unregister(query))?;
     print(OP, &answer, instance.json, |out| write(&answer, "gets no more", out))
@@ -153,11 +147,13 @@ pub(in crate::commands) fn unregister(args: &UnregisterArgs) -> anyhow::Result<(
 /// Prints which sockets have another weight now, a line each.
 pub(in crate::commands) fn weight(args: &WeightArgs) -> anyhow::Result<()> {
     let WeightArgs { service, weight, address, protocol, instance } = args;
-    if pinned(instance)?.is_some() {
-        bail!("weight {service}: weights are for an instance that runs: {ONE_SOCKET}");
-    }
     let sockets = UnregisterQuery { service: service.clone(), protocol: *protocol, address: *address };
-    let answer: RegisterAnswer = ask(instance, &Request::Weight(WeightQuery { sockets, weight: *weight }))?;
+    let query = WeightQuery { sockets, weight: *weight };
+    let answer: RegisterAnswer = if pinned(instance)?.is_some() {
+        crate::commands::pinned::weigh(instance.netns.as_deref(), &query)?
+    } else {
+        ask(instance, &Request::Weight(query))?
+    };
     let verb = format!("has weight {} in", weight.get());
     print(OP, &answer, instance.json, |out| write(&answer, &verb, out))
 }

@@ -94,6 +94,11 @@ fn instance(status: &View, out: &mut dyn Write) -> io::Result<()> {
     if let Some(own) = &status.program {
         writeln!(out, "program: {}", program(own))?;
     }
+    if let Some(pins) = &status.pins {
+        let left =
+            if *pid == 0 { "" } else { ": registered sockets are steered to also without this process" };
+        writeln!(out, "pinned: {pins}{left}")?;
+    }
     if let Some(WorkerReport { user, capabilities, system_calls, files, .. }) = &status.worker_process {
         let capabilities = if capabilities.is_empty() { "none".to_owned() } else { capabilities.join(" ") };
         writeln!(out, "worker process: {user}, capabilities {capabilities}")?;

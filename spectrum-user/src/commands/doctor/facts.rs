@@ -14,7 +14,7 @@ use tokio::runtime;
 use super::announcing;
 use super::trial::{self, Trials};
 use super::workers;
-use crate::config::Config;
+use crate::config::{Config, ModeChoice};
 use crate::control::{self, Request};
 use crate::doctor::{
     BindingsSource, Confinement, Conntrack, HostFacts, Rights, Subject, SystemRefusal, Unknown,
@@ -24,7 +24,7 @@ use crate::model::{Binding, Family, Policy, PortRange, Protocol, Responder, Serv
 use crate::plan::ReplyNeeds;
 use crate::plan::{self, Listing, Plan};
 use crate::registry::{
-    ControlSocket, Instance, Leftovers, Mode, control_sockets, live_instances, run_dir, taken,
+    ControlSocket, Instance, Keeper, Leftovers, Mode, control_sockets, live_instances, run_dir, taken,
 };
 use crate::view::View;
 use spectrum_steering::dispatcher::{self, AttachedProgram};
@@ -52,7 +52,10 @@ pub(super) fn read(wanted: Option<(Config, Plan)>, jit: Option<u64>) -> anyhow::
     };
     let claimed = match (&wanted, &live) {
         (Some(plan), Ok(live)) => {
-            Ok(taken(&plan.routes, live).into_iter().map(|error| error.to_string()).collect())
+            // A start over sk_lookup takes over what is pinned.
+            let is_in_the_way = |one: &&Instance| one.keeper == Keeper::Process || mode == ModeChoice::Tproxy;
+            let others: Vec<Instance> = live.iter().filter(is_in_the_way).cloned().collect();
+            Ok(taken(&plan.routes, &others).into_iter().map(|error| error.to_string()).collect())
         }
         (Some(_), Err(error)) => Err(Unknown(error.to_string())),
         (None, _) => Ok(Vec::new()),

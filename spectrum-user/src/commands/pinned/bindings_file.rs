@@ -9,7 +9,17 @@ use serde::Deserialize;
 
 use crate::config::{Config, ModeChoice, Planned};
 use crate::model::{Binding, ParsePrefixError, PortRange, Prefix, Protocol, Service, ServiceName, Target};
-use crate::plan::Bound;
+use crate::plan::{Bound, Policies};
+
+/// The content of a file.
+#[derive(Debug, Default)]
+pub(super) struct FileBindings {
+    pub(super) services: Vec<Bound>,
+    /// Whom they let in; none where the file has no words for that.
+    pub(super) policies: Option<Policies>,
+    /// The things that are otherwise than they would be with a process.
+    pub(super) notes: Vec<String>,
+}
 
 /// Bindings as tubular's load-bindings has them.
 #[derive(Debug, Deserialize)]
@@ -48,15 +58,16 @@ impl TryFrom<String> for MaskedPrefix {
     }
 }
 
-/// The services that the file `path` has: a configuration, unless it begins as JSON does.
-pub(super) fn read(path: &Path) -> anyhow::Result<Vec<Bound>> {
+/// The content of the file `path`: a configuration, unless it begins as JSON does.
+pub(super) fn read(path: &Path) -> anyhow::Result<FileBindings> {
     if path.is_dir() {
         return registered(&Config::load(path)?, path);
     }
     let text = fs::read_to_string(path).with_context(|| format!("read bindings {}", path.display()))?;
     if text.trim_start().starts_with('{') {
-        return labelled(&text)
-            .map_err(|(line, column, message)| anyhow!("{}:{line}:{column}: {message}", path.display()));
+        let services = labelled(&text)
+            .map_err(|(line, column, message)| anyhow!("{}:{line}:{column}: {message}", path.display()))?;
+        return Ok(FileBindings { services, ..FileBindings::default() });
     }
     registered(&Config::load(path)?, path)
 }
@@ -84,16 +95,21 @@ fn labelled(text: &str) -> Result<Vec<Bound>, (usize, usize, String)> {
     Ok(services)
 }
 
-/// The services of a configuration, each of which other programs' sockets are registered for: nothing else is served without a process.
-pub(super) fn registered(planned: &Planned, path: &Path) -> anyhow::Result<Vec<Bound>> {
+/// The content of a configuration, whose services other programs' sockets are registered for: nothing else is served without a process.
+pub(super) fn registered(planned: &Planned, path: &Path) -> anyhow::Result<FileBindings> {
     let Planned { config, plan } = planned;
     let path = path.display();
     let run = "(leave it out, or run spectrum-user --config)";
     if config.mode == ModeChoice::Tproxy {
         bail!("{path}: mode = \"tproxy\" has rules, and nothing that could be pinned {run}");
     }
-    if !plan.policies.is_empty() {
-        bail!("{path}: [policy] and policies of services are kept by a process {run}");
+    if !config.xdp.is_empty() {
+        bail!("{path}: policy.xdp takes a process, with which the program on the interfaces ends {run}");
+    }
+    if !plan.silent().is_empty() {
+        bail!(
+            "{path}: on-deny = \"silent\" takes a process, which has the socket that never answers; without it who is denied is refused {run}"
+        );
     }
     if config.admin.is_some() {
         bail!(
@@ -115,7 +131,19 @@ pub(super) fn registered(planned: &Planned, path: &Path) -> anyhow::Result<Vec<B
         bindings: service.bindings.clone(),
         policy: None,
     };
-    Ok(config.services.iter().map(bound).collect())
+    let services = config.services.iter().map(bound).collect();
+    let mut notes = Vec::new();
+    if !config.policy_places.lists().is_empty() {
+        notes.push(format!(
+            "note: {path}: files of prefixes are read now, and again by load-bindings {path} alone: without a process nobody sees that they change"
+        ));
+    }
+    if plan.policies.all_interfaces().next().is_some() {
+        notes.push(format!(
+            "note: {path}: interfaces are those that there are now: load-bindings {path} looks for them again"
+        ));
+    }
+    Ok(FileBindings { services, policies: Some(plan.policies.clone()), notes })
 }
 
 fn is_registered(service: &Service) -> bool {

@@ -236,7 +236,7 @@ fn read(texts: &Texts<'_>, root: &DeTable<'_>, problems: &Problems<'_>, read_lis
     let (mode, firewall, nat, repairs, force) = file.take("dispatcher").map(dispatcher).unwrap_or_default();
     let admin = file.take("admin").and_then(admin);
     let resolver = file.take("resolver").map(resolver).unwrap_or_default();
-    let instance = file.take("instance").map(instance).unwrap_or_default();
+    let instance = file.take("instance").map(|typed| instance(typed, mode)).unwrap_or_default();
     let defaults = file.take("defaults").and_then(|typed| typed.section("a table, [defaults]"));
     let of_all = defaults.as_ref().and_then(|section| section.take("log"));
     let log = file.take("log");
@@ -335,7 +335,7 @@ fn include(typed: Typed<'_, '_>) {
     }
 }
 
-fn instance(typed: Typed<'_, '_>) -> InstanceKeys {
+fn instance(typed: Typed<'_, '_>, mode: ModeChoice) -> InstanceKeys {
     let mut keys = InstanceKeys::default();
     let Some(section) = typed.section("a table, [instance]") else { return keys };
     keys.drain =
@@ -356,6 +356,13 @@ fn instance(typed: Typed<'_, '_>) -> InstanceKeys {
     keys.single_process = section.take("single-process").and_then(|typed| typed.truth());
     if let (Some(_), Some(true)) = (&keys.user, keys.single_process) {
         typed.refuse_key("user", "there is no worker process with single-process = true; remove one of them");
+    }
+    keys.pin = section.take("pin").and_then(|typed| typed.truth());
+    if keys.pin == Some(true) && mode == ModeChoice::Tproxy {
+        typed.refuse_key(
+            "pin",
+            "only sk_lookup can be pinned: rules need nobody to live, but the end of a server must be noticed; leave pin or mode = \"tproxy\" out",
+        );
     }
     section.finish();
     keys

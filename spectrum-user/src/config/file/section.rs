@@ -55,6 +55,7 @@ const HOMES: &[(&str, &str)] = &[
     ("on-deny", "[policy], or policy of a service"),
     ("opened", "[log], or log of a service"),
     ("origins", "[[service]]"),
+    ("pin", "[instance]"),
     ("ports", "an element of bindings"),
     ("prefix", "an element of bindings"),
     ("protocol", "an element of bindings"),

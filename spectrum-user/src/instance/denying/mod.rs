@@ -317,9 +317,8 @@ impl Running {
         let before = std::mem::replace(&mut self.denying.sources, Arc::clone(next));
         let published = match self.compiled(&plan).await {
             Ok(table) => {
-                let dispatcher = self.dispatcher.as_mut().context("deny without a program")?;
-                let published = dispatcher.publish_with(table.nodes(), table.run_time().nodes());
-                published.map(|()| self.denying.published(table.run_time())).map_err(Into::into)
+                let config = Arc::clone(&self.config);
+                self.publish_table(&table, &config, &plan, self.revision)
             }
             Err(error) => Err(error),
         };

@@ -24,7 +24,7 @@ use crate::instance::effects::{firewall_of, loaded, namespace};
 use crate::instance::own_bindings::Speaking;
 use crate::instance::registering::Registered;
 use crate::instance::running::Running;
-use crate::model::{Destination, Forced, Protocol, Resource, registered};
+use crate::model::{Destination, Forced, Protocol, Resource, ResourceKind, registered};
 use crate::plan::firewall::Firewall;
 use crate::plan::{Plan, RunTimeSources};
 use crate::registry::{Claim, InstanceId, Mode};
@@ -179,6 +179,9 @@ impl Running {
         self.exempting.adopt(ledger.exemption.clone().map(SideTable::adopt).transpose()?);
         self.tproxy = ledger.rules.clone().map(Tproxy::adopt).transpose()?;
         self.others.adopt(ledger.registered.iter().cloned(), ledger.registered_before.iter().cloned());
+        if self.ledger.has(ResourceKind::Pins) {
+            self.pinning.adopt().context("adopt what is pinned")?;
+        }
         for listener in &ledger.listeners {
             let sockets = listener.sockets.iter().map(|number| files.copy(*number));
             let group = sockets.collect::<std::io::Result<_>>().and_then(ListenerGroup::adopt);
@@ -199,7 +202,8 @@ impl Running {
         }
         let plan = Arc::clone(&self.plan);
         let table = self.compiled(&plan).await?;
-        let mut dispatcher = Box::new(loaded(&plan, handed.secret)?);
+        let directory = self.pinning.make_directory().context("pin beside what is pinned")?;
+        let mut dispatcher = Box::new(loaded(&plan, handed.secret, directory.as_deref())?);
         if let Some(samples) = dispatcher.take_samples() {
             self.hearing.0.spawn(denials::read(samples, self.published.clone()));
         }
@@ -218,9 +222,9 @@ impl Running {
         let registered = registered(&self.config.services);
         let others = plan.destinations.iter().filter(|(_, one)| registered.contains(&one.service));
         self.registered.extend(others.map(|(id, _)| *id));
-        dispatcher.publish_with(table.nodes(), table.run_time().nodes())?;
-        self.denying.published(table.run_time());
         self.dispatcher = Some(dispatcher);
+        let config = Arc::clone(&self.config);
+        self.publish_table(&table, &config, &plan, self.revision)?;
         // Nothing ever waits in those of the version before.
         let silent = plan.silent().into_iter().map(|(protocol, family)| Resource::Silent(protocol, family));
         self.listen_silently(&silent.collect::<Vec<_>>())
@@ -235,6 +239,9 @@ impl Running {
         let link = takeover.files.copy(link).context(op)?;
         dispatcher.take_over(link, former, namespace()?)?;
         self.xdp.take_over(dispatcher);
+        if let Err(error) = self.have_left_pins() {
+            tracing::warn!("remove what the version before had pinned: {error:#}");
+        }
         Ok(())
     }
 

@@ -31,6 +31,9 @@ pub(crate) const VERSION: u32 = 1;
 /// The version of one that says who is denied at run time: a program that does not know of that must not take over.
 const WITH_DENIALS: u32 = 2;
 
+/// The version of one that has something pinned: a program that does not know of that would leave it behind.
+const WITH_PINS: u32 = 3;
+
 /// The first thing that is read of it.
 #[derive(Clone, Copy, Debug, Deserialize, Serialize)]
 struct Preamble {
@@ -182,9 +185,13 @@ pub(crate) enum HandedLedgerError {
 }
 
 impl HandedLedger {
-    /// The version that says as much as `denials`.
-    pub(super) fn version_of(denials: &[HandedDenial]) -> u32 {
-        if denials.is_empty() { VERSION } else { WITH_DENIALS }
+    /// The version that says as much as `denials`, and whether something `is_pinned`.
+    pub(super) fn version_of(denials: &[HandedDenial], is_pinned: bool) -> u32 {
+        match (is_pinned, denials) {
+            (true, _) => WITH_PINS,
+            (false, []) => VERSION,
+            (false, _) => WITH_DENIALS,
+        }
     }
 
     /// It in memory that nobody can change.
@@ -208,7 +215,7 @@ impl HandedLedger {
 
     fn parse(text: &[u8]) -> Result<Self, HandedLedgerError> {
         let Preamble { ledger } = serde_json::from_slice(text).map_err(HandedLedgerError::Senseless)?;
-        if !matches!(ledger, VERSION | WITH_DENIALS) {
+        if !matches!(ledger, VERSION | WITH_DENIALS | WITH_PINS) {
             return Err(HandedLedgerError::Version(ledger));
         }
         serde_json::from_slice(text).map_err(HandedLedgerError::Senseless)

@@ -13,6 +13,7 @@ use super::handed_ledger::{
 };
 use crate::control::ControlServer;
 use crate::instance::running::Running;
+use crate::model::ResourceKind;
 use crate::worker_process::{HandedLink, HandedWorker, HeardPart, WorkerProcess};
 use spectrum_steering::host::{Announcement, LocalRoutes};
 use spectrum_steering::tproxy::{SideTable, Tproxy};
@@ -37,7 +38,7 @@ impl Running {
         let book = self.published.now().book.files().context("hand on the counters")?;
         let denials = self.denying.handed();
         Ok(HandedLedger {
-            ledger: HandedLedger::version_of(&denials),
+            ledger: HandedLedger::version_of(&denials, self.ledger.has(ResourceKind::Pins)),
             pid: std::process::id(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             program: files.give(OwnProgram::open().context("open the own program")?),
