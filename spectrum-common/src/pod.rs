@@ -86,6 +86,13 @@ impl Node {
         view(self)
     }
 
+    /// The node whose bytes these are, as [`bytes`](Self::bytes) gives them.
+    #[must_use]
+    pub const fn of_bytes(bytes: [u8; size_of::<Self>()]) -> Self {
+        // SAFETY: of equal size, and every bit pattern is a Node.
+        unsafe { core::mem::transmute(bytes) }
+    }
+
     /// The bytes of `nodes`, in the order the kernel reads them.
     #[must_use]
     pub const fn bytes(nodes: &[Self]) -> &[u8] {

@@ -1,14 +1,16 @@
 //! A worker's part in serving a destination: the service, the way to its origins and its limits. Accepts and receives nothing.
 
 use std::cell::{OnceCell, RefCell};
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 
 use crate::limits::{Gate, ServiceShare};
 use crate::model::{Destination, Target};
-use crate::report::Limit;
+use crate::report::{End, Limit};
 use crate::service::{Served, Serving};
 use crate::session::Session;
+use crate::source_judge::{Applicant, JudgeView, TurnedAway};
 use crate::tcp::connections::Connections;
 use crate::tcp::dial::Dialler;
 use crate::tcp::first_move::Manners;
@@ -58,9 +60,10 @@ impl Assignment {
         self.traffic.get_or_init(|| self.worker.traffic(&self.served.service, self.destination.protocol))
     }
 
-    /// The permission to have one more connection: first of all descriptors to serve it with. A trusted proxy is
+    /// The permission to have one more connection: that of the source policy, as far as it is judged here, then descriptors to serve it with. A trusted proxy is
     /// counted itself until it says whom it speaks for; where that makes too many of it, this one is on credit.
     pub(super) fn admit(&self, session: &Session) -> Result<Option<Credit>, Limit> {
+        self.judge(session)?;
         let sockets = match self.served.target {
             Target::Origins(_) => 2,
             Target::Registered | Target::Respond(_) => 1,
@@ -83,11 +86,50 @@ impl Assignment {
 
     /// The same once a trusted proxy has said whom it speaks for.
     pub(super) fn readmit(&self, session: &Session, credit: Option<Credit>) -> Result<(), Limit> {
+        if session.via.get().is_some() {
+            self.judge(session)?;
+        }
         let admitted = match credit {
             Some(_) => session.admit(&self.gate),
             None => session.reassign(&self.gate),
         };
         admitted.inspect_err(|limit| self.complain(session, *limit))
+    }
+
+    /// The word of the source policy on the client of `session`, as far as it is said here.
+    fn judge(&self, session: &Session) -> Result<(), Limit> {
+        let turned_away = self.turns_away(session.client.get().ip(), session.via.get().is_some());
+        match turned_away {
+            Some(TurnedAway { limit, .. }) => {
+                self.complain(session, limit);
+                Err(limit)
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// What turns the client at `client` away, whom a trusted proxy has named or not, as far as source policies are judged here.
+    pub(super) fn turns_away(&self, client: IpAddr, is_named: bool) -> Option<TurnedAway> {
+        let (service, protocol) = (&self.served.service, self.destination.protocol);
+        self.worker.judge.turns_away(&Applicant { service, protocol, client, is_named })
+    }
+
+    /// The judges that its worker asks.
+    pub(super) fn judge_view(&self) -> &JudgeView {
+        &self.worker.judge
+    }
+
+    /// The account of a connection, or session, that begins.
+    pub(super) fn account(&self, client: SocketAddr, dialled: SocketAddr) -> Session {
+        let (service, protocol) = (self.served.service.clone(), self.destination.protocol);
+        Session::open(Rc::clone(&self.worker), service, protocol, client, dialled, self.traffic())
+    }
+
+    /// Reports a datagram from `client` to what it `dialled` that comes no further for this reason.
+    pub(super) fn deny(&self, client: SocketAddr, dialled: SocketAddr, limit: Limit) {
+        let account = self.account(client, dialled);
+        self.complain(&account, limit);
+        account.end(End::Denied(limit));
     }
 
     /// The count of its sessions' descriptors.

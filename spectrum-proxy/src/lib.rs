@@ -48,6 +48,7 @@ mod privileged;
 mod report;
 mod service;
 mod session;
+mod source_judge;
 mod sys;
 mod tcp;
 mod traffic;
@@ -69,6 +70,8 @@ pub use origins::{OriginWatch, WatchError};
 pub use privileged::{PrivilegedSocket, SocketTaker};
 pub use report::{Datagrams, DialFailure, End, Established, Event, Expiry, HeaderFault, Limit, Report, Side};
 pub use service::{Listener, Served};
+#[doc(hidden)]
+pub use source_judge::{JudgeChange, SourceJudge};
 pub use sys::give_memory_back;
 #[doc(hidden)]
 pub use traffic::TrafficCounters;

@@ -169,6 +169,10 @@ pub enum Limit {
     Source,
     /// New connections in a second from the client's source prefix.
     SourceRate,
+    /// None: the source policy of the service does not let the client in.
+    Policy,
+    /// The rate of the source policy.
+    PolicyRate,
 }
 
 impl Limit {
@@ -181,6 +185,8 @@ impl Limit {
             Self::Service => "connections",
             Self::Source => "connections-per-source",
             Self::SourceRate => "rate-per-source",
+            Self::Policy => "policy",
+            Self::PolicyRate => "policy-rate",
         }
     }
 }
@@ -204,7 +210,7 @@ pub enum HeaderFault {
 }
 
 /// Every end in the order of [`End::index`], with its word in records and metrics, and its status code.
-const ENDS: [(End, &str, u16); 31] = {
+const ENDS: [(End, &str, u16); 33] = {
     use DialFailure as Dial;
     use Side::{Downstream, Upstream};
     [
@@ -215,6 +221,8 @@ const ENDS: [(End, &str, u16); 31] = {
         (End::Denied(Limit::Service), "denied-service", 403),
         (End::Denied(Limit::Source), "denied-source", 403),
         (End::Denied(Limit::SourceRate), "denied-source-rate", 403),
+        (End::Denied(Limit::Policy), "denied-policy", 403),
+        (End::Denied(Limit::PolicyRate), "denied-policy-rate", 403),
         (End::Evicted, "evicted", 500),
         (End::Expired(Expiry::HalfClosed), "expired-half-closed", 200),
         (End::Expired(Expiry::Lifetime), "expired-lifetime", 200),
@@ -262,15 +270,15 @@ impl End {
             Self::Closed => 0,
             Self::Cut => 1,
             Self::Denied(limit) => 2 + limit as usize,
-            Self::Evicted => 7,
-            Self::Expired(expiry) => 8 + expiry as usize,
-            Self::Headless(fault) => 10 + fault as usize,
-            Self::Idle => 12,
-            Self::Lost(side) => 13 + side as usize,
-            Self::Reset(side) => 15 + side as usize,
-            Self::TimedOut(side) => 17 + side as usize,
-            Self::Undialled(failure) => 19 + failure as usize,
-            Self::Unreachable(side) => 29 + side as usize,
+            Self::Evicted => 9,
+            Self::Expired(expiry) => 10 + expiry as usize,
+            Self::Headless(fault) => 12 + fault as usize,
+            Self::Idle => 14,
+            Self::Lost(side) => 15 + side as usize,
+            Self::Reset(side) => 17 + side as usize,
+            Self::TimedOut(side) => 19 + side as usize,
+            Self::Undialled(failure) => 21 + failure as usize,
+            Self::Unreachable(side) => 31 + side as usize,
         }
     }
 

@@ -13,6 +13,7 @@ use crate::high_water::HighWater;
 use crate::limits::{DescriptorPool, Descriptors, LimitBook};
 use crate::model::{Destination, Protocol, ServiceName, reached};
 use crate::report::Event;
+use crate::source_judge::{CurrentJudges, JudgeView};
 use crate::sys;
 use crate::tcp::relay::{Buffers, Means, Pipes, Strategy};
 use crate::traffic::Traffic;
@@ -28,6 +29,7 @@ pub(super) struct Common {
     pub(super) ledger: LimitBook,
     pub(super) descriptors: DescriptorPool,
     pub(super) connections: ConnectionBook,
+    pub(super) judges: CurrentJudges,
 }
 
 /// The common ground of a worker's connections.
@@ -37,6 +39,7 @@ pub(super) struct Worker {
     pipes: Pipes,
     pub(super) descriptors: Descriptors,
     pub(super) common: Common,
+    pub(super) judge: JudgeView,
     pub(super) unique_ids: UniqueIdSupply,
     /// The addresses at which it listens itself, whatever steers connections there.
     listening: RefCell<HashSet<(Protocol, SocketAddr)>>,
@@ -63,6 +66,7 @@ impl Worker {
             buffers: Buffers::default(),
             pipes,
             descriptors: Descriptors::of(common.descriptors.clone()),
+            judge: JudgeView::new(common.judges.clone()),
             common,
             unique_ids: UniqueIdSupply::start(),
             listening: RefCell::default(),

@@ -148,6 +148,10 @@ impl Gate {
                     "the service has its share of the descriptors, the rest is for others: new connections are reset, open ones go on"
                 );
             }
+            // Whoever wants to know has the records.
+            Limit::Policy | Limit::PolicyRate => {
+                tracing::debug!(%service, %client, more, "the source policy lets clients in no more");
+            }
             limit => {
                 let limit = limit.key();
                 tracing::warn!(%service, %client, limit, more, "limit reached: new connections are reset");

@@ -199,14 +199,7 @@ impl AcceptQueue {
             }
         };
         let assignment = self.assignment.get();
-        let session = Session::open(
-            Rc::clone(&self.worker),
-            assignment.served.service.clone(),
-            assignment.destination.protocol,
-            canonical(client),
-            dialled,
-            assignment.traffic(),
-        );
+        let session = assignment.account(canonical(client), dialled);
         let peer = Peer::new(stream);
         let credit = match assignment.admit(&session) {
             Ok(credit) => credit,

@@ -99,6 +99,8 @@ impl Sessions {
                 self.moved_behind(table, ends.assignment, &proxied.key, content, ends.now)
             };
             let id = match known.or_else(|| moved(table)) {
+                // Who speaks for it hears nothing.
+                Some(id) if Self::turns_away(table, id, ends.assignment).is_some() => return None,
                 Some(id) => id,
                 None => open(table, proxied, datagram)?,
             };

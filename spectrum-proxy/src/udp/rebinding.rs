@@ -123,6 +123,10 @@ impl Sessions {
             return known == id;
         }
         let group = table.group_of(id);
+        // Nobody who is not let in takes a session with it.
+        if assignment.turns_away(key.client.ip(), key.via.is_some()).is_some() {
+            return false;
+        }
         let Some(session) = table.get_mut(id) else { return false };
         let via = session.proxied.as_ref().map(|proxied| proxied.via.id);
         if group != Some(key.group) || session.dialled() != key.dialled || via != key.via {

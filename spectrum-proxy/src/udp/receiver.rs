@@ -35,6 +35,7 @@ use crate::model::{Destination, Family};
 use crate::origins::Chooser;
 use crate::report::{DialFailure, End, HeaderFault, Limit, Side};
 use crate::session::Session;
+use crate::source_judge::TurnedAway;
 use crate::traffic::TrafficCount;
 use crate::worker::Worker;
 
@@ -294,8 +295,15 @@ impl Queue {
                 continue;
             };
             let policy = &assignment.served().policy;
+            let key = Key { group: self.group, client, dialled, via: None };
             if trusted.trusts(client.ip()) {
                 let assignment = &*assignment;
+                // It is itself somebody who may come in, or not.
+                if let Some(turned_away) = assignment.turns_away(client.ip(), false) {
+                    assignment.deny(client, dialled, turned_away.limit);
+                    self.tell(turned_away, assignment, key, train.first());
+                    continue;
+                }
                 let ends = ProxyEnds { group: self.group, assignment, sender: client, dialled, now };
                 let open = |table: &mut SessionTable<UdpSession>, proxied: Proxied<'_>, datagram: &[u8]| {
                     self.open(table, assignment, proxied.key, Some(&proxied), datagram, now)
@@ -303,7 +311,6 @@ impl Queue {
                 self.sessions.take_proxied(&mut table, post, index, &ends, &mut due, open);
                 continue;
             }
-            let key = Key { group: self.group, client, dialled, via: None };
             let mut known = table.find(&key).filter(|id| !expired(&mut table, *id, policy));
             if known.is_none() {
                 match self.sessions.moved(&mut table, &assignment, &key, &train, now) {
@@ -311,6 +318,12 @@ impl Queue {
                     Some(Moved::Here(id)) => known = Some(id),
                     None => {}
                 }
+            }
+            if let Some(id) = known
+                && let Some(turned_away) = Sessions::turns_away(&mut table, id, &assignment)
+            {
+                self.tell(turned_away, &assignment, key, train.first());
+                continue;
             }
             let open = |table: &mut SessionTable<UdpSession>| {
                 self.open(table, &assignment, key, None, train.first(), now)
@@ -341,24 +354,25 @@ impl Queue {
             tracing::debug!(client = %key.client, dialled = %local, "a datagram from a service's port is not answered");
             return None;
         }
+        let account = assignment.account(peer, local);
+        let by = proxied.map(|proxied| Box::new(proxied.by(self.sessions.vias.hold(proxied.via))));
+        if let Some(by) = &by {
+            by.name(&account);
+            key.via = Some(by.via.id);
+        }
+        // Before anybody makes room for it.
+        let judged = assignment.judge_view().version();
+        if fault.is_none()
+            && let Err(limit) = self.judge(assignment, &account, key, datagram)
+        {
+            account.end(End::Denied(limit));
+            return None;
+        }
         self.sessions.make_room(table, self.group);
         if let Some(most) = served.policy.udp.sessions {
             let workers = self.worker.common.descriptors.workers();
             let most = usize::try_from(most.get()).unwrap_or(usize::MAX).div_ceil(workers);
             while self.sessions.count_of(table, &served.service) >= most && self.give_up_one(table) {}
-        }
-        let account = Session::open(
-            Rc::clone(&self.worker),
-            served.service.clone(),
-            self.destination.protocol,
-            peer,
-            local,
-            assignment.traffic(),
-        );
-        let by = proxied.map(|proxied| Box::new(proxied.by(self.sessions.vias.hold(proxied.via))));
-        if let Some(by) = &by {
-            by.name(&account);
-            key.via = Some(by.via.id);
         }
         if let Some(fault) = fault {
             account.ends_as(End::Headless(fault));
@@ -378,6 +392,7 @@ impl Queue {
             }
         };
         let mut session = UdpSession::new(account, assignment.traffic(), answer, voice);
+        session.judged.set(Some(judged));
         session.proxied = by;
         if let (Answer::Relay, Some(dialler)) = (answer, &assignment.dialler) {
             let header = proxied.map_or(&[][..], |proxied| proxied.header);
@@ -428,6 +443,32 @@ impl Queue {
                 %service, %proxy, %dialled, end = %End::Headless(fault),
                 "a trusted proxy sends datagrams without a whole PROXY header of version 2, or of SPP, before each: they go no further"
             );
+        }
+    }
+
+    /// The word of the source policy on who begins a session with `datagram`.
+    fn judge(
+        &self,
+        assignment: &Assignment,
+        account: &Session,
+        key: Key,
+        datagram: &[u8],
+    ) -> Result<(), Limit> {
+        let (client, is_named) = (account.client.get(), account.via.get().is_some());
+        // A proxy that speaks for itself has been judged.
+        let is_proxy = !is_named && key.via.is_some();
+        let turned_away = if is_proxy { None } else { assignment.turns_away(client.ip(), is_named) };
+        let Some(turned_away) = turned_away else { return Ok(()) };
+        assignment.complain(account, turned_away.limit);
+        self.tell(turned_away, assignment, key, datagram);
+        Err(turned_away.limit)
+    }
+
+    /// Tells a client that it is turned away, if it is to be told. One whom a trusted proxy names is not: that would hear it, of all whom it
+    /// speaks for.
+    fn tell(&self, turned_away: TurnedAway, assignment: &Assignment, key: Key, datagram: &[u8]) {
+        if turned_away.is_told && key.via.is_none() {
+            self.sessions.refuse(key.dialled, key.client, datagram, assignment.traffic());
         }
     }
 

@@ -47,6 +47,8 @@ pub(super) struct UdpSession {
     pub(super) narrowed: Cell<Option<Instant>>,
     /// The ids by which its origin wants to be called, where QUIC's clients are followed.
     pub(super) ids: Option<Box<KnownIds>>,
+    /// The judgement that has let its client in; none where that was in another process.
+    pub(super) judged: Cell<Option<u64>>,
     /// How far its client is believed, once that has another address than at the beginning.
     pub(super) path: Option<Box<ClientPath>>,
 }
@@ -74,6 +76,7 @@ impl UdpSession {
             answers: 0,
             narrowed: Cell::new(None),
             ids: None,
+            judged: Cell::new(None),
             path: None,
         }
     }

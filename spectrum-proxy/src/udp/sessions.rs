@@ -33,8 +33,9 @@ use super::voice::{Voice, Voices};
 use crate::assignment::Assignment;
 use crate::model::{Family, Policy, ServiceName};
 use crate::privileged::PrivilegedSocket;
-use crate::report::{DialFailure, End, Expiry, Side};
+use crate::report::{DialFailure, End, Expiry, Limit, Side};
 use crate::session::Session;
+use crate::source_judge::TurnedAway;
 use crate::traffic::{Traffic, TrafficCount};
 
 /// The time without datagrams that a session lasts which we answer ourselves, while the program is on its way out.
@@ -721,6 +722,30 @@ impl Sessions {
         let is_told = self.complaints.too_big(dialled, client, mtu, datagram);
         let count = if is_told { TrafficCount::ToldTooBig } else { TrafficCount::Withheld };
         assignment.traffic().add(count, 1);
+    }
+
+    /// What turns away the client of a session that sends one more datagram, as far as that is judged here. Where it is not the rate, which
+    /// may let the next one in, the session is over; otherwise there is an account of this one.
+    pub(super) fn turns_away(
+        table: &mut SessionTable<UdpSession>,
+        id: SessionId,
+        assignment: &Assignment,
+    ) -> Option<TurnedAway> {
+        let (judges, session) = (assignment.judge_view(), table.get(id)?);
+        let version = judges.version();
+        if session.judged.get() == Some(version) && !judges.has_rates() {
+            return None;
+        }
+        let (client, is_named) = (session.account.client.get(), session.account.via.get().is_some());
+        let turned_away = assignment.turns_away(client.ip(), is_named);
+        match turned_away {
+            None => session.judged.set(Some(version)),
+            Some(TurnedAway { limit: limit @ Limit::PolicyRate, .. }) => {
+                assignment.deny(client, session.dialled(), limit);
+            }
+            Some(TurnedAway { limit, .. }) => end(table, id, End::Denied(limit)),
+        }
+        turned_away
     }
 
     /// Tells `client` that nobody is behind what it `dialled`. `datagram` is the one that it sent there, or nothing where it is gone.

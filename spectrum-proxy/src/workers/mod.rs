@@ -24,6 +24,7 @@ use crate::model::{Destination, Protocol, Target};
 use crate::origins::{OriginWatch, WatchError};
 use crate::report::Event;
 use crate::service::{Listener, Served, Serving};
+use crate::source_judge::{CurrentJudges, JudgeChange};
 use crate::sys;
 use crate::tcp::relay::Pipes;
 use crate::udp::{self, Answer, ConnectionBook, Mailbox, Moving};
@@ -94,6 +95,7 @@ impl Workers {
         let (connections, mailboxes) = ConnectionBook::of(count.get());
         let common = Common {
             connections,
+            judges: CurrentJudges::default(),
             ledger: LimitBook::default(),
             descriptors: DescriptorPool::new(descriptors, count.get(), pipes().descriptors()),
         };
@@ -120,6 +122,12 @@ impl Workers {
     #[must_use]
     pub fn count(&self) -> usize {
         self.threads.len()
+    }
+
+    #[doc(hidden)]
+    /// Has clients judged otherwise from now on, after accept. Before the first change none are. What is open stays.
+    pub fn judge(&self, change: JudgeChange) {
+        self.common.judges.change(change);
     }
 
     #[doc(hidden)]

@@ -66,11 +66,12 @@ impl FromStr for InterfaceName {
     type Err = ParseInterfaceNameError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        // dev_valid_name (net/core/dev.c); quotes and stars are words of nft.
+        // dev_valid_name (net/core/dev.c); quotes and stars are words of nft, and a plus at the end is one of iptables.
         let is_name = (1..16).contains(&text.len())
             && text
                 .bytes()
                 .all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'/' | b':' | b'"' | b'*' | b'\\'))
+            && !text.ends_with('+')
             && text != "."
             && text != "..";
         if is_name { Ok(Self(text.to_owned())) } else { Err(ParseInterfaceNameError) }

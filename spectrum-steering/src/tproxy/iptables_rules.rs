@@ -135,7 +135,7 @@ impl AppliedRules for IptablesRules {
     }
 
     fn amend(&mut self, firewall: &Firewall) -> Result<bool, TproxyError> {
-        // It has no rules about sources.
+        // Of whom a policy turns away it has interfaces alone.
         Ok(self.is_of(firewall))
     }
 

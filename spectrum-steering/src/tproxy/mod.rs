@@ -35,7 +35,7 @@ pub use notices::{FirewallNotice, FirewallNotices, Touched};
 pub use side_table::SideTable;
 pub use trial::{Trial, try_all};
 
-use crate::plan::firewall::{Chain, ChainPart, Firewall};
+use crate::plan::firewall::{Chain, ChainPart, ChainPlace, Firewall};
 
 /// A firewall of the kernel's that can carry the rules.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
@@ -123,6 +123,12 @@ impl Tproxy {
             }
         }
         Err(if errors.len() == 1 { errors.remove(0) } else { TproxyError::None(errors) })
+    }
+
+    /// True if its rules judge the sources of packets.
+    #[must_use]
+    pub fn judges_sources(&self) -> bool {
+        self.look.parts().any(|part| matches!(part.place, ChainPlace::Table(_)))
     }
 
     /// The parts that were applied, by the names that the firewall's programs show.

@@ -87,7 +87,12 @@ impl Running {
                 if let Some(lookups) = self.lookups.take() {
                     self.stop_asked.unless(lookups.done()).await??;
                 }
-                self.serve(&self.link()?, resources, &aim.config).await
+                let link = self.link()?;
+                // A reload prepares it before, and it holds when traffic flows otherwise.
+                if self.steered.is_none() {
+                    self.have_judged(&link, &aim.config, &aim.plan).await?;
+                }
+                self.serve(&link, resources, &aim.config).await
             }
             ResourceKind::Exemption => {
                 if self.exempting.part().is_some() {

@@ -13,6 +13,7 @@ mod finding;
 mod firewall_looks;
 mod hearing;
 mod interface_watch;
+mod judging;
 mod leaving;
 mod ledger;
 mod life;

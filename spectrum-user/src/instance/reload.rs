@@ -182,7 +182,7 @@ impl Running {
         let handovers = self.handovers(&aim);
         let switched = handovers.len();
         let outcome = match self.avoid(both, Speaking::of(&[&self.config, &aim.config])).await {
-            Ok(()) => self.go_and_hand_over(&aim, mode, handovers).await,
+            Ok(()) => self.go_and_judge(&aim, mode, handovers).await,
             Err(error) => Err(error),
         };
         let went = outcome.map(|left| {
@@ -224,6 +224,34 @@ impl Running {
             (!is_same).then(|| HandoverOf { from: from.clone(), to: to.clone(), served: served(is) })
         });
         changes.collect()
+    }
+
+    /// Goes to `aim` with clients that are judged after accept. Where more changes than whom services let in, both configurations judge them
+    /// in the meantime, so that nobody comes in by the bindings of one and the policy of the other.
+    async fn go_and_judge(
+        &mut self,
+        aim: &Aim,
+        mode: Mode,
+        handovers: Vec<HandoverOf>,
+    ) -> anyhow::Result<Vec<anyhow::Error>> {
+        let link = self.link()?;
+        let said = self.denying.sources();
+        self.prepare_judge(&link, &aim.config, &aim.plan, said).await?;
+        let is_bound_alike =
+            self.plan.bindings == aim.plan.bindings && self.plan.destinations == aim.plan.destinations;
+        if !is_bound_alike || !handovers.is_empty() {
+            link.overlap_judges().await?;
+        }
+        let outcome = self.go_and_hand_over(aim, mode, handovers).await;
+        let judged = match &outcome {
+            Ok(_) => self.settle_judge(&link).await,
+            Err(_) => link.forget_judge().await,
+        };
+        if let Err(error) = judged {
+            // Another one takes its place soon, and is told what holds now.
+            tracing::warn!("clients are judged after accept as around the reload: {error}");
+        }
+        outcome
     }
 
     /// Goes to `aim`, and has kept listeners serve what it says. What could not be lowered is no failure.
@@ -299,7 +327,7 @@ impl Running {
 }
 
 /// True if it failed since there was no worker process any more, in which case there is another one soon.
-fn has_lost_worker(error: &anyhow::Error) -> bool {
+pub(super) fn has_lost_worker(error: &anyhow::Error) -> bool {
     error.chain().any(|cause| matches!(cause.downcast_ref(), Some(LinkError::Ended)))
 }
 

@@ -19,6 +19,7 @@ use super::exempting::Exempting;
 use super::finding::SocketSearch;
 use super::hearing::Hearing;
 use super::interface_watch::{InterfaceIndexes, InterfaceWatch};
+use super::judging::Judging;
 use super::leaving::LeavingWorkers;
 use super::list_watch::ListWatch;
 use super::notifying::notify;
@@ -35,7 +36,7 @@ use super::worker::WorkerEnds;
 use super::xdp_links::XdpLinks;
 use super::{Act, Course, Farewell, Ledger, Repairs, want};
 use crate::admin::AdminServer;
-use crate::config::{Config, ModeChoice};
+use crate::config::{Config, FirewallChoice, ModeChoice};
 use crate::confinement::WorkerUser;
 use crate::control::{Asked, ControlServer};
 use crate::model::{Destination, DestinationId, Family, Force, Protocol, Resource, ResourceKind, Service};
@@ -147,6 +148,8 @@ pub(super) struct Running {
     pub(super) repairing: Repairing,
     /// What was said at run time of whom services let in.
     pub(super) denying: Denying,
+    /// What the worker process judges by.
+    pub(super) judging: Judging,
     /// The lists of prefixes that the configuration names.
     pub(super) lists: ListWatch,
     /// The interfaces that policies name.
@@ -227,6 +230,7 @@ impl Running {
             repairs,
             repairing: Repairing::default(),
             denying: Denying::default(),
+            judging: Judging::default(),
             lists: ListWatch::default(),
             interfaces: InterfaceWatch::default(),
             next_listener: DestinationId(0),
@@ -296,6 +300,10 @@ impl Running {
         }
         let course = self.course_to(&aim, mode, Farewell::AtOnce);
         self.go(course, &aim).await.outcome()?;
+        // It is known now who carries the rules.
+        if mode == Mode::Tproxy && config.firewall == FirewallChoice::Auto {
+            self.judge_anew().await?;
+        }
         // With the mode in it.
         self.claim(LOCK_PATIENCE)?;
         self.lock = None;

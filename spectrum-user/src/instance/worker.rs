@@ -3,6 +3,7 @@
 
 use std::collections::{HashSet, VecDeque};
 use std::num::NonZeroUsize;
+use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
@@ -192,7 +193,7 @@ impl Running {
     }
 
     /// Hands all listeners that are served to the worker process behind `link`, which is to serve them as the one before.
-    pub(super) async fn serve_all(&self, link: &Link, config: &Config) -> anyhow::Result<()> {
+    pub(super) async fn serve_all(&mut self, link: &Link, config: &Config) -> anyhow::Result<()> {
         // It is to know the origins that are set before the first connection may go to one of them.
         let set = served_of(&self.plan, config, &self.published.worker().set_services());
         let any_set = !set.is_empty();
@@ -200,6 +201,8 @@ impl Running {
             link.prepare(set).await?;
             self.published.worker().set_again(link).await;
         }
+        let plan = Arc::clone(&self.plan);
+        self.have_judged(link, config, &plan).await?;
         let have = self.ledger.have().map(|(resource, _)| resource);
         let serving: Vec<Resource> =
             have.filter(|resource| resource.kind() == ResourceKind::Serving).cloned().collect();

@@ -70,6 +70,7 @@ impl Present {
             announcing_device: self.announcing_device.clone(),
             announcing_damage: self.announcing_damage.clone(),
             run_time: self.run_time.view(),
+            judged_after_accept: self.judged_after_accept().map(str::to_owned),
             unseen: self
                 .faults
                 .unseen()

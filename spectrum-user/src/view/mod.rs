@@ -144,6 +144,9 @@ pub struct View {
     /// What was said at run time of whom services let in.
     #[serde(default, skip_serializing_if = "RunTimeView::is_empty")]
     pub run_time: RunTimeView,
+    /// The clients that the worker process judges, after accept; none: what steers judges all of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub judged_after_accept: Option<String>,
     /// The lines and records that were not written.
     #[serde(default)]
     pub log: LogView,

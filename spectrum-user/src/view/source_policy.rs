@@ -5,9 +5,11 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use serde::Serialize;
 
+use super::present::{Present, Seen};
 use super::run_time::written;
 use crate::config::{Config, FirewallChoice, ModeChoice, ReadDatabase};
 use crate::model::{InterfaceName, SourceRule};
+use crate::plan::firewall::{ChainPart, ChainPlace};
 use crate::plan::{Plan, Policies};
 
 /// Whom one service lets in, as far as it says so, or all together.
@@ -126,8 +128,34 @@ pub(super) fn judged(config: &Config, plan: &Plan) -> Vec<String> {
         .then_some("sk_lookup: in the socket lookup, before the handshake; interfaces from Linux 5.17");
     let by_sets = (config.mode != ModeChoice::SkLookup && config.firewall != FirewallChoice::Iptables)
         .then_some("TPROXY by nftables: by sets, before the handshake");
-    let by_none = (config.mode != ModeChoice::SkLookup && config.firewall != FirewallChoice::Nftables)
-        .then_some("TPROXY by iptables: nowhere; a start is refused");
-    let by_paths = [by_lookup, by_sets, by_none].into_iter().flatten().filter(|_| !is_open);
+    let by_worker = (config.mode != ModeChoice::SkLookup && config.firewall != FirewallChoice::Nftables)
+        .then_some("TPROXY by iptables: by the worker process, after accept, so that on-deny silent is a reset by TCP; interfaces by rules that drop");
+    let of_named = names_clients(config).then_some(
+        "every path, of clients that trusted proxies name: by the worker process, after the PROXY header, not by interface",
+    );
+    let by_paths = [by_lookup, by_sets, by_worker, of_named].into_iter().flatten().filter(|_| !is_open);
     by_xdp.into_iter().chain(by_paths.map(str::to_owned)).collect()
+}
+
+/// True if a trusted proxy may name clients of a service.
+fn names_clients(config: &Config) -> bool {
+    config.services.iter().any(|one| !one.policy.trusted_proxies.prefixes.is_empty())
+}
+
+impl Present {
+    /// True if the rules that steer are those of iptables, which judge no sources.
+    #[must_use]
+    pub fn judges_all_after_accept(&self) -> bool {
+        let is_table = |part: &ChainPart| matches!(part.place, ChainPlace::Table(_));
+        matches!(&self.steering, Some(Seen::Tproxy(parts)) if !parts.iter().any(is_table))
+    }
+
+    /// The clients that the worker process judges.
+    pub(super) fn judged_after_accept(&self) -> Option<&'static str> {
+        if self.plan.policies.is_empty() && !self.run_time.sources.is_in_use {
+            return None;
+        }
+        let of_named = names_clients(&self.config).then_some("those that trusted proxies name");
+        if self.judges_all_after_accept() { Some("all, since iptables has the rules") } else { of_named }
+    }
 }

@@ -1,6 +1,7 @@
 //! What the steerer has its worker process do, a function each. Knows nothing of how it is told.
 
 use std::collections::{HashMap, HashSet};
+use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
@@ -8,14 +9,16 @@ use std::time::Duration;
 use anyhow::Context as _;
 use futures_util::future::{join, join_all, try_join_all};
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
+use spectrum_common::Node;
 use tokio::time::timeout;
 
 use super::link::{Begun, Link, LinkError, PATIENCE};
-use super::message::{HandoverOf, Order, RecordRules, WorkerAnswer, WorkersLook};
+use super::message::{HandoverOf, JudgeForm, JudgeOrder, Order, RecordRules, WorkerAnswer, WorkersLook};
 use super::moving::MOVING;
+use super::node_file;
 use super::wire::MOST_FILES;
 use crate::model::{
-    Destination, LocalOrigins, Origin, OriginSetting, Protocol, ResolverOptions, ServiceName,
+    Destination, Family, LocalOrigins, Origin, OriginSetting, Protocol, ResolverOptions, ServiceName,
 };
 use spectrum_proxy::{DrainOutcome, Served, SetOrigin, SetOriginError};
 
@@ -34,6 +37,27 @@ pub(crate) struct NewListeners {
     pub(crate) destination: Destination,
     pub(crate) sockets: Vec<OwnedFd>,
     pub(crate) served: Served,
+}
+
+/// Whom services let in, as a worker process is told.
+#[derive(Debug)]
+pub(crate) struct NewJudge<'a> {
+    /// The gate of each service and family that has one, by its index.
+    pub(crate) gates: Vec<(ServiceName, Family, u32)>,
+    /// The table that has the gates.
+    pub(crate) nodes: &'a [Node],
+    /// The lists of what was said at run time.
+    pub(crate) run_time: &'a [Node],
+    /// True if nobody judges clients before they are accepted.
+    pub(crate) judges_all: bool,
+}
+
+impl NewJudge<'_> {
+    fn written(self) -> io::Result<(JudgeForm, OwnedFd)> {
+        let Self { gates, nodes, run_time, judges_all } = self;
+        let form = JudgeForm { gates, nodes: nodes.len(), run_time: run_time.len(), judges_all };
+        Ok((form, node_file::written(&[nodes, run_time])?))
+    }
 }
 
 impl Link {
@@ -64,6 +88,38 @@ impl Link {
         patience: Duration,
     ) -> Result<Begun, LinkError> {
         self.begin(Order::LookUp(origins, patience), Vec::new(), patience + GRACE)
+    }
+
+    /// Has whom services let in be ready to be judged by `next`; by nobody where there is none.
+    pub(crate) async fn prepare_judge(&self, next: Option<NewJudge<'_>>) -> anyhow::Result<()> {
+        let written = next.map(NewJudge::written).transpose().context("hand on whom services let in")?;
+        let (form, file) = written.unzip();
+        self.judge(JudgeOrder::Prepare(form), file).await.map_err(Into::into)
+    }
+
+    /// Has clients judged by what was prepared as well, until that is settled or forgotten.
+    pub(crate) async fn overlap_judges(&self) -> Result<(), LinkError> {
+        self.judge(JudgeOrder::Overlap, None).await
+    }
+
+    /// Has clients judged by what was prepared alone.
+    pub(crate) async fn settle_judge(&self) -> Result<(), LinkError> {
+        self.judge(JudgeOrder::Settle, None).await
+    }
+
+    /// Has clients judged as before something was prepared.
+    pub(crate) async fn forget_judge(&self) -> Result<(), LinkError> {
+        self.judge(JudgeOrder::Forget, None).await
+    }
+
+    /// Has clients judged by other lists of what was said at run time, which stand in the same places.
+    pub(crate) async fn amend_judge(&self, run_time: &[Node]) -> anyhow::Result<()> {
+        let file = node_file::written(&[run_time]).context("hand on whom services let in at run time")?;
+        self.judge(JudgeOrder::Amend(run_time.len()), Some(file)).await.map_err(Into::into)
+    }
+
+    async fn judge(&self, order: JudgeOrder, file: Option<OwnedFd>) -> Result<(), LinkError> {
+        self.ask(Order::Judge(order), file.into_iter().collect(), PATIENCE).await.map(drop)
     }
 
     /// Starts so many workers.

@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::confinement::{Needs, WorkerReport, WorkerUser};
 use crate::model::{
-    Destination, Hop, LocalOrigins, LogFormat, Origin, OriginPort, OriginSetting, Protocol, ResolverOptions,
-    ServiceName,
+    Destination, Family, Hop, LocalOrigins, LogFormat, Origin, OriginPort, OriginSetting, Protocol,
+    ResolverOptions, ServiceName,
 };
 use crate::observe::ProcessNumber;
 pub(crate) use crate::observe::RecordRules;
@@ -66,6 +66,8 @@ pub(super) enum Order {
     LookUp(Vec<(Origin, LocalOrigins)>, Duration),
     /// Start so many workers.
     Start(usize),
+    /// Judge otherwise whom services let in.
+    Judge(JudgeOrder),
     /// Serve a destination from the listeners that come with it.
     Listen(Destination, Box<Served>),
     /// Prepare to hand these over, in place of what was prepared before.
@@ -98,6 +100,31 @@ pub(super) enum Order {
     Keep(Vec<(ServiceName, Origin)>),
     /// Tell of these services' origins, and of descriptors, which so many services share.
     Look(Vec<ServiceName>, usize),
+}
+
+/// A change of whom services let in, as far as the worker process judges that.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub(super) enum JudgeOrder {
+    /// What was said at run time is in the file that comes with this, so many nodes, in the places where it was.
+    Amend(usize),
+    /// Do not go over to what was prepared.
+    Forget,
+    /// Until it is settled judge by what was prepared, too.
+    Overlap,
+    /// What is in the file that comes with this is to hold next; or, where nothing is, nobody is to be judged.
+    Prepare(Option<JudgeForm>),
+    /// Judge by what was prepared alone.
+    Settle,
+}
+
+/// The form of whom services let in, whose nodes come in a file: first those of the table, then those of the lists of what was said at
+/// run time.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub(super) struct JudgeForm {
+    pub(super) gates: Vec<(ServiceName, Family, u32)>,
+    pub(super) nodes: usize,
+    pub(super) run_time: usize,
+    pub(super) judges_all: bool,
 }
 
 /// The listeners of one destination are to serve something else.

@@ -7,12 +7,13 @@ mod current;
 mod link;
 mod message;
 mod moving;
+mod node_file;
 mod process;
 mod serving;
 mod waiters;
 mod wire;
 
-pub(crate) use calls::NewListeners;
+pub(crate) use calls::{NewJudge, NewListeners};
 pub(crate) use current::{CurrentWorker, Setting};
 pub(crate) use link::{Answering, Begun, HandedLink, Link, LinkError};
 pub(crate) use message::{Beginning, DialPlace, HandoverOf, Told, WorkerQuestion, WorkersLook};

@@ -16,13 +16,18 @@ use tokio::task::{LocalSet, spawn_local};
 use tokio::time::timeout;
 
 use super::asking::Asking;
-use super::message::{FromWorker, HandoverOf, Order, ToWorker, WorkerAnswer, WorkersLook};
+use super::message::{
+    FromWorker, HandoverOf, JudgeForm, JudgeOrder, Order, ToWorker, WorkerAnswer, WorkersLook,
+};
 use super::moving::{MOVING, adopt, leave};
+use super::node_file;
 use super::wire::{Frame, Incoming, Outgoing, halves};
 use crate::confinement::WorkerReport;
 use crate::model::{Protocol, ResolverOptions};
 use crate::observe::{Counters, Recorder, observer};
-use spectrum_proxy::{Handover, Listener, OriginWatch, PreparedHandovers, Served, Workers};
+use spectrum_proxy::{
+    Handover, JudgeChange, Listener, OriginWatch, PreparedHandovers, Served, SourceJudge, Workers,
+};
 
 /// The longest message that is taken, in bytes.
 const LONGEST: usize = 256 << 20;
@@ -117,6 +122,26 @@ async fn hear(serving: &Rc<Serving>, mut incoming: Incoming) -> anyhow::Result<(
     }
 }
 
+/// The change that `order` and the file that comes with it are.
+fn judge_change(order: JudgeOrder, files: Vec<OwnedFd>) -> anyhow::Result<JudgeChange> {
+    let file = files.into_iter().next().context("judge by no file");
+    let of = "read whom services let in";
+    Ok(match order {
+        JudgeOrder::Amend(count) => {
+            let [run_time] = node_file::read(file?, [count]).context(of)?;
+            JudgeChange::Amend(run_time)
+        }
+        JudgeOrder::Forget => JudgeChange::Forget,
+        JudgeOrder::Overlap => JudgeChange::Overlap,
+        JudgeOrder::Prepare(None) => JudgeChange::Prepare(SourceJudge::default()),
+        JudgeOrder::Prepare(Some(JudgeForm { gates, nodes, run_time, judges_all })) => {
+            let [nodes, run_time] = node_file::read(file?, [nodes, run_time]).context(of)?;
+            JudgeChange::Prepare(SourceJudge::new(gates, nodes, run_time, judges_all))
+        }
+        JudgeOrder::Settle => JudgeChange::Settle,
+    })
+}
+
 impl Serving {
     fn say(&self, message: &FromWorker) {
         match Frame::of(message, Vec::new()) {
@@ -143,6 +168,7 @@ impl Serving {
                 tracing::debug!(count = unresolved.len(), "origins have no address yet");
             }
             Order::Start(count) => self.start(count, failed)?,
+            Order::Judge(order) => self.workers()?.judge(judge_change(order, files)?),
             Order::Listen(destination, served) => {
                 let listeners = files.into_iter().map(|file| match destination.protocol {
                     Protocol::Tcp => Listener::Tcp(file.into()),

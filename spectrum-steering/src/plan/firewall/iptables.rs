@@ -24,11 +24,12 @@
 //! that is connected from an address and port of a binding loses its datagrams: `-m socket` cannot tell it from a bound
 //! one, which has to lose.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt::Write as _;
+use std::net::SocketAddr;
 
 use super::{Chain, Firewall, Rule, TooManyBindings};
-use crate::model::{Binding, Family, PortRange, Prefix, Protocol};
+use crate::model::{Binding, Family, InterfaceName, PortRange, Prefix, Protocol};
 
 /// With so many outermost prefixes, packets are compared with each before they enter the chain; with more, all of a
 /// protocol enter it.
@@ -40,20 +41,51 @@ pub(crate) const MAX_RULES: usize = 5_000;
 
 /// One text per family that has rules, each for its `iptables-restore --noflush`. A chain that is there is emptied first.
 pub(crate) fn texts(chain: &Chain, firewall: &Firewall) -> Result<BTreeMap<Family, String>, TooManyBindings> {
-    if !firewall.denials().is_empty() {
-        return Err(TooManyBindings::IptablesPolicy);
-    }
     if !firewall.shares().is_empty() {
         return Err(TooManyBindings::IptablesRegistered);
     }
-    let mut by_family: BTreeMap<Family, Vec<&Rule>> = BTreeMap::new();
+    // The rest of whom a policy turns away is judged after accept.
+    let interfaces: HashMap<(Protocol, SocketAddr), &BTreeSet<InterfaceName>> = firewall
+        .denials()
+        .iter()
+        .flat_map(|denial| denial.listeners.iter().map(|listener| (*listener, &denial.interfaces)))
+        .collect();
+    let mut by_family: BTreeMap<Family, Vec<SteeredRule<'_>>> = BTreeMap::new();
     for rule in firewall.rules() {
-        by_family.entry(rule.binding.family()).or_default().push(rule);
+        let interfaces = interfaces.get(&(rule.binding.protocol, rule.listener)).copied();
+        by_family.entry(rule.binding.family()).or_default().push(SteeredRule { rule, interfaces });
     }
-    if let Some(count) = by_family.values().map(Vec::len).find(|count| *count > MAX_RULES) {
+    let count = |rules: &Vec<SteeredRule<'_>>| rules.iter().map(SteeredRule::lines).sum();
+    if let Some(count) = by_family.values().map(count).find(|count| *count > MAX_RULES) {
         return Err(TooManyBindings::Iptables { count, limit: MAX_RULES });
     }
     Ok(by_family.into_iter().map(|(family, rules)| (family, text(chain, &rules))).collect())
+}
+
+/// A rule, and the interfaces by which its packets may come.
+struct SteeredRule<'a> {
+    rule: &'a Rule,
+    /// None, or empty: any.
+    interfaces: Option<&'a BTreeSet<InterfaceName>>,
+}
+
+impl SteeredRule<'_> {
+    /// The number of lines that it takes.
+    fn lines(&self) -> usize {
+        self.interfaces.filter(|names| !names.is_empty()).map_or(1, |names| names.len() + 1)
+    }
+
+    fn add_to(&self, lines: &mut Vec<String>, chain: &Chain) {
+        let names = self.interfaces.into_iter().flatten();
+        let before = lines.len();
+        lines.extend(names.map(|name| target(chain, self.rule, Some(name))));
+        if lines.len() == before {
+            lines.push(target(chain, self.rule, None));
+        } else {
+            // To refuse it no target of this table is able.
+            lines.push(format!("{} -j DROP", matching(chain, self.rule, None)));
+        }
+    }
 }
 
 /// The text that puts `text`, made by [`texts`], in place of what `saved`, which `iptables-save -t mangle` printed, has
@@ -67,14 +99,12 @@ pub(crate) fn replacement(saved: &str, chain: &Chain, text: &str) -> String {
 }
 
 /// `rules` are of one family and in order of precedence.
-fn text(chain: &Chain, rules: &[&Rule]) -> String {
+fn text(chain: &Chain, rules: &[SteeredRule<'_>]) -> String {
     let mut lines = vec!["*mangle".to_owned(), format!(":{chain} - [0:0]")];
+    let bindings = || rules.iter().map(|one| one.rule.binding);
     for protocol in [Protocol::Tcp, Protocol::Udp] {
-        let prefixes: BTreeSet<Prefix> = rules
-            .iter()
-            .filter(|rule| rule.binding.protocol == protocol)
-            .map(|rule| rule.binding.prefix)
-            .collect();
+        let prefixes: BTreeSet<Prefix> =
+            bindings().filter(|binding| binding.protocol == protocol).map(|binding| binding.prefix).collect();
         let outermost = outermost(&prefixes);
         if outermost.len() > MAX_JUMPS {
             lines.push(format!("-A PREROUTING -p {protocol} -j {chain}"));
@@ -87,10 +117,12 @@ fn text(chain: &Chain, rules: &[&Rule]) -> String {
             );
         }
     }
-    if rules.iter().any(|rule| rule.binding.protocol == Protocol::Tcp) {
+    if bindings().any(|binding| binding.protocol == Protocol::Tcp) {
         lines.push(format!("-A {chain} -p tcp -m tcp ! --syn -m socket -j RETURN"));
     }
-    lines.extend(rules.iter().map(|rule| target(chain, rule)));
+    for rule in rules {
+        rule.add_to(&mut lines, chain);
+    }
     lines.push("COMMIT\n".to_owned());
     lines.join("\n")
 }
@@ -107,22 +139,32 @@ fn outermost(prefixes: &BTreeSet<Prefix>) -> Vec<Prefix> {
     outermost
 }
 
-fn target(chain: &Chain, Rule { binding, listener }: &Rule) -> String {
-    let Binding { protocol, prefix, ports } = binding;
-    let mut line = format!("-A {chain}{} -p {protocol}", destination(*prefix));
+/// The line that steers what comes by `interface`, or by any.
+fn target(chain: &Chain, rule: &Rule, interface: Option<&InterfaceName>) -> String {
+    let (matching, listener) = (matching(chain, rule, interface), rule.listener);
+    // Without --on-ip the target takes the address of the interface that the packet came in by.
+    format!("{matching} -j TPROXY --on-ip {} --on-port {}", listener.ip(), listener.port())
+}
+
+/// Its beginning, which says for which packets it is.
+fn matching(chain: &Chain, rule: &Rule, interface: Option<&InterfaceName>) -> String {
+    let Binding { protocol, prefix, ports } = rule.binding;
+    let mut line = format!("-A {chain}{}", destination(prefix));
+    if let Some(name) = interface {
+        // Writing to a string cannot fail.
+        let _ = write!(line, " -i {}", name.as_str());
+    }
+    let _ = write!(line, " -p {protocol}");
     if prefix.length() == 0 {
         // It has no local route. A packet that is forwarded must not get a socket: the kernel would drop it.
         line.push_str(" -m addrtype --dst-type LOCAL");
     }
-    if *ports != PortRange::ALL {
-        // Writing to a string cannot fail.
+    if ports != PortRange::ALL {
         let _ = write!(line, " -m {protocol} --dport {}", ports.first());
         if ports.last() != ports.first() {
             let _ = write!(line, ":{}", ports.last());
         }
     }
-    // Without --on-ip the target takes the address of the interface that the packet came in by.
-    let _ = write!(line, " -j TPROXY --on-ip {} --on-port {}", listener.ip(), listener.port());
     line
 }
 
@@ -302,7 +344,7 @@ mod tests {
     }
 
     #[test]
-    fn a_policy_is_refused_with_what_carries_one() {
+    fn interfaces_are_rules_and_the_rest_of_a_policy_is_judged_elsewhere() {
         let listener = "127.0.0.1:40001".parse().unwrap();
         let denial = Denial {
             family: Family::Ipv4,
@@ -310,12 +352,25 @@ mod tests {
             on_deny: OnDeny::Refuse,
             ranges: vec![("10.0.0.0".parse().unwrap(), "10.0.0.9".parse().unwrap())],
             rate: None,
-            interfaces: std::collections::BTreeSet::new(),
-            may_change: false,
+            interfaces: BTreeSet::new(),
+            may_change: true,
         };
-        let firewall = Firewall::of(vec![rule(Protocol::Tcp, "192.0.2.0/24", "80", "127.0.0.1:40001")]);
-        let error = texts(&Chain::of(7), &firewall.denying(vec![denial])).unwrap_err().to_string();
-        assert!(error.contains("--firewall nftables"), "{error}");
+        let rules = [("192.0.2.0/24", "80", "127.0.0.1:40001"), ("192.0.2.0/24", "81", "127.0.0.1:40002")];
+        let rules = rules.map(|(prefix, ports, to)| rule(Protocol::Tcp, prefix, ports, to));
+        let firewall = Firewall::of(rules.to_vec());
+        let without = texts(&Chain::of(7), &firewall).unwrap();
+        let lists = firewall.clone().denying(vec![denial.clone()]);
+        assert_eq!(texts(&Chain::of(7), &lists).unwrap(), without);
+        let interfaces = ["eth0", "lo"].map(|name| name.parse().unwrap()).into();
+        let denial = Denial { interfaces, ..denial };
+        let text =
+            texts(&Chain::of(7), &firewall.denying(vec![denial])).unwrap().remove(&Family::Ipv4).unwrap();
+        let (expected, to) = ("-A SPECTRUM-7 -d 192.0.2.0/24", "-j TPROXY --on-ip 127.0.0.1 --on-port 4000");
+        let expected = format!(
+            "{expected} -i eth0 -p tcp -m tcp --dport 80 {to}1\n{expected} -i lo -p tcp -m tcp --dport 80 {to}1\n\
+             {expected} -p tcp -m tcp --dport 80 -j DROP\n{expected} -p tcp -m tcp --dport 81 {to}2\nCOMMIT\n"
+        );
+        assert!(text.ends_with(&expected), "{text}");
     }
 
     #[test]

@@ -164,12 +164,6 @@ pub enum TooManyBindings {
         /// The highest number possible.
         limit: usize,
     },
-    /// Denied sources, which iptables has no sets of its own for.
-    #[error(
-        "carry the denied sources of a policy in iptables: it has no sets of addresses (use --firewall nftables, or sk_lookup; or \
-         remove policy)"
-    )]
-    IptablesPolicy,
     /// Sockets of other programs: where such a server has ended, iptables has no way to refuse its clients in that place.
     #[error(
         "carry registered services in iptables: it cannot refuse the clients of a server that has ended (use --firewall nftables, or \

@@ -6,6 +6,7 @@ mod lengths;
 pub(super) mod ports;
 pub(super) mod prefixes;
 mod run_time;
+mod sources;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -24,6 +25,7 @@ use lengths::{Entry, SearchTree};
 use ports::PortMaps;
 use prefixes::BoundPrefix;
 pub use run_time::RunTimeLists;
+pub use sources::SourceTable;
 
 /// One generation of the steering table.
 #[derive(Clone, Debug, Eq, PartialEq)]

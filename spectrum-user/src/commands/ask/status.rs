@@ -134,6 +134,9 @@ fn instance(status: &View, out: &mut dyn Write) -> io::Result<()> {
     }
     announcements(status, out)?;
     run_time(&status.run_time, out)?;
+    if let Some(whom) = &status.judged_after_accept {
+        writeln!(out, "judged after accept, by the worker process: {whom}")?;
+    }
     // What is pinned relays nothing.
     if *pid == 0 {
         return Ok(());

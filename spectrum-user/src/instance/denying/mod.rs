@@ -304,6 +304,12 @@ impl Running {
                 self.with_firewall(|all| &mut all.tproxy, amend).await??;
             }
         }
+        match self.judge_at_run_time(&next).await {
+            // Nobody else does.
+            Err(error) if self.judges_all(&self.config) => return Err(error),
+            Err(error) => tracing::warn!("clients that trusted proxies name are judged as before: {error:#}"),
+            Ok(()) => {}
+        }
         self.denying.sources = next;
         Ok(())
     }

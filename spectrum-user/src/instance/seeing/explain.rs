@@ -12,8 +12,8 @@ use crate::config::PolicyPlace;
 use crate::control::{ControlError, Decider, ExplainQuery, Explanation, Outcome, Treatment};
 use crate::instance::exit_code::FAILURE;
 use crate::model::{
-    Binding, DestinationId, Family, OnDeny, PortRange, Prefix, Protocol, ResourceKind, Timeouts, UdpPolicy,
-    registered,
+    Binding, DestinationId, Family, OnDeny, PortRange, Prefix, Protocol, ResourceKind, SourceRule, Timeouts,
+    UdpPolicy, registered,
 };
 use crate::plan::{Explained, PolicyScope, obstacles_to};
 use crate::registry::Mode;
@@ -25,6 +25,10 @@ use spectrum_steering::tproxy;
 /// So often the program is run on the packet, until the counters tell which destination it was: others may get packets
 /// at the same time.
 const RUNS: usize = 5;
+
+/// Who judges where the rules do not.
+const AFTER_ACCEPT: &str = "; judged by the worker process, after accept";
+const AFTER_HEADER: &str = "; judged by the worker process, after the PROXY header";
 
 /// The fate of a packet.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
@@ -108,7 +112,9 @@ impl Present {
             }
             Fate::Passed => (Outcome::Passed, Some(passed(protocol, dialled))),
             Fate::Steered(_) => (Outcome::Steered, None),
-            Fate::Denied(id, reason) => (Outcome::Refused, Some(self.denial(id, reason, from.ip()))),
+            Fate::Denied(id, reason) => {
+                (Outcome::Refused, Some(self.denial(id, reason, from.ip()) + self.consequence(id)))
+            }
             Fate::Missed(id) => (Outcome::Refused, Some(self.lack(id))),
             Fate::Refused(id, at) => {
                 let errno = Refusal::ALL.get(at).map_or("other", |refusal| refusal.errno());
@@ -126,7 +132,9 @@ impl Present {
                 (None, why.to_string(), Vec::new(), nearest.map(|nearest| self.listed(nearest)))
             }
         };
-        let notes = self.notes(protocol, dialled, binding.is_some());
+        let named = expected.destination().and_then(|id| self.named_by_proxy(id, from.ip()));
+        let mut notes = self.notes(protocol, dialled, binding.is_some());
+        notes.extend(named);
         let treatment =
             binding.as_ref().and_then(|binding| self.treatment(protocol, binding.service.as_str()));
         Ok(Explanation {
@@ -175,9 +183,8 @@ impl Present {
         }
         let entry = self.plan.destination(id).and_then(|destination| {
             let service = &destination.service;
-            let silent = if policies.on_deny(service) == OnDeny::Silent { "; nobody answers it" } else { "" };
             if let Some(command) = self.run_time.command(policies, service, source) {
-                return Some(format!("{source} is denied {command}{silent}"));
+                return Some(format!("{source} is denied {command}"));
             }
             let (scope, entry) = policies.decisive(service, source)?;
             let place = match scope {
@@ -195,9 +202,43 @@ impl Present {
                 }
                 None => prefix.to_string(),
             };
-            Some(format!("{source} is denied by {by}{silent}"))
+            Some(format!("{source} is denied by {by}"))
         });
         entry.unwrap_or_else(|| format!("{source} is denied"))
+    }
+
+    /// What becomes of a client that the destination `id` denies, where it is not told at once that nobody is there.
+    fn consequence(&self, id: DestinationId) -> &'static str {
+        let on_deny = self.plan.destination(id).map(|one| self.plan.policies.on_deny(&one.service));
+        match on_deny {
+            _ if self.judges_all_after_accept() => AFTER_ACCEPT,
+            Some(OnDeny::Silent) => "; nobody answers it",
+            Some(OnDeny::Refuse) | None => "",
+        }
+    }
+
+    /// The judgement of a client at `source` of the destination `id` where it is not who dials, but named by a trusted proxy.
+    fn named_by_proxy(&self, id: DestinationId, source: IpAddr) -> Option<String> {
+        let (policies, said) = (&self.plan.policies, &self.run_time.sources);
+        let service = &self.plan.destination(id)?.service;
+        let configured = self.config.services.iter().find(|one| one.name == *service)?;
+        let trusted = &configured.policy.trusted_proxies;
+        if trusted.prefixes.is_empty() || !(policies.guard(service) || said.is_in_use) {
+            return None;
+        }
+        if trusted.trusts(source) {
+            return Some(format!(
+                "{source} is a trusted proxy: each client that it names is judged as well, after the PROXY header (--from that client)"
+            ));
+        }
+        let decisive = said.decisive(policies, service, source);
+        let is_denied = decisive.is_some_and(|(.., entry)| entry.rule == SourceRule::Deny);
+        let told = if is_denied {
+            self.denial(id, DenyReason::Denied, source)
+        } else {
+            format!("{source} is let in")
+        };
+        Some(format!("named by a trusted proxy, {told}{AFTER_HEADER}"))
     }
 
     /// What `service` does with what begins by this protocol.
