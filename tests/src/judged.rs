@@ -9,8 +9,9 @@ use socket2::{Domain, Socket, Type};
 use crate::case::Case;
 use crate::control::connect;
 use crate::datagram;
-use crate::deadline::PATIENCE;
+use crate::deadline::{PATIENCE, eventually};
 use crate::instance::Instance;
+use crate::path::Path;
 
 /// A service `web` that echoes by both protocols on port 80, beside one that everybody may use on port 81.
 pub fn services_with(case: &Case, common: &str, own: &str) -> String {
@@ -66,12 +67,16 @@ pub fn told(case: &Case, client: IpAddr, target: SocketAddr, expected: Told) -> 
         socket.bind(&SocketAddr::new(client, 0).into()).unwrap();
         socket.connect_timeout(&target.into(), patience(expected)).map(|()| TcpStream::from(socket))
     });
+    // Whatever those are to be told who are judged after accept, they are reset.
+    let reset = if expected == Told::LetIn { Told::Refused } else { expected };
     match dialled {
         Ok(mut stream) => {
             stream.set_read_timeout(Some(PATIENCE)).unwrap();
-            assert!(talks(&mut stream), "{client} was let in and is not answered");
-            Told::LetIn
+            let is_answered = talks(&mut stream);
+            assert!(is_answered || judges_after_accept(case), "{client} was let in and is not answered");
+            if is_answered { Told::LetIn } else { reset }
         }
+        Err(error) if error.kind() == ErrorKind::ConnectionReset && judges_after_accept(case) => reset,
         Err(error) if error.kind() == ErrorKind::ConnectionRefused => Told::Refused,
         Err(error) if error.kind() == ErrorKind::TimedOut => Told::Nothing,
         Err(error) => panic!("{client} dials {target}: {error}"),
@@ -94,6 +99,11 @@ pub fn told_by_datagram(case: &Case, client: IpAddr, target: SocketAddr, expecte
     }
 }
 
+/// True on paths whose rules judge no sources, but for interfaces: the worker process does.
+pub fn judges_after_accept(case: &Case) -> bool {
+    matches!(case.path, Path::TproxyIptablesLegacy | Path::TproxyIptablesNft)
+}
+
 /// The time that a client waits for what it expects; what must not come is not waited for as long.
 fn patience(expected: Told) -> Duration {
     if expected == Told::Nothing { Duration::from_secs(2) } else { PATIENCE }
@@ -108,5 +118,35 @@ pub fn talks(stream: &mut TcpStream) -> bool {
 pub fn denied(case: &Case, instance: &Instance, reason: &str) -> u64 {
     let status = connect(&case.server, instance).ask("status").unwrap();
     let destinations = status["destinations"].as_array().unwrap();
-    destinations.iter().filter_map(|one| one["denied"][reason].as_u64()).sum()
+    let before: u64 = destinations.iter().filter_map(|one| one["denied"][reason].as_u64()).sum();
+    let limit = match reason {
+        "denied" => "policy",
+        "rate" => "policy-rate",
+        _ => return before,
+    };
+    let services = status["services"].as_array().unwrap();
+    let after_accept: u64 = services.iter().filter_map(|one| one["denied"][limit].as_u64()).sum();
+    before + after_accept
+}
+
+/// Waits until so many were turned away for this reason: who is told so after accept is counted a moment later.
+pub fn await_denied(case: &Case, instance: &Instance, reason: &str, least: u64) {
+    eventually(&format!("{least} that were turned away, {reason}"), PATIENCE, || {
+        (denied(case, instance, reason) >= least).then_some(())
+    });
+}
+
+/// A connection of the client with this number to `target`.
+pub fn connected(case: &Case, number: u8, target: SocketAddr) -> TcpStream {
+    let stream = case.server.run(|| {
+        let socket = Socket::new(Domain::for_address(target), Type::STREAM, None).unwrap();
+        if target.is_ipv6() {
+            socket.set_freebind_v6(true).unwrap();
+        }
+        socket.bind(&SocketAddr::new(client(case, number), 0).into()).unwrap();
+        socket.connect(&target.into()).unwrap();
+        TcpStream::from(socket)
+    });
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream
 }

@@ -29,6 +29,7 @@ pub mod maps;
 pub mod memory;
 pub mod mmdb;
 pub mod name_server;
+pub mod naming;
 pub mod netlink;
 pub mod netns;
 pub mod nft_fault;

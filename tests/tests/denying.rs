@@ -4,21 +4,21 @@
 
 use std::fs::File;
 use std::io::Write as _;
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use socket2::{Domain, Socket, Type};
 use spectrum_steering::model::Prefix;
 use spectrum_tests::case::Case;
 use spectrum_tests::control::{CONFIG, configure, reload};
 use spectrum_tests::deadline::{PATIENCE, eventually};
 use spectrum_tests::instance::{Finished, Instance, Launch, program};
 use spectrum_tests::judged::{
-    Told, client, denied, own_clients, prefix_of, services_with, talks, told, told_by_datagram,
+    Told, await_denied, client, connected, own_clients, prefix_of, services_with, talks, told,
+    told_by_datagram,
 };
-use spectrum_tests::path::{Path, TOOLS};
+use spectrum_tests::path::TOOLS;
 use spectrum_tests::{on_every_path, on_one_path};
 
 on_every_path!(
@@ -35,21 +35,10 @@ on_one_path!(what_cannot_be_kept_holds_and_is_told, more_than_there_may_be_are_r
 /// The directory of what outlives an instance.
 const STATE: &str = "/run/state";
 
-/// The program with this configuration; `None` on a path that denies nobody, which it says.
-fn serve(case: &Case, text: &str) -> Option<Instance> {
+fn serve(case: &Case, text: &str) -> Instance {
     own_clients(case);
     configure(&case.server, text);
-    if matches!(case.path, Path::TproxyIptablesLegacy | Path::TproxyIptablesNft) {
-        if !text.contains("deny =") {
-            let instance = start(case);
-            let refused = run(case, &format!("deny {}", prefix_of(case, 1, 0)));
-            assert!(refused.stderr.contains("--firewall nftables"), "{refused}\n{}", instance.stderr());
-            assert_eq!(listed(case), Vec::<String>::new());
-            assert_told(case, 1, web(case), Told::LetIn);
-        }
-        return None;
-    }
-    Some(start(case))
+    start(case)
 }
 
 fn start(case: &Case) -> Instance {
@@ -100,23 +89,8 @@ fn assert_told(case: &Case, number: u8, target: SocketAddr, expected: Told) {
     assert_eq!(datagram, expected, "client {number} by UDP");
 }
 
-/// A connection of the client with this number.
-fn connected(case: &Case, number: u8, target: SocketAddr) -> TcpStream {
-    let stream = case.server.run(|| {
-        let socket = Socket::new(Domain::for_address(target), Type::STREAM, None).unwrap();
-        if target.is_ipv6() {
-            socket.set_freebind_v6(true).unwrap();
-        }
-        socket.bind(&SocketAddr::new(client(case, number), 0).into()).unwrap();
-        socket.connect(&target.into()).unwrap();
-        TcpStream::from(socket)
-    });
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    stream
-}
-
 fn whom_somebody_denies_is_denied_at_once_and_what_is_open_stays(case: &mut Case) {
-    let Some(instance) = serve(case, &services_with(case, "", "")) else { return };
+    let instance = serve(case, &services_with(case, "", ""));
     let mut kept = connected(case, 1, web(case));
     let prefix = prefix_of(case, 0, 2);
     say(case, &instance, &format!("deny {prefix}"));
@@ -127,7 +101,7 @@ fn whom_somebody_denies_is_denied_at_once_and_what_is_open_stays(case: &mut Case
     let explained = say(case, &instance, &format!("explain tcp {} --from {}", web(case), from(case, 1)));
     let shown = shown(&prefix);
     assert!(explained.contains(&format!("is denied at run time by `deny {shown}`")), "{explained}");
-    assert!(denied(case, &instance, "denied") >= 4, "{}", instance.stderr());
+    await_denied(case, &instance, "denied", 4);
     let status = say(case, &instance, "status");
     assert!(status.contains("at run time: 1 prefixes denied, 0 excepted"), "{status}");
 
@@ -158,7 +132,7 @@ fn from(case: &Case, number: u8) -> SocketAddr {
 fn what_is_said_at_run_time_goes_before_the_configuration(case: &mut Case) {
     let common = format!("[policy]\ndeny = \"{}\"", prefix_of(case, 16, 4));
     let own = format!("policy = {{ allow = \"{}\" }}", prefix_of(case, 16, 0));
-    let Some(instance) = serve(case, &services_with(case, &common, &own)) else { return };
+    let instance = serve(case, &services_with(case, &common, &own));
     assert_told(case, 16, web(case), Told::LetIn);
     assert_told(case, 17, web(case), Told::Refused);
     // Of two prefixes as long, what was said at run time.
@@ -179,7 +153,7 @@ fn what_is_said_at_run_time_goes_before_the_configuration(case: &mut Case) {
 }
 
 fn a_denial_ends_in_time_and_leaves_nothing(case: &mut Case) {
-    let Some(instance) = serve(case, &services_with(case, "", "")) else { return };
+    let instance = serve(case, &services_with(case, "", ""));
     let begun = Instant::now();
     say(case, &instance, &format!("deny --for 3s {}", prefix_of(case, 1, 0)));
     say(case, &instance, &format!("deny --for 600 web {}", prefix_of(case, 2, 0)));
@@ -198,7 +172,7 @@ fn a_denial_ends_in_time_and_leaves_nothing(case: &mut Case) {
 
 fn what_was_said_holds_after_reload_upgrade_and_restart(case: &mut Case) {
     let text = services_with(case, "", "");
-    let Some(instance) = serve(case, &text) else { return };
+    let instance = serve(case, &text);
     say(case, &instance, &format!("deny {}", prefix_of(case, 1, 0)));
     say(case, &instance, &format!("deny web {} --for 1h", prefix_of(case, 2, 0)));
     say(case, &instance, &format!("allow --except open {}", prefix_of(case, 1, 0)));
@@ -235,9 +209,7 @@ fn what_was_said_holds_after_reload_upgrade_and_restart(case: &mut Case) {
 }
 
 fn whom_somebody_denies_without_a_word_hears_nothing(case: &mut Case) {
-    let Some(instance) = serve(case, &services_with(case, "[policy]\non-deny = \"silent\"", "")) else {
-        return;
-    };
+    let instance = serve(case, &services_with(case, "[policy]\non-deny = \"silent\"", ""));
     say(case, &instance, &format!("deny {}", prefix_of(case, 1, 0)));
     assert_told(case, 1, web(case), Told::Nothing);
     assert_told(case, 2, web(case), Told::LetIn);
@@ -262,7 +234,7 @@ fn read(case: &Case, words: &str, lines: &str) -> (i32, String, String) {
 const MANY: usize = 5_000;
 
 fn thousands_from_a_script_are_denied_within_seconds(case: &mut Case) {
-    let Some(instance) = serve(case, &services_with(case, "", "")) else { return };
+    let instance = serve(case, &services_with(case, "", ""));
     let line = |number: usize| {
         let (upper, lower) = (number / 100, 2 * (number % 100));
         case.family.pick(format!("10.7.{upper}.{lower}\n"), format!("2001:db8:9:{upper:x}::{lower:x}\n"))
@@ -313,7 +285,7 @@ fn what_cannot_be_kept_holds_and_is_told(case: &mut Case) {
 }
 
 fn more_than_there_may_be_are_refused(case: &mut Case) {
-    let Some(instance) = serve(case, &services_with(case, "", "")) else { return };
+    let instance = serve(case, &services_with(case, "", ""));
     let many: String = (0..100_000_u32)
         .map(|number| {
             let v4 = std::net::Ipv4Addr::from_bits(0x0a00_0000 + 2 * number);

@@ -2,7 +2,7 @@
 //! header that both know. What goes on within one worker is tested beside it.
 #![allow(clippy::unwrap_used, reason = "test code panics")]
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 
 use spectrum_tests::case::Case;
 use spectrum_tests::control::{await_logged, count_logged};
@@ -10,6 +10,7 @@ use spectrum_tests::datagram::{assert_silence_to, client_from, hear};
 use spectrum_tests::datagram_origin::DatagramOrigin;
 use spectrum_tests::datagram_server::{KNOT, ask, at, client, knot, service, start};
 use spectrum_tests::deadline::{PATIENCE, eventually};
+use spectrum_tests::naming::v2_of_datagram as v2;
 use spectrum_tests::peer::{Peer, converse, file};
 use spectrum_tests::record::records;
 use spectrum_tests::require::{Need, met};
@@ -19,22 +20,6 @@ use spectrum_tests::{on_every_path, on_one_path};
 on_every_path!(clients_are_known_behind_a_chain_of_services, clients_of_dnsdist_are_known);
 
 on_one_path!(a_rule_keeps_out_who_forges_the_address_of_a_proxy);
-
-/// The header of version 2 for a datagram.
-fn v2(client: SocketAddr, dialled: SocketAddr) -> Vec<u8> {
-    let mut addresses = Vec::new();
-    let mut add = |ip: IpAddr| match ip {
-        IpAddr::V4(ip) => addresses.extend(ip.octets()),
-        IpAddr::V6(ip) => addresses.extend(ip.octets()),
-    };
-    add(client.ip());
-    add(dialled.ip());
-    addresses.extend(client.port().to_be_bytes());
-    addresses.extend(dialled.port().to_be_bytes());
-    let family = if client.is_ipv4() { 0x12 } else { 0x22 };
-    let length = u8::try_from(addresses.len()).unwrap();
-    [b"\r\n\r\n\0\r\nQUIT\n\x21", &[family, 0, length][..], &addresses].concat()
-}
 
 /// The addresses from which this host dials its own.
 fn own(case: &Case) -> String {
