@@ -34,7 +34,7 @@ const CONFIGURATIONS: usize = 16;
 const PACKETS: usize = 1_500;
 
 /// The number of times that two policies take turns.
-const SWAPS: usize = 300;
+const SWAPS: usize = 1_000;
 
 const SOURCES: [(&str, u8); 8] = [
     ("0.0.0.0", 0),
