@@ -11,7 +11,6 @@ use spectrum_tests::instance::{Instance, Launch};
 use spectrum_tests::judged::{Told, client, own_clients, prefix_of, services_with, told, told_by_datagram};
 use spectrum_tests::mmdb::{Field, Mmdb};
 use spectrum_tests::on_every_path;
-use spectrum_tests::path::Path;
 
 on_every_path!(
     whom_a_country_or_an_as_denies_is_refused_before_the_handshake,
@@ -25,15 +24,11 @@ fn write(case: &Case, name: &str, bytes: &[u8]) {
     });
 }
 
-/// The program with this policy; `None` on a path that carries none.
-fn serve(case: &Case, policy: &str) -> Option<Instance> {
+/// The program with this policy.
+fn serve(case: &Case, policy: &str) -> Instance {
     own_clients(case);
     configure(&case.server, &services_with(case, policy, ""));
-    if matches!(case.path, Path::TproxyIptablesLegacy | Path::TproxyIptablesNft) {
-        assert_ne!(case.launch(CONFIG).finish().code(), 0);
-        return None;
-    }
-    Some(case.start(CONFIG))
+    case.start(CONFIG)
 }
 
 /// Sixteen clients are of a country, the upper half of them of an AS there; the others are of nobody.
@@ -49,7 +44,7 @@ fn whom_a_country_or_an_as_denies_is_refused_before_the_handshake(case: &mut Cas
     write(case, "asn.mmdb", &systems.bytes());
     let policy = "[policy]\nmmdb = [\"country.mmdb\", \"asn.mmdb\"]\n\
                   deny = [\"country:KP\", \"as:4200000000\"]\nallow = [\"as:64496\"]\n";
-    let Some(instance) = serve(case, policy) else { return };
+    let instance = serve(case, policy);
     let target = SocketAddr::new(case.address(7), 80);
     for (number, expected) in [
         (15, Told::LetIn),
@@ -82,7 +77,7 @@ fn whom_a_country_or_an_as_denies_is_refused_before_the_handshake(case: &mut Cas
 fn a_database_that_changes_is_read_again_and_a_broken_one_changes_nothing(case: &mut Case) {
     write(case, "country.mmdb", &countries(case, 16));
     let policy = "[policy]\nmmdb = \"country.mmdb\"\ndeny = \"country:KP\"\n";
-    let Some(instance) = serve(case, policy) else { return };
+    let instance = serve(case, policy);
     let target = SocketAddr::new(case.address(7), 80);
     let is_denied = |number| told(case, client(case, number), target, Told::Refused) == Told::Refused;
     assert!(is_denied(16) && !is_denied(32));
