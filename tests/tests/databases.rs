@@ -13,7 +13,7 @@ use spectrum_tests::mmdb::{Field, Mmdb};
 use spectrum_tests::on_every_path;
 
 on_every_path!(
-    whom_a_country_or_an_as_denies_is_refused_before_the_handshake,
+    whom_a_country_or_an_as_denies_is_refused,
     a_database_that_changes_is_read_again_and_a_broken_one_changes_nothing,
 );
 
@@ -36,7 +36,7 @@ fn countries(case: &Case, first: u8) -> Vec<u8> {
     Mmdb::new("GeoLite2-Country", 28).with(&prefix_of(case, first, 4), &Field::country("KP")).bytes()
 }
 
-fn whom_a_country_or_an_as_denies_is_refused_before_the_handshake(case: &mut Case) {
+fn whom_a_country_or_an_as_denies_is_refused(case: &mut Case) {
     write(case, "country.mmdb", &countries(case, 16));
     let systems = Mmdb::new("GeoLite2-ASN", 24)
         .with(&prefix_of(case, 24, 3), &Field::system(64_496))
