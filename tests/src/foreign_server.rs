@@ -17,6 +17,9 @@ use socket2::{Domain, Socket, Type};
 
 use crate::netns::Netns;
 
+/// More than ever dial at once: a SYN that is sent again, or answered by a cookie, is steered twice.
+const BACKLOG: i32 = 1024;
+
 /// Between two looks whether it is over.
 const GLANCE: Duration = Duration::from_millis(5);
 
@@ -61,7 +64,7 @@ impl ForeignServer {
         let mut sockets = Vec::new();
         for _ in 0..count {
             let socket = netns.run(|| socket(Type::STREAM, address, count > 1));
-            socket.listen(128).expect("listen");
+            socket.listen(BACKLOG).expect("listen");
             socket.set_nonblocking(true).expect("be told that nobody waits");
             address = socket.local_addr().expect("an address").as_socket().expect("an address of IP");
             sockets.push(socket);
