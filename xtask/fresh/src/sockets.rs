@@ -1,5 +1,5 @@
 //! Servers that systemd starts and whose sockets are registered, as docs/registered.md shows it: by a command in the place of ours, by a unit that
-//! is passed them, and by themselves. The server is one that comes with systemd, and knows nothing of us. Runs in a room, after the unit was tried in it.
+//! finds systemd's, and by themselves. The server is one that comes with systemd, and knows nothing of us. Runs in a room, after the unit was tried in it.
 
 use std::fs;
 use std::io::{BufRead as _, BufReader};
@@ -17,7 +17,7 @@ use super::unit::PROGRAM;
 
 const UNITS: &str = "/etc/systemd/system";
 
-/// It takes its sockets by `sd_listen_fds(3)`, says when it is ready, and passes connections to what answers for us.
+/// It takes its sockets by `sd_listen_fds(3)`, and passes connections to what answers for us.
 const SERVER: &str = "/lib/systemd/systemd-socket-proxyd 192.0.2.7:4443";
 
 /// The address of each service that others answer.
@@ -43,19 +43,22 @@ pub(super) fn check() -> Result<ExitCode> {
         registered("found", "198.18.2.0/24", "sockets = [\"web.service tcp 8080\"]"),
     ])?;
     let units = [
-        ("web.socket", "[Socket]\nListenStream=127.0.0.1:8080\nFileDescriptorName=web\n[Install]\nWantedBy=sockets.target\n".to_owned()),
+        (
+            "web.socket",
+            "[Socket]\nListenStream=127.0.0.1:8080\n[Install]\nWantedBy=sockets.target\n".to_owned(),
+        ),
         ("web.service", format!("[Service]\nExecStart={SERVER}\n")),
         (
             "web-register.service",
             format!(
-                "[Unit]\nAfter=spectrum.service web.socket\nPartOf=spectrum.service\n[Service]\nType=oneshot\nRemainAfterExit=yes\nSockets=web.socket\n\
-                 ExecStart={PROGRAM} register web\n[Install]\nWantedBy=spectrum.service\n"
+                "[Unit]\nAfter=spectrum.service web.socket\nPartOf=spectrum.service\n[Service]\nType=oneshot\nRemainAfterExit=yes\n\
+                 ExecStart={PROGRAM} register web 127.0.0.1:8080 --pid 1\n[Install]\nWantedBy=spectrum.service\n"
             ),
         ),
         (
             "games.service",
             format!(
-                "[Unit]\nAfter=spectrum.service\n[Service]\nType=notify\nRestart=always\nExecStart={PROGRAM} register games -- {SERVER}\n"
+                "[Unit]\nAfter=spectrum.service\n[Service]\nType=exec\nRestart=always\nExecStart={PROGRAM} register games -- {SERVER}\n"
             ),
         ),
         ("spectrum.service.d/sockets.conf", DROP_IN.to_owned()),
@@ -82,7 +85,7 @@ pub(super) fn check() -> Result<ExitCode> {
 
 /// systemd keeps the socket, and whoever comes while the server is away waits for the next.
 fn passed() -> Result<()> {
-    wait_until("a unit that was passed a socket has it registered", || Ok(greeting(WEB).is_ok()))?;
+    wait_until("the socket of a socket unit is registered", || Ok(greeting(WEB).is_ok()))?;
     wait_until("the socket of a server that systemd has started is found", || Ok(greeting(FOUND).is_ok()))?;
     for _ in 0..3 {
         systemctl(&["stop", "web.service"])?;
@@ -96,7 +99,7 @@ fn passed() -> Result<()> {
 /// The process of the unit becomes the server, and its next one makes sockets of its own.
 fn by_command() -> Result<()> {
     systemctl(&["start", "games.service"])?;
-    greeting(GAMES)?;
+    wait_until("a server has sockets that were made for it", || Ok(greeting(GAMES).is_ok()))?;
     for _ in 0..2 {
         let main = property_of("games.service", "MainPID")?;
         let name = fs::read_to_string(format!("/proc/{main}/comm")).context("ask who serves")?;
