@@ -44,4 +44,5 @@ pub mod scene;
 pub mod share;
 pub mod state;
 pub mod test_run;
+pub mod verbs;
 pub mod veth;

@@ -20,42 +20,17 @@ use spectrum_tests::control::configure;
 use spectrum_tests::deadline::{PATIENCE, eventually};
 use spectrum_tests::dial::{assert_answered, assert_refused, dial};
 use spectrum_tests::foreign_server::ForeignServer;
-use spectrum_tests::instance::{Finished, Launch};
+use spectrum_tests::instance::Launch;
 use spectrum_tests::netns::Netns;
 use spectrum_tests::require::{self, Need, find_in_path};
 use spectrum_tests::state::State;
+use spectrum_tests::verbs::{done, refused, status, verb};
 
 const NEEDS: [Need; 5] = [Need::Netns, Need::Program, Need::Bpf, Need::Bpftool, Need::Ipv6];
 
 /// A namespace for `test`, if the machine can.
 fn server(test: &str, needs: &[Need]) -> Option<Netns> {
     (require::met(test, &NEEDS) && require::met(test, needs)).then(|| Netns::create().unwrap())
-}
-
-/// Runs the verb that `line` is.
-fn verb(netns: &Netns, line: &str) -> Finished {
-    Launch::new(netns).arguments(line).finish()
-}
-
-/// The same for one that must succeed: what it printed.
-fn done(netns: &Netns, line: &str) -> String {
-    let finished = verb(netns, line);
-    assert_eq!(finished.code(), 0, "{finished}");
-    finished.stdout
-}
-
-/// The same for one that must fail, and say these words.
-fn refused(netns: &Netns, line: &str, words: &[&str]) {
-    let finished = verb(netns, line);
-    assert_ne!(finished.code(), 0, "{finished}");
-    for word in words {
-        assert!(finished.stderr.contains(word), "{word:?} is missing: {finished}");
-    }
-    assert!(!finished.stderr.contains("panicked"), "{finished}");
-}
-
-fn status(netns: &Netns) -> Value {
-    serde_json::from_str(&done(netns, "status --json")).unwrap()
 }
 
 /// The bindings, a line each.

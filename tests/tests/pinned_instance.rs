@@ -15,10 +15,11 @@ use spectrum_tests::datagram;
 use spectrum_tests::deadline::{PATIENCE, eventually};
 use spectrum_tests::dial::{assert_refused, dial};
 use spectrum_tests::foreign_server::ForeignServer;
-use spectrum_tests::instance::{Finished, Instance, Launch};
+use spectrum_tests::instance::{Instance, Launch};
 use spectrum_tests::netns::Netns;
 use spectrum_tests::require::{self, Need};
 use spectrum_tests::state::State;
+use spectrum_tests::verbs::{done, refused, status};
 
 const NEEDS: [Need; 5] = [Need::Netns, Need::Program, Need::Bpf, Need::Bpftool, Need::Ipv6];
 
@@ -41,29 +42,6 @@ fn server(test: &str) -> Option<Netns> {
         netns.run(|| fs::create_dir_all(spectrum_tests::path::TOOLS).unwrap());
         netns
     })
-}
-
-fn verb(netns: &Netns, line: &str) -> Finished {
-    Launch::new(netns).arguments(line).finish()
-}
-
-fn done(netns: &Netns, line: &str) -> String {
-    let finished = verb(netns, line);
-    assert_eq!(finished.code(), 0, "{finished}");
-    finished.stdout
-}
-
-fn refused(netns: &Netns, line: &str, words: &[&str]) {
-    let finished = verb(netns, line);
-    assert_ne!(finished.code(), 0, "{finished}");
-    for word in words {
-        assert!(finished.stderr.contains(word), "{word:?} is missing: {finished}");
-    }
-    assert!(!finished.stderr.contains("panicked"), "{finished}");
-}
-
-fn status(netns: &Netns) -> Value {
-    serde_json::from_str(&done(netns, "status --json")).unwrap()
 }
 
 fn packets(netns: &Netns, service: &str, protocol: &str, family: &str) -> Value {

@@ -18,6 +18,7 @@ use spectrum_tests::netns::Netns;
 use spectrum_tests::random::Random;
 use spectrum_tests::require::{self, Need, find_in_path};
 use spectrum_tests::state::State;
+use spectrum_tests::verbs::done;
 
 const NEEDS: [Need; 6] = [Need::Netns, Need::Program, Need::Bpf, Need::Bpftool, Need::Ipv6, Need::Strace];
 
@@ -28,12 +29,6 @@ const BOTH: &str = "[[service]]\nname = \"web\"\nregistered = true\n\
 
 /// The calls by which an instance gets on.
 const CALLS: [&str; 6] = ["bpf", "sendto", "rename", "mkdir", "unlink", "chmod"];
-
-fn done(netns: &Netns, line: &str) -> String {
-    let finished = Launch::new(netns).arguments(line).finish();
-    assert_eq!(finished.code(), 0, "{finished}");
-    finished.stdout
-}
 
 fn launch<'netns>(netns: &'netns Netns, flags: &str) -> Launch<'netns> {
     Launch::new(netns).arguments(&format!("--mode sk-lookup {CONFIG} {flags}"))

@@ -11,11 +11,12 @@ use serde_json::Value;
 use spectrum_tests::deadline::{PATIENCE, eventually};
 use spectrum_tests::dial::dial;
 use spectrum_tests::foreign_server::ForeignServer;
-use spectrum_tests::instance::{Finished, Launch};
+use spectrum_tests::instance::Launch;
 use spectrum_tests::netns::Netns;
 use spectrum_tests::random::Random;
 use spectrum_tests::require::{self, Need, find_in_path};
 use spectrum_tests::state::State;
+use spectrum_tests::verbs::{done, verb};
 
 const NEEDS: [Need; 6] = [Need::Netns, Need::Program, Need::Bpf, Need::Bpftool, Need::Ipv6, Need::Strace];
 
@@ -24,16 +25,6 @@ const CALLS: [&str; 8] = ["bpf", "sendto", "rename", "unlink", "mkdir", "chmod",
 
 /// Moments beyond the last one of any verb.
 const MOST: usize = 400;
-
-fn verb(netns: &Netns, line: &str) -> Finished {
-    Launch::new(netns).arguments(line).finish()
-}
-
-fn done(netns: &Netns, line: &str) -> String {
-    let finished = verb(netns, line);
-    assert_eq!(finished.code(), 0, "{finished}");
-    finished.stdout
-}
 
 /// Runs the verb that is killed by its call number `nth` of this name; whether that took place.
 fn killed(netns: &Netns, line: &str, call: &str, nth: usize) -> bool {

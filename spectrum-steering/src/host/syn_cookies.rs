@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 
 use socket2::{Domain, Socket, Type};
 
+use super::settings::setting;
 use super::silent_listener::NOTHING;
 
 /// What is known of the SYN cookies of the calling thread's network namespace.
@@ -25,12 +26,12 @@ impl SynCookies {
     /// True if clients may be about to answer cookies, since everybody gets one (`net.ipv4.tcp_syncookies` is 2), or a queue was full since
     /// the last look.
     pub fn are_about(&mut self) -> bool {
-        let level = fs::read_to_string("/proc/sys/net/ipv4/tcp_syncookies").unwrap_or_default();
+        let level = setting("net/ipv4/tcp_syncookies");
         let sent = sent_so_far();
         let before = std::mem::replace(&mut self.sent, sent);
-        match level.trim() {
-            "0" => false,
-            "2" => true,
+        match level {
+            Some(0) => false,
+            Some(2) => true,
             _ => sent != before,
         }
     }
