@@ -1,6 +1,7 @@
 //! System calls of a running process that fail, or kill it, at will: strace attached to it. Does not start the process.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt as _;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::deadline::{PATIENCE, eventually, perhaps};
-use crate::instance::worker_of;
+use crate::instance::{Finished, worker_of};
 use crate::netns::Netns;
 use crate::require::find_in_path;
 
@@ -102,4 +103,29 @@ pub fn has_killed_beside(netns: &Netns, pid: u32) -> bool {
 
 fn is_kill(calls: &str) -> bool {
     calls.contains("killed by SIGKILL")
+}
+
+/// The processes in `netns` whose program is called `name`.
+#[must_use]
+pub fn processes(netns: &Netns, name: &str) -> Vec<u32> {
+    let of = |pid: u32| {
+        let directory = format!("/proc/{pid}");
+        let is_there =
+            fs::metadata(format!("{directory}/ns/net")).is_ok_and(|net| net.ino() == netns.inode());
+        let words = fs::read(format!("{directory}/cmdline")).unwrap_or_default();
+        let program = words.split(|byte| *byte == 0).next().unwrap_or_default();
+        is_there && program.ends_with(name.as_bytes())
+    };
+    let names = fs::read_dir("/proc").unwrap().flatten().map(|entry| entry.file_name());
+    names.filter_map(|name| name.to_str()?.parse().ok()).filter(|pid| of(*pid)).collect()
+}
+
+/// True if it ended well, or was killed; whatever else happens to it is said.
+#[must_use]
+pub fn is_explained(finished: &Finished) -> bool {
+    let said = finished.stderr.trim();
+    match finished.status.code() {
+        None | Some(0) => true,
+        Some(code) => [1, 77].contains(&code) && !said.is_empty() && !said.contains("panicked"),
+    }
 }

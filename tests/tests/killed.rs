@@ -3,8 +3,6 @@
 //! reload is tested with reloads.
 #![allow(clippy::unwrap_used, reason = "test code panics")]
 
-use std::fs;
-use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::ExitStatusExt;
 
 use nix::sys::signal::{Signal, kill};
@@ -13,9 +11,8 @@ use spectrum_tests::case::{BOTH_PREFIXES, Case};
 use spectrum_tests::control::{CONFIG, configure, count_logged, reload};
 use spectrum_tests::deadline::{PATIENCE, eventually};
 use spectrum_tests::dial::{assert_answered, dial};
-use spectrum_tests::fault::{Fault, LOG, has_killed_beside};
-use spectrum_tests::instance::{Finished, Instance, Launch, worker_of};
-use spectrum_tests::netns::Netns;
+use spectrum_tests::fault::{Fault, LOG, has_killed_beside, is_explained, processes};
+use spectrum_tests::instance::{Instance, Launch, worker_of};
 use spectrum_tests::on_one_path;
 use spectrum_tests::path::Path;
 use spectrum_tests::random::Random;
@@ -34,20 +31,6 @@ on_one_path!(
 
 /// The name of the program.
 const INSTANCE: &str = "spectrum-user";
-
-/// The processes in `netns` whose program is called `name`.
-fn processes(netns: &Netns, name: &str) -> Vec<u32> {
-    let of = |pid: u32| {
-        let directory = format!("/proc/{pid}");
-        let is_there =
-            fs::metadata(format!("{directory}/ns/net")).is_ok_and(|net| net.ino() == netns.inode());
-        let words = fs::read(format!("{directory}/cmdline")).unwrap_or_default();
-        let program = words.split(|byte| *byte == 0).next().unwrap_or_default();
-        is_there && program.ends_with(name.as_bytes())
-    };
-    let names = fs::read_dir("/proc").unwrap().flatten().map(|entry| entry.file_name());
-    names.filter_map(|name| name.to_str()?.parse().ok()).filter(|pid| of(*pid)).collect()
-}
 
 /// What whoever finds a dead instance does: cleans, or starts another one.
 fn go_on(case: &Case, before: &State, what: &str, nth: usize) {
@@ -71,15 +54,6 @@ fn moments(random: &mut Random) -> impl Iterator<Item = usize> + use<> {
     let mut random = Random::from_seed(random.bits());
     std::iter::successors(Some(1), move |nth| Some(nth + 1 + random.below::<usize>(*nth as u64 * 2)))
         .take_while(|nth| *nth < 120)
-}
-
-/// True if it ended well, or was killed; whatever else happens to it is said.
-fn is_explained(finished: &Finished) -> bool {
-    let said = finished.stderr.trim();
-    match finished.status.code() {
-        None | Some(0) => true,
-        Some(code) => [1, 77].contains(&code) && !said.is_empty() && !said.contains("panicked"),
-    }
 }
 
 /// The effects of each path, by which it gets on.

@@ -3,7 +3,6 @@
 #![allow(clippy::unwrap_used, reason = "test code panics")]
 
 use std::fs;
-use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::ExitStatusExt;
 
 use nix::sys::signal::{Signal, kill};
@@ -11,9 +10,9 @@ use nix::unistd::Pid;
 use spectrum_tests::control::{CONFIG, configure};
 use spectrum_tests::deadline::{PATIENCE, eventually};
 use spectrum_tests::dial::dial;
-use spectrum_tests::fault::{Fault, LOG, has_killed_beside};
+use spectrum_tests::fault::{Fault, LOG, has_killed_beside, is_explained, processes};
 use spectrum_tests::foreign_server::ForeignServer;
-use spectrum_tests::instance::{Finished, Instance, Launch};
+use spectrum_tests::instance::{Instance, Launch};
 use spectrum_tests::netns::Netns;
 use spectrum_tests::random::Random;
 use spectrum_tests::require::{self, Need, find_in_path};
@@ -61,19 +60,6 @@ fn assert_web(netns: &Netns, what: &str) {
     }
 }
 
-/// The processes of ours in `netns`.
-fn processes(netns: &Netns, name: &str) -> Vec<u32> {
-    let of = |pid: u32| {
-        let directory = format!("/proc/{pid}");
-        let is_there =
-            fs::metadata(format!("{directory}/ns/net")).is_ok_and(|net| net.ino() == netns.inode());
-        let words = fs::read(format!("{directory}/cmdline")).unwrap_or_default();
-        is_there && words.split(|byte| *byte == 0).next().unwrap_or_default().ends_with(name.as_bytes())
-    };
-    let names = fs::read_dir("/proc").unwrap().flatten().map(|entry| entry.file_name());
-    names.filter_map(|name| name.to_str()?.parse().ok()).filter(|pid| of(*pid)).collect()
-}
-
 fn await_end_of_all(netns: &Netns, what: &str) {
     eventually(&format!("the end of all processes after {what}"), PATIENCE, || {
         processes(netns, "spectrum-user").is_empty().then_some(())
@@ -85,15 +71,6 @@ fn moments(random: &mut Random) -> impl Iterator<Item = usize> + use<> {
     let mut random = Random::from_seed(random.bits());
     std::iter::successors(Some(1), move |nth| Some(nth + 1 + random.below::<usize>(*nth as u64)))
         .take_while(|nth| *nth < 120)
-}
-
-/// True if it ended well, or was killed; whatever else happens to it is said.
-fn is_explained(finished: &Finished) -> bool {
-    let said = finished.stderr.trim();
-    match finished.status.code() {
-        None | Some(0) => true,
-        Some(code) => [1, 77].contains(&code) && !said.is_empty() && !said.contains("panicked"),
-    }
 }
 
 /// Starts an instance of which a process is killed by its call number `nth` of this name, and stops it: whether anything was killed.
